@@ -1,0 +1,11 @@
+"""Lists the commands: `python -m tfrecord_tools`."""
+
+from tfrecord_tools import command
+
+COMMANDS = {
+    "convert": "image directory -> verified, indexed TFRecords",
+    "sample": "draws a small cats-and-dogs image directory to try things on",
+}
+
+if __name__ == "__main__":
+    command.print_list("tfrecord_tools", COMMANDS)

@@ -1,0 +1,53 @@
+"""What every command of this project shares: the way in, and the way out on a user's mistake."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from absl import app, flags
+
+from tfrecord_tools.errors import UserError
+
+Config = TypeVar("Config")
+EXIT_USER_ERROR = 1
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it.
+
+
+def run(main: Callable[[Sequence[str]], None]) -> None:
+    """Parses the flags, calls `main(argv)` and exits: 0, 1 (a user's mistake) or 130 (Ctrl-C)."""
+
+    def guarded(argv: Sequence[str]) -> int:
+        try:
+            main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            print("\ninterrupted: the same command continues from here", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        return 0
+
+    app.run(guarded)
+
+
+def no_arguments(argv: Sequence[str]) -> None:
+    """Refuses positional arguments, which would otherwise be ignored silently."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: everything is given by flags, --name=value (see --help)")
+
+
+def from_flags(config_type: type[Config], **values: Any) -> Config:
+    """Builds a config dataclass of the flags that bear its fields' names; `values` go before flags."""
+    parsed = flags.FLAGS.flag_values_dict()
+    names = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
+    return config_type(**{name: parsed[name] for name in names if name in parsed} | values)
+
+
+def print_list(package: str, commands: Mapping[str, str]) -> None:
+    """Prints the commands of a package, a line each: `python -m package.name   what it does`."""
+    width = max(map(len, commands))
+    for name, purpose in commands.items():
+        print(f"python -m {package}.{name:<{width}}  {purpose}")

@@ -1,0 +1,14 @@
+"""The exceptions that carry a message for the person at the keyboard."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake that the user can mend; commands print it without a traceback.
+
+    The message says what is wrong, which value, where, what is allowed and what to do.
+    """
+
+
+class CorruptRecord(UserError):
+    """A record whose stored bytes are not what was written: the checksum or the length is wrong."""

@@ -1,0 +1,222 @@
+"""Random access to the records of a dataset, with numpy alone: any record in any order, checksums proven."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from tfrecord_tools import index, metadata, plan, schema
+from tfrecord_tools.errors import CorruptRecord, UserError
+from tfrecord_tools.workspace import partial_of
+
+_MAX_OPEN_FILES = 512  # Half of the usual limit of a process.
+_COLUMNS = ("shard", "offset", "length", "label")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """A converted directory.
+
+    Attributes:
+        directory: Where it lies.
+        name: The first part of the shards' names.
+        class_names: A label is an index into it.
+        splits: Split name -> number of records.
+        shards: Split name -> number of shards.
+        digest: Hex; equal digests mean equal records in equal order.
+    """
+
+    directory: Path
+    name: str
+    class_names: tuple[str, ...]
+    splits: Mapping[str, int]
+    shards: Mapping[str, int]
+    digest: str
+
+    def records(self, split: str) -> Records:
+        """Opens the records of a split; reads its part of the index.
+
+        Raises:
+            UserError: There is no such split, or a shard is missing or has another length than written.
+        """
+        if split not in self.splits:
+            raise UserError(f"{self.directory}: no split {split!r}; there is {', '.join(self.splits)}.")
+        of = self.shards[split]
+        paths = [str(self.directory / plan.Shard(split, i, of, 0, 0).file_name(self.name)) for i in range(of)]
+        index_path = self.directory / index.FILE_NAME
+        table = index.read(index_path, _COLUMNS, split)
+        columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
+        records = Records(str(index_path), split, paths, columns, np.arange(len(table)))
+        records.check_shards()
+        return records
+
+
+class Records:
+    """The records of a split, or some of them; `len`, `[i]`, picklable, safe to use after fork and in threads.
+
+    Attributes:
+        labels: i64[n].
+        corrupt: Record number -> message, of those that `sound` found so far.
+    """
+
+    def __init__(
+        self, index_path: str, split: str, shards: Sequence[str], columns: Mapping[str, np.ndarray], rows: np.ndarray
+    ):
+        """Use `Dataset.records`.
+
+        Args:
+            index_path: The index, from which paths are read when asked for.
+            split: The name of the split.
+            shards: Paths of its files, by number.
+            columns: shard, offset, length, label of *all* records of the split.
+            rows: i64[n], which of them these are.
+        """
+        self._index_path = index_path
+        self._split = split
+        self._shards = list(shards)
+        self._all = columns
+        self._rows = rows
+        self._shard = columns["shard"][rows]
+        self._offset = columns["offset"][rows]
+        self._frame_bytes = columns["length"][rows] + schema.FRAME_BYTES
+        self.labels = columns["label"][rows].astype(np.int64)
+        self.corrupt: dict[int, str] = {}
+        self._open_files: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Returns image (encoded bytes), label (int) and path (str) of a record.
+
+        Raises:
+            CorruptRecord: Its bytes are not what was written.
+        """
+        return schema.decode_example(self.serialized(range(len(self))[number]))
+
+    def serialized(self, number: int) -> bytes:
+        """Returns the serialized `tf.train.Example` of a record, its checksums proven.
+
+        Raises:
+            CorruptRecord: Its bytes are not what was written; names shard, offset and source path.
+        """
+        shard = self._shard[number]
+        data = schema.unframe(self._read(int(shard), int(self._frame_bytes[number]), int(self._offset[number])))
+        if data is None:
+            raise CorruptRecord(
+                f"{self._shards[shard]}: the record at byte {self._offset[number]:,} is corrupt:"
+                f" {self.describe(number)}. Copy the shard again from where it is sound, or convert again."
+            )
+        return data
+
+    def sound(self, number: int) -> bytes | None:
+        """Like `serialized`, but a corrupt record gives None; it is logged once and kept in `corrupt`."""
+        try:
+            return self.serialized(number)
+        except CorruptRecord as error:
+            if number not in self.corrupt:
+                self.corrupt[number] = str(error)
+                logging.warning("%s", error)
+            return None
+
+    def describe(self, number: int) -> str:
+        """Says which record that is, for messages: split, row and source path."""
+        row = self._rows[number]
+        return f"{self._split} record {row:,}, {self.paths[number]}"
+
+    @property
+    def paths(self) -> Sequence[str]:
+        """The source path of each record; read from the index at each call."""
+        table = index.read(Path(self._index_path), ["path"], self._split)
+        paths: list[str] = table.column("path").take(self._rows).to_pylist()
+        return paths
+
+    def select(self, numbers: np.ndarray) -> Records:
+        """Returns some of these records, i64[k], in the order given; nothing is read."""
+        return Records(self._index_path, self._split, self._shards, self._all, self._rows[numbers])
+
+    def hold_out(self, fraction: float, seed: int) -> tuple[Records, Records]:
+        """Divides the records in two by the converter's rule: by the hash of the content.
+
+        Args:
+            fraction: Expected share of the second part, in 0..1.
+            seed: Another seed gives another division.
+
+        Returns:
+            (rest, held out); duplicates of an image are on the same side.
+        """
+        table = index.read(Path(self._index_path), ["sha256"], self._split)
+        sha256 = np.frombuffer(b"".join(table.column("sha256").to_pylist()), np.uint8).reshape(-1, 32)
+        held = plan.choose_splits(plan.content_hashes(sha256[self._rows]), (fraction, 0.0), seed) == 1
+        return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
+
+    def check_shards(self) -> None:
+        """Raises UserError if a shard is missing or was cut; one look at the file's length each."""
+        ends = self._offset + self._frame_bytes
+        expected = np.zeros(len(self._shards), np.int64)
+        np.maximum.at(expected, self._shard, ends)
+        for path, size in zip(self._shards, expected):
+            actual = os.path.getsize(path) if os.path.exists(path) else None
+            if actual != size:
+                state = "is missing" if actual is None else f"has {actual:,} bytes and should have {size:,}"
+                raise UserError(f"{path} {state}: the dataset was not copied completely. Copy or convert it again.")
+
+    def _read(self, shard: int, count: int, offset: int) -> bytes:
+        """Reads `count` bytes at `offset`; each process opens its own files, since a fork shares the position."""
+        key = (os.getpid(), shard)
+        descriptor = self._open_files.get(key)
+        if descriptor is not None:
+            return os.pread(descriptor, count, offset)
+        descriptor = os.open(self._shards[shard], os.O_RDONLY)
+        kept = len(self._open_files) < _MAX_OPEN_FILES and self._open_files.setdefault(key, descriptor) == descriptor
+        try:
+            return os.pread(descriptor, count, offset)
+        finally:
+            if not kept:  # Too many are open, or another thread was faster.
+                os.close(descriptor)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_open_files": {}}
+
+    def __del__(self) -> None:
+        for (process, _), descriptor in getattr(self, "_open_files", {}).items():
+            if process == os.getpid():
+                os.close(descriptor)
+
+
+def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
+    """Opens a converted directory; reads its `convert.json` only.
+
+    Raises:
+        UserError: There is no such directory, it is unfinished, or it is no dataset of this tool.
+    """
+    directory = Path(directory)
+    if not (directory / metadata.CONVERT_JSON).exists():
+        if partial_of(directory).exists():
+            raise UserError(f"{directory}: the conversion is unfinished. Repeat its command to finish it.")
+        what = "no dataset (it has no convert.json)" if directory.is_dir() else "no such directory"
+        raise UserError(
+            f"{directory}: {what}. Expected a directory that"
+            f" `python -m tfrecord_tools.convert --src=IMAGES --out={directory}` wrote."
+        )
+    try:
+        facts = metadata.read(directory)
+        return Dataset(
+            directory=directory,
+            name=facts["name"],
+            class_names=tuple(c["name"] for c in facts["classes"]),
+            splits={name: split["records"] for name, split in facts["splits"].items()},
+            shards={name: split["shards"] for name, split in facts["splits"].items()},
+            digest=facts["digest"],
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{directory / metadata.CONVERT_JSON}: damaged ({error!r}). Copy or convert it again."
+        ) from error

@@ -1,0 +1,130 @@
+"""The record format: a `tf.train.Example` in TFRecord framing, written without TensorFlow.
+
+An example holds, by the names that TensorFlow Datasets uses for image folders:
+    image: bytes, the encoded image.
+    image/filename: bytes, its path relative to the source directory, UTF-8.
+    label: int64, index into the class table.
+
+Framing (tensorflow/core/lib/io/record_writer.h): length u64, masked CRC-32C of the length u32, the data,
+masked CRC-32C of the data u32; little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import google_crc32c
+import numpy as np
+
+HEADER_BYTES = 12
+FRAME_BYTES = HEADER_BYTES + 4
+_BYTES_LIST, _INT64_LIST = 1, 3  # Fields of tf.train.Feature.
+
+
+def encode_example(image: bytes, filename: str, label: int) -> bytes:
+    """Serializes a `tf.train.Example`; always the same bytes, keys sorted."""
+    features = (
+        _feature(b"image", _BYTES_LIST, _field(1, image)),
+        _feature(b"image/filename", _BYTES_LIST, _field(1, filename.encode())),
+        _feature(b"label", _INT64_LIST, _field(1, _varint(label))),
+    )
+    return _field(1, b"".join(features))
+
+
+def decode_example(serialized: bytes) -> dict[str, Any]:
+    """Reads the parts of an example of ours back: image (bytes), path (str), label (int)."""
+    values: dict[bytes, bytes] = {}
+    for entry in _fields(_only(serialized)):
+        key, feature = _fields(entry)
+        values[key] = _only(_only(feature))
+    label, _ = _read_varint(values[b"label"], 0)
+    return {"image": values[b"image"], "path": values[b"image/filename"].decode(), "label": label}
+
+
+def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Returns i64[n], the length of `encode_example`'s result, from the lengths of its parts."""
+    return _field_bytes(
+        _feature_bytes(len(b"image"), _field_bytes(image_bytes))
+        + _feature_bytes(len(b"image/filename"), _field_bytes(filename_bytes))
+        + _feature_bytes(len(b"label"), _field_bytes(_varint_bytes(labels)))
+    )
+
+
+def frame(data: bytes) -> bytes:
+    """Puts a record's data into its TFRecord frame, `FRAME_BYTES` longer."""
+    length = struct.pack("<Q", len(data))
+    return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
+
+
+def unframe(framed: bytes) -> bytes | None:
+    """Returns the data of one whole frame, or None if a checksum or the length is wrong."""
+    data = framed[HEADER_BYTES:-4]
+    length = struct.pack("<Q", len(data))
+    sound = framed[:HEADER_BYTES] == length + _masked_crc(length) and framed[-4:] == _masked_crc(data)
+    return data if sound else None
+
+
+def _masked_crc(data: bytes) -> bytes:
+    """The masking is crc32c.h's: rotated, plus a constant, since CRCs of data with CRCs in it are weak."""
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _feature(key: bytes, kind: int, values: bytes) -> bytes:
+    """An entry of the map `Features.feature`: key 1, value 2."""
+    return _field(1, _field(1, key) + _field(2, _field(kind, values)))
+
+
+def _feature_bytes(key_bytes: int, values_bytes: np.ndarray) -> np.ndarray:
+    return _field_bytes(_field_bytes(np.int64(key_bytes)) + _field_bytes(_field_bytes(values_bytes)))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited protobuf field (wire type 2) with a number below 16."""
+    return b"".join((bytes([number << 3 | 2]), _varint(len(content)), content))
+
+
+def _field_bytes(content_bytes: np.ndarray | np.int64) -> np.ndarray:
+    return 1 + _varint_bytes(content_bytes) + content_bytes
+
+
+def _fields(message: bytes) -> list[bytes]:
+    """The contents of a message whose fields are all length-delimited, in order."""
+    contents, position = [], 0
+    while position < len(message):
+        length, position = _read_varint(message, position + 1)
+        contents.append(message[position : position + length])
+        position += length
+    return contents
+
+
+def _only(message: bytes) -> bytes:
+    (content,) = _fields(message)
+    return content
+
+
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Returns the value and the position behind it."""
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position, shift = position + 1, shift + 7
+        if byte < 0x80:
+            return value, position
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 0x7F:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _varint_bytes(values: np.ndarray | np.int64) -> np.ndarray:
+    """Seven bits a byte; lengths and labels stay below 2**35."""
+    values = np.asarray(values, np.int64)
+    return 1 + np.sum([values >= 1 << bits for bits in (7, 14, 21, 28)], axis=0, dtype=np.int64)

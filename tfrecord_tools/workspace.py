@@ -1,0 +1,179 @@
+"""The directory beside `out` in which a conversion grows until it is whole, and the commit that ends it.
+
+out.partial/lock             held while a conversion runs
+out.partial/survey/*.npz     what the files hold
+out.partial/plan.json        digest and config of what is being written
+out.partial/data/            becomes `out` in one rename
+out.partial/index/*.parquet  one a complete shard
+out.partial/commit.json      `data` is complete: the commit goes forward, whatever happens
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tfrecord_tools import files
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.metadata import CONVERT_JSON
+
+
+@dataclasses.dataclass(frozen=True)
+class Workspace:
+    """The paths of one conversion's intermediate state."""
+
+    out: Path
+
+    @property
+    def root(self) -> Path:
+        return partial_of(self.out)
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def index(self) -> Path:
+        return self.root / "index"
+
+    @property
+    def survey(self) -> Path:
+        return self.root / "survey"
+
+    @property
+    def plan(self) -> Path:
+        return self.root / "plan.json"
+
+    @property
+    def commit(self) -> Path:
+        return self.root / "commit.json"
+
+    def start_writing(self, digest: str, config: Mapping[str, Any]) -> None:
+        """Prepares for the shards of the plan with `digest`; continues if it is the one begun here.
+
+        Raises:
+            UserError: Shards of another plan lie here; names what differs.
+        """
+        if self.plan.exists():
+            begun = json.loads(self.plan.read_text())
+            if begun["digest"] != digest:
+                raise UserError(
+                    f"{self.root} holds an unfinished conversion that differs: {_difference(begun['config'], config)}."
+                    " Repeat that command to finish it, or pass --restart to discard it."
+                )
+        else:
+            with files.atomic(self.plan) as file:
+                file.write(json.dumps({"digest": digest, "config": config}).encode())
+        self.data.mkdir(exist_ok=True)
+        self.index.mkdir(exist_ok=True)
+
+    def commit_data(self, request: Mapping[str, Any]) -> None:
+        """Makes the complete `data` be `out`, in a way that any later start can finish.
+
+        Args:
+            request: What was asked for; `finish_commit` returns it.
+        """
+        files.sync_directory(self.data)
+        with files.atomic(self.commit) as file:
+            file.write(json.dumps({"inode": self.data.stat().st_ino, "request": request}).encode())
+        self.finish_commit()
+
+    def finish_commit(self) -> dict[str, Any] | None:
+        """Completes a commit that was begun, if one was; returns its request."""
+        if not self.commit.exists():
+            return None
+        begun: dict[str, Any] = json.loads(self.commit.read_text())
+        if not self.out.exists() or self.out.stat().st_ino != begun["inode"]:
+            self._put_in_place()
+        self.clear()
+        request: dict[str, Any] = begun["request"]
+        return request
+
+    def _put_in_place(self) -> None:
+        """Each step leaves a state from which this function, called again, gets to the same end."""
+        if self.out.exists() and not files.exchange(self.data, self.out):
+            os.rename(self.out, self.root / "old")
+        if not self.out.exists() and self.data.exists():
+            os.rename(self.data, self.out)
+        files.sync_directory(self.out.parent)
+
+    def clear(self) -> None:
+        """Removes everything but the lock, the commit marker last: until then the commit can be finished."""
+        for entry in sorted(self.root.iterdir(), key=lambda path: path == self.commit):
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name != "lock":
+                entry.unlink()
+
+
+@contextlib.contextmanager
+def open_workspace(out: Path) -> Iterator[Workspace]:
+    """Holds the workspace of `out` alone; removes it at the end if nothing is left in it."""
+    workspace = Workspace(out)
+    try:
+        workspace.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{workspace.root}: cannot be created: {error.strerror}. Choose another --out.") from error
+    lock = workspace.root / "lock"
+    with files.lock(lock, f"{out}: another conversion is writing it. Wait for it, or choose another --out."):
+        try:
+            yield workspace
+        finally:
+            if [entry.name for entry in workspace.root.iterdir()] == ["lock"]:
+                lock.unlink()
+                workspace.root.rmdir()
+
+
+def partial_of(out: Path) -> Path:
+    """Where the conversion into `out` keeps what is not finished."""
+    return out.with_name(out.name + ".partial")
+
+
+def check_apart(out: Path, source: Path) -> None:
+    """Refuses an output directory within the source, or the other way round.
+
+    Raises:
+        UserError: With what to do instead.
+    """
+    real_out, real_source = out.resolve(), source.resolve()
+    if real_out == real_source or real_source in real_out.parents:
+        raise UserError(
+            f"--out={out} lies inside --src={source}: its files would be taken for images. Choose one outside."
+        )
+    if real_out in real_source.parents:
+        raise UserError(f"--src={source} lies inside --out={out}, which would be replaced. Choose another --out.")
+
+
+def check_out(out: Path, overwrite: bool) -> None:
+    """Refuses an output directory that exists, unless it is a dataset and to be overwritten.
+
+    Raises:
+        UserError: With what to do instead.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if not out.is_dir():
+        raise UserError(f"--out={out} is a file. Choose a directory that is not there yet.")
+    if not (out / CONVERT_JSON).exists():
+        raise UserError(
+            f"--out={out} exists and is no dataset of this tool, so it is not touched. Choose another --out."
+        )
+    if not overwrite:
+        raise UserError(
+            f"--out={out} exists. Pass --overwrite to replace it (it stays until the new one is complete),"
+            " or choose another --out."
+        )
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Names the settings that differ, or says that the sources do."""
+    differing = [key for key in new if old.get(key) != json.loads(json.dumps(new[key]))]
+    if not differing:
+        return "the files in --src, or what was found in them, changed meanwhile"
+    return ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in differing)
