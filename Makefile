@@ -1,20 +1,31 @@
 # Two commands do all the set-up: `make demo` and `make test`. Both reuse what is there.
 
 PYTHON ?= python3
-SRC ?= demo/cat_dog_img
+SAMPLE := demo/cat_dog_img
+SRC ?= $(SAMPLE)
 WEIGHTS ?= none
+
 VENV := .venv
 RUN := $(VENV)/bin/python
-OUT := demo/out
-RUN_DIR := demo/run
+# One place for each source and kind of weights, so that a second call finds what the first one made.
+NAME := $(subst /,_,$(SRC))
+OUT := demo/out/$(NAME)
+RUN_DIR := demo/runs/$(NAME)-$(subst /,_,$(WEIGHTS))
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { echo "Python 3.10 to 3.13 is needed (TensorFlow 2.21 has no other): make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
+
+demo: $(VENV)/installed
+	@test -e "$(SAMPLE)" || test "$(SRC)" != "$(SAMPLE)" || $(RUN) -m tfrecord_tools.sample --out="$(SAMPLE)"
+	@test -e "$(OUT)/convert.json" || $(RUN) -m tfrecord_tools.convert --src="$(SRC)" --out="$(OUT)"
+	@TF_CPP_MIN_LOG_LEVEL=2 $(RUN) -m trainers.finetune --tfrecords="$(OUT)" --run="$(RUN_DIR)" --weights="$(WEIGHTS)" \
+	  --backbone=MobileNet --backbone_kwargs=alpha=0.25 --image_size=96
+	@test "$(WEIGHTS)" != none || echo "For photographs pass pretrained weights: make demo SRC=... WEIGHTS=imagenet"
 
 test: $(VENV)/installed
 	$(RUN) -m ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -30,6 +31,9 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             return EXIT_INTERRUPTED
         return 0
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # A name that the terminal cannot show must not end the work.
+            stream.reconfigure(errors="backslashreplace")
     app.run(guarded)
 
 

@@ -19,9 +19,17 @@ from absl import flags
 
 from tfrecord_tools import command, index, metadata, workers, workspace
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.plan import DEFAULT_VALIDATION_FRACTION, Plan, PlanConfig, check_rejected, dataset_name, plan
+from tfrecord_tools.plan import (
+    DEFAULT_VALIDATION_FRACTION,
+    Plan,
+    PlanConfig,
+    check_fractions,
+    check_rejected,
+    dataset_name,
+    plan,
+)
 from tfrecord_tools.progress import Progress
-from tfrecord_tools.scan import Rejected, Sources, scan
+from tfrecord_tools.scan import LAYOUTS, Rejected, Sources, scan
 from tfrecord_tools.schema import FRAME_BYTES
 from tfrecord_tools.survey import Facts, survey
 from tfrecord_tools.workers import Pool
@@ -56,6 +64,8 @@ class ConvertConfig(PlanConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.src:
+            raise UserError(f"--src is missing: a directory of images such as {LAYOUTS} is expected.")
         if self.on_bad_image not in ON_BAD_IMAGE:
             raise UserError(f"--on_bad_image={self.on_bad_image}: one of {', '.join(ON_BAD_IMAGE)} is expected.")
         if self.workers is not None and self.workers < 1:
@@ -84,8 +94,8 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
         UserError: Anything that the user can mend; `out` is then as it was before.
     """
     out, source = Path(config.out), Path(config.src)
-    if out.is_symlink():
-        out = out.resolve()  # What the link names is replaced, not the link.
+    if out.is_symlink() or out.name in ("", ".."):
+        out = out.resolve()  # What the link names is replaced, not the link; and "." is no name to rename to.
     workspace.check_apart(out, source)
     try:
         if not config.dry_run and workspace.partial_of(out).exists():
@@ -139,6 +149,7 @@ def _plan(
             raise UserError(f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove it, or pass --on_bad_image=skip.")
         check_rejected(bad, total, config.max_bad)
 
+    check_fractions(sources, config)
     check({})
     saved = space.survey if space else None
     with Progress("survey", len(sources)) as progress:
@@ -207,13 +218,13 @@ def _size(count: int) -> str:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    flags.DEFINE_string("src", None, "Directory of images: split/class/image or class/image.", required=True)
+    flags.DEFINE_string("src", None, "Directory of images: split/class/image or class/image.")
     flags.DEFINE_string("out", default["out"], "Directory to write.")
     flags.DEFINE_list("classes", None, "Class names in label order; others are left out. Default: all, sorted.")
     flags.DEFINE_float(
         "validation_fraction",
         None,
-        f"Share of the images for validation, if --src has no splits of its own (default {DEFAULT_VALIDATION_FRACTION}).",
+        f"Share for validation, if --src has no splits of its own (default {DEFAULT_VALIDATION_FRACTION}).",
     )
     flags.DEFINE_float("test_fraction", None, "Likewise for test (default 0).")
     flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the records.")

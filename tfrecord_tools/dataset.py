@@ -22,6 +22,7 @@ from tfrecord_tools.records import Records, open_dataset
 
 open = open_dataset
 
+_READERS = 2  # Python reads in one thread at a time; while one waits for the disk, the other goes on.
 _FEATURES = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
 
 
@@ -58,7 +59,28 @@ def train_batches(
     Raises:
         UserError: A size that is not positive, or a batch that w workers cannot share equally.
     """
-    _check_sizes(records, batch_size, image_size)
+    _check_positive(batch_size=batch_size, image_size=image_size)
+    data = serialized_batches(records, batch_size=batch_size, seed=seed, start_step=start_step, shard=shard)
+    data = data.unbatch()
+    data = data.map(lambda example, number: (*_decode(example, image_size), number), tf.data.AUTOTUNE)
+    data = data.batch(batch_size // shard[1], drop_remainder=True)  # Never drops: it makes the shape static.
+    if augment:
+        key = int(order.mix(seed, shard[0])) >> 1
+        data = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), data)
+        data = data.map(lambda step, batch: (augment_batch(batch[0], augment, key, step), *batch[1:]), tf.data.AUTOTUNE)
+    if not with_numbers:
+        data = data.map(lambda images, labels, numbers: (images, labels))
+    return data.prefetch(tf.data.AUTOTUNE)
+
+
+def serialized_batches(
+    records: Records, *, batch_size: int, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
+) -> tf.data.Dataset:
+    """The stream of `train_batches` before it is decoded: (serialized examples string[b], record numbers i64[b])."""
+    _check_any(records)
+    _check_positive(batch_size=batch_size)
+    if start_step < 0:
+        raise UserError(f"start_step={start_step}: at least 0.")
     index, workers = shard
     if not 0 <= index < workers or batch_size % workers:
         raise UserError(
@@ -74,19 +96,8 @@ def train_batches(
                 found[place] = _next_sound(records, shuffled, int(positions[place]))
         return _as_tensors(found)
 
-    data = tf.data.Dataset.counter(start_step)
-    data = data.map(lambda step: _numpy(read, step), num_parallel_calls=2)
-    data = data.unbatch()
-    data = data.map(lambda example, number: (*_decode(example, image_size), number), tf.data.AUTOTUNE)
-    data = data.batch(batch_size // workers, drop_remainder=True)  # Never drops: it makes the shape static.
-    if augment:
-        steps = tf.data.Dataset.counter(start_step)
-        key = int(order.mix(seed, index)) >> 1
-        data = tf.data.Dataset.zip(steps, data)
-        data = data.map(lambda step, batch: (augment_batch(batch[0], augment, key, step), *batch[1:]), tf.data.AUTOTUNE)
-    if not with_numbers:
-        data = data.map(lambda images, labels, numbers: (images, labels))
-    return data.prefetch(tf.data.AUTOTUNE)
+    steps = tf.data.Dataset.counter(start_step)
+    return steps.map(lambda step: _numpy(read, step), num_parallel_calls=_READERS).prefetch(_READERS)
 
 
 def eval_batches(records: Records, *, batch_size: int, image_size: int, with_numbers: bool = False) -> tf.data.Dataset:
@@ -101,13 +112,14 @@ def eval_batches(records: Records, *, batch_size: int, image_size: int, with_num
     Returns:
         Of (images u8[b h w 3], labels i64[b]) or (images, labels, numbers i64[b]).
     """
-    _check_sizes(records, batch_size, image_size)
+    _check_any(records)
+    _check_positive(batch_size=batch_size, image_size=image_size)
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return _as_tensors([(data, n) for n in numbers.tolist() if (data := records.sound(n)) is not None])
 
     data = tf.data.Dataset.range(len(records)).batch(batch_size)
-    data = data.map(lambda numbers: _numpy(read, numbers), num_parallel_calls=2)
+    data = data.map(lambda numbers: _numpy(read, numbers), num_parallel_calls=_READERS)
     data = data.unbatch()
     data = data.map(lambda example, number: (*_decode(example, image_size), number), tf.data.AUTOTUNE)
     data = data.batch(batch_size)
@@ -145,9 +157,12 @@ def _numpy(function: Callable[..., tuple[np.ndarray, np.ndarray]], argument: tf.
     return examples, numbers
 
 
-def _check_sizes(records: Records, batch_size: int, image_size: int) -> None:
+def _check_any(records: Records) -> None:
     if not len(records):
-        raise UserError("there are no records to read.")
-    for name, value in {"batch_size": batch_size, "image_size": image_size}.items():
+        raise UserError("there are no records to read: the split, or what was selected of it, is empty.")
+
+
+def _check_positive(**values: int) -> None:
+    for name, value in values.items():
         if value < 1:
             raise UserError(f"{name}={value}: at least 1.")

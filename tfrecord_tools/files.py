@@ -65,20 +65,26 @@ def lock(path: Path, in_use: str) -> Iterator[None]:
         UserError: Another process holds it, with `in_use` as the message.
     """
     deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        with open(path, "wb") as file:
-            if _try_lock(file, path):
-                yield
-                return
+    while (file := _open_locked(path)) is None:
         if time.monotonic() > deadline:
             raise UserError(in_use)
         time.sleep(0.05)
+    with file:
+        yield
 
 
-def _try_lock(file: BinaryIO, path: Path) -> bool:
-    """Locks `file`, unless somebody holds it or its name was removed while we opened it."""
+def _open_locked(path: Path) -> BinaryIO | None:
+    """Opens and locks `path`; None while somebody holds it, or removed it and its directory under our hands."""
+    path.parent.mkdir(exist_ok=True)
+    try:
+        file = open(path, "wb")  # noqa: SIM115  The caller closes it.
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
     except (BlockingIOError, FileNotFoundError):
-        return False
+        pass
+    file.close()
+    return None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools import files
+from tfrecord_tools.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,10 +45,20 @@ def join_parts(parts: Sequence[Path], path: Path) -> None:
 
 
 def read(path: Path, columns: Sequence[str], split: str) -> pa.Table:
-    """Reads some columns of one split's rows, in the order of the records."""
+    """Reads some columns of one split's rows, in the order of the records.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    return pq.read_table(path, columns=list(columns), filters=[("split", "==", split)])
+    try:
+        return pq.read_table(path, columns=list(columns), filters=[("split", "==", split)])
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path}: cannot be read ({error}): the dataset was not copied completely. Copy or convert it again."
+        ) from error
 
 
 def _schema() -> pa.Schema:

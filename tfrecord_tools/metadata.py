@@ -37,7 +37,7 @@ def write(directory: Path, plan: Plan) -> None:
 
 def read(directory: Path) -> dict[str, Any]:
     """Returns what `convert.json` says of the dataset in `directory`."""
-    contents: dict[str, Any] = json.loads((directory / CONVERT_JSON).read_text())
+    contents: dict[str, Any] = json.loads((directory / CONVERT_JSON).read_text("utf-8"))
     return contents
 
 

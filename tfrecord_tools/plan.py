@@ -142,6 +142,7 @@ def plan(sources: Sources, facts: Facts, config: PlanConfig, name: str) -> Plan:
     Raises:
         UserError: Too many bad files, a class without images where it needs some, or contradicting config.
     """
+    check_fractions(sources, config)
     rejected = tuple(
         sorted(
             [*sources.rejected, *(Rejected(path=sources.paths[i], reason=r) for i, r in facts.reasons.items())],
@@ -152,6 +153,12 @@ def plan(sources: Sources, facts: Facts, config: PlanConfig, name: str) -> Plan:
     sound = np.ones(len(sources), bool)
     sound[list(facts.reasons)] = False
     numbers = np.flatnonzero(sound)
+    if not len(numbers):
+        first = rejected[0]
+        raise UserError(
+            f"{sources.root}: none of {len(rejected):,} files can be a record: {first.path}: {first.reason}."
+            " Is --src right?"
+        )
     hashes = content_hashes(facts.table["sha256"][numbers])
     splits = _splits(sources, numbers, hashes, config)
     # Rows in hash order: classes are mixed, so that also a plain sequential reader gets mixed batches.
@@ -195,6 +202,16 @@ def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> 
         )
 
 
+def check_fractions(sources: Sources, config: PlanConfig) -> None:
+    """Raises UserError if splits are asked for that the source has already; needs no survey."""
+    for flag in ("validation_fraction", "test_fraction"):
+        if sources.has_splits and getattr(config, flag) is not None:
+            raise UserError(
+                f"--{flag}={getattr(config, flag)}: {sources.root} has splits of its own, which are kept."
+                " Leave the flag out."
+            )
+
+
 def choose_splits(hashes: np.ndarray, fractions: tuple[float, float], seed: int) -> np.ndarray:
     """Returns i8[n], index into `SPLITS`, by content alone: an image keeps its side when others come.
 
@@ -216,12 +233,6 @@ def content_hashes(sha256: np.ndarray) -> np.ndarray:
 def _splits(sources: Sources, numbers: np.ndarray, hashes: np.ndarray, config: PlanConfig) -> np.ndarray:
     if not sources.has_splits:
         return choose_splits(hashes, config.fractions, config.seed)
-    for flag in ("validation_fraction", "test_fraction"):
-        if getattr(config, flag) is not None:
-            raise UserError(
-                f"--{flag}={getattr(config, flag)}: {sources.root} has splits of its own, which are kept."
-                " Leave the flag out."
-            )
     return sources.splits[numbers]
 
 
@@ -256,11 +267,6 @@ def _shards(splits: np.ndarray, sizes: np.ndarray, config: PlanConfig) -> Iterat
     split_bytes = np.array([sizes[start:stop].sum() for start, stop in bounds])
     counts = _shard_counts(split_bytes, bounds[:, 1] - bounds[:, 0], config)
     for split, (start, stop), of in zip(present, bounds, counts):
-        if of > stop - start:
-            raise UserError(
-                f"--shards={config.shards}: {of} shards for the {stop - start} records of {SPLITS[split]}."
-                " Ask for fewer."
-            )
         cuts = start + _cuts(sizes[start:stop], int(of))
         for number in range(of):
             yield Shard(SPLITS[split], number, int(of), int(cuts[number]), int(cuts[number + 1]))
@@ -272,12 +278,11 @@ def _shard_counts(split_bytes: np.ndarray, split_records: np.ndarray, config: Pl
     if config.shards is not None:
         if config.shards < len(split_bytes):
             raise UserError(f"--shards={config.shards}: there are {len(split_bytes)} splits, and each needs a shard.")
-        exact = split_bytes * (config.shards / total)
-        counts = np.maximum(1, np.floor(exact)).astype(np.int64)
-        while counts.sum() < config.shards:  # At most one round a split.
-            counts[np.argmax(exact - counts)] += 1
-        while counts.sum() > config.shards:
-            counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
+        if config.shards > split_records.sum():
+            raise UserError(f"--shards={config.shards}: there are {split_records.sum():,} records. Ask for fewer.")
+        counts = np.ones(len(split_bytes), np.int64)
+        while counts.sum() < config.shards:  # The next one goes where shards are largest and records enough.
+            counts[np.argmax(np.where(counts < split_records, split_bytes / counts, -np.inf))] += 1
         return counts
     aim = config.shard_bytes or min(max(total // DEFAULT_SHARDS, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
     return np.minimum(-(-split_bytes // aim), split_records)

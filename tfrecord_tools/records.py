@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -201,7 +200,9 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
     if not (directory / metadata.CONVERT_JSON).exists():
         if partial_of(directory).exists():
             raise UserError(f"{directory}: the conversion is unfinished. Repeat its command to finish it.")
-        what = "no dataset (it has no convert.json)" if directory.is_dir() else "no such directory"
+        what = "a file, not a directory" if directory.exists() else "no such directory"
+        if directory.is_dir():
+            what = "no dataset (it has no convert.json)"
         raise UserError(
             f"{directory}: {what}. Expected a directory that"
             f" `python -m tfrecord_tools.convert --src=IMAGES --out={directory}` wrote."
@@ -216,7 +217,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             shards={name: split["shards"] for name, split in facts["splits"].items()},
             digest=facts["digest"],
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{directory / metadata.CONVERT_JSON}: damaged ({error!r}). Copy or convert it again."
         ) from error

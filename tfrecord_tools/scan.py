@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import os
 import stat
+import unicodedata
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -82,8 +83,10 @@ def scan(root: str | os.PathLike[str], classes: Sequence[str] | None = None) -> 
     if not os.path.isdir(root):
         what = "is a file, not a directory" if os.path.exists(root) else "no such directory"
         raise UserError(f"--src={root}: {what}. Expected a directory such as {LAYOUTS}.")
-    found = _Found(root)
+    found = _Found(root, classes)
     split_directories = _split_directories(root)
+    if split_directories:
+        found.reject_files_in("")
     for top, split in split_directories.items() or {"": TO_BE_SPLIT}.items():
         found.add_split(top, split)
     counts = found.files_per_class()
@@ -108,8 +111,9 @@ def scan(root: str | os.PathLike[str], classes: Sequence[str] | None = None) -> 
 class _Found:
     """The columns that fill up during the walk; compact, since there may be many millions of rows."""
 
-    def __init__(self, root: str):
+    def __init__(self, root: str, wanted: Sequence[str] | None):
         self.root = root
+        self.wanted = wanted
         self.paths: list[str] = []
         self.classes = array("i")  # Index into the class names in the order of their discovery.
         self.splits = array("b")
@@ -123,16 +127,21 @@ class _Found:
         counts = Counter(self.classes)
         return {name: counts[index] for name, index in self._class_index.items()}
 
+    def reject_files_in(self, directory: str) -> None:
+        """Rejects what lies beside the directories."""
+        for entry in _entries(self.root, directory):
+            if not os.path.isdir(entry.path):  # Not entry.is_dir(), which raises for a link to itself.
+                self._reject(_join(directory, entry.name), "not inside a class directory")
+
     def add_split(self, top: str, split: int) -> None:
         """Takes every directory in `root/top` as a class."""
+        self.reject_files_in(top)
         for entry in _entries(self.root, top):
-            path = _join(top, entry.name)
-            if os.path.isdir(entry.path):  # Not entry.is_dir(), which raises for a link to itself.
-                self._add_class(path, entry.name, split)
-            else:
-                self._reject(path, "not inside a class directory")
+            if os.path.isdir(entry.path):
+                self._add_class(_join(top, entry.name), entry.name, split)
 
     def _add_class(self, directory: str, name: str, split: int) -> None:
+        rejected_before = len(self.rejected)
         for path, status in self._walk(directory, ancestors=frozenset()):
             if not _is_utf8(path):
                 self._reject(path, "the name is not valid UTF-8: rename it")
@@ -142,6 +151,8 @@ class _Found:
             self.splits.append(split)
             self.sizes.append(status.st_size)
             self.mtimes_ns.append(status.st_mtime_ns)
+        if self.wanted is not None and name not in self.wanted:
+            del self.rejected[rejected_before:]  # Left out like the files that are sound.
 
     def _walk(self, directory: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
         """Yields (path, status) of the files below `directory`, in the order of the sorted names."""
@@ -210,7 +221,7 @@ def _class_names(
 def _check_class_name(root: str, name: str) -> None:
     if not _is_utf8(name):
         raise UserError(f"{root}: the class directory {_printable(name)!r} is not valid UTF-8. Rename it.")
-    if name != name.strip() or not name.isprintable():
+    if name != name.strip() or any(unicodedata.category(c) == "Cc" for c in name):
         raise UserError(
             f"{root}: the class name {name!r} cannot be kept: TensorFlow Datasets strips spaces at its ends and splits"
             " it at line breaks. Rename the directory."
@@ -220,10 +231,10 @@ def _check_class_name(root: str, name: str) -> None:
 def _check_distinct(names: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
-        other = seen.setdefault(name.lower(), name)
-        if other is not name:
+        if (other := seen.get(name.casefold())) is not None:
             what = "stands twice in --classes" if other == name else f"differs from {other!r} only by case"
             raise UserError(f"the class name {name!r} {what}; class names must be distinct. Rename or merge one.")
+        seen[name.casefold()] = name
 
 
 def _entries(root: str, directory: str) -> list[os.DirEntry[str]]:

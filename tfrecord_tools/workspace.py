@@ -23,6 +23,11 @@ from tfrecord_tools import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.metadata import CONVERT_JSON
 
+_LOCK = "lock"
+_NAMES = frozenset(
+    {_LOCK, "survey", "plan.json", "plan.json.tmp", "data", "index", "commit.json", "commit.json.tmp", "old"}
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
@@ -64,8 +69,7 @@ class Workspace:
             begun = json.loads(self.plan.read_text())
             if begun["digest"] != digest:
                 raise UserError(
-                    f"{self.root} holds an unfinished conversion that differs: {_difference(begun['config'], config)}."
-                    " Repeat that command to finish it, or pass --restart to discard it."
+                    f"{self.root} holds an unfinished conversion that differs: {_difference(begun['config'], config)}"
                 )
         else:
             with files.atomic(self.plan) as file:
@@ -108,7 +112,7 @@ class Workspace:
         for entry in sorted(self.root.iterdir(), key=lambda path: path == self.commit):
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != "lock":
+            elif entry.name != _LOCK:
                 entry.unlink()
 
 
@@ -120,19 +124,33 @@ def open_workspace(out: Path) -> Iterator[Workspace]:
         workspace.root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{workspace.root}: cannot be created: {error.strerror}. Choose another --out.") from error
-    lock = workspace.root / "lock"
+    _check_ours(workspace.root)
+    lock = workspace.root / _LOCK
     with files.lock(lock, f"{out}: another conversion is writing it. Wait for it, or choose another --out."):
         try:
             yield workspace
         finally:
-            if [entry.name for entry in workspace.root.iterdir()] == ["lock"]:
+            if os.listdir(workspace.root) == [_LOCK]:
                 lock.unlink()
-                workspace.root.rmdir()
+                with contextlib.suppress(OSError):  # Another one may have begun to wait in it.
+                    workspace.root.rmdir()
+
+
+def _check_ours(root: Path) -> None:
+    """Refuses a directory that only bears the name: all that is in it would be removed at the end."""
+    names = set(os.listdir(root))
+    foreign = sorted(names - _NAMES if _LOCK in names else names)
+    if foreign:
+        raise UserError(
+            f"{root} is needed for the conversion, but is not of this tool: it holds {foreign[0]}."
+            " Move it away, or choose another --out."
+        )
 
 
 def partial_of(out: Path) -> Path:
     """Where the conversion into `out` keeps what is not finished."""
-    return out.with_name(out.name + ".partial")
+    named = out if out.name not in ("", "..") else out.resolve()  # "." has no name to add to.
+    return named.parent / f"{named.name}.partial"
 
 
 def check_apart(out: Path, source: Path) -> None:
@@ -172,8 +190,9 @@ def check_out(out: Path, overwrite: bool) -> None:
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Names the settings that differ, or says that the sources do."""
+    """Names the settings that differ, or says that the sources do, and the remedy."""
     differing = [key for key in new if old.get(key) != json.loads(json.dumps(new[key]))]
     if not differing:
-        return "the files in --src, or what was found in them, changed meanwhile"
-    return ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in differing)
+        return "the files in --src, or what was found in them, changed meanwhile. Pass --restart to begin anew."
+    changes = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in differing)
+    return f"{changes}. Repeat that command to finish it, or pass --restart to discard it."

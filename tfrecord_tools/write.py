@@ -83,11 +83,12 @@ def _read_unchanged(path: str, name: str, sha256: bytes) -> bytes:
             data = file.read()
     except OSError as error:
         raise UserError(
-            f"{name}: was surveyed but cannot be read any more: {error.strerror}. Run the same command again."
+            f"{name}: was surveyed but cannot be read any more: {error.strerror}."
+            " Bring it back and run the same command again, or pass --restart to go without it."
         ) from error
     if hashlib.sha256(data).digest() != sha256:
         raise UserError(
-            f"{name}: changed between survey and write. When the source is at rest, run the same command again."
+            f"{name}: changed between survey and write. When the source is at rest, run the command with --restart."
         )
     return data
 

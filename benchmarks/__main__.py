@@ -1,0 +1,14 @@
+"""Lists the benchmarks: `python -m benchmarks`."""
+
+from tfrecord_tools import command
+
+COMMANDS = {
+    "finetune": "accuracy and time of fine-tuning on photographs, by seed; equal weights after kills in each phase",
+    "interrupt": "kills a conversion at random moments and compares the files of the rerun, byte for byte",
+    "memory": "peak memory of a conversion at two sizes: bytes a file",
+    "read": "shuffled reading through the index against sequential reading + shuffle(1000)",
+    "startup": "time to answer of convert's --help, a wrong flag and --dry_run against `import tensorflow`",
+}
+
+if __name__ == "__main__":
+    command.print_list("benchmarks", COMMANDS)

@@ -1,0 +1,60 @@
+"""What the benchmarks share: images to work on, and processes that are measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CONVERT = (sys.executable, "-m", "tfrecord_tools.convert")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A process that ended: its exit code, wall seconds and peak resident bytes."""
+
+    exit_code: int
+    seconds: float
+    peak_bytes: int
+
+
+def make_images(directory: Path, count: int, size: int = 32) -> None:
+    """Writes `count` different JPEGs of `size` x `size` pixels in two classes, class/image.
+
+    One image is encoded; the others differ from it by a comment segment (JPEG marker COM) with their number.
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    start, rest = buffer.getvalue()[:2], buffer.getvalue()[2:]
+    for number in range(count):
+        folder = directory / ("cats", "dogs")[number % 2] / f"{number // 2000:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        comment = b"\xff\xfe\x00\x0a%08d" % number
+        (folder / f"{number:08d}.jpg").write_bytes(start + comment + rest)
+
+
+def run(command: Sequence[str], quiet: bool = True) -> Finished:
+    """Runs a command to its end."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL if quiet else None,
+        stderr=subprocess.DEVNULL if quiet else None,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return Finished(process.returncode, time.perf_counter() - start, usage.ru_maxrss * 1024)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files below a directory, by relative path."""
+    return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}

@@ -1,0 +1,80 @@
+"""Kills a conversion with SIGKILL at random moments; each rerun must end with the same files, and no others.
+
+Every second kill waits for the commit to begin. Prints a line a kill, and fails at the first difference.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from benchmarks import common
+from tfrecord_tools import command
+from tfrecord_tools.errors import UserError
+
+_COMMIT_SECONDS = 0.08  # About as long as joining the index and the renames take.
+
+
+def interrupt(work: Path, files: int, shards: int, kills: int, seed: int) -> None:
+    """Makes `files` images in `work`, converts them, then kills and repeats `kills` conversions."""
+    generator = random.Random(seed)
+    common.make_images(work / "images", files)
+    out = work / "out"
+    convert = [*common.CONVERT, f"--src={work / 'images'}", f"--out={out}", f"--shards={shards}"]
+    whole = common.run(convert)
+    reference = common.contents(out)
+    print(f"uninterrupted: {files:,} files, {len(reference)} files out, {whole.seconds:.1f} s")
+    for number in range(kills):
+        shutil.rmtree(out)
+        in_commit = number % 2 == 1
+        moment = _kill(convert, out, generator, whole.seconds, in_commit)
+        left = sorted(path.name for path in work.iterdir())
+        rerun = 0.0
+        if (work / "out.partial").exists() or not out.exists():
+            rerun = common.run(convert).seconds
+        same = common.contents(out) == reference
+        stray = sorted(path.name for path in work.iterdir()) != ["images", "out"]
+        print(f"kill {number + 1:2d} {moment}, left {left}, rerun {rerun:.1f} s, identical {same}, stray files {stray}")
+        if not same or stray:
+            raise UserError(f"kill {number + 1} ended differently; see {work}")
+    print(f"{kills} kills: all files identical to the uninterrupted run's, no stray files")
+
+
+def _kill(convert: Sequence[str], out: Path, generator: random.Random, seconds: float, in_commit: bool) -> str:
+    """Starts the conversion and kills it; says when."""
+    start = time.perf_counter()
+    process = subprocess.Popen(convert, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    data = out.with_name(out.name + ".partial") / "data"
+    if in_commit:
+        while process.poll() is None and not any(data.glob("records.parquet*")):
+            time.sleep(0.001)
+        time.sleep(generator.uniform(0, _COMMIT_SECONDS))
+    else:
+        time.sleep(generator.uniform(0, seconds))
+    process.send_signal(signal.SIGKILL)
+    ended = process.wait()
+    what = "in commit" if in_commit else "anywhere "
+    return f"{what} at {time.perf_counter() - start:5.2f} s" + ("" if ended < 0 else " (had ended)")
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    given = flags.FLAGS
+    with tempfile.TemporaryDirectory() as work:
+        interrupt(Path(work), given.files, given.shards, given.kills, given.seed)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("files", 10_000, "Images to convert.")
+    flags.DEFINE_integer("shards", 32, "Shards to write.")
+    flags.DEFINE_integer("kills", 20, "How often.")
+    flags.DEFINE_integer("seed", 0, "Of the moments.")
+    command.run(main)

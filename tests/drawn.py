@@ -1,0 +1,85 @@
+"""Tiny image files for the tests: real JPEGs and PNGs, each of other content, the same at every call."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import tfrecord_tools
+from tfrecord_tools.convert import ConvertConfig, convert
+
+REPOSITORY = Path(tfrecord_tools.__file__).parents[1]
+
+
+def image(key: str | int, kind: str = "JPEG", size: tuple[int, int] = (12, 9), mode: str = "RGB", **save: Any) -> bytes:
+    """Encodes noise that depends on `key` alone; `size` is width and height in pixels."""
+    seed = key if isinstance(key, int) else zlib.crc32(key.encode("utf-8", "surrogateescape"))
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(encoded, kind, **save)
+    return encoded.getvalue()
+
+
+def draw(path: Path, key: str | None = None) -> Path:
+    """Writes an image; its type follows the name, its content the path's last three parts."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kind = "PNG" if path.suffix == ".png" else "JPEG"
+    path.write_bytes(image(key or "/".join(path.parts[-3:]), kind))
+    return path
+
+
+def tree(root: Path, counts: Mapping[str, int]) -> Path:
+    """Draws `counts[directory]` images in each directory below `root`, every third a PNG."""
+    for directory, count in counts.items():
+        for number in range(count):
+            name = f"{number:03d}.{'png' if number % 3 == 2 else 'jpg'}"
+            draw(root / directory / name, key=f"{directory}/{name}")
+    return root
+
+
+def with_splits(root: Path, train: int = 5, validation: int = 3) -> Path:
+    """Draws a source directory with splits and two classes; counts are per class."""
+    sides = {"train": train, "validation": validation}
+    return tree(root, {f"{split}/{name}": count for split, count in sides.items() for name in ("cats", "dogs")})
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """Returns the bytes of every file below a directory by its path relative to it."""
+    return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def converted(src: Path, out: Path, /, **settings: Any) -> dict[str, Any]:
+    """Converts without a word, in this process; returns what `convert.json` says."""
+    config: dict[str, Any] = {"workers": 1, "src": str(src), "out": str(out)} | settings
+    return convert(ConvertConfig(**config), log=lambda line: None)
+
+
+def flip(path: Path, position: int, bits: int = 0x10) -> None:
+    """Flips bits of one byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[position] ^= bits
+    path.write_bytes(data)
+
+
+def start(module: str, *flags: str, **options: Any) -> subprocess.Popen[str]:
+    """Starts `python -m module` with its output in pipes."""
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"} | options.pop("env", {})
+    command = [sys.executable, "-m", module, *flags]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    return subprocess.Popen(command, **(pipes | options))
+
+
+def run(module: str, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m module` to its end."""
+    with start(module, *flags, **options) as process:
+        out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

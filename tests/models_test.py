@@ -1,0 +1,347 @@
+"""The classifiers: scaling, what is trained, weights files, and what is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+from tfrecord_tools.errors import UserError
+from trainers import backbones, models, recipes
+from trainers.recipes import ModelConfig
+
+SMALL = ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.25}, weights="none", image_size=32)
+# Sizes near the smallest that each backbone takes, so that all 40 can be built.
+SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}
+
+
+@pytest.fixture(autouse=True)
+def _clean():
+    keras.utils.clear_session()
+    keras.utils.set_random_seed(0)
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def pixels(size: int, count: int = 2) -> np.ndarray:
+    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), np.uint8)
+    images[0, 0, :2] = [[0, 0, 0], [255, 255, 255]]
+    return images
+
+
+def preprocess_input(name: str, images: np.ndarray) -> np.ndarray:
+    """The backbone module's own, on floats: on uint8 it would wrap modulo 256."""
+    module = sys.modules[getattr(keras.applications, name).__module__]
+    return module.preprocess_input(images.astype(np.float32))
+
+
+def settle(classifier: models.Classifier) -> None:
+    """Fits BatchNormalization's statistics to some images: with fresh ones, what random layers put out fades to 0."""
+    norms = [layer for layer in classifier.base.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for layer in norms:
+        layer.momentum = 0.0
+    size, scaling = classifier.model.input_shape[1], classifier.model.get_layer("scaling")
+    classifier.base(scaling(pixels(size, 8)), training=True)
+
+
+def test_all_backbones_of_keras_are_known():
+    assert sorted(backbones.BACKBONES) == sorted(name for name in dir(keras.applications) if name[0].isupper())
+
+
+@pytest.mark.parametrize("name", backbones.BACKBONES)
+def test_scaling_equals_preprocess_input(name):
+    images = pixels(8)
+    scaled = models.scale(images, backbones.find(name).scaling)
+    assert scaled.dtype == "float32"
+    np.testing.assert_allclose(scaled, preprocess_input(name, images), rtol=1e-6, atol=1e-6)
+
+
+def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path):
+    classifier = models.build(config, 2)
+    settle(classifier)
+    classifier.model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    images = pixels(config.size)
+    features = classifier.base(preprocess_input(config.backbone, images), training=False)
+    expected = np.array(classifier.model.get_layer("probability")(keras.ops.mean(features, axis=(1, 2))))
+    assert np.ptp(expected) > 1e-4
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,  # "tf"
+        ModelConfig(backbone="VGG16", weights="none", image_size=32),  # "caffe": channels turned around
+        ModelConfig(backbone="MobileNetV3Small", weights="none", image_size=32),  # "own"
+    ],
+    ids=lambda config: config.backbone,
+)
+def test_saved_model_on_bytes_equals_preprocess_input_and_base(config, tmp_path):
+    check_saved_equals_preprocess_input_and_base(config, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", backbones.BACKBONES)
+def test_every_saved_model_on_bytes_equals_preprocess_input_and_base(name, tmp_path):
+    config = ModelConfig(backbone=name, weights="none", image_size=SMALLEST.get(name, 32))
+    check_saved_equals_preprocess_input_and_base(config, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", backbones.BACKBONES)
+def test_default_size_is_that_of_the_imagenet_model(name):
+    model = getattr(keras.applications, name)(weights=None)
+    assert model.input_shape[1:3] == (backbones.find(name).image_size,) * 2
+
+
+def test_saved_model_loads_without_this_package(tmp_path):
+    models.build(ModelConfig(backbone="VGG16", weights="none", image_size=32), 3).model.save(tmp_path / "model.keras")
+    code = "import keras, sys; keras.models.load_model('model.keras'); sys.exit('trainers' in sys.modules)"
+    subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("classes", "shape", "activation"), [(2, (None, 1), "sigmoid"), (3, (None, 3), "softmax")], ids=["two", "three"]
+)
+def test_output_suits_the_number_of_classes(classes, shape, activation):
+    model = models.build(SMALL, classes).model
+    assert model.output_shape == shape
+    assert model.layers[-1].activation.__name__ == activation
+    assert model.input.dtype == "uint8"
+
+
+def test_document_recipe_builds_the_model_of_the_notes():
+    classifier = models.build(recipes.document(weights="none").model, 2)
+    assert [(layer.name, layer.count_params()) for layer in classifier.model.layers if layer.name != "get_item"] == [
+        ("pixels", 0),
+        ("scaling", 0),
+        ("vgg16", 14_714_688),
+        ("flatten", 0),
+        ("hidden", 4 * 4 * 512 * 256 + 256),
+        ("dropout", 0),
+        ("probability", 257),
+    ]
+    scaling, dropout = classifier.model.get_layer("scaling"), classifier.model.get_layer("dropout")
+    assert (scaling.scale, scaling.offset, dropout.rate) == (1 / 255, 0.0, 0.6)
+    assert classifier.model.input_shape == (None, 150, 150, 3)
+    classifier.set_trainable("head")
+    assert not classifier.base.trainable_weights
+    classifier.set_trainable("last_stage")
+    trained = [layer.name for layer in classifier.base.layers if layer.trainable_weights]
+    assert trained == ["block5_conv1", "block5_conv2", "block5_conv3"]
+
+
+@pytest.mark.parametrize(
+    ("config", "first", "last", "count"),
+    [
+        (ModelConfig(backbone="VGG16"), "block5_conv1", "block5_conv3", 3),
+        (ModelConfig(backbone="VGG19"), "block5_conv1", "block5_conv4", 4),
+        (ModelConfig(backbone="MobileNet"), "conv_dw_12", "conv_pw_13_bn", 8),
+        (ModelConfig(backbone="ResNet50"), "conv5_block1_1_conv", "conv5_block3_3_bn", 20),  # branches
+        (ModelConfig(backbone="EfficientNetB0"), "block6a_dwconv", "top_bn", 40),  # squeeze-and-excite: no positions
+        (
+            ModelConfig(backbone="ConvNeXtTiny"),
+            "convnext_tiny_downsampling_block_2",
+            "layer_normalization",
+            17,
+        ),  # nested
+    ],
+    ids=lambda value: getattr(value, "backbone", None),
+)
+def test_last_stage(config, first, last, count):
+    base = getattr(keras.applications, config.backbone)(weights=None, include_top=False, input_shape=(64, 64, 3))
+    stage = [layer.name for layer in models.last_stage(base)]
+    assert (stage[0], stage[-1], len(stage)) == (first, last, count)
+
+
+@pytest.mark.parametrize("rule", ["head", "last_stage", "all"])
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        ModelConfig(backbone="MobileNetV3Small", backbone_kwargs={"minimalistic": True}, weights="none", image_size=32),
+    ],
+    ids=lambda config: config.backbone,
+)
+def test_a_phase_changes_the_weights_it_says_and_no_others(config, rule):
+    classifier = models.build(config, 2)
+    settle(classifier)
+    classifier.set_trainable(rule)
+    classifier.model.compile(optimizer=keras.optimizers.SGD(1.0), loss="binary_crossentropy", run_eagerly=True)
+    before = {id(weight): weight.numpy() for weight in classifier.model.weights}
+    for _ in range(2):
+        classifier.model.train_on_batch(pixels(config.size, 8), np.arange(8) % 3 == 0)
+    changed = {id(w) for w in classifier.model.weights if not np.array_equal(w, before[id(w)])}
+
+    base = {"head": [], "last_stage": models.last_stage(classifier.base), "all": classifier.base.layers}[rule]
+    head = classifier.model.get_layer("probability")
+    layers = [layer for layer in base if rule == "all" or not isinstance(layer, keras.layers.BatchNormalization)] + [
+        head
+    ]
+    assert changed == {id(weight) for layer in layers for weight in layer.weights}  # Moving statistics are weights.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["EfficientNetV2B0", "ConvNeXtTiny", "DenseNet121", "ResNet50V2", "Xception", "VGG16"])
+def test_a_transfer_phase_changes_the_last_stage_of_other_backbones(name):
+    config = ModelConfig(backbone=name, weights="none", image_size=SMALLEST.get(name, 32))
+    test_a_phase_changes_the_weights_it_says_and_no_others(config, "last_stage")
+
+
+def test_frozen_layers_drop_nothing_at_random():
+    classifier = models.build(ModelConfig(backbone="EfficientNetB0", weights="none", image_size=32), 2)
+    rates = classifier.drop_rates
+    assert len(rates) == 9
+
+    def now() -> dict[str, float]:
+        return {layer.name: layer.rate for layer in classifier.base.layers if layer.name in rates}
+
+    classifier.set_trainable("head")
+    assert set(now().values()) == {0.0}
+    classifier.set_trainable("last_stage")
+    active = {name for name, rate in now().items() if rate}
+    assert active == {"block6b_drop", "block6c_drop", "block6d_drop"}
+    classifier.set_trainable("all")
+    assert now() == rates
+
+
+def test_mixed_precision_scales_and_ends_in_float32():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    config = ModelConfig(backbone="EfficientNetV2B0", weights="none", image_size=32)
+    classifier = models.build(config, 2)
+    scaling = [layer for layer in classifier.base.layers if "normalization" in layer.name or "rescaling" in layer.name]
+    probe = keras.Model(classifier.base.input, scaling[1].output)
+    images = pixels(32)
+    exact = (images / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(probe(models.scale(images, "own")), exact, atol=1e-5)
+    assert classifier.base.get_layer("top_conv").compute_dtype == "bfloat16"
+    assert classifier.model.output.dtype == "float32"
+
+    copy = models.rebuild_float32(classifier, config, 2)
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+    layers = [layer for layer in copy.layers + copy.layers[2].layers if layer.weights]
+    assert {layer.compute_dtype for layer in layers} == {"float32"}
+    np.testing.assert_allclose(copy(images), classifier.model(images), atol=0.02)
+
+
+class TestWeights:
+    """Weights files: the right one is loaded, all others are refused."""
+
+    @pytest.fixture
+    def base(self):
+        return keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(64, 64, 3))
+
+    @pytest.mark.parametrize("name", ["new.weights.h5", "old.h5"])
+    def test_both_formats_are_loaded(self, base, tmp_path, name):
+        file = str(tmp_path / name)
+        (base.save_weights if name.startswith("new") else base.save)(file)
+        loaded = models.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2).base
+        for weight, expected in zip(loaded.weights, base.weights, strict=True):
+            np.testing.assert_array_equal(weight, expected)
+
+    @pytest.mark.parametrize("name", ["new.weights.h5", "old.h5"])
+    @pytest.mark.parametrize(
+        ("other", "message"),
+        [
+            (
+                {"alpha": 0.5, "include_top": False},
+                "the file holds 135 arrays, the backbone 135; only in the file: (1, 1, 512, 512), ",
+            ),
+            (
+                {"alpha": 0.25, "include_top": True},  # Keras's own loader takes it without a word in the new format.
+                "the file holds 137 arrays, the backbone 135; "
+                "only in the file: (1, 1, 256, 1000), (1000,); only in the backbone: none. ",
+            ),
+        ],
+        ids=["wider", "with top"],
+    )
+    def test_another_architecture_is_refused(self, tmp_path, name, other, message):
+        model = keras.applications.MobileNet(weights=None, input_shape=(64, 64, 3), **other)
+        file = str(tmp_path / name)
+        (model.save_weights if name.startswith("new") else model.save)(file)
+        with pytest.raises(UserError) as error:
+            models.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2)
+        assert f"--weights={file}: not the weights of MobileNet(alpha=0.25) without its top: {message}" in str(
+            error.value
+        )
+        assert str(error.value).endswith("Pass the file of this architecture, or its --backbone and --backbone_kwargs.")
+
+    def test_the_same_arrays_in_other_places_are_refused(self, base, tmp_path):
+        file = tmp_path / "turned.h5"
+        base.save(file)
+        with h5py.File(file, "a") as stored:
+            names = stored["model_weights"].attrs["layer_names"]
+            stored["model_weights"].attrs["layer_names"] = names[::-1]
+        with pytest.raises(
+            UserError, match=r"not the weights of MobileNet\(alpha=0.25\): (Weight count|Shape) mismatch"
+        ):
+            models.build(ModelConfig(**{**vars(SMALL), "weights": str(file)}), 2)
+
+    def test_what_is_no_weights_file_is_refused(self, tmp_path):
+        file = tmp_path / "page.h5"
+        file.write_text("<html>")
+        for weights, message in {
+            str(file): f"--weights={file}: not a readable HDF5 file: ",
+            "nowhere.h5": "--weights=nowhere.h5: there is no such file.",
+            "w.zip": "--weights=w.zip: imagenet, none, or a .h5 or .weights.h5 file is expected.",
+        }.items():
+            with pytest.raises(UserError) as error:
+                models.build(ModelConfig(**{**vars(SMALL), "weights": weights}), 2)
+            assert str(error.value).startswith(message)
+
+    def test_a_download_that_fails_is_told_with_the_way_out(self, monkeypatch):
+        def get_file(name, url, **kwargs):
+            raise Exception(f"URL fetch failure on {url}: None -- unreachable")  # As keras.utils.get_file does.
+
+        monkeypatch.setattr("keras.src.applications.mobilenet.file_utils.get_file", get_file)
+        config = ModelConfig(backbone="MobileNet", image_size=128)
+        with pytest.raises(
+            UserError, match="--weights=imagenet: the weights of MobileNet could not be downloaded"
+        ) as error:
+            models.build(config, 2)
+        assert "mobilenet_1_0_128_tf_no_top.h5: None -- unreachable." in str(error.value)
+        assert "pass --weights=FILE" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "classes", "message"),
+    [
+        (SMALL, 1, "the dataset has 1 class: a training has nothing to learn"),
+        (
+            ModelConfig(backbone="VGG16", weights="none", image_size=20),
+            2,
+            "VGG16 at --image_size=20: refused by Keras: Input size must be at least 32x32; ",
+        ),
+        (
+            ModelConfig(backbone="Xception", weights="none", image_size=64),
+            2,
+            "Xception at --image_size=64: refused by Keras: Input size must be at least 71x71; ",
+        ),
+        (
+            ModelConfig(backbone="MobileNet", backbone_kwargs={"beta": 1}, weights="none"),
+            2,
+            "--backbone_kwargs=beta=...: MobileNet has no such argument; it takes alpha, depth_multiplier, dropout.",
+        ),
+        (
+            ModelConfig(backbone="VGG16", backbone_kwargs={"pooling": "avg"}, weights="none"),
+            2,
+            "--backbone_kwargs=pooling=...: VGG16 has no such argument; it takes none.",
+        ),
+        (
+            ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.3}, weights="imagenet"),
+            2,
+            "MobileNet(alpha=0.3) at --image_size=224: refused by Keras: If imagenet weights are being loaded, "
+            "alpha can be one of",
+        ),
+    ],
+    ids=["one class", "small", "smaller than Xception takes", "unknown argument", "reserved argument", "bad value"],
+)
+def test_what_is_refused(config, classes, message):
+    with pytest.raises(UserError) as error:
+        models.build(config, classes)
+    assert str(error.value).startswith(message)

@@ -1,0 +1,87 @@
+"""Tests of the one way from stored bytes to pixels, eager and inside tf.data."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from drawn import image
+from PIL import Image
+
+from tfrecord_tools.pixels import decode_pixels
+
+
+def flat(color: tuple[int, ...], mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (30, 20)) -> bytes:
+    encoded = io.BytesIO()
+    Image.new(mode, size, color if len(color) > 1 else color[0]).save(encoded, kind)
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "color"),
+    [
+        (flat((10, 200, 30)), (10, 200, 30)),
+        (flat((7,), "L"), (7, 7, 7)),  # Grey becomes RGB.
+        (flat((10, 200, 30, 255), "RGBA"), (10, 200, 30)),
+        (flat((1,), "1"), (255, 255, 255)),
+        (flat((10, 200, 30), kind="BMP"), (10, 200, 30)),
+        (flat((0, 0, 0), kind="GIF"), (0, 0, 0)),
+    ],
+)
+def test_colours_arrive(data: bytes, color: tuple[int, int, int]) -> None:
+    pixels = decode_pixels(tf.constant(data), 8)
+    assert pixels.dtype == tf.uint8
+    assert pixels.shape == (8, 8, 3)
+    np.testing.assert_array_equal(pixels, np.broadcast_to(np.uint8(color), (8, 8, 3)))
+
+
+def test_jpeg_of_one_colour_within_its_loss() -> None:
+    pixels = decode_pixels(tf.constant(flat((10, 200, 30), kind="JPEG")), 8).numpy().astype(int)
+    assert np.abs(pixels - [10, 200, 30]).max() <= 3
+
+
+@pytest.mark.parametrize("size", [(5, 40), (40, 5), (1, 1), (16, 16)])
+def test_any_size_becomes_a_square(size: tuple[int, int]) -> None:
+    assert decode_pixels(tf.constant(image(1, "PNG", size=size)), 16).shape == (16, 16, 3)
+
+
+def test_same_size_is_unchanged() -> None:
+    data = image(1, "PNG", size=(16, 16))
+    with Image.open(io.BytesIO(data)) as opened:
+        np.testing.assert_array_equal(decode_pixels(tf.constant(data), 16), np.asarray(opened))
+
+
+def test_height_and_width_are_not_swapped() -> None:
+    pixels = np.zeros((20, 40, 3), np.uint8)
+    pixels[:10] = 255  # The upper half is white.
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    square = decode_pixels(tf.constant(encoded.getvalue()), 10).numpy()
+    assert square[:4].min() == 255
+    assert square[6:].max() == 0
+
+
+def test_made_smaller_it_is_averaged_and_not_sampled() -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    encoded = io.BytesIO()
+    Image.fromarray(stripes).save(encoded, "PNG")
+    small = decode_pixels(tf.constant(encoded.getvalue()), 8).numpy().astype(int)
+    assert np.abs(small[:, 1:-1] - 127.5).max() < 12  # Sampling would give 0 or 255.
+
+
+def test_eager_and_in_a_pipeline_are_equal() -> None:
+    images = [image(i, kind, size=(31, 22)) for i in range(4) for kind in ("JPEG", "PNG")]
+    data = tf.data.Dataset.from_tensor_slices(images).map(
+        lambda encoded: decode_pixels(encoded, 13), num_parallel_calls=2
+    )
+    assert data.element_spec.shape == (13, 13, 3)  # Static, as batches for XLA must be.
+    for encoded, pixels in zip(images, data):
+        np.testing.assert_array_equal(pixels, decode_pixels(tf.constant(encoded), 13))
+
+
+def test_no_image_is_an_error() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_pixels(tf.constant(b"<html>"), 8)

@@ -1,0 +1,339 @@
+"""Tests of the walk over a source directory: layouts, what is passed over, what is refused and how."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import tree
+
+from tfrecord_tools import scan as scan_module
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT, Rejected, scan
+
+
+def touch(root: Path, *names: str | bytes) -> Path:
+    """Writes files of one byte; scan opens none of them."""
+    for name in names:
+        path = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"x")
+    return root
+
+
+def two_classes(root: Path) -> Path:
+    return touch(root, "cats/1.jpg", "dogs/1.jpg")
+
+
+def test_class_layout_is_sorted_and_to_be_split(tmp_path: Path) -> None:
+    found = scan(touch(tmp_path, "dogs/b.png", "cats/2.jpg", "dogs/a.jpg", "cats/10.jpg"))
+    assert found.class_names == ("cats", "dogs")
+    assert list(found.paths) == ["cats/10.jpg", "cats/2.jpg", "dogs/a.jpg", "dogs/b.png"]
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.splits.tolist() == [TO_BE_SPLIT] * 4
+    assert not found.has_splits
+    assert found.rejected == ()
+    assert len(found) == 4
+
+
+def test_split_layout(tmp_path: Path) -> None:
+    found = scan(touch(tmp_path, "test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"))
+    assert found.class_names == ("cats", "dogs")
+    assert list(found.paths) == ["test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"]
+    assert [SPLITS[split] for split in found.splits] == ["test", "train", "train", "validation"]
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.has_splits
+
+
+def test_sizes_and_times_are_the_files(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    (tmp_path / "cats/1.jpg").write_bytes(b"four")
+    os.utime(tmp_path / "cats/1.jpg", ns=(5, 1_700_000_000_123_456_789))
+    found = scan(tmp_path)
+    assert found.sizes.tolist() == [4, 1]
+    assert found.mtimes_ns[0] == 1_700_000_000_123_456_789
+
+
+@pytest.mark.parametrize(
+    ("directory", "split"),
+    [
+        ("train", "train"),
+        ("Train", "train"),  # Case does not matter ...
+        ("TRAINING", "train"),
+        ("val", "validation"),
+        ("Valid", "validation"),
+        ("VALIDATION", "validation"),
+        ("test", "test"),
+        ("Testing", "test"),
+        ("tests", None),  # ... but the name must be one of the list.
+        ("eval", None),
+    ],
+)
+def test_names_of_splits(tmp_path: Path, directory: str, split: str | None) -> None:
+    found = scan(touch(tmp_path, f"{directory}/cats/1.jpg", f"{directory}/dogs/1.jpg", *([] if split else ["b/1.jpg"])))
+    assert found.has_splits == (split is not None)
+    assert {SPLITS[s] if s >= 0 else None for s in found.splits} == {split}
+
+
+def test_splits_only_if_every_top_directory_is_one(tmp_path: Path) -> None:
+    found = scan(touch(tmp_path, "train/cats/1.jpg", "test/cats/1.jpg", "dogs/1.jpg"))
+    assert found.class_names == ("dogs", "test", "train")
+    assert not found.has_splits
+
+
+def test_hidden_top_directory_does_not_prevent_splits(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", ".cache/x/1.jpg", "__MACOSX/y/1.jpg")
+    assert scan(tmp_path).has_splits
+
+
+def test_two_names_for_one_split_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cats/1.jpg", "val/cats/1.jpg", "Validation/dogs/1.jpg")
+    with pytest.raises(UserError, match=r"Validation and val both mean the validation split\. Merge them or move one"):
+        scan(tmp_path)
+
+
+def test_nested_directories_are_followed(tmp_path: Path) -> None:
+    found = scan(touch(tmp_path, "cats/a/b/1.jpg", "cats/a/2.jpg", "cats/3.jpg", "dogs/train/1.jpg"))
+    assert list(found.paths) == ["cats/3.jpg", "cats/a/2.jpg", "cats/a/b/1.jpg", "dogs/train/1.jpg"]
+    assert found.labels.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cats/.hidden.jpg",
+        "cats/._1.jpg",  # macOS's resource forks.
+        "cats/.git/x.jpg",
+        "cats/Thumbs.db",
+        "cats/thumbs.DB",
+        "cats/__MACOSX/1.jpg",
+        "__MACOSX/cats/1.jpg",
+        ".DS_Store",
+        ".hidden/1.jpg",
+    ],
+)
+def test_passed_over_silently(tmp_path: Path, name: str) -> None:
+    found = scan(touch(two_classes(tmp_path), name))
+    assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
+    assert found.rejected == ()
+
+
+def test_empty_class_directory_is_no_class(tmp_path: Path) -> None:
+    (two_classes(tmp_path) / "birds" / "inner").mkdir(parents=True)
+    touch(tmp_path, "fish/.hidden.jpg")
+    assert scan(tmp_path).class_names == ("cats", "dogs")
+
+
+def test_loose_files_are_rejected_with_the_reason(tmp_path: Path) -> None:
+    found = scan(touch(two_classes(tmp_path), "readme.txt"))
+    assert found.rejected == (Rejected(path="readme.txt", reason="not inside a class directory"),)
+    found = scan(touch(tmp_path / "src", "train/cats/1.jpg", "train/dogs/1.jpg", "train/3.jpg", "readme.txt"))
+    assert [r.path for r in found.rejected] == ["readme.txt", "train/3.jpg"]
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    two_classes(tmp_path / "src")
+    touch(tmp_path, "elsewhere/deep/7.jpg", "file.jpg")
+    (tmp_path / "src/cats/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "src/dogs/linked.jpg").symlink_to(tmp_path / "file.jpg")
+    (tmp_path / "src/birds").symlink_to(tmp_path / "elsewhere/deep")  # A whole class may be a link.
+    found = scan(tmp_path / "src")
+    assert found.class_names == ("birds", "cats", "dogs")
+    assert list(found.paths) == ["birds/7.jpg", "cats/1.jpg", "cats/linked/deep/7.jpg", "dogs/1.jpg", "dogs/linked.jpg"]
+    assert found.rejected == ()
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "rejected", "reason"),
+    [
+        ("cats/gone.jpg", "nowhere", "cats/gone.jpg", "cannot be followed: No such file or directory"),
+        ("cats/self.jpg", "self.jpg", "cats/self.jpg", "cannot be followed: Too many levels of symbolic links"),
+        ("cats/up", ".", "cats/up", "a link to a directory that contains it"),
+        ("cats/a/top", "..", "cats/a/top", "a link to a directory that contains it"),
+        ("loop", "loop", "loop", "not inside a class directory"),  # Would-be class directories too.
+    ],
+)
+def test_bad_links_are_rejected(tmp_path: Path, link: str, target: str, rejected: str, reason: str) -> None:
+    two_classes(tmp_path)
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(target)
+    found = scan(tmp_path)
+    assert found.rejected == (Rejected(path=rejected, reason=reason),)
+    assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
+
+
+def test_directories_that_link_to_each_other_end(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    (tmp_path / "cats/to_dogs").symlink_to(tmp_path / "dogs")
+    (tmp_path / "dogs/to_cats").symlink_to(tmp_path / "cats")
+    found = scan(tmp_path)
+    assert list(found.paths) == ["cats/1.jpg", "cats/to_dogs/1.jpg", "dogs/1.jpg", "dogs/to_cats/1.jpg"]
+    assert [r.path for r in found.rejected] == ["cats/to_dogs/to_cats", "dogs/to_cats/to_dogs"]
+
+
+def test_pipe_is_rejected_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(two_classes(tmp_path) / "cats/pipe.jpg")
+    assert scan(tmp_path).rejected == (Rejected(path="cats/pipe.jpg", reason="neither a file nor a directory"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [(b"cats/caf\xe9.jpg", r"cats/caf\xe9.jpg"), (b"caf\xe9/1.jpg", r"caf\xe9/1.jpg")],  # Latin-1.
+)
+def test_names_that_are_not_utf8_are_rejected(tmp_path: Path, name: bytes, printed: str) -> None:
+    found = scan(touch(two_classes(tmp_path), name))
+    assert found.rejected == (Rejected(path=printed, reason="the name is not valid UTF-8: rename it"),)
+    assert found.class_names == ("cats", "dogs")
+
+
+@pytest.mark.parametrize("name", ["Katzen süß", "кошки", "猫", "cats & dogs", "a,b", "👩‍🔬", 'c\'est "ça"'])
+def test_class_names_of_any_script_are_kept(tmp_path: Path, name: str) -> None:
+    assert name in scan(touch(two_classes(tmp_path), f"{name}/ö\n 1.jpg")).class_names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "birds ",  # TensorFlow Datasets strips it ...
+        " birds",
+        "bir\nds",  # ... splits it ...
+        "bir\rds",  # ... here too, since it reads text ...
+        "birds\u3000",  # ... and Python's idea of a space is wide.
+        "bir\x1b[31mds",  # Would colour the terminal.
+    ],
+)
+def test_class_names_that_cannot_be_kept_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scan(touch(two_classes(tmp_path), f"{name}/1.jpg"))
+    assert f"the class name {name!r} cannot be kept" in str(caught.value)
+    assert str(caught.value).endswith("Rename the directory.")
+
+
+@pytest.mark.parametrize(("one", "other"), [("birds", "Birds"), ("straße", "STRASSE")])
+def test_class_names_that_differ_by_case_are_refused(tmp_path: Path, one: str, other: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scan(touch(two_classes(tmp_path), f"{one}/1.jpg", f"{other}/1.jpg"))
+    first, second = sorted([one, other])
+    assert f"the class name {second!r} differs from {first!r} only by case" in str(caught.value)
+    assert "Rename or merge one." in str(caught.value)
+
+
+def test_one_class_is_refused_with_a_guess(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        scan(touch(tmp_path, "cat_dog_img/cats/1.jpg", "cat_dog_img/dogs/1.jpg"))
+    assert f"--src={tmp_path}: only one class, 'cat_dog_img'" in str(caught.value)
+    assert f"Did you mean --src={tmp_path}/cat_dog_img" in str(caught.value)
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--src=.*/gone: no such directory\. Expected .*train/cats/1\.jpg"):
+        scan(tmp_path / "gone")
+
+
+def test_a_file_as_source(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"--src=.*/images\.zip: is a file, not a directory\. Expected"):
+        scan(tmp_path / "images.zip")
+
+
+@pytest.mark.parametrize(
+    ("names", "loose"),
+    [
+        ([], ""),
+        (["1.jpg", "2.jpg"], r" 2 loose files such as 1\.jpg belong to no class\."),
+        (["train/1.jpg"], r" 1 loose files such as train/1\.jpg belong to no class\."),  # Splits without classes.
+        (["cats/.hidden.jpg"], ""),
+    ],
+)
+def test_no_images(tmp_path: Path, names: list[str], loose: str) -> None:
+    with pytest.raises(UserError, match=rf"no image files in class directories\.{loose} Expected"):
+        scan(touch(tmp_path, *names))
+
+
+def test_classes_fix_labels_in_their_order(tmp_path: Path) -> None:
+    touch(tmp_path, "cats/1.jpg", "dogs/1.jpg", "birds/1.jpg", "birds/2.jpg")
+    found = scan(tmp_path, classes=["dogs", "cats"])
+    assert found.class_names == ("dogs", "cats")
+    assert dict(zip(found.paths, found.labels.tolist())) == {"cats/1.jpg": 1, "dogs/1.jpg": 0}
+    assert found.left_out == {"birds": 2}
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["cat", "dogs"], r"--classes: 'cat' is no class directory with files in .*; there is cats\."),  # Near.
+        (["zebra", "dogs"], r"--classes: 'zebra' is no .*; there is birds, cats, dogs\."),  # Nothing near: all.
+        (["cats", "dogs", "cats"], r"the class name 'cats' stands twice in --classes"),
+        (["cats", "Cats"], r"'Cats' is no class directory with files in .*; there is cats"),
+        (["cats", "empty"], r"'empty' is no class directory with files"),
+        (["cats"], r"only one class, 'cats'"),
+    ],
+)
+def test_classes_that_cannot_be(tmp_path: Path, classes: list[str], message: str) -> None:
+    (touch(two_classes(tmp_path), "birds/1.jpg") / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        scan(tmp_path, classes=classes)
+
+
+def test_the_same_string_twice_is_found_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="stands twice"):
+        scan(touch(tmp_path, "a/1.jpg", "b/1.jpg"), classes=["a"] * 2)
+
+
+def test_files_of_classes_left_out_are_not_rejected(tmp_path: Path) -> None:
+    """A bad name in a class that nobody asked for counts for nothing, as its other files do."""
+    found = scan(touch(two_classes(tmp_path), b"birds/caf\xe9.jpg", "birds/1.jpg"), classes=["cats", "dogs"])
+    assert found.rejected == ()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can list every directory")
+def test_unreadable_directory_is_refused(tmp_path: Path) -> None:
+    (two_classes(tmp_path) / "cats").chmod(0)
+    try:
+        with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable or move"):
+            scan(tmp_path)
+    finally:
+        (tmp_path / "cats").chmod(0o755)
+
+
+def test_directory_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for every user, through the border."""
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if path.endswith("/cats"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(scan_module.os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable or move"):
+        scan(two_classes(tmp_path))
+
+
+def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, {"cats": 20, "dogs": 20})
+    expected = scan(tmp_path)
+    listed = os.scandir
+    rng = np.random.default_rng(0)
+
+    class Shuffled:
+        def __init__(self, path: str):
+            with listed(path) as entries:
+                self.entries = list(entries)
+            rng.shuffle(self.entries)
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return self.entries
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(scan_module.os, "scandir", Shuffled)
+    found = scan(tmp_path)
+    assert list(found.paths) == list(expected.paths)
+    assert found.labels.tolist() == expected.labels.tolist()
+    assert Counter(found.labels.tolist()) == {0: 20, 1: 20}

@@ -1,0 +1,116 @@
+"""Tests of the process pool: results in order, bounded waiting, and nothing that outlives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tfrecord_tools import workers
+from tfrecord_tools.errors import UserError
+
+
+def square(value: int) -> int:
+    time.sleep(0.01 * (value % 3))
+    return value * value
+
+
+def process_id(value: int) -> int:
+    return os.getpid()
+
+
+def sleep_long(value: int) -> int:
+    time.sleep(60)
+    return value
+
+
+def die(value: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+def fail(value: int) -> int:
+    raise UserError(f"job {value} fails")
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_come_in_order(count: int) -> None:
+    with workers.pool(count) as pool:
+        assert list(pool.map(square, range(30))) == [i * i for i in range(30)]
+
+
+def test_one_worker_is_this_process() -> None:
+    with workers.pool(1) as pool:
+        assert set(pool.map(process_id, range(3))) == {os.getpid()}
+
+
+def test_jobs_are_taken_as_the_work_proceeds() -> None:
+    taken: list[int] = []
+
+    def jobs() -> Iterator[int]:
+        for number in range(1000):
+            taken.append(number)
+            yield number
+
+    with workers.pool(2) as pool:
+        results = pool.map(square, jobs())
+        assert next(results) == 0
+        assert len(taken) <= 10  # Not a thousand: what waits lies in memory.
+        results.close()  # type: ignore[attr-defined]
+
+
+def test_processes_are_gone_after_the_block() -> None:
+    with workers.pool(2) as pool:
+        ids = set(pool.map(process_id, range(20)))
+    assert os.getpid() not in ids
+    assert not [number for number in ids if alive(number)]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_interrupt_ends_busy_processes_at_once() -> None:
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), workers.pool(2) as pool:  # noqa: PT012  Only the map is interrupted.
+            ids = set(pool.map(process_id, range(20)))
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            started = time.monotonic()
+            list(pool.map(sleep_long, range(3)))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - started < 10
+    assert not [number for number in ids if alive(number)]
+
+
+def test_a_users_error_comes_through() -> None:
+    with pytest.raises(UserError, match=r"^job 0 fails$"), workers.pool(2) as pool:
+        list(pool.map(fail, range(3)))
+
+
+def test_a_dead_process_is_explained() -> None:
+    message = r"a worker process died .*continues; fewer --workers need less memory\."
+    with pytest.raises(UserError, match=message), workers.pool(2) as pool:
+        list(pool.map(die, range(3)))
+
+
+def test_default_is_what_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert workers.default_workers() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert workers.default_workers() == len(allowed)
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True

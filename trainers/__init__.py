@@ -1,0 +1,1 @@
+"""Trainers: from a dataset directory to a run directory with a trained classifier."""

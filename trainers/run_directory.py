@@ -1,0 +1,190 @@
+"""The run directory: what a training was told, where it stands and what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tfrecord_tools
+from tfrecord_tools import files
+from tfrecord_tools.errors import UserError
+
+RUNS = Path("runs")
+CHECKPOINT = "checkpoint.npz"
+HISTORY = "history.csv"
+METRICS = "metrics.json"
+MODEL = "model.keras"
+SETTINGS = "settings.json"
+
+# Topic -> its settings, JSON values. What a training ends with is a function of the topics of `_DECISIVE`.
+Settings = Mapping[str, Mapping[str, Any]]
+_DECISIVE = ("flags", "recipe", "weights", "dataset")
+_REPRODUCTION = (*_DECISIVE, "environment")  # Down to the last bit.
+
+
+def results(run: str | None, settings: Settings) -> dict[str, Any] | None:
+    """Reads the results of a finished run; None if it is not finished, or not begun.
+
+    Args:
+        run: The directory, None for one that is yet to be chosen.
+        settings: As for `opened`.
+
+    Raises:
+        UserError: The directory belongs to a training with other settings, or to none.
+    """
+    if run is None:
+        return None
+    path = Path(run)
+    metrics: dict[str, Any] | None = _read_json(path / METRICS)
+    _refuse_foreign(path, settings, _REPRODUCTION if metrics is None else _DECISIVE)
+    if metrics is not None:
+        (path / CHECKPOINT).unlink(missing_ok=True)  # Left by a process that was killed in `finish`.
+    return metrics
+
+
+@contextlib.contextmanager
+def opened(run: str | None, settings: Settings, trainer: str) -> Iterator[Path]:
+    """Opens the directory of an unfinished training, new or begun before, and holds it for the block.
+
+    Args:
+        run: The directory; None: an unfinished one of equal settings below `runs/`, else a fresh one there.
+        settings: What the training was told.
+        trainer: Its name, which a fresh directory is named after.
+
+    Raises:
+        UserError: The directory belongs to a training with other settings, or to none, or is at work.
+    """
+    with contextlib.ExitStack() as stack:
+        if run is not None:
+            path = Path(run)
+            _refuse_foreign(path, settings, _REPRODUCTION)
+            path.mkdir(parents=True, exist_ok=True)
+            if not _lock(path, stack):
+                raise UserError(f"--run={run}: another process is at work in it. Wait for it, or pass another --run.")
+        else:
+            same = (path for path in _unfinished() if not _differences(path, settings, _REPRODUCTION))
+            free = next((path for path in same if _lock(path, stack)), None)
+            if free:
+                print(f"run: continues {free}, unfinished and of the same settings")
+            path = free or _fresh(trainer)
+            if not free:
+                _lock(path, stack)
+        if not (path / SETTINGS).exists():
+            write_json(path / SETTINGS, settings)
+        yield path
+
+
+def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes history.csv anew, a line an epoch."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    with files.atomic(path / HISTORY) as file:
+        file.write(text.getvalue().encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    with files.atomic(path) as file:
+        file.write((json.dumps(value, indent=2) + "\n").encode())
+
+
+def finish(path: Path, metrics: Mapping[str, Any]) -> None:
+    """Writes metrics.json, by which a run counts as finished, and drops the checkpoint."""
+    write_json(path / METRICS, metrics)
+    (path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what a training computes with."""
+    packages = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
+    return packages | {"python": platform.python_version(), "tfrecord_tools": tfrecord_tools.__version__}
+
+
+def _refuse_foreign(path: Path, settings: Settings, topics: Sequence[str]) -> None:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / SETTINGS).is_file():
+        raise UserError(
+            f"--run={path}: not a run directory (no {SETTINGS} in it). Pass a new or empty one, or that of a run."
+        )
+    differences = _differences(path, settings, topics)
+    if differences:
+        raise UserError(
+            f"--run={path}: begun with other settings: {'; '.join(differences)}. "
+            "Repeat the command it was begun with, or pass another --run."
+        )
+
+
+def _differences(path: Path, settings: Settings, topics: Sequence[str]) -> list[str]:
+    """Names what differs in the first topic that does: `--seed was 0, is 1`."""
+    begun = _read_json(path / SETTINGS) or {}
+    now = json.loads(json.dumps(settings))  # Tuples become lists, as in the file.
+    for topic in topics:
+        old, new = _flat(begun.get(topic, {})), _flat(now[topic])
+        names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+        if names:
+            prefix = "--" if topic == "flags" else f"{topic}."
+            return [f"{prefix}{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names]
+    return []
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Turns nested dicts and lists into dotted names."""
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {name: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= _flat(item, f"{name}.{key}" if name else str(key))
+    return flat
+
+
+def _unfinished() -> Iterator[Path]:
+    for settings in sorted(RUNS.glob(f"*/{SETTINGS}")):
+        if not (settings.parent / METRICS).exists():
+            yield settings.parent
+
+
+def _fresh(trainer: str) -> Path:
+    """Makes a directory such as runs/finetune-20250131-235959."""
+    name = f"{trainer}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for path in (RUNS / name, *(RUNS / f"{name}-{i}" for i in range(2, 1000))):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
+            return path
+    raise UserError(f"{RUNS / name}: taken, and so are its numbered successors. Pass --run.")
+
+
+def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
+    """Takes the directory for this process until the stack unwinds or the process dies; False if it is taken."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return False
+    stack.callback(os.close, descriptor)
+    return True
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path}: damaged ({error}). Remove this run, or pass another --run.") from error

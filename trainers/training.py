@@ -1,0 +1,186 @@
+"""A training from a dataset directory to a run directory, as every trainer does it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfrecord_tools import dataset, files
+from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Dataset, Records
+from trainers import device, models, run_directory
+from trainers.checkpoint import Checkpointer
+from trainers.fit import Task, compile_model, fit
+from trainers.recipes import Recipe, TrainConfig
+
+HELD_OUT = 0.2  # Of the training images, where the dataset has no validation split.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Splits:
+    """What is learned from and what is looked at.
+
+    Attributes:
+        train: Records to learn from.
+        validation: Records that choices are made on.
+        validation_name: What these are, in words.
+    """
+
+    train: Records
+    validation: Records
+    validation_name: str
+
+
+def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flags: dict[str, Any]) -> dict[str, Any]:
+    """Trains as the recipe says, or goes on where an earlier process was stopped, and prints where the results lie.
+
+    Args:
+        trainer: Its name.
+        data: What to train on.
+        recipe: The model and its phases.
+        config: The rest.
+        flags: What the user may choose, flag name -> value in effect; a run keeps to it.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        UserError: What the user can mend; no run directory has been made then.
+    """
+    splits = _split(data, config.seed)
+    found = device.set_up(precision=config.precision, seed=config.seed, deterministic=config.deterministic)
+    settings = _settings(data, recipe, config, flags, found)
+    metrics = run_directory.results(config.run, settings)
+    if metrics is not None:
+        print(f"run: {config.run} is finished already; pass another --run to train once more")
+        _print_results(Path(str(config.run)), metrics)
+        return metrics
+    classifier = models.build(recipe.model, len(data.class_names))
+    steps = max(1, round(len(splits.train) / recipe.batch_size))
+    print(f"data: {data.directory} ({data.name}), {len(data.class_names)} classes: {', '.join(data.class_names)}")
+    print(f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}")
+    print(f"device: {found}")
+    print(
+        f"model: {models.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights}, "
+        f"{classifier.model.count_params():,} parameters; {steps} steps of {recipe.batch_size} images see each once"
+    )
+    with run_directory.opened(config.run, settings, trainer) as run:
+        print(f"run: {run}", flush=True)
+        metrics = _train_in(run, data, splits, recipe, config, classifier, steps, found)
+    _print_results(run, metrics)
+    return metrics
+
+
+def _train_in(
+    run: Path,
+    data: Dataset,
+    splits: Splits,
+    recipe: Recipe,
+    config: TrainConfig,
+    classifier: models.Classifier,
+    steps: int,
+    found: device.Device,
+) -> dict[str, Any]:
+    """Fits, evaluates and saves; each of these goes on or is repeated when the process before was killed in it."""
+    batch_size, image_size = recipe.batch_size, recipe.model.size
+    validation = dataset.eval_batches(splits.validation, batch_size=batch_size, image_size=image_size)
+    task = Task(
+        model=classifier.model,
+        set_trainable=classifier.set_trainable,
+        batches=lambda step: dataset.train_batches(
+            splits.train,
+            batch_size=batch_size,
+            image_size=image_size,
+            seed=config.seed,
+            start_step=step,
+            augment=PRESETS[recipe.augment],
+        ),
+        validation=validation,
+        steps_per_epoch=steps,
+        jit_compile=found.jit_compile,
+    )
+    write_history = functools.partial(run_directory.write_history, run)
+    checkpointer = Checkpointer(run / run_directory.CHECKPOINT, every=config.checkpoint_every, on_epoch=write_history)
+    if checkpointer.position.global_step:
+        print(f"resumed: {checkpointer.position.global_step:,} steps are done", flush=True)
+    write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
+    verbose = 1 if sys.stdout.isatty() else 2
+    fit(task, recipe.phases, checkpointer, verbose=verbose)
+    # What is judged is what is kept: the float32 copy, not the model in the precision of the training.
+    model = models.rebuild_float32(classifier, recipe.model, len(data.class_names))
+    compile_model(model, optimizer="sgd", jit_compile=found.jit_compile)
+    scores = model.evaluate(validation, verbose=0, return_dict=True)
+    _save_model(model, run / run_directory.MODEL)
+    metrics = scores | {
+        "split": splits.validation_name,
+        "note": "The choices of this training were made on this split: expect somewhat less on new images.",
+        "count": len(splits.validation),
+        "steps": checkpointer.position.global_step,
+        "seconds": round(checkpointer.seconds, 1),
+        "images_per_second": round(checkpointer.position.global_step * recipe.batch_size / checkpointer.seconds, 1),
+    }
+    run_directory.finish(run, metrics)
+    return metrics
+
+
+def _split(data: Dataset, seed: int) -> Splits:
+    """Takes the dataset's own validation split, else holds some of the training images out."""
+    if len(data.class_names) < 2:
+        raise UserError(
+            f"--tfrecords={data.directory}: one class, {data.class_names[0]!r}: a training has nothing to learn. "
+            "Convert a directory with a subdirectory for each of two classes or more."
+        )
+    if not data.splits.get("train"):
+        raise UserError(f"--tfrecords={data.directory}: no images to train on: its splits are {dict(data.splits)}.")
+    train = data.records("train")
+    if data.splits.get("validation"):
+        return Splits(train=train, validation=data.records("validation"), validation_name="the validation split")
+    rest, held_out = train.hold_out(HELD_OUT, seed)
+    if not len(rest) or not len(held_out):
+        raise UserError(
+            f"--tfrecords={data.directory}: {len(train)} training images are too few to hold some out for validation."
+        )
+    print(f"no validation split: {HELD_OUT:.0%} of the training images are held out, chosen by their content's hash")
+    return Splits(train=rest, validation=held_out, validation_name="held out of the train split")
+
+
+def _settings(
+    data: Dataset, recipe: Recipe, config: TrainConfig, flags: dict[str, Any], found: device.Device
+) -> dict[str, dict[str, Any]]:
+    weights = recipe.model.weights
+    return {
+        "flags": flags | {name: getattr(config, name) for name in ("seed", "deterministic", "precision")},
+        "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
+        "weights": {} if weights in ("imagenet", "none") else {"sha256": _sha256(weights)},
+        "dataset": {"digest": data.digest, "name": data.name, "classes": data.class_names, "splits": dict(data.splits)},
+        "environment": run_directory.versions() | dataclasses.asdict(found),
+        # What has no say in the results.
+        "other": {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every},
+    }
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _save_model(model: keras.Model, path: Path) -> None:
+    temporary = path.with_stem("unfinished")  # Keras insists on the suffix.
+    model.save(temporary)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    files.sync_directory(path.parent)
+
+
+def _print_results(run: Path, metrics: dict[str, Any]) -> None:
+    scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
+    print(f"{scores} on {metrics['count']:,} images: {metrics['split']}, which choices were made on")
+    print(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")
