@@ -12,6 +12,9 @@ NAME := $(subst /,_,$(SRC))
 OUT := demo/out/$(NAME)
 RUN_DIR := demo/runs/$(NAME)-$(subst /,_,$(WEIGHTS))
 
+# From random weights on a few hundred images: small pictures, many steps.
+TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=64 --batch_size=8 --epochs=25,--image_size=160)
+
 .PHONY: demo test test-slow clean
 
 $(VENV)/installed: setup.cfg pyproject.toml

@@ -81,7 +81,7 @@ def test_document_recipe_has_the_numbers_of_the_notes():
         recipes.Phase(name="head", trainable="head", learning_rate=1e-2, **common),
         recipes.Phase(name="finetune", trainable="last_stage", learning_rate=1e-5, **common),
     )
-    assert recipe.batch_size == 20
+    assert (recipe.batch_size, recipe.crop) == (20, 0.0)  # The whole image, stretched.
     assert PRESETS[recipe.augment] == AugmentConfig(
         rotation_range=90,
         width_shift_range=0.1,

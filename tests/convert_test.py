@@ -274,6 +274,7 @@ def test_on_bad_image_fail(src: Path, tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{src}/train/cats/page.jpg: not an image (starts with b'<html>'); JPEG and PNG are read."
         " Remove it, or pass --on_bad_image=skip."
+        f"\nWhat is done is kept in {tmp_path}/out.partial/ for the next try; delete it to give up."
     )
     assert not (tmp_path / "out").exists()
 
@@ -340,7 +341,7 @@ def test_failed_overwrite_leaves_the_old_one(src: Path, tmp_path: Path, monkeypa
     converted(src, tmp_path / "out")
     old = contents(tmp_path / "out")
     monkeypatch.setattr(convert_module.metadata, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
-    with pytest.raises(UserError, match=r"^No space\. .*/out/ is as it was; what is done lies in .*/out\.partial/\."):
+    with pytest.raises(UserError, match=r"^No space\. What is done is kept in .*/out\.partial/\. Mend"):
         converted(src, tmp_path / "out", overwrite=True, seed=1)
     assert contents(tmp_path / "out") == old
 
@@ -414,7 +415,7 @@ def test_another_number_of_workers_or_limit_continues(class_source: Path, tmp_pa
     [
         ({"seed": 1}, "seed was 0 and is 1"),
         ({"shards": 4}, "shards was 3 and is 4"),
-        ({"validation_fraction": 0.4}, "validation_fraction was None and is 0.4"),
+        ({"validation_fraction": 0.4}, "validation_fraction was 0.2 and is 0.4"),
         ({"classes": ["dogs", "cats"]}, "classes was None and is ['dogs', 'cats']"),
     ],
 )
@@ -441,7 +442,7 @@ def test_another_source_of_other_content_is_refused(src: Path, class_source: Pat
         stop_writing_after(patch, 1)
         with pytest.raises(Stop):
             converted(src, tmp_path / "out")
-    with pytest.raises(UserError, match=r"the files in --src, or .* changed meanwhile\. Pass --restart to begin anew"):
+    with pytest.raises(UserError, match=r"src was '.*pets' and is '.*'.* or pass --restart to discard it"):
         converted(class_source, tmp_path / "out")
 
 
@@ -588,7 +589,7 @@ def test_full_disk(tmp_path: Path) -> None:
 
     done = run(MODULE, "--src=pets", "--workers=2", cwd=tmp_path, preexec_fn=limited)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: File too large. out/ is as it was; what is done lies in out.partial/.")
+    assert done.stderr.startswith("error: File too large. What is done is kept in out.partial/.")
     assert done.stderr.endswith("Mend the cause and run the same command again: it continues.\n")
     assert sorted(os.listdir(tmp_path)) == ["out.partial", "pets"]
     assert not list(tmp_path.rglob("*.tmp"))

@@ -43,11 +43,13 @@ def png(
     compression: int = 0,
     filter_type: int = 0,
     palette: bytes | None = None,
+    cut: int = 0,
 ) -> bytes:
-    """A PNG by the letter of its specification, all checksums right; `rows` of pixels, of one channel."""
+    """A PNG by the letter of its specification, all checksums right; `rows` of one channel, `cut` bytes short."""
     header = struct.pack(">IIBBBBB", width, height, bits, color, compression, 0, interlace)
     line = bytes([filter_type]) + b"\x00" * ((width * bits + 7) // 8)
-    data = zlib.compress(line * (height if rows is None else rows))
+    data = zlib.compress(line * (height if rows is None else rows), level=0)
+    data = data[: len(data) - cut]
     middle = b"" if palette is None else chunk(b"PLTE", palette)
     return PNG_START + chunk(b"IHDR", header) + middle + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
@@ -148,6 +150,7 @@ def flipped(data: bytes, position: int) -> bytes:
         (flipped(PNG, len(PNG) - 3), "damaged image: wrong checksum of the PNG chunk b'IEND'"),
         (JPEG[:2] + b"\xff\xe1\xff\xff" + JPEG[2:], "damaged image: "),  # A segment longer than the file.
         (png(30_000, 30_000, rows=1), "more than 178,956,970 pixels"),
+        (png(cut=4), "damaged image: the PNG has 30 bytes of pixels without an end and should have 30"),
         (png(0, 5), "damaged image: the PNG's header has values"),
     ],
 )

@@ -171,6 +171,8 @@ def test_pickled_and_used_there(sound: Path) -> None:
     assert again[0] == first
     assert again.labels.tolist() == records.labels.tolist()
     assert len(pickle.dumps(records)) < 20_000
+    del again
+    assert records[0] == first  # The copy had files of its own to close.
 
 
 def read_all(records: Records, queue: multiprocessing.Queue) -> None:

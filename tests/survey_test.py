@@ -125,6 +125,14 @@ def test_mended_file_is_sound(source: Path, tmp_path: Path) -> None:
     assert survey(scan(source), HERE, saved=tmp_path / "saved").reasons == {}
 
 
+def test_empty_file_of_no_date_stays_bad(source: Path, tmp_path: Path) -> None:
+    """Size 0 and time 0 are also what stands in the table where nothing is known."""
+    (source / "cats/000.jpg").write_bytes(b"")
+    os.utime(source / "cats/000.jpg", ns=(0, 0))
+    for _ in range(2):
+        assert survey(scan(source), HERE, saved=tmp_path / "saved").reasons[0] == "empty file"
+
+
 def test_interrupted_survey_keeps_what_it_found(
     source: Path, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

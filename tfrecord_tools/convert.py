@@ -103,16 +103,22 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
                 if space.finish_commit() == config.request():
                     log(f"{out}/: the interrupted commit of this conversion is finished.")
                     return metadata.read(out)
-        workspace.check_out(out, config.overwrite)
+        if not config.dry_run:
+            workspace.check_out(out, config.overwrite)
         with workers.pool(config.workers or workers.default_workers()) as pool:
             if config.dry_run:
                 return metadata.summary(_plan(config, pool, None, log)[0])
             with workspace.open_workspace(out) as space:
                 return _convert(config, pool, space, log)
+    except UserError as error:
+        if workspace.partial_of(out).exists():
+            kept = f"What is done is kept in {workspace.partial_of(out)}/ for the next try; delete it to give up."
+            raise UserError(f"{error}\n{kept}") from error
+        raise
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         raise UserError(
-            f"{what}{error.strerror or error}. {out}/ is as it was; what is done lies in {workspace.partial_of(out)}/."
+            f"{what}{error.strerror or error}. What is done is kept in {workspace.partial_of(out)}/."
             " Mend the cause and run the same command again: it continues."
         ) from error
 
@@ -122,7 +128,7 @@ def _convert(config: ConvertConfig, pool: Pool, space: Workspace, log: Callable[
     if config.restart:
         space.clear()
     decided, sources, facts = _plan(config, pool, space, log)
-    space.start_writing(decided.digest, decided.config)
+    space.start_writing(decided.digest, {"src": os.path.realpath(config.src)} | decided.config)
     parts = _write(decided, sources, facts, pool, space)
     index.join_parts(parts, space.data / index.FILE_NAME)
     metadata.write(space.data, decided)
@@ -144,8 +150,11 @@ def _plan(
     total = len(sources) + len(sources.rejected)
 
     def check(reasons: Mapping[int, str]) -> None:
+        allowed = 0 if config.on_bad_image == "fail" else config.max_bad * total
+        if len(sources.rejected) + len(reasons) <= allowed:
+            return
         bad = [*sources.rejected, *(Rejected(path=sources.paths[i], reason=r) for i, r in reasons.items())]
-        if bad and config.on_bad_image == "fail":
+        if config.on_bad_image == "fail":
             raise UserError(f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove it, or pass --on_bad_image=skip.")
         check_rejected(bad, total, config.max_bad)
 

@@ -32,6 +32,7 @@ def train_batches(
     batch_size: int,
     image_size: int,
     seed: int,
+    crop: float = 0.0,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
     augment: AugmentConfig = AugmentConfig(),
@@ -48,9 +49,11 @@ def train_batches(
         batch_size: Of the global batch, over all workers.
         image_size: Height and width in pixels.
         seed: Of order and augmentation.
+        crop: 0 stretches the whole image, above 0 takes its central square (see `pixels.decode_pixels`).
         start_step: The first batch's number.
         shard: (i, w): yield the i-th of w equal, contiguous slices of each global batch.
-        augment: What may happen to the images, drawn anew for each step.
+        augment: What may happen to the images, drawn anew for each step and worker: with another number of workers
+            the images are the same, their changes are others.
         with_numbers: Yield the record numbers too.
 
     Returns:
@@ -60,9 +63,10 @@ def train_batches(
         UserError: A size that is not positive, or a batch that w workers cannot share equally.
     """
     _check_positive(batch_size=batch_size, image_size=image_size)
+    _check_crop(crop)
     data = serialized_batches(records, batch_size=batch_size, seed=seed, start_step=start_step, shard=shard)
     data = data.unbatch()
-    data = data.map(lambda example, number: (*_decode(example, image_size), number), tf.data.AUTOTUNE)
+    data = data.map(lambda example, number: (*_decode(example, image_size, crop), number), tf.data.AUTOTUNE)
     data = data.batch(batch_size // shard[1], drop_remainder=True)  # Never drops: it makes the shape static.
     if augment:
         key = int(order.mix(seed, shard[0])) >> 1
@@ -100,13 +104,16 @@ def serialized_batches(
     return steps.map(lambda step: _numpy(read, step), num_parallel_calls=_READERS).prefetch(_READERS)
 
 
-def eval_batches(records: Records, *, batch_size: int, image_size: int, with_numbers: bool = False) -> tf.data.Dataset:
+def eval_batches(
+    records: Records, *, batch_size: int, image_size: int, crop: float = 0.0, with_numbers: bool = False
+) -> tf.data.Dataset:
     """All records once, in order; the last batch may be smaller. A corrupt record is left out and logged.
 
     Args:
         records: What to read.
         batch_size: Images a batch.
         image_size: Height and width in pixels.
+        crop: As in `train_batches`.
         with_numbers: Yield the record numbers too.
 
     Returns:
@@ -121,16 +128,16 @@ def eval_batches(records: Records, *, batch_size: int, image_size: int, with_num
     data = tf.data.Dataset.range(len(records)).batch(batch_size)
     data = data.map(lambda numbers: _numpy(read, numbers), num_parallel_calls=_READERS)
     data = data.unbatch()
-    data = data.map(lambda example, number: (*_decode(example, image_size), number), tf.data.AUTOTUNE)
+    data = data.map(lambda example, number: (*_decode(example, image_size, crop), number), tf.data.AUTOTUNE)
     data = data.batch(batch_size)
     if not with_numbers:
         data = data.map(lambda images, labels, numbers: (images, labels))
     return data.prefetch(tf.data.AUTOTUNE)
 
 
-def _decode(example: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def _decode(example: tf.Tensor, image_size: int, crop: float) -> tuple[tf.Tensor, tf.Tensor]:
     parsed = tf.io.parse_single_example(example, _FEATURES)
-    return decode_pixels(parsed["image"], image_size), parsed["label"]
+    return decode_pixels(parsed["image"], image_size, crop), parsed["label"]
 
 
 def _next_sound(records: Records, shuffled: order.Order, position: int) -> tuple[bytes, int]:
@@ -166,3 +173,10 @@ def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise UserError(f"{name}={value}: at least 1.")
+
+
+def _check_crop(crop: float) -> None:
+    if not 0 <= crop <= 1:
+        raise UserError(
+            f"crop={crop}: a share of the shorter side within 0..1 is expected; 0 stretches the whole image."
+        )

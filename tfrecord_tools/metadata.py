@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib.metadata
 import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import PIL
 
 import tfrecord_tools
@@ -61,8 +61,8 @@ def summary(plan: Plan) -> dict[str, Any]:
         "rejected": len(plan.rejected),
         "versions": {
             "tfrecord_tools": tfrecord_tools.__version__,
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
+            "pillow": PIL.__version__,  # Decides what is sound.
+            "pyarrow": importlib.metadata.version("pyarrow"),  # Decides the bytes of the index.
         },
     }
 

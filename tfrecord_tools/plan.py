@@ -171,6 +171,8 @@ def plan(sources: Sources, facts: Facts, config: PlanConfig, name: str) -> Plan:
     lengths = schema.example_bytes(facts.table["size"][numbers], path_bytes, labels)
     shards = tuple(_shards(splits, lengths + schema.FRAME_BYTES, config))
     settings = config.output_settings() | {"name": name, "format_version": FORMAT_VERSION}
+    if not sources.has_splits:  # Given or by default: the same.
+        settings |= dict(zip(("validation_fraction", "test_fraction"), config.fractions))
     columns = (facts.table["sha256"][numbers], labels, splits)
     return Plan(
         name=name,

@@ -25,6 +25,9 @@ def define_training_flags() -> None:
         "run", None, "The run directory; by default an unfinished one of the same settings, or a fresh one, in runs/."
     )
     flags.DEFINE_integer("batch_size", None, "Images a step; by default the recipe's.")
+    flags.DEFINE_float(
+        "crop", None, "Share of the shorter side whose central square is taken; 0 stretches; by default the recipe's."
+    )
     flags.DEFINE_list("epochs", None, "Epochs of each phase, as in 5,8 (0 leaves it out); by default the recipe's.")
     flags.DEFINE_enum("augment", None, list(PRESETS), "The augmentation; by default the recipe's.")
     flags.DEFINE_integer("seed", TrainConfig.seed, "Of everything random.")
@@ -70,7 +73,9 @@ def recipe(make: Callable[..., Recipe]) -> Recipe:
     model = {"backbone_kwargs": backbones.parse_kwargs(FLAGS.backbone_kwargs)} | {
         name: FLAGS[name].value for name in ("backbone", "weights", "image_size") if FLAGS[name].value is not None
     }
-    return recipes.override(make(**model), batch_size=FLAGS.batch_size, augment=FLAGS.augment, epochs=_epochs())
+    return recipes.override(
+        make(**model), batch_size=FLAGS.batch_size, crop=FLAGS.crop, augment=FLAGS.augment, epochs=_epochs()
+    )
 
 
 def in_effect(recipe: Recipe) -> dict[str, Any]:
@@ -79,6 +84,7 @@ def in_effect(recipe: Recipe) -> dict[str, Any]:
     return model | {
         "image_size": recipe.model.size,
         "batch_size": recipe.batch_size,
+        "crop": recipe.crop,
         "epochs": {phase.name: phase.epochs for phase in recipe.phases},
         "augment": recipe.augment,
     }

@@ -82,17 +82,24 @@ class Recipe:
 
     Attributes:
         batch_size: Images a step.
+        crop: 0: images are stretched to the square; above 0: their central square is taken, with sides of this share
+            of the shorter side. 0.875 is what ImageNet networks are evaluated with.
         augment: Name in `tfrecord_tools.augment.PRESETS`.
     """
 
     model: ModelConfig
     phases: tuple[Phase, ...]
     batch_size: int = 32
+    crop: float = 0.875
     augment: str = "standard"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size}: at least 1 image is needed.")
+        if not 0 <= self.crop <= 1:
+            raise UserError(
+                f"--crop={self.crop}: a share of the shorter side within 0..1 is expected; 0 stretches the whole image."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,8 +145,8 @@ def default(**model: Any) -> Recipe:
     return Recipe(
         model=config,
         phases=(
-            Phase(name="head", trainable="head", learning_rate=1e-3, epochs=5),
-            Phase(name="finetune", trainable="last_stage", learning_rate=1e-4, schedule="cosine", epochs=8),
+            Phase(name="head", trainable="head", learning_rate=3e-3, schedule="cosine", epochs=5),
+            Phase(name="finetune", trainable="last_stage", learning_rate=3e-4, schedule="cosine", epochs=15),
         ),
     )
 
@@ -157,6 +164,7 @@ def document(**model: Any) -> Recipe:
         model=ModelConfig(**(notes | model)),
         phases=(head, dataclasses.replace(head, name="finetune", trainable="last_stage", learning_rate=1e-5)),
         batch_size=20,
+        crop=0.0,
         augment="document_transfer",
     )
 
@@ -165,13 +173,19 @@ RECIPES: Mapping[str, Callable[..., Recipe]] = {"default": default, "document": 
 
 
 def override(
-    recipe: Recipe, *, batch_size: int | None = None, augment: str | None = None, epochs: Sequence[int] | None = None
+    recipe: Recipe,
+    *,
+    batch_size: int | None = None,
+    crop: float | None = None,
+    augment: str | None = None,
+    epochs: Sequence[int] | None = None,
 ) -> Recipe:
     """Replaces numbers of a recipe; None leaves them.
 
     Args:
         recipe: The recipe.
         batch_size: Images a step.
+        crop: As in `Recipe`.
         augment: Name in `tfrecord_tools.augment.PRESETS`.
         epochs: Of each phase; a phase of 0 epochs is left out.
 
@@ -192,5 +206,6 @@ def override(
         recipe,
         phases=phases,
         batch_size=recipe.batch_size if batch_size is None else batch_size,
+        crop=recipe.crop if crop is None else crop,
         augment=augment or recipe.augment,
     )

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,8 @@ def _train_in(
     found: device.Device,
 ) -> dict[str, Any]:
     """Fits, evaluates and saves; each of these goes on or is repeated when the process before was killed in it."""
-    batch_size, image_size = recipe.batch_size, recipe.model.size
-    validation = dataset.eval_batches(splits.validation, batch_size=batch_size, image_size=image_size)
+    batch_size, image_size, crop = recipe.batch_size, recipe.model.size, recipe.crop
+    validation = dataset.eval_batches(splits.validation, batch_size=batch_size, image_size=image_size, crop=crop)
     task = Task(
         model=classifier.model,
         set_trainable=classifier.set_trainable,
@@ -99,6 +100,7 @@ def _train_in(
             splits.train,
             batch_size=batch_size,
             image_size=image_size,
+            crop=crop,
             seed=config.seed,
             start_step=step,
             augment=PRESETS[recipe.augment],
@@ -112,6 +114,8 @@ def _train_in(
     if checkpointer.position.global_step:
         print(f"resumed: {checkpointer.position.global_step:,} steps are done", flush=True)
     write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
+    # Keras says so of every dataset that does not know its length: a corrupt record would be left out of this one.
+    warnings.filterwarnings("ignore", "Your input ran out of data")
     verbose = 1 if sys.stdout.isatty() else 2
     fit(task, recipe.phases, checkpointer, verbose=verbose)
     # What is judged is what is kept: the float32 copy, not the model in the precision of the training.

@@ -1,0 +1,76 @@
+"""What suits which device."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+import tensorflow as tf
+
+from tfrecord_tools.errors import UserError
+from trainers import device
+
+DETAILS = {"device_name": "A GPU", "compute_capability": (8, 6)}
+
+
+@pytest.fixture(autouse=True)
+def _policy():
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Lets TensorFlow tell of a GPU; returns what it was told."""
+    told = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu 0", "gpu 1"])
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: DETAILS)
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: told.append((gpu, on)))
+    return told
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [
+        (None, "float32"),  # CPU
+        ((6, 1), "float32"),  # Pascal
+        ((7, 0), "mixed_float16"),  # Volta
+        ((7, 5), "mixed_float16"),  # Turing
+        ((8, 0), "mixed_bfloat16"),  # Ampere
+        ((12, 0), "mixed_bfloat16"),  # Blackwell
+    ],
+)
+def test_precision_follows_the_compute_capability(capability, precision):
+    assert device.precision_for(capability) == precision
+
+
+def test_a_gpu_is_used_with_memory_growth_half_precision_and_xla(gpu):
+    found = device.set_up()
+    assert str(found) == "A GPU, precision mixed_bfloat16, XLA on"
+    assert gpu == [("gpu 0", True), ("gpu 1", True)]
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+
+
+def test_without_a_gpu_it_is_the_cpu(monkeypatch):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert str(device.set_up()) == "CPU, precision float32, XLA off"
+
+
+def test_the_precision_asked_for_is_taken(gpu):
+    assert device.set_up(precision="float32").precision == "float32"
+
+
+def test_seed_and_determinism_are_set(monkeypatch):
+    asked = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append("determinism"))
+    draws = []
+    for deterministic in (False, True):
+        device.set_up(seed=3, deterministic=deterministic)
+        draws.append(float(keras.random.uniform(())))
+    assert draws[0] == draws[1]
+    assert asked == ["determinism"]
+
+
+def test_another_backend_of_keras_is_refused(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(UserError, match="KERAS_BACKEND=jax: Keras must run on TensorFlow here"):
+        device.set_up()

@@ -1,0 +1,149 @@
+"""Run directories: which one is taken, which is refused, and what is written."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tfrecord_tools.errors import UserError
+from trainers import run_directory
+
+SETTINGS = {
+    "flags": {"backbone": "VGG16", "backbone_kwargs": {}, "epochs": {"head": 5, "finetune": 8}, "seed": 0},
+    "recipe": {"phases": ({"name": "head", "learning_rate": 0.001},)},
+    "weights": {},
+    "dataset": {"digest": "abc", "classes": ("cats", "dogs")},
+    "environment": {"keras": "3.15.1"},
+    "other": {"tfrecords": "out", "checkpoint_every": 100},
+}
+
+
+def changed(topic: str, **values: object) -> dict[str, dict[str, object]]:
+    settings = copy.deepcopy(SETTINGS)
+    settings[topic] |= values
+    return settings
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def begin(run: str | None = "run", settings: dict[str, dict[str, object]] = SETTINGS) -> str:
+    with run_directory.opened(run, settings, "finetune") as path:
+        return str(path)
+
+
+def test_a_new_directory_holds_its_settings(tmp_path):
+    assert begin("a/b") == "a/b"
+    assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["settings.json"]
+    assert json.loads((tmp_path / "a/b/settings.json").read_text()) == json.loads(json.dumps(SETTINGS))
+
+
+def test_the_default_is_a_fresh_one_named_by_trainer_and_time():
+    assert re.fullmatch(r"runs/finetune-\d{8}-\d{6}", begin(None))
+
+
+def test_fresh_ones_of_the_same_second_are_numbered(monkeypatch):
+    monkeypatch.setattr(run_directory.time, "strftime", lambda layout: "20250131-235959")
+    paths = [begin(None, changed("flags", seed=seed)) for seed in range(3)]
+    assert paths == [f"runs/finetune-20250131-235959{suffix}" for suffix in ("", "-2", "-3")]
+
+
+def test_the_default_continues_an_unfinished_run_of_the_same_settings(capsys):
+    others = [begin(None, changed("flags", seed=1)), begin(None, changed("environment", keras="3.16"))]
+    first = begin(None)
+    assert first not in others
+    capsys.readouterr()
+    assert begin(None, changed("other", checkpoint_every=7)) == first  # These have no say in the results.
+    assert capsys.readouterr().out == f"run: continues {first}, unfinished and of the same settings\n"
+    run_directory.finish(run_directory.Path(first), {"accuracy": 1.0})
+    assert begin(None) not in [*others, first]
+
+
+def test_a_directory_at_work_is_left_alone():
+    at_work = "--run=run: another process is at work in it"
+    with run_directory.opened("run", SETTINGS, "finetune"), pytest.raises(UserError, match=at_work):
+        begin("run")
+    assert begin("run") == "run"
+    with run_directory.opened(None, SETTINGS, "finetune") as path:
+        assert begin(None) != str(path)
+
+
+def test_the_lock_goes_with_the_process():
+    code = (
+        "import os, sys; from trainers import run_directory as r\n"
+        f"with r.opened('run', {SETTINGS!r}, 'finetune'): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code], timeout=60)
+    assert begin("run") == "run"
+
+
+@pytest.mark.parametrize(
+    ("topic", "values", "message"),
+    [
+        ("flags", {"backbone": "VGG19"}, "--backbone was 'VGG16', is 'VGG19'"),
+        ("flags", {"seed": 1, "backbone": "VGG19"}, "--backbone was 'VGG16', is 'VGG19'; --seed was 0, is 1"),
+        ("flags", {"epochs": {"head": 5}}, "--epochs.finetune was 8, is None"),
+        ("flags", {"backbone_kwargs": {"alpha": 0.5}}, "--backbone_kwargs.alpha was None, is 0.5"),
+        ("recipe", {"phases": [{"name": "head", "learning_rate": 1}]}, "recipe.phases.0.learning_rate was 0.001, is 1"),
+        ("weights", {"sha256": "00"}, "weights.sha256 was None, is '00'"),
+        ("dataset", {"digest": "def"}, "dataset.digest was 'abc', is 'def'"),
+        ("environment", {"keras": "3.16"}, "environment.keras was '3.15.1', is '3.16'"),
+    ],
+)
+def test_a_run_of_other_settings_is_refused_and_the_difference_named(topic, values, message):
+    begin("run")
+    for look in (run_directory.results, lambda run, settings: begin(run, settings)):
+        with pytest.raises(UserError) as error:
+            look("run", changed(topic, **values))
+        assert str(error.value) == (
+            f"--run=run: begun with other settings: {message}. "
+            "Repeat the command it was begun with, or pass another --run."
+        )
+
+
+def test_results_are_those_of_a_finished_run(tmp_path):
+    assert run_directory.results(None, SETTINGS) is None
+    assert run_directory.results("run", SETTINGS) is None
+    begin("run")
+    assert run_directory.results("run", SETTINGS) is None
+    (tmp_path / "run/checkpoint.npz").touch()
+    run_directory.write_json(tmp_path / "run/metrics.json", {"accuracy": 0.5})  # Killed in `finish`, that is.
+    assert run_directory.results("run", changed("environment", keras="3.16")) == {"accuracy": 0.5}
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.json", "settings.json"]
+    with pytest.raises(UserError, match="--seed was 0, is 1"):
+        run_directory.results("run", changed("flags", seed=1))
+
+
+def test_what_is_no_run_directory_is_refused(tmp_path):
+    (tmp_path / "photos").mkdir()
+    begin("photos")  # Empty: why not.
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/letter.txt").touch()
+    (tmp_path / "file").touch()
+    for run in ("home", "file"):
+        with pytest.raises(
+            UserError, match=f"--run={run}: not a run directory .no settings.json in it.. Pass a new or empty one"
+        ):
+            begin(run)
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["letter.txt"]
+
+
+def test_damaged_settings_are_told(tmp_path):
+    begin("run")
+    (tmp_path / "run/settings.json").write_text("{")
+    with pytest.raises(UserError, match=r"run/settings.json: damaged .*Remove this run, or pass another --run\."):
+        begin("run")
+
+
+def test_history_is_written_as_csv(tmp_path):
+    run_directory.write_history(tmp_path, [])
+    assert (tmp_path / "history.csv").read_text() == ""
+    run_directory.write_history(tmp_path, [{"phase": "head", "loss": 0.1 + 0.2}, {"phase": "tail", "loss": 1.0}])
+    assert (tmp_path / "history.csv").read_text() == "phase,loss\nhead,0.30000000000000004\ntail,1.0\n"
