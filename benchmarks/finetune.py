@@ -49,8 +49,11 @@ def kill_phases(convert_out: Path, arguments: Sequence[str], kills: int, work: P
     for phase in list(seconds):
         run = work / f"killed-{phase}"
         for _ in range(kills):
-            _kill_in(phase, _finetune(convert_out, run, arguments), generator.uniform(0, seconds[phase] / kills))
-        common.run(_finetune(convert_out, run, arguments))
+            after = generator.uniform(0, seconds[phase] / kills)
+            if not _kill_in(phase, _finetune(convert_out, run, arguments), after):
+                raise UserError(f"the training ended before it could be killed in phase {phase}")
+        if common.run(_finetune(convert_out, run, arguments)).exit_code:
+            raise UserError(f"the training killed in phase {phase} did not go on; see {run}")
         same = all(np.array_equal(a, b) for a, b in zip(reference, _weights(run), strict=True))
         print(f"{kills} kills in phase {phase}: weights equal {same}", flush=True)
         if not same:
@@ -73,14 +76,15 @@ def _phase_seconds(words: Sequence[str]) -> dict[str, float]:
     return {phase: stop - start for (phase, start), stop in zip(starts.items(), ends)}
 
 
-def _kill_in(phase: str, words: Sequence[str], after: float) -> None:
-    """Starts a training and kills it `after` seconds of the phase (or lets it end, if that comes first)."""
+def _kill_in(phase: str, words: Sequence[str], after: float) -> bool:
+    """Starts a training and kills it `after` seconds of the phase; False if it ended by itself."""
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         for line in process.stdout or ():
             if line.startswith(f"phase {phase}"):
                 time.sleep(after)
                 process.send_signal(signal.SIGKILL)
                 break
+    return process.returncode == -signal.SIGKILL
 
 
 def _weights(run: Path) -> list[np.ndarray]:
@@ -100,7 +104,8 @@ def main(argv: Sequence[str]) -> None:
         *given.extra,
     ]
     work = Path(tempfile.mkdtemp())
-    common.run([*common.CONVERT, f"--src={given.photos}", f"--out={work / 'out'}"])
+    if common.run([*common.CONVERT, f"--src={given.photos}", f"--out={work / 'out'}"]).exit_code:
+        raise UserError(f"--photos={given.photos}: cannot be converted; try tfrecord_tools.convert on it")
     if given.kills:
         kill_phases(work / "out", [*arguments, "--checkpoint_every=7"], given.kills, work)
     else:

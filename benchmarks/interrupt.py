@@ -32,24 +32,29 @@ def interrupt(work: Path, files: int, shards: int, kills: int, seed: int) -> Non
     whole = common.run(convert)
     reference = common.contents(out)
     print(f"uninterrupted: {files:,} files, {len(reference)} files out, {whole.seconds:.1f} s")
-    for number in range(kills):
+    number = 0
+    while number < kills:
         shutil.rmtree(out)
-        in_commit = number % 2 == 1
-        moment = _kill(convert, out, generator, whole.seconds, in_commit)
+        moment = _kill(convert, out, generator, whole.seconds, in_commit=number % 2 == 1)
         left = sorted(path.name for path in work.iterdir())
-        rerun = 0.0
-        if (work / "out.partial").exists() or not out.exists():
-            rerun = common.run(convert).seconds
+        if not moment or left == ["images", "out"]:
+            continue  # It had ended before, or had nothing left to do.
+        rerun = common.run(convert)
+        if rerun.exit_code:
+            raise UserError(
+                f"kill {number + 1} {moment}, left {left}: the rerun ended with exit code {rerun.exit_code}"
+            )
         same = common.contents(out) == reference
         stray = sorted(path.name for path in work.iterdir()) != ["images", "out"]
-        print(f"kill {number + 1:2d} {moment}, left {left}, rerun {rerun:.1f} s, identical {same}, stray files {stray}")
+        number += 1
+        print(f"kill {number:2d} {moment}, left {left}, rerun {rerun.seconds:.1f} s, identical {same}, stray {stray}")
         if not same or stray:
-            raise UserError(f"kill {number + 1} ended differently; see {work}")
+            raise UserError(f"kill {number} ended differently")
     print(f"{kills} kills: all files identical to the uninterrupted run's, no stray files")
 
 
 def _kill(convert: Sequence[str], out: Path, generator: random.Random, seconds: float, in_commit: bool) -> str:
-    """Starts the conversion and kills it; says when."""
+    """Starts the conversion and kills it; says when, or nothing if it had ended."""
     start = time.perf_counter()
     process = subprocess.Popen(convert, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     data = out.with_name(out.name + ".partial") / "data"
@@ -61,8 +66,9 @@ def _kill(convert: Sequence[str], out: Path, generator: random.Random, seconds: 
         time.sleep(generator.uniform(0, seconds))
     process.send_signal(signal.SIGKILL)
     ended = process.wait()
-    what = "in commit" if in_commit else "anywhere "
-    return f"{what} at {time.perf_counter() - start:5.2f} s" + ("" if ended < 0 else " (had ended)")
+    if ended != -signal.SIGKILL:
+        return ""
+    return f"{'in commit' if in_commit else 'anywhere '} at {time.perf_counter() - start:5.2f} s"
 
 
 def main(argv: Sequence[str]) -> None:

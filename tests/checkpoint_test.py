@@ -63,6 +63,19 @@ def test_a_training_stopped_anywhere_ends_as_the_uninterrupted_one(uninterrupted
     np.testing.assert_equal([v.numpy() for v in model.variables], uninterrupted["variables"])
 
 
+def test_resume_in_half_precision_with_its_loss_scale(tmp_path):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        whole = final(tmp_path / "whole", tiny_training.train(tmp_path / "whole"))
+        for steps in (5, 12, 3):
+            stopped(tmp_path / "stopped", Stop(at_step=steps))
+        np.testing.assert_equal(final(tmp_path / "stopped", tiny_training.train(tmp_path / "stopped")), whole)
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
 def check_killed(directory: Path, kills: list[int], uninterrupted) -> None:
     command = [sys.executable, tiny_training.__file__, str(directory)]
     for step in kills:

@@ -293,12 +293,7 @@ def test_too_many_bad_files_stop_early(src: Path, tmp_path: Path, monkeypatch: p
     for path in src.rglob("*.jpg"):
         path.write_bytes(b"")
     surveyed: list[int] = []
-    original = convert_module.survey
-
-    def survey(*args: Any, progress: Callable[[int], None], **options: Any) -> Any:
-        return original(*args, progress=surveyed.append, **options)
-
-    monkeypatch.setattr(convert_module, "survey", survey)
+    monkeypatch.setattr(convert_module.Progress, "__call__", lambda self, count: surveyed.append(count))
     monkeypatch.setattr("tfrecord_tools.survey.FILES_PER_JOB", 2)
     with pytest.raises(UserError, match="more than --max_bad"):
         converted(src, tmp_path / "out")

@@ -92,7 +92,8 @@ def test_two_phases_end_in_a_run_directory(place, whole):
 
     # The file judges as metrics.json says, on bytes, and only the last stage was trained, never BatchNormalization.
     model = keras.models.load_model(place / "two/model.keras")
-    batches = list(dataset.eval_batches(dataset.open(place / "out").records("validation"), batch_size=5, image_size=32))
+    validation = dataset.open(place / "out").records("validation")
+    batches = list(dataset.eval_batches(validation, batch_size=5, image_size=32, crop=recipes.Recipe.crop))
     right = [np.array(model(x))[:, 0].round() == y for x, y in batches]
     assert np.concatenate(right).mean() == pytest.approx(metrics["accuracy"])
     start_weights = keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(32, 32, 3))
@@ -136,7 +137,7 @@ def test_three_classes_without_validation_from_scratch(place, tmp_path, capsys):
     config = recipes.TrainConfig(tfrecords=str(place / "out3"), run=str(tmp_path / "three"))
     metrics = training.train("finetune", dataset.open(place / "out3"), recipe, config, {})
     out = capsys.readouterr().out
-    assert "no validation split: 20% of the training images are held out, chosen by their content's hash" in out
+    assert "no validation split: 9 of 36 training images are held out, by their content\n" in out
     assert "phase scratch: trains everything, " in out
     assert metrics["split"] == "held out of the train split"
     assert 0 < metrics["count"] < 36

@@ -510,3 +510,25 @@ def test_config_that_cannot_be(settings: dict[str, Any], message: str) -> None:
 )
 def test_dataset_name(source: str, name: str) -> None:
     assert dataset_name(source) == name
+
+
+def test_counts_of_more_classes_than_a_byte_holds() -> None:
+    classes = 130
+    splits = np.repeat(np.int8([0, 1, 2]), classes)
+    labels = np.tile(np.arange(classes, dtype=np.int32), 3)
+    nothing = np.zeros(3 * classes, np.int64)
+    decided = Plan(
+        name="many",
+        class_names=tuple(map(str, range(classes))),
+        config={},
+        numbers=nothing,
+        labels=labels,
+        splits=splits,
+        lengths=nothing,
+        shards=(),
+        rejected=(),
+        digest="",
+    )
+    assert {split: row.tolist() for split, row in decided.counts().items()} == {
+        split: [1] * classes for split in ("train", "validation", "test")
+    }

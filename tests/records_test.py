@@ -109,7 +109,7 @@ def test_select_takes_some_in_the_order_given(sound: Path) -> None:
     assert some.describe(0) == f"train record 7, {records.paths[7]}"  # The split's number, to be found again.
 
 
-def test_hold_out_is_disjoint_complete_and_the_converters_choice(tmp_path: Path) -> None:
+def test_hold_out_is_disjoint_and_complete(tmp_path: Path) -> None:
     source = tree(tmp_path / "src", {"train/cats": 40, "train/dogs": 40})
     for number in (0, 1, 3, 4, 6):
         shutil.copy(source / f"train/cats/{number:03d}.jpg", source / f"train/dogs/copy{number}.jpg")
@@ -120,11 +120,13 @@ def test_hold_out_is_disjoint_complete_and_the_converters_choice(tmp_path: Path)
     assert not {rest[i]["image"] for i in range(len(rest))} & {held[i]["image"] for i in range(len(held))}
     assert 10 <= len(held) <= 40
     assert list(rest.paths) == [path for path in records.paths if path in set(rest.paths)]  # In order.
-    # The same images, taken apart by the converter.
-    shutil.move(source / "train", tmp_path / "flat")
-    converted(tmp_path / "flat", tmp_path / "split", validation_fraction=0.3)
-    validation = open_dataset(tmp_path / "split").records("validation")
-    assert sorted(f"train/{path}" for path in validation.paths) == sorted(held.paths)
+
+
+def test_hold_out_of_what_the_converter_left_for_training(tmp_path: Path) -> None:
+    source = tree(tmp_path / "src", {"cats": 60, "dogs": 60})
+    converted(source, tmp_path / "out", validation_fraction=0.0, test_fraction=0.3)
+    train = open_dataset(tmp_path / "out").records("train")
+    assert 8 <= len(train.hold_out(0.3)[1]) <= 45  # By the converter's own draw there would be none.
 
 
 def test_hold_out_of_nothing_and_of_another_seed(sound: Path) -> None:

@@ -96,7 +96,7 @@ def test_run_that_was_killed_leaves_nothing_under_the_name_and_is_started_over(
         context.setattr(sample, "draw_jpeg", draw_three)
         with pytest.raises(KeyboardInterrupt):
             sample.draw_sample(tmp_path / "out", images=12)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.partial"]
+    assert [path.name for path in tmp_path.iterdir()] == [".out.drawing"]
     assert drawn(tmp_path / "out", 10) == ten_images
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

@@ -337,3 +337,13 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: p
     assert list(found.paths) == list(expected.paths)
     assert found.labels.tolist() == expected.labels.tolist()
     assert Counter(found.labels.tolist()) == {0: 20, 1: 20}
+
+
+def test_link_to_the_source_itself_does_not_mix_the_classes(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / "src" / name).mkdir(parents=True)
+        (tmp_path / "src" / name / "1.jpg").write_bytes(b"")
+    (tmp_path / "src" / "cats" / "up").symlink_to("..")
+    found = scan(tmp_path / "src")
+    assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
+    assert [(r.path, r.reason) for r in found.rejected] == [("cats/up", "a link to a directory that contains it")]

@@ -13,6 +13,7 @@ from drawn import draw, image, tree
 
 from tfrecord_tools import survey as survey_module
 from tfrecord_tools import workers
+from tfrecord_tools.progress import Progress
 from tfrecord_tools.scan import Sources, scan
 from tfrecord_tools.survey import IMAGE_TYPES, Facts, survey
 from tfrecord_tools.workers import Pool
@@ -60,10 +61,12 @@ def test_facts_are_the_files(source: Path) -> None:
 
 def test_progress_adds_up(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey_module, "FILES_PER_JOB", 3)
-    for expected in ([0, 3, 3, 1], [6, 1]):  # Second: all but the bad one are known.
+    for expected in ((0, [3, 3, 1]), (6, [1])):  # Second: all but the bad one are known.
         counts: list[int] = []
-        survey(scan(source), HERE, saved=tmp_path / "saved", progress=counts.append)
-        assert counts == expected
+        with Progress("survey", 7) as progress:
+            monkeypatch.setattr(progress._bar, "update", counts.append)
+            survey(scan(source), HERE, saved=tmp_path / "saved", progress=progress)
+            assert (progress._bar.n, counts) == expected
 
 
 def test_unchanged_files_are_not_read_again(source: Path, tmp_path: Path, read_files: list[str]) -> None:
@@ -192,3 +195,13 @@ def test_content_counts_and_not_the_name(tmp_path: Path) -> None:
     assert facts.reasons == {}
     assert [IMAGE_TYPES[t] for t in facts.table["type"]] == ["JPEG", "PNG", "JPEG"]
     assert len(np.unique(facts.table["sha256"], axis=0)) == 3
+
+
+def test_facts_found_by_another_version_are_not_taken_over(
+    source: Path, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survey(scan(source), HERE, saved=tmp_path / "saved")
+    read_files.clear()
+    monkeypatch.setattr(survey_module, "_SURVEYOR", "tfrecord_tools 0, Pillow 0")
+    survey(scan(source), HERE, saved=tmp_path / "saved")
+    assert len(read_files) == 7

@@ -179,6 +179,30 @@ def test_without_a_commit_there_is_nothing_to_finish(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_what_appeared_at_out_meanwhile_is_not_touched(tmp_path: Path) -> None:
+    space = complete(tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "finish_commit", lambda self: write(self.out, {"precious.txt": b"mine"}))
+        space.commit_data(REQUEST)
+    with pytest.raises(UserError, match=r"out appeared while it was being converted\. Move it away"):
+        finish(tmp_path / "out")
+    assert (tmp_path / "out/precious.txt").read_bytes() == b"mine"
+    os.rename(tmp_path / "out", tmp_path / "elsewhere")
+    assert finish(tmp_path / "out") == REQUEST
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == NEW
+
+
+def test_result_that_was_moved_away_is_not_replaced_by_the_old_one(tmp_path: Path) -> None:
+    write(tmp_path / "out", OLD)
+    complete(tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "clear", lambda self: None)  # Killed after the exchange.
+        commit(tmp_path / "out")
+    os.rename(tmp_path / "out", tmp_path / "elsewhere")
+    assert finish(tmp_path / "out") is None
+    assert os.listdir(tmp_path) == ["elsewhere"]
+
+
 def test_empty_workspace_is_removed_and_a_full_one_kept(tmp_path: Path) -> None:
     with open_workspace(tmp_path / "new" / "out"):
         assert os.listdir(tmp_path / "new") == ["out.partial"]

@@ -17,8 +17,8 @@ EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it.
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Parses the flags, calls `main(argv)` and exits: 0, 1 (a user's mistake) or 130 (Ctrl-C)."""
+def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted") -> None:
+    """Parses the flags, calls `main(argv)` and exits: 0, 1 (a user's mistake) or 130 (Ctrl-C, `interrupted` told)."""
 
     def guarded(argv: Sequence[str]) -> int:
         try:
@@ -27,7 +27,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
         except KeyboardInterrupt:
-            print("\ninterrupted: the same command continues from here", file=sys.stderr)
+            print(f"\n{interrupted}", file=sys.stderr)
             return EXIT_INTERRUPTED
         return 0
 

@@ -7,6 +7,7 @@ Every image is proven sound and stored byte for byte. A command that was killed 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
@@ -105,16 +106,12 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
                     return metadata.read(out)
         if not config.dry_run:
             workspace.check_out(out, config.overwrite)
-        with workers.pool(config.workers or workers.default_workers()) as pool:
-            if config.dry_run:
+        if config.dry_run:
+            with _pool(config) as pool:
                 return metadata.summary(_plan(config, pool, None, log)[0])
-            with workspace.open_workspace(out) as space:
-                return _convert(config, pool, space, log)
-    except UserError as error:
-        if workspace.partial_of(out).exists():
-            kept = f"What is done is kept in {workspace.partial_of(out)}/ for the next try; delete it to give up."
-            raise UserError(f"{error}\n{kept}") from error
-        raise
+        with workspace.open_workspace(out) as space:
+            workspace.check_out(out, config.overwrite)  # Again: a conversion that we waited for may have made it.
+            return _convert_in(space, config, log)
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         raise UserError(
@@ -123,23 +120,37 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
         ) from error
 
 
-def _convert(config: ConvertConfig, pool: Pool, space: Workspace, log: Callable[[str], object]) -> dict[str, Any]:
+def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> dict[str, Any]:
+    try:
+        return _convert(space, config, log)
+    except UserError as error:
+        if not space.survey.exists():
+            raise
+        kept = f"What is done is kept in {space.root}/ for the next try; delete it to give up."
+        raise UserError(f"{error}\n{kept}") from error
+
+
+def _convert(space: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> dict[str, Any]:
     start = time.monotonic()
     if config.restart:
         space.clear()
-    decided, sources, facts = _plan(config, pool, space, log)
-    space.start_writing(decided.digest, {"src": os.path.realpath(config.src)} | decided.config)
-    parts = _write(decided, sources, facts, pool, space)
+    with _pool(config) as pool:
+        decided, sources, facts = _plan(config, pool, space, log)
+        space.start_writing(decided.digest, {"src": os.path.realpath(config.src)} | decided.config)
+        parts = _write(decided, sources, facts, pool, space)
     index.join_parts(parts, space.data / index.FILE_NAME)
     metadata.write(space.data, decided)
     space.commit_data(config.request())
-    seconds = time.monotonic() - start
     log(
         f"{space.out}/: {len(decided.numbers):,} records in {len(decided.shards):,} shards, {_size(decided.bytes)},"
         f" digest {decided.digest[:12]}; {len(decided.rejected):,} rejected (rejected.csv);"
-        f" {seconds:.1f} s, {len(sources) / seconds:,.0f} images/s"
+        f" {time.monotonic() - start:.1f} s"
     )
     return metadata.read(space.out)
+
+
+def _pool(config: ConvertConfig) -> contextlib.AbstractContextManager[Pool]:
+    return workers.pool(config.workers or workers.default_workers())
 
 
 def _plan(
@@ -180,7 +191,7 @@ def _write(decided: Plan, sources: Sources, facts: Facts, pool: Pool, space: Wor
         for shard in [decided.shards[number]]
     )
     with Progress("write", len(decided.numbers)) as progress:
-        progress(len(decided.numbers) - sum(decided.shards[n].stop - decided.shards[n].start for n in missing))
+        progress.skip(len(decided.numbers) - sum(decided.shards[n].stop - decided.shards[n].start for n in missing))
         for count in pool.map(write_shard, jobs):
             progress(count)
     return parts
@@ -254,4 +265,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, "interrupted: the same command continues from here")

@@ -110,7 +110,7 @@ class Plan:
         lengths: i64[n], bytes of each serialized example, without the frame.
         shards: In the order of the rows.
         rejected: Every file that does not become a record.
-        digest: Hex; equal digests mean equal output, byte for byte.
+        digest: Hex; equal digests mean equal output, byte for byte under the same versions of Pillow and pyarrow.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Plan:
     def counts(self) -> dict[str, np.ndarray]:
         """Split name -> i64[classes], records of each class, for the splits that have any."""
         classes = len(self.class_names)
-        table = np.bincount(self.splits * classes + self.labels, minlength=len(SPLITS) * classes)
+        table = np.bincount(self.splits.astype(np.int64) * classes + self.labels, minlength=len(SPLITS) * classes)
         return {s: row for s, row in zip(SPLITS, table.reshape(len(SPLITS), classes)) if row.any()}
 
 
@@ -163,7 +163,7 @@ def plan(sources: Sources, facts: Facts, config: PlanConfig, name: str) -> Plan:
     splits = _splits(sources, numbers, hashes, config)
     # Rows in hash order: classes are mixed, so that also a plain sequential reader gets mixed batches.
     # lexsort is stable and `numbers` ascends, so that duplicates stay in the order of their paths.
-    rows = np.lexsort((order.mix(config.seed, hashes), splits))
+    rows = np.lexsort((order.mix(config.seed, 0, hashes), splits))
     numbers, splits = numbers[rows], splits[rows]
     labels = sources.labels[numbers]
     _check_classes(sources, labels, splits, config)
@@ -214,16 +214,17 @@ def check_fractions(sources: Sources, config: PlanConfig) -> None:
             )
 
 
-def choose_splits(hashes: np.ndarray, fractions: tuple[float, float], seed: int) -> np.ndarray:
+def choose_splits(hashes: np.ndarray, fractions: tuple[float, float], seed: int, purpose: int = 1) -> np.ndarray:
     """Returns i8[n], index into `SPLITS`, by content alone: an image keeps its side when others come.
 
     Args:
         hashes: u64[n] of the content.
         fractions: The shares of validation and test, in expectation.
         seed: Another seed gives another, independent choice.
+        purpose: Likewise: what was divided for one purpose is divided anew for another. Not 0, which orders the rows.
     """
     validation, test = fractions
-    draws = order.mix(seed, 1, hashes) / 2.0**64  # In 0..1; the 1 keeps them independent of the row order.
+    draws = order.mix(seed, purpose, hashes) / 2.0**64  # In 0..1.
     return np.select([draws < validation, draws < validation + test], [1, 2], 0).astype(np.int8)
 
 

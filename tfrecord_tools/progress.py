@@ -29,6 +29,11 @@ class Progress:
     def __call__(self, count: int) -> None:
         self._bar.update(count)
 
+    def skip(self, count: int) -> None:
+        """Counts images that were done before; they say nothing of the speed."""
+        self._bar.initial += count
+        self._bar.n += count
+
     def __enter__(self) -> Progress:
         return self
 

@@ -15,7 +15,9 @@ from tfrecord_tools import index, metadata, plan, schema
 from tfrecord_tools.errors import CorruptRecord, UserError
 from tfrecord_tools.workspace import partial_of
 
-_MAX_OPEN_FILES = 512  # Half of the usual limit of a process.
+_HOLD_OUT = 2  # The purpose of this division: the converter made its own by the same hashes.
+_MAX_OPEN_FILES = 128  # Of each `Records`; a process may usually open 1,024.
+_MAX_CORRUPT = (10, 0.01)  # That many, or that share if it is more, are lost without an end of everything.
 _COLUMNS = ("shard", "offset", "length", "label")
 
 
@@ -63,6 +65,7 @@ class Records:
     Attributes:
         labels: i64[n].
         corrupt: Record number -> message, of those that `sound` found so far.
+        damage: The message with which `sound` gave up, if it did; TensorFlow wraps the error itself beyond recognition.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Records:
         self._frame_bytes = columns["length"][rows] + schema.FRAME_BYTES
         self.labels = columns["label"][rows].astype(np.int64)
         self.corrupt: dict[int, str] = {}
+        self.damage = ""
         self._open_files: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
@@ -107,23 +111,39 @@ class Records:
             CorruptRecord: Its bytes are not what was written; names shard, offset and source path.
         """
         shard = self._shard[number]
-        data = schema.unframe(self._read(int(shard), int(self._frame_bytes[number]), int(self._offset[number])))
+        reason = "corrupt"
+        try:
+            data = schema.unframe(self._read(int(shard), int(self._frame_bytes[number]), int(self._offset[number])))
+        except OSError as error:  # A bad sector, a file that is gone.
+            data, reason = None, f"unreadable ({error.strerror})"
         if data is None:
             raise CorruptRecord(
-                f"{self._shards[shard]}: the record at byte {self._offset[number]:,} is corrupt:"
+                f"{self._shards[shard]}: the record at byte {self._offset[number]:,} is {reason}:"
                 f" {self.describe(number)}. Copy the shard again from where it is sound, or convert again."
             )
         return data
 
     def sound(self, number: int) -> bytes | None:
-        """Like `serialized`, but a corrupt record gives None; it is logged once and kept in `corrupt`."""
+        """Like `serialized`, but a corrupt record gives None; it is logged once and kept in `corrupt`.
+
+        Raises:
+            UserError: So many are corrupt that the dataset must be damaged as a whole, or was replaced.
+        """
+        if number in self.corrupt:
+            return None
         try:
             return self.serialized(number)
         except CorruptRecord as error:
-            if number not in self.corrupt:
-                self.corrupt[number] = str(error)
-                logging.warning("%s", error)
-            return None
+            self.corrupt[number] = str(error)
+            logging.warning("%s", error)
+        count, share = _MAX_CORRUPT
+        if len(self.corrupt) > max(count, share * len(self)):
+            self.damage = (
+                f"{len(self.corrupt):,} of {len(self):,} records are corrupt, the last one: {self.corrupt[number]}"
+                " Was the dataset replaced meanwhile?"
+            )
+            raise UserError(self.damage)
+        return None
 
     def describe(self, number: int) -> str:
         """Says which record that is, for messages: split, row and source path."""
@@ -141,7 +161,7 @@ class Records:
         """Returns some of these records, i64[k], in the order given; nothing is read."""
         return Records(self._index_path, self._split, self._shards, self._all, self._rows[numbers])
 
-    def hold_out(self, fraction: float, seed: int) -> tuple[Records, Records]:
+    def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
         """Divides the records in two by the converter's rule: by the hash of the content.
 
         Args:
@@ -153,7 +173,7 @@ class Records:
         """
         table = index.read(Path(self._index_path), ["sha256"], self._split)
         sha256 = np.frombuffer(b"".join(table.column("sha256").to_pylist()), np.uint8).reshape(-1, 32)
-        held = plan.choose_splits(plan.content_hashes(sha256[self._rows]), (fraction, 0.0), seed) == 1
+        held = plan.choose_splits(plan.content_hashes(sha256[self._rows]), (fraction, 0.0), seed, _HOLD_OUT) == 1
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
 
     def check_shards(self) -> None:

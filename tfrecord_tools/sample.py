@@ -352,9 +352,9 @@ def draw_sample(out: str | os.PathLike[str], *, images: int = 600, seed: int = 0
     out = Path(out)
     if os.path.lexists(out):
         raise UserError(f"--out={out}: exists already. Give another name, or remove it: rm -r {out}")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # Left by a run that was killed.
+    partial = out.with_name(f".{out.name}.drawing")
     try:
+        shutil.rmtree(partial, ignore_errors=True)  # Left by a run that was killed.
         for species, index, path in plan_files(images):
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_bytes(draw_jpeg(seed, species, index))

@@ -142,7 +142,8 @@ class _Found:
 
     def _add_class(self, directory: str, name: str, split: int) -> None:
         rejected_before = len(self.rejected)
-        for path, status in self._walk(directory, ancestors=frozenset()):
+        above = (self.root, os.path.join(self.root, os.path.dirname(directory)))  # A link to these mixes the classes.
+        for path, status in self._walk(directory, frozenset(map(_identity, map(os.stat, above)))):
             if not _is_utf8(path):
                 self._reject(path, "the name is not valid UTF-8: rename it")
                 continue
@@ -156,8 +157,7 @@ class _Found:
 
     def _walk(self, directory: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
         """Yields (path, status) of the files below `directory`, in the order of the sorted names."""
-        status = os.stat(os.path.join(self.root, directory))
-        identity = (status.st_dev, status.st_ino)
+        identity = _identity(os.stat(os.path.join(self.root, directory)))
         if identity in ancestors:
             self._reject(directory, "a link to a directory that contains it")
             return
@@ -248,6 +248,10 @@ def _entries(root: str, directory: str) -> list[os.DirEntry[str]]:
             f"{_printable(path)}: cannot be listed: {error.strerror}. Make it readable or move it away."
         ) from error
     return sorted(kept, key=lambda entry: entry.name)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _join(directory: str, name: str) -> str:

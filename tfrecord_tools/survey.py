@@ -10,13 +10,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import PIL
 
+import tfrecord_tools
 from tfrecord_tools import files, images
+from tfrecord_tools.progress import Progress
 from tfrecord_tools.scan import Sources
 from tfrecord_tools.workers import Pool
 
 FILES_PER_JOB = 256  # About 0.1 s of work: what a killed run loses at most, per worker.
 IMAGE_TYPES = ("", "JPEG", "PNG")
+_SURVEYOR = f"tfrecord_tools {tfrecord_tools.__version__}, Pillow {PIL.__version__}"
 FACT = np.dtype(
     [("size", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", 32), ("type", "u1"), ("height", "<i4"), ("width", "<i4")]
 )
@@ -57,7 +61,7 @@ def survey(
     pool: Pool,
     *,
     saved: Path | None = None,
-    progress: Callable[[int], object] = lambda count: None,
+    progress: Progress | None = None,
     check: Callable[[Mapping[int, str]], None] = lambda reasons: None,
 ) -> Facts:
     """Reads every file once and says what is in it.
@@ -67,7 +71,7 @@ def survey(
         pool: Where the work is done.
         saved: A directory in which facts are saved as they are found. Facts that are there already are
             taken over for every file whose path, size and mtime are unchanged.
-        progress: Called with the number of files done since the last call.
+        progress: Shows how far it is.
         check: Called with the reasons for all files found bad so far; may raise to stop.
     """
     table = np.zeros(len(sources), FACT)
@@ -78,9 +82,11 @@ def survey(
         saved.mkdir(exist_ok=True)
         number_of = {path: number for number, path in enumerate(sources.paths)} if any(saved.iterdir()) else {}
         for path in sorted(saved.glob("*.npz")):
-            _take_over(_load(path), number_of, sources, table, known)
             chunk_number = int(path.stem)
-    progress(int(known.sum()))
+            if (chunk := _load(path)) is not None:
+                _take_over(chunk, number_of, sources, table, known)
+    if progress:
+        progress.skip(int(known.sum()))
     pending = np.flatnonzero(~known)
     parts = [pending[i : i + FILES_PER_JOB] for i in range(0, len(pending), FILES_PER_JOB)]
     jobs = (_Job(sources.root, part, [sources.paths[i] for i in part]) for part in parts)
@@ -90,7 +96,8 @@ def survey(
         if saved is not None:
             chunk_number += 1
             _save(saved / f"{chunk_number:07d}.npz", chunk)
-        progress(len(part))
+        if progress:
+            progress(len(part))
         check(reasons)
     return Facts(table=table, reasons=dict(sorted(reasons.items())))
 
@@ -120,13 +127,16 @@ def _survey_file(path: str) -> tuple[int, int, np.ndarray, int, int, int]:
 
 def _save(path: Path, chunk: _Chunk) -> None:
     with files.atomic(path) as file:
-        text = json.dumps({"paths": chunk.paths, "reasons": chunk.reasons}).encode()
+        text = json.dumps({"by": _SURVEYOR, "paths": chunk.paths, "reasons": chunk.reasons}).encode()
         np.savez(file, table=chunk.table, text=np.frombuffer(text, np.uint8))
 
 
-def _load(path: Path) -> _Chunk:
+def _load(path: Path) -> _Chunk | None:
+    """Reads a saved chunk; None if another version found these facts, whose verdicts may differ."""
     with np.load(path) as arrays:
         text = json.loads(arrays["text"].tobytes())
+        if text.get("by") != _SURVEYOR:
+            return None
         reasons = {int(i): reason for i, reason in text["reasons"].items()}
         return _Chunk(text["paths"], arrays["table"], reasons)
 

@@ -84,26 +84,35 @@ class Workspace:
             request: What was asked for; `finish_commit` returns it.
         """
         files.sync_directory(self.data)
+        begun = {"inode": _inode(self.data), "replaces": _inode(self.out), "request": request}
         with files.atomic(self.commit) as file:
-            file.write(json.dumps({"inode": self.data.stat().st_ino, "request": request}).encode())
+            file.write(json.dumps(begun).encode())
         self.finish_commit()
 
     def finish_commit(self) -> dict[str, Any] | None:
-        """Completes a commit that was begun, if one was; returns its request."""
+        """Completes a commit that was begun, if one was; returns its request.
+
+        Raises:
+            UserError: Something else appeared at `out` meanwhile; it is not touched.
+        """
         if not self.commit.exists():
             return None
         begun: dict[str, Any] = json.loads(self.commit.read_text())
-        if not self.out.exists() or self.out.stat().st_ino != begun["inode"]:
-            self._put_in_place()
+        if _inode(self.data) == begun["inode"]:
+            self._put_in_place(begun["replaces"])
+        done = _inode(self.out) == begun["inode"]  # Else somebody moved the result away since.
         self.clear()
-        request: dict[str, Any] = begun["request"]
-        return request
+        return begun["request"] if done else None
 
-    def _put_in_place(self) -> None:
+    def _put_in_place(self, replaces: int | None) -> None:
         """Each step leaves a state from which this function, called again, gets to the same end."""
+        if self.out.exists() and any(self.out.iterdir()) and _inode(self.out) != replaces:
+            raise UserError(
+                f"{self.out} appeared while it was being converted. Move it away and run the command again."
+            )
         if self.out.exists() and not files.exchange(self.data, self.out):
             os.rename(self.out, self.root / "old")
-        if not self.out.exists() and self.data.exists():
+        if not self.out.exists():
             os.rename(self.data, self.out)
         files.sync_directory(self.out.parent)
 
@@ -134,6 +143,11 @@ def open_workspace(out: Path) -> Iterator[Workspace]:
                 lock.unlink()
                 with contextlib.suppress(OSError):  # Another one may have begun to wait in it.
                     workspace.root.rmdir()
+
+
+def _inode(path: Path) -> int | None:
+    """What tells a directory apart from another of the same name; None if it is not there."""
+    return path.stat().st_ino if path.exists() else None
 
 
 def _check_ours(root: Path) -> None:

@@ -20,7 +20,7 @@ from tfrecord_tools.survey import IMAGE_TYPES, Facts
 class ShardJob:
     """All that a worker needs to write one shard and its part of the index.
 
-    Columns run over the shard's records, as in `index.SCHEMA`.
+    Columns run over the shard's records, as in `index`.
     """
 
     root: str

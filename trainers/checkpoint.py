@@ -238,7 +238,8 @@ class Checkpointer(keras.callbacks.Callback):
         self.restore_model(self.model)
         arrays = self._saved.arrays
         if "optimizer" in arrays:
-            self.model.optimizer.build(self.model.trainable_variables)
+            if not self.model.optimizer.built:  # LossScaleOptimizer would add its variables once more.
+                self.model.optimizer.build(self.model.trainable_variables)
             _assign(self.model.optimizer.variables, arrays["optimizer"])
         if "metrics" in arrays:
             _assign(self._metric_variables(), arrays["metrics"])

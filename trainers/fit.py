@@ -110,4 +110,4 @@ def _optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
     if phase.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     optimizer = keras.optimizers.get(phase.optimizer)
-    return type(optimizer)(learning_rate=rate)
+    return type(optimizer)(learning_rate=rate, **phase.optimizer_settings)

@@ -181,7 +181,7 @@ def _build_base(config: ModelConfig) -> keras.Model:
             " Change --image_size or --backbone_kwargs."
         ) from error
     except Exception as error:  # What keras.utils.get_file raises when a download fails is no narrower.
-        if "URL fetch failure" not in str(error):
+        if config.weights != "imagenet":
             raise
         raise UserError(
             f"--weights=imagenet: the weights of {describe(config)} could not be downloaded: {_one_line(error)}"

@@ -60,7 +60,8 @@ class Phase:
         name: As it is shown and stands in history.csv.
         trainable: "head" (the backbone frozen), "last_stage" (its last stage too, BatchNormalization
             frozen) or "all" (everything, BatchNormalization too).
-        optimizer: Name of a Keras optimizer; its other settings are Keras's defaults.
+        optimizer: Name of a Keras optimizer.
+        optimizer_settings: Its further arguments, such as momentum; what is not here is Keras's default.
         learning_rate: At the start of the phase.
         schedule: "constant", or "cosine" (falls to 0 at the end of the phase).
         epochs: How many, at least 1.
@@ -71,6 +72,7 @@ class Phase:
     trainable: str
     learning_rate: float
     optimizer: str = "adam"
+    optimizer_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     schedule: str = "constant"
     epochs: int
     steps_per_epoch: int | None = None
@@ -84,7 +86,7 @@ class Recipe:
         batch_size: Images a step.
         crop: 0: images are stretched to the square; above 0: their central square is taken, with sides of this share
             of the shorter side. 0.875 is what ImageNet networks are evaluated with.
-        augment: Name in `tfrecord_tools.augment.PRESETS`.
+        augment: Name in `tfrecord_tools.augment_config.PRESETS`.
     """
 
     model: ModelConfig
@@ -137,10 +139,21 @@ def default(**model: Any) -> Recipe:
     """
     config = ModelConfig(**model)
     if config.weights == "none":
+        scratch = Phase(
+            name="scratch",
+            trainable="all",
+            # MobileNet on 700 drawings, 12 epochs of batches of 16: accuracy 0.96, with Adam at 0.003 0.89.
+            optimizer="sgd",
+            optimizer_settings={"momentum": 0.9, "nesterov": True},
+            learning_rate=0.05,
+            schedule="cosine",
+            epochs=15,
+        )
         return Recipe(
             # The usual 0.99 averages over hundreds of steps, which a small dataset does not have.
             model=dataclasses.replace(config, batch_norm_momentum=0.9),
-            phases=(Phase(name="scratch", trainable="all", learning_rate=1e-3, schedule="cosine", epochs=20),),
+            phases=(scratch,),
+            batch_size=16,
         )
     return Recipe(
         model=config,
@@ -186,7 +199,7 @@ def override(
         recipe: The recipe.
         batch_size: Images a step.
         crop: As in `Recipe`.
-        augment: Name in `tfrecord_tools.augment.PRESETS`.
+        augment: Name in `tfrecord_tools.augment_config.PRESETS`.
         epochs: Of each phase; a phase of 0 epochs is left out.
 
     Raises:

@@ -32,6 +32,22 @@ _DECISIVE = ("flags", "recipe", "weights", "dataset")
 _REPRODUCTION = (*_DECISIVE, "environment")  # Down to the last bit.
 
 
+def check(run: str | None) -> None:
+    """Refuses a run directory that cannot be one, before anything slow is done.
+
+    Raises:
+        UserError: It is a file, or lies where nothing can be written.
+    """
+    if run is None:
+        return
+    path = Path(run)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--run={run}: a file, not a directory. Pass another --run.")
+    above = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UserError(f"--run={run}: nothing can be written in {above}. Pass another --run.")
+
+
 def results(run: str | None, settings: Settings) -> dict[str, Any] | None:
     """Reads the results of a finished run; None if it is not finished, or not begun.
 

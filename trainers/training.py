@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from tfrecord_tools import dataset, files
 from tfrecord_tools.augment_config import PRESETS
@@ -56,7 +57,8 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
     Raises:
         UserError: What the user can mend; no run directory has been made then.
     """
-    splits = _split(data, config.seed)
+    run_directory.check(config.run)
+    splits = _split(data)
     found = device.set_up(precision=config.precision, seed=config.seed, deterministic=config.deterministic)
     settings = _settings(data, recipe, config, flags, found)
     metrics = run_directory.results(config.run, settings)
@@ -73,9 +75,22 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         f"model: {models.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights}, "
         f"{classifier.model.count_params():,} parameters; {steps} steps of {recipe.batch_size} images see each once"
     )
-    with run_directory.opened(config.run, settings, trainer) as run:
-        print(f"run: {run}", flush=True)
-        metrics = _train_in(run, data, splits, recipe, config, classifier, steps, found)
+    try:
+        with run_directory.opened(config.run, settings, trainer) as run:
+            print(f"run: {run}", flush=True)
+            metrics = run_directory.results(str(run), settings)  # Another process may just have finished it.
+            if metrics is None:
+                metrics = _train_in(run, data, splits, recipe, config, classifier, steps, found)
+    except tf.errors.OpError as error:
+        damage = splits.train.damage or splits.validation.damage
+        if not damage:
+            raise
+        raise UserError(damage) from error
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"{what}{error.strerror or error}. Mend the cause and run the same command again: it continues."
+        ) from error
     _print_results(run, metrics)
     return metrics
 
@@ -126,7 +141,8 @@ def _train_in(
     metrics = scores | {
         "split": splits.validation_name,
         "note": "The choices of this training were made on this split: expect somewhat less on new images.",
-        "count": len(splits.validation),
+        "count": len(splits.validation) - len(splits.validation.corrupt),
+        "corrupt": [*splits.train.corrupt.values(), *splits.validation.corrupt.values()],
         "steps": checkpointer.position.global_step,
         "seconds": round(checkpointer.seconds, 1),
         "images_per_second": round(checkpointer.position.global_step * recipe.batch_size / checkpointer.seconds, 1),
@@ -135,7 +151,7 @@ def _train_in(
     return metrics
 
 
-def _split(data: Dataset, seed: int) -> Splits:
+def _split(data: Dataset) -> Splits:
     """Takes the dataset's own validation split, else holds some of the training images out."""
     if len(data.class_names) < 2:
         raise UserError(
@@ -147,12 +163,12 @@ def _split(data: Dataset, seed: int) -> Splits:
     train = data.records("train")
     if data.splits.get("validation"):
         return Splits(train=train, validation=data.records("validation"), validation_name="the validation split")
-    rest, held_out = train.hold_out(HELD_OUT, seed)
+    rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
             f"--tfrecords={data.directory}: {len(train)} training images are too few to hold some out for validation."
         )
-    print(f"no validation split: {HELD_OUT:.0%} of the training images are held out, chosen by their content's hash")
+    print(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
     return Splits(train=rest, validation=held_out, validation_name="held out of the train split")
 
 
@@ -187,4 +203,6 @@ def _save_model(model: keras.Model, path: Path) -> None:
 def _print_results(run: Path, metrics: dict[str, Any]) -> None:
     scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
     print(f"{scores} on {metrics['count']:,} images: {metrics['split']}, which choices were made on")
+    if metrics["corrupt"]:
+        print(f"corrupt: {len(metrics['corrupt']):,} records, named in {run_directory.METRICS}")
     print(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")

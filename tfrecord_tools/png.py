@@ -1,0 +1,131 @@
+"""Proves a PNG sound, in bounded memory: all that libpng insists on, of which Pillow lets some pass."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # By colour type.
+_PALETTE = 3
+_LAST_FILTER = 4
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # x y dx dy
+_PIECE_BYTES = 1 << 20  # Inflated at once.
+_EXCESS_BYTES = 1 << 16  # libpng puts up with some bytes behind the last row.
+
+
+class DamagedPngError(Exception):
+    """What is wrong."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The IHDR chunk (PNG specification, section 11.2.2)."""
+
+    width: int
+    height: int
+    bits: int
+    color: int
+    compression: int
+    filtering: int
+    interlace: int
+
+    def passes(self) -> Iterator[tuple[int, int]]:
+        """Yields (rows, bytes a row with its filter byte) of each pass of the pixels."""
+        for x, y, dx, dy in _ADAM7 if self.interlace else ((0, 0, 1, 1),):
+            columns, rows = -(-(self.width - x) // dx), -(-(self.height - y) // dy)
+            if columns > 0 < rows:
+                yield rows, 1 + -(-columns * self.bits * _CHANNELS[self.color] // 8)
+
+
+def read_header(data: bytes) -> Header:
+    """Reads the header behind the signature, its checksum proven.
+
+    Raises:
+        DamagedPngError: There is none, or it has values that the standard does not know.
+    """
+    kind, content = next(_chunks(data))
+    if kind != b"IHDR" or len(content) != 13:
+        raise DamagedPngError("the PNG does not start with its header")
+    header = Header(*struct.unpack(">IIBBBBB", content))
+    known = header.width and header.height and header.color in _CHANNELS and header.interlace <= 1
+    if not known or header.compression or header.filtering:
+        raise DamagedPngError("the PNG's header has values that its standard does not know")
+    return header
+
+
+def check(data: bytes, header: Header) -> None:
+    """Checks every chunk's checksum, the palette where colours are of one, all rows in full and their filters.
+
+    Raises:
+        DamagedPngError: Something of it is wrong.
+    """
+    chunks = list(_chunks(data))
+    kinds = [kind for kind, _ in chunks]
+    first_pixels = kinds.index(b"IDAT") if b"IDAT" in kinds else len(kinds)
+    if header.color == _PALETTE and b"PLTE" not in kinds[:first_pixels]:
+        raise DamagedPngError("the PNG lacks its palette")
+    passes = list(header.passes())
+    expected = sum(rows * stride for rows, stride in passes)
+    starts = _row_starts(passes)
+    position = row = 0
+    for piece in _inflate([content for kind, content in chunks if kind == b"IDAT"]):
+        end = int(np.searchsorted(starts, position + len(piece)))
+        if (piece[starts[row:end] - position] > _LAST_FILTER).any():
+            raise DamagedPngError("unknown filter of a row of the PNG")
+        position, row = position + len(piece), end
+        if position > expected + _EXCESS_BYTES:
+            break
+    if not expected <= position <= expected + _EXCESS_BYTES:
+        raise DamagedPngError(f"the PNG has {position:,} bytes of pixels and should have {expected:,}")
+
+
+def _row_starts(passes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Returns i64[rows], where each row's filter byte lies in the inflated stream."""
+    strides = np.concatenate([np.full(rows, stride, np.int64) for rows, stride in passes])
+    return np.cumsum(strides) - strides
+
+
+def _inflate(contents: Sequence[memoryview]) -> Iterator[np.ndarray]:
+    """Yields the inflated bytes, u8[up to a piece], to the end, where their own checksum lies."""
+    inflater = zlib.decompressobj()
+    try:
+        for content in (*contents, b""):
+            pending: Any = content
+            while True:
+                piece = inflater.decompress(pending, _PIECE_BYTES)
+                pending = inflater.unconsumed_tail
+                if piece:
+                    yield np.frombuffer(piece, np.uint8)
+                elif not pending:
+                    break
+    except zlib.error as error:
+        raise DamagedPngError(str(error)) from error
+    if not inflater.eof:
+        raise DamagedPngError("the PNG's pixels have no end")
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Yields type and content of the chunks up to IEND, their checksums proven.
+
+    A chunk is: length u32, type, content, CRC-32 of type and content (PNG specification, section 5.3).
+    """
+    view, position = memoryview(data), len(SIGNATURE)
+    while position + 12 <= len(data):
+        length = int.from_bytes(view[position : position + 4], "big")
+        end = position + 12 + length
+        if end > len(data):
+            break
+        kind = bytes(view[position + 4 : position + 8])
+        if zlib.crc32(view[position + 4 : end - 4]) != int.from_bytes(view[end - 4 : end], "big"):
+            raise DamagedPngError(f"wrong checksum of the PNG chunk {kind!r} at byte {position:,}")
+        yield kind, view[position + 8 : end - 4]
+        if kind == b"IEND":
+            return
+        position = end
+    raise DamagedPngError(f"the PNG ends at byte {len(data):,}, before its end chunk")
