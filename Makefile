@@ -27,7 +27,7 @@ demo: $(VENV)/installed
 	@test "$(SRC)-$(WEIGHTS)" = "$(SAMPLE)-none" -o "$(WEIGHTS)" != none || echo "For photographs pass pretrained weights: WEIGHTS=imagenet"
 	@test -e "$(SAMPLE)" -o "$(SRC)" != "$(SAMPLE)" || $(RUN) -m tfrecord_tools.sample --out="$(SAMPLE)"
 	@test -e "$(OUT)/convert.json" || $(RUN) -m tfrecord_tools.convert --src="$(SRC)" --out="$(OUT)"
-	@TF_CPP_MIN_LOG_LEVEL=2 $(RUN) -m trainers.finetune --tfrecords="$(OUT)" --run="$(RUN_DIR)" --weights="$(WEIGHTS)" \
+	@$(RUN) -m trainers.finetune --tfrecords="$(OUT)" --run="$(RUN_DIR)" --weights="$(WEIGHTS)" \
 	  --backbone=MobileNet --backbone_kwargs=alpha=0.25 $(TRAINING)
 
 test: $(VENV)/installed

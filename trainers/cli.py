@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError
 from trainers import backbones, recipes
 from trainers.recipes import ModelConfig, Recipe, TrainConfig
+
+# TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 flags.disclaim_key_flags()  # The flags belong to the trainer that has them defined, and stand in its --help.
 

@@ -159,7 +159,7 @@ def default(**model: Any) -> Recipe:
         model=config,
         phases=(
             Phase(name="head", trainable="head", learning_rate=3e-3, schedule="cosine", epochs=5),
-            Phase(name="finetune", trainable="last_stage", learning_rate=3e-4, schedule="cosine", epochs=15),
+            Phase(name="finetune", trainable="last_stage", learning_rate=3e-4, schedule="cosine", epochs=10),
         ),
     )
 
