@@ -62,17 +62,22 @@ def test_scaling_equals_preprocess_input(name):
     np.testing.assert_allclose(scaled, preprocess_input(name, images), rtol=1e-6, atol=1e-6)
 
 
-def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path):
+def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path, shallow: bool):
     classifier = models.build(config, 2)
     settle(classifier)
     classifier.model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     images = pixels(config.size)
-    features = keras.Model(loaded.input, loaded.get_layer("pool").output).predict(images, verbose=0)
-    expected = np.mean(classifier.base(preprocess_input(config.backbone, images), training=False), axis=(1, 2))
+    given = preprocess_input(config.backbone, images)
+    scaled = models.scale(images, backbones.find(config.backbone).scaling)
+    np.testing.assert_allclose(scaled, given, rtol=1e-6, atol=1e-6)
+    # All eager, and the deep ones on our own scaled pixels: with random weights the deepest networks multiply a last
+    # bit beyond all bounds (Keras's own base, graph against eager: 0.9 of the scale for EfficientNetV2S).
+    features = np.array(keras.Model(loaded.input, loaded.get_layer("pool").output)(images, training=False))
+    expected = np.mean(classifier.base(given if shallow else scaled, training=False), axis=(1, 2))
     scale = np.abs(expected).max()
     assert np.ptp(expected, axis=0).max() > 0.01 * scale  # What is compared depends on the image.
-    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-3 * scale)  # Depth multiplies rounding errors.
+    np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +90,14 @@ def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path):
     ids=lambda config: config.backbone,
 )
 def test_saved_model_on_bytes_equals_preprocess_input_and_base(config, tmp_path):
-    check_saved_equals_preprocess_input_and_base(config, tmp_path)
+    check_saved_equals_preprocess_input_and_base(config, tmp_path, shallow=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", backbones.BACKBONES)
 def test_every_saved_model_on_bytes_equals_preprocess_input_and_base(name, tmp_path):
     config = ModelConfig(backbone=name, weights="none", image_size=SMALLEST.get(name, 32))
-    check_saved_equals_preprocess_input_and_base(config, tmp_path)
+    check_saved_equals_preprocess_input_and_base(config, tmp_path, shallow=False)
 
 
 @pytest.mark.slow
