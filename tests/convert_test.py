@@ -72,6 +72,7 @@ def test_split_layout_end_to_end(split_source: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     facts = convert(ConvertConfig(src=str(split_source), out=str(tmp_path / "out"), workers=1), log=lines.append)
     assert sorted(os.listdir(tmp_path / "out")) == [
+        "card.html",
         "convert.json",
         "dataset_info.json",
         "features.json",
@@ -90,7 +91,7 @@ def test_split_layout_end_to_end(split_source: Path, tmp_path: Path) -> None:
         for path, record in named.items():
             assert path.startswith(split)
             assert record["label"] == ["cats", "dogs"].index(path.split("/")[1])
-    assert lines[0].startswith(f"{split_source}: 16 images, 0.0 MB, splits of its own")
+    assert lines[0].startswith(f"{split_source}: 16 images, 0.0 MB to store, splits of its own")
     table = [line.split() for line in lines[1:6]]
     assert table == [
         ["label", "class", "train", "validation"],
@@ -99,7 +100,7 @@ def test_split_layout_end_to_end(split_source: Path, tmp_path: Path) -> None:
         ["all", "10", "6"],
         ["shards", "1", "1"],
     ]
-    assert f"{tmp_path}/out/: 16 records in 2 shards, 0.0 MB, digest {facts['digest'][:12]}; 0 rejected" in lines[-1]
+    assert f"{tmp_path}/out/: 16 records in 2 shards, 0.0 MB, digest {facts['digest'][:12]}; 0 skipped" in lines[-1]
 
 
 def test_class_layout_end_to_end(class_source: Path, tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_duplicates_are_all_kept(tmp_path: Path) -> None:
 
 def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
     (src / "train/cats/page.jpg").write_bytes(b"<html>")
-    (src / "train/dogs/moving.jpg").write_bytes(image(1, "GIF"))
+    (src / "train/dogs/moving.jpg").write_bytes(image(1, "PPM"))
     (src / "train/cats/000.jpg").write_bytes(image(1)[:-100])
     (src / "readme.txt").write_text("hello")
     lines: list[str] = []
@@ -157,8 +158,8 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
         ("train/cats/page.jpg", "skipped"),
         ("train/dogs/moving.jpg", "skipped"),
     ]
-    assert rows[3]["reason"] == "a GIF image; JPEG and PNG are read"
-    assert "  rejected: readme.txt: not inside a class directory" in lines
+    assert rows[3]["reason"] == "a PPM image; JPEG, PNG, GIF, BMP, WebP and TIFF are read"
+    assert "  skipped: readme.txt: not inside a class directory" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
 
@@ -168,7 +169,7 @@ def test_long_list_of_rejected_is_cut_in_the_report(src: Path, tmp_path: Path) -
     lines: list[str] = []
     convert(ConvertConfig(src=str(src), out=str(tmp_path / "out"), workers=1, max_bad=0.5), log=lines.append)
     assert len([line for line in lines if "empty file" in line]) == 5
-    assert "  rejected: 3 more" in lines
+    assert "  and 3 more such files" in lines
 
 
 def test_table_comes_before_anything_is_written(split_source: Path, tmp_path: Path) -> None:
@@ -216,12 +217,12 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"src": "gone"}, r"--src=gone: no such directory\. Expected"),
-        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: is a file, not a directory"),
+        ({"src": "gone"}, r"--src=gone: no such file or directory\. A directory"),
+        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: neither a directory, nor a zip or tar"),
         ({"src": "empty"}, r"--src=empty: no image files in class directories\. Expected"),
         ({"src": "pets/train/cats"}, r"no image files in class directories\. 5 loose files such as 000\.jpg"),
         ({"src": "one"}, r"--src=one: only one class, 'cats'"),
-        ({"src": ""}, r"--src is missing: a directory of images such as .* is expected"),
+        ({"src": ""}, r"--src is missing: images such as .*, an archive of these"),
         ({"out": "pets/out"}, r"--out=pets/out lies inside --src=pets: .* Choose one outside\."),
         ({"out": "pets"}, r"--out=pets lies inside --src=pets"),
         ({"out": "."}, r"lies inside --out=.*, which would be replaced\. Choose another --out\."),
@@ -231,7 +232,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"out": "notes.txt/out"}, r"notes\.txt/out\.partial: cannot be created: Not a directory\. Choose another"),
         ({"classes": ["cat", "dogs"]}, r"--classes: 'cat' is no class directory .*; there is cats\."),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
-        ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: one of skip, fail is expected\."),
+        ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: one of skip, repair, fail is expected\."),
         ({"workers": 0}, r"--workers=0: at least 1\."),
     ],
 )
@@ -272,7 +273,7 @@ def test_on_bad_image_fail(src: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         converted(src, tmp_path / "out", on_bad_image="fail")
     assert str(caught.value) == (
-        f"{src}/train/cats/page.jpg: not an image (starts with b'<html>'); JPEG and PNG are read."
+        f"{src}/train/cats/page.jpg: not an image (starts with b'<html>'); JPEG, PNG, GIF, BMP, WebP and TIFF are read."
         " Remove it, or pass --on_bad_image=skip."
         f"\nWhat is done is kept in {tmp_path}/out.partial/ for the next try; delete it to give up."
     )
@@ -316,14 +317,14 @@ def test_overwrite_keeps_the_old_one_until_the_end(src: Path, tmp_path: Path, mo
     converted(src, tmp_path / "out")
     old = contents(tmp_path / "out")
     draw(src / "train/cats/new.jpg")
-    original = convert_module.metadata.write
+    original = convert_module.card.write
     checked: list[bool] = []
 
-    def write(directory: Path, decided: Any) -> None:
-        original(directory, decided)  # The last thing before the commit.
+    def write(*arguments: Any) -> None:
+        original(*arguments)  # The last thing before the commit.
         checked.append(contents(tmp_path / "out") == old)
 
-    monkeypatch.setattr(convert_module.metadata, "write", write)
+    monkeypatch.setattr(convert_module.card, "write", write)
     converted(src, tmp_path / "out", overwrite=True)
     assert checked == [True]
     assert "train/cats/new.jpg" in read(tmp_path / "out")["train"]
@@ -535,8 +536,8 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
     [
         (["--scr=pets"], "Unknown command line flag 'scr'. Did you mean: src"),
         (["--src=pets", "extra"], "error: unexpected argument 'extra': everything is given by flags"),
-        ([], "error: --src is missing: a directory of images"),
-        (["--src=gone"], "error: --src=gone: no such directory."),
+        ([], "error: --src is missing: images such as cat_dog_img/train"),
+        (["--src=gone"], "error: --src=gone: no such file or directory."),
     ],
 )
 def test_wrong_commands(src: Path, tmp_path: Path, flags: list[str], message: str) -> None:

@@ -16,6 +16,7 @@ from PIL import Image
 
 import tfrecord_tools
 from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.scan import ScanConfig, Sources, scan
 
 REPOSITORY = Path(tfrecord_tools.__file__).parents[1]
 
@@ -55,6 +56,11 @@ def with_splits(root: Path, train: int = 5, validation: int = 3) -> Path:
 def contents(directory: Path) -> dict[str, bytes]:
     """Returns the bytes of every file below a directory by its path relative to it."""
     return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def scanned(root: Path, **settings: Any) -> Sources:
+    """What `scan` finds below `root`."""
+    return scan(ScanConfig(src=str(root), **settings))
 
 
 def converted(src: Path, out: Path, /, **settings: Any) -> dict[str, Any]:

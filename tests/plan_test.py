@@ -11,6 +11,7 @@ import pytest
 
 from tfrecord_tools import plan as plan_module
 from tfrecord_tools import schema
+from tfrecord_tools.duplicates import Duplicates
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.plan import (
     MAX_SHARD_BYTES,
@@ -24,8 +25,14 @@ from tfrecord_tools.plan import (
     dataset_name,
     plan,
 )
-from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT, Rejected, Sources
+from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT, Sources
+from tfrecord_tools.stores import SPAN, Directory, Rejected
 from tfrecord_tools.survey import FACT, Facts
+
+
+NO_DUPLICATES = Duplicates(
+    counts={"copies": 0, "leaks": 0, "conflicts": 0}, files=0, examples={"copies": [], "leaks": [], "conflicts": []}
+)
 
 
 def made(
@@ -42,11 +49,18 @@ def made(
     has_splits = len(parts[0]) == 3
     lengths = np.array(sizes or [100] * len(paths), np.int64)
     table = np.zeros(len(paths), FACT)
-    table["size"], table["type"], table["height"], table["width"] = lengths, 1, 10, 20
+    table["size"] = table["bytes"] = lengths
+    table["type"] = table["source_type"] = 1
+    table["height"], table["width"] = 10, 20
     for i, content in enumerate(contents or paths):
-        table["sha256"][i] = np.frombuffer(hashlib.sha256(content.encode()).digest(), np.uint8)
+        table["source_sha256"][i] = table["sha256"][i] = np.frombuffer(
+            hashlib.sha256(content.encode()).digest(), np.uint8
+        )
     sources = Sources(
         root="src",
+        store=Directory("src"),
+        spans=np.zeros(len(paths), SPAN),
+        groups=np.zeros(len(paths), np.uint64),
         class_names=tuple(names),
         paths=paths,
         labels=np.array([names.index(part[-2]) for part in parts], np.int32),
@@ -57,7 +71,7 @@ def made(
         rejected=rejected,
         left_out={},
     )
-    return sources, Facts(table=table, reasons=bad or {})
+    return sources, Facts(table=table, reasons=bad or {}, repaired={})
 
 
 def many(count: int, prefix: str = "") -> list[str]:
@@ -66,7 +80,7 @@ def many(count: int, prefix: str = "") -> list[str]:
 
 
 def decide(paths: list[str], config: PlanConfig = PlanConfig(), name: str = "pets", **made_of: Any) -> Plan:
-    return plan(*made(paths, **made_of), config, name)
+    return plan(*made(paths, **made_of), config, name, config.plan_settings())
 
 
 def as_values(decided: Plan) -> dict[str, Any]:
@@ -90,7 +104,7 @@ def test_whole_plan() -> None:
     ]
     sources, facts = made(paths, sizes=[100, 200, 300, 400, 500], bad={1: "empty file"})
     config = PlanConfig(seed=3, shards=3, max_bad=0.5)
-    decided = plan(sources, facts, config, "pets")
+    decided = plan(sources, facts, config, "pets", config.plan_settings())
     lengths = {
         number: len(schema.encode_example(b"x" * int(facts.table["size"][number]), paths[number], label))
         for number, label in ((0, 0), (2, 1), (3, 0), (4, 1))
@@ -104,20 +118,22 @@ def test_whole_plan() -> None:
         "name": "pets",
         "class_names": ("cats", "dogs"),
         "config": {
-            "classes": None,
             "validation_fraction": None,
             "test_fraction": None,
             "seed": 3,
             "shards": 3,
             "shard_bytes": None,
+            "duplicates": "keep",
             "name": "pets",
-            "format_version": 1,
+            "format_version": 2,
         },
         "labels": [sources.labels[i] for i in order],
         "splits": [0, 0, 1, 1],
         "lengths": [lengths[i] for i in order],
         "shards": (Shard("train", 0, 1, 0, 2), Shard("validation", 0, 2, 2, 3), Shard("validation", 1, 2, 3, 4)),
         "rejected": (Rejected(path="train/cats/2.jpg", reason="empty file"),),
+        "duplicates": NO_DUPLICATES,
+        "group_leaks": 0,
     }
     assert decided.bytes == sum(lengths.values()) + 4 * 16
     assert {split: row.tolist() for split, row in decided.counts().items()} == {"train": [1, 1], "validation": [1, 1]}
@@ -439,21 +455,20 @@ def test_digest_changes_with_all_that_matters() -> None:
     relabelled = dataclasses.replace(sources, labels=1 - sources.labels)
     swapped = dataclasses.replace(sources, class_names=("dogs", "cats"))
     plans = {
-        "as it is": plan(sources, facts, config, "pets"),
+        "as it is": plan(sources, facts, config, "pets", config.plan_settings()),
         "seed": decide(paths, PlanConfig(seed=1)),
         "validation": decide(paths, PlanConfig(validation_fraction=0.3)),
         "test": decide(paths, PlanConfig(test_fraction=0.3)),
         "shards": decide(paths, PlanConfig(shards=5)),
         "shard bytes": decide(paths, PlanConfig(shard_bytes=1024)),
-        "classes": decide(paths, PlanConfig(classes=["cats", "dogs"])),
         "name": decide(paths, name="animals"),
         "one more": decide([*paths, "dogs/new.jpg"]),
         "one fewer": decide(paths[:-1]),
         "content": decide(paths, contents=other_content),
         "path": decide(renamed, contents=paths),
         "size": decide(paths, sizes=[100] * 99 + [101]),
-        "labels": plan(relabelled, facts, config, "pets"),
-        "class names": plan(swapped, facts, config, "pets"),
+        "labels": plan(relabelled, facts, config, "pets", config.plan_settings()),
+        "class names": plan(swapped, facts, config, "pets", config.plan_settings()),
         "bad": decide(paths, bad={3: "empty file"}),
         "reason": decide(paths, bad={3: "a GIF image"}),
         "loose": decide(paths, rejected=(Rejected(path="x", reason="not inside a class directory"),)),
@@ -464,11 +479,11 @@ def test_digest_changes_with_all_that_matters() -> None:
 
 def test_digest_does_not_change_with_what_does_not_matter() -> None:
     sources, facts = made(many(50))
-    expected = plan(sources, facts, PlanConfig(), "pets").digest
+    expected = plan(sources, facts, PlanConfig(), "pets", {}).digest
     moved = dataclasses.replace(sources, root="/elsewhere", mtimes_ns=sources.mtimes_ns + 5, left_out={"birds": 3})
-    touched = Facts(table=facts.table.copy(), reasons={})
+    touched = Facts(table=facts.table.copy(), reasons={}, repaired={})
     touched.table["mtime_ns"] += 5
-    assert plan(moved, touched, PlanConfig(max_bad=0.5), "pets").digest == expected
+    assert plan(moved, touched, PlanConfig(max_bad=0.5), "pets", {}).digest == expected
 
 
 # --- Config and names ----------------------------------------------------------------------------------------------
@@ -484,8 +499,7 @@ def test_digest_does_not_change_with_what_does_not_matter() -> None:
         ({"max_bad": 5}, r"--max_bad=5: a share between 0 and 1"),  # Per cent were meant.
         ({"validation_fraction": 0.5, "test_fraction": 0.5}, r"leave nothing to train on: together .* below 1\."),
         ({"test_fraction": 0.8}, r"--validation_fraction=0\.2 and --test_fraction=0\.8 leave nothing"),  # The default.
-        ({"classes": ["cats"]}, r"--classes=cats: at least two class names, separated by commas\."),
-        ({"classes": []}, r"--classes=: at least two"),
+        ({"duplicates": "merge"}, r"--duplicates=merge: one of keep, drop, fail is expected\."),
         ({"shards": 2, "shard_bytes": 2000}, r"--shards and --shard_bytes exclude each other: give one\."),
         ({"shards": 0}, r"--shards=0: at least 1\."),
         ({"shard_bytes": 150}, r"--shard_bytes=150: bytes are meant, at least 1,024\."),  # MiB were meant.
@@ -527,6 +541,8 @@ def test_counts_of_more_classes_than_a_byte_holds() -> None:
         lengths=nothing,
         shards=(),
         rejected=(),
+        duplicates=NO_DUPLICATES,
+        group_leaks=0,
         digest="",
     )
     assert {split: row.tolist() for split, row in decided.counts().items()} == {

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import tree
+from drawn import scanned, tree
 
-from tfrecord_tools import scan as scan_module
+from tfrecord_tools import stores
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT, Rejected, scan
+from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT
+from tfrecord_tools.stores import Rejected
 
 
 def touch(root: Path, *names: str | bytes) -> Path:
@@ -30,7 +31,7 @@ def two_classes(root: Path) -> Path:
 
 
 def test_class_layout_is_sorted_and_to_be_split(tmp_path: Path) -> None:
-    found = scan(touch(tmp_path, "dogs/b.png", "cats/2.jpg", "dogs/a.jpg", "cats/10.jpg"))
+    found = scanned(touch(tmp_path, "dogs/b.png", "cats/2.jpg", "dogs/a.jpg", "cats/10.jpg"))
     assert found.class_names == ("cats", "dogs")
     assert list(found.paths) == ["cats/10.jpg", "cats/2.jpg", "dogs/a.jpg", "dogs/b.png"]
     assert found.labels.tolist() == [0, 0, 1, 1]
@@ -41,7 +42,7 @@ def test_class_layout_is_sorted_and_to_be_split(tmp_path: Path) -> None:
 
 
 def test_split_layout(tmp_path: Path) -> None:
-    found = scan(touch(tmp_path, "test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"))
+    found = scanned(touch(tmp_path, "test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"))
     assert found.class_names == ("cats", "dogs")
     assert list(found.paths) == ["test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"]
     assert [SPLITS[split] for split in found.splits] == ["test", "train", "train", "validation"]
@@ -53,7 +54,7 @@ def test_sizes_and_times_are_the_files(tmp_path: Path) -> None:
     two_classes(tmp_path)
     (tmp_path / "cats/1.jpg").write_bytes(b"four")
     os.utime(tmp_path / "cats/1.jpg", ns=(5, 1_700_000_000_123_456_789))
-    found = scan(tmp_path)
+    found = scanned(tmp_path)
     assert found.sizes.tolist() == [4, 1]
     assert found.mtimes_ns[0] == 1_700_000_000_123_456_789
 
@@ -74,30 +75,32 @@ def test_sizes_and_times_are_the_files(tmp_path: Path) -> None:
     ],
 )
 def test_names_of_splits(tmp_path: Path, directory: str, split: str | None) -> None:
-    found = scan(touch(tmp_path, f"{directory}/cats/1.jpg", f"{directory}/dogs/1.jpg", *([] if split else ["b/1.jpg"])))
+    found = scanned(
+        touch(tmp_path, f"{directory}/cats/1.jpg", f"{directory}/dogs/1.jpg", *([] if split else ["b/1.jpg"]))
+    )
     assert found.has_splits == (split is not None)
     assert {SPLITS[s] if s >= 0 else None for s in found.splits} == {split}
 
 
 def test_splits_only_if_every_top_directory_is_one(tmp_path: Path) -> None:
-    found = scan(touch(tmp_path, "train/cats/1.jpg", "test/cats/1.jpg", "dogs/1.jpg"))
+    found = scanned(touch(tmp_path, "train/cats/1.jpg", "test/cats/1.jpg", "dogs/1.jpg"))
     assert found.class_names == ("dogs", "test", "train")
     assert not found.has_splits
 
 
 def test_hidden_top_directory_does_not_prevent_splits(tmp_path: Path) -> None:
     touch(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", ".cache/x/1.jpg", "__MACOSX/y/1.jpg")
-    assert scan(tmp_path).has_splits
+    assert scanned(tmp_path).has_splits
 
 
 def test_two_names_for_one_split_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/cats/1.jpg", "val/cats/1.jpg", "Validation/dogs/1.jpg")
     with pytest.raises(UserError, match=r"Validation and val both mean the validation split\. Merge them or move one"):
-        scan(tmp_path)
+        scanned(tmp_path)
 
 
 def test_nested_directories_are_followed(tmp_path: Path) -> None:
-    found = scan(touch(tmp_path, "cats/a/b/1.jpg", "cats/a/2.jpg", "cats/3.jpg", "dogs/train/1.jpg"))
+    found = scanned(touch(tmp_path, "cats/a/b/1.jpg", "cats/a/2.jpg", "cats/3.jpg", "dogs/train/1.jpg"))
     assert list(found.paths) == ["cats/3.jpg", "cats/a/2.jpg", "cats/a/b/1.jpg", "dogs/train/1.jpg"]
     assert found.labels.tolist() == [0, 0, 0, 1]
 
@@ -117,7 +120,7 @@ def test_nested_directories_are_followed(tmp_path: Path) -> None:
     ],
 )
 def test_passed_over_silently(tmp_path: Path, name: str) -> None:
-    found = scan(touch(two_classes(tmp_path), name))
+    found = scanned(touch(two_classes(tmp_path), name))
     assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
     assert found.rejected == ()
 
@@ -125,13 +128,13 @@ def test_passed_over_silently(tmp_path: Path, name: str) -> None:
 def test_empty_class_directory_is_no_class(tmp_path: Path) -> None:
     (two_classes(tmp_path) / "birds" / "inner").mkdir(parents=True)
     touch(tmp_path, "fish/.hidden.jpg")
-    assert scan(tmp_path).class_names == ("cats", "dogs")
+    assert scanned(tmp_path).class_names == ("cats", "dogs")
 
 
 def test_loose_files_are_rejected_with_the_reason(tmp_path: Path) -> None:
-    found = scan(touch(two_classes(tmp_path), "readme.txt"))
+    found = scanned(touch(two_classes(tmp_path), "readme.txt"))
     assert found.rejected == (Rejected(path="readme.txt", reason="not inside a class directory"),)
-    found = scan(touch(tmp_path / "src", "train/cats/1.jpg", "train/dogs/1.jpg", "train/3.jpg", "readme.txt"))
+    found = scanned(touch(tmp_path / "src", "train/cats/1.jpg", "train/dogs/1.jpg", "train/3.jpg", "readme.txt"))
     assert [r.path for r in found.rejected] == ["readme.txt", "train/3.jpg"]
 
 
@@ -141,7 +144,7 @@ def test_links_are_followed(tmp_path: Path) -> None:
     (tmp_path / "src/cats/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "src/dogs/linked.jpg").symlink_to(tmp_path / "file.jpg")
     (tmp_path / "src/birds").symlink_to(tmp_path / "elsewhere/deep")  # A whole class may be a link.
-    found = scan(tmp_path / "src")
+    found = scanned(tmp_path / "src")
     assert found.class_names == ("birds", "cats", "dogs")
     assert list(found.paths) == ["birds/7.jpg", "cats/1.jpg", "cats/linked/deep/7.jpg", "dogs/1.jpg", "dogs/linked.jpg"]
     assert found.rejected == ()
@@ -154,14 +157,14 @@ def test_links_are_followed(tmp_path: Path) -> None:
         ("cats/self.jpg", "self.jpg", "cats/self.jpg", "cannot be followed: Too many levels of symbolic links"),
         ("cats/up", ".", "cats/up", "a link to a directory that contains it"),
         ("cats/a/top", "..", "cats/a/top", "a link to a directory that contains it"),
-        ("loop", "loop", "loop", "not inside a class directory"),  # Would-be class directories too.
+        ("loop", "loop", "loop", "cannot be followed: Too many levels of symbolic links"),  # Would-be classes too.
     ],
 )
 def test_bad_links_are_rejected(tmp_path: Path, link: str, target: str, rejected: str, reason: str) -> None:
     two_classes(tmp_path)
     (tmp_path / link).parent.mkdir(exist_ok=True)
     (tmp_path / link).symlink_to(target)
-    found = scan(tmp_path)
+    found = scanned(tmp_path)
     assert found.rejected == (Rejected(path=rejected, reason=reason),)
     assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
 
@@ -170,14 +173,14 @@ def test_directories_that_link_to_each_other_end(tmp_path: Path) -> None:
     two_classes(tmp_path)
     (tmp_path / "cats/to_dogs").symlink_to(tmp_path / "dogs")
     (tmp_path / "dogs/to_cats").symlink_to(tmp_path / "cats")
-    found = scan(tmp_path)
+    found = scanned(tmp_path)
     assert list(found.paths) == ["cats/1.jpg", "cats/to_dogs/1.jpg", "dogs/1.jpg", "dogs/to_cats/1.jpg"]
     assert [r.path for r in found.rejected] == ["cats/to_dogs/to_cats", "dogs/to_cats/to_dogs"]
 
 
 def test_pipe_is_rejected_and_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(two_classes(tmp_path) / "cats/pipe.jpg")
-    assert scan(tmp_path).rejected == (Rejected(path="cats/pipe.jpg", reason="neither a file nor a directory"),)
+    assert scanned(tmp_path).rejected == (Rejected(path="cats/pipe.jpg", reason="neither a file nor a directory"),)
 
 
 @pytest.mark.parametrize(
@@ -185,14 +188,14 @@ def test_pipe_is_rejected_and_not_waited_for(tmp_path: Path) -> None:
     [(b"cats/caf\xe9.jpg", r"cats/caf\xe9.jpg"), (b"caf\xe9/1.jpg", r"caf\xe9/1.jpg")],  # Latin-1.
 )
 def test_names_that_are_not_utf8_are_rejected(tmp_path: Path, name: bytes, printed: str) -> None:
-    found = scan(touch(two_classes(tmp_path), name))
+    found = scanned(touch(two_classes(tmp_path), name))
     assert found.rejected == (Rejected(path=printed, reason="the name is not valid UTF-8: rename it"),)
     assert found.class_names == ("cats", "dogs")
 
 
 @pytest.mark.parametrize("name", ["Katzen süß", "кошки", "猫", "cats & dogs", "a,b", "👩‍🔬", 'c\'est "ça"'])
 def test_class_names_of_any_script_are_kept(tmp_path: Path, name: str) -> None:
-    assert name in scan(touch(two_classes(tmp_path), f"{name}/ö\n 1.jpg")).class_names
+    assert name in scanned(touch(two_classes(tmp_path), f"{name}/ö\n 1.jpg")).class_names
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,7 @@ def test_class_names_of_any_script_are_kept(tmp_path: Path, name: str) -> None:
 )
 def test_class_names_that_cannot_be_kept_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError) as caught:
-        scan(touch(two_classes(tmp_path), f"{name}/1.jpg"))
+        scanned(touch(two_classes(tmp_path), f"{name}/1.jpg"))
     assert f"the class name {name!r} cannot be kept" in str(caught.value)
     assert str(caught.value).endswith("Rename the directory.")
 
@@ -216,7 +219,7 @@ def test_class_names_that_cannot_be_kept_are_refused(tmp_path: Path, name: str) 
 @pytest.mark.parametrize(("one", "other"), [("birds", "Birds"), ("straße", "STRASSE")])
 def test_class_names_that_differ_by_case_are_refused(tmp_path: Path, one: str, other: str) -> None:
     with pytest.raises(UserError) as caught:
-        scan(touch(two_classes(tmp_path), f"{one}/1.jpg", f"{other}/1.jpg"))
+        scanned(touch(two_classes(tmp_path), f"{one}/1.jpg", f"{other}/1.jpg"))
     first, second = sorted([one, other])
     assert f"the class name {second!r} differs from {first!r} only by case" in str(caught.value)
     assert "Rename or merge one." in str(caught.value)
@@ -224,20 +227,24 @@ def test_class_names_that_differ_by_case_are_refused(tmp_path: Path, one: str, o
 
 def test_one_class_is_refused_with_a_guess(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
-        scan(touch(tmp_path, "cat_dog_img/cats/1.jpg", "cat_dog_img/dogs/1.jpg"))
+        scanned(touch(tmp_path, "cat_dog_img/cats/1.jpg", "cat_dog_img/dogs/1.jpg"))
     assert f"--src={tmp_path}: only one class, 'cat_dog_img'" in str(caught.value)
     assert f"Did you mean --src={tmp_path}/cat_dog_img" in str(caught.value)
 
 
 def test_no_such_directory(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--src=.*/gone: no such directory\. Expected .*train/cats/1\.jpg"):
-        scan(tmp_path / "gone")
+    with pytest.raises(
+        UserError, match=r"--src=.*/gone: no such file or directory\. A directory of images, an archive, or"
+    ):
+        scanned(tmp_path / "gone")
 
 
 def test_a_file_as_source(tmp_path: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"--src=.*/images\.zip: is a file, not a directory\. Expected"):
-        scan(tmp_path / "images.zip")
+    with pytest.raises(
+        UserError, match=r"images\.zip: neither a directory, nor a zip or tar archive .* starts with b'PK'"
+    ):
+        scanned(tmp_path / "images.zip")
 
 
 @pytest.mark.parametrize(
@@ -251,12 +258,12 @@ def test_a_file_as_source(tmp_path: Path) -> None:
 )
 def test_no_images(tmp_path: Path, names: list[str], loose: str) -> None:
     with pytest.raises(UserError, match=rf"no image files in class directories\.{loose} Expected"):
-        scan(touch(tmp_path, *names))
+        scanned(touch(tmp_path, *names))
 
 
 def test_classes_fix_labels_in_their_order(tmp_path: Path) -> None:
     touch(tmp_path, "cats/1.jpg", "dogs/1.jpg", "birds/1.jpg", "birds/2.jpg")
-    found = scan(tmp_path, classes=["dogs", "cats"])
+    found = scanned(tmp_path, classes=["dogs", "cats"])
     assert found.class_names == ("dogs", "cats")
     assert dict(zip(found.paths, found.labels.tolist())) == {"cats/1.jpg": 1, "dogs/1.jpg": 0}
     assert found.left_out == {"birds": 2}
@@ -270,23 +277,24 @@ def test_classes_fix_labels_in_their_order(tmp_path: Path) -> None:
         (["cats", "dogs", "cats"], r"the class name 'cats' stands twice in --classes"),
         (["cats", "Cats"], r"'Cats' is no class directory with files in .*; there is cats"),
         (["cats", "empty"], r"'empty' is no class directory with files"),
-        (["cats"], r"only one class, 'cats'"),
+        (["cats"], r"--classes=cats: at least two class names, separated by commas\."),
+        ([], r"--classes=: at least two"),
     ],
 )
 def test_classes_that_cannot_be(tmp_path: Path, classes: list[str], message: str) -> None:
     (touch(two_classes(tmp_path), "birds/1.jpg") / "empty").mkdir()
     with pytest.raises(UserError, match=message):
-        scan(tmp_path, classes=classes)
+        scanned(tmp_path, classes=classes)
 
 
 def test_the_same_string_twice_is_found_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stands twice"):
-        scan(touch(tmp_path, "a/1.jpg", "b/1.jpg"), classes=["a"] * 2)
+        scanned(touch(tmp_path, "a/1.jpg", "b/1.jpg"), classes=["a"] * 2)
 
 
 def test_files_of_classes_left_out_are_not_rejected(tmp_path: Path) -> None:
     """A bad name in a class that nobody asked for counts for nothing, as its other files do."""
-    found = scan(touch(two_classes(tmp_path), b"birds/caf\xe9.jpg", "birds/1.jpg"), classes=["cats", "dogs"])
+    found = scanned(touch(two_classes(tmp_path), b"birds/caf\xe9.jpg", "birds/1.jpg"), classes=["cats", "dogs"])
     assert found.rejected == ()
 
 
@@ -295,7 +303,7 @@ def test_unreadable_directory_is_refused(tmp_path: Path) -> None:
     (two_classes(tmp_path) / "cats").chmod(0)
     try:
         with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable or move"):
-            scan(tmp_path)
+            scanned(tmp_path)
     finally:
         (tmp_path / "cats").chmod(0o755)
 
@@ -309,14 +317,14 @@ def test_directory_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch:
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
-    monkeypatch.setattr(scan_module.os, "scandir", scandir)
+    monkeypatch.setattr(stores.os, "scandir", scandir)
     with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable or move"):
-        scan(two_classes(tmp_path))
+        scanned(two_classes(tmp_path))
 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path, {"cats": 20, "dogs": 20})
-    expected = scan(tmp_path)
+    expected = scanned(tmp_path)
     listed = os.scandir
     rng = np.random.default_rng(0)
 
@@ -332,8 +340,8 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: p
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(scan_module.os, "scandir", Shuffled)
-    found = scan(tmp_path)
+    monkeypatch.setattr(stores.os, "scandir", Shuffled)
+    found = scanned(tmp_path)
     assert list(found.paths) == list(expected.paths)
     assert found.labels.tolist() == expected.labels.tolist()
     assert Counter(found.labels.tolist()) == {0: 20, 1: 20}
@@ -344,6 +352,6 @@ def test_link_to_the_source_itself_does_not_mix_the_classes(tmp_path: Path) -> N
         (tmp_path / "src" / name).mkdir(parents=True)
         (tmp_path / "src" / name / "1.jpg").write_bytes(b"")
     (tmp_path / "src" / "cats" / "up").symlink_to("..")
-    found = scan(tmp_path / "src")
+    found = scanned(tmp_path / "src")
     assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
     assert [(r.path, r.reason) for r in found.rejected] == [("cats/up", "a link to a directory that contains it")]

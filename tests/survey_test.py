@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import draw, image, tree
+from drawn import draw, image, scanned, tree
 
+from tfrecord_tools import stores, workers
 from tfrecord_tools import survey as survey_module
-from tfrecord_tools import workers
 from tfrecord_tools.progress import Progress
-from tfrecord_tools.scan import Sources, scan
-from tfrecord_tools.survey import IMAGE_TYPES, Facts, survey
+from tfrecord_tools.scan import Sources
+from tfrecord_tools.survey import TYPES, Facts, survey
 from tfrecord_tools.workers import Pool
 
 HERE = Pool(None, 1)  # Work in this process.
@@ -33,30 +33,30 @@ def source(tmp_path: Path) -> Path:
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are really read, as they are."""
     read: list[str] = []
-    original = survey_module._survey_file
+    original = stores.Directory.read
 
-    def noting(path: str) -> object:
-        read.append("/".join(Path(path).parts[-2:]))
-        return original(path)
+    def noting(self: stores.Directory, path: str, span: np.void) -> stores.Content:
+        read.append(path)
+        return original(self, path, span)
 
-    monkeypatch.setattr(survey_module, "_survey_file", noting)
+    monkeypatch.setattr(stores.Directory, "read", noting)
     return read
 
 
 def equal(one: Facts, other: Facts) -> bool:
-    return one.table.tobytes() == other.table.tobytes() and one.reasons == other.reasons
+    return one.table.tobytes() == other.table.tobytes() and vars(one) | {"table": 0} == vars(other) | {"table": 0}
 
 
 def test_facts_are_the_files(source: Path) -> None:
     (source / "cats/000.jpg").write_bytes(data := image("x", size=(31, 17)))
-    sources = scan(source)
+    sources = scanned(source)
     facts = survey(sources, HERE)
     row = facts.table[0]
     assert row["sha256"].tobytes() == hashlib.sha256(data).digest()
     assert (row["size"], row["height"], row["width"]) == (len(data), 17, 31)
     assert row["mtime_ns"] == (source / "cats/000.jpg").stat().st_mtime_ns
-    assert [IMAGE_TYPES[t] for t in facts.table["type"]] == ["JPEG", "JPEG", "PNG", "JPEG", "JPEG", "PNG", ""]
-    assert facts.reasons == {6: "not an image (starts with b'<html>'); JPEG and PNG are read"}
+    assert [TYPES[t] for t in facts.table["type"]] == ["JPEG", "JPEG", "PNG", "JPEG", "JPEG", "PNG", ""]
+    assert facts.reasons == {6: "not an image (starts with b'<html>'); JPEG, PNG, GIF, BMP, WebP and TIFF are read"}
 
 
 def test_progress_adds_up(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,15 +65,15 @@ def test_progress_adds_up(source: Path, tmp_path: Path, monkeypatch: pytest.Monk
         counts: list[int] = []
         with Progress("survey", 7) as progress:
             monkeypatch.setattr(progress._bar, "update", counts.append)
-            survey(scan(source), HERE, saved=tmp_path / "saved", progress=progress)
+            survey(scanned(source), HERE, saved=tmp_path / "saved", progress=progress)
             assert (progress._bar.n, counts) == expected
 
 
 def test_unchanged_files_are_not_read_again(source: Path, tmp_path: Path, read_files: list[str]) -> None:
-    first = survey(scan(source), HERE, saved=tmp_path / "saved")
+    first = survey(scanned(source), HERE, saved=tmp_path / "saved")
     assert len(read_files) == 7
     read_files.clear()
-    second = survey(scan(source), HERE, saved=tmp_path / "saved")
+    second = survey(scanned(source), HERE, saved=tmp_path / "saved")
     assert read_files == ["dogs/page.jpg"]  # Found bad; it might have been mended.
     assert equal(first, second)
 
@@ -91,7 +91,7 @@ def test_unchanged_files_are_not_read_again(source: Path, tmp_path: Path, read_f
 def test_what_changed_is_read_again(
     source: Path, tmp_path: Path, read_files: list[str], change: str, again: list[str]
 ) -> None:
-    survey(scan(source), HERE, saved=tmp_path / "saved")
+    survey(scanned(source), HERE, saved=tmp_path / "saved")
     path = source / "cats/001.jpg"
     if change == "content":
         stat = path.stat()
@@ -106,9 +106,9 @@ def test_what_changed_is_read_again(
     else:
         draw(source / "birds/000.jpg")
     read_files.clear()
-    facts = survey(scan(source), HERE, saved=tmp_path / "saved")
+    facts = survey(scanned(source), HERE, saved=tmp_path / "saved")
     assert read_files == [*again, "dogs/page.jpg"]
-    assert equal(facts, survey(scan(source), HERE))
+    assert equal(facts, survey(scanned(source), HERE))
 
 
 def test_last_fact_counts(source: Path, tmp_path: Path, read_files: list[str]) -> None:
@@ -116,16 +116,16 @@ def test_last_fact_counts(source: Path, tmp_path: Path, read_files: list[str]) -
     path = source / "cats/001.jpg"
     for time in (111, 222):
         os.utime(path, ns=(0, time))
-        survey(scan(source), HERE, saved=tmp_path / "saved")
+        survey(scanned(source), HERE, saved=tmp_path / "saved")
     read_files.clear()
-    survey(scan(source), HERE, saved=tmp_path / "saved")
+    survey(scanned(source), HERE, saved=tmp_path / "saved")
     assert read_files == ["dogs/page.jpg"]
 
 
 def test_mended_file_is_sound(source: Path, tmp_path: Path) -> None:
-    survey(scan(source), HERE, saved=tmp_path / "saved")
+    survey(scanned(source), HERE, saved=tmp_path / "saved")
     draw(source / "dogs/page.jpg")
-    assert survey(scan(source), HERE, saved=tmp_path / "saved").reasons == {}
+    assert survey(scanned(source), HERE, saved=tmp_path / "saved").reasons == {}
 
 
 def test_empty_file_of_no_date_stays_bad(source: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_empty_file_of_no_date_stays_bad(source: Path, tmp_path: Path) -> None:
     (source / "cats/000.jpg").write_bytes(b"")
     os.utime(source / "cats/000.jpg", ns=(0, 0))
     for _ in range(2):
-        assert survey(scan(source), HERE, saved=tmp_path / "saved").reasons[0] == "empty file"
+        assert survey(scanned(source), HERE, saved=tmp_path / "saved").reasons[0] == "empty file"
 
 
 def test_interrupted_survey_keeps_what_it_found(
@@ -146,22 +146,22 @@ def test_interrupted_survey_keeps_what_it_found(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        survey(scan(source), HERE, saved=tmp_path / "saved", check=stop)
+        survey(scanned(source), HERE, saved=tmp_path / "saved", check=stop)
     assert len(read_files) == 4
     read_files.clear()
-    facts = survey(scan(source), HERE, saved=tmp_path / "saved")
+    facts = survey(scanned(source), HERE, saved=tmp_path / "saved")
     assert read_files == ["dogs/001.jpg", "dogs/002.png", "dogs/page.jpg"]
-    assert equal(facts, survey(scan(source), HERE))
+    assert equal(facts, survey(scanned(source), HERE))
 
 
 def test_check_sees_each_bad_file(source: Path) -> None:
     seen: list[dict[int, str]] = []
-    survey(scan(source), HERE, check=lambda reasons: seen.append(dict(reasons)))
+    survey(scanned(source), HERE, check=lambda reasons: seen.append(dict(reasons)))
     assert [list(reasons) for reasons in seen] == [[6]]
 
 
 def test_unreadable_file_is_bad(source: Path) -> None:
-    sources = scan(source)
+    sources = scanned(source)
     (source / "cats/000.jpg").unlink()  # Gone between scan and survey.
     assert survey(sources, HERE).reasons[0] == "cannot be read: No such file or directory"
 
@@ -169,19 +169,19 @@ def test_unreadable_file_is_bad(source: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can read every file")
 def test_forbidden_file_is_bad(source: Path) -> None:
     (source / "cats/000.jpg").chmod(0)
-    assert survey(scan(source), HERE).reasons[0] == "cannot be read: Permission denied"
+    assert survey(scanned(source), HERE).reasons[0] == "cannot be read: Permission denied"
 
 
 def test_no_files_but_bad_ones(tmp_path: Path) -> None:
     for name in ("cats/1.jpg", "dogs/1.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"")
-    assert survey(scan(tmp_path), HERE).reasons == {0: "empty file", 1: "empty file"}
+    assert survey(scanned(tmp_path), HERE).reasons == {0: "empty file", 1: "empty file"}
 
 
 def test_two_processes_find_the_same(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey_module, "FILES_PER_JOB", 2)
-    sources: Sources = scan(source)
+    sources: Sources = scanned(source)
     with workers.pool(2) as pool:
         assert equal(survey(sources, pool), survey(sources, HERE))
 
@@ -191,17 +191,17 @@ def test_content_counts_and_not_the_name(tmp_path: Path) -> None:
     (tmp_path / "cats/picture.png").write_bytes(image(1, "JPEG"))
     (tmp_path / "cats/without_ending").write_bytes(image(1, "PNG"))
     draw(tmp_path / "dogs/1.jpg")
-    facts = survey(scan(tmp_path), HERE)
+    facts = survey(scanned(tmp_path), HERE)
     assert facts.reasons == {}
-    assert [IMAGE_TYPES[t] for t in facts.table["type"]] == ["JPEG", "PNG", "JPEG"]
+    assert [TYPES[t] for t in facts.table["type"]] == ["JPEG", "PNG", "JPEG"]
     assert len(np.unique(facts.table["sha256"], axis=0)) == 3
 
 
 def test_facts_found_by_another_version_are_not_taken_over(
     source: Path, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    survey(scan(source), HERE, saved=tmp_path / "saved")
+    survey(scanned(source), HERE, saved=tmp_path / "saved")
     read_files.clear()
-    monkeypatch.setattr(survey_module, "_SURVEYOR", "tfrecord_tools 0, Pillow 0")
-    survey(scan(source), HERE, saved=tmp_path / "saved")
+    monkeypatch.setattr(survey_module.tfrecord_tools, "__version__", "0")
+    survey(scanned(source), HERE, saved=tmp_path / "saved")
     assert len(read_files) == 7

@@ -7,16 +7,19 @@ import hashlib
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from drawn import contents, draw, flip, with_splits
+from drawn import contents, draw, flip, scanned, with_splits
 
 from tfrecord_tools import index, schema, workers
 from tfrecord_tools import write as write_module
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.plan import Plan, PlanConfig, plan
-from tfrecord_tools.scan import Sources, scan
+from tfrecord_tools.images import ImageConfig
+from tfrecord_tools.scan import Sources
+from tfrecord_tools.stores import Content, Directory
 from tfrecord_tools.survey import Facts, survey
 from tfrecord_tools.write import ShardJob, shard_job, write_shard
 
@@ -32,13 +35,15 @@ class Case:
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
     """A source of 16 images and the jobs of its three shards."""
-    sources = scan(with_splits(tmp_path / "src"))
+    sources = scanned(with_splits(tmp_path / "src"))
     facts = survey(sources, workers.Pool(None, 1))
-    decided = plan(sources, facts, PlanConfig(shards=3), "pets")
+    decided = plan(sources, facts, PlanConfig(shards=3), "pets", {})
     out = tmp_path / "out"
     out.mkdir()
     jobs = [
-        shard_job(shard, decided, sources, facts, out / shard.file_name("pets"), out / f"{number}.parquet")
+        shard_job(
+            shard, decided, sources, facts, ImageConfig(), out / shard.file_name("pets"), out / f"{number}.parquet"
+        )
         for number, shard in enumerate(decided.shards)
     ]
     return Case(sources, facts, decided, jobs)
@@ -95,7 +100,7 @@ def test_job_travels_to_another_process(case: Case) -> None:
 @pytest.mark.parametrize("change", ["longer", "flipped byte", "another image"])
 def test_source_that_changed_is_found(case: Case, change: str) -> None:
     job = case.jobs[0]
-    path = Path(job.root) / job.paths[-1]
+    path = Path(job.store.root) / job.paths[-1]
     if change == "longer":
         path.write_bytes(path.read_bytes() + b"x")
     elif change == "flipped byte":
@@ -110,7 +115,7 @@ def test_source_that_changed_is_found(case: Case, change: str) -> None:
 
 def test_source_that_vanished_is_found(case: Case) -> None:
     job = case.jobs[0]
-    (Path(job.root) / job.paths[1]).unlink()
+    (Path(job.store.root) / job.paths[1]).unlink()
     message = (
         rf"{job.paths[1]}: was surveyed but cannot be read any more: No such file or directory\."
         r" Bring it back and run the same command again, or pass --restart"
@@ -160,15 +165,15 @@ def test_joined_index_has_one_row_group_a_shard(case: Case, tmp_path: Path) -> N
 
 def test_nothing_of_the_write_is_left_when_it_is_interrupted(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = write_module._read_unchanged
+    original = Directory.read
 
-    def interrupt(path: str, name: str, sha256: bytes) -> bytes:
+    def interrupt(self: Directory, path: str, span: np.void) -> Content:
         if len(read) == 3:
             raise KeyboardInterrupt
         read.append(path)
-        return original(path, name, sha256)
+        return original(self, path, span)
 
-    monkeypatch.setattr(write_module, "_read_unchanged", interrupt)
+    monkeypatch.setattr(Directory, "read", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_shard(case.jobs[0])
     assert contents(case.jobs[0].shard_path.parent) == {}

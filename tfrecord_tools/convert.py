@@ -1,8 +1,9 @@
-"""Converts a directory of images into verified, indexed TFRecords.
+"""Converts images into verified, indexed TFRecords.
 
 python -m tfrecord_tools.convert --src=cat_dog_img writes out/ from cat_dog_img/train/cats/1.jpg
-(split/class/image) or from cat_dog_img/cats/1.jpg (class/image; a validation split is then made).
-Every image is proven sound and stored byte for byte. A command that was killed continues when repeated.
+(split/class/image), cat_dog_img/cats/1.jpg (class/image; a validation split is then made) or cat.1.jpg (named by
+class). --src may also be a zip or tar archive of these, a CSV or Parquet manifest, or a CSV of pixels.
+Every image is proven sound; JPEG and PNG are stored byte for byte. A command that was killed continues when repeated.
 """
 
 from __future__ import annotations
@@ -12,16 +13,20 @@ import dataclasses
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from absl import flags
 
-from tfrecord_tools import command, index, metadata, workers, workspace
+from tfrecord_tools import card, command, index, metadata, report, update, workers, workspace
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.plan import (
     DEFAULT_VALIDATION_FRACTION,
+    DUPLICATES,
     Plan,
     PlanConfig,
     check_fractions,
@@ -30,51 +35,54 @@ from tfrecord_tools.plan import (
     plan,
 )
 from tfrecord_tools.progress import Progress
-from tfrecord_tools.scan import LAYOUTS, Rejected, Sources, scan
+from tfrecord_tools.recode import RESIZE_MODES
+from tfrecord_tools.scan import ScanConfig, Sources, scan
 from tfrecord_tools.schema import FRAME_BYTES
-from tfrecord_tools.survey import Facts, survey
+from tfrecord_tools.stores import Rejected
+from tfrecord_tools.survey import TYPES, Facts, survey
 from tfrecord_tools.workers import Pool
 from tfrecord_tools.workspace import Workspace
 from tfrecord_tools.write import shard_job, write_shard
 
-ON_BAD_IMAGE = ("skip", "fail")
-_SHOWN_REJECTED = 5
+_SHOWN = 5  # Files named on the screen; the others stand in rejected.csv and convert.json.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ConvertConfig(PlanConfig):
-    """All settings of a conversion: those of the plan, and how it is carried out.
+class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
+    """All settings of a conversion: what to read, what to store of it, how to divide it, and how it is carried out.
 
     Attributes:
-        src: The directory of images.
         out: The directory to write.
         workers: Number of processes; never changes the output. None: one a processor.
-        on_bad_image: "skip" lists bad files in rejected.csv, "fail" stops at the first.
         overwrite: Replace an existing dataset at `out` when the new one is complete.
+        update: Bring the dataset at `out` up to date with `src`: what is new goes into new shards, and only shards
+            with a removed or changed image are written again. Its settings are taken over.
         restart: Discard what an unfinished conversion left.
         dry_run: Stop after the class table; nothing is written.
     """
 
-    src: str
     out: str = "out"
     workers: int | None = None
-    on_bad_image: str = "skip"
     overwrite: bool = False
+    update: bool = False
     restart: bool = False
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.src:
-            raise UserError(f"--src is missing: a directory of images such as {LAYOUTS} is expected.")
-        if self.on_bad_image not in ON_BAD_IMAGE:
-            raise UserError(f"--on_bad_image={self.on_bad_image}: one of {', '.join(ON_BAD_IMAGE)} is expected.")
+        for part in (ScanConfig, ImageConfig, PlanConfig):
+            part.__post_init__(self)
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers={self.workers}: at least 1.")
+        if self.update and self.overwrite:
+            raise UserError("--update and --overwrite exclude each other: the one keeps what is there.")
+
+    def output_settings(self) -> dict[str, Any]:
+        """The settings that the output depends on, for its record and its digest."""
+        return self.scan_settings() | self.image_settings() | self.plan_settings()
 
     def request(self) -> dict[str, Any]:
         """What two commands must share for the second to continue the first."""
-        return self.output_settings() | {"src": os.path.realpath(self.src)}
+        return self.output_settings() | {"src": os.path.realpath(self.src), "update": self.update}
 
 
 def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict[str, Any]:
@@ -99,18 +107,18 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
         out = out.resolve()  # What the link names is replaced, not the link; and "." is no name to rename to.
     workspace.check_apart(out, source)
     try:
-        if not config.dry_run and workspace.partial_of(out).exists():
+        if config.dry_run:
+            with _pool(config) as pool:
+                return metadata.summary(_Conversion(config, out, pool, log).decide()[0])
+        if workspace.partial_of(out).exists():
             with workspace.open_workspace(out) as space:
                 if space.finish_commit() == config.request():
                     log(f"{out}/: the interrupted commit of this conversion is finished.")
                     return metadata.read(out)
-        if not config.dry_run:
-            workspace.check_out(out, config.overwrite)
-        if config.dry_run:
-            with _pool(config) as pool:
-                return metadata.summary(_plan(config, pool, None, log)[0])
+        workspace.check_out(out, config.overwrite or config.update)
         with workspace.open_workspace(out) as space:
-            workspace.check_out(out, config.overwrite)  # Again: a conversion that we waited for may have made it.
+            # Again: a conversion that we waited for may have made it.
+            workspace.check_out(out, config.overwrite or config.update)
             return _convert_in(space, config, log)
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
@@ -122,7 +130,10 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
 
 def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> dict[str, Any]:
     try:
-        return _convert(space, config, log)
+        if config.restart:
+            space.clear()
+        with _pool(config) as pool:
+            return _Conversion(config, space.out, pool, log).run(space)
     except UserError as error:
         if not space.survey.exists():
             raise
@@ -130,37 +141,63 @@ def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], ob
         raise UserError(f"{error}\n{kept}") from error
 
 
-def _convert(space: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> dict[str, Any]:
-    start = time.monotonic()
-    if config.restart:
-        space.clear()
-    with _pool(config) as pool:
-        decided, sources, facts = _plan(config, pool, space, log)
-        space.start_writing(decided.digest, {"src": os.path.realpath(config.src)} | decided.config)
-        parts = _write(decided, sources, facts, pool, space)
-    index.join_parts(parts, space.data / index.FILE_NAME)
-    metadata.write(space.data, decided)
-    space.commit_data(config.request())
-    log(
-        f"{space.out}/: {len(decided.numbers):,} records in {len(decided.shards):,} shards, {_size(decided.bytes)},"
-        f" digest {decided.digest[:12]}; {len(decided.rejected):,} rejected (rejected.csv);"
-        f" {time.monotonic() - start:.1f} s"
-    )
-    return metadata.read(space.out)
-
-
 def _pool(config: ConvertConfig) -> contextlib.AbstractContextManager[Pool]:
     return workers.pool(config.workers or workers.default_workers())
 
 
-def _plan(
-    config: ConvertConfig, pool: Pool, space: Workspace | None, log: Callable[[str], object]
-) -> tuple[Plan, Sources, Facts]:
-    """Scans, surveys and plans; prints the class table."""
-    sources = scan(config.src, config.classes)
-    total = len(sources) + len(sources.rejected)
+class _Conversion:
+    """The steps of one conversion, and what they have in common."""
 
-    def check(reasons: Mapping[int, str]) -> None:
+    def __init__(self, config: ConvertConfig, out: Path, pool: Pool, log: Callable[[str], object]):
+        self._base = update.read(out) if config.update else None
+        self._config = config if self._base is None else update.adopted(config, self._base)
+        self._pool = pool
+        self._log = log
+
+    def run(self, space: Workspace) -> dict[str, Any]:
+        """Everything from the scan to the commit; returns what `convert.json` says."""
+        start = time.monotonic()
+        decided, sources, facts = self.decide(space.survey)
+        if self._base is not None and decided.digest == self._base.digest:
+            space.clear()
+            self._log(f"{space.out}/: up to date, nothing is added, changed or removed.")
+            return metadata.read(space.out)
+        space.start_writing(decided.digest, {"src": os.path.realpath(self._config.src)} | decided.config)
+        index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
+        self._describe(decided, sources, facts, space.data)
+        space.commit_data(self._config.request() | {"update": self._base is not None})
+        self._log(_closing(decided, space.out, time.monotonic() - start))
+        return metadata.read(space.out)
+
+    def decide(self, saved: Path | None = None) -> tuple[Plan, Sources, Facts]:
+        """Scans, surveys and plans; prints the class table."""
+        config, base = self._config, self._base
+        sources = scan(config)
+        check_fractions(sources, config)
+        self._check_bad(sources, {})
+        with Progress("survey", len(sources)) as progress:
+            facts = survey(
+                sources,
+                self._pool,
+                config,
+                known=None if base is None else base.known(sources.paths),
+                saved=saved,
+                progress=progress,
+                check=lambda reasons: self._check_bad(sources, reasons),
+            )
+        name = dataset_name(_stem(os.path.realpath(config.src))) if base is None else base.config["name"]
+        previous = None if base is None else base.previous
+        decided = plan(sources, facts, config, name, config.output_settings(), previous)
+        if config.store == "raw":
+            _check_raw(decided, sources, facts, config)
+        for line in _class_table(decided, sources, facts):
+            self._log(line)
+        return decided, sources, facts
+
+    def _check_bad(self, sources: Sources, reasons: Mapping[int, str]) -> None:
+        """Stops where more files are bad than is allowed."""
+        config = self._config
+        total = len(sources) + len(sources.rejected)
         allowed = 0 if config.on_bad_image == "fail" else config.max_bad * total
         if len(sources.rejected) + len(reasons) <= allowed:
             return
@@ -169,36 +206,61 @@ def _plan(
             raise UserError(f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove it, or pass --on_bad_image=skip.")
         check_rejected(bad, total, config.max_bad)
 
-    check_fractions(sources, config)
-    check({})
-    saved = space.survey if space else None
-    with Progress("survey", len(sources)) as progress:
-        facts = survey(sources, pool, saved=saved, progress=progress, check=check)
-    decided = plan(sources, facts, config, dataset_name(os.path.basename(os.path.realpath(config.src))))
-    for line in _class_table(decided, sources):
-        log(line)
-    return decided, sources, facts
+    def _write(self, decided: Plan, sources: Sources, facts: Facts, space: Workspace) -> list[Path]:
+        """Writes the shards that are not complete yet; returns the index parts of all, in order."""
+        parts = [space.index / f"{number:07d}.parquet" for number in range(len(decided.shards))]
+        missing = [number for number, part in enumerate(parts) if not part.exists()]
+        _check_space(decided, missing, space)
+        jobs = (
+            shard_job(
+                shard,
+                decided,
+                sources,
+                facts,
+                self._config,
+                space.data / shard.file_name(decided.name),
+                parts[number],
+                previous=space.out if self._base is not None else None,
+            )
+            for number in missing
+            for shard in [decided.shards[number]]
+        )
+        done = len(decided.numbers) - sum(decided.shards[n].stop - decided.shards[n].start for n in missing)
+        with Progress("write", len(decided.numbers)) as progress:
+            progress.skip(done)
+            for count in self._pool.map(write_shard, jobs):
+                progress(count)
+        return parts
+
+    def _describe(self, decided: Plan, sources: Sources, facts: Facts, data: Path) -> None:
+        """Writes the metadata and the report card."""
+        samples = report.sample(decided, sources, facts, data, self._pool)
+        found = report.describe(decided, sources, facts)
+        found["images"]["colors"] = samples.colors
+        metadata.write(data, decided, found)
+        card.write(data, metadata.read(data), samples.thumbnails)
 
 
-def _write(decided: Plan, sources: Sources, facts: Facts, pool: Pool, space: Workspace) -> list[Path]:
-    """Writes the shards that are not complete yet; returns the index parts of all, in order."""
-    parts = [space.index / f"{number:07d}.parquet" for number in range(len(decided.shards))]
-    missing = [number for number, part in enumerate(parts) if not part.exists()]
-    _check_space(decided, missing, space)
-    jobs = (
-        shard_job(shard, decided, sources, facts, space.data / shard.file_name(decided.name), parts[number])
-        for number in missing
-        for shard in [decided.shards[number]]
-    )
-    with Progress("write", len(decided.numbers)) as progress:
-        progress.skip(len(decided.numbers) - sum(decided.shards[n].stop - decided.shards[n].start for n in missing))
-        for count in pool.map(write_shard, jobs):
-            progress(count)
-    return parts
+def _stem(path: str) -> str:
+    """A source's name without the ending of an archive or a table."""
+    name = os.path.basename(path)
+    return os.path.splitext(name)[0] if os.path.isfile(path) else name
+
+
+def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertConfig) -> None:
+    """Raw pixels are of one size: an image that is smaller and not to be enlarged cannot be among them."""
+    table = facts.table[decided.numbers]
+    small = np.flatnonzero((table["height"] != config.resize) | (table["width"] != config.resize))
+    if len(small):
+        first = sources.paths[int(decided.numbers[small[0]])]
+        raise UserError(
+            f"--store=raw: {len(small):,} images are smaller than --resize={config.resize}, such as {first}"
+            f" ({table['width'][small[0]]} pixels). Pass --upscale to enlarge them, or a smaller --resize."
+        )
 
 
 def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> None:
-    shards = [decided.shards[number] for number in missing]
+    shards = [decided.shards[number] for number in missing if not decided.shards[number].link]
     needed = sum(int(decided.lengths[s.start : s.stop].sum()) + FRAME_BYTES * (s.stop - s.start) for s in shards)
     free = shutil.disk_usage(space.root).free
     if needed > free:
@@ -208,7 +270,18 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
         )
 
 
-def _class_table(decided: Plan, sources: Sources) -> Iterator[str]:
+def _closing(decided: Plan, out: Path, seconds: float) -> str:
+    linked = sum(bool(shard.link) for shard in decided.shards)
+    kept = f" ({linked:,} as they were)" if linked else ""
+    listed = Counter(r.done for r in decided.rejected)
+    files = ", ".join(f"{count:,} {done}" for done, count in sorted(listed.items()))
+    return (
+        f"{out}/: {len(decided.numbers):,} records in {len(decided.shards):,} shards{kept}, {_size(decided.bytes)},"
+        f" digest {decided.digest[:12]}; {files or '0 skipped'} (rejected.csv); card.html; {seconds:.1f} s"
+    )
+
+
+def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
     counts = decided.counts()
     header = ["label", "class", *counts]
     rows = [
@@ -220,16 +293,35 @@ def _class_table(decided: Plan, sources: Sources) -> Iterator[str]:
     lines = [header, *rows, totals, shards]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     made = "splits of its own" if sources.has_splits else "splits made by content"
-    yield f"{sources.root}: {len(decided.numbers):,} images, {_size(decided.bytes)}, {made}"
+    yield f"{sources.root}: {len(decided.numbers):,} images, {_size(decided.bytes)} to store, {made}"
     for line in lines:
         cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
         yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])
+    yield from (f"  note: {note}" for note in _notes(decided, sources, facts))
     for name, count in sources.left_out.items():
         yield f"  left out, not in --classes: {name} ({count:,} files)"
-    for rejected in decided.rejected[:_SHOWN_REJECTED]:
-        yield f"  rejected: {rejected.path}: {rejected.reason}"
-    if len(decided.rejected) > _SHOWN_REJECTED:
-        yield f"  rejected: {len(decided.rejected) - _SHOWN_REJECTED:,} more"
+    for rejected in decided.rejected[:_SHOWN]:
+        yield f"  {rejected.done}: {rejected.path}: {rejected.reason}"
+    if len(decided.rejected) > _SHOWN:
+        yield f"  and {len(decided.rejected) - _SHOWN:,} more such files"
+
+
+def _notes(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
+    """What a user should know before anything is written."""
+    yield from sources.notes
+    table = facts.table[decided.numbers]
+    files = int(table["size"].sum())
+    if (table["type"] == TYPES.index("RAW")).any():
+        yield f"raw pixels take {decided.bytes / files:.1f} times the {_size(files)} of the files; jpeg would take less"
+    found = decided.duplicates
+    if found.files:
+        what = {"copies": "within a split", "leaks": "in several splits", "conflicts": "with different labels"}
+        counts = "; ".join(f"{found.counts[kind]:,} {what[kind]}" for kind in what if found.counts[kind])
+        worst = next(found.examples[kind][0] for kind in reversed(what) if found.counts[kind])
+        paths = ", ".join(sources.paths[i] for i in worst[:2])
+        yield f"the same image in {found.files:,} files: {counts}; such as {paths} (see --duplicates)"
+    if decided.group_leaks:
+        yield f"{decided.group_leaks:,} groups lie in several of the source's own splits"
 
 
 def _size(count: int) -> str:
@@ -238,9 +330,14 @@ def _size(count: int) -> str:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    flags.DEFINE_string("src", None, "Directory of images: split/class/image or class/image.")
+    flags.DEFINE_string("src", None, "Directory or zip or tar of images, manifest, or CSV of pixels.")
     flags.DEFINE_string("out", default["out"], "Directory to write.")
     flags.DEFINE_list("classes", None, "Class names in label order; others are left out. Default: all, sorted.")
+    flags.DEFINE_string("label_regex", None, "Its first group, found in the path, is the class. Default: directories.")
+    flags.DEFINE_string("group_regex", None, "Images with the same first group stay on one side of a made split.")
+    flags.DEFINE_string("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
+    for name in ("path", "label", "split", "group"):
+        flags.DEFINE_string(f"{name}_column", default[f"{name}_column"], f"The manifest's column of {name}s.")
     flags.DEFINE_float(
         "validation_fraction",
         None,
@@ -251,16 +348,25 @@ def define_flags() -> None:
     flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: by bytes.")
     flags.DEFINE_integer("shard_bytes", None, "Aimed bytes a shard. Default: total/64 within 16..150 MiB.")
     flags.DEFINE_integer("workers", None, "Processes; never changes the output. Default: one a processor.")
-    flags.DEFINE_enum("on_bad_image", default["on_bad_image"], ON_BAD_IMAGE, "List a bad file and go on, or stop.")
+    flags.DEFINE_enum("on_bad_image", default["on_bad_image"], ON_BAD_IMAGE, "List a bad file, mend it too, or stop.")
+    flags.DEFINE_enum("verify", default["verify"], VERIFY, "Decode every image, or look at headers and ends only.")
+    flags.DEFINE_integer("max_pixels", default["max_pixels"], "Larger images are refused before they are decoded.")
+    flags.DEFINE_enum("store", default["store"], STORES, "What is stored; original: the bytes of JPEG and PNG files.")
+    flags.DEFINE_integer("resize", None, "Shrink to this many pixels. Default: as they are.")
+    flags.DEFINE_enum("resize_mode", default["resize_mode"], RESIZE_MODES, "Which side that is, or squares.")
+    flags.DEFINE_bool("upscale", default["upscale"], "Enlarge what is smaller than --resize.")
+    flags.DEFINE_integer("quality", default["quality"], "Of the JPEGs that have to be encoded, 1..100.")
+    flags.DEFINE_enum("duplicates", default["duplicates"], DUPLICATES, "What becomes of files with the same bytes.")
     flags.DEFINE_float("max_bad", default["max_bad"], "Largest share of files that may be rejected.")
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
+    flags.DEFINE_bool("update", default["update"], "Bring the dataset at --out up to date; rewrite only what must be.")
     flags.DEFINE_bool("restart", default["restart"], "Discard what an unfinished conversion left.")
     flags.DEFINE_bool("dry_run", default["dry_run"], "Stop after the class table; write nothing.")
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    convert(command.from_flags(ConvertConfig))
+    convert(command.from_flags(ConvertConfig, src=flags.FLAGS.src or ""))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ model.fit(train, steps_per_epoch=100, epochs=10, validation_data=validation)
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -66,7 +67,8 @@ def train_batches(
     _check_crop(crop)
     data = serialized_batches(records, batch_size=batch_size, seed=seed, start_step=start_step, shard=shard)
     data = data.unbatch()
-    data = data.map(lambda example, number: (*_decode(example, image_size, crop), number), tf.data.AUTOTUNE)
+    decode = functools.partial(_decode, image_size=image_size, crop=crop, raw_size=records.raw_size)
+    data = data.map(lambda example, number: (*decode(example), number), tf.data.AUTOTUNE)
     data = data.batch(batch_size // shard[1], drop_remainder=True)  # Never drops: it makes the shape static.
     if augment:
         key = int(order.mix(seed, shard[0])) >> 1
@@ -128,16 +130,17 @@ def eval_batches(
     data = tf.data.Dataset.range(len(records)).batch(batch_size)
     data = data.map(lambda numbers: _numpy(read, numbers), num_parallel_calls=_READERS)
     data = data.unbatch()
-    data = data.map(lambda example, number: (*_decode(example, image_size, crop), number), tf.data.AUTOTUNE)
+    decode = functools.partial(_decode, image_size=image_size, crop=crop, raw_size=records.raw_size)
+    data = data.map(lambda example, number: (*decode(example), number), tf.data.AUTOTUNE)
     data = data.batch(batch_size)
     if not with_numbers:
         data = data.map(lambda images, labels, numbers: (images, labels))
     return data.prefetch(tf.data.AUTOTUNE)
 
 
-def _decode(example: tf.Tensor, image_size: int, crop: float) -> tuple[tf.Tensor, tf.Tensor]:
+def _decode(example: tf.Tensor, image_size: int, crop: float, raw_size: int | None) -> tuple[tf.Tensor, tf.Tensor]:
     parsed = tf.io.parse_single_example(example, _FEATURES)
-    return decode_pixels(parsed["image"], image_size, crop), parsed["label"]
+    return decode_pixels(parsed["image"], image_size, crop, raw_size), parsed["label"]
 
 
 def _next_sound(records: Records, shuffled: order.Order, position: int) -> tuple[bytes, int]:

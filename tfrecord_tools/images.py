@@ -1,46 +1,142 @@
-"""Whether the bytes of a file are a sound image that every TensorFlow decoder reads."""
+"""From the bytes of a file to the bytes of a record: what is sound and plain passes as it is, the rest is made so.
+
+| found | stored (`--store=original`) |
+|---|---|
+| JPEG, grey or colour | as it is |
+| JPEG in CMYK | RGB, JPEG |
+| anything with an EXIF orientation | turned upright, and encoded anew |
+| PNG of up to 8 bits, grey, RGB or palette, opaque | as it is |
+| PNG with transparent pixels | on white, PNG |
+| PNG of 16 bits | the high byte, PNG |
+| GIF, animated PNG or WebP, several pages | the first picture |
+| GIF, BMP, TIFF, lossless WebP | PNG |
+| WebP with losses | JPEG |
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import io
-import re
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from tfrecord_tools import png
+from tfrecord_tools import jpeg, png, recode, repair
+from tfrecord_tools.errors import UserError
 
 MAX_IMAGE_BYTES = 1 << 30  # A serialized protobuf must stay below 2 GiB.
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0) or 178_956_970  # Where Pillow itself raises.
-READ_TYPES = "JPEG and PNG"
-_JPEG_SIGNATURE = b"\xff\xd8\xff"
-_JPEG_MARKER = re.compile(rb"\xff([\x01-\xfe])")  # In coded data, 0xff is followed by 0x00 or a restart marker.
-_JPEG_END = 0xD9
-_JPEG_MARKERS_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})  # All others are followed by a length and content.
+READ_TYPES = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+STORES = ("original", "jpeg", "png", "raw")
+VERIFY = ("full", "header")
+ON_BAD_IMAGE = ("skip", "repair", "fail")
+CHANGES = ("repaired", "turned", "converted", "resized")
+_LOSSY_WEBP = b"VP8 "
+_WEBP_HEAD_BYTES = 64  # The first chunk that holds pixels follows the header, where there is no profile between.
+_EXIF_ORIENTATION = 0x0112
+_ON_THEIR_SIDE = range(5, 9)  # Orientations that swap width and height.
+_METADATA = {"exif", "xmp", "XML:com.adobe.xmp"}  # Where Pillow looks for an orientation; TIFF it turns itself.
+_SIGNATURES = {
+    "JPEG": (jpeg.SIGNATURE,),
+    "PNG": (png.SIGNATURE,),
+    "GIF": (b"GIF87a", b"GIF89a"),
+    "BMP": (b"BM",),
+    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+}
+_RAISED_BY_PILLOW = (  # Depending on where the damage is.
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, struct.error,
+)  # fmt: skip
+_SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
 
-# It comes at half of our limit, at which Pillow raises; two answers to one question confuse.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+# Of half of its limit of pixels, of broken EXIF and the like: our verdict is the one answer.
+warnings.filterwarnings("ignore", module="PIL")
 
 
 class BadImage(Exception):
     """Why a file cannot be a record, in words that follow `path: `."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageFacts:
-    """What was found in an image's bytes: its true type, and height and width in stored pixels."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageConfig:
+    """How images are proven and what is stored of them.
 
+    Attributes:
+        on_bad_image: "skip" lists bad files in rejected.csv, "repair" mends what can be (see `repair`) and lists
+            that too, "fail" stops at the first.
+        verify: "full" decodes every image, "header" only looks at the header and for the end of what passes as it is.
+        max_pixels: An image of more is refused before it is decoded.
+        store: "original" keeps the bytes of JPEG and PNG, "jpeg" and "png" store all as that, "raw" as pixels.
+        resize: Length in pixels of the side that `resize_mode` names. None: as it is.
+        resize_mode: See `recode.target_size`.
+        upscale: Enlarge too what is smaller than `resize`.
+        quality: Of each JPEG that is encoded, 1..100.
+    """
+
+    on_bad_image: str = "skip"
+    verify: str = "full"
+    max_pixels: int = 178_956_970  # Where Pillow itself raises: 2 * 1 GiB / 4 / 3.
+    store: str = "original"
+    resize: int | None = None
+    resize_mode: str = "shorter"
+    upscale: bool = False
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        allowed = {"on_bad_image": ON_BAD_IMAGE, "verify": VERIFY, "store": STORES, "resize_mode": recode.RESIZE_MODES}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise UserError(f"--{name}={getattr(self, name)}: one of {', '.join(values)} is expected.")
+        if self.resize is not None and self.resize not in _SIZES_ALLOWED:
+            raise UserError(f"--resize={self.resize}: a length of 1 to 65,500 pixels is expected.")
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"--quality={self.quality}: 1 to 100 is expected.")
+        if self.max_pixels < 1:
+            raise UserError(f"--max_pixels={self.max_pixels}: at least 1.")
+        if self.store == "raw" and (self.resize is None or self.resize_mode not in ("exact", "center_crop")):
+            raise UserError(
+                "--store=raw needs one size for all images, as readers of raw pixels do:"
+                " give --resize=N with --resize_mode=exact or center_crop."
+            )
+
+    def image_settings(self) -> dict[str, Any]:
+        """What the stored bytes depend on; how images are proven decides only which there are."""
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(ImageConfig)}
+        settings["repair"] = settings.pop("on_bad_image") == "repair"
+        del settings["verify"]
+        return settings
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is stored of an image.
+
+    Attributes:
+        data: The bytes.
+        type: What they are: JPEG, PNG or RAW.
+        source_type: What the file was, one of `READ_TYPES`.
+        height: In pixels, as stored.
+        width: Likewise.
+        changes: Of `CHANGES`, in that order; empty if the file's bytes are stored as they are.
+        repaired: What was wrong with it and is mended; "" else.
+    """
+
+    data: bytes
     type: str
+    source_type: str
     height: int
     width: int
+    changes: tuple[str, ...] = ()
+    repaired: str = ""
 
 
-def inspect(data: bytes) -> ImageFacts:
-    """Proves an image sound by decoding it.
+def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
+    """Proves an image sound and makes of it what is stored: always the same of the same bytes and config.
 
-    A JPEG is decoded at 1/8 scale, which runs all of the entropy decoding and almost none of the
-    inverse DCT; of a PNG all pixels are inflated and every chunk's checksum is checked. JPEG has no
+    A JPEG that passes as it is is decoded at 1/8 scale, which runs all of the entropy decoding and almost none of
+    the inverse DCT; of a PNG all pixels are inflated and every chunk's checksum is checked. JPEG has no
     checksums: coded data that was cut in the middle and ended properly decodes, its rest grey.
 
     Raises:
@@ -50,39 +146,112 @@ def inspect(data: bytes) -> ImageFacts:
         raise BadImage("empty file")
     if len(data) > MAX_IMAGE_BYTES:
         raise BadImage(f"more than {MAX_IMAGE_BYTES:,} bytes, which an example cannot hold")
+    with _as_bad_image():
+        source_type, repaired = _type(data), ""
+        if config.on_bad_image == "repair":
+            data, repaired = repair.repaired(data, source_type)
+        kind = _type(data)
+        if kind is None:
+            raise BadImage(f"{_true_type(data)}; JPEG, PNG, GIF, BMP, WebP and TIFF are read")
+        return _prepare(data, kind, source_type or kind, repaired, config)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What has to be done to an opened image. Sizes are (width, height) in pixels."""
+
+    stored: str
+    turned: bool
+    converted: bool
+    size: tuple[int, int]  # Upright.
+    target: tuple[int, int]
+
+    @property
+    def resized(self) -> bool:
+        return self.target != self.size
+
+    def changes(self, repaired: str) -> tuple[str, ...]:
+        done = (bool(repaired), self.turned, self.converted, self.resized)
+        return tuple(name for name, applies in zip(CHANGES, done) if applies)
+
+
+def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: ImageConfig) -> Prepared:
+    header = png.read_header(data) if kind == "PNG" else None
+    if header is not None:
+        _check_pixels((header.width, header.height), config)
+    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        _check_pixels(image.size, config)
+        if kind == "JPEG":
+            jpeg.check_markers(data)
+        if header is not None and config.verify == "full":
+            png.check(data, header)
+        work = _work(image, data, kind, header, config)
+        size = image.size
+        if work.turned or work.converted or work.resized:
+            size, data = _made(image, work, config)
+        elif kind == "JPEG" and config.verify == "full":
+            image.draft("L", (1, 1))
+            image.load()
+    return Prepared(
+        data=data,
+        type=work.stored,
+        source_type=source_type,
+        height=size[1],
+        width=size[0],
+        changes=work.changes(repaired),
+        repaired=repaired,
+    )
+
+
+def _work(image: Image.Image, data: bytes, kind: str, header: png.Header | None, config: ImageConfig) -> _Work:
+    stored = _stored_type(data, kind, config)
+    deep = header is not None and header.bits > 8
+    converted = stored != kind or image.mode == "CMYK" or deep or not recode.is_opaque(image)
+    orientation = _orientation(image)
+    size = image.size[::-1] if orientation in _ON_THEIR_SIDE else image.size
+    target = recode.target_size(size, config.resize, config.resize_mode, config.upscale) if config.resize else size
+    return _Work(stored=stored, turned=orientation != 1, converted=converted, size=size, target=target)
+
+
+def _made(image: Image.Image, work: _Work, config: ImageConfig) -> tuple[tuple[int, int], bytes]:
+    """Returns the size and the bytes of what is stored."""
+    if work.resized:
+        recode.draft(image, work.target if image.size == work.size else work.target[::-1], config.resize_mode)
+    image.load()
+    made = recode.plain(recode.upright(image) if work.turned else image)
+    if work.resized:
+        made = recode.resized(made, work.target, config.resize_mode)
+    return made.size, recode.encoded(made, work.stored, config.quality)
+
+
+def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
+    if config.store != "original":
+        return config.store.upper()
+    lossy = kind == "JPEG" or (kind == "WEBP" and _LOSSY_WEBP in data[12:_WEBP_HEAD_BYTES])
+    return "JPEG" if lossy else "PNG"
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1..8; 1, upright, where there is none or it cannot be read."""
+    if not image.info.keys() & _METADATA:
+        return 1
     try:
-        if data.startswith(_JPEG_SIGNATURE):
-            return _inspect_jpeg(data)
-        if data.startswith(png.SIGNATURE):
-            return _inspect_png(data)
-    except Image.DecompressionBombError as error:
-        raise BadImage(f"more than {MAX_PIXELS:,} pixels") from error
-    except png.DamagedPngError as error:
-        raise BadImage(f"damaged image: {error}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, OverflowError) as error:
-        # Pillow's parser lets these through on damaged files, depending on where the damage is.
-        raise BadImage(f"damaged image: {error}") from error
-    except MemoryError as error:
-        raise BadImage("does not fit into memory") from error
-    raise BadImage(f"{_true_type(data)}; {READ_TYPES} are read")
+        orientation: Any = image.getexif().get(_EXIF_ORIENTATION)
+    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):  # Pillow's parser on broken EXIF.
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
-def _inspect_jpeg(data: bytes) -> ImageFacts:
-    _check_jpeg_end(data)
-    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        width, height = image.size
-        image.draft("L", (1, 1))
-        image.load()
-    return ImageFacts("JPEG", height, width)  # Not `image.format`: with a second picture behind it, that is MPO.
+def _check_pixels(size: tuple[int, int], config: ImageConfig) -> None:
+    if size[0] * size[1] > config.max_pixels:
+        raise BadImage(f"{size[0]:,} x {size[1]:,} pixels, more than --max_pixels={config.max_pixels:,}")
 
 
-def _inspect_png(data: bytes) -> ImageFacts:
-    header = png.read_header(data)
-    if header.width * header.height > MAX_PIXELS:
-        raise BadImage(f"more than {MAX_PIXELS:,} pixels")
-    png.check(data, header)
-    with Image.open(io.BytesIO(data), formats=("PNG",)):
-        return ImageFacts("PNG", header.height, header.width)
+def _type(data: bytes) -> str | None:
+    """Which of `READ_TYPES` it is, by its first bytes."""
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return "WEBP"
+    return next((kind for kind, starts in _SIGNATURES.items() if data.startswith(starts)), None)
 
 
 def _true_type(data: bytes) -> str:
@@ -96,17 +265,29 @@ def _true_type(data: bytes) -> str:
         return f"not a readable image ({type(error).__name__}: {error})"
 
 
-def _check_jpeg_end(data: bytes) -> None:
-    """Checks that the markers lead to the end marker.
+@contextmanager
+def pixels_allowed() -> Iterator[None]:
+    """Lifts Pillow's own limit of pixels, for images that have passed ours."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
-    Pillow stops at the last row. TensorFlow insists on the end marker, which is gone from a file whose end
-    was overwritten, as by the zeros of a download that was broken off.
-    """
-    position = len(_JPEG_SIGNATURE) - 1
-    while marker := _JPEG_MARKER.search(data, position):
-        code, position = marker[1][0], marker.end()
-        if code == _JPEG_END:
-            return
-        if code not in _JPEG_MARKERS_ALONE:
-            position += int.from_bytes(data[position : position + 2], "big")
-    raise BadImage(f"damaged image: the JPEG ends at byte {len(data):,}, before its end marker")
+
+@contextmanager
+def _as_bad_image() -> Iterator[None]:
+    """What Pillow's parsers raise on damaged files becomes `BadImage`."""
+    try:
+        with pixels_allowed():
+            yield
+    except (jpeg.DamagedJpegError, png.DamagedPngError) as error:
+        raise BadImage(f"damaged image: {error}") from error
+    except (recode.UnknownRangeError, repair.TooMuchLostError) as error:
+        raise BadImage(str(error)) from error
+    except UnidentifiedImageError as error:  # Its message holds an address in memory.
+        raise BadImage("damaged image: its header cannot be read") from error
+    except MemoryError as error:
+        raise BadImage("does not fit into memory") from error
+    except _RAISED_BY_PILLOW as error:
+        raise BadImage(f"damaged image: {error}") from error

@@ -4,8 +4,12 @@ Columns:
     split: string. shard: int32, the number of the file within the split.
     offset: int64, where the record's frame starts in its file. length: int64, bytes of the serialized
         example; its frame is 16 bytes longer.
-    label: int64. path: string, relative to the source directory. sha256: 32 bytes, of the source file.
-    type: string, of the stored image: JPEG or PNG. height, width: int32, of the stored image in pixels.
+    label: int64. path: string, relative to the source.
+    group: uint64, the hash of its group; 0: none. Images of one group lie on one side of a split that we made.
+    sha256: 32 bytes, of the stored image. bytes: int64, its size. type: string, JPEG, PNG or RAW.
+    height, width: int32, of the stored image in pixels.
+    source_sha256: 32 bytes, of the source file. source_type: string, what that was. changes: string, what was done to
+        it, joined by commas: repaired, turned, converted, resized; empty where its bytes are stored as they were.
 
 pyarrow is imported where it is used: it takes 0.2 s, which `--help` and `--dry_run` need not pay.
 """
@@ -44,8 +48,8 @@ def join_parts(parts: Sequence[Path], path: Path) -> None:
             writer.write_table(table, row_group_size=max(1, len(table)))
 
 
-def read(path: Path, columns: Sequence[str], split: str) -> pa.Table:
-    """Reads some columns of one split's rows, in the order of the records.
+def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Table:
+    """Reads some columns of one split's rows, or of all, in the order of the records.
 
     Raises:
         UserError: It is missing or damaged.
@@ -54,7 +58,7 @@ def read(path: Path, columns: Sequence[str], split: str) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=list(columns), filters=[("split", "==", split)])
+        return pq.read_table(path, columns=list(columns), filters=[("split", "==", split)] if split else None)
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"{path}: cannot be read ({error}): the dataset was not copied completely. Copy or convert it again."
@@ -73,9 +77,14 @@ def _schema() -> pa.Schema:
             "length": pa.int64(),
             "label": pa.int64(),
             "path": pa.string(),
+            "group": pa.uint64(),
             "sha256": pa.binary(32),
+            "bytes": pa.int64(),
             "type": name,
             "height": pa.int32(),
             "width": pa.int32(),
+            "source_sha256": pa.binary(32),
+            "source_type": name,
+            "changes": name,
         }
     )

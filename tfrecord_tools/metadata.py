@@ -19,16 +19,20 @@ from tfrecord_tools.plan import Plan
 CONVERT_JSON = "convert.json"
 VERSION = "1.0.0"  # TensorFlow Datasets asks for one; a dataset of ours is told apart by its digest.
 _FEATURES = "tensorflow_datasets.core.features"
+_IMAGE_FEATURE = {
+    "image": {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}},
+    "pythonClassName": f"{_FEATURES}.image_feature.Image",
+}
 
 
-def write(directory: Path, plan: Plan) -> None:
-    """Writes all of them, each whole or not at all."""
+def write(directory: Path, plan: Plan, report: Mapping[str, Any]) -> None:
+    """Writes all of them, each whole or not at all; `report` is what else `convert.json` says."""
     contents = {
         "features.json": _json(_features(plan)),
         "dataset_info.json": _json(_dataset_info(plan)),
         "label.labels.txt": "".join(f"{name}\n" for name in plan.class_names),
         "rejected.csv": _rejected(plan),
-        CONVERT_JSON: _json(summary(plan)),
+        CONVERT_JSON: _json({**summary(plan), **report}),
     }
     for name, text in contents.items():
         with files.atomic(directory / name) as file:
@@ -58,7 +62,7 @@ def summary(plan: Plan) -> dict[str, Any]:
         },
         "records": len(plan.numbers),
         "bytes": plan.bytes,
-        "rejected": len(plan.rejected),
+        "rejected": sum(r.done != "repaired" for r in plan.rejected),
         "versions": {
             "tfrecord_tools": tfrecord_tools.__version__,
             "pillow": PIL.__version__,  # Decides what is sound.
@@ -69,9 +73,8 @@ def summary(plan: Plan) -> dict[str, Any]:
 
 def _features(plan: Plan) -> dict[str, Any]:
     """The `FeaturesDict` of `tfds.features`, as its `to_json` gives it."""
-    image = {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}}
     features = {
-        "image": {"image": image, "pythonClassName": f"{_FEATURES}.image_feature.Image"},
+        "image": _raw_feature(plan.config["resize"]) if plan.config.get("store") == "raw" else _IMAGE_FEATURE,
         "image/filename": {"text": {}, "pythonClassName": f"{_FEATURES}.text_feature.Text"},
         "label": {
             "classLabel": {"numClasses": str(len(plan.class_names))},
@@ -82,6 +85,11 @@ def _features(plan: Plan) -> dict[str, Any]:
         "featuresDict": {"features": features},
         "pythonClassName": f"{_FEATURES}.features_dict.FeaturesDict",
     }
+
+
+def _raw_feature(side: int) -> dict[str, Any]:
+    tensor = {"shape": {"dimensions": [str(side), str(side), "3"]}, "dtype": "uint8", "encoding": "bytes"}
+    return {"tensor": tensor, "pythonClassName": f"{_FEATURES}.tensor_feature.Tensor"}
 
 
 def _dataset_info(plan: Plan) -> dict[str, Any]:
@@ -109,7 +117,7 @@ def _rejected(plan: Plan) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason", "done"])
-    writer.writerows([r.path, r.reason, "skipped"] for r in plan.rejected)
+    writer.writerows([r.path, r.reason, r.done] for r in plan.rejected)
     return text.getvalue()
 
 

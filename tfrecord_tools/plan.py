@@ -6,21 +6,25 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import order, schema
+from tfrecord_tools import duplicates, order, schema
+from tfrecord_tools.duplicates import Duplicates
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.scan import SPLITS, Rejected, Sources
+from tfrecord_tools.scan import NO_GROUP, SPLITS, Sources
+from tfrecord_tools.stores import Rejected
 from tfrecord_tools.survey import Facts
 
-FORMAT_VERSION = 1  # Raised when the same sources and config would give other bytes.
+FORMAT_VERSION = 2  # Raised when the same sources and config would give other bytes.
 DEFAULT_VALIDATION_FRACTION = 0.2
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 150 << 20
 DEFAULT_SHARDS = 64  # Many enough to read in parallel, if they are not too small.
 _MIN_SHARD_BYTES_ALLOWED = 1 << 10
+DUPLICATES = ("keep", "drop", "fail")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,6 @@ class PlanConfig:
     """What the user decides about the dataset.
 
     Attributes:
-        classes: Class names in label order; others are left out. None: all, sorted.
         validation_fraction: Share of the images that become the validation split, in 0..1, where the
             source has no splits of its own. None: 0.2.
         test_fraction: Likewise for the test split. None: 0.
@@ -36,15 +39,17 @@ class PlanConfig:
         shards: Number of shards over all splits. None: by bytes.
         shard_bytes: Aimed size of a shard in bytes. None: total / 64, within 16..150 MiB.
         max_bad: Largest share of files that may be rejected, in 0..1.
+        duplicates: Of files with the same bytes, "keep" takes all, "drop" one (none, if their labels differ), and
+            "fail" stops.
     """
 
-    classes: Sequence[str] | None = None
     validation_fraction: float | None = None
     test_fraction: float | None = None
     seed: int = 0
     shards: int | None = None
     shard_bytes: int | None = None
     max_bad: float = 0.05
+    duplicates: str = "keep"
 
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction", "max_bad"):
@@ -56,8 +61,8 @@ class PlanConfig:
                 f"--validation_fraction={self.fractions[0]} and --test_fraction={self.fractions[1]}"
                 " leave nothing to train on: together they must be below 1."
             )
-        if self.classes is not None and len(self.classes) < 2:
-            raise UserError(f"--classes={','.join(self.classes)}: at least two class names, separated by commas.")
+        if self.duplicates not in DUPLICATES:
+            raise UserError(f"--duplicates={self.duplicates}: one of {', '.join(DUPLICATES)} is expected.")
         if self.shards is not None and self.shard_bytes is not None:
             raise UserError("--shards and --shard_bytes exclude each other: give one.")
         if self.shards is not None and self.shards < 1:
@@ -67,12 +72,10 @@ class PlanConfig:
                 f"--shard_bytes={self.shard_bytes}: bytes are meant, at least {_MIN_SHARD_BYTES_ALLOWED:,}."
             )
 
-    def output_settings(self) -> dict[str, Any]:
-        """The settings that the output depends on, for its record and its digest."""
-        names = [field.name for field in dataclasses.fields(PlanConfig)]
-        names.remove("max_bad")  # It decides whether there is a dataset, not what is in it.
-        settings = {name: getattr(self, name) for name in names}
-        return settings | {"classes": self.classes and list(self.classes)}  # As JSON gives it back.
+    def plan_settings(self) -> dict[str, Any]:
+        """The settings that the output depends on; `max_bad` decides only whether there is any."""
+        names = [field.name for field in dataclasses.fields(PlanConfig) if field.name != "max_bad"]
+        return {name: getattr(self, name) for name in names}
 
     @property
     def fractions(self) -> tuple[float, float]:
@@ -90,10 +93,36 @@ class Shard:
     of: int
     start: int
     stop: int
+    link: str = ""  # The file of the previous dataset that holds just these records.
 
     def file_name(self, dataset: str) -> str:
         """TensorFlow Datasets' name of the shard."""
         return f"{dataset}-{self.split}.tfrecord-{self.number:05d}-of-{self.of:05d}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Previous:
+    """The dataset that is updated. Columns run over its records, in the order of its index.
+
+    Attributes:
+        directory: Where it lies.
+        class_names: Its class table; these labels stay.
+        paths: Of the sources.
+        source_sha256: u8[n 32].
+        labels: i32[n].
+        splits: i8[n], index into `SPLITS`.
+        shards: i32[n], the number of the shard within its split.
+        files: (split, number of shard) -> file name.
+    """
+
+    directory: Path
+    class_names: tuple[str, ...]
+    paths: Sequence[str]
+    source_sha256: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    shards: np.ndarray
+    files: Mapping[tuple[int, int], str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,13 +132,15 @@ class Plan:
     Attributes:
         name: The dataset's name, a lower-case identifier.
         class_names: A label is an index into it.
-        config: The plan's config as a JSON-able dict.
+        config: What the output depends on, as a JSON-able dict.
         numbers: i64[n], the file in `Sources` and `Facts`.
         labels: i32[n].
         splits: i8[n], index into `SPLITS`; ascending.
         lengths: i64[n], bytes of each serialized example, without the frame.
         shards: In the order of the rows.
-        rejected: Every file that does not become a record.
+        rejected: Every file that does not become a record, or not as it was.
+        duplicates: Of the sound files, by number; before any was dropped.
+        group_leaks: Groups that the source itself has put into several splits.
         digest: Hex; equal digests mean equal output, byte for byte under the same versions of Pillow and pyarrow.
     """
 
@@ -122,6 +153,8 @@ class Plan:
     lengths: np.ndarray
     shards: tuple[Shard, ...]
     rejected: tuple[Rejected, ...]
+    duplicates: Duplicates
+    group_leaks: int
     digest: str
 
     @property
@@ -136,47 +169,76 @@ class Plan:
         return {s: row for s, row in zip(SPLITS, table.reshape(len(SPLITS), classes)) if row.any()}
 
 
-def plan(sources: Sources, facts: Facts, config: PlanConfig, name: str) -> Plan:
+def plan(
+    sources: Sources,
+    facts: Facts,
+    config: PlanConfig,
+    name: str,
+    settings: Mapping[str, Any],
+    previous: Previous | None = None,
+) -> Plan:
     """Decides everything about the output.
+
+    Args:
+        sources: The files.
+        facts: What is in them.
+        config: The user's decisions.
+        name: Of the dataset.
+        settings: All that the stored bytes depend on, `config.plan_settings()` among it; becomes part of the plan.
+        previous: The dataset to update: its records keep split and place, what is new follows in shards of its own.
 
     Raises:
         UserError: Too many bad files, a class without images where it needs some, or contradicting config.
     """
     check_fractions(sources, config)
-    rejected = tuple(
-        sorted(
-            [*sources.rejected, *(Rejected(path=sources.paths[i], reason=r) for i, r in facts.reasons.items())],
-            key=lambda r: r.path,
-        )
-    )
-    check_rejected(rejected, len(sources) + len(sources.rejected), config.max_bad)
+    bad = [*sources.rejected, *(Rejected(path=sources.paths[i], reason=r) for i, r in facts.reasons.items())]
+    check_rejected(bad, len(sources) + len(sources.rejected), config.max_bad)
     sound = np.ones(len(sources), bool)
     sound[list(facts.reasons)] = False
     numbers = np.flatnonzero(sound)
     if not len(numbers):
-        first = rejected[0]
+        first_bad = min(bad, key=lambda r: r.path)
         raise UserError(
-            f"{sources.root}: none of {len(rejected):,} files can be a record: {first.path}: {first.reason}."
+            f"{sources.root}: none of {len(bad):,} files can be a record: {first_bad.path}: {first_bad.reason}."
             " Is --src right?"
         )
-    hashes = content_hashes(facts.table["sha256"][numbers])
-    splits = _splits(sources, numbers, hashes, config)
+    class_names, labels = _classes(sources, previous)
+    labels = labels[numbers]
+    old_rows = _old_rows(sources, facts, numbers, labels, previous)
+    sha256 = facts.table["source_sha256"][numbers]
+    hashes, first = content_hashes(sha256), duplicates.first_of(sha256)
+    splits = sources.splits[numbers]
+    if not sources.has_splits:
+        splits = choose_splits(split_keys(sha256, sources.groups[numbers]), config.fractions, config.seed)
+    if previous is not None:
+        splits = np.where(old_rows >= 0, previous.splits[old_rows], splits)
+    found = _in_files(duplicates.find(first, labels, splits), numbers)
+    kept = np.arange(len(numbers))
+    if config.duplicates != "keep":
+        dropped = duplicates.to_drop(first, labels, np.where(old_rows >= 0, 0, len(SPLITS) - splits))
+        if config.duplicates == "fail":
+            _refuse_duplicates(found, sources)
+        bad += [_dropped(sources, numbers, first, labels, i) for i in np.flatnonzero(dropped).tolist()]
+        kept = np.flatnonzero(~dropped)
     # Rows in hash order: classes are mixed, so that also a plain sequential reader gets mixed batches.
     # lexsort is stable and `numbers` ascends, so that duplicates stay in the order of their paths.
-    rows = np.lexsort((order.mix(config.seed, 0, hashes), splits))
-    numbers, splits = numbers[rows], splits[rows]
-    labels = sources.labels[numbers]
-    _check_classes(sources, labels, splits, config)
+    is_new = old_rows[kept] < 0
+    ranks = np.where(is_new, order.mix(config.seed, 0, hashes[kept]), old_rows[kept].astype(np.uint64))
+    rows = kept[np.lexsort((ranks, is_new, splits[kept]))]
+    numbers, labels, splits, old_rows = numbers[rows], labels[rows], splits[rows], old_rows[rows]
+    _check_classes(sources, class_names, labels, splits, config)
     path_bytes = np.array([len(sources.paths[i].encode()) for i in numbers.tolist()], np.int64)
-    lengths = schema.example_bytes(facts.table["size"][numbers], path_bytes, labels)
-    shards = tuple(_shards(splits, lengths + schema.FRAME_BYTES, config))
-    settings = config.output_settings() | {"name": name, "format_version": FORMAT_VERSION}
+    lengths = schema.example_bytes(facts.table["bytes"][numbers], path_bytes, labels)
+    shards = tuple(_shards(splits, lengths + schema.FRAME_BYTES, old_rows, config, previous))
+    bad += [Rejected(path=sources.paths[i], reason=r, done="repaired") for i, r in facts.repaired.items()]
+    rejected = tuple(sorted(bad, key=lambda r: (r.path, r.done)))
+    settings = {**settings, "name": name, "format_version": FORMAT_VERSION}
     if not sources.has_splits:  # Given or by default: the same.
         settings |= dict(zip(("validation_fraction", "test_fraction"), config.fractions))
-    columns = (facts.table["sha256"][numbers], labels, splits)
+    columns = (facts.table["source_sha256"][numbers], facts.table["sha256"][numbers], labels, splits)
     return Plan(
         name=name,
-        class_names=sources.class_names,
+        class_names=class_names,
         config=settings,
         numbers=numbers,
         labels=labels,
@@ -184,7 +246,9 @@ def plan(sources: Sources, facts: Facts, config: PlanConfig, name: str) -> Plan:
         lengths=lengths,
         shards=shards,
         rejected=rejected,
-        digest=_digest(settings, sources, numbers, columns, shards, rejected),
+        duplicates=found,
+        group_leaks=_group_leaks(sources.groups[numbers], splits),
+        digest=_digest(settings, class_names, sources, numbers, columns, shards, rejected),
     )
 
 
@@ -228,18 +292,82 @@ def choose_splits(hashes: np.ndarray, fractions: tuple[float, float], seed: int,
     return np.select([draws < validation, draws < validation + test], [1, 2], 0).astype(np.int8)
 
 
+def split_keys(sha256: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Returns u64[n], equal for what must be on one side of a split: copies, groups, and what these connect.
+
+    Args:
+        sha256: u8[n 32] of the contents.
+        groups: u64[n], `NO_GROUP` where there is none.
+    """
+    keys = np.where(groups == NO_GROUP, content_hashes(sha256), groups)
+    return duplicates.joined(keys, duplicates.first_of(sha256)) if (groups != NO_GROUP).any() else keys
+
+
 def content_hashes(sha256: np.ndarray) -> np.ndarray:
     """The first eight bytes of u8[n 32], as u64[n]."""
     return np.ascontiguousarray(sha256[:, :8]).view("<u8")[:, 0]
 
 
-def _splits(sources: Sources, numbers: np.ndarray, hashes: np.ndarray, config: PlanConfig) -> np.ndarray:
-    if not sources.has_splits:
-        return choose_splits(hashes, config.fractions, config.seed)
-    return sources.splits[numbers]
+def _classes(sources: Sources, previous: Previous | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Returns the class table, old labels first, and the labels i32[n] of the sources in it."""
+    if previous is None:
+        return sources.class_names, sources.labels
+    names = (*previous.class_names, *(name for name in sources.class_names if name not in previous.class_names))
+    return names, np.array([names.index(name) for name in sources.class_names], np.int32)[sources.labels]
 
 
-def _check_classes(sources: Sources, labels: np.ndarray, splits: np.ndarray, config: PlanConfig) -> None:
+def _old_rows(
+    sources: Sources, facts: Facts, numbers: np.ndarray, labels: np.ndarray, previous: Previous | None
+) -> np.ndarray:
+    """Returns i64[n], the previous dataset's row of each image that is unchanged: path, content, label, given split."""
+    if previous is None:
+        return np.full(len(numbers), -1)
+    row_of = {path: row for row, path in enumerate(previous.paths)}
+    rows = np.array([row_of.get(sources.paths[i], -1) for i in numbers.tolist()], np.int64)
+    if not len(previous.paths):
+        return rows
+    same = (rows >= 0) & (labels == previous.labels[rows])
+    same &= (facts.table["source_sha256"][numbers] == previous.source_sha256[rows]).all(axis=1)
+    if sources.has_splits:
+        same &= sources.splits[numbers] == previous.splits[rows]
+    return np.where(same, rows, -1)
+
+
+def _group_leaks(groups: np.ndarray, splits: np.ndarray) -> int:
+    """The number of groups that lie in several splits."""
+    pairs = np.unique(np.stack([groups, splits.astype(np.uint64)])[:, groups != NO_GROUP], axis=1)
+    return int((np.unique(pairs[0], return_counts=True)[1] > 1).sum())
+
+
+def _in_files(found: Duplicates, numbers: np.ndarray) -> Duplicates:
+    """The same with the numbers of files instead of places."""
+    examples = {kind: [numbers[places].tolist() for places in sets] for kind, sets in found.examples.items()}
+    return dataclasses.replace(found, examples=examples)
+
+
+def _refuse_duplicates(found: Duplicates, sources: Sources) -> None:
+    for kind in reversed(duplicates.KINDS):
+        if found.counts[kind]:
+            paths = ", ".join(sources.paths[i] for i in found.examples[kind][0])
+            counts = ", ".join(f"{found.counts[k]:,} {k}" for k in reversed(duplicates.KINDS))
+            raise UserError(
+                f"--duplicates=fail: there are files with the same bytes ({counts}), such as {paths}."
+                " Remove them, or pass --duplicates=drop or keep."
+            )
+
+
+def _dropped(sources: Sources, numbers: np.ndarray, first: np.ndarray, labels: np.ndarray, place: int) -> Rejected:
+    """Says which other file has the same bytes, one with another label if there is one."""
+    same = np.flatnonzero(first == first[place])
+    differing = same[labels[same] != labels[place]]
+    other = sources.paths[int(numbers[(differing if len(differing) else same[same != place])[0]])]
+    what = "the same bytes, under another label, as" if len(differing) else "the same bytes as"
+    return Rejected(path=sources.paths[int(numbers[place])], reason=f"{what} {other}", done="dropped")
+
+
+def _check_classes(
+    sources: Sources, class_names: Sequence[str], labels: np.ndarray, splits: np.ndarray, config: PlanConfig
+) -> None:
     """Refuses a class that is empty where it must not be: in train, and in every split that we make."""
     if sources.has_splits:
         needed = ["train"] if (sources.splits == 0).any() else []
@@ -247,38 +375,55 @@ def _check_classes(sources: Sources, labels: np.ndarray, splits: np.ndarray, con
         shares = dict(zip(SPLITS, (1.0, *config.fractions)))
         needed = [split for split in SPLITS if shares[split] > 0]
     for split in needed:
-        counts = np.bincount(labels[splits == SPLITS.index(split)], minlength=len(sources.class_names))
-        for label in np.flatnonzero(counts == 0):
+        counts = np.bincount(labels[splits == SPLITS.index(split)], minlength=len(class_names))
+        for label in np.flatnonzero(counts == 0).tolist():
             total = int((labels == label).sum())
+            other = "" if sources.has_splits or split == "train" else f"; or change --{split}_fraction, or --seed"
             raise UserError(
-                f"the class {sources.class_names[label]!r} has no image in the {split} split ({total:,} sound in all)."
-                " Add images or leave the class out with --classes"
-                + (
-                    "."
-                    if sources.has_splits
-                    else f"; or change --{split}_fraction, or --seed."
-                    if split != "train"
-                    else "."
-                )
+                f"the class {class_names[label]!r} has no image in the {split} split ({total:,} sound in all)."
+                f" Add images or leave the class out with --classes{other}."
             )
 
 
-def _shards(splits: np.ndarray, sizes: np.ndarray, config: PlanConfig) -> Iterator[Shard]:
-    """Cuts each split into shards of about equal bytes; `sizes` are framed."""
+def _shards(
+    splits: np.ndarray, sizes: np.ndarray, old_rows: np.ndarray, config: PlanConfig, previous: Previous | None
+) -> Iterator[Shard]:
+    """Cuts each split into its old shards and new ones of about equal bytes; `sizes` are framed."""
     present = np.unique(splits)
     bounds = np.searchsorted(splits, [present, present + 1]).T
-    split_bytes = np.array([sizes[start:stop].sum() for start, stop in bounds])
-    counts = _shard_counts(split_bytes, bounds[:, 1] - bounds[:, 0], config)
-    for split, (start, stop), of in zip(present, bounds, counts):
-        cuts = start + _cuts(sizes[start:stop], int(of))
+    first_new = np.array([start + int((old_rows[start:stop] >= 0).sum()) for start, stop in bounds])
+    new_bytes = np.array([sizes[start:stop].sum() for start, (_, stop) in zip(first_new, bounds)])
+    counts = _shard_counts(new_bytes, bounds[:, 1] - first_new, int(sizes.sum()), config, previous is not None)
+    for split, (start, stop), new, count in zip(present.tolist(), bounds, first_new, counts):
+        links = []
+        edges = [np.empty(0, np.int64)]
+        if previous is not None:
+            old_shards = previous.shards[old_rows[start:new]]
+            starts = np.flatnonzero(np.r_[True, old_shards[1:] != old_shards[:-1]]) if new > start else np.empty(0, int)
+            links = [
+                _link(previous, split, int(old_shards[s]), int((old_shards == old_shards[s]).sum())) for s in starts
+            ]
+            edges.append(start + starts)
+        if count:
+            edges.append(new + _cuts(sizes[new:stop], int(count))[:-1])
+        cuts = np.concatenate([*edges, [stop]]).tolist()
+        of = len(cuts) - 1
         for number in range(of):
-            yield Shard(SPLITS[split], number, int(of), int(cuts[number]), int(cuts[number + 1]))
+            link = links[number] if number < len(links) else ""
+            yield Shard(SPLITS[split], number, of, int(cuts[number]), int(cuts[number + 1]), link)
 
 
-def _shard_counts(split_bytes: np.ndarray, split_records: np.ndarray, config: PlanConfig) -> np.ndarray:
-    """Returns i64[splits], the number of shards of each split."""
-    total = int(split_bytes.sum())
-    if config.shards is not None:
+def _link(previous: Previous, split: int, shard: int, kept: int) -> str:
+    """The file of an old shard of which all records are kept; "" for others, which are written anew."""
+    whole = int(((previous.splits == split) & (previous.shards == shard)).sum())
+    return previous.files[split, shard] if kept == whole else ""
+
+
+def _shard_counts(
+    split_bytes: np.ndarray, split_records: np.ndarray, total: int, config: PlanConfig, updating: bool
+) -> np.ndarray:
+    """Returns i64[splits], the number of new shards of each split; a wanted number counts for whole datasets only."""
+    if config.shards is not None and not updating:
         if config.shards < len(split_bytes):
             raise UserError(f"--shards={config.shards}: there are {len(split_bytes)} splits, and each needs a shard.")
         if config.shards > split_records.sum():
@@ -304,6 +449,7 @@ def _cuts(sizes: np.ndarray, shards: int) -> np.ndarray:
 
 def _digest(
     settings: dict[str, Any],
+    class_names: Sequence[str],
     sources: Sources,
     numbers: np.ndarray,
     columns: tuple[np.ndarray, ...],
@@ -312,9 +458,9 @@ def _digest(
 ) -> str:
     """Hashes everything that the output depends on."""
     digest = hashlib.sha256()
-    cuts = [dataclasses.astuple(shard) for shard in shards]
+    cuts = [(s.split, s.number, s.of, s.start, s.stop) for s in shards]  # Linked or written: the same bytes.
     bad = [dataclasses.astuple(r) for r in rejected]
-    digest.update(json.dumps([settings, sources.class_names, cuts, bad], sort_keys=True).encode())
+    digest.update(json.dumps([settings, class_names, cuts, bad], sort_keys=True).encode())
     for column in columns:
         digest.update(np.ascontiguousarray(column).tobytes())
     for number in numbers.tolist():

@@ -32,6 +32,7 @@ class Dataset:
         splits: Split name -> number of records.
         shards: Split name -> number of shards.
         digest: Hex; equal digests mean equal records in equal order.
+        raw_size: Height and width in pixels where images are stored as raw pixels, u8[h w 3]; None: encoded.
     """
 
     directory: Path
@@ -40,6 +41,7 @@ class Dataset:
     splits: Mapping[str, int]
     shards: Mapping[str, int]
     digest: str
+    raw_size: int | None = None
 
     def records(self, split: str) -> Records:
         """Opens the records of a split; reads its part of the index.
@@ -54,7 +56,7 @@ class Dataset:
         index_path = self.directory / index.FILE_NAME
         table = index.read(index_path, _COLUMNS, split)
         columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
-        records = Records(str(index_path), split, paths, columns, np.arange(len(table)))
+        records = Records(str(index_path), split, paths, columns, np.arange(len(table)), self.raw_size)
         records.check_shards()
         return records
 
@@ -69,7 +71,13 @@ class Records:
     """
 
     def __init__(
-        self, index_path: str, split: str, shards: Sequence[str], columns: Mapping[str, np.ndarray], rows: np.ndarray
+        self,
+        index_path: str,
+        split: str,
+        shards: Sequence[str],
+        columns: Mapping[str, np.ndarray],
+        rows: np.ndarray,
+        raw_size: int | None = None,
     ):
         """Use `Dataset.records`.
 
@@ -79,12 +87,14 @@ class Records:
             shards: Paths of its files, by number.
             columns: shard, offset, length, label of *all* records of the split.
             rows: i64[n], which of them these are.
+            raw_size: As in `Dataset`.
         """
         self._index_path = index_path
         self._split = split
         self._shards = list(shards)
         self._all = columns
         self._rows = rows
+        self.raw_size = raw_size
         self._shard = columns["shard"][rows]
         self._offset = columns["offset"][rows]
         self._frame_bytes = columns["length"][rows] + schema.FRAME_BYTES
@@ -159,21 +169,22 @@ class Records:
 
     def select(self, numbers: np.ndarray) -> Records:
         """Returns some of these records, i64[k], in the order given; nothing is read."""
-        return Records(self._index_path, self._split, self._shards, self._all, self._rows[numbers])
+        return Records(self._index_path, self._split, self._shards, self._all, self._rows[numbers], self.raw_size)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
-        """Divides the records in two by the converter's rule: by the hash of the content.
+        """Divides the records in two by the converter's rule: by the hash of the group or of the content.
 
         Args:
             fraction: Expected share of the second part, in 0..1.
             seed: Another seed gives another division.
 
         Returns:
-            (rest, held out); duplicates of an image are on the same side.
+            (rest, held out); duplicates of an image and groups are on the same side.
         """
-        table = index.read(Path(self._index_path), ["sha256"], self._split)
-        sha256 = np.frombuffer(b"".join(table.column("sha256").to_pylist()), np.uint8).reshape(-1, 32)
-        held = plan.choose_splits(plan.content_hashes(sha256[self._rows]), (fraction, 0.0), seed, _HOLD_OUT) == 1
+        table = index.read(Path(self._index_path), ["source_sha256", "group"], self._split)
+        sha256 = np.frombuffer(b"".join(table.column("source_sha256").to_pylist()), np.uint8).reshape(-1, 32)
+        keys = plan.split_keys(sha256[self._rows], table.column("group").to_numpy()[self._rows])
+        held = plan.choose_splits(keys, (fraction, 0.0), seed, _HOLD_OUT) == 1
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
 
     def check_shards(self) -> None:
@@ -236,6 +247,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             splits={name: split["records"] for name, split in facts["splits"].items()},
             shards={name: split["shards"] for name, split in facts["splits"].items()},
             digest=facts["digest"],
+            raw_size=facts["config"]["resize"] if facts["config"].get("store") == "raw" else None,
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

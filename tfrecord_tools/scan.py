@@ -1,206 +1,336 @@
-"""What is there: class directories, splits and files of a source directory, sorted, nothing opened."""
+"""What is there, nothing opened: the images of a source, sorted, with class, split and group of each."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import os
-import stat
+import re
+import sys
 import unicodedata
-from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from tfrecord_tools import manifest, stores
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.stores import Listing, Rejected, Store
 
 SPLITS = ("train", "validation", "test")
-SPLIT_DIRECTORIES = {
+SPLIT_NAMES = {
     "train": "train", "training": "train",
     "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-TO_BE_SPLIT = -1  # The split of a file whose side is not given by its directory.
+TO_BE_SPLIT = -1  # The split of a file whose side the source does not give.
+NO_GROUP = 0
 LAYOUTS = "cat_dog_img/train/cats/1.jpg (split/class/image) or cat_dog_img/cats/1.jpg (class/image)"
-IGNORED = frozenset({"thumbs.db", "__macosx"})
+_NAMED_BY_CLASS = r"(?:^|/)([^/]*?[^/\d._ -])[._ -]*\d+\.[^./]+$"  # cat.0.jpg, american_bulldog_100.jpg: Kaggle's way.
+_MIN_SHARE_NAMED = 0.9
+_NO_CLASS = "not inside a class directory"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A file that does not become a record."""
+class ScanConfig:
+    """What the source is and how it says which image is of which class.
 
-    path: str
-    reason: str
+    Attributes:
+        src: A directory, a zip or tar archive, a manifest (CSV or Parquet), or a CSV of pixels.
+        classes: Class names in label order; others are left out. None: all, sorted.
+        label_regex: Searched in each path; its first group is the class. None: by directories.
+        group_regex: Searched in each path; images with the same first group stay on one side of a split.
+        manifest: A CSV or Parquet file that names the images in `src`, their classes, and what else is known.
+        path_column: Its column of paths; likewise the other names.
+        label_column: Class names.
+        split_column: Used if it is there.
+        group_column: Used if it is there.
+    """
+
+    src: str
+    classes: Sequence[str] | None = None
+    label_regex: str | None = None
+    group_regex: str | None = None
+    manifest: str | None = None
+    path_column: str = "path"
+    label_column: str = "label"
+    split_column: str = "split"
+    group_column: str = "group"
+
+    def __post_init__(self) -> None:
+        if not self.src:
+            raise UserError(f"--src is missing: images such as {LAYOUTS}, an archive of these, or a manifest.")
+        if self.classes is not None and len(self.classes) < 2:
+            raise UserError(f"--classes={','.join(self.classes)}: at least two class names, separated by commas.")
+        for name in ("label_regex", "group_regex"):
+            _check_regex(name, getattr(self, name))
+        if self.manifest_path and self.label_regex:
+            raise UserError("--label_regex and a manifest exclude each other: the manifest gives the labels.")
+
+    def scan_settings(self) -> dict[str, Any]:
+        """The settings that the output depends on beside the source, as JSON gives them back."""
+        classes = list(self.classes) if self.classes else None
+        return {"classes": classes, "label_regex": self.label_regex, "group_regex": self.group_regex}
+
+    @property
+    def manifest_path(self) -> str | None:
+        """The manifest, also where `src` is one."""
+        return self.manifest or (self.src if manifest.is_one(self.src) else None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sources:
-    """The files of a source directory, sorted by path. Columns run over files.
+    """The images of a source, sorted by path. Columns run over files.
 
     Attributes:
-        root: The source directory as given.
+        root: The source as given.
+        store: Reads them.
         class_names: A label is an index into it.
-        paths: Relative to `root`, with `/`, valid UTF-8.
+        paths: Relative to the source, with `/`, valid UTF-8.
+        spans: stores.SPAN[n], where each lies in the store.
         labels: i32[n].
         splits: i8[n], an index into `SPLITS` or `TO_BE_SPLIT`.
+        groups: u64[n], the hash of each one's group, `NO_GROUP` where it has none.
         sizes: i64[n] in bytes.
         mtimes_ns: i64[n] in nanoseconds since the epoch.
-        has_splits: Whether the top directories are the splits.
+        has_splits: Whether the source gives the splits.
         rejected: What cannot be a record, known without opening it.
-        left_out: Files in class directories that `classes` does not name, per directory name.
+        left_out: Files of the classes that `classes` does not name, per class.
+        notes: What the user should know of how the source was understood.
     """
 
     root: str
+    store: Store
     class_names: tuple[str, ...]
     paths: Sequence[str]
+    spans: np.ndarray
     labels: np.ndarray
     splits: np.ndarray
+    groups: np.ndarray
     sizes: np.ndarray
     mtimes_ns: np.ndarray
     has_splits: bool
     rejected: tuple[Rejected, ...]
     left_out: dict[str, int]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
 
 
-def scan(root: str | os.PathLike[str], classes: Sequence[str] | None = None) -> Sources:
-    """Finds the files below `root/class` or `root/split/class`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """How paths say what they are.
 
-    Hidden files and directories, `Thumbs.db` and `__MACOSX` are passed over; links are followed.
-    The top directories are taken as splits only if every one of them has a split's name.
+    Attributes:
+        label: Path -> class name, or None.
+        has_splits: Whether the first part of each path is a split.
+        no_label: What is wrong with a path without a class name.
+        note: What the user should know.
+    """
 
-    Args:
-        root: The source directory.
-        classes: Class names in the order of their labels; others are left out. Default: all, sorted.
+    label: Callable[[str], str | None]
+    has_splits: bool
+    no_label: str
+    note: str = ""
+
+    def split(self, path: str) -> int:
+        name = SPLIT_NAMES.get(_top(path).lower()) if self.has_splits else None
+        return SPLITS.index(name) if name else TO_BE_SPLIT
+
+
+def scan(config: ScanConfig) -> Sources:
+    """Finds the images of a source and what they are.
 
     Raises:
-        UserError: No such directory, no images, fewer than two classes, or names that cannot be kept.
+        UserError: No such source, no images, fewer than two classes, or names that cannot be kept.
     """
-    root = os.fspath(root)
-    if not os.path.isdir(root):
-        what = "is a file, not a directory" if os.path.exists(root) else "no such directory"
-        raise UserError(f"--src={root}: {what}. Expected a directory such as {LAYOUTS}.")
-    found = _Found(root, classes)
-    split_directories = _split_directories(root)
-    if split_directories:
-        found.reject_files_in("")
-    for top, split in split_directories.items() or {"": TO_BE_SPLIT}.items():
-        found.add_split(top, split)
-    counts = found.files_per_class()
-    class_names = _class_names(root, counts, classes, found.rejected)
-    label_of = {name: label for label, name in enumerate(class_names)}
-    labels = np.array([label_of.get(name, -1) for name in counts], np.int32)[found.classes]
-    kept = np.flatnonzero(labels >= 0)
-    return Sources(
-        root=root,
-        class_names=class_names,
-        paths=[found.paths[i] for i in kept],
-        labels=labels[kept],
-        splits=np.array(found.splits, np.int8)[kept],
-        sizes=np.array(found.sizes, np.int64)[kept],
-        mtimes_ns=np.array(found.mtimes_ns, np.int64)[kept],
-        has_splits=bool(split_directories),
-        rejected=tuple(found.rejected),
-        left_out={name: count for name, count in counts.items() if name not in label_of},
+    if config.manifest_path:
+        return _scan_manifest(config, config.manifest_path)
+    listing = stores.list_store(config.src)
+    layout = _layout(config, listing)
+    labels: Sequence[str | None] = listing.labels or [layout.label(path) for path in listing.paths]
+    wanted = set(config.classes or ())
+    rejected = [r for r in listing.rejected if not wanted or layout.label(r.path) in {*wanted, None}]
+    rejected += [Rejected(path=p, reason=layout.no_label) for p, name in zip(listing.paths, labels) if name is None]
+    return _sources(config, listing, labels, [layout.split(p) for p in listing.paths], rejected, note=layout.note)
+
+
+def _scan_manifest(config: ScanConfig, path: str) -> Sources:
+    columns = {c: getattr(config, f"{c}_column") for c in ("path", "label", "split", "group")}
+    rows = manifest.read(path, columns)
+    if config.manifest is None:
+        listing = stores.stat_files(os.path.dirname(path), rows.paths)
+    elif os.path.isdir(config.src):
+        listing = stores.stat_files(config.src, rows.paths)
+    else:
+        listing = _only_named(stores.list_store(config.src), rows.paths)
+    row_of = {p: row for row, p in enumerate(rows.paths)}
+    at = [row_of[p] for p in listing.paths]
+    splits = [TO_BE_SPLIT] * len(at)
+    if rows.splits is not None:
+        known = {name: _split_of(name, path, config.split_column) for name in set(rows.splits)}
+        splits = [known[rows.splits[row]] for row in at]
+    groups = None if rows.groups is None else [rows.groups[row] for row in at]
+    return _sources(config, listing, [rows.labels[row] for row in at], splits, listing.rejected, groups)
+
+
+def _only_named(listing: Listing, paths: Sequence[str]) -> Listing:
+    """Those of an archive's members that a manifest names."""
+    number_of = {path: number for number, path in enumerate(listing.paths)}
+    missing = [path for path in paths if path not in number_of]
+    kept = np.sort(np.array([number_of[path] for path in paths if path in number_of], np.int64))
+    return dataclasses.replace(
+        listing,
+        paths=[listing.paths[i] for i in kept.tolist()],
+        spans=listing.spans[kept],
+        sizes=listing.sizes[kept],
+        mtimes_ns=listing.mtimes_ns[kept],
+        rejected=[Rejected(path=path, reason="named by the manifest, but not in the archive") for path in missing],
     )
 
 
-class _Found:
-    """The columns that fill up during the walk; compact, since there may be many millions of rows."""
-
-    def __init__(self, root: str, wanted: Sequence[str] | None):
-        self.root = root
-        self.wanted = wanted
-        self.paths: list[str] = []
-        self.classes = array("i")  # Index into the class names in the order of their discovery.
-        self.splits = array("b")
-        self.sizes = array("q")
-        self.mtimes_ns = array("q")
-        self.rejected: list[Rejected] = []
-        self._class_index: dict[str, int] = {}
-
-    def files_per_class(self) -> dict[str, int]:
-        """Class names in the order of `classes`' numbers, with the number of files of each."""
-        counts = Counter(self.classes)
-        return {name: counts[index] for name, index in self._class_index.items()}
-
-    def reject_files_in(self, directory: str) -> None:
-        """Rejects what lies beside the directories."""
-        for entry in _entries(self.root, directory):
-            if not os.path.isdir(entry.path):  # Not entry.is_dir(), which raises for a link to itself.
-                self._reject(_join(directory, entry.name), "not inside a class directory")
-
-    def add_split(self, top: str, split: int) -> None:
-        """Takes every directory in `root/top` as a class."""
-        self.reject_files_in(top)
-        for entry in _entries(self.root, top):
-            if os.path.isdir(entry.path):
-                self._add_class(_join(top, entry.name), entry.name, split)
-
-    def _add_class(self, directory: str, name: str, split: int) -> None:
-        rejected_before = len(self.rejected)
-        above = (self.root, os.path.join(self.root, os.path.dirname(directory)))  # A link to these mixes the classes.
-        for path, status in self._walk(directory, frozenset(map(_identity, map(os.stat, above)))):
-            if not _is_utf8(path):
-                self._reject(path, "the name is not valid UTF-8: rename it")
-                continue
-            self.paths.append(path)
-            self.classes.append(self._class_index.setdefault(name, len(self._class_index)))
-            self.splits.append(split)
-            self.sizes.append(status.st_size)
-            self.mtimes_ns.append(status.st_mtime_ns)
-        if self.wanted is not None and name not in self.wanted:
-            del self.rejected[rejected_before:]  # Left out like the files that are sound.
-
-    def _walk(self, directory: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[tuple[str, os.stat_result]]:
-        """Yields (path, status) of the files below `directory`, in the order of the sorted names."""
-        identity = _identity(os.stat(os.path.join(self.root, directory)))
-        if identity in ancestors:
-            self._reject(directory, "a link to a directory that contains it")
-            return
-        for entry in _entries(self.root, directory):
-            path = _join(directory, entry.name)
-            try:
-                status = entry.stat()
-            except OSError as error:  # A dangling or looping link.
-                self._reject(path, f"cannot be followed: {error.strerror}")
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                yield from self._walk(path, ancestors | {identity})
-            elif stat.S_ISREG(status.st_mode):
-                yield path, status
-            else:
-                self._reject(path, "neither a file nor a directory")
-
-    def _reject(self, path: str, reason: str) -> None:
-        self.rejected.append(Rejected(path=_printable(path), reason=reason))
+def _sources(
+    config: ScanConfig,
+    listing: Listing,
+    labels: Sequence[str | None],
+    splits: Sequence[int],
+    rejected: Sequence[Rejected],
+    groups: Sequence[str] | None = None,
+    note: str = "",
+) -> Sources:
+    """Makes numbers of the names and leaves out what is not wanted."""
+    counts = Counter(label for label in labels if label is not None)
+    class_names = _class_names(config, counts, rejected)
+    label_of = {name: label for label, name in enumerate(class_names)}
+    numbers = np.array([-1 if label is None else label_of.get(label, -1) for label in labels], np.int32)
+    kept = np.flatnonzero(numbers >= 0)
+    paths = [listing.paths[i] for i in kept.tolist()]
+    if groups is not None:
+        groups = [groups[i] for i in kept.tolist()]
+    elif config.group_regex:
+        groups = _groups(config.group_regex, paths)
+    sides = np.array(splits, np.int8)[kept]
+    return Sources(
+        root=config.src,
+        store=listing.store,
+        class_names=class_names,
+        paths=paths,
+        spans=listing.spans[kept],
+        labels=numbers[kept],
+        splits=sides,
+        groups=np.zeros(len(kept), np.uint64) if groups is None else _hashes(groups),
+        sizes=listing.sizes[kept],
+        mtimes_ns=listing.mtimes_ns[kept],
+        has_splits=bool(len(sides)) and bool((sides != TO_BE_SPLIT).all()),
+        rejected=tuple(rejected),
+        left_out={name: counts[name] for name in sorted(counts) if name not in label_of},
+        notes=(note,) if note else (),
+    )
 
 
-def _split_directories(root: str) -> dict[str, int]:
-    """Maps top directories to indices into `SPLITS`; empty unless every top directory has a split's name."""
-    tops = [entry.name for entry in _entries(root, "") if os.path.isdir(entry.path)]
-    splits = [SPLIT_DIRECTORIES.get(top.lower()) for top in tops]
-    named = {top: SPLITS.index(split) for top, split in zip(tops, splits) if split}
-    if len(named) < len(tops):
-        return {}
+def _layout(config: ScanConfig, listing: Listing) -> _Layout:
+    """Finds out how the paths of a source say what they are.
+
+    The top directories (of CSVs of pixels: the files) are taken as splits only if every one has a split's name.
+    """
+    csv = listing.labels is not None
+    tops = sorted({_top(path) for path in listing.paths if csv or "/" in path})
+    has_splits = _are_splits(config.src, tops) and not (csv and len(tops) == 1)
+    if csv:
+        return _Layout(label=lambda path: None, has_splits=has_splits, no_label="no class name in its line")
+    if config.label_regex:
+        return _by_regex(config.label_regex, has_splits)
+    depth = 2 if has_splits else 1
+    if not any(path.count("/") >= depth for path in listing.paths) and (names := _named_by_class(listing.paths)):
+        return dataclasses.replace(
+            _by_regex(_NAMED_BY_CLASS, has_splits),
+            note=f"classes taken from the files' names, as {names[0]} of {names[1]} (see --label_regex)",
+        )
+    strange = [top for top in tops if not has_splits and top.lower() in SPLIT_NAMES]
+    note = f"{strange[0]} is taken for a class, since there is {_other(tops)} beside it" if strange else ""
+
+    def label(path: str) -> str | None:
+        parts = path.split("/")
+        return sys.intern(parts[depth - 1]) if len(parts) > depth else None  # One object a class, not one a file.
+
+    return _Layout(label=label, has_splits=has_splits, no_label=_NO_CLASS, note=note)
+
+
+def _by_regex(pattern: str, has_splits: bool) -> _Layout:
+    compiled = re.compile(pattern)
+
+    def label(path: str) -> str | None:
+        match = compiled.search(path)
+        return sys.intern(match[1]) if match else None
+
+    return _Layout(label=label, has_splits=has_splits, no_label="its name does not say its class (see --label_regex)")
+
+
+def _named_by_class(paths: Sequence[str]) -> tuple[str, str] | None:
+    """A class and the path that names it, if nearly all files bear names such as cat.0.jpg, of several classes."""
+    compiled = re.compile(_NAMED_BY_CLASS)
+    found = [(match[1], path) for path in paths if (match := compiled.search(path))]
+    several = len({name for name, _ in found}) > 1
+    return found[0] if several and len(found) >= _MIN_SHARE_NAMED * len(paths) else None
+
+
+def _are_splits(src: str, tops: Sequence[str]) -> bool:
+    """Whether all top directories are splits; refuses two names for one."""
+    named = [SPLIT_NAMES.get(top.lower()) for top in tops]
+    if not tops or None in named:
+        return False
     for split in SPLITS:
-        same = [top for top, number in named.items() if SPLITS[number] == split]
+        same = [top for top, name in zip(tops, named) if name == split]
         if len(same) > 1:
-            raise UserError(f"{root}: {' and '.join(same)} both mean the {split} split. Merge them or move one away.")
-    return named
+            raise UserError(f"{src}: {' and '.join(same)} both mean the {split} split. Merge them or move one away.")
+    return True
 
 
-def _class_names(
-    root: str, counts: dict[str, int], classes: Sequence[str] | None, rejected: Sequence[Rejected]
-) -> tuple[str, ...]:
+def _top(path: str) -> str:
+    """The first directory of a path; of a row of a CSV, the file's name without its ending."""
+    top, slash, _ = path.partition("/")
+    return top if slash else top.partition(".csv:")[0]
+
+
+def _other(tops: Sequence[str]) -> str:
+    return next(top for top in tops if top.lower() not in SPLIT_NAMES)
+
+
+def _split_of(name: str, path: str, column: str) -> int:
+    if name.lower() not in SPLIT_NAMES:
+        raise UserError(f"{path}: {name!r} in the column {column!r} is no split; {', '.join(SPLIT_NAMES)} are known.")
+    return SPLITS.index(SPLIT_NAMES[name.lower()])
+
+
+def _groups(pattern: str, paths: Sequence[str]) -> list[str]:
+    """The group of each path; "" if it has none.
+
+    Raises:
+        UserError: No path has one, so that the pattern must be wrong.
+    """
+    compiled = re.compile(pattern)
+    groups = [match[1] or "" if (match := compiled.search(path)) else "" for path in paths]
+    if paths and not any(groups):
+        raise UserError(f"--group_regex={pattern}: no path matches, such as {paths[0]}.")
+    return groups
+
+
+def _hashes(groups: Sequence[str]) -> np.ndarray:
+    """Returns u64[n], the same for the same group everywhere; `NO_GROUP` for ""."""
+    hashes = {group: int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "little") for group in set(groups)}
+    return np.array([hashes[group] if group else NO_GROUP for group in groups], np.uint64)
+
+
+def _class_names(config: ScanConfig, counts: Counter[str], rejected: Sequence[Rejected]) -> tuple[str, ...]:
     """Returns the class table: `classes` if given, else the found names sorted; checked."""
+    root = config.src
     if not counts:
         loose = f" {len(rejected):,} loose files such as {rejected[0].path} belong to no class." if rejected else ""
         raise UserError(f"--src={root}: no image files in class directories.{loose} Expected {LAYOUTS}.")
-    names = tuple(sorted(counts) if classes is None else classes)
+    names = tuple(sorted(counts, key=_by_number_or_name(counts)) if config.classes is None else config.classes)
     for name in names:
         _check_class_name(root, name)
         if name not in counts:
@@ -218,10 +348,15 @@ def _class_names(
     return names
 
 
+def _by_number_or_name(names: Counter[str]) -> Callable[[str], Any]:
+    """Names that are all numbers are sorted as such: 10 behind 9."""
+    return int if all(name.isascii() and name.isdigit() for name in names) else str
+
+
 def _check_class_name(root: str, name: str) -> None:
-    if not _is_utf8(name):
-        raise UserError(f"{root}: the class directory {_printable(name)!r} is not valid UTF-8. Rename it.")
-    if name != name.strip() or any(unicodedata.category(c) == "Cc" for c in name):
+    if not stores.is_utf8(name):
+        raise UserError(f"{root}: the class directory {stores.printable(name)!r} is not valid UTF-8. Rename it.")
+    if not name or name != name.strip() or any(unicodedata.category(c) == "Cc" for c in name):
         raise UserError(
             f"{root}: the class name {name!r} cannot be kept: TensorFlow Datasets strips spaces at its ends and splits"
             " it at line breaks. Rename the directory."
@@ -237,31 +372,12 @@ def _check_distinct(names: Sequence[str]) -> None:
         seen[name.casefold()] = name
 
 
-def _entries(root: str, directory: str) -> list[os.DirEntry[str]]:
-    """The entries of a directory sorted by name, without hidden ones and system litter."""
-    path = os.path.join(root, directory)
+def _check_regex(flag: str, pattern: str | None) -> None:
+    if pattern is None:
+        return
     try:
-        with os.scandir(path) as entries:
-            kept = [e for e in entries if not e.name.startswith(".") and e.name.lower() not in IGNORED]
-    except OSError as error:
-        raise UserError(
-            f"{_printable(path)}: cannot be listed: {error.strerror}. Make it readable or move it away."
-        ) from error
-    return sorted(kept, key=lambda entry: entry.name)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
-
-
-def _join(directory: str, name: str) -> str:
-    return f"{directory}/{name}" if directory else name
-
-
-def _is_utf8(name: str) -> bool:
-    return not any("\ud800" <= c <= "\udfff" for c in name) if not name.isascii() else True
-
-
-def _printable(name: str) -> str:
-    """A name that can be printed and stored: bytes that are not UTF-8 appear as `\\xNN`."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise UserError(f"--{flag}={pattern}: no regular expression: {error}.") from error
+    if groups < 1:
+        raise UserError(f"--{flag}={pattern}: it has no group; put parentheses around the part that is meant.")

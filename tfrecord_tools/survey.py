@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,16 +13,20 @@ import PIL
 
 import tfrecord_tools
 from tfrecord_tools import files, images
+from tfrecord_tools.images import ImageConfig, Prepared
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.scan import Sources
+from tfrecord_tools.stores import Content, ReadError, Store
 from tfrecord_tools.workers import Pool
 
 FILES_PER_JOB = 256  # About 0.1 s of work: what a killed run loses at most, per worker.
-IMAGE_TYPES = ("", "JPEG", "PNG")
-_SURVEYOR = f"tfrecord_tools {tfrecord_tools.__version__}, Pillow {PIL.__version__}"
+TYPES = ("", *images.READ_TYPES, "RAW")
 FACT = np.dtype(
-    [("size", "<i8"), ("mtime_ns", "<i8"), ("sha256", "u1", 32), ("type", "u1"), ("height", "<i4"), ("width", "<i4")]
-)
+    [
+        ("size", "<i8"), ("mtime_ns", "<i8"), ("source_sha256", "u1", 32), ("source_type", "u1"),
+        ("bytes", "<i8"), ("sha256", "u1", 32), ("type", "u1"), ("changes", "u1"), ("height", "<i4"), ("width", "<i4"),
+    ]
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,13 +34,21 @@ class Facts:
     """What was found in each file of a `Sources`, in its order.
 
     Attributes:
-        table: FACT[n]: size in bytes and mtime in ns at the time of reading, sha256 of the content,
-            type (index into `IMAGE_TYPES`, 0 if it is no sound image), height and width in pixels.
+        table: FACT[n]. Of the file: size in bytes and mtime in ns when it was read, sha256, type (index into
+            `TYPES`). Of what is stored of it: bytes, sha256, type, changes (bit i: `images.CHANGES[i]`), height
+            and width in pixels. All 0 but size and mtime if it is no sound image.
         reasons: File number -> why it is not a sound image.
+        repaired: File number -> what was wrong with it and is mended.
     """
 
     table: np.ndarray
     reasons: dict[int, str]
+    repaired: dict[int, str]
+
+
+def change_names(bits: int) -> str:
+    """The names of changes, joined by commas; "" for none."""
+    return ",".join(name for i, name in enumerate(images.CHANGES) if bits >> i & 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,19 +58,24 @@ class _Chunk:
     paths: list[str]
     table: np.ndarray  # FACT[len(paths)]
     reasons: dict[int, str]
+    repaired: dict[int, str]
 
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    root: str
-    numbers: np.ndarray  # i64[k], into `Sources`.
+    store: Store
     paths: list[str]
+    spans: np.ndarray
+    known: np.ndarray | None  # FACT[len(paths)]
+    config: ImageConfig
 
 
 def survey(
     sources: Sources,
     pool: Pool,
+    config: ImageConfig = ImageConfig(),
     *,
+    known: np.ndarray | None = None,
     saved: Path | None = None,
     progress: Progress | None = None,
     check: Callable[[Mapping[int, str]], None] = lambda reasons: None,
@@ -69,80 +85,128 @@ def survey(
     Args:
         sources: The files.
         pool: Where the work is done.
+        config: How images are proven and stored.
+        known: FACT[n], what an earlier conversion with this config found. It is taken over for every file whose
+            bytes have the same sha256, without decoding.
         saved: A directory in which facts are saved as they are found. Facts that are there already are
-            taken over for every file whose path, size and mtime are unchanged.
+            taken over, without reading, for every file whose path, size and mtime are unchanged.
         progress: Shows how far it is.
         check: Called with the reasons for all files found bad so far; may raise to stop.
     """
     table = np.zeros(len(sources), FACT)
     reasons: dict[int, str] = {}
-    known = np.zeros(len(sources), bool)
+    repaired: dict[int, str] = {}
+    done = np.zeros(len(sources), bool)
     chunk_number = 0
+    surveyor = _surveyor(config)
     if saved is not None:
         saved.mkdir(exist_ok=True)
         number_of = {path: number for number, path in enumerate(sources.paths)} if any(saved.iterdir()) else {}
         for path in sorted(saved.glob("*.npz")):
             chunk_number = int(path.stem)
-            if (chunk := _load(path)) is not None:
-                _take_over(chunk, number_of, sources, table, known)
+            if (chunk := _load(path, surveyor)) is not None:
+                _take_over(chunk, number_of, sources, table, repaired, done)
     if progress:
-        progress.skip(int(known.sum()))
-    pending = np.flatnonzero(~known)
+        progress.skip(int(done.sum()))
+    pending = np.flatnonzero(~done)
     parts = [pending[i : i + FILES_PER_JOB] for i in range(0, len(pending), FILES_PER_JOB)]
-    jobs = (_Job(sources.root, part, [sources.paths[i] for i in part]) for part in parts)
+    jobs = (
+        _Job(
+            sources.store,
+            [sources.paths[i] for i in part],
+            sources.spans[part],
+            None if known is None else known[part],
+            config,
+        )
+        for part in parts
+    )
     for part, chunk in zip(parts, pool.map(_survey_job, jobs)):
         table[part] = chunk.table
         reasons |= {int(part[i]): reason for i, reason in chunk.reasons.items()}
+        repaired |= {int(part[i]): wrong for i, wrong in chunk.repaired.items()}
         if saved is not None:
             chunk_number += 1
-            _save(saved / f"{chunk_number:07d}.npz", chunk)
+            _save(saved / f"{chunk_number:07d}.npz", chunk, surveyor)
         if progress:
             progress(len(part))
         check(reasons)
-    return Facts(table=table, reasons=dict(sorted(reasons.items())))
+    return Facts(table=table, reasons=dict(sorted(reasons.items())), repaired=dict(sorted(repaired.items())))
 
 
 def _survey_job(job: _Job) -> _Chunk:
     table = np.zeros(len(job.paths), FACT)
-    reasons = {}
+    reasons, repaired = {}, {}
     for i, path in enumerate(job.paths):
         try:
-            table[i] = _survey_file(os.path.join(job.root, path))
-        except images.BadImage as error:
+            content = job.store.read(path, job.spans[i])
+            digest = hashlib.sha256(content.data).digest()
+            if job.known is not None and _is_known(job.known[i], digest):
+                table[i] = job.known[i]
+                table[i]["size"], table[i]["mtime_ns"] = content.size, content.mtime_ns
+                continue
+            prepared = images.prepare(content.data, job.config)
+            table[i] = _fact(content, digest, prepared)
+            if prepared.repaired:
+                repaired[i] = prepared.repaired
+        except (images.BadImage, ReadError) as error:
             reasons[i] = str(error)
         except OSError as error:
             reasons[i] = f"cannot be read: {error.strerror}"
-    return _Chunk(job.paths, table, reasons)
+    return _Chunk(job.paths, table, reasons, repaired)
 
 
-def _survey_file(path: str) -> tuple[int, int, np.ndarray, int, int, int]:
+def _is_known(fact: np.void, digest: bytes) -> bool:
+    """What was repaired is looked at again, since what was wrong with it is to be told again."""
+    return fact["source_sha256"].tobytes() == digest and not fact["changes"] & 1 << images.CHANGES.index("repaired")
+
+
+def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, ...]:
     """Returns a row of `FACT`."""
-    with open(path, "rb") as file:
-        status = os.fstat(file.fileno())
-        data = file.read(images.MAX_IMAGE_BYTES + 1)  # Whatever lies there, memory stays bounded.
-    found = images.inspect(data)
-    digest = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)
-    return len(data), status.st_mtime_ns, digest, IMAGE_TYPES.index(found.type), found.height, found.width
+    stored_digest = hashlib.sha256(prepared.data).digest() if prepared.changes else digest
+    changes = sum(1 << images.CHANGES.index(name) for name in prepared.changes)
+    return (
+        content.size,
+        content.mtime_ns,
+        np.frombuffer(digest, np.uint8),
+        TYPES.index(prepared.source_type),
+        len(prepared.data),
+        np.frombuffer(stored_digest, np.uint8),
+        TYPES.index(prepared.type),
+        changes,
+        prepared.height,
+        prepared.width,
+    )
 
 
-def _save(path: Path, chunk: _Chunk) -> None:
+def _surveyor(config: ImageConfig) -> str:
+    """Whose findings these are: with another version or config they may be others."""
+    found_by = f"tfrecord_tools {tfrecord_tools.__version__}, Pillow {PIL.__version__}"
+    return f"{found_by}, {json.dumps(config.image_settings() | {'verify': config.verify})}"
+
+
+def _save(path: Path, chunk: _Chunk, surveyor: str) -> None:
+    contents = {"by": surveyor, "paths": chunk.paths, "reasons": chunk.reasons, "repaired": chunk.repaired}
     with files.atomic(path) as file:
-        text = json.dumps({"by": _SURVEYOR, "paths": chunk.paths, "reasons": chunk.reasons}).encode()
-        np.savez(file, table=chunk.table, text=np.frombuffer(text, np.uint8))
+        np.savez(file, table=chunk.table, text=np.frombuffer(json.dumps(contents).encode(), np.uint8))
 
 
-def _load(path: Path) -> _Chunk | None:
-    """Reads a saved chunk; None if another version found these facts, whose verdicts may differ."""
+def _load(path: Path, surveyor: str) -> _Chunk | None:
+    """Reads a saved chunk; None if another surveyor found these facts."""
     with np.load(path) as arrays:
         text = json.loads(arrays["text"].tobytes())
-        if text.get("by") != _SURVEYOR:
+        if text.get("by") != surveyor:
             return None
-        reasons = {int(i): reason for i, reason in text["reasons"].items()}
-        return _Chunk(text["paths"], arrays["table"], reasons)
+        reasons, repaired = ({int(i): words for i, words in text[name].items()} for name in ("reasons", "repaired"))
+        return _Chunk(text["paths"], arrays["table"], reasons, repaired)
 
 
 def _take_over(
-    chunk: _Chunk, number_of: dict[str, int], sources: Sources, table: np.ndarray, known: np.ndarray
+    chunk: _Chunk,
+    number_of: dict[str, int],
+    sources: Sources,
+    table: np.ndarray,
+    repaired: dict[int, str],
+    done: np.ndarray,
 ) -> None:
     """Fills in the facts of files that are unchanged. One found bad is read again: it may be readable now."""
     for i, path in enumerate(chunk.paths):
@@ -151,4 +215,6 @@ def _take_over(
             continue
         row = chunk.table[i]
         if row["size"] == sources.sizes[number] and row["mtime_ns"] == sources.mtimes_ns[number]:
-            table[number], known[number] = row, True
+            table[number], done[number] = row, True
+            if i in chunk.repaired:
+                repaired[number] = chunk.repaired[i]

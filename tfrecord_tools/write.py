@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 
-from tfrecord_tools import files, index, schema
+from tfrecord_tools import files, images, index, schema
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import ImageConfig
 from tfrecord_tools.plan import Plan, Shard
 from tfrecord_tools.scan import Sources
-from tfrecord_tools.survey import IMAGE_TYPES, Facts
+from tfrecord_tools.stores import ReadError, Store
+from tfrecord_tools.survey import TYPES, Facts, change_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,38 +24,52 @@ class ShardJob:
     """All that a worker needs to write one shard and its part of the index.
 
     Columns run over the shard's records, as in `index`.
+
+    Attributes:
+        link: A file that holds just these records already; None: they are read and written.
+        facts: survey.FACT[n].
     """
 
-    root: str
+    store: Store
+    config: ImageConfig
     shard_path: Path
     index_path: Path
+    link: Path | None
     shard: Shard
     paths: list[str]
+    spans: np.ndarray
     labels: np.ndarray
+    groups: np.ndarray
     lengths: np.ndarray
-    sha256: np.ndarray
-    types: np.ndarray
-    heights: np.ndarray
-    widths: np.ndarray
+    facts: np.ndarray
 
 
-def shard_job(shard: Shard, plan: Plan, sources: Sources, facts: Facts, shard_path: Path, index_path: Path) -> ShardJob:
-    """Cuts the shard's rows out of the plan."""
+def shard_job(
+    shard: Shard,
+    plan: Plan,
+    sources: Sources,
+    facts: Facts,
+    config: ImageConfig,
+    shard_path: Path,
+    index_path: Path,
+    previous: Path | None = None,
+) -> ShardJob:
+    """Cuts the shard's rows out of the plan; `previous` is the directory of the dataset that is updated."""
     rows = slice(shard.start, shard.stop)
     numbers = plan.numbers[rows]
-    table = facts.table[numbers]
     return ShardJob(
-        root=sources.root,
+        store=sources.store,
+        config=config,
         shard_path=shard_path,
         index_path=index_path,
+        link=previous / shard.link if previous is not None and shard.link else None,
         shard=shard,
         paths=[sources.paths[i] for i in numbers],
+        spans=sources.spans[numbers],
         labels=plan.labels[rows],
+        groups=sources.groups[numbers],
         lengths=plan.lengths[rows],
-        sha256=table["sha256"],
-        types=table["type"],
-        heights=table["height"],
-        widths=table["width"],
+        facts=facts.table[numbers],
     )
 
 
@@ -66,10 +83,13 @@ def write_shard(job: ShardJob) -> int:
         UserError: A source changed since the survey, or cannot be read any more.
         OSError: The disk is full, or cannot be written for another reason.
     """
-    with files.atomic(job.shard_path) as file:
-        for i, path in enumerate(job.paths):
-            image = _read_unchanged(os.path.join(job.root, path), path, job.sha256[i].tobytes())
-            file.write(schema.frame(schema.encode_example(image, path, int(job.labels[i]))))
+    if job.link is not None:
+        _link(job.link, job.shard_path)
+    else:
+        with files.atomic(job.shard_path) as file:
+            for i, path in enumerate(job.paths):
+                image = _stored(job, i)
+                file.write(schema.frame(schema.encode_example(image, path, int(job.labels[i]))))
     framed = job.lengths + schema.FRAME_BYTES
     if job.shard_path.stat().st_size != framed.sum():
         raise RuntimeError(f"{job.shard_path}: the plan's lengths do not add up to the file's size; please report this")
@@ -77,24 +97,42 @@ def write_shard(job: ShardJob) -> int:
     return len(job.paths)
 
 
-def _read_unchanged(path: str, name: str, sha256: bytes) -> bytes:
+def _link(source: Path, path: Path) -> None:
+    """Makes the same file appear under another name; a copy where the file system has no links."""
+    path.unlink(missing_ok=True)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
+        os.link(source, path)
+    except OSError:
+        with files.atomic(path) as file, open(source, "rb") as old:
+            shutil.copyfileobj(old, file)
+
+
+def _stored(job: ShardJob, number: int) -> bytes:
+    """Reads a source again and makes of it what the survey saw."""
+    path, fact = job.paths[number], job.facts[number]
+    try:
+        data = job.store.read(path, job.spans[number]).data
+    except (OSError, ReadError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(
-            f"{name}: was surveyed but cannot be read any more: {error.strerror}."
+            f"{path}: was surveyed but cannot be read any more: {reason}."
             " Bring it back and run the same command again, or pass --restart to go without it."
         ) from error
-    if hashlib.sha256(data).digest() != sha256:
+    if hashlib.sha256(data).digest() != fact["source_sha256"].tobytes():
         raise UserError(
-            f"{name}: changed between survey and write. When the source is at rest, run the command with --restart."
+            f"{path}: changed between survey and write. When the source is at rest, run the command with --restart."
         )
+    if not fact["changes"]:
+        return data
+    data = images.prepare(data, job.config).data
+    if hashlib.sha256(data).digest() != fact["sha256"].tobytes():
+        raise RuntimeError(f"{path}: the same image was encoded in two ways; please report this")
     return data
 
 
 def _index_part(job: ShardJob, offsets: np.ndarray) -> dict[str, object]:
     count = len(job.paths)
+    facts = job.facts
     return {
         "split": [job.shard.split] * count,
         "shard": np.full(count, job.shard.number, np.int32),
@@ -102,8 +140,13 @@ def _index_part(job: ShardJob, offsets: np.ndarray) -> dict[str, object]:
         "length": job.lengths,
         "label": job.labels.astype(np.int64),
         "path": job.paths,
-        "sha256": [row.tobytes() for row in job.sha256],
-        "type": [IMAGE_TYPES[t] for t in job.types],
-        "height": job.heights,
-        "width": job.widths,
+        "group": job.groups,
+        "sha256": [row.tobytes() for row in facts["sha256"]],
+        "bytes": facts["bytes"],
+        "type": [TYPES[t] for t in facts["type"]],
+        "height": facts["height"],
+        "width": facts["width"],
+        "source_sha256": [row.tobytes() for row in facts["source_sha256"]],
+        "source_type": [TYPES[t] for t in facts["source_type"]],
+        "changes": [change_names(int(bits)) for bits in facts["changes"]],
     }

@@ -1,0 +1,100 @@
+"""Images that are there more than once, byte for byte: copies, leaks between splits, conflicts of labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+KINDS = ("copies", "leaks", "conflicts")
+_SHOWN = 100  # Examples kept of each kind; counts are of all.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """Contents that several files have, each counted once, as the worst that applies to it.
+
+    Attributes:
+        counts: Kind -> number of contents. "conflicts": with different labels; "leaks": in different splits,
+            under one label; "copies": within one split, under one label.
+        files: Number of files that have a content in common with another one.
+        examples: Kind -> the file numbers of the first of these contents.
+    """
+
+    counts: dict[str, int]
+    files: int
+    examples: dict[str, list[list[int]]]
+
+
+def first_of(sha256: np.ndarray) -> np.ndarray:
+    """Returns i64[n]: for each content, u8[n 32], the first place where it stands."""
+    _, first, inverse = np.unique(_as_scalars(sha256), return_index=True, return_inverse=True)
+    return first[inverse.reshape(-1)]
+
+
+def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicates:
+    """Sorts the contents that stand in several places by kind; all arrays are [n], `first` is `first_of`'s."""
+    shared = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
+    conflicts = _differing(first, labels)
+    leaks = _differing(first, splits) & ~conflicts
+    contents = np.unique(first[shared])
+    kinds = {"conflicts": conflicts[contents], "leaks": leaks[contents]}
+    kinds["copies"] = ~(kinds["conflicts"] | kinds["leaks"])
+    return Duplicates(
+        counts={kind: int(kinds[kind].sum()) for kind in KINDS},
+        files=len(shared),
+        examples={kind: list(_members(contents[kinds[kind]][:_SHOWN], first, shared)) for kind in KINDS},
+    )
+
+
+def to_drop(first: np.ndarray, labels: np.ndarray, preference: np.ndarray) -> np.ndarray:
+    """Returns bool[n]: all but one file of each content, and all of it where the labels contradict each other.
+
+    Args:
+        first: Of `first_of`.
+        labels: i32[n].
+        preference: [n]; the file with the smallest value is kept, of equal ones the first.
+    """
+    order = np.lexsort((np.arange(len(first)), preference, first))
+    kept = np.zeros(len(first), bool)
+    kept[order[np.r_[True, first[order][1:] != first[order][:-1]]]] = True
+    return ~kept | _differing(first, labels)[first]
+
+
+def joined(keys: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Returns u64[n]: `keys` made equal for all that are connected by an equal key or an equal content.
+
+    A group with a copy of an image of another group becomes one with it: both must be on the same side of a split.
+    """
+    while True:
+        by_content = _minimum(keys, first)
+        _, group = np.unique(keys, return_inverse=True)
+        by_group = _minimum(by_content, group.reshape(-1))
+        if (by_group == keys).all():
+            return keys
+        keys = by_group
+
+
+def _minimum(values: np.ndarray, group: np.ndarray) -> np.ndarray:
+    """The least value of each one's group."""
+    least = np.full(int(group.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(least, group, values)
+    return least[group]
+
+
+def _differing(first: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns bool[n], true at the first place of each content whose files have different values."""
+    differing = np.zeros(len(first), bool)
+    differing[first[values != values[first]]] = True
+    return differing
+
+
+def _members(contents: np.ndarray, first: np.ndarray, shared: np.ndarray) -> Iterator[list[int]]:
+    for content in contents:
+        yield shared[first[shared] == content].tolist()
+
+
+def _as_scalars(sha256: np.ndarray) -> np.ndarray:
+    """u8[n 32] as one comparable value a row."""
+    return np.ascontiguousarray(sha256).view(np.dtype((np.void, 32)))[:, 0]

@@ -1,0 +1,59 @@
+"""What libjpeg lets pass of a broken JPEG and TensorFlow does not, and what of it can be repaired."""
+
+from __future__ import annotations
+
+import re
+
+SIGNATURE = b"\xff\xd8\xff"
+END = b"\xff\xd9"
+_MARKER = re.compile(rb"\xff([\x01-\xfe])")  # In coded data, 0xff is followed by 0x00 or a restart marker.
+_SCAN = 0xDA
+_RESTARTS = range(0xD0, 0xD8)
+_SEGMENTS = frozenset({*range(0xC0, 0xFF)} - {*_RESTARTS, 0xD8, END[1]})  # Followed by a length and content.
+_MAX_SCANS = 500  # A progressive file has about ten; each costs a pass over all pixels (libjpeg-turbo's -maxscans).
+_MAX_JUNK_BYTES = 1 << 16
+
+
+class DamagedJpegError(Exception):
+    """What is wrong."""
+
+
+def check_markers(data: bytes) -> None:
+    """Checks that the markers lead to the end marker.
+
+    Pillow stops at the last row. TensorFlow insists on the end marker, which is gone from a file whose end
+    was overwritten, as by the zeros of a download that was broken off.
+
+    Raises:
+        DamagedJpegError: They do not, or there are so many scans that only decoding them for long was meant.
+    """
+    position, scans = len(SIGNATURE) - 1, 0
+    while marker := _MARKER.search(data, position):
+        code, position = marker[1][0], marker.end()
+        if code == END[1]:
+            return
+        if code in _SEGMENTS:
+            position += int.from_bytes(data[position : position + 2], "big")
+        scans += code == _SCAN
+        if scans > _MAX_SCANS:
+            raise DamagedJpegError(f"the JPEG has more than {_MAX_SCANS} scans")
+    raise DamagedJpegError(f"the JPEG ends at byte {len(data):,}, before its end marker")
+
+
+def repair(data: bytes) -> tuple[bytes, str]:
+    """Cuts junk off the front and ends a JPEG that only lacks its tail.
+
+    Returns:
+        The repaired bytes and what was wrong; the same bytes and "" if there was nothing to repair.
+    """
+    start = data.find(SIGNATURE, 0, _MAX_JUNK_BYTES)
+    if start < 0:
+        return data, ""
+    found = [f"{start:,} bytes before the JPEG"] if start else []
+    data = data[start:]
+    try:
+        check_markers(data)
+    except DamagedJpegError:
+        data = data.rstrip(b"\xff") + END  # A broken marker at the very end would be taken for one with a length.
+        found.append("no end marker")
+    return data, " and ".join(found)

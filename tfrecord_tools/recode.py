@@ -1,0 +1,97 @@
+"""Pillow images made into what every TensorFlow decoder reads the same: 8-bit grey or RGB, upright, small, encoded."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, ImageOps
+
+RESIZE_MODES = ("shorter", "longer", "exact", "center_crop")
+_BACKGROUND = 255  # White: what most transparent pictures were drawn for.
+_DRAFT = 2.0  # A JPEG is decoded at no less than twice the size wanted; the rest is left to the resampling.
+
+
+class UnknownRangeError(Exception):
+    """The pixels have no range that could be mapped to 0..255."""
+
+
+def is_opaque(image: Image.Image) -> bool:
+    """Whether no pixel is transparent; decodes an image that may be."""
+    if not image.has_transparency_data:
+        return True
+    alpha = image.convert("RGBA").getchannel("A")
+    return alpha.getextrema() == (255, 255)
+
+
+def plain(image: Image.Image) -> Image.Image:
+    """Returns it in mode L or RGB.
+
+    Transparent pixels are laid on white. Of 16-bit values the high byte is kept, as TensorFlow's decoder does.
+
+    Raises:
+        UnknownRangeError: 32-bit integers or floats.
+    """
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UnknownRangeError("32-bit pixels, whose range is not known")
+    if image.has_transparency_data:
+        upon = Image.new("RGBA", image.size, (_BACKGROUND,) * 4)
+        image = Image.alpha_composite(upon, image.convert("RGBA")).convert("RGB")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation."""
+    return ImageOps.exif_transpose(image)
+
+
+def target_size(size: tuple[int, int], side: int, mode: str, upscale: bool) -> tuple[int, int]:
+    """Returns width and height after resizing.
+
+    Args:
+        size: Width and height.
+        side: Wanted length in pixels.
+        mode: "shorter" or "longer": that side becomes `side`, the aspect is kept. "exact": stretched to a square.
+            "center_crop": the central square becomes one of `side`.
+        upscale: Else `side` is at most the shorter side (for "longer": the longer one), and nothing is enlarged.
+    """
+    reference = max(size) if mode == "longer" else min(size)
+    side = side if upscale else min(side, reference)
+    if mode in ("exact", "center_crop"):
+        return side, side
+    width, height = (max(1, round(length * side / reference)) for length in size)
+    return width, height
+
+
+def draft(image: Image.Image, size: tuple[int, int], mode: str) -> None:
+    """Has a JPEG decoded at 1/2, 1/4 or 1/8 scale where `size`, the aim of its resizing, allows; others ignore it."""
+    width, height = image.size
+    scale = max(size) / min(width, height) if mode == "center_crop" else max(size[0] / width, size[1] / height)
+    image.draft(None, (math.ceil(width * scale * _DRAFT), math.ceil(height * scale * _DRAFT)))
+
+
+def resized(image: Image.Image, size: tuple[int, int], mode: str) -> Image.Image:
+    """Resamples to `size` with an antialiasing Lanczos filter."""
+    box = None
+    if mode == "center_crop":
+        side = min(image.size)
+        left, top = ((length - side) // 2 for length in image.size)
+        box = (left, top, left + side, top + side)
+    return image.resize(size, Image.Resampling.LANCZOS, box=box)
+
+
+def encoded(image: Image.Image, kind: str, quality: int) -> bytes:
+    """Encodes mode L or RGB as JPEG (all of the colour kept, 4:4:4), PNG or RAW (u8[h w 3], row-major)."""
+    if kind == "RAW":
+        return image.convert("RGB").tobytes()
+    stream = io.BytesIO()
+    if kind == "JPEG":
+        image.save(stream, "JPEG", quality=quality, subsampling=0)
+    else:
+        image.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,78 @@
+"""What is left of a broken image: JPEGs that lack their tail or carry junk, GIFs whose pixels break off."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from tfrecord_tools import jpeg
+
+MAX_LOST_ROWS = 0.5  # Of the height; with less than half of it, an image may not show what its label says.
+
+
+class TooMuchLostError(Exception):
+    """Less than half of the image is there."""
+
+
+def repaired(data: bytes, kind: str | None) -> tuple[bytes, str]:
+    """Repairs what can be.
+
+    Args:
+        data: The file.
+        kind: JPEG, GIF, or None if its first bytes are of no type.
+
+    Returns:
+        Bytes of a sound image (of a GIF, as PNG) and what was wrong with it; the same bytes and "" if nothing
+        was, or nothing can be done.
+
+    Raises:
+        TooMuchLostError: With how much.
+        OSError: What is left does not decode either.
+    """
+    if kind in ("JPEG", None):
+        data, wrong = jpeg.repair(data)
+        lost = _lost_rows(data, "JPEG") if "end" in wrong else 0.0
+    elif kind == "GIF":
+        data, lost = _repaired_gif(data)
+        wrong = "its pixels break off" if lost else ""
+    else:
+        return data, ""
+    if lost > MAX_LOST_ROWS:
+        raise TooMuchLostError(f"its last {lost:.0%} of rows are lost, too much to be repaired")
+    return data, f"{wrong}, the last {lost:.1%} of rows lost" if lost else wrong
+
+
+def _repaired_gif(data: bytes) -> tuple[bytes, float]:
+    """Returns the GIF and 0, or, if its first picture does not decode whole, a PNG of it and what share is lost."""
+    try:
+        with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
+            image.load()
+        return data, 0.0
+    except OSError:
+        with _incomplete(), Image.open(io.BytesIO(data), formats=("GIF",)) as image:
+            encoded = io.BytesIO()
+            image.convert("RGBA").save(encoded, "PNG")
+        return encoded.getvalue(), _lost_rows(encoded.getvalue(), "PNG")
+
+
+def _lost_rows(data: bytes, kind: str) -> float:
+    """The share of the height, from the bottom, that is of one colour, as decoders fill in what they did not find."""
+    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        image.draft("L", (1, 1))
+        pixels = np.asarray(image.convert("L"))
+    filled = (pixels == pixels[-1, -1]).all(axis=1)
+    return 1.0 if filled.all() else float(np.argmin(filled[::-1])) / len(filled)
+
+
+@contextmanager
+def _incomplete() -> Iterator[None]:
+    """Lets Pillow give what it decoded before an error."""
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = False

@@ -1,0 +1,184 @@
+"""What there is to know of a dataset's images at a glance: counts, sizes, what was done, colours, a few to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tfrecord_tools import images, schema
+from tfrecord_tools.plan import Plan
+from tfrecord_tools.scan import SPLITS, Sources
+from tfrecord_tools.survey import TYPES, Facts
+from tfrecord_tools.workers import Pool
+
+_BINS = 16
+_SHOWN = 20  # Examples of duplicates, and reasons.
+_COLOR_SAMPLES = 512
+_THUMBNAILS = 8  # Of each class ...
+_CLASSES_SHOWN = 40
+THUMBNAIL_PIXELS = 112
+_RECORDS_PER_JOB = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Thumbnail:
+    """An image to look at: its label, where it came from, and a small JPEG."""
+
+    label: int
+    split: str
+    path: str
+    jpeg: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What was found by decoding some of the records.
+
+    Attributes:
+        colors: As `convert.json` has it: number of images, mean and standard deviation of each channel in 0..255.
+        thumbnails: By label, then record.
+    """
+
+    colors: dict[str, Any]
+    thumbnails: list[Thumbnail]
+
+
+def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
+    """What `convert.json` says of the images, without decoding any."""
+    table = facts.table[plan.numbers]
+    height, width = table["height"].astype(np.float64), table["width"].astype(np.float64)
+    done = Counter(r.done for r in plan.rejected)
+    reasons = Counter((r.done, _without_numbers(r.reason)) for r in plan.rejected if r.done != "dropped")
+    return {
+        "images": {
+            "source_types": _names(table["source_type"]),
+            "types": _names(table["type"]),
+            "changes": {name: int((table["changes"] >> i & 1).sum()) for i, name in enumerate(images.CHANGES)},
+            "shorter_side": _histogram(np.minimum(height, width)),
+            "longer_side": _histogram(np.maximum(height, width)),
+            "aspect": _histogram(width / height),
+            "bytes": _histogram(table["bytes"].astype(np.float64)),
+        },
+        "files": {name: done[name] for name in ("skipped", "repaired", "dropped")},
+        "reasons": [
+            {"done": name, "reason": reason, "files": count} for (name, reason), count in reasons.most_common(_SHOWN)
+        ],
+        "duplicates": {
+            **plan.duplicates.counts,
+            "files": plan.duplicates.files,
+            "groups_in_several_splits": plan.group_leaks,
+            "examples": {
+                kind: [[sources.paths[i] for i in numbers] for numbers in contents[:_SHOWN]]
+                for kind, contents in plan.duplicates.examples.items()
+            },
+        },
+    }
+
+
+def sample(plan: Plan, sources: Sources, facts: Facts, data: Path, pool: Pool) -> Samples:
+    """Decodes a fair share of the records in `data`; the same ones whenever the plan is the same."""
+    count = len(plan.numbers)
+    colored = np.unique(np.linspace(0, count - 1, min(count, _COLOR_SAMPLES)).astype(np.int64))
+    shown = _shown_rows(plan)
+    rows = np.union1d(colored, shown)
+    chunks = [rows[i : i + _RECORDS_PER_JOB] for i in range(0, len(rows), _RECORDS_PER_JOB)]
+    jobs = (_job(plan, facts, data, chunk) for chunk in chunks)
+    found = dict(zip(rows.tolist(), (one for result in pool.map(_decode_job, jobs) for one in result)))
+    colors = np.array([found[row][0] for row in colored.tolist()])
+    mean, square = colors[:, :3].mean(axis=0), colors[:, 3:].mean(axis=0)
+    return Samples(
+        colors={
+            "sampled": len(colored),
+            "mean": np.round(mean, 2).tolist(),
+            "std": np.round(np.sqrt(np.maximum(square - mean**2, 0)), 2).tolist(),
+        },
+        thumbnails=[
+            Thumbnail(
+                int(plan.labels[row]),
+                SPLITS[plan.splits[row]],
+                sources.paths[int(plan.numbers[row])],
+                found[row][1],
+            )
+            for row in shown
+        ],
+    )
+
+
+def _shown_rows(plan: Plan) -> list[int]:
+    """The first rows of each class, which are in no order that a source could have."""
+    rows: list[int] = []
+    for label in range(min(len(plan.class_names), _CLASSES_SHOWN)):
+        rows += np.flatnonzero(plan.labels == label)[:_THUMBNAILS].tolist()
+    return rows
+
+
+def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[str, int, int, int, int]]:
+    """For each row: file, offset and bytes of its frame, and height and width if it is raw pixels, else 0."""
+    starts = np.array([shard.start for shard in plan.shards])
+    of = np.searchsorted(starts, rows, side="right") - 1
+    framed = plan.lengths + schema.FRAME_BYTES
+    places = []
+    for row, number in zip(rows.tolist(), of.tolist()):
+        shard = plan.shards[number]
+        offset = int(framed[shard.start : row].sum())
+        fact = facts.table[plan.numbers[row]]
+        raw = TYPES[fact["type"]] == "RAW"
+        shape = (int(fact["height"]), int(fact["width"])) if raw else (0, 0)
+        places.append((str(data / shard.file_name(plan.name)), offset, int(framed[row]), *shape))
+    return places
+
+
+def _decode_job(places: Sequence[tuple[str, int, int, int, int]]) -> list[tuple[np.ndarray, bytes]]:
+    """For each place: f64[6], the channels' means and mean squares in 0..255, and a small JPEG."""
+    return list(map(_decode, places))
+
+
+def _decode(place: tuple[str, int, int, int, int]) -> tuple[np.ndarray, bytes]:
+    path, offset, size, height, width = place
+    with open(path, "rb") as file:
+        file.seek(offset)
+        framed = file.read(size)
+    encoded = schema.decode_example(framed[schema.HEADER_BYTES : -4])["image"]
+    if height:
+        image = Image.frombytes("RGB", (width, height), encoded)
+    else:
+        with images.pixels_allowed(), Image.open(io.BytesIO(encoded)) as opened:
+            opened.draft("RGB", (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+            image = opened.convert("RGB")
+    pixels = np.asarray(image, np.float64).reshape(-1, 3)
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return np.concatenate([pixels.mean(axis=0), (pixels**2).mean(axis=0)]), stream.getvalue()
+
+
+def _names(types: np.ndarray) -> dict[str, int]:
+    return {TYPES[t]: int(count) for t, count in enumerate(np.bincount(types, minlength=len(TYPES))) if count}
+
+
+def _histogram(values: np.ndarray) -> dict[str, Any]:
+    """Least, median and greatest value, and counts between `edges`, which are evenly spaced in the logarithm."""
+    low, high = float(values.min()), float(values.max())
+    edges = np.geomspace(low, high, _BINS + 1) if high > low else np.array([low, high])
+    edges[0], edges[-1] = low, high
+    counts = np.histogram(values, edges)[0] if high > low else np.array([len(values)])
+    return {
+        "min": low,
+        "median": float(np.median(values)),
+        "max": high,
+        "edges": [round(float(edge), 3) for edge in edges],
+        "counts": counts.tolist(),
+    }
+
+
+def _without_numbers(reason: str) -> str:
+    """Makes reasons of one kind equal: `ends at byte 1,812` and `ends at byte 7`."""
+    return re.sub(r"\d[\d,.]*", "N", re.sub(r"b'.*'", "…", reason))

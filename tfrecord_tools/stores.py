@@ -1,0 +1,384 @@
+"""Where images lie: directories, zip and tar archives, CSVs of pixels. Listed once, then read at random."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from array import array
+from typing import Protocol
+
+import numpy as np
+
+from tfrecord_tools import pixel_csv
+from tfrecord_tools.errors import UserError
+
+MAX_FILE_BYTES = 1 << 30  # What an example cannot hold is not read further.
+IGNORED = frozenset({"thumbs.db", "__macosx", "desktop.ini"})
+SPAN = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4")])
+_ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7; the names of file and extra field follow.
+_ZIP_SIGNATURE = b"PK\x03\x04"
+_ENCRYPTED = 1  # A bit of a member's flags.
+_COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"(\xb5/\xfd": "unzstd"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A file that does not become a record, or not as it was.
+
+    Attributes:
+        path: Relative to the source.
+        reason: What is wrong with it.
+        done: "skipped", "repaired" or "dropped".
+    """
+
+    path: str
+    reason: str
+    done: str = "skipped"
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """What was read: the bytes, and the size and mtime in ns by which a change since the listing is seen."""
+
+    data: bytes
+    size: int
+    mtime_ns: int
+
+
+class ReadError(Exception):
+    """Why a member cannot be read, in words that follow `path: `."""
+
+
+class Store(Protocol):
+    """Random access to the files of a source; picklable."""
+
+    def read(self, path: str, span: np.void) -> Content:
+        """Reads one file.
+
+        Raises:
+            OSError, ReadError: It cannot be read.
+        """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Listing:
+    """What is in a store. Columns run over files, sorted by the parts of their paths.
+
+    Attributes:
+        store: Reads them.
+        paths: With `/`, valid UTF-8.
+        spans: SPAN[n], where in the store's file each lies; nothing for directories.
+        sizes: i64[n] in bytes.
+        mtimes_ns: i64[n] in nanoseconds since the epoch.
+        rejected: What cannot be a record, known without opening it.
+        labels: The class names that the store itself gives, as a CSV of pixels does; None else.
+    """
+
+    store: Store
+    paths: list[str]
+    spans: np.ndarray
+    sizes: np.ndarray
+    mtimes_ns: np.ndarray
+    rejected: list[Rejected]
+    labels: list[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Directory:
+    """Files below a directory."""
+
+    root: str
+
+    def read(self, path: str, span: np.void) -> Content:
+        with open(os.path.join(self.root, path), "rb") as file:
+            status = os.fstat(file.fileno())
+            return Content(file.read(MAX_FILE_BYTES + 1), status.st_size, status.st_mtime_ns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tar:
+    """Members of an uncompressed tar archive."""
+
+    file: str
+
+    def read(self, path: str, span: np.void) -> Content:
+        with open(self.file, "rb") as file:
+            data = os.pread(file.fileno(), min(int(span["size"]), MAX_FILE_BYTES + 1), int(span["offset"]))
+            return Content(data, int(span["size"]), os.fstat(file.fileno()).st_mtime_ns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Zip:
+    """Members of a zip archive, stored or deflated.
+
+    zipfile would read the whole directory of the archive in each process; the listing has what is needed.
+    """
+
+    file: str
+
+    def read(self, path: str, span: np.void) -> Content:
+        offset = int(span["offset"])
+        with open(self.file, "rb") as file:
+            mtime_ns = os.fstat(file.fileno()).st_mtime_ns
+            header = os.pread(file.fileno(), _ZIP_HEADER.size, offset)
+            if len(header) < _ZIP_HEADER.size or not header.startswith(_ZIP_SIGNATURE):
+                raise ReadError("damaged archive: no member where its directory says")
+            method, name_bytes, extra_bytes = (_ZIP_HEADER.unpack(header)[i] for i in (3, 9, 10))
+            data = os.pread(file.fileno(), int(span["stored"]), offset + len(header) + name_bytes + extra_bytes)
+        if method == zipfile.ZIP_DEFLATED:
+            try:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, MAX_FILE_BYTES + 1)
+            except zlib.error as error:
+                raise ReadError(f"damaged archive: {error}") from error
+        if len(data) <= MAX_FILE_BYTES and zlib.crc32(data) != span["crc"]:
+            raise ReadError("damaged archive: wrong checksum")
+        return Content(data, int(span["size"]), mtime_ns)
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelCsv:
+    """Rows of pixel values in CSV files of one directory, each read as a PNG."""
+
+    root: str
+    shapes: dict[str, tuple[int, int, int]]  # File name -> height, width, channels.
+
+    def read(self, path: str, span: np.void) -> Content:
+        name = path.rpartition(":")[0]
+        with open(os.path.join(self.root, name), "rb") as file:
+            line = os.pread(file.fileno(), int(span["stored"]), int(span["offset"]))
+            mtime_ns = os.fstat(file.fileno()).st_mtime_ns
+        try:
+            return Content(pixel_csv.to_png(line, self.shapes[name]), int(span["size"]), mtime_ns)
+        except ValueError as error:
+            raise ReadError(str(error)) from error
+
+
+def list_store(src: str) -> Listing:
+    """Lists the images of a directory, an archive, or a CSV of pixels (or a directory of nothing but these).
+
+    Hidden files and directories, `Thumbs.db` and `__MACOSX` are passed over; links are followed in directories.
+
+    Raises:
+        UserError: There is no such thing, or it is none of these.
+    """
+    if os.path.isdir(src):
+        names = [entry.name for entry in _entries(src, "")]
+        if names and all(pixel_csv.is_one(os.path.join(src, name)) for name in names):
+            return _list_csvs(src, names)
+        return _list_directory(src)
+    if not os.path.exists(src):
+        raise UserError(
+            f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
+        )
+    if zipfile.is_zipfile(src):
+        return _list_zip(src)
+    if pixel_csv.is_one(src):
+        return _list_csvs(os.path.dirname(src), [os.path.basename(src)])
+    try:
+        return _list_tar(src)
+    except tarfile.TarError as error:
+        raise UserError(f"--src={src}: {_why_not(src, error)}") from error
+
+
+def stat_files(root: str, paths: list[str]) -> Listing:
+    """Lists given files of a directory, without walking through it; those that are not there are rejected."""
+    found = _Found()
+    for path in paths:
+        try:
+            found.add(path, os.stat(os.path.join(root, path)))
+        except OSError as error:
+            found.reject(path, f"named by the manifest, but cannot be found: {error.strerror}")
+    return found.listing(Directory(root))
+
+
+class _Found:
+    """Columns that fill up during a listing; compact, since there may be many millions of rows."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.sizes = array("q")
+        self.mtimes_ns = array("q")
+        self.rejected: list[Rejected] = []
+
+    def add(self, path: str, status: os.stat_result) -> None:
+        if not is_utf8(path):
+            self.reject(path, "the name is not valid UTF-8: rename it")
+        elif not stat.S_ISREG(status.st_mode):
+            self.reject(path, "neither a file nor a directory")
+        else:
+            self.paths.append(path)
+            self.sizes.append(status.st_size)
+            self.mtimes_ns.append(status.st_mtime_ns)
+
+    def reject(self, path: str, reason: str) -> None:
+        self.rejected.append(Rejected(path=printable(path), reason=reason))
+
+    def listing(self, store: Store) -> Listing:
+        return Listing(
+            store=store,
+            paths=self.paths,
+            spans=np.broadcast_to(np.zeros(1, SPAN), len(self.paths)),
+            sizes=np.array(self.sizes, np.int64),
+            mtimes_ns=np.array(self.mtimes_ns, np.int64),
+            rejected=self.rejected,
+        )
+
+
+def _list_directory(root: str) -> Listing:
+    found = _Found()
+    _walk(root, "", frozenset(), found)
+    return found.listing(Directory(root))
+
+
+def _walk(root: str, directory: str, ancestors: frozenset[tuple[int, int]], found: _Found) -> None:
+    """Finds the files below `directory`, in the order of the sorted names."""
+    status = os.stat(os.path.join(root, directory))
+    identity = status.st_dev, status.st_ino
+    if identity in ancestors:
+        found.reject(directory, "a link to a directory that contains it")
+        return
+    for entry in _entries(root, directory):
+        path = f"{directory}/{entry.name}" if directory else entry.name
+        try:
+            status = entry.stat()
+        except OSError as error:  # A dangling or looping link.
+            found.reject(path, f"cannot be followed: {error.strerror}")
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            _walk(root, path, ancestors | {identity}, found)
+        else:
+            found.add(path, status)
+
+
+def _entries(root: str, directory: str) -> list[os.DirEntry[str]]:
+    """The entries of a directory sorted by name, without hidden ones and system litter."""
+    path = os.path.join(root, directory)
+    try:
+        with os.scandir(path) as entries:
+            kept = [entry for entry in entries if not _is_litter(entry.name)]
+    except OSError as error:
+        raise UserError(
+            f"{printable(path)}: cannot be listed: {error.strerror}. Make it readable or move it away."
+        ) from error
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def _list_zip(file: str) -> Listing:
+    rejected = []
+    spans: dict[str, tuple[int, int, int, int]] = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            path = _member_path(member.filename)
+            if member.is_dir() or not path:
+                continue
+            if member.flag_bits & _ENCRYPTED:
+                rejected.append(Rejected(path=path, reason="encrypted: unpack the archive first"))
+            elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                rejected.append(Rejected(path=path, reason="an unusual compression of zip: unpack the archive first"))
+            else:
+                spans[path] = (member.header_offset, member.compress_size, member.file_size, member.CRC)
+    return _archive_listing(Zip(file), file, spans, rejected)
+
+
+def _list_tar(file: str) -> Listing:
+    rejected = []
+    spans: dict[str, tuple[int, int, int, int]] = {}
+    with tarfile.open(file, "r:") as archive:
+        for member in archive:
+            vars(archive)["members"] = []  # Else it keeps them all, a kilobyte each.
+            path = _member_path(member.name)
+            if member.isdir() or not path:
+                continue
+            if not is_utf8(path):
+                rejected.append(Rejected(path=printable(path), reason="the name is not valid UTF-8: rename it"))
+            elif not member.isreg():
+                rejected.append(Rejected(path=path, reason="no file, but a link or device in the archive"))
+            else:
+                spans[path] = (member.offset_data, member.size, member.size, 0)
+    return _archive_listing(Tar(file), file, spans, rejected)
+
+
+def _archive_listing(
+    store: Store, file: str, spans: dict[str, tuple[int, int, int, int]], rejected: list[Rejected]
+) -> Listing:
+    """Sorts the members; a directory that contains everything is left out of the paths."""
+    names = sorted(spans, key=lambda path: path.split("/"))
+    tops = {path.partition("/")[0] for path in [*names, *(r.path for r in rejected)]}
+    top = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in names) else ""
+    table = np.array([spans[name] for name in names], SPAN)
+    return Listing(
+        store=store,
+        paths=[name[len(top) :] for name in names],
+        spans=table,
+        sizes=table["size"].astype(np.int64),
+        mtimes_ns=np.full(len(names), os.stat(file).st_mtime_ns, np.int64),
+        rejected=[dataclasses.replace(r, path=r.path.removeprefix(top)) for r in rejected],
+    )
+
+
+def _list_csvs(root: str, names: list[str]) -> Listing:
+    paths: list[str] = []
+    labels: list[str] = []
+    offsets, lengths, mtimes = array("q"), array("q"), array("q")
+    shapes = {}
+    for name in names:
+        with open(os.path.join(root, name), "rb") as file:
+            try:
+                shapes[name] = pixel_csv.read_shape(file)
+            except ValueError as error:
+                raise UserError(f"{os.path.join(root, name)}: {error}.") from error
+            mtime_ns = os.fstat(file.fileno()).st_mtime_ns
+            for row in pixel_csv.rows(file):
+                paths.append(f"{name}:{row.line}")
+                labels.append(row.label)
+                offsets.append(row.offset)
+                lengths.append(row.length)
+                mtimes.append(mtime_ns)
+    spans = np.zeros(len(paths), SPAN)
+    spans["offset"], spans["stored"], spans["size"] = offsets, lengths, lengths
+    return Listing(
+        store=PixelCsv(root, shapes),
+        paths=paths,
+        spans=spans,
+        sizes=np.array(lengths, np.int64),
+        mtimes_ns=np.array(mtimes, np.int64),
+        rejected=[],
+        labels=labels,
+    )
+
+
+def _why_not(src: str, error: Exception) -> str:
+    with open(src, "rb") as file:
+        start = file.read(16)
+    for signature, command in _COMPRESSED.items():
+        if start.startswith(signature):
+            return f"a compressed file, of which nothing can be read at random. Run `{command} {src}` first."
+    return (
+        f"neither a directory, nor a zip or tar archive ({error}), nor a CSV of pixels (header label,1x1,1x2,…)."
+        f" It starts with {start!r}."
+    )
+
+
+def _member_path(name: str) -> str:
+    """A member's path without `./`; "" if it is hidden or litter."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    return "" if any(map(_is_litter, parts)) else "/".join(parts)
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name as the system gives it was valid UTF-8."""
+    return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
+
+
+def printable(name: str) -> str:
+    """A name that can be printed and stored: bytes that are not UTF-8 appear as `\\xNN`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,114 @@
+"""The dataset that `convert --update` starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tfrecord_tools import images, index, metadata
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import ImageConfig
+from tfrecord_tools.plan import FORMAT_VERSION, Previous, Shard
+from tfrecord_tools.scan import SPLITS
+from tfrecord_tools.survey import FACT, TYPES
+
+Config = TypeVar("Config", bound=ImageConfig)
+_COLUMNS = (
+    "split", "shard", "label", "path", "sha256", "bytes", "type", "height", "width", "source_sha256", "source_type",
+    "changes",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """A dataset with what is known of its images: facts, survey.FACT[n], size and mtime left out."""
+
+    previous: Previous
+    facts: np.ndarray
+    config: dict[str, Any]
+    digest: str
+
+    def known(self, paths: Sequence[str]) -> np.ndarray:
+        """Returns FACT[len(paths)], zeros where a path is new."""
+        row_of = {path: row for row, path in enumerate(self.previous.paths)}
+        rows = np.array([row_of.get(path, -1) for path in paths], np.int64)
+        return (
+            np.where(rows >= 0, self.facts[rows], np.zeros(1, FACT)) if len(self.facts) else np.zeros(len(paths), FACT)
+        )
+
+
+def read(directory: Path) -> Base:
+    """Reads the dataset in `directory`.
+
+    Raises:
+        UserError: There is none, or another version of this tool made it in another way.
+    """
+    if not (directory / metadata.CONVERT_JSON).exists():
+        raise UserError(f"--update: there is no dataset in {directory} to update. Leave the flag out to make one.")
+    facts = metadata.read(directory)
+    if facts["config"].get("format_version") != FORMAT_VERSION:
+        raise UserError(
+            f"{directory} was made by another version of this tool, in format {facts['config'].get('format_version')};"
+            f" this one writes {FORMAT_VERSION}. Convert it anew with --overwrite."
+        )
+    table = index.read(directory / index.FILE_NAME, _COLUMNS)
+    splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
+    files = {
+        (SPLITS.index(split), number): Shard(split, number, of["shards"], 0, 0).file_name(facts["name"])
+        for split, of in facts["splits"].items()
+        for number in range(of["shards"])
+    }
+    rows = _facts(table)
+    previous = Previous(
+        directory=directory,
+        class_names=tuple(c["name"] for c in facts["classes"]),
+        paths=table.column("path").to_pylist(),
+        source_sha256=rows["source_sha256"],
+        labels=table.column("label").to_numpy().astype(np.int32),
+        splits=splits,
+        shards=table.column("shard").to_numpy(),
+        files=files,
+    )
+    return Base(previous, rows, facts["config"], facts["digest"])
+
+
+def adopted(config: Config, base: Base) -> Config:
+    """Returns the config with the settings of the dataset where it has defaults.
+
+    Raises:
+        UserError: A setting is given, and another one than then: new records would be of another form than the old.
+    """
+    taken = {}
+    for field in dataclasses.fields(config):
+        if field.name not in base.config:
+            continue
+        given, old = getattr(config, field.name), base.config[field.name]
+        if given != field.default and given != old:
+            raise UserError(
+                f"--update: --{field.name} was {old!r} for {base.previous.directory} and is {given!r} now."
+                " Leave the flag out, or convert anew with --overwrite."
+            )
+        taken[field.name] = old
+    if base.config["repair"] and config.on_bad_image == "skip":
+        taken["on_bad_image"] = "repair"
+    return dataclasses.replace(config, **taken)
+
+
+def _facts(table: Any) -> np.ndarray:
+    rows = np.zeros(len(table), FACT)
+    for name in ("bytes", "height", "width"):
+        rows[name] = table.column(name).to_numpy()
+    for name in ("sha256", "source_sha256"):
+        rows[name] = np.frombuffer(b"".join(table.column(name).to_pylist()), np.uint8).reshape(-1, 32)
+    for name in ("type", "source_type"):
+        rows[name] = [TYPES.index(value) for value in table.column(name).to_pylist()]
+    rows["changes"] = [_bits(value) for value in table.column("changes").to_pylist()]
+    return rows
+
+
+def _bits(changes: str) -> int:
+    return sum(1 << images.CHANGES.index(name) for name in changes.split(",") if name)
