@@ -1,15 +1,107 @@
-"""The report card of a dataset: one page that says what is in it."""
+"""The report card of a dataset: one page that says what is in it, whether to trust it, and what to do."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+import html
+import importlib.resources
+import itertools
+import math
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from string import Template
+from typing import Any, NamedTuple
+
+from absl import flags
 
 from tfrecord_tools import files
 from tfrecord_tools.report import Thumbnail
 
 CARD = "card.html"
+_TEMPLATE = "card_template.html"
+_TINY = 32  # Pixels of the shorter side; below, networks for photographs see little.
+_IMBALANCE = 10  # Largest class by smallest one, from which on accuracy says little.
+_CLASSES_LISTED, _CLASSES_AT_ENDS = 50, 20  # Classes that are all listed; of more, so many largest and smallest ones.
+_CLASSES_OPEN = 12  # Of which the samples are seen at once.
+_PATHS = 6  # Of files with the same bytes.
+_AXIS_PARTS = 4  # Between labels.
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}  # Such as newlines, as Python writes them.
+
+
+class _Advice(NamedTuple):
+    """How grave a finding is, the section that says more, and what to do."""
+
+    level: str
+    section: str
+    text: str
+
+
+_ADVICE = {  # The worst first.
+    "conflicts": _Advice(
+        "problem",
+        "duplicates",
+        "The same bytes lie in several classes, and a network is taught all of them. Decide which one is right and"
+        " delete the other files from the source; <code>--duplicates=drop</code> leaves all of them out.",
+    ),
+    "leaks": _Advice(
+        "problem",
+        "duplicates",
+        "Scores on images that were trained on are too good. Delete the copies from the source, or pass"
+        " <code>--duplicates=drop</code>, which keeps each in one split only: test before validation before train.",
+    ),
+    "groups": _Advice(
+        "check",
+        "classes",
+        "Images of one group are alike, so scores are better than they will be on new groups. Move each group to one"
+        " split of the source, or give the source without splits: they are then made by group.",
+    ),
+    "conflicts_dropped": _Advice(
+        "check",
+        "duplicates",
+        "The same bytes lie in several classes, and none of these files became a record. Decide which class is right"
+        " and delete the other files from the source.",
+    ),
+    "skipped": _Advice(
+        "check",
+        "files",
+        "They are not in the dataset. Look at the reasons; if these are images that you need, mend or replace them."
+        " <code>--on_bad_image=repair</code> mends what can be.",
+    ),
+    "absent": _Advice(
+        "check",
+        "classes",
+        "A split says nothing of a class that it lacks. Add images of it, unless it is meant so.",
+    ),
+    "imbalance": _Advice(
+        "check",
+        "classes",
+        "Accuracy over all images hides how small classes fare. Look at each class, weight the loss by class, or add"
+        " images of the small ones.",
+    ),
+    "repaired": _Advice(
+        "note",
+        "files",
+        "A part of each may be lost, rejected.csv says how much. <code>--on_bad_image=skip</code> leaves them out.",
+    ),
+    "tiny": _Advice(
+        "note",
+        "images",
+        "Icons and thumbnails among photographs are best deleted. If all images are meant to be small, train at their"
+        " size.",
+    ),
+}
+_CHANGES = {
+    "repaired": "a lost end or junk in between was mended",
+    "turned": "upright, as EXIF says",
+    "converted": "to another type or colour mode: of 8 bits, opaque",
+    "resized": "as --resize says",
+}
+_DUPLICATES = {
+    "conflicts": "With different labels",
+    "leaks": "In several splits, under one label",
+    "copies": "Within one split, under one label",
+}
 
 
 def write(directory: Path, facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> None:
@@ -25,5 +117,299 @@ def write(directory: Path, facts: Mapping[str, Any], thumbnails: Sequence[Thumbn
 
 
 def render(facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
-    """Returns the page as HTML."""
-    return ""
+    """Returns the page as HTML: the same for the same facts, without scripts, complete without a network."""
+    images = facts["images"]
+    template = importlib.resources.files("tfrecord_tools").joinpath(_TEMPLATE).read_text("utf-8")
+    return Template(template).substitute(
+        name=_text(facts["name"]),
+        overview=_overview(facts),
+        verdict=_verdict(_findings(facts)),
+        classes=_classes(facts),
+        samples=_samples(facts["classes"], thumbnails),
+        histograms="".join(
+            [
+                _histogram("Shorter side", images["shorter_side"], _pixels),
+                _histogram("Longer side", images["longer_side"], _pixels),
+                _histogram("Width by height", images["aspect"], "{:.2f}".format),
+                _histogram("Size in bytes", images["bytes"], _size),
+            ]
+        ),
+        types=_types(images),
+        changes=_changes(images["changes"]),
+        files=_files(facts),
+        duplicates=_duplicates(facts["duplicates"]),
+        colors=_colors(images["colors"]),
+        settings="\n".join(map(_text, _flags(facts["config"]))),
+        versions=_table(["Package", "Version"], (map(_text, row) for row in facts["versions"].items())),
+        digest=_text(facts["digest"]),
+    )
+
+
+def _overview(facts: Mapping[str, Any]) -> str:
+    values = {
+        "Records": f"{facts['records']:,}",
+        "Classes": f"{len(facts['classes']):,}",
+        **{f"In {name}": f"{split['records']:,}" for name, split in facts["splits"].items()},
+        "Size": _size(facts["bytes"]),
+        "Digest": f"<code>{_text(facts['digest'][:12])}</code>",
+    }
+    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in values.items())
+
+
+def _findings(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What needs attention: key in `_ADVICE` -> what was found, in its order."""
+    found = _counted(facts) | _seen_in_classes(facts["classes"], list(facts["splits"]))
+    side = facts["images"]["shorter_side"]
+    if side["min"] < _TINY:
+        most = sum(count for edge, count in zip(side["edges"], side["counts"]) if edge < _TINY)
+        found["tiny"] = f"Tiny images: up to {most:,} with a side below {_TINY} px, the smallest {_pixels(side['min'])}"
+    return {name: found[name] for name in _ADVICE if name in found}
+
+
+def _counted(facts: Mapping[str, Any]) -> dict[str, str]:
+    same, done = facts["duplicates"], facts["files"]
+    dropped = facts["config"]["duplicates"] == "drop"
+    counts = {
+        "conflicts": (not dropped and same["conflicts"], "image", "with different labels"),
+        "conflicts_dropped": (dropped and same["conflicts"], "image", "with different labels, left out"),
+        "leaks": (not dropped and same["leaks"], "image", "in several splits"),
+        "groups": (same["groups_in_several_splits"], "group", "in several splits"),
+        "skipped": (done["skipped"], "file", "skipped"),
+        "repaired": (done["repaired"], "file", "repaired"),
+    }
+    return {name: f"{_number(count, what)} {how}" for name, (count, what, how) in counts.items() if count}
+
+
+def _seen_in_classes(classes: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> dict[str, str]:
+    found = {}
+    absent = {split: sum(not row[split] for row in classes) for split in splits}
+    if any(absent.values()):
+        where = ", ".join(f"{count:,} in {split}" for split, count in absent.items() if count)
+        found["absent"] = f"Classes without images: {where}"
+    sizes = [row[splits[0]] for row in classes if row[splits[0]]]
+    if max(sizes) >= _IMBALANCE * min(sizes):
+        found["imbalance"] = f"Unequal classes: from {min(sizes):,} to {_number(max(sizes), 'image')} in {splits[0]}"
+    return found
+
+
+def _verdict(found: Mapping[str, str]) -> str:
+    """A list of findings with advice, or that there is none."""
+    if not found:
+        return (
+            '<section class="verdict good"><h2>Nothing to worry about</h2><p>No image stands under two labels or in two'
+            " splits, no file was skipped or repaired, no class is absent from a split or far smaller than another,"
+            " and no image is tiny.</p></section>"
+        )
+    items = "".join(
+        f'<li class="{advice.level}" id="finding-{name}"><span class="level">{advice.level.capitalize()}</span>'
+        f'<div><a href="#{advice.section}">{_text(found[name])}</a><p>{advice.text}</p></div></li>'
+        for name, advice in _ADVICE.items()
+        if name in found
+    )
+    worst = _ADVICE[next(iter(found))].level
+    needs = "thing needs" if len(found) == 1 else "things need"
+    return (
+        f'<section class="verdict {worst}"><h2>{len(found)} {needs} attention</h2><ul class="findings">{items}</ul>'
+        '<p class="aside">Once the source is mended, the same command with <code>--update</code> brings the dataset up'
+        " to date; with other flags, <code>--overwrite</code> makes it anew.</p></section>"
+    )
+
+
+def _classes(facts: Mapping[str, Any]) -> str:
+    """The table of classes, with a bar for each split; the middle of many classes is one row."""
+    classes, splits = facts["classes"], list(facts["splits"])
+    records = {split: facts["splits"][split]["records"] for split in splits}
+    highest = {split: max(row[split] for row in classes) for split in splits}
+
+    def line(row: Mapping[str, Any]) -> list[str]:
+        return [_class_name(row), *(_share(row[split], records[split], highest[split]) for split in splits)]
+
+    rows, note = [line(row) for row in classes], ""
+    if len(classes) > _CLASSES_LISTED:
+        ordered = sorted(classes, key=lambda row: (-sum(row[split] for split in splits), row["label"]))
+        middle = ordered[_CLASSES_AT_ENDS:-_CLASSES_AT_ENDS]
+        sums = (_share(sum(row[split] for row in middle), records[split], 0) for split in splits)
+        rows = [line(row) for row in ordered[:_CLASSES_AT_ENDS] + ordered[-_CLASSES_AT_ENDS:]]
+        rows.insert(_CLASSES_AT_ENDS, [f"{len(middle):,} classes between these", *sums])
+        note = (
+            f'<p class="aside">The {_CLASSES_AT_ENDS} largest and the {_CLASSES_AT_ENDS} smallest of {len(classes):,}'
+            " classes; <code>convert.json</code> lists all.</p>"
+        )
+    rows.append(["All", *(f"{count:,}" for count in records.values())])
+    return note + _table(["Class", *splits], rows, kind="classes")
+
+
+def _class_name(row: Mapping[str, Any]) -> str:
+    name = _text(row["name"])
+    return f'<span class="class"><small>{row["label"]}</small><span class="name" title="{name}">{name}</span></span>'
+
+
+def _share(count: int, of: int, highest: int) -> str:
+    """A count, its share, and a bar that is full at `highest`; no bar if that is 0."""
+    bar = f'<span class="bar"><i style="width:{100 * count / highest:.1f}%"></i></span>' if highest else ""
+    share = "&lt;0.1%" if 0 < count / of < 0.0005 else f"{count / of:.1%}"
+    return f'<span class="share"><span>{count:,}</span> <small>{share}</small></span>{bar}'
+
+
+def _samples(classes: Sequence[Mapping[str, Any]], thumbnails: Sequence[Thumbnail]) -> str:
+    sheets = []
+    for label, group in itertools.groupby(thumbnails, key=lambda thumbnail: thumbnail.label):
+        name = _text(classes[label]["name"])
+        images = "".join(_thumbnail(thumbnail, name) for thumbnail in group)
+        sheets.append(f'<h3 class="name" title="{name}">{name}</h3><ul class="sheet">{images}</ul>')
+    which = f"{len(sheets):,} of {len(classes):,} classes" if len(sheets) < len(classes) else "each class"
+    note = f'<p class="aside">A few images of {which} as stored. Point at one to see its path.</p>'
+    shown, folded = "".join(sheets[:_CLASSES_OPEN]), "".join(sheets[_CLASSES_OPEN:])
+    if folded:
+        folded = f"<details><summary>{len(sheets) - _CLASSES_OPEN:,} more</summary>{folded}</details>"
+    return note + shown + folded if sheets else "<p>None.</p>"
+
+
+def _thumbnail(thumbnail: Thumbnail, name: str) -> str:
+    path, split = _text(thumbnail.path), _text(thumbnail.split)
+    source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail.jpeg).decode()}"
+    return f'<li><img src="{source}" alt="{name}, {split}: {path}" title="{path}"><span>{split}</span></li>'
+
+
+def _histogram(title: str, facts: Mapping[str, Any], written: Callable[[float], str]) -> str:
+    """A figure with labelled axes; a sentence where all values are the same."""
+    low, median, high = (written(facts[key]) for key in ("min", "median", "max"))
+    heading = f"<figcaption><h3>{title}</h3></figcaption>"
+    if facts["min"] == facts["max"]:
+        return f"<figure>{heading}<p>{low} in every image.</p></figure>"
+    bins, highest = len(facts["counts"]), max(facts["counts"])
+    place = 100 * math.log(facts["median"] / facts["min"]) / math.log(facts["max"] / facts["min"])
+    edges = "".join(
+        f'<span style="left:{100 * i / bins:.2f}%">{written(facts["edges"][i])}</span>'
+        for i in range(0, bins + 1, max(1, bins // _AXIS_PARTS))
+    )
+    described = f"{title} of {_number(sum(facts['counts']), 'image')}: {low} to {high}, median {median}"
+    return (
+        f'<figure>{heading}<div class="plot"><div class="axis">'
+        f'<span style="left:{place:.2f}%;transform:translateX(-{place:.2f}%)">median {median}</span></div>'
+        f'<div class="counts"><span>{highest:,}</span><span>0</span></div>'
+        f'<svg viewBox="0 0 100 100" preserveAspectRatio="none" role="img"><title>{described}</title>'
+        f'{_bars(facts, highest, written)}<line x1="{place:.2f}" x2="{place:.2f}" y1="0" y2="100"/></svg>'
+        f'<div class="axis edges">{edges}</div></div></figure>'
+    )
+
+
+def _bars(facts: Mapping[str, Any], highest: int, written: Callable[[float], str]) -> str:
+    """The bars in a square of 100; each one's title says its edges and count."""
+    width = 100 / len(facts["counts"])
+    bars = []
+    for i, count in enumerate(facts["counts"]):
+        height = max(1.5, 100 * count / highest) if count else 0  # A single image can be seen.
+        text = f"{written(facts['edges'][i])} to {written(facts['edges'][i + 1])}: {_number(count, 'image')}"
+        bars.append(
+            f'<rect x="{(i + 0.05) * width:.2f}" y="{100 - height:.2f}" width="{0.9 * width:.2f}"'
+            f' height="{height:.2f}"><title>{text}</title></rect>'
+        )
+    return "".join(bars)
+
+
+def _types(images: Mapping[str, Any]) -> str:
+    found, stored = images["source_types"], images["types"]
+    names = {**found, **stored}
+    rows = ([_text(name), f"{found.get(name, 0):,}", f"{stored.get(name, 0):,}"] for name in names)
+    return _table(["Type", "Found", "Stored"], rows, numbers=(1, 2))
+
+
+def _changes(changes: Mapping[str, int]) -> str:
+    rows = [[name, f"{count:,}", _CHANGES[name]] for name, count in changes.items() if count]
+    if not rows:
+        return "<p>Nothing: the bytes of every file are stored as they are.</p>"
+    return _table(["Change", "Images", "How"], rows, numbers=(1,))
+
+
+def _files(facts: Mapping[str, Any]) -> str:
+    """What became of the files, and why."""
+    counts, reasons = facts["files"], facts["reasons"]
+    stored = f"{facts['records']:,} stored" + f", of these {counts['repaired']:,} repaired" * (counts["repaired"] > 0)
+    text = f"<p>{stored}; {counts['skipped']:,} skipped: no sound images; {counts['dropped']:,} dropped: copies.</p>"
+    rows = [[_text(reason["reason"]), reason["done"], f"{reason['files']:,}"] for reason in reasons]
+    rest = counts["skipped"] + counts["repaired"] - sum(reason["files"] for reason in reasons)
+    if rest:
+        rows.append(["Other reasons", "", f"{rest:,}"])
+    return text + (
+        _table(["Reason (N: a number)", "Done", "Files"], rows, numbers=(2,), kind="reasons") if rows else ""
+    )
+
+
+def _duplicates(found: Mapping[str, Any]) -> str:
+    """Counts of images that are there several times, with the paths of some."""
+    if not found["files"]:
+        return "<p>No two files have the same bytes.</p>"
+    kinds = {kind: title for kind, title in _DUPLICATES.items() if found[kind]}
+    text = f"<p>{found['files']:,} files have the bytes of another; <code>--duplicates</code> says which are kept.</p>"
+    table = _table(["The same image", "Images"], ([t, f"{found[kind]:,}"] for kind, t in kinds.items()), numbers=(1,))
+    return text + table + "".join(f"<h3>{t}</h3>{_sets(found['examples'][k], found[k])}" for k, t in kinds.items())
+
+
+def _sets(examples: Sequence[Sequence[str]], count: int) -> str:
+    """A list of images, each with the paths of its files."""
+    items = []
+    for paths in examples:
+        more = f"<small>and {len(paths) - _PATHS:,} more</small>" if len(paths) > _PATHS else ""
+        items.append(f"<li>{''.join(f'<code>{_text(path)}</code>' for path in paths[:_PATHS])}{more}</li>")
+    if count > len(examples):
+        items.append(f"<li><small>and {_number(count - len(examples), 'more image')}</small></li>")
+    return f'<ul class="sets">{"".join(items)}</ul>'
+
+
+def _colors(colors: Mapping[str, Any]) -> str:
+    """Mean and standard deviation of the channels, to read and to paste."""
+    channels = list(zip(("Red", "Green", "Blue"), colors["mean"], colors["std"]))
+    rows = ([name, f"{m:.2f}", f"{s:.2f}", f"{m / 255:.4f}", f"{s / 255:.4f}"] for name, m, s in channels)
+    mean, std = ([round(value / 255, 4) for value in colors[key]] for key in ("mean", "std"))
+    return (
+        f'<p class="aside">Of {_number(colors["sampled"], "image")}, evenly over all splits; each counts the same.</p>'
+        f"{_table(['Channel', 'Mean', 'Std', 'Mean / 255', 'Std / 255'], rows, numbers=(1, 2, 3, 4))}"
+        f"<pre># Pixels in 0..255\nmean = {colors['mean']}\nstd = {colors['std']}</pre>"
+        f"<pre># Pixels in 0..1, after Rescaling(1 / 255) or ToTensor()\nmean = {mean}\nstd = {std}</pre>"
+    )
+
+
+def _flags(config: Mapping[str, Any]) -> Iterator[str]:
+    """The settings as they are typed; name and format are no flags, and what is not set has no value."""
+    for name, value in config.items():
+        if name == "repair":
+            yield f"--on_bad_image={'repair' if value else 'skip'}"
+        elif isinstance(value, bool):
+            yield f"--{'' if value else 'no'}{name}"
+        elif value is not None and name not in ("name", "format_version"):
+            text = flags.CsvListSerializer(",").serialize(value) if isinstance(value, list) else str(value)
+            yield f"--{name}={shlex.quote(text)}"
+
+
+def _table(
+    heads: Sequence[str], rows: Iterable[Iterable[str]], numbers: Sequence[int] = (), kind: str = "plain"
+) -> str:
+    """A table of HTML cells; the first of each row names it, the columns `numbers` are aligned to the right."""
+    kinds = [' class="number"' if column in numbers else "" for column in range(len(heads))]
+    head = "".join(f'<th scope="col"{k}>{text}</th>' for k, text in zip(kinds, heads))
+    body = ""
+    for name, *cells in rows:
+        line = "".join(f"<td{k}>{cell}</td>" for k, cell in zip(kinds[1:], cells))
+        body += f'<tr><th scope="row">{name}</th>{line}</tr>'
+    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+
+
+def _text(text: str) -> str:
+    """Escapes for elements and attributes; control characters are written out."""
+    return html.escape(text.translate(_CONTROLS))
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _pixels(length: float) -> str:
+    return f"{length:,.1f}".removesuffix(".0") + " px"
+
+
+def _size(count: float) -> str:
+    for unit, scale in {"GB": 1e9, "MB": 1e6, "kB": 1e3}.items():
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count:,.0f} B"

@@ -43,6 +43,14 @@ def no_arguments(argv: Sequence[str]) -> None:
         raise UserError(f"unexpected argument {argv[1]!r}: everything is given by flags, --name=value (see --help)")
 
 
+def one_argument(argv: Sequence[str], what: str) -> str:
+    """Returns the only positional argument; `what` says in a message what is expected of it."""
+    if len(argv) != 2:
+        given = f"{len(argv) - 1} arguments were given" if len(argv) > 2 else "nothing was given"
+        raise UserError(f"{given}: {what} is expected.")
+    return argv[1]
+
+
 def from_flags(config_type: type[Config], **values: Any) -> Config:
     """Builds a config dataclass of the flags that bear its fields' names; `values` go before flags."""
     parsed = flags.FLAGS.flag_values_dict()

@@ -34,8 +34,6 @@ STORES = ("original", "jpeg", "png", "raw")
 VERIFY = ("full", "header")
 ON_BAD_IMAGE = ("skip", "repair", "fail")
 CHANGES = ("repaired", "turned", "converted", "resized")
-_LOSSY_WEBP = b"VP8 "
-_WEBP_HEAD_BYTES = 64  # The first chunk that holds pixels follows the header, where there is no profile between.
 _EXIF_ORIENTATION = 0x0112
 _ON_THEIR_SIDE = range(5, 9)  # Orientations that swap width and height.
 _METADATA = {"exif", "xmp", "XML:com.adobe.xmp"}  # Where Pillow looks for an orientation; TIFF it turns itself.
@@ -189,8 +187,8 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         size = image.size
         if work.turned or work.converted or work.resized:
             size, data = _made(image, work, config)
-        elif kind == "JPEG" and config.verify == "full":
-            image.draft("L", (1, 1))
+        elif kind == "JPEG" and config.verify == "full" and not jpeg.decodes_cleanly(data):
+            image.draft("L", (1, 1))  # What libjpeg only warns of, it may be able to pass, as it does in TensorFlow.
             image.load()
     return Prepared(
         data=data,
@@ -227,8 +225,18 @@ def _made(image: Image.Image, work: _Work, config: ImageConfig) -> tuple[tuple[i
 def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
     if config.store != "original":
         return config.store.upper()
-    lossy = kind == "JPEG" or (kind == "WEBP" and _LOSSY_WEBP in data[12:_WEBP_HEAD_BYTES])
-    return "JPEG" if lossy else "PNG"
+    return "JPEG" if kind == "JPEG" or (kind == "WEBP" and _is_lossy_webp(data)) else "PNG"
+
+
+def _is_lossy_webp(data: bytes) -> bool:
+    """Looks for the first chunk of pixels (WebP container specification); a frame of an animation has a header of 16."""
+    position = 12
+    while position + 8 <= len(data):
+        kind, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        position += 8 + (16 if kind == b"ANMF" else size + size % 2)
+    return False
 
 
 def _orientation(image: Image.Image) -> int:

@@ -65,6 +65,20 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
         ) from error
 
 
+def groups(path: Path) -> int:
+    """The number of row groups: of shards."""
+    import pyarrow.parquet as pq
+
+    return int(pq.read_metadata(path).num_row_groups)
+
+
+def read_group(path: Path, number: int) -> pa.Table:
+    """Reads the rows of one shard, in the order of the shards, whole."""
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).read_row_group(number)
+
+
 def _schema() -> pa.Schema:
     import pyarrow as pa
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -17,9 +18,12 @@ from PIL import Image
 
 from tfrecord_tools import recode
 
-_FIRST = re.compile(rb'"?label"?,"?1x1(r?)"?(,|\r?\n)')
+_FIRST = re.compile(rb'(?:\xef\xbb\xbf)?"?label"?,"?1x1r?"?(?:,|\r?\n)')  # Spreadsheets put a byte order mark first.
 _LAST = re.compile(rb'"?(\d+)x(\d+)(b?)"?\s*$')
 _HEAD_BYTES = 64
+_SHOWN_BYTES = 20  # Of a wrong value.
+_VALUES = {b"%d" % value: value for value in range(256)}
+_LABEL = re.compile(rb'"((?:[^"]|"")*)"\s*(?:,|$)|([^,\r\n]*)(?:,|$)?')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,10 +45,13 @@ class Row:
 
 def is_one(path: str) -> bool:
     """Whether the file at `path` is a CSV of pixels."""
-    if not os.path.isfile(path):
+    try:
+        if not os.path.isfile(path):
+            return False
+        with open(path, "rb") as file:
+            return _FIRST.match(file.read(_HEAD_BYTES)) is not None
+    except OSError:
         return False
-    with open(path, "rb") as file:
-        return _FIRST.match(file.read(_HEAD_BYTES)) is not None
 
 
 def header(height: int, width: int, channels: int) -> str:
@@ -76,14 +83,15 @@ def rows(file: BinaryIO) -> Iterator[Row]:
     offset = file.tell()
     for number, line in enumerate(file, 2):
         if line.strip():
-            label = line[: line.find(b",")].strip().strip(b'"')
-            yield Row(number, label.decode("utf-8", "backslashreplace"), offset, len(line))
+            label = _label(line).decode("utf-8", "surrogateescape")
+            yield Row(number, sys.intern(label), offset, len(line))  # One object a class, not one a line.
         offset += len(line)
 
 
 def line(label: str, pixels: np.ndarray) -> str:
-    """Writes an image u8[h w c] with its class name, which has neither comma, quote nor line break."""
-    return ",".join((label, *map(str, pixels.ravel().tolist()))) + "\n"
+    """Writes an image u8[h w c] with its class name, in quotes where it needs them (RFC 4180)."""
+    quoted = '"' + label.replace('"', '""') + '"' if {",", '"'} & set(label) else label
+    return ",".join((quoted, *map(str, pixels.ravel().tolist()))) + "\n"
 
 
 def to_png(text: bytes, shape: tuple[int, int, int]) -> bytes:
@@ -92,16 +100,21 @@ def to_png(text: bytes, shape: tuple[int, int, int]) -> bytes:
     Raises:
         ValueError: The line has not as many values as the header says, or others than 0..255.
     """
-    fields = text.rstrip(b"\r\n").split(b",")[1:]
+    values = text[_LABEL.match(text).end() :].strip()  # type: ignore[union-attr]  # It may be "".
+    fields = [field.strip() for field in values.split(b",")] if values else []
     expected = shape[0] * shape[1] * shape[2]
     if len(fields) != expected:
         raise ValueError(f"{len(fields):,} pixel values, where the header says {expected:,}")
     try:
-        values = np.array(fields, dtype="S8").astype(np.int64)
-    except ValueError as error:
-        raise ValueError(f"a pixel value is no whole number ({error})") from error
-    outside = np.flatnonzero((values < 0) | (values > 255))
-    if len(outside):
-        raise ValueError(f"pixel value {outside[0] + 1:,} is {values[outside[0]]}; 0 to 255 is expected")
-    pixels = values.astype(np.uint8).reshape(shape)
+        pixels = np.array([_VALUES[field] for field in fields], np.uint8).reshape(shape)
+    except KeyError:
+        place, wrong = next((place, field) for place, field in enumerate(fields, 1) if field not in _VALUES)
+        shown = wrong[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
+        raise ValueError(f"pixel value {place:,} is {shown!r}; a whole number of 0 to 255 is expected") from None
     return recode.encoded(Image.fromarray(pixels[:, :, 0] if shape[2] == 1 else pixels), "PNG", quality=0)
+
+
+def _label(line: bytes) -> bytes:
+    match = _LABEL.match(line)
+    quoted, plain = match.groups() if match else (None, b"")
+    return plain.strip() if quoted is None else quoted.replace(b'""', b'"')

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -248,8 +248,39 @@ def plan(
         rejected=rejected,
         duplicates=found,
         group_leaks=_group_leaks(sources.groups[numbers], splits),
-        digest=_digest(settings, class_names, sources, numbers, columns, shards, rejected),
+        digest=digest_of(
+            settings, class_names, shards, rejected, columns, (sources.paths[i] for i in numbers.tolist())
+        ),
     )
+
+
+def digest_of(
+    settings: Mapping[str, Any],
+    class_names: Sequence[str],
+    shards: Sequence[Shard],
+    rejected: Sequence[Rejected],
+    columns: Sequence[np.ndarray],
+    paths: Iterable[str],
+) -> str:
+    """Hashes everything that the output depends on.
+
+    Args:
+        settings: `Plan.config`.
+        class_names: In the order of the labels.
+        shards: In the order of the rows.
+        rejected: Every file that is no record, or not as it was.
+        columns: Over records: u8[n 32] sha256 of the sources and of what is stored, i32[n] labels, i8[n] splits.
+        paths: Of the records.
+    """
+    digest = hashlib.sha256()
+    cuts = [(s.split, s.number, s.of, s.start, s.stop) for s in shards]  # Linked or written: the same bytes.
+    bad = [dataclasses.astuple(r) for r in rejected]
+    digest.update(json.dumps([settings, class_names, cuts, bad], sort_keys=True).encode())
+    for column in columns:
+        digest.update(np.ascontiguousarray(column).tobytes())
+    for path in paths:
+        digest.update(path.encode() + b"\0")
+    return digest.hexdigest()
 
 
 def dataset_name(source: str) -> str:
@@ -445,24 +476,3 @@ def _cuts(sizes: np.ndarray, shards: int) -> np.ndarray:
     inner = np.maximum.accumulate(np.maximum(inner, steps) - steps) + steps  # At least one record each ...
     inner = np.minimum(inner, len(sizes) - shards + steps)  # ... and one left for each that follows.
     return np.concatenate([[0], inner, [len(sizes)]]).astype(np.int64)
-
-
-def _digest(
-    settings: dict[str, Any],
-    class_names: Sequence[str],
-    sources: Sources,
-    numbers: np.ndarray,
-    columns: tuple[np.ndarray, ...],
-    shards: tuple[Shard, ...],
-    rejected: tuple[Rejected, ...],
-) -> str:
-    """Hashes everything that the output depends on."""
-    digest = hashlib.sha256()
-    cuts = [(s.split, s.number, s.of, s.start, s.stop) for s in shards]  # Linked or written: the same bytes.
-    bad = [dataclasses.astuple(r) for r in rejected]
-    digest.update(json.dumps([settings, class_names, cuts, bad], sort_keys=True).encode())
-    for column in columns:
-        digest.update(np.ascontiguousarray(column).tobytes())
-    for number in numbers.tolist():
-        digest.update(sources.paths[number].encode() + b"\0")
-    return digest.hexdigest()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 import stat
 import struct
 import tarfile
 import zipfile
 import zlib
 from array import array
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +25,10 @@ SPAN = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", 
 _ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7; the names of file and extra field follow.
 _ZIP_SIGNATURE = b"PK\x03\x04"
 _ENCRYPTED = 1  # A bit of a member's flags.
+_DOS = 0  # Programs of such systems may put backslashes between the parts of a name.
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"(\xb5/\xfd": "unzstd"}
+_NO_FILE = "a link or a device in the archive, no file: unpack the archive first"
+_WITHOUT_IT = "Fetch it again, or unpack what can be read of it and give that directory."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +82,7 @@ class Listing:
         mtimes_ns: i64[n] in nanoseconds since the epoch.
         rejected: What cannot be a record, known without opening it.
         labels: The class names that the store itself gives, as a CSV of pixels does; None else.
+        top: The directory that contains everything in an archive, with a `/`, which the paths lack; "" without one.
     """
 
     store: Store
@@ -86,6 +92,7 @@ class Listing:
     mtimes_ns: np.ndarray
     rejected: list[Rejected]
     labels: list[str] | None = None
+    top: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,22 +129,24 @@ class Zip:
     file: str
 
     def read(self, path: str, span: np.void) -> Content:
-        offset = int(span["offset"])
+        offset, size = int(span["offset"]), int(span["size"])
+        limit = min(size, MAX_FILE_BYTES) + 1  # What is longer than its directory says is damaged, or a bomb.
         with open(self.file, "rb") as file:
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
             header = os.pread(file.fileno(), _ZIP_HEADER.size, offset)
             if len(header) < _ZIP_HEADER.size or not header.startswith(_ZIP_SIGNATURE):
                 raise ReadError("damaged archive: no member where its directory says")
             method, name_bytes, extra_bytes = (_ZIP_HEADER.unpack(header)[i] for i in (3, 9, 10))
-            data = os.pread(file.fileno(), int(span["stored"]), offset + len(header) + name_bytes + extra_bytes)
+            start = offset + len(header) + name_bytes + extra_bytes
+            data = os.pread(file.fileno(), min(int(span["stored"]), MAX_FILE_BYTES + 1), start)
         if method == zipfile.ZIP_DEFLATED:
             try:
-                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, MAX_FILE_BYTES + 1)
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
             except zlib.error as error:
                 raise ReadError(f"damaged archive: {error}") from error
-        if len(data) <= MAX_FILE_BYTES and zlib.crc32(data) != span["crc"]:
+        if size <= MAX_FILE_BYTES and zlib.crc32(data) != span["crc"]:
             raise ReadError("damaged archive: wrong checksum")
-        return Content(data, int(span["size"]), mtime_ns)
+        return Content(data, size, mtime_ns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,7 +176,7 @@ def list_store(src: str) -> Listing:
         UserError: There is no such thing, or it is none of these.
     """
     if os.path.isdir(src):
-        names = [entry.name for entry in _entries(src, "")]
+        names = [entry.name for entry in _entries(src, "")]  # Ends at the first that is none.
         if names and all(pixel_csv.is_one(os.path.join(src, name)) for name in names):
             return _list_csvs(src, names)
         return _list_directory(src)
@@ -175,14 +184,16 @@ def list_store(src: str) -> Listing:
         raise UserError(
             f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
         )
-    if zipfile.is_zipfile(src):
-        return _list_zip(src)
     if pixel_csv.is_one(src):
         return _list_csvs(os.path.dirname(src), [os.path.basename(src)])
     try:
-        return _list_tar(src)
+        archive = tarfile.open(src, "r:", encoding="utf-8")  # noqa: SIM115  Closed below.
     except tarfile.TarError as error:
-        raise UserError(f"--src={src}: {_why_not(src, error)}") from error
+        if not zipfile.is_zipfile(src):  # Asked second: it would also take a tar for one, of which a member is a zip.
+            raise UserError(f"--src={src}: {_why_not(src, error)}") from error
+        return _list_zip(src)
+    with archive:
+        return _list_tar(src, archive)
 
 
 def stat_files(root: str, paths: list[str]) -> Listing:
@@ -193,6 +204,8 @@ def stat_files(root: str, paths: list[str]) -> Listing:
             found.add(path, os.stat(os.path.join(root, path)))
         except OSError as error:
             found.reject(path, f"named by the manifest, but cannot be found: {error.strerror}")
+        except ValueError as error:
+            found.reject(path, f"named by the manifest, but no name of a file: {error}")
     return found.listing(Directory(root))
 
 
@@ -209,7 +222,8 @@ class _Found:
         if not is_utf8(path):
             self.reject(path, "the name is not valid UTF-8: rename it")
         elif not stat.S_ISREG(status.st_mode):
-            self.reject(path, "neither a file nor a directory")
+            is_directory = stat.S_ISDIR(status.st_mode)
+            self.reject(path, "a directory, no file" if is_directory else "neither a file nor a directory")
         else:
             self.paths.append(path)
             self.sizes.append(status.st_size)
@@ -271,36 +285,66 @@ def _entries(root: str, directory: str) -> list[os.DirEntry[str]]:
 def _list_zip(file: str) -> Listing:
     rejected = []
     spans: dict[str, tuple[int, int, int, int]] = {}
-    with zipfile.ZipFile(file) as archive:
-        for member in archive.infolist():
-            path = _member_path(member.filename)
-            if member.is_dir() or not path:
-                continue
-            if member.flag_bits & _ENCRYPTED:
-                rejected.append(Rejected(path=path, reason="encrypted: unpack the archive first"))
-            elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                rejected.append(Rejected(path=path, reason="an unusual compression of zip: unpack the archive first"))
-            else:
-                spans[path] = (member.header_offset, member.compress_size, member.file_size, member.CRC)
+    for member in _zip_members(file):
+        name = member.filename.replace("\\", "/") if member.create_system == _DOS else member.filename
+        path = _member_path(name)
+        if name.endswith("/") or not path:
+            continue
+        if member.flag_bits & _ENCRYPTED:
+            rejected.append(Rejected(path=path, reason="encrypted: unpack the archive first"))
+        elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            rejected.append(Rejected(path=path, reason="an unusual compression of zip: unpack the archive first"))
+        elif stat.S_ISLNK(member.external_attr >> 16):
+            rejected.append(Rejected(path=path, reason=_NO_FILE))
+        else:
+            spans[path] = (member.header_offset, member.compress_size, member.file_size, member.CRC)
     return _archive_listing(Zip(file), file, spans, rejected)
 
 
-def _list_tar(file: str) -> Listing:
+def _zip_members(file: str) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # Such as a name that is no UTF-8.
+        raise UserError(f"--src={file}: a damaged zip archive: {error}. {_WITHOUT_IT}") from error
+
+
+def _list_tar(file: str, archive: tarfile.TarFile) -> Listing:
     rejected = []
     spans: dict[str, tuple[int, int, int, int]] = {}
-    with tarfile.open(file, "r:") as archive:
+    for member in _tar_members(file, archive):
+        path = _member_path(member.name)
+        if member.isdir() or not path:
+            continue
+        if not is_utf8(path):
+            rejected.append(Rejected(path=printable(path), reason="the name is not valid UTF-8: rename it"))
+        elif not member.isreg():
+            rejected.append(Rejected(path=path, reason=_NO_FILE))
+        elif member.issparse():
+            rejected.append(Rejected(path=path, reason="stored with holes: unpack the archive first"))
+        else:
+            spans[path] = (member.offset_data, member.size, member.size, 0)
+    return _archive_listing(Tar(file), file, spans, rejected)
+
+
+def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yields all members; tarfile alone would end at a damaged header as if the archive ended there.
+
+    Raises:
+        UserError: The archive is damaged or was cut off.
+    """
+    try:
         for member in archive:
             vars(archive)["members"] = []  # Else it keeps them all, a kilobyte each.
-            path = _member_path(member.name)
-            if member.isdir() or not path:
-                continue
-            if not is_utf8(path):
-                rejected.append(Rejected(path=printable(path), reason="the name is not valid UTF-8: rename it"))
-            elif not member.isreg():
-                rejected.append(Rejected(path=path, reason="no file, but a link or device in the archive"))
-            else:
-                spans[path] = (member.offset_data, member.size, member.size, 0)
-    return _archive_listing(Tar(file), file, spans, rejected)
+            yield member
+    except tarfile.TarError as error:
+        raise UserError(f"--src={file}: a damaged tar archive: {error}. {_WITHOUT_IT}") from error
+    with open(file, "rb") as opened:
+        if os.pread(opened.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
+            raise UserError(
+                f"--src={file}: a damaged tar archive: neither a member nor the end of the archive at byte"
+                f" {archive.offset:,}. {_WITHOUT_IT}"
+            )
 
 
 def _archive_listing(
@@ -313,6 +357,7 @@ def _archive_listing(
     table = np.array([spans[name] for name in names], SPAN)
     return Listing(
         store=store,
+        top=top,
         paths=[name[len(top) :] for name in names],
         spans=table,
         sizes=table["size"].astype(np.int64),
@@ -357,7 +402,9 @@ def _why_not(src: str, error: Exception) -> str:
         start = file.read(16)
     for signature, command in _COMPRESSED.items():
         if start.startswith(signature):
-            return f"a compressed file, of which nothing can be read at random. Run `{command} {src}` first."
+            return f"a compressed file, of which nothing can be read at random. Run `{command} {shlex.quote(src)}` first."
+    if start.startswith(_ZIP_SIGNATURE):
+        return f"a zip archive that was cut off: its directory, which is at the end, is missing. {_WITHOUT_IT}"
     return (
         f"neither a directory, nor a zip or tar archive ({error}), nor a CSV of pixels (header label,1x1,1x2,…)."
         f" It starts with {start!r}."
@@ -366,7 +413,7 @@ def _why_not(src: str, error: Exception) -> str:
 
 def _member_path(name: str) -> str:
     """A member's path without `./`; "" if it is hidden or litter."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+    parts = [part for part in name.split("/") if part not in ("", ".")]
     return "" if any(map(_is_litter, parts)) else "/".join(parts)
 
 

@@ -1,0 +1,128 @@
+"""Conversion against a TFDS builder that checks nothing, and against the limit of the JPEG decoder, side by side.
+
+Whole processes are timed at two numbers of images; their difference is the steady state, without start-up.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from absl import flags
+from PIL import Image
+
+from benchmarks import common
+from tfrecord_tools import command
+from tfrecord_tools.errors import UserError
+
+_PEER = "import sys; from benchmarks.tfds_peer import write; write(*sys.argv[1:])"  # TFDS refuses builders of a main.
+
+
+def copy_photos(photos: Path, directory: Path, times: int) -> int:
+    """Copies split/class/image `times` over; returns the number of files."""
+    count = 0
+    for path in sorted(photos.rglob("*.jpg")):
+        folder = directory / path.parent.relative_to(photos)
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(times):
+            shutil.copy(path, folder / f"{number:02d}_{path.name}")
+            count += 1
+    return count
+
+
+def decode_all(paths: Sequence[str]) -> int:
+    """The least that proves JPEGs sound: all entropy decoding, 1/8 of the size."""
+    for path in paths:
+        with open(path, "rb") as file, Image.open(io.BytesIO(file.read())) as image:
+            image.draft("L", (1, 1))
+            image.load()
+    return len(paths)
+
+
+def decoder_limit(source: Path, processes: int) -> float:
+    """Images a second that `processes` can prove sound, once they have started."""
+    paths = [str(path) for path in sorted(source.rglob("*.jpg"))]
+    parts = [paths[i : i + 256] for i in range(0, len(paths), 256)]
+    with ProcessPoolExecutor(processes) as pool:
+        list(pool.map(decode_all, parts[:processes]))
+        start = time.perf_counter()
+        done = sum(pool.map(decode_all, parts))
+        return done / (time.perf_counter() - start)
+
+
+def seconds(arguments: Sequence[str], out: Path) -> float:
+    """Wall time of a whole process that writes `out`, which is then removed."""
+    finished = common.run(arguments)
+    if finished.exit_code:
+        raise UserError(f"{' '.join(arguments)} failed with exit code {finished.exit_code}")
+    shutil.rmtree(out)
+    return finished.seconds
+
+
+def compare(sources: dict[int, Path], work: Path, rounds: int) -> None:
+    """Prints medians: images a second of whole processes and in steady state, and ratios to TFDS round by round."""
+    small, large = sorted(sources)
+    makers = {
+        "convert, --verify=full": ["--workers=2"],
+        "convert, --verify=header": ["--workers=2", "--verify=header"],
+        "convert, --verify=full, one worker": ["--workers=1"],
+        "TFDS builder, nothing verified": None,
+    }
+    whole: dict[str, list[float]] = {name: [] for name in makers}
+    steady: dict[str, list[float]] = {name: [] for name in makers}
+    limits = []
+    for _ in range(rounds):
+        for name, options in makers.items():
+            times = {}
+            for count, source in sources.items():
+                out = work / "out"
+                if options is None:
+                    run = [sys.executable, "-c", _PEER, str(source), str(out)]
+                else:
+                    run = [*common.CONVERT, f"--src={source}", f"--out={out}", *options]
+                times[count] = seconds(run, out)
+            whole[name].append(large / times[large])
+            steady[name].append((large - small) / (times[large] - times[small]))
+        limits.append(decoder_limit(sources[large], 2))
+    print(f"{large:,} photographs, medians of {rounds} rounds, images a second (ratio to TFDS)")
+    print(f"  {'':<36} {'whole process':>20} {'steady state':>20}")
+    peer = list(makers)[-1]
+    for name in makers:
+        cells = []
+        for figures in (whole, steady):
+            ratio = statistics.median(ours / theirs for ours, theirs in zip(figures[name], figures[peer]))
+            cells.append(f"{statistics.median(figures[name]):,.0f} ({ratio:.2f})")
+        print(f"  {name:<36} {cells[0]:>20} {cells[1]:>20}")
+    limit = statistics.median(limits)
+    full = next(iter(makers))
+    share = statistics.median(ours / theirs for ours, theirs in zip(steady[full], limits))
+    print(f"  {'limit: decoder alone, two processes':<36} {'':>20} {limit:>20,.0f}")
+    print(f"  full verification reaches {share:.2f} of that limit in steady state")
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    given = flags.FLAGS
+    with tempfile.TemporaryDirectory(dir=given.work) as work:
+        sources = {}
+        for times in (1, given.times):
+            directory = Path(work) / f"photos{times}"
+            sources[copy_photos(Path(given.photos), directory, times)] = directory
+        os.sync()
+        compare(sources, Path(work), given.rounds)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.")
+    flags.DEFINE_integer("times", 10, "How many copies of each.")
+    flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.")
+    flags.DEFINE_string("work", None, "Where to write; default: the system's place for temporary files.")
+    command.run(main)

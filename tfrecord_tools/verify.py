@@ -1,0 +1,283 @@
+"""Proves a dataset whole: every checksum, every hash, index against shards, counts, and that TensorFlow decodes all.
+
+python -m tfrecord_tools.verify out/ names shard and record of whatever is wrong and then exits with 1.
+The same image in several splits is reported too, but is no damage.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from tfrecord_tools import command, duplicates, index, metadata, plan, schema, workers
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.plan import Shard
+from tfrecord_tools.progress import Progress
+from tfrecord_tools.records import Dataset, open_dataset
+from tfrecord_tools.scan import SPLITS
+from tfrecord_tools.stores import Rejected
+
+_SHOWN = 20
+_SHARD_NAME = re.compile(r"\.tfrecord-\d+-of-\d+$")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerifyConfig:
+    """What is verified.
+
+    Attributes:
+        directory: The dataset.
+        decode: Decode every image in TensorFlow.
+        workers: Number of processes. None: one a processor.
+    """
+
+    directory: str
+    decode: bool = True
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise UserError(f"--workers={self.workers}: at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    directory: Path
+    dataset: str
+    group: int
+    of: dict[str, int]  # Split -> its number of shards.
+    decode: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _Verified:
+    shard: str
+    records: int
+    problems: list[str]
+
+
+def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[str]:
+    """Verifies a dataset.
+
+    Args:
+        config: Which.
+        log: Takes each line of the report.
+
+    Returns:
+        What is wrong, a line each, with file, record and source path; empty if nothing is.
+
+    Raises:
+        UserError: There is no dataset, or nothing of it can be read.
+    """
+    data = open_dataset(config.directory)
+    facts = metadata.read(data.directory)
+    table = index.read(data.directory / index.FILE_NAME, ["split", "shard", "label", "path", "sha256", "source_sha256"])
+    problems = list(_check_metadata(data, facts, table))
+    jobs = [
+        _Job(data.directory, data.name, group, dict(data.shards), config.decode)
+        for group in range(index.groups(data.directory / index.FILE_NAME))
+    ]
+    with workers.pool(config.workers or workers.default_workers()) as pool, Progress("verify", len(table)) as progress:
+        for verified in pool.map(_verify_shard, jobs):
+            problems += verified.problems
+            progress(verified.records)
+    for line in _shared_images(table):
+        log(line)
+    if not problems:
+        how = "every image decodes in TensorFlow" if config.decode else "images were not decoded"
+        log(f"{data.directory}: {len(table):,} records in {len(jobs):,} shards are sound; {how}")
+    return problems
+
+
+def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
+    """Yields in what the files beside the shards contradict each other or the index, or that one is damaged."""
+    checks: dict[str, Callable[[], Iterator[str]]] = {
+        index.FILE_NAME: lambda: _check_counts(data, table),
+        "label.labels.txt": lambda: _check_class_names(data),
+        "features.json": lambda: _check_features(data),
+        "dataset_info.json": lambda: _check_dataset_info(data),
+        "rejected.csv": lambda: _check_digest(data, facts, table),
+    }
+    for name, check in checks.items():
+        try:
+            yield from check()
+        except OSError as error:
+            yield f"{name}: cannot be read: {error.strerror}"
+        except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+            yield f"{name}: damaged ({error})"
+    expected = {Shard(s, i, of, 0, 0).file_name(data.name) for s, of in data.shards.items() for i in range(of)}
+    for name in sorted(set(filter(_SHARD_NAME.search, os.listdir(data.directory))) - expected):
+        yield f"{name}: a shard that does not belong to this dataset; readers of a file pattern would take it in"
+
+
+def _check_counts(data: Dataset, table: Any) -> Iterator[str]:
+    splits = table.column("split").to_pylist()
+    for split, count in data.splits.items():
+        if splits.count(split) != count:
+            yield f"{index.FILE_NAME}: {splits.count(split):,} rows of {split}, and convert.json says {count:,}"
+
+
+def _check_class_names(data: Dataset) -> Iterator[str]:
+    names = (data.directory / "label.labels.txt").read_text("utf-8").splitlines()
+    if tuple(names) != data.class_names:
+        yield "label.labels.txt: other class names than in convert.json"
+
+
+def _check_features(data: Dataset) -> Iterator[str]:
+    described = json.loads((data.directory / "features.json").read_text("utf-8"))
+    count = int(described["featuresDict"]["features"]["label"]["classLabel"]["numClasses"])
+    if count != len(data.class_names):
+        yield f"features.json: {count:,} classes, and convert.json has {len(data.class_names):,}"
+
+
+def _check_dataset_info(data: Dataset) -> Iterator[str]:
+    described = json.loads((data.directory / "dataset_info.json").read_text("utf-8"))
+    for split in described["splits"]:
+        lengths = [int(length) for length in split["shardLengths"]]
+        if sum(lengths) != data.splits.get(split["name"]) or len(lengths) != data.shards.get(split["name"]):
+            yield f"dataset_info.json: other numbers of records or shards of {split['name']} than in convert.json"
+
+
+def _check_digest(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
+    if _digest(data, facts, table) != data.digest:
+        yield "convert.json: the digest is not that of records.parquet, rejected.csv and the settings"
+
+
+def _digest(data: Dataset, facts: dict[str, Any], table: Any) -> str:
+    """What the digest must be by the index, `rejected.csv` and the settings."""
+    with open(data.directory / "rejected.csv", newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        if next(reader, None) != [field.name for field in dataclasses.fields(Rejected)]:
+            raise ValueError("no header")
+        rejected = [Rejected(path=path, reason=reason, done=done) for path, reason, done in reader]
+    split_numbers = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
+    columns = [_hashes(table, name) for name in ("source_sha256", "sha256")]
+    columns += [table.column("label").to_numpy().astype(np.int32), split_numbers]
+    keys = split_numbers.astype(np.int64) << 32 | table.column("shard").to_numpy()
+    starts = [*np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]).tolist(), len(keys)]
+    shards = []
+    for start, stop in itertools.pairwise(starts):
+        split = SPLITS[split_numbers[start]]
+        shards.append(Shard(split, int(keys[start] & 0xFFFFFFFF), data.shards[split], start, stop))
+    paths = table.column("path").to_pylist()
+    return plan.digest_of(facts["config"], data.class_names, shards, rejected, columns, paths)
+
+
+def _verify_shard(job: _Job) -> _Verified:
+    rows = index.read_group(job.directory / index.FILE_NAME, job.group).to_pylist()
+    split = rows[0]["split"]
+    name = Shard(split, rows[0]["shard"], job.of[split], 0, 0).file_name(job.dataset)
+    problems: list[str] = []
+    try:
+        with open(job.directory / name, "rb") as file:
+            problems += _check_layout(rows, os.fstat(file.fileno()).st_size)
+            for number, row in enumerate(rows):
+                framed = os.pread(file.fileno(), row["length"] + schema.FRAME_BYTES, row["offset"])
+                if reason := _check_record(framed, row, job.decode):
+                    problems.append(f"record {number:,} at byte {row['offset']:,}, {row['path']}: {reason}")
+    except OSError as error:
+        problems.append(f"cannot be read: {error.strerror}")
+    return _Verified(name, len(rows), [f"{name}: {problem}" for problem in problems])
+
+
+def _check_layout(rows: Sequence[dict[str, Any]], size: int) -> Iterator[str]:
+    end = 0
+    for number, row in enumerate(rows):
+        if row["offset"] != end:
+            yield f"record {number:,} is said to start at byte {row['offset']:,}, the one before it ends at {end:,}"
+        end = row["offset"] + row["length"] + schema.FRAME_BYTES
+    if size != end:
+        yield f"has {size:,} bytes and should have {end:,}"
+
+
+def _check_record(framed: bytes, row: dict[str, Any], decode: bool) -> str:
+    """Returns what is wrong with a record; "" if nothing is."""
+    data = schema.unframe(framed)
+    if data is None:
+        return "wrong checksum or length"
+    try:
+        example = schema.decode_example(data)
+    except (IndexError, KeyError, ValueError):
+        return "its checksum is right, but it is no example as this tool writes them"
+    if hashlib.sha256(example["image"]).digest() != row["sha256"]:
+        return "the image has another sha256 than the index says"
+    for name in ("label", "path"):
+        if example[name] != row[name]:
+            return f"its {name} is {example[name]!r}, and the index says {row[name]!r}"
+    if row["type"] == "RAW":
+        right = len(example["image"]) == row["height"] * row["width"] * 3
+        return "" if right else "not as many pixels as the index says"
+    return _check_decodes(example["image"], (row["height"], row["width"])) if decode else ""
+
+
+def _check_decodes(encoded: bytes, size: tuple[int, int]) -> str:
+    with _quiet():
+        import tensorflow as tf  # In the worker only: the driver starts at once.
+
+        try:
+            with tf.device("CPU"):
+                pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        except tf.errors.InvalidArgumentError as error:
+            return f"TensorFlow does not decode it: {error.message.splitlines()[0]}"
+    shape = tuple(pixels.shape)
+    return "" if shape == (*size, 3) else f"decodes to {shape}, and the index says {size[0]} x {size[1]} pixels"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps what TensorFlow and libjpeg write to the terminal away from it; what is wrong comes as an exception."""
+    terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(terminal, 2)
+        os.close(terminal)
+        os.close(nowhere)
+
+
+def _shared_images(table: Any) -> Iterator[str]:
+    """Yields a line for each kind of image that several records have."""
+    splits = np.unique(table.column("split").to_pylist(), return_inverse=True)[1].reshape(-1)
+    first = duplicates.first_of(_hashes(table, "sha256"))
+    found = duplicates.find(first, table.column("label").to_numpy(), splits)
+    what = {"conflicts": "stand under different labels", "leaks": "are in several splits"}
+    for kind, words in what.items():
+        if found.counts[kind]:
+            paths = ", ".join(table.column("path").take(found.examples[kind][0]).to_pylist()[:2])
+            yield f"note: {found.counts[kind]:,} images {words}, such as {paths}"
+
+
+def _hashes(table: Any, name: str) -> np.ndarray:
+    return np.frombuffer(b"".join(table.column(name).to_pylist()), np.uint8).reshape(-1, 32)
+
+
+def define_flags() -> None:
+    flags.DEFINE_bool("decode", VerifyConfig.decode, "Decode every image in TensorFlow.")
+    flags.DEFINE_integer("workers", None, "Processes. Default: one a processor.")
+
+
+def main(argv: Sequence[str]) -> None:
+    directory = command.one_argument(argv, "a dataset's directory, as in python -m tfrecord_tools.verify out/,")
+    problems = verify(command.from_flags(VerifyConfig, directory=directory))
+    if problems:
+        shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
+        more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
+        raise UserError(f"{directory}: {len(problems):,} problems found:{shown}{more}\nCopy or convert it again.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main)
