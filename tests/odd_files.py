@@ -26,14 +26,12 @@ class Odd:
         stored: The type of the record; "" if it is rejected.
         changes: What is done to it, as the index has it.
         reason: With what its reason begins if it is rejected.
-        tensorflow: Whether TensorFlow decodes what we reject, and why we do so all the same.
     """
 
     data: bytes
     stored: str = ""
     changes: str = ""
     reason: str = ""
-    tensorflow: str = ""
 
 
 def smooth(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
@@ -161,7 +159,7 @@ ODD: dict[str, Odd] = {
     "zeros": Odd(bytes(5000), reason="not an image (starts with b'\\x00"),
     "html": Odd(b"<html>404 Not Found</html>", reason="not an image (starts with b'<html>404 Not Fo'); JPEG, PNG, GIF"),
     "text": Odd(b"hello\n", reason="not an image (starts with b'hello"),
-    "svg": Odd(b"<svg xmlns='http://www.w3.org/2000/svg'/>", reason="not an image (starts with b\"<svg"),
+    "svg": Odd(b"<svg xmlns='http://www.w3.org/2000/svg'/>", reason='not an image (starts with b"<svg'),
     "pdf": Odd(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3", reason="not an image (starts with b'%PDF"),
     "portable pixmap": Odd(encoded(smooth(), "PPM"), reason="a PPM image; JPEG, PNG, GIF, BMP, WebP and TIFF are read"),
     "icon": Odd(encoded(smooth(), "ICO"), reason="a ICO image; JPEG"),

@@ -4,6 +4,7 @@ from tfrecord_tools import command
 
 COMMANDS = {
     "convert": "image directory -> verified, indexed TFRecords",
+    "show": "what is in any TFRecord file or directory, and the code that reads it",
     "sample": "draws a small cats-and-dogs image directory to try things on",
 }
 

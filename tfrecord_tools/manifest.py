@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _ENDINGS = (".csv", ".parquet")
+_NEEDED = ("path", "label")
+_SHOWN = 10  # Columns named in a message.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,7 @@ class Manifest:
     """The rows of a manifest, in the order of the paths' parts.
 
     Attributes:
-        paths: Relative to the images' source, with `/`; distinct.
+        paths: Relative to the images' source, with `/`; distinct. Absolute only where they lie outside of it.
         labels: Class names.
         splits: As written; None without such a column.
         groups: Likewise; "" in a row without one.
@@ -39,22 +41,28 @@ def is_one(path: str) -> bool:
     return path.lower().endswith(_ENDINGS) and os.path.isfile(path) and not pixel_csv.is_one(path)
 
 
-def read(path: str, columns: Mapping[str, str]) -> Manifest:
+def read(path: str, columns: Mapping[str, str], root: str) -> Manifest:
     """Reads a manifest.
 
     Args:
         path: The file.
-        columns: The names of the columns path, label, split, group; the last two need not be there.
+        columns: The names of the columns path, label, split, group; the last two need not be there, unless they are
+            named otherwise, which nobody does for nothing.
+        root: The images' source.
 
     Raises:
         UserError: It cannot be read, lacks a column or a value, or names a path twice.
     """
+    if not os.path.isfile(path):
+        raise UserError(f"--manifest={path}: no such file. A CSV or Parquet file with a path and a label is expected.")
     table = _table(path)
-    for name in ("path", "label"):
-        if columns[name] not in table.column_names:
+    for name, column in columns.items():
+        count = table.column_names.count(column)
+        if count > 1 or (not count and (name in _NEEDED or name != column)):
+            wrong = f"{count} columns are named" if count else "no column"
             raise UserError(
-                f"{path}: no column {columns[name]!r}; there is {', '.join(table.column_names)}."
-                f" Name it with --{name}_column."
+                f"{path}: {wrong} {column!r}; there is {_shown(table.column_names)}. Name the column of {name}s with"
+                f" --{name}_column. (A CSV of pixels, which needs no manifest, begins with label,1x1,1x2.)"
             )
     if not len(table):
         raise UserError(f"{path}: it has no rows.")
@@ -62,7 +70,8 @@ def read(path: str, columns: Mapping[str, str]) -> Manifest:
     for name in ("path", "label", "split"):
         if name in values and "" in values[name]:
             raise UserError(f"{path}: row {values[name].index('') + 1:,} has no value in the column {columns[name]!r}.")
-    paths = [os.path.normpath(p) for p in values["path"]]
+    within = os.path.join(os.path.abspath(root), "")
+    paths = [os.path.normpath(p).removeprefix(within) for p in values["path"]]
     rows = sorted(range(len(paths)), key=lambda row: paths[row].split("/"))
     for row, following in itertools.pairwise(rows):
         if paths[row] == paths[following]:
@@ -89,10 +98,18 @@ def _table(path: str) -> pa.Table:
         # Labels such as 007 are names, not numbers.
         texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
         return pyarrow.csv.read_csv(path, convert_options=texts)
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read as a table of images and labels: {error}") from error
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path}: cannot be read as a table of images and labels: {error}."
+            " A CSV in UTF-8, its values separated by commas, or a Parquet file is expected."
+        ) from error
 
 
 def _texts(table: pa.Table, column: str) -> list[str]:
     values: list[Any] = table.column(column).to_pylist()
     return ["" if value is None else str(value).strip() for value in values]
+
+
+def _shown(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -10,7 +10,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,8 @@ LAYOUTS = "cat_dog_img/train/cats/1.jpg (split/class/image) or cat_dog_img/cats/
 _NAMED_BY_CLASS = r"(?:^|/)([^/]*?[^/\d._ -])[._ -]*\d+\.[^./]+$"  # cat.0.jpg, american_bulldog_100.jpg: Kaggle's way.
 _MIN_SHARE_NAMED = 0.9
 _NO_CLASS = "not inside a class directory"
+_NOT_IN_NAME = "its name does not say its class (see --label_regex)"
+_NO_SPLIT = "lies beside the directories of the splits, in none of them"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,19 +128,18 @@ class _Layout:
 
     Attributes:
         label: Path -> class name, or None.
-        has_splits: Whether the first part of each path is a split.
+        splits: The first part of a path (of a row of a CSV: the file's name) -> the split, if these are splits.
         no_label: What is wrong with a path without a class name.
         note: What the user should know.
     """
 
     label: Callable[[str], str | None]
-    has_splits: bool
+    splits: Mapping[str, int]
     no_label: str
     note: str = ""
 
     def split(self, path: str) -> int:
-        name = SPLIT_NAMES.get(_top(path).lower()) if self.has_splits else None
-        return SPLITS.index(name) if name else TO_BE_SPLIT
+        return self.splits.get(_top(path), TO_BE_SPLIT) if self.splits else TO_BE_SPLIT
 
 
 def scan(config: ScanConfig) -> Sources:
@@ -151,35 +152,48 @@ def scan(config: ScanConfig) -> Sources:
         return _scan_manifest(config, config.manifest_path)
     listing = stores.list_store(config.src)
     layout = _layout(config, listing)
-    labels: Sequence[str | None] = listing.labels or [layout.label(path) for path in listing.paths]
+    found = map(layout.label, listing.paths) if listing.labels is None else listing.labels
+    labels = [name or None for name in found]
+    splits = [layout.split(path) for path in listing.paths]
     wanted = set(config.classes or ())
     rejected = [r for r in listing.rejected if not wanted or layout.label(r.path) in {*wanted, None}]
-    rejected += [Rejected(path=p, reason=layout.no_label) for p, name in zip(listing.paths, labels) if name is None]
-    return _sources(config, listing, labels, [layout.split(p) for p in listing.paths], rejected, note=layout.note)
+    for number, path in enumerate(listing.paths):
+        if labels[number] is None:
+            rejected.append(Rejected(path=path, reason=layout.no_label))
+        elif layout.splits and splits[number] == TO_BE_SPLIT:
+            rejected.append(Rejected(path=path, reason=_NO_SPLIT))
+            labels[number] = None
+    return _sources(config, listing, labels, splits, rejected, note=layout.note)
 
 
 def _scan_manifest(config: ScanConfig, path: str) -> Sources:
     columns = {c: getattr(config, f"{c}_column") for c in ("path", "label", "split", "group")}
-    rows = manifest.read(path, columns)
-    if config.manifest is None:
-        listing = stores.stat_files(os.path.dirname(path), rows.paths)
-    elif os.path.isdir(config.src):
-        listing = stores.stat_files(config.src, rows.paths)
+    root = os.path.dirname(path) if config.manifest is None else config.src
+    rows = manifest.read(path, columns, root)
+    if config.manifest is None or os.path.isdir(root):
+        listing = stores.stat_files(root, rows.paths)
     else:
-        listing = _only_named(stores.list_store(config.src), rows.paths)
+        listing = stores.list_store(root)
+        if listing.top and all(p.startswith(listing.top) for p in rows.paths):
+            rows = dataclasses.replace(rows, paths=[p.removeprefix(listing.top) for p in rows.paths])
+        listing = _only_named(listing, rows.paths)
     row_of = {p: row for row, p in enumerate(rows.paths)}
     at = [row_of[p] for p in listing.paths]
+    wanted = config.classes or set(rows.labels)
+    rejected = [r for r in listing.rejected if rows.labels[row_of[r.path]] in wanted]
     splits = [TO_BE_SPLIT] * len(at)
     if rows.splits is not None:
         known = {name: _split_of(name, path, config.split_column) for name in set(rows.splits)}
         splits = [known[rows.splits[row]] for row in at]
     groups = None if rows.groups is None else [rows.groups[row] for row in at]
-    return _sources(config, listing, [rows.labels[row] for row in at], splits, listing.rejected, groups)
+    return _sources(config, listing, [rows.labels[row] for row in at], splits, rejected, groups)
 
 
 def _only_named(listing: Listing, paths: Sequence[str]) -> Listing:
     """Those of an archive's members that a manifest names."""
     number_of = {path: number for number, path in enumerate(listing.paths)}
+    reasons = {r.path: r.reason for r in listing.rejected}
+    absent = "named by the manifest, but not in the archive"
     missing = [path for path in paths if path not in number_of]
     kept = np.sort(np.array([number_of[path] for path in paths if path in number_of], np.int64))
     return dataclasses.replace(
@@ -188,7 +202,7 @@ def _only_named(listing: Listing, paths: Sequence[str]) -> Listing:
         spans=listing.spans[kept],
         sizes=listing.sizes[kept],
         mtimes_ns=listing.mtimes_ns[kept],
-        rejected=[Rejected(path=path, reason="named by the manifest, but not in the archive") for path in missing],
+        rejected=[Rejected(path=path, reason=reasons.get(path, absent)) for path in missing],
     )
 
 
@@ -238,35 +252,37 @@ def _layout(config: ScanConfig, listing: Listing) -> _Layout:
     """
     csv = listing.labels is not None
     tops = sorted({_top(path) for path in listing.paths if csv or "/" in path})
-    has_splits = _are_splits(config.src, tops) and not (csv and len(tops) == 1)
+    splits = {} if csv and len(tops) == 1 else _splits(config.src, tops)
     if csv:
-        return _Layout(label=lambda path: None, has_splits=has_splits, no_label="no class name in its line")
+        if config.label_regex:
+            raise UserError("--label_regex and a CSV of pixels exclude each other: each line begins with its class.")
+        return _Layout(label=lambda path: None, splits=splits, no_label="no class name in its line")
     if config.label_regex:
-        return _by_regex(config.label_regex, has_splits)
-    depth = 2 if has_splits else 1
+        return _by_regex(config.label_regex, splits)
+    depth = 2 if splits else 1
     if not any(path.count("/") >= depth for path in listing.paths) and (names := _named_by_class(listing.paths)):
         return dataclasses.replace(
-            _by_regex(_NAMED_BY_CLASS, has_splits),
+            _by_regex(_NAMED_BY_CLASS, splits),
             note=f"classes taken from the files' names, as {names[0]} of {names[1]} (see --label_regex)",
         )
-    strange = [top for top in tops if not has_splits and top.lower() in SPLIT_NAMES]
+    strange = [top for top in tops if not splits and top.lower() in SPLIT_NAMES]
     note = f"{strange[0]} is taken for a class, since there is {_other(tops)} beside it" if strange else ""
 
     def label(path: str) -> str | None:
         parts = path.split("/")
         return sys.intern(parts[depth - 1]) if len(parts) > depth else None  # One object a class, not one a file.
 
-    return _Layout(label=label, has_splits=has_splits, no_label=_NO_CLASS, note=note)
+    return _Layout(label=label, splits=splits, no_label=_NO_CLASS, note=note)
 
 
-def _by_regex(pattern: str, has_splits: bool) -> _Layout:
+def _by_regex(pattern: str, splits: Mapping[str, int]) -> _Layout:
     compiled = re.compile(pattern)
 
     def label(path: str) -> str | None:
         match = compiled.search(path)
-        return sys.intern(match[1]) if match else None
+        return sys.intern(match[1]) if match and match[1] else None
 
-    return _Layout(label=label, has_splits=has_splits, no_label="its name does not say its class (see --label_regex)")
+    return _Layout(label=label, splits=splits, no_label=_NOT_IN_NAME)
 
 
 def _named_by_class(paths: Sequence[str]) -> tuple[str, str] | None:
@@ -277,22 +293,22 @@ def _named_by_class(paths: Sequence[str]) -> tuple[str, str] | None:
     return found[0] if several and len(found) >= _MIN_SHARE_NAMED * len(paths) else None
 
 
-def _are_splits(src: str, tops: Sequence[str]) -> bool:
-    """Whether all top directories are splits; refuses two names for one."""
+def _splits(src: str, tops: Sequence[str]) -> dict[str, int]:
+    """The split of each top directory if all are splits; nothing else. Refuses two names for one."""
     named = [SPLIT_NAMES.get(top.lower()) for top in tops]
-    if not tops or None in named:
-        return False
+    if None in named:
+        return {}
     for split in SPLITS:
         same = [top for top, name in zip(tops, named) if name == split]
         if len(same) > 1:
             raise UserError(f"{src}: {' and '.join(same)} both mean the {split} split. Merge them or move one away.")
-    return True
+    return {top: SPLITS.index(name) for top, name in zip(tops, named) if name}
 
 
 def _top(path: str) -> str:
-    """The first directory of a path; of a row of a CSV, the file's name without its ending."""
+    """The first directory of a path; of a row of a CSV, `name.csv:line`, the name."""
     top, slash, _ = path.partition("/")
-    return top if slash else top.partition(".csv:")[0]
+    return top if slash else os.path.splitext(path.rpartition(":")[0])[0]
 
 
 def _other(tops: Sequence[str]) -> str:
@@ -301,7 +317,10 @@ def _other(tops: Sequence[str]) -> str:
 
 def _split_of(name: str, path: str, column: str) -> int:
     if name.lower() not in SPLIT_NAMES:
-        raise UserError(f"{path}: {name!r} in the column {column!r} is no split; {', '.join(SPLIT_NAMES)} are known.")
+        raise UserError(
+            f"{path}: {name!r} in the column {column!r} is no split; {', '.join(SPLIT_NAMES)} are known."
+            " Mend it, or name another column with --split_column."
+        )
     return SPLITS.index(SPLIT_NAMES[name.lower()])
 
 
@@ -328,8 +347,7 @@ def _class_names(config: ScanConfig, counts: Counter[str], rejected: Sequence[Re
     """Returns the class table: `classes` if given, else the found names sorted; checked."""
     root = config.src
     if not counts:
-        loose = f" {len(rejected):,} loose files such as {rejected[0].path} belong to no class." if rejected else ""
-        raise UserError(f"--src={root}: no image files in class directories.{loose} Expected {LAYOUTS}.")
+        raise UserError(f"--src={root}: {_why_none(rejected)}")
     names = tuple(sorted(counts, key=_by_number_or_name(counts)) if config.classes is None else config.classes)
     for name in names:
         _check_class_name(root, name)
@@ -341,21 +359,33 @@ def _class_names(config: ScanConfig, counts: Counter[str], rejected: Sequence[Re
     _check_distinct(names)
     if len(names) < 2:
         inner = os.path.join(root, names[0])
-        raise UserError(
-            f"--src={root}: only one class, {names[0]!r}; a classifier has nothing to learn from one."
-            f" Expected {LAYOUTS}. Did you mean --src={inner}, or a directory above?"
-        )
+        wrong = f"--src={root}: only one class, {names[0]!r}; a classifier has nothing to learn from one."
+        if os.path.isdir(inner):
+            wrong += f" Expected {LAYOUTS}. Did you mean --src={inner}, or a directory above?"
+        raise UserError(wrong)
     return names
+
+
+def _why_none(rejected: Sequence[Rejected]) -> str:
+    """Says why there is no image of any class."""
+    strange = [r for r in rejected if r.reason != _NO_CLASS]
+    if strange:
+        first = strange[0]
+        return f"no image of any class; {len(rejected):,} files cannot be used, such as {first.path}: {first.reason}."
+    loose = f" {len(rejected):,} loose files such as {rejected[0].path} belong to no class." if rejected else ""
+    return f"no image files in class directories.{loose} Expected {LAYOUTS}."
 
 
 def _by_number_or_name(names: Counter[str]) -> Callable[[str], Any]:
     """Names that are all numbers are sorted as such: 10 behind 9."""
-    return int if all(name.isascii() and name.isdigit() for name in names) else str
+    if all(name.isascii() and name.isdigit() for name in names):
+        return lambda name: (int(name), name)
+    return str
 
 
 def _check_class_name(root: str, name: str) -> None:
     if not stores.is_utf8(name):
-        raise UserError(f"{root}: the class directory {stores.printable(name)!r} is not valid UTF-8. Rename it.")
+        raise UserError(f"{root}: the class name {stores.printable(name)!r} is not valid UTF-8. Rename it.")
     if not name or name != name.strip() or any(unicodedata.category(c) == "Cc" for c in name):
         raise UserError(
             f"{root}: the class name {name!r} cannot be kept: TensorFlow Datasets strips spaces at its ends and splits"

@@ -38,7 +38,7 @@ def decode_example(serialized: bytes) -> dict[str, Any]:
     for entry in _fields(_only(serialized)):
         key, feature = _fields(entry)
         values[key] = _only(_only(feature))
-    label, _ = _read_varint(values[b"label"], 0)
+    label, _ = read_varint(values[b"label"], 0)
     return {"image": values[b"image"], "path": values[b"image/filename"].decode(), "label": label}
 
 
@@ -63,6 +63,29 @@ def unframe(framed: bytes) -> bytes | None:
     length = struct.pack("<Q", len(data))
     sound = framed[:HEADER_BYTES] == length + _masked_crc(length) and framed[-4:] == _masked_crc(data)
     return data if sound else None
+
+
+def data_bytes(header: bytes) -> int | None:
+    """Returns how long the data is that a frame's `HEADER_BYTES` announce; None if their checksum is wrong."""
+    sound = len(header) == HEADER_BYTES and _masked_crc(header[:8]) == header[8:]
+    return int.from_bytes(header[:8], "little") if sound else None
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Returns the value, below 2**70, and the position behind it.
+
+    Raises:
+        ValueError: It is longer than the ten bytes that 64 bits need.
+        IndexError: The data ends within it.
+    """
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return value, position
+    raise ValueError("a varint of more than ten bytes")
 
 
 def _masked_crc(data: bytes) -> bytes:
@@ -93,7 +116,7 @@ def _fields(message: bytes) -> list[bytes]:
     """The contents of a message whose fields are all length-delimited, in order."""
     contents, position = [], 0
     while position < len(message):
-        length, position = _read_varint(message, position + 1)
+        length, position = read_varint(message, position + 1)
         contents.append(message[position : position + length])
         position += length
     return contents
@@ -102,17 +125,6 @@ def _fields(message: bytes) -> list[bytes]:
 def _only(message: bytes) -> bytes:
     (content,) = _fields(message)
     return content
-
-
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Returns the value and the position behind it."""
-    value = shift = 0
-    while True:
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position, shift = position + 1, shift + 7
-        if byte < 0x80:
-            return value, position
 
 
 def _varint(value: int) -> bytes:

@@ -402,7 +402,9 @@ def _why_not(src: str, error: Exception) -> str:
         start = file.read(16)
     for signature, command in _COMPRESSED.items():
         if start.startswith(signature):
-            return f"a compressed file, of which nothing can be read at random. Run `{command} {shlex.quote(src)}` first."
+            return (
+                f"a compressed file, of which nothing can be read at random. Run `{command} {shlex.quote(src)}` first."
+            )
     if start.startswith(_ZIP_SIGNATURE):
         return f"a zip archive that was cut off: its directory, which is at the end, is missing. {_WITHOUT_IT}"
     return (

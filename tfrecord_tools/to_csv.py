@@ -1,7 +1,7 @@
 """Writes images as CSVs of pixels, one file a split: class name, then all values 0..255 row by row.
 
 python -m tfrecord_tools.to_csv --src=cat_dog_img --image_size=64 writes csv/train.csv and csv/validation.csv.
-Split, order and what is a sound image are as in tfrecord_tools.convert, whose --src such files may be.
+Split and what is a sound image are as in tfrecord_tools.convert, whose --src such files may be.
 """
 
 from __future__ import annotations
@@ -23,11 +23,14 @@ from tfrecord_tools.plan import PlanConfig
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT, ScanConfig, Sources, scan
 from tfrecord_tools.stores import ReadError, Rejected, Store
+from tfrecord_tools.survey import survey
+from tfrecord_tools.workers import Pool
 
 COLORS = {"rgb": 3, "gray": 1}
 _FILES_PER_JOB = 64
 _SHOWN = 5
 _SQUARE_MODES = ("exact", "center_crop")
+_MAX_SIZE = 4096  # A line of some 180 MB.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,10 +67,14 @@ class CsvConfig(ScanConfig):
             raise UserError(f"--color={self.color}: one of {', '.join(COLORS)} is expected.")
         if self.resize_mode not in _SQUARE_MODES:
             raise UserError(f"--resize_mode={self.resize_mode}: one of {', '.join(_SQUARE_MODES)} is expected.")
-        if self.image_size < 1:
-            raise UserError(f"--image_size={self.image_size}: at least 1.")
+        if not 1 <= self.image_size <= _MAX_SIZE:
+            raise UserError(f"--image_size={self.image_size}: a length of 1 to {_MAX_SIZE:,} pixels is expected.")
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers={self.workers}: at least 1.")
+        self.plan_config()  # Checks its own.
+
+    def image_config(self) -> ImageConfig:
+        return ImageConfig(store="raw", resize=self.image_size, resize_mode=self.resize_mode, upscale=True)
 
     def plan_config(self) -> PlanConfig:
         return PlanConfig(
@@ -80,14 +87,13 @@ class CsvConfig(ScanConfig):
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """Some images; columns run over them."""
+    """Some images; columns run over them. A split of `TO_BE_SPLIT` follows from the content."""
 
     store: Store
     paths: list[str]
     spans: np.ndarray
     labels: list[str]
     splits: np.ndarray
-    groups: np.ndarray
     config: CsvConfig
 
 
@@ -108,24 +114,45 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
     Raises:
         UserError: Anything that the user can mend; no file is left half-written.
     """
-    sources = scan(config)
-    plan.check_fractions(sources, config.plan_config())
-    paths = {split: Path(config.out) / f"{split}.csv" for split in _splits(sources, config)}
-    for path in paths.values():
-        if path.exists() and not config.overwrite:
-            raise UserError(f"{path} exists. Pass --overwrite to replace it, or choose another --out.")
     try:
+        _check_apart(config)
+        sources = scan(config)
+        plan.check_fractions(sources, config.plan_config())
+        paths = _free_paths(sources, config)
         Path(config.out).mkdir(parents=True, exist_ok=True)
-        counts, rejected = _write(sources, paths, config)
+        with workers.pool(config.workers or workers.default_workers()) as pool:
+            counts, rejected = _write(sources, paths, config, pool)
     except OSError as error:
         raise UserError(f"{error.filename or config.out}: {error.strerror}. Nothing was written.") from error
     for split, count in counts.items():
         log(f"{paths[split]}: {count:,} images of {config.image_size} x {config.image_size} pixels, {config.color}")
+    for note in sources.notes:
+        log(f"  note: {note}")
     for one in rejected[:_SHOWN]:
         log(f"  {one.done}: {one.path}: {one.reason}")
     if len(rejected) > _SHOWN:
         log(f"  and {len(rejected) - _SHOWN:,} more such files")
     return counts
+
+
+def _check_apart(config: CsvConfig) -> None:
+    out, source = Path(config.out).resolve(), Path(config.src).resolve()
+    if source in (out, *out.parents, *(out / f"{split}.csv" for split in SPLITS)):
+        raise UserError(
+            f"--out={config.out}: its CSVs would replace --src={config.src} or lie among its images. Choose another."
+        )
+
+
+def _free_paths(sources: Sources, config: CsvConfig) -> dict[str, Path]:
+    """The file of each split that there will be; refuses to replace or to join what is there."""
+    paths = {split: Path(config.out) / f"{split}.csv" for split in SPLITS}
+    written = _splits(sources, config)
+    for split, path in paths.items():
+        if path.exists() and not config.overwrite:
+            raise UserError(f"{path} exists. Pass --overwrite to replace it, or choose another --out.")
+        if path.exists() and split not in written:  # Together they would be read as one dataset.
+            raise UserError(f"{path} exists, and no {split} split will replace it. Remove it or choose another --out.")
+    return {split: paths[split] for split in written}
 
 
 def _splits(sources: Sources, config: CsvConfig) -> list[str]:
@@ -136,10 +163,14 @@ def _splits(sources: Sources, config: CsvConfig) -> list[str]:
     return [split for split in SPLITS if shares[split] > 0]
 
 
-def _write(sources: Sources, paths: Mapping[str, Path], config: CsvConfig) -> tuple[dict[str, int], list[Rejected]]:
+def _write(
+    sources: Sources, paths: Mapping[str, Path], config: CsvConfig, pool: Pool
+) -> tuple[dict[str, int], list[Rejected]]:
     counts = dict.fromkeys(paths, 0)
     rejected = list(sources.rejected)
     total = len(sources) + len(rejected)
+    plan.check_rejected(rejected, total, config.max_bad)
+    splits = _group_splits(sources, config, pool) if sources.groups.any() else sources.splits
     # A reader of the lines gets mixed classes.
     numbers = order.permute(np.arange(len(sources)), len(sources), config.seed)
     parts = (numbers[i : i + _FILES_PER_JOB] for i in range(0, len(numbers), _FILES_PER_JOB))
@@ -148,9 +179,8 @@ def _write(sources: Sources, paths: Mapping[str, Path], config: CsvConfig) -> tu
         opened = {split: stack.enter_context(files.atomic(path)) for split, path in paths.items()}
         for file in opened.values():
             file.write(header.encode())
-        pool = stack.enter_context(workers.pool(config.workers or workers.default_workers()))
         progress = stack.enter_context(Progress("write", len(sources)))
-        for made in pool.map(_make_lines, (_job(sources, part, config) for part in parts)):
+        for made in pool.map(_make_lines, (_job(sources, splits, part, config) for part in parts)):
             for split, line in made.lines:
                 opened[split].write(line.encode())
                 counts[split] += 1
@@ -160,14 +190,26 @@ def _write(sources: Sources, paths: Mapping[str, Path], config: CsvConfig) -> tu
     return counts, rejected
 
 
-def _job(sources: Sources, part: np.ndarray, config: CsvConfig) -> _Job:
+def _group_splits(sources: Sources, config: CsvConfig, pool: Pool) -> np.ndarray:
+    """The splits, i8[n], where images have groups: copies connect these, so that no image can be told alone."""
+    if sources.has_splits:
+        return sources.splits
+    with Progress("survey", len(sources)) as progress:
+        facts = survey(sources, pool, progress=progress)
+    sound = np.setdiff1d(np.arange(len(sources)), list(facts.reasons))
+    decisions, splits = config.plan_config(), sources.splits.copy()
+    keys = plan.split_keys(facts.table["source_sha256"][sound], sources.groups[sound])
+    splits[sound] = plan.choose_splits(keys, decisions.fractions, decisions.seed)
+    return splits
+
+
+def _job(sources: Sources, splits: np.ndarray, part: np.ndarray, config: CsvConfig) -> _Job:
     return _Job(
         store=sources.store,
         paths=[sources.paths[i] for i in part.tolist()],
         spans=sources.spans[part],
         labels=[sources.class_names[label] for label in sources.labels[part]],
-        splits=sources.splits[part],
-        groups=sources.groups[part],
+        splits=splits[part],
         config=config,
     )
 
@@ -186,7 +228,7 @@ def _make_lines(job: _Job) -> _Made:
         split = int(job.splits[i])
         if split == TO_BE_SPLIT:
             sha256 = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)[None]
-            keys = plan.split_keys(sha256, job.groups[i : i + 1])
+            keys = plan.content_hashes(sha256)
             split = int(plan.choose_splits(keys, decisions.fractions, decisions.seed)[0])
         lines.append((SPLITS[split], pixel_csv.line(job.labels[i], pixels)))
     return _Made(lines, rejected)
@@ -194,9 +236,8 @@ def _make_lines(job: _Job) -> _Made:
 
 def _pixels(data: bytes, config: CsvConfig) -> np.ndarray:
     """Returns u8[size size channels]."""
-    side = config.image_size
-    prepared = images.prepare(data, ImageConfig(store="raw", resize=side, resize_mode=config.resize_mode, upscale=True))
-    pixels = np.frombuffer(prepared.data, np.uint8).reshape(side, side, 3)
+    prepared = images.prepare(data, config.image_config())
+    pixels = np.frombuffer(prepared.data, np.uint8).reshape(prepared.height, prepared.width, 3)
     return pixels if config.color == "rgb" else np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
 
 

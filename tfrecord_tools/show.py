@@ -1,0 +1,399 @@
+"""Says what is in any TFRecord, ours or not, and how to read it.
+
+    python -m tfrecord_tools.show FILE_OR_DIRECTORY [--grid=out.png] [--records=1000]
+
+prints the files with their records and bytes, the features with types, lengths and some values, the names of the
+classes where they are known, and Python code that reads it all; --grid draws the first images with their labels.
+All records are read and their checksums proven, in the memory of the largest one; of some the features are parsed.
+TensorFlow is not needed for that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import glob
+import itertools
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from tfrecord_tools import command, examples, tfrecord_files
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.examples import Feature, Seen
+from tfrecord_tools.files import atomic
+from tfrecord_tools.tfrecord_files import Group
+
+ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
+EXAMPLE, SEQUENCE, OTHER = "tf.train.Example", "tf.train.SequenceExample", "no tf.train.Example"
+_WIDTH = 100  # Of a line that can be cut, in characters.
+_SHOWN_FILES, _SHOWN_VALUES, _SHOWN_DAMAGE = 8, 4, 10
+_SHOWN_CHARACTERS, _SHOWN_BYTES = 24, 8  # Of a value.
+_DTYPES = {"bytes": "tf.string", "int64": "tf.int64", "float": "tf.float32"}
+_ACROSS, _MAX_PICTURES = 6, 24  # Of the contact sheet.
+_CELL, _GAP, _TEXT = 160, 14, 15  # Pixels.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShowConfig:
+    """What to look at.
+
+    Attributes:
+        path: A TFRecord file, or a directory of such.
+        records: Of how many records the features are parsed: equally many of each file, its first ones.
+        grid: The PNG file to write with the first images. None: no such file.
+    """
+
+    path: str
+    records: int = 1000
+    grid: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.records < 1:
+            raise UserError(f"--records={self.records}: at least 1.")
+        if self.grid is not None and not self.grid.lower().endswith(".png"):
+            raise UserError(f"--grid={self.grid}: the name of a PNG file is expected, such as grid.png.")
+
+
+class FileFacts(NamedTuple):
+    """The sound records of a file, and its bytes on disk."""
+
+    records: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Contents:
+    """What was found in a group of files.
+
+    Attributes:
+        group: These files.
+        files: What is known of each, in their order.
+        kinds: `EXAMPLE`, `SEQUENCE` or `OTHER` -> how many of the records looked at are that.
+        columns: Name and type of a feature -> what was seen, of each example that has it.
+    """
+
+    group: Group
+    files: list[FileFacts] = dataclasses.field(default_factory=list)
+    kinds: Counter[str] = dataclasses.field(default_factory=Counter)
+    columns: dict[tuple[str, str], list[Seen]] = dataclasses.field(default_factory=dict)
+
+    def look(self, serialized: bytes) -> dict[str, Feature]:
+        """Takes in a record; returns its features, none if it is no example."""
+        example = examples.parse(serialized)
+        if example is None:
+            self.kinds[SEQUENCE if examples.is_sequence(serialized) else OTHER] += 1
+            return {}
+        self.kinds[EXAMPLE] += 1
+        for name, feature in example.items():
+            if feature.type:  # To every parser, one without a list is missing.
+                self.columns.setdefault((name, feature.type), []).append(examples.look(feature))
+        return example
+
+    def specifications(self) -> dict[str, str]:
+        """Returns how `tf.io` is told of the features; one that has several types it cannot be told of."""
+        types = Counter(name for name, _ in self.columns)
+        return {
+            name: _specification(kind, _lengths(seen, self.kinds[EXAMPLE]))
+            for (name, kind), seen in sorted(self.columns.items())
+            if types[name] == 1
+        }
+
+    def images(self) -> dict[str, bool]:
+        """Returns the features that hold one image each -> whether all decode."""
+        return {
+            name: all(s.images and s.images[0].size for s in seen)
+            for (name, _), seen in sorted(self.columns.items())
+            if _are_images(seen) and _lengths(seen, self.kinds[EXAMPLE]) == {1}
+        }
+
+
+def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
+    """Reports what is in `config.path`.
+
+    Args:
+        config: What to look at.
+        log: Takes each line of the report.
+
+    Raises:
+        UserError: It is no TFRecord; or, when all that can be read is reported: some of it is damaged, or there is
+            no image for `grid`.
+    """
+    path = Path(config.path)
+    damage: list[str] = []
+    contents = [Contents(group=group) for group in tfrecord_files.find(path, damage.append)]
+    class_names = _class_names(path if path.is_dir() else path.parent)
+    pictures: list[tuple[Image.Image, str]] = []
+    for example in _read(contents, config.records, damage.append):
+        if config.grid and len(pictures) < _MAX_PICTURES:
+            pictures.extend(_pictures(example, class_names))
+    for line in itertools.chain(_files(path, contents), _features(contents, class_names), _code(contents)):
+        log(line)
+    if config.grid and pictures:
+        title = f"{path}: the first {_number(len(pictures), 'image')}"
+        _save(_contact_sheet(title, pictures), config.grid)
+        log(f"\n{config.grid}: {_number(len(pictures), 'image')}")
+    if damage:
+        more = [f"and {len(damage) - _SHOWN_DAMAGE:,} more"] if len(damage) > _SHOWN_DAMAGE else []
+        raise UserError(
+            "\n  ".join([f"{path} is damaged:", *damage[:_SHOWN_DAMAGE], *more])
+            + "\nAll that can be read is shown above. Copy it again from where it is sound, or write it again."
+        )
+    if config.grid and not pictures:
+        raise UserError(f"--grid={config.grid}: no image in the records looked at. Leave it out, or raise --records.")
+
+
+def _read(contents: Sequence[Contents], records: int, damage: Callable[[str], object]) -> Iterator[dict[str, Feature]]:
+    """Reads all records of all files into `contents`; yields the examples of those looked at, `records` in all."""
+    files = [(one, path) for one in contents for path in one.group.paths]
+    for i, (one, path) in enumerate(tqdm(files, "read", unit=" files", delay=1, leave=False, disable=None)):
+        share = records * (i + 1) // len(files) - records * i // len(files)
+        count = 0
+        for count, data in enumerate(tfrecord_files.read(path, one.group.compression, damage), 1):
+            if count <= share:
+                yield one.look(data)
+        one.files.append(FileFacts(count, path.stat().st_size))
+
+
+def _class_names(directory: Path) -> ClassNames:
+    """Reads the files in which TensorFlow Datasets keeps class names: label.labels.txt for the feature label."""
+    ending = ".labels.txt"
+    paths = sorted(directory.glob(f"*{ending}"))
+    return {path.name.removesuffix(ending): path.read_text("utf-8", "replace").splitlines() for path in paths}
+
+
+def _files(path: Path, contents: Sequence[Contents]) -> Iterator[str]:
+    """The table of files: a line a group; below it its files or, if they are many, their range."""
+    files = [facts for one in contents for facts in one.files]
+    records, size = map(sum, zip(*files))
+    yield f"{path}: {_number(records, 'record')} in {_number(len(files), 'file')}, {size:,} bytes"
+    rows = [["files", "records", "bytes", "compression"]]
+    for one in contents:
+        group, columns = one.group, list(zip(*one.files))
+        missing = f"  ({group.missing:,} missing)" if group.missing > 0 and path.is_dir() else ""
+        rows.append([group.name + missing, *(f"{sum(column):,}" for column in columns), group.compression or "none"])
+        if 1 < len(group.paths) <= _SHOWN_FILES:
+            rows += [[f"  {p.name}", f"{f.records:,}", f"{f.bytes:,}", ""] for p, f in zip(group.paths, one.files)]
+        elif len(group.paths) > 1:
+            rows.append([f"  each of {len(group.paths):,} files", *map(_span, columns), ""])
+    yield from ("", *_table(rows, numbers=(1, 2)))
+
+
+def _features(contents: Sequence[Contents], class_names: ClassNames) -> Iterator[str]:
+    """The table of features, and the names of classes."""
+    kinds = sum((one.kinds for one in contents), Counter[str]())
+    if not kinds:
+        return
+    found = [f"{count:,} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.items()]
+    records = sum(facts.records for one in contents for facts in one.files)
+    yield from ("", f"{kinds.total():,} of {_number(records, 'record')} looked at: {', '.join(found)}")
+    columns = sorted({key for one in contents for key in one.columns})
+    rows = [["feature", "type", "length", "missing in", "values"]]
+    for name, kind in columns:
+        seen = [s for one in contents for s in one.columns.get((name, kind), ())]
+        missing, length = kinds[EXAMPLE] - len(seen), _span([s.length for s in seen])
+        rows.append([name, kind, length, f"{missing:,}" * (missing > 0), _values(kind, seen)])
+    if columns:
+        yield from ("", *(_cut(line, _WIDTH) for line in _table(rows, numbers=(2, 3))))
+    for name, kind in columns:
+        if kind == "int64" and (names := _names_of(name, class_names)):
+            named = ", ".join(f"{label} {text}" for label, text in enumerate(names))
+            yield from ("", _cut(f"{len(names):,} classes of {name}: {named}", _WIDTH))
+
+
+def _values(kind: str, seen: Sequence[Seen]) -> str:
+    """A few words on the values of a feature."""
+    if _are_images(seen):
+        return _images(seen)
+    values = list(dict.fromkeys(value for s in seen for value in s.values))
+    span, nans = _span([bound for s in seen for bound in s.bounds]), sum(s.nans for s in seen)
+    words = [f"{span} bytes" if kind == "bytes" else span] * bool(values) + [f"{nans:,} NaN"] * (nans > 0)
+    if kind != "float" and len(values) > 1 and all(s.complete for s in seen):
+        words.append(f"{len(values):,} distinct")
+    few = values[:_SHOWN_VALUES] if kind == "bytes" or len(values) > _SHOWN_VALUES else sorted(values)
+    listed = ", ".join(map(_short, few)) + ", …" * (len(few) < len(values))
+    return ", ".join(words) + f": {listed}" * (kind == "bytes" or len(values) > 1)
+
+
+def _images(seen: Sequence[Seen]) -> str:
+    images = [image for s in seen for image in s.images]
+    sizes = [image.size for image in images if image.size]
+    others = sum(s.length for s in seen) - len(images)
+    words = [f"{count:,} {kind}" for kind, count in Counter(image.type for image in images).most_common()]
+    words += [f"{others:,} no images"] * (others > 0)
+    words += ["all decode" if len(sizes) == len(images) else f"{len(sizes):,} decode"]
+    words += [" x ".join(map(_span, zip(*sizes))) + " px"] * bool(sizes)  # Width x height.
+    return ", ".join(words)
+
+
+def _are_images(seen: Sequence[Seen]) -> bool:
+    return 2 * sum(len(s.images) for s in seen) > sum(s.length for s in seen)
+
+
+def _code(contents: Sequence[Contents]) -> Iterator[str]:
+    """Python code that reads the largest group with TensorFlow; records as they are if not all are examples."""
+    main = max(contents, key=lambda one: (bool(one.kinds), sum(facts.records for facts in one.files)))
+    specifications, group = main.specifications(), main.group
+    parsed = bool(specifications) and set(main.kinds) == {EXAMPLE}
+    yield from ("", "To read them:", "", "import tensorflow as tf", "")
+    if parsed:
+        yield from ("features = {", *(f"    {_quoted(name)}: {how}," for name, how in specifications.items()))
+        others = sorted({name for name, _ in main.columns} - specifications.keys())
+        yield from (f"    # {_quoted(name)} has several types." for name in others)
+        yield from ("}", "", "", "def parse(serialized):")
+        yield "    example = tf.io.parse_single_example(serialized, features)"
+        for key in map(_quoted, main.images()):
+            yield f"    example[{key}] = tf.io.decode_image(example[{key}], channels=3, expand_animations=False)"
+        yield from ("    return example", "", "")
+    pattern, paths = _pattern(group), _quoted([str(path) for path in group.paths])
+    yield "files = " + (f"tf.data.Dataset.list_files({_quoted(pattern)}, shuffle=False)" if pattern else paths)
+    same = (specifications, group.compression)
+    alike = [one.group.name for one in contents if (one.specifications(), one.group.compression) == same]
+    if len(alike) > 1:
+        yield f"# Likewise: {', '.join(name for name in alike if name != group.name)}"
+    option = f', compression_type="{group.compression}"' if group.compression else ""
+    mapped = ".map(parse)" if parsed else "  # Serialized, as they are."
+    yield f"data = tf.data.TFRecordDataset(files{option}){mapped}"
+    if parsed and not all(main.images().values()):
+        yield "data = data.ignore_errors()  # Leaves out the records whose images do not decode."
+
+
+def _lengths(seen: Sequence[Seen], records: int) -> set[int]:
+    """The numbers of values of a feature in `records`; in those that do not have it, none."""
+    return {s.length for s in seen} | ({0} if len(seen) < records else set())
+
+
+def _specification(kind: str, lengths: set[int]) -> str:
+    if len(lengths) > 1 or lengths == {0}:  # To FixedLenFeature, a feature without values is missing.
+        return f"tf.io.RaggedFeature({_DTYPES[kind]})"
+    shape = [length for length in lengths if length != 1]
+    return f"tf.io.FixedLenFeature({shape}, {_DTYPES[kind]})"
+
+
+def _pattern(group: Group) -> str | None:
+    """What exactly the files of a group match, if they are several."""
+    directory = group.paths[0].parent
+    matching = sum(fnmatch.fnmatchcase(name, group.name) for name in os.listdir(directory))
+    return os.path.join(glob.escape(str(directory)), group.name) if 1 < matching == len(group.paths) else None
+
+
+def _pictures(example: Mapping[str, Feature], class_names: ClassNames) -> Iterator[tuple[Image.Image, str]]:
+    """Yields the first image of an example, if it has one, and what its features named like a label hold."""
+    values = (value for feature in example.values() if feature.type == "bytes" for value in feature.values)
+    image = examples.decode(next(filter(examples.image_type, values), b""))
+    if image is None:
+        return
+    words = []
+    for name, feature in example.items():
+        known = dict(enumerate(_names_of(name, class_names)))
+        for value in feature.values[:_SHOWN_VALUES] if "label" in name or "class" in name else ():
+            plain = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+            words.append(f"{plain} {known.get(value, '')}".strip())
+    width, height = (max(1, round(side * _CELL / max(image.size))) for side in image.size)
+    yield image.convert("RGB").resize((width, height)), ", ".join(words)
+
+
+def _contact_sheet(title: str, pictures: Sequence[tuple[Image.Image, str]]) -> Image.Image:
+    """Draws images, at most `_CELL` pixels wide and high, with their labels below."""
+    font = ImageFont.load_default(_TEXT)
+    down = math.ceil(len(pictures) / _ACROSS)
+    pitch, step, top = _CELL + _GAP, _CELL + 2 * _TEXT + _GAP, 2 * _GAP + _TEXT
+    sheet = Image.new("RGB", (_ACROSS * pitch + _GAP, top + down * step), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, _GAP), _fit(title, font, sheet.width - 2 * _GAP), "black", font)
+    for number, (image, label) in enumerate(pictures):
+        x, y = _GAP + number % _ACROSS * pitch, top + number // _ACROSS * step
+        draw.rectangle((x, y, x + _CELL - 1, y + _CELL - 1), "#eeeeee")
+        sheet.paste(image, (x + (_CELL - image.width) // 2, y + (_CELL - image.height) // 2))
+        draw.text((x + _CELL / 2, y + _CELL + _TEXT / 3), _fit(label, font, _CELL), "black", font, "ma")
+    return sheet
+
+
+def _fit(text: str, font: Any, pixels: int) -> str:
+    """Makes one line of a text and cuts it so that it is at most `pixels` wide."""
+    text = _cut(" ".join(text.split()), pixels)
+    while font.getlength(text) > pixels:
+        text = text.removesuffix("…")[:-1] + "…"
+    return text
+
+
+def _save(sheet: Image.Image, path: str) -> None:
+    try:
+        with atomic(Path(path)) as file:
+            sheet.save(file, "PNG")
+    except OSError as error:
+        raise UserError(f"--grid={path}: {error.strerror}. Give a file that can be written.") from error
+
+
+def _names_of(feature: str, class_names: ClassNames) -> Sequence[str]:
+    return class_names.get(feature.replace("/", "-"), ())
+
+
+def _table(rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[str]:
+    """Aligns the columns, `numbers` to the right, under a heading; leaves out those that are empty below it."""
+    kept = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
+    widths = {column: max(len(row[column]) for row in rows) for column in kept}
+    for row in rows:
+        cells = (row[c].rjust(widths[c]) if c in numbers else row[c].ljust(widths[c]) for c in kept)
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _span(values: Sequence[float]) -> str:
+    """The least and the greatest of some numbers; nothing of none."""
+    if not values:
+        return ""
+    low, high = (f"{bound:.4g}" if isinstance(bound, float) else f"{bound:,}" for bound in (min(values), max(values)))
+    return low if low == high else f"{low}..{high}"
+
+
+def _short(value: Any) -> str:
+    """A value in a list of some."""
+    if isinstance(value, str):
+        return _quoted(_cut(value, _SHOWN_CHARACTERS))
+    if isinstance(value, bytes):
+        return repr(value[:_SHOWN_BYTES]) + "…" * (len(value) > _SHOWN_BYTES)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _quoted(value: str | list[str]) -> str:
+    """A literal of Python, in double quotes."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def define_flags() -> None:
+    flags.DEFINE_integer("records", ShowConfig.records, "Of how many records to parse the features; all are counted.")
+    flags.DEFINE_string("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
+
+
+def main(argv: Sequence[str]) -> None:
+    if len(argv) != 2:
+        raise UserError(
+            f"{len(argv) - 1} arguments: one TFRecord file, or a directory of such, is expected,"
+            " as in: python -m tfrecord_tools.show out"
+        )
+    try:
+        show(command.from_flags(ShowConfig, path=argv[1]))
+    except BrokenPipeError:  # The reader, `head` say, has enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main)
