@@ -27,7 +27,7 @@ def features(values: Mapping[str, Any]) -> tf.train.Features:
 
 def example(values: Mapping[str, Any]) -> bytes:
     """Serializes a `tf.train.Example`."""
-    serialized: bytes = tf.train.Example(features=features(values)).SerializeToString()
+    serialized: bytes = tf.train.Example(features=features(values)).SerializeToString(deterministic=True)
     return serialized
 
 
@@ -36,7 +36,7 @@ def sequence(context: Mapping[str, Any], lists: Mapping[str, list[Any]]) -> byte
     feature_list = {name: tf.train.FeatureList(feature=map(feature, steps)) for name, steps in lists.items()}
     serialized: bytes = tf.train.SequenceExample(
         context=features(context), feature_lists=tf.train.FeatureLists(feature_list=feature_list)
-    ).SerializeToString()
+    ).SerializeToString(deterministic=True)
     return serialized
 
 

@@ -14,7 +14,7 @@ from drawn import image
 from PIL import Image
 
 from tfrecord_tools import images
-from tfrecord_tools.images import BadImage, ImageConfig, prepare
+from tfrecord_tools.images import BadImage, prepare
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 

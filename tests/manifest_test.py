@@ -54,9 +54,9 @@ def labels(found: Sources) -> dict[str, str]:
     return {path: found.class_names[label] for path, label in zip(found.paths, found.labels)}
 
 
-def refusal(path: Path, **columns: str) -> str:
+def refusal(table: Path, **columns: str) -> str:
     with pytest.raises(UserError) as caught:
-        manifest.read(str(path), COLUMNS | columns, str(path.parent))
+        manifest.read(str(table), COLUMNS | columns, str(table.parent))
     return str(caught.value)
 
 
@@ -187,7 +187,7 @@ def test_images_elsewhere(pool: Path, tmp_path: Path, write: Write) -> None:
     (tmp_path / "lists").mkdir()
     table = write(tmp_path / "lists/list", {"path": ["../pool/000.jpg", str(pool / "001.jpg")], "label": ["a", "b"]})
     found = scanned(table)
-    assert list(found.paths) == ["../pool/000.jpg", str(pool / "001.jpg")] or found.paths[0].startswith("/")
+    assert list(found.paths) == [str(pool / "001.jpg"), "../pool/000.jpg"]
     converted(table, tmp_path / "out", validation_fraction=0)
     data = open_dataset(tmp_path / "out").records("train")
     assert {data[i]["image"] for i in range(2)} == {(pool / name).read_bytes() for name in NAMES[:2]}
@@ -258,7 +258,6 @@ def test_missing_files_are_rejected(pool: Path, write: Write) -> None:
 def test_missing_files_of_classes_left_out_count_for_nothing(pool: Path, write: Write) -> None:
     rows = {"path": [*NAMES, "gone.jpg"], "label": ["a", "b"] * 3 + ["c"]}
     assert scanned(write(pool / "list", rows), classes=["a", "b"]).rejected == ()
-    assert len(scanned(write(pool / "list", rows), classes=["a", "c"] if False else ["b", "a"])) == 6
 
 
 def test_no_file_is_found_at_all(pool: Path, tmp_path: Path, write: Write) -> None:
@@ -289,11 +288,7 @@ def test_no_such_manifest(pool: Path, tmp_path: Path) -> None:
     ("names", "columns", "message"),
     [
         ("file,label", {}, "no column 'path'; there is 'file', 'label'. Name the column of paths with --path_column."),
-        (
-            "path,class",
-            {},
-            "no column 'label'; there is 'path', 'class'. Name the column of labels with --label_column.",
-        ),
+        ("path,class", {}, "no column 'label'; there is 'path', 'class'. Name the column of labels with --label_col"),
         ("path;label", {}, "no column 'path'; there is 'path;label'."),
         ("path, label", {}, "no column 'label'; there is 'path', ' label'."),
         ("path,label", {"path": "file"}, "no column 'file'; there is 'path', 'label'. Name the column of paths with"),

@@ -189,5 +189,6 @@ ODD: dict[str, Odd] = {
 }
 NAMES = (
     "with space.jpg", "line\nbreak.jpg", "tab\t.jpg", "emoji 🐕.jpg", "süß.jpg", "quote\"'.jpg", "no ending", "a,b.jpg",
-    "-dash.jpg", "x" * 246 + ".jpg", "deeper/and deeper/1.jpg", "UPPER.JPG", "jpg.png", "percent%20.jpg", "back\\slash.jpg",
+    "-dash.jpg", "x" * 246 + ".jpg", "deeper/and deeper/1.jpg", "UPPER.JPG", "jpg.png", "percent%20.jpg",
+    "back\\slash.jpg",
 )  # fmt: skip

@@ -29,7 +29,6 @@ from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT, Sources
 from tfrecord_tools.stores import SPAN, Directory, Rejected
 from tfrecord_tools.survey import FACT, Facts
 
-
 NO_DUPLICATES = Duplicates(
     counts={"copies": 0, "leaks": 0, "conflicts": 0}, files=0, examples={"copies": [], "leaks": [], "conflicts": []}
 )

@@ -219,7 +219,7 @@ def test_hidden_and_litter_members_are_passed_over(tmp_path: Path, name: str) ->
         "cats/.x/1.jpg",
         "dogs/desktop.ini",
     ]
-    PACKED[name](tmp_path / name, {path: b"x" for path in ["cats/1.jpg", *litter, "../up/1.jpg", "/dogs/1.jpg"]})
+    PACKED[name](tmp_path / name, dict.fromkeys(["cats/1.jpg", *litter, "../up/1.jpg", "/dogs/1.jpg"], b"x"))
     found = list_store(str(tmp_path / name))
     assert (found.paths, found.rejected) == (["cats/1.jpg", "dogs/1.jpg"], [])  # Nothing leads out of the archive.
 

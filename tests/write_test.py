@@ -16,8 +16,8 @@ from drawn import contents, draw, flip, scanned, with_splits
 from tfrecord_tools import index, schema, workers
 from tfrecord_tools import write as write_module
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.plan import Plan, PlanConfig, plan
 from tfrecord_tools.images import ImageConfig
+from tfrecord_tools.plan import Plan, PlanConfig, plan
 from tfrecord_tools.scan import Sources
 from tfrecord_tools.stores import Content, Directory
 from tfrecord_tools.survey import Facts, survey

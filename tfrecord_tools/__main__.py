@@ -3,8 +3,10 @@
 from tfrecord_tools import command
 
 COMMANDS = {
-    "convert": "image directory -> verified, indexed TFRecords",
+    "convert": "images -> verified, indexed TFRecords",
+    "verify": "proves a dataset whole: every checksum, hash and image",
     "show": "what is in any TFRecord file or directory, and the code that reads it",
+    "to_csv": "images -> CSVs of pixels",
     "sample": "draws a small cats-and-dogs image directory to try things on",
 }
 

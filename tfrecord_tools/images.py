@@ -229,7 +229,7 @@ def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
 
 
 def _is_lossy_webp(data: bytes) -> bool:
-    """Looks for the first chunk of pixels (WebP container specification); a frame of an animation has a header of 16."""
+    """Looks for the first chunk of pixels (WebP container specification); frames of an animation have a header."""
     position = 12
     while position + 8 <= len(data):
         kind, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
