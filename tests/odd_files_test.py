@@ -54,7 +54,7 @@ def test_bad_file_is_rejected_with_its_reason(name: str) -> None:
         prepare(ODD[name].data)
     assert str(caught.value).startswith(ODD[name].reason)
     assert "0x" not in str(caught.value)  # Pillow's messages have addresses, which differ from run to run.
-    if name != "png of 60,000 x 60,000":  # TensorFlow would try to hold it.
+    if "60,000 x 60,000" not in name:  # TensorFlow would try to hold it.
         assert not decodes(ODD[name].data)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from drawn import scanned, tree
 
 from tfrecord_tools import stores
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT
+from tfrecord_tools.scan import NO_GROUP, SPLITS, TO_BE_SPLIT, Sources
 from tfrecord_tools.stores import Rejected
 
 
@@ -355,3 +356,193 @@ def test_link_to_the_source_itself_does_not_mix_the_classes(tmp_path: Path) -> N
     found = scanned(tmp_path / "src")
     assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
     assert [(r.path, r.reason) for r in found.rejected] == [("cats/up", "a link to a directory that contains it")]
+
+
+# --- Names that say the class --------------------------------------------------------------------------------------
+
+
+def labels(found: Sources) -> dict[str, str]:
+    return {path: found.class_names[label] for path, label in zip(found.paths, found.labels)}
+
+
+@pytest.mark.parametrize(
+    ("names", "class_names"),
+    [
+        (["cat.0.jpg", "cat.1.jpg", "dog.0.jpg"], ("cat", "dog")),  # Kaggle's Dogs vs. Cats.
+        (["american_bulldog_100.jpg", "Abyssinian_1.jpg"], ("Abyssinian", "american_bulldog")),  # Oxford's pets.
+        (["cat0.jpg", "dog12.png"], ("cat", "dog")),
+        (["cat 1.jpg", "dog - 2.jpg"], ("cat", "dog")),
+        (["кот_1.jpg", "пёс_1.jpg"], ("кот", "пёс")),
+        (["a1b_7.jpg", "c2d_7.jpg"], ("a1b", "c2d")),
+    ],
+)
+def test_files_named_by_class(tmp_path: Path, names: list[str], class_names: tuple[str, ...]) -> None:
+    found = scanned(touch(tmp_path, *names))
+    assert found.class_names == class_names
+    assert not found.has_splits
+    first = min(names)
+    note = f"classes taken from the files' names, as {labels(found)[first]} of {first} (see --label_regex)"
+    assert found.notes == (note,)
+
+
+def test_files_named_by_class_in_splits(tmp_path: Path) -> None:
+    found = scanned(touch(tmp_path, *(f"{side}/{name}.0.jpg" for side in ("train", "val") for name in ("cat", "dog"))))
+    assert labels(found) == {path: path.split("/")[1].split(".")[0] for path in found.paths}
+    assert [SPLITS[split] for split in found.splits] == ["train", "train", "validation", "validation"]
+    assert found.has_splits
+
+
+def test_some_files_that_do_not_say_their_class_are_rejected(tmp_path: Path) -> None:
+    names = [f"{name}.{i}.jpg" for name in ("cat", "dog") for i in range(10)]
+    found = scanned(touch(tmp_path, *names, "readme.txt"))
+    reason = "its name does not say its class (see --label_regex)"
+    assert found.rejected == (Rejected(path="readme.txt", reason=reason),)
+    assert len(found) == 20
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["IMG_0001.jpg", "IMG_0002.jpg"],  # A camera's: one class is none.
+        ["0001.jpg", "0002.jpg"],
+        ["cat.jpg", "dog.jpg"],  # Each its own.
+        ["cat.1.jpg", "dog.2.jpg", "sunset.jpg"],  # Too few of them.
+    ],
+)
+def test_names_that_say_no_class(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(UserError, match=rf"{len(names)} loose files such as {names[0]} belong to no class"):
+        scanned(touch(tmp_path, *names))
+
+
+def test_class_directories_go_before_names(tmp_path: Path) -> None:
+    found = scanned(touch(tmp_path, "a/cat.0.jpg", "b/dog.0.jpg"))
+    assert (found.class_names, found.notes) == (("a", "b"), ())
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (["train/cat.0.jpg", "test1/1.jpg"], "train is taken for a class, since there is test1 beside it"),
+        (["test/1.jpg", "unsup/1.jpg", "train/1.jpg"], "test is taken for a class, since there is unsup beside it"),
+    ],
+)
+def test_splits_taken_for_classes_are_told(tmp_path: Path, names: list[str], note: str) -> None:
+    assert scanned(touch(tmp_path, *names)).notes == (note,)
+
+
+def test_nothing_is_told_of_usual_layouts(tmp_path: Path) -> None:
+    assert scanned(two_classes(tmp_path / "1")).notes == ()
+    assert scanned(touch(tmp_path / "2", "train/cats/1.jpg", "test/dogs/1.jpg")).notes == ()
+
+
+# --- Expressions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (r"([a-z]+)\d", {"x/cat1.jpg": "cat", "x/y/dog2.jpg": "dog"}),
+        (r"/(\w+?)\d\.jpg$", {"x/cat1.jpg": "cat", "x/y/dog2.jpg": "dog"}),
+        (r"(\d)\.jpg", {"x/cat1.jpg": "1", "x/y/dog2.jpg": "2"}),
+        (r"(?i)(CAT|DOG)", {"x/cat1.jpg": "cat", "x/y/dog2.jpg": "dog"}),
+        (r"(x)/cat|(?:y)/(dog)", None),  # Only the first group counts: one class.
+    ],
+)
+def test_label_regex(tmp_path: Path, pattern: str, expected: dict[str, str] | None) -> None:
+    touch(tmp_path, "x/cat1.jpg", "x/y/dog2.jpg")
+    if expected is None:
+        with pytest.raises(UserError, match=r"only one class, 'x'"):
+            scanned(tmp_path, label_regex=pattern)
+        return
+    assert labels(scanned(tmp_path, label_regex=pattern)) == expected
+
+
+@pytest.mark.parametrize("pattern", [r"(cat|dog)\d", r"(cat|dog)?\d", r"(cat|dog|)\d"])
+def test_files_that_label_regex_does_not_find_are_rejected(tmp_path: Path, pattern: str) -> None:
+    """Nor where it matches without its group."""
+    found = scanned(touch(tmp_path, "cat1.jpg", "dog2.jpg", "cow3.jpg"), label_regex=pattern)
+    reason = "its name does not say its class (see --label_regex)"
+    assert found.rejected == (Rejected(path="cow3.jpg", reason=reason),)
+
+
+def test_label_regex_keeps_the_splits(tmp_path: Path) -> None:
+    found = scanned(touch(tmp_path, "train/cat1.jpg", "train/dog2.jpg", "test/dog3.jpg"), label_regex="(cat|dog)")
+    assert {path: SPLITS[split] for path, split in zip(found.paths, found.splits)} == {
+        "test/dog3.jpg": "test",
+        "train/cat1.jpg": "train",
+        "train/dog2.jpg": "train",
+    }
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_regex": r"(cat|dog)"}])
+def test_file_beside_the_splits_does_not_undo_them(tmp_path: Path, settings: dict[str, str]) -> None:
+    inside = [f"{side}/{name}.{i}.jpg" for side in ("train", "test") for name in ("cat", "dog") for i in range(5)]
+    found = scanned(touch(tmp_path, *inside, "dog.9.jpg"), **settings)
+    assert found.has_splits
+    reason = "lies beside the directories of the splits, in none of them"
+    assert found.rejected == (Rejected(path="dog.9.jpg", reason=reason),)
+
+
+def test_label_regex_that_matches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        scanned(two_classes(tmp_path), label_regex="(birds)")
+    assert str(caught.value) == (
+        f"--src={tmp_path}: no image of any class; 2 files cannot be used, such as cats/1.jpg:"
+        " its name does not say its class (see --label_regex)."
+    )
+
+
+@pytest.mark.parametrize("flag", ["label_regex", "group_regex"])
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("cat", "it has no group; put parentheses around the part that is meant."),
+        ("(?:cat)", "it has no group; put parentheses"),
+        ("(cat", "no regular expression: missing ), unterminated subpattern at position 0."),
+        ("*", "no regular expression: nothing to repeat at position 0."),
+    ],
+)
+def test_wrong_expressions(tmp_path: Path, flag: str, pattern: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scanned(two_classes(tmp_path), **{flag: pattern})
+    assert str(caught.value).startswith(f"--{flag}={pattern}: {message}")
+
+
+def test_group_regex(tmp_path: Path) -> None:
+    names = ["cats/rex_1.jpg", "cats/rex_2.jpg", "cats/tom_1.jpg", "dogs/rex_3.jpg", "dogs/nobody.jpg"]
+    found = scanned(touch(tmp_path, *names), group_regex=r"/([a-z]+)_\d")
+    group = dict(zip(found.paths, found.groups.tolist()))
+    assert group["cats/rex_1.jpg"] == group["cats/rex_2.jpg"] == group["dogs/rex_3.jpg"] != group["cats/tom_1.jpg"]
+    assert group["dogs/nobody.jpg"] == NO_GROUP
+    assert NO_GROUP not in (group["cats/rex_1.jpg"], group["cats/tom_1.jpg"])
+
+
+def test_group_regex_that_matches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--group_regex=\(z\): no path matches, such as cats/1\.jpg\."):
+        scanned(two_classes(tmp_path), group_regex="(z)")
+
+
+def test_groups_of_any_source_have_the_same_hashes(tmp_path: Path) -> None:
+    """They decide the splits, which must not depend on where the images lie."""
+    touch(tmp_path / "src", "cats/rex_1.jpg", "dogs/tom_1.jpg")
+    (tmp_path / "list.csv").write_text("path,label,group\ncats/rex_1.jpg,cats,rex\ndogs/tom_1.jpg,dogs,tom\n")
+    by_name = scanned(tmp_path / "src", group_regex=r"([a-z]+)_\d")
+    by_table = scanned(tmp_path / "src", manifest=str(tmp_path / "list.csv"))
+    assert by_name.groups.tolist() == by_table.groups.tolist()
+    assert by_name.groups[0] == int.from_bytes(hashlib.sha256(b"rex").digest()[:8], "little")
+
+
+# --- Class names that are numbers ----------------------------------------------------------------------------------
+
+
+def test_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
+    assert scanned(touch(tmp_path, *(f"{i}/1.jpg" for i in range(12)))).class_names == tuple(map(str, range(12)))
+
+
+def test_numbers_that_are_equal_have_one_order(tmp_path: Path) -> None:
+    assert scanned(touch(tmp_path, "7/1.jpg", "07/1.jpg", "007/1.jpg", "8/1.jpg")).class_names == (
+        "007",
+        "07",
+        "7",
+        "8",
+    )

@@ -384,6 +384,8 @@ def _list_csvs(root: str, names: list[str]) -> Listing:
                 offsets.append(row.offset)
                 lengths.append(row.length)
                 mtimes.append(mtime_ns)
+    if not paths:
+        raise UserError(f"--src={os.path.join(root, names[0])}: a CSV of pixels without a line behind its header.")
     spans = np.zeros(len(paths), SPAN)
     spans["offset"], spans["stored"], spans["size"] = offsets, lengths, lengths
     return Listing(

@@ -123,7 +123,10 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
         with workers.pool(config.workers or workers.default_workers()) as pool:
             counts, rejected = _write(sources, paths, config, pool)
     except OSError as error:
-        raise UserError(f"{error.filename or config.out}: {error.strerror}. Nothing was written.") from error
+        raise UserError(
+            f"{error.filename or config.out}: {error.strerror}. Nothing was written."
+            " Mend the cause, or choose another --out."
+        ) from error
     for split, count in counts.items():
         log(f"{paths[split]}: {count:,} images of {config.image_size} x {config.image_size} pixels, {config.color}")
     for note in sources.notes:
