@@ -122,7 +122,7 @@ def test_converted_like_directories_of_the_same_images(tmp_path: Path, write: Wr
 @pytest.mark.parametrize(
     ("values", "class_names"),
     [
-        (["007", "7", "08"], ("007", "7", "08")),  # Text, as it stands there; sorted as numbers.
+        (["7", "007", "08"], ("007", "7", "08")),  # Text, as it stands there; sorted as numbers.
         (["9", "10", "100"], ("9", "10", "100")),
         (["9", "10", "ten"], ("10", "9", "ten")),  # Not all are numbers.
         (["1.50", "1.5", "true"], ("1.5", "1.50", "true")),

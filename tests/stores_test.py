@@ -166,6 +166,7 @@ def test_archive_becomes_the_records_of_the_directory(
     PACKED[name](tmp_path / name, {top + path: data for path, data in sorted(contents(pets).items())})
     found = list_store(str(tmp_path / name))
     assert found.top == top
+    assert found.paths == list_store(str(pets)).paths  # In the same order.
     converted(tmp_path / name, tmp_path / "out")
     assert records(tmp_path / "out") == reference
 

@@ -71,11 +71,12 @@ def pngs(root: Path, names: Sequence[str], **kind: Any) -> Path:
 
 
 @pytest.mark.parametrize(("color", "mode"), [("rgb", "RGB"), ("gray", "L")])
-def test_values_are_those_of_the_images(tmp_path: Path, color: str, mode: str) -> None:
+@pytest.mark.parametrize("size", [4, 20])  # Images of 12 x 9 are enlarged too.
+def test_values_are_those_of_the_images(tmp_path: Path, color: str, mode: str, size: int) -> None:
     source = tree(tmp_path / "pets", {"cats": 3, "dogs": 3})
-    lines = made(source, tmp_path / "csv", color=color, validation_fraction=0)
+    lines = made(source, tmp_path / "csv", color=color, image_size=size, validation_fraction=0)
     assert lines == {"train": 6}
-    expected = [(path.split("/")[0], squared(data, mode)) for path, data in contents(source).items()]
+    expected = [(path.split("/")[0], squared(data, mode, size)) for path, data in contents(source).items()]
     assert sorted(rows(tmp_path / "csv/train.csv")) == sorted(expected)
 
 
@@ -163,8 +164,9 @@ def test_copies_join_groups_as_in_convert(tmp_path: Path) -> None:
     assert {split: sorted(rows(tmp_path / f"csv/{split}.csv")) for split in counts} == expected
 
 
-def test_splits_of_the_source_are_kept(split_source: Path, tmp_path: Path) -> None:
-    assert made(split_source, tmp_path / "csv") == {"train": 10, "validation": 6}
+@pytest.mark.parametrize("group_regex", [None, r"/(\d)"])
+def test_splits_of_the_source_are_kept(split_source: Path, tmp_path: Path, group_regex: str | None) -> None:
+    assert made(split_source, tmp_path / "csv", group_regex=group_regex) == {"train": 10, "validation": 6}
     expected = [(path.split("/")[1], squared(data)) for path, data in contents(split_source).items() if "val" in path]
     assert sorted(rows(tmp_path / "csv/validation.csv")) == sorted(expected)
 
@@ -234,6 +236,7 @@ def test_notes_are_told(tmp_path: Path) -> None:
         ({"resize_mode": "shorter"}, r"--resize_mode=shorter: one of exact, center_crop is expected\."),
         ({"workers": 0}, r"--workers=0: at least 1\."),
         ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: a share between 0 and 1"),
+        ({"validation_fraction": 2.0, "src": "gone"}, r"--validation_fraction=2\.0: a share"),  # Before all else.
         ({"max_bad": -1.0}, r"--max_bad=-1\.0: a share between 0 and 1"),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
@@ -297,6 +300,17 @@ def test_too_many_bad_images(class_source: Path, tmp_path: Path, group_regex: st
     assert list((tmp_path / "csv").iterdir()) == []
 
 
+def test_too_many_loose_files_stop_before_any_work(
+    class_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Path(shutil.copytree(class_source, tmp_path / "pets"))
+    for number in range(10):
+        (source / f"{number}.txt").write_text("")
+    monkeypatch.setattr(to_csv_module, "survey", lambda *_, **__: pytest.fail("the images were read"))
+    with pytest.raises(UserError, match=r"10 of 70 files cannot be records, more than --max_bad"):
+        made(source, tmp_path / "csv", group_regex=r"/(\d)")
+
+
 class Stop(BaseException):
     """Ends the work in this process as a signal would end the command."""
 
@@ -308,7 +322,7 @@ class Stop(BaseException):
         (KeyboardInterrupt("now"), (KeyboardInterrupt, "now")),
         (
             OSError(28, "No space left on device"),
-            (UserError, r"csv: No space left on device\. Nothing was written\. Mend"),
+            (UserError, r"csv: No space left on device\. Nothing was written\."),
         ),
     ],
 )
