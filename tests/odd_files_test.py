@@ -224,6 +224,15 @@ def test_what_cannot_be_repaired(data: bytes, reason: str) -> None:
         prepare(data, REPAIR)
 
 
+def test_repair_decodes_nothing_that_is_too_large() -> None:
+    large = bytearray(ODD["gif"].data)
+    large[6:10] = b"\xff\xff\xff\xff"  # 65,535 x 65,535: Pillow would hold 4 GB of it.
+    with pytest.raises(BadImage, match=r"^65,535 x 65,535 pixels, more than --max_pixels=178,956,970$"):
+        prepare(bytes(large), REPAIR)
+    with pytest.raises(BadImage, match=r"^160 x 120 pixels, more than --max_pixels=100$"):
+        prepare(LARGE[:-2], ImageConfig(on_bad_image="repair", max_pixels=100))
+
+
 def test_sound_images_are_not_touched_by_repair() -> None:
     for odd in ODD.values():
         if odd.stored:

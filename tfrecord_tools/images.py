@@ -147,7 +147,7 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
     with _as_bad_image():
         source_type, repaired = _type(data), ""
         if config.on_bad_image == "repair":
-            data, repaired = repair.repaired(data, source_type)
+            data, repaired = repair.repaired(data, source_type, lambda size: _check_pixels(size, config))
         kind = _type(data)
         if kind is None:
             raise BadImage(f"{_true_type(data)}; JPEG, PNG, GIF, BMP, WebP and TIFF are read")

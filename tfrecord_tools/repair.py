@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,12 +18,15 @@ class TooMuchLostError(Exception):
     """Less than half of the image is there."""
 
 
-def repaired(data: bytes, kind: str | None) -> tuple[bytes, str]:
+def repaired(
+    data: bytes, kind: str | None, check_size: Callable[[tuple[int, int]], object] = lambda size: None
+) -> tuple[bytes, str]:
     """Repairs what can be.
 
     Args:
         data: The file.
         kind: JPEG, GIF, or None if its first bytes are of no type.
+        check_size: Called with width and height before anything is decoded; may raise to stop.
 
     Returns:
         Bytes of a sound image (of a GIF, as PNG) and what was wrong with it; the same bytes and "" if nothing
@@ -35,9 +38,9 @@ def repaired(data: bytes, kind: str | None) -> tuple[bytes, str]:
     """
     if kind in ("JPEG", None):
         data, wrong = jpeg.repair(data)
-        lost = _lost_rows(data, "JPEG") if "end" in wrong else 0.0
+        lost = _lost_rows(data, "JPEG", check_size) if "end" in wrong else 0.0
     elif kind == "GIF":
-        data, lost = _repaired_gif(data)
+        data, lost = _repaired_gif(data, check_size)
         wrong = "its pixels break off" if lost else ""
     else:
         return data, ""
@@ -46,22 +49,24 @@ def repaired(data: bytes, kind: str | None) -> tuple[bytes, str]:
     return data, f"{wrong}, the last {lost:.1%} of rows lost" if lost else wrong
 
 
-def _repaired_gif(data: bytes) -> tuple[bytes, float]:
+def _repaired_gif(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> tuple[bytes, float]:
     """Returns the GIF and 0, or, if its first picture does not decode whole, a PNG of it and what share is lost."""
     try:
         with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
+            check_size(image.size)
             image.load()
         return data, 0.0
     except OSError:
         with _incomplete(), Image.open(io.BytesIO(data), formats=("GIF",)) as image:
             encoded = io.BytesIO()
             image.convert("RGBA").save(encoded, "PNG")
-        return encoded.getvalue(), _lost_rows(encoded.getvalue(), "PNG")
+        return encoded.getvalue(), _lost_rows(encoded.getvalue(), "PNG", check_size)
 
 
-def _lost_rows(data: bytes, kind: str) -> float:
+def _lost_rows(data: bytes, kind: str, check_size: Callable[[tuple[int, int]], object]) -> float:
     """The share of the height, from the bottom, that is of one colour, as decoders fill in what they did not find."""
     with Image.open(io.BytesIO(data), formats=(kind,)) as image:
+        check_size(image.size)
         image.draft("L", (1, 1))
         pixels = np.asarray(image.convert("L"))
     filled = (pixels == pixels[-1, -1]).all(axis=1)
