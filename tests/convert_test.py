@@ -30,22 +30,7 @@ from tfrecord_tools.records import open_dataset
 MODULE = "tfrecord_tools.convert"
 
 
-@pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test cuts the power; without waiting for the disk they are much faster."""
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture(scope="module")
-def split_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """split/class/image: 10 training and 6 validation images. Tests that change it copy it."""
-    return with_splits(tmp_path_factory.mktemp("split") / "pets")
-
-
-@pytest.fixture(scope="module")
-def class_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """class/image: 60 images."""
-    return tree(tmp_path_factory.mktemp("class") / "pets", {"cats": 30, "dogs": 30})
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

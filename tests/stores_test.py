@@ -28,9 +28,7 @@ LONG = "Großes " + "n" * 110 + "/" + "m" * 120 + ".jpg"  # Longer than a tar he
 Pack = Callable[[Path, dict[str, bytes]], None]
 
 
-@pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def pack_zip(path: Path, members: dict[str, bytes], method: int = zipfile.ZIP_STORED, zip64: bool = False) -> None:

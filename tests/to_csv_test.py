@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pytest
-from drawn import contents, converted, image, run, tree, with_splits
+from drawn import contents, converted, image, run, tree
 from PIL import Image
 
 from tfrecord_tools import to_csv as to_csv_module
@@ -25,19 +25,7 @@ from tfrecord_tools.to_csv import CsvConfig, to_csv
 MODULE = "tfrecord_tools.to_csv"
 
 
-@pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
-
-
-@pytest.fixture(scope="module")
-def split_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return with_splits(tmp_path_factory.mktemp("split") / "pets")
-
-
-@pytest.fixture(scope="module")
-def class_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tree(tmp_path_factory.mktemp("class") / "pets", {"cats": 30, "dogs": 30})
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 def made(src: Path, out: Path, /, **settings: Any) -> dict[str, int]:

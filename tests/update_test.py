@@ -20,10 +20,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.verify import VerifyConfig, verify
 
-
-@pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture

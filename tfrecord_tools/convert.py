@@ -8,7 +8,6 @@ Every image is proven sound; JPEG and PNG are stored byte for byte. A command th
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -21,17 +20,17 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import card, command, index, metadata, report, update, workers, workspace
+from tfrecord_tools import card, cli, command, index, metadata, report, update, workers, workspace
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.plan import (
-    DEFAULT_VALIDATION_FRACTION,
     DUPLICATES,
     Plan,
     PlanConfig,
     check_fractions,
     check_rejected,
     dataset_name,
+    listed,
     plan,
 )
 from tfrecord_tools.progress import Progress
@@ -43,8 +42,6 @@ from tfrecord_tools.survey import TYPES, Facts, survey
 from tfrecord_tools.workers import Pool
 from tfrecord_tools.workspace import Workspace
 from tfrecord_tools.write import shard_job, write_shard
-
-_SHOWN = 5  # Files named on the screen; the others stand in rejected.csv and convert.json.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,8 +68,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     def __post_init__(self) -> None:
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"--workers={self.workers}: at least 1.")
+        workers.check_count(self.workers)
         if self.update and self.overwrite:
             raise UserError("--update and --overwrite exclude each other: the one keeps what is there.")
 
@@ -108,7 +104,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
     workspace.check_apart(out, source)
     try:
         if config.dry_run:
-            with _pool(config) as pool:
+            with workers.pool(config.workers) as pool:
                 return metadata.summary(_Conversion(config, out, pool, log).decide()[0])
         if workspace.partial_of(out).exists():
             with workspace.open_workspace(out) as space:
@@ -132,17 +128,13 @@ def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], ob
     try:
         if config.restart:
             space.clear()
-        with _pool(config) as pool:
+        with workers.pool(config.workers) as pool:
             return _Conversion(config, space.out, pool, log).run(space)
     except UserError as error:
         if not space.survey.exists():
             raise
         kept = f"What is done is kept in {space.root}/ for the next try; delete it to give up."
         raise UserError(f"{error}\n{kept}") from error
-
-
-def _pool(config: ConvertConfig) -> contextlib.AbstractContextManager[Pool]:
-    return workers.pool(config.workers or workers.default_workers())
 
 
 class _Conversion:
@@ -273,8 +265,8 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
 def _closing(decided: Plan, out: Path, seconds: float) -> str:
     linked = sum(bool(shard.link) for shard in decided.shards)
     kept = f" ({linked:,} as they were)" if linked else ""
-    listed = Counter(r.done for r in decided.rejected)
-    files = ", ".join(f"{count:,} {done}" for done, count in sorted(listed.items()))
+    counts = Counter(r.done for r in decided.rejected)
+    files = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     return (
         f"{out}/: {len(decided.numbers):,} records in {len(decided.shards):,} shards{kept}, {_size(decided.bytes)},"
         f" digest {decided.digest[:12]}; {files or '0 skipped'} (rejected.csv); card.html; {seconds:.1f} s"
@@ -300,10 +292,7 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     yield from (f"  note: {note}" for note in _notes(decided, sources, facts))
     for name, count in sources.left_out.items():
         yield f"  left out, not in --classes: {name} ({count:,} files)"
-    for rejected in decided.rejected[:_SHOWN]:
-        yield f"  {rejected.done}: {rejected.path}: {rejected.reason}"
-    if len(decided.rejected) > _SHOWN:
-        yield f"  and {len(decided.rejected) - _SHOWN:,} more such files"
+    yield from listed(decided.rejected)
 
 
 def _notes(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
@@ -332,22 +321,10 @@ def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
     flags.DEFINE_string("src", None, "Directory or zip or tar of images, manifest, or CSV of pixels.")
     flags.DEFINE_string("out", default["out"], "Directory to write.")
-    flags.DEFINE_list("classes", None, "Class names in label order; others are left out. Default: all, sorted.")
-    flags.DEFINE_string("label_regex", None, "Its first group, found in the path, is the class. Default: directories.")
-    flags.DEFINE_string("group_regex", None, "Images with the same first group stay on one side of a made split.")
-    flags.DEFINE_string("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
-    for name in ("path", "label", "split", "group"):
-        flags.DEFINE_string(f"{name}_column", default[f"{name}_column"], f"The manifest's column of {name}s.")
-    flags.DEFINE_float(
-        "validation_fraction",
-        None,
-        f"Share for validation, if --src has no splits of its own (default {DEFAULT_VALIDATION_FRACTION}).",
-    )
-    flags.DEFINE_float("test_fraction", None, "Likewise for test (default 0).")
+    cli.define_source_flags()
     flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the records.")
     flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: by bytes.")
     flags.DEFINE_integer("shard_bytes", None, "Aimed bytes a shard. Default: total/64 within 16..150 MiB.")
-    flags.DEFINE_integer("workers", None, "Processes; never changes the output. Default: one a processor.")
     flags.DEFINE_enum("on_bad_image", default["on_bad_image"], ON_BAD_IMAGE, "List a bad file, mend it too, or stop.")
     flags.DEFINE_enum("verify", default["verify"], VERIFY, "Decode every image, or look at headers and ends only.")
     flags.DEFINE_integer("max_pixels", default["max_pixels"], "Larger images are refused before they are decoded.")
@@ -357,7 +334,6 @@ def define_flags() -> None:
     flags.DEFINE_bool("upscale", default["upscale"], "Enlarge what is smaller than --resize.")
     flags.DEFINE_integer("quality", default["quality"], "Of the JPEGs that have to be encoded, 1..100.")
     flags.DEFINE_enum("duplicates", default["duplicates"], DUPLICATES, "What becomes of files with the same bytes.")
-    flags.DEFINE_float("max_bad", default["max_bad"], "Largest share of files that may be rejected.")
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_bool("update", default["update"], "Bring the dataset at --out up to date; rewrite only what must be.")
     flags.DEFINE_bool("restart", default["restart"], "Discard what an unfinished conversion left.")

@@ -44,8 +44,15 @@ def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicate
     return Duplicates(
         counts={kind: int(kinds[kind].sum()) for kind in KINDS},
         files=len(shared),
-        examples={kind: list(_members(contents[kinds[kind]][:_SHOWN], first, shared)) for kind in KINDS},
+        examples={kind: [p.tolist() for p in places(first, contents[kinds[kind]][:_SHOWN])] for kind in KINDS},
     )
+
+
+def places(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
+    """Yields, for each content (by its first place), all places where it stands, ascending; one sort for all."""
+    order = np.argsort(first, kind="stable")
+    bounds = (np.searchsorted(first[order], contents, side) for side in ("left", "right"))
+    return (order[start:stop] for start, stop in zip(*bounds))
 
 
 def to_drop(first: np.ndarray, labels: np.ndarray, preference: np.ndarray) -> np.ndarray:
@@ -88,11 +95,6 @@ def _differing(first: np.ndarray, values: np.ndarray) -> np.ndarray:
     differing = np.zeros(len(first), bool)
     differing[first[values != values[first]]] = True
     return differing
-
-
-def _members(contents: np.ndarray, first: np.ndarray, shared: np.ndarray) -> Iterator[list[int]]:
-    for content in contents:
-        yield shared[first[shared] == content].tolist()
 
 
 def _as_scalars(sha256: np.ndarray) -> np.ndarray:

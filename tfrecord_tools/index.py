@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tfrecord_tools import files
 from tfrecord_tools.errors import UserError
 
@@ -63,6 +65,11 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
         raise UserError(
             f"{path}: cannot be read ({error}): the dataset was not copied completely. Copy or convert it again."
         ) from error
+
+
+def hashes(table: pa.Table, name: str) -> np.ndarray:
+    """A column of hashes as u8[n 32]."""
+    return np.frombuffer(b"".join(table.column(name).to_pylist()), np.uint8).reshape(-1, 32)
 
 
 def groups(path: Path) -> int:

@@ -25,6 +25,7 @@ MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 150 << 20
 DEFAULT_SHARDS = 64  # Many enough to read in parallel, if they are not too small.
 _MIN_SHARD_BYTES_ALLOWED = 1 << 10
 DUPLICATES = ("keep", "drop", "fail")
+_SHOWN = 5  # Files named on the screen.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,17 @@ class PlanConfig:
         validation = DEFAULT_VALIDATION_FRACTION if self.validation_fraction is None else self.validation_fraction
         return validation, self.test_fraction or 0.0
 
+    @property
+    def made_splits(self) -> list[str]:
+        """The splits that are made of a source without its own."""
+        shares = (1.0, *self.fractions)
+        return [split for split, share in zip(SPLITS, shares) if share > 0]
+
+
+def shard_name(dataset: str, split: str, number: int, of: int) -> str:
+    """TensorFlow Datasets' name of a split's shard."""
+    return f"{dataset}-{split}.tfrecord-{number:05d}-of-{of:05d}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
@@ -97,7 +109,7 @@ class Shard:
 
     def file_name(self, dataset: str) -> str:
         """TensorFlow Datasets' name of the shard."""
-        return f"{dataset}-{self.split}.tfrecord-{self.number:05d}-of-{self.of:05d}"
+        return shard_name(dataset, self.split, self.number, self.of)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,6 +135,11 @@ class Previous:
     splits: np.ndarray
     shards: np.ndarray
     files: Mapping[tuple[int, int], str]
+
+    def rows(self, paths: Iterable[str]) -> np.ndarray:
+        """Returns i64[n], the row of each path; -1 where it is new."""
+        row_of = {path: row for row, path in enumerate(self.paths)}
+        return np.array([row_of.get(path, -1) for path in paths], np.int64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -218,7 +235,7 @@ def plan(
         dropped = duplicates.to_drop(first, labels, np.where(old_rows >= 0, 0, len(SPLITS) - splits))
         if config.duplicates == "fail":
             _refuse_duplicates(found, sources)
-        bad += [_dropped(sources, numbers, first, labels, i) for i in np.flatnonzero(dropped).tolist()]
+        bad += _dropped(sources, numbers, first, labels, np.flatnonzero(dropped))
         kept = np.flatnonzero(~dropped)
     # Rows in hash order: classes are mixed, so that also a plain sequential reader gets mixed batches.
     # lexsort is stable and `numbers` ascends, so that duplicates stay in the order of their paths.
@@ -299,6 +316,14 @@ def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> 
         )
 
 
+def listed(rejected: Sequence[Rejected]) -> Iterator[str]:
+    """Yields lines for the screen: the first of these files, and how many more there are."""
+    for one in rejected[:_SHOWN]:
+        yield f"  {one.done}: {one.path}: {one.reason}"
+    if len(rejected) > _SHOWN:
+        yield f"  and {len(rejected) - _SHOWN:,} more such files"
+
+
 def check_fractions(sources: Sources, config: PlanConfig) -> None:
     """Raises UserError if splits are asked for that the source has already; needs no survey."""
     for flag in ("validation_fraction", "test_fraction"):
@@ -353,8 +378,7 @@ def _old_rows(
     """Returns i64[n], the previous dataset's row of each image that is unchanged: path, content, label, given split."""
     if previous is None:
         return np.full(len(numbers), -1)
-    row_of = {path: row for row, path in enumerate(previous.paths)}
-    rows = np.array([row_of.get(sources.paths[i], -1) for i in numbers.tolist()], np.int64)
+    rows = previous.rows(sources.paths[i] for i in numbers.tolist())
     if not len(previous.paths):
         return rows
     same = (rows >= 0) & (labels == previous.labels[rows])
@@ -387,24 +411,24 @@ def _refuse_duplicates(found: Duplicates, sources: Sources) -> None:
             )
 
 
-def _dropped(sources: Sources, numbers: np.ndarray, first: np.ndarray, labels: np.ndarray, place: int) -> Rejected:
-    """Says which other file has the same bytes, one with another label if there is one."""
-    same = np.flatnonzero(first == first[place])
-    differing = same[labels[same] != labels[place]]
-    other = sources.paths[int(numbers[(differing if len(differing) else same[same != place])[0]])]
-    what = "the same bytes, under another label, as" if len(differing) else "the same bytes as"
-    return Rejected(path=sources.paths[int(numbers[place])], reason=f"{what} {other}", done="dropped")
+def _dropped(
+    sources: Sources, numbers: np.ndarray, first: np.ndarray, labels: np.ndarray, dropped: np.ndarray
+) -> Iterator[Rejected]:
+    """Says of each place `dropped` which other file has the same bytes, one with another label if there is one."""
+    for place, same in zip(dropped.tolist(), duplicates.places(first, first[dropped])):
+        differing = same[labels[same] != labels[place]]
+        other = sources.paths[int(numbers[(differing if len(differing) else same[same != place])[0]])]
+        what = "the same bytes, under another label, as" if len(differing) else "the same bytes as"
+        yield Rejected(path=sources.paths[int(numbers[place])], reason=f"{what} {other}", done="dropped")
 
 
 def _check_classes(
     sources: Sources, class_names: Sequence[str], labels: np.ndarray, splits: np.ndarray, config: PlanConfig
 ) -> None:
     """Refuses a class that is empty where it must not be: in train, and in every split that we make."""
+    needed = config.made_splits
     if sources.has_splits:
         needed = ["train"] if (sources.splits == 0).any() else []
-    else:
-        shares = dict(zip(SPLITS, (1.0, *config.fractions)))
-        needed = [split for split in SPLITS if shares[split] > 0]
     for split in needed:
         counts = np.bincount(labels[splits == SPLITS.index(split)], minlength=len(class_names))
         for label in np.flatnonzero(counts == 0).tolist():
@@ -426,14 +450,15 @@ def _shards(
     new_bytes = np.array([sizes[start:stop].sum() for start, (_, stop) in zip(first_new, bounds)])
     counts = _shard_counts(new_bytes, bounds[:, 1] - first_new, int(sizes.sum()), config, previous is not None)
     for split, (start, stop), new, count in zip(present.tolist(), bounds, first_new, counts):
-        links = []
+        links: list[str] = []
         edges = [np.empty(0, np.int64)]
         if previous is not None:
-            old_shards = previous.shards[old_rows[start:new]]
-            starts = np.flatnonzero(np.r_[True, old_shards[1:] != old_shards[:-1]]) if new > start else np.empty(0, int)
-            links = [
-                _link(previous, split, int(old_shards[s]), int((old_shards == old_shards[s]).sum())) for s in starts
-            ]
+            shards, starts, kept = np.unique(
+                previous.shards[old_rows[start:new]], return_index=True, return_counts=True
+            )
+            whole = np.bincount(previous.shards[previous.splits == split])
+            # An old shard of which all records are kept is that file; others are written anew.
+            links = [previous.files[split, s] if k == whole[s] else "" for s, k in zip(shards.tolist(), kept.tolist())]
             edges.append(start + starts)
         if count:
             edges.append(new + _cuts(sizes[new:stop], int(count))[:-1])
@@ -442,12 +467,6 @@ def _shards(
         for number in range(of):
             link = links[number] if number < len(links) else ""
             yield Shard(SPLITS[split], number, of, int(cuts[number]), int(cuts[number + 1]), link)
-
-
-def _link(previous: Previous, split: int, shard: int, kept: int) -> str:
-    """The file of an old shard of which all records are kept; "" for others, which are written anew."""
-    whole = int(((previous.splits == split) & (previous.shards == shard)).sum())
-    return previous.files[split, shard] if kept == whole else ""
 
 
 def _shard_counts(

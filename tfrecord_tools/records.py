@@ -52,7 +52,7 @@ class Dataset:
         if split not in self.splits:
             raise UserError(f"{self.directory}: no split {split!r}; there is {', '.join(self.splits)}.")
         of = self.shards[split]
-        paths = [str(self.directory / plan.Shard(split, i, of, 0, 0).file_name(self.name)) for i in range(of)]
+        paths = [str(self.directory / plan.shard_name(self.name, split, i, of)) for i in range(of)]
         index_path = self.directory / index.FILE_NAME
         table = index.read(index_path, _COLUMNS, split)
         columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
@@ -182,7 +182,7 @@ class Records:
             (rest, held out); duplicates of an image and groups are on the same side.
         """
         table = index.read(Path(self._index_path), ["source_sha256", "group"], self._split)
-        sha256 = np.frombuffer(b"".join(table.column("source_sha256").to_pylist()), np.uint8).reshape(-1, 32)
+        sha256 = index.hashes(table, "source_sha256")
         keys = plan.split_keys(sha256[self._rows], table.column("group").to_numpy()[self._rows])
         held = plan.choose_splits(keys, (fraction, 0.0), seed, _HOLD_OUT) == 1
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))

@@ -16,10 +16,10 @@ from typing import Protocol
 
 import numpy as np
 
-from tfrecord_tools import pixel_csv
+from tfrecord_tools import images, pixel_csv
 from tfrecord_tools.errors import UserError
 
-MAX_FILE_BYTES = 1 << 30  # What an example cannot hold is not read further.
+MAX_FILE_BYTES = images.MAX_IMAGE_BYTES  # What an example cannot hold is not read further.
 IGNORED = frozenset({"thumbs.db", "__macosx", "desktop.ini"})
 SPAN = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4")])
 _ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7; the names of file and extra field follow.
@@ -176,7 +176,7 @@ def list_store(src: str) -> Listing:
         UserError: There is no such thing, or it is none of these.
     """
     if os.path.isdir(src):
-        names = [entry.name for entry in _entries(src, "")]  # Ends at the first that is none.
+        names = [entry.name for entry in _entries(src, "")]
         if names and all(pixel_csv.is_one(os.path.join(src, name)) for name in names):
             return _list_csvs(src, names)
         return _list_directory(src)

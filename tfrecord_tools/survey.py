@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ class Facts:
     Attributes:
         table: FACT[n]. Of the file: size in bytes and mtime in ns when it was read, sha256, type (index into
             `TYPES`). Of what is stored of it: bytes, sha256, type, changes (bit i: `images.CHANGES[i]`), height
-            and width in pixels. All 0 but size and mtime if it is no sound image.
+            and width in pixels. All 0 if it is no sound image.
         reasons: File number -> why it is not a sound image.
         repaired: File number -> what was wrong with it and is mended.
     """
@@ -49,6 +49,16 @@ class Facts:
 def change_names(bits: int) -> str:
     """The names of changes, joined by commas; "" for none."""
     return ",".join(name for i, name in enumerate(images.CHANGES) if bits >> i & 1)
+
+
+def change_bits(names: Iterable[str]) -> int:
+    """The other way round: bit i stands for `images.CHANGES[i]`."""
+    return sum(1 << images.CHANGES.index(name) for name in names)
+
+
+def reason_of(error: images.BadImage | ReadError | OSError) -> str:
+    """Why a file is not a sound image, in words that follow `path: `."""
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,22 +158,19 @@ def _survey_job(job: _Job) -> _Chunk:
             table[i] = _fact(content, digest, prepared)
             if prepared.repaired:
                 repaired[i] = prepared.repaired
-        except (images.BadImage, ReadError) as error:
-            reasons[i] = str(error)
-        except OSError as error:
-            reasons[i] = f"cannot be read: {error.strerror}"
+        except (images.BadImage, ReadError, OSError) as error:
+            reasons[i] = reason_of(error)
     return _Chunk(job.paths, table, reasons, repaired)
 
 
 def _is_known(fact: np.void, digest: bytes) -> bool:
     """What was repaired is looked at again, since what was wrong with it is to be told again."""
-    return fact["source_sha256"].tobytes() == digest and not fact["changes"] & 1 << images.CHANGES.index("repaired")
+    return fact["source_sha256"].tobytes() == digest and not fact["changes"] & change_bits(["repaired"])
 
 
 def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, ...]:
     """Returns a row of `FACT`."""
     stored_digest = hashlib.sha256(prepared.data).digest() if prepared.changes else digest
-    changes = sum(1 << images.CHANGES.index(name) for name in prepared.changes)
     return (
         content.size,
         content.mtime_ns,
@@ -172,7 +179,7 @@ def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, 
         len(prepared.data),
         np.frombuffer(stored_digest, np.uint8),
         TYPES.index(prepared.type),
-        changes,
+        change_bits(prepared.changes),
         prepared.height,
         prepared.width,
     )

@@ -16,19 +16,18 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command, files, images, order, pixel_csv, plan, workers
+from tfrecord_tools import cli, command, files, images, order, pixel_csv, plan, workers
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import BadImage, ImageConfig
 from tfrecord_tools.plan import PlanConfig
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT, ScanConfig, Sources, scan
 from tfrecord_tools.stores import ReadError, Rejected, Store
-from tfrecord_tools.survey import survey
+from tfrecord_tools.survey import reason_of, survey
 from tfrecord_tools.workers import Pool
 
 COLORS = {"rgb": 3, "gray": 1}
 _FILES_PER_JOB = 64
-_SHOWN = 5
 _SQUARE_MODES = ("exact", "center_crop")
 _MAX_SIZE = 4096  # A line of some 180 MB.
 
@@ -69,8 +68,7 @@ class CsvConfig(ScanConfig):
             raise UserError(f"--resize_mode={self.resize_mode}: one of {', '.join(_SQUARE_MODES)} is expected.")
         if not 1 <= self.image_size <= _MAX_SIZE:
             raise UserError(f"--image_size={self.image_size}: a length of 1 to {_MAX_SIZE:,} pixels is expected.")
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"--workers={self.workers}: at least 1.")
+        workers.check_count(self.workers)
         self.plan_config()  # Checks its own.
 
     def image_config(self) -> ImageConfig:
@@ -120,7 +118,7 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
         plan.check_fractions(sources, config.plan_config())
         paths = _free_paths(sources, config)
         Path(config.out).mkdir(parents=True, exist_ok=True)
-        with workers.pool(config.workers or workers.default_workers()) as pool:
+        with workers.pool(config.workers) as pool:
             counts, rejected = _write(sources, paths, config, pool)
     except OSError as error:
         raise UserError(
@@ -131,10 +129,8 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
         log(f"{paths[split]}: {count:,} images of {config.image_size} x {config.image_size} pixels, {config.color}")
     for note in sources.notes:
         log(f"  note: {note}")
-    for one in rejected[:_SHOWN]:
-        log(f"  {one.done}: {one.path}: {one.reason}")
-    if len(rejected) > _SHOWN:
-        log(f"  and {len(rejected) - _SHOWN:,} more such files")
+    for line in plan.listed(rejected):
+        log(line)
     return counts
 
 
@@ -162,8 +158,7 @@ def _splits(sources: Sources, config: CsvConfig) -> list[str]:
     """The splits that there will be."""
     if sources.has_splits:
         return [SPLITS[number] for number in np.unique(sources.splits)]
-    shares = dict(zip(SPLITS, (1.0, *config.plan_config().fractions)))
-    return [split for split in SPLITS if shares[split] > 0]
+    return config.plan_config().made_splits
 
 
 def _write(
@@ -225,8 +220,7 @@ def _make_lines(job: _Job) -> _Made:
             data = job.store.read(path, job.spans[i]).data
             pixels = _pixels(data, job.config)
         except (BadImage, ReadError, OSError) as error:
-            reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
-            rejected.append(Rejected(path=path, reason=reason))
+            rejected.append(Rejected(path=path, reason=reason_of(error)))
             continue
         split = int(job.splits[i])
         if split == TO_BE_SPLIT:
@@ -251,18 +245,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("image_size", None, "Height and width in pixels.")
     flags.DEFINE_enum("color", default["color"], list(COLORS), "Values of a pixel: red, green, blue, or grey.")
     flags.DEFINE_enum("resize_mode", default["resize_mode"], _SQUARE_MODES, "Stretch, or take the central square.")
-    flags.DEFINE_list("classes", None, "Class names; others are left out. Default: all, sorted.")
-    flags.DEFINE_string("label_regex", None, "Its first group, found in the path, is the class. Default: directories.")
-    flags.DEFINE_string("group_regex", None, "Images with the same first group stay on one side of a made split.")
-    flags.DEFINE_string("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
-    for name in ("path", "label", "split", "group"):
-        flags.DEFINE_string(f"{name}_column", default[f"{name}_column"], f"The manifest's column of {name}s.")
-    flags.DEFINE_float("validation_fraction", None, "Share for validation, if --src has no splits of its own.")
-    flags.DEFINE_float("test_fraction", None, "Likewise for test (default 0).")
+    cli.define_source_flags()
     flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the lines.")
-    flags.DEFINE_float("max_bad", default["max_bad"], "Largest share of files that may be rejected.")
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace CSVs that are there.")
-    flags.DEFINE_integer("workers", None, "Processes; never changes the output. Default: one a processor.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tfrecord_tools import images, index, metadata
+from tfrecord_tools import index, metadata
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import ImageConfig
-from tfrecord_tools.plan import FORMAT_VERSION, Previous, Shard
+from tfrecord_tools.plan import FORMAT_VERSION, Previous, shard_name
 from tfrecord_tools.scan import SPLITS
-from tfrecord_tools.survey import FACT, TYPES
+from tfrecord_tools.survey import FACT, TYPES, change_bits
 
 Config = TypeVar("Config", bound=ImageConfig)
 _COLUMNS = (
@@ -34,11 +34,10 @@ class Base:
 
     def known(self, paths: Sequence[str]) -> np.ndarray:
         """Returns FACT[len(paths)], zeros where a path is new."""
-        row_of = {path: row for row, path in enumerate(self.previous.paths)}
-        rows = np.array([row_of.get(path, -1) for path in paths], np.int64)
-        return (
-            np.where(rows >= 0, self.facts[rows], np.zeros(1, FACT)) if len(self.facts) else np.zeros(len(paths), FACT)
-        )
+        rows = self.previous.rows(paths)
+        known = np.zeros(len(paths), FACT)
+        known[rows >= 0] = self.facts[rows[rows >= 0]]
+        return known
 
 
 def read(directory: Path) -> Base:
@@ -58,7 +57,7 @@ def read(directory: Path) -> Base:
     table = index.read(directory / index.FILE_NAME, _COLUMNS)
     splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
     files = {
-        (SPLITS.index(split), number): Shard(split, number, of["shards"], 0, 0).file_name(facts["name"])
+        (SPLITS.index(split), number): shard_name(facts["name"], split, number, of["shards"])
         for split, of in facts["splits"].items()
         for number in range(of["shards"])
     }
@@ -103,12 +102,8 @@ def _facts(table: Any) -> np.ndarray:
     for name in ("bytes", "height", "width"):
         rows[name] = table.column(name).to_numpy()
     for name in ("sha256", "source_sha256"):
-        rows[name] = np.frombuffer(b"".join(table.column(name).to_pylist()), np.uint8).reshape(-1, 32)
+        rows[name] = index.hashes(table, name)
     for name in ("type", "source_type"):
         rows[name] = [TYPES.index(value) for value in table.column(name).to_pylist()]
-    rows["changes"] = [_bits(value) for value in table.column("changes").to_pylist()]
+    rows["changes"] = [change_bits(filter(None, value.split(","))) for value in table.column("changes").to_pylist()]
     return rows
-
-
-def _bits(changes: str) -> int:
-    return sum(1 << images.CHANGES.index(name) for name in changes.split(",") if name)

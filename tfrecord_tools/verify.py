@@ -48,8 +48,7 @@ class VerifyConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise UserError(f"--workers={self.workers}: at least 1.")
+        workers.check_count(self.workers)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +88,7 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
         _Job(data.directory, data.name, group, dict(data.shards), config.decode)
         for group in range(index.groups(data.directory / index.FILE_NAME))
     ]
-    with workers.pool(config.workers or workers.default_workers()) as pool, Progress("verify", len(table)) as progress:
+    with workers.pool(config.workers) as pool, Progress("verify", len(table)) as progress:
         for verified in pool.map(_verify_shard, jobs):
             problems += verified.problems
             progress(verified.records)
@@ -117,7 +116,7 @@ def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterato
             yield f"{name}: cannot be read: {error.strerror}"
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             yield f"{name}: damaged ({error})"
-    expected = {Shard(s, i, of, 0, 0).file_name(data.name) for s, of in data.shards.items() for i in range(of)}
+    expected = {plan.shard_name(data.name, s, i, of) for s, of in data.shards.items() for i in range(of)}
     for name in sorted(set(filter(_SHARD_NAME.search, os.listdir(data.directory))) - expected):
         yield f"{name}: a shard that does not belong to this dataset; readers of a file pattern would take it in"
 
@@ -163,7 +162,7 @@ def _digest(data: Dataset, facts: dict[str, Any], table: Any) -> str:
             raise ValueError("no header")
         rejected = [Rejected(path=path, reason=reason, done=done) for path, reason, done in reader]
     split_numbers = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
-    columns = [_hashes(table, name) for name in ("source_sha256", "sha256")]
+    columns = [index.hashes(table, name) for name in ("source_sha256", "sha256")]
     columns += [table.column("label").to_numpy().astype(np.int32), split_numbers]
     keys = split_numbers.astype(np.int64) << 32 | table.column("shard").to_numpy()
     starts = [*np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]).tolist(), len(keys)]
@@ -178,7 +177,7 @@ def _digest(data: Dataset, facts: dict[str, Any], table: Any) -> str:
 def _verify_shard(job: _Job) -> _Verified:
     rows = index.read_group(job.directory / index.FILE_NAME, job.group).to_pylist()
     split = rows[0]["split"]
-    name = Shard(split, rows[0]["shard"], job.of[split], 0, 0).file_name(job.dataset)
+    name = plan.shard_name(job.dataset, split, rows[0]["shard"], job.of[split])
     problems: list[str] = []
     try:
         with open(job.directory / name, "rb") as file:
@@ -251,17 +250,13 @@ def _quiet() -> Iterator[None]:
 def _shared_images(table: Any) -> Iterator[str]:
     """Yields a line for each kind of image that several records have."""
     splits = np.unique(table.column("split").to_pylist(), return_inverse=True)[1].reshape(-1)
-    first = duplicates.first_of(_hashes(table, "sha256"))
+    first = duplicates.first_of(index.hashes(table, "sha256"))
     found = duplicates.find(first, table.column("label").to_numpy(), splits)
     what = {"conflicts": "stand under different labels", "leaks": "are in several splits"}
     for kind, words in what.items():
         if found.counts[kind]:
             paths = ", ".join(table.column("path").take(found.examples[kind][0]).to_pylist()[:2])
             yield f"note: {found.counts[kind]:,} images {words}, such as {paths}"
-
-
-def _hashes(table: Any, name: str) -> np.ndarray:
-    return np.frombuffer(b"".join(table.column(name).to_pylist()), np.uint8).reshape(-1, 32)
 
 
 def define_flags() -> None:

@@ -54,9 +54,16 @@ class Pool:
             ) from error
 
 
+def check_count(workers: int | None) -> None:
+    """Refuses a number of processes that is none; None stands for one a processor."""
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers={workers}: at least 1.")
+
+
 @contextlib.contextmanager
-def pool(workers: int) -> Iterator[Pool]:
-    """A pool whose processes are gone when the block is left, however it is left."""
+def pool(workers: int | None) -> Iterator[Pool]:
+    """A pool whose processes, by default one a processor, are gone when the block is left, however it is left."""
+    workers = workers or default_workers()
     if workers == 1:
         yield Pool(None, 1)
         return

@@ -1,0 +1,29 @@
+"""The flags that the commands which read images share."""
+
+from __future__ import annotations
+
+from absl import flags
+
+from tfrecord_tools.plan import DEFAULT_VALIDATION_FRACTION, PlanConfig
+from tfrecord_tools.scan import ScanConfig
+
+flags.disclaim_key_flags()  # The flags belong to the command that has them defined, and stand in its --help.
+
+
+def define_source_flags() -> None:
+    """Defines how a source says which image is of which class, split and group, and how many may be bad."""
+    flags.DEFINE_list("classes", None, "Class names in label order; others are left out. Default: all, sorted.")
+    flags.DEFINE_string("label_regex", None, "Its first group, found in the path, is the class. Default: directories.")
+    flags.DEFINE_string("group_regex", None, "Images with the same first group stay on one side of a made split.")
+    flags.DEFINE_string("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
+    for name in ("path", "label", "split", "group"):
+        column = f"{name}_column"
+        flags.DEFINE_string(column, getattr(ScanConfig, column), f"The manifest's column of {name}s.")
+    flags.DEFINE_float(
+        "validation_fraction",
+        None,
+        f"Share for validation, if --src has no splits of its own (default {DEFAULT_VALIDATION_FRACTION}).",
+    )
+    flags.DEFINE_float("test_fraction", None, "Likewise for test (default 0).")
+    flags.DEFINE_float("max_bad", PlanConfig.max_bad, "Largest share of files that may be rejected.")
+    flags.DEFINE_integer("workers", None, "Processes; never changes the output. Default: one a processor.")
