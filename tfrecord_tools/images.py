@@ -174,6 +174,11 @@ class _Work:
 
 
 def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: ImageConfig) -> Prepared:
+    if kind == "JPEG" and (size := _plain_size(data, config)):
+        return Prepared(
+            data=data, type=kind, source_type=source_type, width=size[0], height=size[1],
+            changes=("repaired",) if repaired else (), repaired=repaired,
+        )  # fmt: skip
     header = png.read_header(data) if kind == "PNG" else None
     if header is not None:
         _check_pixels((header.width, header.height), config)
@@ -199,6 +204,15 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         changes=work.changes(repaired),
         repaired=repaired,
     )
+
+
+def _plain_size(data: bytes, config: ImageConfig) -> tuple[int, int] | None:
+    """Width and height of a JPEG that is proven to pass as it is without Pillow: most do, in half of the time."""
+    if config.resize or config.store not in ("original", "jpeg") or (size := jpeg.plain_size(data)) is None:
+        return None
+    _check_pixels(size, config)
+    proven = jpeg.decodes_cleanly(data) if config.verify == "full" else jpeg.has_end(data)
+    return size if proven else None
 
 
 def _work(image: Image.Image, data: bytes, kind: str, header: png.Header | None, config: ImageConfig) -> _Work:

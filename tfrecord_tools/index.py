@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE_NAME = "records.parquet"
+_REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "source_type", "changes"]
 
 
 def write_part(path: Path, columns: Mapping[str, Any]) -> None:
@@ -37,16 +38,19 @@ def write_part(path: Path, columns: Mapping[str, Any]) -> None:
     import pyarrow.parquet as pq
 
     with files.atomic(path) as file:
-        pq.write_table(pa.table(dict(columns), schema=_schema()), file)
+        pq.write_table(pa.table(dict(columns), schema=_schema()), file, use_dictionary=_REPEATED)
 
 
 def join_parts(parts: Sequence[Path], path: Path) -> None:
     """Writes the whole index of the shards' parts, one row group each: memory stays that of one shard."""
     import pyarrow.parquet as pq
 
-    with files.atomic(path) as file, pq.ParquetWriter(file, _schema(), compression="zstd") as writer:
+    with (
+        files.atomic(path) as file,
+        pq.ParquetWriter(file, _schema(), compression="zstd", use_dictionary=_REPEATED) as writer,
+    ):
         for part in parts:
-            table = pq.read_table(part, schema=_schema())
+            table = pq.ParquetFile(part).read()
             writer.write_table(table, row_group_size=max(1, len(table)))
 
 

@@ -24,12 +24,13 @@ _BYTES_LIST, _INT64_LIST = 1, 3  # Fields of tf.train.Feature.
 
 def encode_example(image: bytes, filename: str, label: int) -> bytes:
     """Serializes a `tf.train.Example`; always the same bytes, keys sorted."""
-    features = (
-        _feature(b"image", _BYTES_LIST, _field(1, image)),
-        _feature(b"image/filename", _BYTES_LIST, _field(1, filename.encode())),
-        _feature(b"label", _INT64_LIST, _field(1, _varint(label))),
+    path, number = filename.encode(), _varint(label)
+    pieces = (
+        *(_before(b"image", _BYTES_LIST, len(image)), image),
+        *(_before(b"image/filename", _BYTES_LIST, len(path)), path),
+        *(_before(b"label", _INT64_LIST, len(number)), number),
     )
-    return _field(1, b"".join(features))
+    return b"".join((_head(1, sum(map(len, pieces))), *pieces))
 
 
 def decode_example(serialized: bytes) -> dict[str, Any]:
@@ -94,18 +95,21 @@ def _masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def _feature(key: bytes, kind: int, values: bytes) -> bytes:
-    """An entry of the map `Features.feature`: key 1, value 2."""
-    return _field(1, _field(1, key) + _field(2, _field(kind, values)))
+def _before(key: bytes, kind: int, value_bytes: int) -> bytes:
+    """What precedes the one value of an entry of the map `Features.feature`: key 1, value 2."""
+    value = _head(1, value_bytes)
+    values = _head(kind, len(value) + value_bytes) + value
+    entry = _head(1, len(key)) + key + _head(2, len(values) + value_bytes) + values
+    return _head(1, len(entry) + value_bytes) + entry
 
 
 def _feature_bytes(key_bytes: int, values_bytes: np.ndarray) -> np.ndarray:
     return _field_bytes(_field_bytes(np.int64(key_bytes)) + _field_bytes(_field_bytes(values_bytes)))
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field (wire type 2) with a number below 16."""
-    return b"".join((bytes([number << 3 | 2]), _varint(len(content)), content))
+def _head(number: int, content_bytes: int) -> bytes:
+    """What precedes the content of a length-delimited protobuf field (wire type 2) with a number below 16."""
+    return bytes((number << 3 | 2,)) + _varint(content_bytes)
 
 
 def _field_bytes(content_bytes: np.ndarray | np.int64) -> np.ndarray:

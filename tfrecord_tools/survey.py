@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -19,14 +20,15 @@ from tfrecord_tools.scan import Sources
 from tfrecord_tools.stores import Content, ReadError, Store
 from tfrecord_tools.workers import Pool
 
-FILES_PER_JOB = 256  # About 0.1 s of work: what a killed run loses at most, per worker.
+FILES_PER_JOB = 512  # About 0.2 s of work: what a killed run loses at most, per worker.
 TYPES = ("", *images.READ_TYPES, "RAW")
-FACT = np.dtype(
+FACT = np.dtype(  # In the layout of `_ROW`.
     [
         ("size", "<i8"), ("mtime_ns", "<i8"), ("source_sha256", "u1", 32), ("source_type", "u1"),
         ("bytes", "<i8"), ("sha256", "u1", 32), ("type", "u1"), ("changes", "u1"), ("height", "<i4"), ("width", "<i4"),
     ]
 )  # fmt: skip
+_ROW = struct.Struct("<qq32sBq32sBBii")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,7 +157,7 @@ def _survey_job(job: _Job) -> _Chunk:
                 table[i]["size"], table[i]["mtime_ns"] = content.size, content.mtime_ns
                 continue
             prepared = images.prepare(content.data, job.config)
-            table[i] = _fact(content, digest, prepared)
+            _ROW.pack_into(table.data, i * _ROW.size, *_fact(content, digest, prepared))
             if prepared.repaired:
                 repaired[i] = prepared.repaired
         except (images.BadImage, ReadError, OSError) as error:
@@ -169,15 +171,15 @@ def _is_known(fact: np.void, digest: bytes) -> bool:
 
 
 def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, ...]:
-    """Returns a row of `FACT`."""
+    """Returns a row of `FACT`, for `_ROW`."""
     stored_digest = hashlib.sha256(prepared.data).digest() if prepared.changes else digest
     return (
         content.size,
         content.mtime_ns,
-        np.frombuffer(digest, np.uint8),
+        digest,
         TYPES.index(prepared.source_type),
         len(prepared.data),
-        np.frombuffer(stored_digest, np.uint8),
+        stored_digest,
         TYPES.index(prepared.type),
         change_bits(prepared.changes),
         prepared.height,
