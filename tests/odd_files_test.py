@@ -181,6 +181,7 @@ def test_cmyk_colours_are_not_inverted() -> None:
 # --- Repair --------------------------------------------------------------------------------------------------------
 
 LARGE = image(1, size=(160, 120))
+WEBP = ODD["lossless webp"].data
 REPAIR = ImageConfig(on_bad_image="repair")
 
 
@@ -193,6 +194,7 @@ REPAIR = ImageConfig(on_bad_image="repair")
         (b"junk" + JPEG[:-2], "4 bytes before the JPEG and no end marker"),
         (LARGE[: len(LARGE) * 85 // 100], "no end marker, the last "),
         (ODD["cut gif"].data, "its pixels break off, the last "),
+        (WEBP[:16] + (len(WEBP) - 24).to_bytes(4, "little") + WEBP[20:], "its chunks are damaged"),  # 4 bytes too few.
     ],
 )
 def test_repair(data: bytes, wrong: str) -> None:
@@ -215,6 +217,7 @@ def test_repaired_jpeg_has_the_pixels_that_were_there() -> None:
         (LARGE[: len(LARGE) * 40 // 100], "its last "),  # Too little is left to know what it shows ...
         (JPEG[:300], "damaged image"),  # ... or nothing.
         (b"<html>", "not an image"),
+        (WEBP[:-1], "damaged image"),  # With other sizes it decodes, to other pixels.
         (ODD["cut png"].data, "damaged image"),  # Its checksums tell that it is not what it was.
         (b"", "empty file"),
     ],

@@ -25,7 +25,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from tfrecord_tools import jpeg, png, recode, repair
+from tfrecord_tools import jpeg, png, recode, repair, webp
 from tfrecord_tools.errors import UserError
 
 MAX_IMAGE_BYTES = 1 << 30  # A serialized protobuf must stay below 2 GiB.
@@ -239,18 +239,7 @@ def _made(image: Image.Image, work: _Work, config: ImageConfig) -> tuple[tuple[i
 def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
     if config.store != "original":
         return config.store.upper()
-    return "JPEG" if kind == "JPEG" or (kind == "WEBP" and _is_lossy_webp(data)) else "PNG"
-
-
-def _is_lossy_webp(data: bytes) -> bool:
-    """Looks for the first chunk of pixels (WebP container specification); frames of an animation have a header."""
-    position = 12
-    while position + 8 <= len(data):
-        kind, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
-        if kind in (b"VP8 ", b"VP8L"):
-            return kind == b"VP8 "
-        position += 8 + (16 if kind == b"ANMF" else size + size % 2)
-    return False
+    return "JPEG" if kind == "JPEG" or (kind == "WEBP" and webp.is_lossy(data)) else "PNG"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,4 +1,5 @@
-"""What is left of a broken image: JPEGs that lack their tail or carry junk, GIFs whose pixels break off."""
+"""What is left of a broken image: JPEGs that lack their tail or carry junk, GIFs whose pixels break off, WebPs with
+wrong sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, ImageFile
 
-from tfrecord_tools import jpeg
+from tfrecord_tools import jpeg, webp
 
 MAX_LOST_ROWS = 0.5  # Of the height; with less than half of it, an image may not show what its label says.
 
@@ -25,7 +26,7 @@ def repaired(
 
     Args:
         data: The file.
-        kind: JPEG, GIF, or None if its first bytes are of no type.
+        kind: JPEG, GIF, WEBP, or None if its first bytes are of no type.
         check_size: Called with width and height before anything is decoded; may raise to stop.
 
     Returns:
@@ -42,6 +43,8 @@ def repaired(
     elif kind == "GIF":
         data, lost = _repaired_gif(data, check_size)
         wrong = "its pixels break off" if lost else ""
+    elif kind == "WEBP" and not _decodes_webp(data, check_size):
+        return webp.rebuilt(data), "its chunks are damaged"
     else:
         return data, ""
     if lost > MAX_LOST_ROWS:
@@ -61,6 +64,16 @@ def _repaired_gif(data: bytes, check_size: Callable[[tuple[int, int]], object]) 
             encoded = io.BytesIO()
             image.convert("RGBA").save(encoded, "PNG")
         return encoded.getvalue(), _lost_rows(encoded.getvalue(), "PNG", check_size)
+
+
+def _decodes_webp(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> bool:
+    try:
+        with Image.open(io.BytesIO(data), formats=("WEBP",)) as image:
+            check_size(image.size)
+            image.load()
+    except OSError:
+        return False
+    return True
 
 
 def _lost_rows(data: bytes, kind: str, check_size: Callable[[tuple[int, int]], object]) -> float:
