@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 CONVERT = (sys.executable, "-m", "tfrecord_tools.convert")
+TO_CSV = (sys.executable, "-m", "tfrecord_tools.to_csv")
 
 
 @dataclasses.dataclass(frozen=True)

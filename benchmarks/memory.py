@@ -1,4 +1,7 @@
-"""Peak memory of a conversion, at two numbers of files and two sizes of image: bytes a file of plan, none of image."""
+"""Peak memory of conversions at two numbers of files and two sizes of image: bytes a file of plan, none of image.
+
+Likewise of `to_csv` and of the conversion of its CSV, whose rows are not held either.
+"""
 
 from __future__ import annotations
 
@@ -12,30 +15,41 @@ from benchmarks import common
 from tfrecord_tools import command
 from tfrecord_tools.errors import UserError
 
+_SHARDS = ("--workers=1", "--shard_bytes=16777216")  # Of one size, lest larger datasets have larger ones.
 
-def peak_bytes(files: int, image_size: int) -> int:
-    """Peak resident bytes of converting `files` images in one process."""
+
+def peaks(files: int, image_size: int) -> dict[str, int]:
+    """Peak resident bytes of each command on `files` images, in one process."""
     with tempfile.TemporaryDirectory() as work:
-        images, out = Path(work) / "images", Path(work) / "out"
-        common.make_images(images, files, image_size)
-        finished = common.run(
-            [*common.CONVERT, f"--src={images}", f"--out={out}", "--workers=1", "--shard_bytes=16777216"]
-        )
-        if finished.exit_code:
-            raise UserError(f"the conversion of {files} files failed with exit code {finished.exit_code}")
-        return finished.peak_bytes
+        place = Path(work)
+        common.make_images(place / "images", files, image_size)
+        commands = {
+            "convert": [*common.CONVERT, f"--src={place / 'images'}", f"--out={place / 'out'}", *_SHARDS],
+            "to_csv": [
+                *common.TO_CSV, f"--src={place / 'images'}", f"--out={place / 'csv'}", f"--image_size={image_size}",
+                "--color=gray", "--workers=1",
+            ],
+            "convert the CSV": [*common.CONVERT, f"--src={place / 'csv'}", f"--out={place / 'again'}", *_SHARDS],
+        }  # fmt: skip
+        found = {}
+        for name, arguments in commands.items():
+            finished = common.run(arguments)
+            if finished.exit_code:
+                raise UserError(f"{name} of {files} files failed with exit code {finished.exit_code}")
+            found[name] = finished.peak_bytes
+        return found
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    small, large = flags.FLAGS.files
-    peaks = {}
-    for files, size in ((int(small), 32), (int(large), 32), (int(small), 256)):
-        peaks[files, size] = peak_bytes(files, size)
-        print(f"{files:>9,} files of {size} x {size} pixels: peak {peaks[files, size] / 1e6:,.1f} MB")
-    growth = (peaks[int(large), 32] - peaks[int(small), 32]) / (int(large) - int(small))
-    print(f"a file more: {growth:,.0f} bytes")
-    print(f"images of 64 times the pixels: {(peaks[int(small), 256] - peaks[int(small), 32]) / 1e6:+,.1f} MB in all")
+    small, large = map(int, flags.FLAGS.files)
+    few, many, big = peaks(small, 32), peaks(large, 32), peaks(small, 64)
+    print(f"peak MB of {'':<16} {small:>9,} files {large:>9,} files   a file more   pixels * 4")
+    for name in few:
+        print(
+            f"  {name:<24} {few[name] / 1e6:>15,.0f} {many[name] / 1e6:>15,.0f}"
+            f" {(many[name] - few[name]) / (large - small):>9,.0f} bytes {(big[name] - few[name]) / 1e6:>+10,.0f}"
+        )
 
 
 if __name__ == "__main__":

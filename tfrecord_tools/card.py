@@ -139,7 +139,7 @@ def render(facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
         files=_files(facts),
         duplicates=_duplicates(facts["duplicates"]),
         colors=_colors(images["colors"]),
-        settings="\n".join(map(_text, _flags(facts["config"]))),
+        settings="\n".join(map(_text, _flags(facts["config"] | {"verify": facts["images"]["verified"]}))),
         versions=_table(["Package", "Version"], (map(_text, row) for row in facts["versions"].items())),
         digest=_text(facts["digest"]),
     )

@@ -228,7 +228,7 @@ class _Conversion:
         """Writes the metadata and the report card."""
         samples = report.sample(decided, sources, facts, data, self._pool)
         found = report.describe(decided, sources, facts)
-        found["images"]["colors"] = samples.colors
+        found["images"] |= {"colors": samples.colors, "verified": self._config.verify}
         metadata.write(data, decided, found)
         card.write(data, metadata.read(data), samples.thumbnails)
 

@@ -93,7 +93,7 @@ def write_shard(job: ShardJob) -> int:
     framed = job.lengths + schema.FRAME_BYTES
     if job.shard_path.stat().st_size != framed.sum():
         raise RuntimeError(f"{job.shard_path}: the plan's lengths do not add up to the file's size; please report this")
-    index.write_part(job.index_path, _index_part(job, np.cumsum(framed) - framed))
+    index.write_part(job.index_path, index_part(job, np.cumsum(framed) - framed))
     return len(job.paths)
 
 
@@ -130,7 +130,8 @@ def _stored(job: ShardJob, number: int) -> bytes:
     return data
 
 
-def _index_part(job: ShardJob, offsets: np.ndarray) -> dict[str, object]:
+def index_part(job: ShardJob, offsets: np.ndarray) -> dict[str, object]:
+    """Columns of the index for one shard, of which each record's frame starts at `offsets`, i64[n]."""
     count = len(job.paths)
     facts = job.facts
     return {

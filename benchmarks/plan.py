@@ -1,0 +1,118 @@
+"""Time and memory of plan and index at growing numbers of images that are only simulated: both must be linear."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+from tfrecord_tools import command, index
+from tfrecord_tools.convert import ConvertConfig
+from tfrecord_tools.plan import plan
+from tfrecord_tools.scan import TO_BE_SPLIT, Sources
+from tfrecord_tools.schema import FRAME_BYTES
+from tfrecord_tools.stores import SPAN, Directory
+from tfrecord_tools.survey import FACT, TYPES, Facts
+from tfrecord_tools.write import index_part, shard_job
+
+_CLASSES = 1000
+_IMAGE_BYTES = 110_000  # The mean of ImageNet.
+
+
+class Measured(NamedTuple):
+    """Seconds, and what the process has taken at most until then, in bytes."""
+
+    sources_bytes: int
+    plan_seconds: float
+    plan_bytes: int
+    index_seconds: float
+    index_bytes: int
+    file_bytes: int
+    shards: int
+
+
+def simulated(entries: int) -> tuple[Sources, Facts]:
+    """What scan and survey would find in `entries` different JPEGs."""
+    rng = np.random.default_rng(0)
+    labels = np.sort(rng.integers(0, _CLASSES, entries, np.int32))
+    table = np.zeros(entries, FACT)
+    table["source_sha256"] = table["sha256"] = rng.integers(0, 256, (entries, 32), np.uint8)
+    table["size"] = table["bytes"] = rng.integers(_IMAGE_BYTES // 2, _IMAGE_BYTES * 3 // 2, entries)
+    table["source_type"] = table["type"] = TYPES.index("JPEG")
+    table["height"], table["width"] = rng.integers(200, 1000, (2, entries))
+    sources = Sources(
+        root="simulated",
+        store=Directory("simulated"),
+        class_names=tuple(f"n{label:08d}" for label in range(_CLASSES)),
+        paths=[f"n{label:08d}/n{label:08d}_{number}.JPEG" for number, label in enumerate(labels.tolist())],
+        spans=np.broadcast_to(np.zeros(1, SPAN), entries),
+        labels=labels,
+        splits=np.full(entries, TO_BE_SPLIT, np.int8),
+        groups=np.zeros(entries, np.uint64),
+        sizes=table["size"].copy(),
+        mtimes_ns=table["mtime_ns"].copy(),
+        has_splits=False,
+        rejected=(),
+        left_out={},
+    )
+    return sources, Facts(table=table, reasons={}, repaired={})
+
+
+def measure(entries: int) -> Measured:
+    """Plans and indexes in this process; to be called in one of its own, since the peak never falls."""
+    config = ConvertConfig(src="simulated")
+    sources, facts = simulated(entries)
+    before = _peak_bytes()
+    start = time.perf_counter()
+    decided = plan(sources, facts, config, "simulated", config.output_settings())
+    planned = time.perf_counter()
+    plan_bytes = _peak_bytes()
+    with tempfile.TemporaryDirectory() as work:
+        parts = []
+        for number, shard in enumerate(decided.shards):
+            parts.append(Path(work) / f"{number:07d}.parquet")
+            job = shard_job(shard, decided, sources, facts, config, Path(work) / "shard", parts[-1])
+            framed = job.lengths + FRAME_BYTES
+            index.write_part(job.index_path, index_part(job, np.cumsum(framed) - framed))
+        whole = Path(work) / index.FILE_NAME
+        index.join_parts(parts, whole)
+        return Measured(
+            before,
+            planned - start,
+            plan_bytes,
+            time.perf_counter() - planned,
+            _peak_bytes(),
+            whole.stat().st_size,
+            len(parts),
+        )
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    print(f"{'images':>12} {'scan, survey':>14} {'plan':>20} {'index':>30}")
+    for entries in map(int, flags.FLAGS.entries):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            found = pool.submit(measure, entries).result()
+        print(
+            f"{entries:>12,} {found.sources_bytes / entries:>7,.0f} B each"
+            f" {found.plan_seconds:>7.1f} s, {(found.plan_bytes - found.sources_bytes) / entries:>4,.0f} B more"
+            f" {found.index_seconds:>7.1f} s, {(found.index_bytes - found.plan_bytes) / entries:>4,.0f} B more,"
+            f" {found.file_bytes / entries:,.0f} B in {found.shards:,} row groups"
+        )
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("entries", ["100000", "300000", "1000000"], "Numbers of images.")
+    command.run(main)
