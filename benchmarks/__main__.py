@@ -6,7 +6,8 @@ COMMANDS = {
     "convert": "conversion of photographs against a TFDS builder and the decoder's limit (needs the extra `peers`)",
     "finetune": "accuracy and time of fine-tuning on photographs, by seed; equal weights after kills in each phase",
     "interrupt": "kills a conversion at random moments and compares the files of the rerun, byte for byte",
-    "memory": "peak memory of a conversion at two sizes: bytes a file",
+    "memory": "peak memory of convert, to_csv and convert of the CSV at two sizes: bytes a file",
+    "plan": "time and memory of plan and index up to a million simulated images",
     "read": "shuffled reading through the index against sequential reading + shuffle(1000)",
     "startup": "time to answer of convert's --help, a wrong flag and --dry_run against `import tensorflow`",
 }

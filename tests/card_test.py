@@ -218,6 +218,8 @@ def test_facts_stand_on_the_page(odd: Path) -> None:
     ]
     assert facts["digest"] in [text for _, text in page.all("pre")]
     assert dict(page.rows("Package")[1:]) == facts["versions"]
+    assert facts["images"]["verified"] == "full"
+    assert "--verify=full" in page.body
     colors = facts["images"]["colors"]
     assert f"mean = {colors['mean']}\nstd = {colors['std']}" in page.body
     mean, std = ([round(value / 255, 4) for value in colors[key]] for key in ("mean", "std"))
@@ -420,7 +422,7 @@ def test_settings_are_flags(calm: Path) -> None:
     facts = facts_of(calm)
     facts["config"] = {
         "classes": ["cats", "dogs, big"], "label_regex": None, "upscale": False, "quality": 95, "repair": False,
-        "duplicates": "keep", "name": "pets", "format_version": 2, "group_regex": r"(\d+)_",
+        "duplicates": "keep", "name": "pets", "format_version": 3, "group_regex": r"(\d+)_",
     }  # fmt: skip
     (settings,) = (text for _, text in Page(card.render(facts, [])).all("pre") if text.startswith("--"))
     assert settings.splitlines() == [
@@ -430,6 +432,7 @@ def test_settings_are_flags(calm: Path) -> None:
         "--on_bad_image=skip",
         "--duplicates=keep",
         r"--group_regex='(\d+)_'",
+        "--verify=full",
     ]
 
 

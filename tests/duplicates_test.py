@@ -91,3 +91,11 @@ def test_joined_is_the_connected_parts(seed: int) -> None:
         together[number].add(key)
     assert all(len(values) == 1 for values in together.values())
     assert len({key for values in together.values() for key in values}) == len(together) < 30
+
+
+def test_joined_along_a_chain() -> None:
+    """Each of 20,000 groups shares an image with the next: step by step that would be 20,000 passes."""
+    groups = np.repeat(np.arange(20_000, dtype=np.uint64), 2)
+    first = np.arange(40_000)
+    first[2::2] = first[1:-1:2]
+    assert (duplicates.joined(groups, first) == 0).all()

@@ -163,6 +163,21 @@ def test_bad_images(data: bytes, message: str) -> None:
 
 
 # Pillow passes these, libpng does not: no damage makes them, since all checksums are right, but a bad encoder does.
+def with_chunks(*kinds: bytes, palette: bytes = bytes(6)) -> bytes:
+    """A palette PNG of 4 x 4 pixels with these chunks; its pixels are shared among its IDATs."""
+    pixels = zlib.compress(bytes(4 * 5))
+    half = len(pixels) // kinds.count(b"IDAT")
+    parts = iter([pixels[:half], pixels[half:]] if half < len(pixels) else [pixels])
+    contents = {b"IHDR": struct.pack(">IIBBBBB", 4, 4, 8, 3, 0, 0, 0), b"PLTE": palette, b"tEXt": b"a\0b"}
+    return PNG_START + b"".join(chunk(k, next(parts) if k == b"IDAT" else contents.get(k, b"")) for k in kinds)
+
+
+def test_chunks_in_order_are_sound() -> None:
+    data = with_chunks(b"IHDR", b"PLTE", b"tEXt", b"IDAT", b"IDAT", b"IEND")
+    assert prepare(data).data == data
+    assert tensorflow_decodes(data)
+
+
 MALFORMED_PNG = {
     "fewer rows than declared": png(rows=3),
     "no rows": png(rows=0),
@@ -171,6 +186,13 @@ MALFORMED_PNG = {
     "unknown filter": png(filter_type=9),
     "palette colour without a palette": png(color=3),
     "interlaced with too few pixels": png(8, 8, rows=1, interlace=1),
+    "unknown critical chunk": with_chunks(b"IHDR", b"ABCD", b"IDAT", b"IEND"),
+    "something between the pixels": with_chunks(b"IHDR", b"IDAT", b"tEXt", b"IDAT", b"IEND"),
+    "two headers": with_chunks(b"IHDR", b"IHDR", b"IDAT", b"IEND"),
+    "two palettes": with_chunks(b"IHDR", b"PLTE", b"PLTE", b"IDAT", b"IEND"),
+    "palette of 7 bytes": with_chunks(b"IHDR", b"PLTE", b"IDAT", b"IEND", palette=bytes(7)),
+    "palette of 257 colours": with_chunks(b"IHDR", b"PLTE", b"IDAT", b"IEND", palette=bytes(771)),
+    "a million and one pixels wide": png(1_000_001, 1, rows=1),
 }
 
 

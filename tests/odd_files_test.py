@@ -5,17 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from drawn import converted, image, tree
-from odd_files import HEIGHT, JPEG, NAMES, ODD, ORIENTATION, WIDTH, Odd, encoded, smooth, translucent, turned
+from odd_files import HEIGHT, JPEG, NAMES, ODD, ORIENTATION, WIDTH, Odd, chunk, encoded, smooth, translucent, turned
 from PIL import Image, ImageOps
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from tfrecord_tools.images import BadImage, ImageConfig, Prepared, prepare
 from tfrecord_tools.records import open_dataset
+
+NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8))
+WEBP = ODD["lossless webp"].data
+PROGRESSIVE = encoded(smooth(), "JPEG", progressive=True)
+REPAIR = ImageConfig(on_bad_image="repair")
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -116,6 +124,95 @@ def test_orientation_is_applied(orientation: int) -> None:
     assert opened(prepare(data).data).getexif().get(ORIENTATION, 1) == 1 or orientation == 1
 
 
+def exif(tag: int, kind: int, *, orientation: int = 6) -> bytes:
+    """A TIFF with an orientation and one more tag of a type that does not belong to it."""
+    behind = 8 + 2 + 2 * 12 + 4
+    value = behind if kind == 5 else 65  # What does not fit into four bytes stands behind.
+    entries = struct.pack("<HHII", tag, kind, 1, value) + struct.pack("<HHIHH", ORIENTATION, 3, 1, orientation, 0)
+    return b"II*\0" + struct.pack("<IH", 8, 2) + entries + bytes(4) + struct.pack("<II", 72, 1)
+
+
+@pytest.mark.parametrize("kind", [2, 3, 5, 11])  # Text, short, fraction, float.
+@pytest.mark.parametrize("tag", [0x010F, 0x011A, 0x0132])  # Make, resolution, date.
+def test_odd_tags_beside_the_orientation(tag: int, kind: int) -> None:
+    data = encoded(smooth(), "JPEG", exif=b"Exif\0\0" + exif(tag, kind))
+    assert prepare(data).changes == ("turned",)
+
+
+def behind_the_pixels(data: bytes, kind: bytes, content: bytes) -> bytes:
+    end = data.index(b"IEND") - 4
+    return data[:end] + chunk(kind, content) + data[end:]
+
+
+def raw_profile(content: bytes) -> bytes:
+    """EXIF as ImageMagick writes it."""
+    return b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n%8d\n%s\n" % (len(content), content.hex().encode()))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        behind_the_pixels(encoded(smooth(), "PNG"), b"eXIf", exif(0x010F, 3)),
+        encoded(smooth(), "PNG")[:33]  # Behind the header.
+        + chunk(b"zTXt", raw_profile(b"Exif\0\0" + exif(0x010F, 3)))
+        + encoded(smooth(), "PNG")[33:],
+    ],
+    ids=["eXIf behind the pixels", "ImageMagick's"],
+)
+def test_orientation_of_png_wherever_it_stands(data: bytes) -> None:
+    prepared = prepare(data)
+    assert prepared.changes == ("turned",)
+    assert (prepared.width, prepared.height) == (HEIGHT, WIDTH)
+    assert np.array_equal(pixels(prepared.data), np.rot90(pixels(encoded(smooth(), "PNG")), -1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_resized_tiff_keeps_its_aspect(orientation: int) -> None:
+    tags = ImageFileDirectory_v2()
+    tags[ORIENTATION] = orientation
+    tags[700] = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'></x:xmpmeta>"
+    tags.tagtype[700] = 1
+    data = encoded(smooth(), "TIFF", tiffinfo=tags)
+    prepared = prepare(data, ImageConfig(resize=15))
+    size = (HEIGHT, WIDTH) if orientation > 4 else (WIDTH, HEIGHT)
+    assert (prepared.width, prepared.height) == tuple(round(side * 15 / min(size)) for side in size)
+
+
+@pytest.mark.parametrize(
+    ("picture", "config", "reason"),
+    [
+        (Image.new("L", (70_000, 1)), ImageConfig(store="jpeg"), "70,000 x 1 pixels; JPEG can have 65,500 a side"),
+        (
+            Image.new("L", (1, 3000)),
+            ImageConfig(resize=64, upscale=True, max_pixels=10**6),
+            "64 x 192,000 pixels, more",
+        ),
+    ],
+)
+def test_what_would_become_too_large(picture: Image.Image, config: ImageConfig, reason: str) -> None:
+    with pytest.raises(BadImage, match=reason):
+        prepare(encoded(picture, "PNG"), config)
+
+
+@pytest.mark.parametrize("marker", [0xC3, 0xC7, 0xCF])
+def test_lossless_jpeg(marker: int) -> None:
+    with pytest.raises(BadImage, match=r"^a lossless JPEG, which hardly any decoder reads$"):
+        prepare(JPEG.replace(b"\xff\xc0", bytes((0xFF, marker))))
+
+
+@pytest.mark.parametrize("start", [b"%PDF-1.4 ", b"8BPS\0\1", b"ID3\3", b"\0\0\0\x18ftypheic"])
+def test_a_preview_is_not_repaired_into_an_image(start: bytes) -> None:
+    with pytest.raises(BadImage, match="not a"):
+        prepare(start + bytes(500) + JPEG + b"and what the file is about", REPAIR)
+
+
+def test_repair_does_not_decode_thousands_of_scans() -> None:
+    scan = PROGRESSIVE.index(b"\xff\xda")
+    many = PROGRESSIVE[:-2] + PROGRESSIVE[scan:-2] * 600 + PROGRESSIVE[-2:]
+    with pytest.raises(BadImage, match=r"^the JPEG has more than 500 scans$"):
+        prepare(many, REPAIR)
+
+
 def test_the_eight_orientations_differ() -> None:
     assert len({prepare(turned(n)).data for n in range(1, 9)}) == 8
 
@@ -181,8 +278,6 @@ def test_cmyk_colours_are_not_inverted() -> None:
 # --- Repair --------------------------------------------------------------------------------------------------------
 
 LARGE = image(1, size=(160, 120))
-WEBP = ODD["lossless webp"].data
-REPAIR = ImageConfig(on_bad_image="repair")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +289,7 @@ REPAIR = ImageConfig(on_bad_image="repair")
         (b"junk" + JPEG[:-2], "4 bytes before the JPEG and no end marker"),
         (LARGE[: len(LARGE) * 85 // 100], "no end marker, the last "),
         (ODD["cut gif"].data, "its pixels break off, the last "),
+        (encoded(NOISE, "GIF", interlace=0)[:-20], "its pixels break off"),  # Within the last row.
         (WEBP[:16] + (len(WEBP) - 24).to_bytes(4, "little") + WEBP[20:], "its chunks are damaged"),  # 4 bytes too few.
     ],
 )
@@ -217,6 +313,7 @@ def test_repaired_jpeg_has_the_pixels_that_were_there() -> None:
         (LARGE[: len(LARGE) * 40 // 100], "its last "),  # Too little is left to know what it shows ...
         (JPEG[:300], "damaged image"),  # ... or nothing.
         (b"<html>", "not an image"),
+        (encoded(NOISE, "GIF", interlace=1)[:-20], "damaged image"),  # It lacks rows all over the picture.
         (WEBP[:-1], "damaged image"),  # With other sizes it decodes, to other pixels.
         (ODD["cut png"].data, "damaged image"),  # Its checksums tell that it is not what it was.
         (b"", "empty file"),
@@ -342,7 +439,7 @@ def translucent_png() -> bytes:
         (JPEG.replace(b"\xff\xc4\x00\x1f\x00", b"\xff\xc4\x00\x1f\x00\xff"), False, True),  # In the coding tables.
         (JPEG[:-2], False, False),  # The end is looked for.
         (JPEG[:100], False, False),
-        (ODD["flipped png"].data, False, True),
+        (ODD["flipped png"].data, False, False),  # Its checksums are looked at.
     ],
 )
 def test_header_verification_sees_less(damage: bytes, full: bool, header: bool) -> None:

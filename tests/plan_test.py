@@ -25,7 +25,8 @@ from tfrecord_tools.plan import (
     dataset_name,
     plan,
 )
-from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT, Sources
+from tfrecord_tools.scan import TO_BE_SPLIT, Sources
+from tfrecord_tools.splits import SPLITS
 from tfrecord_tools.stores import SPAN, Directory, Rejected
 from tfrecord_tools.survey import FACT, Facts
 
@@ -124,7 +125,7 @@ def test_whole_plan() -> None:
             "shard_bytes": None,
             "duplicates": "keep",
             "name": "pets",
-            "format_version": 2,
+            "format_version": 3,
         },
         "labels": [sources.labels[i] for i in order],
         "splits": [0, 0, 1, 1],

@@ -13,7 +13,8 @@ from drawn import scanned, tree
 
 from tfrecord_tools import stores
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.scan import NO_GROUP, SPLITS, TO_BE_SPLIT, Sources
+from tfrecord_tools.scan import NO_GROUP, TO_BE_SPLIT, Sources
+from tfrecord_tools.splits import SPLITS
 from tfrecord_tools.stores import Rejected
 
 

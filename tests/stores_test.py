@@ -188,6 +188,13 @@ def test_made_splits_are_those_of_the_directory(tmp_path: Path) -> None:
     assert contents(tmp_path / "out0") == contents(tmp_path / "out1")
 
 
+def test_a_single_split_is_no_enclosing_directory(tmp_path: Path) -> None:
+    members = {f"Train/{path}": data for path, data in contents(tree(tmp_path / "x", {"cats": 3, "dogs": 3})).items()}
+    pack_zip(tmp_path / "pets.zip", members)
+    assert list_store(str(tmp_path / "pets.zip")).paths == sorted(members)
+    assert converted(tmp_path / "pets.zip", tmp_path / "out")["splits"] == {"train": {"records": 6, "shards": 1}}
+
+
 def test_two_top_directories_stay(tmp_path: Path) -> None:
     pack_zip(tmp_path / "a.zip", {"cats/1.jpg": b"", "dogs/1.jpg": b""})
     assert list_store(str(tmp_path / "a.zip")).paths == ["cats/1.jpg", "dogs/1.jpg"]
@@ -382,6 +389,21 @@ def test_name_in_a_zip_that_only_claims_to_be_utf8(tmp_path: Path) -> None:
     assert "a damaged zip archive: 'utf-8' codec can't decode" in refusal(tmp_path / "a.zip")
 
 
+@pytest.mark.parametrize("flag", [0, 0x800])
+def test_name_in_a_zip_of_unix(tmp_path: Path, flag: int) -> None:
+    """Info-ZIP writes UTF-8 and does not set the flag that says so."""
+    pack_zip(tmp_path / "a.zip", {"Große Katzen/1.jpg": b"", "dogs/1.jpg": b""})
+    data = (tmp_path / "a.zip").read_bytes()
+    assert b"PK\x01\x02\x14\x03" in data  # Made on Unix.
+    for header, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        parts = data.split(header)
+        data = header.join([parts[0], *(p[: at - 4] + flag.to_bytes(2, "little") + p[at - 2 :] for p in parts[1:])])
+    (tmp_path / "a.zip").write_bytes(data)
+    if flag:  # Of the other name too, which is ASCII and so the same.
+        assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == ["Große Katzen/1.jpg", "dogs/1.jpg"]
+    assert list_store(str(tmp_path / "a.zip")).paths == ["Große Katzen/1.jpg", "dogs/1.jpg"]
+
+
 def test_name_in_a_zip_of_old_windows(tmp_path: Path) -> None:
     """Without the mark of UTF-8 it is in code page 437, by the format's definition."""
     pack_zip(tmp_path / "a.zip", {"cats/__.jpg": b"", "dogs/1.jpg": b""})
@@ -467,12 +489,12 @@ def test_file_with_holes_in_a_tar_is_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "compress", "command"),
     [
-        ("a.tar.gz", gzip.compress, "gunzip"),
-        ("a.tgz", gzip.compress, "gunzip"),
-        ("a.tar.bz2", bz2.compress, "bunzip2"),
-        ("a.tar.xz", lzma.compress, "unxz"),
+        ("a.tar.gz", gzip.compress, "gunzip -k"),
+        ("a.tgz", gzip.compress, "gunzip -k"),
+        ("a.tar.bz2", bz2.compress, "bunzip2 -k"),
+        ("a.tar.xz", lzma.compress, "unxz -k"),
         ("a.tar.zst", lambda data: b"\x28\xb5\x2f\xfd" + data, "unzstd"),
-        ("my pets.gz", gzip.compress, "gunzip"),  # To be quoted.
+        ("my pets.gz", gzip.compress, "gunzip -k"),  # To be quoted.
     ],
 )
 def test_compressed_tar_is_refused_with_the_remedy(

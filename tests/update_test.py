@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from drawn import contents, converted, draw, image, scanned, tree, with_splits
+from drawn import contents, converted, draw, image, run, scanned, tree, with_splits
 
 from tfrecord_tools import convert as convert_module
-from tfrecord_tools import images, survey, update, workers
+from tfrecord_tools import images, index, survey, update, workers
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
@@ -205,7 +206,7 @@ def test_another_format_is_refused(src: Path, out: Path) -> None:
     facts = json.loads((out / "convert.json").read_text())
     facts["config"]["format_version"] = 1
     (out / "convert.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"in format 1; this one writes 2\. Convert it anew with --overwrite"):
+    with pytest.raises(UserError, match=r"in format 1; this one writes 3\. Convert it anew with --overwrite"):
         converted(src, out, update=True)
 
 
@@ -266,3 +267,54 @@ def test_facts_come_back_as_they_were(src: Path, out: Path) -> None:
     known = base.known(sources.paths)
     for name in set(survey.FACT.names) - {"size", "mtime_ns"}:
         assert np.array_equal(known[name], found[name]), name
+
+
+def test_what_was_only_looked_at_is_proven_when_asked(src: Path, tmp_path: Path) -> None:
+    damaged = image(7, "JPEG", size=(64, 64))
+    (src / "cats/damaged.jpg").write_bytes(damaged[: len(damaged) // 2] + b"\xff\xd9")
+    bad = image(8, "PNG")
+    cut = bad.index(b"IDAT") + 4
+    content = bytes([9]) + bad[cut + 1 :]  # Not even zlib's header; its checksum is made right.
+    length = int.from_bytes(bad[cut - 8 : cut - 4], "big")
+    checksum = zlib.crc32(b"IDAT" + content[:length]).to_bytes(4, "big")
+    (src / "cats/bad.png").write_bytes(bad[:cut] + content[:length] + checksum + content[length + 4 :])
+    facts = converted(src, tmp_path / "out", verify="header")
+    assert facts["images"]["verified"] == "header"
+    assert "cats/bad.png" in placed(tmp_path / "out")
+    assert facts["images"]["colors"]["undecodable"] == 1  # The card was made all the same.
+    draw(src / "cats/new.jpg")
+    facts = converted(src, tmp_path / "out", update=True)
+    assert facts["images"]["verified"] == "full"
+    assert "cats/bad.png" not in placed(tmp_path / "out")
+
+
+def test_groups_that_come_later_are_an_update(tmp_path: Path, src: Path) -> None:
+    def manifest(group: str) -> None:
+        rows = [
+            f"{kind}/{path.name},{kind},train,{group}" for kind in ("cats", "dogs") for path in (src / kind).iterdir()
+        ]
+        (src / "all.csv").write_text("path,label,split,group\n" + "\n".join(rows) + "\n")
+
+    manifest("")
+    converted(src / "all.csv", tmp_path / "out")
+    manifest("one")
+    converted(src / "all.csv", tmp_path / "out", update=True)
+    groups = index.read(tmp_path / "out" / index.FILE_NAME, ["group"]).column("group").to_pylist()
+    assert len(set(groups)) == 1
+    assert groups[0] != 0
+    assert sound(tmp_path / "out")
+
+
+def test_a_default_that_is_meant_is_held_against_what_was(src: Path, tmp_path: Path) -> None:
+    assert run("tfrecord_tools.convert", f"--src={src}", "--seed=7", cwd=tmp_path).returncode == 0
+    draw(src / "cats/new.jpg")
+    told = run("tfrecord_tools.convert", f"--src={src}", "--update", "--seed=0", cwd=tmp_path)
+    assert told.returncode == 1
+    assert "--update: --seed was 7 for out and is 0 now." in told.stderr
+    assert run("tfrecord_tools.convert", f"--src={src}", "--update", cwd=tmp_path).returncode == 0
+
+
+def test_a_class_that_vanished_is_told_with_what_helps(src: Path, out: Path) -> None:
+    (src / "cats").rename(src / "birds")
+    with pytest.raises(UserError, match=r"'cats' has no image in the train split \(0 sound in all\)\. An update keeps"):
+        converted(src, out, update=True)

@@ -179,6 +179,10 @@ def rejected(out: Path) -> None:
         (rejected, ["convert.json: the digest is not that of records.parquet, rejected.csv and the settings"]),
         (edit_json("convert.json", lambda f: f["config"].update(seed=1)), ["the digest is not that of"]),
         (
+            edit_json("convert.json", lambda f: f["classes"][0].update(train=1)),
+            ["rows of train are of the class 'cats', and convert.json says 1"],
+        ),
+        (
             edit_json("dataset_info.json", lambda f: f["splits"][0]["shardLengths"].pop()),
             ["dataset_info.json: other numbers of records or shards of train than in convert.json"],
         ),

@@ -13,7 +13,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             with a removed or changed image are written again. Its settings are taken over.
         restart: Discard what an unfinished conversion left.
         dry_run: Stop after the class table; nothing is written.
+        explicit: With `update`, names of settings that must be those of then although they have their defaults now.
     """
 
     out: str = "out"
@@ -64,6 +65,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     update: bool = False
     restart: bool = False
     dry_run: bool = False
+    explicit: Collection[str] = ()
 
     def __post_init__(self) -> None:
         for part in (ScanConfig, ImageConfig, PlanConfig):
@@ -142,13 +144,15 @@ class _Conversion:
 
     def __init__(self, config: ConvertConfig, out: Path, pool: Pool, log: Callable[[str], object]):
         self._base = update.read(out) if config.update else None
-        self._config = config if self._base is None else update.adopted(config, self._base)
+        self._config = config if self._base is None else update.adopted(config, self._base, config.explicit)
         self._pool = pool
         self._log = log
 
     def run(self, space: Workspace) -> dict[str, Any]:
         """Everything from the scan to the commit; returns what `convert.json` says."""
         start = time.monotonic()
+        if space.survey.exists() and any(space.survey.iterdir()):
+            self._log(f"{space.root}/: what an interrupted conversion has done is taken over.")
         decided, sources, facts = self.decide(space.survey)
         if self._base is not None and decided.digest == self._base.digest:
             space.clear()
@@ -172,7 +176,7 @@ class _Conversion:
                 sources,
                 self._pool,
                 config,
-                known=None if base is None else base.known(sources.paths),
+                known=base.known(sources.paths) if base and base.verified in ("full", config.verify) else None,
                 saved=saved,
                 progress=progress,
                 check=lambda reasons: self._check_bad(sources, reasons),
@@ -342,7 +346,8 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    convert(command.from_flags(ConvertConfig, src=flags.FLAGS.src or ""))
+    explicit = [name for name in flags.FLAGS if flags.FLAGS[name].present]
+    convert(command.from_flags(ConvertConfig, src=flags.FLAGS.src or "", explicit=explicit))
 
 
 if __name__ == "__main__":

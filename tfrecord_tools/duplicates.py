@@ -74,20 +74,19 @@ def joined(keys: np.ndarray, first: np.ndarray) -> np.ndarray:
 
     A group with a copy of an image of another group becomes one with it: both must be on the same side of a split.
     """
+    names, groups = np.unique(keys, return_inverse=True)
+    groups = groups.reshape(-1)
+    roots = np.arange(len(names))  # Of each group the least one that it is known to be connected with.
     while True:
-        by_content = _minimum(keys, first)
-        _, group = np.unique(keys, return_inverse=True)
-        by_group = _minimum(by_content, group.reshape(-1))
-        if (by_group == keys).all():
-            return keys
-        keys = by_group
-
-
-def _minimum(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """The least value of each one's group."""
-    least = np.full(int(group.max(initial=-1)) + 1, np.iinfo(np.uint64).max, np.uint64)
-    np.minimum.at(least, group, values)
-    return least[group]
+        least = np.full(len(first), len(names))
+        np.minimum.at(least, first, roots[groups])  # Of each content.
+        linked = roots.copy()
+        np.minimum.at(linked, roots[groups], least[first])
+        while (linked != linked[linked]).any():  # Chains are halved, not walked along.
+            linked = linked[linked]
+        if (linked == roots).all():
+            return names[roots[groups]]
+        roots = linked
 
 
 def _differing(first: np.ndarray, values: np.ndarray) -> np.ndarray:

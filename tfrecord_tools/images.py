@@ -36,7 +36,8 @@ ON_BAD_IMAGE = ("skip", "repair", "fail")
 CHANGES = ("repaired", "turned", "converted", "resized")
 _EXIF_ORIENTATION = 0x0112
 _ON_THEIR_SIDE = range(5, 9)  # Orientations that swap width and height.
-_METADATA = {"exif", "xmp", "XML:com.adobe.xmp"}  # Where Pillow looks for an orientation; TIFF it turns itself.
+_METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # Where Pillow looks for an orientation.
+_LONGEST_SIDE = {"JPEG": 65_500, "PNG": 1_000_000, "RAW": 1_000_000}  # Limits of libjpeg and libpng.
 _SIGNATURES = {
     "JPEG": (jpeg.SIGNATURE,),
     "PNG": (png.SIGNATURE,),
@@ -45,7 +46,8 @@ _SIGNATURES = {
     "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
 }
 _RAISED_BY_PILLOW = (  # Depending on where the damage is.
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, EOFError, struct.error,
+    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
+    struct.error,
 )  # fmt: skip
 _SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
 
@@ -144,7 +146,7 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
         raise BadImage("empty file")
     if len(data) > MAX_IMAGE_BYTES:
         raise BadImage(f"more than {MAX_IMAGE_BYTES:,} bytes, which an example cannot hold")
-    with _as_bad_image():
+    with as_bad_image():
         source_type, repaired = _type(data), ""
         if config.on_bad_image == "repair":
             data, repaired = repair.repaired(data, source_type, lambda size: _check_pixels(size, config))
@@ -159,10 +161,14 @@ class _Work:
     """What has to be done to an opened image. Sizes are (width, height) in pixels."""
 
     stored: str
-    turned: bool
+    orientation: int  # EXIF's, 1..8.
     converted: bool
     size: tuple[int, int]  # Upright.
     target: tuple[int, int]
+
+    @property
+    def turned(self) -> bool:
+        return self.orientation != 1
 
     @property
     def resized(self) -> bool:
@@ -186,14 +192,18 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         _check_pixels(image.size, config)
         if kind == "JPEG":
             jpeg.check_markers(data)
-        if header is not None and config.verify == "full":
-            png.check(data, header)
+        if header is not None:
+            if config.verify == "full":
+                png.check(data, header)
+            if png.has_late_metadata(data):
+                image.load()  # Else Pillow knows of no orientation that stands behind the pixels.
         work = _work(image, data, kind, header, config)
         size = image.size
         if work.turned or work.converted or work.resized:
+            _check_target(work, config)
             size, data = _made(image, work, config)
         elif kind == "JPEG" and config.verify == "full" and not jpeg.decodes_cleanly(data):
-            image.draft("L", (1, 1))  # What libjpeg only warns of, it may be able to pass, as it does in TensorFlow.
+            image.draft(None, (1, 1))  # What libjpeg only warns of may pass, as it does in TensorFlow.
             image.load()
     return Prepared(
         data=data,
@@ -222,7 +232,7 @@ def _work(image: Image.Image, data: bytes, kind: str, header: png.Header | None,
     orientation = _orientation(image)
     size = image.size[::-1] if orientation in _ON_THEIR_SIDE else image.size
     target = recode.target_size(size, config.resize, config.resize_mode, config.upscale) if config.resize else size
-    return _Work(stored=stored, turned=orientation != 1, converted=converted, size=size, target=target)
+    return _Work(stored=stored, orientation=orientation, converted=converted, size=size, target=target)
 
 
 def _made(image: Image.Image, work: _Work, config: ImageConfig) -> tuple[tuple[int, int], bytes]:
@@ -230,7 +240,7 @@ def _made(image: Image.Image, work: _Work, config: ImageConfig) -> tuple[tuple[i
     if work.resized:
         recode.draft(image, work.target if image.size == work.size else work.target[::-1], config.resize_mode)
     image.load()
-    made = recode.plain(recode.upright(image) if work.turned else image)
+    made = recode.plain(recode.upright(image, work.orientation))
     if work.resized:
         made = recode.resized(made, work.target, config.resize_mode)
     return made.size, recode.encoded(made, work.stored, config.quality)
@@ -244,11 +254,11 @@ def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation, 1..8; 1, upright, where there is none or it cannot be read."""
-    if not image.info.keys() & _METADATA:
+    if image.format == "TIFF" or not image.info.keys() & _METADATA:  # Pillow turns TIFFs itself.
         return 1
     try:
         orientation: Any = image.getexif().get(_EXIF_ORIENTATION)
-    except (SyntaxError, ValueError, TypeError, KeyError, OSError, struct.error):  # Pillow's parser on broken EXIF.
+    except _RAISED_BY_PILLOW:  # By its parser, on broken EXIF.
         return 1
     return int(orientation) if orientation in range(1, 9) else 1
 
@@ -256,6 +266,15 @@ def _orientation(image: Image.Image) -> int:
 def _check_pixels(size: tuple[int, int], config: ImageConfig) -> None:
     if size[0] * size[1] > config.max_pixels:
         raise BadImage(f"{size[0]:,} x {size[1]:,} pixels, more than --max_pixels={config.max_pixels:,}")
+
+
+def _check_target(work: _Work, config: ImageConfig) -> None:
+    width, height = work.target
+    most = _LONGEST_SIDE[work.stored]
+    if max(width, height) > most:
+        raise BadImage(f"would be stored with {width:,} x {height:,} pixels; {work.stored} can have {most:,} a side")
+    if work.resized:
+        _check_pixels(work.target, config)
 
 
 def _type(data: bytes) -> str | None:
@@ -287,11 +306,13 @@ def pixels_allowed() -> Iterator[None]:
 
 
 @contextmanager
-def _as_bad_image() -> Iterator[None]:
+def as_bad_image() -> Iterator[None]:
     """What Pillow's parsers raise on damaged files becomes `BadImage`."""
     try:
         with pixels_allowed():
             yield
+    except jpeg.RefusedJpegError as error:
+        raise BadImage(str(error)) from error
     except (jpeg.DamagedJpegError, png.DamagedPngError) as error:
         raise BadImage(f"damaged image: {error}") from error
     except (recode.UnknownRangeError, repair.TooMuchLostError) as error:

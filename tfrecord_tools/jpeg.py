@@ -14,36 +14,48 @@ _SCAN = 0xDA
 _METADATA = 0xE1  # EXIF and XMP.
 _FRAMES = (0xC0, 0xC1)  # Baseline and extended; others are progressive, lossless or arithmetic.
 _SEGMENT = struct.Struct(">BH")  # Marker, length.
+_LOSSLESS = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)  # And hierarchical.
 _FRAME = struct.Struct(">BHHB")  # Bits, height, width, components (JPEG standard, B.2.2).
 _RESTARTS = range(0xD0, 0xD8)
 _SEGMENTS = frozenset({*range(0xC0, 0xFF)} - {*_RESTARTS, 0xD8, END[1]})  # Followed by a length and content.
 _MAX_SCANS = 500  # A progressive file has about ten; each costs a pass over all pixels (libjpeg-turbo's -maxscans).
 _MAX_JUNK_BYTES = 1 << 16
+_PADDING = b"\0\r\n\t "
 
 
 class DamagedJpegError(Exception):
     """What is wrong."""
 
 
-def check_markers(data: bytes) -> None:
+class RefusedJpegError(DamagedJpegError):
+    """Why it is not to be decoded, whole or not."""
+
+
+def check_markers(data: bytes) -> int:
     """Checks that the markers lead to the end marker.
 
     Pillow stops at the last row. TensorFlow insists on the end marker, which is gone from a file whose end
     was overwritten, as by the zeros of a download that was broken off.
 
+    Returns:
+        The position behind the end marker.
+
     Raises:
-        DamagedJpegError: They do not, or there are so many scans that only decoding them for long was meant.
+        RefusedJpegError: It is lossless, or has so many scans that only decoding them for long was meant.
+        DamagedJpegError: The markers lead to no end.
     """
     position, scans = len(SIGNATURE) - 1, 0
     while marker := _MARKER.search(data, position):
         code, position = marker[1][0], marker.end()
         if code == END[1]:
-            return
+            return position
         if code in _SEGMENTS:
             position += int.from_bytes(data[position : position + 2], "big")
         scans += code == _SCAN
+        if code in _LOSSLESS:
+            raise RefusedJpegError("a lossless JPEG, which hardly any decoder reads")
         if scans > _MAX_SCANS:
-            raise DamagedJpegError(f"the JPEG has more than {_MAX_SCANS} scans")
+            raise RefusedJpegError(f"the JPEG has more than {_MAX_SCANS} scans")
     raise DamagedJpegError(f"the JPEG ends at byte {len(data):,}, before its end marker")
 
 
@@ -87,13 +99,17 @@ def repair(data: bytes) -> tuple[bytes, str]:
     Returns:
         The repaired bytes and what was wrong; the same bytes and "" if there was nothing to repair.
     """
-    start = data.find(SIGNATURE, 0, _MAX_JUNK_BYTES)
+    whole, start = data, data.find(SIGNATURE, 0, _MAX_JUNK_BYTES)
     if start < 0:
         return data, ""
     found = [f"{start:,} bytes before the JPEG"] if start else []
     data = data[start:]
     try:
-        check_markers(data)
+        end = check_markers(data)
+        if start and data[end:].strip(_PADDING):
+            return whole, ""  # Something else that contains a JPEG, such as a preview.
+    except RefusedJpegError:
+        raise
     except DamagedJpegError:
         data = data.rstrip(b"\xff") + END  # A broken marker at the very end would be taken for one with a length.
         found.append("no end marker")

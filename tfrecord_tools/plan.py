@@ -15,11 +15,12 @@ import numpy as np
 from tfrecord_tools import duplicates, order, schema
 from tfrecord_tools.duplicates import Duplicates
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.scan import NO_GROUP, SPLITS, Sources
+from tfrecord_tools.scan import NO_GROUP, Sources
+from tfrecord_tools.splits import SPLITS
 from tfrecord_tools.stores import Rejected
 from tfrecord_tools.survey import Facts
 
-FORMAT_VERSION = 2  # Raised when the same sources and config would give other bytes.
+FORMAT_VERSION = 3  # Raised when the same sources and config would give other bytes.
 DEFAULT_VALIDATION_FRACTION = 0.2
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 150 << 20
 DEFAULT_SHARDS = 64  # Many enough to read in parallel, if they are not too small.
@@ -243,7 +244,7 @@ def plan(
     ranks = np.where(is_new, order.mix(config.seed, 0, hashes[kept]), old_rows[kept].astype(np.uint64))
     rows = kept[np.lexsort((ranks, is_new, splits[kept]))]
     numbers, labels, splits, old_rows = numbers[rows], labels[rows], splits[rows], old_rows[rows]
-    _check_classes(sources, class_names, labels, splits, config)
+    _check_classes(sources, class_names, labels, splits, config, previous is not None)
     path_bytes = np.array([len(sources.paths[i].encode()) for i in numbers.tolist()], np.int64)
     lengths = schema.example_bytes(facts.table["bytes"][numbers], path_bytes, labels)
     shards = tuple(_shards(splits, lengths + schema.FRAME_BYTES, old_rows, config, previous))
@@ -252,7 +253,8 @@ def plan(
     settings = {**settings, "name": name, "format_version": FORMAT_VERSION}
     if not sources.has_splits:  # Given or by default: the same.
         settings |= dict(zip(("validation_fraction", "test_fraction"), config.fractions))
-    columns = (facts.table["source_sha256"][numbers], facts.table["sha256"][numbers], labels, splits)
+    groups = sources.groups[numbers]
+    columns = (facts.table["source_sha256"][numbers], facts.table["sha256"][numbers], labels, splits, groups)
     return Plan(
         name=name,
         class_names=class_names,
@@ -264,7 +266,7 @@ def plan(
         shards=shards,
         rejected=rejected,
         duplicates=found,
-        group_leaks=_group_leaks(sources.groups[numbers], splits),
+        group_leaks=_group_leaks(groups, splits),
         digest=digest_of(
             settings, class_names, shards, rejected, columns, (sources.paths[i] for i in numbers.tolist())
         ),
@@ -286,7 +288,8 @@ def digest_of(
         class_names: In the order of the labels.
         shards: In the order of the rows.
         rejected: Every file that is no record, or not as it was.
-        columns: Over records: u8[n 32] sha256 of the sources and of what is stored, i32[n] labels, i8[n] splits.
+        columns: Over records: u8[n 32] sha256 of the sources and of what is stored, i32[n] labels, i8[n] splits,
+            u64[n] groups.
         paths: Of the records.
     """
     digest = hashlib.sha256()
@@ -423,7 +426,12 @@ def _dropped(
 
 
 def _check_classes(
-    sources: Sources, class_names: Sequence[str], labels: np.ndarray, splits: np.ndarray, config: PlanConfig
+    sources: Sources,
+    class_names: Sequence[str],
+    labels: np.ndarray,
+    splits: np.ndarray,
+    config: PlanConfig,
+    updating: bool,
 ) -> None:
     """Refuses a class that is empty where it must not be: in train, and in every split that we make."""
     needed = config.made_splits
@@ -434,9 +442,11 @@ def _check_classes(
         for label in np.flatnonzero(counts == 0).tolist():
             total = int((labels == label).sum())
             other = "" if sources.has_splits or split == "train" else f"; or change --{split}_fraction, or --seed"
+            remedy = f"Add images or leave the class out with --classes{other}."
+            if updating:
+                remedy = "An update keeps every class: bring its images back, or convert anew with --overwrite."
             raise UserError(
-                f"the class {class_names[label]!r} has no image in the {split} split ({total:,} sound in all)."
-                f" Add images or leave the class out with --classes{other}."
+                f"the class {class_names[label]!r} has no image in the {split} split ({total:,} sound in all). {remedy}"
             )
 
 

@@ -13,6 +13,10 @@ import numpy as np
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # By colour type.
 _PALETTE = 3
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_ANCILLARY = 0x20  # The bit of the first letter of a chunk that a decoder may pass over.
+_METADATA = frozenset({b"eXIf", b"iTXt", b"zTXt", b"tEXt"})
+_LONGEST_SIDE = 1_000_000  # libpng's PNG_USER_WIDTH_MAX.
 _LAST_FILTER = 4
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # x y dx dy
 _PIECE_BYTES = 1 << 20  # Inflated at once.
@@ -60,16 +64,16 @@ def read_header(data: bytes) -> Header:
 
 
 def check(data: bytes, header: Header) -> None:
-    """Checks every chunk's checksum, the palette where colours are of one, all rows in full and their filters.
+    """Checks every chunk's checksum and place, the palette where colours are of one, all rows and their filters.
 
     Raises:
         DamagedPngError: Something of it is wrong.
     """
     chunks = list(_chunks(data))
-    kinds = [kind for kind, _ in chunks]
-    first_pixels = kinds.index(b"IDAT") if b"IDAT" in kinds else len(kinds)
-    if header.color == _PALETTE and b"PLTE" not in kinds[:first_pixels]:
-        raise DamagedPngError("the PNG lacks its palette")
+    _check_order([kind for kind, _ in chunks], header)
+    palette = next((content for kind, content in chunks if kind == b"PLTE"), b"abc")
+    if len(palette) % 3 or not 3 <= len(palette) <= 768:
+        raise DamagedPngError(f"the PNG's palette has {len(palette):,} bytes")
     passes = list(header.passes())
     expected = sum(rows * stride for rows, stride in passes)
     starts = _row_starts(passes)
@@ -83,6 +87,33 @@ def check(data: bytes, header: Header) -> None:
             break
     if not expected <= position <= expected + _EXCESS_BYTES:
         raise DamagedPngError(f"the PNG has {position:,} bytes of pixels and should have {expected:,}")
+
+
+def has_late_metadata(data: bytes) -> bool:
+    """Whether something that may hold an orientation stands behind the pixels; checks the chunks up to the end.
+
+    Raises:
+        DamagedPngError: A checksum is wrong, or the end is missing.
+    """
+    kinds = [kind for kind, _ in _chunks(data)]
+    return b"IDAT" in kinds and not _METADATA.isdisjoint(kinds[kinds.index(b"IDAT") :])
+
+
+def _check_order(kinds: Sequence[bytes], header: Header) -> None:
+    first, pixels = (kinds.index(b"IDAT"), kinds.count(b"IDAT")) if b"IDAT" in kinds else (len(kinds), 0)
+    if header.color == _PALETTE and b"PLTE" not in kinds[:first]:
+        raise DamagedPngError("the PNG lacks its palette")
+    if kinds.count(b"IHDR") > 1 or kinds.count(b"PLTE") > 1:
+        raise DamagedPngError("the PNG has two headers or palettes")
+    if kinds[first : first + pixels].count(b"IDAT") != pixels:
+        raise DamagedPngError("something stands between the PNG's pixels")
+    unknown = [kind for kind in kinds if kind[0] & _ANCILLARY == 0 and kind not in _CRITICAL]
+    if unknown:
+        raise DamagedPngError(f"the PNG needs a decoder that knows the chunk {unknown[0]!r}")
+    if max(header.width, header.height) > _LONGEST_SIDE:
+        raise DamagedPngError(
+            f"{header.width:,} x {header.height:,} pixels; PNG decoders take {_LONGEST_SIDE:,} a side"
+        )
 
 
 def _row_starts(passes: Sequence[tuple[int, int]]) -> np.ndarray:

@@ -6,10 +6,19 @@ import io
 import math
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 RESIZE_MODES = ("shorter", "longer", "exact", "center_crop")
 _BACKGROUND = 255  # White: what most transparent pictures were drawn for.
+_TURNS = {  # EXIF 2.32, tag 0x0112.
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _DRAFT = 2.0  # A JPEG is decoded at no less than twice the size wanted; the rest is left to the resampling.
 
 
@@ -45,9 +54,10 @@ def plain(image: Image.Image) -> Image.Image:
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation."""
-    return ImageOps.exif_transpose(image)
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Applies an EXIF orientation, 1..8; Pillow's own way reads and writes all of the EXIF, which may be broken."""
+    turn = _TURNS.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def target_size(size: tuple[int, int], side: int, mode: str, upscale: bool) -> tuple[int, int]:

@@ -41,8 +41,9 @@ def repaired(
         data, wrong = jpeg.repair(data)
         lost = _lost_rows(data, "JPEG", check_size) if "end" in wrong else 0.0
     elif kind == "GIF":
+        whole = data
         data, lost = _repaired_gif(data, check_size)
-        wrong = "its pixels break off" if lost else ""
+        wrong = "its pixels break off" if data is not whole else ""
     elif kind == "WEBP" and not _decodes_webp(data, check_size):
         return webp.rebuilt(data), "its chunks are damaged"
     else:
@@ -53,13 +54,21 @@ def repaired(
 
 
 def _repaired_gif(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> tuple[bytes, float]:
-    """Returns the GIF and 0, or, if its first picture does not decode whole, a PNG of it and what share is lost."""
+    """Returns the GIF and 0, or, if its first picture does not decode whole, a PNG of it and what share is lost.
+
+    Raises:
+        OSError: It is interlaced: what it lacks are rows all over the picture.
+    """
+    interlaced = False
     try:
         with Image.open(io.BytesIO(data), formats=("GIF",)) as image:
             check_size(image.size)
+            interlaced = bool(image.tile) and bool(image.tile[0].args[1])
             image.load()
         return data, 0.0
     except OSError:
+        if interlaced:
+            raise
         with _incomplete(), Image.open(io.BytesIO(data), formats=("GIF",)) as image:
             encoded = io.BytesIO()
             image.convert("RGBA").save(encoded, "PNG")

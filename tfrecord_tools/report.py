@@ -14,8 +14,10 @@ import numpy as np
 from PIL import Image
 
 from tfrecord_tools import images, schema
+from tfrecord_tools.errors import UserError
 from tfrecord_tools.plan import Plan
-from tfrecord_tools.scan import SPLITS, Sources
+from tfrecord_tools.scan import Sources
+from tfrecord_tools.splits import SPLITS
 from tfrecord_tools.survey import TYPES, Facts
 from tfrecord_tools.workers import Pool
 
@@ -43,7 +45,8 @@ class Samples:
     """What was found by decoding some of the records.
 
     Attributes:
-        colors: As `convert.json` has it: number of images, mean and standard deviation of each channel in 0..255.
+        colors: As `convert.json` has it: number of images, of those among them that do not decode, mean and standard
+            deviation of each channel in 0..255.
         thumbnails: By label, then record.
     """
 
@@ -92,10 +95,17 @@ def sample(plan: Plan, sources: Sources, facts: Facts, data: Path, pool: Pool) -
     chunks = [rows[i : i + _RECORDS_PER_JOB] for i in range(0, len(rows), _RECORDS_PER_JOB)]
     jobs = (_job(plan, facts, data, chunk) for chunk in chunks)
     found = dict(zip(rows.tolist(), (one for result in pool.map(_decode_job, jobs) for one in result)))
-    mean, square = np.mean([found[row][0] for row in colored.tolist()], axis=0)
+    moments = [one[0] for row in colored.tolist() if (one := found[row]) is not None]
+    if not moments:
+        raise UserError(
+            f"none of {len(colored):,} records looked at decodes, such as {sources.paths[int(plan.numbers[0])]}:"
+            " what --verify=header passes may be damaged. Convert with --verify=full and --restart."
+        )
+    mean, square = np.mean(moments, axis=0)
     return Samples(
         colors={
             "sampled": len(colored),
+            "undecodable": len(colored) - len(moments),
             "mean": np.round(mean, 2).tolist(),
             "std": np.round(np.sqrt(np.maximum(square - mean**2, 0)), 2).tolist(),
         },
@@ -104,9 +114,10 @@ def sample(plan: Plan, sources: Sources, facts: Facts, data: Path, pool: Pool) -
                 int(plan.labels[row]),
                 SPLITS[plan.splits[row]],
                 sources.paths[int(plan.numbers[row])],
-                found[row][1],
+                one[1],
             )
             for row in shown
+            if (one := found[row]) is not None
         ],
     )
 
@@ -135,12 +146,12 @@ def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[s
     return places
 
 
-def _decode_job(places: Sequence[tuple[str, int, int, int, int]]) -> list[tuple[np.ndarray, bytes]]:
-    """For each place: f64[2 3], the channels' means and mean squares in 0..255, and a small JPEG."""
-    return list(map(_decode, places))
+def _decode_job(places: Sequence[tuple[str, int, int, int, int]]) -> list[tuple[np.ndarray, bytes] | None]:
+    """For each place: f64[2 3], the channels' means and mean squares in 0..255, and a small JPEG; None if damaged."""
+    return [_decode(place) for place in places]
 
 
-def _decode(place: tuple[str, int, int, int, int]) -> tuple[np.ndarray, bytes]:
+def _decode(place: tuple[str, int, int, int, int]) -> tuple[np.ndarray, bytes] | None:
     path, offset, size, height, width = place
     with open(path, "rb") as file:
         file.seek(offset)
@@ -149,8 +160,11 @@ def _decode(place: tuple[str, int, int, int, int]) -> tuple[np.ndarray, bytes]:
     if height:
         image = Image.frombytes("RGB", (width, height), encoded)
     else:
-        with images.pixels_allowed(), Image.open(io.BytesIO(encoded)) as opened:
-            image = opened.convert("RGB")
+        try:
+            with images.as_bad_image(), Image.open(io.BytesIO(encoded)) as opened:
+                image = opened.convert("RGB")
+        except images.BadImage:  # Only after --verify=header.
+            return None
     shares = np.reshape(image.histogram(), (3, 256)) / (image.width * image.height)
     levels = np.arange(256)
     image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), reducing_gap=2.0)

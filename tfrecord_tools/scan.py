@@ -17,14 +17,9 @@ import numpy as np
 
 from tfrecord_tools import manifest, stores
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.splits import SPLIT_NAMES, SPLITS
 from tfrecord_tools.stores import Listing, Rejected, Store
 
-SPLITS = ("train", "validation", "test")
-SPLIT_NAMES = {
-    "train": "train", "training": "train",
-    "val": "validation", "valid": "validation", "validation": "validation",
-    "test": "test", "testing": "test",
-}  # fmt: skip
 TO_BE_SPLIT = -1  # The split of a file whose side the source does not give.
 NO_GROUP = 0
 LAYOUTS = "cat_dog_img/train/cats/1.jpg (split/class/image) or cat_dog_img/cats/1.jpg (class/image)"

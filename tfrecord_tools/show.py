@@ -168,7 +168,10 @@ def _class_names(directory: Path) -> ClassNames:
     """Reads the files in which TensorFlow Datasets keeps class names: label.labels.txt for the feature label."""
     ending = ".labels.txt"
     paths = sorted(directory.glob(f"*{ending}"))
-    return {path.name.removesuffix(ending): path.read_text("utf-8", "replace").splitlines() for path in paths}
+    return {
+        path.name.removesuffix(ending): path.read_text("utf-8", "replace").removesuffix("\n").split("\n")
+        for path in paths
+    }
 
 
 def _files(path: Path, contents: Sequence[Contents]) -> Iterator[str]:

@@ -18,15 +18,17 @@ import numpy as np
 
 from tfrecord_tools import images, pixel_csv
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.splits import SPLIT_NAMES
 
 MAX_FILE_BYTES = images.MAX_IMAGE_BYTES  # What an example cannot hold is not read further.
 IGNORED = frozenset({"thumbs.db", "__macosx", "desktop.ini"})
 SPAN = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4")])
 _ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7; the names of file and extra field follow.
 _ZIP_SIGNATURE = b"PK\x03\x04"
+_UTF8 = 0x800  # The flag of a name in UTF-8.
 _ENCRYPTED = 1  # A bit of a member's flags.
 _DOS = 0  # Programs of such systems may put backslashes between the parts of a name.
-_COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZh": "bunzip2", b"\xfd7zXZ": "unxz", b"(\xb5/\xfd": "unzstd"}
+_COMPRESSED = {b"\x1f\x8b": "gunzip -k", b"BZh": "bunzip2 -k", b"\xfd7zXZ": "unxz -k", b"(\xb5/\xfd": "unzstd"}
 _NO_FILE = "a link or a device in the archive, no file: unpack the archive first"
 _WITHOUT_IT = "Fetch it again, or unpack what can be read of it and give that directory."
 
@@ -298,7 +300,7 @@ def _list_zip(file: str) -> Listing:
     rejected = []
     spans: dict[str, tuple[int, int, int, int]] = {}
     for member in _zip_members(file):
-        name = member.filename.replace("\\", "/") if member.create_system == _DOS else member.filename
+        name = _zip_name(member)
         path = _member_path(name)
         if name.endswith("/") or not path:
             continue
@@ -311,6 +313,18 @@ def _list_zip(file: str) -> Listing:
         else:
             spans[path] = (member.header_offset, member.compress_size, member.file_size, member.CRC)
     return _archive_listing(Zip(file), file, spans, rejected)
+
+
+def _zip_name(member: zipfile.ZipInfo) -> str:
+    """A member's name; on Unix, `zip` stores UTF-8 without saying so, which zipfile takes for the code page of DOS."""
+    if member.create_system == _DOS:
+        return member.filename.replace("\\", "/")
+    if member.flag_bits & _UTF8:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return member.filename
 
 
 def _zip_members(file: str) -> list[zipfile.ZipInfo]:
@@ -362,10 +376,11 @@ def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInf
 def _archive_listing(
     store: Store, file: str, spans: dict[str, tuple[int, int, int, int]], rejected: list[Rejected]
 ) -> Listing:
-    """Sorts the members; a directory that contains everything is left out of the paths."""
+    """Sorts the members; a directory that contains everything is left out of the paths, unless it is a split."""
     names = sorted(spans, key=lambda path: path.split("/"))
     tops = {path.partition("/")[0] for path in [*names, *(r.path for r in rejected)]}
-    top = f"{tops.pop()}/" if len(tops) == 1 and all("/" in name for name in names) else ""
+    enclosed = len(tops) == 1 and all("/" in name for name in names) and not any(t.lower() in SPLIT_NAMES for t in tops)
+    top = f"{tops.pop()}/" if enclosed else ""
     table = np.array([spans[name] for name in names], SPAN)
     return Listing(
         store=store,

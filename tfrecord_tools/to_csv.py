@@ -21,7 +21,8 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import BadImage, ImageConfig
 from tfrecord_tools.plan import PlanConfig
 from tfrecord_tools.progress import Progress
-from tfrecord_tools.scan import SPLITS, TO_BE_SPLIT, ScanConfig, Sources, scan
+from tfrecord_tools.scan import TO_BE_SPLIT, ScanConfig, Sources, scan
+from tfrecord_tools.splits import SPLITS
 from tfrecord_tools.stores import ReadError, Rejected, Store
 from tfrecord_tools.survey import reason_of, survey
 from tfrecord_tools.workers import Pool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from tfrecord_tools import index, metadata
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import ImageConfig
 from tfrecord_tools.plan import FORMAT_VERSION, Previous, shard_name
-from tfrecord_tools.scan import SPLITS
+from tfrecord_tools.splits import SPLITS
 from tfrecord_tools.survey import FACT, TYPES, change_bits
 
 Config = TypeVar("Config", bound=ImageConfig)
@@ -25,12 +25,16 @@ _COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """A dataset with what is known of its images: facts, survey.FACT[n], size and mtime left out."""
+    """A dataset with what is known of its images: facts, survey.FACT[n], size and mtime left out.
+
+    `verified` says how they were proven: "full" or "header".
+    """
 
     previous: Previous
     facts: np.ndarray
     config: dict[str, Any]
     digest: str
+    verified: str
 
     def known(self, paths: Sequence[str]) -> np.ndarray:
         """Returns FACT[len(paths)], zeros where a path is new."""
@@ -72,11 +76,11 @@ def read(directory: Path) -> Base:
         shards=table.column("shard").to_numpy(),
         files=files,
     )
-    return Base(previous, rows, facts["config"], facts["digest"])
+    return Base(previous, rows, facts["config"], facts["digest"], facts["images"]["verified"])
 
 
-def adopted(config: Config, base: Base) -> Config:
-    """Returns the config with the settings of the dataset where it has defaults.
+def adopted(config: Config, base: Base, explicit: Collection[str] = ()) -> Config:
+    """Returns the config with the settings of the dataset where it has defaults, except those that are `explicit`.
 
     Raises:
         UserError: A setting is given, and another one than then: new records would be of another form than the old.
@@ -86,7 +90,7 @@ def adopted(config: Config, base: Base) -> Config:
         if field.name not in base.config:
             continue
         given, old = getattr(config, field.name), base.config[field.name]
-        if given != field.default and given != old:
+        if given != old and (given != field.default or field.name in explicit):
             raise UserError(
                 f"--update: --{field.name} was {old!r} for {base.previous.directory} and is {given!r} now."
                 " Leave the flag out, or convert anew with --overwrite."

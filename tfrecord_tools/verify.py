@@ -26,7 +26,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.plan import Shard
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Dataset, open_dataset
-from tfrecord_tools.scan import SPLITS
+from tfrecord_tools.splits import SPLITS
 from tfrecord_tools.stores import Rejected
 
 _SHOWN = 20
@@ -82,7 +82,9 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
     """
     data = open_dataset(config.directory)
     facts = metadata.read(data.directory)
-    table = index.read(data.directory / index.FILE_NAME, ["split", "shard", "label", "path", "sha256", "source_sha256"])
+    table = index.read(
+        data.directory / index.FILE_NAME, ["split", "shard", "label", "path", "group", "sha256", "source_sha256"]
+    )
     problems = list(_check_metadata(data, facts, table))
     jobs = [
         _Job(data.directory, data.name, group, dict(data.shards), config.decode)
@@ -103,7 +105,7 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
 def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
     """Yields in what the files beside the shards contradict each other or the index, or that one is damaged."""
     checks: dict[str, Callable[[], Iterator[str]]] = {
-        index.FILE_NAME: lambda: _check_counts(data, table),
+        index.FILE_NAME: lambda: _check_counts(data, facts, table),
         "label.labels.txt": lambda: _check_class_names(data),
         "features.json": lambda: _check_features(data),
         "dataset_info.json": lambda: _check_dataset_info(data),
@@ -121,15 +123,22 @@ def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterato
         yield f"{name}: a shard that does not belong to this dataset; readers of a file pattern would take it in"
 
 
-def _check_counts(data: Dataset, table: Any) -> Iterator[str]:
-    splits = table.column("split").to_pylist()
+def _check_counts(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
+    splits = np.array(table.column("split").to_pylist())
+    labels = table.column("label").to_numpy()
     for split, count in data.splits.items():
-        if splits.count(split) != count:
-            yield f"{index.FILE_NAME}: {splits.count(split):,} rows of {split}, and convert.json says {count:,}"
+        found = int((splits == split).sum())
+        if found != count:
+            yield f"{index.FILE_NAME}: {found:,} rows of {split}, and convert.json says {count:,}"
+        for entry in facts["classes"]:
+            found = int(((splits == split) & (labels == entry["label"])).sum())
+            if found != entry[split]:
+                said = f"and convert.json says {entry[split]:,}"
+                yield f"{index.FILE_NAME}: {found:,} rows of {split} are of the class {entry['name']!r}, {said}"
 
 
 def _check_class_names(data: Dataset) -> Iterator[str]:
-    names = (data.directory / "label.labels.txt").read_text("utf-8").splitlines()
+    names = (data.directory / "label.labels.txt").read_text("utf-8").removesuffix("\n").split("\n")
     if tuple(names) != data.class_names:
         yield "label.labels.txt: other class names than in convert.json"
 
@@ -163,7 +172,7 @@ def _digest(data: Dataset, facts: dict[str, Any], table: Any) -> str:
         rejected = [Rejected(path=path, reason=reason, done=done) for path, reason, done in reader]
     split_numbers = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
     columns = [index.hashes(table, name) for name in ("source_sha256", "sha256")]
-    columns += [table.column("label").to_numpy().astype(np.int32), split_numbers]
+    columns += [table.column("label").to_numpy().astype(np.int32), split_numbers, table.column("group").to_numpy()]
     keys = split_numbers.astype(np.int64) << 32 | table.column("shard").to_numpy()
     starts = [*np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]).tolist(), len(keys)]
     shards = []
