@@ -176,7 +176,7 @@ ODD: dict[str, Odd] = {
     "flipped png": Odd(
         PNG[:200] + bytes([PNG[200] ^ 1]) + PNG[201:], reason="damaged image: wrong checksum of the PNG chunk b'IDAT'"
     ),
-    "cut gif": Odd(encoded(smooth().quantize(64), "GIF", interlace=0)[:-80], reason="damaged image: "),
+    "cut gif": Odd(encoded(smooth().quantize(64), "GIF", interlace=0)[:-40], reason="damaged image: "),
     "cut webp": Odd(encoded(smooth(), "WEBP")[:-100], reason="damaged image: "),
     "cut bmp": Odd(encoded(smooth(), "BMP")[:-900], reason="damaged image: "),
     "png of 60,000 x 60,000": Odd(
