@@ -1,21 +1,44 @@
-"""Tests of the augmentation: ranges that are kept and used, and draws that depend on nothing but the seed and step."""
+"""Tests of the augmentation: parity with ImageDataGenerator, ranges, and the same bits wherever it runs."""
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
+import scipy.stats
 import tensorflow as tf
+from PIL import Image
 
-from tfrecord_tools.augment import augment_batch
-from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools import order
+from tfrecord_tools.augment import (
+    Colors,
+    Draws,
+    Moves,
+    affine,
+    augment,
+    color_matrices,
+    draw_colors,
+    draw_moves,
+    recolor,
+    warp,
+)
+from tfrecord_tools.augment_config import FILL_MODES, PRESETS, AugmentConfig
 from tfrecord_tools.errors import UserError
 
 SIDE = 41
 CENTRE = (SIDE - 1) / 2
 
 
-def augmented(images: np.ndarray, config: AugmentConfig, seed: int = 0, step: int = 0) -> np.ndarray:
-    result = augment_batch(tf.constant(images), config, seed, tf.constant(step, tf.int64))
+def keys(count: int, seed: int = 0, epoch: int = 0) -> np.ndarray:
+    return order.mix(seed, epoch, np.arange(count)).view(np.int64)
+
+
+def augmented(
+    images: np.ndarray, config: AugmentConfig, seed: int = 0, epoch: int = 0, jit: bool = False
+) -> np.ndarray:
+    result = augment(tf.constant(images), tf.constant(keys(len(images), seed, epoch)), config, jit)
     assert result.dtype == tf.uint8
     assert result.shape == images.shape
     return result.numpy()
@@ -52,51 +75,185 @@ ALL = AugmentConfig(
 )
 
 
-# --- Draws ---------------------------------------------------------------------------------------------------------
+# --- Parity with ImageDataGenerator ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [ALL, *PRESETS.values()], ids=["all", *PRESETS])
-def test_same_seed_and_step_give_the_same(config: AugmentConfig) -> None:
-    first = augmented(noise(), config, seed=3, step=5)
-    augmented(noise(), config, seed=3, step=6)  # Calls between do not matter.
-    np.testing.assert_array_equal(augmented(noise(), config, seed=3, step=5), first)
+def photo(side: int = 64) -> np.ndarray:
+    """u8[side side 3], smooth as photographs are for the most part, with edges."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    pixels = np.array(image)
+    pixels[10:20, 30:50] = (250, 20, 60)
+    return pixels
+
+
+def generator(**settings: Any) -> Any:
+    return tf.keras.preprocessing.image.ImageDataGenerator(**settings)
+
+
+STILL = {"theta": 0.0, "tx": 0.0, "ty": 0.0, "shear": 0.0, "zx": 1.0, "zy": 1.0}
+CHANGES = [
+    {"theta": 30.0}, {"theta": -135.0}, {"theta": 7.0}, {"tx": 9.3}, {"ty": -11.8}, {"shear": 20.0}, {"zx": 0.7},
+    {"zx": 1.4, "zy": 1.2}, {"zy": 0.5}, {"flip_horizontal": True}, {"flip_vertical": True},
+    {"theta": 40.0, "tx": 5.5, "ty": -3.2, "shear": -12.0, "zx": 0.8, "zy": 1.3, "flip_horizontal": True},
+    {"theta": -77.0, "tx": -8.0, "ty": 6.1, "shear": 15.0, "zx": 1.2, "zy": 0.9, "flip_vertical": True},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fill_mode", FILL_MODES)
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_warp_is_that_of_image_data_generator(change: dict[str, float], fill_mode: str) -> None:
+    image = photo()
+    expected = generator(fill_mode=fill_mode, cval=90).apply_transform(image.astype(np.float32), STILL | change)
+    given = STILL | {key: value for key, value in change.items() if not key.startswith("flip")}
+    flips = [-1.0 if change.get(f"flip_{axis}") else 1.0 for axis in ("horizontal", "vertical")]
+    moves = Moves(*(tf.constant([value], tf.float64) for value in (*given.values(), *flips)))
+    moved = warp(tf.constant(image[None]), affine(moves, image.shape[:2]), fill_mode, 90).numpy()[0]
+    assert np.mean(np.abs(moved - expected) <= 1) >= 0.99
+
+
+@pytest.mark.parametrize("side", [63, 64])
+def test_no_move_and_flips_lose_nothing(side: int) -> None:
+    image = photo(side)
+    for flip_x, flip_y in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
+        still = Moves(*(tf.constant([float(v)], tf.float64) for v in (*STILL.values(), flip_x, flip_y)))
+        moved = warp(tf.constant(image[None]), affine(still, (side, side)), "constant", 7).numpy()[0]
+        np.testing.assert_array_equal(moved, image[::flip_y, ::flip_x])
+
+
+def test_images_that_are_not_square() -> None:
+    """Keras's own generator takes the centre of height for that of width there, so that its images wander off."""
+    image = photo()[:40]
+    half = Moves(*(tf.constant([float(v)], tf.float64) for v in (180, 0, 0, 0, 1, 1, 1, 1)))
+    moved = warp(tf.constant(image[None]), affine(half, (40, 64)), "nearest").numpy()[0]
+    np.testing.assert_array_equal(moved, image[::-1, ::-1])
+
+
+@pytest.mark.parametrize("name", ["theta", "tx", "ty", "shear", "zx", "zy"])
+def test_distributions_are_those_of_image_data_generator(name: str) -> None:
+    settings = {
+        "rotation_range": 40, "width_shift_range": 0.2, "height_shift_range": 0.2, "shear_range": 15, "zoom_range": 0.3,
+    }  # fmt: skip
+    theirs = generator(**settings)
+    np.random.seed(0)  # What it draws from.
+    expected = [theirs.get_random_transform((64, 64, 3))[name] for _ in range(10_000)]
+    drawn = draw_moves(Draws(tf.bitcast(keys(10_000), tf.uint64)), (64, 64), AugmentConfig(**settings))
+    assert scipy.stats.ks_2samp(getattr(drawn, name).numpy(), expected).pvalue > 0.001
+
+
+def test_draws_are_uniform_and_independent() -> None:
+    draw = Draws(tf.bitcast(keys(10_000), tf.uint64))
+    columns = np.array([draw(number).numpy() for number in range(18)])
+    assert all(scipy.stats.kstest(column, "uniform").pvalue > 1e-4 for column in columns)
+    assert np.abs(np.corrcoef(columns) - np.eye(18)).max() < 0.05
+
+
+# --- The same bits --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
+@pytest.mark.parametrize("fill_mode", FILL_MODES)
+def test_eager_graph_xla_and_batch_size_are_equal(config: AugmentConfig, fill_mode: str) -> None:
+    config, images, given = dataclasses.replace(config, fill_mode=fill_mode), noise(20), keys(20)
+    expected = augmented(images, config)
+    np.testing.assert_array_equal(augmented(images, config, jit=True), expected)
+    for size in (1, 7):
+        parts = [augment(images[i : i + size], given[i : i + size], config) for i in range(0, 20, size)]
+        np.testing.assert_array_equal(tf.concat(parts, 0), expected)
+    tf.config.run_functions_eagerly(True)
+    try:
+        np.testing.assert_array_equal(augmented(images, config), expected)
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
+def test_bits_are_pinned() -> None:
+    """Who trained with these draws yesterday continues with the same ones."""
+    assert [int(augmented(noise(3), PRESETS[name]).astype(np.int64).sum()) for name in ("document", "strong")] == PINNED
+
+
+PINNED = [1930519, 1715437]
+
+
+def test_keys_alone_decide() -> None:
+    assert np.array_equal(augmented(noise(), ALL, 3, 5), augmented(noise(), ALL, 3, 5))
+    same = np.repeat(noise(1), 8, 0)
+    results = {
+        image.tobytes() for seed in range(3) for epoch in range(3) for image in augmented(same, ALL, seed, epoch)
+    }
+    assert len(results) == 72
 
 
 def test_nothing_changes_nothing() -> None:
     np.testing.assert_array_equal(augmented(noise(), AugmentConfig()), noise())
 
 
-def test_other_steps_and_seeds_give_others() -> None:
-    same = np.broadcast_to(noise(1), (1, SIDE, SIDE, 3))
-    results = [augmented(same, ALL, seed, step).tobytes() for seed in range(3) for step in range(3)]
-    assert len(set(results)) == 9
+def test_one_change_leaves_the_draws_of_others() -> None:
+    flips = AugmentConfig(horizontal_flip=True)
+    colored = dataclasses.replace(flips, brightness_range=(0.5, 0.5))
+    np.testing.assert_allclose(augmented(noise(), colored), augmented(noise(), flips) / 2, atol=0.51)
 
 
-def test_images_of_a_batch_are_changed_differently() -> None:
-    same = np.repeat(noise(1), 8, 0)
-    assert len({image.tobytes() for image in augmented(same, ALL)}) == 8
+# --- Colours and erasing --------------------------------------------------------------------------------------------
 
 
-def test_eager_and_in_a_pipeline_are_equal() -> None:
-    config = AugmentConfig(horizontal_flip=True, vertical_flip=True)  # Warps may round differently, flips may not.
-    data = tf.data.Dataset.range(6).map(lambda step: augment_batch(tf.constant(noise(8)), config, 3, step), 2)
-    for step, images in enumerate(data):
-        np.testing.assert_array_equal(images, augmented(noise(8), config, 3, step))
+def recolored(image: np.ndarray, **colors: float) -> np.ndarray:
+    given = {"shift": 0.0, "brightness": 1.0, "contrast": 1.0, "saturation": 1.0} | colors
+    images = tf.constant(image[None])
+    return recolor(
+        images, color_matrices(Colors(**{k: tf.constant([v], tf.float64) for k, v in given.items()}), images)
+    ).numpy()[0]
 
 
-def test_warps_eager_and_in_a_pipeline_differ_by_rounding_at_most() -> None:
-    data = tf.data.Dataset.range(3).map(lambda step: augment_batch(tf.constant(noise(8)), ALL, 3, step), 2)
-    for step, images in enumerate(data):
-        difference = np.abs(images.numpy().astype(int) - augmented(noise(8), ALL, 3, step))
-        assert np.mean(difference > 1) < 0.001
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.5])
+def test_colours_are_those_of_pillow_and_tensorflow(factor: float) -> None:
+    image = photo()
+    values = image.astype(np.float64)
+    grey = (values @ [0.299, 0.587, 0.114])[..., None]
+    expected = {
+        "brightness": values * factor,
+        "contrast": (values - values.mean()) * factor + values.mean(),
+        "saturation": (values - grey) * factor + grey,
+    }
+    for name, result in expected.items():
+        np.testing.assert_allclose(recolored(image, **{name: factor}), np.clip(result, 0, 255), atol=0.51)
+    np.testing.assert_allclose(recolored(image, shift=-30.0), np.clip(values - 30, 0, 255), atol=0.51)
 
 
-def test_pipelines_are_equal_whatever_their_parallelism() -> None:
-    def run(parallel: int) -> list[bytes]:
-        data = tf.data.Dataset.range(12).map(lambda step: augment_batch(tf.constant(noise(4)), ALL, 3, step), parallel)
-        return [images.numpy().tobytes() for images in data]
+def test_colours_together_are_one_after_the_other() -> None:
+    image = photo() // 2 + 60  # Nothing is cut off in between.
+    step = recolored(recolored(recolored(image, saturation=0.7), contrast=0.8), brightness=1.1)
+    np.testing.assert_allclose(recolored(image, saturation=0.7, contrast=0.8, brightness=1.1), step, atol=2)
 
-    assert run(1) == run(4) == run(2)
+
+def test_colours_of_grey_images() -> None:
+    image = photo()[..., :1]
+    rgb = np.repeat(image, 3, -1)
+    change = {"brightness": 1.2, "contrast": 0.7, "saturation": 0.4, "shift": 5.0}
+    np.testing.assert_allclose(recolored(image, **change), recolored(rgb, **change)[..., :1], atol=1)
+
+
+def test_ranges_of_colours() -> None:
+    config = AugmentConfig(channel_shift_range=20, brightness_range=(0.5, 1.5), saturation_range=(0, 2))
+    drawn = draw_colors(Draws(tf.bitcast(keys(2000), tf.uint64)), config)
+    for values, low, high in ((drawn.shift, -20, 20), (drawn.brightness, 0.5, 1.5), (drawn.saturation, 0, 2)):
+        assert scipy.stats.kstest(values.numpy(), "uniform", (low, high - low)).pvalue > 1e-4
+    assert np.all(drawn.contrast.numpy() == 1)
+
+
+def test_erasing() -> None:
+    config = AugmentConfig(erasing=0.3, erasing_area=(0.1, 0.3), cval=9)
+    images = np.full((400, SIDE, SIDE, 3), 200, np.uint8)
+    areas = []
+    for image in augmented(images, config):
+        rows, columns = np.nonzero((image == 9).all(-1))
+        if len(rows):
+            height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+            assert len(rows) == height * width  # One rectangle.
+            areas.append(height * width / SIDE**2)
+    assert 85 < len(areas) < 155
+    assert 0.08 < min(areas) < 0.13
+    assert 0.25 < max(areas) < 0.33
 
 
 # --- Ranges --------------------------------------------------------------------------------------------------------
@@ -165,7 +322,7 @@ def test_flips(config: AugmentConfig, axes: set[str]) -> None:
         assert counts.min() > 60  # Each of the four as often: the two are drawn independently.
 
 
-def test_flip_loses_nothing() -> None:
+def test_drawn_flips_lose_nothing() -> None:
     images = noise(20)
     both = AugmentConfig(horizontal_flip=True, vertical_flip=True)
     for before, after in zip(images, augmented(images, both)):
@@ -196,17 +353,37 @@ def test_batches_of_any_size() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rotation_range": -1}, r"rotation_range=-1: degrees within 0\.\.180 are expected\."),
-        ({"rotation_range": 181}, r"rotation_range=181: degrees"),
-        ({"width_shift_range": 1.0}, r"width_shift_range=1\.0: a share within 0\.\.1 is expected\."),
-        ({"height_shift_range": -0.1}, r"height_shift_range=-0\.1: a share"),
-        ({"zoom_range": 20}, r"zoom_range=20: a share"),  # Per cent were meant.
-        ({"zoom_range": float("nan")}, r"zoom_range=nan: a share"),
+        ({"rotation_range": -1}, r"rotation_range=-1: expected degrees within 0\.\.180\."),
+        ({"rotation_range": 181}, r"rotation_range=181: expected degrees"),
+        ({"fill_mode": "mirror"}, r"fill_mode='mirror': one of nearest, constant, reflect, wrap is expected\."),
+        (
+            {"zoom_range": (1.2, 0.8)},
+            r"zoom_range=\(1\.2, 0\.8\): expected two numbers within 0\.\.100, the lower one",
+        ),
+        ({"zoom_range": (0, 1)}, r"zoom_range=\(0\.0, 1\.0\): expected factors above 0\."),
+        ({"brightness_range": (0.5,)}, r"brightness_range=\(0\.5,\): expected two numbers"),
+        ({"erasing": 25}, r"erasing=25: expected a probability within 0\.\.1\."),
+        ({"cval": 300}, r"cval=300: expected a grey level within 0\.\.255\."),
+        ({"rotation_range": (1, 2)}, r"rotation_range=\(1, 2\): expected degrees"),
+        ({"height_shift_range": -0.1}, r"height_shift_range=-0\.1: expected a share"),
+        ({"zoom_range": 20}, r"zoom_range=20: expected a share"),  # Per cent were meant.
+        ({"zoom_range": float("nan")}, r"zoom_range=nan: expected a share"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         AugmentConfig(**settings)
+
+
+def test_shifts_in_pixels() -> None:
+    shifts = centres(augmented(dots(300, (20, 20)), AugmentConfig(width_shift_range=5)))[:, 1] - 20
+    assert 4.5 < np.abs(shifts).max() <= 5.1
+
+
+def test_settings_from_json() -> None:
+    config = AugmentConfig(zoom_range=[0.8, 1.2], brightness_range=[0.5, 1.5])
+    assert config == AugmentConfig(zoom_range=(0.8, 1.2), brightness_range=(0.5, 1.5))
+    assert hash(config)
 
 
 def test_none_is_false_and_all_else_true() -> None:

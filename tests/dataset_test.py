@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from drawn import converted, flip, tree
 from tfrecord_tools import dataset
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.order import Order
+from tfrecord_tools.order import Balanced, Blocks, Shuffled
 from tfrecord_tools.pixels import decode_pixels
 from tfrecord_tools.records import Records
 
@@ -81,7 +82,7 @@ def evaluated(records: Records, batch_size: int = 4) -> Iterator[tuple[np.ndarra
 
 
 def test_batches_are_the_order(train: Records) -> None:
-    expected = Order(10, seed=3)[np.arange(60)].reshape(15, 4)
+    expected = Shuffled(10, seed=3)[np.arange(60)].reshape(15, 4)
     assert numbers(train, 15, seed=3) == expected.tolist()
 
 
@@ -119,7 +120,7 @@ def test_starting_at_a_step_equals_the_tail(train: Records, start: int, augment:
 
 
 def test_starting_far_out(train: Records) -> None:
-    expected = Order(10, seed=0)[np.arange(4_000_000_000, 4_000_000_004)].tolist()
+    expected = Shuffled(10, seed=0)[np.arange(4_000_000_000, 4_000_000_004)].tolist()
     assert numbers(train, 1, start_step=1_000_000_000) == [expected]
 
 
@@ -247,12 +248,12 @@ def test_replacement_is_the_same_for_any_start_and_worker(damaged: Records) -> N
 
 
 def test_replacement_is_sound_where_the_next_is_corrupt_too(out: Path, tmp_path: Path) -> None:
-    order = Order(10, seed=0)[np.arange(10)].tolist()
-    bad = [order[2], order[3], order[9], order[0]]  # Two in a row, and two around the end of the first epoch.
+    order = Shuffled(10, seed=0)[np.arange(20)].tolist()
+    bad = [order[2], order[3], order[9], order[0]]  # Two in a row, and the last of the first epoch.
     records = damaged_copy(out, tmp_path / "copy", bad)
     seen = list(itertools.chain(*numbers(records, 5, batch_size=2)))
     assert seen[2:4] == [order[4], order[4]]
-    assert (seen[9], seen[0]) == (order[1], order[1])
+    assert (seen[9], seen[0]) == (next(n for n in order[10:] if n not in bad), order[1])
     assert sorted(records.corrupt) == sorted(bad)
 
 
@@ -300,3 +301,82 @@ def test_no_records(train: Records) -> None:
         batches(none, 1)
     with pytest.raises(UserError, match=r"there are no records to read"):
         dataset.eval_batches(none, batch_size=2, image_size=2)
+
+
+# --- The same stream -----------------------------------------------------------------------------------------------
+
+STRONG = PRESETS["strong"]
+
+
+def stream(records: Records, count: int, **settings: Any) -> dict[str, bytes]:
+    """Position -> (record number, pixels) of the first `count` positions, as one hash each."""
+    settings = {"batch_size": 20, "augment": STRONG} | settings
+    found = batches(records, -(-count // settings["batch_size"]), with_numbers=True, **settings)
+    images, _, chosen = (np.concatenate(parts)[:count] for parts in zip(*found))
+    return {"numbers": hashlib.sha256(chosen.tobytes()).digest(), "pixels": hashlib.sha256(images.tobytes()).digest()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"parallel": 1},
+        {"parallel": 2},
+        {"parallel": 8},
+        {"jit": False},
+        {"batch_size": 7},
+        {"batch_size": 7, "parallel": 1, "jit": False},
+    ],
+    ids=str,
+)
+def test_the_stream_is_the_same_bit_for_bit(train: Records, settings: dict[str, Any]) -> None:
+    assert stream(train, 140, **settings) == stream(train, 140)
+
+
+def test_another_seed_gives_other_pixels_and_another_order(train: Records) -> None:
+    one, other = stream(train, 40), stream(train, 40, seed=1)
+    assert one["numbers"] != other["numbers"]
+    assert one["pixels"] != other["pixels"]
+
+
+def test_workers_side_by_side_are_one_also_when_augmented(train: Records) -> None:
+    whole = batches(train, 6, augment=STRONG)
+    halves = zip(*(batches(train, 6, augment=STRONG, shard=(i, 2)) for i in range(2)))
+    for (images, labels), (first, second) in zip(whole, halves):
+        np.testing.assert_array_equal(images, np.concatenate([first[0], second[0]]))
+        np.testing.assert_array_equal(labels, np.concatenate([first[1], second[1]]))
+
+
+def test_cached_pixels_give_the_same_stream(train: Records, damaged: Records) -> None:
+    for records in (train, damaged):
+        pixels = dataset.cache_pixels(records, image_size=SIZE)
+        assert stream(records, 60, pixels=pixels) == stream(records, 60)
+
+
+def test_cache_keeps_to_its_budget(train: Records) -> None:
+    size = 10 * SIZE * SIZE * 3
+    cached = dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size)
+    assert cached is not None
+    assert cached.nbytes == size
+    assert dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size - 1) is None
+    with pytest.raises(
+        UserError, match=r"pixels: uint8 of shape \(10, 8, 8, 3\); uint8 of \(10, 9, 9, 3\) is expected"
+    ):
+        dataset.train_batches(train, batch_size=4, image_size=9, seed=0, pixels=cached)
+
+
+def test_other_orders(train: Records) -> None:
+    balanced = Balanced(np.array([0] * 9 + [1]), seed=0)
+    chosen = np.concatenate(numbers(train, 10, order=balanced))
+    assert np.sum(chosen == 9) == 20
+    assert sorted(np.concatenate(numbers(train, 5, order=Blocks(10, 0, block=3, window=2))).tolist()) == sorted(
+        list(range(10)) * 2
+    )
+
+
+def test_a_record_seen_again_is_changed_anew(train: Records) -> None:
+    one = Balanced(np.array([0] * 9 + [1]), seed=0)  # Every second position is record 9.
+    images, _, chosen = (
+        np.concatenate(p) for p in zip(*batches(train, 8, order=one, augment=STRONG, with_numbers=True))
+    )
+    again = images[chosen == 9]
+    assert len({image.tobytes() for image in again}) == len(again) == 16

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
+import tensorflow as tf
 
 from tfrecord_tools import order
-from tfrecord_tools.order import Order, batch_positions, mix, permute
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled, batch_positions, mix, permute
 
 COUNTS = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 63, 64, 65, 100, 255, 256, 257, 1000, 1023, 1024, 1025, 4097, 20_000]
 
@@ -38,7 +41,7 @@ def test_the_order_is_the_same_for_ever() -> None:
     assert [int(mix(0)), int(mix(1, 2)), int(mix(-1))] == [0xE220A8397B1DCDAF, 0xBCD9DBB49673066B, 0xE4D971771B652C20]
     assert permute(np.arange(10), 10, 0, 0).tolist() == [3, 1, 9, 2, 0, 6, 4, 5, 7, 8]
     assert permute(np.arange(8), 1000, 42, 3).tolist() == [968, 537, 192, 297, 567, 274, 570, 155]
-    assert Order(10, seed=0)[np.arange(5, 15)].tolist() == [6, 4, 5, 7, 8, 9, 4, 1, 3, 6]
+    assert Shuffled(10, seed=0)[np.arange(5, 15)].tolist() == [6, 4, 5, 7, 8, 9, 4, 1, 3, 6]
 
 
 def test_mix_depends_on_order_and_broadcasts() -> None:
@@ -77,14 +80,14 @@ def test_order_is_the_permutations_one_after_the_other(count: int) -> None:
     length = max(3 * count, 10_000)
     positions = np.arange(length)
     expected = permute(positions % count, count, 9, positions // count)
-    assert Order(count, seed=9)[positions].tolist() == expected.tolist()
+    assert Shuffled(count, seed=9)[positions].tolist() == expected.tolist()
 
 
 def test_order_across_chunks_and_in_any_sequence() -> None:
     edge = Order._CHUNK
     positions = np.array([edge, edge - 1, 0, 5 * edge + 1, edge + 1, 0, 3 * edge - 1, 2 * edge, 12 * edge])
     expected = permute(positions % 700, 700, 1, positions // 700)
-    shuffled = Order(700, seed=1)
+    shuffled = Shuffled(700, seed=1)
     assert shuffled[positions].tolist() == expected.tolist()
     assert shuffled[positions[::-1]].tolist() == expected[::-1].tolist()  # Some from the cache now.
     assert shuffled[np.array([], np.int64)].tolist() == []
@@ -92,8 +95,8 @@ def test_order_across_chunks_and_in_any_sequence() -> None:
 
 def test_order_far_out() -> None:
     position = np.array([10**15])
-    assert 0 <= Order(1000, seed=0)[position][0] < 1000
-    assert Order(1000, seed=0)[position] == permute(position % 1000, 1000, 0, position // 1000)
+    assert 0 <= Shuffled(1000, seed=0)[position][0] < 1000
+    assert Shuffled(1000, seed=0)[position] == permute(position % 1000, 1000, 0, position // 1000)
 
 
 def test_batch_positions() -> None:
@@ -104,5 +107,60 @@ def test_batch_positions() -> None:
 
 
 def test_a_large_seed_and_a_negative_one_are_seeds() -> None:
-    orders = {tuple(order.Order(20, seed)[np.arange(20)]) for seed in (0, 1, -1, 2**63, 2**64 - 2)}
+    orders = {tuple(order.Shuffled(20, seed)[np.arange(20)]) for seed in (0, 1, -1, 2**63, 2**64 - 2)}
     assert len(orders) == 5
+
+
+# --- Other orders --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("count", "block", "window"), [(1, 1, 1), (97, 7, 4), (1000, 64, 16), (1000, 2000, 1), (64, 8, 8)]
+)
+def test_blocks_are_permutations(count: int, block: int, window: int) -> None:
+    epochs, chosen = Blocks(count, 3, block, window).at(np.arange(5 * count))
+    assert epochs.tolist() == np.repeat(np.arange(5), count).tolist()
+    streams = chosen.reshape(5, count)
+    assert (np.sort(streams, 1) == np.arange(count)).all()
+    assert count == 1 or len({tuple(s) for s in streams.tolist()}) == 5
+
+
+def test_blocks_are_read_together() -> None:
+    """A window of 4 blocks of 50 neighbours: 200 positions, which lie in at most five stretches of the storage."""
+    chosen = np.sort(Blocks(10_000, 0, block=50, window=4)[np.arange(200)])
+    stretches = 1 + np.sum(np.diff(chosen) > 1)
+    assert stretches <= 5
+
+
+@pytest.mark.parametrize("order", [Shuffled(20_000, 1), Blocks(20_000, 1, block=64, window=64)], ids=["all", "blocks"])
+def test_quality_against_a_buffer_of_a_thousand(order: Order) -> None:
+    """How far positions still tell where a record was stored: `shuffle(1000)` leaves nearly all of it."""
+    positions = np.arange(20_000)
+    buffered = np.array(list(tf.data.Dataset.range(20_000).shuffle(1000, seed=0).as_numpy_iterator()))
+    assert abs(scipy.stats.spearmanr(positions, buffered).statistic) > 0.98
+    assert abs(scipy.stats.spearmanr(positions, order[positions]).statistic) < (
+        0.05 if type(order) is Shuffled else 0.35
+    )
+
+
+def test_runs_of_a_class_are_those_of_chance() -> None:
+    labels = np.repeat([0, 1], 5000)  # Stored class by class.
+    seen = labels[Shuffled(10_000, 1)[np.arange(10_000)]]
+    runs = np.diff(np.flatnonzero(np.r_[True, np.diff(seen) != 0, True]))
+    assert 1.9 < runs.mean() < 2.1
+    assert runs.max() < 25
+
+
+def test_balanced() -> None:
+    labels = np.array([0] * 500 + [2] * 50 + [3] * 7)  # Nothing of class 1.
+    rounds, chosen = Balanced(labels, seed=0).at(np.arange(3 * 500))
+    assert np.bincount(labels[chosen]).tolist() == [500, 0, 500, 500]
+    assert all(sorted(labels[chosen[i : i + 3]].tolist()) == [0, 2, 3] for i in range(0, 1500, 3))
+    assert len(set(zip(rounds.tolist(), chosen.tolist()))) == 1500  # Within a round nobody comes twice.
+    assert sorted(chosen[labels[chosen] == 0].tolist()) == list(range(500))
+    assert np.bincount(chosen[labels[chosen] == 3] - 550).tolist() == pytest.approx([500 / 7] * 7, abs=1)
+
+
+def test_blocks_that_cannot_be() -> None:
+    with pytest.raises(UserError, match=r"block=0, window=16: at least 1 each\."):
+        Blocks(10, 0, block=0)

@@ -6,40 +6,118 @@ Apart from `augment`, so that flags and settings can be checked without TensorFl
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from tfrecord_tools.errors import UserError
+
+FILL_MODES = ("nearest", "constant", "reflect", "wrap")
+Range = tuple[float, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What may happen to an image, each drawn uniformly and independently; edges repeat outwards.
+    """What may happen to an image, each drawn uniformly and independently.
+
+    The settings of an `ImageDataGenerator` can be pasted: `AugmentConfig(rotation_range=90, width_shift_range=0.2)`.
+    Where that and Keras's layers differ, its meanings are followed (README, "Augmentation").
 
     Attributes:
-        rotation_range: Largest rotation to either side, in degrees.
-        width_shift_range: Largest shift to either side, as a share of the width, in 0..1.
+        rotation_range: Largest rotation to either side, in degrees, 0..180.
+        width_shift_range: Largest shift to either side: below 1 a share of the width, from 1 on pixels.
         height_shift_range: Likewise of the height.
-        zoom_range: Width and height are each scaled within 1 - zoom_range .. 1 + zoom_range, in 0..1.
+        shear_range: Largest shear to either side, in degrees, 0..89.
+        zoom_range: Width and height are each scaled within 1 - zoom_range .. 1 + zoom_range, or within the two given
+            factors; above 1 more than the image is shown.
         horizontal_flip: Mirror left-right every second time.
         vertical_flip: Mirror top-bottom every second time.
+        fill_mode: What is shown outside of the image: "nearest" its edge, "constant" `cval`, "reflect" its mirror
+            image, "wrap" its other side.
+        cval: Grey level 0..255 of what is filled or erased.
+        channel_shift_range: Largest number of grey levels that is added to all channels or taken from them, 0..255.
+        brightness_range: Factors within which the image is multiplied.
+        contrast_range: Factors within which the distance of all values to the image's mean is multiplied.
+        saturation_range: Factors within which the distance of each pixel to its grey is multiplied.
+        erasing: Probability that a rectangle is filled with `cval` (Zhong et al. 2017, "Random erasing").
+        erasing_area: Its area, as shares of the image's.
     """
 
     rotation_range: float = 0.0
     width_shift_range: float = 0.0
     height_shift_range: float = 0.0
-    zoom_range: float = 0.0
+    shear_range: float = 0.0
+    zoom_range: float | Range = 0.0
     horizontal_flip: bool = False
     vertical_flip: bool = False
+    fill_mode: str = "nearest"
+    cval: float = 0.0
+    channel_shift_range: float = 0.0
+    brightness_range: Range | None = None
+    contrast_range: Range | None = None
+    saturation_range: Range | None = None
+    erasing: float = 0.0
+    erasing_area: Range = (0.02, 0.2)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.rotation_range <= 180:
-            raise UserError(f"rotation_range={self.rotation_range}: degrees within 0..180 are expected.")
-        for name in ("width_shift_range", "height_shift_range", "zoom_range"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: a share within 0..1 is expected.")
+        _check_within("rotation_range", self.rotation_range, 0, 180, "degrees")
+        _check_within("shear_range", self.shear_range, 0, 89, "degrees")
+        _check_within("width_shift_range", self.width_shift_range, 0, _MOST_PIXELS, "a share below 1, or pixels")
+        _check_within("height_shift_range", self.height_shift_range, 0, _MOST_PIXELS, "a share below 1, or pixels")
+        _check_within("channel_shift_range", self.channel_shift_range, 0, 255, "grey levels")
+        _check_within("cval", self.cval, 0, 255, "a grey level")
+        _check_within("erasing", self.erasing, 0, 1, "a probability")
+        if self.fill_mode not in FILL_MODES:
+            raise UserError(f"fill_mode={self.fill_mode!r}: one of {', '.join(FILL_MODES)} is expected.")
+        if not isinstance(self.zoom_range, (tuple, list)):
+            _check_within("zoom_range", self.zoom_range, 0, 0.99, "a share")
+        for name, most in (
+            ("zoom_range", 100), ("brightness_range", 10), ("contrast_range", 10), ("saturation_range", 10),
+            ("erasing_area", 1),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if isinstance(value, (tuple, list)):
+                object.__setattr__(self, name, _checked_range(name, value, most))  # JSON gives lists.
+        if self.zoom_factors[0] <= 0:
+            raise UserError(f"zoom_range={self.zoom_range}: expected factors above 0.")
 
     def __bool__(self) -> bool:
         """Whether anything is changed at all."""
-        return self != AugmentConfig()
+        return self != dataclasses.replace(
+            AugmentConfig(), fill_mode=self.fill_mode, cval=self.cval, erasing_area=self.erasing_area
+        )
+
+    @property
+    def zoom_factors(self) -> Range:
+        """The least and the greatest factor of width and height."""
+        if isinstance(self.zoom_range, tuple):
+            return self.zoom_range
+        return 1 - self.zoom_range, 1 + self.zoom_range
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels change their place."""
+        flips = self.horizontal_flip or self.vertical_flip
+        shifts = self.width_shift_range or self.height_shift_range
+        return bool(flips or shifts or self.rotation_range or self.shear_range or self.zoom_factors != (1, 1))
+
+    @property
+    def recolors(self) -> bool:
+        """Whether values change at their place."""
+        ranges = (self.brightness_range, self.contrast_range, self.saturation_range)
+        return bool(self.channel_shift_range) or any(r is not None for r in ranges)
+
+
+_MOST_PIXELS = 8192
+
+
+def _check_within(name: str, value: Any, low: float, high: float, what: str) -> None:
+    if not isinstance(value, (int, float)) or not low <= value <= high:
+        raise UserError(f"{name}={value}: expected {what} within {low}..{high}.")
+
+
+def _checked_range(name: str, value: Range | list[float], most: float) -> Range:
+    if len(value) != 2 or not 0 <= value[0] <= value[1] <= most:
+        raise UserError(f"{name}={value}: expected two numbers within 0..{most}, the lower one first.")
+    return float(value[0]), float(value[1])
 
 
 _NOTES = AugmentConfig(rotation_range=90.0, zoom_range=0.2, horizontal_flip=True, vertical_flip=True)
@@ -51,5 +129,20 @@ PRESETS = {
     # Photographs have a right way up: small turns, no vertical flip.
     "standard": AugmentConfig(
         rotation_range=15.0, width_shift_range=0.1, height_shift_range=0.1, zoom_range=0.15, horizontal_flip=True
+    ),
+    "strong": AugmentConfig(
+        rotation_range=30.0,
+        width_shift_range=0.15,
+        height_shift_range=0.15,
+        shear_range=10.0,
+        zoom_range=(0.7, 1.2),
+        horizontal_flip=True,
+        fill_mode="reflect",
+        channel_shift_range=10.0,
+        brightness_range=(0.7, 1.3),
+        contrast_range=(0.7, 1.3),
+        saturation_range=(0.5, 1.5),
+        erasing=0.25,
+        cval=127.0,
     ),
 }

@@ -8,23 +8,26 @@ model.fit(train, steps_per_epoch=100, epochs=10, validation_data=validation)
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import order
-from tfrecord_tools.augment import augment_batch
+from tfrecord_tools import order as orders
+from tfrecord_tools.augment import augment as augmented
 from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.order import Order
 from tfrecord_tools.pixels import decode_pixels
 from tfrecord_tools.records import Records, open_dataset
 
 open = open_dataset
 
 _READERS = 2  # Python reads in one thread at a time; while one waits for the disk, the other goes on.
-_FEATURES = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+_FEATURES = {"image": tf.io.FixedLenFeature([], tf.string)}
+_DRAWS = 6  # What these keys are for: other hashes of the same numbers are those of orders.
+_TRIED = 16  # Positions that are looked up at once.
 
 
 def train_batches(
@@ -36,14 +39,19 @@ def train_batches(
     crop: float = 0.0,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
+    order: Order | None = None,
     augment: AugmentConfig = AugmentConfig(),
+    pixels: np.ndarray | None = None,
     with_numbers: bool = False,
+    parallel: int = tf.data.AUTOTUNE,
+    jit: bool = True,
 ) -> tf.data.Dataset:
     """An endless stream of shuffled batches; batch k is the same whatever came before it.
 
-    Each epoch is another permutation of all records, and batches run on across epochs, so that nothing is
-    dropped or repeated within one. A corrupt record is replaced by the next sound one of its epoch's order,
-    logged and kept in `records.corrupt`; all other positions stay what they are.
+    By default each epoch is another permutation of all records, and batches run on across epochs, so that nothing is
+    dropped or repeated within one. A corrupt record is replaced by another one, logged and kept in `records.corrupt`;
+    all other positions stay what they are. What is drawn for an image depends on the seed, its round (see `Order.at`)
+    and its number alone: not on its batch, the workers, `parallel` or `jit`.
 
     Args:
         records: What to read.
@@ -53,9 +61,12 @@ def train_batches(
         crop: 0 stretches the whole image, above 0 takes its central square (see `pixels.decode_pixels`).
         start_step: The first batch's number.
         shard: (i, w): yield the i-th of w equal, contiguous slices of each global batch.
-        augment: What may happen to the images, drawn anew for each step and worker: with another number of workers
-            the images are the same, their changes are others.
+        order: `order.Blocks` or `order.Balanced` of these records; by default they are `order.Shuffled`.
+        augment: What may happen to the images, drawn anew for each occurrence.
+        pixels: The images as `cache_pixels` returned them for the same size and crop; nothing is decoded then.
         with_numbers: Yield the record numbers too.
+        parallel: How many images are decoded at once.
+        jit: Compile the augmentation with XLA; its result is the same.
 
     Returns:
         Of (images u8[b h w 3], labels i64[b]) or (images, labels, numbers i64[b]), b = batch_size / w.
@@ -65,45 +76,126 @@ def train_batches(
     """
     _check_positive(batch_size=batch_size, image_size=image_size)
     _check_crop(crop)
-    data = serialized_batches(records, batch_size=batch_size, seed=seed, start_step=start_step, shard=shard)
-    data = data.unbatch()
-    decode = functools.partial(_decode, image_size=image_size, crop=crop, raw_size=records.raw_size)
-    data = data.map(lambda example, number: (*decode(example), number), tf.data.AUTOTUNE)
-    data = data.batch(batch_size // shard[1], drop_remainder=True)  # Never drops: it makes the shape static.
-    if augment:
-        key = int(order.mix(seed, shard[0])) >> 1
-        data = tf.data.Dataset.zip(tf.data.Dataset.counter(start_step), data)
-        data = data.map(lambda step, batch: (augment_batch(batch[0], augment, key, step), *batch[1:]), tf.data.AUTOTUNE)
-    if not with_numbers:
-        data = data.map(lambda images, labels, numbers: (images, labels))
-    return data.prefetch(tf.data.AUTOTUNE)
+    chosen = _Chosen(records, order or orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
+    if pixels is None:
+        data = chosen.batches(start_step, records.sound, tf.string)
+        data = _decoded(data, records, image_size, crop, parallel).batch(chosen.share, drop_remainder=True)
+    else:
+        _check_pixels(pixels, records, image_size)
+        fetch = lambda n: None if n in records.corrupt else pixels[n]  # noqa: E731
+        data = chosen.batches(start_step, fetch, tf.uint8, pixels.shape[1:])
+
+    def finish(images: tf.Tensor, numbers: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        changed = augmented(images, keys, augment, jit)
+        return (changed, labels, numbers) if with_numbers else (changed, labels)
+
+    return data.map(finish, parallel).prefetch(tf.data.AUTOTUNE)
 
 
 def serialized_batches(
     records: Records, *, batch_size: int, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
     """The stream of `train_batches` before it is decoded: (serialized examples string[b], record numbers i64[b])."""
-    _check_any(records)
-    _check_positive(batch_size=batch_size)
-    if start_step < 0:
-        raise UserError(f"start_step={start_step}: at least 0.")
-    index, workers = shard
-    if not 0 <= index < workers or batch_size % workers:
-        raise UserError(
-            f"shard={shard}: worker i of w with 0 <= i < w is expected, and w must divide the batch size {batch_size}."
-        )
-    shuffled = order.Order(len(records), seed)
+    chosen = _Chosen(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
+    data = chosen.batches(start_step, records.sound, tf.string)
+    return data.map(lambda examples, numbers, labels, keys: (examples, numbers))
 
-    def read(step: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        positions = order.batch_positions(int(step), batch_size, shard)
-        found = [(records.sound(n), n) for n in shuffled[positions].tolist()]
-        for place, (data, _) in enumerate(found):
-            if data is None:
-                found[place] = _next_sound(records, shuffled, int(positions[place]))
-        return _as_tensors(found)
 
-    steps = tf.data.Dataset.counter(start_step)
-    return steps.map(lambda step: _numpy(read, step), num_parallel_calls=_READERS).prefetch(_READERS)
+def cache_pixels(
+    records: Records, *, image_size: int, crop: float = 0.0, budget_bytes: int | None = None
+) -> np.ndarray | None:
+    """Decodes all records once, for `train_batches(pixels=...)`.
+
+    Args:
+        records: What to read.
+        image_size: As in `train_batches`.
+        crop: Likewise.
+        budget_bytes: The most that it may take; None: any.
+
+    Returns:
+        u8[n h w 3], image_size**2 * 3 bytes a record, zeros where one is corrupt; None if that is above the budget.
+    """
+    shape = (len(records), image_size, image_size, 3)
+    if budget_bytes is not None and np.prod(shape, dtype=np.int64) > budget_bytes:
+        return None
+    cached = np.zeros(shape, np.uint8)
+    for images, _, numbers in eval_batches(
+        records, batch_size=64, image_size=image_size, crop=crop, with_numbers=True
+    ).as_numpy_iterator():
+        cached[numbers] = images
+    return cached
+
+
+class _Chosen:
+    """Which records stand in a worker's share of each batch, and what is drawn for them."""
+
+    def __init__(self, records: Records, order: Order, seed: int, batch_size: int, shard: tuple[int, int]):
+        _check_any(records)
+        _check_positive(batch_size=batch_size)
+        index, workers = shard
+        if not 0 <= index < workers or batch_size % workers:
+            raise UserError(
+                f"shard={shard}: worker i of w with 0 <= i < w is expected, and w must divide the batch size"
+                f" {batch_size}."
+            )
+        self.share = batch_size // workers
+        self._records, self._order, self._seed = records, order, seed
+        self._batch_size, self._shard = batch_size, shard
+
+    def batches(
+        self, start_step: int, fetch: Callable[[int], Any], dtype: tf.DType, shape: tuple[int, ...] = ()
+    ) -> tf.data.Dataset:
+        """Yields (what is fetched, record numbers i64[b], labels i64[b], keys of the draws i64[b]).
+
+        Args:
+            start_step: The first batch's number.
+            fetch: Record number -> what of it is wanted; None if it is corrupt.
+            dtype: Of what is fetched.
+            shape: Of one.
+        """
+        if start_step < 0:
+            raise UserError(f"start_step={start_step}: at least 0.")
+
+        def read(step: np.ndarray) -> tuple[np.ndarray, ...]:
+            positions = orders.batch_positions(int(step), self._batch_size, self._shard)
+            rounds, numbers = self._order.at(positions)
+            found = [fetch(number) for number in numbers.tolist()]
+            for place, one in enumerate(found):
+                if one is None:
+                    found[place], numbers[place] = self._next_sound(int(positions[place]), fetch)
+            keys = orders.mix(self._seed, _DRAWS, rounds, numbers).view(np.int64)
+            values = np.array(found, object) if dtype == tf.string else np.stack(found)
+            return values, numbers, self._records.labels[numbers], keys
+
+        def as_tensors(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            # Stateless is what it is; said, it may run in parallel also under op determinism.
+            parts = tf.numpy_function(read, [step], (dtype, tf.int64, tf.int64, tf.int64), stateful=False)
+            for part, rest in zip(parts, (shape, (), (), ())):
+                part.set_shape([self.share, *rest])
+            return tuple(parts)
+
+        steps = tf.data.Dataset.counter(start_step)
+        return steps.map(as_tensors, num_parallel_calls=_READERS).prefetch(_READERS)
+
+    def _next_sound(self, position: int, fetch: Callable[[int], Any]) -> tuple[Any, int]:
+        """Fetches the next sound record behind a position, with its number."""
+        for start in range(position + 1, position + 1 + 2 * len(self._records), _TRIED):
+            for number in self._order[np.arange(start, start + _TRIED)].tolist():
+                if (one := fetch(number)) is not None:
+                    return one, number
+        raise UserError("every record is corrupt. Copy or convert the dataset again.")
+
+
+def _decoded(data: tf.data.Dataset, records: Records, image_size: int, crop: float, parallel: int) -> tf.data.Dataset:
+    """Turns batches of (serialized examples, ...) into single (pixels, ...)."""
+
+    def parse(examples: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tf.io.parse_example(examples, _FEATURES)["image"], *rest
+
+    def decode(encoded: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return decode_pixels(encoded, image_size, crop, records.raw_size), *rest
+
+    return data.map(parse).unbatch().map(decode, parallel)
 
 
 def eval_batches(
@@ -124,47 +216,21 @@ def eval_batches(
     _check_any(records)
     _check_positive(batch_size=batch_size, image_size=image_size)
 
-    def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _as_tensors([(data, n) for n in numbers.tolist() if (data := records.sound(n)) is not None])
+    def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = {n: data for n in numbers.tolist() if (data := records.sound(n)) is not None}
+        sound = np.array(list(found), np.int64)
+        return np.array(list(found.values()), object), sound, records.labels[sound]
 
-    data = tf.data.Dataset.range(len(records)).batch(batch_size)
-    data = data.map(lambda numbers: _numpy(read, numbers), num_parallel_calls=_READERS)
-    data = data.unbatch()
-    decode = functools.partial(_decode, image_size=image_size, crop=crop, raw_size=records.raw_size)
-    data = data.map(lambda example, number: (*decode(example), number), tf.data.AUTOTUNE)
-    data = data.batch(batch_size)
-    if not with_numbers:
-        data = data.map(lambda images, labels, numbers: (images, labels))
+    def as_tensors(numbers: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        parts = tf.numpy_function(read, [numbers], (tf.string, tf.int64, tf.int64), stateful=False)
+        for part in parts:
+            part.set_shape([None])
+        return tuple(parts)
+
+    data = tf.data.Dataset.range(len(records)).batch(batch_size).map(as_tensors, num_parallel_calls=_READERS)
+    data = _decoded(data, records, image_size, crop, tf.data.AUTOTUNE).batch(batch_size)
+    data = data.map(lambda images, numbers, labels: (images, labels, numbers) if with_numbers else (images, labels))
     return data.prefetch(tf.data.AUTOTUNE)
-
-
-def _decode(example: tf.Tensor, image_size: int, crop: float, raw_size: int | None) -> tuple[tf.Tensor, tf.Tensor]:
-    parsed = tf.io.parse_single_example(example, _FEATURES)
-    return decode_pixels(parsed["image"], image_size, crop, raw_size), parsed["label"]
-
-
-def _next_sound(records: Records, shuffled: order.Order, position: int) -> tuple[bytes, int]:
-    """The next sound record behind a position in its epoch's order (around its end), with its number."""
-    start = position - position % len(records)
-    for offset in range(1, len(records)):
-        next_position = start + (position - start + offset) % len(records)
-        number = int(shuffled[np.array([next_position])][0])
-        data = records.sound(number)
-        if data is not None:
-            return data, number
-    raise UserError("every record is corrupt. Copy or convert the dataset again.")
-
-
-def _as_tensors(read: list[tuple[bytes | None, int]]) -> tuple[np.ndarray, np.ndarray]:
-    return np.array([data for data, _ in read], object), np.array([number for _, number in read], np.int64)
-
-
-def _numpy(function: Callable[..., tuple[np.ndarray, np.ndarray]], argument: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    # Stateless is what it is; said, it may run in parallel also under op determinism.
-    examples, numbers = tf.numpy_function(function, [argument], (tf.string, tf.int64), stateful=False)
-    examples.set_shape([None])
-    numbers.set_shape([None])
-    return examples, numbers
 
 
 def _check_any(records: Records) -> None:
@@ -176,6 +242,14 @@ def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
             raise UserError(f"{name}={value}: at least 1.")
+
+
+def _check_pixels(pixels: np.ndarray, records: Records, image_size: int) -> None:
+    expected = (len(records), image_size, image_size, 3)
+    if pixels.shape != expected or pixels.dtype != np.uint8:
+        raise UserError(
+            f"pixels: {pixels.dtype} of shape {pixels.shape}; uint8 of {expected} is expected, as of cache_pixels."
+        )
 
 
 def _check_crop(crop: float) -> None:

@@ -5,9 +5,12 @@ All mixing is splitmix64's finalizer (Steele, Lea, Flood 2014, "Fast splittable 
 
 from __future__ import annotations
 
+import abc
 import functools
 
 import numpy as np
+
+from tfrecord_tools.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 8  # Luby and Rackoff need 4 for a pseudorandom permutation; the rest is margin for the simple round function.
@@ -45,31 +48,109 @@ def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.nda
     return values.astype(np.int64)
 
 
-class Order:
-    """The order of training: the record at each position of an endless, fully shuffled stream.
+class Order(abc.ABC):
+    """Which record stands at each position of an endless stream: a pure function of a seed.
 
-    Position p lies in epoch p // count; each epoch is another permutation of all `count` records.
+    A subclass says it for some thousand positions at once: array operations cost the same for 20.
     """
 
-    _CHUNK = 4096  # Positions permuted at once: array operations cost the same for 20 as for some thousand.
+    _CHUNK = 4096
 
-    def __init__(self, count: int, seed: int):
-        self._count = count
-        self._seed = seed
-        self._chunks = functools.lru_cache(maxsize=4)(self._permute_chunk)
+    def __init__(self) -> None:
+        self._chunks = functools.lru_cache(maxsize=4)(self._chunk)
+
+    def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the round and the record number of i64[k] `positions`, both i64[k].
+
+        No record occurs twice in a round; with its number, the round is a name for each occurrence.
+        """
+        chunks, places = np.divmod(np.asarray(positions, np.int64), self._CHUNK)
+        found = np.empty((2, len(places)), np.int64)
+        for chunk in np.unique(chunks):
+            here = chunks == chunk
+            found[:, here] = self._chunks(int(chunk))[:, places[here]]
+        return found[0], found[1]
 
     def __getitem__(self, positions: np.ndarray) -> np.ndarray:
         """Returns the record numbers at `positions`, both i64[k]."""
-        chunks, places = np.divmod(np.asarray(positions, np.int64), self._CHUNK)
-        numbers = np.empty(len(places), np.int64)
-        for chunk in np.unique(chunks):
-            here = chunks == chunk
-            numbers[here] = self._chunks(int(chunk))[places[here]]
-        return numbers
+        return self.at(positions)[1]
 
-    def _permute_chunk(self, chunk: int) -> np.ndarray:
-        epochs, places = np.divmod(chunk * self._CHUNK + np.arange(self._CHUNK), self._count)
-        return permute(places, self._count, self._seed, epochs)
+    def _chunk(self, chunk: int) -> np.ndarray:
+        return np.stack(self._at(chunk * self._CHUNK + np.arange(self._CHUNK)))
+
+    @abc.abstractmethod
+    def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+
+
+class Shuffled(Order):
+    """Each round, an epoch, is another permutation of all `count` records."""
+
+    def __init__(self, count: int, seed: int):
+        super().__init__()
+        self._count = count
+        self._seed = seed
+
+    def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        epochs, places = np.divmod(positions, self._count)
+        return epochs, permute(places, self._count, self._seed, epochs)
+
+
+class Blocks(Order):
+    """Shuffled by blocks of neighbours, for storage that is slow to seek: a permutation each epoch, but a coarser one.
+
+    An epoch begins its blocks at another record, and takes them in another order. The records of `window` of them
+    are then mixed with each other: about what `shuffle(window * block)` does to shuffled files.
+    """
+
+    def __init__(self, count: int, seed: int, block: int, window: int = 16):
+        super().__init__()
+        if block < 1 or window < 1:
+            raise UserError(f"block={block}, window={window}: at least 1 each.")
+        self._count = count
+        self._seed = seed
+        self._block = min(block, count)
+        self._window = window * self._block
+
+    def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        epochs, places = np.divmod(positions, self._count)
+        windows, within = np.divmod(places, self._window)
+        # Windows of full length only are mixed; what is left over, less than one, stays in its order.
+        full = windows < self._count // self._window
+        mixed = permute(np.where(full, within, 0), self._window, self._seed, 1, epochs, windows)
+        places = np.where(full, windows * self._window + mixed, places)
+        blocks, within = np.divmod(places, self._block)
+        whole = self._count // self._block
+        moved = permute(np.where(blocks < whole, blocks, 0), whole, self._seed, 2, epochs)
+        start = (mix(self._seed, 3, epochs) % np.uint64(self._count)).astype(np.int64)
+        blocks = np.where(blocks < whole, moved, blocks)
+        return epochs, (blocks * self._block + within + start) % self._count
+
+
+class Balanced(Order):
+    """Every class equally often: `classes` consecutive positions hold one record of each, in shuffled order.
+
+    Each class runs through permutations of its own records. A round is that of the class: small ones are in
+    their tenth while large ones are still in their first.
+    """
+
+    def __init__(self, labels: np.ndarray, seed: int):
+        """Takes i64[n], the label of each record; classes without records are passed over."""
+        super().__init__()
+        self._seed = seed
+        self._records = np.argsort(labels, kind="stable")
+        _, self._starts, self._counts = np.unique(labels[self._records], return_index=True, return_counts=True)
+
+    def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        turns, places = np.divmod(positions, len(self._counts))
+        classes = permute(places, len(self._counts), self._seed, 4, turns)
+        rounds = turns // self._counts[classes]
+        records = np.empty_like(positions)
+        for number in range(len(self._counts)):
+            here = classes == number
+            count = int(self._counts[number])
+            within = permute(turns[here] % count, count, self._seed, 5, number, rounds[here])
+            records[here] = self._records[self._starts[number] + within]
+        return rounds, records
 
 
 def batch_positions(step: int, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:

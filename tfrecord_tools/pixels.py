@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
+
+_SCALES = (1, 2, 4, 8)  # At which libjpeg decodes without decoding the rest.
 
 
 def decode_pixels(encoded: tf.Tensor, image_size: int, crop: float = 0.0, raw_size: int | None = None) -> tf.Tensor:
     """Decodes an image and resizes it to a square, antialiased.
+
+    Of a JPEG only what is needed is decoded: the crop, at the smallest scale that is not below the size wanted.
 
     Args:
         encoded: string[], a JPEG, PNG, GIF or BMP, or raw pixels.
@@ -19,21 +25,60 @@ def decode_pixels(encoded: tf.Tensor, image_size: int, crop: float = 0.0, raw_si
         u8[image_size image_size 3], RGB.
     """
     if raw_size is None:
-        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        image = tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: _decode_jpeg(encoded, image_size, crop),
+            lambda: _cropped(tf.io.decode_image(encoded, channels=3, expand_animations=False), crop),
+        )
         image.set_shape([None, None, 3])
     else:
-        image = tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [raw_size, raw_size, 3])
-    if crop:
-        image = _central_square(image, crop)
+        image = _cropped(tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [raw_size, raw_size, 3]), crop)
     if image.shape == (image_size, image_size, 3):
         return image
-    image = tf.image.resize(image, [image_size, image_size], antialias=True)
-    return tf.saturate_cast(tf.round(image), tf.uint8)
+    return _resized(image, image_size)
 
 
-def _central_square(image: tf.Tensor, share: float) -> tf.Tensor:
-    """Cuts u8[h w 3] to u8[s s 3], s = `share` of the shorter side, at least 1."""
-    shape = tf.shape(image)[:2]
-    side = tf.maximum(1, tf.cast(tf.round(tf.cast(tf.reduce_min(shape), tf.float32) * share), tf.int32))
-    start = (shape - side) // 2
-    return tf.image.crop_to_bounding_box(image, start[0], start[1], side, side)
+def _resized(image: tf.Tensor, side: int) -> tf.Tensor:
+    """Shrinks u8[h w 3] by the mean of the area of each new pixel, or enlarges it bilinearly, to a square.
+
+    The mean is an antialiasing filter that takes a quarter of the time of `tf.image.resize(antialias=True)`;
+    benchmarks.read prints how near both are to Pillow.
+    """
+    images = image[None]
+    shrinks = tf.reduce_max(tf.shape(image)[:2]) > side
+    resized = tf.cond(
+        shrinks,
+        lambda: tf.raw_ops.ResizeArea(images=images, size=[side, side]),
+        lambda: tf.raw_ops.ResizeBilinear(images=images, size=[side, side], half_pixel_centers=True),
+    )
+    return tf.saturate_cast(tf.round(resized[0]), tf.uint8)
+
+
+def _decode_jpeg(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:
+    size = tf.io.extract_jpeg_shape(encoded)[:2]
+    box = _box(size, crop)
+    least = tf.reduce_min(box[2:]) // image_size
+    scale = sum(tf.cast(least >= scale, tf.int32) for scale in _SCALES[1:])
+
+    def decode(scale: int) -> tf.Tensor:
+        if not crop:
+            return tf.io.decode_jpeg(encoded, channels=3, ratio=scale)
+        return tf.image.decode_and_crop_jpeg(encoded, box // scale, channels=3, ratio=scale)
+
+    return tf.switch_case(scale, [functools.partial(decode, scale) for scale in _SCALES])
+
+
+def _cropped(image: tf.Tensor, crop: float) -> tf.Tensor:
+    """Cuts the `_box` out of u8[h w 3]."""
+    if not crop:
+        return image
+    top, left, height, width = tf.unstack(_box(tf.shape(image)[:2], crop))
+    return image[top : top + height, left : left + width]
+
+
+def _box(size: tf.Tensor, crop: float) -> tf.Tensor:
+    """Top, left, height, width of what is taken of an image of i32[2] height and width; at least one pixel."""
+    if not crop:
+        return tf.concat([[0, 0], size], 0)
+    side = tf.maximum(1, tf.cast(tf.round(tf.cast(tf.reduce_min(size), tf.float32) * crop), tf.int32))
+    return tf.concat([(size - side) // 2, [side, side]], 0)

@@ -1,0 +1,98 @@
+"""The augmentation as a Keras layer, for anybody's model or pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from tfrecord_tools.augment import augment, keys_of
+from tfrecord_tools.augment_config import AugmentConfig
+from tfrecord_tools.errors import UserError
+
+
+@keras.saving.register_keras_serializable(package="tfrecord_tools")
+class RandomAugment(keras.layers.Layer):
+    """Rotation, shift, shear, zoom and flips as one warp, colours as one matrix, erasing; in training only.
+
+    RandomAugment(rotation_range=90, width_shift_range=0.2, horizontal_flip=True)(images, training=True)
+
+    Images are [b h w c] or [h w c], c 1 or 3, sides known; uint8, or floats in 0..`scale`, which are rounded to 256
+    levels. The result has the shape and dtype of the input, whatever the dtype policy. With `keys`, i64[b] (or i64[]
+    for one image), it is a pure function of images and keys; without, a `keras.random.SeedGenerator` draws new ones at
+    each call: then the guarantee of the same changes whatever the batches does not hold.
+    """
+
+    def __init__(
+        self,
+        config: AugmentConfig | None = None,
+        *,
+        seed: int | None = None,
+        scale: float = 255.0,
+        name: str | None = None,
+        dtype: Any = None,
+        trainable: bool = False,
+        **settings: Any,
+    ):
+        """Takes an `AugmentConfig`, or its attributes as keywords.
+
+        Args:
+            config: What may happen.
+            seed: Of the generator that is used without keys; None: another one each time.
+            scale: The value of white in images of floats.
+            name: As of every layer.
+            dtype: Has no influence.
+            trainable: There is nothing to train.
+            **settings: As of `AugmentConfig`.
+        """
+        super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
+        if config is not None and settings:
+            raise UserError(f"RandomAugment: give a config or {', '.join(settings)}, not both.")
+        self.config = config or AugmentConfig(**settings)
+        self.scale = float(scale)
+        self.seed = seed
+        self._generator = keras.random.SeedGenerator(seed)
+
+    def call(self, images: Any, keys: Any = None, training: bool | None = None) -> tf.Tensor:
+        images = tf.convert_to_tensor(images)
+        if not training or not self.config:
+            return images
+        batch = images if images.shape.rank == 4 else images[None]
+        if keys is None:
+            keys = keys_of(self._generator.next(), tf.shape(batch)[0])
+        changed = self._from_uint8(
+            augment(self._to_uint8(batch), tf.reshape(tf.cast(keys, tf.int64), [-1]), self.config), images.dtype
+        )
+        return changed if images.shape.rank == 4 else changed[0]
+
+    def _to_uint8(self, images: tf.Tensor) -> tf.Tensor:
+        if images.dtype == tf.uint8:
+            return images
+        return tf.saturate_cast(tf.round(tf.cast(images, tf.float32) * (255.0 / self.scale)), tf.uint8)
+
+    def _from_uint8(self, images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        if dtype == tf.uint8:
+            return images
+        return tf.cast(tf.cast(images, tf.float32) * (self.scale / 255.0), dtype)
+
+    def compute_output_shape(self, images_shape: Any, keys_shape: Any = None) -> Any:
+        return images_shape
+
+    def compute_output_spec(self, images: Any, keys: Any = None, training: bool | None = None) -> keras.KerasTensor:
+        return keras.KerasTensor(images.shape, images.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "config": dataclasses.asdict(self.config),
+            "seed": self.seed,
+            "scale": self.scale,
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+            "trainable": self.trainable,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> RandomAugment:
+        return cls(**(config | {"config": AugmentConfig(**config["config"])}))
