@@ -1,42 +1,102 @@
-"""Shuffled reading through the index against sequential reading + shuffle(1000), side by side in one process."""
+"""What the input pipeline delivers, beside what others make of the same photographs, in one run.
+
+Ours reads through the index, fully shuffled. The others: ImageDataGenerator, image_dataset_from_directory with
+Keras's layers, and, if torchvision is installed, its transforms in a DataLoader. The limits: TFRecords read in
+sequence and only decoded; and only read.
+"""
 
 from __future__ import annotations
 
+import functools
+import io
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import keras
+import numpy as np
 import tensorflow as tf
 from absl import flags
+from PIL import Image
 
+from benchmarks import common
 from tfrecord_tools import command, dataset
+from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.errors import UserError
 from tfrecord_tools.pixels import decode_pixels
-from tfrecord_tools.records import Dataset
+from tfrecord_tools.records import Dataset, Records
 
-_FEATURES = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedLenFeature([], tf.int64)}
+_FEATURES = {"image": tf.io.FixedLenFeature([], tf.string)}
+_DOCUMENT = PRESETS["document"]
+Make = Callable[[], Iterable[Any]]
 
 
-def sequential_batches(data: Dataset, batch_size: int, image_size: int) -> tf.data.Dataset:
+def sequential(data: Dataset, decode: Callable[[tf.Tensor], tf.Tensor] | None, batch_size: int) -> tf.data.Dataset:
     """What TensorFlow's own guide does: shards in order, a shuffle buffer, parallel decode."""
-
-    def decode(example: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        parsed = tf.io.parse_single_example(example, _FEATURES)
-        return decode_pixels(parsed["image"], image_size), parsed["label"]
-
-    batches = _sequential(data).shuffle(1000).map(decode, tf.data.AUTOTUNE)
-    return batches.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
-
-
-def sequential_bytes(data: Dataset, batch_size: int) -> tf.data.Dataset:
-    return _sequential(data).shuffle(1000).batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    records = (
+        tf.data.TFRecordDataset(sorted(map(str, data.directory.glob("*-train.tfrecord-*")))).repeat().shuffle(1000)
+    )
+    if decode is not None:
+        records = records.map(
+            lambda example: decode(tf.io.parse_single_example(example, _FEATURES)["image"]), tf.data.AUTOTUNE
+        )
+    return records.batch(batch_size, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
 
 
-def _sequential(data: Dataset) -> tf.data.Dataset:
-    return tf.data.TFRecordDataset(sorted(map(str, data.directory.glob("*-train.tfrecord-*")))).repeat()
+def generator(photos: Path, size: int, batch_size: int, augment: bool) -> Iterator[Any]:
+    """The notes' loader."""
+    settings: dict[str, Any] = {"rescale": 1 / 255}
+    if augment:
+        settings |= {
+            "rotation_range": 90, "width_shift_range": 0.2, "height_shift_range": 0.2, "zoom_range": 0.2,
+            "horizontal_flip": True, "vertical_flip": True, "fill_mode": "nearest",
+        }  # fmt: skip
+    made = tf.keras.preprocessing.image.ImageDataGenerator(**settings)
+    flow: Iterator[Any] = made.flow_from_directory(
+        str(photos), (size, size), batch_size=batch_size, class_mode="binary"
+    )
+    return flow
 
 
-def images_a_second(batches: tf.data.Dataset, batch_size: int, count: int) -> float:
-    """Reads `count` images after a warm-up of a tenth, and a shuffle buffer's worth."""
+def keras_directory(photos: Path, size: int, batch_size: int, augment: bool) -> tf.data.Dataset:
+    data = keras.utils.image_dataset_from_directory(
+        str(photos), image_size=(size, size), batch_size=batch_size, verbose=False
+    ).repeat()
+    if augment:
+        edges: dict[str, Any] = {"fill_mode": "nearest"}
+        layers = [
+            keras.layers.RandomRotation(0.25, **edges),
+            keras.layers.RandomTranslation(0.2, 0.2, **edges),
+            keras.layers.RandomZoom((-0.2, 0.2), (-0.2, 0.2), **edges),
+            keras.layers.RandomFlip(),
+        ]
+        data = data.map(
+            lambda images, labels: (functools.reduce(lambda x, f: f(x, training=True), layers, images), labels),
+            tf.data.AUTOTUNE,
+        )
+    return data.prefetch(tf.data.AUTOTUNE)
+
+
+def torchvision_loader(photos: Path, size: int, batch_size: int, augment: bool) -> Iterable[Any]:
+    import torch
+    from torchvision import datasets
+    from torchvision.transforms import v2
+
+    changes = [v2.PILToTensor(), v2.Resize((size, size), antialias=True)]
+    if augment:
+        changes += [v2.RandomAffine(90, (0.2, 0.2), (0.8, 1.2)), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
+    loader = torch.utils.data.DataLoader(
+        datasets.ImageFolder(str(photos), v2.Compose(changes)), batch_size, shuffle=True, num_workers=2
+    )
+    while True:
+        yield from loader
+
+
+def images_a_second(batches: Iterable[Any], batch_size: int, count: int) -> float:
+    """Reads `count` images after a warm-up of a tenth, and at least a shuffle buffer's worth."""
     iterator = iter(batches)
     for _ in range(max(count // 10, 1000) // batch_size):
         next(iterator)
@@ -46,53 +106,124 @@ def images_a_second(batches: tf.data.Dataset, batch_size: int, count: int) -> fl
     return count // batch_size * batch_size / (time.perf_counter() - start)
 
 
-def compare(makers: dict[str, Callable[[], tf.data.Dataset]], batch_size: int, count: int, rounds: int) -> None:
-    """Prints medians, and the ratio of the first to the second round by round."""
-    figures: dict[str, list[float]] = {name: [] for name in makers}
-    for _ in range(rounds):
-        for name, make in makers.items():
-            figures[name].append(images_a_second(make(), batch_size, count))
-    for name, values in figures.items():
-        print(f"  {name:<36} {statistics.median(values):9,.0f} images/s  ({min(values):,.0f}..{max(values):,.0f})")
-    ours, theirs = figures.values()
-    ratios = [a / b for a, b in zip(ours, theirs)]
-    print(f"  {'ratio':<36} {statistics.median(ratios):9.2f}           ({min(ratios):.2f}..{max(ratios):.2f})")
+def makers(data: Dataset, prepared: Dataset, photos: Path, size: int, batch_size: int) -> dict[str, tuple[Make, Make]]:
+    """Name -> without and with augmentation."""
+
+    def ours(records: Records, **settings: Any) -> tuple[Make, Make]:
+        make = functools.partial(
+            dataset.train_batches, records, batch_size=batch_size, image_size=size, seed=0, **settings
+        )
+        return make, functools.partial(make, augment=_DOCUMENT)
+
+    records, small = data.records("train"), prepared.records("train")
+    found = {
+        "ours": ours(records),
+        f"ours, records of {_prepared_size(size)} px": ours(small),
+        "ours, from memory": ours(records, pixels=dataset.cache_pixels(records, image_size=size)),
+    }
+    peers: dict[str, Callable[..., Iterable[Any]]] = {
+        "ImageDataGenerator": generator,
+        "image_dataset_from_directory": keras_directory,
+    }
+    try:
+        import torchvision  # noqa: F401
+
+        peers["torchvision v2, 2 workers"] = torchvision_loader
+    except ImportError:
+        print("torchvision is not installed: left out")
+    for name, make in peers.items():
+        plain, augmented = (functools.partial(make, photos, size, batch_size, augment) for augment in (False, True))
+        found[name] = plain, augmented
+    return found
+
+
+def compare(table: dict[str, tuple[Make, Make]], limits: dict[str, Make], batch_size: int, given: Any) -> None:
+    """Prints medians, and the ratios of ours to each, round by round."""
+    figures: dict[tuple[str, int], list[float]] = {}
+    for _ in range(given.rounds):
+        for name, pair in table.items():
+            for number, make in enumerate(pair):
+                figures.setdefault((name, number), []).append(images_a_second(make(), batch_size, given.images))
+        for name, make in limits.items():
+            figures.setdefault((name, 0), []).append(images_a_second(make(), batch_size, given.images))
+    print(f"images a second, medians of {given.rounds} rounds (how many times that is ours)")
+    print(f"  {'':<34} {'plain':>16} {'document':>16}")
+    for name in [*table, *limits]:
+        cells = []
+        for number in (0, 1):
+            if values := figures.get((name, number)):
+                ratio = statistics.median(a / b for a, b in zip(figures["ours", number], values))
+                cells.append(f"{statistics.median(values):,.0f} ({ratio:.2f})")
+        print(f"  {name:<34} {''.join(f'{cell:>17}' for cell in cells)}")
+
+
+def quality(records: Records, size: int, count: int = 200) -> None:
+    """Prints how near to Pillow's antialiased full decoding ours is, and TensorFlow's."""
+    print(f"PSNR in dB against Pillow, full decoding and antialiased resizing to {size} px, mean of {count}")
+    for name in ("BILINEAR", "BICUBIC", "LANCZOS"):
+        ours, theirs = [], []
+        for number in range(min(count, len(records))):
+            data = records[number]["image"]
+            with Image.open(io.BytesIO(data)) as image:
+                expected = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling[name]), np.float64)
+            ours.append(_psnr(decode_pixels(tf.constant(data), size), expected))
+            full = tf.io.decode_image(data, channels=3, expand_animations=False)
+            theirs.append(_psnr(tf.round(tf.image.resize(full, [size, size], antialias=True)), expected))
+        mean = float(np.mean(ours)), float(np.mean(theirs))
+        print(f"  {name.lower():<10} ours {mean[0]:.1f}, tf.image.resize(antialias=True) {mean[1]:.1f}")
+
+
+def _psnr(pixels: tf.Tensor, expected: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((tf.cast(pixels, tf.float64).numpy() - expected) ** 2)))
+
+
+def _prepared_size(size: int) -> int:
+    return round(size * 16 / 15)
+
+
+def convert(photos: Path, out: Path, *options: str) -> Dataset:
+    finished = common.run([*common.CONVERT, f"--src={photos}", f"--out={out}", *options])
+    if finished.exit_code:
+        raise UserError(f"the conversion of {photos} failed with exit code {finished.exit_code}")
+    return dataset.open(out)
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     given = flags.FLAGS
-    data = dataset.open(given.tfrecords)
-    records = data.records("train")
-    size, image_size = given.batch_size, given.image_size
-    print(f"decode + resize, {image_size} x {image_size}, batch {size}, medians of {given.rounds}")
-    compare(
-        {
-            "index, full shuffle": lambda: dataset.train_batches(
-                records, batch_size=size, image_size=image_size, seed=0
-            ),
-            "sequential + shuffle(1000)": lambda: sequential_batches(data, size, image_size),
-        },
-        size,
-        given.images,
-        given.rounds,
-    )
-    print("bytes only")
-    compare(
-        {
-            "index, full shuffle": lambda: dataset.serialized_batches(records, batch_size=size, seed=0),
-            "sequential + shuffle(1000)": lambda: sequential_bytes(data, size),
-        },
-        size,
-        given.images * 5,
-        given.rounds,
-    )
+    photos, size, batch_size = Path(given.photos), given.image_size, given.batch_size
+    with tempfile.TemporaryDirectory() as work:
+        data = convert(photos, Path(work) / "out")
+        prepared = convert(photos, Path(work) / "small", f"--resize={_prepared_size(size)}", "--store=jpeg")
+        records = data.records("train")
+        quality(records, size)
+        compare(
+            makers(data, prepared, photos / "train", size, batch_size),
+            {
+                "limit: sequential, only decoded": lambda: sequential(
+                    data, lambda image: tf.shape(tf.io.decode_jpeg(image, channels=3)), batch_size
+                ),
+                "sequential, decoded by ours": lambda: sequential(
+                    data, lambda image: decode_pixels(image, size), batch_size
+                ),
+            },
+            batch_size,
+            given,
+        )
+        bytes_only: dict[str, Make] = {
+            "index, full shuffle": lambda: dataset.serialized_batches(records, batch_size=batch_size, seed=0),
+            "sequential + shuffle(1000)": lambda: sequential(data, None, batch_size),
+        }
+        print("records a second, bytes only")
+        for name, make in bytes_only.items():
+            rates = [images_a_second(make(), batch_size, given.images * 5) for _ in range(given.rounds)]
+            print(f"  {name:<34} {statistics.median(rates):>16,.0f}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("tfrecords", None, "Directory that convert wrote.", required=True)
+    flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
     flags.DEFINE_integer("batch_size", 20, "Images a batch.")
     flags.DEFINE_integer("image_size", 150, "Height and width in pixels.")
-    flags.DEFINE_integer("images", 4000, "Images read a round.")
+    flags.DEFINE_integer("images", 2000, "Images read a round.")
     flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.")
     command.run(main)

@@ -108,6 +108,30 @@ def test_two_phases_end_in_a_run_directory(place, whole):
     assert changed == ["conv_dw_12", "conv_pw_12", "conv_dw_13", "conv_pw_13"]
 
 
+def test_cache_and_probe_change_nothing(place, whole):
+    """`whole` was trained from the cache, which is the default."""
+    assert "cache: 32 decoded images, 0 MB" in whole
+    out = finetune(place, "--tfrecords=out", "--run=uncached", *TWO_PHASES, "--cache=off", "--probe").splitlines()
+    assert not any(line.startswith("cache:") for line in out)
+    (line,) = [line for line in out if line.startswith("probe: ")]
+    assert " binds: " in line
+    for one, other in zip(weights_of(place / "uncached"), weights_of(place / "two")):
+        np.testing.assert_array_equal(one, other)
+    assert (place / "uncached/history.csv").read_bytes() == (place / "two/history.csv").read_bytes()
+
+
+def test_some_records_in_another_order(place):
+    (place / "some.txt").write_text("\n".join(map(str, range(20))))
+    flags = ("--tfrecords=out", "--run=some", *TINY, "--weights=none", "--epochs=1", "--records=some.txt")
+    out = finetune(place, *flags, "--order=balanced", "--augment=strong")
+    assert "--records=some.txt: 20 of 32 training records" in out
+    settings = json.loads((place / "some/settings.json").read_text())
+    assert settings["flags"]["order"] == "balanced"
+    (place / "some.txt").write_text("1\n2\n")
+    message = finetune(place, *flags, "--order=balanced", "--augment=strong", succeeds=False)
+    assert "records_sha256" in message  # Another list is another training.
+
+
 def test_a_finished_run_is_not_run_again(place, whole):
     again = finetune(place, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
     assert again == ["run: two is finished already; pass another --run to train once more", *whole[-2:]]

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from absl import logging
 from drawn import contents, converted, draw, flip, tree, with_splits
 
 from tfrecord_tools import records as records_module
 from tfrecord_tools.errors import CorruptRecord, UserError
-from tfrecord_tools.records import Records, open_dataset
+from tfrecord_tools.records import Records, open_dataset, read_numbers
 
 
 @pytest.fixture(scope="module")
@@ -339,3 +341,37 @@ def test_damaged_description(out: Path, content: bytes) -> None:
     (out / "convert.json").write_bytes(content)
     with pytest.raises(UserError, match=r"convert\.json: damaged \(.*\)\. Copy or convert it again\."):
         open_dataset(out)
+
+
+# --- Lists of record numbers ---------------------------------------------------------------------------------------
+
+
+def test_lists_of_numbers(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("3\n1\n# two of them\n")
+    pq.write_table(pa.table({"record": [9, 0, 4]}), tmp_path / "some.parquet")
+    assert read_numbers(str(tmp_path / "some.txt"), 10).tolist() == [3, 1]
+    assert read_numbers(str(tmp_path / "some.parquet"), 10).tolist() == [9, 0, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "1\n10\n", r"a\.txt: 10 is no record; there are 0 to 9\."),
+        ("a.txt", "-1\n", r"a\.txt: -1 is no record"),
+        ("a.txt", "1\n2\n1\n", r"a\.txt: a number stands there twice\."),
+        ("a.txt", "cat.1.jpg\n", r"a\.txt: no list of record numbers, one a line or a column of Parquet: "),
+        ("a.parquet", "1\n", r"a\.parquet: no list of record numbers"),
+        ("none.txt", None, r"none\.txt: no list of record numbers"),
+    ],
+)
+def test_lists_that_are_none(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_numbers(str(tmp_path / name), 10)
+
+
+def test_column_of_other_values(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet: 1 values of type object; record numbers are expected\."):
+        read_numbers(str(tmp_path / "a.parquet"), 10)

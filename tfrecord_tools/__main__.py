@@ -6,6 +6,8 @@ COMMANDS = {
     "convert": "images -> verified, indexed TFRecords",
     "verify": "proves a dataset whole: every checksum, hash and image",
     "show": "what is in any TFRecord file or directory, and the code that reads it",
+    "bench": "what holds a dataset's input pipeline back, and what would change it",
+    "preview": "what an augmentation makes of an image, as a picture",
     "to_csv": "images -> CSVs of pixels",
     "sample": "draws a small cats-and-dogs image directory to try things on",
 }

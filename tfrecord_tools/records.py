@@ -61,6 +61,39 @@ class Dataset:
         return records
 
 
+def read_numbers(path: str, count: int) -> np.ndarray:
+    """Reads a list of record numbers: a text file with one a line, or the first column of a Parquet file.
+
+    Args:
+        path: The file.
+        count: How many records there are; the first is 0.
+
+    Returns:
+        i64[k], in the order of the file.
+
+    Raises:
+        UserError: It cannot be read, or a number is none of a record, or stands there twice.
+    """
+    try:
+        if path.endswith(".parquet"):
+            import pyarrow.parquet as pq
+
+            values = pq.read_table(path).column(0).to_numpy()
+        else:
+            values = np.loadtxt(path, ndmin=1, dtype=np.int64)
+    except (OSError, ValueError) as error:  # pyarrow's errors are among the latter.
+        raise UserError(f"{path}: no list of record numbers, one a line or a column of Parquet: {error}") from error
+    if values.dtype.kind not in "iu" or not len(values):
+        raise UserError(f"{path}: {len(values):,} values of type {values.dtype}; record numbers are expected.")
+    numbers = values.astype(np.int64)
+    outside = numbers[(numbers < 0) | (numbers >= count)]
+    if len(outside):
+        raise UserError(f"{path}: {outside[0]:,} is no record; there are 0 to {count - 1:,}.")
+    if len(np.unique(numbers)) < len(numbers):
+        raise UserError(f"{path}: a number stands there twice.")
+    return numbers
+
+
 class Records:
     """The records of a split, or some of them; `len`, `[i]`, picklable, safe to use after fork and in threads.
 

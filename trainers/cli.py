@@ -42,6 +42,12 @@ def define_training_flags() -> None:
     flags.DEFINE_enum(
         "precision", TrainConfig.precision, ["auto", *recipes.PRECISIONS], "Of the steps; auto: what suits the device."
     )
+    flags.DEFINE_enum("cache", TrainConfig.cache, recipes.CACHES, "Keep decoded images in memory; auto: if they fit.")
+    flags.DEFINE_integer("cache_mb", TrainConfig.cache_mb, "The most that these may take, in MB.")
+    flags.DEFINE_enum("order", TrainConfig.order, recipes.ORDERS, "balanced: all classes alike; blocks: slow storage.")
+    flags.DEFINE_integer("block", TrainConfig.block, "Neighbouring records in a block, for --order=blocks.")
+    flags.DEFINE_string("records", None, "A file with the numbers of the training records to use: text or Parquet.")
+    flags.DEFINE_boolean("probe", TrainConfig.probe, "First measure what binds, the input or the model.")
 
 
 def define_model_flags() -> None:

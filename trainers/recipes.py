@@ -12,6 +12,8 @@ from typing import Any
 from tfrecord_tools.errors import UserError
 from trainers import backbones
 
+CACHES = ("auto", "memory", "off")
+ORDERS = ("shuffled", "balanced", "blocks")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # Keras dtype policies.
 
 
@@ -115,6 +117,13 @@ class TrainConfig:
         deterministic: Whether operations that are fast but not reproducible are given up.
         checkpoint_every: Steps from one checkpoint to the next; 0: at the end of epochs alone.
         precision: Name of a Keras dtype policy, or "auto": what suits the device.
+        cache: "memory" decodes every image once, "off" in every epoch; "auto": memory, if there are several epochs and
+            `cache_mb` are enough. The results are the same.
+        cache_mb: The most that decoded training images may take, in MB.
+        order: "shuffled"; "balanced": every class equally often; "blocks": neighbours together, for slow storage.
+        block: Records in a block.
+        records: A file with the numbers of the training records to use, see `records.read_numbers`.
+        probe: Measure the input and the model alone before training, and say which of them binds.
     """
 
     tfrecords: str
@@ -123,8 +132,16 @@ class TrainConfig:
     deterministic: bool = False
     checkpoint_every: int = 100
     precision: str = "auto"
+    cache: str = "auto"
+    cache_mb: int = 2048
+    order: str = "shuffled"
+    block: int = 256
+    records: str | None = None
+    probe: bool = False
 
     def __post_init__(self) -> None:
+        if self.cache_mb < 0 or self.block < 1:
+            raise UserError(f"--cache_mb={self.cache_mb}, --block={self.block}: at least 0, and at least 1.")
         if self.checkpoint_every < 0:
             raise UserError(f"--checkpoint_every={self.checkpoint_every}: a number of steps, or 0, is expected.")
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools import dataset, files
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.records import Dataset, Records
-from trainers import device, models, run_directory
+from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
+from tfrecord_tools.records import Dataset, Records, read_numbers
+from trainers import device, models, probe, run_directory
 from trainers.checkpoint import Checkpointer
 from trainers.fit import Task, compile_model, fit
 from trainers.recipes import Recipe, TrainConfig
@@ -58,7 +60,7 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         UserError: What the user can mend; no run directory has been made then.
     """
     run_directory.check(config.run)
-    splits = _split(data)
+    splits = _split(data, config)
     found = device.set_up(precision=config.precision, seed=config.seed, deterministic=config.deterministic)
     settings = _settings(data, recipe, config, flags, found)
     metrics = run_directory.results(config.run, settings)
@@ -108,18 +110,24 @@ def _train_in(
     """Fits, evaluates and saves; each of these goes on or is repeated when the process before was killed in it."""
     batch_size, image_size, crop = recipe.batch_size, recipe.model.size, recipe.crop
     validation = dataset.eval_batches(splits.validation, batch_size=batch_size, image_size=image_size, crop=crop)
+    pixels = _cached(splits.train, recipe, config)
+    batches = functools.partial(
+        dataset.train_batches,
+        splits.train,
+        batch_size=batch_size,
+        image_size=image_size,
+        crop=crop,
+        seed=config.seed,
+        order=_order(splits.train, config),
+        augment=PRESETS[recipe.augment],
+        pixels=pixels,
+    )
+    if config.probe:
+        print(probe.verdict(splits.train, recipe, len(data.class_names), pixels is not None, found), flush=True)
     task = Task(
         model=classifier.model,
         set_trainable=classifier.set_trainable,
-        batches=lambda step: dataset.train_batches(
-            splits.train,
-            batch_size=batch_size,
-            image_size=image_size,
-            crop=crop,
-            seed=config.seed,
-            start_step=step,
-            augment=PRESETS[recipe.augment],
-        ),
+        batches=lambda step: batches(start_step=step),
         validation=validation,
         steps_per_epoch=steps,
         jit_compile=found.jit_compile,
@@ -151,7 +159,7 @@ def _train_in(
     return metrics
 
 
-def _split(data: Dataset) -> Splits:
+def _split(data: Dataset, config: TrainConfig) -> Splits:
     """Takes the dataset's own validation split, else holds some of the training images out."""
     if len(data.class_names) < 2:
         raise UserError(
@@ -161,6 +169,9 @@ def _split(data: Dataset) -> Splits:
     if not data.splits.get("train"):
         raise UserError(f"--tfrecords={data.directory}: no images to train on: its splits are {dict(data.splits)}.")
     train = data.records("train")
+    if config.records:
+        train = train.select(read_numbers(config.records, len(train)))
+        print(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
     if data.splits.get("validation"):
         return Splits(train=train, validation=data.records("validation"), validation_name="the validation split")
     rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
@@ -172,12 +183,40 @@ def _split(data: Dataset) -> Splits:
     return Splits(train=rest, validation=held_out, validation_name="held out of the train split")
 
 
+def _cached(records: Records, recipe: Recipe, config: TrainConfig) -> np.ndarray | None:
+    """The decoded images where they are to be kept in memory."""
+    if config.cache == "off" or (config.cache == "auto" and sum(phase.epochs for phase in recipe.phases) < 2):
+        return None
+    size = recipe.model.size
+    budget = config.cache_mb * 1_000_000
+    pixels = dataset.cache_pixels(records, image_size=size, crop=recipe.crop, budget_bytes=budget)
+    if pixels is not None:
+        print(f"cache: {len(records):,} decoded images, {pixels.nbytes / 1e6:,.0f} MB", flush=True)
+    elif config.cache == "memory":
+        raise UserError(
+            f"--cache=memory: {len(records):,} images of {size} px take {len(records) * size**2 * 3 / 1e6:,.0f} MB,"
+            f" more than --cache_mb={config.cache_mb}. Raise it, or leave --cache out."
+        )
+    return pixels
+
+
+def _order(records: Records, config: TrainConfig) -> Order:
+    if config.order == "balanced":
+        return Balanced(records.labels, config.seed)
+    if config.order == "blocks":
+        return Blocks(len(records), config.seed, config.block)
+    return Shuffled(len(records), config.seed)
+
+
 def _settings(
     data: Dataset, recipe: Recipe, config: TrainConfig, flags: dict[str, Any], found: device.Device
 ) -> dict[str, dict[str, Any]]:
     weights = recipe.model.weights
     return {
-        "flags": flags | {name: getattr(config, name) for name in ("seed", "deterministic", "precision")},
+        "flags": flags
+        | {name: getattr(config, name) for name in ("seed", "deterministic", "precision", "order")}
+        | ({"block": config.block} if config.order == "blocks" else {})
+        | ({"records_sha256": _sha256(config.records)} if config.records else {}),
         "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
         "weights": {} if weights in ("imagenet", "none") else {"sha256": _sha256(weights)},
         "dataset": {"digest": data.digest, "name": data.name, "classes": data.class_names, "splits": dict(data.splits)},

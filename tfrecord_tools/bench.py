@@ -1,0 +1,161 @@
+"""Says what holds a dataset's input pipeline back, and what would change it.
+
+python -m tfrecord_tools.bench out/ --image_size=160 --augment=standard
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from absl import flags
+
+from tfrecord_tools import command, workers
+from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Records, open_dataset
+
+# TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+CACHE_BYTES = 2 << 30
+_WARM_UP = 0.2  # Share of the time of a measurement that is not counted.
+_NEAR = 0.9  # Input of less than this share of the model's own speed holds it back.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """What is measured.
+
+    Attributes:
+        tfrecords: The dataset directory.
+        split: Whose records.
+        image_size: Height and width in pixels.
+        crop: As in `dataset.train_batches`.
+        batch_size: Images a batch.
+        augment: Name of a preset.
+        cached: Decoded images come from memory.
+        seconds: How long each stage is measured.
+    """
+
+    tfrecords: str
+    split: str = "train"
+    image_size: int = 160
+    crop: float = 0.875
+    batch_size: int = 32
+    augment: str = "standard"
+    cached: bool = False
+    seconds: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "batch_size", "seconds"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"--{name}={getattr(self, name)}: above 0 is expected.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage of the pipeline: images a second of all stages up to this one."""
+
+    name: str
+    rate: float
+
+
+def measure(records: Records, config: BenchConfig) -> list[Stage]:
+    """Measures reading, then also decoding (from memory if `cached`), then also augmenting."""
+    from tfrecord_tools import dataset
+
+    stages: dict[str, Callable[[], Any]] = {}
+    common: dict[str, Any] = {"batch_size": config.batch_size, "image_size": config.image_size, "seed": 0}
+    common["crop"] = config.crop
+    if config.cached:
+        common["pixels"] = dataset.cache_pixels(records, image_size=config.image_size, crop=config.crop)
+        stages["reading from memory"] = lambda: dataset.train_batches(records, **common)
+    else:
+        stages["reading"] = lambda: dataset.serialized_batches(records, batch_size=config.batch_size, seed=0)
+        stages["decoding"] = lambda: dataset.train_batches(records, **common)
+    if PRESETS[config.augment]:
+        stages["augmenting"] = lambda: dataset.train_batches(records, augment=PRESETS[config.augment], **common)
+    return [Stage(name, rate(make(), config.batch_size, config.seconds)) for name, make in stages.items()]
+
+
+def rate(batches: Iterable[Any], batch_size: int, seconds: float) -> float:
+    """Images a second that come out of endless batches, after a warm-up."""
+    iterator = iter(batches)
+    next(iterator)
+    until = time.perf_counter() + seconds * _WARM_UP
+    while time.perf_counter() < until:
+        next(iterator)
+    start, count, passed = time.perf_counter(), 0, 0.0
+    while passed < seconds * (1 - _WARM_UP):
+        next(iterator)
+        count, passed = count + batch_size, time.perf_counter() - start
+    return count / passed
+
+
+def verdict(stages: Sequence[Stage], records: int, image_size: int, model_rate: float | None = None) -> str:
+    """Says in one line which stage binds, by how much, and what to change.
+
+    Args:
+        stages: Of `measure`.
+        records: How many there are, for the size of a cache.
+        image_size: In pixels.
+        model_rate: Images a second of the model alone; None: there is none.
+    """
+    supply = stages[-1].rate
+    if model_rate is not None and supply >= model_rate * _NEAR:
+        spare = f"{supply / model_rate:.1f} times what it takes" if supply > model_rate else "as fast as it"
+        return (
+            f"the model binds: {model_rate:,.0f} images/s; the input is {spare}. A faster device, or a smaller model."
+        )
+    times = [1 / stages[0].rate, *(1 / b.rate - 1 / a.rate for a, b in itertools.pairwise(stages))]
+    share, binding = max(zip((t * supply for t in times), stages), key=lambda pair: pair[0])
+    starved = f", {supply / model_rate:.0%} of what the model could take" if model_rate else ""
+    what = f"{binding.name} binds: {share:.0%} of the time at {supply:,.0f} images/s{starved}"
+    return f"{what}. {_remedy(binding, records, image_size)}"
+
+
+def _remedy(binding: Stage, records: int, image_size: int) -> str:
+    needed = records * image_size**2 * 3
+    if binding.name == "decoding":
+        cache = f"--cache=memory keeps all decoded images in {needed / 1e6:,.0f} MB" if needed <= CACHE_BYTES else ""
+        resize = f"convert with --resize={round(image_size * 1.15)} --store=jpeg makes records that decode faster"
+        return "; or ".join(filter(None, (cache, resize))) + "."
+    if binding.name == "augmenting":
+        return "Fewer kinds of change (colours cost as much as all moves), or more processors."
+    return "A faster disk, or fewer and larger reads: order.Blocks."
+
+
+def main(argv: Sequence[str]) -> None:
+    directory = command.one_argument(argv, "a dataset's directory, as in python -m tfrecord_tools.bench out/,")
+    config = command.from_flags(BenchConfig, tfrecords=directory)
+    records = open_dataset(directory).records(config.split)
+    print(
+        f"{directory}: {len(records):,} records of {config.split}, {config.image_size} px, batches of"
+        f" {config.batch_size}, {workers.default_workers()} processors"
+    )
+    stages = measure(records, config)
+    for number, stage in enumerate(stages):
+        print(f"  {'+ ' if number else ''}{stage.name:<{22 - 2 * bool(number)}} {stage.rate:>9,.0f} images/s")
+    print(verdict(stages, len(records), config.image_size))
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("split", BenchConfig.split, "Whose records.")
+    flags.DEFINE_integer("image_size", BenchConfig.image_size, "Height and width in pixels.")
+    flags.DEFINE_float(
+        "crop", BenchConfig.crop, "Share of the shorter side whose central square is taken; 0 stretches."
+    )
+    flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Images a batch.")
+    flags.DEFINE_enum("augment", BenchConfig.augment, list(PRESETS), "The augmentation.")
+    flags.DEFINE_bool("cached", BenchConfig.cached, "Take decoded images from memory, as after --cache=memory.")
+    flags.DEFINE_float("seconds", BenchConfig.seconds, "How long each stage is measured.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main)
