@@ -8,7 +8,9 @@ COMMANDS = {
     "interrupt": "kills a conversion at random moments and compares the files of the rerun, byte for byte",
     "memory": "peak memory of convert, to_csv and convert of the CSV at two sizes: bytes a file",
     "plan": "time and memory of plan and index up to a million simulated images",
-    "read": "shuffled reading through the index against sequential reading + shuffle(1000)",
+    "open": "time to the first batch and memory at growing numbers of index rows",
+    "read": "images a second of the input, beside other loaders; how near the pixels are to Pillow's",
+    "train": "training with full augmentation against a constant batch",
     "startup": "time to answer of convert's --help, a wrong flag and --dry_run against `import tensorflow`",
 }
 

@@ -1,0 +1,87 @@
+"""Time to the first batch's place, and memory, at 10^3, 10^5 and 10^7 index rows that are only simulated.
+
+The shards are holes of the right length: what is measured is opening the index and computing the order, to which the
+reading of one batch is added whatever the number of records.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import resource
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from absl import flags
+
+from tfrecord_tools import command, dataset, index, metadata, order, plan
+from tfrecord_tools.schema import FRAME_BYTES
+
+_A_SHARD = 1_000_000
+_LENGTH = 20_000
+
+
+def simulate(directory: Path, rows: int) -> None:
+    """Writes the index of `rows` records of one length, and shards without content."""
+    shards = -(-rows // _A_SHARD)
+    counts = [min(_A_SHARD, rows - shard * _A_SHARD) for shard in range(shards)]
+    schema = index._schema()
+    with pq.ParquetWriter(directory / index.FILE_NAME, schema) as writer:
+        for shard, count in enumerate(counts):
+            numbers = np.arange(count)
+            zeros = np.zeros(count, np.int64)
+            columns = {
+                "split": ["train"] * count, "shard": zeros + shard, "offset": numbers * (_LENGTH + FRAME_BYTES),
+                "length": zeros + _LENGTH, "label": numbers % 2, "path": [""] * count, "group": zeros,
+                "sha256": [bytes(32)] * count, "bytes": zeros, "type": ["JPEG"] * count, "height": zeros,
+                "width": zeros,
+                "source_sha256": [bytes(32)] * count, "source_type": ["JPEG"] * count, "changes": [""] * count,
+            }  # fmt: skip
+            writer.write_table(pa.table(columns, schema=schema))
+            with open(directory / plan.shard_name("simulated", "train", shard, shards), "wb") as file:
+                file.truncate(count * (_LENGTH + FRAME_BYTES))
+    facts = {
+        "digest": "", "name": "simulated", "config": {"format_version": plan.FORMAT_VERSION, "store": "original"},
+        "classes": [{"label": i, "name": name, "train": 0} for i, name in enumerate(("cats", "dogs"))],
+        "splits": {"train": {"records": rows, "shards": shards}},
+    }  # fmt: skip
+    (directory / metadata.CONVERT_JSON).write_text(json.dumps(facts))
+
+
+def measure(directory: Path) -> tuple[float, float, int]:
+    """Seconds to open, seconds to the first batch's record numbers, bytes that the process has grown by."""
+    before = _peak_bytes()
+    start = time.perf_counter()
+    records = dataset.open(directory).records("train")
+    opened = time.perf_counter()
+    order.Shuffled(len(records), 0)[order.batch_positions(0, 32)]
+    return opened - start, time.perf_counter() - opened, _peak_bytes() - before
+
+
+def _peak_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    print(f"{'rows':>12} {'open':>10} {'first batch':>14} {'memory':>24}")
+    for rows in map(int, flags.FLAGS.rows):
+        with (
+            tempfile.TemporaryDirectory() as work,
+            ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool,
+        ):
+            simulate(Path(work), rows)
+            opened, first, grown = pool.submit(measure, Path(work)).result()
+        memory = f"{grown / 1e6:,.0f} MB, {grown / rows:,.0f} B a row"
+        print(f"{rows:>12,} {opened:>8.2f} s {first * 1e3:>11.2f} ms {memory:>24}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("rows", ["1000", "100000", "10000000"], "Numbers of records.")
+    command.run(main)
