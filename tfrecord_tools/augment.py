@@ -108,7 +108,8 @@ def _move(images: tf.Tensor, draw: Draws, config: AugmentConfig) -> tf.Tensor:
 
 
 def _recolor(images: tf.Tensor, draw: Draws, config: AugmentConfig) -> tf.Tensor:
-    return recolor(images, color_matrices(draw_colors(draw, config), images))
+    colors = draw_colors(draw, config)
+    return recolor(images, color_matrices(colors, means(images) if config.contrast_range else colors.shift * 0))
 
 
 class Draws:
@@ -196,14 +197,12 @@ def warp(images: tf.Tensor, matrices: tf.Tensor, fill_mode: str, cval: int = 0) 
     columns, rows = tf.range(width), tf.range(height)[:, None]
     by_x, by_y, offset = (matrices[:, :, i, None, None] for i in range(3))
     x, y = tf.unstack(by_x * columns + by_y * rows + offset + _ONE // 512, axis=1)  # i32[b h w]
-    left, right = _neighbours(x, width, fill_mode)
-    upper, lower = _neighbours(y, height, fill_mode)
-    flat = tf.reshape(images, [-1, height * width, channels])
-    (a, b), (c, d) = (
-        [tf.cast(tf.gather(flat, row * width + column, batch_dims=1), tf.int32) for column in (left, right)]
-        for row in (upper, lower)
-    )
-    x_weight, y_weight = _weight(x)[..., None], _weight(y)[..., None]
+    inner_x, inner_y = _folded(x, width, fill_mode), _folded(y, height, fill_mode)
+    # A column and a row more, so that every pixel has a neighbour; its weight is 0.
+    flat = tf.reshape(tf.pad(images, [[0, 0], [0, 1], [0, 1], [0, 0]]), [-1, (height + 1) * (width + 1), channels])
+    place = tf.bitwise.right_shift(inner_y, 16) * (width + 1) + tf.bitwise.right_shift(inner_x, 16)
+    a, b, c, d = (tf.cast(tf.gather(flat, place + i, batch_dims=1), tf.int32) for i in (0, 1, width + 1, width + 2))
+    x_weight, y_weight = (tf.bitwise.right_shift(i, 8)[..., None] & 255 for i in (inner_x, inner_y))
     above, below = a * (256 - x_weight) + b * x_weight, c * (256 - x_weight) + d * x_weight
     mixed = tf.bitwise.right_shift(above * (256 - y_weight) + below * y_weight + _ONE // 2, 16)
     moved = tf.cast(mixed, tf.uint8)
@@ -213,40 +212,40 @@ def warp(images: tf.Tensor, matrices: tf.Tensor, fill_mode: str, cval: int = 0) 
     return moved
 
 
-def _weight(coordinate: tf.Tensor) -> tf.Tensor:
-    return tf.bitwise.right_shift(coordinate, 8) & 255
-
-
 def _inside(coordinate: tf.Tensor, side: int) -> tf.Tensor:
     return (coordinate >= 0) & (coordinate < (side - 1) * _ONE + _ONE // 256)
 
 
-def _neighbours(coordinate: tf.Tensor, side: int, fill_mode: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """The pixels before and behind a coordinate, as scipy's `affine_transform` extends an image."""
-    before = tf.bitwise.right_shift(coordinate, 16)
+def _folded(coordinate: tf.Tensor, side: int, fill_mode: str) -> tf.Tensor:
+    """Where in 0..side-1, in 16.16, a coordinate's value is found, as scipy's `affine_transform` extends an image."""
+    last = (side - 1) * _ONE
     if fill_mode == "wrap":  # The first and the last pixel are one.
-        at_end = (before == side - 1) & (_weight(coordinate) == 0)
-        before = tf.where(at_end, side - 1, before % max(1, side - 1))
-        return before, tf.minimum(before + 1, side - 1)
-    if fill_mode == "reflect":  # The edge pixels are doubled.
-        first = before % (2 * side)
-        second = tf.where(first == 2 * side - 1, 0, first + 1)
-        return tf.minimum(first, 2 * side - 1 - first), tf.minimum(second, 2 * side - 1 - second)
-    return tf.clip_by_value(before, 0, side - 1), tf.clip_by_value(before + 1, 0, side - 1)
+        coordinate = tf.where(_inside(coordinate, side), coordinate, coordinate % max(1, last))
+    if fill_mode == "reflect":  # About the outer edges of the edge pixels.
+        shifted = (coordinate + _ONE // 2) % (2 * side * _ONE)
+        coordinate = tf.minimum(shifted, 2 * side * _ONE - shifted) - _ONE // 2
+    return tf.clip_by_value(coordinate, 0, last)
 
 
-def color_matrices(colors: Colors, images: tf.Tensor) -> tf.Tensor:
-    """Composes saturation, contrast about the mean of `images`, shift and brightness.
+def means(images: tf.Tensor) -> tf.Tensor:
+    """Returns f64[b], the exact mean of each of u8[b h w c]: integers add up to the same in any order."""
+    rows = tf.reduce_sum(tf.cast(images, tf.int32), axis=[2, 3])
+    return tf.cast(tf.reduce_sum(tf.cast(rows, tf.int64), axis=1), tf.float64) / math.prod(images.shape[1:])
+
+
+def color_matrices(colors: Colors, about: tf.Tensor) -> tf.Tensor:
+    """Composes saturation, contrast, shift and brightness.
+
+    Args:
+        colors: What is drawn.
+        about: f64[b], the grey level that contrast leaves as it is.
 
     Returns:
         i32[b 3 4] in 16.16: of a pixel (r, g, b, 1).
     """
     own = colors.saturation * colors.contrast * colors.brightness
     mixed = (1 - colors.saturation) * colors.contrast * colors.brightness
-    # An exact mean: integers add up to the same in any order.
-    total = tf.reduce_sum(tf.cast(images, tf.int64), axis=[1, 2, 3])
-    mean = tf.cast(total, tf.float64) / math.prod(images.shape[1:])
-    added = ((1 - colors.contrast) * mean + colors.shift) * colors.brightness
+    added = ((1 - colors.contrast) * about + colors.shift) * colors.brightness
     rows = [tf.stack([mixed * grey + own * (i == j) for j, grey in enumerate(_GREY)] + [added], -1) for i in range(3)]
     return tf.cast(tf.round(tf.stack(rows, 1) * _ONE), tf.int32)
 
