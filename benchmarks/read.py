@@ -118,7 +118,7 @@ def makers(data: Dataset, prepared: Dataset, photos: Path, size: int, batch_size
     records, small = data.records("train"), prepared.records("train")
     found = {
         "ours": ours(records),
-        f"ours, records of {_prepared_size(size)} px": ours(small),
+        "ours, records made with --resize": ours(small),
         "ours, from memory": ours(records, pixels=dataset.cache_pixels(records, image_size=size)),
     }
     peers: dict[str, Callable[..., Iterable[Any]]] = {
@@ -177,10 +177,6 @@ def _psnr(pixels: tf.Tensor, expected: np.ndarray) -> float:
     return float(10 * np.log10(255**2 / np.mean((tf.cast(pixels, tf.float64).numpy() - expected) ** 2)))
 
 
-def _prepared_size(size: int) -> int:
-    return round(size * 16 / 15)
-
-
 def convert(photos: Path, out: Path, *options: str) -> Dataset:
     finished = common.run([*common.CONVERT, f"--src={photos}", f"--out={out}", *options])
     if finished.exit_code:
@@ -194,7 +190,7 @@ def main(argv: Sequence[str]) -> None:
     photos, size, batch_size = Path(given.photos), given.image_size, given.batch_size
     with tempfile.TemporaryDirectory() as work:
         data = convert(photos, Path(work) / "out")
-        prepared = convert(photos, Path(work) / "small", f"--resize={_prepared_size(size)}", "--store=jpeg")
+        prepared = convert(photos, Path(work) / "small", f"--resize={size}", "--resize_mode=exact", "--store=jpeg")
         records = data.records("train")
         quality(records, size)
         compare(

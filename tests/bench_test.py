@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import converted, run, with_splits
+import tensorflow as tf
+from drawn import converted, image, run, with_splits
+from PIL import Image
 
 from tfrecord_tools import bench, dataset
 from tfrecord_tools.bench import BenchConfig, Stage
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import ImageConfig, prepare
+from tfrecord_tools.pixels import decode_pixels
 
 READ, DECODE, AUGMENT = Stage("reading", 20_000), Stage("decoding", 2000), Stage("augmenting", 1500)
 
@@ -24,7 +29,7 @@ READ, DECODE, AUGMENT = Stage("reading", 20_000), Stage("decoding", 2000), Stage
             [READ, DECODE, AUGMENT],
             None,
             "decoding binds: 68% of the time at 1,500 images/s. --cache=memory keeps all decoded images in 77 MB; or"
-            " convert with --resize=184 --store=jpeg makes records that decode faster.",
+            " convert --resize=183 --resize_mode=center_crop makes records that decode faster.",
         ),
         (
             [Stage("reading", 20_000), Stage("augmenting", 4000)],
@@ -46,12 +51,24 @@ READ, DECODE, AUGMENT = Stage("reading", 20_000), Stage("decoding", 2000), Stage
     ],
 )
 def test_verdict(stages: list[Stage], model_rate: float | None, expected: str) -> None:
-    assert bench.verdict(stages, 1000, 160, model_rate).startswith(expected)
+    assert bench.verdict(stages, 1000, 160, 0.875, model_rate).startswith(expected)
 
 
 def test_a_cache_that_does_not_fit_is_not_advised() -> None:
-    assert "--cache" not in bench.verdict([READ, DECODE], 10_000_000, 160)
-    assert "--resize=184" in bench.verdict([READ, DECODE], 10_000_000, 160)
+    advice = bench.verdict([READ, DECODE], 10_000_000, 160, 0.0)
+    assert "--cache" not in advice
+    assert "convert --resize=160 --resize_mode=exact makes" in advice
+
+
+def test_advised_records_are_not_resized_again() -> None:
+    for crop, mode in ((0.875, "center_crop"), (0.0, "exact")):
+        side = round(160 / crop) if crop else 160
+        data = prepare(image(1, size=(400, 300)), ImageConfig(store="png", resize=side, resize_mode=mode)).data
+        assert f"--resize={side} --resize_mode={mode}" in bench.verdict([READ, DECODE], 10, 160, crop)
+        pixels = np.asarray(Image.open(io.BytesIO(data)))
+        start = (side - 160) // 2
+        expected = pixels[start : start + 160, start : start + 160]
+        np.testing.assert_array_equal(decode_pixels(tf.constant(data), 160, crop), expected)
 
 
 def test_rate_is_that_of_the_source() -> None:

@@ -97,13 +97,16 @@ def rate(batches: Iterable[Any], batch_size: int, seconds: float) -> float:
     return count / passed
 
 
-def verdict(stages: Sequence[Stage], records: int, image_size: int, model_rate: float | None = None) -> str:
+def verdict(
+    stages: Sequence[Stage], records: int, image_size: int, crop: float, model_rate: float | None = None
+) -> str:
     """Says in one line which stage binds, by how much, and what to change.
 
     Args:
         stages: Of `measure`.
         records: How many there are, for the size of a cache.
         image_size: In pixels.
+        crop: As in `BenchConfig`.
         model_rate: Images a second of the model alone; None: there is none.
     """
     supply = stages[-1].rate
@@ -116,14 +119,16 @@ def verdict(stages: Sequence[Stage], records: int, image_size: int, model_rate: 
     share, binding = max(zip((t * supply for t in times), stages), key=lambda pair: pair[0])
     starved = f", {supply / model_rate:.0%} of what the model could take" if model_rate else ""
     what = f"{binding.name} binds: {share:.0%} of the time at {supply:,.0f} images/s{starved}"
-    return f"{what}. {_remedy(binding, records, image_size)}"
+    return f"{what}. {_remedy(binding, records, image_size, crop)}"
 
 
-def _remedy(binding: Stage, records: int, image_size: int) -> str:
+def _remedy(binding: Stage, records: int, image_size: int, crop: float) -> str:
     needed = records * image_size**2 * 3
     if binding.name == "decoding":
         cache = f"--cache=memory keeps all decoded images in {needed / 1e6:,.0f} MB" if needed <= CACHE_BYTES else ""
-        resize = f"convert with --resize={round(image_size * 1.15)} --store=jpeg makes records that decode faster"
+        # Of just the size that, cropped, is the one wanted: then nothing is resized either.
+        shape = f"--resize={round(image_size / crop)} --resize_mode=center_crop" if crop else ""
+        resize = f"convert {shape or f'--resize={image_size} --resize_mode=exact'} makes records that decode faster"
         return "; or ".join(filter(None, (cache, resize))) + "."
     if binding.name == "augmenting":
         return "Fewer kinds of change (colours cost as much as all moves), or more processors."
@@ -141,7 +146,7 @@ def main(argv: Sequence[str]) -> None:
     stages = measure(records, config)
     for number, stage in enumerate(stages):
         print(f"  {'+ ' if number else ''}{stage.name:<{22 - 2 * bool(number)}} {stage.rate:>9,.0f} images/s")
-    print(verdict(stages, len(records), config.image_size))
+    print(verdict(stages, len(records), config.image_size, config.crop))
 
 
 def define_flags() -> None:

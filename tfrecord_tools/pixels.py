@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -33,8 +34,6 @@ def decode_pixels(encoded: tf.Tensor, image_size: int, crop: float = 0.0, raw_si
         image.set_shape([None, None, 3])
     else:
         image = _cropped(tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [raw_size, raw_size, 3]), crop)
-    if image.shape == (image_size, image_size, 3):
-        return image
     return _resized(image, image_size)
 
 
@@ -42,16 +41,21 @@ def _resized(image: tf.Tensor, side: int) -> tf.Tensor:
     """Shrinks u8[h w 3] by the mean of the area of each new pixel, or enlarges it bilinearly, to a square.
 
     The mean is an antialiasing filter that takes a quarter of the time of `tf.image.resize(antialias=True)`;
-    benchmarks.read prints how near both are to Pillow.
+    benchmarks.read prints how near both are to Pillow. What has the size already passes as it is.
     """
-    images = image[None]
-    shrinks = tf.reduce_max(tf.shape(image)[:2]) > side
-    resized = tf.cond(
-        shrinks,
-        lambda: tf.raw_ops.ResizeArea(images=images, size=[side, side]),
-        lambda: tf.raw_ops.ResizeBilinear(images=images, size=[side, side], half_pixel_centers=True),
+    size = tf.shape(image)[:2]
+
+    def resize(operation: Callable[..., tf.Tensor], **options: bool) -> tf.Tensor:
+        resized = operation(images=image[None], size=[side, side], **options)[0]
+        return tf.ensure_shape(tf.saturate_cast(tf.round(resized), tf.uint8), [side, side, 3])
+
+    return tf.case(
+        [
+            (tf.reduce_all(size == side), lambda: tf.ensure_shape(image, [side, side, 3])),
+            (tf.reduce_max(size) > side, lambda: resize(tf.raw_ops.ResizeArea)),
+        ],
+        default=lambda: resize(tf.raw_ops.ResizeBilinear, half_pixel_centers=True),
     )
-    return tf.saturate_cast(tf.round(resized[0]), tf.uint8)
 
 
 def _decode_jpeg(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:

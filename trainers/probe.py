@@ -41,4 +41,5 @@ def verdict(records: Records, recipe: Recipe, classes: int, cached: bool, found:
     compile_model(classifier.model, optimizer="sgd", jit_compile=found.jit_compile)
     images, labels = np.zeros((batch_size, size, size, 3), np.uint8), np.zeros(batch_size, np.int64)
     steps = (classifier.model.train_on_batch(images, labels) for _ in itertools.repeat(None))
-    return f"probe: {bench.verdict(stages, len(records), size, bench.rate(steps, batch_size, _SECONDS))}"
+    model_rate = bench.rate(steps, batch_size, _SECONDS)
+    return f"probe: {bench.verdict(stages, len(records), size, recipe.crop, model_rate)}"
