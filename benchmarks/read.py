@@ -119,7 +119,7 @@ def makers(data: Dataset, prepared: Dataset, photos: Path, size: int, batch_size
     found = {
         "ours": ours(records),
         "ours, records made with --resize": ours(small),
-        "ours, from memory": ours(records, pixels=dataset.cache_pixels(records, image_size=size)),
+        "ours, from memory": ours(records, cache=dataset.cache_pixels(records, image_size=size)),
     }
     peers: dict[str, Callable[..., Iterable[Any]]] = {
         "ImageDataGenerator": generator,

@@ -102,3 +102,12 @@ def test_saved_in_a_model(tmp_path: Path) -> None:
 def test_config_or_settings() -> None:
     with pytest.raises(UserError, match=r"RandomAugment: give a config or erasing, cval, not both\."):
         RandomAugment(AugmentConfig(), erasing=0.5, cval=3)
+
+
+def test_what_cannot_be() -> None:
+    layer = RandomAugment(PRESETS["strong"])
+    with pytest.raises(UserError, match=r"keys of shape \(1,\) for images of shape \(4, 20, 24, 3\): one an image is"):
+        layer(IMAGES, KEYS[:1], training=True)
+    with pytest.raises(UserError, match=r"scale=0: the value of white, above 0, is expected\."):
+        RandomAugment(scale=0)
+    np.testing.assert_array_equal(layer(IMAGES, KEYS.astype(np.int32), training=True), EXPECTED)

@@ -85,8 +85,8 @@ def test_stages_of_a_dataset(tmp_path: Path) -> None:
     records = dataset.open(tmp_path / "out").records("train")
     config = BenchConfig(tfrecords="", image_size=16, batch_size=4, augment="standard", seconds=0.1)
     assert [s.name for s in bench.measure(records, config)] == ["reading", "decoding", "augmenting"]
-    cached = BenchConfig(tfrecords="", image_size=16, batch_size=4, augment="none", seconds=0.1, cached=True)
-    (stage,) = bench.measure(records, cached)
+    still = BenchConfig(tfrecords="", image_size=16, crop=0.0, batch_size=4, augment="none", seconds=0.1)
+    (stage,) = bench.measure(records, still, dataset.cache_pixels(records, image_size=16))
     assert stage.name == "reading from memory"
     assert np.isfinite(stage.rate)
     with pytest.raises(UserError, match=r"--seconds=0: above 0 is expected\."):

@@ -17,6 +17,7 @@ from drawn import converted, flip, tree
 from tfrecord_tools import dataset
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.mix import mixup
 from tfrecord_tools.order import Balanced, Blocks, Shuffled
 from tfrecord_tools.pixels import decode_pixels
 from tfrecord_tools.records import Records
@@ -303,6 +304,34 @@ def test_no_records(train: Records) -> None:
         dataset.eval_batches(none, batch_size=2, image_size=2)
 
 
+def test_a_replacement_is_changed_otherwise_than_at_its_own_place(damaged: Records) -> None:
+    for images, _, chosen in batches(damaged, 5, batch_size=10, augment=PRESETS["strong"], with_numbers=True):
+        twice = [n for n in set(chosen.tolist()) if chosen.tolist().count(n) == 2]
+        assert len(twice) == 1
+        assert len({image.tobytes() for image in images[chosen == twice[0]]}) == 2
+
+
+def test_an_order_of_other_records(train: Records) -> None:
+    for count in (3, 11):
+        with pytest.raises(UserError, match=rf"order: it is one of {count} records, and these are 10\."):
+            batches(train, 1, order=Shuffled(count, 0))
+
+
+@pytest.mark.parametrize("crop", [-1.0, 2.0])
+def test_crop_that_is_no_share(train: Records, crop: float) -> None:
+    with pytest.raises(UserError, match=rf"crop={crop}: a share of the shorter side within 0\.\.1 is expected"):
+        batches(train, 1, crop=crop)
+    with pytest.raises(UserError, match=rf"crop={crop}: a share"):
+        dataset.eval_batches(train, batch_size=4, image_size=SIZE, crop=crop)
+
+
+def test_keys_are_yielded_for_what_mixes_batches(train: Records) -> None:
+    ((images, labels, keys),) = batches(train, 1, with_keys=True)
+    mixed, targets = mixup(tf.constant(images), tf.one_hot(labels, 2), tf.constant(keys))
+    assert mixed.shape == images.shape
+    np.testing.assert_allclose(tf.reduce_sum(targets, 1), 1, rtol=1e-6)
+
+
 # --- The same stream -----------------------------------------------------------------------------------------------
 
 STRONG = PRESETS["strong"]
@@ -348,20 +377,19 @@ def test_workers_side_by_side_are_one_also_when_augmented(train: Records) -> Non
 
 def test_cached_pixels_give_the_same_stream(train: Records, damaged: Records) -> None:
     for records in (train, damaged):
-        pixels = dataset.cache_pixels(records, image_size=SIZE)
-        assert stream(records, 60, pixels=pixels) == stream(records, 60)
+        cache = dataset.cache_pixels(records, image_size=SIZE)
+        again = dataset.open(Path(records._index_path).parent).records("train")  # Knows nothing of corrupt ones yet.
+        assert stream(again, 60, cache=cache) == stream(records, 60)
 
 
 def test_cache_keeps_to_its_budget(train: Records) -> None:
     size = 10 * SIZE * SIZE * 3
     cached = dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size)
     assert cached is not None
-    assert cached.nbytes == size
+    assert cached.pixels.nbytes == size
     assert dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size - 1) is None
-    with pytest.raises(
-        UserError, match=r"pixels: uint8 of shape \(10, 8, 8, 3\); uint8 of \(10, 9, 9, 3\) is expected"
-    ):
-        dataset.train_batches(train, batch_size=4, image_size=9, seed=0, pixels=cached)
+    with pytest.raises(UserError, match=r"cache: pixels of shape \(10, 8, 8, 3\) with crop=0\.0; \(10, 9, 9, 3\) with"):
+        dataset.train_batches(train, batch_size=4, image_size=9, seed=0, cache=cached)
 
 
 def test_other_orders(train: Records) -> None:

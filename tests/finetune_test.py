@@ -120,6 +120,13 @@ def test_cache_and_probe_change_nothing(place, whole):
     assert (place / "uncached/history.csv").read_bytes() == (place / "two/history.csv").read_bytes()
 
 
+def test_a_cache_that_does_not_fit_leaves_nothing(place):
+    flags = ("--tfrecords=out", *TINY, "--weights=none", "--image_size=224", "--cache=memory", "--cache_mb=1")
+    message = finetune(place, *flags, "--run=large", succeeds=False)
+    assert message.startswith("error: --cache=memory: 32 images of 224 px take 5 MB, more than --cache_mb=1.")
+    assert not (place / "large").exists()
+
+
 def test_some_records_in_another_order(place):
     (place / "some.txt").write_text("\n".join(map(str, range(20))))
     flags = ("--tfrecords=out", "--run=some", *TINY, "--weights=none", "--epochs=1", "--records=some.txt")

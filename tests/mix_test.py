@@ -61,3 +61,24 @@ def test_the_same_in_a_pipeline(function: Callable[..., tuple[tf.Tensor, tf.Tens
     expected = function(tf.constant(IMAGES[:8]), tf.constant(TARGETS[:8]), tf.constant(KEYS[:8]))
     np.testing.assert_array_equal(images, expected[0])
     np.testing.assert_array_equal(targets, expected[1])
+
+
+def test_both_choose_independently() -> None:
+    chosen = [
+        np.any(
+            function(tf.constant(IMAGES), tf.constant(TARGETS), tf.constant(KEYS), 0.5)[1].numpy() != TARGETS, axis=1
+        )
+        for function in (mixup, cutmix)
+    ]
+    assert 0.15 < np.mean(chosen[0] & chosen[1]) < 0.35
+
+
+@pytest.mark.parametrize("function", [mixup, cutmix])
+def test_what_cannot_be_mixed(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
+    images, labels, keys = tf.constant(IMAGES[:4]), tf.constant([0, 1, 0, 1]), tf.constant(KEYS[:4])
+    with pytest.raises(UserError, match=r"targets of shape \(4,\): uint8 and \[b k\] are expected; make one-hot"):
+        function(images, labels, keys)
+    with pytest.raises(UserError, match=r"images of tf\.float32"):
+        function(tf.cast(images, tf.float32), labels[:, None], keys)
+    with pytest.raises(UserError, match=r"keys of shape \(3,\) for images of shape \(4, 20, 30, 3\): one an image"):
+        function(images, labels[:, None], keys[:3])

@@ -125,6 +125,13 @@ def test_blocks_are_permutations(count: int, block: int, window: int) -> None:
     assert count == 1 or len({tuple(s) for s in streams.tolist()}) == 5
 
 
+@pytest.mark.parametrize("count", [200, 2000, 4000, 6000])
+def test_blocks_shuffle_small_datasets_and_the_end_of_an_epoch(count: int) -> None:
+    chosen = Blocks(count, 0, block=256)[np.arange(count)]
+    for part in (chosen, chosen[-count // 4 :]):
+        assert np.mean(np.diff(part) % count == 1) < 0.1  # Storage neighbours that come one after the other.
+
+
 def test_blocks_are_read_together() -> None:
     """A window of 4 blocks of 50 neighbours: 200 positions, which lie in at most five stretches of the storage."""
     chosen = np.sort(Blocks(10_000, 0, block=50, window=4)[np.arange(200)])

@@ -39,7 +39,7 @@ def test_grid_lays_out_row_by_row() -> None:
         ({"image": "a", "tfrecords": "b"}, r"give either"),
         ({"image": "a", "grid": "3"}, r"--grid=3: rows x columns, as in 3x4, are expected\."),
         ({"image": "a", "grid": "0x4"}, r"--grid=0x4: 1 to 400 panels are expected\."),
-        ({"image": "a", "image_size": 0}, r"--image_size=0: at least 1\."),
+        ({"image": "a", "image_size": 0}, r"--image_size=0: 1 to 2,048 are expected\."),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, str], message: str) -> None:

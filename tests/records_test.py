@@ -360,6 +360,7 @@ def test_lists_of_numbers(tmp_path: Path) -> None:
         ("a.txt", "-1\n", r"a\.txt: -1 is no record"),
         ("a.txt", "1\n2\n1\n", r"a\.txt: a number stands there twice\."),
         ("a.txt", "cat.1.jpg\n", r"a\.txt: no list of record numbers, one a line or a column of Parquet: "),
+        ("a.txt", "1 2\n3 4\n", r"a\.txt: 2 x 2 values of type int64; record numbers, one a row, are expected\."),
         ("a.parquet", "1\n", r"a\.parquet: no list of record numbers"),
         ("none.txt", None, r"none\.txt: no list of record numbers"),
     ],
@@ -373,5 +374,7 @@ def test_lists_that_are_none(tmp_path: Path, name: str, text: str | None, messag
 
 def test_column_of_other_values(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "a.parquet")
-    with pytest.raises(UserError, match=r"a\.parquet: 1 values of type object; record numbers are expected\."):
+    with pytest.raises(
+        UserError, match=r"a\.parquet: 1 values of type object; record numbers, one a row, are expected\."
+    ):
         read_numbers(str(tmp_path / "a.parquet"), 10)

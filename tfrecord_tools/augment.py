@@ -9,12 +9,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.augment_config import AugmentConfig
+from tfrecord_tools.errors import UserError
 
 _ONE = 1 << 16  # Of 16.16 fixed point: coordinates, and factors of colours.
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and TensorFlow weigh.
@@ -69,19 +70,36 @@ def augment(images: tf.Tensor, keys: tf.Tensor, config: AugmentConfig, jit: bool
 
     Args:
         images: u8[b h w c], c 1 or 3.
-        keys: i64[b] or u64[b], well mixed, such as `order.mix(seed, epoch, record)`.
+        keys: i64[b], such as `order.mix(seed, epoch, record)`, or other integers.
         config: What may happen.
         jit: Compile with XLA: three times as fast, the same result.
 
     Returns:
         u8[b h w c].
+
+    Raises:
+        UserError: Sides are unknown or too long, or there is not one key an image.
     """
-    state = tf.bitcast(keys, tf.uint64)
+    images, state = tf.convert_to_tensor(images), state_of(keys, images)
+    if None in images.shape[1:]:
+        raise UserError(f"images of shape {images.shape}: height and width must be known. Resize them before.")
     changes = {_move: config.moves, _recolor: config.recolors, _erase: config.erasing > 0}
     for change, wanted in changes.items():
         if wanted:
             images = _compiled(change, config, jit, tuple(images.shape))(images, state)
     return images
+
+
+def state_of(keys: Any, images: Any) -> tf.Tensor:
+    """Returns u64[b], where the draws of each image of a batch start.
+
+    Raises:
+        UserError: There is not one key an image.
+    """
+    keys = tf.cast(keys, tf.int64)
+    if not keys.shape.is_compatible_with(images.shape[:1]):
+        raise UserError(f"keys of shape {keys.shape} for images of shape {images.shape}: one an image is expected.")
+    return tf.bitcast(keys, tf.uint64)
 
 
 def keys_of(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
@@ -193,7 +211,7 @@ def warp(images: tf.Tensor, matrices: tf.Tensor, fill_mode: str, cval: int = 0) 
     """
     height, width, channels = images.shape[1:]
     if max(height, width) > _MOST_SIDE:
-        raise ValueError(f"images of {height} x {width} pixels: at most {_MOST_SIDE:,} a side.")
+        raise UserError(f"images of {height} x {width} pixels: at most {_MOST_SIDE:,} a side.")
     columns, rows = tf.range(width), tf.range(height)[:, None]
     by_x, by_y, offset = (matrices[:, :, i, None, None] for i in range(3))
     x, y = tf.unstack(by_x * columns + by_y * rows + offset + _ONE // 512, axis=1)  # i32[b h w]

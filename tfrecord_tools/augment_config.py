@@ -70,7 +70,7 @@ class AugmentConfig:
         if not isinstance(self.zoom_range, (tuple, list)):
             _check_within("zoom_range", self.zoom_range, 0, 0.99, "a share")
         for name, most in (
-            ("zoom_range", 100), ("brightness_range", 10), ("contrast_range", 10), ("saturation_range", 10),
+            ("zoom_range", 100), ("brightness_range", 5), ("contrast_range", 5), ("saturation_range", 5),
             ("erasing_area", 1),
         ):  # fmt: skip
             value = getattr(self, name)

@@ -51,6 +51,8 @@ class RandomAugment(keras.layers.Layer):
         if config is not None and settings:
             raise UserError(f"RandomAugment: give a config or {', '.join(settings)}, not both.")
         self.config = config or AugmentConfig(**settings)
+        if not scale > 0:
+            raise UserError(f"scale={scale}: the value of white, above 0, is expected.")
         self.scale = float(scale)
         self.seed = seed
         self._generator = keras.random.SeedGenerator(seed)
@@ -62,9 +64,9 @@ class RandomAugment(keras.layers.Layer):
         batch = images if images.shape.rank == 4 else images[None]
         if keys is None:
             keys = keys_of(self._generator.next(), tf.shape(batch)[0])
-        changed = self._from_uint8(
-            augment(self._to_uint8(batch), tf.reshape(tf.cast(keys, tf.int64), [-1]), self.config), images.dtype
-        )
+        elif images.shape.rank == 3:
+            keys = tf.reshape(keys, [1])
+        changed = self._from_uint8(augment(self._to_uint8(batch), keys, self.config), images.dtype)
         return changed if images.shape.rank == 4 else changed[0]
 
     def _to_uint8(self, images: tf.Tensor) -> tf.Tensor:

@@ -10,7 +10,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
@@ -18,6 +18,9 @@ from tfrecord_tools import command, workers
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records, open_dataset
+
+if TYPE_CHECKING:
+    from tfrecord_tools.dataset import Cache
 
 # TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -55,6 +58,8 @@ class BenchConfig:
         for name in ("image_size", "batch_size", "seconds"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name}={getattr(self, name)}: above 0 is expected.")
+        if not 0 <= self.crop <= 1:
+            raise UserError(f"--crop={self.crop}: a share within 0..1 is expected; 0 stretches the whole image.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,15 +70,15 @@ class Stage:
     rate: float
 
 
-def measure(records: Records, config: BenchConfig) -> list[Stage]:
-    """Measures reading, then also decoding (from memory if `cached`), then also augmenting."""
+def measure(records: Records, config: BenchConfig, cache: Cache | None = None) -> list[Stage]:
+    """Measures reading, then also decoding (or reading from a cache), then also augmenting."""
     from tfrecord_tools import dataset
 
     stages: dict[str, Callable[[], Any]] = {}
     common: dict[str, Any] = {"batch_size": config.batch_size, "image_size": config.image_size, "seed": 0}
     common["crop"] = config.crop
-    if config.cached:
-        common["pixels"] = dataset.cache_pixels(records, image_size=config.image_size, crop=config.crop)
+    if cache is not None:
+        common["cache"] = cache
         stages["reading from memory"] = lambda: dataset.train_batches(records, **common)
     else:
         stages["reading"] = lambda: dataset.serialized_batches(records, batch_size=config.batch_size, seed=0)
@@ -132,7 +137,9 @@ def _remedy(binding: Stage, records: int, image_size: int, crop: float) -> str:
         return "; or ".join(filter(None, (cache, resize))) + "."
     if binding.name == "augmenting":
         return "Fewer kinds of change (colours cost as much as all moves), or more processors."
-    return "A faster disk, or fewer and larger reads: order.Blocks."
+    if binding.name == "reading":
+        return "A faster disk, or fewer and larger reads: order.Blocks."
+    return "More processors, or larger batches."
 
 
 def main(argv: Sequence[str]) -> None:
@@ -143,7 +150,14 @@ def main(argv: Sequence[str]) -> None:
         f"{directory}: {len(records):,} records of {config.split}, {config.image_size} px, batches of"
         f" {config.batch_size}, {workers.default_workers()} processors"
     )
-    stages = measure(records, config)
+    cache = None
+    if config.cached:
+        from tfrecord_tools import dataset
+
+        cache = dataset.cache_pixels(records, image_size=config.image_size, crop=config.crop, budget_bytes=CACHE_BYTES)
+        if cache is None:
+            raise UserError(f"--cached: {len(records):,} images do not fit into {CACHE_BYTES / 1e9:.1f} GB.")
+    stages = measure(records, config, cache)
     for number, stage in enumerate(stages):
         print(f"  {'+ ' if number else ''}{stage.name:<{22 - 2 * bool(number)}} {stage.rate:>9,.0f} images/s")
     print(verdict(stages, len(records), config.image_size, config.crop))

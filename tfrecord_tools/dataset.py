@@ -8,6 +8,7 @@ model.fit(train, steps_per_epoch=100, epochs=10, validation_data=validation)
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +42,9 @@ def train_batches(
     shard: tuple[int, int] = (0, 1),
     order: Order | None = None,
     augment: AugmentConfig = AugmentConfig(),
-    pixels: np.ndarray | None = None,
+    cache: Cache | None = None,
     with_numbers: bool = False,
+    with_keys: bool = False,
     parallel: int = tf.data.AUTOTUNE,
     jit: bool = True,
 ) -> tf.data.Dataset:
@@ -63,31 +65,32 @@ def train_batches(
         shard: (i, w): yield the i-th of w equal, contiguous slices of each global batch.
         order: `order.Blocks` or `order.Balanced` of these records; by default they are `order.Shuffled`.
         augment: What may happen to the images, drawn anew for each occurrence.
-        pixels: The images as `cache_pixels` returned them for the same size and crop; nothing is decoded then.
+        cache: The images as `cache_pixels` returned them for the same size and crop; nothing is decoded then.
         with_numbers: Yield the record numbers too.
+        with_keys: Yield the keys of the draws too, as `mix` takes them.
         parallel: How many images are decoded at once.
         jit: Compile the augmentation with XLA; its result is the same.
 
     Returns:
-        Of (images u8[b h w 3], labels i64[b]) or (images, labels, numbers i64[b]), b = batch_size / w.
+        Of (images u8[b h w 3], labels i64[b][, numbers i64[b]][, keys i64[b]]), b = batch_size / w.
 
     Raises:
-        UserError: A size that is not positive, or a batch that w workers cannot share equally.
+        UserError: A size that is not positive, a batch that w workers cannot share equally, or an order or a cache of
+            other records.
     """
     _check_positive(batch_size=batch_size, image_size=image_size)
-    _check_crop(crop)
+    check_crop(crop)
     chosen = _Chosen(records, order or orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
-    if pixels is None:
+    if cache is None:
         data = chosen.batches(start_step, records.sound, tf.string)
         data = _decoded(data, records, image_size, crop, parallel).batch(chosen.share, drop_remainder=True)
     else:
-        _check_pixels(pixels, records, image_size)
-        fetch = lambda n: None if n in records.corrupt else pixels[n]  # noqa: E731
-        data = chosen.batches(start_step, fetch, tf.uint8, pixels.shape[1:])
+        _check_cache(cache, records, image_size, crop)
+        data = chosen.batches(start_step, cache.get, tf.uint8, cache.pixels.shape[1:])
 
     def finish(images: tf.Tensor, numbers: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        changed = augmented(images, keys, augment, jit)
-        return (changed, labels, numbers) if with_numbers else (changed, labels)
+        more = ((numbers,) if with_numbers else ()) + ((keys,) if with_keys else ())
+        return augmented(images, keys, augment, jit), labels, *more
 
     return data.map(finish, parallel).prefetch(tf.data.AUTOTUNE)
 
@@ -101,10 +104,29 @@ def serialized_batches(
     return data.map(lambda examples, numbers, labels, keys: (examples, numbers))
 
 
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Decoded images.
+
+    Attributes:
+        pixels: u8[n h w 3], zeros where a record is corrupt.
+        crop: As in `train_batches`.
+        corrupt: The numbers of the corrupt ones.
+    """
+
+    pixels: np.ndarray
+    crop: float
+    corrupt: frozenset[int]
+
+    def get(self, number: int) -> np.ndarray | None:
+        """Returns u8[h w 3]; None if the record is corrupt."""
+        return None if number in self.corrupt else self.pixels[number]
+
+
 def cache_pixels(
     records: Records, *, image_size: int, crop: float = 0.0, budget_bytes: int | None = None
-) -> np.ndarray | None:
-    """Decodes all records once, for `train_batches(pixels=...)`.
+) -> Cache | None:
+    """Decodes all records once, for `train_batches(cache=...)`.
 
     Args:
         records: What to read.
@@ -113,7 +135,7 @@ def cache_pixels(
         budget_bytes: The most that it may take; None: any.
 
     Returns:
-        u8[n h w 3], image_size**2 * 3 bytes a record, zeros where one is corrupt; None if that is above the budget.
+        image_size**2 * 3 bytes a record; None if that is above the budget.
     """
     shape = (len(records), image_size, image_size, 3)
     if budget_bytes is not None and np.prod(shape, dtype=np.int64) > budget_bytes:
@@ -123,7 +145,7 @@ def cache_pixels(
         records, batch_size=64, image_size=image_size, crop=crop, with_numbers=True
     ).as_numpy_iterator():
         cached[numbers] = images
-    return cached
+    return Cache(cached, crop, frozenset(records.corrupt))
 
 
 class _Chosen:
@@ -138,6 +160,8 @@ class _Chosen:
                 f"shard={shard}: worker i of w with 0 <= i < w is expected, and w must divide the batch size"
                 f" {batch_size}."
             )
+        if order.count != len(records):
+            raise UserError(f"order: it is one of {order.count:,} records, and these are {len(records):,}.")
         self.share = batch_size // workers
         self._records, self._order, self._seed = records, order, seed
         self._batch_size, self._shard = batch_size, shard
@@ -160,10 +184,12 @@ class _Chosen:
             positions = orders.batch_positions(int(step), self._batch_size, self._shard)
             rounds, numbers = self._order.at(positions)
             found = [fetch(number) for number in numbers.tolist()]
+            instead = np.zeros_like(numbers)  # Else it would be changed just as where it stands itself.
             for place, one in enumerate(found):
                 if one is None:
                     found[place], numbers[place] = self._next_sound(int(positions[place]), fetch)
-            keys = orders.mix(self._seed, _DRAWS, rounds, numbers).view(np.int64)
+                    instead[place] = positions[place] + 1
+            keys = orders.mix(self._seed, _DRAWS, rounds, numbers, instead).view(np.int64)
             values = np.array(found, object) if dtype == tf.string else np.stack(found)
             return values, numbers, self._records.labels[numbers], keys
 
@@ -215,6 +241,7 @@ def eval_batches(
     """
     _check_any(records)
     _check_positive(batch_size=batch_size, image_size=image_size)
+    check_crop(crop)
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
         found = {n: data for n in numbers.tolist() if (data := records.sound(n)) is not None}
@@ -244,15 +271,17 @@ def _check_positive(**values: int) -> None:
             raise UserError(f"{name}={value}: at least 1.")
 
 
-def _check_pixels(pixels: np.ndarray, records: Records, image_size: int) -> None:
+def _check_cache(cache: Cache, records: Records, image_size: int, crop: float) -> None:
     expected = (len(records), image_size, image_size, 3)
-    if pixels.shape != expected or pixels.dtype != np.uint8:
+    if cache.pixels.shape != expected or cache.crop != crop:
         raise UserError(
-            f"pixels: {pixels.dtype} of shape {pixels.shape}; uint8 of {expected} is expected, as of cache_pixels."
+            f"cache: pixels of shape {cache.pixels.shape} with crop={cache.crop}; {expected} with crop={crop}"
+            " is expected, as of cache_pixels with the same settings."
         )
 
 
-def _check_crop(crop: float) -> None:
+def check_crop(crop: float) -> None:
+    """Raises UserError if it is no share."""
     if not 0 <= crop <= 1:
         raise UserError(
             f"crop={crop}: a share of the shorter side within 0..1 is expected; 0 stretches the whole image."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfrecord_tools.augment import Draws
+from tfrecord_tools.augment import Draws, state_of
 from tfrecord_tools.errors import UserError
 
-_MIXED, _LAMBDA, _ROW, _COLUMN = 32, 33, 34, 35  # Numbers of draws that `augment` does not use.
+_MIXUP, _CUTMIX = 32, 40  # Numbers of draws from here on; `augment` uses those below.
 
 
 def mixup(
@@ -24,7 +24,7 @@ def mixup(
     Returns:
         Images u8[b h w c] and targets f32, blended by the same share. They depend on who is in the batch.
     """
-    share = _share(keys, probability)
+    share = _share(images, targets, keys, _MIXUP, probability)
     weights = tf.cast(share, tf.float32)[:, None, None, None]
     blended = tf.cast(images, tf.float32) * weights + tf.cast(_next(images), tf.float32) * (1 - weights)
     return tf.cast(tf.round(blended), tf.uint8), _blended(targets, share)
@@ -37,9 +37,10 @@ def cutmix(
 
     Arguments and results are those of `mixup`; targets are blended by the area that is really covered.
     """
-    draw, share = Draws(tf.bitcast(keys, tf.uint64)), _share(keys, probability)
+    share = _share(images, targets, keys, _CUTMIX, probability)
+    draw = Draws(state_of(keys, images))
     inside, covered = [], tf.ones_like(share)
-    for side, number in ((images.shape[1], _ROW), (images.shape[2], _COLUMN)):
+    for side, number in ((images.shape[1], _CUTMIX + 2), (images.shape[2], _CUTMIX + 3)):
         length = tf.round(tf.sqrt(1 - share) * side)
         start = tf.floor(draw(number) * (side - length + 1))
         places = tf.range(side, dtype=tf.float64)
@@ -49,12 +50,17 @@ def cutmix(
     return tf.where(mask, _next(images), images), _blended(targets, 1 - covered)
 
 
-def _share(keys: tf.Tensor, probability: float) -> tf.Tensor:
+def _share(images: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor, first: int, probability: float) -> tf.Tensor:
     """f64[b] in 0..1, how much of each image stays: uniform, which is Beta(1, 1); 1 where nothing is mixed."""
     if not 0 <= probability <= 1:
         raise UserError(f"probability={probability}: within 0..1 is expected.")
-    draw = Draws(tf.bitcast(keys, tf.uint64))
-    return tf.where(draw(_MIXED) < probability, draw(_LAMBDA), tf.constant(1.0, tf.float64))
+    if images.dtype != tf.uint8 or len(targets.shape) != 2:
+        raise UserError(
+            f"images of {images.dtype!r}, targets of shape {targets.shape}: uint8 and [b k] are expected; make"
+            " one-hot targets of labels with tf.one_hot, or labels[:, None] for two classes."
+        )
+    draw = Draws(state_of(keys, images))
+    return tf.where(draw(first) < probability, draw(first + 1), tf.constant(1.0, tf.float64))
 
 
 def _next(values: tf.Tensor) -> tf.Tensor:

@@ -52,11 +52,15 @@ class Order(abc.ABC):
     """Which record stands at each position of an endless stream: a pure function of a seed.
 
     A subclass says it for some thousand positions at once: array operations cost the same for 20.
+
+    Attributes:
+        count: Records are 0..count-1.
     """
 
     _CHUNK = 4096
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
+        self.count = count
         self._chunks = functools.lru_cache(maxsize=4)(self._chunk)
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,13 +90,12 @@ class Shuffled(Order):
     """Each round, an epoch, is another permutation of all `count` records."""
 
     def __init__(self, count: int, seed: int):
-        super().__init__()
-        self._count = count
+        super().__init__(count)
         self._seed = seed
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        epochs, places = np.divmod(positions, self._count)
-        return epochs, permute(places, self._count, self._seed, epochs)
+        epochs, places = np.divmod(positions, self.count)
+        return epochs, permute(places, self.count, self._seed, epochs)
 
 
 class Blocks(Order):
@@ -103,27 +106,26 @@ class Blocks(Order):
     """
 
     def __init__(self, count: int, seed: int, block: int, window: int = 16):
-        super().__init__()
+        super().__init__(count)
         if block < 1 or window < 1:
             raise UserError(f"block={block}, window={window}: at least 1 each.")
-        self._count = count
         self._seed = seed
         self._block = min(block, count)
-        self._window = window * self._block
+        self._window = min(window * self._block, count)
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        epochs, places = np.divmod(positions, self._count)
+        epochs, places = np.divmod(positions, self.count)
         windows, within = np.divmod(places, self._window)
-        # Windows of full length only are mixed; what is left over, less than one, stays in its order.
-        full = windows < self._count // self._window
-        mixed = permute(np.where(full, within, 0), self._window, self._seed, 1, epochs, windows)
-        places = np.where(full, windows * self._window + mixed, places)
+        whole, rest = divmod(self.count, self._window)
+        for here, length in ((windows < whole, self._window), (windows == whole, rest)):
+            mixed = permute(within[here], length, self._seed, 1, epochs[here], windows[here])
+            places[here] = windows[here] * self._window + mixed
         blocks, within = np.divmod(places, self._block)
-        whole = self._count // self._block
+        whole = self.count // self._block
         moved = permute(np.where(blocks < whole, blocks, 0), whole, self._seed, 2, epochs)
-        start = (mix(self._seed, 3, epochs) % np.uint64(self._count)).astype(np.int64)
+        start = (mix(self._seed, 3, epochs) % np.uint64(self.count)).astype(np.int64)
         blocks = np.where(blocks < whole, moved, blocks)
-        return epochs, (blocks * self._block + within + start) % self._count
+        return epochs, (blocks * self._block + within + start) % self.count
 
 
 class Balanced(Order):
@@ -135,7 +137,7 @@ class Balanced(Order):
 
     def __init__(self, labels: np.ndarray, seed: int):
         """Takes i64[n], the label of each record; classes without records are passed over."""
-        super().__init__()
+        super().__init__(len(labels))
         self._seed = seed
         self._records = np.argsort(labels, kind="stable")
         _, self._starts, self._counts = np.unique(labels[self._records], return_index=True, return_counts=True)

@@ -26,6 +26,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _GAP = 4  # White pixels between the panels.
 _MAX_PANELS = 400
+_MAX_SIZE = 2048
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,10 @@ class PreviewConfig:
     def __post_init__(self) -> None:
         if bool(self.tfrecords) == bool(self.image):
             raise UserError("give either --tfrecords, a dataset directory, or --image, a file.")
-        if self.image_size < 1:
-            raise UserError(f"--image_size={self.image_size}: at least 1.")
+        if not 1 <= self.image_size <= _MAX_SIZE:
+            raise UserError(f"--image_size={self.image_size}: 1 to {_MAX_SIZE:,} are expected.")
+        if not 0 <= self.crop <= 1:
+            raise UserError(f"--crop={self.crop}: a share within 0..1 is expected; 0 stretches the whole image.")
         if not 1 <= self.shape[0] * self.shape[1] <= _MAX_PANELS:
             raise UserError(f"--grid={self.grid}: 1 to {_MAX_PANELS} panels are expected.")
 

@@ -78,17 +78,19 @@ def read_numbers(path: str, count: int) -> np.ndarray:
         if path.endswith(".parquet"):
             import pyarrow.parquet as pq
 
-            values = pq.read_table(path).column(0).to_numpy()
+            table = pq.read_table(path)
+            values = table.column(0).to_numpy() if table.num_columns else np.zeros(0)
         else:
             values = np.loadtxt(path, ndmin=1, dtype=np.int64)
     except (OSError, ValueError) as error:  # pyarrow's errors are among the latter.
         raise UserError(f"{path}: no list of record numbers, one a line or a column of Parquet: {error}") from error
-    if values.dtype.kind not in "iu" or not len(values):
-        raise UserError(f"{path}: {len(values):,} values of type {values.dtype}; record numbers are expected.")
-    numbers = values.astype(np.int64)
-    outside = numbers[(numbers < 0) | (numbers >= count)]
+    if values.dtype.kind not in "iu" or not values.size or values.ndim > 1:
+        shape = " x ".join(map(str, values.shape))
+        raise UserError(f"{path}: {shape} values of type {values.dtype}; record numbers, one a row, are expected.")
+    outside = values[(values < 0) | (values >= count)]
     if len(outside):
         raise UserError(f"{path}: {outside[0]:,} is no record; there are 0 to {count - 1:,}.")
+    numbers = values.astype(np.int64)
     if len(np.unique(numbers)) < len(numbers):
         raise UserError(f"{path}: a number stands there twice.")
     return numbers

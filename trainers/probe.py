@@ -8,6 +8,7 @@ import numpy as np
 
 from tfrecord_tools import bench
 from tfrecord_tools.bench import BenchConfig
+from tfrecord_tools.dataset import Cache
 from tfrecord_tools.records import Records
 from trainers import models
 from trainers.device import Device
@@ -17,7 +18,7 @@ from trainers.recipes import Recipe
 _SECONDS = 3.0  # Of each measurement.
 
 
-def verdict(records: Records, recipe: Recipe, classes: int, cached: bool, found: Device) -> str:
+def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None, found: Device) -> str:
     """Measures the stages of the input, then steps of the first phase on one batch that is there already.
 
     The steps are those of another model of the same kind, so that the one to be trained is left as it is.
@@ -32,10 +33,9 @@ def verdict(records: Records, recipe: Recipe, classes: int, cached: bool, found:
         crop=recipe.crop,
         batch_size=batch_size,
         augment=recipe.augment,
-        cached=cached,
         seconds=_SECONDS,
     )
-    stages = bench.measure(records, config)
+    stages = bench.measure(records, config, cache)
     classifier = models.build(recipe.model, classes)
     classifier.set_trainable(recipe.phases[0].trainable)
     compile_model(classifier.model, optimizer="sgd", jit_compile=found.jit_compile)

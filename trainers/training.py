@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools import dataset, files
@@ -62,6 +61,7 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
     run_directory.check(config.run)
     splits = _split(data, config)
     found = device.set_up(precision=config.precision, seed=config.seed, deterministic=config.deterministic)
+    _check_cache(splits.train, recipe, config)
     settings = _settings(data, recipe, config, flags, found)
     metrics = run_directory.results(config.run, settings)
     if metrics is not None:
@@ -110,7 +110,7 @@ def _train_in(
     """Fits, evaluates and saves; each of these goes on or is repeated when the process before was killed in it."""
     batch_size, image_size, crop = recipe.batch_size, recipe.model.size, recipe.crop
     validation = dataset.eval_batches(splits.validation, batch_size=batch_size, image_size=image_size, crop=crop)
-    pixels = _cached(splits.train, recipe, config)
+    cache = _cached(splits.train, recipe, config)
     batches = functools.partial(
         dataset.train_batches,
         splits.train,
@@ -120,10 +120,10 @@ def _train_in(
         seed=config.seed,
         order=_order(splits.train, config),
         augment=PRESETS[recipe.augment],
-        pixels=pixels,
+        cache=cache,
     )
     if config.probe:
-        print(probe.verdict(splits.train, recipe, len(data.class_names), pixels is not None, found), flush=True)
+        print(probe.verdict(splits.train, recipe, len(data.class_names), cache, found), flush=True)
     task = Task(
         model=classifier.model,
         set_trainable=classifier.set_trainable,
@@ -183,21 +183,24 @@ def _split(data: Dataset, config: TrainConfig) -> Splits:
     return Splits(train=rest, validation=held_out, validation_name="held out of the train split")
 
 
-def _cached(records: Records, recipe: Recipe, config: TrainConfig) -> np.ndarray | None:
+def _check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
+    needed = len(records) * recipe.model.size**2 * 3
+    if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
+        raise UserError(
+            f"--cache=memory: {len(records):,} images of {recipe.model.size} px take {needed / 1e6:,.0f} MB,"
+            f" more than --cache_mb={config.cache_mb}. Raise it, or leave --cache out."
+        )
+
+
+def _cached(records: Records, recipe: Recipe, config: TrainConfig) -> dataset.Cache | None:
     """The decoded images where they are to be kept in memory."""
     if config.cache == "off" or (config.cache == "auto" and sum(phase.epochs for phase in recipe.phases) < 2):
         return None
-    size = recipe.model.size
     budget = config.cache_mb * 1_000_000
-    pixels = dataset.cache_pixels(records, image_size=size, crop=recipe.crop, budget_bytes=budget)
-    if pixels is not None:
-        print(f"cache: {len(records):,} decoded images, {pixels.nbytes / 1e6:,.0f} MB", flush=True)
-    elif config.cache == "memory":
-        raise UserError(
-            f"--cache=memory: {len(records):,} images of {size} px take {len(records) * size**2 * 3 / 1e6:,.0f} MB,"
-            f" more than --cache_mb={config.cache_mb}. Raise it, or leave --cache out."
-        )
-    return pixels
+    cache = dataset.cache_pixels(records, image_size=recipe.model.size, crop=recipe.crop, budget_bytes=budget)
+    if cache is not None:
+        print(f"cache: {len(records):,} decoded images, {cache.pixels.nbytes / 1e6:,.0f} MB", flush=True)
+    return cache
 
 
 def _order(records: Records, config: TrainConfig) -> Order:
