@@ -105,7 +105,7 @@ def test_other_files_and_directories_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "image.jpg").write_bytes(image("any"))
     (tmp_path / "some.tfrecord.index").write_text("0 22\n")
     (tmp_path / "_SUCCESS").touch()
-    (tmp_path / "other.gz").write_bytes(gzip.compress(b"a text"))
+    (tmp_path / "other.gz").write_bytes(gzip.compress(b"a text", mtime=0))
     os.mkfifo(tmp_path / "pipe.tfrecord")  # Opening it would wait for a writer.
     assert names(find(tmp_path, pytest.fail)) == {"some.tfrecord": ["some.tfrecord"]}
 
@@ -149,7 +149,7 @@ def test_a_file_named_like_a_tfrecord_that_is_none_is_damage(tmp_path: Path) -> 
         ("a.tfrecord", image("any", "PNG"), r"a\.tfrecord: no TFRecord: it is a PNG image"),
         ("a.tfrecord", b"a text of some length", r"no TFRecord: it starts with b'a text of so'\. Expected"),
         ("a", b"", r"a: no TFRecord: it is empty"),
-        ("a.gz", gzip.compress(b"a text of some length"), r"no TFRecord: it starts with b'\\x1f\\x8b"),
+        ("a.gz", gzip.compress(b"a text of some length", mtime=0), r"no TFRecord: it starts with b'\\x1f\\x8b"),
         ("a.bin", bytes(100), r"no TFRecord: it starts with b'\\x00\\x00"),
         ("a.bin", zlib.compress(b""), r"no TFRecord: it starts with b'x\\x9c"),
     ],
