@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from tfrecord_tools.errors import UserError
 
 CONVERT = (sys.executable, "-m", "tfrecord_tools.convert")
 TO_CSV = (sys.executable, "-m", "tfrecord_tools.to_csv")
@@ -54,6 +57,22 @@ def run(command: Sequence[str], quiet: bool = True) -> Finished:
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return Finished(process.returncode, time.perf_counter() - start, usage.ru_maxrss * 1024)
+
+
+def convert(*options: str) -> None:
+    """Converts as the flags say.
+
+    Raises:
+        UserError: The conversion failed.
+    """
+    finished = run([*CONVERT, *options])
+    if finished.exit_code:
+        raise UserError(f"convert {' '.join(options)} failed with exit code {finished.exit_code}")
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has taken so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def contents(directory: Path) -> dict[str, bytes]:

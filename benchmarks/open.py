@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from absl import flags
 
+from benchmarks import common
 from tfrecord_tools import command, dataset, index, metadata, order, plan
 from tfrecord_tools.schema import FRAME_BYTES
 
@@ -56,16 +56,12 @@ def simulate(directory: Path, rows: int) -> None:
 
 def measure(directory: Path) -> tuple[float, float, int]:
     """Seconds to open, seconds to the first batch's record numbers, bytes that the process has grown by."""
-    before = _peak_bytes()
+    before = common.peak_bytes()
     start = time.perf_counter()
     records = dataset.open(directory).records("train")
     opened = time.perf_counter()
     order.Shuffled(len(records), 0)[order.batch_positions(0, 32)]
-    return opened - start, time.perf_counter() - opened, _peak_bytes() - before
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return opened - start, time.perf_counter() - opened, common.peak_bytes() - before
 
 
 def main(argv: Sequence[str]) -> None:

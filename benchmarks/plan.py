@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
+from benchmarks import common
 from tfrecord_tools import command, index
 from tfrecord_tools.convert import ConvertConfig
 from tfrecord_tools.plan import plan
@@ -70,11 +70,11 @@ def measure(entries: int) -> Measured:
     """Plans and indexes in this process; to be called in one of its own, since the peak never falls."""
     config = ConvertConfig(src="simulated")
     sources, facts = simulated(entries)
-    before = _peak_bytes()
+    before = common.peak_bytes()
     start = time.perf_counter()
     decided = plan(sources, facts, config, "simulated", config.output_settings())
     planned = time.perf_counter()
-    plan_bytes = _peak_bytes()
+    plan_bytes = common.peak_bytes()
     with tempfile.TemporaryDirectory() as work:
         parts = []
         for number, shard in enumerate(decided.shards):
@@ -89,14 +89,10 @@ def measure(entries: int) -> Measured:
             planned - start,
             plan_bytes,
             time.perf_counter() - planned,
-            _peak_bytes(),
+            common.peak_bytes(),
             whole.stat().st_size,
             len(parts),
         )
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def main(argv: Sequence[str]) -> None:

@@ -25,7 +25,6 @@ from PIL import Image
 from benchmarks import common
 from tfrecord_tools import command, dataset
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.errors import UserError
 from tfrecord_tools.pixels import decode_pixels
 from tfrecord_tools.records import Dataset, Records
 
@@ -178,9 +177,7 @@ def _psnr(pixels: tf.Tensor, expected: np.ndarray) -> float:
 
 
 def convert(photos: Path, out: Path, *options: str) -> Dataset:
-    finished = common.run([*common.CONVERT, f"--src={photos}", f"--out={out}", *options])
-    if finished.exit_code:
-        raise UserError(f"the conversion of {photos} failed with exit code {finished.exit_code}")
+    common.convert(f"--src={photos}", f"--out={out}", *options)
     return dataset.open(out)
 
 

@@ -16,7 +16,6 @@ from absl import flags
 from benchmarks import common
 from tfrecord_tools import command, dataset
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.errors import UserError
 
 
 def network(size: int) -> keras.Model:
@@ -45,9 +44,7 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     with tempfile.TemporaryDirectory() as work:
         out = Path(work) / "out"
-        finished = common.run([*common.CONVERT, f"--src={given.photos}", f"--out={out}"])
-        if finished.exit_code:
-            raise UserError(f"the conversion of {given.photos} failed with exit code {finished.exit_code}")
+        common.convert(f"--src={given.photos}", f"--out={out}")
         records = dataset.open(out).records("train")
         augmented = iter(
             dataset.train_batches(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,7 +104,7 @@ def state_of(keys: Any, images: Any) -> tf.Tensor:
 
 def keys_of(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
     """Returns i64[count] keys, well mixed, of one seed, u32[2] or i32[2] as Keras's `SeedGenerator` gives it."""
-    halves = tf.cast(tf.bitcast(tf.cast(seed, tf.int64), tf.uint64), tf.uint64)
+    halves = tf.bitcast(tf.cast(seed, tf.int64), tf.uint64)
     state = tf.bitwise.bitwise_xor(tf.bitwise.left_shift(halves[0], _u64(32)), halves[1])
     return tf.bitcast(_finalized(state + tf.cast(tf.range(count), tf.uint64) * _u64(_GOLDEN)), tf.int64)
 
@@ -285,14 +285,27 @@ def _erase(images: tf.Tensor, draw: Draws, config: AugmentConfig) -> tf.Tensor:
     height, width = images.shape[1:3]
     area, ratio = draw(13, *config.erasing_area), draw(14, 1.0, 3.0)
     ratio = tf.where(draw(15) < 0.5, ratio, 1 / ratio)
+    shares = (tf.sqrt(area * ratio), height), (tf.sqrt(area / ratio), width)
+    lengths = [tf.minimum(tf.round(share * side), side) for share, side in shares]
+    erased = rectangles(draw, 16, lengths, (height, width)) & (draw(12) < config.erasing)[:, None, None]
+    return tf.where(erased[..., None], tf.constant(round(config.cval), tf.uint8), images)
+
+
+def rectangles(draw: Draws, number: int, lengths: Sequence[tf.Tensor], size: tuple[int, int]) -> tf.Tensor:
+    """Returns bool[b h w], true in one rectangle of each image, anywhere within it.
+
+    Args:
+        draw: The numbers `number` and `number` + 1 of it give the places.
+        number: Likewise.
+        lengths: Height and width of the rectangles in whole pixels, f64[b] each.
+        size: Height and width of the images.
+    """
     inside = []
-    for side, share, number in ((height, tf.sqrt(area * ratio), 16), (width, tf.sqrt(area / ratio), 17)):
-        length = tf.minimum(tf.round(share * side), side)
-        start = tf.floor(draw(number) * (side - length + 1))
+    for axis, (length, side) in enumerate(zip(lengths, size)):
+        start = tf.floor(draw(number + axis) * (side - length + 1))
         places = tf.range(side, dtype=tf.float64)
         inside.append((places >= start[:, None]) & (places < (start + length)[:, None]))
-    erased = inside[0][:, :, None] & inside[1][:, None, :] & (draw(12) < config.erasing)[:, None, None]
-    return tf.where(erased[..., None], tf.constant(round(config.cval), tf.uint8), images)
+    return inside[0][:, :, None] & inside[1][:, None, :]
 
 
 def _sin_cos(degrees: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -193,9 +193,10 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         if kind == "JPEG":
             jpeg.check_markers(data)
         if header is not None:
+            chunks = list(png.iterate_chunks(data))
             if config.verify == "full":
-                png.check(data, header)
-            if png.has_late_metadata(data):
+                png.check(chunks, header)
+            if png.has_late_metadata(chunks):
                 image.load()  # Else Pillow knows of no orientation that stands behind the pixels.
         work = _work(image, data, kind, header, config)
         size = image.size

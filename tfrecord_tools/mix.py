@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfrecord_tools.augment import Draws, state_of
+from tfrecord_tools.augment import Draws, rectangles, state_of
 from tfrecord_tools.errors import UserError
 
 _MIXUP, _CUTMIX = 32, 40  # Numbers of draws from here on; `augment` uses those below.
@@ -38,16 +38,11 @@ def cutmix(
     Arguments and results are those of `mixup`; targets are blended by the area that is really covered.
     """
     share = _share(images, targets, keys, _CUTMIX, probability)
-    draw = Draws(state_of(keys, images))
-    inside, covered = [], tf.ones_like(share)
-    for side, number in ((images.shape[1], _CUTMIX + 2), (images.shape[2], _CUTMIX + 3)):
-        length = tf.round(tf.sqrt(1 - share) * side)
-        start = tf.floor(draw(number) * (side - length + 1))
-        places = tf.range(side, dtype=tf.float64)
-        inside.append((places >= start[:, None]) & (places < (start + length)[:, None]))
-        covered *= length / side
-    mask = (inside[0][:, :, None] & inside[1][:, None, :])[..., None]
-    return tf.where(mask, _next(images), images), _blended(targets, 1 - covered)
+    height, width = images.shape[1:3]
+    lengths = [tf.round(tf.sqrt(1 - share) * side) for side in (height, width)]
+    mask = rectangles(Draws(state_of(keys, images)), _CUTMIX + 2, lengths, (height, width))
+    covered = lengths[0] / height * (lengths[1] / width)
+    return tf.where(mask[..., None], _next(images), images), _blended(targets, 1 - covered)
 
 
 def _share(images: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor, first: int, probability: float) -> tf.Tensor:

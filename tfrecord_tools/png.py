@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+Chunk = tuple[bytes, memoryview]  # Type and content.
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # By colour type.
 _PALETTE = 3
@@ -53,7 +54,7 @@ def read_header(data: bytes) -> Header:
     Raises:
         DamagedPngError: There is none, or it has values that the standard does not know.
     """
-    kind, content = next(_chunks(data))
+    kind, content = next(iterate_chunks(data))
     if kind != b"IHDR" or len(content) != 13:
         raise DamagedPngError("the PNG does not start with its header")
     header = Header(*struct.unpack(">IIBBBBB", content))
@@ -63,13 +64,12 @@ def read_header(data: bytes) -> Header:
     return header
 
 
-def check(data: bytes, header: Header) -> None:
-    """Checks every chunk's checksum and place, the palette where colours are of one, all rows and their filters.
+def check(chunks: Sequence[Chunk], header: Header) -> None:
+    """Checks every chunk's place, the palette where colours are of one, all rows and their filters.
 
     Raises:
         DamagedPngError: Something of it is wrong.
     """
-    chunks = list(_chunks(data))
     _check_order([kind for kind, _ in chunks], header)
     palette = next((content for kind, content in chunks if kind == b"PLTE"), b"abc")
     if len(palette) % 3 or not 3 <= len(palette) <= 768:
@@ -89,13 +89,9 @@ def check(data: bytes, header: Header) -> None:
         raise DamagedPngError(f"the PNG has {position:,} bytes of pixels and should have {expected:,}")
 
 
-def has_late_metadata(data: bytes) -> bool:
-    """Whether something that may hold an orientation stands behind the pixels; checks the chunks up to the end.
-
-    Raises:
-        DamagedPngError: A checksum is wrong, or the end is missing.
-    """
-    kinds = [kind for kind, _ in _chunks(data)]
+def has_late_metadata(chunks: Sequence[Chunk]) -> bool:
+    """Whether something that may hold an orientation stands behind the pixels."""
+    kinds = [kind for kind, _ in chunks]
     return b"IDAT" in kinds and not _METADATA.isdisjoint(kinds[kinds.index(b"IDAT") :])
 
 
@@ -141,7 +137,7 @@ def _inflate(contents: Sequence[memoryview]) -> Iterator[np.ndarray]:
         raise DamagedPngError("the PNG's pixels have no end")
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def iterate_chunks(data: bytes) -> Iterator[Chunk]:
     """Yields type and content of the chunks up to IEND, their checksums proven.
 
     A chunk is: length u32, type, content, CRC-32 of type and content (PNG specification, section 5.3).
