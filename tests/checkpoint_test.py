@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tiny_training
+from drawn import history
 from tiny_training import PHASES, STEPS, STEPS_PER_EPOCH, Stop
 
 from tfrecord_tools.errors import UserError
@@ -24,7 +25,7 @@ def final(directory: Path, model: keras.Model) -> dict[str, object]:
     return {
         "variables": [variable.numpy() for variable in model.variables],
         "optimizer": [variable.numpy() for variable in model.optimizer.variables],
-        "history": (directory / "history.csv").read_bytes(),
+        "history": history(directory),
     }
 
 
@@ -83,7 +84,7 @@ def check_killed(directory: Path, kills: list[int], uninterrupted) -> None:
     subprocess.run([*command, "0"], check=True, timeout=300)
     with np.load(directory / "weights.npz") as stored:
         np.testing.assert_equal([stored[name] for name in stored.files], uninterrupted["variables"])
-    assert (directory / "history.csv").read_bytes() == uninterrupted["history"]
+    assert history(directory) == uninterrupted["history"]
 
 
 def test_killed_processes_are_continued_by_the_next(uninterrupted, tmp_path):
@@ -188,11 +189,11 @@ def test_phases_are_one_stream_of_batches_with_their_own_optimizers(tmp_path, mo
 
 
 def test_history_has_a_row_an_epoch(uninterrupted):
-    header, *rows = uninterrupted["history"].decode().splitlines()
-    names = "accuracy,auc,loss"
-    values = names + "," + ",".join(f"val_{name}" for name in names.split(","))
-    assert header == f"phase,epoch,step,{values},learning_rate"
-    table = [row.split(",") for row in rows]
+    rows = uninterrupted["history"]
+    names = ["accuracy", "auc", "loss"]
+    values = names + [f"val_{name}" for name in names]
+    assert list(rows[0]) == ["phase", "epoch", "step", *values, "learning_rate"]
+    table = [list(row.values()) for row in rows]
     assert [row[:3] for row in table] == [
         [phase, str(epoch), str(step)]
         for phase, epoch, step in [

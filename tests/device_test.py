@@ -23,6 +23,8 @@ def gpu(monkeypatch):
     """Lets TensorFlow tell of a GPU; returns what it was told."""
     told = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu 0", "gpu 1"])
+    cpus = tf.config.list_logical_devices("CPU")
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: cpus)  # What is computed is computed there.
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: DETAILS)
     monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: told.append((gpu, on)))
     return told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import subprocess
@@ -74,6 +75,15 @@ def flip(path: Path, position: int, bits: int = 0x10) -> None:
     data = bytearray(path.read_bytes())
     data[position] ^= bits
     path.write_bytes(data)
+
+
+def history(run_directory: Path) -> list[dict[str, str]]:
+    """Reads history.csv, without what differs from one training to the next: how fast it went."""
+    with open(run_directory / "history.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {name: value for name, value in row.items() if name not in ("images_per_second", "data_wait")} for row in rows
+    ]
 
 
 def start(module: str, *flags: str, **options: Any) -> subprocess.Popen[str]:

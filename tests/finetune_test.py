@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn import converted, run, start, tree, with_splits
+from drawn import converted, history, run, start, tree, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
@@ -80,6 +80,7 @@ def test_two_phases_end_in_a_run_directory(place, whole):
     assert (metrics["split"], metrics["count"], metrics["steps"]) == ("the validation split", 12, 12)
     with open(place / "two/history.csv") as file:
         rows = list(csv.DictReader(file))
+    assert all(float(row["images_per_second"]) > 0 and 0 <= float(row["data_wait"]) <= 1 for row in rows)
     assert [(row["phase"], row["epoch"], row["step"]) for row in rows] == [
         ("head", "1", "4"),
         ("finetune", "1", "8"),
@@ -117,7 +118,7 @@ def test_cache_and_probe_change_nothing(place, whole):
     assert " binds: " in line
     for one, other in zip(weights_of(place / "uncached"), weights_of(place / "two")):
         np.testing.assert_array_equal(one, other)
-    assert (place / "uncached/history.csv").read_bytes() == (place / "two/history.csv").read_bytes()
+    assert history(place / "uncached") == history(place / "two")
 
 
 def test_a_cache_that_does_not_fit_leaves_nothing(place):
@@ -164,7 +165,7 @@ def test_killed_twice_the_same_command_continues_and_ends_with_the_same_weights(
 
 
 def test_three_classes_without_validation_from_scratch(place, tmp_path, capsys):
-    recipe = recipes.override(recipes.default(**TINY_MODEL, weights="none"), batch_size=8, epochs=[1])
+    recipe = recipes.override(recipes.finetune(**TINY_MODEL, weights="none"), batch_size=8, epochs=[1])
     config = recipes.TrainConfig(tfrecords=str(place / "out3"), run=str(tmp_path / "three"))
     metrics = training.train("finetune", dataset.open(place / "out3"), recipe, config, {})
     out = capsys.readouterr().out
@@ -192,7 +193,7 @@ def kill_at(place: Path, flags: tuple[str, ...], step: int) -> None:
 def check_same(run_directory: Path, expected: Path) -> None:
     for weight, expected_weight in zip(weights_of(run_directory), weights_of(expected), strict=True):
         np.testing.assert_array_equal(weight, expected_weight)
-    assert (run_directory / "history.csv").read_bytes() == (expected / "history.csv").read_bytes()
+    assert history(run_directory) == history(expected)
     names = ["history.csv", "metrics.json", "model.keras", "settings.json"]
     assert sorted(path.name for path in run_directory.iterdir()) == names
 
@@ -262,7 +263,7 @@ def test_what_does_not_fit_is_told_and_nothing_is_left(model, classes, message, 
     data = dataclasses.replace(dataset.open("out"), class_names=classes)
     config = recipes.TrainConfig(tfrecords="out", run="refused")
     with pytest.raises(UserError) as error:
-        training.train("finetune", data, recipes.default(**({"weights": "none"} | model)), config, {})
+        training.train("finetune", data, recipes.finetune(**({"weights": "none"} | model)), config, {})
     assert message in str(error.value)
     assert not Path("refused").exists()
 
@@ -272,7 +273,7 @@ def test_help_lists_every_flag_and_backbone():
     for flag in ("tfrecords", "run", "recipe", "image_size", "batch_size", "epochs", "seed", "augment", "backbone"):
         assert f"--{flag}:" in out
     assert "Xception." in out
-    assert run("trainers").stdout.startswith("python -m trainers.finetune  ")
+    assert run("trainers").stdout.startswith("python -m trainers.scratch  ")
 
 
 @pytest.mark.gpu

@@ -16,6 +16,7 @@ from trainers.recipes import ModelConfig
 
 SMALL = ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.25}, weights="none", image_size=32)
 # Sizes near the smallest that each backbone takes, so that all 40 can be built.
+KERAS_BACKBONES = [name for name in backbones.BACKBONES if name != backbones.CNN]
 SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}
 
 
@@ -51,10 +52,10 @@ def settle(classifier: models.Classifier) -> None:
 
 
 def test_all_backbones_of_keras_are_known():
-    assert sorted(backbones.BACKBONES) == sorted(name for name in dir(keras.applications) if name[0].isupper())
+    assert sorted(KERAS_BACKBONES) == sorted(name for name in dir(keras.applications) if name[0].isupper())
 
 
-@pytest.mark.parametrize("name", backbones.BACKBONES)
+@pytest.mark.parametrize("name", KERAS_BACKBONES)
 def test_scaling_equals_preprocess_input(name):
     images = pixels(8)
     scaled = models.scale(images, backbones.find(name).scaling)
@@ -94,14 +95,14 @@ def test_saved_model_on_bytes_equals_preprocess_input_and_base(config, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", backbones.BACKBONES)
+@pytest.mark.parametrize("name", KERAS_BACKBONES)
 def test_every_saved_model_on_bytes_equals_preprocess_input_and_base(name, tmp_path):
     config = ModelConfig(backbone=name, weights="none", image_size=SMALLEST.get(name, 32))
     check_saved_equals_preprocess_input_and_base(config, tmp_path, shallow=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", backbones.BACKBONES)
+@pytest.mark.parametrize("name", KERAS_BACKBONES)
 def test_default_size_is_that_of_the_imagenet_model(name):
     if name.startswith("MobileNetV3"):
         pytest.skip("takes any size; 224 by its documentation")
@@ -125,8 +126,84 @@ def test_output_suits_the_number_of_classes(classes, shape, activation):
     assert model.input.dtype == "uint8"
 
 
-def test_document_recipe_builds_the_model_of_the_notes():
-    classifier = models.build(recipes.document(weights="none").model, 2)
+def test_scratch_document_recipe_builds_the_network_of_the_notes():
+    classifier = models.build(recipes.scratch_document().model, 2)
+    layers = [*classifier.model.layers[:2], *classifier.base.layers[1:], *classifier.model.layers[3:]]
+    assert [(layer.name, layer.output.shape[1:], layer.count_params()) for layer in layers] == [
+        ("pixels", (150, 150, 3), 0),
+        ("scaling", (150, 150, 3), 0),
+        ("conv1", (148, 148, 32), 3 * 3 * 3 * 32 + 32),
+        ("relu1", (148, 148, 32), 0),
+        ("pool1", (74, 74, 32), 0),
+        ("conv2", (72, 72, 64), 3 * 3 * 32 * 64 + 64),
+        ("relu2", (72, 72, 64), 0),
+        ("pool2", (36, 36, 64), 0),
+        ("conv3", (34, 34, 128), 3 * 3 * 64 * 128 + 128),
+        ("relu3", (34, 34, 128), 0),
+        ("pool3", (17, 17, 128), 0),
+        ("flatten", (17 * 17 * 128,), 0),
+        ("dropout", (17 * 17 * 128,), 0),
+        ("probability", (1,), 17 * 17 * 128 + 1),
+    ]
+    assert classifier.model.get_layer("dropout").rate == 0.5
+    assert classifier.model.get_layer("scaling").scale == 1 / 255
+
+
+def test_a_network_of_other_filters():
+    config = ModelConfig(
+        backbone="CNN",
+        backbone_kwargs={"filters": (4, 8), "batch_norm": True},
+        image_size=32,
+        weights="none",
+    )
+    names = [layer.name for layer in models.build(config, 2).base.layers if layer.weights]
+    assert names == ["conv1", "conv1_bn", "conv2", "conv2_bn"]
+
+
+@pytest.mark.parametrize(
+    ("rule", "names"),
+    [
+        ("head", []),
+        ("1", ["conv_pw_13"]),  # BatchNormalization does not count.
+        ("3", ["conv_pw_12", "conv_dw_13", "conv_pw_13"]),
+        ("conv_dw_1$", ["conv_dw_1"]),
+        ("_13_bn", ["conv_dw_13_bn", "conv_pw_13_bn"]),
+    ],
+)
+def test_layers_are_chosen_by_rules(rule, names):
+    base = models.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
+    assert [layer.name for layer in models.chosen_layers(base, rule)] == names
+
+
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("block9", "--unfreeze=block9: no layer with weights of mobilenet_1.00_32 has a name like that; the last are "),
+        ("0", "--unfreeze=0: no layer with weights of mobilenet_1.00_32 has a name like that"),
+        ("pad", "--unfreeze=pad: no layer with weights of"),  # Some are called so, but have nothing to train.
+        ("(", "--unfreeze=(: not a regular expression: missing ), unterminated subpattern"),
+    ],
+)
+def test_rules_that_choose_nothing_are_told(rule, message):
+    base = models.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
+    with pytest.raises(UserError) as error:
+        models.chosen_layers(base, rule)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(("pooling", "hidden"), [("average", 0), ("flatten", 16)])
+def test_the_parts_of_a_split_model_are_the_whole(pooling, hidden):
+    config = ModelConfig(backbone="MobileNet", weights="none", image_size=32, pooling=pooling, hidden=hidden)
+    model = models.build(config, 3).model
+    extractor, head = models.split(model)
+    images = pixels(32)
+    np.testing.assert_allclose(head(extractor(images)), model(images), rtol=1e-6)
+    assert extractor.output_shape == (None, 1024)
+    assert {id(w) for w in head.weights} | {id(w) for w in extractor.weights} == {id(w) for w in model.weights}
+
+
+def test_finetune_document_recipe_builds_the_model_of_the_notes():
+    classifier = models.build(recipes.finetune_document(weights="none").model, 2)
     assert [(layer.name, layer.count_params()) for layer in classifier.model.layers if layer.name != "get_item"] == [
         ("pixels", 0),
         ("scaling", 0),
@@ -169,7 +246,7 @@ def test_last_stage(config, first, last, count):
     assert (stage[0], stage[-1], len(stage)) == (first, last, count)
 
 
-@pytest.mark.parametrize("rule", ["head", "last_stage", "all"])
+@pytest.mark.parametrize("rule", ["head", "last_stage", "all", "scratch", "2"])
 @pytest.mark.parametrize(
     "config",
     [
@@ -188,17 +265,16 @@ def test_a_phase_changes_the_weights_it_says_and_no_others(config, rule):
         classifier.model.train_on_batch(pixels(config.size, 8), np.arange(8) % 3 == 0)
     changed = {id(w) for w in classifier.model.weights if not np.array_equal(w, before[id(w)])}
 
-    base = {"head": [], "last_stage": models.last_stage(classifier.base), "all": classifier.base.layers}[rule]
-    head = classifier.model.get_layer("probability")
-    layers = [layer for layer in base if rule == "all" or not isinstance(layer, keras.layers.BatchNormalization)] + [
-        head
-    ]
+    base = models.chosen_layers(classifier.base, rule)
+    kept = [layer for layer in base if rule == "scratch" or not isinstance(layer, keras.layers.BatchNormalization)]
+    layers = [*kept, classifier.model.get_layer("probability")]
     assert changed == {id(weight) for layer in layers for weight in layer.weights}  # Moving statistics are weights.
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["EfficientNetV2B0", "ConvNeXtTiny", "DenseNet121", "ResNet50V2", "Xception", "VGG16"])
-def test_a_transfer_phase_changes_the_last_stage_of_other_backbones(name):
+@pytest.mark.parametrize("name", KERAS_BACKBONES)
+def test_a_transfer_phase_changes_the_last_stage_of_every_backbone(name):
+    """Its moving statistics among the rest, which stay as they are."""
     config = ModelConfig(backbone=name, weights="none", image_size=SMALLEST.get(name, 32))
     test_a_phase_changes_the_weights_it_says_and_no_others(config, "last_stage")
 

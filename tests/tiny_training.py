@@ -25,7 +25,7 @@ from trainers.recipes import Phase
 STEPS_PER_EPOCH = 7
 PHASES = (
     Phase(name="first", trainable="head", learning_rate=1e-2, epochs=3),
-    Phase(name="second", trainable="all", optimizer="rmsprop", learning_rate=1e-2, schedule="cosine", epochs=3),
+    Phase(name="second", trainable="scratch", optimizer="rmsprop", learning_rate=1e-2, schedule="cosine", epochs=3),
 )
 STEPS = STEPS_PER_EPOCH * 6
 
@@ -83,7 +83,7 @@ def make_task() -> Task:
     model = keras.Sequential([base, keras.layers.Dropout(0.3), keras.layers.Dense(1, activation="sigmoid")])
 
     def set_trainable(rule: str) -> None:
-        base.trainable = rule == "all"
+        base.trainable = rule == "scratch"
 
     validation = tf.data.Dataset.from_tensor_slices(images(10_000, 20)).batch(8)
     return Task(
@@ -104,7 +104,6 @@ def train(
     checkpointer = Checkpointer(
         directory / "checkpoint.npz",
         every=3,
-        others=callbacks,
         on_epoch=lambda rows: run_directory.write_history(directory, rows),
     )
     fit(task, PHASES, checkpointer, callbacks=[*callbacks, *([stop] if stop else [])], verbose=0)

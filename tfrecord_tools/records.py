@@ -141,6 +141,16 @@ class Records:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def split(self) -> str:
+        """The name of the split that they belong to."""
+        return self._split
+
+    @property
+    def rows(self) -> np.ndarray:
+        """i64[n], their places in that split, in the order of the index."""
+        return self._rows
+
     def __getitem__(self, number: int) -> dict[str, Any]:
         """Returns image (encoded bytes), label (int) and path (str) of a record.
 

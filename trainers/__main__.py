@@ -3,7 +3,10 @@
 from tfrecord_tools import command
 
 COMMANDS = {
-    "finetune": "fine-tunes a pretrained network on a dataset directory",
+    "scratch": "trains a network from random weights, on a dataset directory or on CSVs of pixels",
+    "features": "trains a head on the features of a pretrained network, computed once",
+    "frozen": "trains a head on a pretrained network, on augmented images",
+    "finetune": "trains a head on a pretrained network, then its last stage too",
 }
 
 if __name__ == "__main__":

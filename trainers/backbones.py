@@ -13,7 +13,7 @@ from tfrecord_tools.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """What a model of `keras.applications` expects.
+    """What a network expects.
 
     Attributes:
         scaling: How pixels in 0..255 become its input, by the names of
@@ -26,7 +26,9 @@ class Backbone:
     image_size: int
 
 
+CNN = "CNN"  # The notes' network, for training from scratch; the others are names in `keras.applications`.
 BACKBONES = {
+    CNN: Backbone("unit", 150),
     "ConvNeXtBase": Backbone("own", 224),
     "ConvNeXtLarge": Backbone("own", 224),
     "ConvNeXtSmall": Backbone("own", 224),
@@ -98,8 +100,12 @@ def check_weights(weights: str) -> None:
         raise UserError(f"--weights={weights}: there is no such file.")
 
 
-def parse_kwargs(text: str) -> dict[str, Any]:
+def parse_kwargs(flag: str, text: str) -> dict[str, Any]:
     """Reads `name=value,name=value`, the values as Python literals: `alpha=0.25,minimalistic=True`.
+
+    Args:
+        flag: The name of the flag that the text was given by.
+        text: What was given.
 
     Raises:
         UserError: A part that is no `name=literal`, or a name given twice.
@@ -114,7 +120,7 @@ def parse_kwargs(text: str) -> dict[str, Any]:
             raise ValueError
     except (SyntaxError, ValueError):
         raise UserError(
-            f"--backbone_kwargs={text}: not understood; name=value pairs with Python literals are, "
+            f"--{flag}={text}: not understood; name=value pairs with Python literals are, "
             "separated by commas, as in alpha=0.25,minimalistic=True."
         ) from None
     return {name: kwargs[name] for name in names}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -28,7 +29,22 @@ Row = dict[str, Any]  # One line of the history: column -> value.
 _KERAS_STATE: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
 }
+
+
+class DivergedError(Exception):
+    """A training whose loss or weights are no numbers any more; nothing of it is saved.
+
+    Attributes:
+        step: The step that was found so: its loss is that of the weights before it.
+        saved: The step that the last checkpoint stands at.
+    """
+
+    def __init__(self, step: int, saved: int) -> None:
+        super().__init__(f"step {step}")
+        self.step = step
+        self.saved = saved
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +154,6 @@ class Checkpointer(keras.callbacks.Callback):
         path: Path,
         *,
         every: int,
-        others: Sequence[keras.callbacks.Callback] = (),
         on_epoch: Callable[[list[Row]], object] = lambda rows: None,
     ) -> None:
         """Reads where the training stands.
@@ -146,13 +161,12 @@ class Checkpointer(keras.callbacks.Callback):
         Args:
             path: Of the checkpoint.
             every: Steps from one checkpoint within an epoch to the next; 0 writes them at the end of epochs alone.
-            others: The other callbacks of the fit.
             on_epoch: Called with the history after each epoch.
         """
         super().__init__()
         self._path = path
         self._every = every
-        self._others = others
+        self._others: Sequence[keras.callbacks.Callback] = ()
         self._on_epoch = on_epoch
         self._saved: State | None = load(path)
         self._seconds_before = self._saved.seconds
@@ -161,6 +175,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._metrics: Sequence[keras.metrics.Metric] = ()
         self._to_skip = 0
         self.position = self._saved.position
+        self._saved_step = self.position.global_step
         self.rows = self._saved.rows
 
     @property
@@ -168,10 +183,13 @@ class Checkpointer(keras.callbacks.Callback):
         """Wall-clock time of this training, in all processes together."""
         return self._seconds_before + time.monotonic() - self._started
 
-    def begin_phase(self, name: str, metrics: Sequence[keras.metrics.Metric]) -> None:
-        """Tells which phase comes, and the metrics that its model was compiled with besides the loss."""
+    def begin_phase(
+        self, name: str, metrics: Sequence[keras.metrics.Metric], others: Sequence[keras.callbacks.Callback] = ()
+    ) -> None:
+        """Tells which phase comes, the metrics that its model was compiled with besides the loss, and the callbacks."""
         self._phase_name = name
         self._metrics = metrics
+        self._others = others
 
     def restore_model(self, model: keras.Model) -> None:
         """Gives a model the saved variables, if there are any."""
@@ -208,6 +226,8 @@ class Checkpointer(keras.callbacks.Callback):
         if self._to_skip:
             self._to_skip -= 1
             return
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            raise DivergedError(self.position.global_step, self._saved_step)
         position = self.position
         self.position = dataclasses.replace(position, step=position.step + 1, global_step=position.global_step + 1)
         due = self._every and self.position.global_step % self._every == 0
@@ -215,7 +235,7 @@ class Checkpointer(keras.callbacks.Callback):
             self._save()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        learning_rate = float(self.model.optimizer.learning_rate)
+        learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.position = dataclasses.replace(self.position, epoch=epoch + 1, step=0)
         self.rows.append(
             {"phase": self._phase_name, "epoch": epoch + 1, "step": self.position.global_step}
@@ -249,6 +269,8 @@ class Checkpointer(keras.callbacks.Callback):
 
     def _save(self, new_phase: bool = False) -> None:
         arrays = {"model": _values(self.model.variables)}
+        if not all(np.isfinite(array).all() for array in arrays["model"] if array.dtype.kind == "f"):
+            raise DivergedError(self.position.global_step - 1, self._saved_step)
         if not new_phase:
             arrays["optimizer"] = _values(self.model.optimizer.variables)
         if self.position.step:  # Else they hold what the validation left, which `fit` resets once they are traced only.
@@ -261,6 +283,7 @@ class Checkpointer(keras.callbacks.Callback):
             callbacks=[] if new_phase else [_callback_state(callback) for callback in self._others],
         )
         save(self._path, state)
+        self._saved_step = self.position.global_step
 
     def _metric_variables(self) -> list[Any]:
         # Through the metric objects themselves: `model.metrics_variables` is empty until the first step is traced.

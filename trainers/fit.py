@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
+from tfrecord_tools.errors import UserError
 from trainers.checkpoint import Checkpointer
 from trainers.recipes import Phase
 
@@ -17,12 +19,18 @@ class Task:
     """What is fitted to what.
 
     Attributes:
-        model: u8[b h w 3] -> f32[b 1] or f32[b classes], as `models.Classifier.model`.
+        model: Anything -> f32[b 1], the probability of class 1, or f32[b classes].
         set_trainable: Sets the layers that a rule of `Phase.trainable` names.
-        batches: Global step -> the endless batches (u8[b h w 3], i64[b]) from that step on.
+        batches: Global step -> the endless batches (inputs, targets) from that step on; targets are f32[b 1] or one-hot
+            f32[b classes], as the model's output.
         validation: The batches that each epoch is judged by, finite.
         steps_per_epoch: For phases that do not say.
+        label_smoothing: As in `recipes.Recipe`.
+        blended: Whether targets may lie between classes, as those of MixUp.
+        class_weight: Class -> the weight of its errors; None: all alike.
+        early_stopping: As in `recipes.Recipe`.
         jit_compile: Whether XLA compiles the steps.
+        scope: Makes the context that variables are created in.
     """
 
     model: keras.Model
@@ -30,7 +38,12 @@ class Task:
     batches: Callable[[int], Any]
     validation: Any
     steps_per_epoch: int
+    label_smoothing: float = 0.0
+    blended: bool = False
+    class_weight: dict[int, float] | None = None
+    early_stopping: int = 0
     jit_compile: bool = False
+    scope: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
 
 
 def fit(
@@ -46,9 +59,12 @@ def fit(
     Args:
         task: What to train, on what.
         phases: In their order; batches go on where the phase before ended.
-        checkpointer: Holds the position and gathers the history; was given the same `callbacks`.
+        checkpointer: Holds the position and gathers the history.
         callbacks: Further ones, for every phase.
         verbose: As in `keras.Model.fit`: 0 silent, 1 a progress bar, 2 a line an epoch.
+
+    Raises:
+        DivergedError: The loss or a weight is no number any more.
     """
     for index, phase in enumerate(phases):
         if index < checkpointer.position.phase:
@@ -58,56 +74,113 @@ def fit(
         steps = phase.steps_per_epoch or task.steps_per_epoch
         # One place for the two, since `trainable` takes effect at the next compile only.
         task.set_trainable(phase.trainable)
-        metrics = compile_model(
-            task.model, optimizer=_optimizer(phase, phase.epochs * steps), jit_compile=task.jit_compile
-        )
-        checkpointer.begin_phase(phase.name, metrics)
+        with task.scope():
+            metrics = compile_model(
+                task.model,
+                optimizer=make_optimizer(phase, phase.epochs * steps),
+                label_smoothing=task.label_smoothing,
+                blended=task.blended,
+                jit_compile=task.jit_compile,
+            )
+        others = [*_callbacks(phase, task.early_stopping), *callbacks]
+        checkpointer.begin_phase(phase.name, metrics, others)
         task.model.fit(
             task.batches(checkpointer.position.global_step),
             initial_epoch=checkpointer.position.epoch,
             epochs=phase.epochs,
             steps_per_epoch=steps,
             validation_data=task.validation,
+            class_weight=task.class_weight,
             shuffle=False,  # The batches are: Keras would warn that it cannot.
-            callbacks=[*callbacks, checkpointer],
+            callbacks=[*others, checkpointer],
             verbose=verbose,
         )
     checkpointer.restore_model(task.model)  # Where all phases were done already.
 
 
-def compile_model(model: keras.Model, *, optimizer: Any, jit_compile: bool) -> list[keras.metrics.Metric]:
+def compile_model(
+    model: keras.Model, *, optimizer: Any, jit_compile: bool, label_smoothing: float = 0.0, blended: bool = False
+) -> list[keras.metrics.Metric]:
     """Compiles a classifier with the loss and the metrics that its output asks for.
 
     Returns:
         The metrics, besides the loss: accuracy, and for two classes the area under the ROC curve.
     """
-    binary = model.output_shape[-1] == 1
-    metrics: list[keras.metrics.Metric] = (
-        [keras.metrics.BinaryAccuracy(name="accuracy"), keras.metrics.AUC(name="auc")]
-        if binary
-        else [keras.metrics.SparseCategoricalAccuracy(name="accuracy")]
-    )
-    model.compile(
-        optimizer=optimizer,
-        loss="binary_crossentropy" if binary else "sparse_categorical_crossentropy",
-        metrics=metrics,
-        jit_compile=jit_compile,
-    )
+    if model.output_shape[-1] == 1:
+        loss: keras.losses.Loss = keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing)
+        # Where nothing is blended they are Keras's own: a model saved with them loads without this package.
+        accuracy, auc = (_Accuracy, _AUC) if blended else (keras.metrics.BinaryAccuracy, keras.metrics.AUC)
+        metrics: list[keras.metrics.Metric] = [accuracy(name="accuracy"), auc(name="auc")]
+    else:
+        loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+        metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
+    model.compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile)
     return metrics
+
+
+class _Hard:
+    """For metrics of two classes: blended targets count as the class that they have more of."""
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        y_true = keras.ops.round(keras.ops.cast(y_true, "float32"))
+        return super().update_state(y_true, y_pred, sample_weight)  # type: ignore[misc]
+
+
+class _Accuracy(_Hard, keras.metrics.BinaryAccuracy):
+    pass
+
+
+class _AUC(_Hard, keras.metrics.AUC):
+    pass
 
 
 def describe(phase: Phase) -> str:
     """A phase in words, for a line."""
-    trained = {"head": "the head", "last_stage": "the head and the backbone's last stage", "all": "everything"}
+    trained = {
+        "head": "the head",
+        "last_stage": "the head and the backbone's last stage",
+        "all": "everything but BatchNormalization",
+        "scratch": "everything",
+    }.get(phase.trainable, f"the head and of the backbone {phase.trainable}")
+    warmup = f" after {phase.warmup_steps} steps of warm-up" if phase.warmup_steps else ""
     return (
-        f"trains {trained[phase.trainable]}, {phase.optimizer} {phase.learning_rate:g} {phase.schedule}, "
-        f"{phase.epochs} epochs"
+        f"trains {trained}, {phase.optimizer} {phase.learning_rate:g} {phase.schedule}{warmup}, {phase.epochs} epochs"
     )
 
 
-def _optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
+def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
+    """Makes the optimizer of a phase of so many steps.
+
+    Raises:
+        UserError: Keras knows no such optimizer, or the optimizer no such argument.
+    """
     rate: Any = phase.learning_rate
-    if phase.schedule == "cosine":
+    if phase.schedule == "cosine" and phase.warmup_steps:
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0, max(1, steps - phase.warmup_steps), warmup_target=rate, warmup_steps=phase.warmup_steps
+        )
+    elif phase.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
-    optimizer = keras.optimizers.get(phase.optimizer)
-    return type(optimizer)(learning_rate=rate, **phase.optimizer_settings)
+    try:
+        optimizer = type(keras.optimizers.get(phase.optimizer))
+    except ValueError as error:
+        raise UserError(
+            f"--optimizer={phase.optimizer}: not one of Keras's, such as adam, adamw, sgd, rmsprop, lion."
+        ) from error
+    try:
+        return optimizer(learning_rate=rate, **phase.optimizer_kwargs)
+    except (TypeError, ValueError) as error:
+        given = ",".join(f"{name}={value!r}" for name, value in phase.optimizer_kwargs.items())
+        raise UserError(f"--optimizer_kwargs={given}: refused by Keras's {optimizer.__name__}: {error}") from error
+
+
+def _callbacks(phase: Phase, early_stopping: int) -> list[keras.callbacks.Callback]:
+    """Keras's own for what the phase asks for; those that look at weights stand behind the one that averages them."""
+    chosen: list[keras.callbacks.Callback] = []
+    if phase.optimizer_kwargs.get("use_ema"):
+        chosen.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
+    if early_stopping:
+        chosen.append(keras.callbacks.EarlyStopping(patience=early_stopping, restore_best_weights=True))
+    if phase.schedule == "plateau":
+        chosen.append(keras.callbacks.ReduceLROnPlateau(patience=phase.patience))
+    return chosen

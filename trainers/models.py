@@ -1,4 +1,4 @@
-"""Classifiers on the backbones of `keras.applications`: uint8 pixels in, probabilities out.
+"""Classifiers: uint8 pixels -> scaling -> a backbone -> a head -> probabilities.
 
 Built of Keras's own layers alone, so that `keras.models.load_model` reads a saved one without this package.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -53,17 +54,20 @@ class Classifier:
         once frozen) and its random layers drop nothing, which would only blur the features that the head sees.
 
         Args:
-            rule: "head", "last_stage" or "all", as in `Phase.trainable`.
+            rule: As in `Phase.trainable`.
+
+        Raises:
+            UserError: A pattern that matches no layer, or a number below 1.
         """
         layers = self.base.layers
-        trained = {"head": [], "last_stage": last_stage(self.base), "all": layers}[rule]
+        trained = chosen_layers(self.base, rule)
         begin = layers.index(trained[0]) if trained else len(layers)
         self.base.trainable = bool(trained)  # Passed on to every layer, nested ones too.
         for i, layer in enumerate(layers):
             layer.trainable = layer in trained
             if layer.name in self.drop_rates:
                 _set_drop_rate(layer, self.drop_rates[layer.name] if i > begin else 0.0)
-        if rule != "all":
+        if rule != "scratch":
             for layer in _batch_norms(self.base):
                 layer.trainable = False  # keras#20285: calling the base with training=False does not do it.
 
@@ -84,11 +88,10 @@ def build(config: ModelConfig, class_count: int) -> Classifier:
     pixels = keras.Input((config.size, config.size, 3), dtype="uint8", name="pixels")
     x = scale(pixels, config.scaling or backbones.find(config.backbone).scaling)
     x = base(x)
-    if config.head == "document":
-        x = keras.layers.Flatten(name="flatten")(x)
-        x = keras.layers.Dense(256, activation="relu", name="hidden")(x)
-    else:
-        x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    flat = config.pooling == "flatten"
+    x = keras.layers.Flatten(name="flatten")(x) if flat else keras.layers.GlobalAveragePooling2D(name="pool")(x)
+    if config.hidden:
+        x = keras.layers.Dense(config.hidden, activation="relu", name="hidden")(x)
     x = keras.layers.Dropout(config.dropout, name="dropout")(x)
     # Probabilities and the loss lose too much in half precision, whatever the policy.
     if class_count == 2:
@@ -97,6 +100,21 @@ def build(config: ModelConfig, class_count: int) -> Classifier:
         x = keras.layers.Dense(class_count, activation="softmax", dtype="float32", name="probabilities")(x)
     model = keras.Model(pixels, x, name="classifier")
     return Classifier(model=model, base=base, drop_rates=dict(_drop_rates(base)))
+
+
+def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
+    """Cuts a classifier behind its pooling; the parts have its layers, so that training one of them trains it.
+
+    Returns:
+        u8[b h w 3] -> features f[b c], and f32[b c] -> what the classifier puts out.
+    """
+    names = [layer.name for layer in model.layers]
+    cut = next(i for i, name in enumerate(names) if name in ("pool", "flatten"))
+    features = model.layers[cut].output
+    x = top_input = keras.Input(features.shape[1:], name="features")
+    for layer in model.layers[cut + 1 :]:
+        x = layer(x)
+    return keras.Model(model.input, features, name="extractor"), keras.Model(top_input, x, name="head")
 
 
 def rebuild_float32(classifier: Classifier, config: ModelConfig, class_count: int) -> keras.Model:
@@ -137,6 +155,41 @@ def scale(pixels: Any, scaling: str) -> Any:
     return x[..., ::-1] if scaling == "caffe" else x  # RGB -> BGR
 
 
+def chosen_layers(base: keras.Model, rule: str) -> list[keras.Layer]:
+    """Finds the layers of a backbone that a rule names.
+
+    Args:
+        base: The backbone.
+        rule: "head": none of it; "last_stage": see there; "all" and "scratch": all; a number: the last so many that
+            have weights and are not BatchNormalization; else a regular expression: those in whose name it is found.
+
+    Raises:
+        UserError: No layer is named so.
+    """
+    if rule == "head":
+        return []
+    if rule == "last_stage":
+        return last_stage(base)
+    if rule in ("all", "scratch"):
+        return list(base.layers)
+    weighted = [
+        layer for layer in base.layers if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if rule.isdecimal() and int(rule):
+        return weighted[-int(rule) :]
+    try:
+        chosen = [layer for layer in base.layers if re.search(rule, layer.name)]
+    except re.error as error:
+        raise UserError(f"--unfreeze={rule}: not a regular expression: {error}.") from error
+    if not any(layer.weights for layer in chosen):
+        names = ", ".join(layer.name for layer in weighted[-4:])
+        raise UserError(
+            f"--unfreeze={rule}: no layer with weights of {base.name} has a name like that; the last are {names}."
+            " A regular expression, a number of layers from the end, last_stage or all is expected."
+        )
+    return chosen
+
+
 def last_stage(base: keras.Model) -> list[keras.Layer]:
     """Finds the layers with weights that work at the backbone's final resolution.
 
@@ -162,19 +215,19 @@ def _area(layer: keras.Layer) -> int:
 
 def _build_base(config: ModelConfig) -> keras.Model:
     """Builds the backbone without its top and gives it its weights."""
-    constructor = getattr(keras.applications, config.backbone)
+    fixed: dict[str, Any] = {"input_shape": (config.size, config.size, 3)}
+    if config.backbone == backbones.CNN:
+        constructor = cnn
+    else:
+        constructor = getattr(keras.applications, config.backbone)
+        fixed |= {"include_top": False, "weights": "imagenet" if config.weights == "imagenet" else None}
     allowed = [name for name in inspect.signature(constructor).parameters if name not in _RESERVED]
     for name in config.backbone_kwargs:
         if name not in allowed:
             takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
             raise UserError(f"--backbone_kwargs={name}=...: {config.backbone} has no such argument; {takes}.")
     try:
-        base = constructor(
-            include_top=False,
-            weights="imagenet" if config.weights == "imagenet" else None,
-            input_shape=(config.size, config.size, 3),
-            **config.backbone_kwargs,
-        )
+        base = constructor(**fixed, **config.backbone_kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"{describe(config)} at --image_size={config.size}: refused by Keras: {_one_line(error)}"
@@ -194,6 +247,26 @@ def _build_base(config: ModelConfig) -> keras.Model:
     if config.weights not in ("imagenet", "none"):
         load_weights(base, config)
     return base
+
+
+def cnn(
+    input_shape: tuple[int, int, int], filters: Sequence[int] = (32, 64, 128), batch_norm: bool = False
+) -> keras.Model:
+    """Builds the network of the notes, section 2, without its top.
+
+    Args:
+        input_shape: Height, width, channels.
+        filters: Of each of the 3 x 3 convolutions; each is followed by a ReLU and halved by its maximum.
+        batch_norm: Whether to normalize in front of each ReLU, which the notes do not.
+    """
+    x = pixels = keras.Input(input_shape)
+    for i, count in enumerate(filters, 1):
+        x = keras.layers.Conv2D(count, 3, use_bias=not batch_norm, name=f"conv{i}")(x)
+        if batch_norm:
+            x = keras.layers.BatchNormalization(name=f"conv{i}_bn")(x)
+        x = keras.layers.ReLU(name=f"relu{i}")(x)
+        x = keras.layers.MaxPooling2D(name=f"pool{i}")(x)
+    return keras.Model(pixels, x, name="cnn")
 
 
 def load_weights(base: keras.Model, config: ModelConfig) -> None:

@@ -39,7 +39,10 @@ def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None,
     classifier = models.build(recipe.model, classes)
     classifier.set_trainable(recipe.phases[0].trainable)
     compile_model(classifier.model, optimizer="sgd", jit_compile=found.jit_compile)
-    images, labels = np.zeros((batch_size, size, size, 3), np.uint8), np.zeros(batch_size, np.int64)
+    images, labels = (
+        np.zeros((batch_size, size, size, 3), np.uint8),
+        np.zeros((batch_size, 1 if classes == 2 else classes), np.float32),
+    )
     steps = (classifier.model.train_on_batch(images, labels) for _ in itertools.repeat(None))
     model_rate = bench.rate(steps, batch_size, _SECONDS)
     return f"probe: {bench.verdict(stages, len(records), size, recipe.crop, model_rate)}"

@@ -25,6 +25,7 @@ HISTORY = "history.csv"
 METRICS = "metrics.json"
 MODEL = "model.keras"
 SETTINGS = "settings.json"
+TENSORBOARD = "tensorboard"
 
 # Topic -> its settings, JSON values. What a training ends with is a function of the topics of `_DECISIVE`.
 Settings = Mapping[str, Mapping[str, Any]]

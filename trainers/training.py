@@ -5,41 +5,57 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import os
+import statistics
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import dataset, files
+from tfrecord_tools import files
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
-from tfrecord_tools.records import Dataset, Records, read_numbers
-from trainers import device, models, probe, run_directory
-from trainers.checkpoint import Checkpointer
-from trainers.fit import Task, compile_model, fit
+from tfrecord_tools.records import Dataset, Records
+from trainers import device, features_cache, inputs, models, probe, run_directory
+from trainers.checkpoint import Checkpointer, DivergedError
+from trainers.fit import Task, compile_model, fit, make_optimizer
+from trainers.models import Classifier
+from trainers.pace import Pace
 from trainers.recipes import Recipe, TrainConfig
-
-HELD_OUT = 0.2  # Of the training images, where the dataset has no validation split.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Splits:
-    """What is learned from and what is looked at.
+class Training:
+    """Everything that a training is made of.
 
     Attributes:
-        train: Records to learn from.
-        validation: Records that choices are made on.
-        validation_name: What these are, in words.
+        data: What to train on.
+        splits: Its records.
+        recipe: The model and its phases.
+        config: The rest.
+        found: The device.
+        classifier: The model.
+        steps: As many batches as hold the training images once.
     """
 
-    train: Records
-    validation: Records
-    validation_name: str
+    data: Dataset
+    splits: inputs.Splits
+    recipe: Recipe
+    config: TrainConfig
+    found: device.Device
+    classifier: Classifier
+    steps: int
+
+    @property
+    def classes(self) -> int:
+        """How many classes there are."""
+        return len(self.data.class_names)
 
 
 def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flags: dict[str, Any]) -> dict[str, Any]:
@@ -59,30 +75,45 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         UserError: What the user can mend; no run directory has been made then.
     """
     run_directory.check(config.run)
-    splits = _split(data, config)
-    found = device.set_up(precision=config.precision, seed=config.seed, deterministic=config.deterministic)
-    _check_cache(splits.train, recipe, config)
+    splits = inputs.split(data, config)
+    found = device.set_up(
+        precision=config.precision, seed=config.seed, deterministic=config.deterministic, strategy=config.strategy
+    )
+    _check(splits.train, recipe, config, found)
     settings = _settings(data, recipe, config, flags, found)
     metrics = run_directory.results(config.run, settings)
     if metrics is not None:
         print(f"run: {config.run} is finished already; pass another --run to train once more")
         _print_results(Path(str(config.run)), metrics)
         return metrics
-    classifier = models.build(recipe.model, len(data.class_names))
-    steps = max(1, round(len(splits.train) / recipe.batch_size))
-    print(f"data: {data.directory} ({data.name}), {len(data.class_names)} classes: {', '.join(data.class_names)}")
-    print(f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}")
-    print(f"device: {found}")
-    print(
-        f"model: {models.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights}, "
-        f"{classifier.model.count_params():,} parameters; {steps} steps of {recipe.batch_size} images see each once"
+    with found.scope():
+        classifier = models.build(recipe.model, len(data.class_names))
+    for phase in recipe.phases:  # What is wrong with them is told before anything slow is done.
+        classifier.set_trainable(phase.trainable)
+        make_optimizer(phase, 1)
+    training = Training(
+        data=data,
+        splits=splits,
+        recipe=recipe,
+        config=config,
+        found=found,
+        classifier=classifier,
+        steps=max(1, round(len(splits.train) / recipe.batch_size)),
     )
+    _print_plan(training)
     try:
         with run_directory.opened(config.run, settings, trainer) as run:
             print(f"run: {run}", flush=True)
             metrics = run_directory.results(str(run), settings)  # Another process may just have finished it.
             if metrics is None:
-                metrics = _train_in(run, data, splits, recipe, config, classifier, steps, found)
+                metrics = _train_in(run, training)
+    except DivergedError as error:
+        batch = inputs.describe_batch(splits.train, recipe, config, error.step)
+        raise UserError(
+            f"--run={run}: step {error.step:,}: the loss or a weight is not a number any more. Its batch: {batch}."
+            f" The checkpoint of step {error.saved:,} is kept. Train anew with a lower --learning_rate, or with"
+            " --optimizer_kwargs=global_clipnorm=1; look at these images if it happens at them again."
+        ) from error
     except tf.errors.OpError as error:
         damage = splits.train.damage or splits.validation.damage
         if not damage:
@@ -97,136 +128,169 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
     return metrics
 
 
-def _train_in(
-    run: Path,
-    data: Dataset,
-    splits: Splits,
-    recipe: Recipe,
-    config: TrainConfig,
-    classifier: models.Classifier,
-    steps: int,
-    found: device.Device,
-) -> dict[str, Any]:
+def _train_in(run: Path, training: Training) -> dict[str, Any]:
     """Fits, evaluates and saves; each of these goes on or is repeated when the process before was killed in it."""
-    batch_size, image_size, crop = recipe.batch_size, recipe.model.size, recipe.crop
-    validation = dataset.eval_batches(splits.validation, batch_size=batch_size, image_size=image_size, crop=crop)
-    cache = _cached(splits.train, recipe, config)
-    batches = functools.partial(
-        dataset.train_batches,
-        splits.train,
-        batch_size=batch_size,
-        image_size=image_size,
-        crop=crop,
-        seed=config.seed,
-        order=_order(splits.train, config),
-        augment=PRESETS[recipe.augment],
-        cache=cache,
-    )
-    if config.probe:
-        print(probe.verdict(splits.train, recipe, len(data.class_names), cache, found), flush=True)
-    task = Task(
-        model=classifier.model,
-        set_trainable=classifier.set_trainable,
-        batches=lambda step: batches(start_step=step),
-        validation=validation,
-        steps_per_epoch=steps,
-        jit_compile=found.jit_compile,
-    )
+    recipe, config, splits = training.recipe, training.config, training.splits
     write_history = functools.partial(run_directory.write_history, run)
     checkpointer = Checkpointer(run / run_directory.CHECKPOINT, every=config.checkpoint_every, on_epoch=write_history)
     if checkpointer.position.global_step:
         print(f"resumed: {checkpointer.position.global_step:,} steps are done", flush=True)
+    pace = Pace(recipe.batch_size)
+    task = (_features_task if recipe.from_features else _pixels_task)(training, pace)
     write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
     # Keras says so of every dataset that does not know its length: a corrupt record would be left out of this one.
     warnings.filterwarnings("ignore", "Your input ran out of data")
-    verbose = 1 if sys.stdout.isatty() else 2
-    fit(task, recipe.phases, checkpointer, verbose=verbose)
-    # What is judged is what is kept: the float32 copy, not the model in the precision of the training.
-    model = models.rebuild_float32(classifier, recipe.model, len(data.class_names))
-    compile_model(model, optimizer="sgd", jit_compile=found.jit_compile)
+    callbacks: list[keras.callbacks.Callback] = [pace]
+    if config.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(run / run_directory.TENSORBOARD, write_graph=False))
+    fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=1 if sys.stdout.isatty() else 2)
+    # What is judged is what is kept: the float32 copy of the whole, not the model in the precision of the training.
+    model = models.rebuild_float32(training.classifier, recipe.model, training.classes)
+    compile_model(model, optimizer="sgd", jit_compile=training.found.jit_compile)
+    validation = inputs.eval_batches(splits.validation, recipe, training.classes)
     scores = model.evaluate(validation, verbose=0, return_dict=True)
     _save_model(model, run / run_directory.MODEL)
+    steps, seconds = checkpointer.position.global_step, checkpointer.seconds
     metrics = scores | {
         "split": splits.validation_name,
         "note": "The choices of this training were made on this split: expect somewhat less on new images.",
         "count": len(splits.validation) - len(splits.validation.corrupt),
         "corrupt": [*splits.train.corrupt.values(), *splits.validation.corrupt.values()],
-        "steps": checkpointer.position.global_step,
-        "seconds": round(checkpointer.seconds, 1),
-        "images_per_second": round(checkpointer.position.global_step * recipe.batch_size / checkpointer.seconds, 1),
+        "steps": steps,
+        "seconds": round(seconds, 1),
+        "images_per_second": round(steps * recipe.batch_size / seconds, 1),
+        "parameters": model.count_params(),
+        "model_bytes": (run / run_directory.MODEL).stat().st_size,
+        "latency_ms": _latency_ms(model, recipe.model.size),
     }
     run_directory.finish(run, metrics)
     return metrics
 
 
-def _split(data: Dataset, config: TrainConfig) -> Splits:
-    """Takes the dataset's own validation split, else holds some of the training images out."""
-    if len(data.class_names) < 2:
-        raise UserError(
-            f"--tfrecords={data.directory}: one class, {data.class_names[0]!r}: a training has nothing to learn. "
-            "Convert a directory with a subdirectory for each of two classes or more."
+def _pixels_task(training: Training, pace: Pace) -> Task:
+    """The whole model is fitted to images."""
+    recipe, config, train = training.recipe, training.config, training.splits.train
+    cache = inputs.cached(train, recipe, config)
+    if config.probe:
+        print(probe.verdict(train, recipe, training.classes, cache, training.found), flush=True)
+    batches = inputs.train_batches(train, recipe, config, cache, training.classes)
+    return Task(
+        model=training.classifier.model,
+        set_trainable=training.classifier.set_trainable,
+        batches=lambda step: pace.measured(batches(step)),
+        validation=inputs.eval_batches(training.splits.validation, recipe, training.classes),
+        **_common(training),
+    )
+
+
+def _features_task(training: Training, pace: Pace) -> Task:
+    """The head alone is fitted, to what the backbone makes of the images; its layers are those of the whole model."""
+    recipe, config, classifier = training.recipe, training.config, training.classifier
+    classifier.set_trainable("head")
+    with training.found.scope():
+        extractor, head = models.split(classifier.model)
+    compute = tf.function(
+        lambda images: tf.cast(extractor(images, training=False), tf.float32),
+        jit_compile=training.found.jit_compile,
+        reduce_retracing=True,
+    )
+
+    def features(records: Records) -> features_cache.Features:
+        return features_cache.load_or_extract(
+            records,
+            compute,
+            width=extractor.output_shape[-1],
+            key=_features_key(training),
+            directory=Path(config.features),
+            image_size=recipe.model.size,
+            crop=recipe.crop,
         )
-    if not data.splits.get("train"):
-        raise UserError(f"--tfrecords={data.directory}: no images to train on: its splits are {dict(data.splits)}.")
-    train = data.records("train")
-    if config.records:
-        train = train.select(read_numbers(config.records, len(train)))
-        print(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
-    if data.splits.get("validation"):
-        return Splits(train=train, validation=data.records("validation"), validation_name="the validation split")
-    rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
-    if not len(rest) or not len(held_out):
+
+    def with_targets(data: tf.data.Dataset) -> tf.data.Dataset:
+        return data.map(lambda values, labels: (values, inputs.targets(labels, training.classes)))
+
+    train, validation = features(training.splits.train), features(training.splits.validation)
+    return Task(
+        model=head,
+        set_trainable=lambda rule: None,  # It has no other layers.
+        batches=lambda step: pace.measured(with_targets(train.shuffled(recipe.batch_size, config.seed, step))),
+        validation=with_targets(validation.in_order(recipe.batch_size)),
+        **_common(training),
+    )
+
+
+def _common(training: Training) -> dict[str, Any]:
+    recipe = training.recipe
+    return {
+        "steps_per_epoch": training.steps,
+        "label_smoothing": recipe.label_smoothing,
+        "blended": bool(recipe.mixup or recipe.cutmix),
+        "class_weight": inputs.class_weight(training.splits.train, recipe, training.classes),
+        "early_stopping": recipe.early_stopping,
+        "jit_compile": training.found.jit_compile,
+        "scope": training.found.scope,
+    }
+
+
+def _features_key(training: Training) -> dict[str, Any]:
+    """All that the features of a record depend on."""
+    recipe, config = training.recipe, training.config
+    names = ("backbone", "backbone_kwargs", "scaling", "pooling")
+    initial: Any = config.seed if recipe.model.weights == "none" else recipe.model.weights
+    return {name: getattr(recipe.model, name) for name in names} | {
+        "dataset": training.data.digest,
+        "image_size": recipe.model.size,
+        "crop": recipe.crop,
+        "weights": _weights(recipe) or initial,
+        "precision": training.found.precision,
+    }
+
+
+def _check(records: Records, recipe: Recipe, config: TrainConfig, found: device.Device) -> None:
+    inputs.check_cache(records, recipe, config)
+    if config.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise UserError("--tensorboard: TensorBoard is not installed; do: pip install tensorboard")
+    if recipe.batch_size % found.replicas:
         raise UserError(
-            f"--tfrecords={data.directory}: {len(train)} training images are too few to hold some out for validation."
-        )
-    print(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
-    return Splits(train=rest, validation=held_out, validation_name="held out of the train split")
-
-
-def _check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
-    needed = len(records) * recipe.model.size**2 * 3
-    if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
-        raise UserError(
-            f"--cache=memory: {len(records):,} images of {recipe.model.size} px take {needed / 1e6:,.0f} MB,"
-            f" more than --cache_mb={config.cache_mb}. Raise it, or leave --cache out."
+            f"--batch_size={recipe.batch_size}: {found.replicas} devices cannot share it equally. Pass a multiple of"
+            f" {found.replicas}, or --strategy=none."
         )
 
 
-def _cached(records: Records, recipe: Recipe, config: TrainConfig) -> dataset.Cache | None:
-    """The decoded images where they are to be kept in memory."""
-    if config.cache == "off" or (config.cache == "auto" and sum(phase.epochs for phase in recipe.phases) < 2):
-        return None
-    budget = config.cache_mb * 1_000_000
-    cache = dataset.cache_pixels(records, image_size=recipe.model.size, crop=recipe.crop, budget_bytes=budget)
-    if cache is not None:
-        print(f"cache: {len(records):,} decoded images, {cache.pixels.nbytes / 1e6:,.0f} MB", flush=True)
-    return cache
-
-
-def _order(records: Records, config: TrainConfig) -> Order:
-    if config.order == "balanced":
-        return Balanced(records.labels, config.seed)
-    if config.order == "blocks":
-        return Blocks(len(records), config.seed, config.block)
-    return Shuffled(len(records), config.seed)
+def _print_plan(training: Training) -> None:
+    data, recipe, splits = training.data, training.recipe, training.splits
+    print(f"data: {data.directory} ({data.name}), {len(data.class_names)} classes: {', '.join(data.class_names)}")
+    print(f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}")
+    print(f"device: {training.found}")
+    print(
+        f"model: {models.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights}, "
+        f"{training.classifier.model.count_params():,} parameters; "
+        f"{training.steps} steps of {recipe.batch_size} images see each once"
+    )
 
 
 def _settings(
     data: Dataset, recipe: Recipe, config: TrainConfig, flags: dict[str, Any], found: device.Device
 ) -> dict[str, dict[str, Any]]:
-    weights = recipe.model.weights
     return {
         "flags": flags
         | {name: getattr(config, name) for name in ("seed", "deterministic", "precision", "order")}
         | ({"block": config.block} if config.order == "blocks" else {})
         | ({"records_sha256": _sha256(config.records)} if config.records else {}),
         "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
-        "weights": {} if weights in ("imagenet", "none") else {"sha256": _sha256(weights)},
+        "weights": _weights(recipe),
         "dataset": {"digest": data.digest, "name": data.name, "classes": data.class_names, "splits": dict(data.splits)},
-        "environment": run_directory.versions() | dataclasses.asdict(found),
+        "environment": run_directory.versions()
+        | {name: getattr(found, name) for name in ("name", "precision", "jit_compile", "replicas")},
         # What has no say in the results.
         "other": {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every},
     }
+
+
+def _weights(recipe: Recipe) -> dict[str, str]:
+    """The hash of the weights file, if they come from one."""
+    weights = recipe.model.weights
+    return {} if weights in ("imagenet", "none") else {"sha256": _sha256(weights)}
 
 
 def _sha256(path: str) -> str:
@@ -240,6 +304,18 @@ def _save_model(model: keras.Model, path: Path) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     files.sync_directory(path.parent)
+
+
+def _latency_ms(model: keras.Model, size: int) -> float:
+    """Milliseconds that one image takes, the median of twenty; traced beforehand."""
+    predict = tf.function(lambda images: model(images, training=False))
+    image = tf.constant(np.zeros((1, size, size, 3), np.uint8))
+    taken = []
+    for _ in range(23):
+        began = time.perf_counter()
+        predict(image).numpy()
+        taken.append(time.perf_counter() - began)
+    return round(statistics.median(taken[3:]) * 1000, 2)
 
 
 def _print_results(run: Path, metrics: dict[str, Any]) -> None:

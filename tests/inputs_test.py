@@ -1,0 +1,67 @@
+"""What a training reads."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import converted, tree
+
+from tfrecord_tools import dataset
+from trainers import inputs, recipes
+
+COUNTS = {"ants": 12, "bees": 6, "cats": 2}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("inputs")
+    converted(tree(place / "src", {f"train/{name}": count for name, count in COUNTS.items()}), place / "out")
+    return place / "out"
+
+
+def test_targets_are_what_a_model_puts_out():
+    labels = np.array([0, 1, 1])
+    np.testing.assert_array_equal(inputs.targets(labels, 2), [[0.0], [1.0], [1.0]])
+    np.testing.assert_array_equal(inputs.targets(labels, 3), [[1, 0, 0], [0, 1, 0], [0, 1, 0]])
+
+
+def test_class_weights_make_classes_alike(out):
+    records = dataset.open(out).records("train")
+    recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights="balanced")
+    weights = inputs.class_weight(records, recipe, 4)
+    assert weights == pytest.approx({0: 20 / 48, 1: 20 / 24, 2: 20 / 8, 3: 1.0})  # None of the fourth class is there.
+    assert inputs.class_weight(records, recipes.finetune(), 4) is None
+
+
+@pytest.mark.parametrize("how", ["mixup", "cutmix"])
+def test_mixed_batches_have_mixed_targets(how, out):
+    records = dataset.open(out).records("train")
+    config = recipes.TrainConfig(tfrecords=str(out))
+    model = recipes.ModelConfig(image_size=16)
+
+    def batches(**settings: float) -> list[tuple[np.ndarray, np.ndarray]]:
+        recipe = recipes.Recipe(model=model, phases=(), batch_size=10, augment="none", **settings)
+        stream = inputs.train_batches(records, recipe, config, None, 3)(1)
+        return list(itertools.islice(stream.as_numpy_iterator(), 3))
+
+    for (images, targets), (plain_images, plain) in zip(batches(**{how: 0.5}), batches()):
+        assert images.dtype == np.uint8
+        assert set(np.unique(plain)) == {0.0, 1.0}
+        np.testing.assert_allclose(targets.sum(1), 1.0, rtol=1e-5)
+        untouched = (images == plain_images).all((1, 2, 3))
+        assert 0 < untouched.sum() < 10
+        np.testing.assert_array_equal(targets[untouched], plain[untouched])
+    assert any(((targets > 0) & (targets < 1)).any() for _, targets in batches(**{how: 1.0}))
+
+
+def test_a_batch_is_named_by_its_records(out):
+    records = dataset.open(out).records("train")
+    config = recipes.TrainConfig(tfrecords=str(out), seed=3)
+    recipe = recipes.Recipe(model=recipes.ModelConfig(image_size=16), phases=(), batch_size=4, augment="none")
+    stream = dataset.train_batches(records, batch_size=4, image_size=16, seed=3, start_step=7, with_numbers=True)
+    _, _, numbers = next(iter(stream))
+    expected = ", ".join(f"{number} ({records.paths[number]})" for number in numbers.numpy())
+    assert inputs.describe_batch(records, recipe, config, 7) == expected

@@ -1,0 +1,138 @@
+"""The numbers of the recipes, and what replaces them."""
+
+from __future__ import annotations
+
+import pytest
+
+from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools.errors import UserError
+from trainers import recipes
+from trainers.recipes import ModelConfig, Phase
+
+VGG16 = {"backbone": "VGG16", "image_size": 150, "scaling": "unit", "pooling": "flatten", "hidden": 256}
+HEAD = {"name": "head", "trainable": "head", "optimizer": "rmsprop", "learning_rate": 1e-2}
+MOVES = {"rotation_range": 90, "zoom_range": 0.2, "horizontal_flip": True, "vertical_flip": True}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model", "phases", "augment"),
+    [
+        (
+            recipes.scratch_document(),
+            ModelConfig(backbone="CNN", image_size=150, scaling="unit", pooling="flatten", dropout=0.5, weights="none"),
+            [Phase(name="scratch", trainable="scratch", learning_rate=1e-4, epochs=50, steps_per_epoch=100)],
+            AugmentConfig(),
+        ),  # Section 2.
+        (
+            recipes.scratch_document(augmented=True),
+            recipes.scratch_document().model,
+            [Phase(name="scratch", trainable="scratch", learning_rate=1e-4, epochs=100, steps_per_epoch=100)],
+            AugmentConfig(width_shift_range=0.2, height_shift_range=0.2, **MOVES),
+        ),  # Section 3.
+        (
+            recipes.features_document(),
+            ModelConfig(**VGG16, dropout=0.5),
+            [Phase(**HEAD, epochs=30)],
+            AugmentConfig(),
+        ),  # Section 4.1: 700 steps of 14,000 images, which are all of them.
+        (
+            recipes.frozen_document(),
+            ModelConfig(**VGG16, dropout=0.6),
+            [Phase(**HEAD, epochs=30, steps_per_epoch=100)],
+            AugmentConfig(width_shift_range=0.1, height_shift_range=0.1, **MOVES),
+        ),  # Section 4.2.(1).
+        (
+            recipes.finetune_document(),
+            ModelConfig(**VGG16, dropout=0.6),
+            [
+                Phase(**HEAD, epochs=10, steps_per_epoch=100),
+                Phase(
+                    **(HEAD | {"name": "finetune", "trainable": "last_stage", "learning_rate": 1e-5}),
+                    epochs=10,
+                    steps_per_epoch=100,
+                ),
+            ],
+            AugmentConfig(width_shift_range=0.1, height_shift_range=0.1, **MOVES),
+        ),  # Section 4.2.(2).
+    ],
+    ids=["scratch", "augmented", "features", "frozen", "finetune"],
+)
+def test_document_recipes_have_the_numbers_of_the_notes(recipe, model, phases, augment):
+    assert recipe.model == model
+    assert list(recipe.phases) == phases
+    assert PRESETS[recipe.augment] == augment
+    assert (recipe.batch_size, recipe.crop) == (20, 0.0)  # The whole image, stretched.
+    assert recipe.from_features == (recipe == recipes.features_document())
+    assert {phase.optimizer for phase in recipe.phases} <= {"adam", "rmsprop"}  # With Keras's own arguments.
+
+
+def test_default_recipe_trains_everything_where_there_is_nothing_to_transfer():
+    assert [phase.trainable for phase in recipes.finetune().phases] == ["head", "last_stage"]
+    anew = recipes.finetune(weights="none")
+    assert [phase.trainable for phase in anew.phases] == ["scratch"]
+    assert anew == recipes.scratch(backbone="MobileNetV2")
+
+
+def test_heads():
+    assert (recipes.features(head="linear").model.hidden, recipes.features(head="dense").model.hidden) == (0, 256)
+
+
+def test_override():
+    recipe = recipes.override(
+        recipes.finetune_document(backbone="VGG19"),
+        batch_size=8,
+        augment="none",
+        epochs=[0, 3],
+        learning_rate=[1e-3, 1e-4],
+        unfreeze="block5",
+        phase={"optimizer": "sgd", "schedule": None},
+        mixup=0.5,
+        cutmix=None,
+    )
+    assert (recipe.batch_size, recipe.augment, recipe.mixup, recipe.cutmix) == (8, "none", 0.5, 0.0)
+    (phase,) = recipe.phases
+    assert (phase.name, phase.epochs, phase.learning_rate, phase.trainable) == ("finetune", 3, 1e-4, "block5")
+    assert (phase.optimizer, phase.schedule) == ("sgd", "constant")
+    assert recipe.model.backbone == "VGG19"
+    assert recipes.override(recipes.finetune()) == recipes.finetune()
+    both = recipes.override(recipes.finetune(), unfreeze="all")
+    assert [phase.trainable for phase in both.phases] == ["head", "all"]  # The head's phase stays one.
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": [3]}, "--epochs=3: one number for each phase of the recipe is expected: head, finetune."),
+        ({"epochs": [0, 0]}, "--epochs=0,0: numbers from 0 on are expected, and not all 0."),
+        ({"epochs": [3, -1]}, "--epochs=3,-1: numbers from 0 on are expected, and not all 0."),
+        (
+            {"learning_rate": [0.1]},
+            "--learning_rate=0.1: one number for each phase of the recipe is expected: head, finetune.",
+        ),
+        ({"learning_rate": [0.1, 0.0]}, "--learning_rate=0: above 0 is expected."),
+        ({"batch_size": 0}, "--batch_size=0: at least 1 image is needed."),
+        (
+            {"crop": 1.5},
+            "--crop=1.5: a share of the shorter side within 0..1 is expected; 0 stretches the whole image.",
+        ),
+        ({"mixup": 1.5}, "--mixup=1.5: a share of the images within 0..1 is expected."),
+        ({"cutmix": -1.0}, "--cutmix=-1.0: a share of the images within 0..1 is expected."),
+        ({"label_smoothing": 1.0}, "--label_smoothing=1.0: a share from 0 to below 1 is expected."),
+        ({"early_stopping": -1}, "--early_stopping=-1: a number of epochs, or 0, is expected."),
+        (
+            {"phase": {"schedule": "constant", "warmup_steps": 5}},
+            "--warmup_steps=5 with --schedule=constant: a number of steps in front of --schedule=cosine is expected.",
+        ),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(value),
+)
+def test_override_refuses(values, message):
+    with pytest.raises(UserError) as error:
+        recipes.override(recipes.finetune(), **values)
+    assert str(error.value) == message
+
+
+def test_there_are_no_imagenet_weights_of_the_notes_network():
+    with pytest.raises(UserError) as error:
+        ModelConfig(backbone="CNN")
+    assert str(error.value) == "--weights=imagenet: there are none for CNN. Pass --weights=none, or a file."

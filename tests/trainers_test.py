@@ -1,0 +1,264 @@
+"""Every trainer, end to end, on a tiny dataset: as commands, and through the function that they all call."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from drawn import REPOSITORY, converted, history, run, start, tree, with_splits
+
+from tfrecord_tools import dataset
+from tfrecord_tools.errors import UserError
+from trainers import checkpoint, models, recipes, training
+
+BACKBONE = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32, "weights": "none"}
+BACKBONE_FLAGS = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--weights=none")
+TRAINERS = {
+    "scratch": ("--image_size=24", "--augment=standard"),
+    "features": (*BACKBONE_FLAGS, "--head=dense"),
+    "frozen": BACKBONE_FLAGS,
+    "finetune": (*BACKBONE_FLAGS, "--augment=document"),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Holds a dataset of two classes and one of five."""
+    place = tmp_path_factory.mktemp("trainers")
+    converted(with_splits(place / "src", train=16, validation=6), place / "out")
+    five = {f"{split}/{name}": 5 for split in ("train", "validation") for name in ("a", "b", "c", "d", "e")}
+    converted(tree(place / "src5", five), place / "out5")
+    return place
+
+
+def train(trainer: str, out: Path, run: Path, recipe: recipes.Recipe, **config: Any) -> dict[str, Any]:
+    settings = recipes.TrainConfig(tfrecords=str(out), run=str(run), features=str(run.parent / "features"), **config)
+    return training.train(trainer, dataset.open(out), recipe, settings, {})
+
+
+def small(trainer: str, **values: Any) -> recipes.Recipe:
+    model = {"image_size": 24} if trainer == "scratch" else BACKBONE
+    recipe = recipes.RECIPES[trainer]["default"](**model)
+    return recipes.override(recipe, **({"batch_size": 8, "epochs": [1] * len(recipe.phases)} | values))
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_five_classes_need_no_flag(trainer, place, tmp_path):
+    metrics = train(trainer, place / "out5", tmp_path / "run", small(trainer))
+    assert metrics["count"] == 25
+    assert keras.models.load_model(tmp_path / "run/model.keras").output_shape == (None, 5)
+
+
+def test_features_end_in_the_whole_model(place, tmp_path, capsys):
+    metrics = train("features", place / "out", tmp_path / "one", small("features"))
+    assert "features: 32 computed in " in capsys.readouterr().out
+    model = keras.models.load_model(tmp_path / "one/model.keras")
+    validation = dataset.open(place / "out").records("validation")
+    batches = list(dataset.eval_batches(validation, batch_size=6, image_size=32, crop=0.875))
+    right = [np.array(model(images))[:, 0].round() == labels for images, labels in batches]
+    assert np.concatenate(right).mean() == pytest.approx(metrics["accuracy"])
+    rows = history(tmp_path / "one")
+    assert float(rows[-1]["val_loss"]) == pytest.approx(metrics["loss"], rel=1e-4)  # From features; from pixels.
+
+    extractor, head = models.split(model)
+    np.testing.assert_allclose(head(extractor(batches[0][0])), model(batches[0][0]), rtol=1e-5)
+
+    other = recipes.override(recipes.features(head="linear", **BACKBONE), batch_size=8, epochs=[2])
+    train("features", place / "out", tmp_path / "two", other)
+    assert "computed" not in capsys.readouterr().out  # Another head on the same features.
+
+
+def test_csvs_are_a_dataset(place, tmp_path):
+    made = run("tfrecord_tools.to_csv", f"--src={place / 'src'}", "--image_size=24", "--out=csv", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    flags = ("--csv=csv", "--image_size=24", "--batch_size=8", "--epochs=1")
+    done = run("trainers.scratch", *flags, "--run=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "data: csv-tfrecords (csv), 2 classes: cats, dogs\n" in done.stdout
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["count"] == 12
+    again = run("trainers.scratch", *flags, "--run=run", cwd=tmp_path)
+    assert "csv-tfrecords/: up to date, nothing is added, changed or removed.\n" in again.stdout
+    assert "run: run is finished already" in again.stdout
+    both = run("trainers.scratch", *flags, "--tfrecords=csv-tfrecords", cwd=tmp_path)
+    assert both.stderr.splitlines()[-1] == (
+        "error: --csv=csv and --tfrecords=csv-tfrecords exclude each other: pass one of them."
+    )
+
+
+def test_everything_that_recipes_can_ask_for_at_once(place, tmp_path):
+    recipe = small(
+        "scratch",
+        epochs=[4],
+        phase={
+            "optimizer": "adamw",
+            "optimizer_kwargs": {"weight_decay": 1e-3, "global_clipnorm": 1.0, "use_ema": True, "ema_momentum": 0.5},
+            "schedule": "cosine",
+            "warmup_steps": 5,
+        },
+        label_smoothing=0.1,
+        mixup=0.3,
+        cutmix=0.3,
+        class_weights="balanced",
+        early_stopping=2,
+    )
+    metrics = train("scratch", place / "out", tmp_path / "run", recipe, tensorboard=True)
+    rows = history(tmp_path / "run")
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert rates[0] == pytest.approx(1e-3 * 4 / 5)  # Four of five steps of warm-up.
+    assert rates[1] > rates[2]
+    assert list((tmp_path / "run/tensorboard").glob("*/events*"))
+    best = min(range(len(rows)), key=lambda i: float(rows[i]["val_loss"]))
+    assert metrics["accuracy"] == pytest.approx(float(rows[best]["val_accuracy"]))  # The best averaged weights.
+
+
+def test_killed_in_the_middle_of_all_that_it_ends_the_same(place, tmp_path):
+    flags = (
+        "--tfrecords", place / "out", "--image_size=24", "--batch_size=8", "--epochs=6", "--checkpoint_every=1",
+        "--optimizer=adam", "--optimizer_kwargs=use_ema=True,ema_momentum=0.5,gradient_accumulation_steps=3",
+        "--schedule=plateau", "--patience=1", "--early_stopping=3", "--mixup=0.5", "--class_weights=balanced",
+    )  # fmt: skip
+    check_kills("scratch", tuple(map(str, flags)), [3, 9, 17], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_killed_five_times_each_trainer_ends_the_same(trainer, place, tmp_path):
+    epochs = ",".join(["10"] * len(small(trainer).phases))
+    flags = (f"--tfrecords={place / 'out'}", *TRAINERS[trainer], f"--epochs={epochs}")
+    steps = np.sort(np.random.default_rng(len(trainer)).choice(np.arange(1, 38), 5, replace=False)).tolist()
+    check_kills(trainer, (*flags, "--batch_size=8", "--checkpoint_every=1"), steps, tmp_path)
+
+
+def check_kills(trainer: str, flags: tuple[str, ...], steps: list[int], place: Path) -> None:
+    """Trains once undisturbed and once killed as soon as its checkpoint has reached each of these steps."""
+    assert run(f"trainers.{trainer}", *flags, "--run=whole", cwd=place).returncode == 0
+    for step in steps:
+        with start(f"trainers.{trainer}", *flags, "--run=killed", cwd=place) as process:
+            path = place / "killed/checkpoint.npz"
+            while process.poll() is None and checkpoint.load(path).position.global_step < step:
+                time.sleep(0.01)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    done = run(f"trainers.{trainer}", *flags, "--run=killed", cwd=place)
+    assert "\nresumed: " in done.stdout
+    whole, killed = (
+        keras.models.load_model(place / name / "model.keras").get_weights() for name in ("whole", "killed")
+    )
+    for one, other in zip(whole, killed, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert history(place / "killed") == history(place / "whole")
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(place, tmp_path):
+    recipe = small("scratch", epochs=[5], learning_rate=[1e4], phase={"optimizer": "sgd", "schedule": "constant"})
+    with pytest.raises(UserError) as error:
+        train("scratch", place / "out", tmp_path / "run", recipe, checkpoint_every=1)
+    message = str(error.value)
+    kept = checkpoint.load(tmp_path / "run/checkpoint.npz")
+    step = int(message.split("step ")[1].split(":")[0])
+    assert message.startswith(f"--run={tmp_path / 'run'}: step {step}: the loss or a weight is not a number any more.")
+    assert f" The checkpoint of step {kept.position.global_step} is kept." in message
+    assert step - 1 <= kept.position.global_step <= step
+    assert all(np.isfinite(array).all() for array in kept.arrays["model"] if array.dtype.kind == "f")
+    stream = dataset.train_batches(
+        dataset.open(place / "out").records("train"),
+        batch_size=8,
+        image_size=24,
+        seed=0,
+        start_step=step,
+        with_numbers=True,
+    )
+    numbers = next(iter(stream))[2].numpy()
+    assert "Its batch: " + ", ".join(f"{number} (train/" for number in numbers[:1]) in message
+    assert all(f"{number} (train/" in message for number in numbers)
+
+
+MIRRORED = """
+    import json, sys
+    import tensorflow as tf
+
+    devices = int(sys.argv[1])
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+
+    from tfrecord_tools import dataset
+    from trainers import recipes, training
+
+    recipe = recipes.scratch(image_size=24, dropout=0.0)  # Each device has draws of its own.
+    recipe = recipes.override(recipe, batch_size=8, epochs=[3], augment="document", phase={"schedule": "constant"})
+    strategy = "mirrored" if devices > 1 else "none"
+    config = recipes.TrainConfig(tfrecords=sys.argv[2], run=sys.argv[3], strategy=strategy, checkpoint_every=3)
+    training.train("scratch", dataset.open(sys.argv[2]), recipe, config, {})
+"""
+
+
+def test_two_devices_learn_as_one_does(place, tmp_path):
+    outs = []
+    for devices in (1, 2):
+        command = [sys.executable, "-c", textwrap.dedent(MIRRORED), str(devices), str(place / "out"), f"run{devices}"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        outs.append(done.stdout)
+    assert "device: 2 x CPU, precision float32" in outs[1]
+    one, two = (history(tmp_path / f"run{devices}") for devices in (1, 2))
+    for row, other in zip(one, two, strict=True):
+        for name in ("loss", "val_loss", "accuracy"):
+            assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-4), name  # Other order of sums.
+
+
+def test_a_batch_that_devices_cannot_share_is_told(place, tmp_path, monkeypatch):
+    found = training.device.Device(name="GPU", precision="float32", jit_compile=False, replicas=3)
+    monkeypatch.setattr(training.device, "set_up", lambda **settings: found)
+    with pytest.raises(UserError) as error:
+        train("scratch", place / "out", tmp_path / "run", small("scratch"))
+    assert str(error.value) == (
+        "--batch_size=8: 3 devices cannot share it equally. Pass a multiple of 3, or --strategy=none."
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"phase": {"optimizer": "adamm"}}, "--optimizer=adamm: not one of Keras's, such as adam, adamw, sgd, "),
+        (
+            {"phase": {"optimizer_kwargs": {"momentun": 0.9}}},
+            "--optimizer_kwargs=momentun=0.9: refused by Keras's Adam: ",
+        ),
+        ({"unfreeze": "block9"}, "--unfreeze=block9: no layer with weights of mobilenet_0.25_32 has a name like that"),
+        ({"unfreeze": "("}, "--unfreeze=(: not a regular expression: "),
+    ],
+    ids=["optimizer", "its arguments", "no such layer", "no pattern"],
+)
+def test_what_keras_refuses_is_told_before_a_run_is_made(values, message, place, tmp_path):
+    pretrained = tmp_path / "w.weights.h5"
+    keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(32, 32, 3)).save_weights(
+        pretrained
+    )
+    recipe = recipes.override(recipes.finetune(**(BACKBONE | {"weights": str(pretrained)})), **values)
+    with pytest.raises(UserError) as error:
+        train("finetune", place / "out", tmp_path / "run", recipe)
+    assert str(error.value).startswith(message)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_help_shows_the_flags_of_a_trainer(trainer):
+    out = run(f"trainers.{trainer}", "--help").stdout
+    shared = ("recipe", "run", "epochs", "seed", "optimizer_kwargs", "label_smoothing", "early_stopping", "strategy")
+    for flag in ("tfrecords", *shared, "backbone", "weights", "image_size", "precision", "checkpoint_every"):
+        assert f"--{flag}:" in out or f"--[no]{flag}:" in out, flag
+    assert ("--augment:" in out) == (trainer != "features")  # It would be without a meaning.
+    assert ("--unfreeze:" in out) == (trainer == "finetune")
+    assert ("--csv:" in out) == (trainer == "scratch")

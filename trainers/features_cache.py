@@ -1,0 +1,167 @@
+"""Features of images, computed once: an array on disk for each split, a row a record, in the order of the index."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfrecord_tools import dataset, files, order
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.progress import Progress
+from tfrecord_tools.records import Records
+
+_VALUES, _ABOUT, _PROGRESS = "features.npy", "about.json", "progress.json"
+_BATCH = 32
+_SAVED_EVERY = 2_000  # Records; a killed extraction repeats at most so many.
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """The features of the sound records of a split.
+
+    Attributes:
+        values: f32[n c], a row for each record, mapped from disk.
+        labels: i64[n].
+        sound: i64[k], the rows that mean something; those of corrupt records are zeros.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    sound: np.ndarray
+
+    def shuffled(self, batch_size: int, seed: int, start_step: int = 0) -> tf.data.Dataset:
+        """Endless batches (f32[b c], i64[b]): batch k is a function of (seed, k), every epoch another permutation."""
+        shuffled = order.Shuffled(len(self.sound), seed)
+
+        def numbers(step: np.ndarray) -> np.ndarray:
+            return shuffled[order.batch_positions(int(step), batch_size)]
+
+        return self._gathered(tf.data.Dataset.counter(start_step), numbers, batch_size)
+
+    def in_order(self, batch_size: int) -> tf.data.Dataset:
+        """Batches (f32[b c], i64[b]) of all sound records, the last one may be smaller."""
+        starts = tf.data.Dataset.range(0, len(self.sound), batch_size)
+        return self._gathered(starts, lambda start: slice(start, start + batch_size), None)
+
+    def _gathered(
+        self, positions: tf.data.Dataset, choose: Callable[[np.ndarray], Any], rows: int | None
+    ) -> tf.data.Dataset:
+        def gather(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            chosen = self.sound[choose(position)]
+            return self.values[chosen], self.labels[chosen]
+
+        def as_tensors(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            values, labels = tf.numpy_function(gather, [position], (tf.float32, tf.int64), stateful=False)
+            return tf.ensure_shape(values, [rows, self.values.shape[1]]), tf.ensure_shape(labels, [rows])
+
+        return positions.map(as_tensors).prefetch(tf.data.AUTOTUNE)
+
+
+def load_or_extract(
+    records: Records,
+    extractor: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    width: int,
+    key: Mapping[str, Any],
+    directory: Path,
+    image_size: int,
+    crop: float,
+) -> Features:
+    """Opens the features of records, computing what is not there yet; a killed extraction is continued.
+
+    Args:
+        records: Whose features.
+        extractor: u8[b h w 3] -> f32[b c].
+        width: c.
+        key: All that the features depend on besides the records of this split, JSON values.
+        directory: Where features are kept, each below a name made of its key.
+        image_size: As in `dataset.eval_batches`.
+        crop: Likewise.
+
+    Raises:
+        UserError: Another process computes the same ones, or the files are damaged.
+    """
+    key = {**key, "rows": hashlib.sha256(records.rows.tobytes()).hexdigest(), "split": records.split}
+    place = directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    if not (place / _ABOUT).exists():
+        place.mkdir(parents=True, exist_ok=True)
+        with files.lock(place / "lock", f"{place}: another process computes these features. Wait for it."):
+            if not (place / _ABOUT).exists():
+                _extract(records, extractor, width, key, place, image_size, crop)
+    return _opened(records, width, place)
+
+
+def _opened(records: Records, width: int, place: Path) -> Features:
+    try:
+        about = json.loads((place / _ABOUT).read_text())
+        values = np.load(place / _VALUES, mmap_mode="r")
+        if values.shape != (len(records), width):
+            raise ValueError(f"its shape is {values.shape}")
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{place}: damaged ({error}). Remove it: the features are computed again.") from error
+    rows, megabytes = f"{values.shape[0]:,} x {width:,}", values.nbytes / 1e6
+    print(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {place}", flush=True)
+    corrupt = {int(number): message for number, message in about["corrupt"].items()}
+    records.corrupt.update(corrupt)
+    sound = np.setdiff1d(np.arange(len(records)), np.array(list(corrupt), np.int64))
+    return Features(values, records.labels, sound)
+
+
+def _extract(
+    records: Records,
+    extractor: Callable[[tf.Tensor], tf.Tensor],
+    width: int,
+    key: Mapping[str, Any],
+    place: Path,
+    image_size: int,
+    crop: float,
+) -> None:
+    count = len(records)
+    done, records_corrupt = _resumed(place)
+    values = np.lib.format.open_memmap(
+        place / _VALUES, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else (count, width)
+    )
+    began = time.monotonic()
+    with Progress("features", count) as progress:
+        progress.skip(done)
+        for start in range(done, count, _SAVED_EVERY):
+            end = min(start + _SAVED_EVERY, count)
+            part = records.select(np.arange(start, end))
+            batches = dataset.eval_batches(part, batch_size=_BATCH, image_size=image_size, crop=crop, with_numbers=True)
+            try:
+                for images, _, numbers in batches:
+                    values[start + numbers.numpy()] = extractor(images).numpy()
+                    progress(len(numbers))
+            except tf.errors.OpError as error:
+                raise UserError(part.damage or str(error)) from error
+            records_corrupt |= {start + number: message for number, message in part.corrupt.items()}
+            values.flush()
+            _write(place / _PROGRESS, {"done": end, "corrupt": records_corrupt})
+    seconds = time.monotonic() - began
+    _write(place / _ABOUT, {"key": key, "corrupt": records_corrupt})
+    (place / _PROGRESS).unlink(missing_ok=True)
+    print(
+        f"features: {count - done:,} computed in {seconds:,.1f} s, {(count - done) / seconds:,.1f} images/s", flush=True
+    )
+
+
+def _resumed(place: Path) -> tuple[int, dict[int, str]]:
+    """How many records an earlier process has done, and which of them are corrupt."""
+    try:
+        progress = json.loads((place / _PROGRESS).read_text())
+        return progress["done"], {int(number): message for number, message in progress["corrupt"].items()}
+    except FileNotFoundError:
+        return 0, {}
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    with files.atomic(path) as file:
+        file.write(json.dumps(value, indent=2).encode())

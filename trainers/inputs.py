@@ -1,0 +1,149 @@
+"""What a training reads: the records of its splits, their order, the images kept in memory, and its batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from tfrecord_tools import dataset, mix
+from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
+from tfrecord_tools.records import Dataset, Records, read_numbers
+from trainers.recipes import Recipe, TrainConfig
+
+HELD_OUT = 0.2  # Of the training images, where the dataset has no validation split.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Splits:
+    """What is learned from and what is looked at.
+
+    Attributes:
+        train: Records to learn from.
+        validation: Records that choices are made on.
+        validation_name: What these are, in words.
+    """
+
+    train: Records
+    validation: Records
+    validation_name: str
+
+
+def split(data: Dataset, config: TrainConfig) -> Splits:
+    """Takes the dataset's own validation split, else holds some of the training images out.
+
+    Raises:
+        UserError: There is nothing to learn, to learn from, or to validate on.
+    """
+    if len(data.class_names) < 2:
+        raise UserError(
+            f"--tfrecords={data.directory}: one class, {data.class_names[0]!r}: a training has nothing to learn. "
+            "Convert a directory with a subdirectory for each of two classes or more."
+        )
+    if not data.splits.get("train"):
+        raise UserError(f"--tfrecords={data.directory}: no images to train on: its splits are {dict(data.splits)}.")
+    train = data.records("train")
+    if config.records:
+        train = train.select(read_numbers(config.records, len(train)))
+        print(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
+    if data.splits.get("validation"):
+        return Splits(train=train, validation=data.records("validation"), validation_name="the validation split")
+    rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
+    if not len(rest) or not len(held_out):
+        raise UserError(
+            f"--tfrecords={data.directory}: {len(train)} training images are too few to hold some out for validation."
+        )
+    print(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
+    return Splits(train=rest, validation=held_out, validation_name="held out of the train split")
+
+
+def order(records: Records, config: TrainConfig) -> Order:
+    """The order of training."""
+    if config.order == "balanced":
+        return Balanced(records.labels, config.seed)
+    if config.order == "blocks":
+        return Blocks(len(records), config.seed, config.block)
+    return Shuffled(len(records), config.seed)
+
+
+def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
+    """Raises UserError if --cache=memory is more than is allowed."""
+    needed = len(records) * recipe.model.size**2 * 3
+    if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
+        raise UserError(
+            f"--cache=memory: {len(records):,} images of {recipe.model.size} px take {needed / 1e6:,.0f} MB,"
+            f" more than --cache_mb={config.cache_mb}. Raise it, or leave --cache out."
+        )
+
+
+def cached(records: Records, recipe: Recipe, config: TrainConfig) -> dataset.Cache | None:
+    """The decoded images where they are to be kept in memory."""
+    if config.cache == "off" or (config.cache == "auto" and sum(phase.epochs for phase in recipe.phases) < 2):
+        return None
+    budget = config.cache_mb * 1_000_000
+    cache = dataset.cache_pixels(records, image_size=recipe.model.size, crop=recipe.crop, budget_bytes=budget)
+    if cache is not None:
+        print(f"cache: {len(records):,} decoded images, {cache.pixels.nbytes / 1e6:,.0f} MB", flush=True)
+    return cache
+
+
+def train_batches(
+    records: Records, recipe: Recipe, config: TrainConfig, cache: dataset.Cache | None, classes: int
+) -> Callable[[int], tf.data.Dataset]:
+    """Makes the stream of a training: first step -> endless batches (u8[b h w 3], targets) from it on."""
+
+    def finish(images: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        blended = targets(labels, classes)
+        if recipe.mixup:
+            images, blended = mix.mixup(images, blended, keys, recipe.mixup)
+        if recipe.cutmix:
+            images, blended = mix.cutmix(images, blended, keys, recipe.cutmix)
+        return images, blended
+
+    def batches(start_step: int) -> tf.data.Dataset:
+        data = dataset.train_batches(
+            records,
+            batch_size=recipe.batch_size,
+            image_size=recipe.model.size,
+            crop=recipe.crop,
+            seed=config.seed,
+            start_step=start_step,
+            order=order(records, config),
+            augment=PRESETS[recipe.augment],
+            cache=cache,
+            with_keys=True,
+        )
+        return data.map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+    return batches
+
+
+def eval_batches(records: Records, recipe: Recipe, classes: int) -> tf.data.Dataset:
+    """All records once, in order: (u8[b h w 3], targets); corrupt ones are left out."""
+    data = dataset.eval_batches(records, batch_size=recipe.batch_size, image_size=recipe.model.size, crop=recipe.crop)
+    return data.map(lambda images, labels: (images, targets(labels, classes)))
+
+
+def targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
+    """What a model of so many classes should put out for labels i64[b]: f32[b 1] for two, else one-hot f32[b k]."""
+    return tf.cast(labels, tf.float32)[:, None] if classes == 2 else tf.one_hot(labels, classes)
+
+
+def class_weight(records: Records, recipe: Recipe, classes: int) -> dict[int, float] | None:
+    """The weights for Keras's `fit`: n / (classes * n of the class), scikit-learn's "balanced"; 1 for an empty one."""
+    if recipe.class_weights == "none":
+        return None
+    counts = np.bincount(records.labels, minlength=classes)
+    weights = np.where(counts, len(records) / (classes * np.maximum(counts, 1)), 1.0)
+    return dict(enumerate(weights.tolist()))
+
+
+def describe_batch(records: Records, recipe: Recipe, config: TrainConfig, step: int) -> str:
+    """Names the records of a batch: for errors that its content may explain."""
+    positions = np.arange(step * recipe.batch_size, (step + 1) * recipe.batch_size)
+    numbers, paths = order(records, config)[positions].tolist(), records.paths
+    return ", ".join(f"{number} ({paths[number]})" for number in numbers)

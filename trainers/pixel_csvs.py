@@ -1,0 +1,29 @@
+"""Pixel CSVs as a dataset: there is one way from a source to a training, and it leads over records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.errors import UserError
+
+
+def as_dataset(csv: str, tfrecords: str | None) -> str:
+    """Converts CSVs into records beside them, or brings those of an earlier call up to date.
+
+    Args:
+        csv: The directory of the CSVs, or one of them.
+        tfrecords: What was given as a dataset: nothing is expected.
+
+    Returns:
+        The dataset directory.
+
+    Raises:
+        UserError: A dataset was given too, or the CSVs cannot be converted.
+    """
+    if tfrecords:
+        raise UserError(f"--csv={csv} and --tfrecords={tfrecords} exclude each other: pass one of them.")
+    source = Path(csv)
+    out = source.with_name(f"{source.stem}-tfrecords")
+    convert(ConvertConfig(src=csv, out=str(out), update=out.exists()))
+    return str(out)

@@ -1,0 +1,36 @@
+"""Trains a network from random weights, on a dataset directory or on CSVs of pixels.
+
+    python -m trainers.scratch --tfrecords out/
+    python -m trainers.scratch --csv csv/
+
+CSVs, as tfrecord_tools.to_csv writes them, are first converted into records beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from tfrecord_tools import command
+from trainers import cli, pixel_csvs
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    cli.define_training_flags("scratch")
+    cli.define_model_flags(weights="none")
+    flags.DEFINE_string("csv", None, "A directory of CSVs of pixels, train.csv and others, in place of --tfrecords.")
+
+
+def main(argv: Sequence[str]) -> None:
+    if FLAGS.csv:
+        FLAGS.tfrecords = pixel_csvs.as_dataset(FLAGS.csv, FLAGS.tfrecords)
+    augmented = {"augmented": FLAGS.augment not in (None, "none")} if FLAGS.recipe == "document" else {}
+    cli.train("scratch", argv, **augmented)
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, cli.INTERRUPTED)
