@@ -7,6 +7,7 @@ COMMANDS = {
     "features": "trains a head on the features of a pretrained network, computed once",
     "frozen": "trains a head on a pretrained network, on augmented images",
     "finetune": "trains a head on a pretrained network, then its last stage too",
+    "compare": "trains several variants with several seeds and shows side by side what came out",
 }
 
 if __name__ == "__main__":

@@ -1,0 +1,164 @@
+"""Several variants, several seeds, one table."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from drawn import converted, run, with_splits
+from PIL import Image
+
+from tfrecord_tools.errors import UserError
+from trainers import comparison
+from trainers.comparison import Row, Variant
+
+MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
+
+
+@pytest.mark.parametrize(
+    ("given", "backbones", "expected"),
+    [
+        (["scratch"], [], [("scratch", "scratch", ())]),
+        (["features"], [], [("features", "features", ())]),  # The recipe's backbone.
+        (
+            ["scratch --epochs=3", "features", "frozen --mixup=1"],
+            ["VGG16", MOBILENET],
+            [
+                ("scratch", "scratch", ("--epochs=3",)),  # It has one of its own.
+                ("features VGG16", "features", ("--backbone=VGG16",)),
+                (
+                    "features MobileNet",
+                    "features",
+                    ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--weights=none"),
+                ),
+                ("frozen VGG16", "frozen", ("--mixup=1", "--backbone=VGG16")),
+                (
+                    "frozen MobileNet",
+                    "frozen",
+                    ("--mixup=1", "--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--weights=none"),
+                ),
+            ],
+        ),
+        (["frozen --backbone=VGG19"], ["VGG16"], [("frozen", "frozen", ("--backbone=VGG19",))]),  # It names one itself.
+        (
+            ["with flips = scratch --optimizer_kwargs=a=1"],  # A name of words; an = in a flag.
+            [],
+            [("with flips", "scratch", ("--optimizer_kwargs=a=1",))],
+        ),
+        (["scratch '--run_name=a b'"], [], [("scratch", "scratch", ("--run_name=a b",))]),  # As a shell splits it.
+    ],
+)
+def test_variants_are_read(given, backbones, expected):
+    made = [(variant.name, variant.trainer, variant.flags) for variant in comparison.variants(given, backbones)]
+    assert made == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["scratsch"],
+            "--variant=scratsch: [NAME=]TRAINER [FLAGS] is expected, with one of scratch, features, frozen, ",
+        ),
+        ([""], "--variant=: [NAME=]TRAINER [FLAGS] is expected"),
+        (["a=b=scratch"], "--variant=a=b=scratch: [NAME=]TRAINER [FLAGS] is expected"),
+        (["scratch --epochs='3"], "--epochs='3: not understood: No closing quotation."),
+        (
+            ["scratch", "scratch --epochs=3"],
+            "--variant: two are called 'scratch'. Give them names, as in NAME=scratch ",
+        ),
+        (["scratch --seed=3"], "--variant=scratch --seed=3: --seed is set by this command itself."),
+        (["scratch --run=x"], "--variant=scratch --run=x: --run is set by this command itself."),
+    ],
+)
+def test_what_is_no_variant_is_told(given, message):
+    with pytest.raises(UserError) as error:
+        comparison.variants(given, [])
+    assert str(error.value).startswith(message)
+
+
+def test_run_directories_have_plain_names():
+    assert Variant(name="scratch + a/b", trainer="scratch", flags=()).run(3) == "scratch_+_a_b-seed3"
+
+
+def test_the_table_has_the_best_first():
+    runs = [
+        {"accuracy": 0.9, "auc": 0.95, "loss": 0.3, "parameters": 1000, "seconds": 10.0, "images_per_second": 50.0}
+        | {"model_bytes": 2_000_000, "latency_ms": 1.5},
+        {"accuracy": 0.8, "auc": 0.85, "loss": 0.5, "parameters": 1000, "seconds": 12.0, "images_per_second": 40.0}
+        | {"model_bytes": 2_000_000, "latency_ms": 2.5},
+    ]
+    five_classes = {name: value for name, value in runs[0].items() if name != "auc"} | {"accuracy": 0.95}
+    rows = [Row(name="a", runs=tuple(runs), failed=1), Row(name="b", runs=(five_classes,)), Row(name="c", runs=())]
+    lines = [re.split(r"\s{2,}", line.strip()) for line in comparison.table(rows).splitlines()]
+    assert lines[1:] == [
+        ["b", "95.00%", "95.00%..95.00% of 1", "-", "0.3000", "1,000", "10", "50", "2.0", "1.5"],
+        ["a", "85.00%", "80.00%..90.00% of 2, 1 failed", "0.9000", "0.4000", "1,000", "11", "45", "2.0", "2.0"],
+        ["c", "-", "-", "-", "-", "-", "-", "-", "-", "-"],
+    ]
+    assert rows[0].as_dict()["accuracy_stdev"] == pytest.approx(0.0707, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("compare")
+    converted(with_splits(place / "src", train=8, validation=4), place / "out")
+    return place
+
+
+def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
+    flags = (
+        "--tfrecords=out",
+        "--seeds=0,1",
+        "--variant=plain=scratch --image_size=24 --epochs=1 --augment=none",
+        "--variant=broken=scratch --image_size=4",
+    )
+    done = run("trainers.compare", *flags, cwd=place)
+    assert done.returncode == 1
+    assert "2 of 4 trainings failed, see comparison/broken-seed0.log, comparison/broken-seed1.log. " in done.stderr
+    assert "--image_size=4: refused by Keras" in (place / "comparison/broken-seed0.log").read_text()
+    with open(place / "comparison/comparison.csv") as file:
+        plain, broken = csv.DictReader(file)
+    assert (plain["variant"], plain["seeds"], plain["failed"], broken["seeds"], broken["failed"]) == (
+        ("plain", "2", "0", "0", "2")
+    )
+    assert 0 <= float(plain["accuracy_min"]) <= float(plain["accuracy"]) <= float(plain["accuracy_max"]) <= 1
+    assert all(float(plain[name]) > 0 for name in ("parameters", "seconds", "model_bytes", "latency_ms"))
+    with Image.open(place / "comparison/comparison.png") as chart:
+        assert chart.width > 1000
+
+    again = run("trainers.compare", *flags[:3], cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 2
+    other = run("trainers.compare", *flags[:2], "--variant=plain=scratch --image_size=32", cwd=place)
+    assert other.stderr.splitlines()[-1].startswith(
+        "error: comparison/plain-seed0: finished with other flags: --tfrecords=out "
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--tfrecords is missing: the dataset to train on."),
+        (("--tfrecords=nowhere",), "nowhere: no such directory."),
+        (("--tfrecords=out", "--seeds=a"), "--seeds=a: whole numbers, as in 0,1,2, are expected."),
+        (("--tfrecords=out", "--variant=x"), "--variant=x: [NAME=]TRAINER [FLAGS] is expected"),
+        (("--tfrecords=out", "x"), "unexpected argument 'x'"),
+    ],
+)
+def test_mistakes_are_told(place, flags, message):
+    done = run("trainers.compare", *flags, cwd=place)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
+    assert not (place / "x").exists()
+
+
+def test_a_dry_run_prints_commands(place):
+    done = run("trainers.compare", "--tfrecords=out", "--variant=features", "--dry_run", "--out=dry", cwd=place)
+    assert re.fullmatch(
+        r"\S+ -m trainers.features --tfrecords=out --run=dry/features-seed0 --seed=0 --features=dry/features\n",
+        done.stdout,
+    )
+    assert not (place / "dry").exists()

@@ -1,0 +1,123 @@
+"""Trains several variants with several seeds on one dataset, and shows side by side what came out.
+
+    python -m trainers.compare --tfrecords out/ --seeds=0,1,2 \\
+        --variant='scratch --augment=none' --variant='augmented=scratch' --variant=features --variant=finetune \\
+        --backbone=MobileNetV2 --backbone='MobileNet --backbone_kwargs=alpha=0.25'
+
+Each training is a process and a run directory of its own; the same command continues, and runs nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from tfrecord_tools import command
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import open_dataset
+from trainers import cli, comparison, recipes, run_directory
+from trainers.comparison import Row, Variant
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("tfrecords", None, "The dataset directory, as tfrecord_tools.convert wrote it.")
+    flags.DEFINE_string("out", "comparison", "Where the runs, the table and the chart go.")
+    flags.DEFINE_multi_string(
+        "variant", list(recipes.RECIPES), "[NAME=]TRAINER [FLAGS]; may be repeated; by default one of each trainer."
+    )
+    flags.DEFINE_multi_string("backbone", [], "BACKBONE [FLAGS]; may be repeated: variants are trained on each.")
+    flags.DEFINE_list("seeds", ["0"], "Each variant is trained once with each of them.")
+    flags.DEFINE_boolean("dry_run", False, "Print the commands and stop.")
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    if not FLAGS.tfrecords:
+        raise UserError("--tfrecords is missing: the dataset to train on.")
+    try:
+        seeds = [int(seed) for seed in FLAGS.seeds]
+    except ValueError:
+        raise UserError(f"--seeds={','.join(FLAGS.seeds)}: whole numbers, as in 0,1,2, are expected.") from None
+    chosen = comparison.variants(FLAGS.variant, FLAGS.backbone)
+    open_dataset(FLAGS.tfrecords)
+    out = Path(FLAGS.out)
+    jobs = [(variant, seed) for variant in chosen for seed in seeds]
+    if FLAGS.dry_run:
+        for variant, seed in jobs:
+            print(" ".join(_command(variant, seed, out)))
+        return
+    failed = [
+        (variant, seed)
+        for number, (variant, seed) in enumerate(jobs, 1)
+        if not _train(variant, seed, out, f"{number}/{len(jobs)}")
+    ]
+    rows = [
+        Row(
+            name=variant.name,
+            runs=tuple(filter(None, (comparison.results(out / variant.run(seed)) for seed in seeds))),
+            failed=sum(variant == one for one, _ in failed),
+        )
+        for variant in chosen
+    ]
+    comparison.write_table(rows, out / comparison.TABLE)
+    comparison.draw(rows, out / comparison.CHART)
+    print(comparison.table(rows))
+    print(f"results: {out}/ with {comparison.TABLE}, {comparison.CHART} and the runs")
+    if failed:
+        logs = ", ".join(str(out / f"{variant.run(seed)}.log") for variant, seed in failed)
+        raise UserError(
+            f"{len(failed)} of {len(jobs)} trainings failed, see {logs}. The same command tries them again."
+        )
+
+
+def _command(variant: Variant, seed: int, out: Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        f"trainers.{variant.trainer}",
+        f"--tfrecords={FLAGS.tfrecords}",
+        f"--run={out / variant.run(seed)}",
+        f"--seed={seed}",
+        *([f"--features={out / 'features'}"] if variant.trainer == "features" else []),
+        *variant.flags,
+    ]
+
+
+def _train(variant: Variant, seed: int, out: Path, which: str) -> bool:
+    """Runs one training, unless it is finished; what it prints goes into a log beside its run directory."""
+    run, told = out / variant.run(seed), out / f"{variant.run(seed)}.json"
+    arguments = _command(variant, seed, out)[3:]
+    out.mkdir(parents=True, exist_ok=True)
+    if comparison.results(run) is not None:
+        begun = json.loads(told.read_text()) if told.exists() else None
+        if begun != arguments:
+            raise UserError(
+                f"{run}: finished with other flags: {' '.join(begun or ['unknown'])}. Give the variant another NAME, or"
+                " pass another --out."
+            )
+        print(f"{which}  {variant.name}, seed {seed}: finished before", flush=True)
+        return True
+    run_directory.write_json(told, arguments)
+    print(f"{which}  {variant.name}, seed {seed}: ", end="", flush=True)
+    with open(out / f"{variant.run(seed)}.log", "ab") as log:
+        code = subprocess.run(
+            _command(variant, seed, out), stdout=log, stderr=subprocess.STDOUT, check=False
+        ).returncode
+    metrics = comparison.results(run)
+    if code or metrics is None:
+        print(f"failed with exit code {code}", flush=True)
+        return False
+    print(f"accuracy {metrics['accuracy']:.2%} in {metrics['seconds']:,.0f} s", flush=True)
+    return True
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, cli.INTERRUPTED)
