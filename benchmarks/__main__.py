@@ -4,6 +4,7 @@ from tfrecord_tools import command
 
 COMMANDS = {
     "convert": "conversion of photographs against a TFDS builder and the decoder's limit (needs the extra `peers`)",
+    "features": "features of a pretrained network, and a folder to a classifier, against the notes' own code",
     "finetune": "accuracy and time of fine-tuning on photographs, by seed; equal weights after kills in each phase",
     "interrupt": "kills a conversion at random moments and compares the files of the rerun, byte for byte",
     "memory": "peak memory of convert, to_csv and convert of the CSV at two sizes: bytes a file",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import statistics
 import tempfile
@@ -16,20 +17,8 @@ from absl import flags
 from benchmarks import common
 from tfrecord_tools import command, dataset
 from tfrecord_tools.augment_config import PRESETS
-
-
-def network(size: int) -> keras.Model:
-    """32-64-128, dropout 0.5, sigmoid, Adam 1e-4: the notes' network."""
-    model = keras.Sequential([keras.Input((size, size, 3)), keras.layers.Rescaling(1 / 255)])
-    for filters in (32, 64, 128):
-        model.add(keras.layers.Conv2D(filters, 3, activation="relu"))
-        model.add(keras.layers.MaxPooling2D())
-    model.add(keras.layers.Flatten())
-    model.add(keras.layers.Dropout(0.5))
-    model.add(keras.layers.Dense(512, activation="relu"))
-    model.add(keras.layers.Dense(1, activation="sigmoid"))
-    model.compile(keras.optimizers.Adam(1e-4), "binary_crossentropy", jit_compile=False)
-    return model
+from trainers import models, recipes
+from trainers.fit import compile_model, make_optimizer
 
 
 def steps_seconds(model: keras.Model, batches: Iterable[Any], steps: int) -> float:
@@ -51,8 +40,10 @@ def main(argv: Sequence[str]) -> None:
                 records, batch_size=given.batch_size, image_size=given.image_size, seed=0, augment=PRESETS["document"]
             )
         )
+        recipe = recipes.scratch_document(augmented=True)
         constant = itertools.repeat(next(augmented))
-        model = network(given.image_size)
+        model = models.build(dataclasses.replace(recipe.model, image_size=given.image_size), 2).model
+        compile_model(model, optimizer=make_optimizer(recipe.phases[0], 1), jit_compile=False)
         steps_seconds(model, augmented, 5)
         ratios, rates = [], []
         for _ in range(given.rounds):
