@@ -103,3 +103,11 @@ def test_crop_takes_the_central_square(size: tuple[int, int], crop: float, box: 
         expected = np.asarray(opened.crop(box))
     side = box[2] - box[0]
     np.testing.assert_array_equal(decode_pixels(tf.constant(data), side, crop), expected)
+
+
+@pytest.mark.parametrize("size", [(12, 9), (16, 16), (40, 30)], ids=["enlarged", "as it is", "shrunk"])
+def test_a_function_of_constant_bytes_is_the_same(size: tuple[int, int]) -> None:
+    """There, TensorFlow computes what it can beforehand."""
+    encoded = image("constant", size=size)
+    function = tf.function(lambda: decode_pixels(tf.constant(encoded), 16))
+    np.testing.assert_array_equal(function(), decode_pixels(tf.constant(encoded), 16))

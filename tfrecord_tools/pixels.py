@@ -47,15 +47,18 @@ def _resized(image: tf.Tensor, side: int) -> tf.Tensor:
 
     def resize(operation: Callable[..., tf.Tensor], **options: bool) -> tf.Tensor:
         resized = operation(images=image[None], size=[side, side], **options)[0]
-        return tf.ensure_shape(tf.saturate_cast(tf.round(resized), tf.uint8), [side, side, 3])
+        return tf.saturate_cast(tf.round(resized), tf.uint8)
 
-    return tf.case(
+    result = tf.case(
         [
-            (tf.reduce_all(size == side), lambda: tf.ensure_shape(image, [side, side, 3])),
+            (tf.reduce_all(size == side), lambda: image),
             (tf.reduce_max(size) > side, lambda: resize(tf.raw_ops.ResizeArea)),
         ],
         default=lambda: resize(tf.raw_ops.ResizeBilinear, half_pixel_centers=True),
     )
+    # Not in the branches: TensorFlow may evaluate those that are not taken, where a check of the shape would fail.
+    result.set_shape([side, side, 3])
+    return result
 
 
 def _decode_jpeg(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:
