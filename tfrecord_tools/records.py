@@ -196,6 +196,11 @@ class Records:
         return f"{self._split} record {row:,}, {self.paths[number]}"
 
     @property
+    def rows(self) -> np.ndarray:
+        """The number of each record within its split, i64[n]: these may be some of them."""
+        return self._rows
+
+    @property
     def paths(self) -> Sequence[str]:
         """The source path of each record; read from the index at each call."""
         table = index.read(Path(self._index_path), ["path"], self._split)
