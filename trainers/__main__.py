@@ -4,6 +4,8 @@ from tfrecord_tools import command
 
 COMMANDS = {
     "finetune": "fine-tunes a pretrained network on a dataset directory",
+    "evaluate": "judges a trained model on a split of a dataset, with a report",
+    "predict": "says of image files what they are",
 }
 
 if __name__ == "__main__":
