@@ -30,8 +30,8 @@ def heatmaps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
         nothing speaks for the class. None if the model has no such layer.
     """
     parts = [slice(i, i + _BATCH_SIZE) for i in range(0, len(images), _BATCH_SIZE)]
-    maps = [_heat(model, images[part], classes[part]) for part in parts]
-    return None if maps[0] is None else np.concatenate(maps)
+    maps = [heat for part in parts if (heat := _heat(model, images[part], classes[part])) is not None]
+    return np.concatenate(maps) if maps else None
 
 
 def overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ _STYLE = {
     "lines.linewidth": 2,
     "lines.markersize": 4,
 }
-_SIZE = (5.6, 3.6)  # Inches.
+_SIZE = (4.7, 3.2)  # Inches.
 _PIXELS_PER_INCH = 104  # At most, on the page: letters are then as large as its smaller text.
 _NAMED = 30  # Classes that an axis names.
 _COUNTED = 12  # Classes whose cells say their count.
@@ -197,7 +197,7 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
     many = len(classes)
-    side = min(max(3.2, 0.55 * many + 1.6), 9.0)
+    side = min(max(2.8, 0.55 * many + 1.4), 9.0)
     figure = Figure((side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)

@@ -216,6 +216,13 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             f"On average it is {predicted.confidence.mean():.1%} confident, and {metrics['accuracy']:.1%} are right:"
             " do not take its probabilities at their word.",
         )
+    if metrics["corrupt"]:
+        yield (
+            "check",
+            "settings",
+            f"{page.number(len(metrics['corrupt']), 'record')} corrupt and left out",
+            f"Such as {page.text(metrics['corrupt'][0])}",
+        )
     low, high = metrics["accuracy_interval"]
     yield (
         "note",
@@ -224,13 +231,6 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
         f"That is what {page.number(len(predicted), 'image')} can tell (95 % interval, Wilson); a difference of two"
         f" models within it may be chance. {page.text(metrics['note'])}",
     )
-    if metrics["corrupt"]:
-        yield (
-            "check",
-            "settings",
-            f"{page.number(len(metrics['corrupt']), 'record')} corrupt and left out",
-            f"Such as {page.text(metrics['corrupt'][0])}",
-        )
 
 
 def _training(facts: Facts) -> str:
