@@ -113,6 +113,6 @@ def _has_places(output: Any) -> bool:
 def _before_activation(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
     """What the last layer puts out before its sigmoid or softmax, which are flat where a model is sure."""
     if isinstance(layer, keras.layers.Dense):
-        x = tf.matmul(x, layer.kernel)
+        x = tf.matmul(tf.cast(x, layer.kernel.dtype), layer.kernel)
         return x if layer.bias is None else x + layer.bias
     return x if isinstance(layer, (keras.layers.Activation, keras.layers.Softmax)) else layer.call(x)
