@@ -75,9 +75,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         try:
+            data = self._body()
             if self.path != "/classify":
                 raise Refused(HTTPStatus.NOT_FOUND, "GET / and POST /classify are there")
-            self._answer(HTTPStatus.OK, self._classifier.classify(self._body()))
+            self._answer(HTTPStatus.OK, self._classifier.classify(data))
         except Refused as refused:
             self._answer(refused.status, {"error": str(refused)})
 

@@ -8,7 +8,6 @@ A SavedModel takes the bytes of images, and pixels; the others take pixels. All 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from absl import flags, logging
@@ -17,9 +16,6 @@ from tfrecord_tools import command
 from tfrecord_tools.errors import UserError
 from trainers import exporting
 from trainers.exporting import ExportConfig
-
-# TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 FLAGS = flags.FLAGS
 

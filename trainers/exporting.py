@@ -18,7 +18,7 @@ import numpy as np
 from tfrecord_tools import files, schema
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
-from trainers import model_file
+from trainers import model_file, predictions
 from trainers.model_file import ModelInfo
 
 if TYPE_CHECKING:
@@ -130,7 +130,11 @@ def export(config: ExportConfig) -> Exported:
     _check_packages(config)
     _check_out(out, config.overwrite)
     data = open_dataset(config.tfrecords) if config.tfrecords else None
-    model, info = model_file.load(path)  # Last, since TensorFlow takes seconds to import.
+
+    from trainers import device  # Here, since it takes seconds to import TensorFlow.
+
+    device.set_up(precision="float32")
+    model, info = model_file.load(path)
     try:
         with _replaced(out) as directory:
             check = _write(config, model, info, data, directory)
@@ -218,7 +222,7 @@ def _compared(
         UserError: One lies beyond the tolerance.
     """
     tolerance = TOLERANCES[config.name] if config.tolerance is None else config.tolerance
-    labels = _labels(expected, info)
+    labels = predictions.decide(expected, info.threshold)
     check = Check(
         images=images,
         count=len(expected),
@@ -226,7 +230,7 @@ def _compared(
         difference=float(
             np.max([np.abs(answer - expected).max() for answer in answers])
         ),  # Python's max passes NaN by.
-        other_answers=max(float((_labels(answer, info) != labels).mean()) for answer in answers),
+        other_answers=max(float((predictions.decide(answer, info.threshold) != labels).mean()) for answer in answers),
         tolerance=tolerance,
     )
     counts = config.quantize == "int8"
@@ -238,12 +242,6 @@ def _compared(
             f" {advice} pass a larger --tolerance."
         )
     return check
-
-
-def _labels(probabilities: np.ndarray, info: ModelInfo) -> np.ndarray:
-    if len(info.classes) == 2:
-        return (probabilities[:, 1] >= info.threshold).astype(np.int64)
-    return probabilities.argmax(1)
 
 
 def _check_packages(config: ExportConfig) -> None:

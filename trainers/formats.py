@@ -12,9 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.pixels import decode_pixels
+from trainers import predictions
 from trainers.model_file import ModelInfo
-
-BATCH_SIZE = 32  # Of what is asked at once.
 
 
 def with_names(model: keras.Model, info: ModelInfo) -> keras.Model:
@@ -170,5 +169,5 @@ def _pixels(info: ModelInfo, batch: int | None = None) -> tf.TensorSpec:
     return tf.TensorSpec([batch, info.image_size, info.image_size, 3], tf.uint8, "pixels")
 
 
-def _joined(ask: Callable[[slice], Any], count: int, step: int = BATCH_SIZE) -> np.ndarray:
+def _joined(ask: Callable[[slice], Any], count: int, step: int = predictions.BATCH_SIZE) -> np.ndarray:
     return np.concatenate([np.asarray(ask(slice(start, start + step))) for start in range(0, count, step)])
