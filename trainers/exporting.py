@@ -29,7 +29,8 @@ QUANTIZE = ("none", "float16", "int8")
 LABELS = "labels.txt"
 FACTS = "export.json"
 _PACKAGES = {"litert": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnxruntime")}  # Beyond what Keras brings.
-TOLERANCES = {"saved_model": 1e-5, "litert": 1e-3, "litert-float16": 0.05, "litert-int8": 0.03, "onnx": 1e-3}
+# Wide enough for deep networks, which add rounding errors up; BUILD_NOTES has what was measured.
+TOLERANCES = {"saved_model": 1e-4, "litert": 1e-3, "litert-float16": 0.1, "litert-int8": 0.03, "onnx": 1e-3}
 _DRAWN = 32  # Images that are drawn where no records are given.
 
 

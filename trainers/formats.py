@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,9 @@ def write_onnx(model: keras.Model, info: ModelInfo, path: Path) -> None:
         info: How it is used.
         path: The file.
     """
+    for layer in _layers(model):
+        if isinstance(layer, keras.layers.Normalization):  # Its tensors would become inputs, arrays become constants.
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
     model.export(path, format="onnx", input_signature=[_pixels(info)], verbose=False)
 
 
@@ -167,6 +170,12 @@ def drawn(count: int) -> list[bytes]:
 
 def _pixels(info: ModelInfo, batch: int | None = None) -> tf.TensorSpec:
     return tf.TensorSpec([batch, info.image_size, info.image_size, 3], tf.uint8, "pixels")
+
+
+def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:
+    for inner in getattr(layer, "layers", ()):
+        yield inner
+        yield from _layers(inner)
 
 
 def _joined(ask: Callable[[slice], Any], count: int, step: int = predictions.BATCH_SIZE) -> np.ndarray:
