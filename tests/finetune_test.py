@@ -21,6 +21,11 @@ from trainers import checkpoint, recipes, training
 
 TINY = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--batch_size=8")
 TINY_MODEL = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
+WRITTEN = ["history.csv", "metrics.json", "model.keras", "plots", "predictions.csv"] + [
+    "report.html",
+    "settings.json",
+    "suspects.csv",
+]
 TWO_PHASES = (*TINY, "--weights=w.weights.h5", "--epochs=1,2")  # Of 4 steps an epoch.
 
 
@@ -72,7 +77,7 @@ def test_two_phases_end_in_a_run_directory(place, whole):
     ]
     phases = [line.split(",")[0] for line in out if line.startswith("phase ")]
     assert phases == ["phase head: trains the head", "phase finetune: trains the head and the backbone's last stage"]
-    assert out[-1] == "results: two/ with history.csv, metrics.json, model.keras, settings.json"
+    assert out[-1] == f"results: two/ with {', '.join(WRITTEN)}"
     assert sorted(path.name for path in (place / "two").iterdir()) == out[-1].split(" with ")[1].split(", ")
 
     metrics = json.loads((place / "two/metrics.json").read_text())
@@ -194,8 +199,7 @@ def check_same(run_directory: Path, expected: Path) -> None:
     for weight, expected_weight in zip(weights_of(run_directory), weights_of(expected), strict=True):
         np.testing.assert_array_equal(weight, expected_weight)
     assert history(run_directory) == history(expected)
-    names = ["history.csv", "metrics.json", "model.keras", "settings.json"]
-    assert sorted(path.name for path in run_directory.iterdir()) == names
+    assert sorted(path.name for path in run_directory.iterdir()) == WRITTEN
 
 
 @pytest.mark.slow

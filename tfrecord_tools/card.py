@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import base64
-import html
-import importlib.resources
 import itertools
 import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any, NamedTuple
 
 from absl import flags
 
-from tfrecord_tools import files
+from tfrecord_tools import files, page
 from tfrecord_tools.report import Thumbnail
 
 CARD = "card.html"
@@ -26,7 +23,6 @@ _CLASSES_LISTED, _CLASSES_AT_ENDS = 50, 20  # Classes that are all listed; of mo
 _CLASSES_OPEN = 12  # Of which the samples are seen at once.
 _PATHS = 6  # Of files with the same bytes.
 _AXIS_PARTS = 4  # Between labels.
-_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}  # Such as newlines, as Python writes them.
 
 
 class _Advice(NamedTuple):
@@ -119,9 +115,10 @@ def write(directory: Path, facts: Mapping[str, Any], thumbnails: Sequence[Thumbn
 def render(facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
     """Returns the page as HTML: the same for the same facts, without scripts, complete without a network."""
     images = facts["images"]
-    template = importlib.resources.files("tfrecord_tools").joinpath(_TEMPLATE).read_text("utf-8")
-    return Template(template).substitute(
-        name=_text(facts["name"]),
+    return page.fill(
+        "tfrecord_tools",
+        _TEMPLATE,
+        name=page.text(facts["name"]),
         overview=_overview(facts),
         verdict=_verdict(_findings(facts)),
         classes=_classes(facts),
@@ -139,9 +136,9 @@ def render(facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
         files=_files(facts),
         duplicates=_duplicates(facts["duplicates"]),
         colors=_colors(images["colors"]),
-        settings="\n".join(map(_text, _flags(facts["config"] | {"verify": facts["images"]["verified"]}))),
-        versions=_table(["Package", "Version"], (map(_text, row) for row in facts["versions"].items())),
-        digest=_text(facts["digest"]),
+        settings="\n".join(map(page.text, _flags(facts["config"] | {"verify": facts["images"]["verified"]}))),
+        versions=page.table(["Package", "Version"], (map(page.text, row) for row in facts["versions"].items())),
+        digest=page.text(facts["digest"]),
     )
 
 
@@ -151,7 +148,7 @@ def _overview(facts: Mapping[str, Any]) -> str:
         "Classes": f"{len(facts['classes']):,}",
         **{f"In {name}": f"{split['records']:,}" for name, split in facts["splits"].items()},
         "Size": _size(facts["bytes"]),
-        "Digest": f"<code>{_text(facts['digest'][:12])}</code>",
+        "Digest": f"<code>{page.text(facts['digest'][:12])}</code>",
     }
     return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in values.items())
 
@@ -177,7 +174,7 @@ def _counted(facts: Mapping[str, Any]) -> dict[str, str]:
         "skipped": (done["skipped"], "file", "skipped"),
         "repaired": (done["repaired"], "file", "repaired"),
     }
-    return {name: f"{_number(count, what)} {how}" for name, (count, what, how) in counts.items() if count}
+    return {name: f"{page.number(count, what)} {how}" for name, (count, what, how) in counts.items() if count}
 
 
 def _seen_in_classes(classes: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> dict[str, str]:
@@ -188,7 +185,9 @@ def _seen_in_classes(classes: Sequence[Mapping[str, Any]], splits: Sequence[str]
         found["absent"] = f"Classes without images: {where}"
     sizes = [row[splits[0]] for row in classes if row[splits[0]]]
     if max(sizes) >= _IMBALANCE * min(sizes):
-        found["imbalance"] = f"Unequal classes: from {min(sizes):,} to {_number(max(sizes), 'image')} in {splits[0]}"
+        found["imbalance"] = (
+            f"Unequal classes: from {min(sizes):,} to {page.number(max(sizes), 'image')} in {splits[0]}"
+        )
     return found
 
 
@@ -202,7 +201,7 @@ def _verdict(found: Mapping[str, str]) -> str:
         )
     items = "".join(
         f'<li class="{advice.level}" id="finding-{name}"><span class="level">{advice.level.capitalize()}</span>'
-        f'<div><a href="#{advice.section}">{_text(found[name])}</a><p>{advice.text}</p></div></li>'
+        f'<div><a href="#{advice.section}">{page.text(found[name])}</a><p>{advice.text}</p></div></li>'
         for name, advice in _ADVICE.items()
         if name in found
     )
@@ -236,11 +235,11 @@ def _classes(facts: Mapping[str, Any]) -> str:
             " classes; <code>convert.json</code> lists all.</p>"
         )
     rows.append(["All", *(f"{count:,}" for count in records.values())])
-    return note + _table(["Class", *splits], rows, kind="classes")
+    return note + page.table(["Class", *splits], rows, kind="classes")
 
 
 def _class_name(row: Mapping[str, Any]) -> str:
-    name = _text(row["name"])
+    name = page.text(row["name"])
     return f'<span class="class"><small>{row["label"]}</small><span class="name" title="{name}">{name}</span></span>'
 
 
@@ -254,7 +253,7 @@ def _share(count: int, of: int, highest: int) -> str:
 def _samples(classes: Sequence[Mapping[str, Any]], thumbnails: Sequence[Thumbnail]) -> str:
     sheets = []
     for label, group in itertools.groupby(thumbnails, key=lambda thumbnail: thumbnail.label):
-        name = _text(classes[label]["name"])
+        name = page.text(classes[label]["name"])
         images = "".join(_thumbnail(thumbnail, name) for thumbnail in group)
         sheets.append(f'<h3 class="name" title="{name}">{name}</h3><ul class="sheet">{images}</ul>')
     which = f"{len(sheets):,} of {len(classes):,} classes" if len(sheets) < len(classes) else "each class"
@@ -266,7 +265,7 @@ def _samples(classes: Sequence[Mapping[str, Any]], thumbnails: Sequence[Thumbnai
 
 
 def _thumbnail(thumbnail: Thumbnail, name: str) -> str:
-    path, split = _text(thumbnail.path), _text(thumbnail.split)
+    path, split = page.text(thumbnail.path), page.text(thumbnail.split)
     source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail.jpeg).decode()}"
     return f'<li><img src="{source}" alt="{name}, {split}: {path}" title="{path}"><span>{split}</span></li>'
 
@@ -283,7 +282,7 @@ def _histogram(title: str, facts: Mapping[str, Any], written: Callable[[float], 
         f'<span style="left:{100 * i / bins:.2f}%">{written(facts["edges"][i])}</span>'
         for i in range(0, bins + 1, max(1, bins // _AXIS_PARTS))
     )
-    described = f"{title} of {_number(sum(facts['counts']), 'image')}: {low} to {high}, median {median}"
+    described = f"{title} of {page.number(sum(facts['counts']), 'image')}: {low} to {high}, median {median}"
     return (
         f'<figure>{heading}<div class="plot"><div class="axis">'
         f'<span style="left:{place:.2f}%;transform:translateX(-{place:.2f}%)">median {median}</span></div>'
@@ -300,7 +299,7 @@ def _bars(facts: Mapping[str, Any], highest: int, written: Callable[[float], str
     bars = []
     for i, count in enumerate(facts["counts"]):
         height = max(1.5, 100 * count / highest) if count else 0  # A single image can be seen.
-        text = f"{written(facts['edges'][i])} to {written(facts['edges'][i + 1])}: {_number(count, 'image')}"
+        text = f"{written(facts['edges'][i])} to {written(facts['edges'][i + 1])}: {page.number(count, 'image')}"
         bars.append(
             f'<rect x="{(i + 0.05) * width:.2f}" y="{100 - height:.2f}" width="{0.9 * width:.2f}"'
             f' height="{height:.2f}"><title>{text}</title></rect>'
@@ -311,15 +310,15 @@ def _bars(facts: Mapping[str, Any], highest: int, written: Callable[[float], str
 def _types(images: Mapping[str, Any]) -> str:
     found, stored = images["source_types"], images["types"]
     names = {**found, **stored}
-    rows = ([_text(name), f"{found.get(name, 0):,}", f"{stored.get(name, 0):,}"] for name in names)
-    return _table(["Type", "Found", "Stored"], rows, numbers=(1, 2))
+    rows = ([page.text(name), f"{found.get(name, 0):,}", f"{stored.get(name, 0):,}"] for name in names)
+    return page.table(["Type", "Found", "Stored"], rows, numbers=(1, 2))
 
 
 def _changes(changes: Mapping[str, int]) -> str:
     rows = [[name, f"{count:,}", _CHANGES[name]] for name, count in changes.items() if count]
     if not rows:
         return "<p>Nothing: the bytes of every file are stored as they are.</p>"
-    return _table(["Change", "Images", "How"], rows, numbers=(1,))
+    return page.table(["Change", "Images", "How"], rows, numbers=(1,))
 
 
 def _files(facts: Mapping[str, Any]) -> str:
@@ -327,12 +326,12 @@ def _files(facts: Mapping[str, Any]) -> str:
     counts, reasons = facts["files"], facts["reasons"]
     stored = f"{facts['records']:,} stored" + f", of these {counts['repaired']:,} repaired" * (counts["repaired"] > 0)
     text = f"<p>{stored}; {counts['skipped']:,} skipped: no sound images; {counts['dropped']:,} dropped: copies.</p>"
-    rows = [[_text(reason["reason"]), reason["done"], f"{reason['files']:,}"] for reason in reasons]
+    rows = [[page.text(reason["reason"]), reason["done"], f"{reason['files']:,}"] for reason in reasons]
     rest = counts["skipped"] + counts["repaired"] - sum(reason["files"] for reason in reasons)
     if rest:
         rows.append(["Other reasons", "", f"{rest:,}"])
     return text + (
-        _table(["Reason (N: a number)", "Done", "Files"], rows, numbers=(2,), kind="reasons") if rows else ""
+        page.table(["Reason (N: a number)", "Done", "Files"], rows, numbers=(2,), kind="reasons") if rows else ""
     )
 
 
@@ -342,7 +341,9 @@ def _duplicates(found: Mapping[str, Any]) -> str:
         return "<p>No two files have the same bytes.</p>"
     kinds = {kind: title for kind, title in _DUPLICATES.items() if found[kind]}
     text = f"<p>{found['files']:,} files have the bytes of another; <code>--duplicates</code> says which are kept.</p>"
-    table = _table(["The same image", "Images"], ([t, f"{found[kind]:,}"] for kind, t in kinds.items()), numbers=(1,))
+    table = page.table(
+        ["The same image", "Images"], ([t, f"{found[kind]:,}"] for kind, t in kinds.items()), numbers=(1,)
+    )
     return text + table + "".join(f"<h3>{t}</h3>{_sets(found['examples'][k], found[k])}" for k, t in kinds.items())
 
 
@@ -351,9 +352,9 @@ def _sets(examples: Sequence[Sequence[str]], count: int) -> str:
     items = []
     for paths in examples:
         more = f"<small>and {len(paths) - _PATHS:,} more</small>" if len(paths) > _PATHS else ""
-        items.append(f"<li>{''.join(f'<code>{_text(path)}</code>' for path in paths[:_PATHS])}{more}</li>")
+        items.append(f"<li>{''.join(f'<code>{page.text(path)}</code>' for path in paths[:_PATHS])}{more}</li>")
     if count > len(examples):
-        items.append(f"<li><small>and {_number(count - len(examples), 'more image')}</small></li>")
+        items.append(f"<li><small>and {page.number(count - len(examples), 'more image')}</small></li>")
     return f'<ul class="sets">{"".join(items)}</ul>'
 
 
@@ -362,9 +363,10 @@ def _colors(colors: Mapping[str, Any]) -> str:
     channels = list(zip(("Red", "Green", "Blue"), colors["mean"], colors["std"]))
     rows = ([name, f"{m:.2f}", f"{s:.2f}", f"{m / 255:.4f}", f"{s / 255:.4f}"] for name, m, s in channels)
     mean, std = ([round(value / 255, 4) for value in colors[key]] for key in ("mean", "std"))
+    sampled = page.number(colors["sampled"], "image")
     return (
-        f'<p class="aside">Of {_number(colors["sampled"], "image")}, evenly over all splits; each counts the same.</p>'
-        f"{_table(['Channel', 'Mean', 'Std', 'Mean / 255', 'Std / 255'], rows, numbers=(1, 2, 3, 4))}"
+        f'<p class="aside">Of {sampled}, evenly over all splits; each counts the same.</p>'
+        f"{page.table(['Channel', 'Mean', 'Std', 'Mean / 255', 'Std / 255'], rows, numbers=(1, 2, 3, 4))}"
         f"<pre># Pixels in 0..255\nmean = {colors['mean']}\nstd = {colors['std']}</pre>"
         f"<pre># Pixels in 0..1, after Rescaling(1 / 255) or ToTensor()\nmean = {mean}\nstd = {std}</pre>"
     )
@@ -380,28 +382,6 @@ def _flags(config: Mapping[str, Any]) -> Iterator[str]:
         elif value is not None and name not in ("name", "format_version"):
             text = flags.CsvListSerializer(",").serialize(value) if isinstance(value, list) else str(value)
             yield f"--{name}={shlex.quote(text)}"
-
-
-def _table(
-    heads: Sequence[str], rows: Iterable[Iterable[str]], numbers: Sequence[int] = (), kind: str = "plain"
-) -> str:
-    """A table of HTML cells; the first of each row names it, the columns `numbers` are aligned to the right."""
-    kinds = [' class="number"' if column in numbers else "" for column in range(len(heads))]
-    head = "".join(f'<th scope="col"{k}>{text}</th>' for k, text in zip(kinds, heads))
-    body = ""
-    for name, *cells in rows:
-        line = "".join(f"<td{k}>{cell}</td>" for k, cell in zip(kinds[1:], cells))
-        body += f'<tr><th scope="row">{name}</th>{line}</tr>'
-    return f'<table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-
-
-def _text(text: str) -> str:
-    """Escapes for elements and attributes; control characters are written out."""
-    return html.escape(text.translate(_CONTROLS))
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _pixels(length: float) -> str:

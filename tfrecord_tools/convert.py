@@ -9,6 +9,7 @@ Every image is proven sound; JPEG and PNG are stored byte for byte. A command th
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import shutil
 import time
@@ -80,7 +81,11 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
 
     def request(self) -> dict[str, Any]:
         """What two commands must share for the second to continue the first."""
-        return self.output_settings() | {"src": os.path.realpath(self.src), "update": self.update}
+        return self.output_settings() | {
+            "src": os.path.realpath(self.src),
+            "update": self.update,
+            **({"relabel": _sha256(self.relabel)} if self.relabel else {}),
+        }
 
 
 def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict[str, Any]:
@@ -144,6 +149,11 @@ class _Conversion:
 
     def __init__(self, config: ConvertConfig, out: Path, pool: Pool, log: Callable[[str], object]):
         self._base = update.read(out) if config.update else None
+        if self._base is not None and self._base.relabelled and not config.relabel:
+            raise UserError(
+                f"--update: {out} was made with --relabel. Pass that file again, for its images would get the labels of"
+                " the source back; or convert anew with --overwrite."
+            )
         self._config = config if self._base is None else update.adopted(config, self._base, config.explicit)
         self._pool = pool
         self._log = log
@@ -233,8 +243,16 @@ class _Conversion:
         samples = report.sample(decided, sources, facts, data, self._pool)
         found = report.describe(decided, sources, facts)
         found["images"] |= {"colors": samples.colors, "verified": self._config.verify}
+        if sources.relabelled:
+            changes = ({"from": old, "to": new, "images": count} for (old, new), count in sources.relabelled.items())
+            found["relabelled"] = sorted(changes, key=lambda change: (change["from"], change["to"]))
         metadata.write(data, decided, found)
         card.write(data, metadata.read(data), samples.thumbnails)
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
 
 
 def _stem(path: str) -> str:
@@ -326,6 +344,7 @@ def define_flags() -> None:
     flags.DEFINE_string("src", None, "Directory or zip or tar of images, manifest, or CSV of pixels.")
     flags.DEFINE_string("out", default["out"], "Directory to write.")
     cli.define_source_flags()
+    flags.DEFINE_string("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
     flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the records.")
     flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: by bytes.")
     flags.DEFINE_integer("shard_bytes", None, "Aimed bytes a shard. Default: total/64 within 16..150 MiB.")

@@ -41,7 +41,7 @@ def is_one(path: str) -> bool:
     return path.lower().endswith(_ENDINGS) and os.path.isfile(path) and not pixel_csv.is_one(path)
 
 
-def read(path: str, columns: Mapping[str, str], root: str) -> Manifest:
+def read(path: str, columns: Mapping[str, str], root: str, flag: str = "manifest") -> Manifest:
     """Reads a manifest.
 
     Args:
@@ -49,20 +49,24 @@ def read(path: str, columns: Mapping[str, str], root: str) -> Manifest:
         columns: The names of the columns path, label, split, group; the last two need not be there, unless they are
             named otherwise, which nobody does for nothing.
         root: The images' source.
+        flag: By which the file was given.
 
     Raises:
         UserError: It cannot be read, lacks a column or a value, or names a path twice.
     """
     if not os.path.isfile(path):
-        raise UserError(f"--manifest={path}: no such file. A CSV or Parquet file with a path and a label is expected.")
+        raise UserError(f"--{flag}={path}: no such file. A CSV or Parquet file with a path and a label is expected.")
     table = _table(path)
     for name, column in columns.items():
         count = table.column_names.count(column)
         if count > 1 or (not count and (name in _NEEDED or name != column)):
             wrong = f"{count} columns are named" if count else "no column"
+            advice = (
+                f" Name the column of {name}s with --{name}_column. (A CSV of pixels, which needs no manifest, begins"
+                " with label,1x1,1x2.)"
+            )
             raise UserError(
-                f"{path}: {wrong} {column!r}; there is {_shown(table.column_names)}. Name the column of {name}s with"
-                f" --{name}_column. (A CSV of pixels, which needs no manifest, begins with label,1x1,1x2.)"
+                f"{path}: {wrong} {column!r}; there is {_shown(table.column_names)}.{advice * (flag == 'manifest')}"
             )
     if not len(table):
         raise UserError(f"{path}: it has no rows.")

@@ -10,7 +10,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ NO_GROUP = 0
 LAYOUTS = "cat_dog_img/train/cats/1.jpg (split/class/image) or cat_dog_img/cats/1.jpg (class/image)"
 _NAMED_BY_CLASS = r"(?:^|/)([^/]*?[^/\d._ -])[._ -]*\d+\.[^./]+$"  # cat.0.jpg, american_bulldog_100.jpg: Kaggle's way.
 _MIN_SHARE_NAMED = 0.9
+_NAMES_SHOWN = 10  # Of classes, in a message.
+_WAYS_SHOWN = 5  # From one label to another.
 _NO_CLASS = "not inside a class directory"
 _NOT_IN_NAME = "its name does not say its class (see --label_regex)"
 _NO_SPLIT = "lies beside the directories of the splits, in none of them"
@@ -44,6 +46,7 @@ class ScanConfig:
         label_column: Class names.
         split_column: Used if it is there.
         group_column: Used if it is there.
+        relabel: A CSV or Parquet file with the columns `path` and `label`: these images get these labels instead.
     """
 
     src: str
@@ -55,6 +58,7 @@ class ScanConfig:
     label_column: str = "label"
     split_column: str = "split"
     group_column: str = "group"
+    relabel: str | None = None
 
     def __post_init__(self) -> None:
         if not self.src:
@@ -96,6 +100,7 @@ class Sources:
         rejected: What cannot be a record, known without opening it.
         left_out: Files of the classes that `classes` does not name, per class.
         notes: What the user should know of how the source was understood.
+        relabelled: (label by the source, label by `ScanConfig.relabel`) -> files for which these differ.
     """
 
     root: str
@@ -112,6 +117,7 @@ class Sources:
     rejected: tuple[Rejected, ...]
     left_out: dict[str, int]
     notes: tuple[str, ...] = ()
+    relabelled: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -211,6 +217,7 @@ def _sources(
     note: str = "",
 ) -> Sources:
     """Makes numbers of the names and leaves out what is not wanted."""
+    labels, relabelled = _relabel(config, listing.paths, labels)
     counts = Counter(label for label in labels if label is not None)
     class_names = _class_names(config, counts, rejected)
     label_of = {name: label for label, name in enumerate(class_names)}
@@ -236,8 +243,53 @@ def _sources(
         has_splits=bool(len(sides)) and bool((sides != TO_BE_SPLIT).all()),
         rejected=tuple(rejected),
         left_out={name: counts[name] for name in sorted(counts) if name not in label_of},
-        notes=(note,) if note else (),
+        notes=tuple(_notes(note, relabelled)),
+        relabelled=relabelled,
     )
+
+
+def _relabel(
+    config: ScanConfig, paths: Sequence[str], labels: Sequence[str | None]
+) -> tuple[Sequence[str | None], Counter[tuple[str, str]]]:
+    """Gives the images that `config.relabel` names the labels that stand there, and counts what is changed.
+
+    Raises:
+        UserError: It cannot be read, or names a path that is none of an image, or a label that is none of a class.
+    """
+    if config.relabel is None:
+        return labels, Counter()
+    rows = manifest.read(config.relabel, {"path": "path", "label": "label"}, config.src, "relabel")
+    number_of = {path: number for number, path in enumerate(paths) if labels[number] is not None}
+    unknown = [path for path in rows.paths if path not in number_of]
+    if unknown:
+        raise UserError(
+            f"--relabel={config.relabel}: {len(unknown):,} of {len(rows.paths):,} paths are none of an image in"
+            f" {config.src}, such as {unknown[0]!r}. Paths are expected as predictions.csv and records.parquet have"
+            f" them, such as {next(iter(number_of), 'none')!r}."
+        )
+    names = {name for name in labels if name is not None}
+    for path, name in zip(rows.paths, rows.labels):
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=3) or sorted(names)[:_NAMES_SHOWN]
+            raise UserError(
+                f"--relabel={config.relabel}: {name!r}, the label of {path!r}, is no class; there is {', '.join(near)}."
+            )
+    changed, counts = list(labels), Counter[tuple[str, str]]()
+    for path, name in zip(rows.paths, rows.labels):
+        old = labels[number_of[path]]
+        if old is not None and old != name:
+            changed[number_of[path]] = sys.intern(name)
+            counts[old, name] += 1
+    return changed, counts
+
+
+def _notes(note: str, relabelled: Counter[tuple[str, str]]) -> Iterator[str]:
+    if note:
+        yield note
+    if relabelled:
+        ways = ", ".join(f"{count:,} from {old} to {new}" for (old, new), count in relabelled.most_common(_WAYS_SHOWN))
+        more = f", {len(relabelled) - _WAYS_SHOWN:,} ways more" if len(relabelled) > _WAYS_SHOWN else ""
+        yield f"{relabelled.total():,} images relabelled: {ways}{more}"
 
 
 def _layout(config: ScanConfig, listing: Listing) -> _Layout:

@@ -27,7 +27,8 @@ _COLUMNS = (
 class Base:
     """A dataset with what is known of its images: facts, survey.FACT[n], size and mtime left out.
 
-    `verified` says how they were proven: "full" or "header".
+    `verified` says how they were proven: "full" or "header"; `relabelled`, whether some have other labels than in the
+    source.
     """
 
     previous: Previous
@@ -35,6 +36,7 @@ class Base:
     config: dict[str, Any]
     digest: str
     verified: str
+    relabelled: bool
 
     def known(self, paths: Sequence[str]) -> np.ndarray:
         """Returns FACT[len(paths)], zeros where a path is new."""
@@ -76,7 +78,7 @@ def read(directory: Path) -> Base:
         shards=table.column("shard").to_numpy(),
         files=files,
     )
-    return Base(previous, rows, facts["config"], facts["digest"], facts["images"]["verified"])
+    return Base(previous, rows, facts["config"], facts["digest"], facts["images"]["verified"], "relabelled" in facts)
 
 
 def adopted(config: Config, base: Base, explicit: Collection[str] = ()) -> Config:

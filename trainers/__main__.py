@@ -8,6 +8,9 @@ COMMANDS = {
     "frozen": "trains a head on a pretrained network, on augmented images",
     "finetune": "trains a head on a pretrained network, then its last stage too",
     "compare": "trains several variants with several seeds and shows side by side what came out",
+    "evaluate": "judges a trained model on a split of a dataset, with a report",
+    "predict": "says of image files what they are",
+    "export": "writes a trained model for TensorFlow Serving, LiteRT or ONNX",
 }
 
 if __name__ == "__main__":

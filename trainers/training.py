@@ -18,11 +18,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import files
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, Records
-from trainers import device, features_cache, inputs, models, probe, run_directory
+from trainers import device, features_cache, inputs, model_file, models, predictions, probe, report, run_directory
 from trainers.checkpoint import Checkpointer, DivergedError
 from trainers.fit import Task, compile_model, fit, make_optimizer
 from trainers.models import Classifier
@@ -35,6 +34,7 @@ class Training:
     """Everything that a training is made of.
 
     Attributes:
+        trainer: Its name.
         data: What to train on.
         splits: Its records.
         recipe: The model and its phases.
@@ -44,6 +44,7 @@ class Training:
         steps: As many batches as hold the training images once.
     """
 
+    trainer: str
     data: Dataset
     splits: inputs.Splits
     recipe: Recipe
@@ -92,6 +93,7 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         classifier.set_trainable(phase.trainable)
         make_optimizer(phase, 1)
     training = Training(
+        trainer=trainer,
         data=data,
         splits=splits,
         recipe=recipe,
@@ -129,7 +131,7 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
 
 
 def _train_in(run: Path, training: Training) -> dict[str, Any]:
-    """Fits, evaluates and saves; each of these goes on or is repeated when the process before was killed in it."""
+    """Fits, saves, judges and reports; each of these goes on or is repeated when a process before was killed in it."""
     recipe, config, splits = training.recipe, training.config, training.splits
     write_history = functools.partial(run_directory.write_history, run)
     checkpointer = Checkpointer(run / run_directory.CHECKPOINT, every=config.checkpoint_every, on_epoch=write_history)
@@ -144,17 +146,17 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
     if config.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run / run_directory.TENSORBOARD, write_graph=False))
     fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=1 if sys.stdout.isatty() else 2)
-    # What is judged is what is kept: the float32 copy of the whole, not the model in the precision of the training.
+    # What is judged is what is kept: the float32 copy of the whole, not what was trained in whatever precision.
     model = models.rebuild_float32(training.classifier, recipe.model, training.classes)
-    compile_model(model, optimizer="sgd", jit_compile=training.found.jit_compile)
-    validation = inputs.eval_batches(splits.validation, recipe, training.classes)
-    scores = model.evaluate(validation, verbose=0, return_dict=True)
-    _save_model(model, run / run_directory.MODEL)
+    compile_model(model, optimizer="sgd", jit_compile=False)  # For who loads it and evaluates.
+    info = model_file.describe(training.data, image_size=recipe.model.size, crop=recipe.crop, trainer=training.trainer)
+    model_file.save(model, info, run / run_directory.MODEL)
+    predicted = predictions.of_records(model, info, splits.validation)
     steps, seconds = checkpointer.position.global_step, checkpointer.seconds
-    metrics = scores | {
+    metrics = predictions.summary(predicted) | {
         "split": splits.validation_name,
         "note": "The choices of this training were made on this split: expect somewhat less on new images.",
-        "count": len(splits.validation) - len(splits.validation.corrupt),
+        "count": len(predicted),
         "corrupt": [*splits.train.corrupt.values(), *splits.validation.corrupt.values()],
         "steps": steps,
         "seconds": round(seconds, 1),
@@ -163,6 +165,7 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
         "model_bytes": (run / run_directory.MODEL).stat().st_size,
         "latency_ms": _latency_ms(model, recipe.model.size),
     }
+    report.write(run, model=model, info=info, records=splits.validation, predicted=predicted, metrics=metrics, run=run)
     run_directory.finish(run, metrics)
     return metrics
 
@@ -295,15 +298,6 @@ def _weights(recipe: Recipe) -> dict[str, str]:
 
 def _sha256(path: str) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
-
-
-def _save_model(model: keras.Model, path: Path) -> None:
-    temporary = path.with_stem("unfinished")  # Keras insists on the suffix.
-    model.save(temporary)
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    files.sync_directory(path.parent)
 
 
 def _latency_ms(model: keras.Model, size: int) -> float:

@@ -1,0 +1,141 @@
+"""Grad-CAM, where the answer is known by construction: an object pasted into a scene that is blank elsewhere."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+
+from trainers import gradcam
+
+SIZE, OBJECT = 128, 40
+COLORS = {0: (230, 40, 40), 1: (40, 220, 40), 2: (40, 40, 230)}  # The class of an object is its colour.
+
+
+def scenes(classes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """u8[n SIZE SIZE 3] of grey with a coloured square, and bool[n SIZE SIZE], where that is."""
+    random = np.random.default_rng(seed)
+    images = np.full((len(classes), SIZE, SIZE, 3), 128, np.uint8)
+    masks = np.zeros(images.shape[:3], bool)
+    for image, mask, label in zip(images, masks, classes):
+        top, left = random.integers(0, SIZE - OBJECT, 2)
+        image[top : top + OBJECT, left : left + OBJECT] = COLORS[label]
+        mask[top : top + OBJECT, left : left + OBJECT] = True
+    return images, masks
+
+
+def by_hand(head: str, classes: int) -> keras.Model:
+    """Red, green and blue surplus, and a head whose classes are just these."""
+    pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    x = keras.layers.Conv2D(3, 4, strides=4, activation="relu", name="surplus")(x)
+    if head == "nested":
+        inner = keras.Sequential([keras.Input(x.shape[1:]), keras.layers.MaxPooling2D(2)])
+        inner.add(keras.layers.GlobalAveragePooling2D())
+        x = inner(x)
+    else:
+        x = keras.layers.Flatten()(x) if head == "flatten" else keras.layers.GlobalAveragePooling2D()(x)
+    if head == "activation":
+        x = keras.layers.Activation("softmax")(keras.layers.Dense(classes, name="head")(x))
+    elif classes == 2:
+        x = keras.layers.Dense(1, activation="sigmoid", name="head")(x)
+    else:
+        x = keras.layers.Dense(classes, activation="softmax", name="head")(x)
+    model = keras.Model(pixels, x)
+    kernel = np.zeros((4, 4, 3, 3), np.float32)
+    for color in range(3):
+        kernel[..., color] = (np.eye(3)[color] - 0.5 * (1 - np.eye(3)[color])) / 16
+    model.get_layer("surplus").set_weights([kernel, np.zeros(3)])
+    weights = np.eye(3, classes) * 200 if model.output_shape[1] > 1 else np.array([[-200], [200], [0]])
+    if head == "flatten":
+        weights = np.tile(weights, (SIZE // 4 * SIZE // 4, 1)) / 50
+    model.get_layer("head").set_weights([weights, np.zeros(weights.shape[1])])
+    return model
+
+
+def share_inside(heat: np.ndarray, mask: np.ndarray) -> float:
+    """How much of the heat lies on the object, whose rim may be a place wide."""
+    cell = SIZE // heat.shape[0]
+    near = mask.reshape(len(heat), cell, len(heat), cell).any((1, 3))
+    return float(heat[near].sum() / heat.sum())
+
+
+@pytest.mark.parametrize(
+    ("head", "classes"),
+    [("pool", 2), ("pool", 3), ("flatten", 2), ("flatten", 3), ("nested", 2), ("nested", 3), ("activation", 3)],
+)
+def test_the_heat_lies_on_the_object(head, classes):
+    model = by_hand(head, classes)
+    labels = [0, 1, 2][:classes] * 3
+    images, masks = scenes(labels)
+    output = np.asarray(model(images))
+    said = (output[:, 0] >= 0.5).astype(int) if classes == 2 else output.argmax(1)
+    assert said.tolist() == labels  # And so sure that a gradient of the probability would have vanished:
+    assert np.abs(output - 0.5).min() > 0.49
+    heat = gradcam.heatmaps(model, images, said)
+    assert heat is not None
+    assert heat.shape[1:] == ((16, 16) if head == "nested" else (32, 32))
+    assert (heat.min(), heat.max((1, 2)).tolist()) == (0, [1] * len(labels))
+    assert min(map(share_inside, heat, masks)) > 0.95
+
+
+def test_of_two_objects_the_one_that_is_asked_about():
+    images, masks = scenes([0])
+    images[0, :OBJECT, :OBJECT], masks[0] = COLORS[0], False
+    images[0, -OBJECT:, -OBJECT:] = COLORS[1]
+    masks[0, -OBJECT:, -OBJECT:] = True
+    model = by_hand("pool", 3)
+    green = gradcam.heatmaps(model, images, np.array([1]))
+    blue = gradcam.heatmaps(model, images, np.array([2]))
+    assert green is not None
+    assert blue is not None
+    assert share_inside(green[0], masks[0]) > 0.95
+    assert blue.max() == 0  # Nothing speaks for it.
+
+
+@pytest.mark.parametrize(("classes", "pooling"), [(2, None), (3, "avg")], ids=["places put out", "pooled inside"])
+def test_on_a_backbone_of_keras(classes, pooling):
+    """Every feature speaks for class 1, and on the grey around the object all of them are 0, whatever the weights."""
+    keras.utils.set_random_seed(0)
+    base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3), pooling=pooling)
+    pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = base(keras.layers.Rescaling(1 / 128, -1)(pixels))
+    x = x if pooling else keras.layers.GlobalAveragePooling2D()(x)
+    kind = {"units": 1, "activation": "sigmoid"} if classes == 2 else {"units": 3, "activation": "softmax"}
+    model = keras.Model(pixels, keras.layers.Dense(name="head", use_bias=False, **kind)(x))
+    kernel = np.ones((512, 1)) if classes == 2 else np.tile([-1, 1, 0], (512, 1))
+    model.get_layer("head").set_weights([kernel])
+    images, masks = scenes([0, 1, 2])
+    heat = gradcam.heatmaps(model, images, np.ones(3, int))
+    assert heat is not None
+    assert heat.shape == (3, 4, 4)
+    areas = masks.reshape(3, 4, 32, 4, 32).sum((2, 4))
+    assert all(area[np.unravel_index(one.argmax(), (4, 4))] > 0 for area, one in zip(areas, heat))
+    against = gradcam.heatmaps(model, images[:1], np.zeros(1, int))
+    assert against is not None
+    assert against.max() == 0
+
+
+def test_the_layers_are_as_before():
+    model = by_hand("nested", 2)
+    images, _ = scenes([0, 1])
+    before = np.asarray(model(images))
+    gradcam.heatmaps(model, images, np.array([0, 1]))
+    assert all("call" not in vars(layer) for layer in model.layers)
+    np.testing.assert_array_equal(np.asarray(model(images)), before)
+
+
+def test_a_model_without_places_has_no_heat():
+    pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(pixels))
+    assert gradcam.heatmaps(keras.Model(pixels, x), scenes([0])[0], np.array([0])) is None
+
+
+def test_the_overlay_is_warm_where_the_heat_is():
+    image = np.full((32, 32, 3), 100, np.uint8)
+    heat = np.zeros((4, 4), np.float32)
+    heat[0, 0] = 1
+    laid = gradcam.overlaid(image, heat).astype(int)
+    assert laid.shape == (32, 32, 3)
+    assert laid[2, 2, 0] > laid[2, 2, 2] + 50  # Red,
+    assert laid[30, 30, 2] > laid[30, 30, 0]  # and blue.

@@ -1,0 +1,104 @@
+"""Scores, each against its definition, written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trainers import scores
+
+
+@pytest.fixture(scope="module")
+def two() -> tuple[np.ndarray, np.ndarray]:
+    """Labels and scores of 200 images, many of them ties."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 200)
+    return labels, (random.integers(0, 20, 200) / 20 * 0.6 + labels * 0.2).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [
+        (567, 602, 0.9202, 0.9579),
+        (5, 10, 0.2366, 0.7634),
+        (0, 10, 0.0, 0.2775),
+        (10, 10, 0.7225, 1.0),
+        (0, 0, 0.0, 1.0),
+    ],
+)
+def test_wilson(right, count, low, high):
+    interval = scores.wilson(right, count)
+    assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
+
+
+def test_the_interval_holds_the_truth_95_times_of_100():
+    random = np.random.default_rng(0)
+    found = [scores.wilson(int(random.binomial(500, 0.9)), 500) for _ in range(2000)]
+    assert np.mean([one.low <= 0.9 <= one.high for one in found]) == pytest.approx(0.95, abs=0.02)
+
+
+def test_confusion_and_rates():
+    labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
+    counts = scores.confusion(labels, predicted, 4)
+    assert counts.tolist() == [[2, 1, 0, 0], [0, 2, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+    rates = scores.per_class(counts)
+    assert rates.count.tolist() == [3, 2, 1, 0]
+    np.testing.assert_allclose(rates.recall, [2 / 3, 1, 0, np.nan])
+    np.testing.assert_allclose(rates.precision, [2 / 3, 2 / 3, np.nan, np.nan])
+    np.testing.assert_allclose(rates.f1, [2 / 3, 0.8, 0, np.nan])
+
+
+def test_roc_is_the_share_of_pairs_in_the_right_order(two):
+    labels, values = two
+    curve = scores.roc(labels, values)
+    above, below = values[labels == 1][:, None], values[labels == 0][None]
+    assert curve.area == pytest.approx(np.mean((above > below) + 0.5 * (above == below)))
+    assert (curve.x[0], curve.y[0], curve.x[-1], curve.y[-1]) == (0, 0, 1, 1)
+    for threshold in np.unique(values):
+        point = np.mean(values[labels == 0] >= threshold), np.mean(values[labels == 1] >= threshold)
+        assert point in list(zip(curve.x, curve.y))
+
+
+def test_precision_recall(two):
+    labels, values = two
+    curve = scores.precision_recall(labels, values)
+    area, before = 0.0, 0.0
+    for threshold in np.unique(values)[::-1]:
+        said = values >= threshold
+        recall, precision = labels[said].sum() / labels.sum(), labels[said].mean()
+        area, before = area + (recall - before) * precision, recall
+        assert any(np.allclose((recall, precision), point) for point in zip(curve.x, curve.y))
+    assert curve.area == pytest.approx(area)
+
+
+def test_perfect_and_reversed_scores():
+    labels, values = np.array([0, 0, 1, 1]), np.array([0.1, 0.2, 0.8, 0.9], np.float32)
+    assert (scores.roc(labels, values).area, scores.roc(labels, -values).area) == (1, 0)
+    assert scores.precision_recall(labels, values).area == 1
+
+
+def test_the_best_threshold_is_the_best_of_all(two):
+    labels, values = two
+    best = scores.best_threshold(labels, values)
+    assert np.mean((values >= best.value) == labels) == pytest.approx(best.accuracy)
+    assert best.accuracy == max(np.mean((values >= value) == labels) for value in np.linspace(0, 1, 1001))
+
+
+def test_of_equally_good_thresholds_the_nearest_to_a_half():
+    labels = np.array([0, 0, 1, 1])
+    assert scores.best_threshold(labels, np.array([0.2, 0.3, 0.7, 0.9])).value == pytest.approx(0.5)
+    assert scores.best_threshold(1 - labels, np.array([0.2, 0.3, 0.7, 0.9])).accuracy == 0.5
+
+
+def test_reliability_and_its_error():
+    confidence = np.array([0.55, 0.55, 0.95, 0.95, 1.0], np.float32)
+    found = scores.reliability(confidence, np.array([True, False, True, True, False]))
+    assert found.count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 3]
+    np.testing.assert_allclose(found.accuracy[[5, 9]], [1 / 2, 2 / 3])
+    assert np.isnan(found.accuracy[0])
+    assert found.error == pytest.approx((2 * abs(0.55 - 0.5) + 3 * abs(2.9 / 3 - 2 / 3)) / 5)
+
+
+def test_cross_entropy_of_a_sure_mistake_is_finite():
+    probabilities = np.array([[0.5, 0.5], [1, 0]], np.float32)
+    assert scores.cross_entropy(np.array([0, 1]), probabilities) == pytest.approx((np.log(2) - np.log(1e-7)) / 2)

@@ -1,0 +1,116 @@
+"""Judges a trained model on a split of any dataset of the same classes, and writes the report.
+
+    python -m trainers.evaluate --run runs/finetune-20250131-235959 --tfrecords out/ --split test
+
+The dataset may have its classes in another order than the one trained on: they are matched by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from tfrecord_tools import command
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Dataset, open_dataset
+from trainers import model_file, predictions, report, run_directory
+from trainers.model_file import ModelInfo
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """What is judged on what.
+
+    Attributes:
+        run: The run directory of a trainer, or a model file.
+        tfrecords: A dataset directory.
+        split: Of it.
+        out: The directory to write; None: one beside the model, named after dataset and split.
+    """
+
+    run: str
+    tfrecords: str
+    split: str = "test"
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise UserError("--run is missing: the model to judge. Pass the run directory of a trainer.")
+        if not self.tfrecords:
+            raise UserError(
+                "--tfrecords is missing: the images to judge it on. Pass the --out of python -m tfrecord_tools.convert."
+            )
+
+
+def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+    """Judges a model and writes metrics.json, report.html, predictions.csv, suspects.csv and plots/.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        UserError: No such model, dataset or split, or other classes.
+    """
+    path = model_file.find(config.run)
+    info = model_file.read_info(path)
+    data = open_dataset(config.tfrecords)
+    predictions.check_classes(info, data)
+    records = data.records(config.split)
+    out = Path(config.out) if config.out else path.parent / f"evaluation-{data.name}-{config.split}"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out}: a file, not a directory. Pass another --out.")
+
+    from trainers import device  # Here, since it takes seconds to import TensorFlow.
+
+    device.set_up(precision="float32")
+    model, info = model_file.load(path)
+    predicted = predictions.of_records(model, info, records, data.class_names)
+    metrics = predictions.summary(predicted) | {
+        "split": f"the {config.split} split of {data.name}",
+        "note": _note(info, data, config.split),
+        "count": len(predicted),
+        "corrupt": list(records.corrupt.values()),
+        "dataset": data.name,
+        "digest": data.digest,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=path.parent)
+    run_directory.write_json(out / run_directory.METRICS, metrics)
+    low, high = metrics["accuracy_interval"]
+    print(
+        f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
+        f" {len(predicted):,} images: {metrics['split']}"
+    )
+    print(f"{out}/ with {', '.join(sorted(one.name for one in out.iterdir()))}")
+    return metrics
+
+
+def _note(info: ModelInfo, data: Dataset, split: str) -> str:
+    """What to think of figures of this split."""
+    if data.digest != info.dataset_digest:
+        return "This is another dataset than the model was trained on; whether they share images was not looked at."
+    return {
+        "train": "The model was trained on this split: its figures say nothing of new images.",
+        "validation": "The choices of its training were made on this split: expect somewhat less on new images.",
+    }.get(split, "No choice of its training was made on this split.")
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
+    flags.DEFINE_string("tfrecords", "", "The dataset directory, as tfrecord_tools.convert wrote it.")
+    flags.DEFINE_string("split", EvaluateConfig.split, "Of it: train, validation or test.")
+    flags.DEFINE_string("out", None, "The directory to write; by default one in --run, by dataset and split.")
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    evaluate(command.from_flags(EvaluateConfig))
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main)

@@ -1,0 +1,63 @@
+"""Exports a trained classifier for TensorFlow (Serving), LiteRT or ONNX, and proves that it answers as before.
+
+    python -m trainers.export --run runs/finetune-… --format=saved_model
+    python -m trainers.export --run runs/finetune-… --format=litert --quantize=int8 --tfrecords out/
+
+A SavedModel takes the bytes of images, and pixels; the others take pixels. All put out a probability for each class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from tfrecord_tools import command
+from tfrecord_tools.errors import UserError
+from trainers import exporting
+from trainers.exporting import ExportConfig
+
+FLAGS = flags.FLAGS
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("run", None, "The run directory of a trainer, or a .keras file that one wrote.")
+    flags.DEFINE_enum("format", ExportConfig.format, list(exporting.FORMATS), "What to write.")
+    flags.DEFINE_enum(
+        "quantize", ExportConfig.quantize, exporting.QUANTIZE, "Of LiteRT: weights in half precision, or all in int8."
+    )
+    flags.DEFINE_string(
+        "tfrecords",
+        None,
+        "A dataset directory to compare the answers on, and to calibrate int8; else images are drawn.",
+    )
+    flags.DEFINE_integer("samples", ExportConfig.samples, "How many of its records at most, for either.")
+    flags.DEFINE_float(
+        "tolerance",
+        None,
+        "Largest difference of a probability that passes; of int8, largest share of other classes. Default: "
+        + ", ".join(f"{name} {value:g}" for name, value in exporting.TOLERANCES.items()),
+    )
+    flags.DEFINE_string(
+        "out", None, "The directory to write; by default export/FORMAT[-QUANTIZE] in the run directory."
+    )
+    flags.DEFINE_boolean("overwrite", ExportConfig.overwrite, "Replace an export that is there.")
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    if not FLAGS.run:
+        raise UserError("--run is missing: the run directory of a trainer, or a .keras file that one wrote.")
+    logging.set_verbosity(logging.WARNING)  # TensorFlow logs every file that it writes.
+    exported = exporting.export(command.from_flags(ExportConfig))
+    names = sorted(path.name for path in exported.directory.iterdir())
+    print(f"export: {exported.directory}/ with {', '.join(names)}")
+    print(f"check: {exported.check}")
+    if resize := exported.info.images["resize"]:
+        mode = exported.info.images["resize_mode"]
+        print(f"note: its training's images were made with --resize={resize} --resize_mode={mode}: resize others alike")
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main)

@@ -1,0 +1,120 @@
+"""Says of images what they are: files, or all images below directories.
+
+    python -m trainers.predict --run runs/finetune-20250131-235959 photo.jpg more_photos/
+
+Each passes through what the converter makes of it, so that it is judged as its record would be. Files that are no
+images are listed, and the rest is judged; the exit code is then 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from tfrecord_tools import command
+from tfrecord_tools.errors import UserError
+from trainers import image_files, model_file, predictions
+from trainers.image_files import Found
+from trainers.predictions import Predictions
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """What is judged, and what comes of it.
+
+    Attributes:
+        run: The run directory of a trainer, or a model file.
+        images: Files and directories.
+        csv: A file for all probabilities; None: none.
+        json: Print them as JSON instead of a table.
+    """
+
+    run: str
+    images: Sequence[str]
+    csv: str | None = None
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.run:
+            raise UserError("--run is missing: the model to ask. Pass the run directory of a trainer.")
+        if not self.images:
+            raise UserError("no images are given. Pass images, or directories of images.")
+        if self.csv and not Path(self.csv).absolute().parent.is_dir():
+            raise UserError(f"--csv={self.csv}: there is no directory to write it to.")
+
+
+def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Found:
+    """Judges images.
+
+    Args:
+        config: Which, by what.
+        log: Takes each line of the table, or the JSON.
+
+    Returns:
+        What was found, and of it what is unreadable.
+
+    Raises:
+        UserError: No such model or files.
+    """
+    path = model_file.find(config.run)
+    info = model_file.read_info(path)
+    found = image_files.find(config.images)
+
+    from trainers import device  # Here, since it takes seconds to import TensorFlow.
+
+    device.set_up(precision="float32")
+    model, info = model_file.load(path)
+    judged = []
+    for batch in image_files.judge(model, info, found):
+        judged.append(batch)
+        if not config.json:
+            for line in _lines(batch):
+                log(line)
+    if config.json:
+        answers = [answer for batch in judged for answer in _as_json(batch)]
+        log(json.dumps({"predictions": answers, "unreadable": found.unreadable}, indent=2, ensure_ascii=False))
+    if config.csv and judged:
+        rows = (row for batch in judged for row in predictions.table(batch))
+        predictions.write_csv(Path(config.csv), rows)
+    return found
+
+
+def _lines(batch: Predictions) -> Iterator[str]:
+    """The prediction, its probability and the path of each image; paths last, since they may be long."""
+    width = max(map(len, batch.classes))
+    for path, label, confidence in zip(batch.paths, batch.predicted, batch.confidence):
+        yield f"{batch.classes[label]:<{width}}  {confidence:.4f}  {path}"
+
+
+def _as_json(batch: Predictions) -> Iterator[dict[str, Any]]:
+    for path, label, probabilities in zip(batch.paths, batch.predicted, batch.probabilities):
+        yield {
+            "path": path,
+            "prediction": batch.classes[label],
+            "probabilities": {name: float(p) for name, p in zip(batch.classes, probabilities)},
+        }
+
+
+def define_flags() -> None:
+    flags.DEFINE_string("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
+    flags.DEFINE_string("csv", None, "Also write all probabilities to this file, with the columns of predictions.csv.")
+    flags.DEFINE_boolean("json", PredictConfig.json, "Print JSON instead of the table.")
+
+
+def main(argv: Sequence[str]) -> None:
+    found = predict(command.from_flags(PredictConfig, images=argv[1:]))
+    for path, reason in found.unreadable.items():
+        print(f"unreadable: {path}: {reason}", file=sys.stderr)
+    if found.unreadable:
+        raise UserError(f"{len(found.unreadable):,} unreadable files, listed above. Everything else was judged.")
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main)

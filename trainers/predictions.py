@@ -1,0 +1,215 @@
+"""What a model says of images, each of them traceable to its record and its file; and which labels look wrong."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfrecord_tools import files
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Dataset, Records
+from trainers import scores
+from trainers.model_file import ModelInfo
+
+if TYPE_CHECKING:
+    import keras
+
+PREDICTIONS = "predictions.csv"
+SUSPECTS = "suspects.csv"
+BATCH_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What a model says of images. Columns run over images.
+
+    Attributes:
+        classes: The names, in the order of the model's labels.
+        probabilities: f32[n classes], each row adding up to 1.
+        predicted: i64[n], index into `classes`.
+        paths: Of the sources.
+        labels: i64[n], index into `classes`; None where the truth is not known.
+        records: i64[n], the number of each within its split; None for files.
+    """
+
+    classes: tuple[str, ...]
+    probabilities: np.ndarray
+    predicted: np.ndarray
+    paths: Sequence[str]
+    labels: np.ndarray | None = None
+    records: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """f32[n], the probability of what is predicted."""
+        return self.probabilities[np.arange(len(self)), self.predicted]
+
+
+def both_classes(output: np.ndarray) -> np.ndarray:
+    """Makes f32[n classes] of a model's output: f32[n 1], the probability of the second class, is given the first's."""
+    return np.concatenate([1 - output, output], 1) if output.shape[1] == 1 else output
+
+
+def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Returns the predicted class i64[n] of each row of f32[n classes]; of two, the second from the threshold on."""
+    if probabilities.shape[1] == 2:
+        return (probabilities[:, 1] >= threshold).astype(np.int64)
+    return probabilities.argmax(1)
+
+
+def of_records(
+    model: keras.Model, info: ModelInfo, records: Records, classes: Sequence[str] | None = None
+) -> Predictions:
+    """Judges records; the corrupt ones are left out.
+
+    Args:
+        model: As of `model_file.load`.
+        info: Likewise.
+        records: What to judge.
+        classes: The names of the records' labels; None: those of the model, in its order.
+
+    Raises:
+        UserError: The records are of other classes.
+    """
+    from tfrecord_tools import dataset
+
+    labels_of = _mapped(info.classes, info.classes if classes is None else classes)
+    batches = dataset.eval_batches(
+        records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop, with_numbers=True
+    )
+    predict = compiled(model)
+    outputs, numbers = zip(*((predict(images).numpy(), which.numpy()) for images, _, which in batches))
+    number = np.concatenate(numbers)
+    probabilities = both_classes(np.concatenate(outputs))
+    paths = records.paths
+    return Predictions(
+        classes=info.classes,
+        probabilities=probabilities,
+        predicted=decide(probabilities, info.threshold),
+        paths=[paths[i] for i in number.tolist()],
+        labels=labels_of[records.labels[number]],
+        records=records.rows[number],
+    )
+
+
+def compiled(model: keras.Model) -> Any:
+    """Returns the model as a function of u8[b h w 3], traced once for all batch sizes; without what `predict` adds."""
+    import tensorflow as tf
+
+    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)]
+    return tf.function(lambda images: model(images, training=False), input_signature=signature)
+
+
+def check_classes(info: ModelInfo, data: Dataset) -> None:
+    """Raises UserError, which names the difference, if a dataset is of other classes than a model."""
+    _mapped(info.classes, data.class_names, f"{data.directory}: ")
+
+
+def summary(predictions: Predictions) -> dict[str, Any]:
+    """The figures of predictions with labels, as metrics.json has them."""
+    labels, probabilities = _labels(predictions), predictions.probabilities
+    right = predictions.predicted == labels
+    interval = scores.wilson(int(right.sum()), len(right))
+    found: dict[str, Any] = {
+        "loss": scores.cross_entropy(labels, probabilities),
+        "accuracy": float(right.mean()),
+        "accuracy_interval": [interval.low, interval.high],
+        "calibration_error": scores.reliability(predictions.confidence, right).error,
+    }
+    if len(predictions.classes) == 2 and len(np.unique(labels)) == 2:
+        found["auc"] = scores.roc(labels, probabilities[:, 1]).area
+        found["average_precision"] = scores.precision_recall(labels, probabilities[:, 1]).area
+    return found
+
+
+def write(directory: Path, predictions: Predictions) -> None:
+    """Writes predictions.csv, and suspects.csv, which ranks all records by how wrong their labels look.
+
+    Lines of the latter, kept in a file of their own, are what `tfrecord_tools.convert --relabel` takes: its column
+    `label` is what the model says, and `was` what the dataset does.
+    """
+    write_csv(directory / PREDICTIONS, table(predictions))
+    write_csv(directory / SUSPECTS, _suspects(predictions))
+
+
+def table(predictions: Predictions) -> Iterator[dict[str, Any]]:
+    """A row an image: record, path, label, prediction, and the probability of each class, `p_cats`, `p_dogs`."""
+    names = predictions.classes
+    for i, path in enumerate(predictions.paths):
+        yield {
+            "record": "" if predictions.records is None else int(predictions.records[i]),
+            "path": path,
+            "label": "" if predictions.labels is None else names[predictions.labels[i]],
+            "prediction": names[predictions.predicted[i]],
+        } | {f"p_{name}": str(p) for name, p in zip(names, predictions.probabilities[i])}  # In full: f32 has 9 digits.
+
+
+def ranked(predictions: Predictions) -> np.ndarray:
+    """The numbers of the images i64[n], those first whose label the model most surely contradicts.
+
+    By how much the likeliest other class exceeds the label's own: for more than two classes, that a label is
+    improbable does not suffice, since all may be.
+    """
+    labels, rows = _labels(predictions), np.arange(len(predictions))
+    others = predictions.probabilities.astype(np.float64)
+    own = others[rows, labels]
+    others[rows, labels] = -1
+    return np.argsort(own - others.max(1), kind="stable")
+
+
+def write_csv(path: Path, rows: Iterator[Mapping[str, Any]]) -> None:
+    """Writes a CSV of at least one row, whole or not at all."""
+    text = io.StringIO()
+    first = next(rows)
+    writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
+    writer.writeheader()
+    writer.writerow(first)
+    writer.writerows(rows)
+    with files.atomic(path) as file:
+        file.write(text.getvalue().encode())
+
+
+def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
+    labels, names = _labels(predictions), predictions.classes
+    for rank, i in enumerate(ranked(predictions).tolist(), start=1):
+        likely = int(predictions.probabilities[i].argmax())
+        yield {
+            "rank": rank,
+            "path": predictions.paths[i],
+            "label": names[likely],
+            "was": names[labels[i]],
+            "p_label": str(predictions.probabilities[i, likely]),
+            "p_was": str(predictions.probabilities[i, labels[i]]),
+            "record": "" if predictions.records is None else int(predictions.records[i]),
+        }
+
+
+def _labels(predictions: Predictions) -> np.ndarray:
+    if predictions.labels is None:
+        raise ValueError("predictions without labels cannot be judged")
+    return predictions.labels
+
+
+def _mapped(wanted: Sequence[str], given: Sequence[str], where: str = "") -> np.ndarray:
+    """For each given class, its number among the wanted ones."""
+    if set(wanted) != set(given):
+        only = {
+            "only the model has": [name for name in wanted if name not in given],
+            "only the dataset has": [name for name in given if name not in wanted],
+        }
+        differences = "; ".join(f"{which} {', '.join(names)}" for which, names in only.items() if names)
+        raise UserError(
+            f"{where}other classes than those the model was trained on: {differences}. Pass a dataset of the same"
+            " classes; their order may differ."
+        )
+    number_of = {name: number for number, name in enumerate(wanted)}
+    return np.array([number_of[name] for name in given], np.int64)

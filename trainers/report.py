@@ -1,0 +1,451 @@
+"""The report of a model on a split: one page with how it was trained, how good it is, where it errs, and what to do."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from tfrecord_tools import files, page
+from tfrecord_tools.records import Records
+from trainers import plots, predictions, run_directory, scores
+from trainers.model_file import ModelInfo
+from trainers.plots import Plot
+from trainers.predictions import Predictions
+
+if TYPE_CHECKING:
+    import keras
+
+REPORT = "report.html"
+PLOTS = "plots"
+_TEMPLATE = "report_template.html"
+_MISTAKES = 24  # Shown.
+_CLASSES_LISTED = 50
+_PAIRS_LISTED = 10
+_THUMBNAIL_PIXELS = 160
+_SURE = 0.9  # Of a mistake that may well be a wrong label.
+_MISCALIBRATED = 0.05
+_WAITING = 0.2  # Share of the time, from which on the input is what to mend.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """An image whose label the model contradicts.
+
+    Attributes:
+        number: Of it in the predictions.
+        image: JPEG, what the model saw of it.
+        heat: JPEG, the same with what speaks for the prediction; None where the model keeps no places.
+    """
+
+    number: int
+    image: bytes
+    heat: bytes | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the page is made of.
+
+    Attributes:
+        info: Of the model.
+        predictions: With labels.
+        metrics: As in metrics.json: the `predictions.summary`, `split` and `note`, and what else is known.
+        settings: As in settings.json; empty where it is not known.
+        history: The rows of history.csv, numbers as floats; likewise.
+        plots: As of `plots.draw`.
+        mistakes: The worst first.
+    """
+
+    info: ModelInfo
+    predictions: Predictions
+    metrics: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+    plots: Mapping[str, Plot]
+    mistakes: Sequence[Mistake]
+
+
+def write(
+    directory: Path,
+    *,
+    model: keras.Model,
+    info: ModelInfo,
+    records: Records,
+    predicted: Predictions,
+    metrics: Mapping[str, Any],
+    run: Path,
+) -> None:
+    """Writes report.html, predictions.csv, suspects.csv and plots/*.png, each whole or not at all.
+
+    Args:
+        directory: Where to; it is there.
+        model: What was asked.
+        info: What it says of itself.
+        records: What it was asked about.
+        predicted: What it said, as of `predictions.of_records`.
+        metrics: As in `Facts`.
+        run: The run directory, of which history and settings are shown where they are there.
+    """
+    predictions.write(directory, predicted)
+    history = read_history(run / run_directory.HISTORY)
+    drawn = plots.draw(predicted, info.threshold, history)
+    (directory / PLOTS).mkdir(exist_ok=True)
+    for name, plot in drawn.items():
+        _write(directory / PLOTS / f"{name}.png", plot.png)
+    settings = run / run_directory.SETTINGS
+    facts = Facts(
+        info=info,
+        predictions=predicted,
+        metrics=metrics,
+        settings=json.loads(settings.read_text()) if settings.exists() else {},
+        history=history,
+        plots=drawn,
+        mistakes=_mistakes(model, info, records, predicted),
+    )
+    _write(directory / REPORT, render(facts).encode())
+
+
+def read_history(path: Path) -> list[dict[str, Any]]:
+    """Reads history.csv, numbers as floats; no rows if it is not there."""
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return [
+            {name: value if name == "phase" else float(value) for name, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def render(facts: Facts) -> str:
+    """Returns the page as HTML: without scripts, complete without a network."""
+    sections = {
+        "training": ("Training", _training(facts)),
+        "decisions": ("Decisions", _decisions(facts)),
+        "threshold": ("Threshold", _threshold(facts)),
+        "calibration": ("Calibration", _calibration(facts)),
+        "mistakes": ("Worst mistakes", _worst(facts)),
+        "settings": ("Settings", _settings(facts)),
+    }
+    shown = {name: section for name, section in sections.items() if section[1]}
+    return page.fill(
+        "trainers",
+        _TEMPLATE,
+        title=page.text(f"{facts.info.trainer} on {facts.info.dataset_name}"),
+        subtitle=page.text(f"judged on {facts.metrics['split']}"),
+        overview=_overview(facts),
+        findings=_findings(facts),
+        contents="".join(f'<li><a href="#{name}">{title}</a></li>' for name, (title, _) in shown.items()),
+        sections="".join(
+            f'<section id="{name}"><h2>{title}</h2>{content}</section>' for name, (title, content) in shown.items()
+        ),
+    )
+
+
+def _overview(facts: Facts) -> str:
+    metrics = facts.metrics
+    low, high = metrics["accuracy_interval"]
+    values = {
+        "Accuracy": f'{metrics["accuracy"]:.1%} <span class="range">{100 * low:.1f} to {100 * high:.1f} %</span>',
+        **({"AUC": f"{metrics['auc']:.4f}"} if "auc" in metrics else {}),
+        "Loss": f"{metrics['loss']:.4f}",
+        "Calibration error": f"{metrics['calibration_error']:.1%}",
+        "Images": f"{len(facts.predictions):,}",
+        "Classes": f"{len(facts.info.classes):,}",
+    }
+    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in values.items())
+
+
+def _findings(facts: Facts) -> str:
+    """What is to be known before a figure is believed, and what is worth doing."""
+    items = "".join(
+        f'<li class="{level}"><span class="level">{level.capitalize()}</span>'
+        f'<div><a href="#{section}">{title}</a><p>{text}</p></div></li>'
+        for level, section, title, text in _found(facts)
+    )
+    level = "check" if '<li class="check">' in items else "note"
+    return f'<section class="verdict {level}"><h2>What to know</h2><ul class="findings">{items}</ul></section>'
+
+
+def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
+    """Yields level, section, title and text of each finding as HTML, the gravest first."""
+    metrics, predicted = facts.metrics, facts.predictions
+    wrong = _wrong(predicted)
+    sure = int((predicted.confidence[wrong] >= _SURE).sum())
+    if sure:
+        yield (
+            "check",
+            "mistakes",
+            f"{page.number(sure, 'label')} contradicted with {_SURE:.0%} or more",
+            "They may be wrong. Go through <code>suspects.csv</code> from the top, keep the lines whose column"
+            " <code>label</code> is right in a file of their own, and convert with <code>--relabel</code> of it.",
+        )
+    weak = _weakest(predicted)
+    if weak is not None:
+        name, recall = page.text(predicted.classes[weak[0]]), weak[1]
+        yield (
+            "check",
+            "decisions",
+            f"Class {name}: {recall:.1%} of its images are found",
+            "That is clearly less than of all images. Look at its mistakes, add images of it, or train with"
+            " <code>--order=balanced</code>.",
+        )
+    waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
+    if waits and np.mean(waits) >= _WAITING:
+        yield (
+            "check",
+            "training",
+            f"The model waited for its input {np.mean(waits):.0%} of the time",
+            "<code>--probe</code> says what binds; records of the right size (<code>convert --resize</code>) and"
+            " <code>--cache</code> help.",
+        )
+    if metrics["calibration_error"] >= _MISCALIBRATED:
+        gap = float(predicted.confidence.mean()) - metrics["accuracy"]
+        yield (
+            "check",
+            "calibration",
+            f"The model is {'surer' if gap > 0 else 'less sure'} than it is right",
+            f"On average it is {predicted.confidence.mean():.1%} confident, and {metrics['accuracy']:.1%} are right:"
+            " do not take its probabilities at their word.",
+        )
+    if metrics["corrupt"]:
+        yield (
+            "check",
+            "settings",
+            f"{page.number(len(metrics['corrupt']), 'record')} corrupt and left out",
+            f"Such as {page.text(metrics['corrupt'][0])}",
+        )
+    low, high = metrics["accuracy_interval"]
+    yield (
+        "note",
+        "decisions",
+        f"Accuracy lies between {100 * low:.1f} and {100 * high:.1f} %",
+        f"That is what {page.number(len(predicted), 'image')} can tell (95 % interval, Wilson); a difference of two"
+        f" models within it may be chance. {page.text(metrics['note'])}",
+    )
+
+
+def _training(facts: Facts) -> str:
+    """Curves, and what a second was spent on."""
+    names = [name for name in ("accuracy", "loss", "throughput") if name in facts.plots]
+    if not names:
+        return ""
+    metrics = facts.metrics
+    speed = ""
+    if "images_per_second" in metrics:
+        speed = (
+            f" It took {metrics['seconds']:,.0f} s for {metrics['steps']:,} steps: {metrics['images_per_second']:,.0f}"
+            " images a second, validation and saving included."
+        )
+    waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
+    waited = f" The model waited for its input {np.mean(waits):.0%} of the time." if waits else ""
+    return (
+        f'<p class="aside">One point an epoch; a dotted line begins a phase.{speed}{waited}</p>{_plots(facts, *names)}'
+    )
+
+
+def _decisions(facts: Facts) -> str:
+    """Confusion matrix and the rates of each class."""
+    predicted = facts.predictions
+    counts = scores.confusion(_labels(predicted), predicted.predicted, len(predicted.classes))
+    rates = scores.per_class(counts)
+    order = np.arange(len(counts))
+    note = ""
+    if len(order) > _CLASSES_LISTED:
+        order = np.argsort(np.nan_to_num(rates.f1, nan=2.0), kind="stable")[:_CLASSES_LISTED]
+        note = f'<p class="aside">The {_CLASSES_LISTED} worst of {len(counts):,} classes.</p>'
+    rows = (
+        [
+            f'<span class="name">{page.text(predicted.classes[i])}</span>',
+            f"{rates.count[i]:,}",
+            *(_rate(value[i]) for value in (rates.recall, rates.precision, rates.f1)),
+        ]
+        for i in order.tolist()
+    )
+    table = page.table(
+        ["Class", "Images", "Found (recall)", "Right when said (precision)", "F1"], rows, numbers=(1,), kind="rates"
+    )
+    return f"{note}{table}{_plots(facts, 'confusion')}{_pairs(counts, predicted.classes)}"
+
+
+def _pairs(counts: np.ndarray, classes: Sequence[str]) -> str:
+    """Which classes are taken for which, the most frequent first; of two classes, the matrix says it."""
+    if len(classes) == 2:
+        return ""
+    off = counts - np.diag(np.diag(counts))
+    order = np.argsort(-off, axis=None, kind="stable")[:_PAIRS_LISTED]
+    pairs = [(true, said) for true, said in zip(*np.unravel_index(order, off.shape)) if off[true, said]]
+    if not pairs:
+        return ""
+    rows = ([page.text(classes[true]), page.text(classes[said]), f"{off[true, said]:,}"] for true, said in pairs)
+    return "<h3>Most often confused</h3>" + page.table(["True", "Predicted", "Images"], rows, numbers=(2,))
+
+
+def _threshold(facts: Facts) -> str:
+    """Curves over all thresholds, of two classes."""
+    predicted = facts.predictions
+    if "roc" not in facts.plots:
+        return ""
+    best = scores.best_threshold(_labels(predicted), predicted.probabilities[:, 1])
+    name = page.text(predicted.classes[1])
+    return (
+        f'<p class="aside">An image is said to be of {name} from a probability of {facts.info.threshold:g} on. Of these'
+        f" images most, {best.accuracy:.1%}, would be right with {best.value:.3f}; chosen on them, it promises less on"
+        f" others.</p>{_plots(facts, 'roc', 'precision_recall', 'probabilities')}"
+    )
+
+
+def _calibration(facts: Facts) -> str:
+    return (
+        '<p class="aside">On the dashed line, of what is said with a confidence of 80 %, 80 % are right; below it, the'
+        " model is too sure. Upright lines are 95 % intervals. The expected calibration error is the mean distance,"
+        f" here {facts.metrics['calibration_error']:.1%}.</p>{_plots(facts, 'calibration')}"
+    )
+
+
+def _worst(facts: Facts) -> str:
+    """The surest mistakes, with what the model looked at."""
+    count = len(_wrong(facts.predictions))
+    if not count:
+        return f"<p>None of {page.number(len(facts.predictions), 'image')} was mistaken.</p>"
+    heat = ", and beside it where the evidence for the prediction lies (Grad-CAM: red much, blue none)"
+    note = (
+        f'<p class="aside">{page.number(count, "mistake")}, the {len(facts.mistakes)} surest of them shown: what the'
+        f" model saw{heat if facts.mistakes[0].heat else ''}. <code>predictions.csv</code> has all predictions,"
+        " <code>suspects.csv</code> ranks all labels by how wrong they look.</p>"
+    )
+    return note + f'<ul class="mistakes">{"".join(_mistake(facts.predictions, one) for one in facts.mistakes)}</ul>'
+
+
+def _mistake(predicted: Predictions, one: Mistake) -> str:
+    i, rows = one.number, predicted.records
+    true, said = (page.text(predicted.classes[which[i]]) for which in (_labels(predicted), predicted.predicted))
+    path = page.text(predicted.paths[i])
+    images = _image(one.image, f"{true} taken for {said}: {path}")
+    if one.heat:
+        images += _image(one.heat, f"Evidence for {said}")
+    record = "" if rows is None else f"<br><small>record {rows[i]:,}</small>"
+    return (
+        f'<li><div class="pair">{images}</div><p><b>{true}</b>, said to be <b>{said}</b> with'
+        f" {_percent(predicted.confidence[i])}<br><code>{path}</code>{record}</p></li>"
+    )
+
+
+def _settings(facts: Facts) -> str:
+    info, metrics, settings = facts.info, facts.metrics, facts.settings
+    flags = "\n".join(page.text(f"--{name}={_value(value)}") for name, value in settings.get("flags", {}).items())
+    where = {
+        "Split judged": metrics["split"],
+        "Trained on": info.dataset_name,
+        "Digest of that dataset": info.dataset_digest,
+        **({"Judged on": metrics["dataset"]} if "dataset" in metrics else {}),
+        **({"Digest of that": metrics["digest"]} if "digest" in metrics else {}),
+        "Image size": f"{info.image_size} px, crop {info.crop:g}",
+        "The model takes": info.pixels,
+    }
+    environment = {**info.versions, **settings.get("environment", {})}
+    table = page.table(["", ""], ([name, page.text(str(value))] for name, value in where.items()), kind="settings")
+    parts = [
+        f"<h3>Data and model</h3>{table}",
+        f"<h3>Settings</h3><pre>{flags}</pre>" if flags else "",
+        "<h3>Environment</h3>"
+        + page.table(["What", "Version"], ([page.text(n), page.text(str(v))] for n, v in environment.items())),
+        f'<p class="aside">All plots lie as PNG files in <code>{PLOTS}/</code>.</p>',
+    ]
+    return "".join(parts)
+
+
+def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: Predictions) -> list[Mistake]:
+    """Decodes the worst mistakes anew, as the model saw them, and asks it what speaks for its answer."""
+    wrong = set(_wrong(predicted).tolist())
+    worst = [i for i in predictions.ranked(predicted).tolist() if i in wrong][:_MISTAKES]
+    if not worst:
+        return []
+    from tfrecord_tools import dataset
+    from trainers import gradcam
+
+    position_of = {row: position for position, row in enumerate(records.rows.tolist())}
+    assert predicted.records is not None
+    chosen = records.select(np.array([position_of[row] for row in predicted.records[worst].tolist()]))
+    batches = dataset.eval_batches(chosen, batch_size=_MISTAKES, image_size=info.image_size, crop=info.crop)
+    images = next(iter(batches))[0].numpy()
+    heat = gradcam.heatmaps(model, images, predicted.predicted[worst])
+    return [
+        Mistake(
+            number=number,
+            image=_jpeg(image),
+            heat=None if heat is None else _jpeg(gradcam.overlaid(image, heat[i])),
+        )
+        for i, (number, image) in enumerate(zip(worst, images))
+    ]
+
+
+def _weakest(predicted: Predictions) -> tuple[int, float] | None:
+    """The class of the lowest recall, and that, if it lies clearly below the accuracy."""
+    labels = _labels(predicted)
+    right = predicted.predicted == labels
+    rates = scores.per_class(scores.confusion(labels, predicted.predicted, len(predicted.classes)))
+    worst = int(np.nanargmin(rates.recall))
+    high = scores.wilson(int(right[labels == worst].sum()), int(rates.count[worst])).high
+    return (worst, float(rates.recall[worst])) if high < right.mean() else None
+
+
+def _wrong(predicted: Predictions) -> np.ndarray:
+    return np.flatnonzero(predicted.predicted != _labels(predicted))
+
+
+def _labels(predicted: Predictions) -> np.ndarray:
+    assert predicted.labels is not None
+    return predicted.labels
+
+
+def _plots(facts: Facts, *names: str) -> str:
+    figures = "".join(
+        f'<figure role="img" aria-label="{name.replace("_", " ")}">{facts.plots[name].svg}</figure>' for name in names
+    )
+    return f'<div class="plots">{figures}</div>'
+
+
+def _rate(value: float) -> str:
+    """A share with a bar."""
+    if np.isnan(value):
+        return '<span class="share"><small>none</small></span>'
+    bar = f'<span class="bar"><i style="width:{100 * value:.1f}%"></i></span>'
+    return f'<span class="share"><span>{value:.1%}</span></span>{bar}'
+
+
+def _percent(value: float) -> str:
+    """A probability; near 1, with as many digits as it takes to tell it from that."""
+    return f"{100 * value:.1f} %" if value < 0.9995 else "99.9+ %"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={item}" for name, item in value.items())
+    return str(value)
+
+
+def _image(jpeg: bytes, described: str) -> str:
+    return f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" alt="{described}">'
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    """Encodes u8[h w 3], made smaller where it is large."""
+    image = Image.fromarray(pixels)
+    image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=85)
+    return stream.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with files.atomic(path) as file:
+        file.write(data)
