@@ -1,0 +1,194 @@
+"""The command `python -m trainers.predict`: files are judged as their records would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawn import converted, run
+from judged import photo, photos, read_csv, run_of
+from PIL import Image
+
+from tfrecord_tools import dataset
+from trainers import image_files, model_file, predictions
+from trainers.predict import PredictConfig, predict
+
+ORIENTATION = 0x0112
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+def odd_photos(directory: Path) -> None:
+    """Images of every kind that the converter makes something else of."""
+    directory.mkdir(parents=True)
+    for orientation in range(2, 9):
+        data = photo("reds", orientation, size=(60, 24), exif=turned(orientation))
+        (directory / f"turned{orientation}.jpg").write_bytes(data)
+    for kind in ("PNG", "BMP", "GIF", "WEBP", "TIFF"):
+        (directory / f"one.{kind.lower()}").write_bytes(photo("reds", 20, kind))
+    Image.fromarray(np.full((20, 20, 4), (200, 0, 0, 90), np.uint8)).save(directory / "clear.png")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Holds a dataset `out` of `src`, where odd kinds of images are, and a `run` on it."""
+    place = tmp_path_factory.mktemp("place")
+    photos(place / "src", {"train/greens": 4, "train/reds": 4, "test/greens": 20})
+    odd_photos(place / "src/test/reds")
+    converted(place / "src", place / "out")
+    run_of(place / "run", place / "out")
+    return place
+
+
+def by_record(place: Path, out: Path) -> dict[str, np.ndarray]:
+    model, info = model_file.load(place / "model.keras")
+    found = predictions.of_records(model, info, dataset.open(out).records("test"))
+    return dict(zip(found.paths, found.probabilities))
+
+
+def by_file(place: Path, source: Path) -> dict[str, np.ndarray]:
+    model, info = model_file.load(place / "model.keras")
+    found = image_files.find([str(source)])
+    batches = list(image_files.judge(model, info, found))
+    assert found.unreadable == {}
+    paths = [os.path.relpath(path, source.parent) for batch in batches for path in batch.paths]
+    return dict(zip(paths, np.concatenate([batch.probabilities for batch in batches])))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"resize": 20, "store": "jpeg", "quality": 60},  # What is lost there is lost here too.
+        {"resize": 18, "resize_mode": "exact", "store": "raw", "upscale": True},
+    ],
+    ids=["as they are", "resized", "raw"],
+)
+def test_a_file_is_judged_as_its_record_and_as_by_keras(settings, place, tmp_path):
+    converted(place / "src", tmp_path / "out", **settings)
+    run_of(tmp_path / "run", tmp_path / "out")
+    records = by_record(tmp_path / "run", tmp_path / "out")
+    files = by_file(tmp_path / "run", place / "src/test")
+    assert len(files) == 33
+    assert files.keys() == records.keys()
+    for path, probabilities in files.items():
+        np.testing.assert_allclose(probabilities, records[path], atol=1e-5, err_msg=path)
+
+
+def test_a_turned_photograph_is_judged_upright(place):
+    """The halves differ, so that an image that stays on its head would be judged otherwise."""
+    files = by_file(place / "run", place / "src/test")
+    model, _ = model_file.load(place / "run/model.keras")
+    with Image.open(place / "src/test/reds/turned3.jpg") as image:
+        upright = image.transpose(Image.Transpose.ROTATE_180)
+    side = round(24 * 0.875)
+    left, top = (60 - side) // 2, (24 - side) // 2
+    square = upright.crop((left, top, left + side, top + side)).resize((16, 16), Image.Resampling.BOX)
+    (p,) = np.asarray(model(np.asarray(square)[None]))[0]
+    assert files["test/reds/turned3.jpg"][1] == pytest.approx(p, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def mixed(place) -> Path:
+    """A directory with good images, bad ones and what is passed over."""
+    directory = place / "mixed"
+    shutil.copytree(place / "src/test/greens", directory / "a/deep")
+    (directory / "text.jpg").write_text("<html>")
+    (directory / "cut.jpg").write_bytes(photo("reds", 1)[:400])
+    (directory / "empty.png").write_bytes(b"")
+    (directory / ".hidden").write_text("x")
+    return directory
+
+
+def test_the_table_and_the_files_that_are_none(place, mixed):
+    one = place / "src/train/reds/000.jpg"
+    done = run("trainers.predict", "--run=run", "mixed", str(one), "--csv=all.csv", cwd=place)
+    assert done.returncode == 1
+    rows = read_csv(place / "all.csv")
+    assert list(rows[0]) == ["record", "path", "label", "prediction", "p_greens", "p_reds"]
+    assert [row["path"] for row in rows] == [*(f"mixed/a/deep/{i:03d}.jpg" for i in range(20)), str(one)]
+    assert done.stdout.splitlines() == [
+        f"{row['prediction']:<6}  {float(row['p_' + row['prediction']]):.4f}  {row['path']}" for row in rows
+    ]
+    complaints = [line for line in done.stderr.splitlines() if line.startswith(("unreadable", "error"))]
+    assert complaints[0].startswith("unreadable: mixed/cut.jpg: damaged image: ")
+    assert complaints[1:] == [
+        "unreadable: mixed/empty.png: empty file",
+        "unreadable: mixed/text.jpg: not an image (starts with b'<html>'); JPEG, PNG, GIF, BMP, WebP and TIFF are read",
+        "error: 3 unreadable files, listed above. Everything else was judged.",
+    ]
+
+
+def test_json(place, mixed):
+    lines: list[str] = []
+    found = predict(PredictConfig(run=str(place / "run"), images=[str(mixed)], json=True), lines.append)
+    answer = json.loads("".join(lines))
+    assert len(answer["predictions"]) == 20
+    first = answer["predictions"][0]
+    assert first["path"] == f"{mixed}/a/deep/000.jpg"
+    assert first["probabilities"].keys() == {"greens", "reds"}
+    assert first["prediction"] == max(first["probabilities"], key=first["probabilities"].get)
+    assert answer["unreadable"] == found.unreadable
+    assert len(found.unreadable) == 3
+
+
+def test_all_is_well(place):
+    done = run("trainers.predict", f"--run={place}/run/model.keras", "src/train/reds/000.jpg", cwd=place)
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+
+
+def test_only_unreadable_ones(place, mixed, tmp_path):
+    lines: list[str] = []
+    config = PredictConfig(run=str(place / "run"), images=[str(mixed / "text.jpg")], csv=str(tmp_path / "none.csv"))
+    assert list(predict(config, lines.append).unreadable) == [str(mixed / "text.jpg")]
+    assert lines == []
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_file_that_is_named_twice_is_judged_once(place):
+    directory = place / "src/train/reds"
+    found = image_files.find([str(directory), str(directory / "000.jpg")])
+    assert [source.path for source in found.sources] == [f"{directory}/{i:03d}.jpg" for i in range(4)]
+
+
+def test_what_may_not_be_read_is_listed(place, tmp_path):
+    (tmp_path / "gone.jpg").write_bytes(photo("reds", 1))
+    found = image_files.find([str(tmp_path)])
+    (tmp_path / "gone.jpg").unlink()
+    model, info = model_file.load(place / "run/model.keras")
+    assert list(image_files.judge(model, info, found)) == []
+    assert found.unreadable == {f"{tmp_path}/gone.jpg": "No such file or directory"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--run is missing: the model to ask. Pass the run directory of a trainer."),
+        (("--run=run",), "no images are given. Pass images, or directories of images."),
+        (("--run=run", "nowhere.jpg"), "nowhere.jpg: no such file or directory. Pass images, or"),
+        (("--run=nowhere", "src"), "--run=nowhere: no such directory."),
+        (("--run=run", "src", "--csv=nowhere/a.csv"), "--csv=nowhere/a.csv: there is no directory to write it to."),
+        (("--run=run", "nothing"), "nothing: no files there."),
+    ],
+)
+def test_mistakes_are_told_before_tensorflow_is_imported(place, arguments, message):
+    (place / "nothing").mkdir(exist_ok=True)
+    done = run("trainers.predict", *arguments, cwd=place, env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
+    assert " tensorflow" not in done.stderr
+
+
+def test_it_is_in_the_list_of_commands(tmp_path):
+    done: subprocess.CompletedProcess[str] = run("trainers", cwd=tmp_path)
+    for name in ("predict", "evaluate"):
+        assert f"python -m trainers.{name} " in done.stdout
