@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,9 @@ def read_numbers(path: str, count: int) -> np.ndarray:
 class Records:
     """The records of a split, or some of them; `len`, `[i]`, picklable, safe to use after fork and in threads.
 
+    It is what PyTorch calls a map-style dataset and Grain a random-access data source. Its columns are numpy's, so that
+    forked workers share their memory; that of a list of Python objects would be copied, page by page, as it is read.
+
     Attributes:
         labels: i64[n].
         corrupt: Record number -> message, of those that `sound` found so far.
@@ -148,6 +152,11 @@ class Records:
             CorruptRecord: Its bytes are not what was written.
         """
         return schema.decode_example(self.serialized(range(len(self))[number]))
+
+    def __repr__(self) -> str:
+        """The same in every process, and another one for other records: by it, Grain knows its source again."""
+        rows = zlib.crc32(self._rows.tobytes())
+        return f"Records({self._index_path!r}, {self._split!r}, n={len(self)}, rows={rows:08x})"
 
     def serialized(self, number: int) -> bytes:
         """Returns the serialized `tf.train.Example` of a record, its checksums proven.
