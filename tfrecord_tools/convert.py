@@ -107,7 +107,8 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
     try:
         if config.dry_run:
             with workers.pool(config.workers) as pool:
-                return metadata.summary(_Conversion(config, out, pool, log).decide()[0])
+                decided, _, _ = _Conversion(config, out, pool, log).decide()
+                return metadata.summary(metadata.describe(decided))
         if workspace.partial_of(out).exists():
             with workspace.open_workspace(out) as space:
                 if space.finish_commit() == config.request():
@@ -233,7 +234,7 @@ class _Conversion:
         samples = report.sample(decided, sources, facts, data, self._pool)
         found = report.describe(decided, sources, facts)
         found["images"] |= {"colors": samples.colors, "verified": self._config.verify}
-        metadata.write(data, decided, found)
+        metadata.write(data, metadata.describe(decided), found)
         card.write(data, metadata.read(data), samples.thumbnails)
 
 
