@@ -329,6 +329,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             {"image_key": "picture"},
             r"--image_key=picture: .*train-00000-of-00002: the first record has no such feature",
         ),
+        ({}, {"classes": ["a", "b", "a"]}, r"the class name 'a' is given twice\. Tell the classes apart"),
         ({}, {"classes": ["none.txt"]}, r"--classes=none\.txt: there is no such file\."),
         ({n: {"class": -1} for n in range(6)}, {"max_bad": 1.0}, r"hold no record that can be used"),
     ],

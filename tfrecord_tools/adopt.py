@@ -133,7 +133,7 @@ class _Scanned:
 
 
 def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> dict[str, Any]:
-    """Adopts TFRecords, in the memory of one file's rows.
+    """Adopts TFRecords, in the memory of one file's rows in each process, and in the end of 200 bytes a record.
 
     Args:
         config: Which.
@@ -363,6 +363,9 @@ def _classes(
     if not labels:
         raise UserError(f"{shards[0].path} and the other files hold no record that can be used.")
     given = _given_names(keys, shards, config)
+    twice = [name for name, times in Counter(given).items() if times > 1]
+    if twice:
+        raise UserError(f"the class name {twice[0]!r} is given twice. Tell the classes apart, with --classes.")
     offset = config.label_offset
     if offset is None:
         offset = guess.label_offset(labels, None if given is None else len(given))

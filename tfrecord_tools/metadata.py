@@ -161,7 +161,8 @@ def digest_of(
     for start, stop in itertools.pairwise(starts):
         split = SPLITS[splits[start]]
         cuts.append(Shard(split, int(keys[start] & 0xFFFFFFFF), shards[split], start, stop))
-    return plans.digest_of(config, class_names, cuts, rejected, columns, table.column("path").to_pylist())
+    paths = (path for chunk in table.column("path").chunks for path in chunk.to_pylist())  # Never all at once.
+    return plans.digest_of(config, class_names, cuts, rejected, columns, paths)
 
 
 def _features(described: Description) -> dict[str, Any]:

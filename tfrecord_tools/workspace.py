@@ -152,11 +152,19 @@ def fresh(out: Path, check: Callable[[], None]) -> Iterator[Workspace]:
     Args:
         out: The directory to make.
         check: Raises UserError if something is there that must not be replaced.
+
+    Raises:
+        UserError: `check` did, or a conversion into `out` is unfinished.
     """
     check()
     with open_workspace(out) as workspace:
         workspace.finish_commit()
         check()  # Again: what we waited for, or finished, may be there now.
+        if workspace.survey.exists():
+            raise UserError(
+                f"{workspace.root} holds an unfinished conversion. Repeat its command to finish it, delete that"
+                " directory to give it up, or choose another --out."
+            )
         workspace.clear()
         try:
             workspace.data.mkdir()
