@@ -15,7 +15,7 @@ RUN_DIR := demo/runs/$(NAME)-$(subst /,_,$(WEIGHTS))
 # From random weights, on drawings: small pictures, whole, since nothing lies around the animals.
 TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=96 --crop=0,--image_size=160)
 
-.PHONY: demo test test-slow clean
+.PHONY: demo test test-slow test-interop clean
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { echo "Python 3.10 to 3.13 is needed (TensorFlow 2.21 has no other): make PYTHON=python3.12 ..."; exit 1; }
@@ -33,11 +33,16 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy tfrecord_tools trainers
+	$(RUN) -m mypy tfrecord_tools trainers examples
 	$(RUN) -m pytest
 
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow
+
+# PyTorch takes gigabytes, so it is not among what the other targets need.
+test-interop: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev,interop]'
+	$(RUN) -m pytest -m interop
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

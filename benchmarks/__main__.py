@@ -6,6 +6,7 @@ COMMANDS = {
     "convert": "conversion of photographs against a TFDS builder and the decoder's limit (needs the extra `peers`)",
     "features": "features of a pretrained network, and a folder to a classifier, against the notes' own code",
     "finetune": "accuracy and time of fine-tuning on photographs, by seed; equal weights after kills in each phase",
+    "interop": "PyTorch's DataLoader over records beside torchvision's ImageFolder; random access (extra `interop`)",
     "interrupt": "kills a conversion at random moments and compares the files of the rerun, byte for byte",
     "memory": "peak memory of convert, to_csv and convert of the CSV at two sizes: bytes a file",
     "plan": "time and memory of plan and index up to a million simulated images",

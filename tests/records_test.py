@@ -179,6 +179,20 @@ def test_pickled_and_used_there(sound: Path) -> None:
     assert records[0] == first  # The copy had files of its own to close.
 
 
+def test_repr_tells_records_apart_but_not_processes(sound: Path) -> None:
+    records = open_dataset(sound).records("train")
+    again = pickle.loads(pickle.dumps(open_dataset(sound).records("train")))
+    assert repr(records) == repr(again)
+    others = [records.select(np.arange(10)[::-1]), records.select(np.arange(9)), records.hold_out(0.5)[0]]
+    assert len({repr(one) for one in [records, *others]}) == 4
+    assert f"{sound}/records.parquet', 'train', n=10, rows=" in repr(records)
+
+
+def test_number_of_any_integer_type(sound: Path) -> None:
+    records = open_dataset(sound).records("train")
+    assert records[np.int64(3)] == records[np.uint8(3)] == records[3]  # As samplers draw them.
+
+
 def read_all(records: Records, queue: multiprocessing.Queue) -> None:
     queue.put([records[i]["path"] for i in range(len(records))])
 

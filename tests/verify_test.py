@@ -174,7 +174,7 @@ def rejected(out: Path) -> None:
         (other_label, ["and the index says"]),
         (other_path, ["and the index says"]),
         (other_image, ["the image has another sha256 than the index says"]),
-        (no_example, ["its checksum is right, but it is no example as this tool writes them"]),
+        (no_example, ["its checksum is right, but it is no example as the directory's convert.json describes them"]),
         (class_names, ["label.labels.txt: other class names than in convert.json"]),
         (rejected, ["convert.json: the digest is not that of records.parquet, rejected.csv and the settings"]),
         (edit_json("convert.json", lambda f: f["config"].update(seed=1)), ["the digest is not that of"]),
@@ -184,7 +184,7 @@ def rejected(out: Path) -> None:
         ),
         (
             edit_json("dataset_info.json", lambda f: f["splits"][0]["shardLengths"].pop()),
-            ["dataset_info.json: other numbers of records or shards of train than in convert.json"],
+            ["dataset_info.json: other numbers of records or shards of train than in records.parquet"],
         ),
         (
             edit_index(lambda listed: listed[0].update(offset=1)),

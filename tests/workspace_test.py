@@ -15,7 +15,7 @@ from drawn import contents
 from tfrecord_tools import files, workspace
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-from tfrecord_tools.workspace import Workspace, check_apart, check_out, open_workspace, partial_of
+from tfrecord_tools.workspace import Workspace, check_apart, check_out, fresh, open_workspace, partial_of
 
 OLD, NEW = {"convert.json": b"old"}, {"convert.json": b"new", "a.tfrecord": b"records"}
 REQUEST = {"src": "/images", "seed": 0}
@@ -337,3 +337,64 @@ def test_workspace_is_apart_from_out() -> None:
     space = workspace.Workspace(Path("x/out"))
     for path in (space.data, space.index, space.survey, space.plan, space.commit):
         assert path.parent == Path("x/out.partial")
+
+
+# --- In one go -------------------------------------------------------------------------------------------------------
+
+
+def test_fresh_output_appears_when_it_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with fresh(out, lambda: None) as space:
+        (space.data / "a").write_bytes(b"1")
+        assert not out.exists()
+    assert contents(tmp_path) == {"out/a": b"1"}
+
+
+def test_fresh_output_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/convert.json").write_bytes(b"old")
+
+    def fail() -> None:
+        with fresh(tmp_path / "out", lambda: None) as space:
+            (space.data / "a").write_bytes(b"1")
+            raise Crash
+
+    with pytest.raises(Crash):
+        fail()
+    assert contents(tmp_path) == {"out/convert.json": b"old"}
+
+
+def test_fresh_output_after_a_kill(tmp_path: Path) -> None:
+    """What the killed process had written is not taken over: nothing says how far it had come."""
+    left = partial_of(tmp_path / "out")
+    for name in ("lock", "data/a", "index/0000000.parquet"):
+        (left / name).parent.mkdir(parents=True, exist_ok=True)
+        (left / name).write_bytes(b"half")
+    with fresh(tmp_path / "out", lambda: None) as space:
+        assert list(space.data.iterdir()) == list(space.index.iterdir()) == []
+        (space.data / "b").write_bytes(b"2")
+    assert contents(tmp_path) == {"out/b": b"2"}
+
+
+def test_fresh_output_does_not_take_the_place_of_a_conversion(tmp_path: Path) -> None:
+    with open_workspace(tmp_path / "out") as space:
+        space.survey.mkdir()
+        (space.survey / "0.npz").write_bytes(b"hours of work")
+    with pytest.raises(
+        UserError, match=r"out\.partial holds an unfinished conversion\. Repeat its command to finish it"
+    ):
+        fresh(tmp_path / "out", lambda: None).__enter__()
+    assert (tmp_path / "out.partial/survey/0.npz").exists()
+
+
+def test_fresh_output_is_checked_again_when_its_turn_comes(tmp_path: Path) -> None:
+    checks: list[int] = []
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == 2:
+            raise UserError("it is there now")
+
+    with pytest.raises(UserError, match="it is there now"):
+        fresh(tmp_path / "out", check).__enter__()
+    assert list(tmp_path.iterdir()) == []

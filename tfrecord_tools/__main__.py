@@ -4,6 +4,8 @@ from tfrecord_tools import command
 
 COMMANDS = {
     "convert": "images -> verified, indexed TFRecords",
+    "adopt": "TFRecords of others -> a dataset of this tool; they stay as and where they are",
+    "export": "a dataset -> a directory of images, or webdataset's tar files",
     "verify": "proves a dataset whole: every checksum, hash and image",
     "show": "what is in any TFRecord file or directory, and the code that reads it",
     "bench": "what holds a dataset's input pipeline back, and what would change it",

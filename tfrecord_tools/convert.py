@@ -112,7 +112,8 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
     try:
         if config.dry_run:
             with workers.pool(config.workers) as pool:
-                return metadata.summary(_Conversion(config, out, pool, log).decide()[0])
+                decided, _, _ = _Conversion(config, out, pool, log).decide()
+                return metadata.summary(metadata.describe(decided))
         if workspace.partial_of(out).exists():
             with workspace.open_workspace(out) as space:
                 if space.finish_commit() == config.request():
@@ -246,7 +247,7 @@ class _Conversion:
         if sources.relabelled:
             changes = ({"from": old, "to": new, "images": count} for (old, new), count in sources.relabelled.items())
             found["relabelled"] = sorted(changes, key=lambda change: (change["from"], change["to"]))
-        metadata.write(data, decided, found)
+        metadata.write(data, metadata.describe(decided), found)
         card.write(data, metadata.read(data), samples.thumbnails)
 
 

@@ -26,7 +26,6 @@ from tfrecord_tools.records import Records, open_dataset
 open = open_dataset
 
 _READERS = 2  # Python reads in one thread at a time; while one waits for the disk, the other goes on.
-_FEATURES = {"image": tf.io.FixedLenFeature([], tf.string)}
 _DRAWS = 6  # What these keys are for: other hashes of the same numbers are those of orders.
 _TRIED = 16  # Positions that are looked up at once.
 
@@ -215,8 +214,11 @@ class _Chosen:
 def _decoded(data: tf.data.Dataset, records: Records, image_size: int, crop: float, parallel: int) -> tf.data.Dataset:
     """Turns batches of (serialized examples, ...) into single (pixels, ...)."""
 
+    key = records.keys.image
+    features = {key: tf.io.FixedLenFeature([], tf.string)}
+
     def parse(examples: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tf.io.parse_example(examples, _FEATURES)["image"], *rest
+        return tf.io.parse_example(examples, features)[key], *rest
 
     def decode(encoded: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return decode_pixels(encoded, image_size, crop, records.raw_size), *rest

@@ -4,7 +4,8 @@ Columns:
     split: string. shard: int32, the number of the file within the split.
     offset: int64, where the record's frame starts in its file. length: int64, bytes of the serialized
         example; its frame is 16 bytes longer.
-    label: int64. path: string, relative to the source.
+    label: int64; -1: the record is in the shard, but left out of the dataset. path: string, relative to the source; of
+        adopted records that hold none: shard@offset.
     group: uint64, the hash of its group; 0: none. Images of one group lie on one side of a split that we made.
     sha256: 32 bytes, of the stored image. bytes: int64, its size. type: string, JPEG, PNG or RAW.
     height, width: int32, of the stored image in pixels.
@@ -16,7 +17,7 @@ pyarrow is imported where it is used: it takes 0.2 s, which `--help` and `--dry_
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FILE_NAME = "records.parquet"
+LEFT_OUT = -1  # The label of a record that is not to be read.
 _REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "source_type", "changes"]
 
 
@@ -41,16 +43,29 @@ def write_part(path: Path, columns: Mapping[str, Any]) -> None:
         pq.write_table(pa.table(dict(columns), schema=_schema()), file, use_dictionary=_REPEATED)
 
 
-def join_parts(parts: Sequence[Path], path: Path) -> None:
-    """Writes the whole index of the shards' parts, one row group each: memory stays that of one shard."""
+def place(shard: str, offset: int) -> str:
+    """What stands for the path of a record that holds none."""
+    return f"{shard}@{offset}"
+
+
+def join_parts(
+    parts: Sequence[Path], path: Path, change: Callable[[int, pa.Table], pa.Table] = lambda number, table: table
+) -> None:
+    """Writes the whole index of the shards' parts, one row group each: memory stays that of one shard.
+
+    Args:
+        parts: In the order of the shards.
+        path: The file to write.
+        change: Takes the number of a part and its rows, and returns what is written of them.
+    """
     import pyarrow.parquet as pq
 
     with (
         files.atomic(path) as file,
         pq.ParquetWriter(file, _schema(), compression="zstd", use_dictionary=_REPEATED) as writer,
     ):
-        for part in parts:
-            table = pq.ParquetFile(part).read()
+        for number, part in enumerate(parts):
+            table = change(number, pq.ParquetFile(part).read())
             writer.write_table(table, row_group_size=max(1, len(table)))
 
 
@@ -73,7 +88,11 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
 
 def hashes(table: pa.Table, name: str) -> np.ndarray:
     """A column of hashes as u8[n 32]."""
-    return np.frombuffer(b"".join(table.column(name).to_pylist()), np.uint8).reshape(-1, 32)
+    chunks = table.column(name).chunks  # Arrow holds them side by side; as Python's objects they take three times that.
+    found = [
+        np.frombuffer(c.buffers()[1], np.uint8)[32 * c.offset : 32 * (c.offset + len(c))] for c in chunks if len(c)
+    ]
+    return np.concatenate([np.zeros(0, np.uint8), *found]).reshape(-1, 32)
 
 
 def groups(path: Path) -> int:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import importlib.metadata
 import io
+import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import PIL
 
 import tfrecord_tools
-from tfrecord_tools import files
-from tfrecord_tools.plan import Plan
+from tfrecord_tools import files, index, schema
+from tfrecord_tools import plan as plans
+from tfrecord_tools.plan import Plan, Shard
+from tfrecord_tools.schema import Keys
+from tfrecord_tools.splits import SPLITS
+from tfrecord_tools.stores import Rejected
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 CONVERT_JSON = "convert.json"
+DIGESTED = ("split", "shard", "label", "path", "group", "sha256", "source_sha256")
 VERSION = "1.0.0"  # TensorFlow Datasets asks for one; a dataset of ours is told apart by its digest.
 _FEATURES = "tensorflow_datasets.core.features"
 _IMAGE_FEATURE = {
@@ -25,14 +36,57 @@ _IMAGE_FEATURE = {
 }
 
 
-def write(directory: Path, plan: Plan, report: Mapping[str, Any]) -> None:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Description:
+    """What these files say of a dataset, converted or adopted.
+
+    Attributes:
+        name: As in `Plan`; likewise the next three.
+        class_names: A label is an index into it.
+        config: What the output depends on.
+        digest: Hex.
+        counts: Split -> i64[classes], records of each class.
+        shards: Split -> i64[shards], records that are in each file, be they left out of the dataset or not.
+        split_bytes: Split -> bytes of their serialized examples.
+        rejected: What was left out, and why.
+        keys: Under which names the examples hold what.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    config: Mapping[str, Any]
+    digest: str
+    counts: Mapping[str, np.ndarray]
+    shards: Mapping[str, np.ndarray]
+    split_bytes: Mapping[str, int]
+    rejected: Sequence[Rejected]
+    keys: Keys = schema.OURS
+
+
+def describe(plan: Plan) -> Description:
+    """What a conversion by this plan makes."""
+    counts = plan.counts()
+    shards = {split: [s for s in plan.shards if s.split == split] for split in counts}
+    return Description(
+        name=plan.name,
+        class_names=plan.class_names,
+        config=plan.config,
+        digest=plan.digest,
+        counts=counts,
+        shards={split: np.array([s.stop - s.start for s in cut]) for split, cut in shards.items()},
+        split_bytes={split: int(plan.lengths[cut[0].start : cut[-1].stop].sum()) for split, cut in shards.items()},
+        rejected=plan.rejected,
+    )
+
+
+def write(directory: Path, described: Description, report: Mapping[str, Any]) -> None:
     """Writes all of them, each whole or not at all; `report` is what else `convert.json` says."""
     contents = {
-        "features.json": _json(_features(plan)),
-        "dataset_info.json": _json(_dataset_info(plan)),
-        "label.labels.txt": "".join(f"{name}\n" for name in plan.class_names),
-        "rejected.csv": _rejected(plan),
-        CONVERT_JSON: _json({**summary(plan), **report}),
+        "features.json": _json(_features(described)),
+        "dataset_info.json": _json(_dataset_info(described)),
+        labels_file(described.keys): "".join(f"{name}\n" for name in stored_names(described)),
+        "rejected.csv": _rejected(described.rejected),
+        CONVERT_JSON: _json({**summary(described), **report}),
     }
     for name, text in contents.items():
         with files.atomic(directory / name) as file:
@@ -45,24 +99,25 @@ def read(directory: Path) -> dict[str, Any]:
     return contents
 
 
-def summary(plan: Plan) -> dict[str, Any]:
+def summary(described: Description) -> dict[str, Any]:
     """What `convert.json` says: nothing in it differs between two runs of the same command."""
-    counts = plan.counts()
+    counts, records = described.counts, sum(int(row.sum()) for row in described.counts.values())
+    frames = sum(int(shards.sum()) for shards in described.shards.values()) * schema.FRAME_BYTES
     return {
-        "digest": plan.digest,
-        "name": plan.name,
-        "config": plan.config,
+        "digest": described.digest,
+        "name": described.name,
+        "config": described.config,
         "classes": [
             {"label": label, "name": name, **{split: int(row[label]) for split, row in counts.items()}}
-            for label, name in enumerate(plan.class_names)
+            for label, name in enumerate(described.class_names)
         ],
         "splits": {
-            split: {"records": int(row.sum()), "shards": sum(s.split == split for s in plan.shards)}
-            for split, row in counts.items()
+            split: {"records": int(row.sum()), "shards": len(described.shards[split])} for split, row in counts.items()
         },
-        "records": len(plan.numbers),
-        "bytes": plan.bytes,
-        "rejected": sum(r.done != "repaired" for r in plan.rejected),
+        "records": records,
+        "bytes": sum(described.split_bytes.values()) + frames,
+        "rejected": sum(r.done != "repaired" for r in described.rejected),
+        **({"keys": dataclasses.asdict(described.keys)} if described.keys != schema.OURS else {}),
         "versions": {
             "tfrecord_tools": tfrecord_tools.__version__,
             "pillow": PIL.__version__,  # Decides what is sound.
@@ -71,15 +126,54 @@ def summary(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _features(plan: Plan) -> dict[str, Any]:
+def labels_file(keys: Keys) -> str:
+    """The name that TensorFlow Datasets gives to the file of the labels' names."""
+    return f"{keys.label.replace('/', '.')}.labels.txt"
+
+
+def stored_names(described: Description) -> list[str]:
+    """A name for each label as it is stored: those below the first class have none, but count."""
+    return [f"(unused {label})" for label in range(described.keys.label_offset)] + list(described.class_names)
+
+
+def digest_of(
+    config: Mapping[str, Any],
+    class_names: Sequence[str],
+    rejected: Sequence[Rejected],
+    shards: Mapping[str, int],
+    table: pa.Table,
+) -> str:
+    """Returns what `Plan.digest` must be by the index.
+
+    Args:
+        config: As in `Description`; likewise the next two.
+        class_names: In the order of the labels.
+        rejected: In the order of `rejected.csv`.
+        shards: Split -> its number of shards.
+        table: `DIGESTED` columns of all rows of the index.
+    """
+    splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
+    columns = [index.hashes(table, name) for name in ("source_sha256", "sha256")]
+    columns += [table.column("label").to_numpy().astype(np.int32), splits, table.column("group").to_numpy()]
+    keys = splits.astype(np.int64) << 32 | table.column("shard").to_numpy()
+    starts = [*np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]).tolist(), len(keys)]
+    cuts = []
+    for start, stop in itertools.pairwise(starts):
+        split = SPLITS[splits[start]]
+        cuts.append(Shard(split, int(keys[start] & 0xFFFFFFFF), shards[split], start, stop))
+    paths = (path for chunk in table.column("path").chunks for path in chunk.to_pylist())  # Never all at once.
+    return plans.digest_of(config, class_names, cuts, rejected, columns, paths)
+
+
+def _features(described: Description) -> dict[str, Any]:
     """The `FeaturesDict` of `tfds.features`, as its `to_json` gives it."""
-    features = {
-        "image": _raw_feature(plan.config["resize"]) if plan.config.get("store") == "raw" else _IMAGE_FEATURE,
-        "image/filename": {"text": {}, "pythonClassName": f"{_FEATURES}.text_feature.Text"},
-        "label": {
-            "classLabel": {"numClasses": str(len(plan.class_names))},
-            "pythonClassName": f"{_FEATURES}.class_label_feature.ClassLabel",
-        },
+    config, keys = described.config, described.keys
+    features = {keys.image: _raw_feature(config["resize"]) if config.get("store") == "raw" else _IMAGE_FEATURE}
+    if keys.path:
+        features[keys.path] = {"text": {}, "pythonClassName": f"{_FEATURES}.text_feature.Text"}
+    features[keys.label] = {
+        "classLabel": {"numClasses": str(len(stored_names(described)))},
+        "pythonClassName": f"{_FEATURES}.class_label_feature.ClassLabel",
     }
     return {
         "featuresDict": {"features": features},
@@ -92,32 +186,32 @@ def _raw_feature(side: int) -> dict[str, Any]:
     return {"tensor": tensor, "pythonClassName": f"{_FEATURES}.tensor_feature.Tensor"}
 
 
-def _dataset_info(plan: Plan) -> dict[str, Any]:
+def _dataset_info(described: Description) -> dict[str, Any]:
     """The protobuf `DatasetInfo` of TensorFlow Datasets as JSON; its int64 are strings."""
     splits = [
         {
             "name": split,
             "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}",
-            "numBytes": str(int(sum(plan.lengths[s.start : s.stop].sum() for s in plan.shards if s.split == split))),
-            "shardLengths": [str(s.stop - s.start) for s in plan.shards if s.split == split],
+            "numBytes": str(described.split_bytes[split]),
+            "shardLengths": [str(length) for length in shards],
         }
-        for split in plan.counts()
+        for split, shards in described.shards.items()
     ]
-    items = [{"featureKey": "image"}, {"featureKey": "label"}]
+    items = [{"featureKey": described.keys.image}, {"featureKey": described.keys.label}]
     return {
         "fileFormat": "tfrecord",
-        "name": plan.name,
+        "name": described.name,
         "version": VERSION,
         "supervisedKeys": {"tuple": {"items": items}},
         "splits": splits,
     }
 
 
-def _rejected(plan: Plan) -> str:
+def _rejected(rejected: Sequence[Rejected]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "reason", "done"])
-    writer.writerows([r.path, r.reason, r.done] for r in plan.rejected)
+    writer.writerows([r.path, r.reason, r.done] for r in rejected)
     return text.getvalue()
 
 

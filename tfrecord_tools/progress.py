@@ -11,9 +11,12 @@ _SECONDS_BETWEEN_LINES = 30.0  # Where nobody watches, as in a log file.
 
 
 class Progress:
-    """A progress line on standard error; call it with the number of images done since the last call."""
+    """A progress line on standard error; call it with the number of images done since the last call.
 
-    def __init__(self, phase: str, total: int):
+    Without a total it shows how many are done, and how fast.
+    """
+
+    def __init__(self, phase: str, total: int | None):
         watched = sys.stderr.isatty()
         tqdm.monitor_interval = 0  # Its thread would forbid forking the workers.
         self._bar = tqdm(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from absl import logging
 
 from tfrecord_tools import index, metadata, plan, schema
 from tfrecord_tools.errors import CorruptRecord, UserError
+from tfrecord_tools.schema import Keys
 from tfrecord_tools.workspace import partial_of
 
 _HOLD_OUT = 2  # The purpose of this division: the converter made its own by the same hashes.
@@ -33,6 +35,7 @@ class Dataset:
         shards: Split name -> number of shards.
         digest: Hex; equal digests mean equal records in equal order.
         raw_size: Height and width in pixels where images are stored as raw pixels, u8[h w 3]; None: encoded.
+        keys: Under which names the examples hold what.
     """
 
     directory: Path
@@ -42,6 +45,7 @@ class Dataset:
     shards: Mapping[str, int]
     digest: str
     raw_size: int | None = None
+    keys: Keys = schema.OURS
 
     def records(self, split: str) -> Records:
         """Opens the records of a split; reads its part of the index.
@@ -56,7 +60,8 @@ class Dataset:
         index_path = self.directory / index.FILE_NAME
         table = index.read(index_path, _COLUMNS, split)
         columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
-        records = Records(str(index_path), split, paths, columns, np.arange(len(table)), self.raw_size)
+        rows = np.flatnonzero(columns["label"] != index.LEFT_OUT)
+        records = Records(str(index_path), split, paths, columns, rows, self.raw_size, self.keys)
         records.check_shards()
         return records
 
@@ -99,6 +104,9 @@ def read_numbers(path: str, count: int) -> np.ndarray:
 class Records:
     """The records of a split, or some of them; `len`, `[i]`, picklable, safe to use after fork and in threads.
 
+    It is what PyTorch calls a map-style dataset and Grain a random-access data source. Its columns are numpy's, so that
+    forked workers share their memory; that of a list of Python objects would be copied, page by page, as it is read.
+
     Attributes:
         labels: i64[n].
         corrupt: Record number -> message, of those that `sound` found so far.
@@ -113,6 +121,7 @@ class Records:
         columns: Mapping[str, np.ndarray],
         rows: np.ndarray,
         raw_size: int | None = None,
+        keys: Keys = schema.OURS,
     ):
         """Use `Dataset.records`.
 
@@ -123,6 +132,7 @@ class Records:
             columns: shard, offset, length, label of *all* records of the split.
             rows: i64[n], which of them these are.
             raw_size: As in `Dataset`.
+            keys: Likewise.
         """
         self._index_path = index_path
         self._split = split
@@ -130,6 +140,7 @@ class Records:
         self._all = columns
         self._rows = rows
         self.raw_size = raw_size
+        self.keys = keys
         self._shard = columns["shard"][rows]
         self._offset = columns["offset"][rows]
         self._frame_bytes = columns["length"][rows] + schema.FRAME_BYTES
@@ -157,7 +168,15 @@ class Records:
         Raises:
             CorruptRecord: Its bytes are not what was written.
         """
-        return schema.decode_example(self.serialized(range(len(self))[number]))
+        number = range(len(self))[number]
+        record = schema.decode_example(self.serialized(number), self.keys)
+        place = index.place(os.path.basename(self._shards[self._shard[number]]), int(self._offset[number]))
+        return record | {"path": record["path"] or place}
+
+    def __repr__(self) -> str:
+        """The same in every process, and another one for other records: by it, Grain knows its source again."""
+        rows = zlib.crc32(self._rows.tobytes())
+        return f"Records({self._index_path!r}, {self._split!r}, n={len(self)}, rows={rows:08x})"
 
     def serialized(self, number: int) -> bytes:
         """Returns the serialized `tf.train.Example` of a record, its checksums proven.
@@ -214,7 +233,8 @@ class Records:
 
     def select(self, numbers: np.ndarray) -> Records:
         """Returns some of these records, i64[k], in the order given; nothing is read."""
-        return Records(self._index_path, self._split, self._shards, self._all, self._rows[numbers], self.raw_size)
+        rows = self._rows[numbers]
+        return Records(self._index_path, self._split, self._shards, self._all, rows, self.raw_size, self.keys)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
         """Divides the records in two by the converter's rule: by the hash of the group or of the content.
@@ -234,11 +254,16 @@ class Records:
 
     def check_shards(self) -> None:
         """Raises UserError if a shard is missing or was cut; one look at the file's length each."""
-        ends = self._offset + self._frame_bytes
+        ends = self._all["offset"] + self._all["length"] + schema.FRAME_BYTES
         expected = np.zeros(len(self._shards), np.int64)
-        np.maximum.at(expected, self._shard, ends)
+        np.maximum.at(expected, self._all["shard"], ends)
         for path, size in zip(self._shards, expected):
             actual = os.path.getsize(path) if os.path.exists(path) else None
+            if actual is None and os.path.islink(path):
+                raise UserError(
+                    f"{path} is a link to {os.readlink(path)}, which is not there any more. Bring it back, or adopt the"
+                    " records again from where they are now."
+                )
             if actual != size:
                 state = "is missing" if actual is None else f"has {actual:,} bytes and should have {size:,}"
                 raise UserError(f"{path} {state}: the dataset was not copied completely. Copy or convert it again.")
@@ -293,6 +318,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             shards={name: split["shards"] for name, split in facts["splits"].items()},
             digest=facts["digest"],
             raw_size=facts["config"]["resize"] if facts["config"].get("store") == "raw" else None,
+            keys=Keys(**facts.get("keys", {})),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(

@@ -4,6 +4,7 @@ An example holds, by the names that TensorFlow Datasets uses for image folders:
     image: bytes, the encoded image.
     image/filename: bytes, its path relative to the source directory, UTF-8.
     label: int64, index into the class table.
+Those of others hold the same under names of their own: see `Keys`.
 
 Framing (tensorflow/core/lib/io/record_writer.h): length u64, masked CRC-32C of the length u32, the data,
 masked CRC-32C of the data u32; little-endian.
@@ -11,6 +12,7 @@ masked CRC-32C of the data u32; little-endian.
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from typing import Any
 
@@ -20,6 +22,26 @@ import numpy as np
 HEADER_BYTES = 12
 FRAME_BYTES = HEADER_BYTES + 4
 _BYTES_LIST, _INT64_LIST = 1, 3  # Fields of tf.train.Feature.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Keys:
+    """Under which names examples hold what, and how they count classes; by default those that are written here.
+
+    Attributes:
+        image: Of the encoded image.
+        label: Of the label.
+        path: Of the source path; "": they hold none.
+        label_offset: The label that stands for the first class.
+    """
+
+    image: str = "image"
+    label: str = "label"
+    path: str = "image/filename"
+    label_offset: int = 0
+
+
+OURS = Keys()
 
 
 def encode_example(image: bytes, filename: str, label: int) -> bytes:
@@ -33,14 +55,26 @@ def encode_example(image: bytes, filename: str, label: int) -> bytes:
     return b"".join((_head(1, sum(map(len, pieces))), *pieces))
 
 
-def decode_example(serialized: bytes) -> dict[str, Any]:
-    """Reads the parts of an example of ours back: image (bytes), path (str), label (int)."""
-    values: dict[bytes, bytes] = {}
+def decode_example(serialized: bytes, keys: Keys = OURS) -> dict[str, Any]:
+    """Reads the parts of an example: image (bytes), path (str, "" where it holds none) and label (int, from 0).
+
+    Raises:
+        KeyError: There is no image or label in it.
+        ValueError: It is no example, or what is to be one value of a type is not.
+    """
+    values = {}
     for entry in _fields(_only(serialized)):
-        key, feature = _fields(entry)
-        values[key] = _only(_only(feature))
-    label, _ = read_varint(values[b"label"], 0)
-    return {"image": values[b"image"], "path": values[b"image/filename"].decode(), "label": label}
+        key, values[key] = _fields(entry)  # Features that are not asked for may hold anything.
+    packed = _value(values[keys.label.encode()], _INT64_LIST)
+    label, end = read_varint(packed, 0) if packed else (0, -1)
+    if end != len(packed):
+        raise ValueError(f"the feature {keys.label!r} holds several values or none")
+    path = values.get(keys.path.encode())
+    return {
+        "image": _value(values[keys.image.encode()], _BYTES_LIST),
+        "path": _value(path, _BYTES_LIST).decode("utf-8", "replace") if path else "",
+        "label": label - (label >> 63 << 64) - keys.label_offset,  # Two's complement.
+    }
 
 
 def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -124,6 +158,13 @@ def _fields(message: bytes) -> list[bytes]:
         contents.append(message[position : position + length])
         position += length
     return contents
+
+
+def _value(feature: bytes, kind: int) -> bytes:
+    """The one value of a feature of this kind; of numbers all, packed, as every protobuf library writes them."""
+    if feature[:1] != bytes((kind << 3 | 2,)):
+        raise ValueError("a feature of another type")
+    return _only(_only(feature))
 
 
 def _only(message: bytes) -> bytes:

@@ -338,7 +338,8 @@ def _save(sheet: Image.Image, path: str) -> None:
 
 
 def _names_of(feature: str, class_names: ClassNames) -> Sequence[str]:
-    return class_names.get(feature.replace("/", "-"), ())
+    """TensorFlow Datasets writes `-` between a feature and one in it, `.` for a slash in a name."""
+    return class_names.get(feature.replace("/", "-")) or class_names.get(feature.replace("/", "."), ())
 
 
 def _table(rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[str]:

@@ -56,15 +56,21 @@ def find(path: Path, damage: Callable[[str], object]) -> list[Group]:
     """
     if not path.is_dir():
         return [Group(path.name, compression(path), [path])]
+    groups = grouped(_list(path), damage)
+    if not groups:
+        raise UserError(f"{path}: no TFRecord in this directory (directories in it are not searched). {_EXPECTED}")
+    return groups
+
+
+def grouped(paths: Sequence[Path], damage: Callable[[str], object]) -> list[Group]:
+    """Groups files of a directory; leaves out what is no TFRecord, and tells `damage` if it is named like one."""
     groups: dict[tuple[str, str], list[Path]] = {}
-    for file in _list(path):
+    for file in paths:
         try:
             groups.setdefault((_pattern(file.name), compression(file)), []).append(file)
         except UserError as error:
             if _NAMES.search(file.name):
                 damage(str(error))
-    if not groups:
-        raise UserError(f"{path}: no TFRecord in this directory (directories in it are not searched). {_EXPECTED}")
     return [Group(name if files[1:] else files[0].name, kind, files) for (name, kind), files in groups.items()]
 
 

@@ -55,6 +55,11 @@ def read(directory: Path) -> Base:
     if not (directory / metadata.CONVERT_JSON).exists():
         raise UserError(f"--update: there is no dataset in {directory} to update. Leave the flag out to make one.")
     facts = metadata.read(directory)
+    if facts["config"].get("adopted"):
+        raise UserError(
+            f"--update: {directory} was adopted, not converted: its records are somebody else's. Adopt them again with"
+            " python -m tfrecord_tools.adopt --overwrite."
+        )
     if facts["config"].get("format_version") != FORMAT_VERSION:
         raise UserError(
             f"{directory} was made by another version of this tool, in format {facts['config'].get('format_version')};"

@@ -10,10 +10,10 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from absl import flags
 
 from tfrecord_tools import command, duplicates, index, metadata, plan, schema, workers
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.plan import Shard
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Dataset, open_dataset
-from tfrecord_tools.splits import SPLITS
+from tfrecord_tools.schema import Keys
 from tfrecord_tools.stores import Rejected
 
 _SHOWN = 20
@@ -57,6 +56,7 @@ class _Job:
     dataset: str
     group: int
     of: dict[str, int]  # Split -> its number of shards.
+    keys: Keys
     decode: bool
 
 
@@ -82,12 +82,10 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
     """
     data = open_dataset(config.directory)
     facts = metadata.read(data.directory)
-    table = index.read(
-        data.directory / index.FILE_NAME, ["split", "shard", "label", "path", "group", "sha256", "source_sha256"]
-    )
+    table = index.read(data.directory / index.FILE_NAME, metadata.DIGESTED)
     problems = list(_check_metadata(data, facts, table))
     jobs = [
-        _Job(data.directory, data.name, group, dict(data.shards), config.decode)
+        _Job(data.directory, data.name, group, dict(data.shards), data.keys, config.decode)
         for group in range(index.groups(data.directory / index.FILE_NAME))
     ]
     with workers.pool(config.workers) as pool, Progress("verify", len(table)) as progress:
@@ -106,9 +104,9 @@ def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterato
     """Yields in what the files beside the shards contradict each other or the index, or that one is damaged."""
     checks: dict[str, Callable[[], Iterator[str]]] = {
         index.FILE_NAME: lambda: _check_counts(data, facts, table),
-        "label.labels.txt": lambda: _check_class_names(data),
+        metadata.labels_file(data.keys): lambda: _check_class_names(data),
         "features.json": lambda: _check_features(data),
-        "dataset_info.json": lambda: _check_dataset_info(data),
+        "dataset_info.json": lambda: _check_dataset_info(data, table),
         "rejected.csv": lambda: _check_digest(data, facts, table),
     }
     for name, check in checks.items():
@@ -127,7 +125,7 @@ def _check_counts(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[
     splits = np.array(table.column("split").to_pylist())
     labels = table.column("label").to_numpy()
     for split, count in data.splits.items():
-        found = int((splits == split).sum())
+        found = int(((splits == split) & (labels != index.LEFT_OUT)).sum())
         if found != count:
             yield f"{index.FILE_NAME}: {found:,} rows of {split}, and convert.json says {count:,}"
         for entry in facts["classes"]:
@@ -138,24 +136,27 @@ def _check_counts(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[
 
 
 def _check_class_names(data: Dataset) -> Iterator[str]:
-    names = (data.directory / "label.labels.txt").read_text("utf-8").removesuffix("\n").split("\n")
-    if tuple(names) != data.class_names:
-        yield "label.labels.txt: other class names than in convert.json"
+    name = metadata.labels_file(data.keys)
+    names = (data.directory / name).read_text("utf-8").removesuffix("\n").split("\n")
+    if tuple(names[data.keys.label_offset :]) != data.class_names:
+        yield f"{name}: other class names than in convert.json"
 
 
 def _check_features(data: Dataset) -> Iterator[str]:
     described = json.loads((data.directory / "features.json").read_text("utf-8"))
-    count = int(described["featuresDict"]["features"]["label"]["classLabel"]["numClasses"])
+    count = int(described["featuresDict"]["features"][data.keys.label]["classLabel"]["numClasses"])
+    count -= data.keys.label_offset
     if count != len(data.class_names):
         yield f"features.json: {count:,} classes, and convert.json has {len(data.class_names):,}"
 
 
-def _check_dataset_info(data: Dataset) -> Iterator[str]:
+def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
+    rows = Counter(table.column("split").to_pylist())
     described = json.loads((data.directory / "dataset_info.json").read_text("utf-8"))
     for split in described["splits"]:
         lengths = [int(length) for length in split["shardLengths"]]
-        if sum(lengths) != data.splits.get(split["name"]) or len(lengths) != data.shards.get(split["name"]):
-            yield f"dataset_info.json: other numbers of records or shards of {split['name']} than in convert.json"
+        if sum(lengths) != rows[split["name"]] or len(lengths) != data.shards.get(split["name"]):
+            yield f"dataset_info.json: other numbers of records or shards of {split['name']} than in {index.FILE_NAME}"
 
 
 def _check_digest(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
@@ -170,17 +171,7 @@ def _digest(data: Dataset, facts: dict[str, Any], table: Any) -> str:
         if next(reader, None) != [field.name for field in dataclasses.fields(Rejected)]:
             raise ValueError("no header")
         rejected = [Rejected(path=path, reason=reason, done=done) for path, reason, done in reader]
-    split_numbers = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
-    columns = [index.hashes(table, name) for name in ("source_sha256", "sha256")]
-    columns += [table.column("label").to_numpy().astype(np.int32), split_numbers, table.column("group").to_numpy()]
-    keys = split_numbers.astype(np.int64) << 32 | table.column("shard").to_numpy()
-    starts = [*np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]).tolist(), len(keys)]
-    shards = []
-    for start, stop in itertools.pairwise(starts):
-        split = SPLITS[split_numbers[start]]
-        shards.append(Shard(split, int(keys[start] & 0xFFFFFFFF), data.shards[split], start, stop))
-    paths = table.column("path").to_pylist()
-    return plan.digest_of(facts["config"], data.class_names, shards, rejected, columns, paths)
+    return metadata.digest_of(facts["config"], data.class_names, rejected, data.shards, table)
 
 
 def _verify_shard(job: _Job) -> _Verified:
@@ -193,7 +184,7 @@ def _verify_shard(job: _Job) -> _Verified:
             problems += _check_layout(rows, os.fstat(file.fileno()).st_size)
             for number, row in enumerate(rows):
                 framed = os.pread(file.fileno(), row["length"] + schema.FRAME_BYTES, row["offset"])
-                if reason := _check_record(framed, row, job.decode):
+                if reason := _check_record(framed, row, index.place(name, row["offset"]), job):
                     problems.append(f"record {number:,} at byte {row['offset']:,}, {row['path']}: {reason}")
     except OSError as error:
         problems.append(f"cannot be read: {error.strerror}")
@@ -210,15 +201,18 @@ def _check_layout(rows: Sequence[dict[str, Any]], size: int) -> Iterator[str]:
         yield f"has {size:,} bytes and should have {end:,}"
 
 
-def _check_record(framed: bytes, row: dict[str, Any], decode: bool) -> str:
+def _check_record(framed: bytes, row: dict[str, Any], place: str, job: _Job) -> str:
     """Returns what is wrong with a record; "" if nothing is."""
     data = schema.unframe(framed)
     if data is None:
         return "wrong checksum or length"
+    if row["label"] == index.LEFT_OUT:
+        return ""
     try:
-        example = schema.decode_example(data)
+        example = schema.decode_example(data, job.keys)
     except (IndexError, KeyError, ValueError):
-        return "its checksum is right, but it is no example as this tool writes them"
+        return "its checksum is right, but it is no example as the directory's convert.json describes them"
+    example["path"] = example["path"] or place
     if hashlib.sha256(example["image"]).digest() != row["sha256"]:
         return "the image has another sha256 than the index says"
     for name in ("label", "path"):
@@ -227,7 +221,7 @@ def _check_record(framed: bytes, row: dict[str, Any], decode: bool) -> str:
     if row["type"] == "RAW":
         right = len(example["image"]) == row["height"] * row["width"] * 3
         return "" if right else "not as many pixels as the index says"
-    return _check_decodes(example["image"], (row["height"], row["width"])) if decode else ""
+    return _check_decodes(example["image"], (row["height"], row["width"])) if job.decode else ""
 
 
 def _check_decodes(encoded: bytes, size: tuple[int, int]) -> str:

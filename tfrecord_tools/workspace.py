@@ -15,7 +15,7 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,37 @@ def open_workspace(out: Path) -> Iterator[Workspace]:
                 lock.unlink()
                 with contextlib.suppress(OSError):  # Another one may have begun to wait in it.
                     workspace.root.rmdir()
+
+
+@contextlib.contextmanager
+def fresh(out: Path, check: Callable[[], None]) -> Iterator[Workspace]:
+    """A workspace for what is made in one go: it becomes `out` when the block succeeds, else nothing is left of it.
+
+    Args:
+        out: The directory to make.
+        check: Raises UserError if something is there that must not be replaced.
+
+    Raises:
+        UserError: `check` did, or a conversion into `out` is unfinished.
+    """
+    check()
+    with open_workspace(out) as workspace:
+        workspace.finish_commit()
+        check()  # Again: what we waited for, or finished, may be there now.
+        if workspace.survey.exists():
+            raise UserError(
+                f"{workspace.root} holds an unfinished conversion. Repeat its command to finish it, delete that"
+                " directory to give it up, or choose another --out."
+            )
+        workspace.clear()
+        try:
+            workspace.data.mkdir()
+            workspace.index.mkdir()
+            yield workspace
+        except BaseException:
+            workspace.clear()
+            raise
+        workspace.commit_data({})
 
 
 def _inode(path: Path) -> int | None:

@@ -10,6 +10,7 @@ COMMANDS = {
     "compare": "trains several variants with several seeds and shows side by side what came out",
     "evaluate": "judges a trained model on a split of a dataset, with a report",
     "predict": "says of image files what they are",
+    "doctor": "says whether this machine can train, and what would make it train better",
     "export": "writes a trained model for TensorFlow Serving, LiteRT or ONNX",
 }
 

@@ -1,0 +1,42 @@
+"""PyTorch: a DataLoader whose workers read any record by its number; TensorFlow is not imported.
+
+python examples/read_torch.py out/ prints the shape of a batch and the number of images. It needs torch.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tfrecord_tools.records import Records, open_dataset
+
+
+class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+    """The images of records, decoded and stretched to a square: u8[3 size size], and their labels."""
+
+    def __init__(self, records: Records, size: int):
+        self.records, self.size = records, size
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+        record = self.records[number]
+        with Image.open(io.BytesIO(record["image"])) as image:
+            pixels = np.array(image.convert("RGB").resize((self.size, self.size)))
+        return torch.from_numpy(pixels).permute(2, 0, 1), record["label"]
+
+
+def loader(records: Records, size: int, batch_size: int, workers: int) -> torch.utils.data.DataLoader:
+    """Batches of (u8[b 3 size size], i64[b]), another full shuffle each epoch."""
+    return torch.utils.data.DataLoader(Images(records, size), batch_size, shuffle=True, num_workers=workers)
+
+
+if __name__ == "__main__":
+    train = open_dataset(sys.argv[1]).records("train")
+    shapes = [tuple(images.shape) for images, _ in loader(train, size=160, batch_size=32, workers=2)]
+    print(shapes[0], sum(shape[0] for shape in shapes))

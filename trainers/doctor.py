@@ -1,0 +1,36 @@
+"""Says whether this machine can train, and what would make it train better.
+
+    python -m trainers.doctor
+
+prints a line of each check: versions, GPUs or why there is none, precision, a convolution that is timed, XLA, memory,
+disk, processors; below it what to do. Exit code 0: a training runs here; 1: something is broken.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from tfrecord_tools import command
+from tfrecord_tools.errors import UserError
+from trainers import diagnosis
+
+# The findings are what is to be read, not TensorFlow's remarks; to be set before it is imported.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    broken = []
+    for finding in diagnosis.examine():
+        print(f"{finding.state:<7} {finding.check:<12} {finding.found}", flush=True)
+        if finding.advice:
+            print(f"{'':<20} {finding.advice}")
+        if finding.state == diagnosis.BROKEN:
+            broken.append(finding.check)
+    if broken:
+        raise UserError(f"{', '.join(broken)}: broken. The advice above says what to do.")
+
+
+if __name__ == "__main__":
+    command.run(main)
