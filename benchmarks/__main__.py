@@ -11,6 +11,7 @@ COMMANDS = {
     "memory": "peak memory of convert, to_csv and convert of the CSV at two sizes: bytes a file",
     "plan": "time and memory of plan and index up to a million simulated images",
     "open": "time to the first batch and memory at growing numbers of index rows",
+    "predict": "predict against the model alone and decoding alone; the answer to one image against a bare script",
     "read": "images a second of the input, beside other loaders; how near the pixels are to Pillow's",
     "train": "training with full augmentation against a constant batch",
     "startup": "time to answer of convert's --help, a wrong flag and --dry_run against `import tensorflow`",

@@ -6,16 +6,20 @@ TFRECORD_TOOLS_WEIGHTS: ImageNet weights of MobileNet(alpha=0.25) without top.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.records import open_dataset
+from trainers import image_files, model_file, predictions
 
 
 def named(variable: str) -> str:
@@ -49,13 +53,46 @@ def test_a_tenth_through_tensorflow_datasets(out: Path) -> None:
         assert example["label"] == ["cats", "dogs"].index(example["image/filename"].decode().split("/")[1])
 
 
-@pytest.mark.photos
-@pytest.mark.slow
-def test_fine_tuning_reaches_92_percent(out: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def trained(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run directory."""
+    run = tmp_path_factory.mktemp("trained") / "run"
     command = [
-        *(sys.executable, "-m", "trainers.finetune", f"--tfrecords={out}", f"--run={tmp_path / 'run'}"),
+        *(sys.executable, "-m", "trainers.finetune", f"--tfrecords={out}", f"--run={run}"),
         *("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=160"),
         f"--weights={named('TFRECORD_TOOLS_WEIGHTS')}",
     ]
     subprocess.run(command, check=True, capture_output=True)
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["accuracy"] >= 0.92
+    return run
+
+
+@pytest.mark.photos
+@pytest.mark.slow
+def test_fine_tuning_reaches_92_percent(trained: Path) -> None:
+    assert json.loads((trained / "metrics.json").read_text())["accuracy"] >= 0.92
+
+
+@pytest.mark.photos
+@pytest.mark.slow
+def test_of_wrong_labels_most_are_the_first_suspects(out: Path, trained: Path) -> None:
+    model, info = model_file.load(trained / "model.keras")
+    found = predictions.of_records(model, info, open_dataset(out).records("validation"))
+    assert found.labels is not None
+    count = len(found)
+    for seed in range(3):
+        flipped = np.random.default_rng(seed).choice(count, count // 20, replace=False)
+        labels = found.labels.copy()
+        labels[flipped] = 1 - labels[flipped]
+        first = predictions.ranked(dataclasses.replace(found, labels=labels))[: count // 10]
+        assert np.isin(flipped, first).mean() >= 0.7
+
+
+@pytest.mark.photos
+@pytest.mark.slow
+def test_photographs_are_judged_as_their_records(out: Path, trained: Path) -> None:
+    model, info = model_file.load(trained / "model.keras")
+    records = predictions.of_records(model, info, open_dataset(out).records("validation"))
+    source = Path(named("TFRECORD_TOOLS_PHOTOS"))
+    files = image_files.find([str(source / path) for path in records.paths])
+    judged = np.concatenate([batch.probabilities for batch in image_files.judge(model, info, files)])
+    np.testing.assert_allclose(judged, records.probabilities, atol=1e-5)

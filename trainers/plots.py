@@ -82,8 +82,7 @@ def _of_training(history: Sequence[Row]) -> dict[str, Figure]:
 
 
 def _of_predictions(predictions: Predictions, threshold: float) -> dict[str, Figure]:
-    labels, classes = predictions.labels, predictions.classes
-    assert labels is not None
+    labels, classes = predictions.truth, predictions.classes
     right = predictions.predicted == labels
     counts = scores.confusion(labels, predictions.predicted, len(classes))
     figures = {"confusion": _confusion(counts, classes)}
@@ -108,6 +107,7 @@ def _curves(rows: Sequence[Row], name: str) -> Figure:
     epochs = np.arange(1, len(rows) + 1)
     for column, label, color in ((name, "training", "muted"), (f"val_{name}", "validation", "bar")):
         axes.plot(epochs, [row[column] for row in rows], "o-", label=label, color=COLORS[color])
+    axes.margins(y=0.15)  # Room for the names of the phases, below the curves.
     _phases(axes, rows)
     axes.legend()
     return axes.figure
@@ -168,7 +168,7 @@ def _separation(
     axes.axvline(best, color=COLORS["text"], linewidth=1.5, linestyle=":", label=f"best here {best:.3f}")
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_formatter("{x:,.0f}")
-    axes.figure.legend(loc="outside lower center", ncols=4)
+    axes.figure.legend(loc="outside lower center", ncols=2)
     return axes.figure
 
 

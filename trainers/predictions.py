@@ -49,6 +49,13 @@ class Predictions:
         return len(self.probabilities)
 
     @property
+    def truth(self) -> np.ndarray:
+        """The labels i64[n], of predictions that have them."""
+        if self.labels is None:
+            raise ValueError("predictions without labels cannot be judged")
+        return self.labels
+
+    @property
     def confidence(self) -> np.ndarray:
         """f32[n], the probability of what is predicted."""
         return self.probabilities[np.arange(len(self)), self.predicted]
@@ -116,7 +123,7 @@ def check_classes(info: ModelInfo, data: Dataset) -> None:
 
 def summary(predictions: Predictions) -> dict[str, Any]:
     """The figures of predictions with labels, as metrics.json has them."""
-    labels, probabilities = _labels(predictions), predictions.probabilities
+    labels, probabilities = predictions.truth, predictions.probabilities
     right = predictions.predicted == labels
     interval = scores.wilson(int(right.sum()), len(right))
     found: dict[str, Any] = {
@@ -159,7 +166,7 @@ def ranked(predictions: Predictions) -> np.ndarray:
     By how much the likeliest other class exceeds the label's own: for more than two classes, that a label is
     improbable does not suffice, since all may be.
     """
-    labels, rows = _labels(predictions), np.arange(len(predictions))
+    labels, rows = predictions.truth, np.arange(len(predictions))
     others = predictions.probabilities.astype(np.float64)
     own = others[rows, labels]
     others[rows, labels] = -1
@@ -179,7 +186,7 @@ def write_csv(path: Path, rows: Iterator[Mapping[str, Any]]) -> None:
 
 
 def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
-    labels, names = _labels(predictions), predictions.classes
+    labels, names = predictions.truth, predictions.classes
     for rank, i in enumerate(ranked(predictions).tolist(), start=1):
         likely = int(predictions.probabilities[i].argmax())
         yield {
@@ -191,12 +198,6 @@ def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
             "p_was": str(predictions.probabilities[i, labels[i]]),
             "record": "" if predictions.records is None else int(predictions.records[i]),
         }
-
-
-def _labels(predictions: Predictions) -> np.ndarray:
-    if predictions.labels is None:
-        raise ValueError("predictions without labels cannot be judged")
-    return predictions.labels
 
 
 def _mapped(wanted: Sequence[str], given: Sequence[str], where: str = "") -> np.ndarray:

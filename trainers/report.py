@@ -255,13 +255,16 @@ def _training(facts: Facts) -> str:
 def _decisions(facts: Facts) -> str:
     """Confusion matrix and the rates of each class."""
     predicted = facts.predictions
-    counts = scores.confusion(_labels(predicted), predicted.predicted, len(predicted.classes))
+    counts = scores.confusion(predicted.truth, predicted.predicted, len(predicted.classes))
     rates = scores.per_class(counts)
     order = np.arange(len(counts))
-    note = ""
+    note = (
+        '<p class="aside">Recall: of the images of a class, the share that is found. Precision: of the images that are'
+        " said to be of it, the share that is.</p>"
+    )
     if len(order) > _CLASSES_LISTED:
         order = np.argsort(np.nan_to_num(rates.f1, nan=2.0), kind="stable")[:_CLASSES_LISTED]
-        note = f'<p class="aside">The {_CLASSES_LISTED} worst of {len(counts):,} classes.</p>'
+        note += f'<p class="aside">The {_CLASSES_LISTED} worst of {len(counts):,} classes.</p>'
     rows = (
         [
             f'<span class="name">{page.text(predicted.classes[i])}</span>',
@@ -270,9 +273,7 @@ def _decisions(facts: Facts) -> str:
         ]
         for i in order.tolist()
     )
-    table = page.table(
-        ["Class", "Images", "Found (recall)", "Right when said (precision)", "F1"], rows, numbers=(1,), kind="rates"
-    )
+    table = page.table(["Class", "Images", "Recall", "Precision", "F1"], rows, numbers=(1,), kind="rates")
     return f"{note}{table}{_plots(facts, 'confusion')}{_pairs(counts, predicted.classes)}"
 
 
@@ -294,7 +295,7 @@ def _threshold(facts: Facts) -> str:
     predicted = facts.predictions
     if "roc" not in facts.plots:
         return ""
-    best = scores.best_threshold(_labels(predicted), predicted.probabilities[:, 1])
+    best = scores.best_threshold(predicted.truth, predicted.probabilities[:, 1])
     name = page.text(predicted.classes[1])
     return (
         f'<p class="aside">An image is said to be of {name} from a probability of {facts.info.threshold:g} on. Of these'
@@ -327,7 +328,7 @@ def _worst(facts: Facts) -> str:
 
 def _mistake(predicted: Predictions, one: Mistake) -> str:
     i, rows = one.number, predicted.records
-    true, said = (page.text(predicted.classes[which[i]]) for which in (_labels(predicted), predicted.predicted))
+    true, said = (page.text(predicted.classes[which[i]]) for which in (predicted.truth, predicted.predicted))
     path = page.text(predicted.paths[i])
     images = _image(one.image, f"{true} taken for {said}: {path}")
     if one.heat:
@@ -373,8 +374,8 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
     from trainers import gradcam
 
     position_of = {row: position for position, row in enumerate(records.rows.tolist())}
-    assert predicted.records is not None
-    chosen = records.select(np.array([position_of[row] for row in predicted.records[worst].tolist()]))
+    rows = np.asarray(predicted.records)[worst]
+    chosen = records.select(np.array([position_of[row] for row in rows.tolist()]))
     batches = dataset.eval_batches(chosen, batch_size=_MISTAKES, image_size=info.image_size, crop=info.crop)
     images = next(iter(batches))[0].numpy()
     heat = gradcam.heatmaps(model, images, predicted.predicted[worst])
@@ -390,7 +391,7 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
     """The class of the lowest recall, and that, if it lies clearly below the accuracy."""
-    labels = _labels(predicted)
+    labels = predicted.truth
     right = predicted.predicted == labels
     rates = scores.per_class(scores.confusion(labels, predicted.predicted, len(predicted.classes)))
     worst = int(np.nanargmin(rates.recall))
@@ -399,12 +400,7 @@ def _weakest(predicted: Predictions) -> tuple[int, float] | None:
 
 
 def _wrong(predicted: Predictions) -> np.ndarray:
-    return np.flatnonzero(predicted.predicted != _labels(predicted))
-
-
-def _labels(predicted: Predictions) -> np.ndarray:
-    assert predicted.labels is not None
-    return predicted.labels
+    return np.flatnonzero(predicted.predicted != predicted.truth)
 
 
 def _plots(facts: Facts, *names: str) -> str:

@@ -1,0 +1,85 @@
+"""Images a second of predict, beside the model alone and decoding alone, in turn; and the time of one image's answer.
+
+On a processor, model and decoder share the same cores: at most 1 / (1 / model + 1 / decoder) is possible there.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from benchmarks import common
+from tfrecord_tools import command
+from trainers import image_files, model_file, predictions
+
+_ONE_CALL = """
+import keras, numpy
+model = keras.models.load_model({path!r})
+model(numpy.zeros((1, {size}, {size}, 3), numpy.uint8)).numpy()
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    path = model_file.find(flags.FLAGS.run)
+    found = image_files.find([flags.FLAGS.photos])
+    _print_start(str(path), found.sources[0].path, model_file.read_info(path).image_size)
+    import tensorflow as tf
+
+    from tfrecord_tools.pixels import decode_pixels
+
+    model, info = model_file.load(path)
+    predict = predictions.compiled(model)
+    batch = tf.zeros((predictions.BATCH_SIZE, info.image_size, info.image_size, 3), tf.uint8)
+
+    def model_alone() -> int:
+        batches = -(-len(found.sources) // predictions.BATCH_SIZE)
+        return sum(len(predict(batch).numpy()) for _ in range(batches))
+
+    def decode_alone() -> int:
+        data = tf.data.Dataset.from_tensor_slices([source.path for source in found.sources])
+        data = data.map(lambda name: decode_pixels(tf.io.read_file(name), info.image_size, info.crop), tf.data.AUTOTUNE)
+        return sum(len(pixels) for pixels in data.batch(predictions.BATCH_SIZE).prefetch(tf.data.AUTOTUNE))
+
+    def judge() -> int:
+        return sum(len(judged) for judged in image_files.judge(model, info, found))
+
+    runs = (model_alone, decode_alone, judge)
+    for run in runs:  # Traces, and fills the page cache.
+        run()
+    for _ in range(flags.FLAGS.rounds):
+        model_rate, decoder_rate, rate = map(_rate, runs)
+        shared = 1 / (1 / model_rate + 1 / decoder_rate)
+        print(
+            f"model {model_rate:,.0f}, decoder {decoder_rate:,.0f}, predict {rate:,.0f} images/s:"
+            f" {rate / min(model_rate, decoder_rate):.2f} of the lower, {rate / shared:.2f} of both on the same cores"
+        )
+
+
+def _rate(run: Callable[[], int]) -> float:
+    start = time.perf_counter()
+    return run() / (time.perf_counter() - start)
+
+
+def _print_start(model: str, image: str, size: int) -> None:
+    commands = {
+        "import, load, one call": [sys.executable, "-c", _ONE_CALL.format(path=model, size=size)],
+        "predict of one image": [sys.executable, "-m", "trainers.predict", f"--run={model}", image],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(flags.FLAGS.rounds):  # In turn, so that a slow moment hits both.
+        for name, words in commands.items():
+            seconds[name].append(common.run(words).seconds)
+    bare, one = (statistics.median(values) for values in seconds.values())
+    print(f"one image: {one:.2f} s, {one / bare:.2f} of {bare:.2f} s for import, load and one call")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("photos", None, "Directory of about 2,000 photographs.", required=True)
+    flags.DEFINE_string("run", None, "Run directory of a trainer.", required=True)
+    flags.DEFINE_integer("rounds", 3, "Of each measurement.")
+    command.run(main)
