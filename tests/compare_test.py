@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,9 @@ MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
             [],
             [("with flips", "scratch", ("--optimizer_kwargs=a=1",))],
         ),
+        (["features --features=features"], [], [("features", "features", ("--features=features",))]),
+        (["frozen --backbone VGG19"], ["VGG16"], [("frozen", "frozen", ("--backbone", "VGG19"))]),
+        (["증강=scratch", "기본=scratch"], [], [("증강", "scratch", ()), ("기본", "scratch", ())]),
         (["scratch '--run_name=a b'"], [], [("scratch", "scratch", ("--run_name=a b",))]),  # As a shell splits it.
     ],
 )
@@ -65,10 +69,8 @@ def test_variants_are_read(given, backbones, expected):
         ([""], "--variant=: [NAME=]TRAINER [FLAGS] is expected"),
         (["a=b=scratch"], "--variant=a=b=scratch: [NAME=]TRAINER [FLAGS] is expected"),
         (["scratch --epochs='3"], "--epochs='3: not understood: No closing quotation."),
-        (
-            ["scratch", "scratch --epochs=3"],
-            "--variant: two are called 'scratch'. Give them names, as in NAME=scratch ",
-        ),
+        (["scratch", "scratch --epochs=3"], "--variant: the runs of two are called 'scratch'. Give them names, as in "),
+        (["a b=scratch", "a/b=scratch"], "--variant: the runs of two are called 'a b'."),
         (["scratch --seed=3"], "--variant=scratch --seed=3: --seed is set by this command itself."),
         (["scratch --run=x"], "--variant=scratch --run=x: --run is set by this command itself."),
     ],
@@ -144,6 +146,8 @@ def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
         ((), "--tfrecords is missing: the dataset to train on."),
         (("--tfrecords=nowhere",), "nowhere: no such directory."),
         (("--tfrecords=out", "--seeds=a"), "--seeds=a: whole numbers, as in 0,1,2, are expected."),
+        (("--tfrecords=out", "--seeds="), "--seeds=: whole numbers, as in 0,1,2, are expected."),
+        (("--tfrecords=out", "--out=src/train/cats/000.jpg"), "--out=src/train/cats/000.jpg: a file, not a directory."),
         (("--tfrecords=out", "--variant=x"), "--variant=x: [NAME=]TRAINER [FLAGS] is expected"),
         (("--tfrecords=out", "x"), "unexpected argument 'x'"),
     ],
@@ -153,6 +157,17 @@ def test_mistakes_are_told(place, flags, message):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
     assert not (place / "x").exists()
+
+
+def test_runs_on_a_dataset_that_was_are_not_compared(place, tmp_path):
+    shutil.copytree(place / "src", tmp_path / "src")
+    converted(tmp_path / "src", tmp_path / "out")
+    flags = ("--tfrecords=out", "--variant=scratch --image_size=24 --epochs=1")
+    assert run("trainers.compare", *flags, cwd=tmp_path).returncode == 0
+    (tmp_path / "src/train/cats/000.jpg").unlink()
+    converted(tmp_path / "src", tmp_path / "out", overwrite=True)
+    done = run("trainers.compare", *flags, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1].startswith("error: comparison/scratch-seed0: finished on another dataset, of ")
 
 
 def test_a_dry_run_prints_commands(place):

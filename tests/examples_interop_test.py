@@ -92,7 +92,7 @@ def imports_tensorflow(example: str) -> bool:
 
 
 def test_each_example_is_short_and_says_how_to_run_it() -> None:
-    paths = sorted(EXAMPLES.glob("*.py"))
+    paths = [EXAMPLES / "fit_keras.py", *sorted(EXAMPLES.glob("read_*.py"))]
     assert [path.stem for path in paths] == ["fit_keras", "read_grain", "read_tf_data", "read_tfds", "read_torch"]
     for path in paths:
         text = path.read_text()

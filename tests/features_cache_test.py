@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -116,8 +117,6 @@ def test_batches_are_permutations_from_any_step(out, tmp_path):
 
 
 def test_corrupt_records_are_left_out_now_and_later(out, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     records = dataset.open(copy).records("train")
@@ -130,6 +129,18 @@ def test_corrupt_records_are_left_out_now_and_later(out, tmp_path):
         seen = np.concatenate([values for values, _ in features.in_order(16).as_numpy_iterator()])
         assert len(seen) == 39
         assert seen.any(1).all()
+
+
+def test_features_of_a_record_that_is_sound_again_are_not_missing_for_ever(out, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    shard = next(copy.glob("*train*"))
+    place = int(dataset.open(copy).records("train")._offset[7]) + 40
+    flip(shard, place)
+    load(dataset.open(copy).records("train"), Extractor(), tmp_path / "features")
+    flip(shard, place)
+    with pytest.raises(UserError, match=r"computed when train record 7, .* was corrupt, which it is not any more"):
+        load(dataset.open(copy).records("train"), Extractor(), tmp_path / "features")
 
 
 def test_what_is_damaged_or_at_work_is_told(out, tmp_path):

@@ -36,6 +36,11 @@ def test_class_weights_make_classes_alike(out):
     assert inputs.class_weight(records, recipes.finetune(), 4) is None
 
 
+def test_smoothed_targets_add_up_to_one():
+    np.testing.assert_allclose(inputs.smoothed(np.array([[0.0], [1.0]], np.float32), 0.1), [[0.05], [0.95]])
+    np.testing.assert_allclose(inputs.smoothed(np.array([[0, 1, 0, 0]], np.float32), 0.2), [[0.05, 0.85, 0.05, 0.05]])
+
+
 @pytest.mark.parametrize("how", ["mixup", "cutmix"])
 def test_mixed_batches_have_mixed_targets(how, out):
     records = dataset.open(out).records("train")
@@ -63,5 +68,7 @@ def test_a_batch_is_named_by_its_records(out):
     recipe = recipes.Recipe(model=recipes.ModelConfig(image_size=16), phases=(), batch_size=4, augment="none")
     stream = dataset.train_batches(records, batch_size=4, image_size=16, seed=3, start_step=7, with_numbers=True)
     _, _, numbers = next(iter(stream))
+    named = inputs.batch_numbers(records, recipe, config, 7)
+    np.testing.assert_array_equal(named, numbers)
     expected = ", ".join(f"{number} ({records.paths[number]})" for number in numbers.numpy())
-    assert inputs.describe_batch(records, recipe, config, 7) == expected
+    assert inputs.describe_records(records, named) == expected

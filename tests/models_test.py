@@ -167,7 +167,6 @@ def test_a_network_of_other_filters():
         ("1", ["conv_pw_13"]),  # BatchNormalization does not count.
         ("3", ["conv_pw_12", "conv_dw_13", "conv_pw_13"]),
         ("conv_dw_1$", ["conv_dw_1"]),
-        ("_13_bn", ["conv_dw_13_bn", "conv_pw_13_bn"]),
     ],
 )
 def test_layers_are_chosen_by_rules(rule, names):
@@ -179,7 +178,9 @@ def test_layers_are_chosen_by_rules(rule, names):
     ("rule", "message"),
     [
         ("block9", "--unfreeze=block9: no layer with weights of mobilenet_1.00_32 has a name like that; the last are "),
-        ("0", "--unfreeze=0: no layer with weights of mobilenet_1.00_32 has a name like that"),
+        ("0", "--unfreeze=0: mobilenet_1.00_32 has 27 layers with weights; 1 to so many."),
+        ("28", "--unfreeze=28: mobilenet_1.00_32 has 27 layers with weights; 1 to so many."),
+        ("_bn$", "--unfreeze=_bn$: no layer with weights of"),  # They stay frozen.
         ("pad", "--unfreeze=pad: no layer with weights of"),  # Some are called so, but have nothing to train.
         ("(", "--unfreeze=(: not a regular expression: missing ), unterminated subpattern"),
     ],

@@ -73,6 +73,18 @@ def test_default_recipe_trains_everything_where_there_is_nothing_to_transfer():
     assert anew == recipes.scratch(backbone="MobileNetV2")
 
 
+def test_a_network_that_is_the_default_anyway_may_be_named():
+    assert recipes.scratch(backbone="CNN") == recipes.scratch()
+
+
+def test_arguments_of_the_same_optimizer_stay():
+    recipe = recipes.scratch(backbone="VGG16")
+    more = recipes.override(recipe, phase={"optimizer_kwargs": {"global_clipnorm": 1}})
+    assert more.phases[0].optimizer_kwargs == {"momentum": 0.9, "nesterov": True, "global_clipnorm": 1}
+    other = recipes.override(recipe, phase={"optimizer": "adam"})
+    assert other.phases[0].optimizer_kwargs == {}
+
+
 def test_heads():
     assert (recipes.features(head="linear").model.hidden, recipes.features(head="dense").model.hidden) == (0, 256)
 
@@ -110,6 +122,11 @@ def test_override():
             "--learning_rate=0.1: one number for each phase of the recipe is expected: head, finetune.",
         ),
         ({"learning_rate": [0.1, 0.0]}, "--learning_rate=0: above 0 is expected."),
+        ({"learning_rate": [0.1, float("nan")]}, "--learning_rate=nan: above 0 is expected."),
+        (
+            {"unfreeze": "scratch"},
+            "--unfreeze=scratch: last_stage, all, a number or a regular expression is expected.",
+        ),  # BatchNormalization would be trained too.
         ({"batch_size": 0}, "--batch_size=0: at least 1 image is needed."),
         (
             {"crop": 1.5},

@@ -14,14 +14,14 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from drawn import REPOSITORY, converted, history, run, start, tree, with_splits
+from drawn import REPOSITORY, converted, history, run, save_weights, start, tree, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
 from trainers import checkpoint, models, recipes, training
 
-BACKBONE = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32, "weights": "none"}
-BACKBONE_FLAGS = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--weights=none")
+BACKBONE = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
+BACKBONE_FLAGS = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32")
 TRAINERS = {
     "scratch": ("--image_size=24", "--augment=standard"),
     "features": (*BACKBONE_FLAGS, "--head=dense"),
@@ -32,8 +32,9 @@ TRAINERS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Holds a dataset of two classes and one of five."""
+    """Holds a dataset of two classes, one of five, and weights."""
     place = tmp_path_factory.mktemp("trainers")
+    save_weights(place / "w.weights.h5")
     converted(with_splits(place / "src", train=16, validation=6), place / "out")
     five = {f"{split}/{name}": 5 for split in ("train", "validation") for name in ("a", "b", "c", "d", "e")}
     converted(tree(place / "src5", five), place / "out5")
@@ -45,21 +46,21 @@ def train(trainer: str, out: Path, run: Path, recipe: recipes.Recipe, **config: 
     return training.train(trainer, dataset.open(out), recipe, settings, {})
 
 
-def small(trainer: str, **values: Any) -> recipes.Recipe:
-    model = {"image_size": 24} if trainer == "scratch" else BACKBONE
+def small(trainer: str, place: Path, **values: Any) -> recipes.Recipe:
+    model = {"image_size": 24} if trainer == "scratch" else BACKBONE | {"weights": str(place / "w.weights.h5")}
     recipe = recipes.RECIPES[trainer]["default"](**model)
     return recipes.override(recipe, **({"batch_size": 8, "epochs": [1] * len(recipe.phases)} | values))
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_five_classes_need_no_flag(trainer, place, tmp_path):
-    metrics = train(trainer, place / "out5", tmp_path / "run", small(trainer))
+    metrics = train(trainer, place / "out5", tmp_path / "run", small(trainer, place))
     assert metrics["count"] == 25
     assert keras.models.load_model(tmp_path / "run/model.keras").output_shape == (None, 5)
 
 
 def test_features_end_in_the_whole_model(place, tmp_path, capsys):
-    metrics = train("features", place / "out", tmp_path / "one", small("features"))
+    metrics = train("features", place / "out", tmp_path / "one", small("features", place))
     assert "features: 32 computed in " in capsys.readouterr().out
     model = keras.models.load_model(tmp_path / "one/model.keras")
     validation = dataset.open(place / "out").records("validation")
@@ -70,9 +71,12 @@ def test_features_end_in_the_whole_model(place, tmp_path, capsys):
     assert float(rows[-1]["val_loss"]) == pytest.approx(metrics["loss"], rel=1e-4)  # From features; from pixels.
 
     extractor, head = models.split(model)
+    assert np.ptp(extractor(batches[0][0]), axis=0).max() > 0.1  # Records differ in what the head sees.
     np.testing.assert_allclose(head(extractor(batches[0][0])), model(batches[0][0]), rtol=1e-5)
 
-    other = recipes.override(recipes.features(head="linear", **BACKBONE), batch_size=8, epochs=[2])
+    other = recipes.override(
+        recipes.features(head="linear", **BACKBONE, weights=str(place / "w.weights.h5")), batch_size=8, epochs=[2]
+    )
     train("features", place / "out", tmp_path / "two", other)
     assert "computed" not in capsys.readouterr().out  # Another head on the same features.
 
@@ -97,6 +101,7 @@ def test_csvs_are_a_dataset(place, tmp_path):
 def test_everything_that_recipes_can_ask_for_at_once(place, tmp_path):
     recipe = small(
         "scratch",
+        place,
         epochs=[4],
         phase={
             "optimizer": "adamw",
@@ -132,8 +137,10 @@ def test_killed_in_the_middle_of_all_that_it_ends_the_same(place, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_killed_five_times_each_trainer_ends_the_same(trainer, place, tmp_path):
-    epochs = ",".join(["10"] * len(small(trainer).phases))
+    epochs = ",".join(["10"] * len(small(trainer, place).phases))
     flags = (f"--tfrecords={place / 'out'}", *TRAINERS[trainer], f"--epochs={epochs}")
+    if trainer != "scratch":
+        flags += (f"--weights={place / 'w.weights.h5'}",)
     steps = np.sort(np.random.default_rng(len(trainer)).choice(np.arange(1, 38), 5, replace=False)).tolist()
     check_kills(trainer, (*flags, "--batch_size=8", "--checkpoint_every=1"), steps, tmp_path)
 
@@ -159,16 +166,18 @@ def check_kills(trainer: str, flags: tuple[str, ...], steps: list[int], place: P
 
 
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(place, tmp_path):
-    recipe = small("scratch", epochs=[5], learning_rate=[1e4], phase={"optimizer": "sgd", "schedule": "constant"})
+    recipe = small(
+        "scratch", place, epochs=[5], learning_rate=[1e4], phase={"optimizer": "sgd", "schedule": "constant"}
+    )
     with pytest.raises(UserError) as error:
         train("scratch", place / "out", tmp_path / "run", recipe, checkpoint_every=1)
     message = str(error.value)
     kept = checkpoint.load(tmp_path / "run/checkpoint.npz")
     step = int(message.split("step ")[1].split(":")[0])
-    assert message.startswith(f"--run={tmp_path / 'run'}: step {step}: the loss or a weight is not a number any more.")
+    assert message.startswith(f"--run={tmp_path / 'run'}: step {step}: the loss or a weight is not a number any more; ")
     assert f" The checkpoint of step {kept.position.global_step} is kept." in message
     assert step - 1 <= kept.position.global_step <= step
-    assert all(np.isfinite(array).all() for array in kept.arrays["model"] if array.dtype.kind == "f")
+    assert all(np.isfinite(array).all() for array in kept.arrays["model"] + kept.arrays["optimizer"])
     stream = dataset.train_batches(
         dataset.open(place / "out").records("train"),
         batch_size=8,
@@ -177,51 +186,72 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(place, tmp_path
         start_step=step,
         with_numbers=True,
     )
-    numbers = next(iter(stream))[2].numpy()
-    assert "Its batch: " + ", ".join(f"{number} (train/" for number in numbers[:1]) in message
-    assert all(f"{number} (train/" in message for number in numbers)
+    batch = message.split(f"the batch of step {step}: ")[1].split(". The checkpoint")[0]
+    paths = dataset.open(place / "out").records("train").paths
+    assert batch == ", ".join(f"{number} ({paths[number]})" for number in next(iter(stream))[2].numpy())
+    assert f"the batch of step {step - 1}: " in message  # Whose step made the weights.
 
 
 MIRRORED = """
-    import json, sys
+    import os, signal, sys
     import tensorflow as tf
 
-    devices = int(sys.argv[1])
+    devices, out, run, backbone, kill_at = int(sys.argv[1]), *sys.argv[2:5], int(sys.argv[5])
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
 
     from tfrecord_tools import dataset
-    from trainers import recipes, training
+    from trainers import pace, recipes, training
 
-    recipe = recipes.scratch(image_size=24, dropout=0.0)  # Each device has draws of its own.
+    def kill(self, batch, logs=None, seen=[]):
+        seen.append(batch)
+        if len(seen) == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if kill_at:
+        pace.Pace.on_train_batch_begin = kill
+    recipe = recipes.scratch(backbone=backbone, image_size=32, dropout=0.0)  # Each device has draws of its own.
     recipe = recipes.override(recipe, batch_size=8, epochs=[3], augment="document", phase={"schedule": "constant"})
     strategy = "mirrored" if devices > 1 else "none"
-    config = recipes.TrainConfig(tfrecords=sys.argv[2], run=sys.argv[3], strategy=strategy, checkpoint_every=3)
-    training.train("scratch", dataset.open(sys.argv[2]), recipe, config, {})
+    config = recipes.TrainConfig(tfrecords=out, run=run, strategy=strategy, checkpoint_every=1)
+    training.train("scratch", dataset.open(out), recipe, config, {})
 """
 
 
+def mirrored(place: Path, work: Path, devices: int, run: str, backbone: str = "CNN", kill_at: int = 0) -> str:
+    command = [sys.executable, "-c", textwrap.dedent(MIRRORED), str(devices), str(place / "out"), run, backbone]
+    environment = {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [*command, str(kill_at)], cwd=work, env=environment, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == (-signal.SIGKILL if kill_at else 0), done.stderr
+    return done.stdout
+
+
 def test_two_devices_learn_as_one_does(place, tmp_path):
-    outs = []
-    for devices in (1, 2):
-        command = [sys.executable, "-c", textwrap.dedent(MIRRORED), str(devices), str(place / "out"), f"run{devices}"]
-        done = subprocess.run(
-            command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr
-        outs.append(done.stdout)
-    assert "device: 2 x CPU, precision float32" in outs[1]
+    mirrored(place, tmp_path, 1, "run1")
+    assert "device: 2 x CPU, precision float32" in mirrored(place, tmp_path, 2, "run2")
     one, two = (history(tmp_path / f"run{devices}") for devices in (1, 2))
     for row, other in zip(one, two, strict=True):
         for name in ("loss", "val_loss", "accuracy"):
             assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-4), name  # Other order of sums.
 
 
+def test_two_devices_with_moving_statistics_of_their_own_resume_exactly(place, tmp_path):
+    mirrored(place, tmp_path, 2, "whole", "MobileNet")
+    mirrored(place, tmp_path, 2, "killed", "MobileNet", kill_at=6)
+    assert "resumed: " in mirrored(place, tmp_path, 2, "killed", "MobileNet")
+    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+    whole, killed = (keras.models.load_model(tmp_path / name / "model.keras") for name in ("whole", "killed"))
+    for weight, other in zip(whole.get_weights(), killed.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, other)
+
+
 def test_a_batch_that_devices_cannot_share_is_told(place, tmp_path, monkeypatch):
     found = training.device.Device(name="GPU", precision="float32", jit_compile=False, replicas=3)
     monkeypatch.setattr(training.device, "set_up", lambda **settings: found)
     with pytest.raises(UserError) as error:
-        train("scratch", place / "out", tmp_path / "run", small("scratch"))
+        train("scratch", place / "out", tmp_path / "run", small("scratch", place))
     assert str(error.value) == (
         "--batch_size=8: 3 devices cannot share it equally. Pass a multiple of 3, or --strategy=none."
     )
@@ -238,15 +268,12 @@ def test_a_batch_that_devices_cannot_share_is_told(place, tmp_path, monkeypatch)
         ),
         ({"unfreeze": "block9"}, "--unfreeze=block9: no layer with weights of mobilenet_0.25_32 has a name like that"),
         ({"unfreeze": "("}, "--unfreeze=(: not a regular expression: "),
+        ({"phase": {"warmup_steps": 4}}, "--warmup_steps=4: phase head has 4 steps; fewer are expected."),
     ],
-    ids=["optimizer", "its arguments", "no such layer", "no pattern"],
+    ids=["optimizer", "its arguments", "no such layer", "no pattern", "all of it warm-up"],
 )
 def test_what_keras_refuses_is_told_before_a_run_is_made(values, message, place, tmp_path):
-    pretrained = tmp_path / "w.weights.h5"
-    keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(32, 32, 3)).save_weights(
-        pretrained
-    )
-    recipe = recipes.override(recipes.finetune(**(BACKBONE | {"weights": str(pretrained)})), **values)
+    recipe = small("finetune", place, **values)
     with pytest.raises(UserError) as error:
         train("finetune", place / "out", tmp_path / "run", recipe)
     assert str(error.value).startswith(message)

@@ -12,7 +12,7 @@ import json
 import math
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class DivergedError(Exception):
     """A training whose loss or weights are no numbers any more; nothing of it is saved.
 
     Attributes:
-        step: The step that was found so: its loss is that of the weights before it.
+        step: The step that was found so; a loss is that of the weights which the step before it left.
         saved: The step that the last checkpoint stands at.
     """
 
@@ -269,10 +269,10 @@ class Checkpointer(keras.callbacks.Callback):
 
     def _save(self, new_phase: bool = False) -> None:
         arrays = {"model": _values(self.model.variables)}
-        if not all(np.isfinite(array).all() for array in arrays["model"] if array.dtype.kind == "f"):
-            raise DivergedError(self.position.global_step - 1, self._saved_step)
         if not new_phase:
             arrays["optimizer"] = _values(self.model.optimizer.variables)
+        if not all(np.isfinite(array).all() for array in _lasting(arrays)):
+            raise DivergedError(self.position.global_step - 1, self._saved_step)
         if self.position.step:  # Else they hold what the validation left, which `fit` resets once they are traced only.
             arrays["metrics"] = _values(self._metric_variables())
         state = State(
@@ -291,16 +291,27 @@ class Checkpointer(keras.callbacks.Callback):
         return [variable for metric in (loss_tracker, *self._metrics) for variable in metric.variables]
 
 
+def _lasting(arrays: dict[str, list[np.ndarray]]) -> Iterator[np.ndarray]:
+    """The floats of a state that must be numbers: those of the optimizer too, where moments and accumulators are."""
+    return (array for values in arrays.values() for array in values if array.dtype.kind == "f")
+
+
 def _callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
     names = getattr(callback, "checkpointed", _KERAS_STATE.get(type(callback), ()))
     return {name: getattr(callback, name) for name in names}
 
 
 def _values(variables: Sequence[Any]) -> list[np.ndarray]:
-    return [variable.numpy() for variable in variables]
+    return [np.stack([one.numpy() for one in _replicas(variable)]) for variable in variables]
 
 
 def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
     # By order: paths change when a model is built twice in one process.
     for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+        for one, array in zip(_replicas(variable), value, strict=True):
+            one.assign(array)
+
+
+def _replicas(variable: Any) -> Sequence[Any]:
+    """The variable on each device; on one device itself. Moving statistics differ from one to the next."""
+    return getattr(getattr(variable, "value", None), "values", None) or [variable]

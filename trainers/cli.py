@@ -126,7 +126,7 @@ def train(trainer: str, argv: Sequence[str], **how: Any) -> None:
     data = open_dataset(config.tfrecords)
     if chosen.model.weights == "none" and trainer != "scratch":
         anew = chosen.phases[0].trainable == "scratch"
-        what = "so that everything is trained from scratch" if anew else "the backbone is random and stays so"
+        what = "so that everything is trained from scratch" if anew else "the backbone is a random one"
         print(f"weights none: there is nothing to transfer, {what}")
 
     from trainers import training  # Here, since it takes seconds to import TensorFlow: a wrong flag is told at once.
@@ -146,8 +146,6 @@ def recipe(make: Callable[..., Recipe], **how: Any) -> Recipe:
     phase: dict[str, Any] = _given(*_PHASE)
     if FLAGS.optimizer_kwargs is not None:
         phase["optimizer_kwargs"] = backbones.parse_kwargs("optimizer_kwargs", FLAGS.optimizer_kwargs)
-    elif FLAGS.optimizer is not None:
-        phase["optimizer_kwargs"] = {}  # The recipe's were another optimizer's.
     return recipes.override(
         make(**model, **how),
         epochs=_numbers("epochs", int),

@@ -43,21 +43,23 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("--tfrecords is missing: the dataset to train on.")
     try:
         seeds = [int(seed) for seed in FLAGS.seeds]
+        if not seeds:
+            raise ValueError
     except ValueError:
         raise UserError(f"--seeds={','.join(FLAGS.seeds)}: whole numbers, as in 0,1,2, are expected.") from None
     chosen = comparison.variants(FLAGS.variant, FLAGS.backbone)
-    open_dataset(FLAGS.tfrecords)
+    digest = open_dataset(FLAGS.tfrecords).digest
     out = Path(FLAGS.out)
-    jobs = [(variant, seed) for variant in chosen for seed in seeds]
+    jobs = [(variant, seed) for variant in chosen for seed in dict.fromkeys(seeds)]
     if FLAGS.dry_run:
         for variant, seed in jobs:
             print(" ".join(_command(variant, seed, out)))
         return
-    failed = [
-        (variant, seed)
-        for number, (variant, seed) in enumerate(jobs, 1)
-        if not _train(variant, seed, out, f"{number}/{len(jobs)}")
-    ]
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out}: a file, not a directory. Pass another --out.")
+    for variant, seed in jobs:  # Before hours are spent on those in front of it.
+        _check_same(variant, seed, out, digest)
+    failed = [job for number, job in enumerate(jobs, 1) if not _train(*job, out, f"{number}/{len(jobs)}")]
     rows = [
         Row(
             name=variant.name,
@@ -90,21 +92,38 @@ def _command(variant: Variant, seed: int, out: Path) -> list[str]:
     ]
 
 
+def _told(variant: Variant, seed: int, out: Path) -> Path:
+    """The file that says with which flags a run was begun."""
+    return out / f"{variant.run(seed)}.json"
+
+
+def _check_same(variant: Variant, seed: int, out: Path, digest: str) -> None:
+    """Raises UserError if a finished run is not of these flags and this dataset: it would be compared with others."""
+    run, told = out / variant.run(seed), _told(variant, seed, out)
+    if comparison.results(run) is None:
+        return
+    begun = json.loads(told.read_text()) if told.exists() else ["unknown"]
+    if begun != _command(variant, seed, out)[3:]:
+        raise UserError(
+            f"{run}: finished with other flags: {' '.join(begun)}. Give the variant another NAME, or pass another"
+            " --out."
+        )
+    of = json.loads((run / run_directory.SETTINGS).read_text())["dataset"]["digest"]
+    if of != digest:
+        raise UserError(
+            f"{run}: finished on another dataset, of digest {of[:12]}; {FLAGS.tfrecords} is {digest[:12]} now. Pass"
+            " another --out."
+        )
+
+
 def _train(variant: Variant, seed: int, out: Path, which: str) -> bool:
     """Runs one training, unless it is finished; what it prints goes into a log beside its run directory."""
-    run, told = out / variant.run(seed), out / f"{variant.run(seed)}.json"
-    arguments = _command(variant, seed, out)[3:]
+    run = out / variant.run(seed)
     out.mkdir(parents=True, exist_ok=True)
     if comparison.results(run) is not None:
-        begun = json.loads(told.read_text()) if told.exists() else None
-        if begun != arguments:
-            raise UserError(
-                f"{run}: finished with other flags: {' '.join(begun or ['unknown'])}. Give the variant another NAME, or"
-                " pass another --out."
-            )
         print(f"{which}  {variant.name}, seed {seed}: finished before", flush=True)
         return True
-    run_directory.write_json(told, arguments)
+    run_directory.write_json(_told(variant, seed, out), _command(variant, seed, out)[3:])
     print(f"{which}  {variant.name}, seed {seed}: ", end="", flush=True)
     with open(out / f"{variant.run(seed)}.log", "ab") as log:
         code = subprocess.run(

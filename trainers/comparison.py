@@ -18,7 +18,7 @@ from tfrecord_tools.errors import UserError
 from trainers import recipes, run_directory
 
 TABLE, CHART = "comparison.csv", "comparison.png"
-_NO_SEED = re.compile(r"--?(seed|run|tfrecords)\b")
+_RESERVED = re.compile(r"--?(seed|run|tfrecords)\b")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,8 @@ class Variant:
 
     def run(self, seed: int) -> str:
         """The name of the run directory of a seed."""
-        return f"{re.sub(r'[^A-Za-z0-9.+-]+', '_', self.name)}-seed{seed}"
+        plain = re.sub(r"[^\w.+-]+", "_", self.name)
+        return f"{plain}-seed{seed}"
 
 
 def variants(given: Sequence[str], backbones: Sequence[str]) -> list[Variant]:
@@ -54,23 +55,25 @@ def variants(given: Sequence[str], backbones: Sequence[str]) -> list[Variant]:
     made: list[Variant] = []
     for text in given:
         label, trainer, flags = _parsed(text)
-        own = trainer == "scratch" or any(flag.startswith("--backbone=") for flag in flags)
+        own = trainer == "scratch" or any(re.match(r"--?backbone(=|$)", flag) for flag in flags)
         for backbone in [""] if own or not backbones else backbones:
             name, *more = _words(backbone) or ("",)
             chosen = (f"--backbone={name}", *more) if name else ()
             _check_flags(text, (*flags, *more))
             made.append(Variant(name=" ".join(filter(None, (label, name))), trainer=trainer, flags=(*flags, *chosen)))
-    names = [variant.name for variant in made]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    runs = [variant.run(0) for variant in made]
+    twice = next((one for one in made if runs.count(one.run(0)) > 1), None)
     if twice:
-        raise UserError(f"--variant: two are called {twice!r}. Give them names, as in NAME={made[0].trainer} FLAGS.")
+        raise UserError(
+            f"--variant: the runs of two are called {twice.name!r}. Give them names, as in NAME={twice.trainer} FLAGS."
+        )
     return made
 
 
 def _parsed(text: str) -> tuple[str, str, tuple[str, ...]]:
     # A name may have blanks in it: it ends at the = in front of the trainer.
     trainers = "|".join(recipes.RECIPES)
-    match = re.match(rf"(?:(?P<name>[^=-][^=]*)=)?\s*(?P<trainer>{trainers})(?:\s|$)", text)
+    match = re.match(rf"(?:(?P<name>(?!-)(?:(?! -)[^=])+)=)?\s*(?P<trainer>{trainers})(?:\s|$)", text)
     if match:
         return (match["name"] or match["trainer"]).strip(), match["trainer"], _words(text[match.end("trainer") :])
     raise UserError(f"--variant={text}: [NAME=]TRAINER [FLAGS] is expected, with one of {', '.join(recipes.RECIPES)}.")
@@ -85,7 +88,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 def _check_flags(text: str, flags: Sequence[str]) -> None:
     for flag in flags:
-        if _NO_SEED.match(flag):
+        if _RESERVED.match(flag):
             raise UserError(f"--variant={text}: {flag.split('=')[0]} is set by this command itself.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,23 +40,27 @@ class Features:
 
     def shuffled(self, batch_size: int, seed: int, start_step: int = 0) -> tf.data.Dataset:
         """Endless batches (f32[b c], i64[b]): batch k is a function of (seed, k), every epoch another permutation."""
-        shuffled = order.Shuffled(len(self.sound), seed)
 
         def numbers(step: np.ndarray) -> np.ndarray:
-            return shuffled[order.batch_positions(int(step), batch_size)]
+            return self.batch_numbers(batch_size, seed, int(step))
 
         return self._gathered(tf.data.Dataset.counter(start_step), numbers, batch_size)
+
+    def batch_numbers(self, batch_size: int, seed: int, step: int) -> np.ndarray:
+        """The numbers of the records in a batch of `shuffled`, i64[b]."""
+        chosen = order.Shuffled(len(self.sound), seed)[order.batch_positions(step, batch_size)]
+        return self.sound[chosen]
 
     def in_order(self, batch_size: int) -> tf.data.Dataset:
         """Batches (f32[b c], i64[b]) of all sound records, the last one may be smaller."""
         starts = tf.data.Dataset.range(0, len(self.sound), batch_size)
-        return self._gathered(starts, lambda start: slice(start, start + batch_size), None)
+        return self._gathered(starts, lambda start: self.sound[start : start + batch_size], None)
 
     def _gathered(
-        self, positions: tf.data.Dataset, choose: Callable[[np.ndarray], Any], rows: int | None
+        self, positions: tf.data.Dataset, choose: Callable[[np.ndarray], np.ndarray], rows: int | None
     ) -> tf.data.Dataset:
         def gather(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            chosen = self.sound[choose(position)]
+            chosen = choose(position)
             return self.values[chosen], self.labels[chosen]
 
         def as_tensors(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -109,9 +114,14 @@ def _opened(records: Records, width: int, place: Path) -> Features:
         raise UserError(f"{place}: damaged ({error}). Remove it: the features are computed again.") from error
     rows, megabytes = f"{values.shape[0]:,} x {width:,}", values.nbytes / 1e6
     print(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {place}", flush=True)
-    corrupt = {int(number): message for number, message in about["corrupt"].items()}
-    records.corrupt.update(corrupt)
-    sound = np.setdiff1d(np.arange(len(records)), np.array(list(corrupt), np.int64))
+    known = [int(number) for number in about["corrupt"]]
+    repaired = [number for number in known if records.sound(number) is not None]  # The others are noted anew.
+    if repaired:
+        raise UserError(
+            f"{place}: computed when {records.describe(repaired[0])} was corrupt, which it is not any more. Remove this"
+            " directory: the features are computed again."
+        )
+    sound = np.setdiff1d(np.arange(len(records)), np.array(known, np.int64))
     return Features(values, records.labels, sound)
 
 
@@ -129,6 +139,9 @@ def _extract(
     values = np.lib.format.open_memmap(
         place / _VALUES, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else (count, width)
     )
+    if not done:  # Else a full disk would show as a bus error, when a page of the sparse file is written.
+        with open(place / _VALUES, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
     began = time.monotonic()
     with Progress("features", count) as progress:
         progress.skip(done)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfrecord_tools.errors import UserError
 from trainers.checkpoint import Checkpointer
@@ -24,9 +25,9 @@ class Task:
         batches: Global step -> the endless batches (inputs, targets) from that step on; targets are f32[b 1] or one-hot
             f32[b classes], as the model's output.
         validation: The batches that each epoch is judged by, finite.
+        batch_numbers: Step -> the numbers of the records in its batch, i64[b]: for messages.
         steps_per_epoch: For phases that do not say.
-        label_smoothing: As in `recipes.Recipe`.
-        blended: Whether targets may lie between classes, as those of MixUp.
+        blended: Whether targets may lie between classes, as those of MixUp and label smoothing.
         class_weight: Class -> the weight of its errors; None: all alike.
         early_stopping: As in `recipes.Recipe`.
         jit_compile: Whether XLA compiles the steps.
@@ -37,8 +38,8 @@ class Task:
     set_trainable: Callable[[str], None]
     batches: Callable[[int], Any]
     validation: Any
+    batch_numbers: Callable[[int], np.ndarray] = lambda step: np.zeros(0, np.int64)
     steps_per_epoch: int
-    label_smoothing: float = 0.0
     blended: bool = False
     class_weight: dict[int, float] | None = None
     early_stopping: int = 0
@@ -78,7 +79,6 @@ def fit(
             metrics = compile_model(
                 task.model,
                 optimizer=make_optimizer(phase, phase.epochs * steps),
-                label_smoothing=task.label_smoothing,
                 blended=task.blended,
                 jit_compile=task.jit_compile,
             )
@@ -99,7 +99,7 @@ def fit(
 
 
 def compile_model(
-    model: keras.Model, *, optimizer: Any, jit_compile: bool, label_smoothing: float = 0.0, blended: bool = False
+    model: keras.Model, *, optimizer: Any, jit_compile: bool, blended: bool = False
 ) -> list[keras.metrics.Metric]:
     """Compiles a classifier with the loss and the metrics that its output asks for.
 
@@ -107,12 +107,12 @@ def compile_model(
         The metrics, besides the loss: accuracy, and for two classes the area under the ROC curve.
     """
     if model.output_shape[-1] == 1:
-        loss: keras.losses.Loss = keras.losses.BinaryCrossentropy(label_smoothing=label_smoothing)
+        loss: keras.losses.Loss = keras.losses.BinaryCrossentropy()
         # Where nothing is blended they are Keras's own: a model saved with them loads without this package.
         accuracy, auc = (_Accuracy, _AUC) if blended else (keras.metrics.BinaryAccuracy, keras.metrics.AUC)
         metrics: list[keras.metrics.Metric] = [accuracy(name="accuracy"), auc(name="auc")]
     else:
-        loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
+        loss = keras.losses.CategoricalCrossentropy()
         metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
     model.compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile)
     return metrics
@@ -154,16 +154,20 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
     Raises:
         UserError: Keras knows no such optimizer, or the optimizer no such argument.
     """
+    if phase.warmup_steps and phase.warmup_steps >= steps:
+        raise UserError(
+            f"--warmup_steps={phase.warmup_steps}: phase {phase.name} has {steps} steps; fewer are expected."
+        )
     rate: Any = phase.learning_rate
     if phase.schedule == "cosine" and phase.warmup_steps:
         rate = keras.optimizers.schedules.CosineDecay(
-            0.0, max(1, steps - phase.warmup_steps), warmup_target=rate, warmup_steps=phase.warmup_steps
+            0.0, steps - phase.warmup_steps, warmup_target=rate, warmup_steps=phase.warmup_steps
         )
     elif phase.schedule == "cosine":
         rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     try:
         optimizer = type(keras.optimizers.get(phase.optimizer))
-    except ValueError as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(
             f"--optimizer={phase.optimizer}: not one of Keras's, such as adam, adamw, sgd, rmsprop, lion."
         ) from error

@@ -102,7 +102,7 @@ def train_batches(
             images, blended = mix.mixup(images, blended, keys, recipe.mixup)
         if recipe.cutmix:
             images, blended = mix.cutmix(images, blended, keys, recipe.cutmix)
-        return images, blended
+        return images, smoothed(blended, recipe.label_smoothing)
 
     def batches(start_step: int) -> tf.data.Dataset:
         data = dataset.train_batches(
@@ -133,6 +133,12 @@ def targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
     return tf.cast(labels, tf.float32)[:, None] if classes == 2 else tf.one_hot(labels, classes)
 
 
+def smoothed(values: tf.Tensor, share: float) -> tf.Tensor:
+    """Spreads a share of what `targets` returns over all classes; in training alone, so that losses stay comparable."""
+    classes = max(2, values.shape[-1])
+    return values * (1 - share) + share / classes
+
+
 def class_weight(records: Records, recipe: Recipe, classes: int) -> dict[int, float] | None:
     """The weights for Keras's `fit`: n / (classes * n of the class), scikit-learn's "balanced"; 1 for an empty one."""
     if recipe.class_weights == "none":
@@ -142,8 +148,22 @@ def class_weight(records: Records, recipe: Recipe, classes: int) -> dict[int, fl
     return dict(enumerate(weights.tolist()))
 
 
-def describe_batch(records: Records, recipe: Recipe, config: TrainConfig, step: int) -> str:
-    """Names the records of a batch: for errors that its content may explain."""
-    positions = np.arange(step * recipe.batch_size, (step + 1) * recipe.batch_size)
-    numbers, paths = order(records, config)[positions].tolist(), records.paths
-    return ", ".join(f"{number} ({paths[number]})" for number in numbers)
+def batch_numbers(records: Records, recipe: Recipe, config: TrainConfig, step: int) -> np.ndarray:
+    """The numbers of the records in a batch of the training, i64[b]; what stands in for corrupt ones included."""
+    stream = dataset.train_batches(
+        records,
+        batch_size=recipe.batch_size,
+        image_size=1,
+        seed=config.seed,
+        start_step=step,
+        order=order(records, config),
+        with_numbers=True,
+    )
+    numbers: np.ndarray = next(iter(stream))[2].numpy()
+    return numbers
+
+
+def describe_records(records: Records, numbers: np.ndarray) -> str:
+    """Names records: for errors that their content may explain."""
+    paths = records.paths
+    return ", ".join(f"{number} ({paths[number]})" for number in numbers.tolist())

@@ -175,13 +175,15 @@ def chosen_layers(base: keras.Model, rule: str) -> list[keras.Layer]:
     weighted = [
         layer for layer in base.layers if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)
     ]
-    if rule.isdecimal() and int(rule):
+    if rule.isdecimal():
+        if not 0 < int(rule) <= len(weighted):
+            raise UserError(f"--unfreeze={rule}: {base.name} has {len(weighted)} layers with weights; 1 to so many.")
         return weighted[-int(rule) :]
     try:
         chosen = [layer for layer in base.layers if re.search(rule, layer.name)]
     except re.error as error:
         raise UserError(f"--unfreeze={rule}: not a regular expression: {error}.") from error
-    if not any(layer.weights for layer in chosen):
+    if not any(layer in weighted for layer in chosen):
         names = ", ".join(layer.name for layer in weighted[-4:])
         raise UserError(
             f"--unfreeze={rule}: no layer with weights of {base.name} has a name like that; the last are {names}."

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 class Pace(keras.callbacks.Callback):
-    """Adds `images_per_second` and `data_wait` (0..1) to what is logged of each epoch; stands first of the callbacks.
+    """Adds `images_per_second` and `data_wait` (0..1) to what is logged of each epoch; stands before those that log.
 
     Both are taken from the end of the epoch's first step on, since the first of all traces the graph, to that of its
     last; of an epoch of one step from its beginning. Steps that were done by an earlier process do not count.

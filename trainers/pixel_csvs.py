@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from tfrecord_tools.convert import ConvertConfig, convert
@@ -23,7 +24,10 @@ def as_dataset(csv: str, tfrecords: str | None) -> str:
     """
     if tfrecords:
         raise UserError(f"--csv={csv} and --tfrecords={tfrecords} exclude each other: pass one of them.")
-    source = Path(csv)
-    out = source.with_name(f"{source.stem}-tfrecords")
+    source = Path(csv).resolve()
+    if not source.exists():
+        raise UserError(f"--csv={csv}: there is no such file or directory. Pass what tfrecord_tools.to_csv wrote.")
+    name = source.name if source.is_dir() else source.stem
+    out = Path(os.path.relpath(source.with_name(f"{name}-tfrecords")))
     convert(ConvertConfig(src=csv, out=str(out), update=out.exists()))
     return str(out)

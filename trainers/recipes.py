@@ -6,6 +6,7 @@ The numbers of every recipe are here, and nowhere else.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -93,7 +94,7 @@ class Phase:
     steps_per_epoch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise UserError(f"--learning_rate={self.learning_rate:g}: above 0 is expected.")
         if self.warmup_steps < 0 or (self.warmup_steps and self.schedule != "cosine"):
             raise UserError(
@@ -206,7 +207,7 @@ def scratch(**model: Any) -> Recipe:
         **model: Values of `ModelConfig` to use; a small network of its own without a backbone named.
     """
     own: dict[str, Any] = {"weights": "none"}
-    if "backbone" not in model:
+    if model.get("backbone", backbones.CNN) == backbones.CNN:
         own |= {"backbone": backbones.CNN, "pooling": "flatten", "dropout": 0.5}
     config = ModelConfig(**(own | model))
     if config.backbone == backbones.CNN:
@@ -385,8 +386,12 @@ def override(
         UserError: Another number of epochs or rates than phases, no epoch left, or a value that is not allowed.
     """
     fields = {name: value for name, value in (phase or {}).items() if value is not None}
-    phases = [dataclasses.replace(one, **fields) for one in recipe.phases]
+    phases = [dataclasses.replace(one, **(fields | _optimizer_kwargs(one, fields))) for one in recipe.phases]
     if unfreeze is not None:
+        if unfreeze in ("", "head", "scratch"):
+            raise UserError(f"--unfreeze={unfreeze}: last_stage, all, a number or a regular expression is expected.")
+        if all(one.trainable != "last_stage" for one in recipe.phases):
+            raise UserError(f"--unfreeze={unfreeze}: no phase of this recipe trains a part of a backbone.")
         rules = [unfreeze if one.trainable == "last_stage" else one.trainable for one in phases]
         phases = [dataclasses.replace(one, trainable=rule) for one, rule in zip(phases, rules, strict=True)]
     if learning_rate is not None:
@@ -399,6 +404,12 @@ def override(
         phases = [dataclasses.replace(one, epochs=count) for one, count in zip(phases, epochs, strict=True) if count]
     given = {name: value for name, value in values.items() if value is not None}
     return dataclasses.replace(recipe, phases=tuple(phases), **given)
+
+
+def _optimizer_kwargs(phase: Phase, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the recipe stay beside those given, unless they are another optimizer's."""
+    kept = phase.optimizer_kwargs if given.get("optimizer", phase.optimizer) == phase.optimizer else {}
+    return {"optimizer_kwargs": {**kept, **given.get("optimizer_kwargs", {})}}
 
 
 def _check_count(name: str, values: Sequence[float], phases: Sequence[Phase]) -> str:

@@ -25,6 +25,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
     if FLAGS.csv:
         FLAGS.tfrecords = pixel_csvs.as_dataset(FLAGS.csv, FLAGS.tfrecords)
     augmented = {"augmented": FLAGS.augment not in (None, "none")} if FLAGS.recipe == "document" else {}

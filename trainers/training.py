@@ -89,9 +89,10 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         return metrics
     with found.scope():
         classifier = models.build(recipe.model, len(data.class_names))
+    steps = max(1, round(len(splits.train) / recipe.batch_size))
     for phase in recipe.phases:  # What is wrong with them is told before anything slow is done.
         classifier.set_trainable(phase.trainable)
-        make_optimizer(phase, 1)
+        make_optimizer(phase, phase.epochs * (phase.steps_per_epoch or steps))
     training = Training(
         trainer=trainer,
         data=data,
@@ -100,7 +101,7 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         config=config,
         found=found,
         classifier=classifier,
-        steps=max(1, round(len(splits.train) / recipe.batch_size)),
+        steps=steps,
     )
     _print_plan(training)
     try:
@@ -109,13 +110,6 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
             metrics = run_directory.results(str(run), settings)  # Another process may just have finished it.
             if metrics is None:
                 metrics = _train_in(run, training)
-    except DivergedError as error:
-        batch = inputs.describe_batch(splits.train, recipe, config, error.step)
-        raise UserError(
-            f"--run={run}: step {error.step:,}: the loss or a weight is not a number any more. Its batch: {batch}."
-            f" The checkpoint of step {error.saved:,} is kept. Train anew with a lower --learning_rate, or with"
-            " --optimizer_kwargs=global_clipnorm=1; look at these images if it happens at them again."
-        ) from error
     except tf.errors.OpError as error:
         damage = splits.train.damage or splits.validation.damage
         if not damage:
@@ -145,7 +139,10 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
     callbacks: list[keras.callbacks.Callback] = [pace]
     if config.tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(run / run_directory.TENSORBOARD, write_graph=False))
-    fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=1 if sys.stdout.isatty() else 2)
+    try:
+        fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=1 if sys.stdout.isatty() else 2)
+    except DivergedError as error:
+        raise UserError(_diverged(run, training, task, error)) from error
     # What is judged is what is kept: the float32 copy of the whole, not what was trained in whatever precision.
     model = models.rebuild_float32(training.classifier, recipe.model, training.classes)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For who loads it and evaluates.
@@ -170,6 +167,19 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
     return metrics
 
 
+def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -> str:
+    """Names the batch whose loss is no number, and the one before it, whose step made the weights."""
+    batches = [
+        f"the batch of step {step:,}: {inputs.describe_records(training.splits.train, task.batch_numbers(step))}"
+        for step in range(max(error.step - 1, 0), error.step + 1)
+    ]
+    return (
+        f"--run={run}: step {error.step:,}: the loss or a weight is not a number any more; {'; '.join(batches)}."
+        f" The checkpoint of step {error.saved:,} is kept. Train anew with a lower --learning_rate, or with"
+        " --optimizer_kwargs=global_clipnorm=1; look at these images if it happens at them again."
+    )
+
+
 def _pixels_task(training: Training, pace: Pace) -> Task:
     """The whole model is fitted to images."""
     recipe, config, train = training.recipe, training.config, training.splits.train
@@ -181,6 +191,7 @@ def _pixels_task(training: Training, pace: Pace) -> Task:
         model=training.classifier.model,
         set_trainable=training.classifier.set_trainable,
         batches=lambda step: pace.measured(batches(step)),
+        batch_numbers=lambda step: inputs.batch_numbers(train, recipe, config, step),
         validation=inputs.eval_batches(training.splits.validation, recipe, training.classes),
         **_common(training),
     )
@@ -209,14 +220,19 @@ def _features_task(training: Training, pace: Pace) -> Task:
             crop=recipe.crop,
         )
 
-    def with_targets(data: tf.data.Dataset) -> tf.data.Dataset:
-        return data.map(lambda values, labels: (values, inputs.targets(labels, training.classes)))
+    def with_targets(data: tf.data.Dataset, smoothing: float = 0.0) -> tf.data.Dataset:
+        return data.map(
+            lambda values, labels: (values, inputs.smoothed(inputs.targets(labels, training.classes), smoothing))
+        )
 
     train, validation = features(training.splits.train), features(training.splits.validation)
     return Task(
         model=head,
         set_trainable=lambda rule: None,  # It has no other layers.
-        batches=lambda step: pace.measured(with_targets(train.shuffled(recipe.batch_size, config.seed, step))),
+        batches=lambda step: pace.measured(
+            with_targets(train.shuffled(recipe.batch_size, config.seed, step), recipe.label_smoothing)
+        ),
+        batch_numbers=lambda step: train.batch_numbers(recipe.batch_size, config.seed, step),
         validation=with_targets(validation.in_order(recipe.batch_size)),
         **_common(training),
     )
@@ -226,8 +242,7 @@ def _common(training: Training) -> dict[str, Any]:
     recipe = training.recipe
     return {
         "steps_per_epoch": training.steps,
-        "label_smoothing": recipe.label_smoothing,
-        "blended": bool(recipe.mixup or recipe.cutmix),
+        "blended": bool(recipe.mixup or recipe.cutmix or recipe.label_smoothing),
         "class_weight": inputs.class_weight(training.splits.train, recipe, training.classes),
         "early_stopping": recipe.early_stopping,
         "jit_compile": training.found.jit_compile,
@@ -245,7 +260,7 @@ def _features_key(training: Training) -> dict[str, Any]:
         "image_size": recipe.model.size,
         "crop": recipe.crop,
         "weights": _weights(recipe) or initial,
-        "precision": training.found.precision,
+        "environment": _environment(training.found),
     }
 
 
@@ -283,10 +298,16 @@ def _settings(
         "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
         "weights": _weights(recipe),
         "dataset": {"digest": data.digest, "name": data.name, "classes": data.class_names, "splits": dict(data.splits)},
-        "environment": run_directory.versions()
-        | {name: getattr(found, name) for name in ("name", "precision", "jit_compile", "replicas")},
+        "environment": _environment(found),
         # What has no say in the results.
         "other": {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every},
+    }
+
+
+def _environment(found: device.Device) -> dict[str, Any]:
+    """What results depend on in their last bits."""
+    return run_directory.versions() | {
+        name: getattr(found, name) for name in ("name", "precision", "jit_compile", "replicas")
     }
 
 
