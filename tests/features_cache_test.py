@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +35,19 @@ class Extractor:
     def __init__(self, stop_after: int = 10**9):
         self.seen = 0
         self._stop_after = stop_after
+        self._lock = threading.Lock()  # It is asked from several threads.
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        self.seen += len(images)
-        if self.seen > self._stop_after:
-            raise KeyboardInterrupt
+        with self._lock:
+            self.seen += len(images)
+            if self.seen > self._stop_after:
+                raise KeyboardInterrupt
         return tf.reduce_mean(tf.cast(images, tf.float32), [1, 2])
 
 
 def load(records: Records, extractor: Extractor, place: Path, **key: object) -> Features:
     return features_cache.load_or_extract(
-        records, extractor, width=3, key={"a": 1} | key, directory=place, image_size=SIZE, crop=0.0
+        records, extractor, width=3, key={"a": 1} | key, directory=place, image_size=SIZE, crop=0.0, batch_size=4
     )
 
 
@@ -87,7 +90,6 @@ def test_what_differs_lies_elsewhere(records, key, out, tmp_path):
 
 def test_a_stopped_extraction_goes_on(out, tmp_path, monkeypatch):
     monkeypatch.setattr(features_cache, "_SAVED_EVERY", 8)
-    monkeypatch.setattr(features_cache, "_BATCH", 4)
     records = dataset.open(out).records("train")
     with pytest.raises(KeyboardInterrupt):
         load(records, Extractor(stop_after=30), tmp_path)

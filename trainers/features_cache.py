@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Records
 
 _VALUES, _ABOUT, _PROGRESS = "features.npy", "about.json", "progress.json"
-_BATCH = 32
+_AT_ONCE = 2  # Batches in the works: one's small layers run beside the other's large ones.
 _SAVED_EVERY = 2_000  # Records; a killed extraction repeats at most so many.
 
 
@@ -79,6 +81,7 @@ def load_or_extract(
     directory: Path,
     image_size: int,
     crop: float,
+    batch_size: int,
 ) -> Features:
     """Opens the features of records, computing what is not there yet; a killed extraction is continued.
 
@@ -90,6 +93,7 @@ def load_or_extract(
         directory: Where features are kept, each below a name made of its key.
         image_size: As in `dataset.eval_batches`.
         crop: Likewise.
+        batch_size: Images that the extractor is given at once.
 
     Raises:
         UserError: Another process computes the same ones, or the files are damaged.
@@ -100,7 +104,7 @@ def load_or_extract(
         place.mkdir(parents=True, exist_ok=True)
         with files.lock(place / "lock", f"{place}: another process computes these features. Wait for it."):
             if not (place / _ABOUT).exists():
-                _extract(records, extractor, width, key, place, image_size, crop)
+                _extract(records, extractor, width, key, place, image_size, crop, batch_size)
     return _opened(records, width, place)
 
 
@@ -133,6 +137,7 @@ def _extract(
     place: Path,
     image_size: int,
     crop: float,
+    batch_size: int,
 ) -> None:
     count = len(records)
     done, records_corrupt = _resumed(place)
@@ -148,10 +153,12 @@ def _extract(
         for start in range(done, count, _SAVED_EVERY):
             end = min(start + _SAVED_EVERY, count)
             part = records.select(np.arange(start, end))
-            batches = dataset.eval_batches(part, batch_size=_BATCH, image_size=image_size, crop=crop, with_numbers=True)
+            batches = dataset.eval_batches(
+                part, batch_size=batch_size, image_size=image_size, crop=crop, with_numbers=True
+            )
             try:
-                for images, _, numbers in batches:
-                    values[start + numbers.numpy()] = extractor(images).numpy()
+                for numbers, rows in _computed(extractor, batches):
+                    values[start + numbers] = rows
                     progress(len(numbers))
             except tf.errors.OpError as error:
                 raise UserError(part.damage or str(error)) from error
@@ -164,6 +171,21 @@ def _extract(
     print(
         f"features: {count - done:,} computed in {seconds:,.1f} s, {(count - done) / seconds:,.1f} images/s", flush=True
     )
+
+
+def _computed(
+    extractor: Callable[[tf.Tensor], tf.Tensor], batches: tf.data.Dataset
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (record numbers i64[b], features f32[b c]) of batches, some of which are computed at once."""
+    waiting: collections.deque[tuple[np.ndarray, Future[tf.Tensor]]] = collections.deque()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for images, _, numbers in batches:
+            waiting.append((numbers.numpy(), pool.submit(extractor, images)))
+            if len(waiting) > _AT_ONCE:
+                done, rows = waiting.popleft()
+                yield done, rows.result().numpy()
+        for done, rows in waiting:
+            yield done, rows.result().numpy()
 
 
 def _resumed(place: Path) -> tuple[int, dict[int, str]]:

@@ -26,6 +26,8 @@ class Task:
             f32[b classes], as the model's output.
         validation: The batches that each epoch is judged by, finite.
         batch_numbers: Step -> the numbers of the records in its batch, i64[b]: for messages.
+        answers: Puts out what the model answers, f32[n 1] or f32[n classes], and the numbers of the validation records
+            i64[n] that these are, where it takes no images to know; None: it takes them.
         steps_per_epoch: For phases that do not say.
         blended: Whether targets may lie between classes, as those of MixUp and label smoothing.
         class_weight: Class -> the weight of its errors; None: all alike.
@@ -39,6 +41,7 @@ class Task:
     batches: Callable[[int], Any]
     validation: Any
     batch_numbers: Callable[[int], np.ndarray] = lambda step: np.zeros(0, np.int64)
+    answers: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
     steps_per_epoch: int
     blended: bool = False
     class_weight: dict[int, float] | None = None

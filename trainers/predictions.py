@@ -89,22 +89,36 @@ def of_records(
     """
     from tfrecord_tools import dataset
 
-    labels_of = _mapped(info.classes, info.classes if classes is None else classes)
+    labels_of = _mapped(info.classes, info.classes if classes is None else classes)  # Before anything slow is done.
     batches = dataset.eval_batches(
         records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop, with_numbers=True
     )
     predict = compiled(model)
     outputs, numbers = zip(*((predict(images).numpy(), which.numpy()) for images, _, which in batches))
-    number = np.concatenate(numbers)
-    probabilities = both_classes(np.concatenate(outputs))
-    paths = records.paths
+    return of_outputs(info, records, np.concatenate(outputs), np.concatenate(numbers), labels_of)
+
+
+def of_outputs(
+    info: ModelInfo, records: Records, outputs: np.ndarray, numbers: np.ndarray, labels_of: np.ndarray | None = None
+) -> Predictions:
+    """What a model's outputs say of records.
+
+    Args:
+        info: Of the model.
+        records: What was judged.
+        outputs: f32[k 1] or f32[k classes], as the model puts them out.
+        numbers: i64[k], the records that these are of.
+        labels_of: Label of a record -> that of the model; None: they are the same.
+    """
+    probabilities = both_classes(outputs)
+    paths, labels = records.paths, records.labels[numbers]
     return Predictions(
         classes=info.classes,
         probabilities=probabilities,
         predicted=decide(probabilities, info.threshold),
-        paths=[paths[i] for i in number.tolist()],
-        labels=labels_of[records.labels[number]],
-        records=records.rows[number],
+        paths=[paths[i] for i in numbers.tolist()],
+        labels=labels if labels_of is None else labels_of[labels],
+        records=records.rows[numbers],
     )
 
 
