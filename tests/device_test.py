@@ -52,6 +52,14 @@ def test_a_gpu_is_used_with_memory_growth_half_precision_and_xla(gpu):
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
+def test_steps_of_several_gpus_are_not_compiled(gpu, monkeypatch):
+    class TwoGpus:  # XLA cannot reach the variables of another device.
+        num_replicas_in_sync = 2
+
+    monkeypatch.setattr(tf.distribute, "MirroredStrategy", lambda devices: TwoGpus())
+    assert str(device.set_up()) == "2 x A GPU, precision mixed_bfloat16, XLA off"
+
+
 def test_without_a_gpu_it_is_the_cpu(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     assert str(device.set_up()) == "CPU, precision float32, XLA off"

@@ -31,9 +31,23 @@ def test_targets_are_what_a_model_puts_out():
 def test_class_weights_make_classes_alike(out):
     records = dataset.open(out).records("train")
     recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights="balanced")
-    weights = inputs.class_weight(records, recipe, 4)
-    assert weights == pytest.approx({0: 20 / 48, 1: 20 / 24, 2: 20 / 8, 3: 1.0})  # None of the fourth class is there.
-    assert inputs.class_weight(records, recipes.finetune(), 4) is None
+    weighted = inputs.weighing(records, recipe, 4)
+    # None of the fourth class is there; a blend has the weights of its parts.
+    values = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0.25, 0.75, 0, 0]], np.float32)
+    _, targets, weights = weighted("images", values)
+    np.testing.assert_array_equal(targets, values)
+    np.testing.assert_allclose(weights, [20 / 48, 20 / 24, 20 / 8, 1, 0.25 * 20 / 48 + 0.75 * 20 / 24], rtol=1e-6)
+    assert len(inputs.weighing(records, recipes.finetune(), 4)("images", values)) == 2
+
+
+def test_class_weights_of_two_classes(tmp_path):
+    src = tree(tmp_path / "src", {"train/cats": 6, "train/dogs": 2})
+    converted(src, tmp_path / "out")
+    records = dataset.open(tmp_path / "out").records("train")
+    recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights="balanced", label_smoothing=0.2)
+    _, targets, weights = inputs.weighing(records, recipe, 2)("images", np.array([[0.0], [1.0]], np.float32))
+    np.testing.assert_allclose(targets, [[0.1], [0.9]])
+    np.testing.assert_allclose(weights, [8 / 12, 8 / 4])  # Of the classes, whatever is smoothed.
 
 
 def test_smoothed_targets_add_up_to_one():

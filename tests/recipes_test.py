@@ -140,6 +140,8 @@ def test_override():
             {"phase": {"schedule": "constant", "warmup_steps": 5}},
             "--warmup_steps=5 with --schedule=constant: a number of steps in front of --schedule=cosine is expected.",
         ),
+        ({"phase": {"schedule": "plateau", "patience": 0}}, "--patience=0: a number of epochs from 1 on is expected."),
+        ({"phase": {"patience": 2}}, "--patience=2: it has a meaning with --schedule=plateau alone."),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )

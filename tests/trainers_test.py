@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from drawn import REPOSITORY, converted, history, run, save_weights, start, tree, with_splits
+import spread_training
+from drawn import converted, history, run, save_weights, start, tree, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
@@ -131,7 +129,7 @@ def test_killed_in_the_middle_of_all_that_it_ends_the_same(place, tmp_path):
         "--optimizer=adam", "--optimizer_kwargs=use_ema=True,ema_momentum=0.5,gradient_accumulation_steps=3",
         "--schedule=plateau", "--patience=1", "--early_stopping=3", "--mixup=0.5", "--class_weights=balanced",
     )  # fmt: skip
-    check_kills("scratch", tuple(map(str, flags)), [3, 9, 17], tmp_path)
+    check_kills("scratch", tuple(map(str, flags)), [3, 14], tmp_path)
 
 
 @pytest.mark.slow
@@ -192,45 +190,17 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(place, tmp_path
     assert f"the batch of step {step - 1}: " in message  # Whose step made the weights.
 
 
-MIRRORED = """
-    import os, signal, sys
-    import tensorflow as tf
-
-    devices, out, run, backbone, kill_at = int(sys.argv[1]), *sys.argv[2:5], int(sys.argv[5])
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
-
-    from tfrecord_tools import dataset
-    from trainers import pace, recipes, training
-
-    def kill(self, batch, logs=None, seen=[]):
-        seen.append(batch)
-        if len(seen) == kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    if kill_at:
-        pace.Pace.on_train_batch_begin = kill
-    recipe = recipes.scratch(backbone=backbone, image_size=32, dropout=0.0)  # Each device has draws of its own.
-    recipe = recipes.override(recipe, batch_size=8, epochs=[3], augment="document", phase={"schedule": "constant"})
+def mirrored(place: Path, run: Path, devices: int, **options: Any) -> str:
     strategy = "mirrored" if devices > 1 else "none"
-    config = recipes.TrainConfig(tfrecords=out, run=run, strategy=strategy, checkpoint_every=1)
-    training.train("scratch", dataset.open(out), recipe, config, {})
-"""
-
-
-def mirrored(place: Path, work: Path, devices: int, run: str, backbone: str = "CNN", kill_at: int = 0) -> str:
-    command = [sys.executable, "-c", textwrap.dedent(MIRRORED), str(devices), str(place / "out"), run, backbone]
-    environment = {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [*command, str(kill_at)], cwd=work, env=environment, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == (-signal.SIGKILL if kill_at else 0), done.stderr
-    return done.stdout
+    with spread_training.start(place / "out", run, strategy, devices=devices, **options) as process:
+        out, err = process.communicate(timeout=600)
+    assert process.returncode == (-signal.SIGKILL if options.get("kill_at") else 0), err
+    return out
 
 
 def test_two_devices_learn_as_one_does(place, tmp_path):
-    mirrored(place, tmp_path, 1, "run1")
-    assert "device: 2 x CPU, precision float32" in mirrored(place, tmp_path, 2, "run2")
+    mirrored(place, tmp_path / "run1", 1)
+    assert "device: 2 x CPU, precision float32" in mirrored(place, tmp_path / "run2", 2)
     one, two = (history(tmp_path / f"run{devices}") for devices in (1, 2))
     for row, other in zip(one, two, strict=True):
         for name in ("loss", "val_loss", "accuracy"):
@@ -238,13 +208,20 @@ def test_two_devices_learn_as_one_does(place, tmp_path):
 
 
 def test_two_devices_with_moving_statistics_of_their_own_resume_exactly(place, tmp_path):
-    mirrored(place, tmp_path, 2, "whole", "MobileNet")
-    mirrored(place, tmp_path, 2, "killed", "MobileNet", kill_at=6)
-    assert "resumed: " in mirrored(place, tmp_path, 2, "killed", "MobileNet")
-    assert history(tmp_path / "killed") == history(tmp_path / "whole")
+    mirrored(place, tmp_path / "whole", 2, batch_norm=True)
+    mirrored(place, tmp_path / "killed", 2, batch_norm=True, kill_at=5)
+    assert "resumed: " in mirrored(place, tmp_path / "killed", 2, batch_norm=True)
     whole, killed = (keras.models.load_model(tmp_path / name / "model.keras") for name in ("whole", "killed"))
     for weight, other in zip(whole.get_weights(), killed.get_weights(), strict=True):
         np.testing.assert_array_equal(weight, other)
+    rows = history(tmp_path / "whole")
+    for row, other in zip(rows, history(tmp_path / "killed"), strict=True):
+        for name in ("loss", "val_loss"):  # The parts of a sum that each device had are one now.
+            assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-6), name
+    # What is judged after an epoch is what is kept: the mean of the devices' statistics.
+    metrics = json.loads((tmp_path / "whole/metrics.json").read_text())
+    assert metrics["accuracy"] == pytest.approx(float(rows[-1]["val_accuracy"]))
+    assert metrics["loss"] == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-4)
 
 
 def test_a_batch_that_devices_cannot_share_is_told(place, tmp_path, monkeypatch):
@@ -266,11 +243,15 @@ def test_a_batch_that_devices_cannot_share_is_told(place, tmp_path, monkeypatch)
             {"phase": {"optimizer_kwargs": {"momentun": 0.9}}},
             "--optimizer_kwargs=momentun=0.9: refused by Keras's Adam: ",
         ),
+        (
+            {"phase": {"optimizer": "adamw", "optimizer_kwargs": {"weight_decay": "much"}}},
+            "--optimizer_kwargs=weight_decay='much': refused by Keras's AdamW: ",
+        ),
         ({"unfreeze": "block9"}, "--unfreeze=block9: no layer with weights of mobilenet_0.25_32 has a name like that"),
         ({"unfreeze": "("}, "--unfreeze=(: not a regular expression: "),
         ({"phase": {"warmup_steps": 4}}, "--warmup_steps=4: phase head has 4 steps; fewer are expected."),
     ],
-    ids=["optimizer", "its arguments", "no such layer", "no pattern", "all of it warm-up"],
+    ids=["optimizer", "its arguments", "of a wrong type", "no such layer", "no pattern", "all of it warm-up"],
 )
 def test_what_keras_refuses_is_told_before_a_run_is_made(values, message, place, tmp_path):
     recipe = small("finetune", place, **values)

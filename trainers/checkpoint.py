@@ -155,6 +155,7 @@ class Checkpointer(keras.callbacks.Callback):
         *,
         every: int,
         on_epoch: Callable[[list[Row]], object] = lambda rows: None,
+        writes: bool = True,
     ) -> None:
         """Reads where the training stands.
 
@@ -162,12 +163,15 @@ class Checkpointer(keras.callbacks.Callback):
             path: Of the checkpoint.
             every: Steps from one checkpoint within an epoch to the next; 0 writes them at the end of epochs alone.
             on_epoch: Called with the history after each epoch.
+            writes: Whether this process is the one of its job that writes.
         """
         super().__init__()
         self._path = path
         self._every = every
         self._others: Sequence[keras.callbacks.Callback] = ()
         self._on_epoch = on_epoch
+        self._writes = writes
+        self._settle: Callable[[], None] = lambda: None
         self._saved: State | None = load(path)
         self._seconds_before = self._saved.seconds
         self._started = time.monotonic()
@@ -184,9 +188,21 @@ class Checkpointer(keras.callbacks.Callback):
         return self._seconds_before + time.monotonic() - self._started
 
     def begin_phase(
-        self, name: str, metrics: Sequence[keras.metrics.Metric], others: Sequence[keras.callbacks.Callback] = ()
+        self,
+        name: str,
+        metrics: Sequence[keras.metrics.Metric],
+        others: Sequence[keras.callbacks.Callback] = (),
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
-        """Tells which phase comes, the metrics that its model was compiled with besides the loss, and the callbacks."""
+        """Tells which phase comes.
+
+        Args:
+            name: Of the phase.
+            metrics: What its model was compiled with besides the loss.
+            others: The other callbacks.
+            settle: As in `fit.Task`.
+        """
+        self._settle = settle
         self._phase_name = name
         self._metrics = metrics
         self._others = others
@@ -234,6 +250,9 @@ class Checkpointer(keras.callbacks.Callback):
         if due and self.position.step < self.params["steps"]:  # Else the end of the epoch saves.
             self._save()
 
+    def on_test_begin(self, logs: Any = None) -> None:
+        self._settle()
+
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.position = dataclasses.replace(self.position, epoch=epoch + 1, step=0)
@@ -268,6 +287,8 @@ class Checkpointer(keras.callbacks.Callback):
                 setattr(callback, name, value)
 
     def _save(self, new_phase: bool = False) -> None:
+        """Every process of a job gathers the state, since reading it may take them all; one of them writes it."""
+        self._settle()
         arrays = {"model": _values(self.model.variables)}
         if not new_phase:
             arrays["optimizer"] = _values(self.model.optimizer.variables)
@@ -282,7 +303,8 @@ class Checkpointer(keras.callbacks.Callback):
             arrays=arrays,
             callbacks=[] if new_phase else [_callback_state(callback) for callback in self._others],
         )
-        save(self._path, state)
+        if self._writes:
+            save(self._path, state)
         self._saved_step = self.position.global_step
 
     def _metric_variables(self) -> list[Any]:
@@ -302,16 +324,10 @@ def _callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
 
 
 def _values(variables: Sequence[Any]) -> list[np.ndarray]:
-    return [np.stack([one.numpy() for one in _replicas(variable)]) for variable in variables]
+    return [variable.numpy() for variable in variables]
 
 
 def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
     # By order: paths change when a model is built twice in one process.
     for variable, value in zip(variables, values, strict=True):
-        for one, array in zip(_replicas(variable), value, strict=True):
-            one.assign(array)
-
-
-def _replicas(variable: Any) -> Sequence[Any]:
-    """The variable on each device; on one device itself. Moving statistics differ from one to the next."""
-    return getattr(getattr(variable, "value", None), "values", None) or [variable]
+        variable.assign(value)

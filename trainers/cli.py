@@ -58,7 +58,10 @@ def define_training_flags(trainer: str, *, images: bool = True) -> None:
         "precision", TrainConfig.precision, ["auto", *recipes.PRECISIONS], "Of the steps; auto: what suits the device."
     )
     flags.DEFINE_enum(
-        "strategy", TrainConfig.strategy, recipes.STRATEGIES, "mirrored: all GPUs share each batch; auto: if there are."
+        "strategy",
+        TrainConfig.strategy,
+        recipes.STRATEGIES,
+        "mirrored: all GPUs share each batch; auto: if there are; multi_worker: those of all processes in TF_CONFIG.",
     )
     flags.DEFINE_boolean("tensorboard", TrainConfig.tensorboard, "Write the history for TensorBoard too.")
     _define_recipe_flags()
@@ -121,6 +124,8 @@ def train(trainer: str, argv: Sequence[str], **how: Any) -> None:
         raise UserError(
             "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
         )
+    if "block" in FLAGS and FLAGS["block"].present and FLAGS.order != "blocks":
+        raise UserError(f"--block={FLAGS.block}: it has a meaning with --order=blocks alone.")
     config = command.from_flags(TrainConfig)
     chosen = recipe(recipes.RECIPES[trainer][FLAGS.recipe], **how)
     data = open_dataset(config.tfrecords)

@@ -40,23 +40,34 @@ class Features:
     labels: np.ndarray
     sound: np.ndarray
 
-    def shuffled(self, batch_size: int, seed: int, start_step: int = 0) -> tf.data.Dataset:
-        """Endless batches (f32[b c], i64[b]): batch k is a function of (seed, k), every epoch another permutation."""
+    def shuffled(
+        self, batch_size: int, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
+    ) -> tf.data.Dataset:
+        """Endless batches (f32[b c], i64[b]): batch k is a function of (seed, k), every epoch another permutation.
+
+        Args:
+            batch_size: Of the global batch.
+            seed: Of the order.
+            start_step: The first batch's number.
+            shard: As in `dataset.train_batches`.
+        """
 
         def numbers(step: np.ndarray) -> np.ndarray:
-            return self.batch_numbers(batch_size, seed, int(step))
+            return self.batch_numbers(batch_size, seed, int(step), shard)
 
-        return self._gathered(tf.data.Dataset.counter(start_step), numbers, batch_size)
+        return self._gathered(tf.data.Dataset.counter(start_step), numbers, batch_size // shard[1])
 
-    def batch_numbers(self, batch_size: int, seed: int, step: int) -> np.ndarray:
+    def batch_numbers(self, batch_size: int, seed: int, step: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
         """The numbers of the records in a batch of `shuffled`, i64[b]."""
-        chosen = order.Shuffled(len(self.sound), seed)[order.batch_positions(step, batch_size)]
+        chosen = order.Shuffled(len(self.sound), seed)[order.batch_positions(step, batch_size, shard)]
         return self.sound[chosen]
 
-    def in_order(self, batch_size: int) -> tf.data.Dataset:
-        """Batches (f32[b c], i64[b]) of all sound records, the last one may be smaller."""
-        starts = tf.data.Dataset.range(0, len(self.sound), batch_size)
-        return self._gathered(starts, lambda start: self.sound[start : start + batch_size], None)
+    def in_order(self, batch_size: int, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
+        """Batches (f32[b c], i64[b]) of the sound records of a worker's share, the last one may be smaller."""
+        index, workers = shard
+        own = self.sound[index::workers]
+        starts = tf.data.Dataset.range(0, len(own), batch_size)
+        return self._gathered(starts, lambda start: own[start : start + batch_size], None)
 
     def _gathered(
         self, positions: tf.data.Dataset, choose: Callable[[np.ndarray], np.ndarray], rows: int | None

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from tfrecord_tools.errors import UserError
 from trainers.checkpoint import Checkpointer
@@ -22,18 +23,18 @@ class Task:
     Attributes:
         model: Anything -> f32[b 1], the probability of class 1, or f32[b classes].
         set_trainable: Sets the layers that a rule of `Phase.trainable` names.
-        batches: Global step -> the endless batches (inputs, targets) from that step on; targets are f32[b 1] or one-hot
-            f32[b classes], as the model's output.
+        batches: Global step -> the endless batches (inputs, targets[, weights f32[b]]) from that step on; targets are
+            f32[b 1] or one-hot f32[b classes], as the model's output.
         validation: The batches that each epoch is judged by, finite.
         batch_numbers: Step -> the numbers of the records in its batch, i64[b]: for messages.
         answers: Puts out what the model answers, f32[n 1] or f32[n classes], and the numbers of the validation records
             i64[n] that these are, where it takes no images to know; None: it takes them.
         steps_per_epoch: For phases that do not say.
         blended: Whether targets may lie between classes, as those of MixUp and label smoothing.
-        class_weight: Class -> the weight of its errors; None: all alike.
         early_stopping: As in `recipes.Recipe`.
         jit_compile: Whether XLA compiles the steps.
         scope: Makes the context that variables are created in.
+        settle: Brings what each device has of its own to one value on all, before it is judged or saved.
     """
 
     model: keras.Model
@@ -44,10 +45,10 @@ class Task:
     answers: Callable[[], tuple[np.ndarray, np.ndarray]] | None = None
     steps_per_epoch: int
     blended: bool = False
-    class_weight: dict[int, float] | None = None
     early_stopping: int = 0
     jit_compile: bool = False
     scope: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    settle: Callable[[], None] = lambda: None
 
 
 def fit(
@@ -86,14 +87,13 @@ def fit(
                 jit_compile=task.jit_compile,
             )
         others = [*_callbacks(phase, task.early_stopping), *callbacks]
-        checkpointer.begin_phase(phase.name, metrics, others)
+        checkpointer.begin_phase(phase.name, metrics, others, task.settle)
         task.model.fit(
             task.batches(checkpointer.position.global_step),
             initial_epoch=checkpointer.position.epoch,
             epochs=phase.epochs,
             steps_per_epoch=steps,
             validation_data=task.validation,
-            class_weight=task.class_weight,
             shuffle=False,  # The batches are: Keras would warn that it cannot.
             callbacks=[*others, checkpointer],
             verbose=verbose,
@@ -151,6 +151,19 @@ def describe(phase: Phase) -> str:
     )
 
 
+def try_optimizer(phase: Phase, steps: int) -> None:
+    """Lets the optimizer of a phase take a step with one number, so that what is wrong with it is told at once.
+
+    Raises:
+        UserError: As `make_optimizer`, or the step failed.
+    """
+    optimizer = make_optimizer(phase, steps)
+    try:
+        optimizer.apply([keras.ops.ones(1)], [keras.Variable([1.0])])
+    except (TypeError, ValueError, tf.errors.OpError) as error:
+        raise _refused(phase, type(optimizer), error) from error
+
+
 def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
     """Makes the optimizer of a phase of so many steps.
 
@@ -177,8 +190,12 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
     try:
         return optimizer(learning_rate=rate, **phase.optimizer_kwargs)
     except (TypeError, ValueError) as error:
-        given = ",".join(f"{name}={value!r}" for name, value in phase.optimizer_kwargs.items())
-        raise UserError(f"--optimizer_kwargs={given}: refused by Keras's {optimizer.__name__}: {error}") from error
+        raise _refused(phase, optimizer, error) from error
+
+
+def _refused(phase: Phase, optimizer: type, error: Exception) -> UserError:
+    given = ",".join(f"{name}={value!r}" for name, value in phase.optimizer_kwargs.items())
+    return UserError(f"--optimizer_kwargs={given}: refused by Keras's {optimizer.__name__}: {error}")
 
 
 def _callbacks(phase: Phase, early_stopping: int) -> list[keras.callbacks.Callback]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,6 +15,8 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Dataset, Records, read_numbers
 from trainers.recipes import Recipe, TrainConfig
+
+Shard = tuple[int, int]  # (i, w): the i-th of w slices.
 
 HELD_OUT = 0.2  # Of the training images, where the dataset has no validation split.
 
@@ -92,17 +95,23 @@ def cached(records: Records, recipe: Recipe, config: TrainConfig) -> dataset.Cac
 
 
 def train_batches(
-    records: Records, recipe: Recipe, config: TrainConfig, cache: dataset.Cache | None, classes: int
+    records: Records,
+    recipe: Recipe,
+    config: TrainConfig,
+    cache: dataset.Cache | None,
+    classes: int,
+    shard: Shard = (0, 1),
 ) -> Callable[[int], tf.data.Dataset]:
-    """Makes the stream of a training: first step -> endless batches (u8[b h w 3], targets) from it on."""
+    """Makes the stream of a training: first step -> endless batches (u8[b h w 3], targets[, weights]) from it on."""
+    weighted = weighing(records, recipe, classes)
 
-    def finish(images: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def finish(images: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
         blended = targets(labels, classes)
         if recipe.mixup:
             images, blended = mix.mixup(images, blended, keys, recipe.mixup)
         if recipe.cutmix:
             images, blended = mix.cutmix(images, blended, keys, recipe.cutmix)
-        return images, smoothed(blended, recipe.label_smoothing)
+        return weighted(images, blended)
 
     def batches(start_step: int) -> tf.data.Dataset:
         data = dataset.train_batches(
@@ -112,6 +121,7 @@ def train_batches(
             crop=recipe.crop,
             seed=config.seed,
             start_step=start_step,
+            shard=shard,
             order=order(records, config),
             augment=PRESETS[recipe.augment],
             cache=cache,
@@ -122,8 +132,11 @@ def train_batches(
     return batches
 
 
-def eval_batches(records: Records, recipe: Recipe, classes: int) -> tf.data.Dataset:
-    """All records once, in order: (u8[b h w 3], targets); corrupt ones are left out."""
+def eval_batches(records: Records, recipe: Recipe, classes: int, shard: Shard = (0, 1)) -> tf.data.Dataset:
+    """All records of a worker's share once, in order: (u8[b h w 3], targets); corrupt ones are left out."""
+    index, workers = shard
+    if workers > 1:
+        records = records.select(np.arange(index, len(records), workers))
     data = dataset.eval_batches(records, batch_size=recipe.batch_size, image_size=recipe.model.size, crop=recipe.crop)
     return data.map(lambda images, labels: (images, targets(labels, classes)))
 
@@ -139,13 +152,23 @@ def smoothed(values: tf.Tensor, share: float) -> tf.Tensor:
     return values * (1 - share) + share / classes
 
 
-def class_weight(records: Records, recipe: Recipe, classes: int) -> dict[int, float] | None:
-    """The weights for Keras's `fit`: n / (classes * n of the class), scikit-learn's "balanced"; 1 for an empty one."""
-    if recipe.class_weights == "none":
-        return None
+def weighing(records: Records, recipe: Recipe, classes: int) -> Callable[[Any, tf.Tensor], tuple[Any, ...]]:
+    """Makes the last step of a training's input: (images, targets) -> (images, smoothed targets[, weights f32[b]]).
+
+    The weights are those of the errors: of each class n / (classes * n of the class), scikit-learn's "balanced"; of a
+    blend those of its classes, by their shares.
+    """
     counts = np.bincount(records.labels, minlength=classes)
-    weights = np.where(counts, len(records) / (classes * np.maximum(counts, 1)), 1.0)
-    return dict(enumerate(weights.tolist()))
+    of_class = np.where(counts, len(records) / (classes * np.maximum(counts, 1)), 1.0).astype(np.float32)
+
+    def weighted(images: Any, values: tf.Tensor) -> tuple[Any, ...]:
+        final = smoothed(values, recipe.label_smoothing)
+        if recipe.class_weights == "none":
+            return images, final
+        shares = tf.concat([1 - values, values], axis=1) if classes == 2 else values
+        return images, final, tf.linalg.matvec(shares, of_class)
+
+    return weighted
 
 
 def batch_numbers(records: Records, recipe: Recipe, config: TrainConfig, step: int) -> np.ndarray:

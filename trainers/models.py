@@ -102,6 +102,11 @@ def build(config: ModelConfig, class_count: int) -> Classifier:
     return Classifier(model=model, base=base, drop_rates=dict(_drop_rates(base)))
 
 
+def moving_statistics(model: keras.Model) -> list[keras.Variable]:
+    """What training changes in a model but no gradient does: the means and variances of its BatchNormalization."""
+    return [variable for layer in _batch_norms(model) for variable in (layer.moving_mean, layer.moving_variance)]
+
+
 def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     """Cuts a classifier behind its pooling; the parts have its layers, so that training one of them trains it.
 

@@ -18,7 +18,7 @@ CLASS_WEIGHTS = ("none", "balanced")
 ORDERS = ("shuffled", "balanced", "blocks")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # Keras dtype policies.
 SCHEDULES = ("constant", "cosine", "plateau")
-STRATEGIES = ("auto", "none", "mirrored")
+STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,6 +96,8 @@ class Phase:
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"--learning_rate={self.learning_rate:g}: above 0 is expected.")
+        if self.patience < 1:
+            raise UserError(f"--patience={self.patience}: a number of epochs from 1 on is expected.")
         if self.warmup_steps < 0 or (self.warmup_steps and self.schedule != "cosine"):
             raise UserError(
                 f"--warmup_steps={self.warmup_steps} with --schedule={self.schedule}: a number of steps in front of"
@@ -168,7 +170,8 @@ class TrainConfig:
         records: A file with the numbers of the training records to use, see `records.read_numbers`.
         probe: Measure the input and the model alone before training, and say which of them binds.
         strategy: "none": one device; "mirrored": all GPUs, each with its share of every batch; "auto": mirrored if
-            there are GPUs, one of them too, since the batches then go to it ahead of time.
+            there are GPUs, one of them too, since the batches then go to it ahead of time; "multi_worker": those of all
+            processes that the environment variable TF_CONFIG names.
         features: Where features are kept, for recipes that train from them.
         tensorboard: Whether to write the history for TensorBoard too.
     """
@@ -192,6 +195,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.cache_mb < 0 or self.block < 1:
             raise UserError(f"--cache_mb={self.cache_mb}, --block={self.block}: at least 0, and at least 1.")
+        if self.strategy == "multi_worker" and self.run is None:
+            raise UserError("--strategy=multi_worker: pass --run, a directory that all workers see.")
         if self.checkpoint_every < 0:
             raise UserError(f"--checkpoint_every={self.checkpoint_every}: a number of steps, or 0, is expected.")
 
@@ -387,6 +392,8 @@ def override(
     """
     fields = {name: value for name, value in (phase or {}).items() if value is not None}
     phases = [dataclasses.replace(one, **(fields | _optimizer_kwargs(one, fields))) for one in recipe.phases]
+    if "patience" in fields and all(one.schedule != "plateau" for one in phases):
+        raise UserError(f"--patience={fields['patience']}: it has a meaning with --schedule=plateau alone.")
     if unfreeze is not None:
         if unfreeze in ("", "head", "scratch"):
             raise UserError(f"--unfreeze={unfreeze}: last_stage, all, a number or a regular expression is expected.")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import hashlib
 import importlib.util
 import os
@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,21 @@ import tensorflow as tf
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, Records
-from trainers import device, features_cache, inputs, model_file, models, predictions, probe, report, run_directory
+from trainers import (
+    checkpoint,
+    device,
+    features_cache,
+    inputs,
+    model_file,
+    models,
+    multi_worker,
+    predictions,
+    probe,
+    report,
+    run_directory,
+)
 from trainers.checkpoint import Checkpointer, DivergedError
-from trainers.fit import Task, compile_model, fit, make_optimizer
+from trainers.fit import Task, compile_model, fit, try_optimizer
 from trainers.models import Classifier
 from trainers.pace import Pace
 from trainers.recipes import Recipe, TrainConfig
@@ -32,6 +45,15 @@ from trainers.recipes import Recipe, TrainConfig
 # one among 8, which stay in the processor's caches; a GPU wants many.
 _EXTRACTED_AT_ONCE = {"CPU": 8, "GPU": 64}
 _ANSWERED_AT_ONCE = 1024
+# What TensorFlow tells in the other processes of a job when one of them is gone.
+_WORKER_GONE = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.InternalError,
+)
+_SHARED = "It must lie on storage that all workers share."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,7 +119,7 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
     steps = max(1, round(len(splits.train) / recipe.batch_size))
     for phase in recipe.phases:  # What is wrong with them is told before anything slow is done.
         classifier.set_trainable(phase.trainable)
-        make_optimizer(phase, phase.epochs * (phase.steps_per_epoch or steps))
+        try_optimizer(phase, phase.epochs * (phase.steps_per_epoch or steps))
     training = Training(
         trainer=trainer,
         data=data,
@@ -110,16 +132,28 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
     )
     _print_plan(training)
     try:
-        with run_directory.opened(config.run, settings, trainer) as run:
+        with _opened(training, settings) as run:
             print(f"run: {run}", flush=True)
             metrics = run_directory.results(str(run), settings)  # Another process may just have finished it.
             if metrics is None:
                 metrics = _train_in(run, training)
+            found.barrier()
+            metrics = metrics or run_directory.results(str(run), settings) or {}
     except tf.errors.OpError as error:
         damage = splits.train.damage or splits.validation.damage
-        if not damage:
-            raise
-        raise UserError(damage) from error
+        if damage:
+            raise UserError(damage) from error
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise UserError(
+                f"the memory of the device ({found}) is too small: pass a smaller --batch_size than {recipe.batch_size}"
+                f" or a smaller --image_size than {recipe.model.size}, with another --run."
+            ) from error
+        if isinstance(error, _WORKER_GONE) and found.cluster.workers > 1:
+            raise UserError(
+                "another worker of the job is gone; its own output says why. Start all of them again with the same"
+                " commands: they continue from the last checkpoint."
+            ) from error
+        raise
     except OSError as error:
         what = f"{error.filename}: " if error.filename else ""
         raise UserError(
@@ -129,25 +163,63 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
     return metrics
 
 
-def _train_in(run: Path, training: Training) -> dict[str, Any]:
-    """Fits, saves, judges and reports; each of these goes on or is repeated when a process before was killed in it."""
-    recipe, config, splits = training.recipe, training.config, training.splits
-    write_history = functools.partial(run_directory.write_history, run)
-    checkpointer = Checkpointer(run / run_directory.CHECKPOINT, every=config.checkpoint_every, on_epoch=write_history)
-    if checkpointer.position.global_step:
-        print(f"resumed: {checkpointer.position.global_step:,} steps are done", flush=True)
+@contextlib.contextmanager
+def _opened(training: Training, settings: run_directory.Settings) -> Iterator[Path]:
+    """The run directory, which the chief holds and makes, and the others use when it is there."""
+    config, found = training.config, training.found
+    if found.chief:
+        with run_directory.opened(config.run, settings, training.trainer) as run:
+            found.barrier()
+            yield run
+        return
+    found.barrier()
+    run = Path(str(config.run))
+    if not (run / run_directory.SETTINGS).exists():
+        raise UserError(
+            f"--run={run}: worker {found.cluster.worker} does not see what the chief has made there. {_SHARED}"
+        )
+    yield run
+
+
+def _train_in(run: Path, training: Training) -> dict[str, Any] | None:
+    """Fits, saves, judges and reports; each of these goes on or is repeated when a process before was killed in it.
+
+    Returns:
+        The content of metrics.json; None in a worker that is not the chief.
+    """
+    recipe, config, found = training.recipe, training.config, training.found
+
+    def write_history(rows: Sequence[checkpoint.Row]) -> None:
+        if found.chief:
+            run_directory.write_history(run, rows)
+
+    checkpointer = Checkpointer(
+        run / run_directory.CHECKPOINT, every=config.checkpoint_every, on_epoch=write_history, writes=found.chief
+    )
+    done = checkpointer.position.global_step
+    if len(set(found.gathered(done))) > 1:
+        raise UserError(f"--run={run}: the workers find different checkpoints there. {_SHARED}")
+    if done:
+        print(f"resumed: {done:,} steps are done", flush=True)
     pace = Pace(recipe.batch_size)
     task = (_features_task if recipe.from_features else _pixels_task)(training, pace)
     write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
     # Keras says so of every dataset that does not know its length: a corrupt record would be left out of this one.
     warnings.filterwarnings("ignore", "Your input ran out of data")
     callbacks: list[keras.callbacks.Callback] = [pace]
-    if config.tensorboard:
+    if config.tensorboard and found.chief:
         callbacks.append(keras.callbacks.TensorBoard(run / run_directory.TENSORBOARD, write_graph=False))
+    verbose = (1 if sys.stdout.isatty() else 2) if found.chief else 0
     try:
-        fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=1 if sys.stdout.isatty() else 2)
+        fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=verbose)
     except DivergedError as error:
         raise UserError(_diverged(run, training, task, error)) from error
+    return _judged(run, training, task, checkpointer) if found.chief else None
+
+
+def _judged(run: Path, training: Training, task: Task, checkpointer: Checkpointer) -> dict[str, Any]:
+    """Saves the model, judges and reports; returns the content of metrics.json."""
+    recipe, splits = training.recipe, training.splits
     # What is judged is what is kept: the float32 copy of the whole, not what was trained in whatever precision.
     model = models.rebuild_float32(training.classifier, recipe.model, training.classes)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For who loads it and evaluates.
@@ -165,7 +237,7 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
         "corrupt": [*splits.train.corrupt.values(), *splits.validation.corrupt.values()],
         "steps": steps,
         "seconds": round(seconds, 1),
-        "images_per_second": round(steps * recipe.batch_size / seconds, 1),
+        "images_per_second": statistics.median(row["images_per_second"] for row in checkpointer.rows),
         "parameters": model.count_params(),
         "model_bytes": (run / run_directory.MODEL).stat().st_size,
         "latency_ms": _latency_ms(model, recipe.model.size),
@@ -190,31 +262,33 @@ def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -
 
 def _pixels_task(training: Training, pace: Pace) -> Task:
     """The whole model is fitted to images."""
-    recipe, config, train = training.recipe, training.config, training.splits.train
+    recipe, config, train, found = training.recipe, training.config, training.splits.train, training.found
     cache = inputs.cached(train, recipe, config)
     if config.probe:
         print(probe.verdict(train, recipe, training.classes, cache, training.found), flush=True)
-    batches = inputs.train_batches(train, recipe, config, cache, training.classes)
+    batches = inputs.train_batches(train, recipe, config, cache, training.classes, found.shard)
+    validation = inputs.eval_batches(training.splits.validation, recipe, training.classes, found.shard)
     return Task(
-        model=training.classifier.model,
+        model=_fitted(training.classifier.model, found),
         set_trainable=training.classifier.set_trainable,
-        batches=lambda step: pace.measured(batches(step)),
+        batches=lambda step: found.distributed(pace.measured(batches(step)), recipe.batch_size),
         batch_numbers=lambda step: inputs.batch_numbers(train, recipe, config, step),
-        validation=inputs.eval_batches(training.splits.validation, recipe, training.classes),
+        validation=found.distributed(validation, recipe.batch_size),
+        settle=_settling(training),
         **_common(training),
     )
 
 
 def _features_task(training: Training, pace: Pace) -> Task:
     """The head alone is fitted, to what the backbone makes of the images; its layers are those of the whole model."""
-    recipe, config, classifier = training.recipe, training.config, training.classifier
+    recipe, config, classifier, found = training.recipe, training.config, training.classifier, training.found
     classifier.set_trainable("head")
-    with training.found.scope():
+    with found.scope():
         extractor, head = models.split(classifier.model)
     compute = tf.function(
         lambda images: tf.cast(extractor(images, training=False), tf.float32),
         input_signature=[tf.TensorSpec([None, recipe.model.size, recipe.model.size, 3], tf.uint8)],
-        jit_compile=training.found.jit_compile,
+        jit_compile=found.jit_compile,
     )
 
     def features(records: Records) -> features_cache.Features:
@@ -226,32 +300,53 @@ def _features_task(training: Training, pace: Pace) -> Task:
             directory=Path(config.features),
             image_size=recipe.model.size,
             crop=recipe.crop,
-            batch_size=_EXTRACTED_AT_ONCE["CPU" if training.found.name == "CPU" else "GPU"],
+            batch_size=_EXTRACTED_AT_ONCE["CPU" if found.name == "CPU" else "GPU"],
         )
 
-    def with_targets(data: tf.data.Dataset, smoothing: float = 0.0) -> tf.data.Dataset:
-        return data.map(
-            lambda values, labels: (values, inputs.smoothed(inputs.targets(labels, training.classes), smoothing))
-        )
+    def with_targets(data: tf.data.Dataset) -> tf.data.Dataset:
+        return data.map(lambda values, labels: (values, inputs.targets(labels, training.classes)))
 
+    if not found.chief:
+        found.barrier()  # The chief computes them for all.
     train, validation = features(training.splits.train), features(training.splits.validation)
+    if found.chief:
+        found.barrier()
+    weighted = inputs.weighing(training.splits.train, recipe, training.classes)
+
+    def batches(step: int) -> Any:
+        data = with_targets(train.shuffled(recipe.batch_size, config.seed, step, found.shard)).map(weighted)
+        return found.distributed(pace.measured(data), recipe.batch_size)
 
     def answers() -> tuple[np.ndarray, np.ndarray]:
         outputs = [head(values, training=False).numpy() for values, _ in validation.in_order(_ANSWERED_AT_ONCE)]
         return np.concatenate(outputs), validation.sound
 
     return Task(
-        model=head,
+        model=_fitted(head, found),
         set_trainable=lambda rule: None,  # It has no other layers.
-        batches=lambda step: pace.measured(
-            with_targets(train.shuffled(recipe.batch_size, config.seed, step), recipe.label_smoothing)
-        ),
+        batches=batches,
         batch_numbers=lambda step: train.batch_numbers(recipe.batch_size, config.seed, step),
-        validation=with_targets(validation.in_order(recipe.batch_size)),
+        validation=found.distributed(
+            with_targets(validation.in_order(recipe.batch_size, found.shard)), recipe.batch_size
+        ),
         # In half precision the model that is kept, which is of float32, would answer otherwise.
-        answers=answers if training.found.precision == "float32" else None,
+        answers=answers if found.precision == "float32" else None,
         **_common(training),
     )
+
+
+def _fitted(model: keras.Model, found: device.Device) -> keras.Model:
+    if found.cluster.workers == 1:
+        return model
+    with found.scope():
+        return multi_worker.wrapped(model)
+
+
+def _settling(training: Training) -> Callable[[], None]:
+    """Averages the moving statistics of all devices; their mean is the same however often it is taken."""
+    if all(phase.trainable != "scratch" for phase in training.recipe.phases):  # They do not move.
+        return lambda: None
+    return training.found.averager(models.moving_statistics(training.classifier.base))
 
 
 def _common(training: Training) -> dict[str, Any]:
@@ -259,7 +354,6 @@ def _common(training: Training) -> dict[str, Any]:
     return {
         "steps_per_epoch": training.steps,
         "blended": bool(recipe.mixup or recipe.cutmix or recipe.label_smoothing),
-        "class_weight": inputs.class_weight(training.splits.train, recipe, training.classes),
         "early_stopping": recipe.early_stopping,
         "jit_compile": training.found.jit_compile,
         "scope": training.found.scope,
