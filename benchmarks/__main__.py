@@ -13,7 +13,8 @@ COMMANDS = {
     "open": "time to the first batch and memory at growing numbers of index rows",
     "predict": "predict against the model alone and decoding alone; the answer to one image against a bare script",
     "read": "images a second of the input, beside other loaders; how near the pixels are to Pillow's",
-    "train": "training with full augmentation against a constant batch",
+    "spread": "training in two and three processes of this machine against one with the same global batch",
+    "train": "training with full augmentation against a constant batch; what a checkpoint costs",
     "startup": "time to answer of convert's --help, a wrong flag and --dry_run against `import tensorflow`",
 }
 

@@ -18,7 +18,10 @@ from benchmarks import common
 from tfrecord_tools import command, dataset
 from tfrecord_tools.augment_config import PRESETS
 from trainers import models, recipes
+from trainers.checkpoint import Checkpointer
 from trainers.fit import compile_model, make_optimizer
+
+CHECKPOINT_EVERY = recipes.TrainConfig.checkpoint_every
 
 
 def steps_seconds(model: keras.Model, batches: Iterable[Any], steps: int) -> float:
@@ -26,6 +29,18 @@ def steps_seconds(model: keras.Model, batches: Iterable[Any], steps: int) -> flo
     for images, labels in itertools.islice(batches, steps):
         model.train_on_batch(images, labels)
     return time.perf_counter() - start
+
+
+def save_seconds(model: keras.Model, directory: Path) -> float:
+    """Seconds of a checkpoint, the median of nine."""
+    checkpointer = Checkpointer(directory / "checkpoint.npz", every=1)
+    checkpointer.set_model(model)
+    taken = []
+    for _ in range(9):
+        start = time.perf_counter()
+        checkpointer.save()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,8 +66,11 @@ def main(argv: Sequence[str]) -> None:
             fed = steps_seconds(model, augmented, given.steps)
             ratios.append(alone / fed)
             rates.append(given.steps * given.batch_size / fed)
+        saving = save_seconds(model, Path(work))
     print(f"{statistics.median(rates):.1f} images/s with document augmentation, medians of {given.rounds} rounds")
     print(f"{statistics.median(ratios):.3f} of the speed on a constant batch ({min(ratios):.3f}..{max(ratios):.3f})")
+    share = saving / (CHECKPOINT_EVERY * given.batch_size / statistics.median(rates))
+    print(f"a checkpoint takes {saving * 1000:.0f} ms, {share:.3%} of {CHECKPOINT_EVERY} steps")
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ class Checkpointer(keras.callbacks.Callback):
         self.position = dataclasses.replace(position, step=position.step + 1, global_step=position.global_step + 1)
         due = self._every and self.position.global_step % self._every == 0
         if due and self.position.step < self.params["steps"]:  # Else the end of the epoch saves.
-            self._save()
+            self.save()
 
     def on_test_begin(self, logs: Any = None) -> None:
         self._settle()
@@ -264,12 +264,12 @@ class Checkpointer(keras.callbacks.Callback):
         # After the last epoch the others' on_train_end may still change the model (EarlyStopping puts the best weights
         # back): on_train_end saves then.
         if epoch + 1 < self.params["epochs"] and not self.model.stop_training:
-            self._save()
+            self.save()
         self._on_epoch(self.rows)
 
     def on_train_end(self, logs: Any = None) -> None:
         self.position = Position(phase=self.position.phase + 1, global_step=self.position.global_step)
-        self._save(new_phase=True)
+        self.save(new_phase=True)
 
     def _restore(self) -> None:
         if self._saved is None:
@@ -286,8 +286,17 @@ class Checkpointer(keras.callbacks.Callback):
             for name, value in attributes.items():
                 setattr(callback, name, value)
 
-    def _save(self, new_phase: bool = False) -> None:
-        """Every process of a job gathers the state, since reading it may take them all; one of them writes it."""
+    def save(self, new_phase: bool = False) -> None:
+        """Writes where the training stands.
+
+        Every process of a job gathers the state, since reading it may take them all; one of them writes it.
+
+        Args:
+            new_phase: A phase is done: the next one's optimizer and callbacks begin anew.
+
+        Raises:
+            DivergedError: A variable is no number any more.
+        """
         self._settle()
         arrays = {"model": _values(self.model.variables)}
         if not new_phase:
