@@ -1,10 +1,12 @@
 """Peak memory of conversions at two numbers of files and two sizes of image: bytes a file of plan, none of image.
 
-Likewise of `to_csv` and of the conversion of its CSV, whose rows are not held either.
+Likewise of `to_csv` and of the conversion of its CSV, whose rows are not held either; and of a training on features,
+which lie in a mapped file: its pages count as long as nobody else wants the memory.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +32,11 @@ def peaks(files: int, image_size: int) -> dict[str, int]:
                 "--color=gray", "--workers=1",
             ],
             "convert the CSV": [*common.CONVERT, f"--src={place / 'csv'}", f"--out={place / 'again'}", *_SHARDS],
+            "features": [
+                sys.executable, "-m", "trainers.features", f"--tfrecords={place / 'out'}", f"--run={place / 'run'}",
+                f"--features={place / 'features'}", "--backbone=MobileNet", "--backbone_kwargs=alpha=0.25",
+                "--weights=none", "--image_size=32", "--epochs=1",
+            ],
         }  # fmt: skip
         found = {}
         for name, arguments in commands.items():
