@@ -13,6 +13,7 @@ COMMANDS = {
     "open": "time to the first batch and memory at growing numbers of index rows",
     "predict": "predict against the model alone and decoding alone; the answer to one image against a bare script",
     "read": "images a second of the input, beside other loaders; how near the pixels are to Pillow's",
+    "scale": "an index of up to 10^8 rows, a plan of 10^6 shards, the order of 10^9 records, all simulated",
     "train": "training with full augmentation against a constant batch",
     "startup": "time to answer of convert's --help, a wrong flag and --dry_run against `import tensorflow`",
 }
