@@ -15,6 +15,7 @@ COMMANDS = {
     "read": "images a second of the input, beside other loaders; how near the pixels are to Pillow's",
     "spread": "training in two and three processes of this machine against one with the same global batch",
     "train": "training with full augmentation against a constant batch; what a checkpoint costs",
+    "scale": "an index of up to 10^8 rows, a plan of 10^6 shards, the order of 10^9 records, all simulated",
     "startup": "time to answer of convert's --help, a wrong flag and --dry_run against `import tensorflow`",
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +14,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from drawn import REPOSITORY, converted, tree, with_splits
+from drawn import REPOSITORY, converted, run, tree, with_splits
 
 from tfrecord_tools import index, order, schema
+from tfrecord_tools.augment_config import PRESETS, AugmentConfig
 from tfrecord_tools.records import open_dataset
+from trainers import backbones, recipes
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 
@@ -133,8 +137,155 @@ def test_no_argument_of_the_generator_is_left_out(function: Callable[..., Any], 
 def test_what_is_named_is_there(path: Path) -> None:
     text = path.read_text()
     for target in re.findall(r"\]\((\S+?)\)", text):
-        assert (path.parent / target).exists(), target
+        name, _, anchor = target.partition("#")
+        assert (path.parent / name).exists(), target
+        titles = re.findall(r"^#+ (.*)$", (path.parent / name).read_text() if name else text, re.MULTILINE)
+        assert not anchor or anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
     for target in re.findall(r"\b(?:examples|tfrecord_tools)/\w+\.py\b", text):
         assert (REPOSITORY / target).exists(), target
     for package, module in re.findall(r"python -m (tfrecord_tools|trainers)\.(\w+)", text):
         assert (REPOSITORY / package / f"{module}.py").exists(), module
+
+
+def rows(document: str, title: str) -> list[list[str]]:
+    """The cells of the first table below a heading, without its head."""
+    lines = section(document, title).split("\n\n")
+    table = next(block for block in lines if block.lstrip().startswith("|")).strip().splitlines()
+    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[2:]]
+
+
+def shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+# How each is called for, and what it is.
+CALLED_FOR = {
+    "scratch": recipes.scratch(),
+    "scratch --backbone=MobileNetV2": recipes.scratch(backbone="MobileNetV2"),
+    "scratch --recipe=document": recipes.scratch_document(),
+    "scratch --recipe=document --augment=document": recipes.scratch_document(augmented=True),
+    "features": recipes.features(),
+    "features --head=linear": recipes.features(head="linear"),
+    "features --recipe=document": recipes.features_document(),
+    "features --recipe=document --head=linear": recipes.features_document(head="linear"),
+    "frozen": recipes.frozen(),
+    "frozen --recipe=document": recipes.frozen_document(),
+    "finetune": recipes.finetune(),
+    "finetune --recipe=document": recipes.finetune_document(),
+}
+
+
+def test_no_recipe_is_left_out() -> None:
+    expected = {
+        trainer if name == "default" else f"{trainer} --recipe={name}"
+        for trainer, made in recipes.RECIPES.items()
+        for name in made
+    }
+    assert expected <= set(CALLED_FOR)
+
+
+def models_of_recipes() -> list[list[str]]:
+    found = []
+    for call, recipe in CALLED_FOR.items():
+        model = recipe.model
+        scaling = model.scaling or backbones.find(model.backbone).scaling
+        numbers = (model.size, scaling, model.pooling, model.hidden, model.dropout, recipe.batch_size, recipe.crop)
+        found.append(
+            [f"`{call}`", model.backbone, *map(shown, numbers), f"`{recipe.augment}`", shown(recipe.label_smoothing)]
+        )
+    return found
+
+
+def phases_of_recipes() -> list[list[str]]:
+    found = []
+    for call, recipe in CALLED_FOR.items():
+        for phase in recipe.phases:
+            optimizer = ", ".join([phase.optimizer, *(f"{k}={v}" for k, v in phase.optimizer_kwargs.items())])
+            numbers = (phase.learning_rate, phase.schedule, phase.epochs, phase.steps_per_epoch or "all images")
+            found.append([f"`{call}`", phase.name, f"`{phase.trainable}`", optimizer, *map(shown, numbers)])
+    return found
+
+
+def test_the_documented_recipes_are_the_recipes() -> None:
+    assert rows("trainers.md", "### Models and images") == models_of_recipes()
+    assert rows("trainers.md", "### Phases") == phases_of_recipes()
+    for recipe in CALLED_FOR.values():  # What the tables have no column for.
+        assert (recipe.mixup, recipe.cutmix, recipe.class_weights, recipe.early_stopping) == (0, 0, "none", 0)
+        assert all(phase.warmup_steps == 0 for phase in recipe.phases)
+
+
+TRAINERS = ("scratch", "features", "frozen", "finetune")
+
+
+def test_the_documented_flags_are_those_of_the_trainers() -> None:
+    documented = dict(re.findall(r"^\| `--(\w+)` \| (.*?) \|", section("trainers.md", "## Flags"), re.MULTILINE))
+    defaults: dict[str, str] = {}
+    for trainer in reversed(TRAINERS):  # What differs is that of the last one, `scratch` has other weights.
+        text = run(f"trainers.{trainer}", "--help").stdout
+        for flag, rest in re.findall(r"^  --(?:\[no\])?(\w+):(.*?)(?=^  --|^\S|\Z)", text, re.MULTILINE | re.DOTALL):
+            found = re.search(r"\(default: '(.*?)'\)", rest)
+            if (trainer, flag) != ("scratch", "weights"):
+                defaults[flag] = found.group(1) if found else ""
+    assert set(documented) == set(defaults)
+    for flag, default in defaults.items():
+        assert documented[flag] == f"`{default}`" if default else "`-" not in documented[flag], flag
+
+
+def names_in(text: str) -> list[str]:
+    return re.findall(r"`([\w./-]+)`", text)
+
+
+def first_cells(document: str, title: str) -> list[str]:
+    return [name for row in rows(document, title) for name in names_in(row[0])]
+
+
+def test_a_training_as_documented_leaves_what_is_documented(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    names = code("trainers.md")
+    assert [(row["phase"], row["step"]) for row in names["history"]] == [("head", 2), ("all", 4)]
+    directory = Path("runs/mine")
+    documented = {name.rstrip("/") for row in rows("trainers.md", "## The run directory") for name in names_in(row[0])}
+    not_now = {"checkpoint.npz", "tensorboard", "evaluation-NAME-SPLIT", "export"}
+    assert not_now | {path.name for path in directory.iterdir()} == documented
+    for name, title in (("history.csv", "### history.csv"), ("suspects.csv", "### suspects.csv")):
+        header = (directory / name).read_text().splitlines()[0].split(",")
+        assert sorted(header) == sorted(first_cells("trainers.md", title))
+    header = (directory / "predictions.csv").read_text().splitlines()[0].split(",")
+    assert [name.replace("cats", "NAME") for name in header[:-1]] == first_cells("trainers.md", "### predictions.csv")
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert sorted(metrics) == sorted(first_cells("trainers.md", "### metrics.json")) == sorted(names["metrics"])
+    settings = json.loads((directory / "settings.json").read_text())
+    text = section("trainers.md", "### settings.json").split("\n###")[0]
+    assert list(settings) == re.findall(r"`(\w+)` \(", text)
+
+
+def test_the_documented_augmentation_is_the_augmentation() -> None:
+    documented = {row[0].strip("`"): row[1].strip("`") for row in rows("pipeline.md", "## Augmentation")}
+    fields = dataclasses.fields(AugmentConfig)
+    assert documented == {field.name: repr(field.default) for field in fields}
+    assert list(documented) == [field.name for field in fields]
+    presets = dict(re.findall(r"^\| `(\w+)` \| `(.*)` \|$", section("pipeline.md", "## Augmentation"), re.MULTILINE))
+    made = {name: eval(f"AugmentConfig({text})") for name, text in presets.items()}
+    assert {"none": AugmentConfig()} | made == PRESETS
+
+
+def test_the_pipeline_as_documented(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    names = code("pipeline.md")  # Its own assertion: the slices of workers are the global batch.
+    assert names["images"].shape == (32, 160, 160, 3)
+    assert names["numbers"].shape == (32,)
+    assert names["cache"].pixels.shape == (10, 160, 160, 3)
+    forwards = next(iter(names["forwards"]))[1].numpy()
+    assert forwards.tolist() == names["records"].labels[:4].tolist()
+    for stream in ("augmented", "cached", "tail", "blended"):
+        assert next(iter(names[stream]))[0].dtype == tf.uint8, stream
+
+
+def test_one_shards_rows_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    names = code("scaling.md")
+    alone = names["rows"].to_pylist()
+    assert names["file"].num_row_groups == index.groups(place / "out" / index.FILE_NAME) > 3
+    assert {(row["split"], row["shard"]) for row in alone} == {("train", 1)}
+    everything = index.read(place / "out" / index.FILE_NAME, ["split", "shard", "offset", "length", "label"])
+    assert alone == [row for row in everything.to_pylist() if (row["split"], row["shard"]) == ("train", 1)]

@@ -380,6 +380,19 @@ def test_shards_are_exactly_as_many_as_asked(shards: int) -> None:
         assert {shard.of for shard in own} == {len(own)}
 
 
+def test_the_next_shard_goes_where_they_are_largest() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        records = rng.integers(1, 30, rng.integers(1, 4))
+        sizes = records * rng.integers(1, 5, len(records))  # Ties are frequent: of equals the first split has it.
+        shards = int(rng.integers(len(records), records.sum() + 1))
+        expected = np.ones(len(records), np.int64)
+        while expected.sum() < shards:
+            expected[np.argmax(np.where(expected < records, sizes / expected, -1))] += 1
+        found = plan_module._shard_counts(sizes, records, 0, PlanConfig(shards=shards), False)
+        assert found.tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("config", [PlanConfig(), PlanConfig(shards=9), PlanConfig(shard_bytes=1024)])
 def test_shards_cover_every_row_once_within_one_split(config: PlanConfig) -> None:
     decided = decide(many(40), config, sizes=list(range(10, 90)))

@@ -19,7 +19,7 @@ class AugmentConfig:
     """What may happen to an image, each drawn uniformly and independently.
 
     The settings of an `ImageDataGenerator` can be pasted: `AugmentConfig(rotation_range=90, width_shift_range=0.2)`.
-    Where that and Keras's layers differ, its meanings are followed (README, "Augmentation").
+    Where that and Keras's layers differ, its meanings are followed (README, "Reading for training").
 
     Attributes:
         rotation_range: Largest rotation to either side, in degrees, 0..180.

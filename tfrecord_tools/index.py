@@ -17,6 +17,7 @@ pyarrow is imported where it is used: it takes 0.2 s, which `--help` and `--dry_
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from tfrecord_tools.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
 FILE_NAME = "records.parquet"
 LEFT_OUT = -1  # The label of a record that is not to be read.
@@ -106,7 +108,17 @@ def read_group(path: Path, number: int) -> pa.Table:
     """Reads the rows of one shard, in the order of the shards, whole."""
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path).read_row_group(number)
+    status = path.stat()
+    footer = _footer(path, status.st_ino, status.st_size, status.st_mtime_ns)
+    return pq.ParquetFile(path, metadata=footer).read_row_group(number)
+
+
+@functools.lru_cache(maxsize=1)
+def _footer(path: Path, *version: int) -> pq.FileMetaData:
+    """It grows with the shards: parsed anew for each of them, to go through all would take quadratic time."""
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(path)
 
 
 def _schema() -> pa.Schema:

@@ -488,10 +488,11 @@ def _shard_counts(
             raise UserError(f"--shards={config.shards}: there are {len(split_bytes)} splits, and each needs a shard.")
         if config.shards > split_records.sum():
             raise UserError(f"--shards={config.shards}: there are {split_records.sum():,} records. Ask for fewer.")
-        counts = np.ones(len(split_bytes), np.int64)
-        while counts.sum() < config.shards:  # The next one goes where shards are largest and records enough.
-            counts[np.argmax(np.where(counts < split_records, split_bytes / counts, -np.inf))] += 1
-        return counts
+        # After one each, the next one goes where shards are largest and records enough, and so on; all at once.
+        more = np.minimum(split_records, config.shards) - 1
+        largest = np.concatenate([size / np.arange(1, count + 1) for size, count in zip(split_bytes, more)])
+        chosen = np.argsort(-largest, kind="stable")[: config.shards - len(split_bytes)]
+        return 1 + np.bincount(np.repeat(np.arange(len(more)), more)[chosen], minlength=len(more))
     aim = config.shard_bytes or min(max(total // DEFAULT_SHARDS, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
     return np.minimum(-(-split_bytes // aim), split_records)
 
