@@ -255,7 +255,7 @@ def test_leaks_and_conflicts_are_told_but_no_damage(tmp_path: Path) -> None:
 
 def test_command(out: Path) -> None:
     done = run(MODULE, str(out), "--workers=2")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr  # Where it is slow, its progress is shown there.
     assert done.stdout == f"{out}: 40 records in 3 shards are sound; every image decodes in TensorFlow\n"
     flip(shard(out), 60)
     done = run(MODULE, str(out), "--nodecode")
