@@ -24,6 +24,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -170,7 +171,8 @@ def _quiet(died: threading.Event) -> Iterator[None]:
     def note(failed: threading.ExceptHookArgs) -> None:
         if failed.thread is not None and failed.thread.name == _WORKER_THREAD:
             died.set()
-        else:
+        names = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(failed.exc_traceback)}
+        if not {name.partition(".")[0] for name in names} & set(_LOGGERS):
             hook(failed)
 
     loggers = [logging.getLogger(name) for name in _LOGGERS]

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import beam_engine, card, cli, command, index, metadata, report, update, workers, workspace
+from tfrecord_tools import beam_engine, card, cli, command, files, index, metadata, report, update, workers, workspace
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.plan import (
@@ -80,6 +80,11 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)
         self._check_engine()
+        if files.is_url(self.out):
+            raise UserError(
+                f"--out={self.out}: a dataset grows in a local directory, which one rename makes whole. Convert into"
+                f" one, then copy it: python -m tfrecord_tools.transfer DIRECTORY {self.out}"
+            )
         if self.update and self.overwrite:
             raise UserError("--update and --overwrite exclude each other: the one keeps what is there.")
 
@@ -103,7 +108,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     def request(self) -> dict[str, Any]:
         """What two commands must share for the second to continue the first."""
         return self.output_settings() | {
-            "src": os.path.realpath(self.src),
+            "src": _real(self.src),
             "update": self.update,
             **({"relabel": _sha256(self.relabel)} if self.relabel else {}),
         }
@@ -127,14 +132,16 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
         UserError: Anything that the user can mend; `out` is then as it was before.
     """
     if config.engine == "beam":  # Its workers may be in another directory.
-        config = dataclasses.replace(config, src=os.path.abspath(config.src), out=os.path.abspath(config.out))
-    out, source = Path(config.out), Path(config.src)
+        source = config.src if files.is_url(config.src) else os.path.abspath(config.src)
+        config = dataclasses.replace(config, src=source, out=os.path.abspath(config.out))
+    out = Path(config.out)
     if out.is_symlink() or out.name in ("", ".."):
         out = out.resolve()  # What the link names is replaced, not the link; and "." is no name to rename to.
-    workspace.check_apart(out, source)
+    if not files.is_url(config.src):
+        workspace.check_apart(out, Path(config.src))
     try:
         if config.dry_run:
-            with workers.pool(config.workers) as pool:
+            with _local_pool(config) as pool:
                 decided, _, _ = _Conversion(config, out, pool, log).decide()
                 return metadata.summary(metadata.describe(decided))
         if workspace.partial_of(out).exists():
@@ -172,7 +179,11 @@ def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], ob
 def _pool(config: ConvertConfig, space: Workspace) -> contextlib.AbstractContextManager[Pool]:
     if config.engine == "beam":
         return beam_engine.pool(config.beam_options, space.beam)
-    return workers.pool(config.workers)
+    return _local_pool(config)
+
+
+def _local_pool(config: ConvertConfig) -> contextlib.AbstractContextManager[Pool]:
+    return workers.pool(config.workers, threads=files.is_url(config.src))  # fsspec listens for answers in a thread.
 
 
 class _Conversion:
@@ -199,7 +210,7 @@ class _Conversion:
             space.clear()
             self._log(f"{space.out}/: up to date, nothing is added, changed or removed.")
             return metadata.read(space.out)
-        space.start_writing(decided.digest, {"src": os.path.realpath(self._config.src)} | decided.config)
+        space.start_writing(decided.digest, {"src": _real(self._config.src)} | decided.config)
         index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
         self._describe(decided, sources, facts, space.data)
         space.commit_data(self._config.request() | {"update": self._base is not None})
@@ -222,7 +233,7 @@ class _Conversion:
                 progress=progress,
                 check=lambda reasons: self._check_bad(sources, reasons),
             )
-        name = dataset_name(_stem(os.path.realpath(config.src))) if base is None else base.config["name"]
+        name = dataset_name(_stem(_real(config.src))) if base is None else base.config["name"]
         previous = None if base is None else base.previous
         decided = plan(sources, facts, config, name, config.output_settings(), previous)
         if config.store == "raw":
@@ -286,6 +297,11 @@ class _Conversion:
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
+
+
+def _real(src: str) -> str:
+    """The one name of a source that has many."""
+    return src.rstrip("/") if files.is_url(src) else os.path.realpath(src)
 
 
 def _stem(path: str) -> str:
@@ -374,7 +390,7 @@ def _size(count: int) -> str:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    flags.DEFINE_string("src", None, "Directory or zip or tar of images, manifest, or CSV of pixels.")
+    flags.DEFINE_string("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
     flags.DEFINE_string("out", default["out"], "Directory to write.")
     cli.define_source_flags()
     flags.DEFINE_string("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
