@@ -39,7 +39,7 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow
 
-# PyTorch takes gigabytes, so it is not among what the other targets need.
+# PyTorch takes gigabytes and Apache Beam pins what others need, so they are not among what the other targets install.
 test-interop: $(VENV)/installed
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev,interop]'
 	$(RUN) -m pytest -m interop

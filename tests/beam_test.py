@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pickle
 import shutil
 import signal
 import sys
@@ -125,6 +126,14 @@ def test_a_job_that_does_not_end_is_named(place: Path, tmp_path: Path, monkeypat
         fcntl.flock(busy, fcntl.LOCK_EX)
         with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still at this job\. Wait until it has"):
             beam_engine.end_earlier(tmp_path / "beam")
+
+
+def test_a_worker_of_other_versions_is_refused(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_engine.tfrecord_tools, "__version__", "0")
+    beam_engine.work(str(place), 0)
+    outcome = pickle.loads((place / "0000000.result").read_bytes())
+    assert str(outcome.error).startswith("a worker of Beam has tfrecord_tools 0, and the driver ")
+    assert not (tmp_path / "0").exists()
 
 
 def test_a_second_try_that_waited_finds_the_job_done(place: Path, tmp_path: Path) -> None:

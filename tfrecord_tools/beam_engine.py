@@ -2,7 +2,7 @@
 
 Jobs and results pass through a directory that driver and workers share; the pipeline itself carries numbers only:
 
-beam/RUN/0000000.job     function and argument, pickled; locked by who is at it
+beam/RUN/0000000.job     versions, then function and argument, pickled; locked by who is at it
 beam/RUN/0000000.result  what it returned or raised, pickled
 
 A job is started under its lock and only while its file is there. So a runner may try a job twice, or have workers that
@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import importlib.metadata
 import io
 import logging
 import os
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import tfrecord_tools
 from tfrecord_tools import files, workers
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.workers import Job, Result
@@ -37,6 +39,7 @@ from tfrecord_tools.workers import Job, Result
 _POLL_SECONDS = 0.05
 _END_SECONDS = 60.0  # A job takes far less.
 _WORKER_THREAD = "run_worker"  # Beam's name of the thread that waits for a worker process; it raises if that one fails.
+_DECIDING = ("pillow", "pyarrow", "simplejpeg")
 _LOGGERS = ("apache_beam", "grpc")
 _HERE = ("directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner", "fnapi")
 
@@ -200,13 +203,18 @@ def work(place: str, number: int) -> None:
 
 
 def _outcome(file: BinaryIO) -> _Outcome:
-    try:
-        function, job = pickle.load(file)
-    except (ImportError, AttributeError) as error:
+    versions = pickle.load(file)
+    other = {name: version for name, version in _versions().items() if version != versions[name]}
+    if other:
+        name = next(iter(other))
         return _Outcome(
-            error=UserError(f"Beam's workers have another version of this tool: {error}. Install the same.")
+            error=UserError(
+                f"a worker of Beam has {name} {other[name]}, and the driver {versions[name]}: the output depends on it."
+                " Install the same on all machines."
+            )
         )
     try:
+        function, job = pickle.load(file)
         return _Outcome(function(job))
     except Exception as error:  # noqa: BLE001  Raised again by the driver, as in a pool of processes.
         return _Outcome(error=error)
@@ -261,11 +269,19 @@ def _numbers(count: int) -> Iterator[int]:
 
 def _write_jobs(place: Path, function: Callable[[Job], Result], jobs: Iterable[Job]) -> int:
     place.mkdir(parents=True)
+    versions = pickle.dumps(_versions())  # By itself, since another version may not be able to load the rest.
     count = 0
     for job in jobs:
-        _job(place, count).write_bytes(pickle.dumps((function, job)))
+        _job(place, count).write_bytes(versions + pickle.dumps((function, job)))
         count += 1
     return count
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides the bytes that a worker writes."""
+    return {name: importlib.metadata.version(name) for name in _DECIDING} | {
+        "tfrecord_tools": tfrecord_tools.__version__
+    }
 
 
 def _job(place: Path, number: int) -> Path:
