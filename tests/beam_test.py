@@ -246,7 +246,7 @@ def workers_of(driver: int) -> Iterator[int]:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
             except OSError:  # It ended meanwhile.
                 continue
-            if b"tfrecord_tools.beam_worker" in words and parent == driver:
+            if any(b"beam_worker.main(" in word for word in words) and parent == driver:
                 yield int(entry.name)
 
 

@@ -1,6 +1,6 @@
 """A worker process of Beam's runner on this machine: Beam's own, which ends with its driver and says nothing by itself.
 
-python -m tfrecord_tools.beam_worker PLACE DRIVER is started by `beam_engine`: the directory of the jobs, and a process.
+`beam_engine` starts it; it is no command.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ def _end_without(place: str, driver: int) -> None:
 
 
 def main(place: str, driver: int) -> None:
-    """Works for the driver whose addresses stand in the environment."""
+    """Works for a driver, whose addresses Beam has put into the environment.
+
+    Args:
+        place: The directory of the jobs.
+        driver: The driver's process id.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends us.
     threading.Thread(target=_end_without, args=(place, driver), daemon=True).start()
     logging.getLogger().addHandler(logging.NullHandler())  # Without any, logging would print all that Beam informs of.
     from apache_beam.runners.worker import sdk_worker_main
 
     sdk_worker_main.main(sys.argv)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
