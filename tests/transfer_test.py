@@ -181,6 +181,15 @@ def test_what_is_there_and_no_copy_is_not_touched(made: Path, elsewhere: Elsewhe
     assert elsewhere.contents() == before
 
 
+def test_directories_are_no_part_of_a_dataset(made: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(made, tmp_path / "made"))
+    (source / "notes").mkdir()
+    assert copy(source, tmp_path / "there").copied == 10
+    assert contents(tmp_path / "there") == contents(made)
+    with pytest.raises(UserError, match=r"holds notes/, which is not in "):
+        copy(made, source)
+
+
 def test_what_changes_meanwhile_is_found(made: Path, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
     kind: Any = type(transfer_module._place(elsewhere.name))
     original = kind.store

@@ -58,7 +58,7 @@ class _Place(Protocol):
         """Its name, for messages."""
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file, by name."""
+        """Bytes of each file, by name; in what lies deeper, which is of no dataset, there is a slash."""
 
     def read(self, name: str) -> bytes:
         """The content of a small file."""
@@ -90,7 +90,7 @@ class _Local:
         if not self.root.is_dir():
             raise UserError(f"{self.root}: a file, not a directory.")
         entries = [path for path in self.root.iterdir() if not is_litter(path.name) and path.suffix != ".tmp"]
-        return {path.name: path.stat().st_size for path in entries}
+        return {f"{path.name}/" if path.is_dir() else path.name: path.stat().st_size for path in entries}
 
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
