@@ -6,6 +6,8 @@ SRC ?= $(SAMPLE)
 WEIGHTS ?= none
 
 VENV := .venv
+# Its own: PyTorch takes gigabytes, and Apache Beam holds Pillow, protobuf and pyarrow at earlier versions.
+INTEROP := .venv-interop
 RUN := $(VENV)/bin/python
 # One place for each source and kind of weights, so that a second call finds what the first one made.
 NAME := $(subst /,_,$(SRC))
@@ -17,10 +19,12 @@ TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=96 --crop=0,--image_size
 
 .PHONY: demo test test-slow test-interop clean
 
-$(VENV)/installed: setup.cfg pyproject.toml
+$(VENV)/installed: EXTRAS := dev
+$(INTEROP)/installed: EXTRAS := dev,interop
+$(VENV)/installed $(INTEROP)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { echo "Python 3.10 to 3.13 is needed (TensorFlow 2.21 has no other): make PYTHON=python3.12 ..."; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(PYTHON) -m venv $(@D) || { echo "Python's venv module is missing; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(VENV)/installed
@@ -39,10 +43,8 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow
 
-# PyTorch takes gigabytes, so it is not among what the other targets need.
-test-interop: $(VENV)/installed
-	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[dev,interop]'
-	$(RUN) -m pytest -m interop
+test-interop: $(INTEROP)/installed
+	$(INTEROP)/bin/python -m pytest -m interop
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) $(INTEROP) demo build *.egg-info

@@ -6,6 +6,7 @@ COMMANDS = {
     "convert": "images -> verified, indexed TFRecords",
     "adopt": "TFRecords of others -> a dataset of this tool; they stay as and where they are",
     "export": "a dataset -> a directory of images, or webdataset's tar files",
+    "transfer": "copies a dataset between this machine and an object store; resumable",
     "verify": "proves a dataset whole: every checksum, hash and image",
     "show": "what is in any TFRecord file or directory, and the code that reads it",
     "bench": "what holds a dataset's input pipeline back, and what would change it",

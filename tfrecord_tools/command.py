@@ -51,6 +51,14 @@ def one_argument(argv: Sequence[str], what: str) -> str:
     return argv[1]
 
 
+def two_arguments(argv: Sequence[str], what: str) -> tuple[str, str]:
+    """Returns the only two positional arguments; `what` says in a message what is expected of them."""
+    if len(argv) != 3:
+        given = {1: "nothing was", 2: "one argument was"}.get(len(argv), f"{len(argv) - 1} arguments were")
+        raise UserError(f"{given} given: {what} are expected.")
+    return argv[1], argv[2]
+
+
 def from_flags(config_type: type[Config], **values: Any) -> Config:
     """Builds a config dataclass of the flags that bear its fields' names; `values` go before flags."""
     parsed = flags.FLAGS.flag_values_dict()

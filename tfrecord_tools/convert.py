@@ -8,6 +8,7 @@ Every image is proven sound; JPEG and PNG are stored byte for byte. A command th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import card, cli, command, index, metadata, report, update, workers, workspace
+from tfrecord_tools import beam_engine, card, cli, command, files, index, metadata, report, update, workers, workspace
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.plan import (
@@ -44,6 +45,8 @@ from tfrecord_tools.workers import Pool
 from tfrecord_tools.workspace import Workspace
 from tfrecord_tools.write import shard_job, write_shard
 
+ENGINES = ("local", "beam")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
@@ -51,7 +54,9 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
 
     Attributes:
         out: The directory to write.
-        workers: Number of processes; never changes the output. None: one a processor.
+        engine: Who does the work, "local" processes or a runner of "beam"; never changes the output.
+        workers: Number of local processes; likewise. None: one a processor.
+        beam_options: Beam's own, as a command line. Empty: its DirectRunner, in this process.
         overwrite: Replace an existing dataset at `out` when the new one is complete.
         update: Bring the dataset at `out` up to date with `src`: what is new goes into new shards, and only shards
             with a removed or changed image are written again. Its settings are taken over.
@@ -61,7 +66,9 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     """
 
     out: str = "out"
+    engine: str = "local"
     workers: int | None = None
+    beam_options: str = ""
     overwrite: bool = False
     update: bool = False
     restart: bool = False
@@ -72,8 +79,27 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)
+        self._check_engine()
+        if files.is_url(self.out):
+            raise UserError(
+                f"--out={self.out}: a dataset grows in a local directory, which one rename makes whole. Convert into"
+                f" one, then copy it: python -m tfrecord_tools.transfer DIRECTORY {self.out}"
+            )
         if self.update and self.overwrite:
             raise UserError("--update and --overwrite exclude each other: the one keeps what is there.")
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise UserError(f"--engine={self.engine}: one of {', '.join(ENGINES)} is expected.")
+        if self.engine == "local" and self.beam_options:
+            raise UserError(f"--beam_options={self.beam_options}: nothing but --engine=beam takes them. Pass it too.")
+        if self.engine == "beam" and self.workers is not None:
+            raise UserError(
+                f"--workers={self.workers}: Beam's runner decides. Say it in --beam_options, such as"
+                " --direct_running_mode=multi_processing --direct_num_workers=2."
+            )
+        if self.engine == "beam" and self.dry_run:
+            raise UserError("--engine=beam: --dry_run makes its plan on this machine. Leave --engine out.")
 
     def output_settings(self) -> dict[str, Any]:
         """The settings that the output depends on, for its record and its digest."""
@@ -82,7 +108,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     def request(self) -> dict[str, Any]:
         """What two commands must share for the second to continue the first."""
         return self.output_settings() | {
-            "src": os.path.realpath(self.src),
+            "src": _real(self.src),
             "update": self.update,
             **({"relabel": _sha256(self.relabel)} if self.relabel else {}),
         }
@@ -105,17 +131,22 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
     Raises:
         UserError: Anything that the user can mend; `out` is then as it was before.
     """
-    out, source = Path(config.out), Path(config.src)
+    if config.engine == "beam":  # Its workers may be in another directory.
+        source = config.src if files.is_url(config.src) else os.path.abspath(config.src)
+        config = dataclasses.replace(config, src=source, out=os.path.abspath(config.out))
+    out = Path(config.out)
     if out.is_symlink() or out.name in ("", ".."):
         out = out.resolve()  # What the link names is replaced, not the link; and "." is no name to rename to.
-    workspace.check_apart(out, source)
+    if not files.is_url(config.src):
+        workspace.check_apart(out, Path(config.src))
     try:
         if config.dry_run:
-            with workers.pool(config.workers) as pool:
+            with _local_pool(config) as pool:
                 decided, _, _ = _Conversion(config, out, pool, log).decide()
                 return metadata.summary(metadata.describe(decided))
         if workspace.partial_of(out).exists():
             with workspace.open_workspace(out) as space:
+                beam_engine.end_earlier(space.beam)
                 if space.finish_commit() == config.request():
                     log(f"{out}/: the interrupted commit of this conversion is finished.")
                     return metadata.read(out)
@@ -136,13 +167,23 @@ def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], ob
     try:
         if config.restart:
             space.clear()
-        with workers.pool(config.workers) as pool:
+        with _pool(config, space) as pool:
             return _Conversion(config, space.out, pool, log).run(space)
     except UserError as error:
         if not space.survey.exists():
             raise
         kept = f"What is done is kept in {space.root}/ for the next try; delete it to give up."
         raise UserError(f"{error}\n{kept}") from error
+
+
+def _pool(config: ConvertConfig, space: Workspace) -> contextlib.AbstractContextManager[Pool]:
+    if config.engine == "beam":
+        return beam_engine.pool(config.beam_options, space.beam)
+    return _local_pool(config)
+
+
+def _local_pool(config: ConvertConfig) -> contextlib.AbstractContextManager[Pool]:
+    return workers.pool(config.workers, threads=files.is_url(config.src))  # fsspec listens for answers in a thread.
 
 
 class _Conversion:
@@ -169,7 +210,7 @@ class _Conversion:
             space.clear()
             self._log(f"{space.out}/: up to date, nothing is added, changed or removed.")
             return metadata.read(space.out)
-        space.start_writing(decided.digest, {"src": os.path.realpath(self._config.src)} | decided.config)
+        space.start_writing(decided.digest, {"src": _real(self._config.src)} | decided.config)
         index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
         self._describe(decided, sources, facts, space.data)
         space.commit_data(self._config.request() | {"update": self._base is not None})
@@ -192,7 +233,7 @@ class _Conversion:
                 progress=progress,
                 check=lambda reasons: self._check_bad(sources, reasons),
             )
-        name = dataset_name(_stem(os.path.realpath(config.src))) if base is None else base.config["name"]
+        name = dataset_name(_stem(_real(config.src))) if base is None else base.config["name"]
         previous = None if base is None else base.previous
         decided = plan(sources, facts, config, name, config.output_settings(), previous)
         if config.store == "raw":
@@ -241,7 +282,9 @@ class _Conversion:
 
     def _describe(self, decided: Plan, sources: Sources, facts: Facts, data: Path) -> None:
         """Writes the metadata and the report card."""
-        samples = report.sample(decided, sources, facts, data, self._pool)
+        # A few hundred images at most are looked at: not worth the seconds that a pipeline takes to start.
+        pool = self._pool if self._config.engine == "local" else Pool(None, 1)
+        samples = report.sample(decided, sources, facts, data, pool)
         found = report.describe(decided, sources, facts)
         found["images"] |= {"colors": samples.colors, "verified": self._config.verify}
         if sources.relabelled:
@@ -254,6 +297,11 @@ class _Conversion:
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
+
+
+def _real(src: str) -> str:
+    """The one name of a source that has many."""
+    return src.rstrip("/") if files.is_url(src) else os.path.realpath(src)
 
 
 def _stem(path: str) -> str:
@@ -342,7 +390,7 @@ def _size(count: int) -> str:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    flags.DEFINE_string("src", None, "Directory or zip or tar of images, manifest, or CSV of pixels.")
+    flags.DEFINE_string("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
     flags.DEFINE_string("out", default["out"], "Directory to write.")
     cli.define_source_flags()
     flags.DEFINE_string("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
@@ -361,6 +409,8 @@ def define_flags() -> None:
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_bool("update", default["update"], "Bring the dataset at --out up to date; rewrite only what must be.")
     flags.DEFINE_bool("restart", default["restart"], "Discard what an unfinished conversion left.")
+    flags.DEFINE_enum("engine", default["engine"], ENGINES, "Local processes, or Apache Beam (extra beam).")
+    flags.DEFINE_string("beam_options", default["beam_options"], "Beam's own. Default: DirectRunner, in this process.")
     flags.DEFINE_bool("dry_run", default["dry_run"], "Stop after the class table; write nothing.")
 
 

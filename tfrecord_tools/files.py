@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all: atomic writes, durable renames, exchange, lock."""
+"""Files that are there whole or not at all: atomic writes, durable renames, exchange, lock; and what is no file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,11 @@ from tfrecord_tools.errors import UserError
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _LOCK_SECONDS = 5.0  # How long the workers of a killed run may take to notice and end.
+
+
+def is_url(path: str) -> bool:
+    """Whether this names something in an object store, such as s3://bucket/prefix."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 @contextlib.contextmanager

@@ -109,6 +109,11 @@ class ImageConfig:
         return settings
 
 
+def config_of(config: ImageConfig) -> ImageConfig:
+    """The part of a larger config that is this: workers may not know the class of the whole, a command's own."""
+    return ImageConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(ImageConfig)})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
     """What is stored of an image.

@@ -11,18 +11,18 @@ _SECONDS_BETWEEN_LINES = 30.0  # Where nobody watches, as in a log file.
 
 
 class Progress:
-    """A progress line on standard error; call it with the number of images done since the last call.
+    """A progress line on standard error; call it with the number of images (or other units) done since the last call.
 
     Without a total it shows how many are done, and how fast.
     """
 
-    def __init__(self, phase: str, total: int | None):
+    def __init__(self, phase: str, total: int | None, unit: str = "images"):
         watched = sys.stderr.isatty()
         tqdm.monitor_interval = 0  # Its thread would forbid forking the workers.
         self._bar = tqdm(
             total=total,
             desc=phase,
-            unit=" images",
+            unit=f" {unit}",
             mininterval=0.2 if watched else _SECONDS_BETWEEN_LINES,
             delay=0 if watched else _SECONDS_BETWEEN_LINES,
             leave=False,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tfrecord_tools import index, metadata, plan, schema
+from tfrecord_tools import files, index, metadata, plan, schema
 from tfrecord_tools.errors import CorruptRecord, UserError
 from tfrecord_tools.schema import Keys
 from tfrecord_tools.workspace import partial_of
@@ -297,6 +297,11 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
     Raises:
         UserError: There is no such directory, it is unfinished, or it is no dataset of this tool.
     """
+    if files.is_url(os.fspath(directory)):
+        raise UserError(
+            f"{directory}: datasets are read from local directories, at random. Copy it here first:"
+            f" python -m tfrecord_tools.transfer {directory} DIRECTORY"
+        )
     directory = Path(directory)
     if not (directory / metadata.CONVERT_JSON).exists():
         if partial_of(directory).exists():

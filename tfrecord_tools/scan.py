@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import manifest, stores
+from tfrecord_tools import files, manifest, object_store, stores
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.splits import SPLIT_NAMES, SPLITS
 from tfrecord_tools.stores import Listing, Rejected, Store
@@ -37,7 +37,8 @@ class ScanConfig:
     """What the source is and how it says which image is of which class.
 
     Attributes:
-        src: A directory, a zip or tar archive, a manifest (CSV or Parquet), or a CSV of pixels.
+        src: A directory, a zip or tar archive, a manifest (CSV or Parquet), a CSV of pixels, or the URL of a prefix in
+            an object store.
         classes: Class names in label order; others are left out. None: all, sorted.
         label_regex: Searched in each path; its first group is the class. None: by directories.
         group_regex: Searched in each path; images with the same first group stay on one side of a split.
@@ -90,7 +91,7 @@ class Sources:
         store: Reads them.
         class_names: A label is an index into it.
         paths: Relative to the source, with `/`, valid UTF-8.
-        spans: stores.SPAN[n], where each lies in the store.
+        spans: As in `stores.Listing`.
         labels: i32[n].
         splits: i8[n], an index into `SPLITS` or `TO_BE_SPLIT`.
         groups: u64[n], the hash of each one's group, `NO_GROUP` where it has none.
@@ -151,7 +152,7 @@ def scan(config: ScanConfig) -> Sources:
     """
     if config.manifest_path:
         return _scan_manifest(config, config.manifest_path)
-    listing = stores.list_store(config.src)
+    listing = _list(config.src)
     layout = _layout(config, listing)
     found = map(layout.label, listing.paths) if listing.labels is None else listing.labels
     labels = [name or None for name in found]
@@ -167,6 +168,10 @@ def scan(config: ScanConfig) -> Sources:
     return _sources(config, listing, labels, splits, rejected, note=layout.note)
 
 
+def _list(src: str) -> Listing:
+    return object_store.list_objects(src) if files.is_url(src) else stores.list_store(src)
+
+
 def _scan_manifest(config: ScanConfig, path: str) -> Sources:
     columns = {c: getattr(config, f"{c}_column") for c in ("path", "label", "split", "group")}
     root = os.path.dirname(path) if config.manifest is None else config.src
@@ -174,7 +179,7 @@ def _scan_manifest(config: ScanConfig, path: str) -> Sources:
     if config.manifest is None or os.path.isdir(root):
         listing = stores.stat_files(root, rows.paths)
     else:
-        listing = stores.list_store(root)
+        listing = _list(root)
         if listing.top and all(p.startswith(listing.top) for p in rows.paths):
             rows = dataclasses.replace(rows, paths=[p.removeprefix(listing.top) for p in rows.paths])
         listing = _only_named(listing, rows.paths)

@@ -79,7 +79,8 @@ class Listing:
     Attributes:
         store: Reads them.
         paths: With `/`, valid UTF-8.
-        spans: SPAN[n], where in the store's file each lies; nothing for directories.
+        spans: What the store needs to read each, beside its path: SPAN[n], where in the store's file it lies; nothing
+            for directories; `object_store.OBJECT`[n] for objects.
         sizes: i64[n] in bytes.
         mtimes_ns: i64[n] in nanoseconds since the epoch.
         rejected: What cannot be a record, known without opening it.
@@ -288,7 +289,7 @@ def _entries(root: str, directory: str) -> list[os.DirEntry[str]]:
     path = os.path.join(root, directory)
     try:
         with os.scandir(path) as entries:
-            kept = [entry for entry in entries if not _is_litter(entry.name)]
+            kept = [entry for entry in entries if not is_litter(entry.name)]
     except OSError as error:
         raise UserError(
             f"{printable(path)}: cannot be listed: {error.strerror}. Make it readable or move it away."
@@ -445,10 +446,11 @@ def _why_not(src: str, error: Exception) -> str:
 def _member_path(name: str) -> str:
     """A member's path without `./`; "" if it is hidden or litter."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    return "" if any(map(_is_litter, parts)) else "/".join(parts)
+    return "" if any(map(is_litter, parts)) else "/".join(parts)
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Whether a file or directory of this name is passed over."""
     return name.startswith(".") or name.lower() in IGNORED
 
 

@@ -80,6 +80,8 @@ class _Job:
     spans: np.ndarray
     known: np.ndarray | None  # FACT[len(paths)]
     config: ImageConfig
+    save: Path | None  # Where the facts are saved, by who finds them: what is done outlives the driver.
+    surveyor: str
 
 
 def survey(
@@ -128,17 +130,16 @@ def survey(
             [sources.paths[i] for i in part],
             sources.spans[part],
             None if known is None else known[part],
-            config,
+            images.config_of(config),
+            None if saved is None else saved / f"{chunk_number + i:07d}.npz",
+            surveyor,
         )
-        for part in parts
+        for i, part in enumerate(parts, 1)
     )
     for part, chunk in zip(parts, pool.map(_survey_job, jobs)):
         table[part] = chunk.table
         reasons |= {int(part[i]): reason for i, reason in chunk.reasons.items()}
         repaired |= {int(part[i]): wrong for i, wrong in chunk.repaired.items()}
-        if saved is not None:
-            chunk_number += 1
-            _save(saved / f"{chunk_number:07d}.npz", chunk, surveyor)
         if progress:
             progress(len(part))
         check(reasons)
@@ -162,7 +163,10 @@ def _survey_job(job: _Job) -> _Chunk:
                 repaired[i] = prepared.repaired
         except (images.BadImage, ReadError, OSError) as error:
             reasons[i] = reason_of(error)
-    return _Chunk(job.paths, table, reasons, repaired)
+    chunk = _Chunk(job.paths, table, reasons, repaired)
+    if job.save is not None:
+        _save(job.save, chunk, job.surveyor)
+    return chunk
 
 
 def _is_known(fact: np.void, digest: bytes) -> bool:

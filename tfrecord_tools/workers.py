@@ -61,13 +61,18 @@ def check_count(workers: int | None) -> None:
 
 
 @contextlib.contextmanager
-def pool(workers: int | None) -> Iterator[Pool]:
-    """A pool whose processes, by default one a processor, are gone when the block is left, however it is left."""
+def pool(workers: int | None, threads: bool = False) -> Iterator[Pool]:
+    """A pool whose processes, by default one a processor, are gone when the block is left, however it is left.
+
+    Args:
+        workers: The number of processes.
+        threads: Whether this process will have threads when the work begins, though it may not have any yet.
+    """
     workers = workers or default_workers()
     if workers == 1:
         yield Pool(None, 1)
         return
-    executor = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker)
+    executor = ProcessPoolExecutor(workers, mp_context=_context(threads), initializer=_start_worker)
     try:
         yield Pool(executor, workers)
         executor.shutdown()
@@ -80,9 +85,9 @@ def pool(workers: int | None) -> Iterator[Pool]:
         raise
 
 
-def _context() -> Any:
+def _context(threads: bool = False) -> Any:
     """Fork starts at once but is safe only while there are no threads; TensorFlow has many."""
-    safe = sys.platform == "linux" and threading.active_count() == 1 and "tensorflow" not in sys.modules
+    safe = not threads and sys.platform == "linux" and threading.active_count() == 1 and "tensorflow" not in sys.modules
     return multiprocessing.get_context("fork" if safe else "spawn")
 
 

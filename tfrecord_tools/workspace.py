@@ -2,6 +2,7 @@
 
 out.partial/lock             held while a conversion runs
 out.partial/survey/*.npz     what the files hold
+out.partial/beam/            jobs and results, while Beam is at work (see `beam_engine`)
 out.partial/plan.json        digest and config of what is being written
 out.partial/data/            becomes `out` in one rename
 out.partial/index/*.parquet  one a complete shard
@@ -25,7 +26,7 @@ from tfrecord_tools.metadata import CONVERT_JSON
 
 _LOCK = "lock"
 _NAMES = frozenset(
-    {_LOCK, "survey", "plan.json", "plan.json.tmp", "data", "index", "commit.json", "commit.json.tmp", "old"}
+    {_LOCK, "survey", "beam", "plan.json", "plan.json.tmp", "data", "index", "commit.json", "commit.json.tmp", "old"}
 )
 
 
@@ -50,6 +51,10 @@ class Workspace:
     @property
     def survey(self) -> Path:
         return self.root / "survey"
+
+    @property
+    def beam(self) -> Path:
+        return self.root / "beam"
 
     @property
     def plan(self) -> Path:

@@ -59,7 +59,7 @@ def shard_job(
     numbers = plan.numbers[rows]
     return ShardJob(
         store=sources.store,
-        config=config,
+        config=images.config_of(config),
         shard_path=shard_path,
         index_path=index_path,
         link=previous / shard.link if previous is not None and shard.link else None,

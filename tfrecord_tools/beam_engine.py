@@ -1,0 +1,355 @@
+"""Work on Apache Beam: the `map` of `workers.Pool`, carried out by whatever runner Beam's options name.
+
+Jobs and results pass through a directory that driver and workers share; the pipeline itself carries numbers only:
+
+beam/RUN/0000000.job     versions, then function and argument, pickled; locked by who is at it
+beam/RUN/0000000.result  what it returned or raised, pickled
+
+A job is started under its lock and only while its file is there. So a runner may try a job twice, or have workers that
+outlive a driver that was killed: who removes a job's file under its lock knows that nobody is at it, nor ever will be.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import importlib.metadata
+import io
+import logging
+import os
+import pickle
+import shlex
+import shutil
+import sys
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import tfrecord_tools
+from tfrecord_tools import files, workers
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.workers import Job, Result
+
+_POLL_SECONDS = 0.05
+_END_SECONDS = 60.0  # A job takes far less.
+_WORKER_THREAD = "run_worker"  # Beam's name of the thread that waits for a worker process; it raises if that one fails.
+_DECIDING = ("pillow", "pyarrow", "simplejpeg")
+_LOGGERS = ("apache_beam", "grpc")
+_HERE = ("directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner", "fnapi")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    value: Any = None
+    error: Exception | None = None
+
+
+class BeamPool(workers.Pool):
+    """Maps functions over jobs by a Beam pipeline each."""
+
+    def __init__(self, options: list[str], directory: Path):
+        super().__init__(None, 1)
+        self._options = options
+        self._directory = directory
+        self._run: _Run | None = None
+        self.died = threading.Event()
+
+    def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
+        """Yields `function(job)` in the order of `jobs`, which are all written to files first.
+
+        Raises:
+            UserError: The pipeline failed.
+        """
+        place = self._directory / uuid.uuid4().hex[:12]
+        count = _write_jobs(place, function, jobs)
+        self._run = run = _Run(self._options, place, count)
+        try:
+            for number in range(count):
+                yield self._take(run, number)
+        finally:
+            self.close()
+
+    def _take(self, run: _Run, number: int) -> Any:
+        """Waits for a result and removes it."""
+        path = _result(run.place, number)
+        while not path.exists():
+            self._check(run, path)
+            time.sleep(_POLL_SECONDS)
+        with open(path, "rb") as file:
+            outcome: _Outcome = pickle.load(file)
+        _job(run.place, number).unlink()  # First: a second try must never find the job without its result.
+        path.unlink()
+        if outcome.error is not None:
+            raise outcome.error
+        return outcome.value
+
+    def _check(self, run: _Run, path: Path) -> None:
+        """Raises UserError if the pipeline is over and this result will not come any more."""
+        if self.died.is_set():  # Beam's own runner would wait for it forever.
+            raise UserError(
+                "a worker process of Beam died (killed, out of memory, or crashed in an image decoder)."
+                " The same command continues."
+            )
+        if run.is_alive() or path.exists():
+            return
+        if run.error is None:
+            raise UserError(
+                f"Beam's pipeline ended ({run.state}), but its workers left no results in {path.parent}. The directory"
+                " of --out must be one that the workers share with this machine, under the same path."
+            )
+        last = (str(run.error).strip().splitlines() or [""])[-1].rstrip(".")
+        raise UserError(
+            f"Beam's pipeline failed: {type(run.error).__name__}: {last}. Mend the cause; the same command continues."
+        ) from run.error
+
+    def close(self) -> None:
+        """Calls off the jobs that have not begun, and waits for the others."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        _call_off(run.place)
+        if not self.died.is_set():
+            run.join(_END_SECONDS)
+        shutil.rmtree(run.place, ignore_errors=True)  # Its workers end where they do not find it.
+
+
+class _Run(threading.Thread):
+    """A pipeline that runs; a thread, so that results are taken as they come."""
+
+    def __init__(self, options: list[str], place: Path, count: int):
+        super().__init__(name="beam", daemon=True)
+        self._options = options
+        self._count = count
+        self.place = place
+        self.error: BaseException | None = None
+        self.state = "UNKNOWN"
+        self.start()
+
+    def run(self) -> None:
+        import apache_beam as beam
+
+        try:
+            options, runner = _options_and_runner(self._options, self.place)
+            pipeline = beam.Pipeline(runner=runner, options=options)
+            numbers = pipeline | beam.Create([self._count]) | beam.FlatMap(_numbers) | beam.Reshuffle()
+            numbers | beam.Map(functools.partial(work, str(self.place)))
+            self.state = str(pipeline.run().wait_until_finish())
+        except BaseException as error:  # noqa: BLE001  The driver reports it, whatever a runner raises.
+            self.error = error
+
+
+@contextlib.contextmanager
+def pool(beam_options: str, directory: Path) -> Iterator[workers.Pool]:
+    """A pool on Beam.
+
+    Args:
+        beam_options: Beam's own options, as a command line.
+        directory: For jobs and results; driver and workers must see it under the same path.
+
+    Raises:
+        UserError: Beam is not installed, or refuses the options.
+    """
+    options = _split(beam_options)
+    beam_pool = BeamPool(options, directory)
+    with _quiet(beam_pool.died):
+        _check(options)
+        try:
+            yield beam_pool
+        finally:
+            beam_pool.close()
+            with contextlib.suppress(OSError):
+                directory.rmdir()
+
+
+@contextlib.contextmanager
+def _quiet(died: threading.Event) -> Iterator[None]:
+    """Keeps Beam's tracebacks off the screen, since errors say it in a line; sets `died` when a worker process dies."""
+
+    def note(failed: threading.ExceptHookArgs) -> None:
+        if failed.thread is not None and failed.thread.name == _WORKER_THREAD:
+            died.set()
+        names = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(failed.exc_traceback)}
+        if not {name.partition(".")[0] for name in names} & set(_LOGGERS):
+            hook(failed)
+
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    hook, levels = threading.excepthook, [logger.level for logger in loggers]
+    threading.excepthook = note
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+
+
+def work(place: str, number: int) -> None:
+    """Does a job, in a worker, unless it was called off, or a try before this one did it."""
+    path = _job(Path(place), number)
+    with _locked(path) as file:
+        if file is None or _result(path.parent, number).exists() or not path.exists():
+            return
+        outcome = _outcome(file)
+        with files.atomic(_result(path.parent, number)) as result:
+            pickle.dump(outcome, result)
+
+
+def _outcome(file: BinaryIO) -> _Outcome:
+    versions = pickle.load(file)
+    other = {name: version for name, version in _versions().items() if version != versions[name]}
+    if other:
+        name = next(iter(other))
+        return _Outcome(
+            error=UserError(
+                f"a worker of Beam has {name} {other[name]}, and the driver {versions[name]}: the output depends on it."
+                " Install the same on all machines."
+            )
+        )
+    try:
+        function, job = pickle.load(file)
+        return _Outcome(function(job))
+    except Exception as error:  # noqa: BLE001  Raised again by the driver, as in a pool of processes.
+        return _Outcome(error=error)
+
+
+def end_earlier(directory: Path) -> None:
+    """Makes sure that no worker of an earlier run is at work or begins to; nothing of that run is left.
+
+    Raises:
+        UserError: One is, and does not end.
+    """
+    if directory.exists():
+        for place in directory.iterdir():
+            _call_off(place)
+        shutil.rmtree(directory)
+
+
+def _call_off(place: Path) -> None:
+    for path in place.glob("*.job"):
+        deadline = time.monotonic() + _END_SECONDS
+        with _locked(path, deadline) as file:
+            if file is not None:
+                path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path, deadline: float | None = None) -> Iterator[BinaryIO | None]:
+    """Opens a job's file and holds its lock; None if there is no such file (any more)."""
+    try:
+        file = open(path, "r+b")  # noqa: SIM115  Closed below. For writing, since NFS locks no others exclusively.
+    except FileNotFoundError:
+        yield None
+        return
+    with file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if deadline is None else fcntl.LOCK_NB))
+                break
+            except BlockingIOError as error:
+                if deadline is not None and time.monotonic() > deadline:
+                    raise UserError(
+                        f"{path}: a worker of Beam is still at this job. Wait until it has ended, or end it (cancel its"
+                        " pipeline), and run the same command again."
+                    ) from error
+                time.sleep(_POLL_SECONDS)
+        yield file
+
+
+def _numbers(count: int) -> Iterator[int]:
+    yield from range(count)
+
+
+def _write_jobs(place: Path, function: Callable[[Job], Result], jobs: Iterable[Job]) -> int:
+    place.mkdir(parents=True)
+    versions = pickle.dumps(_versions())  # By itself, since another version may not be able to load the rest.
+    count = 0
+    for job in jobs:
+        _job(place, count).write_bytes(versions + pickle.dumps((function, job)))
+        count += 1
+    return count
+
+
+def _versions() -> dict[str, str]:
+    """Of what decides the bytes that a worker writes."""
+    return {name: importlib.metadata.version(name) for name in _DECIDING} | {
+        "tfrecord_tools": tfrecord_tools.__version__
+    }
+
+
+def _job(place: Path, number: int) -> Path:
+    return place / f"{number:07d}.job"
+
+
+def _result(place: Path, number: int) -> Path:
+    return place / f"{number:07d}.result"
+
+
+def _split(beam_options: str) -> list[str]:
+    try:
+        return shlex.split(beam_options)
+    except ValueError as error:
+        raise UserError(f"--beam_options={beam_options}: {error}. It is read as a shell would read it.") from error
+
+
+def _check(options: list[str]) -> None:
+    """Raises UserError if Beam is missing or will not take these options."""
+    logging.disable(logging.WARNING)  # Importing it warns of packages that only Google's services need.
+    try:
+        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+        from apache_beam.runners.runner import create_runner
+    except ImportError as error:
+        raise UserError(
+            f"--engine=beam needs Apache Beam ({error}): pip install 'tfrecord-tools[beam]'. Or leave --engine out."
+        ) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    shown = f"--beam_options={shlex.join(options)}"
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):  # Where argparse says what is wrong, before it exits.
+            parsed = PipelineOptions(options)
+            known = parsed.get_all_options().keys()
+            unknown = parsed.get_all_options(retain_unknown_options=True).keys() - known
+    except SystemExit as error:
+        raise UserError(f"{shown}: refused by Beam: {said.getvalue().strip().rpartition('error: ')[2]}.") from error
+    runner = parsed.view_as(StandardOptions).runner or "DirectRunner"
+    try:
+        create_runner(runner)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise UserError(f"{shown}: {error}") from error
+    if unknown and _is_here(runner):  # Others may know options that Beam for Python does not.
+        raise UserError(f"{shown}: Beam has no option {', '.join(f'--{name}' for name in sorted(unknown))}.")
+
+
+def _is_here(runner: str) -> bool:
+    return runner.rpartition(".")[2].lower() in _HERE
+
+
+def _options_and_runner(options: list[str], place: Path) -> tuple[Any, Any]:
+    """Returns Beam's options and the runner, None if the options name it.
+
+    `DirectRunner` would first try to download Prism, a runner in Go, and fall back to `FnApiRunner` where it cannot: it
+    is used at once. Its worker processes are ours: they end with this one.
+    """
+    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from apache_beam.transforms.environments import SubprocessSDKEnvironment
+
+    parsed = PipelineOptions(options)
+    if not _is_here(parsed.view_as(StandardOptions).runner or "DirectRunner"):
+        return parsed, None
+    direct = parsed.view_as(DirectOptions)
+    if direct.direct_running_mode != "multi_processing":
+        return parsed, FnApiRunner()
+    direct.direct_running_mode = "in_memory"  # Else it would start Beam's own worker instead.
+    program = f"from tfrecord_tools import beam_worker; beam_worker.main({str(place)!r}, {os.getpid()})"
+    command = shlex.join([sys.executable, "-c", program])
+    return parsed, FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {command}"))

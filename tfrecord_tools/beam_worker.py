@@ -1,0 +1,37 @@
+"""A worker process of Beam's runner on this machine: Beam's own, which ends with its driver and says nothing by itself.
+
+`beam_engine` starts it; it is no command.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+
+_LOOK_SECONDS = 0.5
+
+
+def _end_without(place: str, driver: int) -> None:
+    """Ends this process when the driver is gone, be it by SIGKILL, or has given the jobs up."""
+    while os.getppid() == driver and os.path.isdir(place):
+        time.sleep(_LOOK_SECONDS)
+    os._exit(1)
+
+
+def main(place: str, driver: int) -> None:
+    """Works for a driver, whose addresses Beam has put into the environment.
+
+    Args:
+        place: The directory of the jobs.
+        driver: The driver's process id.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends us.
+    threading.Thread(target=_end_without, args=(place, driver), daemon=True).start()
+    logging.getLogger().addHandler(logging.NullHandler())  # Without any, logging would print all that Beam informs of.
+    from apache_beam.runners.worker import sdk_worker_main
+
+    sdk_worker_main.main(sys.argv)
