@@ -257,7 +257,10 @@ def _build_base(config: ModelConfig) -> keras.Model:
 
 
 def cnn(
-    input_shape: tuple[int, int, int], filters: Sequence[int] = (32, 64, 128), batch_norm: bool = False
+    input_shape: tuple[int, int, int],
+    filters: Sequence[int] = (32, 64, 128),
+    batch_norm: bool = False,
+    padding: str = "valid",
 ) -> keras.Model:
     """Builds the network of the notes, section 2, without its top.
 
@@ -265,10 +268,11 @@ def cnn(
         input_shape: Height, width, channels.
         filters: Of each of the 3 x 3 convolutions; each is followed by a ReLU and halved by its maximum.
         batch_norm: Whether to normalize in front of each ReLU, which the notes do not.
+        padding: "valid", as theirs, or "same": small images then have more stages.
     """
     x = pixels = keras.Input(input_shape)
     for i, count in enumerate(filters, 1):
-        x = keras.layers.Conv2D(count, 3, use_bias=not batch_norm, name=f"conv{i}")(x)
+        x = keras.layers.Conv2D(count, 3, padding=padding, use_bias=not batch_norm, name=f"conv{i}")(x)
         if batch_norm:
             x = keras.layers.BatchNormalization(name=f"conv{i}_bn")(x)
         x = keras.layers.ReLU(name=f"relu{i}")(x)
