@@ -17,7 +17,7 @@ from drawn import converted, history, run, save_weights, start, tree, with_split
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
-from trainers import checkpoint, recipes, training
+from trainers import checkpoint, probe, recipes, training
 
 TINY = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--batch_size=8")
 TINY_MODEL = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
@@ -108,16 +108,22 @@ def test_two_phases_end_in_a_run_directory(place, whole):
     assert changed == ["conv_dw_12", "conv_pw_12", "conv_dw_13", "conv_pw_13"]
 
 
-def test_cache_and_probe_change_nothing(place, whole):
+def test_cache_and_probe_change_nothing(place, whole, monkeypatch, capsys):
     """`whole` was trained from the cache, which is the default."""
     assert "cache: 32 decoded images, 0 MB" in whole
-    out = finetune(place, "--tfrecords=out", "--run=uncached", *TWO_PHASES, "--cache=off", "--probe").splitlines()
+    monkeypatch.setattr(probe, "_SECONDS", 0.2)
+    recipe = recipes.finetune(**TINY_MODEL, weights=str(place / "w.weights.h5"))
+    recipe = recipes.override(recipe, batch_size=8, epochs=[1, 2])
+    run_directory = place / "uncached"
+    config = recipes.TrainConfig(tfrecords=str(place / "out"), run=str(run_directory), cache="off", probe=True)
+    training.train("finetune", dataset.open(place / "out"), recipe, config, {})
+    out = capsys.readouterr().out.splitlines()
     assert not any(line.startswith("cache:") for line in out)
     (line,) = [line for line in out if line.startswith("probe: ")]
     assert " binds: " in line
-    for one, other in zip(weights_of(place / "uncached"), weights_of(place / "two")):
+    for one, other in zip(weights_of(run_directory), weights_of(place / "two")):
         np.testing.assert_array_equal(one, other)
-    assert history(place / "uncached") == history(place / "two")
+    assert history(run_directory) == history(place / "two")
 
 
 def test_a_cache_that_does_not_fit_leaves_nothing(place):
