@@ -17,8 +17,9 @@ import pytest
 import spread_training
 from drawn import converted, history, run, save_weights, start, tree
 
+from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
-from trainers import checkpoint, cluster
+from trainers import checkpoint, cluster, recipes, training
 
 # The workers have unequal numbers of the validation images, and of batches of them.
 COUNTS = {"train/cats": 26, "train/dogs": 22, "validation/cats": 6, "validation/dogs": 7}
@@ -100,7 +101,10 @@ def test_a_job_one_of_whose_workers_was_killed_resumes_exactly(killed, place):
     assert ended[killed][0] == -signal.SIGKILL
     code, _, err = ended[1 - killed]
     assert code != 0
-    assert killed == 0 or "error: another worker of the job is gone; its own output says why. Start all of them" in err
+    assert killed == 0 or (
+        "error: the job has come apart: " in err
+        and "If another worker is gone, its own output says why. Start all of them again with the same commands" in err
+    )
     assert 4 <= checkpoint.load(place / "job/checkpoint.npz").position.global_step <= 5
     for code, out, err in trained(place, "job", 2, batch_norm=True):
         assert code == 0, err
@@ -123,18 +127,54 @@ def test_features_are_computed_once_and_the_chief_alone_reports(place):
     assert " computed in " not in other
     assert "Epoch 2/2" in chief
     assert "Epoch 2/2" not in other
-    assert chief.splitlines()[-2:] == other.splitlines()[-2:]  # The results, which both tell.
+    assert "waiting for the other 1 workers: 127.0.0.1:" in other
+    assert "\naccuracy " in chief
+    assert "\naccuracy " not in other
     assert json.loads((place / "run/metrics.json").read_text())["count"] == 13
 
 
+def check_job_that_does_not_fit(job: list[subprocess.Popen[str]], message: str) -> None:
+    """One worker says what is wrong, and the chief ends too."""
+    (chief_code, _, chief_err), (code, _, err) = finished(job)
+    assert (chief_code, code) == (1, 1)
+    assert err.splitlines()[-1] == message
+    assert "error: the job has come apart: " in chief_err
+
+
+@pytest.mark.slow
 def test_workers_that_do_not_share_a_directory_are_told(place):
     told = configs(2)
     job = [spread_training.start(place / "out", place / f"{i}/run", "multi_worker", worker=told[i]) for i in range(2)]
-    (_, _, _), (code, _, err) = finished(job)
-    assert code == 1
-    assert err.splitlines()[-1] == (
+    check_job_that_does_not_fit(
+        job,
         f"error: --run={place / '1/run'}: worker 1 does not see what the chief has made there."
-        " It must lie on storage that all workers share."
+        " It must lie on storage that all workers share.",
+    )
+
+
+@pytest.mark.slow
+def test_workers_with_other_flags_are_told(place):
+    flags = ("--tfrecords=out", "--run=run", "--image_size=24", "--batch_size=8", "--strategy=multi_worker")
+    job = [
+        start("trainers.scratch", *flags, f"--label_smoothing={i / 10}", cwd=place, env={"TF_CONFIG": json.dumps(told)})
+        for i, told in enumerate(configs(2))
+    ]
+    check_job_that_does_not_fit(
+        job,
+        "error: --run=run: begun with other settings: --label_smoothing was 0.0, is 0.1. Repeat the command it was"
+        " begun with, or pass another --run.",
+    )
+
+
+def test_fewer_validation_images_than_workers(place, monkeypatch):
+    told = configs(14)[3]
+    monkeypatch.setenv("TF_CONFIG", json.dumps(told))
+    config = recipes.TrainConfig(tfrecords=str(place / "out"), run=str(place / "run"), strategy="multi_worker")
+    with pytest.raises(UserError) as error:
+        training.train("scratch", dataset.open(place / "out"), recipes.scratch(), config, {})
+    assert str(error.value) == (
+        "13 validation images are fewer than the 14 workers, of which each needs one. Start fewer, or convert with a"
+        " larger --validation_fraction."
     )
 
 
@@ -163,6 +203,7 @@ def test_the_place_in_the_job(told, expected, monkeypatch):
         ("cluster", "TF_CONFIG=cluster: {"),  # No JSON.
         ('{"cluster": {"worker": ["a:1"]}}', 'TF_CONFIG={"cluster": {"worker": ["a:1"]}}: {'),  # Which one is this?
         ("[]", "TF_CONFIG=[]: {"),
+        ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 2}}', '"index": 2}}: {'),  # Not 3 workers.
         (json.dumps({"cluster": WORKERS, "task": {"type": "worker", "index": 2}}), "task worker 2 is none of its work"),
         (json.dumps({"cluster": WORKERS, "task": {"type": "ps", "index": 0}}), "task ps 0 is none of its workers. "),
         (

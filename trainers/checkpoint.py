@@ -171,7 +171,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._others: Sequence[keras.callbacks.Callback] = ()
         self._on_epoch = on_epoch
         self._writes = writes
-        self._settle: Callable[[], None] = lambda: None
+        self._sync: Callable[[], None] = lambda: None
         self._saved: State | None = load(path)
         self._seconds_before = self._saved.seconds
         self._started = time.monotonic()
@@ -192,7 +192,7 @@ class Checkpointer(keras.callbacks.Callback):
         name: str,
         metrics: Sequence[keras.metrics.Metric],
         others: Sequence[keras.callbacks.Callback] = (),
-        settle: Callable[[], None] = lambda: None,
+        sync: Callable[[], None] = lambda: None,
     ) -> None:
         """Tells which phase comes.
 
@@ -200,9 +200,9 @@ class Checkpointer(keras.callbacks.Callback):
             name: Of the phase.
             metrics: What its model was compiled with besides the loss.
             others: The other callbacks.
-            settle: As in `fit.Task`.
+            sync: `sync_moving_statistics` of `fit.Task`.
         """
-        self._settle = settle
+        self._sync = sync
         self._phase_name = name
         self._metrics = metrics
         self._others = others
@@ -251,7 +251,7 @@ class Checkpointer(keras.callbacks.Callback):
             self.save()
 
     def on_test_begin(self, logs: Any = None) -> None:
-        self._settle()
+        self._sync()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         learning_rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -297,7 +297,7 @@ class Checkpointer(keras.callbacks.Callback):
         Raises:
             DivergedError: A variable is no number any more.
         """
-        self._settle()
+        self._sync()
         arrays = {"model": _values(self.model.variables)}
         if not new_phase:
             arrays["optimizer"] = _values(self.model.optimizer.variables)

@@ -19,10 +19,17 @@ class Cluster:
     Attributes:
         worker: Its number, from 0; worker 0 is the chief, who writes what there is to write.
         workers: How many there are.
+        addresses: host:port of each.
     """
 
     worker: int = 0
     workers: int = 1
+    addresses: tuple[str, ...] = ()
+
+    @property
+    def shard(self) -> tuple[int, int]:
+        """Which slice of each batch this process reads, of how many."""
+        return self.worker, self.workers
 
 
 def from_environment() -> Cluster:
@@ -37,6 +44,8 @@ def from_environment() -> Cluster:
     try:
         told: dict[str, Any] = json.loads(text)
         addresses, kind, index = told["cluster"], told["task"]["type"], int(told["task"]["index"])
+        if not all(isinstance(each, list) for each in addresses.values()):
+            raise TypeError
         names = [(each, i) for each in ("chief", "worker") for i in range(len(addresses.get(each, ())))]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"TF_CONFIG={text}: {_EXAMPLE} is expected.") from error
@@ -45,4 +54,6 @@ def from_environment() -> Cluster:
             f"TF_CONFIG={text}: task {kind} {index} is none of its workers. Each process of the job is a worker (or one"
             f" the chief), with an index of its own from 0: {_EXAMPLE}."
         )
-    return Cluster(worker=names.index((kind, index)), workers=len(names))
+    return Cluster(
+        worker=names.index((kind, index)), workers=len(names), addresses=tuple(addresses[k][i] for k, i in names)
+    )

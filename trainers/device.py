@@ -12,7 +12,6 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.errors import UserError
-from trainers import cluster
 from trainers.cluster import Cluster
 
 
@@ -46,61 +45,63 @@ class Device:
         """Whether this process writes what there is to write."""
         return self.cluster.worker == 0
 
-    @property
-    def shard(self) -> tuple[int, int]:
-        """Which slice of each batch this process reads, of how many."""
-        return self.cluster.worker, self.cluster.workers
-
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """The context to make models and optimizers in."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def distributed(self, data: tf.data.Dataset, batch_size: int) -> Any:
-        """Turns this worker's slices of batches of so many images into what `fit` takes; on one machine, it does that.
+        """Turns this worker's part of the data into what `fit` takes; on one machine, it does that.
 
         The number of batches is hidden: where it differs from worker to worker, all go on until the last has ended.
+
+        Args:
+            data: What this worker reads.
+            batch_size: Of all devices together.
         """
-        if self.cluster.workers == 1:
+        if self.strategy is None or self.cluster.workers == 1:
             return data
-        data = data.rebatch(batch_size // self.replicas).filter(lambda *parts: True)
-        return self._spread.distribute_datasets_from_function(lambda context: data)
+        own = data.rebatch(batch_size // self.replicas).filter(lambda *parts: True)
+        return self.strategy.distribute_datasets_from_function(lambda context: own)
 
     def averager(self, variables: Sequence[keras.Variable]) -> Callable[[], None]:
         """Makes a function that sets variables, of which each device has values of its own, to their mean everywhere.
 
         Every worker has to call it at the same time, as with the other methods below.
         """
-        if self.strategy is None or not variables:
+        strategy = self.strategy
+        if strategy is None or not variables:
             return lambda: None
         values = [variable.value for variable in variables]
 
         def average() -> None:
-            each = self._spread.run(lambda: [tf.identity(value) for value in values])
+            each = strategy.run(lambda: [tf.identity(value) for value in values])
             for value, own in zip(values, each, strict=True):
-                value.assign(self._spread.reduce(tf.distribute.ReduceOp.MEAN, own, axis=None))
+                value.assign(strategy.reduce(tf.distribute.ReduceOp.MEAN, own, axis=None))
 
         compiled: Callable[[], None] = tf.function(average)
         return compiled
 
-    def gathered(self, number: int) -> list[int]:
-        """A number of each device's process."""
-        if self.cluster.workers == 1:
+    def all_gather(self, number: int) -> list[int]:
+        """A number of each device's process, the chief's first."""
+        strategy = self.strategy
+        if strategy is None or self.cluster.workers == 1:
             return [number]
-        spread = self._spread
-        gather = tf.function(lambda: spread.gather(spread.run(lambda: tf.constant([number], tf.int64)), axis=0))
+        gather = tf.function(lambda: strategy.gather(strategy.run(lambda: tf.constant([number], tf.int64)), axis=0))
         return np.asarray(gather()).tolist()
 
     def barrier(self) -> None:
         """Waits until every worker has come here."""
-        self.gathered(0)
-
-    @property
-    def _spread(self) -> tf.distribute.Strategy:
-        assert self.strategy is not None
-        return self.strategy
+        self.all_gather(0)
 
 
-def set_up(*, precision: str = "auto", seed: int = 0, deterministic: bool = False, strategy: str = "auto") -> Device:
+def set_up(
+    *,
+    precision: str = "auto",
+    seed: int = 0,
+    deterministic: bool = False,
+    strategy: str = "auto",
+    cluster: Cluster = Cluster(),
+) -> Device:
     """Finds the device and makes Keras use it so: memory growth, dtype policy, seeds, determinism of operations.
 
     To be called once, before any model or tensor is made.
@@ -110,15 +111,16 @@ def set_up(*, precision: str = "auto", seed: int = 0, deterministic: bool = Fals
         seed: Of Python's, NumPy's and Keras's random numbers.
         deterministic: Whether operations that are fast but not reproducible (mostly on GPUs) are given up.
         strategy: As in `recipes.TrainConfig`.
+        cluster: The place of this process in its job, for a strategy of several.
 
     Raises:
-        UserError: Keras does not run on TensorFlow, or TF_CONFIG does not say what a multi-worker strategy needs.
+        UserError: Keras does not run on TensorFlow, or the workers of a job do not come together.
     """
     if keras.backend.backend() != "tensorflow":
         raise UserError(
             f"KERAS_BACKEND={keras.backend.backend()}: Keras must run on TensorFlow here. Set KERAS_BACKEND=tensorflow."
         )
-    device = _find(precision, strategy)
+    device = _find(precision, strategy, cluster)
     keras.config.set_dtype_policy(device.precision)
     keras.utils.set_random_seed(seed)
     if deterministic:
@@ -137,30 +139,40 @@ def precision_for(compute_capability: tuple[int, int] | None) -> str:
     return "mixed_bfloat16" if compute_capability >= (8, 0) else "mixed_float16"
 
 
-def _find(precision: str, strategy: str) -> Device:
+def _find(precision: str, strategy: str, cluster: Cluster) -> Device:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     if precision == "auto":
         precision = precision_for(details.get("compute_capability"))
-    spread = _spread(strategy, "GPU" if gpus else "CPU")
-    replicas = spread.num_replicas_in_sync if spread else 1
+    made = _make_strategy(strategy, cluster, "GPU" if gpus else "CPU")
+    replicas = made.num_replicas_in_sync if made else 1
     return Device(
         name=details.get("device_name", "GPU") if gpus else "CPU",
         precision=precision,
         # On CPUs, XLA makes convolutions 2 to 8 times slower; steps of several devices it cannot compile.
         jit_compile=bool(gpus) and replicas == 1,
         replicas=replicas,
-        strategy=spread,
-        cluster=cluster.from_environment() if strategy == "multi_worker" else Cluster(),
+        strategy=made,
+        cluster=cluster,
     )
 
 
-def _spread(strategy: str, kind: str) -> tf.distribute.Strategy | None:
+def _make_strategy(strategy: str, cluster: Cluster, kind: str) -> tf.distribute.Strategy | None:
     if strategy == "multi_worker":
-        cluster.from_environment()  # TensorFlow would wait for workers that are not there, without a word.
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        others = [address for i, address in enumerate(cluster.addresses) if i != cluster.worker]
+        print(
+            f"waiting for the other {len(others)} workers: {', '.join(others)}", flush=True
+        )  # TensorFlow does not say.
+        try:
+            return tf.distribute.MultiWorkerMirroredStrategy()
+        except (tf.errors.OpError, RuntimeError, ValueError) as error:
+            line = str(error).strip().partition("\n")[0]
+            raise UserError(
+                f"TF_CONFIG: the workers do not come together: {line} This is worker {cluster.worker}, at"
+                f" {cluster.addresses[cluster.worker]}; all have to be started, each with a port that is free."
+            ) from error
     # Also for one GPU: a distributed dataset copies its batches there ahead of time, which `fit` alone does not.
     if strategy == "mirrored" or (strategy == "auto" and kind == "GPU"):
         return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])

@@ -34,7 +34,7 @@ class Task:
         early_stopping: As in `recipes.Recipe`.
         jit_compile: Whether XLA compiles the steps.
         scope: Makes the context that variables are created in.
-        settle: Brings what each device has of its own to one value on all, before it is judged or saved.
+        sync_moving_statistics: Gives all devices the same ones, before they are judged or saved.
     """
 
     model: keras.Model
@@ -48,7 +48,7 @@ class Task:
     early_stopping: int = 0
     jit_compile: bool = False
     scope: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
-    settle: Callable[[], None] = lambda: None
+    sync_moving_statistics: Callable[[], None] = lambda: None
 
 
 def fit(
@@ -87,7 +87,7 @@ def fit(
                 jit_compile=task.jit_compile,
             )
         others = [*_callbacks(phase, task.early_stopping), *callbacks]
-        checkpointer.begin_phase(phase.name, metrics, others, task.settle)
+        checkpointer.begin_phase(phase.name, metrics, others, task.sync_moving_statistics)
         task.model.fit(
             task.batches(checkpointer.position.global_step),
             initial_epoch=checkpointer.position.epoch,

@@ -29,14 +29,16 @@ class Splits:
         train: Records to learn from.
         validation: Records that choices are made on.
         validation_name: What these are, in words.
+        validation_share: Those of them that this process judges in training.
     """
 
     train: Records
     validation: Records
     validation_name: str
+    validation_share: Records
 
 
-def split(data: Dataset, config: TrainConfig) -> Splits:
+def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1)) -> Splits:
     """Takes the dataset's own validation split, else holds some of the training images out.
 
     Raises:
@@ -54,14 +56,25 @@ def split(data: Dataset, config: TrainConfig) -> Splits:
         train = train.select(read_numbers(config.records, len(train)))
         print(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
     if data.splits.get("validation"):
-        return Splits(train=train, validation=data.records("validation"), validation_name="the validation split")
+        return _splits(train, data.records("validation"), "the validation split", shard)
     rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
             f"--tfrecords={data.directory}: {len(train)} training images are too few to hold some out for validation."
         )
     print(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
-    return Splits(train=rest, validation=held_out, validation_name="held out of the train split")
+    return _splits(rest, held_out, "held out of the train split", shard)
+
+
+def _splits(train: Records, validation: Records, name: str, shard: Shard) -> Splits:
+    index, workers = shard
+    if len(validation) < workers:
+        raise UserError(
+            f"{len(validation)} validation images are fewer than the {workers} workers, of which each needs one. Start"
+            " fewer, or convert with a larger --validation_fraction."
+        )
+    own = validation if workers == 1 else validation.select(np.arange(index, len(validation), workers))
+    return Splits(train=train, validation=validation, validation_name=name, validation_share=own)
 
 
 def order(records: Records, config: TrainConfig) -> Order:
@@ -132,11 +145,8 @@ def train_batches(
     return batches
 
 
-def eval_batches(records: Records, recipe: Recipe, classes: int, shard: Shard = (0, 1)) -> tf.data.Dataset:
-    """All records of a worker's share once, in order: (u8[b h w 3], targets); corrupt ones are left out."""
-    index, workers = shard
-    if workers > 1:
-        records = records.select(np.arange(index, len(records), workers))
+def eval_batches(records: Records, recipe: Recipe, classes: int) -> tf.data.Dataset:
+    """All records once, in order: (u8[b h w 3], targets); corrupt ones are left out."""
     data = dataset.eval_batches(records, batch_size=recipe.batch_size, image_size=recipe.model.size, crop=recipe.crop)
     return data.map(lambda images, labels: (images, targets(labels, classes)))
 

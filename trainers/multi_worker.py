@@ -13,13 +13,16 @@ import keras
 import tensorflow as tf
 
 
-def wrapped(model: keras.Model) -> keras.Model:
+def for_multi_worker(model: keras.Model) -> keras.Model:
     """Returns a model of the same layers and variables that `fit` can train in several processes."""
     return _Model(model.input, model.output, name=model.name)
 
 
 class _Model(keras.Model):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        metrics = self._compile_metrics
+        if metrics is not None and metrics.built and self.optimizer.built:
+            return  # Else each validation would read a batch for nothing.
         strategy = self.distribute_strategy
         if iterator is not None:
             _, _, batches = next(iter(iterator))

@@ -101,6 +101,16 @@ def opened(run: str | None, settings: Settings, trainer: str) -> Iterator[Path]:
         yield path
 
 
+def appears(path: Path, seconds: float = 60.0) -> bool:
+    """Waits for a run directory that another machine has just made: shared storage may show it late."""
+    deadline = time.monotonic() + seconds
+    while not (path / SETTINGS).exists():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(1)
+    return True
+
+
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes history.csv anew, a line an epoch."""
     text = io.StringIO()

@@ -24,6 +24,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, Records
 from trainers import (
     checkpoint,
+    cluster,
     device,
     features_cache,
     inputs,
@@ -103,24 +104,86 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         UserError: What the user can mend; no run directory has been made then.
     """
     run_directory.check(config.run)
-    splits = inputs.split(data, config)
-    found = device.set_up(
-        precision=config.precision, seed=config.seed, deterministic=config.deterministic, strategy=config.strategy
-    )
-    _check(splits.train, recipe, config, found)
-    settings = _settings(data, recipe, config, flags, found)
-    metrics = run_directory.results(config.run, settings)
-    if metrics is not None:
-        print(f"run: {config.run} is finished already; pass another --run to train once more")
-        _print_results(Path(str(config.run)), metrics)
-        return metrics
+    place = cluster.from_environment() if config.strategy == "multi_worker" else cluster.Cluster()
+    splits = inputs.split(data, config, place.shard)
+    with _explained(splits, recipe, config):
+        found = device.set_up(
+            precision=config.precision,
+            seed=config.seed,
+            deterministic=config.deterministic,
+            strategy=config.strategy,
+            cluster=place,
+        )
+        _check(splits, recipe, config, found)
+        settings = _settings(data, recipe, config, flags, found)
+        run = Path(str(config.run))
+        metrics = _results(config.run, settings, found)
+        if metrics is not None:
+            print(f"run: {run} is finished already; pass another --run to train once more")
+        else:
+            training = _prepared(trainer, data, splits, recipe, config, found)
+            _print_plan(training)
+            with _opened(training, settings) as run:
+                print(f"run: {run}", flush=True)
+                metrics = _results(str(run), settings, found)  # Another process may just have finished it.
+                if metrics is None:
+                    metrics = _train_in(run, training)
+                found.barrier()
+    if found.chief:
+        _print_results(run, metrics)
+    return metrics
+
+
+@contextlib.contextmanager
+def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> Iterator[None]:
+    """Makes a UserError of what the user can mend."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        damage = splits.train.damage or splits.validation_share.damage or splits.validation.damage
+        if damage:
+            raise UserError(damage) from error
+        if isinstance(error, tf.errors.ResourceExhaustedError):
+            raise UserError(
+                f"the memory of the device is too small: pass a smaller --batch_size than {recipe.batch_size} or a"
+                f" smaller --image_size than {recipe.model.size}, with another --run."
+            ) from error
+        if isinstance(error, _WORKER_GONE) and config.strategy == "multi_worker":
+            raise UserError(
+                f"the job has come apart: {_first_line(error)} If another worker is gone, its own output says why."
+                " Start all of them again with the same commands: they continue from the last checkpoint."
+            ) from error
+        raise
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        raise UserError(
+            f"{what}{error.strerror or error}. Mend the cause and run the same command again: it continues."
+        ) from error
+
+
+def _first_line(error: tf.errors.OpError) -> str:
+    return (error.message or type(error).__name__).strip().partition("\n")[0].rstrip(".") + "."
+
+
+def _results(run: str | None, settings: run_directory.Settings, found: device.Device) -> dict[str, Any] | None:
+    """The results of a finished run, in other workers than the chief {}; None if it is not finished.
+
+    The chief's view holds for all of a job: shared storage may show the others a file late.
+    """
+    metrics = run_directory.results(run, settings) if found.chief else {}
+    return metrics if found.all_gather(metrics is not None)[0] else None
+
+
+def _prepared(
+    trainer: str, data: Dataset, splits: inputs.Splits, recipe: Recipe, config: TrainConfig, found: device.Device
+) -> Training:
     with found.scope():
         classifier = models.build(recipe.model, len(data.class_names))
     steps = max(1, round(len(splits.train) / recipe.batch_size))
     for phase in recipe.phases:  # What is wrong with them is told before anything slow is done.
         classifier.set_trainable(phase.trainable)
         try_optimizer(phase, phase.epochs * (phase.steps_per_epoch or steps))
-    training = Training(
+    return Training(
         trainer=trainer,
         data=data,
         splits=splits,
@@ -130,37 +193,6 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         classifier=classifier,
         steps=steps,
     )
-    _print_plan(training)
-    try:
-        with _opened(training, settings) as run:
-            print(f"run: {run}", flush=True)
-            metrics = run_directory.results(str(run), settings)  # Another process may just have finished it.
-            if metrics is None:
-                metrics = _train_in(run, training)
-            found.barrier()
-            metrics = metrics or run_directory.results(str(run), settings) or {}
-    except tf.errors.OpError as error:
-        damage = splits.train.damage or splits.validation.damage
-        if damage:
-            raise UserError(damage) from error
-        if isinstance(error, tf.errors.ResourceExhaustedError):
-            raise UserError(
-                f"the memory of the device ({found}) is too small: pass a smaller --batch_size than {recipe.batch_size}"
-                f" or a smaller --image_size than {recipe.model.size}, with another --run."
-            ) from error
-        if isinstance(error, _WORKER_GONE) and found.cluster.workers > 1:
-            raise UserError(
-                "another worker of the job is gone; its own output says why. Start all of them again with the same"
-                " commands: they continue from the last checkpoint."
-            ) from error
-        raise
-    except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        raise UserError(
-            f"{what}{error.strerror or error}. Mend the cause and run the same command again: it continues."
-        ) from error
-    _print_results(run, metrics)
-    return metrics
 
 
 @contextlib.contextmanager
@@ -174,18 +206,19 @@ def _opened(training: Training, settings: run_directory.Settings) -> Iterator[Pa
         return
     found.barrier()
     run = Path(str(config.run))
-    if not (run / run_directory.SETTINGS).exists():
+    if not run_directory.appears(run):
         raise UserError(
             f"--run={run}: worker {found.cluster.worker} does not see what the chief has made there. {_SHARED}"
         )
+    run_directory.results(str(run), settings)  # Tells where this worker was given other flags.
     yield run
 
 
-def _train_in(run: Path, training: Training) -> dict[str, Any] | None:
+def _train_in(run: Path, training: Training) -> dict[str, Any]:
     """Fits, saves, judges and reports; each of these goes on or is repeated when a process before was killed in it.
 
     Returns:
-        The content of metrics.json; None in a worker that is not the chief.
+        The content of metrics.json; {} in a worker that is not the chief.
     """
     recipe, config, found = training.recipe, training.config, training.found
 
@@ -197,7 +230,7 @@ def _train_in(run: Path, training: Training) -> dict[str, Any] | None:
         run / run_directory.CHECKPOINT, every=config.checkpoint_every, on_epoch=write_history, writes=found.chief
     )
     done = checkpointer.position.global_step
-    if len(set(found.gathered(done))) > 1:
+    if len(set(found.all_gather(done))) > 1:
         raise UserError(f"--run={run}: the workers find different checkpoints there. {_SHARED}")
     if done:
         print(f"resumed: {done:,} steps are done", flush=True)
@@ -214,7 +247,7 @@ def _train_in(run: Path, training: Training) -> dict[str, Any] | None:
         fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=verbose)
     except DivergedError as error:
         raise UserError(_diverged(run, training, task, error)) from error
-    return _judged(run, training, task, checkpointer) if found.chief else None
+    return _judged(run, training, task, checkpointer) if found.chief else {}
 
 
 def _judged(run: Path, training: Training, task: Task, checkpointer: Checkpointer) -> dict[str, Any]:
@@ -266,15 +299,15 @@ def _pixels_task(training: Training, pace: Pace) -> Task:
     cache = inputs.cached(train, recipe, config)
     if config.probe:
         print(probe.verdict(train, recipe, training.classes, cache, training.found), flush=True)
-    batches = inputs.train_batches(train, recipe, config, cache, training.classes, found.shard)
-    validation = inputs.eval_batches(training.splits.validation, recipe, training.classes, found.shard)
+    batches = inputs.train_batches(train, recipe, config, cache, training.classes, found.cluster.shard)
+    validation = inputs.eval_batches(training.splits.validation_share, recipe, training.classes)
     return Task(
         model=_fitted(training.classifier.model, found),
         set_trainable=training.classifier.set_trainable,
         batches=lambda step: found.distributed(pace.measured(batches(step)), recipe.batch_size),
         batch_numbers=lambda step: inputs.batch_numbers(train, recipe, config, step),
         validation=found.distributed(validation, recipe.batch_size),
-        settle=_settling(training),
+        sync_moving_statistics=_averager(training),
         **_common(training),
     )
 
@@ -314,7 +347,7 @@ def _features_task(training: Training, pace: Pace) -> Task:
     weighted = inputs.weighing(training.splits.train, recipe, training.classes)
 
     def batches(step: int) -> Any:
-        data = with_targets(train.shuffled(recipe.batch_size, config.seed, step, found.shard)).map(weighted)
+        data = with_targets(train.shuffled(recipe.batch_size, config.seed, step, found.cluster.shard)).map(weighted)
         return found.distributed(pace.measured(data), recipe.batch_size)
 
     def answers() -> tuple[np.ndarray, np.ndarray]:
@@ -327,7 +360,7 @@ def _features_task(training: Training, pace: Pace) -> Task:
         batches=batches,
         batch_numbers=lambda step: train.batch_numbers(recipe.batch_size, config.seed, step),
         validation=found.distributed(
-            with_targets(validation.in_order(recipe.batch_size, found.shard)), recipe.batch_size
+            with_targets(validation.in_order(recipe.batch_size, found.cluster.shard)), recipe.batch_size
         ),
         # In half precision the model that is kept, which is of float32, would answer otherwise.
         answers=answers if found.precision == "float32" else None,
@@ -339,10 +372,10 @@ def _fitted(model: keras.Model, found: device.Device) -> keras.Model:
     if found.cluster.workers == 1:
         return model
     with found.scope():
-        return multi_worker.wrapped(model)
+        return multi_worker.for_multi_worker(model)
 
 
-def _settling(training: Training) -> Callable[[], None]:
+def _averager(training: Training) -> Callable[[], None]:
     """Averages the moving statistics of all devices; their mean is the same however often it is taken."""
     if all(phase.trainable != "scratch" for phase in training.recipe.phases):  # They do not move.
         return lambda: None
@@ -374,8 +407,8 @@ def _features_key(training: Training) -> dict[str, Any]:
     }
 
 
-def _check(records: Records, recipe: Recipe, config: TrainConfig, found: device.Device) -> None:
-    inputs.check_cache(records, recipe, config)
+def _check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, found: device.Device) -> None:
+    inputs.check_cache(splits.train, recipe, config)
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise UserError("--tensorboard: TensorBoard is not installed; do: pip install tensorboard")
     if recipe.batch_size % found.replicas:
