@@ -4,6 +4,7 @@ from tfrecord_tools import command
 
 COMMANDS = {
     "convert": "conversion of photographs against a TFDS builder and the decoder's limit (needs the extra `peers`)",
+    "engines": "conversion by two local processes against two of Beam's own runner (needs the extra `beam`)",
     "features": "features of a pretrained network, and a folder to a classifier, against the notes' own code",
     "finetune": "accuracy and time of fine-tuning on photographs, by seed; equal weights after kills in each phase",
     "interop": "PyTorch's DataLoader over records beside torchvision's ImageFolder; random access (extra `interop`)",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import pickle
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +26,7 @@ from tfrecord_tools.errors import UserError
 
 MODULE = "tfrecord_tools.convert"
 FILES = 8_000
+WORK = beam_engine.work
 
 with_beam = pytest.mark.interop
 
@@ -103,29 +107,60 @@ def test_a_job_that_is_tried_twice_is_done_once(place: Path, tmp_path: Path) -> 
 
 
 def test_what_an_earlier_run_had_to_do_is_not_begun_any_more(place: Path, tmp_path: Path) -> None:
-    beam_engine.end_earlier(tmp_path / "beam")
+    beam_engine.end_earlier(tmp_path / "beam", print)
     beam_engine.work(str(place), 0)  # By a worker that outlived its driver.
     assert os.listdir(tmp_path) == []
 
 
 def test_a_job_of_an_earlier_run_is_waited_for(place: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    told = "a worker of Beam is still at this job of an earlier run: waiting for it, up to ten minutes."
     with open(place / "0000000.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
-        ending = threading.Thread(target=beam_engine.end_earlier, args=(tmp_path / "beam",))
+        ending = threading.Thread(target=beam_engine.end_earlier, args=(tmp_path / "beam", lines.append))
         ending.start()
-        ending.join(0.3)
+        until(lambda: lines, 10)
         assert ending.is_alive()
+        assert os.listdir(place) == ["0000000.job"]  # The other one is called off at once.
     ending.join(10)
     assert not ending.is_alive()
+    assert lines == [f"{place}/0000000.job: {told}"]
     assert os.listdir(tmp_path) == []
 
 
 def test_a_job_that_does_not_end_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_engine, "_GONE_SECONDS", 0.1)
     monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
     with open(place / "0000001.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still at this job\. Wait until it has"):
-            beam_engine.end_earlier(tmp_path / "beam")
+            beam_engine.end_earlier(tmp_path / "beam", print)
+
+
+def test_to_close_hides_no_error_behind_a_job_that_takes_long(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beam_engine, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(beam_engine, "_GONE_SECONDS", 0.1)
+    monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
+    pool = beam_engine.BeamPool([], tmp_path / "beam")
+    pool._run = SimpleNamespace(place=place, join=time.sleep)  # type: ignore[assignment]
+    with open(place / "0000001.job", "r+b") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        pool.close()
+        assert not place.exists()  # By this, workers on this machine end.
+        with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still at this job\."):
+            beam_engine.end_earlier(tmp_path / "beam", print)
+    beam_engine.end_earlier(tmp_path / "beam", print)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_worker_whose_jobs_are_given_up_ends_as_if_done(tmp_path: Path) -> None:
+    """Beam would take another code for a crash."""
+    program = (
+        f"import os; from tfrecord_tools import beam_worker as b; b._end_without({str(tmp_path / 'x')!r}, os.getppid())"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
 
 
 def test_a_worker_of_other_versions_is_refused(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,11 +212,84 @@ def test_results_in_order_and_a_users_error_as_it_is(
 @with_beam
 def test_workers_that_see_another_directory_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beam_engine, "work", lambda place, number: None)  # As where nothing lies under that path.
+    monkeypatch.setattr(beam_engine, "_LATE_SECONDS", 0.2)
     with (
         pytest.raises(UserError, match=r"left no results in .*must be one that the workers share with this machine"),
         beam_engine.pool("", tmp_path / "beam") as pool,
     ):
         list(pool.map(abs, [1]))
+
+
+def later(place: str, number: int) -> None:
+    """Works after the pipeline has ended: as a result on another machine, which NFS shows late."""
+    threading.Timer(3, WORK, (place, number)).start()
+
+
+@with_beam
+def test_results_that_are_seen_late_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_engine, "work", later)
+    with beam_engine.pool("", tmp_path / "beam") as pool:
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+
+@with_beam
+def test_that_a_directory_is_removed_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            UserError, match=r"beam/[0-9a-f]*: removed while Beam was at work\. The same command continues\."
+        ),
+        beam_engine.pool("", tmp_path / "beam") as pool,
+    ):
+        list(pool.map(shutil.rmtree, [tmp_path / "beam"]))
+
+
+@with_beam
+def test_a_worker_that_ended_late_is_none_of_the_next_jobs(tmp_path: Path) -> None:
+    with beam_engine.pool("", tmp_path / "beam") as pool:
+        assert list(pool.map(abs, [-1])) == [1]
+        pool.died.set()  # type: ignore[attr-defined]
+        assert list(pool.map(abs, [-1])) == [1]
+
+
+@with_beam
+@pytest.mark.parametrize(
+    ("options", "level"), [("", logging.CRITICAL), ("--runner=FlinkRunner", logging.INFO)], ids=["here", "elsewhere"]
+)
+def test_a_runner_elsewhere_is_heard(tmp_path: Path, options: str, level: int) -> None:
+    """Its log has the job's id and address. Levels are those of before in the end, a caller's own too."""
+    logger = logging.getLogger("apache_beam")
+    before, hook = logger.level, threading.excepthook
+    logging.disable(logging.DEBUG)
+    try:
+        with beam_engine.pool(options, tmp_path / "beam"):
+            assert logger.getEffectiveLevel() == level
+        assert logging.root.manager.disable == logging.DEBUG
+    finally:
+        logging.disable(logging.NOTSET)
+    assert (logger.level, threading.excepthook) == (before, hook)
+
+
+def wait_or_fail(value: int) -> None:
+    if value == 0:
+        raise UserError("job 0 fails")
+    time.sleep(100)
+
+
+def map_in_vain(directory: str) -> None:
+    beam_engine._CLOSE_SECONDS = 1.0
+    with beam_engine.pool(processes(2), Path(directory)) as pool:
+        list(pool.map(wait_or_fail, range(10)))
+
+
+@with_beam
+def test_an_error_is_told_though_another_job_takes_long(tmp_path: Path) -> None:
+    program = f"import beam_test; beam_test.map_in_vain({str(tmp_path / 'beam')!r})"
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("UserError: job 0 fails")
+    beam_engine.end_earlier(tmp_path / "beam", print)
+    assert os.listdir(tmp_path) == []
 
 
 @with_beam

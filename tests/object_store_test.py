@@ -84,12 +84,14 @@ def test_time_of_change_of_each_kind_of_store(info: dict[str, Any], expected: in
         ("s3://no-such-bucket/pets", r"bucket does not exist\. Is the name of the bucket right\?"),
         ("{bucket}/nothing", r"no objects there\. A bucket and the prefix above the classes is expected\."),
         ("{bucket}/one.zip", r"an object, no directory\. .* are read from this machine: copy it here first\."),
+        ("{bucket}/labels.csv", r"labels\.csv: an object, no directory\. .*, manifests .*: copy it here first\."),
         ("gs://bucket/pets", r"a package is missing \(.*gcsfs.*\): pip install gcsfs$"),
         ("other://bucket/pets", r"Protocol not known: other\. s3://bucket/prefix, gs://bucket/prefix or the like"),
     ],
 )
 def test_what_is_not_there(bucket: Bucket, url: str, message: str) -> None:
     bucket.put("one.zip", b"PK")
+    bucket.put("labels.csv", b"path,label\n")
     with pytest.raises(UserError, match=message):
         scanned(url.format(bucket=bucket.url))  # type: ignore[arg-type]
 
@@ -238,6 +240,34 @@ def test_an_object_that_is_gone_is_bad_but_a_store_that_is_gone_stops_it(
     monkeypatch.setattr(system, "cat_file", unreachable)
     with pytest.raises(UserError, match=r"ConnectionResetError: reset by peer\. Is the store reached from here"):
         survey(sources, here)
+
+
+@needs_s3
+def test_a_forbidden_object_is_bad_but_an_expired_token_stops_it(
+    bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.exceptions import ClientError
+    from s3fs.errors import translate_boto_error
+
+    bucket.upload(with_splits(tmp_path / "pets", train=2, validation=1), "pets")
+    url: Any = f"{bucket.url}/pets"
+    sources, here, code = scanned(url), workers.Pool(None, 1), ""
+    system, _ = object_store._opened(url, os.getpid())
+    original = system.cat_file
+
+    def refused(path: str, **options: Any) -> bytes:
+        if path.endswith("train/cats/001.jpg"):
+            raise translate_boto_error(ClientError({"Error": {"Code": code, "Message": f"it is {code}"}}, "GetObject"))
+        return bytes(original(path, **options))
+
+    monkeypatch.setattr(system, "cat_file", refused)
+    code = "AccessDenied"
+    assert survey(sources, here).reasons == {1: "cannot be read: forbidden"}
+    for code in ("ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "403"):
+        with pytest.raises(
+            UserError, match=rf"access is denied \(it is {code}\)\. Give credentials .* still valid, for S3"
+        ):
+            survey(sources, here)
 
 
 def test_processes_are_not_forked_from_threads_to_come() -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from drawn import contents, converted, run, start, with_splits
+from drawn import contents, converted, flip, run, start, with_splits
 from s3_bucket import Bucket
 
+from tfrecord_tools import object_store
 from tfrecord_tools import transfer as transfer_module
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.transfer import TransferConfig, Transferred, transfer
 
@@ -154,6 +159,65 @@ def test_a_file_of_the_same_size_that_differs_is_copied_again(made: Path, elsewh
     elsewhere.put(shard, bytes(damaged))
     assert copy(made, elsewhere.name) == Transferred(copied=1, verified=9, by_size=0)
     assert elsewhere.contents() == contents(made)
+
+
+@pytest.fixture
+def plain() -> Iterator[Any]:
+    """A store that tells sizes only, which is at memory://."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    yield MemoryFileSystem
+    MemoryFileSystem.store.clear()
+
+
+def cut_off(source: Path, destination: str) -> None:
+    """Copies all but the last file."""
+    copy(source, destination)
+    object_store.opened(destination)[0].rm_file(f"{destination}/convert.json")
+
+
+@needs_s3
+def test_sizes_alone_say_nothing_of_an_unfinished_copy(made: Path, plain: Any, tmp_path: Path) -> None:
+    """Else there would be shards of one dataset under the index of another, of the same sizes."""
+    other = Path(shutil.copytree(made, tmp_path / "other"))
+    shard = next(path for path in sorted(other.iterdir()) if ".tfrecord-" in path.name)
+    flip(shard, 100)
+    cut_off(other, "memory://there")
+    assert copy(made, "memory://there") == Transferred(copied=10, verified=0, by_size=0)
+    copy("memory://there", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(made)
+    assert copy(made, "memory://there") == Transferred(copied=0, verified=1, by_size=9)
+
+
+@needs_s3
+def test_googles_md5_is_compared(made: Path, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = plain.find
+
+    def find(self: Any, path: str, **options: Any) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = original(self, path, **options)
+        md5 = {key: hashlib.md5(self.cat_file(key)).digest() for key in found}
+        return {key: info | {"md5Hash": base64.b64encode(md5[key]).decode()} for key, info in found.items()}
+
+    monkeypatch.setattr(plain, "find", find)
+    other = Path(shutil.copytree(made, tmp_path / "other"))
+    shard = next(path for path in sorted(other.iterdir()) if ".tfrecord-" in path.name)
+    flip(shard, 100)
+    cut_off(other, "memory://there")
+    assert copy(made, "memory://there") == Transferred(copied=2, verified=8, by_size=0)
+
+
+def test_what_is_there_is_compared_under_the_bar(
+    made: Path, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Since it takes as long as reading the files."""
+    copy(made, elsewhere.name)
+    steps: list[str] = []
+    compare, enter, count = transfer_module._etag, Progress.__enter__, Progress.__call__
+    monkeypatch.setattr(transfer_module, "_etag", lambda *given: steps.append("compare") or compare(*given))
+    monkeypatch.setattr(Progress, "__enter__", lambda self: steps.append("bar") or enter(self))
+    monkeypatch.setattr(Progress, "__call__", lambda self, done: steps.append("count") or count(self, done))
+    copy(made, elsewhere.name)
+    assert (steps[0], steps.count("count")) == ("bar", 9)
 
 
 def test_a_damaged_copy_is_mended(made: Path, elsewhere: Elsewhere) -> None:

@@ -37,7 +37,10 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.workers import Job, Result
 
 _POLL_SECONDS = 0.05
-_END_SECONDS = 60.0  # A job takes far less.
+_LATE_SECONDS = 60.0  # NFS may show files of other machines half a minute late.
+_GONE_SECONDS = 1.0  # Workers on this machine end as fast as that without their driver.
+_CLOSE_SECONDS = 60.0  # A job may take minutes, as a shard of objects does. Whoever waits for an error waits no longer.
+_END_SECONDS = 600.0
 _WORKER_THREAD = "run_worker"  # Beam's name of the thread that waits for a worker process; it raises if that one fails.
 _DECIDING = ("pillow", "pyarrow", "simplejpeg")
 _LOGGERS = ("apache_beam", "grpc")
@@ -66,6 +69,7 @@ class BeamPool(workers.Pool):
         Raises:
             UserError: The pipeline failed.
         """
+        self.died.clear()
         place = self._directory / uuid.uuid4().hex[:12]
         count = _write_jobs(place, function, jobs)
         self._run = run = _Run(self._options, place, count)
@@ -96,9 +100,13 @@ class BeamPool(workers.Pool):
                 "a worker process of Beam died (killed, out of memory, or crashed in an image decoder)."
                 " The same command continues."
             )
-        if run.is_alive() or path.exists():
+        if not run.place.is_dir():
+            raise UserError(f"{run.place}: removed while Beam was at work. The same command continues.")
+        if run.is_alive() or path.name in os.listdir(path.parent):  # NFS may answer exists() as it was before.
             return
         if run.error is None:
+            if time.monotonic() < run.ended + _LATE_SECONDS:
+                return
             raise UserError(
                 f"Beam's pipeline ended ({run.state}), but its workers left no results in {path.parent}. The directory"
                 " of --out must be one that the workers share with this machine, under the same path."
@@ -109,13 +117,20 @@ class BeamPool(workers.Pool):
         ) from run.error
 
     def close(self) -> None:
-        """Calls off the jobs that have not begun, and waits for the others."""
+        """Calls off the jobs that have not begun, and waits for the others; never raises, lest it hide an error.
+
+        A job that takes too long is left to `end_earlier` of the next start, with its lock, under another name: workers
+        on this machine end where they do not find the old one.
+        """
         run, self._run = self._run, None
         if run is None:
             return
-        _call_off(run.place)
+        if _call_off(run.place, _CLOSE_SECONDS):
+            run.place.rename(run.place.with_suffix(".left"))
+            run.join(_GONE_SECONDS)  # Quietly: Beam complains that they end.
+            return
         if not self.died.is_set():
-            run.join(_END_SECONDS)
+            run.join(_CLOSE_SECONDS)
         shutil.rmtree(run.place, ignore_errors=True)  # Its workers end where they do not find it.
 
 
@@ -129,6 +144,7 @@ class _Run(threading.Thread):
         self.place = place
         self.error: BaseException | None = None
         self.state = "UNKNOWN"
+        self.ended = 0.0
         self.start()
 
     def run(self) -> None:
@@ -142,6 +158,7 @@ class _Run(threading.Thread):
             self.state = str(pipeline.run().wait_until_finish())
         except BaseException as error:  # noqa: BLE001  The driver reports it, whatever a runner raises.
             self.error = error
+        self.ended = time.monotonic()
 
 
 @contextlib.contextmanager
@@ -156,9 +173,11 @@ def pool(beam_options: str, directory: Path) -> Iterator[workers.Pool]:
         UserError: Beam is not installed, or refuses the options.
     """
     options = _split(beam_options)
+    with _without_warnings():
+        here = _check(options)
     beam_pool = BeamPool(options, directory)
-    with _quiet(beam_pool.died):
-        _check(options)
+    # Of a runner elsewhere, the log has the job's id and address.
+    with _quiet(beam_pool.died) if here else _level(logging.INFO):
         try:
             yield beam_pool
         finally:
@@ -178,15 +197,24 @@ def _quiet(died: threading.Event) -> Iterator[None]:
         if not {name.partition(".")[0] for name in names} & set(_LOGGERS):
             hook(failed)
 
+    hook, threading.excepthook = threading.excepthook, note
+    try:
+        with _level(logging.CRITICAL):
+            yield
+    finally:
+        threading.excepthook = hook
+
+
+@contextlib.contextmanager
+def _level(level: int) -> Iterator[None]:
+    """Sets the level of Beam's loggers."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
-    hook, levels = threading.excepthook, [logger.level for logger in loggers]
-    threading.excepthook = note
+    levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+        logger.setLevel(level)
     try:
         yield
     finally:
-        threading.excepthook = hook
         for logger, level in zip(loggers, levels):
             logger.setLevel(level)
 
@@ -220,28 +248,48 @@ def _outcome(file: BinaryIO) -> _Outcome:
         return _Outcome(error=error)
 
 
-def end_earlier(directory: Path) -> None:
+def end_earlier(directory: Path, log: Callable[[str], object]) -> None:
     """Makes sure that no worker of an earlier run is at work or begins to; nothing of that run is left.
 
     Raises:
         UserError: One is, and does not end.
     """
-    if directory.exists():
-        for place in directory.iterdir():
-            _call_off(place)
-        shutil.rmtree(directory)
+    if not directory.exists():
+        return
+    for place in directory.iterdir():
+        if busy := _call_off(place, _GONE_SECONDS):
+            log(f"{busy}: a worker of Beam is still at this job of an earlier run: waiting for it, up to ten minutes.")
+            busy = _call_off(place, _END_SECONDS)
+        if busy:
+            raise UserError(
+                f"{busy}: a worker of Beam is still at this job. Wait until it has ended, or end it (cancel its"
+                " pipeline), and run the same command again."
+            )
+    shutil.rmtree(directory)
 
 
-def _call_off(place: Path) -> None:
-    for path in place.glob("*.job"):
-        deadline = time.monotonic() + _END_SECONDS
-        with _locked(path, deadline) as file:
-            if file is not None:
-                path.unlink(missing_ok=True)
+def _call_off(place: Path, seconds: float) -> Path | None:
+    """Removes the files of jobs as soon as nobody is at them; returns one that somebody still is at in the end."""
+    deadline = time.monotonic() + seconds
+    while busy := [path for path in place.glob("*.job") if not _removed(path)]:
+        if time.monotonic() >= deadline:
+            return busy[0]
+        time.sleep(_POLL_SECONDS)
+    return None
+
+
+def _removed(path: Path) -> bool:
+    """Removes a job's file, so that nobody ever begins it; False if somebody is at it."""
+    try:
+        with _locked(path, fcntl.LOCK_NB):
+            path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
-def _locked(path: Path, deadline: float | None = None) -> Iterator[BinaryIO | None]:
+def _locked(path: Path, flags: int = 0) -> Iterator[BinaryIO | None]:
     """Opens a job's file and holds its lock; None if there is no such file (any more)."""
     try:
         file = open(path, "r+b")  # noqa: SIM115  Closed below. For writing, since NFS locks no others exclusively.
@@ -249,17 +297,7 @@ def _locked(path: Path, deadline: float | None = None) -> Iterator[BinaryIO | No
         yield None
         return
     with file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if deadline is None else fcntl.LOCK_NB))
-                break
-            except BlockingIOError as error:
-                if deadline is not None and time.monotonic() > deadline:
-                    raise UserError(
-                        f"{path}: a worker of Beam is still at this job. Wait until it has ended, or end it (cancel its"
-                        " pipeline), and run the same command again."
-                    ) from error
-                time.sleep(_POLL_SECONDS)
+        fcntl.flock(file, fcntl.LOCK_EX | flags)
         yield file
 
 
@@ -299,9 +337,12 @@ def _split(beam_options: str) -> list[str]:
         raise UserError(f"--beam_options={beam_options}: {error}. It is read as a shell would read it.") from error
 
 
-def _check(options: list[str]) -> None:
-    """Raises UserError if Beam is missing or will not take these options."""
-    logging.disable(logging.WARNING)  # Importing it warns of packages that only Google's services need.
+def _check(options: list[str]) -> bool:
+    """Whether the runner is on this machine.
+
+    Raises:
+        UserError: Beam is missing, or will not take these options.
+    """
     try:
         from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
         from apache_beam.runners.runner import create_runner
@@ -309,8 +350,6 @@ def _check(options: list[str]) -> None:
         raise UserError(
             f"--engine=beam needs Apache Beam ({error}): pip install 'tfrecord-tools[beam]'. Or leave --engine out."
         ) from error
-    finally:
-        logging.disable(logging.NOTSET)
     shown = f"--beam_options={shlex.join(options)}"
     said = io.StringIO()
     try:
@@ -327,6 +366,18 @@ def _check(options: list[str]) -> None:
         raise UserError(f"{shown}: {error}") from error
     if unknown and _is_here(runner):  # Others may know options that Beam for Python does not.
         raise UserError(f"{shown}: Beam has no option {', '.join(f'--{name}' for name in sorted(unknown))}.")
+    return _is_here(runner)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Importing Beam warns of packages that only Google's services need, and its options of those it does not know."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def _is_here(runner: str) -> bool:

@@ -146,7 +146,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
                 return metadata.summary(metadata.describe(decided))
         if workspace.partial_of(out).exists():
             with workspace.open_workspace(out) as space:
-                beam_engine.end_earlier(space.beam)
+                beam_engine.end_earlier(space.beam, log)
                 if space.finish_commit() == config.request():
                     log(f"{out}/: the interrupted commit of this conversion is finished.")
                     return metadata.read(out)

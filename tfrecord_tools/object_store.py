@@ -32,7 +32,7 @@ class Objects:
 
         Raises:
             ReadError: It is gone or forbidden.
-            UserError: The store cannot be reached. To take all its images for bad ones would lose them.
+            UserError: The store cannot be reached, or credentials expired. To take all images for bad would lose them.
         """
         system, root = _opened(self.url, os.getpid())
         size = int(span["size"])
@@ -46,6 +46,8 @@ class Objects:
             except FileNotFoundError as error:
                 raise ReadError("cannot be read: it is not there any more") from error
             except PermissionError as error:
+                if _code(error) != "AccessDenied":  # Such as ExpiredToken: no object can be read any more.
+                    raise
                 raise ReadError("cannot be read: forbidden") from error
         return Content(data, size if size > MAX_FILE_BYTES else len(data), int(span["mtime_ns"]))
 
@@ -110,6 +112,12 @@ def opened(url: str) -> tuple[Any, str]:
     return system, root.rstrip("/")
 
 
+def _code(error: PermissionError) -> str | None:
+    """S3's own code of an error; s3fs makes one exception of many of them."""
+    response: dict[str, Any] = getattr(error.__cause__, "response", {})
+    return response.get("Error", {}).get("Code")
+
+
 @functools.lru_cache(maxsize=8)
 def _opened(url: str, process: int) -> tuple[Any, str]:
     return opened(url)
@@ -126,8 +134,8 @@ def explained(url: str) -> Iterator[None]:
         raise UserError(f"{url}: {error}. Is the name of the bucket right?") from error
     except PermissionError as error:
         raise UserError(
-            f"{url}: access is denied ({error}). Give credentials that may list and read it, for S3 by"
-            " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+            f"{url}: access is denied ({error}). Give credentials that may list and read it and are still valid, for S3"
+            " by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
         ) from error
     except Exception as error:  # Each store has errors of its own.
         if type(error).__name__ == "NoCredentialsError":

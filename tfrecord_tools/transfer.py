@@ -1,15 +1,18 @@
 """Copies a dataset between this machine and an object store, so that no reader ever takes half a copy for a whole.
 
 python -m tfrecord_tools.transfer out/ s3://bucket/pets and python -m tfrecord_tools.transfer s3://bucket/pets out/ copy
-file by file, convert.json last. A command that was killed continues when repeated.
+file by file, convert.json last. A command that was killed continues when repeated: of an unfinished copy, files stay
+whose MD5 is the source's. Where a store tells none (S3 with KMS keys, or parts of another size), they are copied again.
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import hashlib
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -130,7 +133,10 @@ class _Remote:
         return data
 
     def etag(self, name: str) -> str | None:
-        etag = self._infos[name].get("ETag")
+        info = self._infos[name]
+        if "md5Hash" in info:  # Google's, whose ETag is another thing.
+            return base64.b64decode(info["md5Hash"]).hex()
+        etag = info.get("ETag")
         return etag.strip('"') if etag else None
 
     def path(self, name: str) -> Path | None:
@@ -186,19 +192,23 @@ def _transfer(source: _Place, destination: _Place) -> Transferred:
         raise UserError(f"{source.shown}: no dataset (it has no {CONVERT_JSON}). Pass what a conversion wrote.")
     there = destination.sizes()
     _check_destination(source, destination, sizes, there)
-    found = {name: _same(source, destination, name) for name in sorted(there) if there[name] == sizes[name]}
-    kept = {name: same for name, same in found.items() if same is not False}
-    with Progress("transfer", len(sizes), unit="files") as progress:
-        progress.skip(len(kept))
-        for name in sorted(sizes.keys() - kept.keys() - {CONVERT_JSON}):
-            destination.store(name, source)
+    whole = CONVERT_JSON in there  # Which was compared; without it, files of these sizes may be another dataset's.
+    data = {name: size for name, size in sizes.items() if name != CONVERT_JSON}
+    found: Counter[bool | None] = Counter({whole: 1})
+    with Progress("transfer", len(data), unit="files") as progress:
+        for name, size in sorted(data.items()):
+            same = _same(source, destination, name) if there.get(name) == size else False
+            if same is None and not whole:
+                same = False
+            if same is False:
+                destination.store(name, source)
+            found[same] += 1
             progress(1)
-        _check_sizes(destination, {name: size for name, size in sizes.items() if name != CONVERT_JSON})
-        if CONVERT_JSON not in kept:  # Last: where it is, everything is.
-            destination.store(CONVERT_JSON, source)
-    _check_sizes(destination, sizes)
-    verified = sum(same is True for same in kept.values())
-    return Transferred(copied=len(sizes) - len(kept), verified=verified, by_size=len(kept) - verified)
+    _check_sizes(destination, data)
+    if not whole:  # Last: where it is, everything is.
+        destination.store(CONVERT_JSON, source)
+        _check_sizes(destination, sizes)
+    return Transferred(copied=found[False], verified=found[True], by_size=found[None])
 
 
 def _check_destination(source: _Place, destination: _Place, sizes: Mapping[str, int], there: Mapping[str, int]) -> None:
