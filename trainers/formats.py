@@ -133,8 +133,9 @@ def answers_of_onnx(path: Path, pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def answers_of_keras(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """Asks a model of `with_names`; returns the probabilities, f32[n classes]."""
-    return _joined(lambda at: model(pixels[at], training=False)["probabilities"], len(pixels))
+    """Asks a model as it was loaded; returns the probabilities, f32[n classes]."""
+    predict = predictions.compiled(model)
+    return _joined(lambda at: predictions.both_classes(predict(pixels[at]).numpy()), len(pixels))
 
 
 def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:
