@@ -154,11 +154,16 @@ def test_saved_model_obeys_the_threshold(place: Path, tmp_path: Path) -> None:
     _, probabilities = expected(place / "two", IMAGES)
     threshold = float(np.median(probabilities[:, 1]))  # So that it lies just at one of them.
     run_directory = saved(tmp_path / "run", classifier(2), TWO, threshold=threshold)
-    out = export(ExportConfig(run=str(run_directory / "model.keras"))).directory  # A model file does too.
-    answer = tf.saved_model.load(str(out)).signatures["serving_default"](image_bytes=tf.constant(IMAGES))
-    labels = answer["label"].numpy()
-    np.testing.assert_array_equal(labels, answer["probabilities"].numpy()[:, 1] >= np.float32(threshold))
-    assert set(labels.tolist()) == {0, 1}
+    for config in (
+        ExportConfig(run=str(run_directory / "model.keras")),  # A model file does too.
+        ExportConfig(run=str(place / "two"), threshold=threshold, out=str(tmp_path / "given")),
+    ):
+        out = export(config).directory
+        answer = tf.saved_model.load(str(out)).signatures["serving_default"](image_bytes=tf.constant(IMAGES))
+        labels = answer["label"].numpy()
+        np.testing.assert_array_equal(labels, answer["probabilities"].numpy()[:, 1] >= np.float32(threshold))
+        assert set(labels.tolist()) == {0, 1}
+        assert json.loads((out / "export.json").read_text())["threshold"] == threshold
 
 
 @pytest.mark.parametrize(
@@ -421,7 +426,8 @@ def test_command(place: Path, tmp_path: Path) -> None:
     assert lines[0] == "export: new/ with assets, export.json, fingerprint.pb, labels.txt, saved_model.pb, variables"
     assert lines[1].startswith("check: on 7 records of validation its probabilities, which range over ")
     assert lines[2:] == [
-        "note: its training's images were made with --resize=48 --resize_mode=shorter: resize others alike"
+        "note: its training's images were made with --resize=48: make others alike, as predict does"
+        " (tfrecord_tools.images.prepare)"
     ]
     for flags, message in [
         ((), "error: --run is missing: the run directory of a trainer, or a .keras file that one wrote.\n"),

@@ -49,6 +49,7 @@ class ExportConfig:
             with another answer. None: what the format should reach.
         out: The directory to write. None: `export/FORMAT[-QUANTIZE]` beside the model.
         overwrite: Replace what is there.
+        threshold: Of two classes, the probability from which an image is of the second; None: the model's.
     """
 
     run: str
@@ -59,6 +60,7 @@ class ExportConfig:
     tolerance: float | None = None
     out: str | None = None
     overwrite: bool = False
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         for name, allowed in (("format", tuple(FORMATS)), ("quantize", QUANTIZE)):
@@ -132,11 +134,12 @@ def export(config: ExportConfig) -> Exported:
     _check_packages(config)
     _check_out(out, config.overwrite)
     data = open_dataset(config.tfrecords) if config.tfrecords else None
+    info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 
     from trainers import device  # Here, since it takes seconds to import TensorFlow.
 
     device.set_up(precision="float32")
-    model, info = model_file.load(path)
+    model, _ = model_file.load(path, info)
     try:
         with _replaced(out) as directory:
             check = _write(config, model, info, data, directory)

@@ -33,8 +33,9 @@ def write_saved_model(model: keras.Model, info: ModelInfo, directory: Path) -> N
     """Writes a SavedModel with three signatures.
 
     `serving_default`: image_bytes string[b], JPEG, PNG, GIF or BMP, as a record holds them -> probabilities
-        f32[b classes], label i64[b], class string[b]. They are decoded as in training; an EXIF orientation, which
-        TensorFlow's decoders do not see, must have been applied before (`images.prepare` does it).
+        f32[b classes], label i64[b], class string[b]. They are decoded as in training; what `images.prepare` makes of
+        a file before that must have been done: EXIF orientation, transparency on white, 16 bits, CMYK, WebP, TIFF,
+        --resize and --store of the dataset. One image that cannot be decoded fails its whole batch.
     `pixels`: pixels u8[b h w 3] -> the same.
     `classes`: nothing -> classes string[classes], in the order of the labels.
 

@@ -68,6 +68,7 @@ class Training:
         config: The rest.
         found: The device.
         classifier: The model.
+        info: What its file will say of it.
         steps: As many batches as hold the training images once.
     """
 
@@ -78,6 +79,7 @@ class Training:
     config: TrainConfig
     found: device.Device
     classifier: Classifier
+    info: model_file.ModelInfo
     steps: int
 
     @property
@@ -108,6 +110,7 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         precision=config.precision, seed=config.seed, deterministic=config.deterministic, strategy=config.strategy
     )
     _check(splits.train, recipe, config, found)
+    info = model_file.describe(data, image_size=recipe.model.size, crop=recipe.crop, trainer=trainer)
     settings = _settings(data, recipe, config, flags, found)
     metrics = run_directory.results(config.run, settings)
     if metrics is not None:
@@ -128,6 +131,7 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
         config=config,
         found=found,
         classifier=classifier,
+        info=info,
         steps=steps,
     )
     _print_plan(training)
@@ -219,11 +223,10 @@ def _train_in(run: Path, training: Training) -> dict[str, Any] | None:
 
 def _judged(run: Path, training: Training, task: Task, checkpointer: Checkpointer) -> dict[str, Any]:
     """Saves the model, judges and reports; returns the content of metrics.json."""
-    recipe, splits = training.recipe, training.splits
+    recipe, splits, info = training.recipe, training.splits, training.info
     # What is judged is what is kept: the float32 copy of the whole, not what was trained in whatever precision.
     model = models.rebuild_float32(training.classifier, recipe.model, training.classes)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For who loads it and evaluates.
-    info = model_file.describe(training.data, image_size=recipe.model.size, crop=recipe.crop, trainer=training.trainer)
     model_file.save(model, info, run / run_directory.MODEL)
     if task.answers:
         predicted = predictions.of_outputs(info, splits.validation, *task.answers())
