@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import html.parser
 import io
@@ -339,6 +340,9 @@ def test_a_thousand_classes_are_the_worst_fifty(evil):
     )  # fmt: skip
     page = changed(evil, predicted, info=ModelInfo(classes=names, image_size=8))
     assert "The 50 worst of 1,000 classes." in page.text
+    (png,) = re.findall(r'"data:image/png;base64,([^"]*)"', plots.draw(predicted, 0.5, [])["confusion"].svg)
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        assert min(image.size) >= 1000  # No class is left out of the matrix.
     assert page.elements["tr"] < 100
 
 
