@@ -6,7 +6,8 @@
 
 `GET /` says that it is up, and its classes. Images are taken as they are stored: TensorFlow does not turn a photograph
 that is marked as turned (EXIF). Who sends such ones turns them first, or adds `data = images.prepare(data).data` of
-`tfrecord_tools` to `Classifier.classify`, which needs no TensorFlow and also reads TIFF and WebP.
+`tfrecord_tools` to `Classifier.classify`, which needs no TensorFlow and also reads TIFF and WebP. A SavedModel is a
+program: serve those alone that you made, or whose maker you trust.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Classifier:
             raise Refused(
                 HTTPStatus.BAD_REQUEST, "not an image, or damaged: JPEG, PNG, GIF and BMP are read"
             ) from error
+        except self._tf.errors.OpError as error:
+            raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, f"the model failed: {type(error).__name__}") from error
         probabilities = answer["probabilities"].numpy()[0].tolist()
         return {"class": answer["class"].numpy()[0].decode(), "probabilities": dict(zip(self.classes, probabilities))}
 
@@ -118,8 +121,15 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.directory / "saved_model.pb").is_file():
         parser.error(f"{options.directory}: no SavedModel (it has no saved_model.pb)")
-    classifier = Classifier(options.directory)
-    with ThreadingHTTPServer((options.host, options.port), partial(Handler, classifier)) as server:
+    try:
+        classifier = Classifier(options.directory)
+    except KeyError as error:
+        parser.error(f"{options.directory}: not of trainers.export (it has no signature {error})")
+    try:
+        listening = ThreadingHTTPServer((options.host, options.port), partial(Handler, classifier))
+    except OSError as error:
+        parser.error(f"--host={options.host} --port={options.port}: {error.strerror}; --port=0 takes a free one")
+    with listening as server:
         print(f"http://{options.host}:{server.server_port}/ classifies {', '.join(classifier.classes)}", flush=True)
         try:
             server.serve_forever()

@@ -33,6 +33,14 @@ command.run(main)
         ("raise UserError('bad value 3. Give 4.')", [], 1, "error: bad value 3. Give 4.\n"),
         ("raise CorruptRecord('shard 3')", [], 1, "error: shard 3\n"),  # A kind of it.
         ("raise KeyboardInterrupt", [], 130, "\ninterrupted\n"),
+        (  # The system's refusals are no bugs.
+            "open('/proc/none', 'w')",
+            [],
+            1,
+            "error: /proc/none: No such file or directory. Mend the cause and repeat the command.\n",
+        ),
+        ("raise OSError('h5')", [], 1, "error: h5. Mend the cause and repeat the command.\n"),
+        ("raise BrokenPipeError(32, 'Broken')", [], 1, "error: Broken. Mend the cause and repeat the command.\n"),
         (
             "pass",
             ["out"],
@@ -45,6 +53,18 @@ def test_exit_codes(body: str, arguments: list[str], code: int, err: str) -> Non
     command_line = [sys.executable, "-c", MAIN.format(body=body), *arguments]
     done = subprocess.run(command_line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (code, err)
+
+
+def test_who_has_read_enough_ends_the_command_quietly() -> None:
+    body = "print('line ' * 100_000); print('more')"
+    command_line = [sys.executable, "-c", MAIN.format(body=body)]
+    with subprocess.Popen(command_line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(5)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_our_own_mistakes_show_their_traceback() -> None:

@@ -10,7 +10,14 @@ import pytest
 from drawn import converted, run
 from judged import judged_pair, photos, read_csv, run_of
 
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import open_dataset
+from trainers import run_directory
 from trainers.evaluate import EvaluateConfig, evaluate
+
+
+def default_out(run: Path, out: Path, split: str) -> Path:
+    return run / f"evaluation-src-{split}-{open_dataset(out).digest[:8]}"
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +34,7 @@ def place(tmp_path_factory) -> Path:
 def test_the_report_lies_beside_the_model(place):
     done = run("trainers.evaluate", "--run=run", "--tfrecords=out", "--split=test", cwd=place)
     assert done.returncode == 0, done.stderr
-    out = place / "run/evaluation-src-test"
+    out = default_out(place / "run", place / "out", "test")
     names = sorted(path.name for path in out.iterdir())
     assert names == ["metrics.json", "plots", "predictions.csv", "report.html", "suspects.csv"]
     metrics = json.loads((out / "metrics.json").read_text())
@@ -39,7 +46,7 @@ def test_the_report_lies_beside_the_model(place):
     assert done.stdout.splitlines() == [
         f"accuracy {right / 40:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on 40 images:"
         " the test split of src",
-        f"run/evaluation-src-test/ with {', '.join(names)}",
+        f"run/{out.name}/ with {', '.join(names)}",
     ]
     text = (out / "report.html").read_text()
     assert "judged on the test split of src" in text
@@ -66,9 +73,69 @@ def test_the_order_of_the_classes_is_no_matter(place, tmp_path):
 
 def test_a_model_file_alone_is_enough(place, tmp_path):
     shutil.copy(place / "run/model.keras", tmp_path / "some.keras")
+    (tmp_path / "settings.json").write_text("another's")  # What lies beside a file may be of another model.
+    (tmp_path / "history.csv").write_text("another's")
     metrics = evaluate(EvaluateConfig(run=str(tmp_path / "some.keras"), tfrecords=str(place / "out"), split="train"))
     assert metrics["note"].startswith("The model was trained on this split")
-    assert (tmp_path / "evaluation-src-train/report.html").exists()
+    assert (default_out(tmp_path, place / "out", "train") / "report.html").exists()
+
+
+def test_settings_of_another_training_are_not_shown(place, tmp_path):
+    run = run_of(tmp_path / "run", place / "out")
+    (run / "settings.json").write_text(json.dumps({"flags": {"seed": 7}, "dataset": {"digest": "12ab"}}))
+    evaluate(EvaluateConfig(run=str(run), tfrecords=str(place / "out"), out=str(tmp_path / "to")))
+    assert "--seed=7" not in (tmp_path / "to/report.html").read_text()
+    assert not (tmp_path / "to/plots/accuracy.png").exists()
+
+
+def test_a_threshold_is_used_and_told(place, tmp_path):
+    out = tmp_path / "to"
+    evaluate(EvaluateConfig(run=str(place / "run"), tfrecords=str(place / "out"), out=str(out), threshold=0.9))
+    rows = read_csv(out / "predictions.csv")
+    assert {row["prediction"] for row in rows} == {"greens", "reds"}
+    for row in rows:
+        assert row["prediction"] == ("reds" if float(row["p_reds"]) >= 0.9 else "greens")
+    assert "from a probability of 0.9 on" in (out / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("run", "a run directory, whose own report is not replaced. Pass another --out."),
+        ("src", "not empty, and no evaluation (it has no metrics.json). Pass another --out."),
+        ("locked", "nothing can be written in "),
+    ],
+)
+def test_nothing_but_an_evaluation_is_replaced(kind, message, place, monkeypatch):
+    out = place / kind
+    if kind == "locked":
+        monkeypatch.setattr(run_directory.os, "access", lambda path, mode: False)
+    with pytest.raises(UserError) as error:
+        evaluate(EvaluateConfig(run=str(place / "run"), tfrecords=str(place / "out"), out=str(out)))
+    assert str(error.value).startswith(f"--out={out}: {message}")
+
+
+def test_an_evaluation_is_replaced_with_its_plots(place, tmp_path):
+    out = tmp_path / "to"
+    evaluate(EvaluateConfig(run=str(place / "run"), tfrecords=str(place / "out"), out=str(out)))
+    assert (out / "plots/loss.png").exists()
+    evaluate(EvaluateConfig(run=str(place / "run/model.keras"), tfrecords=str(place / "out"), out=str(out)))
+    assert not (out / "plots/loss.png").exists()  # A file has no history.
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [(40, "of 80 records are corrupt, the last one: "), (2, "all 4 records of test are corrupt, such as ")],
+)
+def test_a_damaged_split_is_told(test, message, place, tmp_path):
+    counts = {f"{split}/{color}": n for split, n in (("train", 2), ("test", test)) for color in ("greens", "reds")}
+    converted(photos(tmp_path / "src", counts), tmp_path / "out")
+    (shard,) = (tmp_path / "out").glob("*-test.tfrecord-*")
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(UserError) as error:
+        evaluate(EvaluateConfig(run=str(place / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to")))
+    assert message in str(error.value)
+    assert not (tmp_path / "to").exists()
 
 
 def test_a_corrupt_record_is_left_out_and_told(place, tmp_path):

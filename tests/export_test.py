@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import sys
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from drawn import contents, converted, flip, image, run, tree
+from foreign import example, write
 
 from tfrecord_tools import dataset
+from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.pixels import decode_pixels
-from trainers import exporting, model_file
+from trainers import exporting, formats, model_file
 from trainers.exporting import ExportConfig, export
 from trainers.model_file import ModelInfo
 
@@ -151,11 +154,16 @@ def test_saved_model_obeys_the_threshold(place: Path, tmp_path: Path) -> None:
     _, probabilities = expected(place / "two", IMAGES)
     threshold = float(np.median(probabilities[:, 1]))  # So that it lies just at one of them.
     run_directory = saved(tmp_path / "run", classifier(2), TWO, threshold=threshold)
-    out = export(ExportConfig(run=str(run_directory / "model.keras"))).directory  # A model file does too.
-    answer = tf.saved_model.load(str(out)).signatures["serving_default"](image_bytes=tf.constant(IMAGES))
-    labels = answer["label"].numpy()
-    np.testing.assert_array_equal(labels, answer["probabilities"].numpy()[:, 1] >= np.float32(threshold))
-    assert set(labels.tolist()) == {0, 1}
+    for config in (
+        ExportConfig(run=str(run_directory / "model.keras")),  # A model file does too.
+        ExportConfig(run=str(place / "two"), threshold=threshold, out=str(tmp_path / "given")),
+    ):
+        out = export(config).directory
+        answer = tf.saved_model.load(str(out)).signatures["serving_default"](image_bytes=tf.constant(IMAGES))
+        labels = answer["label"].numpy()
+        np.testing.assert_array_equal(labels, answer["probabilities"].numpy()[:, 1] >= np.float32(threshold))
+        assert set(labels.tolist()) == {0, 1}
+        assert json.loads((out / "export.json").read_text())["threshold"] == threshold
 
 
 @pytest.mark.parametrize(
@@ -299,7 +307,7 @@ def test_what_is_not_near_enough_is_not_kept(place: Path, tmp_path: Path) -> Non
         (
             {},
             [[0.1, 0.9], [0.6, 0.4]],
-            r"at most 0\.1; 0\.00% are .* At most 0\.0001 is allowed\. If it is good enough,",
+            r"at most 0\.1; 0\.00% are .* At most 1e-05 is allowed\. If it is good enough,",
         ),
         ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"At most 0\.05 is allowed\."),
         ({}, [[0.0, 1.0], [0.6, np.nan]], r"differ from the Keras model's by at most nan"),  # Nothing compares to it.
@@ -323,10 +331,58 @@ def test_replaces_an_export(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(ExportConfig(run=str(place / "two"), out=str(out)))
     (tmp_path / "out.tmp").mkdir()
-    (tmp_path / "out.tmp/half").write_text("of an export that was killed")
+    (tmp_path / "out.tmp/mine").write_text("precious")  # What an export did not make is not its to remove.
     export(ExportConfig(run=str(place / "five"), out=str(out), overwrite=True))
     assert (out / "labels.txt").read_text(encoding="utf-8").splitlines() == list(FIVE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.tmp"]
+    assert (tmp_path / "out.tmp/mine").read_text() == "precious"
+    assert out.stat().st_mode == (tmp_path / "out.tmp").stat().st_mode  # Others may read it too.
+
+
+def test_of_two_exports_the_first_that_is_done_stays(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ExportConfig(run=str(place / "two"), out=str(tmp_path / "out"))
+    original = exporting._write
+
+    def overtaken(*arguments: Any) -> exporting.Check:
+        monkeypatch.setattr(exporting, "_write", original)
+        export(dataclasses.replace(config, run=str(place / "five")))
+        return original(*arguments)
+
+    monkeypatch.setattr(exporting, "_write", overtaken)
+    with pytest.raises(UserError, match=r"--out=.*/out: it is there already\. Pass --overwrite to replace it"):
+        export(config)
+    assert (tmp_path / "out/labels.txt").read_text(encoding="utf-8").splitlines() == list(FIVE)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_compared_with_is_the_model_as_loaded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake in what is built around the model is found too."""
+
+    def swapped(model: keras.Model, info: ModelInfo) -> keras.Model:
+        pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8", name="pixels")
+        first = model(pixels)
+        return keras.Model(pixels, {"probabilities": keras.layers.Concatenate()([first, 1 - first])})
+
+    monkeypatch.setattr(formats, "with_names", swapped)
+    with pytest.raises(UserError, match=r"saved_model is not near enough, and nothing was written"):
+        export(ExportConfig(run=str(place / "two"), out=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"format": "litert", "quantize": "int8", "tolerance": 1.0}, marks=needs("litert"))],
+)
+def test_adopted_records_are_read_by_their_own_names(place: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    records = [example({"jpeg": data, "class": number % 2}) for number, data in enumerate(IMAGES)]
+    write(tmp_path / "theirs/train-00000-of-00001", records)
+    adopt(AdoptConfig(records=str(tmp_path / "theirs"), out=str(tmp_path / "out"), workers=1), lambda line: None)
+    config = {"run": str(place / "two"), "tfrecords": str(tmp_path / "out"), "out": str(tmp_path / "export")}
+    check = export(ExportConfig(**(config | settings))).check
+    assert (check.images, check.count) == ("records of train", len(IMAGES))
 
 
 @needs("litert")
@@ -370,7 +426,8 @@ def test_command(place: Path, tmp_path: Path) -> None:
     assert lines[0] == "export: new/ with assets, export.json, fingerprint.pb, labels.txt, saved_model.pb, variables"
     assert lines[1].startswith("check: on 7 records of validation its probabilities, which range over ")
     assert lines[2:] == [
-        "note: its training's images were made with --resize=48 --resize_mode=shorter: resize others alike"
+        "note: its training's images were made with --resize=48: make others alike, as predict does"
+        " (tfrecord_tools.images.prepare)"
     ]
     for flags, message in [
         ((), "error: --run is missing: the run directory of a trainer, or a .keras file that one wrote.\n"),

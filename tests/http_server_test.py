@@ -19,6 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from drawn import REPOSITORY
 from PIL import Image
 
@@ -142,6 +143,20 @@ def test_a_directory_without_model(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, str(SERVER), str(tmp_path)], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stderr.endswith(f"error: {tmp_path}: no SavedModel (it has no saved_model.pb)\n")
+
+
+def test_a_port_in_use_and_a_model_of_somebody_else(exported: Path, tmp_path: Path) -> None:
+    tf.saved_model.save(tf.Module(), str(tmp_path))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for directory, message in (
+            (exported, f"--host=127.0.0.1 --port={port}: Address already in use; --port=0 takes a free one\n"),
+            (tmp_path, f"{tmp_path}: not of trainers.export (it has no signature 'classes')\n"),
+        ):
+            command = [sys.executable, str(SERVER), str(directory), f"--port={port}"]
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert ended.returncode == 2
+            assert ended.stderr.endswith(f"error: {message}")
 
 
 def test_needs_tensorflow_alone() -> None:

@@ -151,7 +151,7 @@ def flipped(data: bytes, position: int) -> bytes:
         (flipped(PNG, 20), "damaged image: wrong checksum of the PNG chunk b'IHDR' at byte 8"),
         (flipped(PNG, len(PNG) - 3), "damaged image: wrong checksum of the PNG chunk b'IEND'"),
         (JPEG[:2] + b"\xff\xe1\xff\xff" + JPEG[2:], "damaged image: "),  # A segment longer than the file.
-        (png(30_000, 30_000, rows=1), "30,000 x 30,000 pixels, more than --max_pixels=178,956,970"),
+        (png(30_000, 30_000, rows=1), "30,000 x 30,000 pixels, more than convert's --max_pixels=178,956,970"),
         (png(cut=4), "damaged image: the PNG's pixels have no end"),
         (png(0, 5), "damaged image: the PNG's header has values"),
     ],

@@ -75,7 +75,11 @@ def run_of(directory: Path, out: Path, classes: tuple[str, ...] | None = None, c
         info = model_file.dataclasses.replace(info, classes=classes)
     directory.mkdir()
     model_file.save(color_model(info.classes), info, directory / "model.keras")
-    settings = {"flags": {"seed": 0, "epochs": {"head": 2}}, "environment": {"name": "CPU", "precision": "float32"}}
+    settings: dict[str, Any] = {
+        "flags": {"seed": 0, "epochs": {"head": 2}},
+        "environment": {"name": "CPU", "precision": "float32"},
+    }
+    settings["dataset"] = {"digest": info.dataset_digest}
     (directory / "settings.json").write_text(json.dumps(settings))
     with open(directory / "history.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(HISTORY[0]))

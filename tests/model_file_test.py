@@ -67,7 +67,7 @@ def test_saving_replaces_the_file_whole_or_not_at_all(tmp_path, monkeypatch):
     def broken(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(zipfile.ZipFile, "writestr", broken)
+    monkeypatch.setattr(model_file.shutil, "copyfileobj", broken)
     with pytest.raises(OSError, match="No space"):
         model_file.save(small_model(), INFO, path)
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.keras", b"old")]
@@ -92,8 +92,8 @@ def without(name: str) -> Callable[[dict[str, bytes]], Mapping[str, bytes]]:
 
 def with_info(**values: object) -> Callable[[dict[str, bytes]], Mapping[str, bytes]]:
     def change(members: dict[str, bytes]) -> Mapping[str, bytes]:
-        info = json.loads(members[model_file.MEMBER])
-        return members | {model_file.MEMBER: json.dumps({**info, **values}).encode()}
+        info = json.loads(members["metadata.json"])["classifier"]
+        return members | {"metadata.json": json.dumps({"classifier": {**info, **values}}).encode()}
 
     return change
 
@@ -107,33 +107,52 @@ def with_config(old: str, new: str) -> Callable[[dict[str, bytes]], Mapping[str,
     return change
 
 
+def with_metadata(data: bytes) -> Callable[[dict[str, bytes]], Mapping[str, bytes]]:
+    return lambda members: members | {"metadata.json": data}
+
+
+def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, bytes]]:
+    config = json.dumps(keras.saving.serialize_keras_object(layer)).encode()
+    return lambda members: members | {"config.json": config}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (without("config.json"), "it has no config.json. Copy it again"),
         (without("metadata.json"), "it has no metadata.json. Copy it again"),
         (without("model.weights.h5"), "it has no model.weights.h5. Copy it again"),
-        (without("classifier.json"), "it has no classifier.json, which holds its classes"),
-        (lambda members: members | {"classifier.json": b"{"}, "classifier.json in it is damaged: "),
-        (lambda members: members | {"classifier.json": b"[]"}, "classifier.json in it is damaged: it is no object"),
+        (with_metadata(b"{}"), "metadata.json in it does not say its classes"),  # As Keras alone writes it.
+        (with_metadata(b"{"), "metadata.json in it is damaged: "),
+        (with_metadata(b"3"), "metadata.json in it is damaged: "),
+        (with_metadata(b'{"classifier": []}'), "metadata.json in it is damaged: its classifier is no object"),
+        (with_metadata(b" " * ((1 << 24) + 1)), "metadata.json in it has more than 16,777,216 bytes."),  # A bomb.
+        (with_info(classes=["a", "b\x1b[2J"]), r"'b\x1b[2J' is no line of text"),  # It would clear the terminal.
+        (with_info(classes=["a", "b\n"]), r"'b\n' is no line of text"),  # Two lines of labels.txt.
+        (with_info(classes=["a", "b\udcff"]), r"'b\udcff' is no line of text"),  # No file takes it.
+        (with_info(trainer=["a"]), "['a'] is no line of text"),
+        (with_info(versions=["a"]), "versions are ['a']"),
+        (with_info(versions={"a": 1}), "1 is no line of text"),
         (with_info(format=2), "it is of another format; a newer version"),
         (with_info(classes=["a"]), "classes are ['a'], not two or more distinct names"),
         (with_info(classes=["a", "a"]), "classes are ['a', 'a'], not"),
         (with_info(classes=[1, 2]), "classes are [1, 2], not"),
-        (with_info(classes=None), "classifier.json in it is damaged: "),
+        (with_info(classes=None), "metadata.json in it is damaged: "),
         (with_info(image_size="8"), "image_size is '8'"),
         (with_info(crop=3), "crop is 3"),
-        (with_info(threshold="high"), "classifier.json in it is damaged: "),
+        (with_info(threshold="high"), "metadata.json in it is damaged: "),
         (with_info(images={"quality": 1000}), "images: --quality=1000"),
-        (with_info(images={"other": 1}), "classifier.json in it is damaged: "),
-        (with_info(other=1), "classifier.json in it is damaged: "),
+        (with_info(images={"other": 1}), "metadata.json in it is damaged: "),
+        (with_info(other=1), "metadata.json in it is damaged: "),
         # Keras's part, by hands that mean no good:
         (with_config('"Conv2D"', '"Lambda"'), "refused by Keras: "),
         (with_config('"keras.layers", "class_name": "Conv2D"', '"os", "class_name": "system"'), "refused by Keras: "),
         (lambda members: members | {"config.json": b"{}"}, "refused by Keras: "),
+        (with_layer(keras.layers.Dense(2)), "refused by Keras: it holds a Dense, no model"),
+        (with_layer(keras.Sequential([keras.layers.Dense(2)])), ": "),  # Without shapes; told, by whichever part.
         (lambda members: members | {"model.weights.h5": b"\x89HDF\r\n\x1a\n"}, "refused by Keras: "),
         # Two models put together:
-        (with_info(classes=["a", "b", "c"]), "the model is (None, 8, 8, 3) -> (None, 1), and its classifier.json asks"),
+        (with_info(classes=["a", "b", "c"]), "the model is (None, 8, 8, 3) -> (None, 1), and its metadata.json asks"),
         (with_info(image_size=9), "asks for (None, 9, 9, 3) -> (None, 1)"),
     ],
 )
@@ -191,7 +210,7 @@ def test_a_lambda_is_refused_and_not_run(tmp_path):
 
 
 def test_other_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.keras: no such file\."):
+    with pytest.raises(UserError, match=r"nowhere\.keras: it cannot be read: No such file or directory\."):
         model_file.load(tmp_path / "nowhere.keras")
     (tmp_path / "text.keras").write_text("text")
     with pytest.raises(UserError, match=r"cut off, damaged or no \.keras file"):
@@ -206,6 +225,9 @@ def test_finds_the_model_of_a_run(saved, tmp_path):
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(UserError, match="the training is unfinished"):
         model_file.find(str(tmp_path))
+    (tmp_path / "m.bak").write_bytes(saved.read_bytes())
+    with pytest.raises(UserError, match=r"--run=.*m\.bak: no \.keras file, by its name\."):
+        model_file.find(str(tmp_path / "m.bak"))
     with pytest.raises(UserError, match=r"--run=nowhere: no such directory"):
         model_file.find("nowhere")
 
@@ -214,3 +236,37 @@ def test_finds_the_model_of_a_run(saved, tmp_path):
 def test_wrong_values_are_no_info(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         dataclasses.replace(INFO, **values)
+
+
+def test_loading_unpacks_nothing_and_what_the_machine_lacks_is_told_as_that(saved, tmp_path, monkeypatch):
+    with zipfile.ZipFile(saved) as archive:
+        assert sorted(archive.namelist()) == [
+            "config.json",
+            "metadata.json",
+            "model.weights.h5",
+        ]  # Of more, Keras would.
+
+    def full(*args: object, **more: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keras.models, "load_model", full)
+    with pytest.raises(OSError, match="No space left"):
+        model_file.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("classes", "threshold", "message"),
+    [
+        (("a", "b"), 0.0, "--threshold=0: a probability between 0 and 1 is expected, neither of them."),
+        (("a", "b"), 1.0, "--threshold=1: a probability between 0 and 1"),
+        (("a", "b"), float("nan"), "--threshold=nan: a probability between 0 and 1"),
+        (("a", "b", "c"), 0.3, "--threshold=0.3: it is of two classes, and the model has 3, of which the likeliest"),
+    ],
+)
+def test_a_threshold_is_of_two_classes_and_within(classes, threshold, message):
+    info = dataclasses.replace(INFO, classes=classes)
+    assert model_file.with_threshold(info, None) == info
+    assert model_file.with_threshold(INFO, 0.3).threshold == 0.3
+    with pytest.raises(UserError) as error:
+        model_file.with_threshold(info, threshold)
+    assert str(error.value).startswith(message)

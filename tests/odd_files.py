@@ -180,10 +180,10 @@ ODD: dict[str, Odd] = {
     "cut webp": Odd(encoded(smooth(), "WEBP")[:-100], reason="damaged image: "),
     "cut bmp": Odd(encoded(smooth(), "BMP")[:-900], reason="damaged image: "),
     "png of 60,000 x 60,000": Odd(
-        png_header(60_000, 60_000), reason="60,000 x 60,000 pixels, more than --max_pixels=178,956,970"
+        png_header(60_000, 60_000), reason="60,000 x 60,000 pixels, more than convert's --max_pixels=178,956,970"
     ),
     "jpeg of 60,000 x 60,000": Odd(
-        jpeg_header(60_000, 60_000), reason="60,000 x 60,000 pixels, more than --max_pixels=178,956,970"
+        jpeg_header(60_000, 60_000), reason="60,000 x 60,000 pixels, more than convert's --max_pixels=178,956,970"
     ),
     "jpeg without height": Odd(jpeg_header(WIDTH, 0), reason="damaged image: "),
 }

@@ -327,9 +327,9 @@ def test_what_cannot_be_repaired(data: bytes, reason: str) -> None:
 def test_repair_decodes_nothing_that_is_too_large() -> None:
     large = bytearray(ODD["gif"].data)
     large[6:10] = b"\xff\xff\xff\xff"  # 65,535 x 65,535: Pillow would hold 4 GB of it.
-    with pytest.raises(BadImage, match=r"^65,535 x 65,535 pixels, more than --max_pixels=178,956,970$"):
+    with pytest.raises(BadImage, match=r"^65,535 x 65,535 pixels, more than convert's --max_pixels=178,956,970$"):
         prepare(bytes(large), REPAIR)
-    with pytest.raises(BadImage, match=r"^160 x 120 pixels, more than --max_pixels=100$"):
+    with pytest.raises(BadImage, match=r"^160 x 120 pixels, more than convert's --max_pixels=100$"):
         prepare(LARGE[:-2], ImageConfig(on_bad_image="repair", max_pixels=100))
 
 
@@ -454,7 +454,7 @@ def test_header_verification_sees_less(damage: bytes, full: bool, header: bool) 
 
 def test_max_pixels() -> None:
     assert made(max_pixels=WIDTH * HEIGHT).type == "JPEG"
-    with pytest.raises(BadImage, match=r"^40 x 30 pixels, more than --max_pixels=1,199$"):
+    with pytest.raises(BadImage, match=r"^40 x 30 pixels, more than convert's --max_pixels=1,199$"):
         made(max_pixels=WIDTH * HEIGHT - 1)
     large = encoded(Image.new("L", (20_000, 10_000)), "JPEG")  # Pillow's own limit does not stand in the way.
     assert made(large, max_pixels=200_000_000, verify="header").width == 20_000

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawn import converted, run
+from foreign import example, write
 from judged import photo, photos, read_csv, run_of
 from PIL import Image
 
-from tfrecord_tools import dataset
+from tfrecord_tools import dataset, images
+from tfrecord_tools.adopt import AdoptConfig, adopt
 from trainers import image_files, model_file, predictions
 from trainers.predict import PredictConfig, predict
 
@@ -148,16 +150,86 @@ def test_all_is_well(place):
 
 def test_only_unreadable_ones(place, mixed, tmp_path):
     lines: list[str] = []
+    (tmp_path / "none.csv").write_text("of an earlier time")
     config = PredictConfig(run=str(place / "run"), images=[str(mixed / "text.jpg")], csv=str(tmp_path / "none.csv"))
     assert list(predict(config, lines.append).unreadable) == [str(mixed / "text.jpg")]
     assert lines == []
-    assert not (tmp_path / "none.csv").exists()
+    assert (tmp_path / "none.csv").read_text() == "record,path,label,prediction,p_greens,p_reds\n"
+    done = run("trainers.predict", "--run=run", "mixed/text.jpg", cwd=place)
+    assert done.stderr.splitlines()[-1] == "error: 1 unreadable file, listed above. Nothing was judged."
 
 
 def test_a_file_that_is_named_twice_is_judged_once(place):
     directory = place / "src/train/reds"
-    found = image_files.find([str(directory), str(directory / "000.jpg")])
+    found = image_files.find([str(directory), str(directory / "000.jpg"), f"{directory}/../reds/./001.jpg"])
     assert [source.path for source in found.sources] == [f"{directory}/{i:03d}.jpg" for i in range(4)]
+
+
+def test_names_that_are_no_utf8_are_written(place, tmp_path):
+    directory = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(directory)
+    shutil.copy(place / "src/train/reds/000.jpg", os.fsdecode(directory))
+    config = PredictConfig(run=str(place / "run"), images=[os.fsdecode(directory)], csv=str(tmp_path / "a.csv"))
+    predict(config, lambda line: None)
+    assert read_csv(tmp_path / "a.csv")[0]["path"] == f"{tmp_path}/\\xff/000.jpg"
+
+
+def test_a_threshold(place, tmp_path):
+    config = {"run": str(place / "run"), "images": [str(place / "src/test")], "csv": str(tmp_path / "a.csv")}
+    predict(PredictConfig(**config, threshold=0.9), lambda line: None)
+    rows = read_csv(tmp_path / "a.csv")
+    for row in rows:
+        assert row["prediction"] == ("reds" if float(row["p_reds"]) >= 0.9 else "greens")
+    assert any(0.5 <= float(row["p_reds"]) < 0.9 for row in rows)  # Else nothing is shown.
+
+
+def test_what_fails_on_one_file_is_told_of_it_alone(place, monkeypatch):
+    prepare = images.prepare
+
+    def failing(data: bytes, config: images.ImageConfig) -> images.Prepared:
+        if data == bad:
+            raise RuntimeError("a bug")
+        return prepare(data, config)
+
+    bad = (place / "src/train/reds/001.jpg").read_bytes()
+    monkeypatch.setattr(images, "prepare", failing)
+    model, info = model_file.load(place / "run/model.keras")
+    found = image_files.find([str(place / "src/train/reds")])
+    assert sum(map(len, image_files.judge(model, info, found))) == 3
+    assert found.unreadable == {f"{place}/src/train/reds/001.jpg": "RuntimeError: a bug"}
+
+
+def test_a_directory_that_cannot_be_listed_is_listed(place, tmp_path, monkeypatch):
+    for name in ("a/one.jpg", "b/two.jpg"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(photo("reds", 1))
+    scandir = os.scandir
+
+    def refusing(path: str):
+        if str(path).endswith("/a"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = image_files.find([str(tmp_path)])
+    assert [source.path for source in found.sources] == [f"{tmp_path}/b/two.jpg"]
+    assert found.unreadable == {f"{tmp_path}/a": "cannot be listed: Permission denied"}
+
+
+def test_by_a_model_of_adopted_records_a_file_is_judged_as_it_is(place, tmp_path):
+    """Their images keep an EXIF orientation; to turn a file would give another answer than its record has."""
+    data = [(place / f"src/test/reds/turned{i}.jpg").read_bytes() for i in range(2, 9)]
+    write(tmp_path / "theirs/train-00000-of-00001", [example({"jpeg": d, "class": i % 2}) for i, d in enumerate(data)])
+    names = ["greens", "reds"]
+    config = AdoptConfig(records=str(tmp_path / "theirs"), out=str(tmp_path / "out"), classes=names, workers=1)
+    adopt(config, lambda line: None)
+    run_of(tmp_path / "run", tmp_path / "out")
+    model, info = model_file.load(tmp_path / "run/model.keras")
+    assert info.images == {}
+    records = predictions.of_records(model, info, dataset.open(tmp_path / "out").records("train"))
+    found = image_files.find([str(place / f"src/test/reds/turned{i}.jpg") for i in range(2, 9)])
+    files = np.concatenate([batch.probabilities for batch in image_files.judge(model, info, found)])
+    np.testing.assert_allclose(files, records.probabilities, atol=1e-5)
 
 
 def test_what_may_not_be_read_is_listed(place, tmp_path):
@@ -177,6 +249,8 @@ def test_what_may_not_be_read_is_listed(place, tmp_path):
         (("--run=run", "nowhere.jpg"), "nowhere.jpg: no such file or directory. Pass images, or"),
         (("--run=nowhere", "src"), "--run=nowhere: no such directory."),
         (("--run=run", "src", "--csv=nowhere/a.csv"), "--csv=nowhere/a.csv: there is no directory to write it to."),
+        (("--run=run", "src", "--csv=src"), "--csv=src: a directory. Pass the name of a file."),
+        (("--run=run", "src", "--threshold=1"), "--threshold=1: a probability between 0 and 1 is expected"),
         (("--run=run", "nothing"), "nothing: no files there."),
     ],
 )

@@ -107,6 +107,23 @@ def test_suspects_are_ranked_by_how_surely_they_are_contradicted(tmp_path):
     assert (rows[0]["p_label"], rows[0]["p_was"], rows[0]["record"]) == ("0.8", "0.1", "11")
 
 
+def test_at_a_half_suspects_say_what_the_table_says(tmp_path):
+    predictions.write(tmp_path, made(TWO, [0, 1, 0, 1]))
+    said = {row["path"]: row["label"] for row in read_csv(tmp_path / "suspects.csv")}
+    assert said == {row["path"]: row["prediction"] for row in read_csv(tmp_path / "predictions.csv")}
+    assert said["2.jpg"] == "b"  # A half is from the threshold on.
+
+
+def test_of_many_other_classes_some_are_named():
+    many = tuple(f"class {i:04d}" for i in range(1000))
+    with pytest.raises(UserError) as error:
+        predictions._mapped(many, ("x", "y"))
+    assert (
+        "only the model has class 0000, class 0001, class 0002, class 0003, class 0004 and 995 more; only the"
+        in str(error.value)
+    )
+
+
 def test_what_is_suspected_and_relabelled_is_mended(pair, tmp_path):
     """From wrong labels to right ones: convert, judge, keep the first lines, convert again."""
     _, run = pair

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import html.parser
 import io
@@ -187,11 +188,18 @@ def test_the_mistakes_show_what_the_model_saw(pair):
 def test_names_are_escaped(evil):
     text = report.render(evil)
     page = Page(text)
-    assert not {"script", "b>"} & set(page.elements)
-    assert '<b>"' not in text
+    assert "script" not in page.elements
+    assert EVIL not in text  # As it is; escaped it is there.
     assert f"{EVIL}/3\\n.jpg" in page.text  # A line break in a name is written out.
     assert page.text.count(EVIL) > 8
-    assert "alert(1)</script> with" not in text
+    assert "<script>" not in text
+    three = dataclasses.replace(
+        evil.predictions, classes=(*evil.predictions.classes, f"third {EVIL}"), labels=np.array([2, 1, 0, 0]),
+        probabilities=np.pad(evil.predictions.probabilities, ((0, 0), (0, 1))),
+    )  # fmt: skip
+    text = report._pairs(np.array([[1, 0, 2], [0, 1, 0], [3, 0, 0]]), three.classes)
+    assert EVIL not in text
+    assert f"third {EVIL}" in Page(text).text
 
 
 def changed(evil: Facts, predicted: Predictions, **changes: object) -> Page:
@@ -243,6 +251,69 @@ def test_a_weak_class_and_bad_calibration_are_told(evil):
     assert "The model is surer than it is right" in text
 
 
+def of_counts(evil: Facts, counts: list[list[int]], confidence: float = 0.9) -> Facts:
+    """Facts of predictions with this confusion matrix, each as sure."""
+    table = np.array(counts)
+    pairs = np.repeat(np.stack(np.unravel_index(np.arange(table.size), table.shape), 1), table.ravel(), 0)
+    probabilities = np.full((len(pairs), len(table)), (1 - confidence) / (len(table) - 1), np.float32)
+    probabilities[np.arange(len(pairs)), pairs[:, 1]] = confidence
+    predicted = Predictions(
+        classes=tuple(f"class {i}" for i in range(len(table))), probabilities=probabilities, predicted=pairs[:, 1],
+        paths=["x"] * len(pairs), labels=pairs[:, 0], records=np.arange(len(pairs)),
+    )  # fmt: skip
+    metrics = {**evil.metrics, **predictions.summary(predicted)}
+    return dataclasses.replace(evil, predictions=predicted, metrics=metrics)
+
+
+@pytest.mark.parametrize(
+    ("counts", "weak"),
+    [
+        ([[480, 20, 0], [350, 150, 0], [1, 0, 0]], 1),  # One image that is missed hides nothing.
+        ([[80, 20, 0], [20, 80, 0], [1, 0, 0]], None),  # Nor does it say anything.
+        ([[60, 40], [40, 60]], None),
+        ([[100, 0], [60, 40]], 1),
+    ],
+)
+def test_the_weakest_class_is_one_that_surely_is(counts, weak, evil):
+    found = report._weakest(of_counts(evil, counts).predictions)
+    assert (found and found[0]) == weak
+
+
+@pytest.mark.parametrize(
+    ("right", "confidence", "title"),
+    [
+        (42, 0.9, None),  # Of 50 images, 84 % may be 90 %.
+        (840, 0.9, "The model is surer than it is right"),
+        (970, 0.9, "The model is less sure than it is right"),
+        (920, 0.9, None),  # By so little that it does not matter.
+    ],
+)
+def test_calibration_is_blamed_where_chance_does_not_explain_it(right, confidence, title, evil):
+    total = 50 if right < 50 else 1000
+    half = total // 2
+    wrong = total - right
+    facts = of_counts(evil, [[half - wrong, wrong], [0, half]], confidence)
+    titles = [one[2] for one in report._found(facts) if one[1] == "calibration"]
+    assert titles == ([title] if title else [])
+
+
+def test_plots_say_what_they_show(two):
+    _, page = two
+    told = [value for tag, name, value in page.attributes if (tag, name) == ("figure", "aria-label")]
+    assert len(told) == 7
+    assert any(re.fullmatch(r"ROC, area \d\.\d{4}", one) for one in told)
+    assert any(one.startswith("Confusion matrix: ") for one in told)
+    assert "" not in [cell.strip() for cell in re.findall(r"<th[^>]*>(.*?)</th>", (two[0] / "report.html").read_text())]
+
+
+def test_letters_that_no_font_has_are_one_note(evil, capsys, recwarn):
+    predicted = dataclasses.replace(evil.predictions, classes=("고양이\U0001e900", "개"))  # The last, hardly any font.
+    svg = plots.draw(predicted, 0.5, [])["confusion"].svg
+    assert "고양이" in svg
+    assert capsys.readouterr().out.count("note: no font here has all letters of the class names") == 1
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]
+
+
 def test_three_classes(tmp_path):
     colors = ("blues", "greens", "reds")
     source = photos(tmp_path / "src", {f"{split}/{c}": n for split, n in (("train", 2), ("test", 15)) for c in colors})
@@ -269,6 +340,9 @@ def test_a_thousand_classes_are_the_worst_fifty(evil):
     )  # fmt: skip
     page = changed(evil, predicted, info=ModelInfo(classes=names, image_size=8))
     assert "The 50 worst of 1,000 classes." in page.text
+    (png,) = re.findall(r'"data:image/png;base64,([^"]*)"', plots.draw(predicted, 0.5, [])["confusion"].svg)
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        assert min(image.size) >= 1000  # No class is left out of the matrix.
     assert page.elements["tr"] < 100
 
 

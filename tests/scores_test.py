@@ -84,6 +84,26 @@ def test_the_best_threshold_is_the_best_of_all(two):
     assert best.accuracy == max(np.mean((values >= value) == labels) for value in np.linspace(0, 1, 1001))
 
 
+@pytest.mark.parametrize(
+    ("labels", "values"),
+    [
+        ([0, 0, 0, 1], [1.0, 0.2, 0.2, 0.2]),  # "None of them" would be best, and no threshold says it of a 1.
+        ([1, 1, 1, 0], [0.0, 0.9, 0.9, 0.9]),  # Likewise "all of them", of a 0.
+    ],
+)
+def test_a_threshold_keeps_what_it_promises(labels, values):
+    labels, values = np.array(labels), np.array(values, np.float32)
+    best = scores.best_threshold(labels, values)
+    assert 0 < best.value < 1
+    assert best.accuracy == np.mean((values >= best.value) == labels)
+
+
+def test_intervals_that_hold_together_are_wider():
+    alone, together = scores.wilson(30, 100), scores.wilson(30, 100, 100)
+    assert (together.low, together.high) == pytest.approx((0.1760, 0.4625), abs=2e-2)
+    assert together.low < alone.low < alone.high < together.high
+
+
 def test_of_equally_good_thresholds_the_nearest_to_a_half():
     labels = np.array([0, 0, 1, 1])
     assert scores.best_threshold(labels, np.array([0.2, 0.3, 0.7, 0.9])).value == pytest.approx(0.5)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import os
+import select
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -18,13 +20,23 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it.
 
 
 def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted") -> None:
-    """Parses the flags, calls `main(argv)` and exits: 0, 1 (a user's mistake) or 130 (Ctrl-C, `interrupted` told)."""
+    """Parses the flags, calls `main(argv)` and exits: 0, 1 (a user's mistake) or 130 (Ctrl-C, `interrupted` told).
+
+    What the system refuses (a full disk, a missing permission) is told in a line, as a mistake is; and when the reader
+    of the output, `head` say, has enough, the command ends with 0.
+    """
 
     def guarded(argv: Sequence[str]) -> int:
         try:
             main(argv)
+            sys.stdout.flush()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) and _reader_is_gone():
+                return 0
+            print(f"error: {_refusal(error)}. Mend the cause and repeat the command.", file=sys.stderr)
             return EXIT_USER_ERROR
         except KeyboardInterrupt:
             print(f"\n{interrupted}", file=sys.stderr)
@@ -35,6 +47,22 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted")
         if isinstance(stream, io.TextIOWrapper):  # A name that the terminal cannot show must not end the work.
             stream.reconfigure(errors="backslashreplace")
     app.run(guarded)
+
+
+def _reader_is_gone() -> bool:
+    """Whether it is standard output that broke, and no other pipe; what is left in its buffer is dropped then."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in output.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
+
+
+def _refusal(error: OSError) -> str:
+    if not error.strerror:
+        return str(error) or type(error).__name__
+    return f"{os.fspath(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror
 
 
 def no_arguments(argv: Sequence[str]) -> None:

@@ -47,12 +47,15 @@ _SIGNATURES = {
 }
 _RAISED_BY_PILLOW = (  # Depending on where the damage is.
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
-    struct.error,
+    struct.error, Image.DecompressionBombError,
 )  # fmt: skip
 _SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
 
 # Of half of its limit of pixels, of broken EXIF and the like: our verdict is the one answer.
 warnings.filterwarnings("ignore", module="PIL")
+# Nor is its limit of pixels: `max_pixels` is ours. Set once, since it is of the process: a thread that lifted it for a
+# call would restore it under another one.
+Image.MAX_IMAGE_PIXELS = None
 
 
 class BadImage(Exception):
@@ -271,7 +274,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _check_pixels(size: tuple[int, int], config: ImageConfig) -> None:
     if size[0] * size[1] > config.max_pixels:
-        raise BadImage(f"{size[0]:,} x {size[1]:,} pixels, more than --max_pixels={config.max_pixels:,}")
+        raise BadImage(f"{size[0]:,} x {size[1]:,} pixels, more than convert's --max_pixels={config.max_pixels:,}")
 
 
 def _check_target(work: _Work, config: ImageConfig) -> None:
@@ -302,21 +305,10 @@ def _true_type(data: bytes) -> str:
 
 
 @contextmanager
-def pixels_allowed() -> Iterator[None]:
-    """Lifts Pillow's own limit of pixels, for images that have passed ours."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-
-
-@contextmanager
 def as_bad_image() -> Iterator[None]:
     """What Pillow's parsers raise on damaged files becomes `BadImage`."""
     try:
-        with pixels_allowed():
-            yield
+        yield
     except jpeg.RefusedJpegError as error:
         raise BadImage(str(error)) from error
     except (jpeg.DamagedJpegError, png.DamagedPngError) as error:

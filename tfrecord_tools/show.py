@@ -17,7 +17,6 @@ import itertools
 import json
 import math
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -392,10 +391,7 @@ def main(argv: Sequence[str]) -> None:
             f"{len(argv) - 1} arguments: one TFRecord file, or a directory of such, is expected,"
             " as in: python -m tfrecord_tools.show out"
         )
-    try:
-        show(command.from_flags(ShowConfig, path=argv[1]))
-    except BrokenPipeError:  # The reader, `head` say, has enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    show(command.from_flags(ShowConfig, path=argv[1]))
 
 
 if __name__ == "__main__":

@@ -182,10 +182,14 @@ def _read_up_to(descriptor: int, limit: int) -> bytes:
     return data
 
 
-def list_store(src: str) -> Listing:
+def list_store(src: str, strict: bool = True) -> Listing:
     """Lists the images of a directory, an archive, or a CSV of pixels (or a directory of nothing but these).
 
     Hidden files and directories, `Thumbs.db` and `__MACOSX` are passed over; links are followed in directories.
+
+    Args:
+        src: Where it lies.
+        strict: A directory below it that cannot be listed is an error; else it is among the rejected.
 
     Raises:
         UserError: There is no such thing, or it is none of these.
@@ -194,7 +198,7 @@ def list_store(src: str) -> Listing:
         names = [entry.name for entry in _entries(src, "")]
         if names and all(pixel_csv.is_one(os.path.join(src, name)) for name in names):
             return _list_csvs(src, names)
-        return _list_directory(src)
+        return _list_directory(src, strict)
     if not os.path.exists(src):
         raise UserError(
             f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
@@ -258,20 +262,27 @@ class _Found:
         )
 
 
-def _list_directory(root: str) -> Listing:
+def _list_directory(root: str, strict: bool) -> Listing:
     found = _Found()
-    _walk(root, "", frozenset(), found)
+    _walk(root, "", frozenset(), found, strict)
     return found.listing(Directory(root))
 
 
-def _walk(root: str, directory: str, ancestors: frozenset[tuple[int, int]], found: _Found) -> None:
+def _walk(root: str, directory: str, ancestors: frozenset[tuple[int, int]], found: _Found, strict: bool) -> None:
     """Finds the files below `directory`, in the order of the sorted names."""
     status = os.stat(os.path.join(root, directory))
     identity = status.st_dev, status.st_ino
     if identity in ancestors:
         found.reject(directory, "a link to a directory that contains it")
         return
-    for entry in _entries(root, directory):
+    try:
+        entries = _entries(root, directory)
+    except UserError as error:
+        if strict or not directory:
+            raise
+        found.reject(directory, f"cannot be listed: {getattr(error.__cause__, 'strerror', error)}")
+        return
+    for entry in entries:
         path = f"{directory}/{entry.name}" if directory else entry.name
         try:
             status = entry.stat()
@@ -279,7 +290,7 @@ def _walk(root: str, directory: str, ancestors: frozenset[tuple[int, int]], foun
             found.reject(path, f"cannot be followed: {error.strerror}")
             continue
         if stat.S_ISDIR(status.st_mode):
-            _walk(root, path, ancestors | {identity}, found)
+            _walk(root, path, ancestors | {identity}, found, strict)
         else:
             found.add(path, status)
 

@@ -30,12 +30,14 @@ class EvaluateConfig:
         tfrecords: A dataset directory.
         split: Of it.
         out: The directory to write; None: one beside the model, named after dataset and split.
+        threshold: Of two classes, the probability from which an image is said to be of the second; None: the model's.
     """
 
     run: str
     tfrecords: str
     split: str = "test"
     out: str | None = None
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -56,18 +58,19 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         UserError: No such model, dataset or split, or other classes.
     """
     path = model_file.find(config.run)
-    info = model_file.read_info(path)
+    info = model_file.with_threshold(model_file.read_info(path), config.threshold)
     data = open_dataset(config.tfrecords)
     predictions.check_classes(info, data)
     records = data.records(config.split)
-    out = Path(config.out) if config.out else path.parent / f"evaluation-{data.name}-{config.split}"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out}: a file, not a directory. Pass another --out.")
+    name = f"evaluation-{data.name}-{config.split}-{data.digest[:8]}"  # Several datasets may be of one name.
+    out = Path(config.out) if config.out else path.parent / name
+    _check_out(out)
+    run = _run_of(config.run, info)
 
     from trainers import device  # Here, since it takes seconds to import TensorFlow.
 
     device.set_up(precision="float32")
-    model, info = model_file.load(path)
+    model, _ = model_file.load(path, info)
     predicted = predictions.of_records(model, info, records, data.class_names)
     metrics = predictions.summary(predicted) | {
         "split": f"the {config.split} split of {data.name}",
@@ -78,8 +81,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
         "digest": data.digest,
     }
     out.mkdir(parents=True, exist_ok=True)
-    report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=path.parent)
-    run_directory.write_json(out / run_directory.METRICS, metrics)
+    run_directory.write_json(out / run_directory.METRICS, metrics)  # First: by it the directory is known again.
+    report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run)
     low, high = metrics["accuracy_interval"]
     print(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
@@ -87,6 +90,26 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     )
     print(f"{out}/ with {', '.join(sorted(one.name for one in out.iterdir()))}")
     return metrics
+
+
+def _check_out(out: Path) -> None:
+    """Refuses what is no place for an evaluation: only an earlier one is replaced."""
+    run_directory.check_directory("out", out)
+    names = {one.name for one in out.iterdir()} if out.exists() else set()
+    if names & {run_directory.SETTINGS, run_directory.MODEL}:
+        raise UserError(f"--out={out}: a run directory, whose own report is not replaced. Pass another --out.")
+    if names and run_directory.METRICS not in names:
+        raise UserError(
+            f"--out={out}: not empty, and no evaluation (it has no {run_directory.METRICS}). Pass another --out."
+        )
+
+
+def _run_of(run: str, info: ModelInfo) -> Path | None:
+    """The run directory, if that is what was given and the model was trained as its settings say."""
+    directory = Path(run)
+    settings = run_directory.read_settings(directory) if directory.is_dir() else {}
+    trained_on = settings.get("dataset", {}).get("digest")
+    return directory if trained_on == info.dataset_digest else None
 
 
 def _note(info: ModelInfo, data: Dataset, split: str) -> str:
@@ -104,6 +127,7 @@ def define_flags() -> None:
     flags.DEFINE_string("tfrecords", "", "The dataset directory, as tfrecord_tools.convert wrote it.")
     flags.DEFINE_string("split", EvaluateConfig.split, "Of it: train, validation or test.")
     flags.DEFINE_string("out", None, "The directory to write; by default one in --run, by dataset and split.")
+    flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from absl import flags, logging
 
 from tfrecord_tools import command
 from tfrecord_tools.errors import UserError
-from trainers import exporting
+from trainers import exporting, model_file
 from trainers.exporting import ExportConfig
 
 FLAGS = flags.FLAGS
@@ -41,6 +41,7 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "out", None, "The directory to write; by default export/FORMAT[-QUANTIZE] in the run directory."
     )
+    flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
     flags.DEFINE_boolean("overwrite", ExportConfig.overwrite, "Replace an export that is there.")
 
 
@@ -53,9 +54,11 @@ def main(argv: Sequence[str]) -> None:
     names = sorted(path.name for path in exported.directory.iterdir())
     print(f"export: {exported.directory}/ with {', '.join(names)}")
     print(f"check: {exported.check}")
-    if resize := exported.info.images["resize"]:
-        mode = exported.info.images["resize_mode"]
-        print(f"note: its training's images were made with --resize={resize} --resize_mode={mode}: resize others alike")
+    if flags_of_images := exported.info.preparation():
+        print(
+            f"note: its training's images were made with {flags_of_images}: make others alike, as predict does"
+            " (tfrecord_tools.images.prepare)"
+        )
 
 
 if __name__ == "__main__":

@@ -33,8 +33,9 @@ def write_saved_model(model: keras.Model, info: ModelInfo, directory: Path) -> N
     """Writes a SavedModel with three signatures.
 
     `serving_default`: image_bytes string[b], JPEG, PNG, GIF or BMP, as a record holds them -> probabilities
-        f32[b classes], label i64[b], class string[b]. They are decoded as in training; an EXIF orientation, which
-        TensorFlow's decoders do not see, must have been applied before (`images.prepare` does it).
+        f32[b classes], label i64[b], class string[b]. They are decoded as in training; what `images.prepare` makes of
+        a file before that must have been done: EXIF orientation, transparency on white, 16 bits, CMYK, WebP, TIFF,
+        --resize and --store of the dataset. One image that cannot be decoded fails its whole batch.
     `pixels`: pixels u8[b h w 3] -> the same.
     `classes`: nothing -> classes string[classes], in the order of the labels.
 
@@ -133,8 +134,9 @@ def answers_of_onnx(path: Path, pixels: np.ndarray) -> list[np.ndarray]:
 
 
 def answers_of_keras(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """Asks a model of `with_names`; returns the probabilities, f32[n classes]."""
-    return _joined(lambda at: model(pixels[at], training=False)["probabilities"], len(pixels))
+    """Asks a model as it was loaded; returns the probabilities, f32[n classes]."""
+    predict = predictions.compiled(model)
+    return _joined(lambda at: predictions.both_classes(predict(pixels[at]).numpy()), len(pixels))
 
 
 def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:

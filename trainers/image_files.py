@@ -11,7 +11,7 @@ import numpy as np
 
 from tfrecord_tools import images, stores
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.stores import Store
+from tfrecord_tools.stores import Listing
 from trainers import predictions
 from trainers.model_file import ModelInfo
 from trainers.predictions import Predictions
@@ -24,21 +24,27 @@ _READ_AT_ONCE = 8  # Files: fewer calls of Python from the pipeline, and not yet
 _READERS = 2  # Python runs in one thread at a time, but decoders and disks work beside it.
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A file that is to be judged.
+    """A file that is to be judged; small, since there may be millions.
 
     Attributes:
         path: As it is shown.
-        store: Reads it.
-        name: Of it in the store.
-        span: Likewise.
+        listing: What it is found by.
+        number: Of it there.
     """
 
     path: str
-    store: Store
-    name: str
-    span: np.void
+    listing: Listing
+    number: int
+
+    def read(self) -> bytes:
+        """Reads it.
+
+        Raises:
+            OSError, stores.ReadError: It cannot be read.
+        """
+        return self.listing.store.read(self.listing.paths[self.number], self.listing.spans[self.number]).data
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,15 +70,15 @@ def find(arguments: Sequence[str]) -> Found:
     unreadable: dict[str, str] = {}
     for argument in arguments:
         if os.path.isdir(argument):
-            root, listing = argument, stores.list_store(argument)
+            root, listing = argument, stores.list_store(argument, strict=False)
         elif os.path.exists(argument):
             root, listing = "", stores.stat_files("", [argument])
         else:
             raise UserError(f"{argument}: no such file or directory. Pass images, or directories of images.")
         for number, name in enumerate(listing.paths):
-            path = os.path.join(root, name)
-            sources[path] = Source(path=path, store=listing.store, name=name, span=listing.spans[number])
-        unreadable |= {os.path.join(root, one.path): one.reason for one in listing.rejected}
+            path = _shown(root, name)
+            sources.setdefault(path, Source(path=path, listing=listing, number=number))
+        unreadable |= {_shown(root, one.path): one.reason for one in listing.rejected}
     if not sources and not unreadable:
         raise UserError(f"{', '.join(arguments)}: no files there. Pass images, or directories of images.")
     return Found(sources=list(sources.values()), unreadable=unreadable)
@@ -84,7 +90,8 @@ def judge(model: keras.Model, info: ModelInfo, found: Found) -> Iterator[Predict
     Args:
         model: As of `model_file.load`.
         info: Likewise.
-        found: What to judge; those that turn out to be no sound images are added to its `unreadable`.
+        found: What to judge; those that turn out to be no sound images are added to its `unreadable`, which is sorted
+            at the end.
     """
     predict = predictions.compiled(model)
     missing = set(range(len(found.sources)))
@@ -100,6 +107,14 @@ def judge(model: keras.Model, info: ModelInfo, found: Found) -> Iterator[Predict
         )
     for number in sorted(missing):
         found.unreadable.setdefault(found.sources[number].path, "sound for Pillow, and TensorFlow does not decode it")
+    reasons = sorted(found.unreadable.items())  # Several threads have found them.
+    found.unreadable.clear()
+    found.unreadable.update(reasons)
+
+
+def _shown(root: str, name: str) -> str:
+    """A path that can be printed and written, the same however it was put."""
+    return stores.printable(os.path.normpath(os.path.join(root, name)))
 
 
 def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
@@ -115,12 +130,15 @@ def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
         for number in numbers.tolist():
             source = found.sources[number]
             try:
-                data = source.store.read(source.name, source.span).data
-                prepared[number] = images.prepare(data, config).data
+                data = source.read()
+                made = images.prepare(data, config).data  # Proves it sound, too.
+                prepared[number] = made if info.images else data
             except (images.BadImage, stores.ReadError) as error:
                 found.unreadable[source.path] = str(error)
             except OSError as error:
                 found.unreadable[source.path] = error.strerror or str(error)
+            except Exception as error:  # noqa: BLE001  One file must not take its neighbours with it.
+                found.unreadable[source.path] = f"{type(error).__name__}: {error}"
         return np.array([*prepared.values()], object), np.array([*prepared], np.int64)
 
     def as_tensors(numbers: tf.Tensor) -> tuple[tf.Tensor, ...]:

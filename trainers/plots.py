@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import re
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,8 +44,16 @@ _STYLE = {
     "lines.linewidth": 2,
     "lines.markersize": 4,
 }
+_MORE_FONTS = (
+    "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans CJK SC", "Noto Sans KR", "Noto Sans JP", "Noto Sans SC",
+    "Source Han Sans", "NanumGothic", "WenQuanYi Zen Hei", "Apple SD Gothic Neo", "Hiragino Sans", "PingFang SC",
+    "Malgun Gothic", "Yu Gothic", "Microsoft YaHei", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai",
+)  # fmt: skip
 _SIZE = (4.7, 3.2)  # Inches.
 _PIXELS_PER_INCH = 104  # At most, on the page: letters are then as large as its smaller text.
+NAMES = frozenset(
+    {"accuracy", "loss", "throughput", "confusion", "calibration", "probabilities", "roc", "precision_recall"}
+)
 _NAMED = 30  # Classes that an axis names.
 _COUNTED = 12  # Classes whose cells say their count.
 _LONGEST_NAME = 16
@@ -53,10 +63,17 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A plot: the bytes of a PNG file, and an `svg` element that takes its colours from the page's variables."""
+    """A plot.
+
+    Attributes:
+        png: The bytes of a file.
+        svg: An element that takes its colours from the page's variables.
+        told: In words, for who does not see it.
+    """
 
     png: bytes
     svg: str
+    told: str
 
 
 def draw(predictions: Predictions, threshold: float, history: Sequence[Row]) -> dict[str, Plot]:
@@ -69,9 +86,37 @@ def draw(predictions: Predictions, threshold: float, history: Sequence[Row]) -> 
     """
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context({**_STYLE, "font.family": _fonts()}), _noted():
         figures = _of_training(history) | _of_predictions(predictions, threshold)
-        return {name: Plot(_png(figure), _svg(figure, name)) for name, figure in figures.items()}
+        return {
+            name: Plot(png=_png(figure), svg=_svg(figure, name), told=figure.get_label())
+            for name, figure in figures.items()
+        }
+
+
+def _fonts() -> list[str]:
+    """matplotlib's own font, and behind it those that are here of such as have the letters that it lacks."""
+    from matplotlib import font_manager
+
+    here = set(font_manager.get_font_names())
+    return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in here)]
+
+
+@contextlib.contextmanager
+def _noted() -> Iterator[None]:
+    """Makes one line of matplotlib's warnings of each letter that no font has."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    told = [str(one.message) for one in caught]
+    if any("missing from" in message for message in told):
+        print(
+            "note: no font here has all letters of the class names: some are boxes in the PNG files of the plots."
+            f" Install one such as {_MORE_FONTS[0]}; report.html has them all."
+        )
+    for message in told:
+        if "missing from" not in message:
+            warnings.warn(message, stacklevel=3)
 
 
 def _of_training(history: Sequence[Row]) -> dict[str, Figure]:
@@ -110,6 +155,8 @@ def _curves(rows: Sequence[Row], name: str) -> Figure:
     axes.margins(y=0.15)  # Room for the names of the phases, below the curves.
     _phases(axes, rows)
     axes.legend()
+    last = f"{rows[-1][name]:.4f} in training, {rows[-1][f'val_{name}']:.4f} in validation"
+    axes.figure.set_label(f"{name.capitalize()} over the epochs, at the end {last}")
     return axes.figure
 
 
@@ -129,6 +176,7 @@ def _throughput(rows: Sequence[Row]) -> Figure:
         )
         axes.legend(handles=[*axes.lines, *waits.lines])
     _phases(axes, rows)
+    axes.figure.set_label(f"Images a second over the epochs, at the end {rows[-1]['images_per_second']:,.0f}")
     return axes.figure
 
 
@@ -137,7 +185,7 @@ def _roc(labels: np.ndarray, probabilities: np.ndarray, positive: str) -> Figure
     curve = scores.roc(labels, probabilities)
     axes = _axes(f"ROC, area {curve.area:.4f}", "false positive rate", f"share of {_short(positive)} found", unit=True)
     axes.plot([0, 1], [0, 1], "--", color=COLORS["muted"], linewidth=1)
-    axes.plot(curve.x, curve.y, color=COLORS["bar"], drawstyle="steps-post")
+    axes.plot(curve.x, curve.y, color=COLORS["bar"])  # Straight, as its area is computed.
     return axes.figure
 
 
@@ -169,6 +217,10 @@ def _separation(
     axes.set_xlim(0, 1)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.figure.legend(loc="outside lower center", ncols=2)
+    axes.figure.set_label(
+        f"How the probability of {classes[1]} is distributed among images of {classes[0]} and of {classes[1]};"
+        f" threshold {threshold:g}, best here {best:.3f}"
+    )
     return axes.figure
 
 
@@ -180,7 +232,8 @@ def _reliability(found: scores.Reliability) -> Figure:
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     edges = np.linspace(0, 1, scores.BINS + 1)
     some = found.count > 0
-    above.set_title(f"Calibration, expected error {found.error:.4f}")
+    figure.set_label(f"Calibration, expected error {found.error:.4f}")
+    above.set_title(figure.get_label())
     above.plot([0, 1], [0, 1], "--", color=COLORS["muted"], linewidth=1)
     above.plot(found.confidence[some], found.accuracy[some], "o-", color=COLORS["bar"])
     for mean, share, count in zip(found.confidence[some], found.accuracy[some], found.count[some]):
@@ -200,11 +253,12 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     side = min(max(2.8, 0.55 * many + 1.4), 9.0)
     figure = Figure((side + 0.6, side), layout="constrained")
     axes = figure.subplots()
+    figure.set_label(f"Confusion matrix: {np.trace(counts):,} of {counts.sum():,} images on its diagonal")
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cells = np.zeros((*shares.shape, 4))
     cells[..., :3] = [int(COLORS["bar"][i : i + 2], 16) / 255 for i in (1, 3, 5)]
     cells[..., 3] = 0.75 * shares  # One colour, more or less of it: right on light and on dark.
-    axes.imshow(cells, interpolation="nearest")
+    axes.imshow(cells, interpolation="none")  # In the page a pixel a cell, however many: "nearest" leaves rows out.
     axes.grid(visible=False)
     axes.set(xlabel="predicted", ylabel="true")
     if many <= _NAMED:
@@ -248,6 +302,7 @@ def _axes(title: str, x: str, y: str, unit: bool = False) -> Axes:
 
     axes = Figure(_SIZE, layout="constrained").subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
+    axes.figure.set_label(title)
     if unit:
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
     return axes

@@ -2,7 +2,8 @@
 
     python -m trainers.predict --run runs/finetune-20250131-235959 photo.jpg more_photos/
 
-Each passes through what the converter makes of it, so that it is judged as its record would be. Files that are no
+Each passes through what the converter makes of it, so that it is judged as its record would be; of a model of adopted
+records, which are as they were, it is judged as it is. Files that are no
 images are listed, and the rest is judged; the exit code is then 1.
 """
 
@@ -10,14 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from tfrecord_tools import command
+from tfrecord_tools import command, page
 from tfrecord_tools.errors import UserError
 from trainers import image_files, model_file, predictions
 from trainers.image_files import Found
@@ -33,20 +36,22 @@ class PredictConfig:
         images: Files and directories.
         csv: A file for all probabilities; None: none.
         json: Print them as JSON instead of a table.
+        threshold: Of two classes, the probability from which an image is said to be of the second; None: the model's.
     """
 
     run: str
     images: Sequence[str]
     csv: str | None = None
     json: bool = False
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if not self.run:
             raise UserError("--run is missing: the model to ask. Pass the run directory of a trainer.")
         if not self.images:
             raise UserError("no images are given. Pass images, or directories of images.")
-        if self.csv and not Path(self.csv).absolute().parent.is_dir():
-            raise UserError(f"--csv={self.csv}: there is no directory to write it to.")
+        if self.csv:
+            _check_csv(Path(self.csv))
 
 
 def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Found:
@@ -63,26 +68,42 @@ def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Foun
         UserError: No such model or files.
     """
     path = model_file.find(config.run)
-    info = model_file.read_info(path)
+    info = model_file.with_threshold(model_file.read_info(path), config.threshold)
     found = image_files.find(config.images)
 
     from trainers import device  # Here, since it takes seconds to import TensorFlow.
 
     device.set_up(precision="float32")
-    model, info = model_file.load(path)
-    judged = []
-    for batch in image_files.judge(model, info, found):
-        judged.append(batch)
-        if not config.json:
-            for line in _lines(batch):
-                log(line)
+    model, _ = model_file.load(path, info)
+    answers: list[dict[str, Any]] = []
+
+    def told() -> Iterator[Predictions]:
+        for batch in image_files.judge(model, info, found):
+            if config.json:
+                answers.extend(_as_json(batch))
+            else:
+                for line in _lines(batch):
+                    log(line)
+            yield batch
+
+    if config.csv:
+        rows = (row for batch in told() for row in predictions.table(batch))
+        predictions.write_csv(Path(config.csv), predictions.columns(info.classes), rows)
+    else:
+        deque(told(), maxlen=0)  # None of them is kept.
     if config.json:
-        answers = [answer for batch in judged for answer in _as_json(batch)]
         log(json.dumps({"predictions": answers, "unreadable": found.unreadable}, indent=2, ensure_ascii=False))
-    if config.csv and judged:
-        rows = (row for batch in judged for row in predictions.table(batch))
-        predictions.write_csv(Path(config.csv), rows)
     return found
+
+
+def _check_csv(path: Path) -> None:
+    above = path.absolute().parent
+    if not above.is_dir():
+        raise UserError(f"--csv={path}: there is no directory to write it to.")
+    if path.is_dir():
+        raise UserError(f"--csv={path}: a directory. Pass the name of a file.")
+    if not os.access(above, os.W_OK):
+        raise UserError(f"--csv={path}: nothing can be written in {above}. Pass another --csv.")
 
 
 def _lines(batch: Predictions) -> Iterator[str]:
@@ -104,6 +125,7 @@ def _as_json(batch: Predictions) -> Iterator[dict[str, Any]]:
 def define_flags() -> None:
     flags.DEFINE_string("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
     flags.DEFINE_string("csv", None, "Also write all probabilities to this file, with the columns of predictions.csv.")
+    flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
     flags.DEFINE_boolean("json", PredictConfig.json, "Print JSON instead of the table.")
 
 
@@ -112,7 +134,9 @@ def main(argv: Sequence[str]) -> None:
     for path, reason in found.unreadable.items():
         print(f"unreadable: {path}: {reason}", file=sys.stderr)
     if found.unreadable:
-        raise UserError(f"{len(found.unreadable):,} unreadable files, listed above. Everything else was judged.")
+        judged = sum(source.path not in found.unreadable for source in found.sources)
+        rest = "Everything else was judged" if judged else "Nothing was judged"
+        raise UserError(f"{page.number(len(found.unreadable), 'unreadable file')}, listed above. {rest}.")
 
 
 if __name__ == "__main__":

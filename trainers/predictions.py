@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.csv"
 SUSPECTS = "suspects.csv"
 BATCH_SIZE = 32
+_SUSPECT_COLUMNS = ("rank", "path", "label", "was", "p_label", "p_was", "record")
+_DIFFERENCES_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,8 +87,10 @@ def of_records(
         classes: The names of the records' labels; None: those of the model, in its order.
 
     Raises:
-        UserError: The records are of other classes.
+        UserError: The records are of other classes, or too many or all of them are corrupt.
     """
+    import tensorflow as tf
+
     from tfrecord_tools import dataset
 
     labels_of = _mapped(info.classes, info.classes if classes is None else classes)  # Before anything slow is done.
@@ -94,8 +98,16 @@ def of_records(
         records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop, with_numbers=True
     )
     predict = compiled(model)
-    outputs, numbers = zip(*((predict(images).numpy(), which.numpy()) for images, _, which in batches))
-    return of_outputs(info, records, np.concatenate(outputs), np.concatenate(numbers), labels_of)
+    try:
+        answers = [(predict(images).numpy(), which.numpy()) for images, _, which in batches]
+    except tf.errors.OpError as error:
+        if records.damage:
+            raise UserError(records.damage) from error
+        raise
+    if not answers:
+        raise UserError(f"all {len(records):,} records of {records.split} are corrupt, such as {records.corrupt[0]}")
+    outputs, numbers = map(np.concatenate, zip(*answers))
+    return of_outputs(info, records, outputs, numbers, labels_of)
 
 
 def of_outputs(
@@ -158,8 +170,13 @@ def write(directory: Path, predictions: Predictions) -> None:
     Lines of the latter, kept in a file of their own, are what `tfrecord_tools.convert --relabel` takes: its column
     `label` is what the model says, and `was` what the dataset does.
     """
-    write_csv(directory / PREDICTIONS, table(predictions))
-    write_csv(directory / SUSPECTS, _suspects(predictions))
+    write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
+    write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
+
+
+def columns(classes: Sequence[str]) -> list[str]:
+    """The names of the columns of `table`."""
+    return ["record", "path", "label", "prediction", *(f"p_{name}" for name in classes)]
 
 
 def table(predictions: Predictions) -> Iterator[dict[str, Any]]:
@@ -187,28 +204,26 @@ def ranked(predictions: Predictions) -> np.ndarray:
     return np.argsort(own - others.max(1), kind="stable")
 
 
-def write_csv(path: Path, rows: Iterator[Mapping[str, Any]]) -> None:
-    """Writes a CSV of at least one row, whole or not at all."""
-    text = io.StringIO()
-    first = next(rows)
-    writer = csv.DictWriter(text, fieldnames=list(first), lineterminator="\n")
-    writer.writeheader()
-    writer.writerow(first)
-    writer.writerows(rows)
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a CSV, whole or not at all; its rows as they come."""
     with files.atomic(path) as file:
-        file.write(text.getvalue().encode())
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        text.detach()  # Writes the rest, and leaves the file open.
 
 
 def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
     labels, names = predictions.truth, predictions.classes
     for rank, i in enumerate(ranked(predictions).tolist(), start=1):
-        likely = int(predictions.probabilities[i].argmax())
+        said = int(predictions.predicted[i])
         yield {
             "rank": rank,
             "path": predictions.paths[i],
-            "label": names[likely],
+            "label": names[said],
             "was": names[labels[i]],
-            "p_label": str(predictions.probabilities[i, likely]),
+            "p_label": str(predictions.probabilities[i, said]),
             "p_was": str(predictions.probabilities[i, labels[i]]),
             "record": "" if predictions.records is None else int(predictions.records[i]),
         }
@@ -218,13 +233,18 @@ def _mapped(wanted: Sequence[str], given: Sequence[str], where: str = "") -> np.
     """For each given class, its number among the wanted ones."""
     if set(wanted) != set(given):
         only = {
-            "only the model has": [name for name in wanted if name not in given],
-            "only the dataset has": [name for name in given if name not in wanted],
+            "only the model has": sorted(set(wanted) - set(given)),
+            "only the dataset has": sorted(set(given) - set(wanted)),
         }
-        differences = "; ".join(f"{which} {', '.join(names)}" for which, names in only.items() if names)
+        differences = "; ".join(f"{which} {_some(names)}" for which, names in only.items() if names)
         raise UserError(
             f"{where}other classes than those the model was trained on: {differences}. Pass a dataset of the same"
             " classes; their order may differ."
         )
     number_of = {name: number for number, name in enumerate(wanted)}
     return np.array([number_of[name] for name in given], np.int64)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _DIFFERENCES_NAMED
+    return ", ".join(names[:_DIFFERENCES_NAMED]) + (f" and {more:,} more" if more > 0 else "")

@@ -6,7 +6,6 @@ import base64
 import csv
 import dataclasses
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +31,7 @@ _CLASSES_LISTED = 50
 _PAIRS_LISTED = 10
 _THUMBNAIL_PIXELS = 160
 _SURE = 0.9  # Of a mistake that may well be a wrong label.
-_MISCALIBRATED = 0.05
+_MISCALIBRATED = 0.05  # The error of calibration from which on it matters.
 _WAITING = 0.2  # Share of the time, from which on the input is what to mend.
 
 
@@ -82,7 +81,7 @@ def write(
     records: Records,
     predicted: Predictions,
     metrics: Mapping[str, Any],
-    run: Path,
+    run: Path | None,
 ) -> None:
     """Writes report.html, predictions.csv, suspects.csv and plots/*.png, each whole or not at all.
 
@@ -93,20 +92,21 @@ def write(
         records: What it was asked about.
         predicted: What it said, as of `predictions.of_records`.
         metrics: As in `Facts`.
-        run: The run directory, of which history and settings are shown where they are there.
+        run: The run directory, whose history and settings are shown; None where it is not known.
     """
     predictions.write(directory, predicted)
-    history = read_history(run / run_directory.HISTORY)
+    history = read_history(run / run_directory.HISTORY) if run else []
     drawn = plots.draw(predicted, info.threshold, history)
     (directory / PLOTS).mkdir(exist_ok=True)
     for name, plot in drawn.items():
         _write(directory / PLOTS / f"{name}.png", plot.png)
-    settings = run / run_directory.SETTINGS
+    for name in plots.NAMES - drawn.keys():  # Those of an earlier report.
+        (directory / PLOTS / f"{name}.png").unlink(missing_ok=True)
     facts = Facts(
         info=info,
         predictions=predicted,
         metrics=metrics,
-        settings=json.loads(settings.read_text()) if settings.exists() else {},
+        settings=run_directory.read_settings(run) if run else {},
         history=history,
         plots=drawn,
         mistakes=_mistakes(model, info, records, predicted),
@@ -185,8 +185,8 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             "check",
             "mistakes",
             f"{page.number(sure, 'label')} contradicted with {_SURE:.0%} or more",
-            "They may be wrong. Go through <code>suspects.csv</code> from the top, keep the lines whose column"
-            " <code>label</code> is right in a file of their own, and convert with <code>--relabel</code> of it.",
+            "They may be wrong. Go through <code>suspects.csv</code> from the top, append the lines whose column"
+            " <code>label</code> is right to a file of their own, and convert with <code>--relabel</code> of it.",
         )
     weak = _weakest(predicted)
     if weak is not None:
@@ -207,13 +207,15 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             "<code>--probe</code> says what binds; records of the right size (<code>convert --resize</code>) and"
             " <code>--cache</code> help.",
         )
-    if metrics["calibration_error"] >= _MISCALIBRATED:
-        gap = float(predicted.confidence.mean()) - metrics["accuracy"]
+    low, high = metrics["accuracy_interval"]
+    confidence = float(predicted.confidence.mean())
+    # Of few images the error is large by chance; the mean confidence lies outside of the interval by chance rarely.
+    if metrics["calibration_error"] >= _MISCALIBRATED and not low <= confidence <= high:
         yield (
             "check",
             "calibration",
-            f"The model is {'surer' if gap > 0 else 'less sure'} than it is right",
-            f"On average it is {predicted.confidence.mean():.1%} confident, and {metrics['accuracy']:.1%} are right:"
+            f"The model is {'surer' if confidence > high else 'less sure'} than it is right",
+            f"On average it is {confidence:.1%} confident, and {metrics['accuracy']:.1%} are right:"
             " do not take its probabilities at their word.",
         )
     if metrics["corrupt"]:
@@ -223,7 +225,6 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             f"{page.number(len(metrics['corrupt']), 'record')} corrupt and left out",
             f"Such as {page.text(metrics['corrupt'][0])}",
         )
-    low, high = metrics["accuracy_interval"]
     yield (
         "note",
         "decisions",
@@ -299,7 +300,8 @@ def _threshold(facts: Facts) -> str:
     name = page.text(predicted.classes[1])
     return (
         f'<p class="aside">An image is said to be of {name} from a probability of {facts.info.threshold:g} on. Of these'
-        f" images most, {best.accuracy:.1%}, would be right with {best.value:.3f}; chosen on them, it promises less on"
+        f" images most, {best.accuracy:.1%}, would be right with <code>--threshold={best.value:.6g}</code> of"
+        " <code>evaluate</code>, <code>predict</code> and <code>export</code>; chosen on them, it promises less on"
         f" others.</p>{_plots(facts, 'roc', 'precision_recall', 'probabilities')}"
     )
 
@@ -353,7 +355,9 @@ def _settings(facts: Facts) -> str:
         "The model takes": info.pixels,
     }
     environment = {**info.versions, **settings.get("environment", {})}
-    table = page.table(["", ""], ([name, page.text(str(value))] for name, value in where.items()), kind="settings")
+    table = page.table(
+        ["What", "Value"], ([name, page.text(str(value))] for name, value in where.items()), kind="settings"
+    )
     parts = [
         f"<h3>Data and model</h3>{table}",
         f"<h3>Settings</h3><pre>{flags}</pre>" if flags else "",
@@ -390,13 +394,13 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
 
 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
-    """The class of the lowest recall, and that, if it lies clearly below the accuracy."""
-    labels = predicted.truth
-    right = predicted.predicted == labels
-    rates = scores.per_class(scores.confusion(labels, predicted.predicted, len(predicted.classes)))
-    worst = int(np.nanargmin(rates.recall))
-    high = scores.wilson(int(right[labels == worst].sum()), int(rates.count[worst])).high
-    return (worst, float(rates.recall[worst])) if high < right.mean() else None
+    """Of the classes whose recall lies clearly below the accuracy, the one that surely lies lowest, and its recall."""
+    counts = scores.confusion(predicted.truth, predicted.predicted, len(predicted.classes))
+    rates = scores.per_class(counts)
+    # All at once: of a hundred intervals of 95 % each, five miss by chance.
+    highs = [scores.wilson(int(hits), int(n), len(counts)).high for hits, n in zip(np.diag(counts), rates.count)]
+    worst = int(np.argmin(highs))
+    return (worst, float(rates.recall[worst])) if highs[worst] < np.diag(counts).sum() / len(predicted) else None
 
 
 def _wrong(predicted: Predictions) -> np.ndarray:
@@ -404,9 +408,8 @@ def _wrong(predicted: Predictions) -> np.ndarray:
 
 
 def _plots(facts: Facts, *names: str) -> str:
-    figures = "".join(
-        f'<figure role="img" aria-label="{name.replace("_", " ")}">{facts.plots[name].svg}</figure>' for name in names
-    )
+    drawn = [facts.plots[name] for name in names]
+    figures = "".join(f'<figure role="img" aria-label="{page.text(one.told)}">{one.svg}</figure>' for one in drawn)
     return f'<div class="plots">{figures}</div>'
 
 

@@ -39,14 +39,21 @@ def check(run: str | None) -> None:
     Raises:
         UserError: It is a file, or lies where nothing can be written.
     """
-    if run is None:
-        return
-    path = Path(run)
+    if run is not None:
+        check_directory("run", Path(run))
+
+
+def check_directory(flag: str, path: Path) -> None:
+    """Refuses the value of a flag that is no directory and cannot become one, or cannot be written to.
+
+    Raises:
+        UserError: It is a file, or lies where nothing can be written.
+    """
     if path.exists() and not path.is_dir():
-        raise UserError(f"--run={run}: a file, not a directory. Pass another --run.")
+        raise UserError(f"--{flag}={path}: a file, not a directory. Pass another --{flag}.")
     above = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--run={run}: nothing can be written in {above}. Pass another --run.")
+        raise UserError(f"--{flag}={path}: nothing can be written in {above}. Pass another --{flag}.")
 
 
 def results(run: str | None, settings: Settings) -> dict[str, Any] | None:
@@ -132,6 +139,18 @@ def finish(path: Path, metrics: Mapping[str, Any]) -> None:
     """Writes metrics.json, by which a run counts as finished, and drops the checkpoint."""
     write_json(path / METRICS, metrics)
     (path / CHECKPOINT).unlink(missing_ok=True)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Reads settings.json of a run directory; {} where there is none.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    settings = _read_json(path / SETTINGS) or {}
+    if not isinstance(settings, dict) or not all(isinstance(topic, dict) for topic in settings.values()):
+        raise UserError(f"{path / SETTINGS}: damaged (no object of objects). Pass the model file in it as --run.")
+    return settings
 
 
 def versions() -> dict[str, str]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import statistics
 
 import numpy as np
 
-_Z = 1.959964  # Of the normal distribution: 95 % of it lie within so many deviations.
 _LEAST = 1e-7  # A probability below it counts as this in the loss, as in Keras.
 BINS = 10
 
@@ -80,13 +80,20 @@ class Reliability:
     error: float
 
 
-def wilson(right: int, count: int) -> Interval:
-    """Wilson's interval of a share: right also for few images and near 0 and 1, where the normal one is not."""
+def wilson(right: int, count: int, together: int = 1) -> Interval:
+    """Wilson's interval of a share: right also for few images and near 0 and 1, where the normal one is not.
+
+    Args:
+        right: How many.
+        count: Of how many.
+        together: Of how many such intervals all are to hold the truth 95 times of 100 (Bonferroni).
+    """
     if not count:
         return Interval(0.0, 1.0)
-    share, z2 = right / count, _Z**2 / count
+    z = statistics.NormalDist().inv_cdf(1 - 0.025 / together)
+    share, z2 = right / count, z**2 / count
     middle = share + z2 / 2
-    half = _Z * math.sqrt(share * (1 - share) / count + z2 / (4 * count))
+    half = z * math.sqrt(share * (1 - share) / count + z2 / (4 * count))
     return Interval(max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2)))
 
 
@@ -126,7 +133,7 @@ def precision_recall(labels: np.ndarray, scores: np.ndarray) -> Curve:
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> Threshold:
-    """The threshold with the most right answers, of equal ones the nearest to 0.5.
+    """The threshold within 0..1, neither of them, with the most right answers; of equal ones the nearest to 0.5.
 
     It lies in the middle between two scores, so that no rounding of a score decides.
     """
@@ -134,6 +141,7 @@ def best_threshold(labels: np.ndarray, scores: np.ndarray) -> Threshold:
     right = np.concatenate([[0], 2 * hits - said]) + len(labels) - labels.sum()  # Hits and rejected negatives.
     edges = np.concatenate([[1.0], values, [0.0]])
     middles = (edges[1:] + edges[:-1]) / 2
+    right = np.where((middles > 0) & (middles < 1), right, -1)  # From 1 on, a score of 1 counts: not "none of them".
     best = np.flatnonzero(right == right.max())
     nearest = best[np.argmin(np.abs(middles[best] - 0.5))]
     return Threshold(value=float(middles[nearest]), accuracy=float(right[nearest] / len(labels)))

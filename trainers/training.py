@@ -69,6 +69,7 @@ class Training:
         config: The rest.
         found: The device.
         classifier: The model.
+        info: What its file will say of it.
         steps: As many batches as hold the training images once.
     """
 
@@ -79,6 +80,7 @@ class Training:
     config: TrainConfig
     found: device.Device
     classifier: Classifier
+    info: model_file.ModelInfo
     steps: int
 
     @property
@@ -191,6 +193,7 @@ def _prepared(
         config=config,
         found=found,
         classifier=classifier,
+        info=model_file.describe(data, image_size=recipe.model.size, crop=recipe.crop, trainer=trainer),
         steps=steps,
     )
 
@@ -252,11 +255,10 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
 
 def _judged(run: Path, training: Training, task: Task, checkpointer: Checkpointer) -> dict[str, Any]:
     """Saves the model, judges and reports; returns the content of metrics.json."""
-    recipe, splits = training.recipe, training.splits
+    recipe, splits, info = training.recipe, training.splits, training.info
     # What is judged is what is kept: the float32 copy of the whole, not what was trained in whatever precision.
     model = models.rebuild_float32(training.classifier, recipe.model, training.classes)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For who loads it and evaluates.
-    info = model_file.describe(training.data, image_size=recipe.model.size, crop=recipe.crop, trainer=training.trainer)
     model_file.save(model, info, run / run_directory.MODEL)
     if task.answers:
         predicted = predictions.of_outputs(info, splits.validation, *task.answers())
