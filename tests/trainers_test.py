@@ -116,7 +116,7 @@ def test_everything_that_recipes_can_ask_for_at_once(place, tmp_path):
     metrics = train("scratch", place / "out", tmp_path / "run", recipe, tensorboard=True)
     rows = history(tmp_path / "run")
     rates = [float(row["learning_rate"]) for row in rows]
-    assert rates[0] == pytest.approx(1e-3 * 4 / 5)  # Four of five steps of warm-up.
+    assert rates[0] == pytest.approx(3e-3 * 4 / 5)  # Four of five steps of warm-up.
     assert rates[1] > rates[2]
     assert list((tmp_path / "run/tensorboard").glob("*/events*"))
     best = min(range(len(rows)), key=lambda i: float(rows[i]["val_loss"]))
