@@ -51,16 +51,17 @@ class Features:
             start_step: The first batch's number.
             shard: As in `dataset.train_batches`.
         """
-
-        def numbers(step: np.ndarray) -> np.ndarray:
-            return self.batch_numbers(batch_size, seed, int(step), shard)
-
+        numbers = self._batches(batch_size, seed, shard)
         return self._gathered(tf.data.Dataset.counter(start_step), numbers, batch_size // shard[1])
 
-    def batch_numbers(self, batch_size: int, seed: int, step: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
+    def batch_numbers(self, batch_size: int, seed: int, step: int) -> np.ndarray:
         """The numbers of the records in a batch of `shuffled`, i64[b]."""
-        chosen = order.Shuffled(len(self.sound), seed)[order.batch_positions(step, batch_size, shard)]
-        return self.sound[chosen]
+        return self._batches(batch_size, seed, (0, 1))(step)
+
+    def _batches(self, batch_size: int, seed: int, shard: tuple[int, int]) -> Callable[[Any], np.ndarray]:
+        # One order for all batches: it permutes thousands of positions at once, and keeps them.
+        shuffled = order.Shuffled(len(self.sound), seed)
+        return lambda step: self.sound[shuffled[order.batch_positions(int(step), batch_size, shard)]]
 
     def in_order(self, batch_size: int, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
         """Batches (f32[b c], i64[b]) of the sound records of a worker's share, the last one may be smaller."""
