@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import tfrecord_tools
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.scan import ScanConfig, Sources, scan
+from tfrecord_tools.stores import Content, Store
 
 REPOSITORY = Path(tfrecord_tools.__file__).parents[1]
 
@@ -68,6 +70,19 @@ def converted(src: Path, out: Path, /, **settings: Any) -> dict[str, Any]:
     """Converts without a word, in this process; returns what `convert.json` says."""
     config: dict[str, Any] = {"workers": 1, "src": str(src), "out": str(out)} | settings
     return convert(ConvertConfig(**config), log=lambda line: None)
+
+
+def noted_reads(monkeypatch: pytest.MonkeyPatch, store: type[Store]) -> list[str]:
+    """Lets a kind of store read as it does, and note the names of what it reads in the list returned."""
+    read: list[str] = []
+    original = store.read
+
+    def noting(self: Store, path: str, span: np.void) -> Content:
+        read.append(path)
+        return original(self, path, span)
+
+    monkeypatch.setattr(store, "read", noting)
+    return read
 
 
 def flip(path: Path, position: int, bits: int = 0x10) -> None:

@@ -9,9 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from drawn import contents, converted, image, run, scanned, with_splits
+from drawn import contents, converted, image, noted_reads, run, scanned, with_splits
 from s3_bucket import Bucket
 
 from tfrecord_tools import object_store, stores, workers
@@ -182,14 +181,7 @@ def test_what_was_surveyed_and_is_unchanged_is_not_read_again(
 ) -> None:
     source = with_splits(tmp_path / "pets", train=2, validation=1)
     bucket.upload(source, "pets")
-    read: list[str] = []
-    original = object_store.Objects.read
-
-    def noting(self: object_store.Objects, path: str, span: np.void) -> stores.Content:
-        read.append(path)
-        return original(self, path, span)
-
-    monkeypatch.setattr(object_store.Objects, "read", noting)
+    read = noted_reads(monkeypatch, object_store.Objects)
     here = workers.Pool(None, 1)
     url: Any = f"{bucket.url}/pets"
     survey(scanned(url), here, saved=tmp_path / "saved")

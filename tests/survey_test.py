@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from drawn import draw, image, scanned, tree
+from drawn import draw, image, noted_reads, scanned, tree
 
 from tfrecord_tools import stores, workers
 from tfrecord_tools import survey as survey_module
@@ -32,15 +32,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are really read, as they are."""
-    read: list[str] = []
-    original = stores.Directory.read
-
-    def noting(self: stores.Directory, path: str, span: np.void) -> stores.Content:
-        read.append(path)
-        return original(self, path, span)
-
-    monkeypatch.setattr(stores.Directory, "read", noting)
-    return read
+    return noted_reads(monkeypatch, stores.Directory)
 
 
 def equal(one: Facts, other: Facts) -> bool:

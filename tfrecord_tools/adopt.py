@@ -24,7 +24,7 @@ from absl import flags
 from PIL import Image
 
 from tfrecord_tools import command, examples, guess, images, index, metadata, plan, schema, tfrecord_files, workers
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import VERIFY, BadImage, ImageConfig, Prepared
 from tfrecord_tools.plan import PlanConfig, listed, shard_name
 from tfrecord_tools.progress import Progress
@@ -157,10 +157,7 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> dict[str
             jobs = [_Job(*pair, keys, text_key, config.verify) for pair in zip(shards, parts)]
             lines = _write(space, config, keys, shards, parts, _scan_all(jobs, config))
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        raise UserError(
-            f"{what}{error.strerror or error}. Nothing was written; mend the cause and try again."
-        ) from error
+        raise UserError(f"{refusal(error)}. Nothing was written; mend the cause and try again.") from error
     for line in lines:
         log(line)
     return metadata.read(out)

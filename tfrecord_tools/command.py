@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from absl import app, flags
 
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
 EXIT_USER_ERROR = 1
@@ -36,7 +36,7 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted")
         except OSError as error:
             if isinstance(error, BrokenPipeError) and _reader_is_gone():
                 return 0
-            print(f"error: {_refusal(error)}. Mend the cause and repeat the command.", file=sys.stderr)
+            print(f"error: {refusal(error)}. Mend the cause and repeat the command.", file=sys.stderr)
             return EXIT_USER_ERROR
         except KeyboardInterrupt:
             print(f"\n{interrupted}", file=sys.stderr)
@@ -57,12 +57,6 @@ def _reader_is_gone() -> bool:
     if gone:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return gone
-
-
-def _refusal(error: OSError) -> str:
-    if not error.strerror:
-        return str(error) or type(error).__name__
-    return f"{os.fspath(error.filename)}: {error.strerror}" if error.filename is not None else error.strerror
 
 
 def no_arguments(argv: Sequence[str]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from tfrecord_tools import beam_engine, card, cli, command, files, index, metadata, report, update, workers, workspace
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.plan import (
     DUPLICATES,
@@ -156,9 +156,8 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
             workspace.check_out(out, config.overwrite or config.update)
             return _convert_in(space, config, log)
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
         raise UserError(
-            f"{what}{error.strerror or error}. What is done is kept in {workspace.partial_of(out)}/."
+            f"{refusal(error)}. What is done is kept in {workspace.partial_of(out)}/."
             " Mend the cause and run the same command again: it continues."
         ) from error
 

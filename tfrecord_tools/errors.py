@@ -12,3 +12,9 @@ class UserError(Exception):
 
 class CorruptRecord(UserError):
     """A record whose stored bytes are not what was written: the checksum or the length is wrong."""
+
+
+def refusal(error: OSError) -> str:
+    """What the system refused, in words, with the file where it has one; no full stop at the end."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason

@@ -26,7 +26,7 @@ from absl import flags
 from PIL import Image
 
 from tfrecord_tools import command
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.examples import image_type
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Dataset, open_dataset
@@ -107,10 +107,7 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
             if sink.count(space.data) != written:
                 raise RuntimeError(f"{out}: what was written cannot be read again; please report this")
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        raise UserError(
-            f"{what}{error.strerror or error}. Nothing was written; mend the cause and try again."
-        ) from error
+        raise UserError(f"{refusal(error)}. Nothing was written; mend the cause and try again.") from error
     for split, count in data.splits.items():
         log(f"{out}/: {count:,} images of {split}, read again and counted")
     for line in sink.notes(out):

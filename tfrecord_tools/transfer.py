@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tfrecord_tools import command, files, object_store
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.metadata import CONVERT_JSON
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.stores import is_litter
@@ -174,8 +174,7 @@ def transfer(config: TransferConfig, log: Callable[[str], object] = print) -> Tr
     try:
         done = _transfer(source, destination)
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        raise UserError(f"{what}{error.strerror or error}. Mend it and repeat the command: it continues.") from error
+        raise UserError(f"{refusal(error)}. Mend it and repeat the command: it continues.") from error
     by_size = f" ({done.by_size:,} of these compared by size only)" if done.by_size else ""
     there = done.verified + done.by_size
     log(f"{destination.shown}: complete; {done.copied:,} files copied, {there:,} were there{by_size}")

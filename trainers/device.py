@@ -162,9 +162,8 @@ def _find(precision: str, strategy: str, cluster: Cluster) -> Device:
 def _make_strategy(strategy: str, cluster: Cluster, kind: str) -> tf.distribute.Strategy | None:
     if strategy == "multi_worker":
         others = [address for i, address in enumerate(cluster.addresses) if i != cluster.worker]
-        print(
-            f"waiting for the other {len(others)} workers: {', '.join(others)}", flush=True
-        )  # TensorFlow does not say.
+        # TensorFlow waits without a word.
+        print(f"waiting for the other {len(others)} workers: {', '.join(others)}", flush=True)
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError, ValueError) as error:

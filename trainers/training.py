@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.records import Dataset, Records
 from trainers import (
     checkpoint,
@@ -157,10 +157,7 @@ def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> It
             ) from error
         raise
     except OSError as error:
-        what = f"{error.filename}: " if error.filename else ""
-        raise UserError(
-            f"{what}{error.strerror or error}. Mend the cause and run the same command again: it continues."
-        ) from error
+        raise UserError(f"{refusal(error)}. Mend the cause and run the same command again: it continues.") from error
 
 
 def _first_line(error: tf.errors.OpError) -> str:
