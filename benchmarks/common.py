@@ -9,8 +9,9 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -73,6 +74,17 @@ def convert(*options: str) -> None:
 def peak_bytes() -> int:
     """The most memory that this process has taken so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def images_a_second(batches: Iterable[Any], batch_size: int, count: int) -> float:
+    """Reads `count` images after a warm-up of a tenth, and at least a shuffle buffer's worth."""
+    iterator = iter(batches)
+    for _ in range(max(count // 10, 1000) // batch_size):
+        next(iterator)
+    start = time.perf_counter()
+    for _ in range(count // batch_size):
+        next(iterator)
+    return count // batch_size * batch_size / (time.perf_counter() - start)
 
 
 def contents(directory: Path) -> dict[str, bytes]:

@@ -9,11 +9,13 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command
+from tfrecord_tools import command, decoder, workers
 from trainers import image_files, model_file, predictions
 
 _ONE_CALL = """
@@ -30,8 +32,6 @@ def main(argv: Sequence[str]) -> None:
     _print_start(str(path), found.sources[0].path, model_file.read_info(path).image_size)
     import tensorflow as tf
 
-    from tfrecord_tools.pixels import decode_pixels
-
     model, info = model_file.load(path)
     predict = predictions.compiled(model)
     batch = tf.zeros((predictions.BATCH_SIZE, info.image_size, info.image_size, 3), tf.uint8)
@@ -41,9 +41,11 @@ def main(argv: Sequence[str]) -> None:
         return sum(len(predict(batch).numpy()) for _ in range(batches))
 
     def decode_alone() -> int:
-        data = tf.data.Dataset.from_tensor_slices([source.path for source in found.sources])
-        data = data.map(lambda name: decode_pixels(tf.io.read_file(name), info.image_size, info.crop), tf.data.AUTOTUNE)
-        return sum(len(pixels) for pixels in data.batch(predictions.BATCH_SIZE).prefetch(tf.data.AUTOTUNE))
+        def decode(source: image_files.Source) -> np.ndarray:
+            return decoder.decode(source.read(), info.image_size, info.crop)
+
+        with ThreadPoolExecutor(workers.default_workers()) as pool:
+            return sum(1 for _ in pool.map(decode, found.sources))
 
     def judge() -> int:
         return sum(len(judged) for judged in image_files.judge(model, info, found))

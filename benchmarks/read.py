@@ -1,17 +1,19 @@
 """What the input pipeline delivers, beside what others make of the same photographs, in one run.
 
 Ours reads through the index, fully shuffled. The others: ImageDataGenerator, image_dataset_from_directory with
-Keras's layers, and, if torchvision is installed, its transforms in a DataLoader. The limits: TFRecords read in
+Keras's layers, and, with the extra `interop`, torchvision's transforms in a DataLoader. The limits: TFRecords read in
 sequence and only decoded; and only read.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import io
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,13 @@ from absl import flags
 from PIL import Image
 
 from benchmarks import common
-from tfrecord_tools import command, dataset
+from tfrecord_tools import command, dataset, decoder
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.pixels import decode_pixels
 from tfrecord_tools.records import Dataset, Records
 
 _FEATURES = {"image": tf.io.FixedLenFeature([], tf.string)}
 _DOCUMENT = PRESETS["document"]
-Make = Callable[[], Iterable[Any]]
+Rate = Callable[[], float]  # Measures images a second.
 
 
 def sequential(data: Dataset, decode: Callable[[tf.Tensor], tf.Tensor] | None, batch_size: int) -> tf.data.Dataset:
@@ -79,73 +80,58 @@ def keras_directory(photos: Path, size: int, batch_size: int, augment: bool) -> 
     return data.prefetch(tf.data.AUTOTUNE)
 
 
-def torchvision_loader(photos: Path, size: int, batch_size: int, augment: bool) -> Iterable[Any]:
-    import torch
-    from torchvision import datasets
-    from torchvision.transforms import v2
-
-    changes = [v2.PILToTensor(), v2.Resize((size, size), antialias=True)]
-    if augment:
-        changes += [v2.RandomAffine(90, (0.2, 0.2), (0.8, 1.2)), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
-    loader = torch.utils.data.DataLoader(
-        datasets.ImageFolder(str(photos), v2.Compose(changes)), batch_size, shuffle=True, num_workers=2
+def torchvision_rate(*options: str) -> float:
+    """Images a second of torchvision's loader; see benchmarks.torchvision_peer."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "benchmarks.torchvision_peer", *options], capture_output=True, text=True, check=True
     )
-    while True:
-        yield from loader
+    return float(ended.stdout)
 
 
-def images_a_second(batches: Iterable[Any], batch_size: int, count: int) -> float:
-    """Reads `count` images after a warm-up of a tenth, and at least a shuffle buffer's worth."""
-    iterator = iter(batches)
-    for _ in range(max(count // 10, 1000) // batch_size):
-        next(iterator)
-    start = time.perf_counter()
-    for _ in range(count // batch_size):
-        next(iterator)
-    return count // batch_size * batch_size / (time.perf_counter() - start)
+def rates(data: Dataset, prepared: Dataset, photos: Path, given: Any) -> dict[str, tuple[Rate, Rate]]:
+    """Name -> images a second without and with augmentation, measured anew at each call."""
+    size, batch_size, count = given.image_size, given.batch_size, given.images
 
+    def rate_of(make: Callable[[], Iterable[Any]]) -> Rate:
+        return lambda: common.images_a_second(make(), batch_size, count)
 
-def makers(data: Dataset, prepared: Dataset, photos: Path, size: int, batch_size: int) -> dict[str, tuple[Make, Make]]:
-    """Name -> without and with augmentation."""
-
-    def ours(records: Records, **settings: Any) -> tuple[Make, Make]:
+    def ours(records: Records, **settings: Any) -> tuple[Rate, Rate]:
         make = functools.partial(
             dataset.train_batches, records, batch_size=batch_size, image_size=size, seed=0, **settings
         )
-        return make, functools.partial(make, augment=_DOCUMENT)
+        return rate_of(make), rate_of(functools.partial(make, augment=_DOCUMENT))
 
-    records, small = data.records("train"), prepared.records("train")
+    def theirs(make: Callable[..., Iterable[Any]]) -> tuple[Rate, Rate]:
+        plain, augmented = (functools.partial(make, photos, size, batch_size, augment) for augment in (False, True))
+        return rate_of(plain), rate_of(augmented)
+
+    records = data.records("train")
     found = {
         "ours": ours(records),
-        "ours, records made with --resize": ours(small),
+        "ours, records made with --resize": ours(prepared.records("train")),
         "ours, from memory": ours(records, cache=dataset.cache_pixels(records, image_size=size)),
+        "ImageDataGenerator": theirs(generator),
+        "image_dataset_from_directory": theirs(keras_directory),
     }
-    peers: dict[str, Callable[..., Iterable[Any]]] = {
-        "ImageDataGenerator": generator,
-        "image_dataset_from_directory": keras_directory,
-    }
-    try:
-        import torchvision  # noqa: F401
-
-        peers["torchvision v2, 2 workers"] = torchvision_loader
-    except ImportError:
+    if importlib.util.find_spec("torchvision"):
+        options = [f"--photos={photos}", f"--image_size={size}", f"--batch_size={batch_size}", f"--images={count}"]
+        plain, augmented = (functools.partial(torchvision_rate, *options, f"--augment={x}") for x in (False, True))
+        found["torchvision v2, 2 workers"] = plain, augmented
+    else:
         print("torchvision is not installed: left out")
-    for name, make in peers.items():
-        plain, augmented = (functools.partial(make, photos, size, batch_size, augment) for augment in (False, True))
-        found[name] = plain, augmented
     return found
 
 
-def compare(table: dict[str, tuple[Make, Make]], limits: dict[str, Make], batch_size: int, given: Any) -> None:
+def compare(table: dict[str, tuple[Rate, Rate]], limits: dict[str, Rate], rounds: int) -> None:
     """Prints medians, and the ratios of ours to each, round by round."""
     figures: dict[tuple[str, int], list[float]] = {}
-    for _ in range(given.rounds):
+    for _ in range(rounds):
         for name, pair in table.items():
-            for number, make in enumerate(pair):
-                figures.setdefault((name, number), []).append(images_a_second(make(), batch_size, given.images))
-        for name, make in limits.items():
-            figures.setdefault((name, 0), []).append(images_a_second(make(), batch_size, given.images))
-    print(f"images a second, medians of {given.rounds} rounds (how many times that is ours)")
+            for number, measure in enumerate(pair):
+                figures.setdefault((name, number), []).append(measure())
+        for name, measure in limits.items():
+            figures.setdefault((name, 0), []).append(measure())
+    print(f"images a second, medians of {rounds} rounds (ours : that, the median of the rounds' ratios)")
     print(f"  {'':<34} {'plain':>16} {'document':>16}")
     for name in [*table, *limits]:
         cells = []
@@ -165,15 +151,15 @@ def quality(records: Records, size: int, count: int = 200) -> None:
             data = records[number]["image"]
             with Image.open(io.BytesIO(data)) as image:
                 expected = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling[name]), np.float64)
-            ours.append(_psnr(decode_pixels(tf.constant(data), size), expected))
+            ours.append(_psnr(decoder.decode(data, size), expected))
             full = tf.io.decode_image(data, channels=3, expand_animations=False)
             theirs.append(_psnr(tf.round(tf.image.resize(full, [size, size], antialias=True)), expected))
         mean = float(np.mean(ours)), float(np.mean(theirs))
         print(f"  {name.lower():<10} ours {mean[0]:.1f}, tf.image.resize(antialias=True) {mean[1]:.1f}")
 
 
-def _psnr(pixels: tf.Tensor, expected: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / np.mean((tf.cast(pixels, tf.float64).numpy() - expected) ** 2)))
+def _psnr(pixels: Any, expected: np.ndarray) -> float:
+    return float(10 * np.log10(255**2 / np.mean((np.asarray(pixels, np.float64) - expected) ** 2)))
 
 
 def convert(photos: Path, out: Path, *options: str) -> Dataset:
@@ -187,36 +173,33 @@ def main(argv: Sequence[str]) -> None:
     photos, size, batch_size = Path(given.photos), given.image_size, given.batch_size
     with tempfile.TemporaryDirectory() as work:
         data = convert(photos, Path(work) / "out")
-        prepared = convert(photos, Path(work) / "small", f"--resize={size}", "--resize_mode=exact", "--store=jpeg")
+        prepared = convert(photos, Path(work) / "small", f"--resize={given.resize}")
         records = data.records("train")
         quality(records, size)
-        compare(
-            makers(data, prepared, photos / "train", size, batch_size),
-            {
-                "limit: sequential, only decoded": lambda: sequential(
-                    data, lambda image: tf.shape(tf.io.decode_jpeg(image, channels=3)), batch_size
-                ),
-                "sequential, decoded by ours": lambda: sequential(
-                    data, lambda image: decode_pixels(image, size), batch_size
-                ),
-            },
-            batch_size,
-            given,
-        )
-        bytes_only: dict[str, Make] = {
-            "index, full shuffle": lambda: dataset.serialized_batches(records, batch_size=batch_size, seed=0),
-            "sequential + shuffle(1000)": lambda: sequential(data, None, batch_size),
+
+        def rate(make: Callable[[], Iterable[Any]], count: int = given.images) -> Rate:
+            return lambda: common.images_a_second(make(), batch_size, count)
+
+        def only_decoded(image: tf.Tensor) -> tf.Tensor:
+            return tf.shape(tf.io.decode_jpeg(image, channels=3))
+
+        limits = {"limit: sequential, only decoded": rate(lambda: sequential(data, only_decoded, batch_size))}
+        compare(rates(data, prepared, photos / "train", given), limits, given.rounds)
+        ours = functools.partial(dataset.serialized_batches, records, batch_size=batch_size, seed=0)
+        bytes_only = {
+            "index, full shuffle": rate(ours, given.images * 5),
+            "sequential + shuffle(1000)": rate(lambda: sequential(data, None, batch_size), given.images * 5),
         }
         print("records a second, bytes only")
-        for name, make in bytes_only.items():
-            rates = [images_a_second(make(), batch_size, given.images * 5) for _ in range(given.rounds)]
-            print(f"  {name:<34} {statistics.median(rates):>16,.0f}")
+        for name, measure in bytes_only.items():
+            print(f"  {name:<34} {statistics.median(measure() for _ in range(given.rounds)):>16,.0f}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
     flags.DEFINE_integer("batch_size", 20, "Images a batch.")
     flags.DEFINE_integer("image_size", 150, "Height and width in pixels.")
+    flags.DEFINE_integer("resize", 160, "Of the prepared records: their shorter side.")
     flags.DEFINE_integer("images", 2000, "Images read a round.")
     flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.")
     command.run(main)

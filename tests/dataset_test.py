@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn import converted, flip, tree
+from drawn import break_image, converted, flip, rewrite, tree
 
 from tfrecord_tools import dataset
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
@@ -135,12 +135,22 @@ def test_slices_of_workers_make_up_the_global_batches(train: Records, workers: i
             np.testing.assert_array_equal(joined, batch[part])
 
 
-def test_order_does_not_depend_on_parallelism(train: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = as_bytes(batches(train, 12, augment=SHIFT, with_numbers=True))
-    for parallel in (1, 3):
-        monkeypatch.setattr(tf.data, "AUTOTUNE", parallel)
-        monkeypatch.setattr(dataset, "_READERS", parallel)
-        assert as_bytes(batches(train, 12, augment=SHIFT, with_numbers=True)) == expected
+@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
+@pytest.mark.parametrize(("parallel", "chunk"), [(1, 1), (3, 2), (2, 3)], ids=["one", "halves", "across batches"])
+def test_order_does_not_depend_on_parallelism(
+    train: Records, parallel: int, chunk: int, shard: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {
+        "augment": SHIFT,
+        "with_numbers": True,
+        "shard": shard,
+        "batch_size": 8,
+        "start_step": 5,
+    }
+    expected = as_bytes(batches(train, 12, **settings))
+    monkeypatch.setattr(tf.data, "AUTOTUNE", parallel)
+    monkeypatch.setattr(dataset, "_CHUNK", chunk)
+    assert as_bytes(batches(train, 12, parallel=parallel, **settings)) == expected
 
 
 def test_iterating_twice_gives_the_same(train: Records) -> None:
@@ -274,6 +284,35 @@ def test_evaluation_of_nothing_but_corrupt_records(out: Path, tmp_path: Path) ->
     records = damaged_copy(out, tmp_path / "copy", list(range(10)))
     assert list(evaluated(records)) == []
     assert len(records.corrupt) == 10
+
+
+@pytest.fixture
+def undecodable(out: Path, tmp_path: Path) -> Records:
+    """The training records; the fifth is no image, but has the checksum of what it is."""
+    shutil.copytree(out, tmp_path / "undecodable")
+    break_image(tmp_path / "undecodable", 4)
+    return dataset.open(tmp_path / "undecodable").records("train")
+
+
+def test_an_image_that_cannot_be_decoded_is_like_a_corrupt_record(
+    train: Records, undecodable: Records, damaged: Records
+) -> None:
+    assert numbers(undecodable, 15) == numbers(damaged, 15)
+    assert train.paths[4] in undecodable.corrupt[4]
+    assert "cannot be decoded: Unknown image file format" in undecodable.corrupt[4]
+    again = dataset.open(Path(undecodable._index_path).parent).records("train")
+    assert np.concatenate([batch[2] for batch in evaluated(again)]).tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    cache = dataset.cache_pixels(again, image_size=SIZE)
+    assert cache is not None
+    assert cache.corrupt == {4}
+
+
+def test_an_example_that_breaks_off_is_like_a_corrupt_record(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "copy")
+    rewrite(tmp_path / "copy", 4, lambda example: example[:-1] + b"\x81")  # A number that would go on.
+    records = dataset.open(tmp_path / "copy").records("train")
+    assert sum(len(batch[2]) for batch in evaluated(records)) == 9
+    assert records.corrupt[4].endswith("cannot be decoded: it ends within a field")
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ import pytest
 from PIL import Image
 
 import tfrecord_tools
+from tfrecord_tools import schema
 from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.records import open_dataset
 from tfrecord_tools.scan import ScanConfig, Sources, scan
 from tfrecord_tools.stores import Content, Store
 
@@ -54,6 +56,23 @@ def with_splits(root: Path, train: int = 5, validation: int = 3) -> Path:
     """Draws a source directory with splits and two classes; counts are per class."""
     sides = {"train": train, "validation": validation}
     return tree(root, {f"{split}/{name}": count for split, count in sides.items() for name in ("cats", "dogs")})
+
+
+def rewrite(out: Path, number: int, change: Callable[[bytes], bytes]) -> None:
+    """Changes the example of a training record to one of the same length, with right checksums."""
+    records = open_dataset(out).records("train")
+    example = records.serialized(number)
+    changed = change(example)
+    assert len(changed) == len(example)
+    with open(records._shards[records._shard[number]], "r+b") as file:
+        file.seek(int(records._offset[number]))
+        file.write(schema.frame(changed))
+
+
+def break_image(out: Path, number: int) -> None:
+    """Makes the image of a training record one that nothing decodes."""
+    image = open_dataset(out).records("train")[number]["image"]
+    rewrite(out, number, lambda example: example.replace(image[:6], b"<html>"))
 
 
 def contents(directory: Path) -> dict[str, bytes]:

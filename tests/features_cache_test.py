@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from drawn import converted, flip, with_splits
+from drawn import break_image, converted, flip, with_splits
 
 from tfrecord_tools import dataset, files
 from tfrecord_tools.errors import UserError
@@ -118,11 +118,15 @@ def test_batches_are_permutations_from_any_step(out, tmp_path):
     np.testing.assert_array_equal(np.concatenate([batch for batch, _ in in_order]), features.values)
 
 
-def test_corrupt_records_are_left_out_now_and_later(out, tmp_path):
+def flip_one(copy: Path, number: int) -> None:
+    flip(next(copy.glob("*train*")), int(dataset.open(copy).records("train")._offset[number]) + 40)
+
+
+@pytest.mark.parametrize("damage", [flip_one, break_image], ids=["corrupt", "no image"])
+def test_corrupt_records_are_left_out_now_and_later(damage, out, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
-    records = dataset.open(copy).records("train")
-    flip(next(copy.glob("*train*")), int(records._offset[7]) + 40)
+    damage(copy, 7)
     for _ in range(2):
         records = dataset.open(copy).records("train")
         features = load(records, Extractor(), tmp_path / "features")

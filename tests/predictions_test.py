@@ -9,7 +9,7 @@ import pytest
 from drawn import converted
 from judged import judged_pair, photos, read_csv, run_of
 
-from tfrecord_tools import dataset
+from tfrecord_tools import dataset, decoder
 from tfrecord_tools.errors import UserError
 from trainers import model_file, predictions
 from trainers.predictions import Predictions
@@ -44,7 +44,7 @@ def test_each_prediction_is_that_of_its_record(pair):
         record = records[number]
         assert found.paths[i] == record["path"]
         assert found.labels[i] == record["label"]
-        pixels = dataset.decode_pixels(record["image"], info.image_size, info.crop)
+        pixels = decoder.decode(record["image"], info.image_size, info.crop)
         (p,) = np.asarray(model(pixels[None]))[0]
         np.testing.assert_allclose(found.probabilities[i], [1 - p, p], atol=1e-6)
 

@@ -16,7 +16,7 @@ from drawn import converted
 from judged import HISTORY, color_model, judged_pair, photos, read_csv
 from PIL import Image
 
-from tfrecord_tools import dataset
+from tfrecord_tools import dataset, decoder
 from trainers import model_file, plots, predictions, report
 from trainers.model_file import ModelInfo
 from trainers.predictions import Predictions
@@ -179,7 +179,7 @@ def test_the_mistakes_show_what_the_model_saw(pair):
         with Image.open(io.BytesIO(one.image)) as image:
             shown = np.asarray(image.convert("RGB"), float)
         record = records[int(predicted.records[one.number])]
-        expected = dataset.decode_pixels(record["image"], info.image_size, info.crop).numpy()
+        expected = decoder.decode(record["image"], info.image_size, info.crop)
         assert np.abs(shown.mean((0, 1)) - expected.mean((0, 1))).max() < 8  # JPEG.
     surest = [predicted.confidence[one.number] for one in mistakes]
     assert surest == sorted(surest, reverse=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tfrecord_tools import command, workers
+from tfrecord_tools import command, geometry, workers
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records, open_dataset
@@ -58,8 +58,7 @@ class BenchConfig:
         for name in ("image_size", "batch_size", "seconds"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name}={getattr(self, name)}: above 0 is expected.")
-        if not 0 <= self.crop <= 1:
-            raise UserError(f"--crop={self.crop}: a share within 0..1 is expected; 0 stretches the whole image.")
+        geometry.check_crop(self.crop, "--crop=")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,25 +9,27 @@ model.fit(train, steps_per_epoch=100, epochs=10, validation_data=validation)
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfrecord_tools import decoder, schema, workers
 from tfrecord_tools import order as orders
 from tfrecord_tools.augment import augment as augmented
 from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.geometry import check_crop
 from tfrecord_tools.order import Order
-from tfrecord_tools.pixels import decode_pixels
 from tfrecord_tools.records import Records, open_dataset
 
 open = open_dataset
 
-_READERS = 2  # Python reads in one thread at a time; while one waits for the disk, the other goes on.
+_CHUNK = 64  # At most so many images are read and decoded in one call of Python: few calls, little to hold.
 _DRAWS = 6  # What these keys are for: other hashes of the same numbers are those of orders.
 _TRIED = 16  # Positions that are looked up at once.
+Fetch = Callable[[int], Any]
 
 
 def train_batches(
@@ -44,7 +46,7 @@ def train_batches(
     cache: Cache | None = None,
     with_numbers: bool = False,
     with_keys: bool = False,
-    parallel: int = tf.data.AUTOTUNE,
+    parallel: int | None = None,
     jit: bool = True,
 ) -> tf.data.Dataset:
     """An endless stream of shuffled batches; batch k is the same whatever came before it.
@@ -67,7 +69,7 @@ def train_batches(
         cache: The images as `cache_pixels` returned them for the same size and crop; nothing is decoded then.
         with_numbers: Yield the record numbers too.
         with_keys: Yield the keys of the draws too, as `mix` takes them.
-        parallel: How many images are decoded at once.
+        parallel: How many threads read and decode; None: one a processor.
         jit: Compile the augmentation with XLA; its result is the same.
 
     Returns:
@@ -81,25 +83,28 @@ def train_batches(
     check_crop(crop)
     chosen = _Chosen(records, order or orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
     if cache is None:
-        data = chosen.batches(start_step, records.sound, tf.string)
-        data = _decoded(data, records, image_size, crop, parallel).batch(chosen.share, drop_remainder=True)
+        fetch = fetch_decoded(records, image_size, crop)
     else:
         _check_cache(cache, records, image_size, crop)
-        data = chosen.batches(start_step, cache.get, tf.uint8, cache.pixels.shape[1:])
+        fetch = cache.get
+    data = chosen.batches(start_step, fetch, tf.uint8, (image_size, image_size, 3), parallel)
 
     def finish(images: tf.Tensor, numbers: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
         more = ((numbers,) if with_numbers else ()) + ((keys,) if with_keys else ())
         return augmented(images, keys, augment, jit), labels, *more
 
-    return data.map(finish, parallel).prefetch(tf.data.AUTOTUNE)
+    return data.map(finish, parallel or tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
 def serialized_batches(
     records: Records, *, batch_size: int, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
-    """The stream of `train_batches` before it is decoded: (serialized examples string[b], record numbers i64[b])."""
+    """The stream of `train_batches` before it is decoded: (serialized examples string[b], record numbers i64[b]).
+
+    An image that cannot be decoded is not found here, and stays in it.
+    """
     chosen = _Chosen(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
-    data = chosen.batches(start_step, records.sound, tf.string)
+    data = chosen.batches(start_step, records.sound, tf.string, ())
     return data.map(lambda examples, numbers, labels, keys: (examples, numbers))
 
 
@@ -166,7 +171,7 @@ class _Chosen:
         self._batch_size, self._shard = batch_size, shard
 
     def batches(
-        self, start_step: int, fetch: Callable[[int], Any], dtype: tf.DType, shape: tuple[int, ...] = ()
+        self, start_step: int, fetch: Fetch, dtype: tf.DType, shape: tuple[int, ...], parallel: int | None = None
     ) -> tf.data.Dataset:
         """Yields (what is fetched, record numbers i64[b], labels i64[b], keys of the draws i64[b]).
 
@@ -175,12 +180,15 @@ class _Chosen:
             fetch: Record number -> what of it is wanted; None if it is corrupt.
             dtype: Of what is fetched.
             shape: Of one.
+            parallel: As in `train_batches`.
         """
         if start_step < 0:
             raise UserError(f"start_step={start_step}: at least 0.")
+        start, chunk = start_step * self.share, min(self.share, _CHUNK)
 
-        def read(step: np.ndarray) -> tuple[np.ndarray, ...]:
-            positions = orders.batch_positions(int(step), self._batch_size, self._shard)
+        def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
+            places = start + int(number) * chunk + np.arange(chunk)
+            positions = orders.stream_positions(places, self._batch_size, self._shard)
             rounds, numbers = self._order.at(positions)
             found = [fetch(number) for number in numbers.tolist()]
             instead = np.zeros_like(numbers)  # Else it would be changed just as where it stands itself.
@@ -189,20 +197,16 @@ class _Chosen:
                     found[place], numbers[place] = self._next_sound(int(positions[place]), fetch)
                     instead[place] = positions[place] + 1
             keys = orders.mix(self._seed, _DRAWS, rounds, numbers, instead).view(np.int64)
-            values = np.array(found, object) if dtype == tf.string else np.stack(found)
-            return values, numbers, self._records.labels[numbers], keys
+            return _stacked(found, dtype, shape), numbers, self._records.labels[numbers], keys
 
-        def as_tensors(step: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            # Stateless is what it is; said, it may run in parallel also under op determinism.
-            parts = tf.numpy_function(read, [step], (dtype, tf.int64, tf.int64, tf.int64), stateful=False)
-            for part, rest in zip(parts, (shape, (), (), ())):
-                part.set_shape([self.share, *rest])
-            return tuple(parts)
+        dtypes = (dtype, tf.int64, tf.int64, tf.int64)
+        data = map_python(tf.data.Dataset.counter(), read, dtypes, shape, length=chunk, parallel=parallel)
+        if chunk == self.share:
+            return data
+        data = data.rebatch(self.share, drop_remainder=True)
+        return data.map(lambda *parts: [tf.ensure_shape(part, [self.share, *part.shape[1:]]) for part in parts])
 
-        steps = tf.data.Dataset.counter(start_step)
-        return steps.map(as_tensors, num_parallel_calls=_READERS).prefetch(_READERS)
-
-    def _next_sound(self, position: int, fetch: Callable[[int], Any]) -> tuple[Any, int]:
+    def _next_sound(self, position: int, fetch: Fetch) -> tuple[Any, int]:
         """Fetches the next sound record behind a position, with its number."""
         for start in range(position + 1, position + 1 + 2 * len(self._records), _TRIED):
             for number in self._order[np.arange(start, start + _TRIED)].tolist():
@@ -211,19 +215,20 @@ class _Chosen:
         raise UserError("every record is corrupt. Copy or convert the dataset again.")
 
 
-def _decoded(data: tf.data.Dataset, records: Records, image_size: int, crop: float, parallel: int) -> tf.data.Dataset:
-    """Turns batches of (serialized examples, ...) into single (pixels, ...)."""
+def fetch_decoded(records: Records, image_size: int, crop: float) -> Fetch:
+    """Returns what reads and decodes a record: its number -> u8[h w 3], None if it is corrupt (see `Records.sound`)."""
 
-    key = records.keys.image
-    features = {key: tf.io.FixedLenFeature([], tf.string)}
+    def pixels(serialized: bytes) -> np.ndarray:
+        encoded = schema.decode_example(serialized, records.keys)["image"]
+        return decoder.decode(encoded, image_size, crop, records.raw_size)
 
-    def parse(examples: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tf.io.parse_example(examples, features)[key], *rest
+    return lambda number: records.sound(number, pixels)
 
-    def decode(encoded: tf.Tensor, *rest: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return decode_pixels(encoded, image_size, crop, records.raw_size), *rest
 
-    return data.map(parse).unbatch().map(decode, parallel)
+def _stacked(found: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> np.ndarray:
+    if dtype == tf.string:
+        return np.array(found, object)
+    return np.stack(found) if found else np.zeros((0, *shape), dtype.as_numpy_dtype)
 
 
 def eval_batches(
@@ -245,21 +250,46 @@ def eval_batches(
     _check_positive(batch_size=batch_size, image_size=image_size)
     check_crop(crop)
 
+    fetch, shape = fetch_decoded(records, image_size, crop), (image_size, image_size, 3)
+
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-        found = {n: data for n in numbers.tolist() if (data := records.sound(n)) is not None}
+        found = {number: one for number in numbers.tolist() if (one := fetch(number)) is not None}
         sound = np.array(list(found), np.int64)
-        return np.array(list(found.values()), object), sound, records.labels[sound]
+        return _stacked(list(found.values()), tf.uint8, shape), sound, records.labels[sound]
 
-    def as_tensors(numbers: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        parts = tf.numpy_function(read, [numbers], (tf.string, tf.int64, tf.int64), stateful=False)
-        for part in parts:
-            part.set_shape([None])
-        return tuple(parts)
-
-    data = tf.data.Dataset.range(len(records)).batch(batch_size).map(as_tensors, num_parallel_calls=_READERS)
-    data = _decoded(data, records, image_size, crop, tf.data.AUTOTUNE).batch(batch_size)
+    chunks = tf.data.Dataset.range(len(records)).batch(_CHUNK)
+    data = map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape).rebatch(batch_size)
     data = data.map(lambda images, numbers, labels: (images, labels, numbers) if with_numbers else (images, labels))
     return data.prefetch(tf.data.AUTOTUNE)
+
+
+def map_python(
+    chunks: tf.data.Dataset,
+    read: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+    dtypes: Sequence[tf.DType],
+    shape: tuple[int, ...],
+    length: int | None = None,
+    parallel: int | None = None,
+) -> tf.data.Dataset:
+    """Calls Python for each element, in `parallel` threads, by default one a processor.
+
+    Args:
+        chunks: Of single tensors.
+        read: Gives arrays of the same length, of these types.
+        dtypes: Likewise.
+        shape: Of the elements of the first array; those of the others are scalars.
+        length: Of the arrays, if it is always the same.
+        parallel: More threads than processors would wait for Python's lock.
+    """
+
+    def as_tensors(chunk: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # Stateless is what it is; said, it may run in parallel also under op determinism.
+        parts = tf.numpy_function(read, [chunk], dtypes, stateful=False)
+        for number, part in enumerate(parts):
+            part.set_shape([length, *(() if number else shape)])
+        return tuple(parts)
+
+    return chunks.map(as_tensors, parallel or workers.default_workers())
 
 
 def _check_any(records: Records) -> None:
@@ -279,12 +309,4 @@ def _check_cache(cache: Cache, records: Records, image_size: int, crop: float) -
         raise UserError(
             f"cache: pixels of shape {cache.pixels.shape} with crop={cache.crop}; {expected} with crop={crop}"
             " is expected, as of cache_pixels with the same settings."
-        )
-
-
-def check_crop(crop: float) -> None:
-    """Raises UserError if it is no share."""
-    if not 0 <= crop <= 1:
-        raise UserError(
-            f"crop={crop}: a share of the shorter side within 0..1 is expected; 0 stretches the whole image."
         )

@@ -14,6 +14,10 @@ class CorruptRecord(UserError):
     """A record whose stored bytes are not what was written: the checksum or the length is wrong."""
 
 
+class UndecodableImage(UserError):
+    """Bytes that are no image, or none that TensorFlow decodes."""
+
+
 def refusal(error: OSError) -> str:
     """What the system refused, in words, with the file where it has one; no full stop at the end."""
     reason = error.strerror or str(error) or type(error).__name__

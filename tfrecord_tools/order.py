@@ -157,9 +157,16 @@ class Balanced(Order):
 
 def batch_positions(step: int, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
     """The positions of worker i of w's contiguous slice of global batch `step`; i64[batch_size / w]."""
+    share = batch_size // shard[1]
+    return stream_positions(step * share + np.arange(share), batch_size, shard)
+
+
+def stream_positions(places: np.ndarray, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
+    """The positions of what worker i of w reads as its `places`-th, counted from the first batch on; both i64[k]."""
     index, workers = shard
     share = batch_size // workers
-    return np.arange(share) + (step * batch_size + index * share)
+    steps, rest = np.divmod(places, share)
+    return steps * batch_size + index * share + rest
 
 
 def _feistel(values: np.ndarray, round_keys: np.ndarray, half: np.uint64, mask: np.uint64) -> np.ndarray:

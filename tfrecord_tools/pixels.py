@@ -1,19 +1,23 @@
-"""The one way from stored bytes to pixels: training, evaluation, prediction and export share it."""
+"""What the pixels of stored bytes are, for training, evaluation, prediction and export.
+
+Here it stands as TensorFlow's operations, for graphs that must do without Python; `decoder.decode` gives the same bits
+in a seventh of the time. That they can be the same is why images are resized by whole numbers.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import tensorflow as tf
 
-_SCALES = (1, 2, 4, 8)  # At which libjpeg decodes without decoding the rest.
+from tfrecord_tools.geometry import SCALES
+
+_WEIGHT_BITS = 15  # The largest weight is the largest that fits into these, as in the crate fast_image_resize.
+_MAX_BITS = 21  # Of the fraction of weights; likewise.
 
 
 def decode_pixels(encoded: tf.Tensor, image_size: int, crop: float = 0.0, raw_size: int | None = None) -> tf.Tensor:
     """Decodes an image and resizes it to a square, antialiased.
-
-    Of a JPEG only what is needed is decoded: the crop, at the smallest scale that is not below the size wanted.
 
     Args:
         encoded: string[], a JPEG, PNG, GIF or BMP, or raw pixels.
@@ -25,67 +29,92 @@ def decode_pixels(encoded: tf.Tensor, image_size: int, crop: float = 0.0, raw_si
     Returns:
         u8[image_size image_size 3], RGB.
     """
-    if raw_size is None:
-        image = tf.cond(
-            tf.io.is_jpeg(encoded),
-            lambda: _decode_jpeg(encoded, image_size, crop),
-            lambda: _cropped(tf.io.decode_image(encoded, channels=3, expand_animations=False), crop),
-        )
-        image.set_shape([None, None, 3])
-    else:
-        image = _cropped(tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [raw_size, raw_size, 3]), crop)
-    return _resized(image, image_size)
-
-
-def _resized(image: tf.Tensor, side: int) -> tf.Tensor:
-    """Shrinks u8[h w 3] by the mean of the area of each new pixel, or enlarges it bilinearly, to a square.
-
-    The mean is an antialiasing filter that takes a quarter of the time of `tf.image.resize(antialias=True)`;
-    benchmarks.read prints how near both are to Pillow. What has the size already passes as it is.
-    """
-    size = tf.shape(image)[:2]
-
-    def resize(operation: Callable[..., tf.Tensor], **options: bool) -> tf.Tensor:
-        resized = operation(images=image[None], size=[side, side], **options)[0]
-        return tf.saturate_cast(tf.round(resized), tf.uint8)
-
-    result = tf.case(
-        [
-            (tf.reduce_all(size == side), lambda: image),
-            (tf.reduce_max(size) > side, lambda: resize(tf.raw_ops.ResizeArea)),
-        ],
-        default=lambda: resize(tf.raw_ops.ResizeBilinear, half_pixel_centers=True),
+    if raw_size is not None:
+        raw = tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [raw_size, raw_size, 3])
+        return _resized(raw, image_size, tf.shape(raw)[:2], crop, 1)
+    return tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: _jpeg(encoded, image_size, crop),
+        lambda: _other(encoded, image_size, crop),
     )
-    # Not in the branches: TensorFlow may evaluate those that are not taken, where a check of the shape would fail.
+
+
+def _other(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:
+    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return _resized(image, image_size, tf.shape(image)[:2], crop, 1)
+
+
+def _jpeg(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:
+    """Decodes a JPEG at the scale of `geometry.decoding_scale`, by a transform that all decoders compute alike."""
+    size = tf.io.extract_jpeg_shape(encoded)[:2]
+    least = tf.reduce_min(_taken(size, crop)[1])
+    number = sum(tf.cast(least >= scale * image_size, tf.int32) for scale in SCALES[1:])
+    decode = functools.partial(tf.io.decode_jpeg, encoded, channels=3, dct_method="INTEGER_ACCURATE")
+    image = tf.switch_case(number, [functools.partial(decode, ratio=scale) for scale in SCALES])
+    return _resized(image, image_size, size, crop, tf.gather(SCALES, number))
+
+
+def _taken(size: tf.Tensor, crop: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """`geometry.taken` of i32[2] height and width: i32[2] top and left, i32[2] height and width."""
+    if not crop:
+        return tf.zeros_like(size), size
+    share = tf.cast(tf.reduce_min(size), tf.float64) * tf.constant(crop, tf.float64)
+    side = tf.maximum(1, tf.cast(tf.round(share), tf.int32))
+    return (size - side) // 2, tf.repeat(side, 2)
+
+
+def _resized(image: tf.Tensor, side: int, size: tf.Tensor, crop: float, scale: tf.Tensor | int) -> tf.Tensor:
+    """Resizes what is taken of u8[h w 3].
+
+    Args:
+        image: Decoded at 1 / scale.
+        side: Of the result.
+        size: i32[2], height and width of the image at its own scale: an odd one has no whole half.
+        crop: As in `decode_pixels`.
+        scale: As in `image`.
+    """
+    start, extent = (tf.cast(part, tf.float64) / tf.cast(scale, tf.float64) for part in _taken(size, crop))
+    return resize(image, side, start, extent)
+
+
+def resize(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    """Resizes a part of u8[h w 3] to u8[side side 3].
+
+    Args:
+        image: Of which it is a part.
+        side: Of the result.
+        start: f64[2], top and left.
+        extent: f64[2], height and width.
+    """
+    lower = _resized_height(image, side, start[0], extent[0])
+    turned = _resized_height(tf.transpose(lower, [1, 0, 2]), side, start[1], extent[1])
+    result = tf.transpose(turned, [1, 0, 2])
     result.set_shape([side, side, 3])
     return result
 
 
-def _decode_jpeg(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:
-    size = tf.io.extract_jpeg_shape(encoded)[:2]
-    box = _box(size, crop)
-    least = tf.reduce_min(box[2:]) // image_size
-    scale = sum(tf.cast(least >= scale, tf.int32) for scale in _SCALES[1:])
+def _resized_height(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    """Weighs the rows of u8[h w 3] from `start` on over `extent` rows, f64[] both, to u8[side w 3].
 
-    def decode(scale: int) -> tf.Tensor:
-        if not crop:
-            return tf.io.decode_jpeg(encoded, channels=3, ratio=scale)
-        return tf.image.decode_and_crop_jpeg(encoded, box // scale, channels=3, ratio=scale)
+    The weights are those of Pillow's `Resampling.BILINEAR`: a triangle as wide as two new rows, or two old ones if
+    those are wider. In whole numbers, with all bits that 16 have room for, sums are the same in any order.
+    """
+    height, width = tf.unstack(tf.shape(image)[:2])
+    step = extent / side
+    centres = start + (tf.range(side, dtype=tf.float64) + 0.5) * step - 0.5
+    distances = tf.abs(tf.range(tf.cast(height, tf.float64), dtype=tf.float64) - centres[:, None])
+    weights = tf.maximum(1 - distances * (1 / tf.maximum(step, 1)), 0)
+    weights /= tf.reduce_sum(weights, 1, keepdims=True)
 
-    return tf.switch_case(scale, [functools.partial(decode, scale) for scale in _SCALES])
+    powers = 2.0 ** tf.range(1, _MAX_BITS + 1, dtype=tf.float64)
+    bits = tf.math.count_nonzero(_whole(tf.reduce_max(weights) * powers) < 2.0**_WEIGHT_BITS, dtype=tf.float64)
+    one = 2.0**bits
+    rows = tf.reshape(tf.cast(image, tf.float64), [height, width * 3])
+    # Sparse, since a new row needs few of the old ones.
+    sums = tf.sparse.sparse_dense_matmul(tf.sparse.from_dense(_whole(weights * one)), rows)
+    return tf.reshape(tf.saturate_cast(tf.floor((sums + one / 2) / one), tf.uint8), [side, width, 3])
 
 
-def _cropped(image: tf.Tensor, crop: float) -> tf.Tensor:
-    """Cuts the `_box` out of u8[h w 3]."""
-    if not crop:
-        return image
-    top, left, height, width = tf.unstack(_box(tf.shape(image)[:2], crop))
-    return image[top : top + height, left : left + width]
-
-
-def _box(size: tf.Tensor, crop: float) -> tf.Tensor:
-    """Top, left, height, width of what is taken of an image of i32[2] height and width; at least one pixel."""
-    if not crop:
-        return tf.concat([[0, 0], size], 0)
-    side = tf.maximum(1, tf.cast(tf.round(tf.cast(tf.reduce_min(size), tf.float32) * crop), tf.int32))
-    return tf.concat([(size - side) // 2, [side, side]], 0)
+def _whole(values: tf.Tensor) -> tf.Tensor:
+    """Rounds numbers that are not negative, halves up."""
+    return tf.floor(values + 0.5)

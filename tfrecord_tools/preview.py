@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command, files, images, order
+from tfrecord_tools import command, decoder, files, geometry, images, order
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
@@ -62,8 +62,7 @@ class PreviewConfig:
             raise UserError("give either --tfrecords, a dataset directory, or --image, a file.")
         if not 1 <= self.image_size <= _MAX_SIZE:
             raise UserError(f"--image_size={self.image_size}: 1 to {_MAX_SIZE:,} are expected.")
-        if not 0 <= self.crop <= 1:
-            raise UserError(f"--crop={self.crop}: a share within 0..1 is expected; 0 stretches the whole image.")
+        geometry.check_crop(self.crop, "--crop=")
         if not 1 <= self.shape[0] * self.shape[1] <= _MAX_PANELS:
             raise UserError(f"--grid={self.grid}: 1 to {_MAX_PANELS} panels are expected.")
 
@@ -81,12 +80,11 @@ def panels(encoded: bytes, config: PreviewConfig, augment: AugmentConfig, raw_si
     import tensorflow as tf
 
     from tfrecord_tools.augment import augment as augmented
-    from tfrecord_tools.pixels import decode_pixels
 
     count = config.shape[0] * config.shape[1]
-    pixels = decode_pixels(tf.constant(encoded), config.image_size, config.crop, raw_size)
+    pixels = decoder.decode(encoded, config.image_size, config.crop, raw_size)
     keys = order.mix(config.seed, np.arange(count)).view(np.int64)
-    drawn: np.ndarray = augmented(tf.repeat(pixels[None], count, 0), tf.constant(keys), augment, jit=False).numpy()
+    drawn: np.ndarray = augmented(np.repeat(pixels[None], count, 0), tf.constant(keys), augment, jit=False).numpy()
     return drawn
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from tfrecord_tools import files, index, metadata, plan, schema
-from tfrecord_tools.errors import CorruptRecord, UserError
+from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
 from tfrecord_tools.schema import Keys
 from tfrecord_tools.workspace import partial_of
 
@@ -197,8 +197,13 @@ class Records:
             )
         return data
 
-    def sound(self, number: int) -> bytes | None:
+    def sound(self, number: int, decode: Callable[[bytes], Any] = bytes) -> Any:
         """Like `serialized`, but a corrupt record gives None; it is logged once and kept in `corrupt`.
+
+        Args:
+            number: Of the record.
+            decode: What is wanted of the serialized example; records where it raises `UndecodableImage`, KeyError or
+                ValueError are corrupt too.
 
         Raises:
             UserError: So many are corrupt that the dataset must be damaged as a whole, or was replaced.
@@ -206,10 +211,13 @@ class Records:
         if number in self.corrupt:
             return None
         try:
-            return self.serialized(number)
+            return decode(self.serialized(number))
         except CorruptRecord as error:
-            self.corrupt[number] = str(error)
-            logging.warning("%s", error)
+            message = str(error)
+        except (UndecodableImage, KeyError, ValueError) as error:
+            message = f"{self.describe(number)}: cannot be decoded: {error}"
+        self.corrupt[number] = message
+        logging.warning("%s", message)
         count, share = _MAX_CORRUPT
         if len(self.corrupt) > max(count, share * len(self)):
             self.damage = (

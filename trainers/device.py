@@ -86,8 +86,14 @@ class Device:
         strategy = self.strategy
         if strategy is None or self.cluster.workers == 1:
             return [number]
-        gather = tf.function(lambda: strategy.gather(strategy.run(lambda: tf.constant([number], tf.int64)), axis=0))
-        return np.asarray(gather()).tolist()
+
+        def own() -> tf.Tensor:
+            return tf.constant([number], tf.int64)
+
+        def gather() -> tf.Tensor:
+            return strategy.gather(strategy.run(own), axis=0)
+
+        return np.asarray(tf.function(gather)()).tolist()
 
     def barrier(self) -> None:
         """Waits until every worker has come here."""

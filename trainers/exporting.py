@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools import files, schema
+from tfrecord_tools import decoder, files, schema
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import model_file, predictions
@@ -211,8 +211,14 @@ def _stored(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, lis
 
     split = next((split for split in splits if data.splits.get(split)), None)
     records = data.records(split or "")
-    examples = [records.sound(number) for number in range(min(most, len(records)))]
-    encoded = [schema.decode_example(example, data.keys)["image"] for example in examples if example is not None]
+
+    def image(serialized: bytes) -> bytes:
+        encoded: bytes = schema.decode_example(serialized, data.keys)["image"]
+        decoder.decode(encoded, 1, raw_size=data.raw_size)  # Proves it.
+        return encoded
+
+    found = [records.sound(number, image) for number in range(min(most, len(records)))]
+    encoded = [one for one in found if one is not None]
     if not encoded:
         raise UserError(f"--tfrecords={data.directory}: {split} has no sound record. Copy or convert it again.")
     if data.raw_size is not None:

@@ -117,10 +117,10 @@ def load_or_extract(
         with files.lock(place / "lock", f"{place}: another process computes these features. Wait for it."):
             if not (place / _ABOUT).exists():
                 _extract(records, extractor, width, key, place, image_size, crop, batch_size)
-    return _opened(records, width, place)
+    return _opened(records, width, place, image_size, crop)
 
 
-def _opened(records: Records, width: int, place: Path) -> Features:
+def _opened(records: Records, width: int, place: Path, image_size: int, crop: float) -> Features:
     try:
         about = json.loads((place / _ABOUT).read_text())
         values = np.load(place / _VALUES, mmap_mode="r")
@@ -131,7 +131,8 @@ def _opened(records: Records, width: int, place: Path) -> Features:
     rows, megabytes = f"{values.shape[0]:,} x {width:,}", values.nbytes / 1e6
     print(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {place}", flush=True)
     known = [int(number) for number in about["corrupt"]]
-    repaired = [number for number in known if records.sound(number) is not None]  # The others are noted anew.
+    fetch = dataset.fetch_decoded(records, image_size, crop)
+    repaired = [number for number in known if fetch(number) is not None]  # The others are noted anew.
     if repaired:
         raise UserError(
             f"{place}: computed when {records.describe(repaired[0])} was corrupt, which it is not any more. Remove this"

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools import images, stores
-from tfrecord_tools.errors import UserError
+from tfrecord_tools import decoder, images, stores
+from tfrecord_tools.errors import UndecodableImage, UserError
 from tfrecord_tools.stores import Listing
 from trainers import predictions
 from trainers.model_file import ModelInfo
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _READ_AT_ONCE = 8  # Files: fewer calls of Python from the pipeline, and not yet a wait for the first.
-_READERS = 2  # Python runs in one thread at a time, but decoders and disks work beside it.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -94,10 +93,8 @@ def judge(model: keras.Model, info: ModelInfo, found: Found) -> Iterator[Predict
             at the end.
     """
     predict = predictions.compiled(model)
-    missing = set(range(len(found.sources)))
     for pixels, which in _batches(info, found):
         numbers = which.numpy().tolist()
-        missing.difference_update(numbers)
         probabilities = predictions.both_classes(predict(pixels).numpy())
         yield Predictions(
             classes=info.classes,
@@ -105,8 +102,6 @@ def judge(model: keras.Model, info: ModelInfo, found: Found) -> Iterator[Predict
             predicted=predictions.decide(probabilities, info.threshold),
             paths=[found.sources[number].path for number in numbers],
         )
-    for number in sorted(missing):
-        found.unreadable.setdefault(found.sources[number].path, "sound for Pillow, and TensorFlow does not decode it")
     reasons = sorted(found.unreadable.items())  # Several threads have found them.
     found.unreadable.clear()
     found.unreadable.update(reasons)
@@ -121,37 +116,32 @@ def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
     """Yields (pixels u8[b h w 3], numbers i64[b] of the sources); what cannot be decoded is left out."""
     import tensorflow as tf
 
-    from tfrecord_tools.pixels import decode_pixels
+    from tfrecord_tools import dataset
 
-    config = info.image_config()
+    config, shape = info.image_config(), (info.image_size, info.image_size, 3)
+
+    def decode(source: Source) -> np.ndarray:
+        data = source.read()
+        made = images.prepare(data, config).data  # Proves it sound, too.
+        return decoder.decode(made if info.images else data, info.image_size, info.crop, info.raw_size)
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        prepared: dict[int, bytes] = {}
+        decoded: dict[int, np.ndarray] = {}
         for number in numbers.tolist():
             source = found.sources[number]
             try:
-                data = source.read()
-                made = images.prepare(data, config).data  # Proves it sound, too.
-                prepared[number] = made if info.images else data
+                decoded[number] = decode(source)
             except (images.BadImage, stores.ReadError) as error:
                 found.unreadable[source.path] = str(error)
+            except UndecodableImage as error:
+                found.unreadable[source.path] = f"sound for Pillow, and TensorFlow does not decode it: {error}"
             except OSError as error:
                 found.unreadable[source.path] = error.strerror or str(error)
             except Exception as error:  # noqa: BLE001  One file must not take its neighbours with it.
                 found.unreadable[source.path] = f"{type(error).__name__}: {error}"
-        return np.array([*prepared.values()], object), np.array([*prepared], np.int64)
+        pixels = np.stack([*decoded.values()]) if decoded else np.zeros((0, *shape), np.uint8)
+        return pixels, np.array([*decoded], np.int64)
 
-    def as_tensors(numbers: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        parts = tf.numpy_function(read, [numbers], (tf.string, tf.int64), stateful=False)
-        for part in parts:
-            part.set_shape([None])
-        return tuple(parts)
-
-    def decode(encoded: tf.Tensor, number: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return decode_pixels(encoded, info.image_size, info.crop, info.raw_size), number
-
-    data = tf.data.Dataset.range(len(found.sources)).batch(_READ_AT_ONCE)
-    data = data.map(as_tensors, num_parallel_calls=_READERS).unbatch()
-    data = data.map(decode, num_parallel_calls=tf.data.AUTOTUNE)
-    data = data.ignore_errors()  # Of single images here, each its own element.
-    return data.batch(predictions.BATCH_SIZE).prefetch(tf.data.AUTOTUNE)
+    numbers = tf.data.Dataset.range(len(found.sources)).batch(_READ_AT_ONCE)
+    data = dataset.map_python(numbers, read, (tf.uint8, tf.int64), shape)
+    return data.rebatch(predictions.BATCH_SIZE).prefetch(tf.data.AUTOTUNE)

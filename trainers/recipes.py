@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tfrecord_tools import geometry
 from tfrecord_tools.errors import UserError
 from trainers import backbones
 
@@ -138,10 +139,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size}: at least 1 image is needed.")
-        if not 0 <= self.crop <= 1:
-            raise UserError(
-                f"--crop={self.crop}: a share of the shorter side within 0..1 is expected; 0 stretches the whole image."
-            )
+        geometry.check_crop(self.crop, "--crop=")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label_smoothing={self.label_smoothing}: a share from 0 to below 1 is expected.")
         for name in ("mixup", "cutmix"):

@@ -1,0 +1,44 @@
+"""A loader of torchvision over the files of `--photos`, for benchmarks.read: prints images a second.
+
+A process of its own, since its libraries and TensorFlow's do not bear each other in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from absl import flags
+from torchvision import datasets
+from torchvision.transforms import v2
+
+from benchmarks import common
+from tfrecord_tools import command
+
+
+def loader(photos: Path, size: int, batch_size: int, augment: bool) -> Iterator[Any]:
+    changes = [v2.PILToTensor(), v2.Resize((size, size), antialias=True)]
+    if augment:
+        changes += [v2.RandomAffine(90, (0.2, 0.2), (0.8, 1.2)), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
+    data = datasets.ImageFolder(str(photos), v2.Compose(changes))
+    batches = torch.utils.data.DataLoader(data, batch_size, shuffle=True, num_workers=2, drop_last=True)
+    while True:
+        yield from batches
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    given = flags.FLAGS
+    batches = loader(Path(given.photos), given.image_size, given.batch_size, given.augment)
+    print(common.images_a_second(batches, given.batch_size, given.images))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("photos", None, "Directory of photographs, class/image.", required=True)
+    flags.DEFINE_integer("batch_size", None, "Images a batch.", required=True)
+    flags.DEFINE_integer("image_size", None, "Height and width in pixels.", required=True)
+    flags.DEFINE_integer("images", None, "Images that are read.", required=True)
+    flags.DEFINE_bool("augment", None, "With the notes' augmentation.", required=True)
+    command.run(main)
