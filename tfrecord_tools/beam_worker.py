@@ -34,4 +34,7 @@ def main(place: str, driver: int) -> None:
     logging.getLogger().addHandler(logging.NullHandler())  # Without any, logging would print all that Beam informs of.
     from apache_beam.runners.worker import sdk_worker_main
 
+    # When another worker or the driver is killed, Beam's threads print tracebacks until we end. Errors of jobs go to
+    # the driver by other ways.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sdk_worker_main.main(sys.argv)
