@@ -51,7 +51,7 @@ def decode(encoded: bytes, image_size: int, crop: float = 0.0, raw_size: int | N
         return _raw(encoded, image_size, crop, raw_size)
     if not encoded.startswith(jpeg.SIGNATURE):
         return _other(encoded, image_size, crop)
-    pixels = _plain_jpeg(encoded, image_size, crop)
+    pixels = decode_plain_jpeg(encoded, image_size, crop)
     return _odd_jpeg(encoded, image_size, crop) if pixels is None else pixels
 
 
@@ -62,8 +62,8 @@ def _raw(encoded: bytes, image_size: int, crop: float, raw_size: int) -> np.ndar
     return _resized(image, image_size, geometry.taken(raw_size, raw_size, crop))
 
 
-def _plain_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray | None:
-    """None if it is not sound, or one that not all decoders decode alike."""
+def decode_plain_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray | None:
+    """`decode` of a JPEG that gives no warning; None of others, and of those that not all decoders decode alike."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
         if colours not in _COLOURS or min(height, width) < _LEAST_SIDE:

@@ -170,7 +170,7 @@ def _extract(
                 part, batch_size=batch_size, image_size=image_size, crop=crop, with_numbers=True
             )
             try:
-                for numbers, rows in _computed(extractor, batches):
+                for numbers, rows in _computed(extractor, batches, batch_size):
                     values[start + numbers] = rows
                     progress(len(numbers))
             except tf.errors.OpError as error:
@@ -187,18 +187,23 @@ def _extract(
 
 
 def _computed(
-    extractor: Callable[[tf.Tensor], tf.Tensor], batches: tf.data.Dataset
+    extractor: Callable[[tf.Tensor], tf.Tensor], batches: tf.data.Dataset, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (record numbers i64[b], features f32[b c]) of batches, some of which are computed at once."""
+    """Yields (record numbers i64[b], features f32[b c]) of batches, some of which are computed at once.
+
+    Smaller ones are filled up: each new size is compiled anew, by oneDNN, cuDNN or XLA, for a second and more.
+    """
     waiting: collections.deque[tuple[np.ndarray, Future[tf.Tensor]]] = collections.deque()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for images, _, numbers in batches:
-            waiting.append((numbers.numpy(), pool.submit(extractor, images)))
+            missing = batch_size - len(numbers)
+            full = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else images
+            waiting.append((numbers.numpy(), pool.submit(extractor, full)))
             if len(waiting) > _AT_ONCE:
                 done, rows = waiting.popleft()
-                yield done, rows.result().numpy()
+                yield done, rows.result().numpy()[: len(done)]
         for done, rows in waiting:
-            yield done, rows.result().numpy()
+            yield done, rows.result().numpy()[: len(done)]
 
 
 def _resumed(place: Path) -> tuple[int, dict[int, str]]:
