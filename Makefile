@@ -15,7 +15,7 @@ OUT := demo/out/$(NAME)
 RUN_DIR := demo/runs/$(NAME)-$(subst /,_,$(WEIGHTS))
 
 # From random weights, on drawings: small pictures, whole, since nothing lies around the animals.
-TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=96 --crop=0,--image_size=160)
+TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=96 --crop=0 --epochs=30,--image_size=160)
 
 .PHONY: demo test test-slow test-interop clean
 
