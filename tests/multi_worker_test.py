@@ -87,6 +87,15 @@ def test_two_processes_learn_as_one_does(place):
     check_equal_to_one(place, 2)
 
 
+def test_a_device_that_gets_none_of_the_last_batch(place):
+    """Of 13 validation images in batches of 12 the second device has none of the last, at which convolutions fail."""
+    for name, strategy, devices in (("one", "none", 1), ("two", "mirrored", 2)):
+        ((code, _, err),) = finished([spread_training.start(place / "out", place / name, strategy, devices=devices)])
+        assert code == 0, err
+    for row, other in zip(history(place / "one"), history(place / "two"), strict=True):
+        assert float(other["val_loss"]) == pytest.approx(float(row["val_loss"]), rel=1e-4)
+
+
 @pytest.mark.slow
 def test_three_processes_learn_as_one_does(place):
     check_equal_to_one(place, 3)

@@ -368,10 +368,10 @@ def _features_task(training: Training, pace: Pace) -> Task:
 
 
 def _fitted(model: keras.Model, found: device.Device) -> keras.Model:
-    if found.cluster.workers == 1:
+    if found.replicas == 1:
         return model
     with found.scope():
-        return multi_worker.for_multi_worker(model)
+        return multi_worker.for_several(model, found.cluster.workers)
 
 
 def _averager(training: Training) -> Callable[[], None]:
