@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools import decoder, images, stores
+from tfrecord_tools import decoder, images, jpeg, stores
 from tfrecord_tools.errors import UndecodableImage, UserError
 from tfrecord_tools.stores import Listing
 from trainers import predictions
@@ -123,11 +123,14 @@ def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
 
     def decode(source: Source) -> np.ndarray:
         data = source.read()
-        if images.prepare(data, unproven).data == data:  # As most do: then decoding it is the proof, too.
+        # Most pass as they are: then decoding is the proof, too. What is changed is decoded for it, and so proven.
+        plain = jpeg.plain_size(data) is not None and config.on_bad_image != "repair"
+        made = images.prepare(data, unproven if plain else config).data
+        if plain and made == data:
             pixels = decoder.decode_plain_jpeg(data, info.image_size, info.crop)
             if pixels is not None:
                 return pixels
-        made = images.prepare(data, config).data
+            made = images.prepare(data, config).data
         return decoder.decode(made if info.images else data, info.image_size, info.crop, info.raw_size)
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
