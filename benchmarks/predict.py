@@ -32,8 +32,10 @@ def main(argv: Sequence[str]) -> None:
     _print_start(str(path), found.sources[0].path, model_file.read_info(path).image_size)
     import tensorflow as tf
 
+    from trainers import inference
+
     model, info = model_file.load(path)
-    predict = predictions.compiled(model)
+    predict = inference.compiled(model)
     batch = tf.zeros((predictions.BATCH_SIZE, info.image_size, info.image_size, 3), tf.uint8)
 
     def model_alone() -> int:

@@ -43,7 +43,14 @@ def preprocess_input(name: str, images: np.ndarray) -> np.ndarray:
 
 
 def settle(classifier: models.Classifier) -> None:
-    """Fits BatchNormalization's statistics to some images: with fresh ones, what random layers put out fades to 0."""
+    """Lets every layer count: fits BatchNormalization's statistics to some images, and opens ConvNeXt's branches.
+
+    With fresh statistics, what random layers put out fades to 0; a branch scaled by 1e-6 has gradients below half of
+    float32's resolution at a LayerNormalization's gamma of 1, which they therefore do not move.
+    """
+    for layer in classifier.base.layers:
+        if type(layer).__name__ == "LayerScale":  # Keras does not export it.
+            layer.gamma.assign(keras.ops.ones_like(layer.gamma))
     norms = [layer for layer in classifier.base.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in norms:
         layer.momentum = 0.0

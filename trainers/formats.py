@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.pixels import decode_pixels
-from trainers import predictions
+from trainers import inference, predictions
 from trainers.model_file import ModelInfo
 
 
@@ -135,7 +135,7 @@ def answers_of_onnx(path: Path, pixels: np.ndarray) -> list[np.ndarray]:
 
 def answers_of_keras(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Asks a model as it was loaded; returns the probabilities, f32[n classes]."""
-    predict = predictions.compiled(model)
+    predict = inference.compiled(model)
     return _joined(lambda at: predictions.both_classes(predict(pixels[at]).numpy()), len(pixels))
 
 

@@ -92,7 +92,9 @@ def judge(model: keras.Model, info: ModelInfo, found: Found) -> Iterator[Predict
         found: What to judge; those that turn out to be no sound images are added to its `unreadable`, which is sorted
             at the end.
     """
-    predict = predictions.compiled(model)
+    from trainers import inference  # Here, since it imports TensorFlow.
+
+    predict = inference.compiled(model)
     for pixels, which in _batches(info, found):
         numbers = which.numpy().tolist()
         probabilities = predictions.both_classes(predict(pixels).numpy())

@@ -92,12 +92,13 @@ def of_records(
     import tensorflow as tf
 
     from tfrecord_tools import dataset
+    from trainers import inference
 
     labels_of = _mapped(info.classes, info.classes if classes is None else classes)  # Before anything slow is done.
     batches = dataset.eval_batches(
         records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop, with_numbers=True
     )
-    predict = compiled(model)
+    predict = inference.compiled(model)
     try:
         answers = [(predict(images).numpy(), which.numpy()) for images, _, which in batches]
     except tf.errors.OpError as error:
@@ -132,14 +133,6 @@ def of_outputs(
         labels=labels if labels_of is None else labels_of[labels],
         records=records.rows[numbers],
     )
-
-
-def compiled(model: keras.Model) -> Any:
-    """Returns the model as a function of u8[b h w 3], traced once for all batch sizes; without what `predict` adds."""
-    import tensorflow as tf
-
-    signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)]
-    return tf.function(lambda images: model(images, training=False), input_signature=signature)
 
 
 def check_classes(info: ModelInfo, data: Dataset) -> None:

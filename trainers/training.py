@@ -27,6 +27,7 @@ from trainers import (
     cluster,
     device,
     features_cache,
+    inference,
     inputs,
     model_file,
     models,
@@ -317,11 +318,7 @@ def _features_task(training: Training, pace: Pace) -> Task:
     classifier.set_trainable("head")
     with found.scope():
         extractor, head = models.split(classifier.model)
-    compute = tf.function(
-        lambda images: tf.cast(extractor(images, training=False), tf.float32),
-        input_signature=[tf.TensorSpec([None, recipe.model.size, recipe.model.size, 3], tf.uint8)],
-        jit_compile=found.jit_compile,
-    )
+    compute = inference.compiled(extractor, found.jit_compile)
 
     def features(records: Records) -> features_cache.Features:
         return features_cache.load_or_extract(
@@ -465,7 +462,7 @@ def _sha256(path: str) -> str:
 
 def _latency_ms(model: keras.Model, size: int) -> float:
     """Milliseconds that one image takes, the median of twenty; traced beforehand."""
-    predict = tf.function(lambda images: model(images, training=False))
+    predict = inference.compiled(model)
     image = tf.constant(np.zeros((1, size, size, 3), np.uint8))
     taken = []
     for _ in range(23):
