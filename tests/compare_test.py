@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -50,6 +51,14 @@ MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
         ),
         (["features --features=features"], [], [("features", "features", ("--features=features",))]),
         (["frozen --backbone VGG19"], ["VGG16"], [("frozen", "frozen", ("--backbone", "VGG19"))]),
+        (
+            ["features"],
+            ["small=MobileNet --backbone_kwargs=alpha=0.25", "large one=MobileNet"],  # Twice the same network.
+            [
+                ("features small", "features", ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25")),
+                ("features large one", "features", ("--backbone=MobileNet",)),
+            ],
+        ),
         (["증강=scratch", "기본=scratch"], [], [("증강", "scratch", ()), ("기본", "scratch", ())]),
         (["scratch '--run_name=a b'"], [], [("scratch", "scratch", ("--run_name=a b",))]),  # As a shell splits it.
     ],
@@ -71,13 +80,31 @@ def test_variants_are_read(given, backbones, expected):
         (["scratch --epochs='3"], "--epochs='3: not understood: No closing quotation."),
         (["scratch", "scratch --epochs=3"], "--variant: the runs of two are called 'scratch'. Give them names, as in "),
         (["a b=scratch", "a/b=scratch"], "--variant: the runs of two are called 'a b'."),
-        (["scratch --seed=3"], "--variant=scratch --seed=3: --seed is set by this command itself."),
-        (["scratch --run=x"], "--variant=scratch --run=x: --run is set by this command itself."),
+        (
+            ["scratch --seed=3"],
+            "--variant=scratch --seed=3: --seed is the same for all variants: this command sets it.",
+        ),
+        (["scratch --run=x"], "--variant=scratch --run=x: --run is the same for all variants: this command sets it."),
+        (["scratch --csv=x"], "--variant=scratch --csv=x: --csv is the same for all variants: this command sets it."),
     ],
 )
 def test_what_is_no_variant_is_told(given, message):
     with pytest.raises(UserError) as error:
         comparison.variants(given, [])
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("MobileNetV22", "--backbone=MobileNetV22: unknown; did you mean MobileNetV2 or "),
+        ("", "--backbone=: [NAME=]BACKBONE [FLAGS] is expected, as in MobileNetV2 --weights=none."),
+        ("--weights=none", "--backbone=--weights=none: [NAME=]BACKBONE [FLAGS] is expected"),
+    ],
+)
+def test_what_is_no_backbone_is_told(given, message):
+    with pytest.raises(UserError) as error:
+        comparison.variants(["frozen"], [given])
     assert str(error.value).startswith(message)
 
 
@@ -113,7 +140,7 @@ def place(tmp_path_factory) -> Path:
 def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
     flags = (
         "--tfrecords=out",
-        "--seeds=0,1",
+        "--seeds=0,01,0,1",
         "--variant=plain=scratch --image_size=24 --epochs=1 --augment=none",
         "--variant=broken=scratch --image_size=4",
     )
@@ -131,13 +158,30 @@ def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
     with Image.open(place / "comparison/comparison.png") as chart:
         assert chart.width > 1000
 
-    again = run("trainers.compare", *flags[:3], cwd=place)
+    absolute = (f"--tfrecords={place / 'out'}/", f"--out={place / 'comparison'}")  # The same, said otherwise.
+    again = run("trainers.compare", *absolute, *flags[1:3], cwd=place)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("finished before") == 2
     other = run("trainers.compare", *flags[:2], "--variant=plain=scratch --image_size=32", cwd=place)
-    assert other.stderr.splitlines()[-1].startswith(
-        "error: comparison/plain-seed0: finished with other flags: --tfrecords=out "
+    assert other.stderr.splitlines()[-1] == (
+        "error: comparison/plain-seed0: finished with other flags: trainers.scratch --seed=0 --image_size=24 --epochs=1"
+        " --augment=none. Give the variant another NAME, or pass another --out."
     )
+    trainer = "--variant=plain=finetune --image_size=24 --epochs=1 --augment=none"
+    other = run("trainers.compare", *flags[:2], trainer, cwd=place)
+    assert "plain-seed0: finished with other flags: trainers.scratch --seed=0 " in other.stderr.splitlines()[-1]
+
+    # What was not seen to end, its trainer judges by its own settings.
+    (place / "comparison/plain-seed1.json").unlink()
+    assert run("trainers.compare", *flags[:3], cwd=place).returncode == 0
+    assert json.loads((place / "comparison/plain-seed1.json").read_text())[:2] == ["trainers.scratch", "--seed=1"]
+
+    settings = place / "comparison/plain-seed1/settings.json"
+    changed = json.loads(settings.read_text())
+    changed["environment"]["keras"] = "3.0.0"
+    settings.write_text(json.dumps(changed))
+    done = run("trainers.compare", *flags[:3], cwd=place)
+    assert "comparison/plain-seed1: not trained as comparison/plain-seed0 was: environment.keras was '3." in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -146,6 +190,7 @@ def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
         ((), "--tfrecords is missing: the dataset to train on."),
         (("--tfrecords=nowhere",), "nowhere: no such directory."),
         (("--tfrecords=out", "--seeds=a"), "--seeds=a: whole numbers, as in 0,1,2, are expected."),
+        (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: from 0 to 4294967295 is expected."),
         (("--tfrecords=out", "--seeds="), "--seeds=: whole numbers, as in 0,1,2, are expected."),
         (("--tfrecords=out", "--out=src/train/cats/000.jpg"), "--out=src/train/cats/000.jpg: a file, not a directory."),
         (("--tfrecords=out", "--variant=x"), "--variant=x: [NAME=]TRAINER [FLAGS] is expected"),
@@ -156,7 +201,6 @@ def test_mistakes_are_told(place, flags, message):
     done = run("trainers.compare", *flags, cwd=place)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
-    assert not (place / "x").exists()
 
 
 def test_runs_on_a_dataset_that_was_are_not_compared(place, tmp_path):

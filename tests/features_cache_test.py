@@ -137,6 +137,17 @@ def test_corrupt_records_are_left_out_now_and_later(damage, out, tmp_path):
         assert seen.any(1).all()
 
 
+def test_a_split_of_corrupt_records_is_told(out, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    for number in (3, 4):
+        flip_one(copy, number)
+    records = dataset.open(copy).records("train").select(np.array([3, 4]))
+    for _ in range(2):  # Computed; opened.
+        with pytest.raises(UserError, match=r"^all 2 records of train are corrupt, such as .*: train record 3, "):
+            load(records, Extractor(), tmp_path / "features")
+
+
 def test_features_of_a_record_that_is_sound_again_are_not_missing_for_ever(out, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
@@ -153,11 +164,15 @@ def test_what_is_damaged_or_at_work_is_told(out, tmp_path):
     records = dataset.open(out).records("train")
     load(records, Extractor(), tmp_path)
     (place,) = tmp_path.iterdir()
+    about = (place / "about.json").read_text()
+    (place / "about.json").write_text("{}")
+    with pytest.raises(UserError, match=r"damaged \('corrupt'\)\. Remove it: the features are computed again\."):
+        load(records, Extractor(), tmp_path)
+    (place / "about.json").write_text(about)
     (place / "features.npy").write_bytes(b"cut")
     with pytest.raises(UserError, match=r"damaged \(.*\)\. Remove it: the features are computed again\."):
         load(records, Extractor(), tmp_path)
-    about = json.loads((place / "about.json").read_text())
-    assert about["key"] | {"rows": ""} == {"a": 1, "rows": "", "split": "train"}
+    assert json.loads(about)["key"] | {"rows": ""} == {"a": 1, "rows": "", "split": "train"}
 
     (place / "about.json").unlink()
     files_lock_seconds = files._LOCK_SECONDS

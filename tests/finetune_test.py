@@ -140,7 +140,7 @@ def test_some_records_in_another_order(place):
     assert "--records=some.txt: 20 of 32 training records" in out
     settings = json.loads((place / "some/settings.json").read_text())
     assert settings["flags"]["order"] == "balanced"
-    (place / "some.txt").write_text("1\n2\n")
+    (place / "some.txt").write_text("\n".join(map(str, range(19))))
     message = finetune(place, *flags, "--order=balanced", "--augment=strong", succeeds=False)
     assert "records_sha256" in message  # Another list is another training.
 

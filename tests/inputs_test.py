@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from drawn import converted, tree
 
 from tfrecord_tools import dataset
+from tfrecord_tools.errors import UserError
 from trainers import inputs, recipes
 
 COUNTS = {"ants": 12, "bees": 6, "cats": 2}
@@ -20,6 +22,25 @@ def out(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("inputs")
     converted(tree(place / "src", {f"train/{name}": count for name, count in COUNTS.items()}), place / "out")
     return place / "out"
+
+
+def test_training_images_of_one_class_are_told(out, tmp_path):
+    data = dataset.open(out)
+    (tmp_path / "numbers").write_text("\n".join(map(str, np.flatnonzero(data.records("train").labels == 0))))
+    with pytest.raises(UserError) as error:
+        inputs.split(data, recipes.TrainConfig(tfrecords=str(out), records=str(tmp_path / "numbers")))
+    assert re.fullmatch(
+        rf"--tfrecords={out}: all \d+ training images are of one class, 'ants': there is nothing to learn\. At least"
+        r" two need some there\.",
+        str(error.value),
+    )
+
+
+def test_classes_without_training_images_are_named(out, tmp_path, capsys):
+    data = dataset.open(out)
+    (tmp_path / "numbers").write_text("\n".join(map(str, np.flatnonzero(data.records("train").labels != 2))))
+    inputs.split(data, recipes.TrainConfig(tfrecords=str(out), records=str(tmp_path / "numbers")))
+    assert "no training images of 1 of 3 classes: cats\n" in capsys.readouterr().out
 
 
 def test_targets_are_what_a_model_puts_out():

@@ -81,8 +81,39 @@ def test_arguments_of_the_same_optimizer_stay():
     recipe = recipes.scratch(backbone="VGG16")
     more = recipes.override(recipe, phase={"optimizer_kwargs": {"global_clipnorm": 1}})
     assert more.phases[0].optimizer_kwargs == {"momentum": 0.9, "nesterov": True, "global_clipnorm": 1}
+    assert recipes.override(recipe, phase={"optimizer": "SGD"}).phases[0].optimizer_kwargs["nesterov"]
     other = recipes.override(recipe, phase={"optimizer": "adam"})
     assert other.phases[0].optimizer_kwargs == {}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "scaling"),
+    [("VGG19", "unit"), ("EfficientNetB0", None), ("ConvNeXtTiny", None)],  # The latter two divide by 255 themselves.
+)
+def test_the_notes_scaling_is_not_put_in_front_of_networks_that_scale(backbone, scaling):
+    made = [
+        recipes.features_document(backbone=backbone),
+        recipes.frozen_document(backbone=backbone),
+        recipes.finetune_document(backbone=backbone),
+        recipes.scratch_document(backbone=backbone),
+    ]
+    assert [recipe.model.scaling for recipe in made] == [scaling] * 4
+    assert recipes.features_document(backbone=backbone, scaling="tf").model.scaling == "tf"  # What is said holds.
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_are_those_of_numpy(seed):
+    with pytest.raises(UserError) as error:
+        recipes.TrainConfig(tfrecords="out", seed=seed)
+    assert str(error.value) == f"--seed={seed}: from 0 to 4294967295 is expected."
+
+
+@pytest.mark.parametrize("values", [{"augment": "standard"}, {"mixup": 0.1}, {"cutmix": 0.1}])
+def test_features_are_of_images_as_they_are(values):
+    with pytest.raises(
+        UserError, match="features are computed once, of images as they are: none, 0 and 0 are expected"
+    ):
+        recipes.override(recipes.features(), **values)
 
 
 def test_heads():

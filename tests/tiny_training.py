@@ -106,7 +106,7 @@ def train(
         every=3,
         on_epoch=lambda rows: run_directory.write_history(directory, rows),
     )
-    fit(task, PHASES, checkpointer, callbacks=[*callbacks, *([stop] if stop else [])], verbose=0)
+    fit(task, PHASES, checkpointer, callbacks=lambda phase: [*callbacks, *([stop] if stop else [])], verbose=0)
     return task.model
 
 

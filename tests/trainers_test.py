@@ -72,11 +72,14 @@ def test_features_end_in_the_whole_model(place, tmp_path, capsys):
     assert np.ptp(extractor(batches[0][0]), axis=0).max() > 0.1  # Records differ in what the head sees.
     np.testing.assert_allclose(head(extractor(batches[0][0])), model(batches[0][0]), rtol=1e-5)
 
+    kept = [json.loads(path.read_text())["seconds"] for path in (tmp_path / "features").glob("*/about.json")]
+    assert metrics["seconds"] > sum(kept) > 0.1
     other = recipes.override(
         recipes.features(head="linear", **BACKBONE, weights=str(place / "w.weights.h5")), batch_size=8, epochs=[2]
     )
-    train("features", place / "out", tmp_path / "two", other)
-    assert "computed" not in capsys.readouterr().out  # Another head on the same features.
+    again = train("features", place / "out", tmp_path / "two", other)
+    assert "computed" not in capsys.readouterr().out  # Another head on the same features,
+    assert again["seconds"] > sum(kept)  # whose cost is counted as if they had been computed: seeds can be compared.
 
 
 def test_csvs_are_a_dataset(place, tmp_path):
@@ -94,6 +97,8 @@ def test_csvs_are_a_dataset(place, tmp_path):
     assert both.stderr.splitlines()[-1] == (
         "error: --csv=csv and --tfrecords=csv-tfrecords exclude each other: pass one of them."
     )
+    root = run("trainers.scratch", "--csv=/", cwd=tmp_path)
+    assert root.stderr == "error: --csv=/: the root of all files. Pass the directory of the CSVs.\n"
 
 
 def test_everything_that_recipes_can_ask_for_at_once(place, tmp_path):
@@ -118,7 +123,8 @@ def test_everything_that_recipes_can_ask_for_at_once(place, tmp_path):
     rates = [float(row["learning_rate"]) for row in rows]
     assert rates[0] == pytest.approx(3e-3 * 4 / 5)  # Four of five steps of warm-up.
     assert rates[1] > rates[2]
-    assert list((tmp_path / "run/tensorboard").glob("*/events*"))
+    assert sorted(path.name for path in (tmp_path / "run/tensorboard").iterdir()) == ["scratch"]  # A run a phase.
+    assert len(list((tmp_path / "run/tensorboard").glob("scratch/*/events*"))) == 2  # Training and validation.
     best = min(range(len(rows)), key=lambda i: float(rows[i]["val_loss"]))
     assert metrics["accuracy"] == pytest.approx(float(rows[best]["val_accuracy"]))  # The best averaged weights.
 
@@ -235,6 +241,51 @@ def test_a_batch_that_devices_cannot_share_is_told(place, tmp_path, monkeypatch)
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("argument", ["clipnorm", "clipvalue", "global_clipnorm"])
+def test_clipping_on_several_devices_is_refused(argument, place, tmp_path, monkeypatch):
+    """Keras clips on each of them, before it adds up: a clipped step would depend on how many there are."""
+    found = training.device.Device(name="GPU", precision="float32", jit_compile=False, replicas=2)
+    monkeypatch.setattr(training.device, "set_up", lambda **settings: found)
+    recipe = small("scratch", place, phase={"optimizer_kwargs": {argument: 1.0}})
+    with pytest.raises(UserError) as error:
+        train("scratch", place / "out", tmp_path / "run", recipe)
+    assert str(error.value).startswith(f"--optimizer_kwargs={argument}: Keras clips what each of 2 devices finds, ")
+
+
+@pytest.mark.parametrize("strategy", ["auto", "none", "mirrored"])
+def test_gradients_are_accumulated_on_one_device(strategy, place, tmp_path, monkeypatch):
+    """Under a strategy, be it of one device, Keras fails in the first step."""
+    asked = []
+    set_up = training.device.set_up
+    monkeypatch.setattr(training.device, "set_up", lambda **how: asked.append(how["strategy"]) or set_up(**how))
+    recipe = small("scratch", place, phase={"optimizer_kwargs": {"gradient_accumulation_steps": 2}})
+    if strategy == "mirrored":
+        with pytest.raises(UserError, match=r"^--strategy=mirrored: Keras accumulates no gradients under a strategy\."):
+            train("scratch", place / "out", tmp_path / "run", recipe, strategy=strategy)
+    else:
+        train("scratch", place / "out", tmp_path / "run", recipe, strategy=strategy)
+        assert asked == ["none"]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "values", "config", "message"),
+    [
+        (
+            "scratch",
+            {"class_weights": "balanced"},
+            {"order": "balanced"},
+            "--order=balanced and --class_weights=balanced: each makes up for rare classes, both would twice.",
+        ),
+        ("features", {}, {"order": "balanced"}, "--order=balanced: features are read shuffled."),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(trainer, values, config, message, place, tmp_path):
+    with pytest.raises(UserError) as error:
+        train(trainer, place / "out", tmp_path / "run", small(trainer, place, **values), **config)
+    assert str(error.value).startswith(message)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -250,8 +301,12 @@ def test_a_batch_that_devices_cannot_share_is_told(place, tmp_path, monkeypatch)
         ({"unfreeze": "block9"}, "--unfreeze=block9: no layer with weights of mobilenet_0.25_32 has a name like that"),
         ({"unfreeze": "("}, "--unfreeze=(: not a regular expression: "),
         ({"phase": {"warmup_steps": 4}}, "--warmup_steps=4: phase head has 4 steps; fewer are expected."),
+        (
+            {"phase": {"optimizer_kwargs": {"gradient_accumulation_steps": 5}}},
+            "--optimizer_kwargs=gradient_accumulation_steps=5: phase head has 4 steps, in which no weight would change",
+        ),
     ],
-    ids=["optimizer", "its arguments", "of a wrong type", "no such layer", "no pattern", "all of it warm-up"],
+    ids=["optimizer", "its arguments", "of a wrong type", "no such layer", "no pattern", "all of it warm-up", "never"],
 )
 def test_what_keras_refuses_is_told_before_a_run_is_made(values, message, place, tmp_path):
     recipe = small("finetune", place, **values)

@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools import pixel_csv
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, named
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 _ENDINGS = (".csv", ".parquet")
 _NEEDED = ("path", "label")
-_SHOWN = 10  # Columns named in a message.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,9 +64,8 @@ def read(path: str, columns: Mapping[str, str], root: str, flag: str = "manifest
                 f" Name the column of {name}s with --{name}_column. (A CSV of pixels, which needs no manifest, begins"
                 " with label,1x1,1x2.)"
             )
-            raise UserError(
-                f"{path}: {wrong} {column!r}; there is {_shown(table.column_names)}.{advice * (flag == 'manifest')}"
-            )
+            there = named([repr(name) for name in table.column_names])
+            raise UserError(f"{path}: {wrong} {column!r}; there is {there}.{advice * (flag == 'manifest')}")
     if not len(table):
         raise UserError(f"{path}: it has no rows.")
     values = {name: _texts(table, column) for name, column in columns.items() if column in table.column_names}
@@ -112,8 +110,3 @@ def _table(path: str) -> pa.Table:
 def _texts(table: pa.Table, column: str) -> list[str]:
     values: list[Any] = table.column(column).to_pylist()
     return ["" if value is None else str(value).strip() for value in values]
-
-
-def _shown(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more

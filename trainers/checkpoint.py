@@ -71,7 +71,7 @@ class State:
     Attributes:
         position: Where it stands.
         rows: The history so far, one row a finished epoch.
-        seconds: Wall-clock time spent to get there, in all processes together.
+        seconds: Wall-clock time of the phases up to there, in all processes together.
         arrays: "model", "optimizer" and "metrics" -> their variables' values, in the order of Keras;
             the optimizer has none at the start of a phase, the metrics at the start of an epoch.
         callbacks: The state of each of the other callbacks, attribute -> value.
@@ -174,7 +174,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._sync: Callable[[], None] = lambda: None
         self._saved: State | None = load(path)
         self._seconds_before = self._saved.seconds
-        self._started = time.monotonic()
+        self._started: float | None = None
         self._phase_name = ""
         self._metrics: Sequence[keras.metrics.Metric] = ()
         self._to_skip = 0
@@ -184,8 +184,8 @@ class Checkpointer(keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of this training, in all processes together."""
-        return self._seconds_before + time.monotonic() - self._started
+        """Wall-clock time of the phases, in all processes together, up to where each was continued from."""
+        return self._seconds_before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def begin_phase(
         self,
@@ -202,6 +202,8 @@ class Checkpointer(keras.callbacks.Callback):
             others: The other callbacks.
             sync: `sync_moving_statistics` of `fit.Task`.
         """
+        if self._started is None:
+            self._started = time.monotonic()
         self._sync = sync
         self._phase_name = name
         self._metrics = metrics

@@ -32,7 +32,7 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "variant", list(recipes.RECIPES), "[NAME=]TRAINER [FLAGS]; may be repeated; by default one of each trainer."
     )
-    flags.DEFINE_multi_string("backbone", [], "BACKBONE [FLAGS]; may be repeated: variants are trained on each.")
+    flags.DEFINE_multi_string("backbone", [], "[NAME=]BACKBONE [FLAGS]; may be repeated: variants are trained on each.")
     flags.DEFINE_list("seeds", ["0"], "Each variant is trained once with each of them.")
     flags.DEFINE_boolean("dry_run", False, "Print the commands and stop.")
 
@@ -42,15 +42,17 @@ def main(argv: Sequence[str]) -> None:
     if not FLAGS.tfrecords:
         raise UserError("--tfrecords is missing: the dataset to train on.")
     try:
-        seeds = [int(seed) for seed in FLAGS.seeds]
+        seeds = list(dict.fromkeys(int(seed) for seed in FLAGS.seeds))
         if not seeds:
             raise ValueError
     except ValueError:
         raise UserError(f"--seeds={','.join(FLAGS.seeds)}: whole numbers, as in 0,1,2, are expected.") from None
+    for seed in seeds:
+        recipes.check_seed("seeds", seed)
     chosen = comparison.variants(FLAGS.variant, FLAGS.backbone)
     digest = open_dataset(FLAGS.tfrecords).digest
     out = Path(FLAGS.out)
-    jobs = [(variant, seed) for variant in chosen for seed in dict.fromkeys(seeds)]
+    jobs = [(variant, seed) for variant in chosen for seed in seeds]
     if FLAGS.dry_run:
         for variant, seed in jobs:
             print(" ".join(_command(variant, seed, out)))
@@ -59,7 +61,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--out={out}: a file, not a directory. Pass another --out.")
     for variant, seed in jobs:  # Before hours are spent on those in front of it.
         _check_same(variant, seed, out, digest)
+    for variant in chosen:
+        comparison.check_alike([out / variant.run(seed) for seed in seeds])
     failed = [job for number, job in enumerate(jobs, 1) if not _train(*job, out, f"{number}/{len(jobs)}")]
+    for variant in chosen:
+        comparison.check_alike([out / variant.run(seed) for seed in seeds])
     rows = [
         Row(
             name=variant.name,
@@ -93,17 +99,22 @@ def _command(variant: Variant, seed: int, out: Path) -> list[str]:
 
 
 def _told(variant: Variant, seed: int, out: Path) -> Path:
-    """The file that says with which flags a run was begun."""
+    """The file that says what a run that this command has seen end trained."""
     return out / f"{variant.run(seed)}.json"
 
 
+def _is_done(variant: Variant, seed: int, out: Path) -> bool:
+    """Whether a run is finished and was seen to end; if not, its trainer is asked, which knows its own settings."""
+    return comparison.results(out / variant.run(seed)) is not None and _told(variant, seed, out).exists()
+
+
 def _check_same(variant: Variant, seed: int, out: Path, digest: str) -> None:
-    """Raises UserError if a finished run is not of these flags and this dataset: it would be compared with others."""
-    run, told = out / variant.run(seed), _told(variant, seed, out)
-    if comparison.results(run) is None:
+    """Raises UserError if a finished run, which would not be trained again, is of another trainer, flags or data."""
+    if not _is_done(variant, seed, out):
         return
-    begun = json.loads(told.read_text()) if told.exists() else ["unknown"]
-    if begun != _command(variant, seed, out)[3:]:
+    run, told = out / variant.run(seed), _told(variant, seed, out)
+    begun = json.loads(told.read_text())
+    if begun != variant.told(seed):
         raise UserError(
             f"{run}: finished with other flags: {' '.join(begun)}. Give the variant another NAME, or pass another"
             " --out."
@@ -118,21 +129,20 @@ def _check_same(variant: Variant, seed: int, out: Path, digest: str) -> None:
 
 def _train(variant: Variant, seed: int, out: Path, which: str) -> bool:
     """Runs one training, unless it is finished; what it prints goes into a log beside its run directory."""
-    run = out / variant.run(seed)
-    out.mkdir(parents=True, exist_ok=True)
-    if comparison.results(run) is not None:
+    if _is_done(variant, seed, out):
         print(f"{which}  {variant.name}, seed {seed}: finished before", flush=True)
         return True
-    run_directory.write_json(_told(variant, seed, out), _command(variant, seed, out)[3:])
+    out.mkdir(parents=True, exist_ok=True)
     print(f"{which}  {variant.name}, seed {seed}: ", end="", flush=True)
     with open(out / f"{variant.run(seed)}.log", "ab") as log:
         code = subprocess.run(
             _command(variant, seed, out), stdout=log, stderr=subprocess.STDOUT, check=False
         ).returncode
-    metrics = comparison.results(run)
+    metrics = comparison.results(out / variant.run(seed))
     if code or metrics is None:
         print(f"failed with exit code {code}", flush=True)
         return False
+    run_directory.write_json(_told(variant, seed, out), variant.told(seed))
     print(f"accuracy {metrics['accuracy']:.2%} in {metrics['seconds']:,.0f} s", flush=True)
     return True
 

@@ -15,10 +15,15 @@ from typing import Any
 
 from tfrecord_tools import files
 from tfrecord_tools.errors import UserError
+from trainers import backbones as known
 from trainers import recipes, run_directory
 
 TABLE, CHART = "comparison.csv", "comparison.png"
-_RESERVED = re.compile(r"--?(seed|run|tfrecords)\b")
+# May have blanks in it: it ends at the = in front of what it names.
+_NAME = r"(?:(?P<name>(?!-)(?:(?! -)[^=])+)=)?\s*"
+_RESERVED = re.compile(r"--?(seed|run|tfrecords|csv)\b")
+# What the runs of a variant have in common, as topics of settings.json; seeds and paths are not among them.
+_COMMON = ("recipe", "weights", "dataset", "environment")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,14 +45,18 @@ class Variant:
         plain = re.sub(r"[^\w.+-]+", "_", self.name)
         return f"{plain}-seed{seed}"
 
+    def told(self, seed: int) -> list[str]:
+        """What decides what a run trains, as its JSON file beside the run directory keeps it."""
+        return [f"trainers.{self.trainer}", f"--seed={seed}", *self.flags]
+
 
 def variants(given: Sequence[str], backbones: Sequence[str]) -> list[Variant]:
     """Reads what is to be compared.
 
     Args:
         given: Each `[NAME=]TRAINER [FLAGS]`, as in `flipped=scratch --augment=standard`.
-        backbones: Each `BACKBONE [FLAGS]`, as in `MobileNet --backbone_kwargs=alpha=0.25`: every variant is trained on
-            each of them, but for those of `trainers.scratch` and those that name one themselves.
+        backbones: Each `[NAME=]BACKBONE [FLAGS]`, as in `small=MobileNet --backbone_kwargs=alpha=0.25`: every variant
+            is trained on each of them, but for those of `trainers.scratch` and those that name one themselves.
 
     Raises:
         UserError: There is no such trainer, a name stands there twice, or a flag that compare sets itself.
@@ -56,27 +65,36 @@ def variants(given: Sequence[str], backbones: Sequence[str]) -> list[Variant]:
     for text in given:
         label, trainer, flags = _parsed(text)
         own = trainer == "scratch" or any(re.match(r"--?backbone(=|$)", flag) for flag in flags)
-        for backbone in [""] if own or not backbones else backbones:
-            name, *more = _words(backbone) or ("",)
-            chosen = (f"--backbone={name}", *more) if name else ()
+        for place, more in [("", ())] if own or not backbones else map(_backbone, backbones):
             _check_flags(text, (*flags, *more))
-            made.append(Variant(name=" ".join(filter(None, (label, name))), trainer=trainer, flags=(*flags, *chosen)))
+            made.append(Variant(name=" ".join(filter(None, (label, place))), trainer=trainer, flags=(*flags, *more)))
     runs = [variant.run(0) for variant in made]
     twice = next((one for one in made if runs.count(one.run(0)) > 1), None)
     if twice:
         raise UserError(
-            f"--variant: the runs of two are called {twice.name!r}. Give them names, as in NAME={twice.trainer} FLAGS."
+            f"--variant: the runs of two are called {twice.name!r}. Give them names, as in"
+            f" --variant='NAME={twice.trainer} FLAGS' or --backbone='NAME=BACKBONE FLAGS'."
         )
     return made
 
 
 def _parsed(text: str) -> tuple[str, str, tuple[str, ...]]:
-    # A name may have blanks in it: it ends at the = in front of the trainer.
+    """The name, the trainer and the flags of a variant."""
     trainers = "|".join(recipes.RECIPES)
-    match = re.match(rf"(?:(?P<name>(?!-)(?:(?! -)[^=])+)=)?\s*(?P<trainer>{trainers})(?:\s|$)", text)
+    match = re.match(rf"{_NAME}(?P<what>{trainers})(?:\s|$)", text)
     if match:
-        return (match["name"] or match["trainer"]).strip(), match["trainer"], _words(text[match.end("trainer") :])
+        return (match["name"] or match["what"]).strip(), match["what"], _words(text[match.end("what") :])
     raise UserError(f"--variant={text}: [NAME=]TRAINER [FLAGS] is expected, with one of {', '.join(recipes.RECIPES)}.")
+
+
+def _backbone(text: str) -> tuple[str, tuple[str, ...]]:
+    """The name and the flags of a backbone."""
+    match = re.match(rf"{_NAME}(?P<what>\w+)(?:\s|$)", text)
+    if not match:
+        raise UserError(f"--backbone={text}: [NAME=]BACKBONE [FLAGS] is expected, as in MobileNetV2 --weights=none.")
+    known.find(match["what"])
+    name = (match["name"] or match["what"]).strip()
+    return name, (f"--backbone={match['what']}", *_words(text[match.end("what") :]))
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -89,7 +107,9 @@ def _words(text: str) -> tuple[str, ...]:
 def _check_flags(text: str, flags: Sequence[str]) -> None:
     for flag in flags:
         if _RESERVED.match(flag):
-            raise UserError(f"--variant={text}: {flag.split('=')[0]} is set by this command itself.")
+            raise UserError(
+                f"--variant={text}: {flag.split('=')[0]} is the same for all variants: this command sets it."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,6 +154,18 @@ def results(run: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     return metrics
+
+
+def check_alike(runs: Sequence[Path]) -> None:
+    """Raises UserError if finished runs, seeds of one variant, are not otherwise the same training."""
+    finished = [run for run in runs if results(run) is not None]
+    for run in finished[1:]:
+        differences = run_directory.differences(finished[0], run_directory.read_settings(run), _COMMON)
+        if differences:
+            raise UserError(
+                f"{run}: not trained as {finished[0]} was: {'; '.join(differences)}. Remove one of the two, or pass"
+                " another --out."
+            )
 
 
 def table(rows: Sequence[Row]) -> str:

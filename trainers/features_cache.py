@@ -33,12 +33,14 @@ class Features:
     Attributes:
         values: f32[n c], a row for each record, mapped from disk.
         labels: i64[n].
-        sound: i64[k], the rows that mean something; those of corrupt records are zeros.
+        sound: i64[k], the rows that mean something, at least one; those of corrupt records are zeros.
+        seconds: What computing them took, whenever that was.
     """
 
     values: np.ndarray
     labels: np.ndarray
     sound: np.ndarray
+    seconds: float = 0.0
 
     def shuffled(
         self, batch_size: int, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
@@ -108,7 +110,7 @@ def load_or_extract(
         batch_size: Images that the extractor is given at once.
 
     Raises:
-        UserError: Another process computes the same ones, or the files are damaged.
+        UserError: Another process computes the same ones, the files are damaged, or all records are corrupt.
     """
     key = {**key, "rows": hashlib.sha256(records.rows.tobytes()).hexdigest(), "split": records.split}
     place = directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -126,11 +128,11 @@ def _opened(records: Records, width: int, place: Path, image_size: int, crop: fl
         values = np.load(place / _VALUES, mmap_mode="r")
         if values.shape != (len(records), width):
             raise ValueError(f"its shape is {values.shape}")
-    except (OSError, ValueError, EOFError) as error:
+        known, seconds = [int(number) for number in about["corrupt"]], float(about["seconds"])
+    except (OSError, ValueError, EOFError, KeyError) as error:
         raise UserError(f"{place}: damaged ({error}). Remove it: the features are computed again.") from error
     rows, megabytes = f"{values.shape[0]:,} x {width:,}", values.nbytes / 1e6
     print(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {place}", flush=True)
-    known = [int(number) for number in about["corrupt"]]
     fetch = dataset.fetch_decoded(records, image_size, crop)
     repaired = [number for number in known if fetch(number) is not None]  # The others are noted anew.
     if repaired:
@@ -139,7 +141,9 @@ def _opened(records: Records, width: int, place: Path, image_size: int, crop: fl
             " directory: the features are computed again."
         )
     sound = np.setdiff1d(np.arange(len(records)), np.array(known, np.int64))
-    return Features(values, records.labels, sound)
+    if not len(sound):
+        raise UserError(f"all {len(records):,} records of {records.split} are corrupt, such as {records.corrupt[0]}")
+    return Features(values, records.labels, sound, seconds)
 
 
 def _extract(
@@ -153,7 +157,7 @@ def _extract(
     batch_size: int,
 ) -> None:
     count = len(records)
-    done, records_corrupt = _resumed(place)
+    done, records_corrupt, before = _resumed(place)
     values = np.lib.format.open_memmap(
         place / _VALUES, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else (count, width)
     )
@@ -177,9 +181,10 @@ def _extract(
                 raise UserError(part.damage or str(error)) from error
             records_corrupt |= {start + number: message for number, message in part.corrupt.items()}
             values.flush()
-            _write(place / _PROGRESS, {"done": end, "corrupt": records_corrupt})
+            seconds = before + time.monotonic() - began
+            _write(place / _PROGRESS, {"done": end, "corrupt": records_corrupt, "seconds": seconds})
     seconds = time.monotonic() - began
-    _write(place / _ABOUT, {"key": key, "corrupt": records_corrupt})
+    _write(place / _ABOUT, {"key": key, "corrupt": records_corrupt, "seconds": before + seconds})
     (place / _PROGRESS).unlink(missing_ok=True)
     print(
         f"features: {count - done:,} computed in {seconds:,.1f} s, {(count - done) / seconds:,.1f} images/s", flush=True
@@ -206,13 +211,14 @@ def _computed(
             yield done, rows.result().numpy()[: len(done)]
 
 
-def _resumed(place: Path) -> tuple[int, dict[int, str]]:
-    """How many records an earlier process has done, and which of them are corrupt."""
+def _resumed(place: Path) -> tuple[int, dict[int, str], float]:
+    """How many records earlier processes have done, which of them are corrupt, and the seconds it took."""
     try:
         progress = json.loads((place / _PROGRESS).read_text())
-        return progress["done"], {int(number): message for number, message in progress["corrupt"].items()}
     except FileNotFoundError:
-        return 0, {}
+        return 0, {}, 0.0
+    corrupt = {int(number): message for number, message in progress["corrupt"].items()}
+    return progress["done"], corrupt, progress["seconds"]
 
 
 def _write(path: Path, value: Mapping[str, Any]) -> None:

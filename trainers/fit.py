@@ -34,6 +34,7 @@ class Task:
         early_stopping: As in `recipes.Recipe`.
         jit_compile: Whether XLA compiles the steps.
         scope: Makes the context that variables are created in.
+        seconds: What making this took; where it is kept for other trainings, when it was made.
         sync_moving_statistics: Gives all devices the same ones, before they are judged or saved.
     """
 
@@ -48,6 +49,7 @@ class Task:
     early_stopping: int = 0
     jit_compile: bool = False
     scope: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
+    seconds: float = 0.0
     sync_moving_statistics: Callable[[], None] = lambda: None
 
 
@@ -56,7 +58,7 @@ def fit(
     phases: Sequence[Phase],
     checkpointer: Checkpointer,
     *,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: Callable[[Phase], Sequence[keras.callbacks.Callback]] = lambda phase: (),
     verbose: int = 2,
 ) -> None:
     """Trains a model through its phases, from where the checkpointer stands.
@@ -65,7 +67,7 @@ def fit(
         task: What to train, on what.
         phases: In their order; batches go on where the phase before ended.
         checkpointer: Holds the position and gathers the history.
-        callbacks: Further ones, for every phase.
+        callbacks: Makes further ones for a phase.
         verbose: As in `keras.Model.fit`: 0 silent, 1 a progress bar, 2 a line an epoch.
 
     Raises:
@@ -86,7 +88,7 @@ def fit(
                 blended=task.blended,
                 jit_compile=task.jit_compile,
             )
-        others = [*_callbacks(phase, task.early_stopping), *callbacks]
+        others = [*_callbacks(phase, task.early_stopping), *callbacks(phase)]
         checkpointer.begin_phase(phase.name, metrics, others, task.sync_moving_statistics)
         task.model.fit(
             task.batches(checkpointer.position.global_step),
@@ -173,6 +175,12 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
     if phase.warmup_steps and phase.warmup_steps >= steps:
         raise UserError(
             f"--warmup_steps={phase.warmup_steps}: phase {phase.name} has {steps} steps; fewer are expected."
+        )
+    accumulated = phase.accumulated_steps
+    if accumulated > steps:
+        raise UserError(
+            f"--optimizer_kwargs=gradient_accumulation_steps={accumulated}: phase {phase.name} has {steps} steps, in"
+            " which no weight would change; at most so many are expected."
         )
     rate: Any = phase.learning_rate
     if phase.schedule == "cosine" and phase.warmup_steps:

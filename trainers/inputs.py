@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfrecord_tools import dataset, mix
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Dataset, Records, read_numbers
 from trainers.recipes import Recipe, TrainConfig
@@ -56,17 +56,26 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1)) -> Splits:
         train = train.select(read_numbers(config.records, len(train)))
         print(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
     if data.splits.get("validation"):
-        return _splits(train, data.records("validation"), "the validation split", shard)
+        return _splits(data, train, data.records("validation"), "the validation split", shard)
     rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
             f"--tfrecords={data.directory}: {len(train)} training images are too few to hold some out for validation."
         )
     print(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
-    return _splits(rest, held_out, "held out of the train split", shard)
+    return _splits(data, rest, held_out, "held out of the train split", shard)
 
 
-def _splits(train: Records, validation: Records, name: str, shard: Shard) -> Splits:
+def _splits(data: Dataset, train: Records, validation: Records, name: str, shard: Shard) -> Splits:
+    counts = np.bincount(train.labels, minlength=len(data.class_names))
+    absent = [name for name, count in zip(data.class_names, counts, strict=True) if not count]
+    if np.count_nonzero(counts) < 2:
+        raise UserError(
+            f"--tfrecords={data.directory}: all {len(train):,} training images are of one class,"
+            f" {data.class_names[int(counts.argmax())]!r}: there is nothing to learn. At least two need some there."
+        )
+    if absent:
+        print(f"no training images of {len(absent):,} of {len(counts):,} classes: {named(absent)}")
     index, workers = shard
     if len(validation) < workers:
         raise UserError(

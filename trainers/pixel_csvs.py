@@ -27,6 +27,8 @@ def as_dataset(csv: str, tfrecords: str | None) -> str:
     source = Path(csv).resolve()
     if not source.exists():
         raise UserError(f"--csv={csv}: there is no such file or directory. Pass what tfrecord_tools.to_csv wrote.")
+    if not source.name:
+        raise UserError(f"--csv={csv}: the root of all files. Pass the directory of the CSVs.")
     name = source.name if source.is_dir() else source.stem
     out = Path(os.path.relpath(source.with_name(f"{name}-tfrecords")))
     convert(ConvertConfig(src=csv, out=str(out), update=out.exists()))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfrecord_tools import files
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.records import Dataset, Records
 from trainers import scores
 from trainers.model_file import ModelInfo
@@ -229,15 +229,12 @@ def _mapped(wanted: Sequence[str], given: Sequence[str], where: str = "") -> np.
             "only the model has": sorted(set(wanted) - set(given)),
             "only the dataset has": sorted(set(given) - set(wanted)),
         }
-        differences = "; ".join(f"{which} {_some(names)}" for which, names in only.items() if names)
+        differences = "; ".join(
+            f"{which} {named(names, most=_DIFFERENCES_NAMED)}" for which, names in only.items() if names
+        )
         raise UserError(
             f"{where}other classes than those the model was trained on: {differences}. Pass a dataset of the same"
             " classes; their order may differ."
         )
     number_of = {name: number for number, name in enumerate(wanted)}
     return np.array([number_of[name] for name in given], np.int64)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _DIFFERENCES_NAMED
-    return ", ".join(names[:_DIFFERENCES_NAMED]) + (f" and {more:,} more" if more > 0 else "")

@@ -105,6 +105,12 @@ class Phase:
                 " --schedule=cosine is expected."
             )
 
+    @property
+    def accumulated_steps(self) -> int:
+        """Steps whose gradients are averaged before the weights change."""
+        given = self.optimizer_kwargs.get("gradient_accumulation_steps")
+        return given if isinstance(given, int) else 1  # What is no number, Keras refuses.
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -145,6 +151,11 @@ class Recipe:
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"--{name}={getattr(self, name)}: a share of the images within 0..1 is expected.")
+        if self.from_features and (self.mixup or self.cutmix or self.augment != "none"):
+            raise UserError(
+                f"augment={self.augment}, mixup={self.mixup}, cutmix={self.cutmix}: features are computed once, of"
+                " images as they are: none, 0 and 0 are expected."
+            )
         if self.early_stopping < 0:
             raise UserError(f"--early_stopping={self.early_stopping}: a number of epochs, or 0, is expected.")
 
@@ -191,6 +202,7 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
+        check_seed("seed", self.seed)
         if self.cache_mb < 0 or self.block < 1:
             raise UserError(f"--cache_mb={self.cache_mb}, --block={self.block}: at least 0, and at least 1.")
         if self.strategy == "multi_worker" and self.run is None:
@@ -199,8 +211,22 @@ class TrainConfig:
             raise UserError(f"--checkpoint_every={self.checkpoint_every}: a number of steps, or 0, is expected.")
 
 
+def check_seed(flag: str, seed: int) -> None:
+    """Raises UserError if a seed is not one of NumPy's."""
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--{flag}={seed}: from 0 to {2**32 - 1} is expected.")
+
+
 # Scaled by 1 / 255, which is not VGG16's own.
 _NOTES_VGG16: dict[str, Any] = {"backbone": "VGG16", "image_size": 150, "scaling": "unit", "pooling": "flatten"}
+
+
+def _as_in_notes(notes: Mapping[str, Any], model: Mapping[str, Any]) -> ModelConfig:
+    """A model with the notes' values but for those given; what scales by itself is not scaled by 1 / 255 as well."""
+    values = {**notes, **model}
+    if backbones.find(values["backbone"]).scaling == "own" and "scaling" not in model:
+        values["scaling"] = None
+    return ModelConfig(**values)
 
 
 def scratch(**model: Any) -> Recipe:
@@ -248,7 +274,7 @@ def scratch_document(*, augmented: bool = False, **model: Any) -> Recipe:
     """
     notes: dict[str, Any] = {"backbone": backbones.CNN, "image_size": 150, "weights": "none"}
     return Recipe(
-        model=ModelConfig(**(notes | {"scaling": "unit", "pooling": "flatten", "dropout": 0.5} | model)),
+        model=_as_in_notes(notes | {"scaling": "unit", "pooling": "flatten", "dropout": 0.5}, model),
         phases=(
             Phase(
                 name="scratch",
@@ -292,7 +318,7 @@ def features_document(*, head: str = "dense", **model: Any) -> Recipe:
     """
     shape: dict[str, Any] = {"dense": {"hidden": 256, "dropout": 0.5}, "linear": {"hidden": 0, "dropout": 0.0}}[head]
     return Recipe(
-        model=ModelConfig(**(_NOTES_VGG16 | shape | model)),
+        model=_as_in_notes(_NOTES_VGG16 | shape, model),
         phases=(Phase(name="head", trainable="head", optimizer="rmsprop", learning_rate=1e-2, epochs=30),),
         batch_size=20,
         crop=0.0,
@@ -321,7 +347,7 @@ def frozen_document(**model: Any) -> Recipe:
     """
     head = Phase(name="head", trainable="head", optimizer="rmsprop", learning_rate=1e-2, epochs=30, steps_per_epoch=100)
     return Recipe(
-        model=ModelConfig(**(_NOTES_VGG16 | {"hidden": 256, "dropout": 0.6} | model)),
+        model=_as_in_notes(_NOTES_VGG16 | {"hidden": 256, "dropout": 0.6}, model),
         phases=(head,),
         batch_size=20,
         crop=0.0,
@@ -417,7 +443,8 @@ def override(
 
 def _optimizer_kwargs(phase: Phase, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the recipe stay beside those given, unless they are another optimizer's."""
-    kept = phase.optimizer_kwargs if given.get("optimizer", phase.optimizer) == phase.optimizer else {}
+    same = given.get("optimizer", phase.optimizer).lower() == phase.optimizer.lower()  # Keras knows no difference.
+    kept = phase.optimizer_kwargs if same else {}
     return {"optimizer_kwargs": {**kept, **given.get("optimizer_kwargs", {})}}
 
 

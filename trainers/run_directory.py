@@ -96,7 +96,7 @@ def opened(run: str | None, settings: Settings, trainer: str) -> Iterator[Path]:
             if not _lock(path, stack):
                 raise UserError(f"--run={run}: another process is at work in it. Wait for it, or pass another --run.")
         else:
-            same = (path for path in _unfinished() if not _differences(path, settings, _REPRODUCTION))
+            same = (path for path in _unfinished() if not differences(path, settings, _REPRODUCTION))
             free = next((path for path in same if _lock(path, stack)), None)
             if free:
                 print(f"run: continues {free}, unfinished and of the same settings")
@@ -166,16 +166,16 @@ def _refuse_foreign(path: Path, settings: Settings, topics: Sequence[str]) -> No
         raise UserError(
             f"--run={path}: not a run directory (no {SETTINGS} in it). Pass a new or empty one, or that of a run."
         )
-    differences = _differences(path, settings, topics)
-    if differences:
+    found = differences(path, settings, topics)
+    if found:
         raise UserError(
-            f"--run={path}: begun with other settings: {'; '.join(differences)}. "
+            f"--run={path}: begun with other settings: {'; '.join(found)}. "
             "Repeat the command it was begun with, or pass another --run."
         )
 
 
-def _differences(path: Path, settings: Settings, topics: Sequence[str]) -> list[str]:
-    """Names what differs in the first topic that does: `--seed was 0, is 1`."""
+def differences(path: Path, settings: Settings, topics: Sequence[str]) -> list[str]:
+    """Names what a run's settings differ in from others, in the first topic that does: `--seed was 0, is 1`."""
     begun = _read_json(path / SETTINGS) or {}
     now = json.loads(json.dumps(settings))  # Tuples become lists, as in the file.
     for topic in topics:

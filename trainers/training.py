@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.errors import UserError, named, refusal
 from tfrecord_tools.records import Dataset, Records
 from trainers import (
     checkpoint,
@@ -41,7 +41,7 @@ from trainers.checkpoint import Checkpointer, DivergedError
 from trainers.fit import Task, compile_model, fit, try_optimizer
 from trainers.models import Classifier
 from trainers.pace import Pace
-from trainers.recipes import Recipe, TrainConfig
+from trainers.recipes import Phase, Recipe, TrainConfig
 
 # Images that features are computed of at once: on two cores MobileNetV2 takes 1.3 times as long for one among 32 as for
 # one among 8, which stay in the processor's caches; a GPU wants many.
@@ -55,6 +55,7 @@ _WORKER_GONE = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
+_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
 _SHARED = "It must lie on storage that all workers share."
 
 
@@ -114,7 +115,7 @@ def train(trainer: str, data: Dataset, recipe: Recipe, config: TrainConfig, flag
             precision=config.precision,
             seed=config.seed,
             deterministic=config.deterministic,
-            strategy=config.strategy,
+            strategy=_strategy(recipe, config),
             cluster=place,
         )
         _check(splits, recipe, config, found)
@@ -240,9 +241,13 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
     write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
     # Keras says so of every dataset that does not know its length: a corrupt record would be left out of this one.
     warnings.filterwarnings("ignore", "Your input ran out of data")
-    callbacks: list[keras.callbacks.Callback] = [pace]
-    if config.tensorboard and found.chief:
-        callbacks.append(keras.callbacks.TensorBoard(run / run_directory.TENSORBOARD, write_graph=False))
+
+    def callbacks(phase: Phase) -> list[keras.callbacks.Callback]:
+        if not config.tensorboard or not found.chief:
+            return [pace]
+        # One of its runs each: Keras counts epochs from 0 in every phase.
+        return [pace, keras.callbacks.TensorBoard(run / run_directory.TENSORBOARD / phase.name, write_graph=False)]
+
     verbose = (1 if sys.stdout.isatty() else 2) if found.chief else 0
     try:
         fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=verbose)
@@ -262,7 +267,7 @@ def _judged(run: Path, training: Training, task: Task, checkpointer: Checkpointe
         predicted = predictions.of_outputs(info, splits.validation, *task.answers())
     else:
         predicted = predictions.of_records(model, info, splits.validation)
-    steps, seconds = checkpointer.position.global_step, checkpointer.seconds
+    steps, seconds = checkpointer.position.global_step, task.seconds + checkpointer.seconds
     metrics = predictions.summary(predicted) | {
         "split": splits.validation_name,
         "note": "The choices of this training were made on this split: expect somewhat less on new images.",
@@ -286,17 +291,20 @@ def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -
         f"the batch of step {step:,}: {inputs.describe_records(training.splits.train, task.batch_numbers(step))}"
         for step in range(max(error.step - 1, 0), error.step + 1)
     ]
+    clipping = "" if training.found.replicas > 1 else ", or with --optimizer_kwargs=global_clipnorm=1"
     return (
         f"--run={run}: step {error.step:,}: the loss or a weight is not a number any more; {'; '.join(batches)}."
-        f" The checkpoint of step {error.saved:,} is kept. Train anew with a lower --learning_rate, or with"
-        " --optimizer_kwargs=global_clipnorm=1; look at these images if it happens at them again."
+        f" The checkpoint of step {error.saved:,} is kept. Train anew with a lower"
+        f" --learning_rate{clipping}; look at these images if it happens at them again."
     )
 
 
 def _pixels_task(training: Training, pace: Pace) -> Task:
     """The whole model is fitted to images."""
     recipe, config, train, found = training.recipe, training.config, training.splits.train, training.found
+    began = time.monotonic()
     cache = inputs.cached(train, recipe, config)
+    seconds = time.monotonic() - began
     if config.probe:
         print(probe.verdict(train, recipe, training.classes, cache, training.found), flush=True)
     batches = inputs.train_batches(train, recipe, config, cache, training.classes, found.cluster.shard)
@@ -307,6 +315,7 @@ def _pixels_task(training: Training, pace: Pace) -> Task:
         batches=lambda step: found.distributed(pace.measured(batches(step)), recipe.batch_size),
         batch_numbers=lambda step: inputs.batch_numbers(train, recipe, config, step),
         validation=found.distributed(validation, recipe.batch_size),
+        seconds=seconds,
         sync_moving_statistics=_averager(training),
         **_common(training),
     )
@@ -358,6 +367,7 @@ def _features_task(training: Training, pace: Pace) -> Task:
         validation=found.distributed(
             with_targets(validation.in_order(recipe.batch_size, found.cluster.shard)), recipe.batch_size
         ),
+        seconds=train.seconds + validation.seconds,
         # In half precision the model that is kept, which is of float32, would answer otherwise.
         answers=answers if found.precision == "float32" else None,
         **_common(training),
@@ -407,6 +417,13 @@ def _check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, found: de
     inputs.check_cache(splits.train, recipe, config)
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise UserError("--tensorboard: TensorBoard is not installed; do: pip install tensorboard")
+    if recipe.class_weights == config.order == "balanced":
+        raise UserError(
+            "--order=balanced and --class_weights=balanced: each makes up for rare classes, both would twice. Pass one."
+        )
+    if recipe.from_features and config.order != "shuffled":
+        raise UserError(f"--order={config.order}: features are read shuffled.")
+    _check_devices(recipe, found)
     if recipe.batch_size % found.replicas:
         raise UserError(
             f"--batch_size={recipe.batch_size}: {found.replicas} devices cannot share it equally. Pass a multiple of"
@@ -414,9 +431,31 @@ def _check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, found: de
         )
 
 
+def _strategy(recipe: Recipe, config: TrainConfig) -> str:
+    """What spreads the training; accumulated gradients Keras 3.15 cannot spread, not even over one device."""
+    if any(phase.accumulated_steps > 1 for phase in recipe.phases):
+        if config.strategy == "auto":
+            return "none"
+        if config.strategy != "none":
+            raise UserError(
+                f"--strategy={config.strategy}: Keras accumulates no gradients under a strategy. Pass --strategy=none,"
+                " or a larger --batch_size in place of gradient_accumulation_steps."
+            )
+    return config.strategy
+
+
+def _check_devices(recipe: Recipe, found: device.Device) -> None:
+    clipping = sorted({name for phase in recipe.phases for name in phase.optimizer_kwargs if name in _CLIPPING})
+    if clipping and found.replicas > 1:
+        raise UserError(
+            f"--optimizer_kwargs={clipping[0]}: Keras clips what each of {found.replicas} devices finds, before that is"
+            " added up, which is another clipping than on one. Pass --strategy=none, or leave it out."
+        )
+
+
 def _print_plan(training: Training) -> None:
     data, recipe, splits = training.data, training.recipe, training.splits
-    print(f"data: {data.directory} ({data.name}), {len(data.class_names)} classes: {', '.join(data.class_names)}")
+    print(f"data: {data.directory} ({data.name}), {len(data.class_names)} classes: {named(data.class_names)}")
     print(f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}")
     print(f"device: {training.found}")
     print(
