@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
+import os
 import re
 import shutil
+import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from drawn import converted, run, with_splits
+from drawn import converted, run, start, with_splits
 from PIL import Image
 
 from tfrecord_tools.errors import UserError
@@ -147,6 +152,7 @@ def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
     done = run("trainers.compare", *flags, cwd=place)
     assert done.returncode == 1
     assert "2 of 4 trainings failed, see comparison/broken-seed0.log, comparison/broken-seed1.log. " in done.stderr
+    assert done.stdout.count("failed with exit code 1: error: ") == 2
     assert "--image_size=4: refused by Keras" in (place / "comparison/broken-seed0.log").read_text()
     with open(place / "comparison/comparison.csv") as file:
         plain, broken = csv.DictReader(file)
@@ -201,6 +207,29 @@ def test_mistakes_are_told(place, flags, message):
     done = run("trainers.compare", *flags, cwd=place)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
+
+
+def test_one_comparison_at_a_time_and_its_training_ends_with_it(place):
+    flags = ("--tfrecords=out", "--out=busy", "--variant=scratch --image_size=24 --epochs=100000")
+    log = place / "busy/scratch-seed0.log"
+    with start("trainers.compare", *flags, cwd=place) as process:
+        try:
+            wait_for(lambda: log.exists() and "Epoch 2/" in log.read_text())
+            other = run("trainers.compare", *flags, cwd=place)
+        finally:
+            process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert other.stderr == "error: --out=busy: another comparison is at work in it. Wait for it.\n"
+    descriptor = os.open(place / "busy/scratch-seed0", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Nobody is at work in the run any more.
+    os.close(descriptor)
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_runs_on_a_dataset_that_was_are_not_compared(place, tmp_path):

@@ -40,7 +40,9 @@ def test_classes_without_training_images_are_named(out, tmp_path, capsys):
     data = dataset.open(out)
     (tmp_path / "numbers").write_text("\n".join(map(str, np.flatnonzero(data.records("train").labels != 2))))
     inputs.split(data, recipes.TrainConfig(tfrecords=str(out), records=str(tmp_path / "numbers")))
-    assert "no training images of 1 of 3 classes: cats\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "no training images of 1 of 3 classes: cats\n" in out
+    assert "no validation images of 2 of 3 classes: bees, cats\n" in out
 
 
 def test_targets_are_what_a_model_puts_out():

@@ -162,7 +162,7 @@ def test_the_figures_are_those_of_the_predictions(two):
         assert row["path"] in page.text
     assert page.elements["img"] == 2 * len(wrong)  # With heat.
     text = " ".join(page.text.split())
-    assert "It took 20 s for 15 steps: 123 images a second, validation and saving included." in text
+    assert "It took 20 s for 15 steps, validation and saving included; steps alone made 123 images a second." in text
     assert "95 % interval, Wilson" in text
     assert "--seed=0 --epochs=head=2" in text
 

@@ -85,10 +85,13 @@ def test_features_end_in_the_whole_model(place, tmp_path, capsys):
 def test_csvs_are_a_dataset(place, tmp_path):
     made = run("tfrecord_tools.to_csv", f"--src={place / 'src'}", "--image_size=24", "--out=csv", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
-    flags = ("--csv=csv", "--image_size=24", "--batch_size=8", "--epochs=1")
+    before = sorted(path.name for path in place.iterdir())
+    flags = ("--csv=csv", "--batch_size=8", "--epochs=1")
     done = run("trainers.scratch", *flags, "--run=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "data: csv-tfrecords (csv), 2 classes: cats, dogs\n" in done.stdout
+    assert "model: CNN(" in done.stdout
+    assert ", 24 px, " in done.stdout  # Theirs.
     assert json.loads((tmp_path / "run/metrics.json").read_text())["count"] == 12
     again = run("trainers.scratch", *flags, "--run=run", cwd=tmp_path)
     assert "csv-tfrecords/: up to date, nothing is added, changed or removed.\n" in again.stdout
@@ -97,8 +100,11 @@ def test_csvs_are_a_dataset(place, tmp_path):
     assert both.stderr.splitlines()[-1] == (
         "error: --csv=csv and --tfrecords=csv-tfrecords exclude each other: pass one of them."
     )
-    root = run("trainers.scratch", "--csv=/", cwd=tmp_path)
-    assert root.stderr == "error: --csv=/: the root of all files. Pass the directory of the CSVs.\n"
+    one = run("trainers.scratch", "--csv=csv/train.csv", cwd=tmp_path)
+    assert one.stderr == "error: --csv=csv/train.csv: a file. Pass csv, where there may be a CSV for each split.\n"
+    images = run("trainers.scratch", f"--csv={place / 'src'}", cwd=tmp_path)
+    assert images.stderr.startswith(f"error: --csv={place / 'src'}: no CSV of pixels in it, such as ")
+    assert sorted(path.name for path in place.iterdir()) == before
 
 
 def test_everything_that_recipes_can_ask_for_at_once(place, tmp_path):

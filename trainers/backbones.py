@@ -100,12 +100,13 @@ def check_weights(weights: str) -> None:
         raise UserError(f"--weights={weights}: there is no such file.")
 
 
-def parse_kwargs(flag: str, text: str) -> dict[str, Any]:
+def parse_kwargs(flag: str, text: str, example: str = "alpha=0.25,minimalistic=True") -> dict[str, Any]:
     """Reads `name=value,name=value`, the values as Python literals: `alpha=0.25,minimalistic=True`.
 
     Args:
         flag: The name of the flag that the text was given by.
         text: What was given.
+        example: For the message.
 
     Raises:
         UserError: A part that is no `name=literal`, or a name given twice.
@@ -121,6 +122,6 @@ def parse_kwargs(flag: str, text: str) -> dict[str, Any]:
     except (SyntaxError, ValueError):
         raise UserError(
             f"--{flag}={text}: not understood; name=value pairs with Python literals are, "
-            "separated by commas, as in alpha=0.25,minimalistic=True."
+            f"separated by commas, as in {example}."
         ) from None
     return {name: kwargs[name] for name in names}

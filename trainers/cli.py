@@ -150,7 +150,9 @@ def recipe(make: Callable[..., Recipe], **how: Any) -> Recipe:
     model |= _given("backbone", "weights", "image_size")
     phase: dict[str, Any] = _given(*_PHASE)
     if FLAGS.optimizer_kwargs is not None:
-        phase["optimizer_kwargs"] = backbones.parse_kwargs("optimizer_kwargs", FLAGS.optimizer_kwargs)
+        phase["optimizer_kwargs"] = backbones.parse_kwargs(
+            "optimizer_kwargs", FLAGS.optimizer_kwargs, "weight_decay=1e-4,global_clipnorm=1"
+        )
     return recipes.override(
         make(**model, **how),
         epochs=_numbers("epochs", int),

@@ -10,6 +10,7 @@ Each training is a process and a run directory of its own; the same command cont
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools import command
+from tfrecord_tools import command, files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import cli, comparison, recipes, run_directory
@@ -63,7 +64,9 @@ def main(argv: Sequence[str]) -> None:
         _check_same(variant, seed, out, digest)
     for variant in chosen:
         comparison.check_alike([out / variant.run(seed) for seed in seeds])
-    failed = [job for number, job in enumerate(jobs, 1) if not _train(*job, out, f"{number}/{len(jobs)}")]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # It ends the training that runs, too.
+    with files.lock(out / "lock", f"--out={out}: another comparison is at work in it. Wait for it."):
+        failed = [job for number, job in enumerate(jobs, 1) if not _train(*job, out, f"{number}/{len(jobs)}")]
     for variant in chosen:
         comparison.check_alike([out / variant.run(seed) for seed in seeds])
     rows = [
@@ -81,7 +84,8 @@ def main(argv: Sequence[str]) -> None:
     if failed:
         logs = ", ".join(str(out / f"{variant.run(seed)}.log") for variant, seed in failed)
         raise UserError(
-            f"{len(failed)} of {len(jobs)} trainings failed, see {logs}. The same command tries them again."
+            f"{len(failed)} of {len(jobs)} trainings failed, see {logs}. Where no flag is wrong, the same command tries"
+            " them again."
         )
 
 
@@ -140,11 +144,19 @@ def _train(variant: Variant, seed: int, out: Path, which: str) -> bool:
         ).returncode
     metrics = comparison.results(out / variant.run(seed))
     if code or metrics is None:
-        print(f"failed with exit code {code}", flush=True)
+        print(f"failed with exit code {code}: {_last_error(out / f'{variant.run(seed)}.log')}", flush=True)
         return False
     run_directory.write_json(_told(variant, seed, out), variant.told(seed))
     print(f"accuracy {metrics['accuracy']:.2%} in {metrics['seconds']:,.0f} s", flush=True)
     return True
+
+
+def _last_error(log: Path) -> str:
+    """What a training said last."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return next(
+        (line for line in reversed(lines) if line.startswith(("error: ", "FATAL "))), lines[-1] if lines else ""
+    )
 
 
 if __name__ == "__main__":

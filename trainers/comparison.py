@@ -233,7 +233,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         taken = row.mean("seconds") or 0.0
         seconds.barh(place, taken, height=0.55, color="#c9d6e6")
         seconds.annotate(
-            f"{taken:,.0f} s", (taken, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=9
+            f"{taken:,.{1 if taken < 10 else 0}f} s",
+            (taken, place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9,
         )
     accuracy.set_yticks(range(len(finished)), [row.name for row in finished])
     accuracy.set_xlabel("accuracy in %, a dot a seed, a bar their mean")
@@ -242,6 +247,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     seconds.margins(x=0.25)
     seconds.set_xlim(left=0)
     for axes in (accuracy, seconds):
+        axes.set_axisbelow(True)
         axes.grid(axis="x", alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(left=False)

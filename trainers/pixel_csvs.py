@@ -5,31 +5,41 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tfrecord_tools import pixel_csv
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
 
 
-def as_dataset(csv: str, tfrecords: str | None) -> str:
+def as_dataset(csv: str, tfrecords: str | None) -> tuple[str, int]:
     """Converts CSVs into records beside them, or brings those of an earlier call up to date.
 
     Args:
-        csv: The directory of the CSVs, or one of them.
+        csv: The directory of the CSVs, one for each split.
         tfrecords: What was given as a dataset: nothing is expected.
 
     Returns:
-        The dataset directory.
+        The dataset directory, and the height of the images in pixels.
 
     Raises:
-        UserError: A dataset was given too, or the CSVs cannot be converted.
+        UserError: A dataset was given too, there are no CSVs of pixels, or they cannot be converted.
     """
     if tfrecords:
         raise UserError(f"--csv={csv} and --tfrecords={tfrecords} exclude each other: pass one of them.")
     source = Path(csv).resolve()
     if not source.exists():
         raise UserError(f"--csv={csv}: there is no such file or directory. Pass what tfrecord_tools.to_csv wrote.")
+    if source.is_file():
+        raise UserError(f"--csv={csv}: a file. Pass {Path(csv).parent}, where there may be a CSV for each split.")
+    files = [path for path in sorted(source.iterdir()) if pixel_csv.is_one(str(path))]
+    if not files:
+        raise UserError(
+            f"--csv={csv}: no CSV of pixels in it, such as tfrecord_tools.to_csv writes. Of images, pass the --out of"
+            " tfrecord_tools.convert as --tfrecords."
+        )
     if not source.name:
-        raise UserError(f"--csv={csv}: the root of all files. Pass the directory of the CSVs.")
-    name = source.name if source.is_dir() else source.stem
-    out = Path(os.path.relpath(source.with_name(f"{name}-tfrecords")))
+        raise UserError(f"--csv={csv}: the root of all files, which nothing can be put beside. Move the CSVs.")
+    out = Path(os.path.relpath(source.with_name(f"{source.name}-tfrecords")))
     convert(ConvertConfig(src=csv, out=str(out), update=out.exists()))
-    return str(out)
+    with open(files[0], "rb") as file:
+        height, _, _ = pixel_csv.read_shape(file)
+    return str(out), height

@@ -181,11 +181,14 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
     wrong = _wrong(predicted)
     sure = int((predicted.confidence[wrong] >= _SURE).sum())
     if sure:
+        # Of a model that is too sure, many of them are its own.
+        own = float(predicted.confidence.mean()) > metrics["accuracy_interval"][1]
+        blame = "They may be wrong, or the model too sure, as it is on the whole." if own else "They may be wrong."
         yield (
             "check",
             "mistakes",
             f"{page.number(sure, 'label')} contradicted with {_SURE:.0%} or more",
-            "They may be wrong. Go through <code>suspects.csv</code> from the top, append the lines whose column"
+            f"{blame} Go through <code>suspects.csv</code> from the top, append the lines whose column"
             " <code>label</code> is right to a file of their own, and convert with <code>--relabel</code> of it.",
         )
     weak = _weakest(predicted)
@@ -243,8 +246,8 @@ def _training(facts: Facts) -> str:
     speed = ""
     if "images_per_second" in metrics:
         speed = (
-            f" It took {metrics['seconds']:,.0f} s for {metrics['steps']:,} steps: {metrics['images_per_second']:,.0f}"
-            " images a second, validation and saving included."
+            f" It took {metrics['seconds']:,.0f} s for {page.number(metrics['steps'], 'step')}, validation and saving"
+            f" included; steps alone made {metrics['images_per_second']:,.0f} images a second."
         )
     waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
     waited = f" The model waited for its input {np.mean(waits):.0%} of the time." if waits else ""

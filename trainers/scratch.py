@@ -3,7 +3,7 @@
     python -m trainers.scratch --tfrecords out/
     python -m trainers.scratch --csv csv/
 
-CSVs, as tfrecord_tools.to_csv writes them, are first converted into records beside them.
+CSVs, as tfrecord_tools.to_csv writes them, are first converted into records beside them; --image_size is theirs then.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     if FLAGS.csv:
-        FLAGS.tfrecords = pixel_csvs.as_dataset(FLAGS.csv, FLAGS.tfrecords)
+        FLAGS.tfrecords, size = pixel_csvs.as_dataset(FLAGS.csv, FLAGS.tfrecords)
+        if FLAGS.image_size is None and FLAGS.recipe != "document":
+            FLAGS.image_size = size
     augmented = {"augmented": FLAGS.augment not in (None, "none")} if FLAGS.recipe == "document" else {}
     cli.train("scratch", argv, **augmented)
 
