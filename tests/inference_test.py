@@ -38,6 +38,7 @@ def test_constants_answer_as_variables_do(config, classes, policy, monkeypatch):
     model = models.build(config, classes).model
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
 
+    monkeypatch.setattr(inference, "_MOST_CONSTANTS", 100_000_000)
     constant = inference.compiled(model)
     monkeypatch.setattr(inference, "_MOST_CONSTANTS", 0)
     variable = inference.compiled(model)
