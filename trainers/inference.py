@@ -15,9 +15,9 @@ _MOST_CONSTANTS = 10_000_000
 def compiled(model: keras.Model, jit_compile: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
     """Makes a function of a model, traced once for all sizes of batches, without what Keras's `predict` adds.
 
-    On processors, weights of small models are constants of the graph: in variables, oneDNN would lay them out anew in every call, and
-    nothing computed of them alone could be computed ahead. MobileNetV2 at 160 px answers 1.5 times as fast so, with the
-    same bits.
+    On processors, weights of small models are constants of the graph: in variables, oneDNN would lay them out anew in
+    every call, and nothing computed of them alone could be computed ahead. MobileNetV2 at 160 px answers 1.5 times as
+    fast so, with the same bits.
 
     Args:
         model: u8[b h w 3] -> f[b c]. Its weights are taken as they are now.
