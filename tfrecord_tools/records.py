@@ -314,12 +314,10 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
     if not (directory / metadata.CONVERT_JSON).exists():
         if partial_of(directory).exists():
             raise UserError(f"{directory}: the conversion is unfinished. Repeat its command to finish it.")
-        out, what = str(directory), "no such directory"
-        if directory.exists():
-            out, what = (
-                "OUT",
-                "no dataset (it has no convert.json)" if directory.is_dir() else "a file, not a directory",
-            )
+        what = "a file, not a directory" if directory.exists() else "no such directory"
+        if directory.is_dir():
+            what = "no dataset (it has no convert.json)"
+        out = "OUT" if directory.exists() else directory
         raise UserError(
             f"{directory}: {what}. Expected a directory that"
             f" `python -m tfrecord_tools.convert --src=IMAGES --out={out}` wrote."

@@ -60,22 +60,21 @@ def main(argv: Sequence[str]) -> None:
         return
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out}: a file, not a directory. Pass another --out.")
+    runs = {variant: [out / variant.run(seed) for seed in seeds] for variant in chosen}
     for variant, seed in jobs:  # Before hours are spent on those in front of it.
         _check_same(variant, seed, out, digest)
-    for variant in chosen:
-        comparison.check_alike([out / variant.run(seed) for seed in seeds])
+    comparison.check_alike(runs.values())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # It ends the training that runs, too.
     with files.lock(out / "lock", f"--out={out}: another comparison is at work in it. Wait for it."):
         failed = [job for number, job in enumerate(jobs, 1) if not _train(*job, out, f"{number}/{len(jobs)}")]
-    for variant in chosen:
-        comparison.check_alike([out / variant.run(seed) for seed in seeds])
+    comparison.check_alike(runs.values())
     rows = [
         Row(
             name=variant.name,
-            runs=tuple(filter(None, (comparison.results(out / variant.run(seed)) for seed in seeds))),
+            runs=tuple(filter(None, map(comparison.results, paths))),
             failed=sum(variant == one for one, _ in failed),
         )
-        for variant in chosen
+        for variant, paths in runs.items()
     ]
     comparison.write_table(rows, out / comparison.TABLE)
     comparison.draw(rows, out / comparison.CHART)
@@ -123,7 +122,7 @@ def _check_same(variant: Variant, seed: int, out: Path, digest: str) -> None:
             f"{run}: finished with other flags: {' '.join(begun)}. Give the variant another NAME, or pass another"
             " --out."
         )
-    of = json.loads((run / run_directory.SETTINGS).read_text())["dataset"]["digest"]
+    of = run_directory.read_settings(run)["dataset"]["digest"]
     if of != digest:
         raise UserError(
             f"{run}: finished on another dataset, of digest {of[:12]}; {FLAGS.tfrecords} is {digest[:12]} now. Pass"

@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,6 @@ from trainers import backbones as known
 from trainers import recipes, run_directory
 
 TABLE, CHART = "comparison.csv", "comparison.png"
-# May have blanks in it: it ends at the = in front of what it names.
-_NAME = r"(?:(?P<name>(?!-)(?:(?! -)[^=])+)=)?\s*"
 _RESERVED = re.compile(r"--?(seed|run|tfrecords|csv)\b")
 # What the runs of a variant have in common, as topics of settings.json; seeds and paths are not among them.
 _COMMON = ("recipe", "weights", "dataset", "environment")
@@ -80,21 +78,29 @@ def variants(given: Sequence[str], backbones: Sequence[str]) -> list[Variant]:
 
 def _parsed(text: str) -> tuple[str, str, tuple[str, ...]]:
     """The name, the trainer and the flags of a variant."""
-    trainers = "|".join(recipes.RECIPES)
-    match = re.match(rf"{_NAME}(?P<what>{trainers})(?:\s|$)", text)
-    if match:
-        return (match["name"] or match["what"]).strip(), match["what"], _words(text[match.end("what") :])
+    found = _split(text, "|".join(recipes.RECIPES))
+    if found:
+        return found
     raise UserError(f"--variant={text}: [NAME=]TRAINER [FLAGS] is expected, with one of {', '.join(recipes.RECIPES)}.")
 
 
 def _backbone(text: str) -> tuple[str, tuple[str, ...]]:
     """The name and the flags of a backbone."""
-    match = re.match(rf"{_NAME}(?P<what>\w+)(?:\s|$)", text)
-    if not match:
+    found = _split(text, r"\w+")
+    if not found:
         raise UserError(f"--backbone={text}: [NAME=]BACKBONE [FLAGS] is expected, as in MobileNetV2 --weights=none.")
-    known.find(match["what"])
-    name = (match["name"] or match["what"]).strip()
-    return name, (f"--backbone={match['what']}", *_words(text[match.end("what") :]))
+    name, backbone, flags = found
+    known.find(backbone)
+    return name, (f"--backbone={backbone}", *flags)
+
+
+def _split(text: str, pattern: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """Takes `[NAME=]WHAT [FLAGS]` apart, WHAT being of a pattern; the name is WHAT where there is none."""
+    # A name may have blanks in it: it ends at the = in front of what it names.
+    match = re.match(rf"(?:(?P<name>(?!-)(?:(?! -)[^=])+)=)?\s*(?P<what>{pattern})(?:\s|$)", text)
+    if not match:
+        return None
+    return (match["name"] or match["what"]).strip(), match["what"], _words(text[match.end("what") :])
 
 
 def _words(text: str) -> tuple[str, ...]:
@@ -156,16 +162,17 @@ def results(run: Path) -> dict[str, Any] | None:
     return metrics
 
 
-def check_alike(runs: Sequence[Path]) -> None:
-    """Raises UserError if finished runs, seeds of one variant, are not otherwise the same training."""
-    finished = [run for run in runs if results(run) is not None]
-    for run in finished[1:]:
-        differences = run_directory.differences(finished[0], run_directory.read_settings(run), _COMMON)
-        if differences:
-            raise UserError(
-                f"{run}: not trained as {finished[0]} was: {'; '.join(differences)}. Remove one of the two, or pass"
-                " another --out."
-            )
+def check_alike(variants: Iterable[Sequence[Path]]) -> None:
+    """Raises UserError if finished runs, the seeds of each variant, are not otherwise the same training."""
+    for runs in variants:
+        finished = [run for run in runs if results(run) is not None]
+        for run in finished[1:]:
+            differences = run_directory.differences(finished[0], run_directory.read_settings(run), _COMMON)
+            if differences:
+                raise UserError(
+                    f"{run}: not trained as {finished[0]} was: {'; '.join(differences)}. Remove one of the two, or"
+                    " pass another --out."
+                )
 
 
 def table(rows: Sequence[Row]) -> str:

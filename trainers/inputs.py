@@ -67,17 +67,20 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1)) -> Splits:
 
 
 def _splits(data: Dataset, train: Records, validation: Records, name: str, shard: Shard) -> Splits:
-    counts = np.bincount(train.labels, minlength=len(data.class_names))
-    if np.count_nonzero(counts) < 2:
+    names = data.class_names
+    counts = {
+        what: np.bincount(records.labels, minlength=len(names))
+        for what, records in (("training", train), ("validation", validation))
+    }
+    if np.count_nonzero(counts["training"]) < 2:
         raise UserError(
             f"--tfrecords={data.directory}: all {len(train):,} training images are of one class,"
-            f" {data.class_names[int(counts.argmax())]!r}: there is nothing to learn. At least two need some there."
+            f" {names[int(counts['training'].argmax())]!r}: there is nothing to learn. At least two need some there."
         )
-    for what, records in (("training", train), ("validation", validation)):
-        counts = np.bincount(records.labels, minlength=len(data.class_names))
-        absent = [name for name, count in zip(data.class_names, counts, strict=True) if not count]
+    for what, count in counts.items():
+        absent = [names[label] for label in np.flatnonzero(count == 0)]
         if absent:
-            print(f"no {what} images of {len(absent):,} of {len(counts):,} classes: {named(absent)}")
+            print(f"no {what} images of {len(absent):,} of {len(names):,} classes: {named(absent)}")
     index, workers = shard
     if len(validation) < workers:
         raise UserError(

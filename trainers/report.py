@@ -180,15 +180,16 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
     metrics, predicted = facts.metrics, facts.predictions
     wrong = _wrong(predicted)
     sure = int((predicted.confidence[wrong] >= _SURE).sum())
+    low, high = metrics["accuracy_interval"]
+    confidence = float(predicted.confidence.mean())
     if sure:
         # Of a model that is too sure, many of them are its own.
-        own = float(predicted.confidence.mean()) > metrics["accuracy_interval"][1]
-        blame = "They may be wrong, or the model too sure, as it is on the whole." if own else "They may be wrong."
+        own = ", or the model too sure, as it is on the whole" if confidence > high else ""
         yield (
             "check",
             "mistakes",
             f"{page.number(sure, 'label')} contradicted with {_SURE:.0%} or more",
-            f"{blame} Go through <code>suspects.csv</code> from the top, append the lines whose column"
+            f"They may be wrong{own}. Go through <code>suspects.csv</code> from the top, append the lines whose column"
             " <code>label</code> is right to a file of their own, and convert with <code>--relabel</code> of it.",
         )
     weak = _weakest(predicted)
@@ -210,8 +211,6 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             "<code>--probe</code> says what binds; records of the right size (<code>convert --resize</code>) and"
             " <code>--cache</code> help.",
         )
-    low, high = metrics["accuracy_interval"]
-    confidence = float(predicted.confidence.mean())
     # Of few images the error is large by chance; the mean confidence lies outside of the interval by chance rarely.
     if metrics["calibration_error"] >= _MISCALIBRATED and not low <= confidence <= high:
         yield (
