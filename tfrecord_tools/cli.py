@@ -19,6 +19,16 @@ def define_source_flags() -> None:
     for name in ("path", "label", "split", "group"):
         column = f"{name}_column"
         flags.DEFINE_string(column, getattr(ScanConfig, column), f"The manifest's column of {name}s.")
+    flags.DEFINE_list(
+        "label_columns",
+        None,
+        "The manifest's columns, one per class, of which exactly one is 1 in each row. Default: --label_column.",
+    )
+    flags.DEFINE_string(
+        "manifest_encoding",
+        None,
+        "Encoding of a CSV manifest, such as cp1252 or cp949. Default: UTF-8, or UTF-16 with a byte order mark.",
+    )
     flags.DEFINE_float(
         "validation_fraction",
         None,

@@ -8,3 +8,8 @@ SPLIT_NAMES = {
     "val": "validation", "valid": "validation", "validation": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
+
+
+def split_named(name: str) -> str | None:
+    """Return the split that a name means, or None."""
+    return SPLIT_NAMES.get(name.lower())
