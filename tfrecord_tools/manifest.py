@@ -21,14 +21,18 @@ _NEEDED = ("path", "label")
 # Usual names of columns, as `tables.normal` has them.
 _USUAL = {
     "path": frozenset(
-        "path filepath imagepath imgpath imgfilepath file filename image img imagename imgname imagefile imgfile"
-        " imageid imgid imageindex photo picture id fname".split()
+        {
+            "path", "filepath", "imagepath", "imgpath", "imgfilepath", "file", "filename", "fname", "image", "img",
+            "imagename", "imgname", "imagefile", "imgfile", "imageid", "imgid", "imageindex", "photo", "picture", "id",
+        }
     ),
     "label": frozenset(
-        "label class classe classname classlabel classid category categorie categoryname categoryid target breed"
-        " specie species diagnosis labelname tag y".split()
+        {
+            "label", "labelname", "class", "classe", "classname", "classlabel", "classid", "category", "categorie",
+            "categoryname", "categoryid", "target", "breed", "specie", "species", "diagnosis", "tag", "y",
+        }
     ),
-}
+}  # fmt: skip
 _PROBED_ROWS = 1000
 _PICTURES = "A CSV of pixels is not a manifest: pass it as --src."
 
@@ -65,7 +69,7 @@ class Reading:
         classes: Names that are those of classes, whatever they look like.
         encoding: Of a CSV. None: UTF-8, or what a byte order mark says.
         flag: By which the file was given.
-        exact: The columns must have these very names.
+        exact: The columns must have these very names, and every row must have a label.
     """
 
     columns: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(zip(COLUMNS, COLUMNS)))
@@ -108,13 +112,15 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
         notes += manifest_labels.without(labels, columns["label"])
     if not any(labels):
         raise UserError(f"{path}: no row has a value in the column {columns['label']!r}. {_advice('label', reading)}")
-    for name in ("path", "split"):
+    if reading.exact:
+        values["label"] = labels
+    for name in ("path", "label", "split"):
         if name in values and "" in values[name]:
             raise UserError(f"{path}: row {values[name].index('') + 1:,} has no value in the column {columns[name]!r}.")
     within = os.path.join(os.path.abspath(root), "")
     paths = [os.path.normpath(p).removeprefix(within) for p in values["path"]]
     rows = sorted((row for row, label in enumerate(labels) if label), key=lambda row: paths[row].split("/"))
-    _check_distinct(path, paths, labels, rows)
+    _check_distinct(path, paths, labels if not reading.exact else [""] * len(labels), rows)
     ordered = {name: [column[row] for row in rows] for name, column in values.items()}
     return Manifest(
         paths=[paths[row] for row in rows],
@@ -223,7 +229,7 @@ def _remedy(table: pa.Table, name: str, reading: Reading) -> str:
 
 
 def _advice(name: str, reading: Reading) -> str:
-    if reading.flag != "manifest":
+    if reading.exact:
         return f"The columns {' and '.join(reading.columns.values())} are expected."
     advice = f"Name the column of {name}s with --{name}_column."
     return f"{advice} ({_PICTURES})" if name == "path" else advice

@@ -137,8 +137,8 @@ def _whole(path: str, column: str, labels: Sequence[str], numbers: Mapping[str, 
         return names | {label: "" for label in labels if label.casefold() == _NAN}
     row = next(row for row, label in enumerate(labels) if label in fractions)
     raise UserError(
-        f"{path}: the column {column!r} holds numbers with fractions, such as {labels[row]} in row {row + 1:,}. These are"
-        " no classes, and regression is not supported. Add a column of ranges, such as 20-25, and name it with"
+        f"{path}: the column {column!r} holds numbers with fractions, such as {labels[row]} in row {row + 1:,}. These"
+        " are no classes, and regression is not supported. Add a column of ranges, such as 20-25, and name it with"
         f" --label_column.{_escape(numbers)}"
     )
 

@@ -1,8 +1,8 @@
 """Which files the rows of a table mean: their paths may be nearly right, made on another machine or by another program.
 
 A row means the file of its path. If there is none, the path is compared without regard to what differs from machine to
-machine, in this order: separators and prefixes, the Unicode form, capital letters, the ending, leading zeros; then by as
-much of the end of the path as agrees. A row that several files fit stops everything.
+machine, in this order: separators and prefixes, the Unicode form, capital letters, the ending, leading zeros of a
+number. Then as much of the end of the path as agrees decides. A row that fits several files stops everything.
 """
 
 from __future__ import annotations
@@ -22,12 +22,15 @@ import numpy as np
 from tfrecord_tools.errors import UserError
 
 IMAGE_ENDINGS = frozenset(
-    "jpg jpeg jpe jfif png apng gif bmp dib tif tiff webp avif heic heif jxl jp2 j2k ppm pgm pbm pnm dcm dicom psd"
-    " tga".split()
-)
+    {
+        "jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "tif", "tiff", "webp", "avif", "heic", "heif",
+        "jxl", "jp2", "j2k", "ppm", "pgm", "pbm", "pnm", "dcm", "dicom", "psd", "tga",
+    }
+)  # fmt: skip
 MISSING = -1
 _LAST = "\U0010ffff"  # Sorts behind all else.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_ID = re.compile(r"\d+(?:\.0+)?/")  # A number as spreadsheets leave it of 0007.
 _NUMBER = re.compile(r"0*(\d+?)(?:\.0+)?")
 _DRIVE = re.compile(r"[A-Za-z]:$")
 _WAYS_SHOWN = 5
@@ -66,6 +69,8 @@ def match(table: str, rows: Sequence[str], names: Sequence[str], lines: Sequence
         for fold in _FOLDS:
             taken = set(numbers.tolist()) if keys else set()  # By rows that say it more clearly.
             for row, key in list(keys.items()):
+                if fold is _without_zeros and not _ID.match(key):
+                    continue
                 fitting = find(fold, fold(key))
                 if len(fitting) > 1:
                     raise UserError(_several(table, rows[row], lines[row], [names[number] for number in fitting]))

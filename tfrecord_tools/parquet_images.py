@@ -26,7 +26,19 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROW = np.dtype([("file", "<i4"), ("group", "<i4"), ("row", "<i8"), ("size", "<i8")])  # `row` counts within `group`.
-USUAL_NAMES = ("image", "img", "picture", "photo", "images", "pixel_values", "image_bytes", "bytes", "jpg", "jpeg", "png")
+USUAL_NAMES = (
+    "image",
+    "img",
+    "picture",
+    "photo",
+    "images",
+    "pixel_values",
+    "image_bytes",
+    "bytes",
+    "jpg",
+    "jpeg",
+    "png",
+)
 _ENDING = ".parquet"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 _BATCH_ROWS = 16  # Held in memory at once, beside the pages that they come from.
@@ -186,8 +198,8 @@ def files_of(src: str) -> list[str]:
     found = [file for files in inner.values() for file in files if has_images(file)]
     if found and len(inner) > 1 and not all(split_named(os.path.basename(directory)) for directory in inner):
         raise UserError(
-            f"--src={src}: Parquet files with images lie in several directories, such as {below[0]} and {below[1]}. Pass"
-            " the one that is meant as --src."
+            f"--src={src}: Parquet files with images lie in several directories, such as {below[0]} and {below[1]}."
+            " Pass the one that is meant as --src."
         )
     return found
 
@@ -308,5 +320,3 @@ def rows_of(file: str, number: int) -> np.ndarray:
     rows["row"] = np.concatenate([np.arange(count) for count in counts]) if counts else 0
     rows["size"] = os.path.getsize(file) // max(len(rows), 1)  # Nobody knows before it is read.
     return rows
-
-

@@ -104,7 +104,9 @@ def _split_files(files: Sequence[str]) -> tuple[list[str], list[str] | None, lis
         return list(files), None, []
     kept = [file for file in files if splits[file]]
     others = [os.path.basename(file) for file in files if not splits[file]]
-    notes = [f"{len(others):,} files are left out, since their names say no split: {named(others, 3)}"] if others else []
+    notes = (
+        [f"{len(others):,} files are left out, since their names say no split: {named(others, 3)}"] if others else []
+    )
     return kept, [split for file in kept if (split := splits[file])], notes
 
 
@@ -129,7 +131,9 @@ def _image_column(files: Sequence[str], reading: Reading) -> tuple[Column, list[
         if column not in parquet_images.image_columns(file):
             raise UserError(f"{file}: it has no column {column.name!r} of images as {files[0]} has. Move it away.")
     others = [name for name in columns if name != column.name]
-    note = f"the images in the column {column.name!r} are read, those in {', '.join(others)} are not (see --path_column)"
+    note = (
+        f"the images in the column {column.name!r} are read, those in {', '.join(others)} are not (see --path_column)"
+    )
     return column, [note] if others else []
 
 
@@ -176,8 +180,8 @@ def _with_label_column(
         return reading, []
     if len(described) > 1:
         raise UserError(
-            f"{src}: the columns {', '.join(described)} all hold classes. Name the one that is meant with --label_column,"
-            f" such as --label_column={described[0]}."
+            f"{src}: the columns {', '.join(described)} all hold classes. Name the one that is meant, such"
+            f" as --label_column={described[0]}."
         )
     chosen = dataclasses.replace(reading, columns={**reading.columns, "label": described[0]})
     return chosen, [f"the column {described[0]!r} is read as the labels (see --label_column)"]

@@ -17,6 +17,7 @@ import numpy as np
 
 from tfrecord_tools import files, manifest, manifest_paths, object_store, parquet_images, parquet_source, stores
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.manifest import COLUMNS, Reading
 from tfrecord_tools.splits import SPLIT_NAMES, SPLITS
 from tfrecord_tools.stores import Listing, Rejected, Store
 
@@ -91,10 +92,10 @@ class ScanConfig:
         classes = list(self.classes) if self.classes else None
         return {"classes": classes, "label_regex": self.label_regex, "group_regex": self.group_regex}
 
-    def reading(self) -> manifest.Reading:
+    def reading(self) -> Reading:
         """How a manifest, or a Parquet file of images, is read."""
-        return manifest.Reading(
-            columns={name: getattr(self, f"{name}_column") for name in manifest.COLUMNS},
+        return Reading(
+            columns={name: getattr(self, f"{name}_column") for name in COLUMNS},
             label_columns=self.label_columns or (),
             classes=self.classes or (),
             encoding=self.manifest_encoding,
@@ -179,7 +180,9 @@ def scan(config: ScanConfig) -> Sources:
     if not files.is_url(config.src) and parquet_images.is_one(config.src):
         return _scan_parquet(config)
     if config.label_columns:
-        raise UserError(f"--label_columns={','.join(config.label_columns)}: only a manifest has columns. Remove the flag.")
+        raise UserError(
+            f"--label_columns={','.join(config.label_columns)}: only a manifest has columns. Remove the flag."
+        )
     listing = _list(config.src)
     layout = _layout(config, listing)
     found = map(layout.label, listing.paths) if listing.labels is None else listing.labels
@@ -193,7 +196,8 @@ def scan(config: ScanConfig) -> Sources:
         elif layout.splits and splits[number] == TO_BE_SPLIT:
             rejected.append(Rejected(path=path, reason=_NO_SPLIT))
             labels[number] = None
-    return _sources(config, listing, labels, splits, rejected, note=layout.note)
+    sources = _sources(config, listing, labels, splits, rejected, note=layout.note)
+    return dataclasses.replace(sources, notes=(*listing.notes, *sources.notes))
 
 
 def _list(src: str) -> Listing:
@@ -206,7 +210,7 @@ def _scan_manifest(config: ScanConfig, path: str) -> Sources:
     listing, at, notes = _named(rows, path, root, whole=config.manifest is not None and not os.path.isdir(root))
     wanted = config.classes or set(rows.labels)
     label_of = dict(zip(rows.paths, rows.labels))
-    rejected = [r for r in listing.rejected if label_of.get(r.path, None) in {*wanted, None}]
+    rejected = [r for r in listing.rejected if label_of.get(r.path) in {*wanted, None}]
     splits = _table_splits(rows.splits, path, config.split_column)
     sources = _sources(
         config,
@@ -370,7 +374,7 @@ def _relabel(
     if config.relabel is None:
         return labels, Counter()
     columns = {"path": "path", "label": "label"}
-    reading = manifest.Reading(columns=columns, classes=set(filter(None, labels)), flag="relabel", exact=True)
+    reading = Reading(columns=columns, classes=set(filter(None, labels)), flag="relabel", exact=True)
     rows = manifest.read(config.relabel, config.src, reading)
     number_of = {path: number for number, path in enumerate(paths) if labels[number] is not None}
     unknown = [path for path in rows.paths if path not in number_of]

@@ -1,4 +1,4 @@
-"""Tables as people save them: CSV in any usual dialect and encoding, or Parquet, read with all values of a CSV as text."""
+"""Tables as people save them: Parquet, or CSV in any usual dialect and encoding, all values of which are text."""
 
 from __future__ import annotations
 
@@ -28,9 +28,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n')  # Excel's own way to say it, in a line before the header.
-_EXPECTED = (
-    "A CSV in UTF-8, its values separated by commas, semicolons, tabs or |, or a Parquet file is expected."
-)
+_EXPECTED = "A CSV in UTF-8, its values separated by commas, semicolons, tabs or |, or a Parquet file is expected."
 
 
 def read(path: str, encoding: str | None = None, known: Collection[str] = ()) -> tuple[pa.Table, str]:
