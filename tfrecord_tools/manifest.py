@@ -110,7 +110,7 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
     else:
         labels = manifest_labels.read(path, table, columns["label"], delimiter, reading.classes)
         notes += manifest_labels.without(labels, columns["label"])
-    if not any(labels):
+    if not any(labels) and not reading.exact:
         raise UserError(f"{path}: no row has a value in the column {columns['label']!r}. {_advice('label', reading)}")
     if reading.exact:
         values["label"] = labels

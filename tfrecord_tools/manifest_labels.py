@@ -168,7 +168,9 @@ def _listed(label: str, labels: Collection[str]) -> list[str] | None:
         value = ast.literal_eval(label)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         value = None
-    if isinstance(value, (list, tuple, set, dict)):
+    if isinstance(value, set):
+        return sorted(map(str, value))
+    if isinstance(value, (list, tuple, dict)):
         # Neighbors without a comma, as numpy prints them, are one string for Python.
         texts = re.findall(r"'[^']*'|\"[^\"]*\"", label)
         return [text[1:-1] for text in texts] if len(texts) > len(value) else [str(item) for item in value]

@@ -213,11 +213,18 @@ def _entries(directory: str) -> list[os.DirEntry[str]]:
 
 
 def _directories_in(directory: str) -> list[str]:
-    return [entry.path for entry in _entries(directory) if entry.is_dir()]
+    return [entry.path for entry in _entries(directory) if _is_directory(entry)]
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # A link to itself.
+        return False
 
 
 def _parquets_in(directory: str) -> list[str]:
-    return [entry.path for entry in _entries(directory) if entry.name.lower().endswith(_ENDING) and entry.is_file()]
+    return [entry.path for entry in _entries(directory) if entry.name.lower().endswith(_ENDING)]
 
 
 def _begins_with_parquet(directory: str) -> bool:
