@@ -109,7 +109,7 @@ def test_several_labels_in_a_text(tmp_path: Path, labels: list[str], shown: str)
             "1 of 2 rows have several labels in the column 'label', such as 'dog', 'cat' in r",
         ),
         (["('dog', 'cat')", "('dog',)"], "such as 'dog', 'cat' in row 1."),
-        (["{'dog', 'cat'}", "dog"], "such as 'dog', 'cat' in row 1."),
+        (["{'dog', 'cat'}", "dog"], "such as 'cat', 'dog' in row 1."),
         (["['dog' 'cat']", "['dog']"], "such as 'dog', 'cat' in row 1."),  # As numpy prints it.
         (["[dog, cat]", "[dog]"], "such as 'dog', 'cat' in row 1."),
         (

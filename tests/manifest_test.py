@@ -304,7 +304,7 @@ def test_no_such_manifest(pool: Path, tmp_path: Path) -> None:
         (
             "a.jpg,dog",
             {},
-            "Its first line looks like a row. Write a copy that begins with a line of names, such as path,",
+            "its first line looks like a row, 'a.jpg', 'dog'. Write a copy that begins with a line of names, s",
         ),
         ("path,label", {"path": "file"}, "no column 'file'; there is 'path', 'label'. Name the column of paths with"),
         ("path,label", {"split": "fold"}, "no column 'fold'; there is 'path', 'label'. Name the column of splits with"),

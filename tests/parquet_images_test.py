@@ -162,7 +162,7 @@ def test_several_columns_of_images(tmp_path: Path) -> None:
     source = write(tmp_path / "pets.parquet", columns, {"label": NAMES}, images=["image", "mask"])
     found = scanned(source)
     assert read(found, 1) == image("1")
-    assert found.notes == ("the images of the column 'image' are read, not those of mask (see --path_column)",)
+    assert found.notes == ("the images in the column 'image' are read, those in mask are not (see --path_column)",)
     assert read(scanned(source, path_column="mask"), 1) == image("mask1")
     assert refusal(source, path_column="nose") == (
         f"{source}: no column of images is called 'nose'; there is 'image', 'mask'. Name the column of images with"
@@ -208,8 +208,8 @@ def test_directories_of_two_datasets(tmp_path: Path) -> None:
     for name in ("large", "small"):
         plain(tmp_path / f"pets/{name}/train.parquet")
     assert refusal(tmp_path / "pets") == (
-        f"--src={tmp_path}/pets: Parquet files with images lie in several directories, such as {tmp_path}/pets/large and"
-        f" {tmp_path}/pets/small. Pass the one that is meant as --src."
+        f"--src={tmp_path}/pets: Parquet files with images lie in several directories, such as {tmp_path}/pets/large"
+        f" and {tmp_path}/pets/small. Pass the one that is meant as --src."
     )
 
 
@@ -301,7 +301,7 @@ def test_rows_that_are_no_images_are_rejected(tmp_path: Path) -> None:
     source = write(tmp_path / "pets.parquet", {"image": rows, "label": [n % 2 for n in range(20)]}, {"label": NAMES})
     facts = converted(source, tmp_path / "out", validation_fraction=0)
     assert (facts["records"], facts["rejected"]) == (19, 1)
-    assert "pets.parquet:4,not an image" in (tmp_path / "out/rejected.csv").read_text()
+    assert 'pets.parquet:4,"not an image' in (tmp_path / "out/rejected.csv").read_text()
 
 
 def test_damaged_pages_are_rejected(tmp_path: Path) -> None:

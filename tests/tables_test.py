@@ -133,7 +133,7 @@ def test_columns_that_are_no_splits(tmp_path: Path, values: tuple[str, str]) -> 
         ),
         (
             {"label_columns": ["a", "b"]},
-            "--label_columns=a,b: only a manifest has columns. Remove the flag, or pass --man",
+            "--label_columns=a,b: only a manifest has columns. Remove the flag.",
         ),
     ],
 )

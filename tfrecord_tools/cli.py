@@ -18,7 +18,8 @@ def define_source_flags() -> None:
     flags.DEFINE_string("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
     for name in ("path", "label", "split", "group"):
         column = f"{name}_column"
-        flags.DEFINE_string(column, getattr(ScanConfig, column), f"The manifest's column of {name}s.")
+        what = "paths, or of images if a Parquet file holds them" if name == "path" else f"{name}s"
+        flags.DEFINE_string(column, getattr(ScanConfig, column), f"The manifest's column of {what}.")
     flags.DEFINE_list(
         "label_columns",
         None,

@@ -389,7 +389,9 @@ def _size(count: int) -> str:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    flags.DEFINE_string("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
+    flags.DEFINE_string(
+        "src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels, Parquet of images."
+    )
     flags.DEFINE_string("out", default["out"], "Directory to write.")
     cli.define_source_flags()
     flags.DEFINE_string("relabel", None, "CSV or Parquet with path and label: images that get other labels.")

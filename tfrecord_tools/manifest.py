@@ -188,7 +188,23 @@ def _usual(path: str, table: pa.Table, name: str, reading: Reading) -> str | Non
             f"{path}: no column {name!r}, but {named([repr(c) for c in fitting])}, which may each hold the {name}s."
             f" {_advice(name, reading)}"
         )
+    _check_header(path, table)
     raise UserError(f"{path}: no column {name!r}; there is {_there(table)}. {_remedy(table, name, reading)}")
+
+
+def _check_header(path: str, table: pa.Table) -> None:
+    """Refuse a table whose first line is a row."""
+    names = table.column_names
+    if any(os.path.splitext(name)[1].lower().lstrip(".") in IMAGE_ENDINGS for name in names):
+        raise UserError(
+            f"{path}: its first line looks like a row, {named([repr(name) for name in names])}. Write a copy that"
+            " begins with a line of names, such as path,label."
+        )
+    if len(names) > 2 and all(name.isdecimal() for name in names):
+        raise UserError(
+            f"{path}: its first line holds {len(names):,} numbers and no names. If it is a CSV of pixels, write a copy"
+            f" that begins with the line label,pixel0,…,pixel{len(names) - 2}."
+        )
 
 
 def _split_columns(table: pa.Table, reading: Reading) -> Iterator[str]:
@@ -214,8 +230,6 @@ def _splits_in(values: pa.ChunkedArray) -> set[str | None]:
 
 def _remedy(table: pa.Table, name: str, reading: Reading) -> str:
     """Say what to do without a column."""
-    if any(os.path.splitext(column)[1].lower().lstrip(".") in IMAGE_ENDINGS for column in table.column_names):
-        return "Its first line looks like a row. Write a copy that begins with a line of names, such as path,label."
     if name == "label":
         path = next((c for c in table.column_names if tables.normal(c) in _USUAL["path"]), "path")
         columns = manifest_labels.one_hot_columns(table, {*reading.columns.values(), path})

@@ -276,7 +276,8 @@ def _as_column(field: pa.Field) -> Column | None:
 
     if pa.types.is_struct(field.type):
         names = [field.type.field(i).name for i in range(field.type.num_fields)]
-        if "bytes" in names and _is_binary(field.type.field(names.index("bytes")).type):
+        kind = field.type.field(names.index("bytes")).type if "bytes" in names else pa.string()
+        if _is_binary(kind) or (pa.types.is_null(kind) and "path" in names):  # Null: only paths in all rows.
             return Column(field.name, True, "path" in names)
     return Column(field.name, False, False) if _is_binary(field.type) else None
 

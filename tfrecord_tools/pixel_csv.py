@@ -193,9 +193,10 @@ def _of_counted(names: Sequence[str], first: int, count: int, delimiter: str) ->
 def rows(file: BinaryIO, header: Header | None = None) -> Iterator[Row]:
     """Yield the lines behind the header, in the memory of one; the label is "" where there is none."""
     offset = file.tell()
+    plain = header is None or header.plain
     for number, line in enumerate(file, 2):
         if line.strip():
-            label = _label(line) if header is None or header.plain else _label_at(line, header)
+            label = _label(line) if header is None or plain else _label_at(line, header)
             yield Row(number, sys.intern(label.decode("utf-8", "surrogateescape")), offset, len(line))  # One a class.
         offset += len(line)
 
@@ -240,7 +241,8 @@ def _values(text: bytes, header: Header) -> list[bytes]:
     """Return the fields of a line that are pixels, as they are written."""
     if header.plain:
         values = text[_LABEL.match(text).end() :].strip()  # type: ignore[union-attr]  # It may be "".
-        return [field.strip() for field in values.split(b",")] if values else []
+        fields = _fields(values, header) if b'"' in values else values.split(b",") if values else []
+        return [field.strip() for field in fields]
     fields = [field.strip() for field in _fields(text, header)]
     more = len(fields) - header.columns
     return fields[header.first : header.first + header.size + max(more, 0)]  # Too many are to be noticed.

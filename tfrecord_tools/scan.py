@@ -38,14 +38,14 @@ class ScanConfig:
     """What the source is and how it says which image is of which class.
 
     Attributes:
-        src: A directory, a zip or tar archive, a manifest (CSV or Parquet), a CSV of pixels, or the URL of a prefix in
-            an object store.
+        src: A directory, a zip or tar archive, a manifest (CSV or Parquet), a CSV of pixels, Parquet files of images,
+            or the URL of a prefix in an object store.
         classes: Class names in label order; others are left out. None: all, sorted.
         label_regex: Searched in each path; its first group is the class. None: by directories.
         group_regex: Searched in each path; images with the same first group stay on one side of a split.
         manifest: A CSV or Parquet file that names the images in `src`, their classes, and what else is known.
-        path_column: Its column of paths; likewise the other names.
-        label_column: Class names.
+        path_column: The manifest's column of paths; of Parquet files of images, the column of images.
+        label_column: The column of class names.
         split_column: Used if it is there.
         group_column: Used if it is there.
         label_columns: Columns of a manifest of which exactly one is 1 in each row; their names are the classes. None:
