@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,11 @@ def parquet_labels(tmp_path: Path, labels: Any, **settings: Any) -> list[str]:
 )
 def test_class_names(tmp_path: Path, labels: list[str], names: list[str]) -> None:
     assert csv_labels(tmp_path, labels) == names
+
+
+def test_two_unicode_forms_are_one_class(tmp_path: Path) -> None:
+    forms = [unicodedata.normalize(form, "고양이") for form in ("NFC", "NFD")]
+    assert csv_labels(tmp_path, forms) == parquet_labels(tmp_path, forms) == [forms[0]] * 2
 
 
 @pytest.mark.parametrize(
@@ -210,6 +216,22 @@ def test_one_hot(tmp_path: Path, columns: dict[str, Any]) -> None:
         "no column 'label'; there is 'path', 'a', 'b'. 2 columns hold 0 and 1 alone. If each is a class, pass"
         " --label_columns=a,b; else name the column of labels with --label_column."
     )
+
+
+@pytest.mark.parametrize(
+    ("columns", "counts"),
+    [
+        ({"a": [1, 1, 0], "b": [0, 1, 1]}, "1 of 3 rows have several 1s and 0 have none, such as row 2."),
+        ({"a": [1, 0, 0], "b": [0, 0, 1]}, "0 of 3 rows have several 1s and 1 have none, such as row 2."),
+        ({"a": [True, True], "b": [True, False]}, "1 of 2 rows have several 1s and 0 have none, such as row 1."),
+    ],
+)
+def test_columns_of_0_and_1_that_are_not_one_hot(tmp_path: Path, columns: dict[str, Any], counts: str) -> None:
+    path = table(tmp_path, columns)
+    with pytest.raises(UserError) as caught:
+        manifest.read(path, str(tmp_path))
+    assert f"2 columns hold 0 and 1 alone, but {counts} An image has one label here." in str(caught.value)
+    assert "as in --label_columns=a,b; else name the column of labels with --label_column." in str(caught.value)
 
 
 def test_the_flag_is_ready_for_a_shell(tmp_path: Path) -> None:

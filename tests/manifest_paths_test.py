@@ -199,6 +199,22 @@ def test_a_row_that_fits_nothing_is_rejected_as_before(tmp_path: Path) -> None:
     ]
 
 
+def test_addresses(tmp_path: Path) -> None:
+    for number in range(3):
+        draw(tmp_path / f"pets/{number}.jpg")
+    rows = "".join(f"https://host.org/a%20b/{number}.jpg?size=l,{'ab'[number % 2]}\n" for number in range(4))
+    (tmp_path / "t.csv").write_text("path,label\n" + rows)
+    found = scanned(tmp_path / "pets", manifest=str(tmp_path / "t.csv"))
+    assert list(found.paths) == ["0.jpg", "1.jpg", "2.jpg"]
+    assert found.notes[0].startswith("3 of 4 rows name files by addresses and with directories that are not in the sou")
+    assert [(r.path, r.reason) for r in found.rejected] == [
+        (
+            "https://host.org/a%20b/3.jpg?size=l",
+            "an address, and no file of its name is in the source: download the images first",
+        )
+    ]
+
+
 def test_the_note_is_printed(tmp_path: Path) -> None:
     for number in range(4):
         draw(tmp_path / f"pets/{number:03d}.jpg")

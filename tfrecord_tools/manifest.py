@@ -118,7 +118,8 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
         if name in values and "" in values[name]:
             raise UserError(f"{path}: row {values[name].index('') + 1:,} has no value in the column {columns[name]!r}.")
     within = os.path.join(os.path.abspath(root), "")
-    paths = [os.path.normpath(p).removeprefix(within) for p in values["path"]]
+    # Of an address, two slashes in a row are a part.
+    paths = [p if "://" in p else os.path.normpath(p).removeprefix(within) for p in values["path"]]
     rows = sorted((row for row, label in enumerate(labels) if label), key=lambda row: paths[row].split("/"))
     _check_distinct(path, paths, labels if not reading.exact else [""] * len(labels), rows)
     ordered = {name: [column[row] for row in rows] for name, column in values.items()}
@@ -234,11 +235,7 @@ def _remedy(table: pa.Table, name: str, reading: Reading) -> str:
         path = next((c for c in table.column_names if tables.normal(c) in _USUAL["path"]), "path")
         columns = manifest_labels.one_hot_columns(table, {*reading.columns.values(), path})
         if len(columns) > 1:
-            return (
-                f"{len(columns)} columns hold 0 and 1 alone. If each is a class, pass"
-                f" {manifest_labels.as_flag('label_columns', columns)}; else name the column of labels with"
-                " --label_column."
-            )
+            return manifest_labels.advice(table, columns)
     return _advice(name, reading)
 
 

@@ -11,6 +11,7 @@ import csv
 import io
 import re
 import shlex
+import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,8 @@ def read(path: str, table: pa.Table, column: str, delimiter: str, classes: Colle
     kind = table.schema.field(column).type
     if pa.types.is_nested(kind) and not pa.types.is_dictionary(kind):
         return _only_ones(path, column, [_members(value) for value in table.column(column).to_pylist()])
-    labels = tables.texts(table, column)
+    # Of two forms of one name, which look alike, there must not be two classes.
+    labels = [unicodedata.normalize("NFC", label) for label in tables.texts(table, column)]
     unclear = {label for label in labels if label} - set(classes)
     decimal = "." if delimiter == "," else ".,"
     if numbers := _numbers(unclear, decimal):
@@ -94,6 +96,25 @@ def one_hot_columns(table: pa.Table, besides: Collection[str] = ()) -> list[str]
     """Return the columns that hold 0 and 1 alone, both of them; those that may be classes."""
     names = [name for name in table.column_names if name and name not in besides]
     return [name for name in names if table.column_names.count(name) == 1 and any(_ones(table, name) or ())]
+
+
+def advice(table: pa.Table, columns: Sequence[str]) -> str:
+    """Say how to have columns of 0 and 1 read as classes, or why they cannot be."""
+    flag = as_flag("label_columns", columns)
+    counts = [sum(row) for row in zip(*(_ones(table, column) or [] for column in columns))]
+    bad = [row for row, count in enumerate(counts) if count != 1]
+    if not bad:
+        return (
+            f"{len(columns)} columns hold 0 and 1 alone. If each is a class, pass {flag}; else name the column of"
+            " labels with --label_column."
+        )
+    several = sum(count > 1 for count in counts)
+    return (
+        f"{len(columns)} columns hold 0 and 1 alone, but {several:,} of {len(counts):,} rows have several 1s and"
+        f" {len(bad) - several:,} have none, such as row {bad[0] + 1:,}. {ONE_LABEL} If some of the columns are classes"
+        f" of which exactly one is 1 in each row, name them alone, as in {flag}; else name the column of labels with"
+        " --label_column."
+    )
 
 
 def as_flag(flag: str, values: Iterable[str]) -> str:

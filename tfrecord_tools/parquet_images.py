@@ -187,14 +187,14 @@ def files_of(src: str) -> list[str]:
     """
     if os.path.isfile(src):
         return [src] if src.lower().endswith(_ENDING) and has_images(src) else []
-    here, below = _parquets_in(src), _directories_in(src)
+    here, below = _parts_of(src)
     if here:
         return [] if below else [file for file in here if has_images(file)]
     inner: dict[str, list[str]] = {}
     for directory in below:
         if not _begins_with_parquet(directory):
             return files_of(directory) if len(below) == 1 else []
-        inner[directory] = _parquets_in(directory)
+        inner[directory] = _parts_of(directory)[0]
     found = [file for files in inner.values() for file in files if has_images(file)]
     if found and len(inner) > 1 and not all(split_named(os.path.basename(directory)) for directory in inner):
         raise UserError(
@@ -204,16 +204,21 @@ def files_of(src: str) -> list[str]:
     return found
 
 
-def _entries(directory: str) -> list[os.DirEntry[str]]:
+def _parts_of(directory: str) -> tuple[list[str], list[str]]:
+    """Return the Parquet files and the directories in a directory."""
+    files, directories = [], []
     try:
         with os.scandir(directory) as entries:
-            return sorted((entry for entry in entries if not is_litter(entry.name)), key=lambda entry: entry.name)
+            for entry in entries:
+                if is_litter(entry.name):
+                    continue
+                if entry.name.lower().endswith(_ENDING):
+                    files.append(entry.path)
+                elif _is_directory(entry):
+                    directories.append(entry.path)
     except OSError:
-        return []
-
-
-def _directories_in(directory: str) -> list[str]:
-    return [entry.path for entry in _entries(directory) if _is_directory(entry)]
+        return [], []
+    return sorted(files), sorted(directories)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
@@ -221,10 +226,6 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # A link to itself.
         return False
-
-
-def _parquets_in(directory: str) -> list[str]:
-    return [entry.path for entry in _entries(directory) if entry.name.lower().endswith(_ENDING)]
 
 
 def _begins_with_parquet(directory: str) -> bool:

@@ -30,6 +30,7 @@ _NAMES_SHOWN = 10  # Of classes, in a message.
 _WAYS_SHOWN = 5  # From one label to another.
 _NO_CLASS = "not inside a class directory"
 _NOT_IN_NAME = "its name does not say its class (see --label_regex)"
+_ADDRESS = "an address, and no file of its name is in the source: download the images first"
 _NO_SPLIT = "lies beside the directories of the splits, in none of them"
 
 
@@ -285,7 +286,8 @@ def _only_named(
     numbers: dict[int, int] = {}
     for row, number in enumerate(matches.numbers.tolist()):
         if number == manifest_paths.MISSING:
-            rejected.append(Rejected(path=rows.paths[row], reason=reasons.get(rows.paths[row], absent)))
+            reason = _ADDRESS if files.is_url(rows.paths[row]) else reasons.get(rows.paths[row], absent)
+            rejected.append(Rejected(path=rows.paths[row], reason=reason))
         elif number >= len(listing.paths):
             reason = listing.rejected[number - len(listing.paths)].reason
             rejected.append(Rejected(path=rows.paths[row], reason=reason))

@@ -9,6 +9,7 @@ import io
 import itertools
 import os
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
@@ -109,7 +110,7 @@ def _read_csv(text: str, known: Collection[str]) -> tuple[pa.Table, str]:
     # Labels such as 007 are names, not numbers.
     texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
     table = pyarrow.csv.read_csv(io.BytesIO(data), parse_options=parse, convert_options=texts)
-    return table.rename_columns([name.strip() for name in table.column_names]), delimiter
+    return table.rename_columns([unicodedata.normalize("NFC", name).strip() for name in table.column_names]), delimiter
 
 
 def delimiter_of(text: str, known: Collection[str] = ()) -> str:
