@@ -86,7 +86,8 @@ def test_splits_and_order_follow_from_the_documented_rule(place: Path) -> None:
     assert names["mix"](3, 1, 2**63 + 5) == int(order.mix(3, 1, np.uint64(2**63 + 5)))
     table = pq.read_table(place / "made" / index.FILE_NAME).to_pylist()
     hashes = [int.from_bytes(row["source_sha256"][:8], "little") for row in table]
-    assert [names["split_of"](h, 3, 0.2, 0.1) for h in hashes] == [row["split"] for row in table]
+    splits = names["splits_of"](hashes, [row["label"] for row in table], 3, 0.2, 0.1)
+    assert splits == [row["split"] for row in table]
     for split in ("train", "validation", "test"):
         ranks = [(names["rank"](h, 3), row["path"]) for h, row in zip(hashes, table) if row["split"] == split]
         assert ranks == sorted(ranks)

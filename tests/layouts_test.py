@@ -181,6 +181,12 @@ def test_a_long_name_takes_no_longer_than_it_must(name: str) -> None:
         ),
         (classes("", ["cats/images", "dogs/images"]), each(**{"": 2}), []),
         (
+            [*classes(""), *classes("cats", ["new", "old"]), *classes("dogs", ["new", "old"])],  # Images lie in cats.
+            each(**{"": 6}),
+            ["8 images in subdirectories are merged into their class: new, old in each of cats, dogs"],
+        ),
+        (classes("", ["cats/2019", "dogs/2019"]), each(**{"": 2}), ["4 images in subdirectories are merged"]),
+        (
             [*classes("", PETS), "models/model.h5", "ckpt/model.data-00000-of-00001", "README", "a.csv"],
             each(**{"": 2}),
             ["2 files are left out, in directories without images: ckpt, models", "2 files are left out, in no class"],

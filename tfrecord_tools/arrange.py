@@ -47,7 +47,7 @@ def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listin
     excluded = np.zeros(len(listing.paths), bool)
     rejected = listing.rejected
     for pattern in patterns:
-        compiled = glob(pattern)
+        compiled = glob(pattern.removeprefix("./").removeprefix(listing.top))
         matching = np.fromiter(
             (compiled.fullmatch(_file(path, listing)) is not None for path in listing.paths), bool, len(listing.paths)
         )
