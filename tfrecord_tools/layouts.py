@@ -505,7 +505,7 @@ def class_in_name(path: str) -> str | None:
 
 def has_image_ending(path: str) -> bool:
     """Whether a file's name ends as those of images do."""
-    return path.rpartition(".")[2].lower() in IMAGE_ENDINGS
+    return os.path.splitext(path)[1].lower().removeprefix(".") in IMAGE_ENDINGS
 
 
 def _names_below(nodes: Sequence[Node]) -> list[str]:

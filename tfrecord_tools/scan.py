@@ -316,7 +316,7 @@ def _same_spelling(labels: Sequence[str | None], splits: Sequence[int]) -> tuple
         The labels, and a note for each class of two spellings: the first split's spelling is kept.
     """
     sides: dict[str, set[int]] = {}
-    for label, split in zip(labels, splits):
+    for label, split in {*zip(labels, splits)}:
         if label is not None:
             sides.setdefault(label, set()).add(split)
     spelled = {label: unicodedata.normalize("NFC", label) for label in sides}
