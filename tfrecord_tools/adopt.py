@@ -23,7 +23,20 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command, examples, guess, images, index, metadata, plan, schema, tfrecord_files, workers
+from tfrecord_tools import (
+    command,
+    examples,
+    files,
+    guess,
+    images,
+    index,
+    metadata,
+    page,
+    plan,
+    schema,
+    tfrecord_files,
+    workers,
+)
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import VERIFY, BadImage, ImageConfig, Prepared
 from tfrecord_tools.plan import PlanConfig, listed, shard_name
@@ -193,8 +206,7 @@ def _write(
 
     index_path = space.data / index.FILE_NAME
     index.join_parts(parts, index_path, final)
-    for shard in shards:
-        os.symlink(shard.path.resolve(), space.data / shard.name)
+    copied = sum(not files.link(shard.path.resolve(), space.data / shard.name, os.symlink) for shard in shards)
     of = Counter(shard.split for shard in shards)
     name = plan.dataset_name(guess.dataset_name(shards[0].path))
     settings = {"adopted": True, "name": name}
@@ -211,7 +223,8 @@ def _write(
         keys=keys,
     )
     metadata.write(space.data, described, {"images": {"verified": config.verify}})
-    return list(_report(described, scanned, space.out))
+    note = [f"  note: {page.number(copied, 'file')} copied, since the file system has no symbolic links"] if copied else []
+    return [*note, *_report(described, scanned, space.out)]
 
 
 def _files(config: AdoptConfig, log: Callable[[str], object]) -> dict[str, list[Path]]:

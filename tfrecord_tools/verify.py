@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import command, duplicates, index, metadata, plan, schema, workers
+from tfrecord_tools import command, duplicates, files, index, metadata, plan, schema, workers
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Dataset, open_dataset
@@ -183,7 +183,7 @@ def _verify_shard(job: _Job) -> _Verified:
         with open(job.directory / name, "rb") as file:
             problems += _check_layout(rows, os.fstat(file.fileno()).st_size)
             for number, row in enumerate(rows):
-                framed = os.pread(file.fileno(), row["length"] + schema.FRAME_BYTES, row["offset"])
+                framed = files.read_at(file.fileno(), row["length"] + schema.FRAME_BYTES, row["offset"])
                 if reason := _check_record(framed, row, index.place(name, row["offset"]), job):
                     problems.append(f"record {number:,} at byte {row['offset']:,}, {row['path']}: {reason}")
     except OSError as error:

@@ -285,20 +285,11 @@ def _replaced(out: Path) -> Iterator[Path]:
         made.mkdir()
         yield made
         for path in (made, *made.rglob("*")):
-            _sync(path)
+            files.sync(path)
         if out.exists() and not files.exchange(made, out):
             shutil.rmtree(out)
         if not out.exists():
             os.rename(made, out)
-        files.sync_directory(out.parent)
+        files.sync(out.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)  # With what failed, or what was replaced.
-
-
-def _sync(path: Path) -> None:
-    """Makes a file or the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
