@@ -44,20 +44,22 @@ def is_url(path: str) -> bool:
 
 
 def expand_user(path: str, flag: str = "") -> str:
-    """Expands `~` and `~user` at the start of a path, as a shell does where they are not behind an `=`.
+    """Expands `~` and `~user` at the start of a path; shells leave them as they are behind an `=`.
+
+    Args:
+        path: A path, a pattern or a URL.
+        flag: What stands in front of the path in messages, such as "--out=".
 
     Raises:
-        UserError: No such user is known, and no such file: a directory of that name would be made.
+        UserError: There is no such user and no such file: a directory of that name would be made.
     """
     if not path.startswith("~"):
         return path
     expanded = os.path.expanduser(path)
     first = re.split(r"[/\\]", path)[0]
     if expanded == path and not os.path.lexists(first):
-        raise UserError(
-            f"{flag}{'=' if flag else ''}{path}: there is no home directory of a user {first[1:] or '(you)'!r}. Write"
-            f" ./{path} for a file whose name starts with ~."
-        )
+        user = f"user {first[1:]!r}" if first[1:] else "home directory known"
+        raise UserError(f"{flag}{path}: there is no {user}. Write ./{path} for a name that starts with ~.")
     return expanded
 
 
