@@ -250,7 +250,11 @@ def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_full_disk_names_the_file() -> None:
-    with pytest.raises(OSError, match="write") as caught, files.naming("out/x", "write"), open("/dev/full", "wb") as file:
+    with (
+        pytest.raises(OSError, match="write") as caught,
+        files.naming("out/x", "write"),
+        open("/dev/full", "wb") as file,
+    ):
         file.write(b"data")
         file.flush()
     assert refusal(caught.value) == "out/x: No space left on device (write)"

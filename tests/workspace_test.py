@@ -156,9 +156,7 @@ def test_marker_comes_after_the_data_is_durable(tmp_path: Path, monkeypatch: pyt
     space = complete(tmp_path / "out")
     seen: list[tuple[str, bool]] = []
     sync = files.sync
-    monkeypatch.setattr(
-        files, "sync", lambda path: (seen.append((path.name, space.commit.exists())), sync(path))
-    )
+    monkeypatch.setattr(files, "sync", lambda path: (seen.append((path.name, space.commit.exists())), sync(path)))
     space.commit_data(REQUEST)
     assert seen[0] == ("data", False)
     assert (tmp_path.name, True) in seen

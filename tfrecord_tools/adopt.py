@@ -35,6 +35,7 @@ from tfrecord_tools import (
     plan,
     schema,
     tfrecord_files,
+    usage,
     workers,
 )
 from tfrecord_tools.errors import UserError, refusal
@@ -223,7 +224,9 @@ def _write(
         keys=keys,
     )
     metadata.write(space.data, described, {"images": {"verified": config.verify}})
-    note = [f"  note: {page.number(copied, 'file')} copied, since the file system has no symbolic links"] if copied else []
+    note = (
+        [f"  note: {page.number(copied, 'file')} copied, since the file system has no symbolic links"] if copied else []
+    )
     return [*note, *_report(described, scanned, space.out)]
 
 
@@ -402,7 +405,7 @@ def _given_names(keys: Keys, shards: Sequence[_Shard], config: AdoptConfig) -> t
         path = shards[0].path.resolve().parent / metadata.labels_file(keys)
         return _lines(path) if path.is_file() else None
     if len(config.classes) == 1:
-        path = Path(config.classes[0])
+        path = Path(files.expand_user(config.classes[0], "--classes="))
         if not path.is_file():
             raise UserError(
                 f"--classes={path}: there is no such file. Names are expected, separated by commas, or a text file with"
@@ -455,9 +458,9 @@ def _report(described: metadata.Description, scanned: Sequence[_Scanned], out: P
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(AdoptConfig)}
-    flags.DEFINE_string("records", default["records"], "Directory of TFRecords, or a pattern, in quotes.")
-    flags.DEFINE_multi_string("split", [], "Instead of --records, NAME=PATTERN, once for each split.")
-    flags.DEFINE_string("out", default["out"], "The directory to write.")
+    usage.define_path("records", default["records"], "Directory of TFRecords, or a pattern, in quotes.")
+    usage.define_named_paths("split", "Instead of --records, NAME=PATTERN, once for each split.")
+    usage.define_path("out", default["out"], "The directory to write.")
     flags.DEFINE_string("image_key", None, "Feature of the encoded image. Default: found by name and content.")
     flags.DEFINE_string("label_key", None, "Feature of the label. Default: likewise.")
     flags.DEFINE_integer("label_offset", None, "Label of the first class. Default: 1 if labels count from 1, else 0.")

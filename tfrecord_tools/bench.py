@@ -176,4 +176,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, arguments="DIRECTORY")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from tfrecord_tools import usage
 from tfrecord_tools.plan import DEFAULT_VALIDATION_FRACTION, PlanConfig
 from tfrecord_tools.scan import ScanConfig
 
@@ -15,7 +16,7 @@ def define_source_flags() -> None:
     flags.DEFINE_list("classes", None, "Class names in label order; others are left out. Default: all, sorted.")
     flags.DEFINE_string("label_regex", None, "Its first group, found in the path, is the class. Default: directories.")
     flags.DEFINE_string("group_regex", None, "Images with the same first group stay on one side of a made split.")
-    flags.DEFINE_string("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
+    usage.define_path("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
     for name in ("path", "label", "split", "group"):
         column = f"{name}_column"
         flags.DEFINE_string(column, getattr(ScanConfig, column), f"The manifest's column of {name}s.")

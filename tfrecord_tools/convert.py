@@ -22,7 +22,20 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import beam_engine, card, cli, command, files, index, metadata, report, update, workers, workspace
+from tfrecord_tools import (
+    beam_engine,
+    card,
+    cli,
+    command,
+    files,
+    index,
+    metadata,
+    report,
+    update,
+    usage,
+    workers,
+    workspace,
+)
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.plan import (
@@ -389,10 +402,10 @@ def _size(count: int) -> str:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    flags.DEFINE_string("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
-    flags.DEFINE_string("out", default["out"], "Directory to write.")
+    usage.define_path("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
+    usage.define_path("out", default["out"], "Directory to write.")
     cli.define_source_flags()
-    flags.DEFINE_string("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
+    usage.define_path("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
     flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the records.")
     flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: by bytes.")
     flags.DEFINE_integer("shard_bytes", None, "Aimed bytes a shard. Default: total/64 within 16..150 MiB.")

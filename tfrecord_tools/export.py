@@ -25,7 +25,7 @@ from typing import NamedTuple
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command
+from tfrecord_tools import command, usage
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.examples import image_type
 from tfrecord_tools.progress import Progress
@@ -262,8 +262,8 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def define_flags() -> None:
     flags.DEFINE_enum("to", ExportConfig.to, list(TO), "Images in directories, or tar files as of webdataset.")
-    flags.DEFINE_string("tfrecords", "", "The dataset directory.")
-    flags.DEFINE_string("out", "", "The directory to write; it must not be there yet.")
+    usage.define_path("tfrecords", "", "The dataset directory.")
+    usage.define_path("out", "", "The directory to write; it must not be there yet.")
     flags.DEFINE_integer("shard_bytes", ExportConfig.shard_bytes, "The most bytes of a tar file.")
 
 

@@ -26,7 +26,7 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from tfrecord_tools import command, examples, tfrecord_files
+from tfrecord_tools import command, examples, tfrecord_files, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.examples import Feature, Seen
 from tfrecord_tools.files import atomic
@@ -382,7 +382,7 @@ def _cut(text: str, length: int) -> str:
 
 def define_flags() -> None:
     flags.DEFINE_integer("records", ShowConfig.records, "Of how many records to parse the features; all are counted.")
-    flags.DEFINE_string("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
+    usage.define_path("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -396,4 +396,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, arguments="FILE_OR_DIRECTORY")

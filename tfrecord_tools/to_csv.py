@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import cli, command, files, images, order, pixel_csv, plan, workers
+from tfrecord_tools import cli, command, files, images, order, pixel_csv, plan, usage, workers
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import BadImage, ImageConfig
 from tfrecord_tools.plan import PlanConfig
@@ -241,8 +241,8 @@ def _pixels(data: bytes, config: CsvConfig) -> np.ndarray:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(CsvConfig)}
-    flags.DEFINE_string("src", None, "Images, as in tfrecord_tools.convert.")
-    flags.DEFINE_string("out", default["out"], "Directory of the CSVs.")
+    usage.define_path("src", None, "Images, as in tfrecord_tools.convert.")
+    usage.define_path("out", default["out"], "Directory of the CSVs.")
     flags.DEFINE_integer("image_size", None, "Height and width in pixels.")
     flags.DEFINE_enum("color", default["color"], list(COLORS), "Values of a pixel: red, green, blue, or grey.")
     flags.DEFINE_enum("resize_mode", default["resize_mode"], _SQUARE_MODES, "Stretch, or take the central square.")

@@ -275,4 +275,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, "interrupted: the same command continues from here")
+    command.run(main, "interrupted: the same command continues from here", arguments="SOURCE DESTINATION")

@@ -278,4 +278,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, arguments="DIRECTORY")

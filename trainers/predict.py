@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools import command, page
+from tfrecord_tools import command, page, usage
 from tfrecord_tools.errors import UserError
 from trainers import image_files, model_file, predictions
 from trainers.image_files import Found
@@ -123,8 +123,8 @@ def _as_json(batch: Predictions) -> Iterator[dict[str, Any]]:
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
-    flags.DEFINE_string("csv", None, "Also write all probabilities to this file, with the columns of predictions.csv.")
+    usage.define_path("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
+    usage.define_path("csv", None, "Also write all probabilities to this file, with the columns of predictions.csv.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
     flags.DEFINE_boolean("json", PredictConfig.json, "Print JSON instead of the table.")
 
@@ -141,4 +141,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, arguments="IMAGE_OR_DIRECTORY ...")
