@@ -1,4 +1,4 @@
-"""Tests of flags as people write them, in true commands: paths with `~`, help, versions, mistakes, one command in another."""
+"""Tests of flags as people write them, in true commands: paths with `~`, help, versions, mistakes."""
 
 from __future__ import annotations
 
@@ -22,8 +22,28 @@ COMMANDS = [f"tfrecord_tools.{name}" for name in TOOLS] + [f"trainers.{name}" fo
 
 # Flags of text that is no path. A new flag of text stands here, or is defined by `usage.define_path`.
 TEXTS = frozenset(
-    "label_regex group_regex path_column label_column split_column group_column image_key label_key split beam_options"
-    " optimizer optimizer_kwargs backbone backbone_kwargs unfreeze classes epochs learning_rate seeds variant".split()
+    {
+        "label_regex",
+        "group_regex",
+        "path_column",
+        "label_column",
+        "split_column",
+        "group_column",
+        "image_key",
+        "label_key",
+        "split",
+        "beam_options",
+        "optimizer",
+        "optimizer_kwargs",
+        "backbone",
+        "backbone_kwargs",
+        "unfreeze",
+        "classes",
+        "epochs",
+        "learning_rate",
+        "seeds",
+        "variant",
+    }
 )
 # `--grid` of `show` is a file, that of `preview` a size.
 ALSO_TEXTS = {"tfrecord_tools.preview": {"grid"}}

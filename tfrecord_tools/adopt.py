@@ -160,7 +160,7 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> dict[str
         UserError: Anything that the user can mend; `out` is then as it was before.
     """
     out = Path(config.out)
-    check_out(out, config.overwrite)  # Before the files are looked through.
+    check_out(out, config.overwrite, lambda: _files(config, log))  # Before the files are looked through.
     files = _files(config, log)
     keys, text_key = _keys(files, config)
     shards = _shards(files)
@@ -250,7 +250,10 @@ def _files(config: AdoptConfig, log: Callable[[str], object]) -> dict[str, list[
     for paths in found.values():
         for group in tfrecord_files.grouped(paths, _refuse):
             if group.missing > 0:
-                log(f"note: {group.name}: {group.missing:,} files are missing, as the names of the others say")
+                log(
+                    f"note: {group.name}: {page.number(group.missing, 'file is', 'files are')} missing, as the"
+                    f" names of the others say"
+                )
     return {split: found[split] for split in SPLITS if split in found}
 
 
@@ -385,10 +388,11 @@ def _classes(
     end = offset + (len(given) if given is not None else _MOST_CLASSES)
     outside = sorted(label for label in labels if not offset <= label < end)
     if outside:
-        what = f"{_MOST_CLASSES:,} classes at most" if given is None else f"{len(given):,} classes"
+        what = f"{_MOST_CLASSES:,} classes at most" if given is None else f"{page.number(len(given), 'class')}"
         number, shard = next((s.labels[outside[0]], t) for s, t in zip(scanned, shards) if outside[0] in s.labels)
         raise UserError(
-            f"{shard.path}: {number:,} records with label {outside[0]:,} in {keys.label!r}; of {what}, counted from"
+            f"{shard.path}: {page.number(number, 'record')} with label {outside[0]:,} in {keys.label!r}; of {what},"
+            f" counted from"
             f" {offset}, {offset} to {end - 1:,} are expected. Pass another --label_offset (the label of the first"
             " class), --classes or --label_key."
         )
@@ -434,26 +438,38 @@ def _check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) ->
     if len(rejected) > max_bad * total:
         shown = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
         raise UserError(
-            f"{len(rejected):,} of {total:,} records cannot be used, more than --max_bad={max_bad:g} allows:{shown}"
+            f"{len(rejected):,} of {page.number(total, 'record')} cannot be used, more than --max_bad={max_bad:g}"
+            f" allows:{shown}"
             "\nIs --image_key right? Leave out such files, with --records or --split, or allow more with --max_bad."
         )
 
 
 def _report(described: metadata.Description, scanned: Sequence[_Scanned], out: Path) -> Iterator[str]:
     names = described.class_names
-    yield f"{len(names):,} classes, the first one, {names[0]!r}, is label {described.keys.label_offset}"
+    yield f"{page.number(len(names), 'class')}, the first one, {names[0]!r}, is label {described.keys.label_offset}"
     for split, counts in described.counts.items():
         used = np.count_nonzero(counts)
-        yield f"  {split}: {counts.sum():,} records of {used:,} classes in {len(described.shards[split]):,} files"
+        yield (
+            f"  {split}: {page.number(int(counts.sum()), 'record')} of {page.number(int(used), 'class')} in"
+            f" {page.number(len(described.shards[split]), 'file')}"
+        )
     changes = sum((one.changes for one in scanned), Counter[str]())
     if changes["turned"]:
-        yield f"  note: {changes['turned']:,} images have an EXIF orientation, which TensorFlow's decoders ignore"
+        yield (
+            f"  note: {page.number(changes['turned'], 'image has', 'images have')} an EXIF orientation, which"
+            f" TensorFlow's decoders ignore"
+        )
     if changes["converted"]:
         which = "CMYK, 16 bits, transparent, GIF, BMP or WebP"
-        yield f"  note: {changes['converted']:,} images are such as `convert` would encode anew: {which}"
+        yield (
+            f"  note: {page.number(changes['converted'], 'image is one that', 'images are such as')} `convert`"
+            f" would encode anew: {which}"
+        )
     yield from listed(described.rejected)
     total, left_out = sum(int(counts.sum()) for counts in described.counts.values()), len(described.rejected)
-    yield f"{out}/: {total:,} records, {left_out:,} left out (rejected.csv), digest {described.digest[:12]}"
+    yield (
+        f"{out}/: {page.number(total, 'record')}, {left_out:,} left out (rejected.csv), digest {described.digest[:12]}"
+    )
 
 
 def define_flags() -> None:

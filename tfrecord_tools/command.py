@@ -13,7 +13,7 @@ from typing import Any, TextIO, TypeVar
 
 from absl import app, flags
 
-from tfrecord_tools import usage
+from tfrecord_tools import files, usage
 from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
@@ -97,7 +97,7 @@ class _Output(io.FileIO):
             return super().write(data) or 0
         except OSError as error:
             if error.errno not in _READER_GONE:
-                raise
+                raise files.named(error, f"standard {'error' if self.fileno() == 2 else 'output'}", "write") from error
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)

@@ -112,6 +112,15 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_tree(root: Path) -> None:
+    """Makes all files below a directory durable; at once where the system can, since they may be millions."""
+    if hasattr(os, "sync"):
+        os.sync()
+        return
+    for path in root.rglob("*"):
+        sync(path)
+
+
 def _sync(descriptor: int, path: Path) -> None:
     try:
         with naming(path, "fsync"):
@@ -221,8 +230,8 @@ def hold(path: Path, create: bool = True) -> Held | None:
     """Opens a file and locks it exclusively; None if somebody else holds it.
 
     The system releases the lock when the process and those that it forked are gone. Where files cannot be locked, a
-    file `path` + ".owner" with process and host stands for the lock: who finds the process gone, on the same host, takes
-    the lock over.
+    file `path` + ".owner" with process and host stands for the lock. A process that finds that process gone, on the
+    same host, takes the lock over.
 
     Raises:
         FileNotFoundError: There is no such file and `create` is False, or no such directory.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import files, manifest, object_store, stores
+from tfrecord_tools import files, manifest, object_store, page, stores
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.splits import SPLIT_NAMES, SPLITS
 from tfrecord_tools.stores import Listing, Rejected, Store
@@ -294,7 +294,7 @@ def _notes(note: str, relabelled: Counter[tuple[str, str]]) -> Iterator[str]:
     if relabelled:
         ways = ", ".join(f"{count:,} from {old} to {new}" for (old, new), count in relabelled.most_common(_WAYS_SHOWN))
         more = f", {len(relabelled) - _WAYS_SHOWN:,} ways more" if len(relabelled) > _WAYS_SHOWN else ""
-        yield f"{relabelled.total():,} images relabelled: {ways}{more}"
+        yield f"{page.number(relabelled.total(), 'image')} relabelled: {ways}{more}"
 
 
 def _layout(config: ScanConfig, listing: Listing) -> _Layout:

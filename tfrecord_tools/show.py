@@ -30,6 +30,7 @@ from tfrecord_tools import command, examples, tfrecord_files, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.examples import Feature, Seen
 from tfrecord_tools.files import atomic
+from tfrecord_tools.page import number as _number
 from tfrecord_tools.tfrecord_files import Group
 
 ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
@@ -370,10 +371,6 @@ def _short(value: Any) -> str:
 def _quoted(value: str | list[str]) -> str:
     """A literal of Python, in double quotes."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _cut(text: str, length: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfrecord_tools import schema
+from tfrecord_tools import page, schema
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.examples import image_type
 
@@ -100,7 +100,7 @@ def compression(path: Path) -> str:
         return ""  # Cut, or its first length makes sense and its checksum does not.
     what = f"it starts with {head!r}" if head else "it is empty"
     if image_type(head):
-        what = f"it is a {image_type(head)} image"
+        what = f"it is {page.with_article(image_type(head))} image"
     raise UserError(f"{path}: no TFRecord: {what}. {_EXPECTED}")
 
 

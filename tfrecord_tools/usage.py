@@ -1,4 +1,4 @@
-"""Flags as people write them: paths with `~`, the help of a command, and what is meant by a flag that does not exist."""
+"""Flags as people write them: paths with `~`, the help of a command, what a flag that does not exist means."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-import tfrecord_tools
 from absl import flags
 
+import tfrecord_tools
 from tfrecord_tools import files
 from tfrecord_tools.errors import UserError, named
 
@@ -31,79 +31,55 @@ _HOMES_SHOWN = 4
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
 _TRUTH_VALUES = frozenset({"true", "false", "yes", "no", "on", "off", "0", "1"})
 
-# What other tools and frameworks call it: name -> flags of this project, of which the command has one.
+# Flags of this project, of which a command has the first that it has, and what other tools call them.
 _SOURCE = ("src", "tfrecords", "records", "run")
-_KNOWN: Mapping[str, Sequence[str]] = {
-    **dict.fromkeys(
-        ("lr", "lr_rate", "learningrate", "learn_rate", "rate", "base_lr", "lr0", "init_lr"), ["learning_rate"]
-    ),
-    **dict.fromkeys(
-        ("input", "i", "in", "data", "d", "dataset", "data_dir", "datadir", "data_path", "dataset_dir", "dataset_path"),
-        _SOURCE,
-    ),
-    **dict.fromkeys(("source", "source_dir", "input_dir", "input_path", "dir", "directory", "folder", "path"), _SOURCE),
-    "src": ("src", "tfrecords"),
-    "out": ("out", "run"),
-    "run": ("run", "out"),
-    "resize": ("resize", "image_size"),
-    "image_size": ("image_size", "resize"),
-    "records": ("records", "tfrecords"),
-    **dict.fromkeys(("image_dir", "images", "images_dir", "img_dir", "imgs", "root", "train_dir", "file"), _SOURCE),
-    **dict.fromkeys(("tfrecord", "tfrecord_dir", "tfrecords_dir", "tf_records"), ("tfrecords", "records", "src")),
-    **dict.fromkeys(
-        ("output", "o", "output_dir", "output_path", "outdir", "out_dir", "dest", "destination"), ("out", "run", "csv")
-    ),
-    **dict.fromkeys(("save", "save_dir", "save_path", "target", "dst", "export_dir", "to_dir"), ("out", "run", "csv")),
-    **dict.fromkeys(("log_dir", "logdir", "model_dir", "work_dir", "run_dir", "runs", "project"), ("run", "out")),
-    **dict.fromkeys(("model", "m"), ("backbone", "run")),
-    **dict.fromkeys(("model_path", "model_file", "checkpoint", "ckpt", "load"), ("run", "weights")),
-    **dict.fromkeys(("arch", "architecture", "network", "net", "base_model", "model_name", "encoder"), ["backbone"]),
-    **dict.fromkeys(("pretrained", "weight", "weights_path", "init_weights"), ["weights"]),
-    **dict.fromkeys(("epoch", "e", "num_epochs", "n_epochs", "nb_epoch", "max_epochs"), ["epochs"]),
-    **dict.fromkeys(("batch", "b", "bs", "batchsize", "mini_batch_size", "batch_sz"), ["batch_size"]),
-    **dict.fromkeys(
-        ("validation_split", "val_split", "valid_split", "val_fraction", "val_size", "validation_size", "val_ratio"),
-        ["validation_fraction"],
-    ),
-    **dict.fromkeys(("test_split", "test_size", "test_ratio"), ["test_fraction"]),
-    **dict.fromkeys(
-        ("img_size", "imgsz", "imgsize", "image_sz", "size", "img_sz", "target_size", "input_size", "resolution"),
-        ("image_size", "resize"),
-    ),
-    **dict.fromkeys(
-        ("height", "width", "img_height", "img_width", "image_height", "image_width"), ("image_size", "resize")
-    ),
-    **dict.fromkeys(("resize_to", "scale"), ("resize", "image_size")),
-    **dict.fromkeys(
-        ("num_workers", "n_workers", "jobs", "j", "n_jobs", "num_jobs", "processes", "threads"), ["workers"]
-    ),
-    **dict.fromkeys(("random_seed", "random_state", "rng_seed"), ["seed"]),
-    **dict.fromkeys(("random_seeds", "seed"), ["seeds"]),
-    **dict.fromkeys(("augmentation", "augmentations", "aug", "data_augmentation", "transforms"), ["augment"]),
-    **dict.fromkeys(("opt", "optim"), ["optimizer"]),
-    **dict.fromkeys(("scheduler", "lr_schedule", "lr_scheduler", "lr_policy"), ["schedule"]),
-    **dict.fromkeys(("warmup", "num_warmup_steps"), ["warmup_steps"]),
-    **dict.fromkeys(("earlystopping", "early_stop"), ["early_stopping"]),
-    **dict.fromkeys(("smoothing", "ls"), ["label_smoothing"]),
-    **dict.fromkeys(("class_weight", "balance", "balanced"), ["class_weights"]),
-    **dict.fromkeys(("mixed_precision", "fp16", "bf16", "amp", "half", "dtype"), ("precision", "quantize")),
-    **dict.fromkeys(("distribute", "distribution_strategy", "multi_gpu"), ["strategy"]),
-    **dict.fromkeys(("fine_tune_at", "unfreeze_layers", "trainable", "finetune_layers", "freeze"), ["unfreeze"]),
-    **dict.fromkeys(("force", "f", "replace", "exist_ok", "y"), ["overwrite"]),
-    **dict.fromkeys(("num_shards", "n_shards"), ["shards"]),
-    **dict.fromkeys(("shard_size", "max_shard_size", "maxsize"), ["shard_bytes"]),
-    **dict.fromkeys(("labels", "class_names", "classnames", "categories", "label_names"), ["classes"]),
-    **dict.fromkeys(("annotations", "annotation", "annotation_file", "labels_csv", "metadata", "table"), ["manifest"]),
-    **dict.fromkeys(("csv", "csv_file", "csv_path"), ("csv", "manifest")),
-    **dict.fromkeys(("conf", "confidence", "thresh", "cutoff"), ["threshold"]),
-    **dict.fromkeys(("quantization", "quant"), ["quantize"]),
-    **dict.fromkeys(("deterministic_ops", "determinism"), ["deterministic"]),
-    **dict.fromkeys(("dryrun", "plan", "n"), ["dry_run"]),
-    **dict.fromkeys(("image_path", "img", "photo"), ["image"]),
-    **dict.fromkeys(("ignore", "skip"), ("exclude", "on_bad_image")),
-    **dict.fromkeys(("subset",), ["split"]),
-    **dict.fromkeys(("tb",), ["tensorboard"]),
+_IN_THEIR_WORDS: Mapping[tuple[str, ...], str] = {
+    _SOURCE: "input i in data d dataset data_dir datadir data_path dataset_dir dataset_path source source_dir input_dir"
+    " input_path dir directory folder path image_dir images images_dir img_dir imgs root train_dir file src",
+    ("tfrecords", "records", "src"): "tfrecords records tfrecord tfrecord_dir tfrecords_dir tf_records",
+    ("out", "run", "csv"): "out output o output_dir output_path outdir out_dir dest destination save save_dir save_path"
+    " target dst export_dir to_dir",
+    ("run", "out"): "run log_dir logdir model_dir work_dir run_dir runs project",
+    ("backbone", "run"): "model m",
+    ("run", "weights"): "model_path model_file checkpoint ckpt load",
+    ("backbone",): "arch architecture network net base_model model_name encoder",
+    ("weights",): "pretrained weight weights_path init_weights",
+    ("learning_rate",): "lr lr_rate learningrate learn_rate rate base_lr lr0 init_lr",
+    ("epochs",): "epoch e num_epochs n_epochs nb_epoch max_epochs",
+    ("batch_size",): "batch b bs batchsize mini_batch_size",
+    ("validation_fraction",): "validation_split val_split valid_split val_fraction val_size validation_size val_ratio",
+    ("test_fraction",): "test_split test_size test_ratio",
+    ("image_size", "resize"): "image_size img_size imgsz imgsize img_sz size target_size input_size resolution height"
+    " width img_height img_width image_height image_width",
+    ("resize", "image_size"): "resize resize_to scale",
+    ("workers",): "num_workers n_workers jobs j n_jobs num_jobs processes threads",
+    ("seed", "seeds"): "random_seed random_state rng_seed seed",
+    ("augment",): "augmentation augmentations aug data_augmentation transforms",
+    ("optimizer",): "opt optim",
+    ("schedule",): "scheduler lr_schedule lr_scheduler lr_policy",
+    ("warmup_steps",): "warmup num_warmup_steps",
+    ("early_stopping",): "earlystopping early_stop",
+    ("label_smoothing",): "smoothing ls",
+    ("class_weights",): "class_weight balance balanced",
+    ("precision", "quantize"): "mixed_precision fp16 bf16 amp half dtype",
+    ("strategy",): "distribute distribution_strategy multi_gpu",
+    ("unfreeze",): "fine_tune_at unfreeze_layers trainable finetune_layers freeze",
+    ("overwrite",): "force f replace exist_ok y",
+    ("shards",): "num_shards n_shards",
+    ("shard_bytes",): "shard_size max_shard_size maxsize",
+    ("classes",): "labels class_names classnames categories label_names",
+    ("manifest",): "annotations annotation annotation_file labels_csv metadata table",
+    ("csv", "manifest"): "csv csv_file csv_path",
+    ("threshold",): "conf confidence thresh cutoff",
+    ("quantize",): "quantization quant",
+    ("deterministic",): "deterministic_ops determinism",
+    ("dry_run",): "dryrun plan n",
+    ("image",): "image_path img photo",
+    ("exclude", "on_bad_image"): "ignore skip",
+    ("split",): "subset",
+    ("tensorboard",): "tb",
 }
+_KNOWN = {word: meant for meant, words in _IN_THEIR_WORDS.items() for word in words.split()}
 _GIVEN_AS_ARGUMENTS = frozenset({"src", "tfrecords", "records", "image"})
 _OPTIMIZER_ARGUMENTS = ("weight_decay", "momentum", "nesterov", "clipnorm", "clipvalue", "global_clipnorm", "use_ema")
 _ADVICE = {  # Where no flag is needed.
@@ -131,7 +107,7 @@ class PathParser(flags.ArgumentParser[str]):
         return "path"
 
 
-def define_path(name: str, default: str | None, help: str, **how: Any) -> None:
+def define_path(name: str, default: Any, help: str, **how: Any) -> None:
     """Defines a flag whose value is a path; `~` in it is expanded."""
     flags.DEFINE(PathParser(name), name, default, help, serializer=flags.ArgumentSerializer(), **how)
 
@@ -258,7 +234,7 @@ def _instead(flag: flags.Flag[Any], value: str, off: bool = False) -> str:
 
 
 def homes(names: Sequence[str]) -> str:
-    """Names other commands that have such a flag: `--epochs is a flag of python -m trainers.scratch.`; "" if none has."""
+    """Names other commands that have such a flag, `--x is a flag of python -m trainers.scratch.`; "" if none has."""
     of_commands = dict(_flags_of_commands())
     for name in names:
         found = [command for command, own in of_commands.items() if name in own]

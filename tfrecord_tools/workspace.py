@@ -220,25 +220,38 @@ def check_apart(out: Path, source: Path) -> None:
         raise UserError(f"--src={source} lies inside --out={out}, which would be replaced. Choose another --out.")
 
 
-def check_out(out: Path, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool, source: Callable[[], object] | None = None) -> None:
     """Refuses an output directory that exists, unless it is a dataset and to be overwritten.
+
+    Args:
+        out: The directory.
+        overwrite: Whether a dataset may be replaced.
+        source: Raises UserError if the source cannot be used, which is reported first: nobody should choose another
+            --out only to read then that --src is mistyped. It is called if `out` is refused.
 
     Raises:
         UserError: With what to do instead.
     """
+    problem = _problem_of(out, overwrite)
+    if problem and source:
+        source()
+    if problem:
+        raise UserError(problem)
+
+
+def _problem_of(out: Path, overwrite: bool) -> str | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
+        return None
     if not out.is_dir():
-        raise UserError(f"--out={out} is a file. Choose a directory that is not there yet.")
+        return f"--out={out} is a file. Choose a directory that is not there yet."
     if not (out / CONVERT_JSON).exists():
-        raise UserError(
-            f"--out={out} exists and is no dataset of this tool, so it is not touched. Choose another --out."
-        )
+        return f"--out={out} exists and is no dataset of this tool, so it is not touched. Choose another --out."
     if not overwrite:
-        raise UserError(
+        return (
             f"--out={out} exists. Pass --overwrite to replace it (it stays until the new one is complete),"
             " or choose another --out."
         )
+    return None
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools import command, usage
+from tfrecord_tools import command, page, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import model_file, predictions, report, run_directory
@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     low, high = metrics["accuracy_interval"]
     print(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
-        f" {len(predicted):,} images: {metrics['split']}"
+        f" {page.number(len(predicted), 'image')}: {metrics['split']}"
     )
     print(f"{out}/ with {', '.join(sorted(one.name for one in out.iterdir()))}")
     return metrics

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfrecord_tools import decoder, files, schema
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import model_file, predictions
 from trainers.model_file import ModelInfo
@@ -132,8 +132,8 @@ def export(config: ExportConfig) -> Exported:
     path = model_file.find(config.run)
     out = Path(config.out) if config.out else path.parent / "export" / config.name
     _check_packages(config)
-    _check_out(out, config.overwrite)
     data = open_dataset(config.tfrecords) if config.tfrecords else None
+    _check_out(out, config.overwrite)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 
     from trainers import device  # Here, since it takes seconds to import TensorFlow.
@@ -145,9 +145,8 @@ def export(config: ExportConfig) -> Exported:
             check = _write(config, model, info, data, directory)
             _check_out(out, config.overwrite)  # Another export may have been faster.
     except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else error
         raise UserError(
-            f"--out={out}: it cannot be written ({reason}). Mend the cause, or pass another --out."
+            f"--out={out}: it cannot be written ({refusal(error)}). Mend the cause, or pass another --out."
         ) from error
     return Exported(directory=out, info=info, check=check)
 
