@@ -76,7 +76,7 @@ def test_split_layout_end_to_end(split_source: Path, tmp_path: Path) -> None:
         for path, record in named.items():
             assert path.startswith(split)
             assert record["label"] == ["cats", "dogs"].index(path.split("/")[1])
-    assert lines[0].startswith(f"{split_source}: 16 images, 0.0 MB to store, splits of its own")
+    assert lines[0].startswith(f"{split_source}: 16 images, 0.0 MB to store, splits of the source")
     table = [line.split() for line in lines[1:6]]
     assert table == [
         ["label", "class", "train", "validation"],
@@ -138,13 +138,12 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
     with open(tmp_path / "out/rejected.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["path"], row["done"]) for row in rows] == [
-        ("readme.txt", "skipped"),
         ("train/cats/000.jpg", "skipped"),
         ("train/cats/page.jpg", "skipped"),
         ("train/dogs/moving.jpg", "skipped"),
     ]
-    assert rows[3]["reason"] == "a PPM image; JPEG, PNG, GIF, BMP, WebP and TIFF are read"
-    assert "  skipped: readme.txt: not inside a class directory" in lines
+    assert rows[2]["reason"] == "a PPM image; JPEG, PNG, GIF, BMP, WebP and TIFF are read"
+    assert "  note: 1 file is left out, in no class directory: readme.txt" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
 
@@ -204,8 +203,8 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
     [
         ({"src": "gone"}, r"--src=gone: no such file or directory\. A directory"),
         ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: neither a directory, nor a zip or tar"),
-        ({"src": "empty"}, r"--src=empty: no image files in class directories\. Expected"),
-        ({"src": "pets/train/cats"}, r"no image files in class directories\. 5 loose files such as 000\.jpg"),
+        ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
+        ({"src": "pets/train/cats"}, r"no images in class directories\. 5 images such as 000\.jpg"),
         ({"src": "one"}, r"--src=one: only one class, 'cats'"),
         ({"src": ""}, r"--src is missing: images such as .*, an archive of these"),
         ({"out": "pets/out"}, r"--out=pets/out lies inside --src=pets: .* Choose one outside\."),

@@ -206,7 +206,7 @@ def test_another_format_is_refused(src: Path, out: Path) -> None:
     facts = json.loads((out / "convert.json").read_text())
     facts["config"]["format_version"] = 1
     (out / "convert.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"in format 1; this one writes 3\. Convert it anew with --overwrite"):
+    with pytest.raises(UserError, match=r"in format 1; this one writes 4\. Convert it anew with --overwrite"):
         converted(src, out, update=True)
 
 
@@ -214,7 +214,7 @@ def test_class_that_vanished_is_refused(src: Path, out: Path) -> None:
     tree(src, {"birds": 30})
     converted(src, out, update=True)
     shutil.rmtree(src / "birds")
-    with pytest.raises(UserError, match="the class 'birds' has no image in the train split"):
+    with pytest.raises(UserError, match="the class 'birds' has no valid image in the train split"):
         converted(src, out, update=True)
 
 
@@ -316,5 +316,7 @@ def test_a_default_that_is_meant_is_held_against_what_was(src: Path, tmp_path: P
 
 def test_a_class_that_vanished_is_told_with_what_helps(src: Path, out: Path) -> None:
     (src / "cats").rename(src / "birds")
-    with pytest.raises(UserError, match=r"'cats' has no image in the train split \(0 sound in all\)\. An update keeps"):
+    with pytest.raises(
+        UserError, match=r"'cats' has no valid image in the train split \(0 in all splits\)\. An update keeps"
+    ):
         converted(src, out, update=True)

@@ -43,7 +43,7 @@ from tfrecord_tools.images import VERIFY, BadImage, ImageConfig, Prepared
 from tfrecord_tools.plan import PlanConfig, listed, shard_name
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.schema import FRAME_BYTES, Keys
-from tfrecord_tools.splits import SPLIT_NAMES, SPLITS
+from tfrecord_tools.splits import SPLITS, split_named
 from tfrecord_tools.stores import Rejected
 from tfrecord_tools.workspace import Workspace, check_out, fresh
 
@@ -240,9 +240,10 @@ def _files(config: AdoptConfig, log: Callable[[str], object]) -> dict[str, list[
         found = {}
         for one in config.split:
             name, _, pattern = one.partition("=")
-            if name not in SPLIT_NAMES or not pattern:
+            split = split_named(name)
+            if split is None or not pattern:
                 raise UserError(f"--split={one}: NAME=PATTERN is expected, NAME one of {', '.join(SPLITS)}.")
-            found.setdefault(SPLIT_NAMES[name], []).extend(_matching("split", pattern))
+            found.setdefault(split, []).extend(_matching("split", pattern))
     resolved = Counter(path.resolve() for paths in found.values() for path in paths)
     twice = next((path for path, count in resolved.items() if count > 1), None)
     if twice is not None:

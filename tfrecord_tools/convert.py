@@ -49,6 +49,7 @@ from tfrecord_tools.plan import (
     dataset_name,
     listed,
     plan,
+    split_notes,
 )
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.recode import RESIZE_MODES
@@ -378,7 +379,7 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     shards = ["", "shards", *(f"{sum(s.split == split for s in decided.shards):,}" for split in counts)]
     lines = [header, *rows, totals, shards]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    made = "splits of its own" if sources.has_splits else "splits made by content"
+    made = "splits of the source" if sources.has_splits else "automatic split"
     yield f"{sources.root}: {page.number(len(decided.numbers), 'image')}, {_size(decided.bytes)} to store, {made}"
     for line in lines:
         cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
@@ -403,8 +404,7 @@ def _notes(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
         worst = next(found.examples[kind][0] for kind in reversed(what) if found.counts[kind])
         paths = ", ".join(sources.paths[i] for i in worst[:2])
         yield f"the same image in {page.number(found.files, 'file')}: {counts}; such as {paths} (see --duplicates)"
-    if decided.group_leaks:
-        yield f"{page.number(decided.group_leaks, 'group lies', 'groups lie')} in several of the source's own splits"
+    yield from split_notes(decided, sources)
 
 
 def _size(count: int) -> str:

@@ -30,7 +30,7 @@ from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.examples import image_type
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Dataset, open_dataset
-from tfrecord_tools.splits import SPLIT_NAMES
+from tfrecord_tools.splits import split_named
 from tfrecord_tools.workspace import fresh
 
 _SUFFIXES = {
@@ -237,7 +237,7 @@ def _members(picture: Picture) -> dict[str, bytes]:
 def _relative(picture: Picture) -> Path:
     """Its source path below split and class, which it may begin with; of an ending that says what it is."""
     parts = [_file_name(part) for part in picture.path.split("/") if part not in ("", ".", "..")]
-    if len(parts) > 1 and SPLIT_NAMES.get(parts[0].lower()) == picture.split:
+    if len(parts) > 1 and split_named(parts[0]) == picture.split:
         parts = parts[1:]
     if len(parts) > 1 and parts[0] == _file_name(picture.class_name):
         parts = parts[1:]

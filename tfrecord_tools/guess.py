@@ -10,7 +10,7 @@ from pathlib import Path
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.examples import Feature, image_type
 from tfrecord_tools.schema import Keys
-from tfrecord_tools.splits import SPLIT_NAMES
+from tfrecord_tools.splits import split_named
 
 # The first ones are of ImageNet's scripts (build_imagenet_data.py, the Model Garden), then come those of TensorFlow
 # Datasets, then what is to be found on Kaggle.
@@ -75,13 +75,13 @@ def splits(paths: Sequence[Path]) -> dict[str, list[Path]]:
 
 def split_of(path: Path) -> str | None:
     """The split that is a word in a file's name, or else the name of its directory."""
-    found = sorted({SPLIT_NAMES[word] for word in _WORDS.findall(path.name.lower()) if word in SPLIT_NAMES})
+    found = sorted({split for word in _WORDS.findall(path.name.lower()) if (split := split_named(word))})
     if len(found) > 1:
         raise UserError(
             f"{path}: its name says both {' and '.join(found)}. Name the files of each split:"
             " --split=train='PATTERN' --split=validation='PATTERN'."
         )
-    return found[0] if found else SPLIT_NAMES.get(path.resolve().parent.name.lower())
+    return found[0] if found else split_named(path.resolve().parent.name)
 
 
 def label_offset(labels: Collection[int], names: int | None) -> int:

@@ -293,6 +293,11 @@ def _type(data: bytes) -> str | None:
     return next((kind for kind, starts in _SIGNATURES.items() if data.startswith(starts)), None)
 
 
+def kind_of(data: bytes) -> str | None:
+    """Return which of `READ_TYPES` a file is, by its first bytes; None if it is none of them."""
+    return _type(data)
+
+
 def _true_type(data: bytes) -> str:
     """Names what the bytes are, of content alone."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -18,7 +19,7 @@ import numpy as np
 
 from tfrecord_tools import files, images, pixel_csv
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.splits import SPLIT_NAMES
+from tfrecord_tools.splits import split_named
 
 MAX_FILE_BYTES = images.MAX_IMAGE_BYTES  # What an example cannot hold is not read further.
 IGNORED = frozenset({"thumbs.db", "__macosx", "desktop.ini"})
@@ -96,6 +97,18 @@ class Listing:
     rejected: list[Rejected]
     labels: list[str] | None = None
     top: str = ""
+
+    def take(self, numbers: np.ndarray, rejected: list[Rejected]) -> Listing:
+        """Return the files with these numbers, i64[k], ascending, and with what is rejected then."""
+        return dataclasses.replace(
+            self,
+            paths=[self.paths[i] for i in numbers.tolist()],
+            spans=self.spans[numbers],
+            sizes=self.sizes[numbers],
+            mtimes_ns=self.mtimes_ns[numbers],
+            rejected=rejected,
+            labels=None if self.labels is None else [self.labels[i] for i in numbers.tolist()],
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +195,7 @@ def _read_up_to(descriptor: int, limit: int) -> bytes:
     return data
 
 
-def list_store(src: str, strict: bool = True) -> Listing:
+def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -> Listing:
     """Lists the images of a directory, an archive, or a CSV of pixels (or a directory of nothing but these).
 
     Hidden files and directories, `Thumbs.db` and `__MACOSX` are passed over; links are followed in directories.
@@ -190,6 +203,7 @@ def list_store(src: str, strict: bool = True) -> Listing:
     Args:
         src: Where it lies.
         strict: A directory below it that cannot be listed is an error; else it is among the rejected.
+        zip_encoding: Encoding of the names in an archive that does not say it.
 
     Raises:
         UserError: There is no such thing, or it is none of these.
@@ -206,11 +220,11 @@ def list_store(src: str, strict: bool = True) -> Listing:
     if pixel_csv.is_one(src):
         return _list_csvs(os.path.dirname(src), [os.path.basename(src)])
     try:
-        archive = tarfile.open(src, "r:", encoding="utf-8")  # noqa: SIM115  Closed below.
+        archive = tarfile.open(src, "r:", encoding=zip_encoding or "utf-8")  # noqa: SIM115  Closed below.
     except tarfile.TarError as error:
         if not zipfile.is_zipfile(src):  # Asked second: it would also take a tar for one, of which a member is a zip.
             raise UserError(f"--src={src}: {_why_not(src, error)}") from error
-        return _list_zip(src)
+        return _list_zip(src, zip_encoding)
     with archive:
         return _list_tar(src, archive)
 
@@ -308,11 +322,11 @@ def _entries(root: str, directory: str) -> list[os.DirEntry[str]]:
     return sorted(kept, key=lambda entry: entry.name)
 
 
-def _list_zip(file: str) -> Listing:
+def _list_zip(file: str, encoding: str | None) -> Listing:
     rejected = []
     spans: dict[str, tuple[int, int, int, int]] = {}
     for member in _zip_members(file):
-        name = _zip_name(member)
+        name = _zip_name(file, member, encoding)
         path = _member_path(name)
         if name.endswith("/") or not path:
             continue
@@ -327,16 +341,40 @@ def _list_zip(file: str) -> Listing:
     return _archive_listing(Zip(file), file, spans, rejected)
 
 
-def _zip_name(member: zipfile.ZipInfo) -> str:
-    """A member's name; on Unix, `zip` stores UTF-8 without saying so, which zipfile takes for the code page of DOS."""
-    if member.create_system == _DOS:
-        return member.filename.replace("\\", "/")
-    if member.flag_bits & _UTF8:
-        return member.filename
+def _zip_name(file: str, member: zipfile.ZipInfo, encoding: str | None) -> str:
+    """Decode a member's name, which zipfile takes for code page 437 where the archive does not say that it is UTF-8.
+
+    Raises:
+        UserError: The archive does not say the encoding, and the name is not UTF-8 either.
+    """
+    name = member.filename
+    if not name.isascii() and not member.flag_bits & _UTF8:
+        name = _decoded(file, name.encode("cp437"), encoding)
+    return name.replace("\\", "/") if member.create_system == _DOS else name
+
+
+def _decoded(file: str, name: bytes, encoding: str | None) -> str:
     try:
-        return member.filename.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        return member.filename
+        return name.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        if encoding:
+            raise UserError(
+                f"--zip_encoding={encoding}: the name {name!r} in {file} is not in this encoding ({error.reason})."
+                f" {_readings(name)}"
+            ) from None
+        raise UserError(
+            f"--src={file}: the archive does not say in which encoding its names are, and {name!r} is not UTF-8. Pass"
+            f" --zip_encoding=NAME. {_readings(name)}"
+        ) from None
+
+
+def _readings(name: bytes) -> str:
+    """Show how a name reads in the encodings that old archives are in."""
+    shown = []
+    for encoding in ("cp949", "cp932", "gbk", "big5", "cp1251", "cp850", "cp437"):
+        with contextlib.suppress(UnicodeDecodeError):
+            shown.append(f"{encoding} {name.decode(encoding)!r}")
+    return f"It reads as: {', '.join(shown)}."
 
 
 def _zip_members(file: str) -> list[zipfile.ZipInfo]:
@@ -391,7 +429,7 @@ def _archive_listing(
     """Sorts the members; a directory that contains everything is left out of the paths, unless it is a split."""
     names = sorted(spans, key=lambda path: path.split("/"))
     tops = {path.partition("/")[0] for path in [*names, *(r.path for r in rejected)]}
-    enclosed = len(tops) == 1 and all("/" in name for name in names) and not any(t.lower() in SPLIT_NAMES for t in tops)
+    enclosed = len(tops) == 1 and all("/" in name for name in names) and not any(map(split_named, tops))
     top = f"{tops.pop()}/" if enclosed else ""
     table = np.array([spans[name] for name in names], SPAN)
     return Listing(
