@@ -122,7 +122,8 @@ if __name__ == "__main__":
 
 
 def test_commands_print_help(tmp_path: Path) -> None:
-    code = "import runpy, sys\nsys.argv[1:] = ['convert', '--help']\nrunpy.run_module('tfrecord_tools', run_name='__main__')"
+    code = "import runpy, sys\nsys.argv[1:] = ['convert', '--help']\n"
+    code += "runpy.run_module('tfrecord_tools', run_name='__main__')"
     done = without_unix(code, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("Converts images into verified, indexed TFRecords.\n")

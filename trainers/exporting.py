@@ -113,8 +113,8 @@ class Check:
         if self.quantized:
             return (
                 f"{1 - self.other_answers:.2%} of {asked} get the same class as from the Keras model, and"
-                f" {1 - self.tolerance:.2%} must. Probabilities may differ, here by up to {self.difference:.2g}: int8 has"
-                " 256 steps for all values of a layer. Use the class, and set no threshold by these probabilities"
+                f" {1 - self.tolerance:.2%} must. Probabilities may differ, here by up to {self.difference:.2g}: int8"
+                " has 256 steps for all values of a layer. Use the class, and set no threshold by these probabilities"
             )
         return (
             f"the probabilities of {asked} differ from the Keras model's by at most {self.difference:.2g}, and"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,10 +23,15 @@ if TYPE_CHECKING:
 
 _READ_AT_ONCE = 8  # Files: fewer calls of Python from the pipeline, and not yet a wait for the first.
 _NO_IMAGE = ("not an image", "empty file")  # How the reasons of `images.BadImage` begin that speak of no image.
+# fmt: off
 _SUFFIXES = frozenset(
-    ".apng .avif .bmp .dcm .dib .gif .heic .heif .ico .jfif .jp2 .jpe .jpeg .jpg .jxl .pbm .pgm .png .pnm .ppm .psd"
-    " .svg .tga .tif .tiff .webp".split(" ")
+    {
+        ".apng", ".avif", ".bmp", ".dcm", ".dib", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe",
+        ".jpeg", ".jpg", ".jxl", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif",
+        ".tiff", ".webp", ".split",
+    }
 )
+# fmt: on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
