@@ -1,4 +1,4 @@
-"""A small HTTP server on an exported SavedModel; it needs the directory, TensorFlow and Pillow, nothing of this project.
+"""A small HTTP server on an exported SavedModel; needs the directory, TensorFlow and Pillow, nothing of this project.
 
     python examples/http_server.py runs/finetune-…/export/saved_model
     curl --data-binary @cat.jpg http://127.0.0.1:8000/classify

@@ -652,3 +652,17 @@ def test_interrupt_and_a_second_conversion_at_the_same_time(
     assert known >= 256
     with workspace.open_workspace(tmp_path / "out"):  # Free for the next one.
         pass
+
+
+def test_the_source_is_checked_before_the_output(tmp_path):
+    """Nobody should choose another --out only to read then that --src is mistyped."""
+    converted(with_splits(tmp_path / "pets"), tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    for source, message in (
+        ("pest", "--src=pest: no such file"),
+        ("empty", "--src=empty: "),
+        ("pets", "--out=out exists"),
+    ):
+        done = run(MODULE, f"--src={source}", "--out=out", cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {message}")
