@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from drawn import REPOSITORY, contents
+from drawn import REPOSITORY, contents, with_splits
 
 from tfrecord_tools import files
+from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.records import open_dataset
 
 
 class Crash(BaseException):
@@ -352,3 +354,12 @@ def test_an_unknown_users_home_is_no_new_directory(tmp_path: Path, monkeypatch: 
     message = r"^--out=~nobody-here/x: there is no user 'nobody-here'\. Write \./~nobody-here/x for"
     with pytest.raises(UserError, match=message):
         files.expand_user("~nobody-here/x", "--out=")
+
+
+def test_home_directories_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with_splits(tmp_path / "pets")
+    convert(ConvertConfig(src="~/pets", out="~/out", workers=1), log=lambda line: None)
+    assert len(open_dataset("~/out").records("train")) == 10
+    with pytest.raises(UserError, match=r"^--out=~nobody-here/x: there is no user"):
+        ConvertConfig(src="~/pets", out="~nobody-here/x")

@@ -92,6 +92,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     explicit: Collection[str] = ()
 
     def __post_init__(self) -> None:
+        files.expand_fields(self, "src", "out", "manifest", "relabel")
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)

@@ -63,6 +63,13 @@ def expand_user(path: str, flag: str = "") -> str:
     return expanded
 
 
+def expand_fields(config: object, *names: str) -> None:
+    """Expands `~` in fields of a frozen dataclass, for its `__post_init__`; a field may be None."""
+    for name in names:
+        if value := getattr(config, name):
+            object.__setattr__(config, name, expand_user(value, f"--{name}="))
+
+
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str], call: str) -> Iterator[None]:
     """Adds the file and the call to an OSError that has no file's name, as those of descriptors have not."""

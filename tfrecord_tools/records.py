@@ -321,7 +321,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             f"{directory}: datasets are read from local directories, at random. Copy it here first:"
             f" python -m tfrecord_tools.transfer {directory} DIRECTORY"
         )
-    directory = Path(directory)
+    directory = Path(files.expand_user(os.fspath(directory)))
     if not (directory / metadata.CONVERT_JSON).exists():
         if partial_of(directory).exists():
             raise UserError(f"{directory}: the conversion is unfinished. Repeat its command to finish it.")
