@@ -518,7 +518,7 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--scr=pets"], "Unknown command line flag 'scr'. Did you mean: src"),
+        (["--scr=pets"], "--scr=pets: there is no such flag. Use --src=pets."),
         (["--src=pets", "extra"], "error: unexpected argument 'extra': everything is given by flags"),
         ([], "error: --src is missing: images such as cat_dog_img/train"),
         (["--src=gone"], "error: --src=gone: no such file or directory."),
