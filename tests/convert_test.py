@@ -518,7 +518,7 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--scr=pets"], "Unknown command line flag 'scr'. Did you mean: src"),
+        (["--scr=pets"], "--scr=pets: there is no such flag. Use --src=pets."),
         (["--src=pets", "extra"], "error: unexpected argument 'extra': everything is given by flags"),
         ([], "error: --src is missing: images such as cat_dog_img/train"),
         (["--src=gone"], "error: --src=gone: no such file or directory."),
@@ -652,3 +652,17 @@ def test_interrupt_and_a_second_conversion_at_the_same_time(
     assert known >= 256
     with workspace.open_workspace(tmp_path / "out"):  # Free for the next one.
         pass
+
+
+def test_the_source_is_checked_before_the_output(tmp_path):
+    """Nobody should choose another --out only to read then that --src is mistyped."""
+    converted(with_splits(tmp_path / "pets"), tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    for source, message in (
+        ("pest", "--src=pest: no such file"),
+        ("empty", "--src=empty: "),
+        ("pets", "--out=out exists"),
+    ):
+        done = run(MODULE, f"--src={source}", "--out=out", cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {message}")

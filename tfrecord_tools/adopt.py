@@ -23,7 +23,21 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command, examples, guess, images, index, metadata, plan, schema, tfrecord_files, workers
+from tfrecord_tools import (
+    command,
+    examples,
+    files,
+    guess,
+    images,
+    index,
+    metadata,
+    page,
+    plan,
+    schema,
+    tfrecord_files,
+    usage,
+    workers,
+)
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import VERIFY, BadImage, ImageConfig, Prepared
 from tfrecord_tools.plan import PlanConfig, listed, shard_name
@@ -146,7 +160,7 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> dict[str
         UserError: Anything that the user can mend; `out` is then as it was before.
     """
     out = Path(config.out)
-    check_out(out, config.overwrite)  # Before the files are looked through.
+    check_out(out, config.overwrite, lambda: _files(config, log))  # Before the files are looked through.
     files = _files(config, log)
     keys, text_key = _keys(files, config)
     shards = _shards(files)
@@ -193,8 +207,7 @@ def _write(
 
     index_path = space.data / index.FILE_NAME
     index.join_parts(parts, index_path, final)
-    for shard in shards:
-        os.symlink(shard.path.resolve(), space.data / shard.name)
+    copied = sum(not files.link(shard.path.resolve(), space.data / shard.name, os.symlink) for shard in shards)
     of = Counter(shard.split for shard in shards)
     name = plan.dataset_name(guess.dataset_name(shards[0].path))
     settings = {"adopted": True, "name": name}
@@ -211,7 +224,10 @@ def _write(
         keys=keys,
     )
     metadata.write(space.data, described, {"images": {"verified": config.verify}})
-    return list(_report(described, scanned, space.out))
+    note = (
+        [f"  note: {page.number(copied, 'file')} copied, since the file system has no symbolic links"] if copied else []
+    )
+    return [*note, *_report(described, scanned, space.out)]
 
 
 def _files(config: AdoptConfig, log: Callable[[str], object]) -> dict[str, list[Path]]:
@@ -235,7 +251,10 @@ def _files(config: AdoptConfig, log: Callable[[str], object]) -> dict[str, list[
     for paths in found.values():
         for group in tfrecord_files.grouped(paths, _refuse):
             if group.missing > 0:
-                log(f"note: {group.name}: {group.missing:,} files are missing, as the names of the others say")
+                log(
+                    f"note: {group.name}: {page.number(group.missing, 'file is', 'files are')} missing, as the"
+                    f" names of the others say"
+                )
     return {split: found[split] for split in SPLITS if split in found}
 
 
@@ -370,10 +389,11 @@ def _classes(
     end = offset + (len(given) if given is not None else _MOST_CLASSES)
     outside = sorted(label for label in labels if not offset <= label < end)
     if outside:
-        what = f"{_MOST_CLASSES:,} classes at most" if given is None else f"{len(given):,} classes"
+        what = f"{_MOST_CLASSES:,} classes at most" if given is None else f"{page.number(len(given), 'class')}"
         number, shard = next((s.labels[outside[0]], t) for s, t in zip(scanned, shards) if outside[0] in s.labels)
         raise UserError(
-            f"{shard.path}: {number:,} records with label {outside[0]:,} in {keys.label!r}; of {what}, counted from"
+            f"{shard.path}: {page.number(number, 'record')} with label {outside[0]:,} in {keys.label!r}; of {what},"
+            f" counted from"
             f" {offset}, {offset} to {end - 1:,} are expected. Pass another --label_offset (the label of the first"
             " class), --classes or --label_key."
         )
@@ -390,7 +410,7 @@ def _given_names(keys: Keys, shards: Sequence[_Shard], config: AdoptConfig) -> t
         path = shards[0].path.resolve().parent / metadata.labels_file(keys)
         return _lines(path) if path.is_file() else None
     if len(config.classes) == 1:
-        path = Path(config.classes[0])
+        path = Path(files.expand_user(config.classes[0], "--classes="))
         if not path.is_file():
             raise UserError(
                 f"--classes={path}: there is no such file. Names are expected, separated by commas, or a text file with"
@@ -419,33 +439,45 @@ def _check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) ->
     if len(rejected) > max_bad * total:
         shown = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
         raise UserError(
-            f"{len(rejected):,} of {total:,} records cannot be used, more than --max_bad={max_bad:g} allows:{shown}"
+            f"{len(rejected):,} of {page.number(total, 'record')} cannot be used, more than --max_bad={max_bad:g}"
+            f" allows:{shown}"
             "\nIs --image_key right? Leave out such files, with --records or --split, or allow more with --max_bad."
         )
 
 
 def _report(described: metadata.Description, scanned: Sequence[_Scanned], out: Path) -> Iterator[str]:
     names = described.class_names
-    yield f"{len(names):,} classes, the first one, {names[0]!r}, is label {described.keys.label_offset}"
+    yield f"{page.number(len(names), 'class')}, the first one, {names[0]!r}, is label {described.keys.label_offset}"
     for split, counts in described.counts.items():
         used = np.count_nonzero(counts)
-        yield f"  {split}: {counts.sum():,} records of {used:,} classes in {len(described.shards[split]):,} files"
+        yield (
+            f"  {split}: {page.number(int(counts.sum()), 'record')} of {page.number(int(used), 'class')} in"
+            f" {page.number(len(described.shards[split]), 'file')}"
+        )
     changes = sum((one.changes for one in scanned), Counter[str]())
     if changes["turned"]:
-        yield f"  note: {changes['turned']:,} images have an EXIF orientation, which TensorFlow's decoders ignore"
+        yield (
+            f"  note: {page.number(changes['turned'], 'image has', 'images have')} an EXIF orientation, which"
+            f" TensorFlow's decoders ignore"
+        )
     if changes["converted"]:
         which = "CMYK, 16 bits, transparent, GIF, BMP or WebP"
-        yield f"  note: {changes['converted']:,} images are such as `convert` would encode anew: {which}"
+        yield (
+            f"  note: {page.number(changes['converted'], 'image is one that', 'images are such as')} `convert`"
+            f" would encode anew: {which}"
+        )
     yield from listed(described.rejected)
     total, left_out = sum(int(counts.sum()) for counts in described.counts.values()), len(described.rejected)
-    yield f"{out}/: {total:,} records, {left_out:,} left out (rejected.csv), digest {described.digest[:12]}"
+    yield (
+        f"{out}/: {page.number(total, 'record')}, {left_out:,} left out (rejected.csv), digest {described.digest[:12]}"
+    )
 
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(AdoptConfig)}
-    flags.DEFINE_string("records", default["records"], "Directory of TFRecords, or a pattern, in quotes.")
-    flags.DEFINE_multi_string("split", [], "Instead of --records, NAME=PATTERN, once for each split.")
-    flags.DEFINE_string("out", default["out"], "The directory to write.")
+    usage.define_path("records", default["records"], "Directory of TFRecords, or a pattern, in quotes.")
+    usage.define_named_paths("split", "Instead of --records, NAME=PATTERN, once for each split.")
+    usage.define_path("out", default["out"], "The directory to write.")
     flags.DEFINE_string("image_key", None, "Feature of the encoded image. Default: found by name and content.")
     flags.DEFINE_string("label_key", None, "Feature of the label. Default: likewise.")
     flags.DEFINE_integer("label_offset", None, "Label of the first class. Default: 1 if labels count from 1, else 0.")

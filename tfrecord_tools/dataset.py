@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import decoder, schema, workers
+from tfrecord_tools import decoder, page, schema, workers
 from tfrecord_tools import order as orders
 from tfrecord_tools.augment import augment as augmented
 from tfrecord_tools.augment_config import AugmentConfig
@@ -165,7 +165,9 @@ class _Chosen:
                 f" {batch_size}."
             )
         if order.count != len(records):
-            raise UserError(f"order: it is one of {order.count:,} records, and these are {len(records):,}.")
+            raise UserError(
+                f"order: it is one of {page.number(order.count, 'record')}, and these are {len(records):,}."
+            )
         self.share = batch_size // workers
         self._records, self._order, self._seed = records, order, seed
         self._batch_size, self._shard = batch_size, shard

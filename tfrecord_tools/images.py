@@ -25,7 +25,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from tfrecord_tools import jpeg, png, recode, repair, webp
+from tfrecord_tools import jpeg, page, png, recode, repair, webp
 from tfrecord_tools.errors import UserError
 
 MAX_IMAGE_BYTES = 1 << 30  # A serialized protobuf must stay below 2 GiB.
@@ -302,7 +302,7 @@ def _true_type(data: bytes) -> str:
     """Names what the bytes are, of content alone."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return f"a {image.format} image"
+            return f"{page.with_article(str(image.format))} image"
     except UnidentifiedImageError:
         return f"not an image (starts with {data[:16]!r})"
     except Exception as error:  # noqa: BLE001  Any of 40 parsers, on bytes of any origin.

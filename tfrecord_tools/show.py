@@ -26,10 +26,11 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from tfrecord_tools import command, examples, tfrecord_files
+from tfrecord_tools import command, examples, tfrecord_files, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.examples import Feature, Seen
 from tfrecord_tools.files import atomic
+from tfrecord_tools.page import number as _number
 from tfrecord_tools.tfrecord_files import Group
 
 ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
@@ -372,17 +373,13 @@ def _quoted(value: str | list[str]) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
-
-
 def _cut(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def define_flags() -> None:
     flags.DEFINE_integer("records", ShowConfig.records, "Of how many records to parse the features; all are counted.")
-    flags.DEFINE_string("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
+    usage.define_path("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -396,4 +393,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, arguments="FILE_OR_DIRECTORY")

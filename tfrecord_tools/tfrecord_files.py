@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfrecord_tools import schema
+from tfrecord_tools import page, schema
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.examples import image_type
 
@@ -99,8 +99,8 @@ def compression(path: Path) -> str:
     if named and (len(head) < schema.HEADER_BYTES or int.from_bytes(head[:8], "little") < size):
         return ""  # Cut, or its first length makes sense and its checksum does not.
     what = f"it starts with {head!r}" if head else "it is empty"
-    if image_type(head):
-        what = f"it is a {image_type(head)} image"
+    if kind := image_type(head):
+        what = f"it is {page.with_article(kind)} image"
     raise UserError(f"{path}: no TFRecord: {what}. {_EXPECTED}")
 
 

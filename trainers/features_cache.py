@@ -163,7 +163,7 @@ def _extract(
     )
     if not done:  # Else a full disk would show as a bus error, when a page of the sparse file is written.
         with open(place / _VALUES, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
+            files.allocate(file, file.seek(0, os.SEEK_END))
     began = time.monotonic()
     with Progress("features", count) as progress:
         progress.skip(done)
