@@ -44,12 +44,13 @@ class Group(NamedTuple):
         return int(shard[2]) - len(self.paths) if shard else 0
 
 
-def find(path: Path, damage: Callable[[str], object]) -> list[Group]:
-    """Finds the TFRecord files that `path` names: the file itself, or those in the directory, not below it.
+def find(path: Path, damage: Callable[[str], object], below: bool = False) -> list[Group]:
+    """Find the TFRecord files that `path` names: the file itself, or those in the directory.
 
     Args:
         path: A file or directory.
         damage: Takes a message for each file of the directory that is named like a TFRecord and is none.
+        below: If a directory has none, use the files in the directories below it that are named like TFRecords.
 
     Raises:
         UserError: There is none.
@@ -57,21 +58,25 @@ def find(path: Path, damage: Callable[[str], object]) -> list[Group]:
     if not path.is_dir():
         return [Group(path.name, compression(path), [path])]
     groups = grouped(_list(path), damage)
+    if not groups and below:
+        named = (file for file in path.rglob("*") if _NAMES.search(file.name) and file.is_file())
+        groups = grouped(sorted(named), damage)
     if not groups:
-        raise UserError(f"{path}: no TFRecord in this directory (directories in it are not searched). {_EXPECTED}")
+        where = "this directory or below it" if below else "this directory (directories in it are not searched)"
+        raise UserError(f"{path}: no TFRecord in {where}. {_EXPECTED}")
     return groups
 
 
 def grouped(paths: Sequence[Path], damage: Callable[[str], object]) -> list[Group]:
-    """Groups files of a directory; leaves out what is no TFRecord, and tells `damage` if it is named like one."""
-    groups: dict[tuple[str, str], list[Path]] = {}
+    """Group files by directory and name; leave out what is no TFRecord, and pass it to `damage` if it is named so."""
+    groups: dict[tuple[Path, str, str], list[Path]] = {}
     for file in paths:
         try:
-            groups.setdefault((_pattern(file.name), compression(file)), []).append(file)
+            groups.setdefault((file.parent, _pattern(file.name), compression(file)), []).append(file)
         except UserError as error:
             if _NAMES.search(file.name):
                 damage(str(error))
-    return [Group(name if files[1:] else files[0].name, kind, files) for (name, kind), files in groups.items()]
+    return [Group(name if files[1:] else files[0].name, kind, files) for (_, name, kind), files in groups.items()]
 
 
 def compression(path: Path) -> str:
