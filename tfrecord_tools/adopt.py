@@ -472,10 +472,12 @@ def _check_rejected(adopted: Adopted, config: AdoptConfig) -> None:
     total = sum(one.records for _, one in adopted)
     if len(rejected) > config.max_bad * total:
         shown = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
+        negative = any(r.reason == forms.NO_LABEL for r in rejected)
+        a_class = f" If {forms.UNLABELED} is a class, add --label_offset={forms.UNLABELED} --rewrite." * negative
         raise UserError(
             f"{len(rejected):,} of {total:,} records cannot be used, more than --max_bad={config.max_bad:g} allows:"
-            f"{shown}\nAre --image_key and --label_key right? Leave out such files, with --records or --split, or allow more"
-            " with --max_bad."
+            f"{shown}\nAre --image_key and --label_key right? Leave out such files, with --records or --split, or allow"
+            f" more with --max_bad.{a_class}"
         )
 
 
@@ -497,8 +499,8 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
 def _notes_on_rejected(described: metadata.Description, config: AdoptConfig) -> Iterator[str]:
     if described.rejected and not config.rewrite:
         yield (
-            f"{len(described.rejected):,} records that are left out remain in the files: readers without the index meet"
-            " them; --rewrite writes files without them"
+            f"{_count(len(described.rejected), 'record')} left out, but still in the files, where readers without the"
+            " index meet them; --rewrite writes files without them"
         )
 
 
@@ -551,8 +553,8 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "rewrite",
         default["rewrite"],
-        "Write the records anew instead of linking to the files: labels that are text, one-hot or floats become classes,"
-        " raw pixels become PNG, compressed files can be read, and images are stored as convert stores them.",
+        "Write the records anew instead of linking to the files: labels that are text, one-hot or floats become"
+        " classes, raw pixels become PNG, compressed files can be read, and images are stored as convert stores them.",
     )
     flags.DEFINE_enum("verify", default["verify"], VERIFY, "Decode every image, or look at its header.")
     flags.DEFINE_float("max_bad", default["max_bad"], "Largest share of records that may be left out.")

@@ -67,7 +67,7 @@ def _of_names(counts: Mapping[str, int], form: Form) -> Classes:
     """Text labels: the classes are their names, sorted."""
     if len(counts) > _MOST_CLASSES:
         raise UserError(
-            f"{form.keys.label!r} holds {len(counts):,} different texts, and {_MOST_CLASSES:,} classes at most are read."
+            f"{form.keys.label!r} holds {len(counts):,} different texts; {_MOST_CLASSES:,} classes at most are read."
             " Name the feature of the class with --label_key."
         )
     seen: dict[str, str] = {}

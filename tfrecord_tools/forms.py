@@ -19,6 +19,7 @@ Label = int | str  # As stored: a number, or the name of the class.
 Example = Mapping[str, Feature]
 INDEX, NUMBER, TEXT, ONE_HOT = "index", "number", "text", "one_hot"  # Forms of a label.
 UNLABELED = -1  # TensorFlow Datasets writes it where there is no label.
+NO_LABEL = f"it has no label ({UNLABELED})"
 CHANNELS = (1, 2, 3, 4)  # Gray, gray and alpha, RGB, RGBA.
 _WIDE = {2: "uint16", 4: "float32", 8: "float64"}  # Bytes per value -> a type that has so many.
 
@@ -110,7 +111,7 @@ def check_number(label: int, form: Form) -> int:
         Unlabeled: It is the number that means "no label".
     """
     if label == form.unlabeled:
-        raise Unlabeled(f"it has no label ({label})")
+        raise Unlabeled(NO_LABEL)
     return label
 
 
@@ -124,7 +125,7 @@ def class_name(value: bytes, form: Form) -> str:
         text = unicodedata.normalize("NFC", value.decode(form.encoding))
     except UnicodeDecodeError:
         raise Unusable(
-            f"{value[:40]!r} in {form.keys.label!r} is not {form.encoding} text (--label_encoding names another encoding)"
+            f"{value[:40]!r} in {form.keys.label!r} is not {form.encoding} text (--label_encoding=NAME)"
         ) from None
     name = " ".join(text.split())
     if not name:

@@ -1,8 +1,9 @@
-"""Guess how third-party TFRecords hold image, label and path, from common names and from content; guesses are printed."""
+"""Guess how third-party TFRecords hold image, label and path, from common names and from content."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 from collections import Counter
@@ -176,7 +177,7 @@ def _image(samples: Sequence[Example], columns: Columns, given: str | None, wher
 def _label_name(
     columns: Columns, kinds: Mapping[str, tuple[str, int]], given: str | None, where: str, there: str
 ) -> str:
-    """The feature of the label: a number of a known name, else anything of a known name, else the only one that fits."""
+    """The label: a number of a known name, else anything of a known name, else the only feature that fits."""
     what = "a label: one whole number, one text, or a 1 among zeros (one-hot)"
     fitting = [name for name, (kind, _) in kinds.items() if kind]
     if given is not None:
@@ -253,7 +254,7 @@ def _pixels(samples: Sequence[Example], columns: Columns, name: str) -> Pixels:
     for side, pattern in _SIDES.items():
         lengths = (2, 3) if side == "shape" else (1,)
         fitting = [n for n in numbers if pattern.search(n.lower()) and len(columns[n][0].values) in lengths]
-        found[side] = max(fitting, key=lambda n: (len(os.path.commonprefix([n, name])), -len(n)), default="")
+        found[side] = max(fitting, key=lambda n: (_shared(n, name), -len(n)), default="")
     if not (found["height"] and found["width"]):
         found |= {"height": "", "width": "", "channels": ""}
     if found["height"]:
@@ -281,9 +282,9 @@ def _with_order(samples: Sequence[Example], name: str, pixels: Pixels, order: st
             rough += [_roughness(image), _roughness(planes)]
     if rough[1] < _SMOOTHER * rough[0]:
         raise UserError(
-            f"{name!r}: the raw pixels look as if they were stored plane by plane (channels, height, width): neighboring"
-            " pixels are more alike then. Pass --pixel_order=chw to read them so, or --pixel_order=hwc to read them pixel"
-            " by pixel."
+            f"{name!r}: the raw pixels look as if they were stored plane by plane (channels, height, width), since"
+            " neighboring pixels are more alike then. Pass --pixel_order=chw to read them so, or --pixel_order=hwc to"
+            " read them pixel by pixel."
         )
     return pixels
 
@@ -292,6 +293,11 @@ def _roughness(image: np.ndarray) -> float:
     """Mean difference of neighbors, both ways; 0 if there are none."""
     steps = (np.diff(image.astype(np.int16), axis=axis) for axis in (0, 1))
     return float(sum(np.abs(step).mean() for step in steps if step.size))
+
+
+def _shared(one: str, other: str) -> int:
+    """How many characters two names have in common at their start."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other)))
 
 
 def _chosen(flag: str, fitting: Sequence[str], known: Sequence[str], what: str, where: str, there: str) -> str:

@@ -51,6 +51,7 @@ def find(path: Path, damage: Callable[[str], object], below: bool = False) -> li
         path: A file or directory.
         damage: Takes a message for each file of the directory that is named like a TFRecord and is none.
         below: If a directory has none, use the files in the directories below it that are named like TFRecords.
+            Files in both places are an error.
 
     Raises:
         UserError: There is none.
@@ -58,9 +59,15 @@ def find(path: Path, damage: Callable[[str], object], below: bool = False) -> li
     if not path.is_dir():
         return [Group(path.name, compression(path), [path])]
     groups = grouped(_list(path), damage)
-    if not groups and below:
+    if below:
         named = (file for file in path.rglob("*") if _NAMES.search(file.name) and file.is_file())
-        groups = grouped(sorted(named), damage)
+        deeper = sorted(file for file in named if file.parent != path)
+        if groups and deeper:
+            raise UserError(
+                f"{path}: TFRecords lie both in this directory and below it, such as {groups[0].paths[0]} and"
+                f" {deeper[0]}. Name those that are meant with a pattern, such as '{path}/*' or '{path}/*/*'."
+            )
+        groups = groups or grouped(deeper, damage)
     if not groups:
         where = "this directory or below it" if below else "this directory (directories in it are not searched)"
         raise UserError(f"{path}: no TFRecord in {where}. {_EXPECTED}")

@@ -120,7 +120,7 @@ def describe(data: Dataset, *, image_size: int, crop: float, trainer: str) -> Mo
             classes=data.class_names,
             image_size=image_size,
             crop=crop,
-            images={} if config.get("adopted") else prepared,
+            images={} if config.get("adopted") and not config.get("rewritten") else prepared,
             trainer=trainer,
             dataset_name=data.name,
             dataset_digest=data.digest,
