@@ -372,7 +372,7 @@ def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
             if example is not None:
                 samples.append(example)
             else:
-                others["tf.train.SequenceExample" if examples.is_sequence(data) else ""] += 1
+                others["tf.train.SequenceExample" if examples.parse_sequence(data) else ""] += 1
     if not samples and not others:
         raise UserError(f"{config.records or ' '.join(config.split)}: there is no record in these files.")
     first = shards[0].path
