@@ -112,8 +112,8 @@ class AdoptConfig:
         if self.pixel_order not in (None, *guess.PIXEL_ORDERS):
             raise UserError(f"--pixel_order={self.pixel_order}: one of {', '.join(guess.PIXEL_ORDERS)} is expected.")
         try:
-            b"".decode(self.label_encoding)
-        except LookupError as error:
+            b"a".decode(self.label_encoding, "replace")
+        except (LookupError, UnicodeError) as error:
             raise UserError(
                 f"--label_encoding={self.label_encoding}: not an encoding that Python knows. Examples: utf-8, latin-1,"
                 " cp1252, gbk, shift_jis."
@@ -382,7 +382,7 @@ def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
             f"{first}: its records are no tf.train.Example{are}. See what they are with python -m tfrecord_tools.show"
             f" {first}."
         )
-    where = f"{first}: the first record" if len(samples) == 1 else f"{first}: the first {len(samples):,} records"
+    where = f"{first}, first {_count(len(samples), 'record')}"
     form = guess.form(samples, config.image_key, config.label_key, where, config.pixel_order, config.label_encoding)
     if config.label_offset is not None and config.label_offset < 0:
         form = dataclasses.replace(form, unlabeled=None)
@@ -486,9 +486,9 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
     which = "CMYK, 16 bits, transparent, GIF, BMP, TIFF or WebP"
     if rewritten:
         if turned:
-            yield f"{turned:,} images with an EXIF orientation are turned upright"
+            yield f"turned upright by their EXIF orientation: {_count(turned, 'image')}"
         if converted:
-            yield f"{converted:,} images are encoded anew: {which}"
+            yield f"encoded anew: {_count(converted, 'image')} ({which})"
         return
     if turned:
         yield f"{turned:,} images have an EXIF orientation, which TensorFlow's decoders ignore; --rewrite turns them"

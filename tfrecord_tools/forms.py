@@ -190,9 +190,10 @@ def _size(example: Example, count: int, pixels: Pixels, key: str) -> tuple[int, 
         stated = numbers_of(example, pixels.shape)
         sides = stated[1:3] + stated[:1] if pixels.planes and len(stated) == 3 else stated
     elif pixels.height and pixels.width:
-        sides = [n for name in (pixels.height, pixels.width) for n in numbers_of(example, name)[:1]]
-        sides += numbers_of(example, pixels.channels)[:1]
-        if len(sides) < 2:
+        sides = numbers_of(example, pixels.height)[:1] + numbers_of(example, pixels.width)[:1]
+        if len(sides) == 2:
+            sides += numbers_of(example, pixels.channels)[:1]
+        else:
             raise Unusable(f"{pixels.height!r} and {pixels.width!r} do not hold one whole number each")
     else:
         sides = square(count)

@@ -169,7 +169,7 @@ def _image(samples: Sequence[Example], columns: Columns, given: str | None, wher
     raw = [name for name in columns if name not in encoded and _holds_pixels(samples, columns, name)]
     if given is not None:
         if given not in encoded + raw:
-            raise UserError(f"--image_key={given}: {where} has no such feature that holds {what}. {there}")
+            raise UserError(f"--image_key={given}: no such feature holds {what} in {where}. {there}")
         return given
     return _chosen("image_key", encoded or raw, IMAGE_KEYS, what, where, there)
 
@@ -183,7 +183,7 @@ def _label_name(
     if given is not None:
         if given not in fitting:
             why = _why_no_label(given, columns[given]) if given in columns else ""
-            raise UserError(f"--label_key={given}: {where} has no such feature that holds {what}.{why} {there}")
+            raise UserError(f"--label_key={given}: no such feature holds {what} in {where}.{why} {there}")
         return given
     numbers = [name for name in fitting if kinds[name][0] == INDEX]
     for some, names in ((numbers, LABEL_KEYS), (fitting, LABEL_KEYS + TEXT_KEYS)):
@@ -269,10 +269,10 @@ def _with_order(samples: Sequence[Example], name: str, pixels: Pixels, order: st
     """Decide whether pixels are stored plane by plane.
 
     Raises:
-        UserError: The stated sizes do not say it, and neighbors differ far less if they are, or are not.
+        UserError: No shape states it, and neighboring pixels are far more alike if they are.
     """
     given = None if order is None else order == "chw"
-    if given is not None or pixels.planes:
+    if given is not None or pixels.shape:
         return dataclasses.replace(pixels, planes=pixels.planes if given is None else given)
     rough = np.zeros(2)
     for example in [s for s in samples if _fits(s, pixels, name)][:_PLANES_TRIED]:
