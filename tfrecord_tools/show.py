@@ -169,6 +169,8 @@ def _features(contents: Sequence[Contents], class_names: ClassNames) -> Iterator
 
 def _values(kind: str, seen: Sequence[Seen]) -> str:
     """A few words on the values of a feature."""
+    if not seen:
+        return ""
     if are_images(seen):
         return _images(seen)
     values = list(dict.fromkeys(value for s in seen for value in s.values))
