@@ -405,7 +405,9 @@ def test_settings_are_refused(
 def test_files_without_a_split_are_all_of_train(tmp_path: Path) -> None:
     shards(tmp_path / "d", "part{}_{}.tfrecord", [kaggle(n) for n in range(6)])
     (tmp_path / "d/part9.tfrecord").write_bytes(b"")
-    assert "no file is named by a split: all 2 are of train" in report(tmp_path / "d", tmp_path / "out")
+    assert "no file is named by a split: all 2 are of train (--split=NAME=PATTERN)" in report(
+        tmp_path / "d", tmp_path / "out"
+    )
 
 
 def test_moved_records_are_told(tmp_path: Path) -> None:
@@ -671,6 +673,24 @@ def test_records_of_other_kinds_are_named(tmp_path: Path) -> None:
     assert "train.tfrec:19: readers do not take it as it is written; --rewrite writes such records anew" in said
     assert "train.tfrec:20: it is not a tf.train.Example" in said
     assert open_dataset(quietly(tmp_path / "u", tmp_path / "again", rewrite=True)).splits == {"train": 20}
+
+
+def test_mutated_records_are_left_out_or_read(tmp_path: Path) -> None:
+    """Checksums are right, contents are not: nothing ends in a traceback, and what is adopted can be read."""
+    rng = np.random.default_rng(0)
+    records = [example(kaggle(n, id=b"%d" % n)) for n in range(200)]
+    for n in range(60, 200):
+        damaged = bytearray(records[n])
+        for place in rng.integers(0, len(damaged), 3):
+            damaged[place] = rng.integers(256)
+        damaged[rng.integers(24)] ^= 1 << rng.integers(8) if n % 2 else 0  # Among the first keys.
+        records[n] = bytes(damaged)
+    write(tmp_path / "d/train.tfrec", records)
+    classes = [str(label) for label in range(128)]
+    for rewrite in (False, True):
+        out = quietly(tmp_path / "d", tmp_path / f"out{rewrite}", rewrite=rewrite, max_bad=1.0, classes=classes)
+        assert 60 <= open_dataset(out).splits["train"] < 200
+        assert verify(VerifyConfig(directory=str(out), decode=False, workers=1), lambda line: None) == []
 
 
 # --- The command -----------------------------------------------------------------------------------------------------

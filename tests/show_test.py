@@ -587,6 +587,7 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
         ([], "error: 0 arguments: one TFRecord file, or a directory of such, is expected, as in: python"),
         (["a", "b"], "error: 2 arguments: one TFRecord file, or a directory of such, is expected, as in: python"),
         (["missing"], "error: missing: no such file or directory. Expected a TFRecord file, "),
+        (["above"], "error: above: no TFRecord in this directory itself. Name one that has some: above/train."),
         (["image.jpg"], "error: image.jpg: no TFRecord: it is a JPEG image. Expected a TFRecord file, "),
         (["cut.tfrecord", "--records=5"], "error: cut.tfrecord is damaged:\n  cut.tfrecord: record 0 "),
     ],
@@ -595,6 +596,7 @@ def test_mistakes_at_the_command_line(tmp_path: Path, arguments: list[str], mess
     (tmp_path / "image.jpg").write_bytes(image("any"))
     path = write(tmp_path / "cut.tfrecord", [example({"k": 1})])
     path.write_bytes(path.read_bytes()[:-1])
+    write(tmp_path / "above/train/0.tfrec", [example({"k": 1})])
     done = run("tfrecord_tools.show", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(message)

@@ -286,7 +286,8 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
         paths = _matching("records", config.records, notes)
         found = guess.splits(paths)
         if list(found) == ["train"] and guess.split_of(paths[0]) is None:
-            notes.append(f"no file is named by a split: all {len(paths):,} are of train (--split=NAME=PATTERN)")
+            which = f"all {len(paths):,} are" if len(paths) > 1 else "it is"
+            notes.append(f"no file is named by a split: {which} of train (--split=NAME=PATTERN)")
     else:
         found = {}
         for one in config.split:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tfrecord_tools import schema
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.examples import image_type
 
 _EXPECTED = (
@@ -59,9 +59,8 @@ def find(path: Path, damage: Callable[[str], object], below: bool = False) -> li
     if not path.is_dir():
         return [Group(path.name, compression(path), [path])]
     groups = grouped(_list(path), damage)
+    deeper = _below(path) if below or not groups else []
     if below:
-        named = (file for file in path.rglob("*") if _NAMES.search(file.name) and file.is_file())
-        deeper = sorted(file for file in named if file.parent != path)
         if groups and deeper:
             raise UserError(
                 f"{path}: TFRecords lie both in this directory and below it, such as {groups[0].paths[0]} and"
@@ -69,8 +68,10 @@ def find(path: Path, damage: Callable[[str], object], below: bool = False) -> li
             )
         groups = groups or grouped(deeper, damage)
     if not groups:
-        where = "this directory or below it" if below else "this directory (directories in it are not searched)"
-        raise UserError(f"{path}: no TFRecord in {where}. {_EXPECTED}")
+        if deeper:
+            directories = named(list(dict.fromkeys(str(file.parent) for file in deeper)), 3)
+            raise UserError(f"{path}: no TFRecord in this directory itself. Name one that has some: {directories}.")
+        raise UserError(f"{path}: no TFRecord in this directory. {_EXPECTED}")
     return groups
 
 
@@ -197,6 +198,12 @@ class _Inflated(io.FileIO):
                 raise EOFError("the compressed file ends before its end marker")
         buffer[: len(data)] = data
         return len(data)
+
+
+def _below(path: Path) -> list[Path]:
+    """The files in the directories of a directory that are named like TFRecords."""
+    found = (file for file in path.rglob("*") if _NAMES.search(file.name) and file.is_file())
+    return sorted(file for file in found if file.parent != path)
 
 
 def _list(directory: Path) -> list[Path]:
