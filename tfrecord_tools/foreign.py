@@ -157,15 +157,15 @@ def labels(job: Job) -> Found:
 
 def scan(job: Job) -> Found:
     """Read a file that stays as it is; write the rows of its part of the index, with the labels as they are stored."""
-    columns, tally = _Columns(job), _Tally(job)
+    columns, tally, config = _Columns(job), _Tally(job), ImageConfig(verify=job.verify)
     for number, data in enumerate(_read(job.shard)):
         stored, row = tally.take(number, data), None
         if stored is not None:
             try:
-                prepared = _as_it_is(stored.image, job.verify)
-                tally.count(stored.label, data, prepared.changes)
                 path = stored.path or index.place(job.shard.name, columns.end)
-                row = (stored.label, path, *_facts(stored.image, dataclasses.replace(prepared, changes=())))
+                changes, facts = _as_it_is(stored.image, config)
+                tally.count(stored.label, data, changes)
+                row = (stored.label, path, *facts)
             except BadImage as error:
                 tally.reject(number, stored.path, str(error))
         columns.add(len(data), row or _left_out(data, index.place(job.shard.name, columns.end)))
@@ -174,14 +174,14 @@ def scan(job: Job) -> Found:
 
 def rewrite(job: Rewriting) -> Found:
     """Write the usable records of a file anew, as `convert` would; then the rows of its part of the index."""
-    columns, tally = _Columns(job), _Tally(job)
+    columns, tally, config = _Columns(job), _Tally(job), ImageConfig(verify=job.verify)
     with files.atomic(job.target) as file:
         for number, data in enumerate(_read(job.shard)):
             stored = tally.take(number, data)
             if stored is None:
                 continue
             try:
-                prepared = images.prepare(stored.image, ImageConfig(verify=job.verify))
+                prepared = images.prepare(stored.image, config)
             except BadImage as error:
                 tally.reject(number, stored.path, str(error))
                 continue
@@ -277,16 +277,17 @@ def _text(data: bytes, key: str) -> str:
     return " ".join(text.split())
 
 
-def _as_it_is(data: bytes, verify: str) -> Prepared:
-    """Return the facts of an image that stays as it is; `changes` are those that `convert` would make."""
-    prepared = images.prepare(data, ImageConfig(verify=verify))
+def _as_it_is(data: bytes, config: ImageConfig) -> tuple[Sequence[str], tuple[Any, ...]]:
+    """Return the changes that `convert` would make, and the columns of the index for an image that stays as it is."""
+    prepared = images.prepare(data, config)
     kind, size = prepared.source_type, (prepared.width, prepared.height)
     if kind not in _DECODED:
         raise BadImage(f"a {kind} image, which TensorFlow does not decode; --rewrite makes a PNG of it")
     if prepared.changes:
         with images.as_bad_image(), Image.open(io.BytesIO(data)) as image:
             size = image.size
-    return dataclasses.replace(prepared, data=data, type=kind, width=size[0], height=size[1])
+    sha256 = hashlib.sha256(data).digest()
+    return prepared.changes, (sha256, len(data), kind, size[1], size[0], sha256, kind, "")
 
 
 def for_rewriting(form: Form) -> Form:
