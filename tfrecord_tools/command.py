@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from absl import app, flags
 
+from tfrecord_tools import console
 from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
@@ -46,6 +47,7 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # A name that the terminal cannot show must not end the work.
             stream.reconfigure(errors="backslashreplace")
+    console.quiet_tensorflow()
     app.run(guarded)
 
 

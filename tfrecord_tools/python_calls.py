@@ -96,14 +96,17 @@ _calls = _Calls()
 
 
 def numpy_function(
-    function: Callable[..., Any], inputs: Sequence[tf.Tensor], dtypes: Sequence[tf.DType], stateful: bool = False
+    function: Callable[..., Any],
+    inputs: Sequence[tf.Tensor],
+    dtypes: tf.DType | Sequence[tf.DType],
+    stateful: bool = False,
 ) -> Any:
     """Calls Python as `tf.numpy_function` does, until the process ends.
 
     Args:
-        function: Arrays -> arrays of these types.
+        function: Arrays -> an array of this type, or several.
         inputs: The arguments.
-        dtypes: The types of the results.
+        dtypes: The type of the result, or of each result.
         stateful: Whether equal arguments may give different results. Under op determinism, such a function is never
             called in parallel.
     """
