@@ -445,7 +445,7 @@ def _given_names(adoption: _Adoption) -> tuple[str, ...] | None:
         path = adoption.shards[0].path.resolve().parent / metadata.labels_file(adoption.form.keys)
         return _lines(path) if path.is_file() and adoption.form.label != forms.TEXT else None
     if len(given) == 1:
-        path = Path(given[0])
+        path = Path(files.expand_user(given[0], "--classes="))
         if not path.is_file():
             raise UserError(
                 f"--classes={path}: there is no such file. Names are expected, separated by commas, or a text file with"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,9 +20,6 @@ from tfrecord_tools.records import Records, open_dataset
 
 if TYPE_CHECKING:
     from tfrecord_tools.dataset import Cache
-
-# TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 CACHE_BYTES = 2 << 30
 _WARM_UP = 0.2  # Share of the time of a measurement that is not counted.

@@ -13,7 +13,7 @@ from typing import Any, TextIO, TypeVar
 
 from absl import app, flags
 
-from tfrecord_tools import files, usage
+from tfrecord_tools import console, files, usage
 from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
@@ -42,6 +42,7 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted",
         return rest
 
     _prepare_streams()
+    console.quiet_tensorflow()
     app.run(lambda argv: _exit_code(lambda: main(argv), interrupted), flags_parser=parsed)
 
 

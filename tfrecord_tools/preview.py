@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +19,6 @@ from tfrecord_tools import command, decoder, files, geometry, images, order, usa
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-
-# TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _GAP = 4  # White pixels between the panels.
 _MAX_PANELS = 400

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,9 +13,6 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.recipes import ModelConfig, Recipe, TrainConfig
-
-# TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 flags.disclaim_key_flags()  # The flags belong to the trainer that has them defined, and stand in its --help.
 

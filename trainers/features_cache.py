@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import dataset, files, order
+from tfrecord_tools import dataset, files, order, python_calls
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Records
@@ -80,7 +80,7 @@ class Features:
             return self.values[chosen], self.labels[chosen]
 
         def as_tensors(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            values, labels = tf.numpy_function(gather, [position], (tf.float32, tf.int64), stateful=False)
+            values, labels = python_calls.numpy_function(gather, [position], (tf.float32, tf.int64))
             return tf.ensure_shape(values, [rows, self.values.shape[1]]), tf.ensure_shape(labels, [rows])
 
         return positions.map(as_tensors).prefetch(tf.data.AUTOTUNE)

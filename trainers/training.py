@@ -237,7 +237,7 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
         raise UserError(f"--run={run}: the workers find different checkpoints there. {_SHARED}")
     if done:
         print(f"resumed: {page.number(done, 'step is', 'steps are')} done", flush=True)
-    pace = Pace(recipe.batch_size)
+    pace = Pace(recipe.batch_size, config.deterministic)
     task = (_features_task if recipe.from_features else _pixels_task)(training, pace)
     write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
     # Keras says so of every dataset that does not know its length: a corrupt record would be left out of this one.
