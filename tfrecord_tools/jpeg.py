@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
+from collections.abc import Iterator
 
+import numpy as np
 import simplejpeg
+from PIL import Image
 
 SIGNATURE = b"\xff\xd8\xff"
 END = b"\xff\xd9"
@@ -13,6 +17,9 @@ _MARKER = re.compile(rb"\xff([\x01-\xfe])")  # In coded data, 0xff is followed b
 _SCAN = 0xDA
 _METADATA = 0xE1  # EXIF and XMP.
 _FRAMES = (0xC0, 0xC1)  # Baseline and extended; others are progressive, lossless or arithmetic.
+_ALL_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_INTERVAL = 0xDD  # How many units of coded data lie between two restart markers.
+_JPEG_LS = 0xF7
 _SEGMENT = struct.Struct(">BH")  # Marker, length.
 _LOSSLESS = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)  # And hierarchical.
 _FRAME = struct.Struct(">BHHB")  # Bits, height, width, components (JPEG standard, B.2.2).
@@ -21,6 +28,8 @@ _SEGMENTS = frozenset({*range(0xC0, 0xFF)} - {*_RESTARTS, 0xD8, END[1]})  # Foll
 _MAX_SCANS = 500  # A progressive file has about ten; each costs a pass over all pixels (libjpeg-turbo's -maxscans).
 _MAX_JUNK_BYTES = 1 << 16
 _PADDING = b"\0\r\n\t "
+_NOISE_BYTES = 64
+_NOISE = np.random.default_rng(0).integers(0, 255, _NOISE_BYTES, np.uint8).tobytes()  # Without 0xff: no markers.
 
 
 class DamagedJpegError(Exception):
@@ -41,7 +50,8 @@ def check_markers(data: bytes) -> int:
         The position behind the end marker.
 
     Raises:
-        RefusedJpegError: It is lossless, or has so many scans that only decoding them for long was meant.
+        RefusedJpegError: It is of a kind that TensorFlow does not read, such as one of 12 bits, or has so many scans
+            that only decoding them for long was meant.
         DamagedJpegError: The markers lead to no end.
     """
     position, scans = len(SIGNATURE) - 1, 0
@@ -53,10 +63,24 @@ def check_markers(data: bytes) -> int:
             position += int.from_bytes(data[position : position + 2], "big")
         scans += code == _SCAN
         if code in _LOSSLESS:
-            raise RefusedJpegError("a lossless JPEG, which hardly any decoder reads")
+            raise RefusedJpegError("a lossless JPEG, which hardly any decoder reads; save it as PNG")
+        if code == _JPEG_LS:
+            raise RefusedJpegError("a JPEG-LS image, which hardly any decoder reads; save it as PNG")
+        if code in _ALL_FRAMES and not scans:
+            _check_frame(data[marker.end() + 2 :][: _FRAME.size])
         if scans > _MAX_SCANS:
             raise RefusedJpegError(f"the JPEG has more than {_MAX_SCANS} scans")
     raise DamagedJpegError(f"the JPEG ends at byte {len(data):,}, before its end marker")
+
+
+def _check_frame(header: bytes) -> None:
+    if len(header) < _FRAME.size:
+        return  # The markers lead to no end either.
+    bits, _, _, components = _FRAME.unpack(header)
+    if bits != 8:
+        raise RefusedJpegError(f"a JPEG of {bits} bits per sample, and 8 are read; map it to 8 bits and save it as PNG")
+    if components not in (1, 3, 4):
+        raise RefusedJpegError(f"a JPEG of {components} components, and 1, 3 and 4 are read; save it as PNG")
 
 
 def has_end(data: bytes) -> bool:
@@ -109,6 +133,8 @@ def repair(data: bytes) -> tuple[bytes, str]:
         if start and data[end:].strip(_PADDING):
             return whole, ""  # Something else that contains a JPEG, such as a preview.
     except RefusedJpegError:
+        if start:
+            return whole, ""  # Three bytes that look like a JPEG's start.
         raise
     except DamagedJpegError:
         data = data.rstrip(b"\xff") + END  # A broken marker at the very end would be taken for one with a length.
@@ -126,3 +152,80 @@ def decodes_cleanly(data: bytes) -> bool:
     except ValueError:
         return False
     return True
+
+
+def lacks_data(data: bytes) -> bool:
+    """Whether pixels were filled in because coded data are missing, though all markers are there.
+
+    libjpeg fills in what a cut took away, and only warns. Two proofs: restart markers are missing, or noise in front
+    of the markers that end coded data changes the picture. Of a whole picture, a decoder passes over such noise.
+
+    Raises:
+        OSError: It does not decode.
+    """
+    return _lacks_restarts(data) or _pixels(data) != _pixels(_with_noise(data))
+
+
+def _pixels(data: bytes) -> bytes:
+    """The pixels at 1/8 scale; of a progressive JPEG at full scale, since finer scans do not show in 1/8."""
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        image.decodermaxblock = len(data) + 1  # type: ignore[attr-defined]
+        if "progressive" not in image.info:
+            image.draft(None, (1, 1))
+        return image.tobytes()
+
+
+def _with_noise(data: bytes) -> bytes:
+    """Inserts `_NOISE` wherever coded data end."""
+    parts, taken, coded = [], 0, False
+    for code, start, _ in _markers(data):
+        if coded:
+            end = len(data[taken:start].rstrip(b"\xff")) + taken  # Fill bytes belong to the marker.
+            parts += [data[taken:end], _NOISE]
+            taken = end
+        coded = code == _SCAN or code in _RESTARTS
+    return b"".join((*parts, data[taken:]))
+
+
+def _markers(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yields code, position and content of the markers up to the end marker; of those without a length, b""."""
+    position = len(SIGNATURE) - 1
+    while marker := _MARKER.search(data, position):
+        code, start, position = marker[1][0], marker.start(), marker.end()
+        length = int.from_bytes(data[position : position + 2], "big") if code in _SEGMENTS else 0
+        yield code, start, data[position + 2 : position + length]
+        position += length
+        if code == END[1]:
+            return
+
+
+def _lacks_restarts(data: bytes) -> bool:
+    """Whether restart markers of a scan are missing: the decoder then fills in what lay between them."""
+    frame, interval, expected, seen = b"", 0, 0, 0
+    for code, _, content in _markers(data):
+        if code in _RESTARTS:
+            if code != _RESTARTS[seen % len(_RESTARTS)]:
+                return expected > 0
+            seen += 1
+        else:
+            if seen < expected:
+                return True
+            frame = content if code in _ALL_FRAMES else frame
+            interval = int.from_bytes(content[:2], "big") if code == _INTERVAL else interval
+            units = _units(frame, content) if code == _SCAN and interval else 0
+            expected, seen = -(-units // interval) - 1 if units else 0, 0
+    return False
+
+
+def _units(frame: bytes, scan: bytes) -> int:
+    """The number of units, of which restart intervals consist, in a scan (JPEG standard, A.2); 0 if it is damaged."""
+    if len(frame) < _FRAME.size + 3 or len(scan) < 2:
+        return 0
+    _, height, width, _ = _FRAME.unpack_from(frame)
+    sampling = {frame[i]: divmod(frame[i + 1], 16) for i in range(_FRAME.size, len(frame) - 2, 3)}
+    across, down = (max(1, *factors) for factors in zip((1, 1), *sampling.values()))
+    if scan[0] > 1:
+        return -(-width // (8 * across)) * -(-height // (8 * down))
+    own = sampling.get(scan[1], (1, 1))  # A scan of one component consists of its blocks.
+    width, height = -(-width * own[0] // across), -(-height * own[1] // down)
+    return -(-width // 8) * -(-height // 8)

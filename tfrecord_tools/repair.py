@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 
 from tfrecord_tools import jpeg, webp
 
+_CUT = "coded data end early"
 MAX_LOST_ROWS = 0.5  # Of the height; with less than half of it, an image may not show what its label says.
 
 
@@ -39,6 +40,8 @@ def repaired(
     """
     if kind in ("JPEG", None):
         data, wrong = jpeg.repair(data)
+        if "end" not in wrong and _is_cut(data, check_size):
+            wrong = " and ".join(filter(None, (wrong, _CUT)))
         lost = _lost_rows(data, "JPEG", check_size) if "end" in wrong else 0.0
     elif kind == "GIF":
         whole = data
@@ -51,6 +54,21 @@ def repaired(
     if lost > MAX_LOST_ROWS:
         raise TooMuchLostError(f"its last {lost:.0%} of rows are lost, too much to be repaired")
     return data, f"{wrong}, the last {lost:.1%} of rows lost" if lost else wrong
+
+
+def describe_loss(data: bytes) -> str:
+    """Says what a JPEG lacks of which coded data are missing."""
+    lost = _lost_rows(data, "JPEG", lambda size: None)
+    return f"the JPEG's {_CUT}" + f", the last {lost:.1%} of rows are lost" * (lost > 0)
+
+
+def _is_cut(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> bool:
+    """Whether it is a JPEG with an end marker of which coded data are missing."""
+    if jpeg.decodes_cleanly(data):
+        return False
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        check_size(image.size)
+    return jpeg.lacks_data(data)
 
 
 def _repaired_gif(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> tuple[bytes, float]:
