@@ -46,13 +46,16 @@ FORMATS = {
         name="a JPEG 2000 image", starts=(b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"), feature="jpg_2000"
     ),
     "PPM": Format(name="a PNM image"),
-    "HEIF": Format(name="an HEIC image (HEIF)", extra="heif"),
+    "HEIF": Format(name="an HEIC or HEIF image", extra="heif"),
     "JXL": Format(name="a JPEG XL image", starts=(jxl.CODESTREAM, jxl.CONTAINER), extra="jxl"),
 }
 READ = "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PNM are read"
 _PNM = re.compile(rb"P[1-6f][\s#]")
 _AVIF_BRANDS = {b"avif", b"avis"}
-_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1"}
+_HEIF_BRANDS = {
+    b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf",
+    b"jpeg", b"jpgs", b"j2ki", b"j2is", b"avci", b"avcs", b"evbi", b"vvic", b"vvis",
+}  # fmt: skip
 _PACKAGES = {"heif": "pillow-heif", "jxl": "pillow-jxl-plugin"}  # By extra.
 _IDENTITY_MATRIX = b"nclx", 4  # Of an AVIF or HEIF image whose values are RGB: where it says so in a `colr` box.
 _UNREAD = re.compile(
@@ -101,7 +104,7 @@ def name(data: bytes) -> str:
         return f"{kind.name}; {kind.advice}"
     start = f"not an image (starts with {data[:16]!r})"
     if (kind := signatures.text(data)) is not None:
-        return f"{start}; {kind.name}: {kind.advice}" if kind.advice else f"{start}; {READ}"
+        return f"{start}; {kind.name}: {kind.advice}"
     if (found := _fallback(data)) is not None:
         return f"{signatures.article(found)} {found} image; {READ}"
     if not any(data):
@@ -230,7 +233,7 @@ def reason(error: BaseException, data: bytes = b"", kind: str | None = None) -> 
     if kind == "TIFF":
         message = tiff.last_message() or message
         if (unusual := tiff.unusual(data)) and (unidentified or _UNREAD.search(message)):
-            return f"a TIFF of {unusual}, which Pillow does not read; export it as 8-bit RGB or gray, TIFF or PNG"
+            return f"a TIFF with {unusual}, which Pillow does not read; export it as 8-bit RGB or gray, TIFF or PNG"
     if not unidentified and _UNREAD.search(message):
         form = FORMATS[kind].name if kind else "an image"
         return f"{form} of a kind that is not read ({message}); save it as PNG"

@@ -37,6 +37,7 @@ _EXIF_ORIENTATION = 0x0112
 _ON_THEIR_SIDE = range(5, 9)  # Orientations that swap width and height.
 _METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # Where Pillow looks for an orientation.
 _LONGEST_SIDE = {"JPEG": 65_500, "PNG": 1_000_000, "RAW": 1_000_000}  # Limits of libjpeg and libpng.
+_NEEDS_EXTRA = {kind for kind, form in formats.FORMATS.items() if form.extra}
 _SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
 
 # Of half of its limit of pixels, of broken EXIF and the like: our verdict is the one answer.
@@ -151,7 +152,9 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
         repaired = ""
         if config.on_bad_image == "repair":
             data, repaired = repair.repaired(data, source_type, lambda size: _check_pixels(size, config))
-        if source_type == "JXL" and (packed := formats.reconstructed_jpeg(data, lambda s: _check_pixels(s, config))):
+        if source_type == "JXL" and (
+            packed := formats.reconstructed_jpeg(data, lambda size: _check_pixels(size, config, "JXL"))
+        ):
             prepared = _prepare(packed, "JPEG", source_type, "", config)
             changes = tuple(name for name in CHANGES if name == "converted" or name in prepared.changes)
             return dataclasses.replace(prepared, changes=changes)
@@ -209,7 +212,7 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
             png.check(chunks, header)
     with _opened(data, kind, chunks, config) as image:
         if kind == "JPEG" and config.verify == "full" and not jpeg.decodes_cleanly(data):
-            _check_jpeg(data, repaired)
+            _check_jpeg(data, image.height, repaired)
         if png.has_late_metadata(chunks):
             image.load()  # Else Pillow knows of no orientation that stands behind the pixels.
         work = _work(image, data, kind, header, config)
@@ -229,11 +232,12 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
 
 
 def _opened(data: bytes, kind: str, chunks: list[png.Chunk], config: ImageConfig) -> Image.Image:
-    """Opens an image whose size passes; of a PNG that Pillow refuses for chunks without pixels, what it accepts."""
-    candidates = [data]
+    """Opens an image whose size passes, and a PNG without the chunks for which Pillow refuses it."""
+    is_animated = any(kind == b"acTL" for kind, _ in chunks)  # Pillow insists on frames that nobody needs.
+    candidates = [png.without_extras(chunks, orientation=True) if is_animated else data]
     for candidate in candidates:
         try:
-            return formats.opened(candidate, kind, lambda size: _check_pixels(size, config))
+            return formats.opened(candidate, kind, lambda size: _check_pixels(size, config, kind))
         except (BadImage, formats.UnreadError):
             raise
         except Exception:
@@ -243,15 +247,16 @@ def _opened(data: bytes, kind: str, chunks: list[png.Chunk], config: ImageConfig
     raise AssertionError("unreachable: the last candidate is opened or raises")
 
 
-def _check_jpeg(data: bytes, repaired: str) -> None:
+def _check_jpeg(data: bytes, height: int, repaired: str) -> None:
     """Checks a JPEG with which libjpeg is not content: some of what it warns of is harmless.
 
     Raises:
         OSError: It does not decode, and so not in TensorFlow.
         BadImage: Pixels are missing.
     """
-    if jpeg.lacks_data(data) and not repaired:
-        raise BadImage(f"damaged image: {repair.describe_loss(data)}")
+    lost = jpeg.lost_share(data, details=True)
+    if not repaired and repair.is_cut(lost, height):
+        raise BadImage(f"damaged image: the JPEG's coded data end early, for {lost:.1%} of its pixels they are missing")
 
 
 def _plain_size(data: bytes, config: ImageConfig) -> tuple[int, int] | None:
@@ -301,9 +306,11 @@ def _orientation(image: Image.Image) -> int:
     return int(orientation) if orientation in range(1, 9) else 1
 
 
-def _check_pixels(size: tuple[int, int], config: ImageConfig) -> None:
+def _check_pixels(size: tuple[int, int], config: ImageConfig, kind: str = "") -> None:
     if size[0] * size[1] > config.max_pixels:
-        raise BadImage(f"{size[0]:,} x {size[1]:,} pixels, more than convert's --max_pixels={config.max_pixels:,}")
+        named = f"{formats.FORMATS[kind].name} of " if kind in _NEEDS_EXTRA else ""
+        pixels = f"{size[0]:,} x {size[1]:,} pixels"
+        raise BadImage(f"{named}{pixels}, more than convert's --max_pixels={config.max_pixels:,}")
 
 
 def _check_target(work: _Work, config: ImageConfig) -> None:

@@ -28,8 +28,7 @@ _SEGMENTS = frozenset({*range(0xC0, 0xFF)} - {*_RESTARTS, 0xD8, END[1]})  # Foll
 _MAX_SCANS = 500  # A progressive file has about ten; each costs a pass over all pixels (libjpeg-turbo's -maxscans).
 _MAX_JUNK_BYTES = 1 << 16
 _PADDING = b"\0\r\n\t "
-_NOISE_BYTES = 64
-_NOISE = np.random.default_rng(0).integers(0, 255, _NOISE_BYTES, np.uint8).tobytes()  # Without 0xff: no markers.
+_NOISE_BYTES = 24  # For each block of 8 x 8 values.
 
 
 class DamagedJpegError(Exception):
@@ -154,37 +153,52 @@ def decodes_cleanly(data: bytes) -> bool:
     return True
 
 
-def lacks_data(data: bytes) -> bool:
-    """Whether pixels were filled in because coded data are missing, though all markers are there.
+def lost_share(data: bytes, *, details: bool) -> float:
+    """Returns the share of the pixels that were filled in because coded data are missing, though all markers are there.
 
-    libjpeg fills in what a cut took away, and only warns. Two proofs: restart markers are missing, or noise in front
-    of the markers that end coded data changes the picture. Of a whole picture, a decoder passes over such noise.
+    libjpeg fills in what a cut took away, and only warns. Such pixels show in two ways: restart markers are missing,
+    or noise in front of the markers that end coded data changes them. A decoder that has all data skips the noise.
+
+    Args:
+        data: A JPEG whose markers lead to its end.
+        details: Count pixels of a progressive JPEG as lost if only their details are.
 
     Raises:
         OSError: It does not decode.
     """
-    return _lacks_restarts(data) or _pixels(data) != _pixels(_with_noise(data))
+    before, after = (_pixels(version, details) for version in (data, _with_noise(data)))
+    differs = (before != after).reshape(*before.shape[:2], -1).any(axis=-1)
+    return max(float(differs.mean()), _lost_restarts(data))
 
 
-def _pixels(data: bytes) -> bytes:
-    """The pixels at 1/8 scale; of a progressive JPEG at full scale, since finer scans do not show in 1/8."""
+def _pixels(data: bytes, details: bool) -> np.ndarray:
+    """The pixels at 1/8 scale, in which the finer scans of a progressive JPEG do not show; with `details` all."""
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        image.decodermaxblock = len(data) + 1  # type: ignore[attr-defined]
-        if "progressive" not in image.info:
+        image.decodermaxblock = len(data) + 1  # type: ignore[attr-defined]  # As TensorFlow: all of it at once.
+        if not details or "progressive" not in image.info:
             image.draft(None, (1, 1))
-        return image.tobytes()
+        return np.asarray(image)
 
 
 def _with_noise(data: bytes) -> bytes:
-    """Inserts `_NOISE` wherever coded data end."""
-    parts, taken, coded = [], 0, False
-    for code, start, _ in _markers(data):
+    """Inserts noise wherever coded data end, of the length that the whole image could need."""
+    ends, coded = [], False
+    for code, start, content in _markers(data):
         if coded:
-            end = len(data[taken:start].rstrip(b"\xff")) + taken  # Fill bytes belong to the marker.
-            parts += [data[taken:end], _NOISE]
-            taken = end
+            ends.append(len(data[:start].rstrip(b"\xff")) if data[start - 1] == 0xFF else start)  # Fill bytes.
+        if code in _ALL_FRAMES and len(content) >= _FRAME.size:
+            _, height, width, components = _FRAME.unpack_from(content)
         coded = code == _SCAN or code in _RESTARTS
-    return b"".join((*parts, data[taken:]))
+    if not ends:
+        return data
+    blocks = -(-height // 8) * -(-width // 8) * components
+    noise = _noise(_NOISE_BYTES + _NOISE_BYTES * blocks // len(ends))
+    parts = (data[start:end] for start, end in zip([0, *ends], [*ends, len(data)]))
+    return noise.join(parts)
+
+
+def _noise(count: int) -> bytes:
+    return np.random.default_rng(0).integers(0, 255, count, np.uint8).tobytes()  # Without 0xff: no markers.
 
 
 def _markers(data: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -199,22 +213,19 @@ def _markers(data: bytes) -> Iterator[tuple[int, int, bytes]]:
             return
 
 
-def _lacks_restarts(data: bytes) -> bool:
-    """Whether restart markers of a scan are missing: the decoder then fills in what lay between them."""
-    frame, interval, expected, seen = b"", 0, 0, 0
+def _lost_restarts(data: bytes) -> float:
+    """Returns the largest share of a scan's restart intervals that is missing."""
+    frame, interval, expected, seen, lost = b"", 0, 0, 0, 0.0
     for code, _, content in _markers(data):
         if code in _RESTARTS:
-            if code != _RESTARTS[seen % len(_RESTARTS)]:
-                return expected > 0
             seen += 1
-        else:
-            if seen < expected:
-                return True
-            frame = content if code in _ALL_FRAMES else frame
-            interval = int.from_bytes(content[:2], "big") if code == _INTERVAL else interval
-            units = _units(frame, content) if code == _SCAN and interval else 0
-            expected, seen = -(-units // interval) - 1 if units else 0, 0
-    return False
+            continue
+        lost = max(lost, (expected - seen) / (expected + 1))
+        frame = content if code in _ALL_FRAMES else frame
+        interval = int.from_bytes(content[:2], "big") if code == _INTERVAL else interval
+        units = _units(frame, content) if code == _SCAN and interval else 0
+        expected, seen = -(-units // interval) - 1 if units else 0, 0
+    return lost
 
 
 def _units(frame: bytes, scan: bytes) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import dataclasses
 import re
+from collections.abc import Iterator
 from typing import Any
 
 from tfrecord_tools import schema
@@ -16,12 +17,13 @@ from tfrecord_tools import schema
 _Magic = tuple[int, bytes]  # Where in the file, and what stands there.
 _TEXT_BYTES = 1024  # Looked at to tell text from binary data.
 _ZIP_BYTES = 4096  # Searched for the names of the first files in an archive.
+_MOST_ICONS = 64
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # No text has these.
 
 _EXPORT = "export it as PNG or JPEG"
 DEVELOP = "develop it to JPEG or TIFF, for example with darktable or rawpy"
 _VIDEO = "extract its frames, for example with ffmpeg"
-_AUDIO = "it holds sound"
+_AUDIO = "it holds sound and no picture"
 _UNPACK = "unpack it first"
 _DATA = "it holds data; write its images as PNG first"
 _OTHER = "it holds no picture"
@@ -52,11 +54,12 @@ def _kinds(advice: str, *rows: tuple[Any, ...]) -> list[tuple[Kind, tuple[_Magic
     ]
 
 
+def _icons(kind: bytes) -> Iterator[tuple[_Magic, ...]]:
+    """An icon has no signature: a kind, the number of its pictures, and a zero in the first one's entry."""
+    return (((0, b"\0\0" + kind + b"\0" + bytes((count, 0))), (9, b"\0")) for count in range(1, _MOST_ICONS))
+
+
 _PICKLES = (b"\x80\2c", b"\x80\2}", b"\x80\2]", b"\x80\3c", b"\x80\3}", b"\x80\3]", b"\x80\4\x95", b"\x80\5\x95")
-    *(b"\x80" + version + first for version in (b"\2", b"\3") for first in (b"c", b"}", b"]")),
-    b"\x80\4\x95",
-    b"\x80\5\x95",
-)
 _TABLE = [
     *_kinds(
         "convert its slices to PNG, for example with pydicom or dcmj2pnm",
@@ -68,8 +71,8 @@ _TABLE = [
         ("a GIMP image (XCF)", b"gimp xcf"),
         ("a Krita image", ((0, b"PK\3\4"), (30, b"mimetypeapplication/x-krita"))),
         ("an OpenRaster image", ((0, b"PK\3\4"), (30, b"mimetypeimage/openraster"))),
-        ("a Windows icon (ICO)", ((0, b"\0\0\1\0"), (5, b"\0"), (9, b"\0"))),
-        ("a Windows cursor (CUR)", ((0, b"\0\0\2\0"), (5, b"\0"), (9, b"\0"))),
+        ("a Windows icon (ICO)", *_icons(b"\1")),
+        ("a Windows cursor (CUR)", *_icons(b"\2")),
         ("an Apple icon (ICNS)", b"icns"),
         ("a DDS texture", b"DDS "),
         ("a BLP texture", b"BLP1", b"BLP2"),
@@ -205,7 +208,6 @@ _TEXTS: tuple[tuple[re.Pattern[bytes], Kind], ...] = (  # How the first line tha
     (re.compile(rb"/annex/objects/"), Kind("a git-annex pointer", "run `git annex get` for the file itself")),
     (re.compile(rb"HTTP/\d"), Kind("a web server's answer with its headers", "download the file again")),
     (_SVG, Kind("an SVG drawing", "render it to PNG, for example with Inkscape")),
-    (_XBM, Kind("an XBM image", _EXPORT)),
     (re.compile(rb"<\?xml"), Kind("an XML file", _OTHER)),
     (re.compile(rb"[{\[]"), Kind("a JSON file", _OTHER)),
     (re.compile(rb""), Kind("a text file", _OTHER)),
@@ -213,10 +215,12 @@ _TEXTS: tuple[tuple[re.Pattern[bytes], Kind], ...] = (  # How the first line tha
 
 
 def binary(data: bytes) -> Kind | None:
-    """Returns the known binary format that the file claims to have; None if it has none, or one that is read."""
+    """Returns the known format that the file claims to have, plain text and formats that are read aside, or None."""
     kind = next((kind for kind, magic in _TABLE if _matches(data, magic)), None)
     if kind is not None:
         return kind
+    if _XBM.match(data):
+        return Kind("an XBM image", _EXPORT)
     if data.startswith(b"PK\3\4"):
         return next((kind for name, kind in _INSIDE_ZIP if name in data[:_ZIP_BYTES]), Kind("a ZIP archive", _UNPACK))
     if data[4:8] == b"ftyp":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import struct
 import threading
 
@@ -47,7 +48,7 @@ def read_directory(data: bytes, offset: int | None = None) -> Directory:
             if struct.calcsize(layout) > struct.calcsize(pointer):
                 (at,) = struct.unpack_from(order + pointer, data, at)
             found[tag] = struct.unpack_from(layout, data, at)
-    except struct.error:  # It points behind the end of the file.
+    except (struct.error, OverflowError):  # It points behind the end of the file.
         pass
     return found
 
@@ -66,7 +67,7 @@ def _is_of_sensor(directory: Directory) -> bool:
 
 
 def unusual(data: bytes) -> str:
-    """Names what its pixels are, as in "3 bands of 32-bit floating-point pixels"; "" if nothing is unusual."""
+    """Names what its pixels are, as in "5 bands and 16-bit pixels"; "" if nothing is unusual."""
     directory = read_directory(data)
     bits = directory.get(_BITS, (1,))
     kind, samples = directory.get(_FORMAT, (1,))[0], directory.get(_SAMPLES, (1,))[0]
@@ -88,7 +89,7 @@ _said = threading.local()
 
 @functools.cache
 def _catch_messages() -> object:
-    """Has libtiff's messages kept for `last_message`, which it prints on stderr by default, without a file's name.
+    """Keeps libtiff's messages for `last_message`; by default they go to stderr, without a file's name.
 
     The handler is the process's, so it is set when the first TIFF is opened, and not at import. It is of the libtiff
     that Pillow is linked with; where its functions are not exported (Windows), the messages are printed as before.
@@ -99,6 +100,8 @@ def _catch_messages() -> object:
         setters = (libtiff.TIFFSetErrorHandler, libtiff.TIFFSetWarningHandler)
     except (AttributeError, OSError, TypeError):
         return None
+
+    logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
 
     def keep(module: bytes | None, form: bytes, arguments: int | None) -> None:
         buffer = ctypes.create_string_buffer(_MESSAGE_BYTES)
