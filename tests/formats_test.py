@@ -419,7 +419,7 @@ def test_junk_before_the_end_marker_is_harmless(kind: str, junk: bytes) -> None:
     """libjpeg warns of it, and every pixel is there."""
     data = KINDS[kind][:-2] + junk + jpeg.END
     prepared = prepare(data)
-    assert kind in ("cmyk", "turned") or prepared.data == data
+    assert kind in ("cmyk", "turned") or prepared.data == data  # These are encoded anew.
     assert np.array_equal(pixels(prepared.data), pixels(prepare(KINDS[kind]).data))
 
 

@@ -134,7 +134,7 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
 
     A JPEG that passes as it is is decoded at 1/8 scale, which runs all of the entropy decoding and almost none of
     the inverse DCT; of a PNG all pixels are inflated and every chunk's checksum is checked. JPEG has no
-    checksums: coded data that was cut in the middle and ended properly decodes, its rest grey.
+    checksums: coded data that was cut and ended properly decodes, its rest grey; see `jpeg.lost_share`.
 
     Raises:
         BadImage: It is no image, of a type that is not read, damaged, or too large.
