@@ -130,7 +130,7 @@ def test_duplicates_are_all_kept(tmp_path: Path) -> None:
 
 def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
     (src / "train/cats/page.jpg").write_bytes(b"<html>")
-    (src / "train/dogs/moving.jpg").write_bytes(image(1, "PPM"))
+    (src / "train/dogs/moving.jpg").write_bytes(image(1, "TGA"))
     (src / "train/cats/000.jpg").write_bytes(image(1)[:-100])
     (src / "readme.txt").write_text("hello")
     lines: list[str] = []
@@ -142,7 +142,7 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
         ("train/cats/page.jpg", "skipped"),
         ("train/dogs/moving.jpg", "skipped"),
     ]
-    assert rows[2]["reason"] == "a PPM image; JPEG, PNG, GIF, BMP, WebP and TIFF are read"
+    assert rows[2]["reason"] == "a TGA image, not a format that is read: export it as PNG or JPEG"
     assert "  note: 1 file is left out, in no class directory: readme.txt" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
@@ -257,7 +257,7 @@ def test_on_bad_image_fail(src: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         converted(src, tmp_path / "out", on_bad_image="fail")
     assert str(caught.value) == (
-        f"{src}/train/cats/page.jpg: not an image (starts with b'<html>'); JPEG, PNG, GIF, BMP, WebP and TIFF are read."
+        f"{src}/train/cats/page.jpg: not an image (starts with b'<html>'); an HTML page: download the file again."
         " Remove it, or pass --on_bad_image=skip."
         f"\nWhat is done is kept in {tmp_path}/out.partial/ for the next try; delete it to give up."
     )

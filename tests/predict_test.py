@@ -125,7 +125,7 @@ def test_the_table_and_the_files_that_are_none(place, mixed):
     assert complaints[0].startswith("unreadable: mixed/cut.jpg: damaged image: ")
     assert complaints[1:] == [
         "unreadable: mixed/empty.png: empty file",
-        "unreadable: mixed/text.jpg: not an image (starts with b'<html>'); JPEG, PNG, GIF, BMP, WebP and TIFF are read",
+        "unreadable: mixed/text.jpg: not an image (starts with b'<html>'); an HTML page: download the file again",
         "error: 3 unreadable files, listed above. Everything else was judged.",
     ]
 

@@ -380,8 +380,7 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "csv/train.csv: 10 images of 4 x 4 pixels, gray",
         "csv/validation.csv: 6 images of 4 x 4 pixels, gray",
-        "  skipped: train/cats/bad.jpg: not an image (starts with b'<html>');"
-        " JPEG, PNG, GIF, BMP, WebP and TIFF are read",
+        "  skipped: train/cats/bad.jpg: not an image (starts with b'<html>'); an HTML page: download the file again",
     ]
     assert sorted(os.listdir(tmp_path / "csv")) == ["train.csv", "validation.csv"]
     again = run(MODULE, *flags, cwd=tmp_path)

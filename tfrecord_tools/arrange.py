@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from tfrecord_tools import images, layouts
+from tfrecord_tools import formats, layouts
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layouts import Layout
 from tfrecord_tools.splits import SPLIT_WORDS, split_named
@@ -256,7 +256,7 @@ def _is_image(listing: Listing, number: int) -> bool:
         data = listing.store.read(listing.paths[number], listing.spans[number]).data
     except (OSError, ReadError):
         return True  # To be reported as a file that cannot be read.
-    return images.kind_of(data) is not None
+    return formats.detect(data) is not None
 
 
 def _sample(numbers: Sequence[int]) -> list[int]:
