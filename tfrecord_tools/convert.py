@@ -32,6 +32,7 @@ from tfrecord_tools import (
     metadata,
     page,
     report,
+    stores,
     update,
     usage,
     workers,
@@ -167,7 +168,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
                 if space.finish_commit() == config.request():
                     log(f"{out}/: the interrupted commit of this conversion is finished.")
                     return metadata.read(out)
-        workspace.check_out(out, config.overwrite or config.update, lambda: scan(config))
+        workspace.check_out(out, config.overwrite or config.update, lambda: stores.check_exists(config.src))
         with workspace.open_workspace(out) as space:
             # Again: a conversion that we waited for may have made it.
             workspace.check_out(out, config.overwrite or config.update)

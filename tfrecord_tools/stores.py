@@ -195,6 +195,14 @@ def _read_up_to(descriptor: int, limit: int) -> bytes:
     return data
 
 
+def check_exists(src: str) -> None:
+    """Raises UserError if there is nothing at `src`; a URL is not looked up."""
+    if not files.is_url(src) and not os.path.exists(src):
+        raise UserError(
+            f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
+        )
+
+
 def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -> Listing:
     """Lists the images of a directory, an archive, or a CSV of pixels (or a directory of nothing but these).
 
@@ -213,10 +221,7 @@ def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -
         if names and all(pixel_csv.is_one(os.path.join(src, name)) for name in names):
             return _list_csvs(src, names)
         return _list_directory(src, strict)
-    if not os.path.exists(src):
-        raise UserError(
-            f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
-        )
+    check_exists(src)
     if pixel_csv.is_one(src):
         return _list_csvs(os.path.dirname(src), [os.path.basename(src)])
     try:

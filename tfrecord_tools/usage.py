@@ -26,7 +26,7 @@ flags.disclaim_key_flags()  # The flags belong to the command that has them defi
 PACKAGES = ("tfrecord_tools", "trainers")
 VERSION = f"tfrecord-tools {tfrecord_tools.__version__}"
 _HELP = frozenset({"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"})
-_NEAR = 0.75  # Of difflib: one or two letters of a word.
+_NEAR = 0.66  # Of difflib: `scr` is src, one or two letters of a longer word may differ.
 _HOMES_SHOWN = 4
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
 _TRUTH_VALUES = frozenset({"true", "false", "yes", "no", "on", "off", "0", "1"})
