@@ -103,5 +103,5 @@ def encoded(image: Image.Image, kind: str, quality: int) -> bytes:
     if kind == "JPEG":
         image.save(stream, "JPEG", quality=quality, subsampling=0)
     else:
-        image.save(stream, "PNG")
+        image.save(stream, "PNG", icc_profile=None)  # The source's profile is not that of these pixels.
     return stream.getvalue()

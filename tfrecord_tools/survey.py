@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import PIL
 
 import tfrecord_tools
-from tfrecord_tools import files, images
+from tfrecord_tools import files, formats, images
 from tfrecord_tools.images import ImageConfig, Prepared
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.scan import Sources
@@ -193,7 +192,7 @@ def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, 
 
 def _surveyor(config: ImageConfig) -> str:
     """Whose findings these are: with another version or config they may be others."""
-    found_by = f"tfrecord_tools {tfrecord_tools.__version__}, Pillow {PIL.__version__}"
+    found_by = f"tfrecord_tools {tfrecord_tools.__version__}, {formats.versions()}"
     return f"{found_by}, {json.dumps(config.image_settings() | {'verify': config.verify})}"
 
 
