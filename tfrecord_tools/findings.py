@@ -22,7 +22,7 @@ class Finding:
 
     Attributes:
         level: "check" where training may suffer, "note" where it is mostly right.
-        text: A sentence behind the number of images, in `have` and `has` already told apart as {have}, {are}.
+        text: A sentence that goes on behind the number of images; {have} and {are} are filled in by that number.
         advice: What can be done, without a full stop.
         lost: What is said of each image in changed.csv; "" if the record lacks nothing.
     """
@@ -67,7 +67,7 @@ FINDINGS = {
     ),
     "gps": Finding(
         level="check",
-        text="{have} GPS positions in their records",
+        text="carry GPS positions",
         advice="--strip_metadata removes EXIF and XMP without touching pixels",
     ),
 }

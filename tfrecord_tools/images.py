@@ -171,10 +171,8 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
     with as_bad_image(data, source_type):
         if source_type == "JPEG" and (size := _plain_size(data, config)):
             kept = _kept(data, "JPEG", config)
-            changes = ("stripped",) if kept is not data else ()
-            return Prepared(
-                data=kept, type="JPEG", source_type="JPEG", width=size[0], height=size[1], changes=changes
-            )
+            changes = ("stripped",) * (kept is not data)
+            return Prepared(data=kept, type="JPEG", source_type="JPEG", width=size[0], height=size[1], changes=changes)
         if source_type is None:
             return _from_within(data, config)
         repaired = ""
@@ -331,9 +329,7 @@ def _kept(data: bytes, kind: str, config: ImageConfig) -> bytes:
     return strip.stripped(data, kind) if config.strip_metadata else data
 
 
-def _made(
-    image: Image.Image, work: _Work, config: ImageConfig, bits: int, reopen: Callable[[], Image.Image]
-) -> _Made:
+def _made(image: Image.Image, work: _Work, config: ImageConfig, bits: int, reopen: Callable[[], Image.Image]) -> _Made:
     if work.resized:
         recode.draft(image, work.target if image.size == work.size else work.target[::-1], config.resize_mode)
     deep = levels.read(image, reopen, bits)

@@ -135,10 +135,9 @@ def reduced(levels: Levels, depth_range: str | None) -> Image.Image:
 
 def correct_tiff(image: Image.Image) -> None:
     """Have Pillow read the values of a compressed TIFF in the right byte order."""
-    image.tile = [
-        _with_mode(tile, _NATIVE.get) if tile.codec_name == "libtiff" else tile
-        for tile in getattr(image, "tile", [])
-    ]
+    if isinstance(image, ImageFile.ImageFile):
+        compressed = (tile.codec_name == "libtiff" for tile in image.tile)
+        image.tile = [_with_mode(tile, _NATIVE.get) if c else tile for tile, c in zip(image.tile, compressed)]
 
 
 @functools.cache

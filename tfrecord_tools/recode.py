@@ -48,8 +48,7 @@ def plain(image: Image.Image) -> Image.Image:
 
 def has_one_color(image: Image.Image) -> bool:
     """Whether all pixels of an image in mode L or RGB are equal."""
-    extrema = image.getextrema()
-    return all(low == high for low, high in (extrema if image.mode == "RGB" else [extrema]))
+    return all(low == high for low, high in (band.getextrema() for band in image.split()))
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
