@@ -30,6 +30,7 @@ from tfrecord_tools import (
     files,
     index,
     metadata,
+    notes,
     page,
     report,
     stores,
@@ -40,6 +41,7 @@ from tfrecord_tools import (
 )
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
+from tfrecord_tools.notes import size
 from tfrecord_tools.plan import (
     DUPLICATES,
     Plan,
@@ -50,14 +52,13 @@ from tfrecord_tools.plan import (
     dataset_name,
     listed,
     plan,
-    split_notes,
 )
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.recode import RESIZE_MODES
 from tfrecord_tools.scan import ScanConfig, Sources, scan
 from tfrecord_tools.schema import FRAME_BYTES
 from tfrecord_tools.stores import Rejected
-from tfrecord_tools.survey import TYPES, Facts, survey
+from tfrecord_tools.survey import Facts, survey
 from tfrecord_tools.workers import Pool
 from tfrecord_tools.workspace import Workspace
 from tfrecord_tools.write import shard_job, write_shard
@@ -304,14 +305,16 @@ class _Conversion:
         """Writes the metadata and the report card."""
         # A few hundred images at most are looked at: not worth the seconds that a pipeline takes to start.
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
-        samples = report.sample(decided, sources, facts, data, pool)
+        noted = notes.of(decided, sources, facts)
+        samples = report.sample(decided, sources, facts, data, pool, self._config, noted)
         found = report.describe(decided, sources, facts)
+        found["notes"] = [note.as_json(sources) for note in noted]
         found["images"] |= {"colors": samples.colors, "verified": self._config.verify}
         if sources.relabelled:
             changes = ({"from": old, "to": new, "images": count} for (old, new), count in sources.relabelled.items())
             found["relabelled"] = sorted(changes, key=lambda change: (change["from"], change["to"]))
         metadata.write(data, metadata.describe(decided), found)
-        card.write(data, metadata.read(data), samples.thumbnails)
+        card.write(data, metadata.read(data), samples.thumbnails, samples.pictures)
 
 
 def _is_copy(shard: Shard, data: Path, name: str) -> bool:
@@ -353,7 +356,7 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
     free = shutil.disk_usage(space.root).free
     if needed > free:
         raise UserError(
-            f"{space.root}: {_size(needed)} are needed and {_size(free)} are free."
+            f"{space.root}: {size(needed)} are needed and {size(free)} are free."
             " Free some space and run the same command again, or choose an --out elsewhere."
         )
 
@@ -365,7 +368,7 @@ def _closing(decided: Plan, out: Path, seconds: float) -> str:
     files = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     return (
         f"{out}/: {page.number(len(decided.numbers), 'record')} in"
-        f" {page.number(len(decided.shards), 'shard')}{kept}, {_size(decided.bytes)},"
+        f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
         f" digest {decided.digest[:12]}; {files or '0 skipped'} (rejected.csv); card.html; {seconds:.1f} s"
     )
 
@@ -382,35 +385,14 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     lines = [header, *rows, totals, shards]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     made = "splits of the source" if sources.has_splits else "automatic split"
-    yield f"{sources.root}: {page.number(len(decided.numbers), 'image')}, {_size(decided.bytes)} to store, {made}"
+    yield f"{sources.root}: {page.number(len(decided.numbers), 'image')}, {size(decided.bytes)} to store, {made}"
     for line in lines:
         cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
         yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])
-    yield from (f"  note: {note}" for note in _notes(decided, sources, facts))
+    yield from (f"  note: {note.line()}" for note in notes.of(decided, sources, facts))
     for name, count in sources.left_out.items():
         yield f"  left out, not in --classes: {name} ({page.number(count, 'file')})"
     yield from listed(decided.rejected)
-
-
-def _notes(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
-    """What a user should know before anything is written."""
-    yield from sources.notes
-    table = facts.table[decided.numbers]
-    files = int(table["size"].sum())
-    if (table["type"] == TYPES.index("RAW")).any():
-        yield f"raw pixels take {decided.bytes / files:.1f} times the {_size(files)} of the files; jpeg would take less"
-    found = decided.duplicates
-    if found.files:
-        what = {"copies": "within a split", "leaks": "in several splits", "conflicts": "with different labels"}
-        counts = "; ".join(f"{found.counts[kind]:,} {what[kind]}" for kind in what if found.counts[kind])
-        worst = next(found.examples[kind][0] for kind in reversed(what) if found.counts[kind])
-        paths = ", ".join(sources.paths[i] for i in worst[:2])
-        yield f"the same image in {page.number(found.files, 'file')}: {counts}; such as {paths} (see --duplicates)"
-    yield from split_notes(decided, sources)
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def define_flags() -> None:
@@ -430,6 +412,18 @@ def define_flags() -> None:
     flags.DEFINE_enum("resize_mode", default["resize_mode"], RESIZE_MODES, "Which side that is, or squares.")
     flags.DEFINE_bool("upscale", default["upscale"], "Enlarge what is smaller than --resize.")
     flags.DEFINE_integer("quality", default["quality"], "Of the JPEGs that have to be encoded, 1..100.")
+    flags.DEFINE_string(
+        "depth_range",
+        None,
+        "Levels LO,HI that become black and white, for PNG and TIFF images of 16-bit, 32-bit or floating-point levels."
+        " auto: the lowest and highest level of each image, which images with different ranges no longer share."
+        " Default: the high byte of 16-bit levels; images of other levels are rejected.",
+    )
+    flags.DEFINE_bool(
+        "strip_metadata",
+        default["strip_metadata"],
+        "Remove EXIF (with GPS positions), XMP and IPTC from JPEG and PNG images without changing pixels.",
+    )
     flags.DEFINE_enum("duplicates", default["duplicates"], DUPLICATES, "What becomes of files with the same bytes.")
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_bool("update", default["update"], "Bring the dataset at --out up to date; rewrite only what must be.")

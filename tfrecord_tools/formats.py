@@ -12,7 +12,7 @@ import numpy as np
 import PIL
 from PIL import Image, UnidentifiedImageError, features
 
-from tfrecord_tools import jpeg, jxl, png, signatures, tiff, webp
+from tfrecord_tools import jpeg, jxl, levels, png, signatures, tiff, webp
 
 Size = tuple[int, int]  # Width and height in pixels.
 
@@ -145,6 +145,7 @@ def opened(data: bytes, kind: str, check_size: Callable[[Size], object]) -> Imag
             raise UnreadError(
                 "a raw photograph (DNG, NEF, ARW or the like), not a format that is read: " + signatures.DEVELOP
             )
+        levels.extend_pillow()
     if kind == "HEIF":
         image = _opened_heif(data, check_size)
     elif kind == "JXL":
@@ -152,6 +153,8 @@ def opened(data: bytes, kind: str, check_size: Callable[[Size], object]) -> Imag
     else:
         image = Image.open(io.BytesIO(data), formats=(kind,))
     check_size(image.size)
+    if kind == "TIFF":
+        levels.correct_tiff(image)
     return _usual(image)
 
 

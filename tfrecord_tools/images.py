@@ -7,7 +7,8 @@
 | anything with an EXIF orientation | turned upright, and encoded anew |
 | PNG of up to 8 bits, grey, RGB or palette, opaque | as it is |
 | PNG with transparent pixels | on white, PNG |
-| PNG of 16 bits | the high byte, PNG |
+| PNG and TIFF of 16 bits | the high byte, or what `depth_range` says, PNG |
+| TIFF of 32-bit or floating-point levels | what `depth_range` says, PNG |
 | GIF, animated PNG or WebP, several pages | the first picture |
 | GIF, BMP, TIFF, PNM | PNG |
 | WebP, AVIF, HEIC, JPEG 2000, JPEG XL | JPEG; PNG if they are lossless |
@@ -18,13 +19,13 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from PIL import Image
 
-from tfrecord_tools import formats, jpeg, png, recode, repair
+from tfrecord_tools import findings, formats, jpeg, levels, png, recode, repair, strip
 from tfrecord_tools.errors import UserError
 
 MAX_IMAGE_BYTES = 1 << 30  # A serialized protobuf must stay below 2 GiB.
@@ -32,12 +33,13 @@ READ_TYPES = tuple(formats.FORMATS)
 STORES = ("original", "jpeg", "png", "raw")
 VERIFY = ("full", "header")
 ON_BAD_IMAGE = ("skip", "repair", "fail")
-CHANGES = ("repaired", "turned", "converted", "resized")
+CHANGES = ("repaired", "turned", "converted", "resized", "stripped")
 _EXIF_ORIENTATION = 0x0112
 _ON_THEIR_SIDE = range(5, 9)  # Orientations that swap width and height.
 _METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # Where Pillow looks for an orientation.
 _LONGEST_SIDE = {"JPEG": 65_500, "PNG": 1_000_000, "RAW": 1_000_000}  # Limits of libjpeg and libpng.
 _NEEDS_EXTRA = {kind for kind, form in formats.FORMATS.items() if form.extra}
+_NO_LEVELS = (0.0, 0.0)
 _SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
 
 # Of half of its limit of pixels, of broken EXIF and the like: our verdict is the one answer.
@@ -65,6 +67,10 @@ class ImageConfig:
         resize_mode: See `recode.target_size`.
         upscale: Enlarge too what is smaller than `resize`.
         quality: Of each JPEG that is encoded, 1..100.
+        depth_range: Which levels of 16-bit, 32-bit and floating-point PNGs and TIFFs become black and white: "LO,HI",
+            or "auto" for the lowest and highest level of each image. None: 16-bit levels lose their low byte, and
+            images whose levels have no agreed range are rejected. See `levels.reduced`.
+        strip_metadata: Remove EXIF, XMP and IPTC from JPEG and PNG. See `strip.stripped`.
     """
 
     on_bad_image: str = "skip"
@@ -75,6 +81,8 @@ class ImageConfig:
     resize_mode: str = "shorter"
     upscale: bool = False
     quality: int = 95
+    depth_range: str | None = None
+    strip_metadata: bool = False
 
     def __post_init__(self) -> None:
         allowed = {"on_bad_image": ON_BAD_IMAGE, "verify": VERIFY, "store": STORES, "resize_mode": recode.RESIZE_MODES}
@@ -92,6 +100,8 @@ class ImageConfig:
                 "--store=raw needs one size for all images, as readers of raw pixels do:"
                 " give --resize=N with --resize_mode=exact or center_crop."
             )
+        if self.depth_range is not None:
+            object.__setattr__(self, "depth_range", _normalized_range(self.depth_range))
 
     def image_settings(self) -> dict[str, Any]:
         """What the stored bytes depend on; how images are proven decides only which there are."""
@@ -99,6 +109,16 @@ class ImageConfig:
         settings["repair"] = settings.pop("on_bad_image") == "repair"
         del settings["verify"]
         return settings
+
+
+def _normalized_range(text: str) -> str:
+    try:
+        return levels.normalized_range(text)
+    except ValueError as error:
+        raise UserError(
+            f"--depth_range={text}: must be LO,HI, the levels that become black and white, with LO below HI, as in"
+            " --depth_range=0,4095; or auto, for the lowest and highest level of each image."
+        ) from error
 
 
 def config_of(config: ImageConfig) -> ImageConfig:
@@ -118,6 +138,8 @@ class Prepared:
         width: Likewise.
         changes: Of `CHANGES`, in that order; empty if the file's bytes are stored as they are.
         repaired: What was wrong with it and is mended; "" else.
+        findings: Of `findings.FINDINGS`, in that order.
+        levels: The lowest and the highest level of an image with more than 8 bits, else zeros.
     """
 
     data: bytes
@@ -127,6 +149,8 @@ class Prepared:
     width: int
     changes: tuple[str, ...] = ()
     repaired: str = ""
+    findings: tuple[str, ...] = ()
+    levels: tuple[float, float] = _NO_LEVELS
 
 
 def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
@@ -146,7 +170,9 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
     source_type = formats.detect(data)
     with as_bad_image(data, source_type):
         if source_type == "JPEG" and (size := _plain_size(data, config)):
-            return Prepared(data=data, type="JPEG", source_type="JPEG", width=size[0], height=size[1])
+            kept = _kept(data, "JPEG", config)
+            changes = ("stripped",) * (kept is not data)
+            return Prepared(data=kept, type="JPEG", source_type="JPEG", width=size[0], height=size[1], changes=changes)
         if source_type is None:
             return _from_within(data, config)
         repaired = ""
@@ -195,9 +221,16 @@ class _Work:
     def resized(self) -> bool:
         return self.target != self.size
 
-    def changes(self, repaired: str) -> tuple[str, ...]:
-        done = (bool(repaired), self.turned, self.converted, self.resized)
-        return tuple(name for name, applies in zip(CHANGES, done) if applies)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Made:
+    """What is stored of an image. Size is (width, height) in pixels."""
+
+    data: bytes
+    size: tuple[int, int]
+    findings: list[str]
+    levels: tuple[float, float] = _NO_LEVELS
+    stripped: bool = False
 
 
 def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: ImageConfig) -> Prepared:
@@ -215,19 +248,27 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
             _check_jpeg(data, image.height, repaired)
         if png.has_late_metadata(chunks):
             image.load()  # Else Pillow knows of no orientation that stands behind the pixels.
+        if header is not None:
+            recode.scale_transparency(image, header.bits)
         work = _work(image, data, kind, header, config)
-        size = image.size
+        found = findings.left_behind(image, data, chunks)
         if work.turned or work.converted or work.resized:
             _check_target(work, config)
-            size, data = _made(image, work, config)
+            bits = header.bits if header is not None else 8
+            made = _made(image, work, config, bits, lambda: _opened(data, kind, chunks, config))
+        else:
+            made = _as_it_is(image, data, kind, config)
+    done = (bool(repaired), work.turned, work.converted, work.resized, made.stripped)
     return Prepared(
-        data=data,
+        data=made.data,
         type=work.stored,
         source_type=source_type,
-        height=size[1],
-        width=size[0],
-        changes=work.changes(repaired),
+        height=made.size[1],
+        width=made.size[0],
+        changes=tuple(name for name, applies in zip(CHANGES, done) if applies),
         repaired=repaired,
+        findings=tuple(name for name in findings.FINDINGS if name in found + made.findings),
+        levels=made.levels,
     )
 
 
@@ -278,15 +319,37 @@ def _work(image: Image.Image, data: bytes, kind: str, header: png.Header | None,
     return _Work(stored=stored, orientation=orientation, converted=converted, size=size, target=target)
 
 
-def _made(image: Image.Image, work: _Work, config: ImageConfig) -> tuple[tuple[int, int], bytes]:
-    """Returns the size and the bytes of what is stored."""
+def _as_it_is(image: Image.Image, data: bytes, kind: str, config: ImageConfig) -> _Made:
+    kept = _kept(data, kind, config)
+    has_position = not config.strip_metadata and findings.has_position(image)
+    return _Made(data=kept, size=image.size, findings=["gps"] * has_position, stripped=kept is not data)
+
+
+def _kept(data: bytes, kind: str, config: ImageConfig) -> bytes:
+    return strip.stripped(data, kind) if config.strip_metadata else data
+
+
+def _made(image: Image.Image, work: _Work, config: ImageConfig, bits: int, reopen: Callable[[], Image.Image]) -> _Made:
     if work.resized:
         recode.draft(image, work.target if image.size == work.size else work.target[::-1], config.resize_mode)
+    deep = levels.read(image, reopen, bits)
+    if deep is not None:
+        image = levels.reduced(deep, config.depth_range)
     image.load()
-    made = recode.plain(recode.upright(image, work.orientation))
+    made = recode.upright(recode.plain(image), work.orientation)
     if work.resized:
         made = recode.resized(made, work.target, config.resize_mode)
-    return made.size, recode.encoded(made, work.stored, config.quality)
+    found = {
+        "deep": deep is not None,
+        "transparent": not recode.is_opaque(image),
+        "one_color": recode.has_one_color(made),
+    }
+    return _Made(
+        data=recode.encoded(made, work.stored, config.quality),
+        size=made.size,
+        findings=[name for name, applies in found.items() if applies],
+        levels=_NO_LEVELS if deep is None else deep.span(),
+    )
 
 
 def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
@@ -334,7 +397,7 @@ def as_bad_image(data: bytes = b"", kind: str | None = None) -> Iterator[None]:
         yield
     except (BadImage, UserError):
         raise
-    except (jpeg.RefusedJpegError, recode.UnknownRangeError, repair.TooMuchLostError, formats.UnreadError) as error:
+    except (jpeg.RefusedJpegError, levels.UnknownRangeError, repair.TooMuchLostError, formats.UnreadError) as error:
         raise BadImage(str(error)) from error
     except (jpeg.DamagedJpegError, png.DamagedPngError) as error:
         raise BadImage(f"damaged image: {error}") from error

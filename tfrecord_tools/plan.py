@@ -404,9 +404,10 @@ def _refuse_duplicates(found: Duplicates, sources: Sources) -> None:
     for kind in reversed(duplicates.KINDS):
         if found.counts[kind]:
             paths = ", ".join(sources.paths[i] for i in found.examples[kind][0])
-            counts = ", ".join(f"{found.counts[k]:,} {k}" for k in reversed(duplicates.KINDS))
+            counts = ", ".join(f"{found.counts[k]:,} {what}" for k, what in duplicates.KINDS.items() if found.counts[k])
             raise UserError(
-                f"--duplicates=fail: there are files with the same bytes ({counts}), such as {paths}."
+                f"--duplicates=fail: {found.files:,} files have the same bytes as another file ({counts}), such as"
+                f" {paths}."
                 " Remove them, or pass --duplicates=drop or keep."
             )
 

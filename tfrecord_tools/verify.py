@@ -10,6 +10,7 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -111,6 +112,7 @@ def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterato
         "features.json": lambda: _check_features(data),
         "dataset_info.json": lambda: _check_dataset_info(data, table),
         "rejected.csv": lambda: _check_digest(data, facts, table),
+        metadata.CHANGED: lambda: _check_changed(data),
     }
     for name, check in checks.items():
         try:
@@ -165,6 +167,16 @@ def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
 def _check_digest(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
     if _digest(data, facts, table) != data.digest:
         yield "convert.json: the digest is not that of records.parquet, rejected.csv and the settings"
+
+
+def _check_changed(data: Dataset) -> Iterator[str]:
+    path = data.directory / index.FILE_NAME
+    if "findings" not in index.columns(path):
+        return  # Of an earlier version, which wrote no such file.
+    with open(data.directory / metadata.CHANGED, newline="", encoding="utf-8") as file:
+        expected = itertools.chain([[*metadata.CHANGED_COLUMNS]], metadata.changed_rows(path))
+        if any(row != right for row, right in itertools.zip_longest(csv.reader(file), expected)):
+            yield f"{metadata.CHANGED}: other files or changes than in {index.FILE_NAME}"
 
 
 def _digest(data: Dataset, facts: dict[str, Any], table: Any) -> str:
@@ -258,11 +270,11 @@ def _shared_images(table: Any) -> Iterator[str]:
     splits = np.unique(table.column("split").to_pylist(), return_inverse=True)[1].reshape(-1)
     first = duplicates.first_of(index.hashes(table, "sha256"))
     found = duplicates.find(first, table.column("label").to_numpy(), splits)
-    what = {"conflicts": "stand under different labels", "leaks": "are in several splits"}
+    what = {"conflicts": "with another label", "leaks": "in another split"}
     for kind, words in what.items():
         if found.counts[kind]:
             paths = ", ".join(table.column("path").take(found.examples[kind][0]).to_pylist()[:2])
-            yield f"note: {found.counts[kind]:,} images {words}, such as {paths}"
+            yield f"note: {found.counts[kind]:,} records have the image of a record {words}, such as {paths}"
 
 
 def define_flags() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrecord_tools import files, images, index, schema
+from tfrecord_tools import files, findings, images, index, schema
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import ImageConfig
 from tfrecord_tools.plan import Plan, Shard
@@ -139,4 +139,7 @@ def index_part(job: ShardJob, offsets: np.ndarray) -> dict[str, object]:
         "source_sha256": [row.tobytes() for row in facts["source_sha256"]],
         "source_type": [TYPES[t] for t in facts["source_type"]],
         "changes": [change_names(int(bits)) for bits in facts["changes"]],
+        "findings": [",".join(findings.names(int(bits))) for bits in facts["findings"]],
+        "lowest": facts["lowest"],
+        "highest": facts["highest"],
     }
