@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tfrecord_tools import manifest_labels, parquet_images, pixel_csv, tables
 from tfrecord_tools.errors import UserError, named
-from tfrecord_tools.manifest_paths import IMAGE_ENDINGS
+from tfrecord_tools.layouts import IMAGE_ENDINGS
 from tfrecord_tools.splits import split_named
 
 if TYPE_CHECKING:

@@ -20,13 +20,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layouts import IMAGE_ENDINGS
 
-IMAGE_ENDINGS = frozenset(
-    {
-        "jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "dib", "tif", "tiff", "webp", "avif", "heic", "heif",
-        "jxl", "jp2", "j2k", "ppm", "pgm", "pbm", "pnm", "dcm", "dicom", "psd", "tga",
-    }
-)  # fmt: skip
 MISSING = -1
 _LAST = "\U0010ffff"  # Sorts behind all else.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
