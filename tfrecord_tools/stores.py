@@ -424,7 +424,7 @@ def _list_csvs(root: str, names: list[str]) -> Listing:
                 lengths.append(row.length)
                 mtimes.append(mtime_ns)
     if not paths:
-        raise UserError(f"--src={os.path.join(root, names[0])}: a CSV of pixels without a line behind its header.")
+        raise UserError(f"{os.path.join(root, names[0])}: a CSV of pixels without a line behind its header.")
     spans = np.zeros(len(paths), SPAN)
     spans["offset"], spans["stored"], spans["size"] = offsets, lengths, lengths
     return Listing(
