@@ -27,7 +27,8 @@ def test_nothing_here_imports_tensorflow():
         ),
         (
             "ResNet5",
-            "--backbone=ResNet5: unknown; did you mean ResNet50 or ResNet152 or ResNet50V2? python -m trainers.finetune --help lists all 41.",
+            "--backbone=ResNet5: unknown; did you mean ResNet50 or ResNet152 or ResNet50V2?"
+            " python -m trainers.finetune --help lists all 41.",
         ),
         (
             "AlexNet",
