@@ -680,6 +680,7 @@ TRAINING: dict[str, Check] = {
     "--records=numbers.txt": says("--records=numbers.txt: 8 of 12 training records"),
     "--crop=0.5": setting("recipe.crop", 0.5),
     "--seed=3": setting("flags.seed", 3),
+    "--deterministic": setting("flags.deterministic", True),
     "--checkpoint_every=1": setting("other.checkpoint_every", 1),
     "--precision=float32": setting("flags.precision", "float32"),
     "--strategy=none": says("device: "),  # As auto is on CPUs.

@@ -16,9 +16,6 @@ from flag_runs import RUNS, Ended, Run, stock
 # Values of flags that need more than one process, with the test that runs them as commands.
 ELSEWHERE = {("strategy", "multi_worker"): "multi_worker_test.py"}
 
-# Flags whose runs come with the change that makes them work.
-PENDING = frozenset({"deterministic"})
-
 
 @pytest.fixture(scope="session")
 def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -79,8 +76,6 @@ def test_every_command_has_runs_of_which_one_is_quick() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_has_a_run(command: str) -> None:
     flags, runs = defined()[command], list(given(command))
-    assert not PENDING & {name for name, _ in runs}, "these flags have runs: they are not to be left out any more"
-    flags = {name: flag for name, flag in flags.items() if name not in PENDING}
     assert [f"--{name}" for name in {name for name, _ in runs} - flags.keys()] == [], "there are no such flags"
     assert [f"--{name}" for name in flags.keys() - {name for name, _ in runs}] == [], "these flags have no run"
     # What is given as it is by default shows nothing.

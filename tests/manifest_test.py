@@ -339,12 +339,12 @@ def test_path_twice_once_absolute(pool: Path) -> None:
 
 
 def test_split_that_is_none(pool: Path, write: Write) -> None:
-    table = write(pool / "list", {"path": NAMES[:2], "label": ["a", "b"], "split": ["train", "dev"]})
+    table = write(pool / "list", {"path": NAMES[:2], "label": ["a", "b"], "split": ["train", "later"]})
     with pytest.raises(UserError) as caught:
         scanned(table)
     assert str(caught.value) == (
-        f"{table}: 'dev' in the column 'split' is no split; train, training, val, valid, validation, test, testing"
-        " are known. Mend it, or name another column with --split_column."
+        f"{table}: 'later' in the column 'split' is not the name of a split. Use train, training, trn, val, valid,"
+        " validation, dev, eval, test, testing, tst, holdout, or name another column with --split_column."
     )
 
 

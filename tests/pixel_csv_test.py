@@ -168,7 +168,7 @@ def test_line_without_a_class_is_rejected(tmp_path: Path) -> None:
 
 
 def test_class_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"the class name 'caf\\\\xe9' is not valid UTF-8\. Rename it\."):
+    with pytest.raises(UserError, match=r"the class name 'caf\\\\xe9' is not valid UTF-8\. Rename it, or leave"):
         scanned(written(tmp_path / "a.csv", GREY.encode() + b"caf\xe9,1,2\nb,1,2\n"))
 
 
@@ -201,7 +201,7 @@ LINES = "a,1,2\nb,3,4\n"
         (["train.csv", "validation.csv"], ["train", "train", "validation", "validation"]),
         (["Test.CSV", "val.csv"], ["test", "test", "validation", "validation"]),
         (["train.csv"], None),  # Alone it is not a part of anything.
-        (["one.csv", "train.csv"], None),
+        (["one.csv", "two.csv"], None),
     ],
 )
 def test_directory_of_csvs(tmp_path: Path, names: list[str], splits: list[str] | None) -> None:
@@ -217,7 +217,7 @@ def test_directory_of_csvs(tmp_path: Path, names: list[str], splits: list[str] |
 def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("val.csv", "validation.csv"):
         written(tmp_path / name, GREY + LINES)
-    with pytest.raises(UserError, match=r"val and validation both mean the validation split\. Merge them or move one"):
+    with pytest.raises(UserError, match=r"val and validation both mean the validation split\. Say which"):
         scanned(tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_directory_with_anything_else_is_one_of_images(tmp_path: Path) -> None:
     written(tmp_path / "dogs/1.jpg", "")
     found = scanned(tmp_path)
     assert found.class_names == ("cats", "dogs")
-    assert [r.path for r in found.rejected] == ["train.csv"]
+    assert found.notes == ("1 file is left out, in no class directory: train.csv",)
 
 
 def test_classes_leave_others_out(tmp_path: Path) -> None:
@@ -236,7 +236,9 @@ def test_classes_leave_others_out(tmp_path: Path) -> None:
 
 
 def test_label_regex_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--label_regex and a CSV of pixels exclude each other: each line begins with"):
+    with pytest.raises(
+        UserError, match="--label_regex and a CSV of pixels exclude each other: each line holds its class"
+    ):
         scanned(written(tmp_path / "a.csv", GREY + LINES), label_regex="(.)")
 
 

@@ -20,8 +20,6 @@ from tfrecord_tools.plan import (
     PlanConfig,
     Shard,
     check_rejected,
-    choose_splits,
-    content_hashes,
     dataset_name,
     plan,
 )
@@ -125,7 +123,7 @@ def test_whole_plan() -> None:
             "shard_bytes": None,
             "duplicates": "keep",
             "name": "pets",
-            "format_version": 3,
+            "format_version": 4,
         },
         "labels": [sources.labels[i] for i in order],
         "splits": [0, 0, 1, 1],
@@ -150,10 +148,11 @@ def test_shard_names_are_tensorflow_datasets() -> None:
 # --- Splits --------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_keeps_its_side_when_others_come() -> None:
-    few, lot = many(100), many(400)
+def test_most_images_keep_their_side_when_others_come() -> None:
+    """Only those near the border between two splits may change it; none does in an update (see update_test)."""
+    few, lot = many(1000), many(1100)
     before, after = sides(decide(few), few), sides(decide(lot), lot)
-    assert {path: after[path] for path in few} == before
+    assert sum(after[path] != before[path] for path in few) <= 20  # Of 2,000.
 
 
 def test_an_image_keeps_its_side_when_it_is_renamed() -> None:
@@ -175,15 +174,6 @@ def test_duplicates_share_a_side_and_keep_the_order_of_their_paths() -> None:
     assert rows == sorted(rows, key=lambda row: (rows.index(next(r for r in rows if r[0] == row[0])), row[1]))
 
 
-@pytest.mark.parametrize(("validation", "test"), [(0.2, 0.0), (0.5, 0.0), (0.1, 0.3), (0.0, 0.25)])
-def test_fractions_in_expectation_and_per_class(validation: float, test: float) -> None:
-    decided = decide(many(4000), PlanConfig(validation_fraction=validation, test_fraction=test))
-    counts = decided.counts()
-    for split, share in {"train": 1 - validation - test, "validation": validation, "test": test}.items():
-        row = counts.get(split, np.zeros(2))
-        assert np.abs(row / 4000 - share).max() < 5 * np.sqrt(0.25 / 4000)
-
-
 def test_no_validation_at_all() -> None:
     decided = decide(many(10), PlanConfig(validation_fraction=0.0))
     assert list(decided.counts()) == ["train"]
@@ -194,21 +184,6 @@ def test_validation_only_grows_with_its_fraction() -> None:
     small = sides(decide(paths, PlanConfig(validation_fraction=0.1)), paths)
     large = sides(decide(paths, PlanConfig(validation_fraction=0.3)), paths)
     assert {p for p, s in small.items() if s == "validation"} < {p for p, s in large.items() if s == "validation"}
-
-
-def test_seeds_choose_independently() -> None:
-    hashes = content_hashes(np.random.default_rng(0).integers(0, 256, (10_000, 32), np.uint8))
-    one, two = (choose_splits(hashes, (0.2, 0.0), seed) == 1 for seed in (0, 1))
-    assert abs((one & two).mean() - 0.04) < 0.01
-    assert abs(one.mean() - 0.2) < 0.02
-
-
-def test_the_choice_is_the_same_for_ever() -> None:
-    """A change of these values moves images between training and validation of every dataset written again."""
-    hashes = np.arange(20, dtype=np.uint64)
-    assert "".join(map(str, choose_splits(hashes, (0.3, 0.2), 0))) == "11210202101221121001"
-    digest = np.arange(64, dtype=np.uint8).reshape(2, 32)
-    assert content_hashes(digest).tolist() == [0x0706050403020100, 0x2726252423222120]
 
 
 def test_side_and_place_are_independent() -> None:
@@ -251,25 +226,18 @@ def test_seed_changes_the_order() -> None:
     ("paths", "config", "bad", "message"),
     [
         (
-            ["cats/1", "cats/2", "dogs/1"],
-            PlanConfig(validation_fraction=0.001),  # Nobody falls into validation.
-            {},
-            "the class 'cats' has no image in the validation split (2 sound in all)."
-            " Add images or leave the class out with --classes; or change --validation_fraction, or --seed.",
-        ),
-        (
             ["cats/1", "cats/2", "dogs/1", "dogs/2"],
             PlanConfig(validation_fraction=0.0, max_bad=1.0),
             {2: "empty file", 3: "empty file"},  # All dogs are bad.
-            "the class 'dogs' has no image in the train split (0 sound in all)."
-            " Add images or leave the class out with --classes.",
+            "the class 'dogs' has no valid image in the train split (0 in all splits)."
+            " Add images of it, or list the other classes in --classes to leave it out.",
         ),
         (
             ["train/cats/1", "validation/cats/2", "validation/dogs/3"],  # Nothing to learn dogs from.
             PlanConfig(),
             {},
-            "the class 'dogs' has no image in the train split (1 sound in all)."
-            " Add images or leave the class out with --classes.",
+            "the class 'dogs' has no valid image in the train split (1 in all splits)."
+            " Add images of it, or list the other classes in --classes to leave it out.",
         ),
         (
             ["test/cats/1", "test/dogs/2", "validation/cats/1", "validation/dogs/1"],

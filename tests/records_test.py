@@ -138,13 +138,12 @@ def test_hold_out_of_nothing_and_of_another_seed(sound: Path) -> None:
     assert len({tuple(records.hold_out(0.5, seed)[1].paths) for seed in range(5)}) > 1
 
 
-def test_hold_out_of_a_selection(sound: Path) -> None:
-    records = open_dataset(sound).records("train")
-    held = set(records.hold_out(0.5, seed=1)[1].paths)
-    some = records.select(np.array([8, 1, 3, 4]))
-    rest, some_held = some.hold_out(0.5, seed=1)
-    assert list(some_held.paths) == [path for path in some.paths if path in held]
-    assert list(rest.paths) == [path for path in some.paths if path not in held]
+def test_hold_out_of_a_selection_takes_the_share_of_its_classes(sound: Path) -> None:
+    some = open_dataset(sound).records("train").select(np.array([8, 1, 3, 4]))
+    rest, held = some.hold_out(0.5, seed=1)
+    assert sorted([*rest.paths, *held.paths]) == sorted(some.paths)
+    of_class = np.bincount(some.labels)
+    assert np.bincount(held.labels, minlength=2).tolist() == [max(n > 1, round(n / 2)) for n in of_class.tolist()]
 
 
 # --- Processes, threads, open files --------------------------------------------------------------------------------

@@ -405,11 +405,16 @@ def test_name_in_a_zip_of_unix(tmp_path: Path, flag: int) -> None:
 
 
 def test_name_in_a_zip_of_old_windows(tmp_path: Path) -> None:
-    """Without the mark of UTF-8 it is in code page 437, by the format's definition."""
+    """Without the mark of UTF-8, the format says code page 437; programs wrote the code page of their country."""
     pack_zip(tmp_path / "a.zip", {"cats/__.jpg": b"", "dogs/1.jpg": b""})
     data = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace(b"__.jpg", b"\x82\x94.jpg"))
-    assert list_store(str(tmp_path / "a.zip")).paths[0] == "cats/éö.jpg"
+    told = refusal(tmp_path / "a.zip")
+    assert "the archive does not say in which encoding its names are, and b'cats/\\x82\\x94.jpg' is not UTF-8" in told
+    assert "Pass --zip_encoding=NAME. It reads as: cp949 'cats/굱.jpg', " in told
+    assert list_store(str(tmp_path / "a.zip"), zip_encoding="cp437").paths[0] == "cats/éö.jpg"
+    with pytest.raises(UserError, match=r"--zip_encoding=ascii: the name b'cats/.* is not in this encoding"):
+        list_store(str(tmp_path / "a.zip"), zip_encoding="ascii")
 
 
 def test_name_in_a_tar_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
@@ -528,7 +533,7 @@ def test_any_other_file_is_refused(tmp_path: Path, data: bytes, shown: str) -> N
 def test_empty_archive(tmp_path: Path, pack: Pack) -> None:
     pack(tmp_path / "a", {})
     assert list_store(str(tmp_path / "a")).paths == []
-    with pytest.raises(UserError, match=r"--src=.*/a: no image files in class directories\. Expected"):
+    with pytest.raises(UserError, match=r"--src=.*/a: no images in class directories\. Expected"):
         converted(tmp_path / "a", tmp_path / "out")
 
 

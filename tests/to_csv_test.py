@@ -198,18 +198,18 @@ def test_report(split_source: Path, tmp_path: Path) -> None:
     assert lines[:3] == [
         f"{tmp_path}/csv/train.csv: 10 images of 4 x 4 pixels, rgb",
         f"{tmp_path}/csv/validation.csv: 6 images of 4 x 4 pixels, rgb",
-        "  skipped: readme.txt: not inside a class directory",
+        "  note: 1 file is left out, in no class directory: readme.txt",
     ]
-    assert len([line for line in lines if line.endswith(".jpg: empty file")]) == 4
-    assert lines[-1] == "  and 2 more such files"
+    assert len([line for line in lines if line.endswith(".jpg: empty file")]) == 5
+    assert lines[-1] == "  and 1 more such files"
     assert len(rows(tmp_path / "csv/train.csv")) == 10
 
 
 def test_notes_are_told(tmp_path: Path) -> None:
-    tree(tmp_path / "pets", {"train": 2, "test1": 2})
+    tree(tmp_path / "pets", {"data/cats": 2, "data/dogs": 2})
     lines: list[str] = []
     to_csv(CsvConfig(src=str(tmp_path / "pets"), out=str(tmp_path / "csv"), image_size=4, workers=1), log=lines.append)
-    assert "  note: train is taken for a class, since there is test1 beside it" in lines
+    assert "  note: the directory data holds all 4 images; it is not a class" in lines
 
 
 # --- What is refused -----------------------------------------------------------------------------------------------
@@ -293,7 +293,7 @@ def test_too_many_loose_files_stop_before_any_work(
 ) -> None:
     source = Path(shutil.copytree(class_source, tmp_path / "pets"))
     for number in range(10):
-        (source / f"{number}.txt").write_text("")
+        (source / f"{number}.jpg").write_text("")
     monkeypatch.setattr(to_csv_module, "survey", lambda *_, **__: pytest.fail("the images were read"))
     with pytest.raises(UserError, match=r"10 of 70 files cannot be records, more than --max_bad"):
         made(source, tmp_path / "csv", group_regex=r"/(\d)")
@@ -310,7 +310,7 @@ class Stop(BaseException):
         (KeyboardInterrupt("now"), (KeyboardInterrupt, "now")),
         (
             OSError(28, "No space left on device"),
-            (UserError, r"csv: No space left on device\. Nothing was written\."),
+            (UserError, r"csv\.tmp: No space left on device \(write\)\. Nothing was written\."),
         ),
     ],
 )
@@ -380,8 +380,7 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "csv/train.csv: 10 images of 4 x 4 pixels, gray",
         "csv/validation.csv: 6 images of 4 x 4 pixels, gray",
-        "  skipped: train/cats/bad.jpg: not an image (starts with b'<html>');"
-        " JPEG, PNG, GIF, BMP, WebP and TIFF are read",
+        "  skipped: train/cats/bad.jpg: not an image (starts with b'<html>'); an HTML page: download the file again",
     ]
     assert sorted(os.listdir(tmp_path / "csv")) == ["train.csv", "validation.csv"]
     again = run(MODULE, *flags, cwd=tmp_path)
@@ -394,9 +393,9 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
     [
         (["--src=pets"], "error: --image_size is missing: height and width of the images in pixels, such as --image_s"),
         (["--image_size=4"], "error: --src is missing: images such as cat_dog_img/train"),
-        (["--src=pets", "--image_size=4", "--color=bgr"], "flag --color=bgr: value should be one of <rgb|gray>"),
-        (["--src=pets", "--image_size=x"], "flag --image_size=x: invalid literal"),
-        (["--src=pets", "--size=4"], "Unknown command line flag 'size'"),
+        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: one of rgb, gray is expected."),
+        (["--src=pets", "--image_size=x"], "--image_size=x: a whole number is expected."),
+        (["--src=pets", "--size=4"], "--size=4: there is no such flag. Use --image_size=4."),
         (["--src=pets", "4"], "error: unexpected argument '4'"),
     ],
 )

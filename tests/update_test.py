@@ -73,6 +73,25 @@ def test_added_images_leave_the_old_shards_alone(src: Path, out: Path) -> None:
     assert sound(out)
 
 
+def test_every_image_keeps_its_split_and_new_ones_fill_up_the_shares(src: Path, out: Path) -> None:
+    """By content: also under another name, and as a new copy."""
+    before = placed(out)
+    tree(src, {"cats/new": 40, "dogs/new": 12, "birds": 7})
+    os.rename(src / "cats/000.jpg", src / "cats/renamed.jpg")
+    in_validation = next(path for path, (split, _) in before.items() if split == "validation")
+    shutil.copy(src / in_validation, src / f"{in_validation}.copy.jpg")
+    converted(src, out, update=True)
+    after = placed(out)
+    assert after["cats/renamed.jpg"] == before["cats/000.jpg"]
+    assert {path: after[path] for path in before if path != "cats/000.jpg"} == {
+        path: where for path, where in before.items() if path != "cats/000.jpg"
+    }
+    assert after[f"{in_validation}.copy.jpg"] == before[in_validation]
+    del after[f"{in_validation}.copy.jpg"]
+    held = [sum(where == ("validation", label) for where in after.values()) for label in range(3)]
+    assert held == [20, 14, 1]  # round(0.2 * 100), round(0.2 * 72), round(0.2 * 7)
+
+
 @pytest.mark.parametrize("gone", [1, 3])
 def test_removed_images_cost_a_shard_each_at_most(src: Path, out: Path, gone: int) -> None:
     before, was = files(out), placed(out)
@@ -206,7 +225,7 @@ def test_another_format_is_refused(src: Path, out: Path) -> None:
     facts = json.loads((out / "convert.json").read_text())
     facts["config"]["format_version"] = 1
     (out / "convert.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"in format 1; this one writes 3\. Convert it anew with --overwrite"):
+    with pytest.raises(UserError, match=r"in format 1; this one writes 4\. Convert it anew with --overwrite"):
         converted(src, out, update=True)
 
 
@@ -214,7 +233,7 @@ def test_class_that_vanished_is_refused(src: Path, out: Path) -> None:
     tree(src, {"birds": 30})
     converted(src, out, update=True)
     shutil.rmtree(src / "birds")
-    with pytest.raises(UserError, match="the class 'birds' has no image in the train split"):
+    with pytest.raises(UserError, match="the class 'birds' has no valid image in the train split"):
         converted(src, out, update=True)
 
 
@@ -316,5 +335,7 @@ def test_a_default_that_is_meant_is_held_against_what_was(src: Path, tmp_path: P
 
 def test_a_class_that_vanished_is_told_with_what_helps(src: Path, out: Path) -> None:
     (src / "cats").rename(src / "birds")
-    with pytest.raises(UserError, match=r"'cats' has no image in the train split \(0 sound in all\)\. An update keeps"):
+    with pytest.raises(
+        UserError, match=r"'cats' has no valid image in the train split \(0 in all splits\)\. An update keeps"
+    ):
         converted(src, out, update=True)

@@ -1,10 +1,11 @@
-"""The report card of a dataset: one page that says what is in it, whether to trust it, and what to do."""
+"""The report card of a dataset: one page that shows what is in it, whether to trust it, and what to do."""
 
 from __future__ import annotations
 
 import base64
 import itertools
 import math
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -78,7 +79,8 @@ _ADVICE = {  # The worst first.
     "repaired": _Advice(
         "note",
         "files",
-        "A part of each may be lost, rejected.csv says how much. <code>--on_bad_image=skip</code> leaves them out.",
+        "A part of each may be lost, <code>rejected.csv</code> says how much. <code>--on_bad_image=skip</code> leaves"
+        " them out.",
     ),
     "tiny": _Advice(
         "note",
@@ -87,11 +89,15 @@ _ADVICE = {  # The worst first.
         " size.",
     ),
 }
+_LEVELS = ("problem", "check", "note")  # The worst first.
+_ABOUT_SOURCE = ("source", "raw")  # Kinds of notes that need no attention; `_ADVICE` covers those of no finding.
+_FLAG = re.compile(r"(--[a-z_]+(?:=[^\s;,)]*(?:,[^\s;)]+)?)?)")
 _CHANGES = {
     "repaired": "a lost end or junk in between was mended",
     "turned": "upright, as EXIF says",
-    "converted": "to another type or colour mode: of 8 bits, opaque",
+    "converted": "to another type or color mode: of 8 bits, opaque",
     "resized": "as --resize says",
+    "stripped": "EXIF, XMP and IPTC were removed, as --strip_metadata says; the pixels are the same",
 }
 _DUPLICATES = {
     "conflicts": "With different labels",
@@ -100,19 +106,22 @@ _DUPLICATES = {
 }
 
 
-def write(directory: Path, facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> None:
+def write(
+    directory: Path, facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail], pictures: Mapping[str, bytes]
+) -> None:
     """Writes `card.html`, whole or not at all.
 
     Args:
         directory: Where to.
         facts: What `convert.json` says.
-        thumbnails: Images to show.
+        thumbnails: Images to show of each class.
+        pictures: Path -> a small JPEG, of files that the facts name.
     """
     with files.atomic(directory / CARD) as file:
-        file.write(render(facts, thumbnails).encode())
+        file.write(render(facts, thumbnails, pictures).encode())
 
 
-def render(facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
+def render(facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail], pictures: Mapping[str, bytes] = {}) -> str:
     """Returns the page as HTML: the same for the same facts, without scripts, complete without a network."""
     images = facts["images"]
     return page.fill(
@@ -120,7 +129,8 @@ def render(facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
         _TEMPLATE,
         name=page.text(facts["name"]),
         overview=_overview(facts),
-        verdict=_verdict(_findings(facts)),
+        verdict=_verdict(_findings(facts), facts["notes"], pictures),
+        notes=_source_notes(facts["notes"]),
         classes=_classes(facts),
         samples=_samples(facts["classes"], thumbnails),
         histograms="".join(
@@ -134,7 +144,7 @@ def render(facts: Mapping[str, Any], thumbnails: Sequence[Thumbnail]) -> str:
         types=_types(images),
         changes=_changes(images["changes"]),
         files=_files(facts),
-        duplicates=_duplicates(facts["duplicates"]),
+        duplicates=_duplicates(facts["duplicates"], pictures),
         colors=_colors(images["colors"]),
         settings="\n".join(map(page.text, _flags(facts["config"] | {"verify": facts["images"]["verified"]}))),
         versions=page.table(["Package", "Version"], (map(page.text, row) for row in facts["versions"].items())),
@@ -167,9 +177,9 @@ def _counted(facts: Mapping[str, Any]) -> dict[str, str]:
     same, done = facts["duplicates"], facts["files"]
     dropped = facts["config"]["duplicates"] == "drop"
     counts = {
-        "conflicts": (not dropped and same["conflicts"], "image", "with different labels"),
-        "conflicts_dropped": (dropped and same["conflicts"], "image", "with different labels, left out"),
-        "leaks": (not dropped and same["leaks"], "image", "in several splits"),
+        "conflicts": (not dropped and same["conflicts"], "file", "with different labels"),
+        "conflicts_dropped": (dropped and same["conflicts"], "file", "with different labels, left out"),
+        "leaks": (not dropped and same["leaks"], "file", "in several splits"),
         "groups": (same["groups_in_several_splits"], "group", "in several splits"),
         "skipped": (done["skipped"], "file", "skipped"),
         "repaired": (done["repaired"], "file", "repaired"),
@@ -191,27 +201,82 @@ def _seen_in_classes(classes: Sequence[Mapping[str, Any]], splits: Sequence[str]
     return found
 
 
-def _verdict(found: Mapping[str, str]) -> str:
-    """A list of findings with advice, or that there is none."""
-    if not found:
+def _verdict(found: Mapping[str, str], notes: Sequence[Mapping[str, Any]], pictures: Mapping[str, bytes]) -> str:
+    """A list of findings with advice, the worst first, or that there is none."""
+    items = [(_ADVICE[name].level, _finding(name, text)) for name, text in found.items()]
+    items += [(note["level"], _noted(note, pictures)) for note in notes if note["images"]]
+    items.sort(key=lambda item: _LEVELS.index(item[0]))
+    if not items:
         return (
-            '<section class="verdict good"><h2>Nothing to worry about</h2><p>No image stands under two labels or in two'
-            " splits, no file was skipped or repaired, no class is absent from a split or far smaller than another,"
-            " and no image is tiny.</p></section>"
+            '<section class="verdict good"><h2>Nothing to worry about</h2><p>No file stands under two labels or in two'
+            " splits, no file was skipped or repaired, no image lost anything in the conversion, no class is absent"
+            " from a split or far smaller than another, and no image is tiny.</p></section>"
         )
-    items = "".join(
-        f'<li class="{advice.level}" id="finding-{name}"><span class="level">{advice.level.capitalize()}</span>'
-        f'<div><a href="#{advice.section}">{page.text(found[name])}</a><p>{advice.text}</p></div></li>'
-        for name, advice in _ADVICE.items()
-        if name in found
-    )
-    worst = _ADVICE[next(iter(found))].level
-    needs = "thing needs" if len(found) == 1 else "things need"
+    needs = "thing needs" if len(items) == 1 else "things need"
     return (
-        f'<section class="verdict {worst}"><h2>{len(found)} {needs} attention</h2><ul class="findings">{items}</ul>'
+        f'<section class="verdict {items[0][0]}"><h2>{len(items)} {needs} attention</h2>'
+        f'<ul class="findings">{"".join(item for _, item in items)}</ul>'
         '<p class="aside">Once the source is mended, the same command with <code>--update</code> brings the dataset up'
         " to date; with other flags, <code>--overwrite</code> makes it anew.</p></section>"
     )
+
+
+def _finding(name: str, text: str) -> str:
+    advice = _ADVICE[name]
+    head = f'<a href="#{advice.section}">{page.text(text)}</a>'
+    return _item(name, advice.level, f"{head}<p>{advice.text}</p>")
+
+
+def _noted(note: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """A note on images, with some of them to look at."""
+    shown = [path for path in note["examples"] if path in pictures]
+    sheet = "".join(f"<li>{_picture(pictures[path], path)}</li>" for path in shown)
+    more = f'<p class="aside">{len(shown):,} of them:</p>' if len(shown) < note["images"] else ""
+    return _item(
+        note["kind"],
+        note["level"],
+        f"<strong>{_with_flags(note['text'])}</strong>"
+        + (f"<p>{_with_flags(_sentence(note['advice']))}</p>" if note["advice"] else "")
+        + (f'{more}<ul class="sheet">{sheet}</ul>' if shown else ""),
+    )
+
+
+def _item(name: str, level: str, content: str) -> str:
+    return (
+        f'<li class="{level}" id="finding-{name}"><span class="level">{level.capitalize()}</span>'
+        f"<div>{content}</div></li>"
+    )
+
+
+def _source_notes(notes: Sequence[Mapping[str, Any]]) -> str:
+    """How the source was understood, as the console says it."""
+    texts = [note for note in notes if note["kind"] in _ABOUT_SOURCE]
+    if not texts:
+        return ""
+    items = "".join(
+        f"<li>{_with_flags(note['text'])}{': ' * bool(note['advice'])}{_with_flags(note['advice'])}</li>"
+        for note in texts
+    )
+    return f'<section id="notes"><h2>How the source was read</h2><ul class="notes">{items}</ul></section>'
+
+
+def _with_flags(text: str) -> str:
+    """Escapes a text; flags that can be copied stand out."""
+    parts = enumerate(_FLAG.split(text))
+    return "".join(f"<code>{page.text(part)}</code>" if i % 2 else page.text(part) for i, part in parts)
+
+
+def _sentence(text: str) -> str:
+    return text if text.startswith("--") else text[:1].upper() + text[1:] + "."
+
+
+def _picture(jpeg: bytes, path: str) -> str:
+    shown = page.text(path)
+    return f'<img src="{_data(jpeg)}" alt="{shown}" title="{shown}">'
+
+
+def _data(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 def _classes(facts: Mapping[str, Any]) -> str:
@@ -229,7 +294,7 @@ def _classes(facts: Mapping[str, Any]) -> str:
         middle = ordered[_CLASSES_AT_ENDS:-_CLASSES_AT_ENDS]
         sums = (_share(sum(row[split] for row in middle), records[split], 0) for split in splits)
         rows = [line(row) for row in ordered[:_CLASSES_AT_ENDS] + ordered[-_CLASSES_AT_ENDS:]]
-        rows.insert(_CLASSES_AT_ENDS, [f"{len(middle):,} classes between these", *sums])
+        rows.insert(_CLASSES_AT_ENDS, [f"{page.number(len(middle), 'class')} between these", *sums])
         note = (
             f'<p class="aside">The {_CLASSES_AT_ENDS} largest and the {_CLASSES_AT_ENDS} smallest of {len(classes):,}'
             " classes; <code>convert.json</code> lists all.</p>"
@@ -266,8 +331,9 @@ def _samples(classes: Sequence[Mapping[str, Any]], thumbnails: Sequence[Thumbnai
 
 def _thumbnail(thumbnail: Thumbnail, name: str) -> str:
     path, split = page.text(thumbnail.path), page.text(thumbnail.split)
-    source = f"data:image/jpeg;base64,{base64.b64encode(thumbnail.jpeg).decode()}"
-    return f'<li><img src="{source}" alt="{name}, {split}: {path}" title="{path}"><span>{split}</span></li>'
+    return (
+        f'<li><img src="{_data(thumbnail.jpeg)}" alt="{name}, {split}: {path}" title="{path}"><span>{split}</span></li>'
+    )
 
 
 def _histogram(title: str, facts: Mapping[str, Any], written: Callable[[float], str]) -> str:
@@ -335,27 +401,61 @@ def _files(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _duplicates(found: Mapping[str, Any]) -> str:
-    """Counts of images that are there several times, with the paths of some."""
+def _duplicates(found: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
+    """Counts of files with the bytes of another, with some of them to look at."""
     if not found["files"]:
         return "<p>No two files have the same bytes.</p>"
     kinds = {kind: title for kind, title in _DUPLICATES.items() if found[kind]}
-    text = f"<p>{found['files']:,} files have the bytes of another; <code>--duplicates</code> says which are kept.</p>"
-    table = page.table(
-        ["The same image", "Images"], ([t, f"{found[kind]:,}"] for kind, t in kinds.items()), numbers=(1,)
+    text = (
+        f"<p>{found['files']:,} files have the same bytes as another file; <code>--duplicates</code> decides which are"
+        " kept.</p>"
     )
-    return text + table + "".join(f"<h3>{t}</h3>{_sets(found['examples'][k], found[k])}" for k, t in kinds.items())
+    table = page.table(
+        ["The same bytes", "Files"], ([t, f"{found[kind]:,}"] for kind, t in kinds.items()), numbers=(1,)
+    )
+    return (
+        text
+        + table
+        + "".join(
+            f"<h3>{title}</h3>{_sets(found['examples'][kind], found[kind], pictures, kind == 'conflicts')}"
+            for kind, title in kinds.items()
+        )
+    )
 
 
-def _sets(examples: Sequence[Sequence[str]], count: int) -> str:
-    """A list of images, each with the paths of its files."""
-    items = []
-    for paths in examples:
-        more = f"<small>and {len(paths) - _PATHS:,} more</small>" if len(paths) > _PATHS else ""
-        items.append(f"<li>{''.join(f'<code>{page.text(path)}</code>' for path in paths[:_PATHS])}{more}</li>")
-    if count > len(examples):
-        items.append(f"<li><small>and {page.number(count - len(examples), 'more image')}</small></li>")
-    return f'<ul class="sets">{"".join(items)}</ul>'
+def _sets(
+    examples: Sequence[Sequence[Mapping[str, str]]], count: int, pictures: Mapping[str, bytes], side_by_side: bool
+) -> str:
+    """A list of contents, each with its files; `count` is of all files."""
+    items = [f"<li>{(_labels if side_by_side else _places)(same, pictures)}</li>" for same in examples]
+    rest = count - sum(len(same) for same in examples)
+    if rest > 0:
+        items.append(f"<li><small>and {page.number(rest, 'more file')}</small></li>")
+    return f'<ul class="{"pairs" if side_by_side else "sets"}">{"".join(items)}</ul>'
+
+
+def _labels(same: Sequence[Mapping[str, str]], pictures: Mapping[str, bytes]) -> str:
+    """Files with the same bytes side by side, each with its class."""
+    figures = "".join(
+        f"<figure>{_picture(pictures[file['path']], file['path']) if file['path'] in pictures else ''}"
+        f'<figcaption><strong class="name">{page.text(file["class"])}</strong>'
+        f"<small>{page.text(file['split'] or 'left out')}</small><code>{page.text(file['path'])}</code></figcaption>"
+        "</figure>"
+        for file in same[:_PATHS]
+    )
+    return figures + _more(same)
+
+
+def _places(same: Sequence[Mapping[str, str]], pictures: Mapping[str, bytes]) -> str:
+    """One picture, and where it lies."""
+    first = next((file["path"] for file in same if file["path"] in pictures), None)
+    picture = _picture(pictures[first], first) if first is not None else ""
+    paths = "".join(f"<code>{page.text(file['path'])}</code>" for file in same[:_PATHS])
+    return f"{picture}<div>{paths}{_more(same)}</div>"
+
+
+def _more(same: Sequence[object]) -> str:
+    return f"<small>and {len(same) - _PATHS:,} more</small>" if len(same) > _PATHS else ""
 
 
 def _colors(colors: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from tfrecord_tools import usage
 from tfrecord_tools.plan import DEFAULT_VALIDATION_FRACTION, PlanConfig
 from tfrecord_tools.scan import ScanConfig
 
@@ -15,15 +16,22 @@ def define_source_flags() -> None:
     flags.DEFINE_list("classes", None, "Class names in label order; others are left out. Default: all, sorted.")
     flags.DEFINE_string("label_regex", None, "Its first group, found in the path, is the class. Default: directories.")
     flags.DEFINE_string("group_regex", None, "Images with the same first group stay on one side of a made split.")
-    flags.DEFINE_string("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
+    flags.DEFINE_multi_string(
+        "split", None, "NAME=DIR: this directory, relative to --src, is (part of) that split. May be repeated."
+    )
+    flags.DEFINE_multi_string(
+        "exclude", None, "Leave out the paths, relative to --src, that match this pattern. May be repeated."
+    )
+    flags.DEFINE_string("zip_encoding", None, "Encoding of the names in an archive that does not say it: cp949.")
+    usage.define_path("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
     for name in ("path", "label", "split", "group"):
         column = f"{name}_column"
         flags.DEFINE_string(column, getattr(ScanConfig, column), f"The manifest's column of {name}s.")
-    flags.DEFINE_float(
-        "validation_fraction",
-        None,
-        f"Share for validation, if --src has no splits of its own (default {DEFAULT_VALIDATION_FRACTION}).",
-    )
-    flags.DEFINE_float("test_fraction", None, "Likewise for test (default 0).")
+    for split, default in (("validation", DEFAULT_VALIDATION_FRACTION), ("test", 0)):
+        flags.DEFINE_float(
+            f"{split}_fraction",
+            None,
+            f"Fraction of each class for the {split} split, if --src has no splits of its own. Default: {default}.",
+        )
     flags.DEFINE_float("max_bad", PlanConfig.max_bad, "Largest share of files that may be rejected.")
     flags.DEFINE_integer("workers", None, "Processes; never changes the output. Default: one a processor.")

@@ -22,13 +22,31 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import beam_engine, card, cli, command, files, index, metadata, report, update, workers, workspace
+from tfrecord_tools import (
+    beam_engine,
+    card,
+    cli,
+    command,
+    files,
+    index,
+    metadata,
+    notes,
+    page,
+    report,
+    stores,
+    update,
+    usage,
+    workers,
+    workspace,
+)
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
+from tfrecord_tools.notes import size
 from tfrecord_tools.plan import (
     DUPLICATES,
     Plan,
     PlanConfig,
+    Shard,
     check_fractions,
     check_rejected,
     dataset_name,
@@ -40,7 +58,7 @@ from tfrecord_tools.recode import RESIZE_MODES
 from tfrecord_tools.scan import ScanConfig, Sources, scan
 from tfrecord_tools.schema import FRAME_BYTES
 from tfrecord_tools.stores import Rejected
-from tfrecord_tools.survey import TYPES, Facts, survey
+from tfrecord_tools.survey import Facts, survey
 from tfrecord_tools.workers import Pool
 from tfrecord_tools.workspace import Workspace
 from tfrecord_tools.write import shard_job, write_shard
@@ -76,6 +94,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     explicit: Collection[str] = ()
 
     def __post_init__(self) -> None:
+        files.expand_fields(self, "src", "out", "manifest", "relabel")
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)
@@ -150,7 +169,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
                 if space.finish_commit() == config.request():
                     log(f"{out}/: the interrupted commit of this conversion is finished.")
                     return metadata.read(out)
-        workspace.check_out(out, config.overwrite or config.update)
+        workspace.check_out(out, config.overwrite or config.update, lambda: stores.check_exists(config.src))
         with workspace.open_workspace(out) as space:
             # Again: a conversion that we waited for may have made it.
             workspace.check_out(out, config.overwrite or config.update)
@@ -212,6 +231,9 @@ class _Conversion:
         space.start_writing(decided.digest, {"src": _real(self._config.src)} | decided.config)
         index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
         self._describe(decided, sources, facts, space.data)
+        if copied := sum(_is_copy(shard, space.data, decided.name) for shard in decided.shards):
+            what = page.number(copied, "unchanged shard")
+            self._log(f"  note: {what} copied, since the file system has no hard links")
         space.commit_data(self._config.request() | {"update": self._base is not None})
         self._log(_closing(decided, space.out, time.monotonic() - start))
         return metadata.read(space.out)
@@ -283,14 +305,20 @@ class _Conversion:
         """Writes the metadata and the report card."""
         # A few hundred images at most are looked at: not worth the seconds that a pipeline takes to start.
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
-        samples = report.sample(decided, sources, facts, data, pool)
+        noted = notes.of(decided, sources, facts)
+        samples = report.sample(decided, sources, facts, data, pool, self._config, noted)
         found = report.describe(decided, sources, facts)
+        found["notes"] = [note.as_json(sources) for note in noted]
         found["images"] |= {"colors": samples.colors, "verified": self._config.verify}
         if sources.relabelled:
             changes = ({"from": old, "to": new, "images": count} for (old, new), count in sources.relabelled.items())
             found["relabelled"] = sorted(changes, key=lambda change: (change["from"], change["to"]))
         metadata.write(data, metadata.describe(decided), found)
-        card.write(data, metadata.read(data), samples.thumbnails)
+        card.write(data, metadata.read(data), samples.thumbnails, samples.pictures)
+
+
+def _is_copy(shard: Shard, data: Path, name: str) -> bool:
+    return bool(shard.link) and (data / shard.file_name(name)).stat().st_nlink == 1
 
 
 def _sha256(path: str) -> str:
@@ -316,7 +344,8 @@ def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertCon
     if len(small):
         first = sources.paths[int(decided.numbers[small[0]])]
         raise UserError(
-            f"--store=raw: {len(small):,} images are smaller than --resize={config.resize}, such as {first}"
+            f"--store=raw: {page.number(len(small), 'image is', 'images are')} smaller than"
+            f" --resize={config.resize}, such as {first}"
             f" ({table['width'][small[0]]} pixels). Pass --upscale to enlarge them, or a smaller --resize."
         )
 
@@ -327,18 +356,19 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
     free = shutil.disk_usage(space.root).free
     if needed > free:
         raise UserError(
-            f"{space.root}: {_size(needed)} are needed and {_size(free)} are free."
+            f"{space.root}: {size(needed)} are needed and {size(free)} are free."
             " Free some space and run the same command again, or choose an --out elsewhere."
         )
 
 
 def _closing(decided: Plan, out: Path, seconds: float) -> str:
     linked = sum(bool(shard.link) for shard in decided.shards)
-    kept = f" ({linked:,} as they were)" if linked else ""
+    kept = f" ({page.number(linked, 'as it was', 'as they were')})" if linked else ""
     counts = Counter(r.done for r in decided.rejected)
     files = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     return (
-        f"{out}/: {len(decided.numbers):,} records in {len(decided.shards):,} shards{kept}, {_size(decided.bytes)},"
+        f"{out}/: {page.number(len(decided.numbers), 'record')} in"
+        f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
         f" digest {decided.digest[:12]}; {files or '0 skipped'} (rejected.csv); card.html; {seconds:.1f} s"
     )
 
@@ -354,45 +384,23 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     shards = ["", "shards", *(f"{sum(s.split == split for s in decided.shards):,}" for split in counts)]
     lines = [header, *rows, totals, shards]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    made = "splits of its own" if sources.has_splits else "splits made by content"
-    yield f"{sources.root}: {len(decided.numbers):,} images, {_size(decided.bytes)} to store, {made}"
+    made = "splits of the source" if sources.has_splits else "automatic split"
+    yield f"{sources.root}: {page.number(len(decided.numbers), 'image')}, {size(decided.bytes)} to store, {made}"
     for line in lines:
         cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
         yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])
-    yield from (f"  note: {note}" for note in _notes(decided, sources, facts))
+    yield from (f"  note: {note.line()}" for note in notes.of(decided, sources, facts))
     for name, count in sources.left_out.items():
-        yield f"  left out, not in --classes: {name} ({count:,} files)"
+        yield f"  left out, not in --classes: {name} ({page.number(count, 'file')})"
     yield from listed(decided.rejected)
-
-
-def _notes(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
-    """What a user should know before anything is written."""
-    yield from sources.notes
-    table = facts.table[decided.numbers]
-    files = int(table["size"].sum())
-    if (table["type"] == TYPES.index("RAW")).any():
-        yield f"raw pixels take {decided.bytes / files:.1f} times the {_size(files)} of the files; jpeg would take less"
-    found = decided.duplicates
-    if found.files:
-        what = {"copies": "within a split", "leaks": "in several splits", "conflicts": "with different labels"}
-        counts = "; ".join(f"{found.counts[kind]:,} {what[kind]}" for kind in what if found.counts[kind])
-        worst = next(found.examples[kind][0] for kind in reversed(what) if found.counts[kind])
-        paths = ", ".join(sources.paths[i] for i in worst[:2])
-        yield f"the same image in {found.files:,} files: {counts}; such as {paths} (see --duplicates)"
-    if decided.group_leaks:
-        yield f"{decided.group_leaks:,} groups lie in several of the source's own splits"
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
 
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    flags.DEFINE_string("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
-    flags.DEFINE_string("out", default["out"], "Directory to write.")
+    usage.define_path("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
+    usage.define_path("out", default["out"], "Directory to write.")
     cli.define_source_flags()
-    flags.DEFINE_string("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
+    usage.define_path("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
     flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the records.")
     flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: by bytes.")
     flags.DEFINE_integer("shard_bytes", None, "Aimed bytes a shard. Default: total/64 within 16..150 MiB.")
@@ -404,6 +412,18 @@ def define_flags() -> None:
     flags.DEFINE_enum("resize_mode", default["resize_mode"], RESIZE_MODES, "Which side that is, or squares.")
     flags.DEFINE_bool("upscale", default["upscale"], "Enlarge what is smaller than --resize.")
     flags.DEFINE_integer("quality", default["quality"], "Of the JPEGs that have to be encoded, 1..100.")
+    flags.DEFINE_string(
+        "depth_range",
+        None,
+        "Levels LO,HI that become black and white, for PNG and TIFF images of 16-bit, 32-bit or floating-point levels."
+        " auto: the lowest and highest level of each image, which images with different ranges no longer share."
+        " Default: the high byte of 16-bit levels; images of other levels are rejected.",
+    )
+    flags.DEFINE_bool(
+        "strip_metadata",
+        default["strip_metadata"],
+        "Remove EXIF (with GPS positions), XMP and IPTC from JPEG and PNG images without changing pixels.",
+    )
     flags.DEFINE_enum("duplicates", default["duplicates"], DUPLICATES, "What becomes of files with the same bytes.")
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_bool("update", default["update"], "Bring the dataset at --out up to date; rewrite only what must be.")

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-KINDS = ("copies", "leaks", "conflicts")
+KINDS = {"copies": "within a split", "leaks": "in several splits", "conflicts": "with different labels"}
 _SHOWN = 100  # Examples kept of each kind; counts are of all.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Contents that several files have, each counted once, as the worst that applies to it.
+    """Files with a content that another file has, too, each counted once, as the worst that applies to its content.
 
     Attributes:
-        counts: Kind -> number of contents. "conflicts": with different labels; "leaks": in different splits,
+        counts: Kind -> number of files. "conflicts": with different labels; "leaks": in different splits,
             under one label; "copies": within one split, under one label.
-        files: Number of files that have a content in common with another one.
+        files: Number of all these files.
         examples: Kind -> the file numbers of the first of these contents.
     """
 
@@ -38,11 +38,11 @@ def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicate
     shared = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
     conflicts = _differing(first, labels)
     leaks = _differing(first, splits) & ~conflicts
-    contents = np.unique(first[shared])
+    contents, sizes = np.unique(first[shared], return_counts=True)
     kinds = {"conflicts": conflicts[contents], "leaks": leaks[contents]}
     kinds["copies"] = ~(kinds["conflicts"] | kinds["leaks"])
     return Duplicates(
-        counts={kind: int(kinds[kind].sum()) for kind in KINDS},
+        counts={kind: int(sizes[kinds[kind]].sum()) for kind in KINDS},
         files=len(shared),
         examples={kind: [p.tolist() for p in places(first, contents[kinds[kind]][:_SHOWN])] for kind in KINDS},
     )

@@ -1,4 +1,4 @@
-"""From the bytes of a file to the bytes of a record: what is sound and plain passes as it is, the rest is made so.
+"""From the bytes of a file to the bytes of a record: sound and plain images pass as they are, others are converted.
 
 | found | stored (`--store=original`) |
 |---|---|
@@ -7,48 +7,39 @@
 | anything with an EXIF orientation | turned upright, and encoded anew |
 | PNG of up to 8 bits, grey, RGB or palette, opaque | as it is |
 | PNG with transparent pixels | on white, PNG |
-| PNG of 16 bits | the high byte, PNG |
+| PNG and TIFF of 16 bits | the high byte, or what `depth_range` says, PNG |
+| TIFF of 32-bit or floating-point levels | what `depth_range` says, PNG |
 | GIF, animated PNG or WebP, several pages | the first picture |
-| GIF, BMP, TIFF, lossless WebP | PNG |
-| WebP with losses | JPEG |
+| GIF, BMP, TIFF, PNM | PNG |
+| WebP, AVIF, HEIC, JPEG 2000, JPEG XL | JPEG; PNG if they are lossless |
+| JPEG XL that packs a JPEG | that JPEG, as it was |
 """
 
 from __future__ import annotations
 
 import dataclasses
-import io
-import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from tfrecord_tools import jpeg, png, recode, repair, webp
+from tfrecord_tools import findings, formats, jpeg, levels, png, recode, repair, strip
 from tfrecord_tools.errors import UserError
 
 MAX_IMAGE_BYTES = 1 << 30  # A serialized protobuf must stay below 2 GiB.
-READ_TYPES = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+READ_TYPES = tuple(formats.FORMATS)
 STORES = ("original", "jpeg", "png", "raw")
 VERIFY = ("full", "header")
 ON_BAD_IMAGE = ("skip", "repair", "fail")
-CHANGES = ("repaired", "turned", "converted", "resized")
+CHANGES = ("repaired", "turned", "converted", "resized", "stripped")
 _EXIF_ORIENTATION = 0x0112
 _ON_THEIR_SIDE = range(5, 9)  # Orientations that swap width and height.
 _METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # Where Pillow looks for an orientation.
 _LONGEST_SIDE = {"JPEG": 65_500, "PNG": 1_000_000, "RAW": 1_000_000}  # Limits of libjpeg and libpng.
-_SIGNATURES = {
-    "JPEG": (jpeg.SIGNATURE,),
-    "PNG": (png.SIGNATURE,),
-    "GIF": (b"GIF87a", b"GIF89a"),
-    "BMP": (b"BM",),
-    "TIFF": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-}
-_RAISED_BY_PILLOW = (  # Depending on where the damage is.
-    OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
-    struct.error, Image.DecompressionBombError,
-)  # fmt: skip
+_NEEDS_EXTRA = {kind for kind, form in formats.FORMATS.items() if form.extra}
+_NO_LEVELS = (0.0, 0.0)
 _SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
 
 # Of half of its limit of pixels, of broken EXIF and the like: our verdict is the one answer.
@@ -76,6 +67,10 @@ class ImageConfig:
         resize_mode: See `recode.target_size`.
         upscale: Enlarge too what is smaller than `resize`.
         quality: Of each JPEG that is encoded, 1..100.
+        depth_range: Which levels of 16-bit, 32-bit and floating-point PNGs and TIFFs become black and white: "LO,HI",
+            or "auto" for the lowest and highest level of each image. None: 16-bit levels lose their low byte, and
+            images whose levels have no agreed range are rejected. See `levels.reduced`.
+        strip_metadata: Remove EXIF, XMP and IPTC from JPEG and PNG. See `strip.stripped`.
     """
 
     on_bad_image: str = "skip"
@@ -86,6 +81,8 @@ class ImageConfig:
     resize_mode: str = "shorter"
     upscale: bool = False
     quality: int = 95
+    depth_range: str | None = None
+    strip_metadata: bool = False
 
     def __post_init__(self) -> None:
         allowed = {"on_bad_image": ON_BAD_IMAGE, "verify": VERIFY, "store": STORES, "resize_mode": recode.RESIZE_MODES}
@@ -103,6 +100,8 @@ class ImageConfig:
                 "--store=raw needs one size for all images, as readers of raw pixels do:"
                 " give --resize=N with --resize_mode=exact or center_crop."
             )
+        if self.depth_range is not None:
+            object.__setattr__(self, "depth_range", _normalized_range(self.depth_range))
 
     def image_settings(self) -> dict[str, Any]:
         """What the stored bytes depend on; how images are proven decides only which there are."""
@@ -110,6 +109,16 @@ class ImageConfig:
         settings["repair"] = settings.pop("on_bad_image") == "repair"
         del settings["verify"]
         return settings
+
+
+def _normalized_range(text: str) -> str:
+    try:
+        return levels.normalized_range(text)
+    except ValueError as error:
+        raise UserError(
+            f"--depth_range={text}: must be LO,HI, the levels that become black and white, with LO below HI, as in"
+            " --depth_range=0,4095; or auto, for the lowest and highest level of each image."
+        ) from error
 
 
 def config_of(config: ImageConfig) -> ImageConfig:
@@ -129,6 +138,8 @@ class Prepared:
         width: Likewise.
         changes: Of `CHANGES`, in that order; empty if the file's bytes are stored as they are.
         repaired: What was wrong with it and is mended; "" else.
+        findings: Of `findings.FINDINGS`, in that order.
+        levels: The lowest and the highest level of an image with more than 8 bits, else zeros.
     """
 
     data: bytes
@@ -138,6 +149,8 @@ class Prepared:
     width: int
     changes: tuple[str, ...] = ()
     repaired: str = ""
+    findings: tuple[str, ...] = ()
+    levels: tuple[float, float] = _NO_LEVELS
 
 
 def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
@@ -145,7 +158,7 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
 
     A JPEG that passes as it is is decoded at 1/8 scale, which runs all of the entropy decoding and almost none of
     the inverse DCT; of a PNG all pixels are inflated and every chunk's checksum is checked. JPEG has no
-    checksums: coded data that was cut in the middle and ended properly decodes, its rest grey.
+    checksums: coded data that was cut and ended properly decodes, its rest grey; see `jpeg.lost_share`.
 
     Raises:
         BadImage: It is no image, of a type that is not read, damaged, or too large.
@@ -154,14 +167,40 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
         raise BadImage("empty file")
     if len(data) > MAX_IMAGE_BYTES:
         raise BadImage(f"more than {MAX_IMAGE_BYTES:,} bytes, which an example cannot hold")
-    with as_bad_image():
-        source_type, repaired = _type(data), ""
+    source_type = formats.detect(data)
+    with as_bad_image(data, source_type):
+        if source_type == "JPEG" and (size := _plain_size(data, config)):
+            kept = _kept(data, "JPEG", config)
+            changes = ("stripped",) * (kept is not data)
+            return Prepared(data=kept, type="JPEG", source_type="JPEG", width=size[0], height=size[1], changes=changes)
+        if source_type is None:
+            return _from_within(data, config)
+        repaired = ""
         if config.on_bad_image == "repair":
             data, repaired = repair.repaired(data, source_type, lambda size: _check_pixels(size, config))
-        kind = _type(data)
-        if kind is None:
-            raise BadImage(f"{_true_type(data)}; JPEG, PNG, GIF, BMP, WebP and TIFF are read")
-        return _prepare(data, kind, source_type or kind, repaired, config)
+        if source_type == "JXL" and (
+            packed := formats.reconstructed_jpeg(data, lambda size: _check_pixels(size, config, "JXL"))
+        ):
+            prepared = _prepare(packed, "JPEG", source_type, "", config)
+            changes = tuple(name for name in CHANGES if name == "converted" or name in prepared.changes)
+            return dataclasses.replace(prepared, changes=changes)
+        return _prepare(data, formats.detect(data) or source_type, source_type, repaired, config)
+
+
+def _from_within(data: bytes, config: ImageConfig) -> Prepared:
+    """Repairs a JPEG behind junk, where that is wanted and no other format claims the file."""
+    if config.on_bad_image == "repair" and not formats.is_claimed(data):
+        found, wrong = jpeg.repair(data)
+        if wrong:
+            try:
+                found, wrong = repair.repaired(data, None, lambda size: _check_pixels(size, config))
+                with as_bad_image(found, "JPEG"):
+                    return _prepare(found, "JPEG", "JPEG", wrong, config)
+            except repair.TooMuchLostError:
+                raise
+            except (OSError, SyntaxError, BadImage):
+                pass  # Bytes that look like the start of a JPEG.
+    raise BadImage(formats.name(data))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -182,47 +221,83 @@ class _Work:
     def resized(self) -> bool:
         return self.target != self.size
 
-    def changes(self, repaired: str) -> tuple[str, ...]:
-        done = (bool(repaired), self.turned, self.converted, self.resized)
-        return tuple(name for name, applies in zip(CHANGES, done) if applies)
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Made:
+    """What is stored of an image. Size is (width, height) in pixels."""
+
+    data: bytes
+    size: tuple[int, int]
+    findings: list[str]
+    levels: tuple[float, float] = _NO_LEVELS
+    stripped: bool = False
 
 
 def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: ImageConfig) -> Prepared:
-    if kind == "JPEG" and (size := _plain_size(data, config)):
-        return Prepared(
-            data=data, type=kind, source_type=source_type, width=size[0], height=size[1],
-            changes=("repaired",) if repaired else (), repaired=repaired,
-        )  # fmt: skip
-    header = png.read_header(data) if kind == "PNG" else None
-    if header is not None:
+    header, chunks = None, []
+    if kind == "JPEG":
+        jpeg.check_markers(data)
+    elif kind == "PNG":  # Before Pillow, which does not say what is wrong with which chunk.
+        header = png.read_header(data)
         _check_pixels((header.width, header.height), config)
-    with Image.open(io.BytesIO(data), formats=(kind,)) as image:
-        _check_pixels(image.size, config)
-        if kind == "JPEG":
-            jpeg.check_markers(data)
+        chunks = list(png.iterate_chunks(data))
+        if config.verify == "full":
+            png.check(chunks, header)
+    with _opened(data, kind, chunks, config) as image:
+        if kind == "JPEG" and config.verify == "full" and not jpeg.decodes_cleanly(data):
+            _check_jpeg(data, image.height, repaired)
+        if png.has_late_metadata(chunks):
+            image.load()  # Else Pillow knows of no orientation that stands behind the pixels.
         if header is not None:
-            chunks = list(png.iterate_chunks(data))
-            if config.verify == "full":
-                png.check(chunks, header)
-            if png.has_late_metadata(chunks):
-                image.load()  # Else Pillow knows of no orientation that stands behind the pixels.
+            recode.scale_transparency(image, header.bits)
         work = _work(image, data, kind, header, config)
-        size = image.size
+        found = findings.left_behind(image, data, chunks)
         if work.turned or work.converted or work.resized:
             _check_target(work, config)
-            size, data = _made(image, work, config)
-        elif kind == "JPEG" and config.verify == "full" and not jpeg.decodes_cleanly(data):
-            image.draft(None, (1, 1))  # What libjpeg only warns of may pass, as it does in TensorFlow.
-            image.load()
+            bits = header.bits if header is not None else 8
+            made = _made(image, work, config, bits, lambda: _opened(data, kind, chunks, config))
+        else:
+            made = _as_it_is(image, data, kind, config)
+    done = (bool(repaired), work.turned, work.converted, work.resized, made.stripped)
     return Prepared(
-        data=data,
+        data=made.data,
         type=work.stored,
         source_type=source_type,
-        height=size[1],
-        width=size[0],
-        changes=work.changes(repaired),
+        height=made.size[1],
+        width=made.size[0],
+        changes=tuple(name for name, applies in zip(CHANGES, done) if applies),
         repaired=repaired,
+        findings=tuple(name for name in findings.FINDINGS if name in found + made.findings),
+        levels=made.levels,
     )
+
+
+def _opened(data: bytes, kind: str, chunks: list[png.Chunk], config: ImageConfig) -> Image.Image:
+    """Opens an image whose size passes, and a PNG without the chunks for which Pillow refuses it."""
+    is_animated = any(kind == b"acTL" for kind, _ in chunks)  # Pillow insists on frames that nobody needs.
+    candidates = [png.without_extras(chunks, orientation=True) if is_animated else data]
+    for candidate in candidates:
+        try:
+            return formats.opened(candidate, kind, lambda size: _check_pixels(size, config, kind))
+        except (BadImage, formats.UnreadError):
+            raise
+        except Exception:
+            if not chunks or len(candidates) > 2:
+                raise
+            candidates.append(png.without_extras(chunks, orientation=len(candidates) == 1))
+    raise AssertionError("unreachable: the last candidate is opened or raises")
+
+
+def _check_jpeg(data: bytes, height: int, repaired: str) -> None:
+    """Checks a JPEG with which libjpeg is not content: some of what it warns of is harmless.
+
+    Raises:
+        OSError: It does not decode, and so not in TensorFlow.
+        BadImage: Pixels are missing.
+    """
+    lost = jpeg.lost_share(data, details=True)
+    if not repaired and repair.is_cut(lost, height):
+        raise BadImage(f"damaged image: the JPEG's coded data end early, for {lost:.1%} of its pixels they are missing")
 
 
 def _plain_size(data: bytes, config: ImageConfig) -> tuple[int, int] | None:
@@ -244,21 +319,43 @@ def _work(image: Image.Image, data: bytes, kind: str, header: png.Header | None,
     return _Work(stored=stored, orientation=orientation, converted=converted, size=size, target=target)
 
 
-def _made(image: Image.Image, work: _Work, config: ImageConfig) -> tuple[tuple[int, int], bytes]:
-    """Returns the size and the bytes of what is stored."""
+def _as_it_is(image: Image.Image, data: bytes, kind: str, config: ImageConfig) -> _Made:
+    kept = _kept(data, kind, config)
+    has_position = not config.strip_metadata and findings.has_position(image)
+    return _Made(data=kept, size=image.size, findings=["gps"] * has_position, stripped=kept is not data)
+
+
+def _kept(data: bytes, kind: str, config: ImageConfig) -> bytes:
+    return strip.stripped(data, kind) if config.strip_metadata else data
+
+
+def _made(image: Image.Image, work: _Work, config: ImageConfig, bits: int, reopen: Callable[[], Image.Image]) -> _Made:
     if work.resized:
         recode.draft(image, work.target if image.size == work.size else work.target[::-1], config.resize_mode)
+    deep = levels.read(image, reopen, bits)
+    if deep is not None:
+        image = levels.reduced(deep, config.depth_range)
     image.load()
-    made = recode.plain(recode.upright(image, work.orientation))
+    made = recode.upright(recode.plain(image), work.orientation)
     if work.resized:
         made = recode.resized(made, work.target, config.resize_mode)
-    return made.size, recode.encoded(made, work.stored, config.quality)
+    found = {
+        "deep": deep is not None,
+        "transparent": not recode.is_opaque(image),
+        "one_color": recode.has_one_color(made),
+    }
+    return _Made(
+        data=recode.encoded(made, work.stored, config.quality),
+        size=made.size,
+        findings=[name for name, applies in found.items() if applies],
+        levels=_NO_LEVELS if deep is None else deep.span(),
+    )
 
 
 def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
     if config.store != "original":
         return config.store.upper()
-    return "JPEG" if kind == "JPEG" or (kind == "WEBP" and webp.is_lossy(data)) else "PNG"
+    return "JPEG" if formats.is_lossy(data, kind) else "PNG"
 
 
 def _orientation(image: Image.Image) -> int:
@@ -267,14 +364,16 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         orientation: Any = image.getexif().get(_EXIF_ORIENTATION)
-    except _RAISED_BY_PILLOW:  # By its parser, on broken EXIF.
+    except Exception:  # noqa: BLE001  Whatever its parser raises on broken EXIF.
         return 1
     return int(orientation) if orientation in range(1, 9) else 1
 
 
-def _check_pixels(size: tuple[int, int], config: ImageConfig) -> None:
+def _check_pixels(size: tuple[int, int], config: ImageConfig, kind: str = "") -> None:
     if size[0] * size[1] > config.max_pixels:
-        raise BadImage(f"{size[0]:,} x {size[1]:,} pixels, more than convert's --max_pixels={config.max_pixels:,}")
+        named = f"{formats.FORMATS[kind].name} of " if kind in _NEEDS_EXTRA else ""
+        pixels = f"{size[0]:,} x {size[1]:,} pixels"
+        raise BadImage(f"{named}{pixels}, more than convert's --max_pixels={config.max_pixels:,}")
 
 
 def _check_target(work: _Work, config: ImageConfig) -> None:
@@ -286,38 +385,21 @@ def _check_target(work: _Work, config: ImageConfig) -> None:
         _check_pixels(work.target, config)
 
 
-def _type(data: bytes) -> str | None:
-    """Which of `READ_TYPES` it is, by its first bytes."""
-    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
-        return "WEBP"
-    return next((kind for kind, starts in _SIGNATURES.items() if data.startswith(starts)), None)
-
-
-def _true_type(data: bytes) -> str:
-    """Names what the bytes are, of content alone."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return f"a {image.format} image"
-    except UnidentifiedImageError:
-        return f"not an image (starts with {data[:16]!r})"
-    except Exception as error:  # noqa: BLE001  Any of 40 parsers, on bytes of any origin.
-        return f"not a readable image ({type(error).__name__}: {error})"
-
-
 @contextmanager
-def as_bad_image() -> Iterator[None]:
-    """What Pillow's parsers raise on damaged files becomes `BadImage`."""
+def as_bad_image(data: bytes = b"", kind: str | None = None) -> Iterator[None]:
+    """Turns whatever is raised on a file that cannot be decoded into `BadImage`.
+
+    Args:
+        data: The file, if its reason shall say more than what was raised.
+        kind: Its format, one of `READ_TYPES`.
+    """
     try:
         yield
-    except jpeg.RefusedJpegError as error:
+    except (BadImage, UserError):
+        raise
+    except (jpeg.RefusedJpegError, levels.UnknownRangeError, repair.TooMuchLostError, formats.UnreadError) as error:
         raise BadImage(str(error)) from error
     except (jpeg.DamagedJpegError, png.DamagedPngError) as error:
         raise BadImage(f"damaged image: {error}") from error
-    except (recode.UnknownRangeError, repair.TooMuchLostError) as error:
-        raise BadImage(str(error)) from error
-    except UnidentifiedImageError as error:  # Its message holds an address in memory.
-        raise BadImage("damaged image: its header cannot be read") from error
-    except MemoryError as error:
-        raise BadImage("does not fit into memory") from error
-    except _RAISED_BY_PILLOW as error:
-        raise BadImage(f"damaged image: {error}") from error
+    except Exception as error:  # Any of Pillow's parsers and their libraries, on bytes of any origin.
+        raise BadImage(formats.reason(error, data, kind)) from error

@@ -10,7 +10,10 @@ Columns:
     sha256: 32 bytes, of the stored image. bytes: int64, its size. type: string, JPEG, PNG or RAW.
     height, width: int32, of the stored image in pixels.
     source_sha256: 32 bytes, of the source file. source_type: string, what that was. changes: string, what was done to
-        it, joined by commas: repaired, turned, converted, resized; empty where its bytes are stored as they were.
+        it, joined by commas: repaired, turned, converted, resized, stripped; empty where its bytes are stored as they
+        were.
+    findings: string, what the record lacks of its image, or holds and perhaps should not, joined by commas: names of
+        `findings.FINDINGS`. lowest, highest: float32, the levels of an image of more than 8 bits; 0 for others.
 
 pyarrow is imported where it is used: it takes 0.2 s, which `--help` and `--dry_run` need not pay.
 """
@@ -33,16 +36,18 @@ if TYPE_CHECKING:
 
 FILE_NAME = "records.parquet"
 LEFT_OUT = -1  # The label of a record that is not to be read.
-_REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "source_type", "changes"]
+_REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "source_type", "changes", "findings"]
 
 
 def write_part(path: Path, columns: Mapping[str, Any]) -> None:
-    """Writes the rows of one shard, whole or not at all."""
+    """Writes the rows of one shard, whole or not at all; records without findings need not have their columns."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    count = len(columns["path"])
+    nothing = {"findings": [""] * count, "lowest": np.zeros(count), "highest": np.zeros(count)}
     with files.atomic(path) as file:
-        pq.write_table(pa.table(dict(columns), schema=_schema()), file, use_dictionary=_REPEATED)
+        pq.write_table(pa.table({**nothing, **columns}, schema=_schema()), file, use_dictionary=_REPEATED)
 
 
 def place(shard: str, offset: int) -> str:
@@ -104,13 +109,20 @@ def groups(path: Path) -> int:
     return int(pq.read_metadata(path).num_row_groups)
 
 
-def read_group(path: Path, number: int) -> pa.Table:
-    """Reads the rows of one shard, in the order of the shards, whole."""
+def columns(path: Path) -> list[str]:
+    """The names of the columns: datasets of earlier versions have fewer."""
+    import pyarrow.parquet as pq
+
+    return list(pq.read_schema(path).names)
+
+
+def read_group(path: Path, number: int, columns: Sequence[str] | None = None) -> pa.Table:
+    """Reads the rows of one shard, in the order of the shards; all columns or some."""
     import pyarrow.parquet as pq
 
     status = path.stat()
     footer = _footer(path, status.st_ino, status.st_size, status.st_mtime_ns)
-    return pq.ParquetFile(path, metadata=footer).read_row_group(number)
+    return pq.ParquetFile(path, metadata=footer).read_row_group(number, columns)
 
 
 @functools.lru_cache(maxsize=1)
@@ -142,5 +154,8 @@ def _schema() -> pa.Schema:
             "source_sha256": pa.binary(32),
             "source_type": name,
             "changes": name,
+            "findings": name,
+            "lowest": pa.float32(),
+            "highest": pa.float32(),
         }
     )

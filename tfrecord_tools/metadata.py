@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import dataclasses
 import importlib.metadata
 import io
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import numpy as np
 import PIL
 
 import tfrecord_tools
-from tfrecord_tools import files, index, schema
+from tfrecord_tools import files, findings, index, schema
 from tfrecord_tools import plan as plans
 from tfrecord_tools.plan import Plan, Shard
 from tfrecord_tools.schema import Keys
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 CONVERT_JSON = "convert.json"
+CHANGED = "changed.csv"
+CHANGED_COLUMNS = ("path", "found", "stored", "changes", "lost")
 DIGESTED = ("split", "shard", "label", "path", "group", "sha256", "source_sha256")
 VERSION = "1.0.0"  # TensorFlow Datasets asks for one; a dataset of ours is told apart by its digest.
 _FEATURES = "tensorflow_datasets.core.features"
@@ -80,7 +83,13 @@ def describe(plan: Plan) -> Description:
 
 
 def write(directory: Path, described: Description, report: Mapping[str, Any]) -> None:
-    """Writes all of them, each whole or not at all; `report` is what else `convert.json` says."""
+    """Writes all of them, each whole or not at all.
+
+    Args:
+        directory: Where to; the index is there already.
+        described: The dataset.
+        report: What else `convert.json` says.
+    """
     contents = {
         "features.json": _json(_features(described)),
         "dataset_info.json": _json(_dataset_info(described)),
@@ -91,6 +100,21 @@ def write(directory: Path, described: Description, report: Mapping[str, Any]) ->
     for name, text in contents.items():
         with files.atomic(directory / name) as file:
             file.write(text.encode())
+    with files.atomic(directory / CHANGED) as file:
+        writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
+        writer.writerow(CHANGED_COLUMNS)
+        writer.writerows(changed_rows(directory / index.FILE_NAME))  # Never all at once.
+
+
+def changed_rows(index_path: Path) -> Iterator[list[str]]:
+    """Yields the rows of `changed.csv`: of each record whose bytes are not those of its file, in the index's order."""
+    columns = ["path", "source_type", "type", "changes", "findings"]
+    for group in range(index.groups(index_path)):
+        table = index.read_group(index_path, group, columns)
+        changed = np.array(list(map(bool, table.column("changes").to_pylist())), bool)
+        for row in table.take(np.flatnonzero(changed)).to_pylist():
+            *known, found = (row[name] for name in columns)
+            yield [*known, findings.lost(filter(None, found.split(",")))]
 
 
 def read(directory: Path) -> dict[str, Any]:

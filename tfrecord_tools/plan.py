@@ -12,15 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import duplicates, order, schema
+from tfrecord_tools import duplicates, order, page, schema
 from tfrecord_tools.duplicates import Duplicates
-from tfrecord_tools.errors import UserError
-from tfrecord_tools.scan import NO_GROUP, Sources
+from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.scan import Sources
 from tfrecord_tools.splits import SPLITS
+from tfrecord_tools.splitting import FREE, NO_GROUP, choose_splits, content_hashes, split_keys
 from tfrecord_tools.stores import Rejected
 from tfrecord_tools.survey import Facts
 
-FORMAT_VERSION = 3  # Raised when the same sources and config would give other bytes.
+FORMAT_VERSION = 4  # Raised when the same sources and config would give other bytes.
 DEFAULT_VALIDATION_FRACTION = 0.2
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 150 << 20
 DEFAULT_SHARDS = 64  # Many enough to read in parallel, if they are not too small.
@@ -34,10 +35,10 @@ class PlanConfig:
     """What the user decides about the dataset.
 
     Attributes:
-        validation_fraction: Share of the images that become the validation split, in 0..1, where the
-            source has no splits of its own. None: 0.2.
-        test_fraction: Likewise for the test split. None: 0.
-        seed: Decides which images go to which split, and their order in the shards.
+        validation_fraction: Share of each class that becomes the validation split, in 0..1, if the source has no
+            splits of its own. None: 0.2.
+        test_fraction: Share of each class that becomes the test split, in 0..1. None: 0.
+        seed: Another seed gives another automatic split and another order in the shards.
         shards: Number of shards over all splits. None: by bytes.
         shard_bytes: Aimed size of a shard in bytes. None: total / 64, within 16..150 MiB.
         max_bad: Largest share of files that may be rejected, in 0..1.
@@ -217,7 +218,8 @@ def plan(
     if not len(numbers):
         first_bad = min(bad, key=lambda r: r.path)
         raise UserError(
-            f"{sources.root}: none of {len(bad):,} files can be a record: {first_bad.path}: {first_bad.reason}."
+            f"{sources.root}: none of {page.number(len(bad), 'file')} can be a record: {first_bad.path}:"
+            f" {first_bad.reason}."
             " Is --src right?"
         )
     class_names, labels = _classes(sources, previous)
@@ -227,7 +229,9 @@ def plan(
     hashes, first = content_hashes(sha256), duplicates.first_of(sha256)
     splits = sources.splits[numbers]
     if not sources.has_splits:
-        splits = choose_splits(split_keys(sha256, sources.groups[numbers]), config.fractions, config.seed)
+        keys = split_keys(sha256, sources.groups[numbers])
+        fixed = None if previous is None else _previous_sides(hashes, previous)
+        splits = choose_splits(keys, labels, config.fractions, config.seed, fixed=fixed)
     if previous is not None:
         splits = np.where(old_rows >= 0, previous.splits[old_rows], splits)
     found = _in_files(duplicates.find(first, labels, splits), numbers)
@@ -244,7 +248,7 @@ def plan(
     ranks = np.where(is_new, order.mix(config.seed, 0, hashes[kept]), old_rows[kept].astype(np.uint64))
     rows = kept[np.lexsort((ranks, is_new, splits[kept]))]
     numbers, labels, splits, old_rows = numbers[rows], labels[rows], splits[rows], old_rows[rows]
-    _check_classes(sources, class_names, labels, splits, config, previous is not None)
+    _check_classes(sources, class_names, labels, splits, previous is not None)
     path_bytes = np.array([len(sources.paths[i].encode()) for i in numbers.tolist()], np.int64)
     lengths = schema.example_bytes(facts.table["bytes"][numbers], path_bytes, labels)
     shards = tuple(_shards(splits, lengths + schema.FRAME_BYTES, old_rows, config, previous))
@@ -303,6 +307,19 @@ def digest_of(
     return digest.hexdigest()
 
 
+def split_notes(decided: Plan, sources: Sources) -> Iterator[str]:
+    """Yield what the user should know of the splits: classes that an automatic split could not divide, torn groups."""
+    counts = decided.counts()
+    if not sources.has_splits:
+        for split in list(counts)[1:]:
+            absent = [name for name, count in zip(decided.class_names, counts[split]) if not count]
+            if absent:
+                what = "class has" if len(absent) == 1 else "classes have"
+                yield f"{len(absent):,} {what} too few images for {split} and only train: {named(absent)}"
+    if decided.group_leaks:
+        yield f"{decided.group_leaks:,} groups lie in several of the source's own splits"
+
+
 def dataset_name(source: str) -> str:
     """Makes a name that TensorFlow Datasets takes, [a-z][a-z0-9_]*, of a directory's name."""
     name = re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_")
@@ -314,7 +331,8 @@ def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> 
     if len(rejected) > max_bad * total:
         examples = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
         raise UserError(
-            f"{len(rejected):,} of {total:,} files cannot be records, more than --max_bad={max_bad:g} allows:{examples}"
+            f"{len(rejected):,} of {page.number(total, 'file')} cannot be records, more than --max_bad={max_bad:g}"
+            f" allows:{examples}"
             "\nIs --src right? Mend or remove the files, or allow more with --max_bad."
         )
 
@@ -324,7 +342,7 @@ def listed(rejected: Sequence[Rejected]) -> Iterator[str]:
     for one in rejected[:_SHOWN]:
         yield f"  {one.done}: {one.path}: {one.reason}"
     if len(rejected) > _SHOWN:
-        yield f"  and {len(rejected) - _SHOWN:,} more such files"
+        yield f"  and {page.number(len(rejected) - _SHOWN, 'more such file')}"
 
 
 def check_fractions(sources: Sources, config: PlanConfig) -> None:
@@ -335,36 +353,6 @@ def check_fractions(sources: Sources, config: PlanConfig) -> None:
                 f"--{flag}={getattr(config, flag)}: {sources.root} has splits of its own, which are kept."
                 " Leave the flag out."
             )
-
-
-def choose_splits(hashes: np.ndarray, fractions: tuple[float, float], seed: int, purpose: int = 1) -> np.ndarray:
-    """Returns i8[n], index into `SPLITS`, by content alone: an image keeps its side when others come.
-
-    Args:
-        hashes: u64[n] of the content.
-        fractions: The shares of validation and test, in expectation.
-        seed: Another seed gives another, independent choice.
-        purpose: Likewise: what was divided for one purpose is divided anew for another. Not 0, which orders the rows.
-    """
-    validation, test = fractions
-    draws = order.mix(seed, purpose, hashes) / 2.0**64  # In 0..1.
-    return np.select([draws < validation, draws < validation + test], [1, 2], 0).astype(np.int8)
-
-
-def split_keys(sha256: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Returns u64[n], equal for what must be on one side of a split: copies, groups, and what these connect.
-
-    Args:
-        sha256: u8[n 32] of the contents.
-        groups: u64[n], `NO_GROUP` where there is none.
-    """
-    keys = np.where(groups == NO_GROUP, content_hashes(sha256), groups)
-    return duplicates.joined(keys, duplicates.first_of(sha256)) if (groups != NO_GROUP).any() else keys
-
-
-def content_hashes(sha256: np.ndarray) -> np.ndarray:
-    """The first eight bytes of u8[n 32], as u64[n]."""
-    return np.ascontiguousarray(sha256[:, :8]).view("<u8")[:, 0]
 
 
 def _classes(sources: Sources, previous: Previous | None) -> tuple[tuple[str, ...], np.ndarray]:
@@ -391,6 +379,15 @@ def _old_rows(
     return np.where(same, rows, -1)
 
 
+def _previous_sides(hashes: np.ndarray, previous: Previous) -> np.ndarray:
+    """Return i8[n], the split in which the previous dataset has the same content, `FREE` where it has not."""
+    known, rows = np.unique(content_hashes(previous.source_sha256), return_index=True)
+    if not len(known):
+        return np.full(len(hashes), FREE, np.int8)
+    nearest = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+    return np.where(known[nearest] == hashes, previous.splits[rows[nearest]], FREE).astype(np.int8)
+
+
 def _group_leaks(groups: np.ndarray, splits: np.ndarray) -> int:
     """The number of groups that lie in several splits."""
     pairs = np.unique(np.stack([groups, splits.astype(np.uint64)])[:, groups != NO_GROUP], axis=1)
@@ -407,9 +404,10 @@ def _refuse_duplicates(found: Duplicates, sources: Sources) -> None:
     for kind in reversed(duplicates.KINDS):
         if found.counts[kind]:
             paths = ", ".join(sources.paths[i] for i in found.examples[kind][0])
-            counts = ", ".join(f"{found.counts[k]:,} {k}" for k in reversed(duplicates.KINDS))
+            counts = ", ".join(f"{found.counts[k]:,} {what}" for k, what in duplicates.KINDS.items() if found.counts[k])
             raise UserError(
-                f"--duplicates=fail: there are files with the same bytes ({counts}), such as {paths}."
+                f"--duplicates=fail: {found.files:,} files have the same bytes as another file ({counts}), such as"
+                f" {paths}."
                 " Remove them, or pass --duplicates=drop or keep."
             )
 
@@ -426,28 +424,22 @@ def _dropped(
 
 
 def _check_classes(
-    sources: Sources,
-    class_names: Sequence[str],
-    labels: np.ndarray,
-    splits: np.ndarray,
-    config: PlanConfig,
-    updating: bool,
+    sources: Sources, class_names: Sequence[str], labels: np.ndarray, splits: np.ndarray, updating: bool
 ) -> None:
-    """Refuses a class that is empty where it must not be: in train, and in every split that we make."""
-    needed = config.made_splits
-    if sources.has_splits:
-        needed = ["train"] if (sources.splits == 0).any() else []
-    for split in needed:
-        counts = np.bincount(labels[splits == SPLITS.index(split)], minlength=len(class_names))
-        for label in np.flatnonzero(counts == 0).tolist():
-            total = int((labels == label).sum())
-            other = "" if sources.has_splits or split == "train" else f"; or change --{split}_fraction, or --seed"
-            remedy = f"Add images or leave the class out with --classes{other}."
-            if updating:
-                remedy = "An update keeps every class: bring its images back, or convert anew with --overwrite."
-            raise UserError(
-                f"the class {class_names[label]!r} has no image in the {split} split ({total:,} sound in all). {remedy}"
-            )
+    """Refuse a class without an image in train; the source's own splits may be without train."""
+    train = splits == 0
+    if sources.has_splits and not train.any():
+        return
+    counts = np.bincount(labels[train], minlength=len(class_names))
+    for label in np.flatnonzero(counts == 0).tolist():
+        total = int((labels == label).sum())
+        remedy = "Add images of it, or list the other classes in --classes to leave it out."
+        if updating:
+            remedy = "An update keeps every class. Bring the images back, or convert again with --overwrite."
+        raise UserError(
+            f"the class {class_names[label]!r} has no valid image in the train split ({total:,} in all splits)."
+            f" {remedy}"
+        )
 
 
 def _shards(
@@ -485,7 +477,9 @@ def _shard_counts(
     """Returns i64[splits], the number of new shards of each split; a wanted number counts for whole datasets only."""
     if config.shards is not None and not updating:
         if config.shards < len(split_bytes):
-            raise UserError(f"--shards={config.shards}: there are {len(split_bytes)} splits, and each needs a shard.")
+            raise UserError(
+                f"--shards={config.shards}: there are {page.number(len(split_bytes), 'split')}, and each needs a shard."
+            )
         if config.shards > split_records.sum():
             raise UserError(f"--shards={config.shards}: there are {split_records.sum():,} records. Ask for fewer.")
         # After one each, the next one goes where shards are largest and records enough, and so on; all at once.

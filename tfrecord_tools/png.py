@@ -15,6 +15,8 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # By colour type.
 _PALETTE = 3
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_OF_PIXELS = (*_CRITICAL, b"tRNS")
+_TURNING = (b"II*\0", b"MM\0*", b"Exif\0\0", b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # Of EXIF and XMP.
 _ANCILLARY = 0x20  # The bit of the first letter of a chunk that a decoder may pass over.
 _METADATA = frozenset({b"eXIf", b"iTXt", b"zTXt", b"tEXt"})
 _LONGEST_SIDE = 1_000_000  # libpng's PNG_USER_WIDTH_MAX.
@@ -87,6 +89,28 @@ def check(chunks: Sequence[Chunk], header: Header) -> None:
             break
     if not expected <= position <= expected + _EXCESS_BYTES:
         raise DamagedPngError(f"the PNG has {position:,} bytes of pixels and should have {expected:,}")
+
+
+def without_extras(chunks: Sequence[Chunk], *, orientation: bool) -> bytes:
+    """Returns a PNG of the chunks that pixels are made of.
+
+    Pillow refuses a whole PNG for chunks that have no part in its pixels, such as a color profile above 1 MiB.
+
+    Args:
+        chunks: The chunks of the whole PNG.
+        orientation: Keep the chunks that may hold an orientation too.
+    """
+    kept = [(kind, content) for kind, content in chunks if kind in _OF_PIXELS or (orientation and _may_turn(content))]
+    return SIGNATURE + b"".join(_chunk(kind, content) for kind, content in kept)
+
+
+def _may_turn(content: memoryview) -> bool:
+    return bytes(content[:32]).startswith(_TURNING)
+
+
+def _chunk(kind: bytes, content: memoryview) -> bytes:
+    checksum = zlib.crc32(content, zlib.crc32(kind))
+    return b"".join((struct.pack(">I", len(content)), kind, content, struct.pack(">I", checksum)))
 
 
 def has_late_metadata(chunks: Sequence[Chunk]) -> bool:

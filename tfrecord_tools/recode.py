@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 
-import numpy as np
 from PIL import Image
 
 RESIZE_MODES = ("shorter", "longer", "exact", "center_crop")
@@ -22,10 +21,6 @@ _TURNS = {  # EXIF 2.32, tag 0x0112.
 _DRAFT = 2.0  # A JPEG is decoded at no less than twice the size wanted; the rest is left to the resampling.
 
 
-class UnknownRangeError(Exception):
-    """The pixels have no range that could be mapped to 0..255."""
-
-
 def is_opaque(image: Image.Image) -> bool:
     """Whether no pixel is transparent; decodes an image that may be."""
     if not image.has_transparency_data:
@@ -34,24 +29,26 @@ def is_opaque(image: Image.Image) -> bool:
     return alpha.getextrema() == (255, 255)
 
 
+def scale_transparency(image: Image.Image, bits: int) -> None:
+    """Scale the transparent gray level of a PNG with 2 or 4 bits as Pillow scales its pixels."""
+    key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int) and bits in (2, 4):
+        image.info["transparency"] = key * 255 // (2**bits - 1)
+
+
 def plain(image: Image.Image) -> Image.Image:
-    """Returns it in mode L or RGB.
-
-    Transparent pixels are laid on white. Of 16-bit values the high byte is kept, as TensorFlow's decoder does.
-
-    Raises:
-        UnknownRangeError: 32-bit integers or floats.
-    """
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise UnknownRangeError("32-bit pixels, whose range is not known")
+    """Return an image of 8 bits in mode L or RGB, transparent pixels laid on white."""
     if image.has_transparency_data:
         upon = Image.new("RGBA", image.size, (_BACKGROUND,) * 4)
         image = Image.alpha_composite(upon, image.convert("RGBA")).convert("RGB")
     if image.mode == "1":
         return image.convert("L")
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def has_one_color(image: Image.Image) -> bool:
+    """Whether all pixels of an image in mode L or RGB are equal."""
+    return all(low == high for low, high in (band.getextrema() for band in image.split()))
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -103,5 +100,5 @@ def encoded(image: Image.Image, kind: str, quality: int) -> bytes:
     if kind == "JPEG":
         image.save(stream, "JPEG", quality=quality, subsampling=0)
     else:
-        image.save(stream, "PNG")
+        image.save(stream, "PNG", icc_profile=None)  # The source's profile is not that of these pixels.
     return stream.getvalue()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tfrecord_tools import files, index, metadata, plan, schema
+from tfrecord_tools import files, index, metadata, plan, schema, splitting
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
 from tfrecord_tools.schema import Keys
 from tfrecord_tools.workspace import partial_of
@@ -245,19 +245,19 @@ class Records:
         return Records(self._index_path, self._split, self._shards, self._all, rows, self.raw_size, self.keys)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
-        """Divides the records in two by the converter's rule: by the hash of the group or of the content.
+        """Divide the records in two by the converter's rule: the same share of every class, by the hash of the content.
 
         Args:
-            fraction: Expected share of the second part, in 0..1.
+            fraction: Share of the second part, in 0..1; at least one image of each class that has two or more.
             seed: Another seed gives another division.
 
         Returns:
-            (rest, held out); duplicates of an image and groups are on the same side.
+            (rest, held out). Duplicates of an image, and images of one group, are on the same side.
         """
         table = index.read(Path(self._index_path), ["source_sha256", "group"], self._split)
         sha256 = index.hashes(table, "source_sha256")
-        keys = plan.split_keys(sha256[self._rows], table.column("group").to_numpy()[self._rows])
-        held = plan.choose_splits(keys, (fraction, 0.0), seed, _HOLD_OUT) == 1
+        keys = splitting.split_keys(sha256[self._rows], table.column("group").to_numpy()[self._rows])
+        held = splitting.choose_splits(keys, self.labels, (fraction, 0.0), seed, purpose=_HOLD_OUT) == 1
         return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
 
     def check_shards(self) -> None:
@@ -277,15 +277,26 @@ class Records:
                 raise UserError(f"{path} {state}: the dataset was not copied completely. Copy or convert it again.")
 
     def _read(self, shard: int, count: int, offset: int) -> bytes:
-        """Reads `count` bytes at `offset`; each process opens its own files, since a fork shares the position."""
+        """Reads `count` bytes at `offset`.
+
+        Raises:
+            OSError: With the shard's name.
+        """
+        try:
+            return self._read_at(shard, count, offset)
+        except OSError as error:
+            raise files.named(error, self._shards[shard], "read") from error
+
+    def _read_at(self, shard: int, count: int, offset: int) -> bytes:
+        """Each process opens its own files, since a fork shares the position."""
         key = (os.getpid(), shard)
         descriptor = self._open_files.get(key)
         if descriptor is not None:
-            return os.pread(descriptor, count, offset)
-        descriptor = os.open(self._shards[shard], os.O_RDONLY)
+            return files.read_at(descriptor, count, offset)
+        descriptor = files.open_descriptor(self._shards[shard])
         kept = len(self._open_files) < _MAX_OPEN_FILES and self._open_files.setdefault(key, descriptor) == descriptor
         try:
-            return os.pread(descriptor, count, offset)
+            return files.read_at(descriptor, count, offset)
         finally:
             if not kept:  # Too many are open, or another thread was faster.
                 os.close(descriptor)
@@ -310,7 +321,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             f"{directory}: datasets are read from local directories, at random. Copy it here first:"
             f" python -m tfrecord_tools.transfer {directory} DIRECTORY"
         )
-    directory = Path(directory)
+    directory = Path(files.expand_user(os.fspath(directory)))
     if not (directory / metadata.CONVERT_JSON).exists():
         if partial_of(directory).exists():
             raise UserError(f"{directory}: the conversion is unfinished. Repeat its command to finish it.")

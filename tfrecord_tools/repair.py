@@ -12,6 +12,7 @@ from PIL import Image, ImageFile
 
 from tfrecord_tools import jpeg, webp
 
+_BLOCK = 8  # Pixels along the side of a block.
 MAX_LOST_ROWS = 0.5  # Of the height; with less than half of it, an image may not show what its label says.
 
 
@@ -39,7 +40,12 @@ def repaired(
     """
     if kind in ("JPEG", None):
         data, wrong = jpeg.repair(data)
-        lost = _lost_rows(data, "JPEG", check_size) if "end" in wrong else 0.0
+        if "end" in wrong:
+            lost = _lost_rows(data, "JPEG", check_size)
+        elif (cut := _lost_by_cut(data, check_size)) is not None:
+            lost, wrong = cut, " and ".join(filter(None, (wrong, "its coded data end early")))
+        else:
+            lost = 0.0
     elif kind == "GIF":
         whole = data
         data, lost = _repaired_gif(data, check_size)
@@ -51,6 +57,22 @@ def repaired(
     if lost > MAX_LOST_ROWS:
         raise TooMuchLostError(f"its last {lost:.0%} of rows are lost, too much to be repaired")
     return data, f"{wrong}, the last {lost:.1%} of rows lost" if lost else wrong
+
+
+def is_cut(lost: float, height: int) -> bool:
+    """Whether a share of pixels makes up a row of blocks: one that lacks fewer shows what it showed."""
+    return lost * height >= _BLOCK
+
+
+def _lost_by_cut(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> float | None:
+    """Returns the share of pixels that a JPEG with an end marker lacks; None if it is whole."""
+    if jpeg.decodes_cleanly(data):
+        return None
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        check_size(image.size)
+    if not is_cut(jpeg.lost_share(data, details=True), image.height):
+        return None
+    return jpeg.lost_share(data, details=False)
 
 
 def _repaired_gif(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> tuple[bytes, float]:

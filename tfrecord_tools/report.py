@@ -6,7 +6,7 @@ import dataclasses
 import io
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,19 @@ from PIL import Image
 
 from tfrecord_tools import images, schema
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.findings import FINDINGS
+from tfrecord_tools.images import ImageConfig
+from tfrecord_tools.notes import Note
 from tfrecord_tools.plan import Plan
 from tfrecord_tools.scan import Sources
 from tfrecord_tools.splits import SPLITS
+from tfrecord_tools.stores import ReadError
 from tfrecord_tools.survey import TYPES, Facts
 from tfrecord_tools.workers import Pool
 
 _BINS = 16
-_SHOWN = 20  # Examples of duplicates, and reasons.
+_SHOWN = 12  # Examples of each kind of duplicates.
+_REASONS = 20
 _COLOR_SAMPLES = 256
 _THUMBNAILS = 8  # Of each class ...
 _CLASSES_SHOWN = 40
@@ -48,10 +53,12 @@ class Samples:
         colors: As `convert.json` has it: number of images, of those among them that do not decode, mean and standard
             deviation of each channel in 0..255.
         thumbnails: By label, then record.
+        pictures: Path -> a small JPEG, of what notes and duplicates name.
     """
 
     colors: dict[str, Any]
     thumbnails: list[Thumbnail]
+    pictures: dict[str, bytes]
 
 
 def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
@@ -65,6 +72,7 @@ def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
             "source_types": _names(table["source_type"]),
             "types": _names(table["type"]),
             "changes": {name: int((table["changes"] >> i & 1).sum()) for i, name in enumerate(images.CHANGES)},
+            "findings": {name: int((table["findings"] >> i & 1).sum()) for i, name in enumerate(FINDINGS)},
             "shorter_side": _histogram(np.minimum(height, width)),
             "longer_side": _histogram(np.maximum(height, width)),
             "aspect": _histogram(width / height),
@@ -72,26 +80,64 @@ def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
         },
         "files": {name: done[name] for name in ("skipped", "repaired", "dropped")},
         "reasons": [
-            {"done": name, "reason": reason, "files": count} for (name, reason), count in reasons.most_common(_SHOWN)
+            {"done": name, "reason": reason, "files": count} for (name, reason), count in reasons.most_common(_REASONS)
         ],
         "duplicates": {
             **plan.duplicates.counts,
             "files": plan.duplicates.files,
             "groups_in_several_splits": plan.group_leaks,
-            "examples": {
-                kind: [[sources.paths[i] for i in numbers] for numbers in contents[:_SHOWN]]
-                for kind, contents in plan.duplicates.examples.items()
-            },
+            "examples": _examples(plan, sources),
         },
     }
 
 
-def sample(plan: Plan, sources: Sources, facts: Facts, data: Path, pool: Pool) -> Samples:
-    """Decodes a fair share of the records in `data`; the same ones whenever the plan is the same."""
+def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[dict[str, str]]]]:
+    """Kind -> contents that several files have, each with path, class and split of its files; no split if dropped."""
+    shown = {kind: contents[:_SHOWN] for kind, contents in plan.duplicates.examples.items()}
+    rows = _rows(plan, [i for contents in shown.values() for numbers in contents for i in numbers])
+
+    def described(number: int) -> dict[str, str]:
+        return {
+            "path": sources.paths[number],
+            "class": sources.class_names[sources.labels[number]],
+            "split": SPLITS[plan.splits[rows[number]]] if number in rows else "",
+        }
+
+    return {kind: [[described(i) for i in numbers] for numbers in contents] for kind, contents in shown.items()}
+
+
+def _rows(plan: Plan, numbers: Sequence[int]) -> dict[int, int]:
+    """File number -> row of its record, for those of these files that have one."""
+    rows = np.flatnonzero(np.isin(plan.numbers, numbers))
+    return dict(zip(plan.numbers[rows].tolist(), rows.tolist()))
+
+
+def sample(
+    plan: Plan,
+    sources: Sources,
+    facts: Facts,
+    data: Path,
+    pool: Pool,
+    config: ImageConfig = ImageConfig(),
+    notes: Sequence[Note] = (),
+) -> Samples:
+    """Decodes a fair share of the records in `data`, and examples of notes and duplicates.
+
+    Args:
+        plan: The same plan gives the same samples.
+        sources: The files.
+        facts: What is in them.
+        data: The directory of the shards.
+        pool: Where the work is done.
+        config: How files are prepared of which no record is there, since they were dropped.
+        notes: Notes whose examples are to be seen.
+    """
     count = len(plan.numbers)
     colored = np.unique(np.linspace(0, count - 1, min(count, _COLOR_SAMPLES)).astype(np.int64))
     shown = _shown_rows(plan)
-    rows = np.union1d(colored, shown)
+    same = [numbers for contents in plan.duplicates.examples.values() for numbers in contents[:_SHOWN]]
+    pictured = _rows(plan, [i for note in notes for i in note.examples] + [i for numbers in same for i in numbers])
+    rows = np.unique([*colored.tolist(), *shown, *pictured.values()])
     chunks = [rows[i : i + _RECORDS_PER_JOB] for i in range(0, len(rows), _RECORDS_PER_JOB)]
     jobs = (_job(plan, facts, data, chunk) for chunk in chunks)
     found = dict(zip(rows.tolist(), (one for result in pool.map(_decode_job, jobs) for one in result)))
@@ -119,7 +165,37 @@ def sample(plan: Plan, sources: Sources, facts: Facts, data: Path, pool: Pool) -
             for row in shown
             if (one := found[row]) is not None
         ],
+        pictures=_pictures(
+            {number: one[1] for number, row in pictured.items() if (one := found[row]) is not None},
+            same,
+            lambda number: _from_source(sources, number, config),
+            sources,
+        ),
     )
+
+
+def _pictures(
+    known: dict[int, bytes], same: Sequence[Sequence[int]], read: Callable[[int], bytes | None], sources: Sources
+) -> dict[str, bytes]:
+    """Path -> small JPEG, by those that are `known`; files with the `same` bytes look the same."""
+    pictures = dict(known)
+    for numbers in same:
+        jpeg = next((known[i] for i in numbers if i in known), None) or read(numbers[0])
+        if jpeg is not None:
+            pictures |= dict.fromkeys(numbers, jpeg)
+    return {sources.paths[i]: jpeg for i, jpeg in sorted(pictures.items())}
+
+
+def _from_source(sources: Sources, number: int, config: ImageConfig) -> bytes | None:
+    """A small JPEG of a file that has no record; None if it cannot be read any more."""
+    try:
+        data = sources.store.read(sources.paths[number], sources.spans[number]).data
+        prepared = images.prepare(data, images.config_of(config))
+    except (images.BadImage, ReadError, OSError):
+        return None
+    shape = (prepared.height, prepared.width) if prepared.type == "RAW" else (0, 0)
+    decoded = _decoded(prepared.data, *shape)
+    return None if decoded is None else decoded[1]
 
 
 def _shown_rows(plan: Plan) -> list[int]:
@@ -156,7 +232,11 @@ def _decode(place: tuple[str, int, int, int, int]) -> tuple[np.ndarray, bytes] |
     with open(path, "rb") as file:
         file.seek(offset)
         framed = file.read(size)
-    encoded = schema.decode_example(framed[schema.HEADER_BYTES : -4])["image"]
+    return _decoded(schema.decode_example(framed[schema.HEADER_BYTES : -4])["image"], height, width)
+
+
+def _decoded(encoded: bytes, height: int, width: int) -> tuple[np.ndarray, bytes] | None:
+    """Height and width are those of raw pixels, else 0."""
     if height:
         image = Image.frombytes("RGB", (width, height), encoded)
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import difflib
 import hashlib
@@ -15,21 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import files, manifest, object_store, stores
+from tfrecord_tools import arrange, files, manifest, object_store, page, stores
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.splits import SPLIT_NAMES, SPLITS
+from tfrecord_tools.layouts import EXAMPLES, NO_CLASS, TO_BE_SPLIT
+from tfrecord_tools.splits import SPLIT_WORDS, SPLITS, split_named
+from tfrecord_tools.splitting import NO_GROUP
 from tfrecord_tools.stores import Listing, Rejected, Store
 
-TO_BE_SPLIT = -1  # The split of a file whose side the source does not give.
-NO_GROUP = 0
-LAYOUTS = "cat_dog_img/train/cats/1.jpg (split/class/image) or cat_dog_img/cats/1.jpg (class/image)"
-_NAMED_BY_CLASS = r"(?:^|/)([^/]*?[^/\d._ -])[._ -]*\d+\.[^./]+$"  # cat.0.jpg, american_bulldog_100.jpg: Kaggle's way.
-_MIN_SHARE_NAMED = 0.9
 _NAMES_SHOWN = 10  # Of classes, in a message.
 _WAYS_SHOWN = 5  # From one label to another.
-_NO_CLASS = "not inside a class directory"
-_NOT_IN_NAME = "its name does not say its class (see --label_regex)"
-_NO_SPLIT = "lies beside the directories of the splits, in none of them"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +37,11 @@ class ScanConfig:
         classes: Class names in label order; others are left out. None: all, sorted.
         label_regex: Searched in each path; its first group is the class. None: by directories.
         group_regex: Searched in each path; images with the same first group stay on one side of a split.
+        split: `NAME=DIR` each: this directory, relative to `src`, is (part of) that split. What none of them names is
+            left out. None: the names of the directories tell.
+        exclude: Patterns of paths relative to `src` that are left out: `*` stands for any part of a name, `**` for any
+            directories. A pattern that names a directory means everything in it.
+        zip_encoding: Encoding of the names in an archive that does not say it, such as "cp949".
         manifest: A CSV or Parquet file that names the images in `src`, their classes, and what else is known.
         path_column: Its column of paths; likewise the other names.
         label_column: Class names.
@@ -54,6 +54,9 @@ class ScanConfig:
     classes: Sequence[str] | None = None
     label_regex: str | None = None
     group_regex: str | None = None
+    split: Sequence[str] | None = None
+    exclude: Sequence[str] | None = None
+    zip_encoding: str | None = None
     manifest: str | None = None
     path_column: str = "path"
     label_column: str = "label"
@@ -63,18 +66,37 @@ class ScanConfig:
 
     def __post_init__(self) -> None:
         if not self.src:
-            raise UserError(f"--src is missing: images such as {LAYOUTS}, an archive of these, or a manifest.")
+            raise UserError(f"--src is missing: images such as {EXAMPLES}, an archive of these, or a manifest.")
         if self.classes is not None and len(self.classes) < 2:
             raise UserError(f"--classes={','.join(self.classes)}: at least two class names, separated by commas.")
         for name in ("label_regex", "group_regex"):
             _check_regex(name, getattr(self, name))
+        if self.zip_encoding:
+            _check_encoding(self.zip_encoding)
+        if self.manifest_path and self.split:
+            raise UserError(
+                "--split and a manifest exclude each other: the manifest's split column says the split of each image."
+                " Remove --split, or name the column with --split_column."
+            )
         if self.manifest_path and self.label_regex:
             raise UserError("--label_regex and a manifest exclude each other: the manifest gives the labels.")
 
     def scan_settings(self) -> dict[str, Any]:
         """The settings that the output depends on beside the source, as JSON gives them back."""
         classes = list(self.classes) if self.classes else None
-        return {"classes": classes, "label_regex": self.label_regex, "group_regex": self.group_regex}
+        return {
+            "classes": classes,
+            "label_regex": self.label_regex,
+            "group_regex": self.group_regex,
+            "split": list(self.split) if self.split else None,
+            "exclude": list(self.exclude) if self.exclude else None,
+            "zip_encoding": self.zip_encoding,
+        }
+
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        """`classes` in Unicode's form NFC, as all class names are."""
+        return None if self.classes is None else tuple(unicodedata.normalize("NFC", name) for name in self.classes)
 
     @property
     def manifest_path(self) -> str | None:
@@ -124,52 +146,33 @@ class Sources:
         return len(self.paths)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Layout:
-    """How paths say what they are.
-
-    Attributes:
-        label: Path -> class name, or None.
-        splits: The first part of a path (of a row of a CSV: the file's name) -> the split, if these are splits.
-        no_label: What is wrong with a path without a class name.
-        note: What the user should know.
-    """
-
-    label: Callable[[str], str | None]
-    splits: Mapping[str, int]
-    no_label: str
-    note: str = ""
-
-    def split(self, path: str) -> int:
-        return self.splits.get(_top(path), TO_BE_SPLIT) if self.splits else TO_BE_SPLIT
-
-
 def scan(config: ScanConfig) -> Sources:
-    """Finds the images of a source and what they are.
+    """Find the images of a source, and the class, split and group of each.
 
     Raises:
-        UserError: No such source, no images, fewer than two classes, or names that cannot be kept.
+        UserError: No such source, no images, fewer than two classes, two meanings, or names that cannot be kept.
     """
     if config.manifest_path:
         return _scan_manifest(config, config.manifest_path)
-    listing = _list(config.src)
-    layout = _layout(config, listing)
-    found = map(layout.label, listing.paths) if listing.labels is None else listing.labels
-    labels = [name or None for name in found]
-    splits = [layout.split(path) for path in listing.paths]
-    wanted = set(config.classes or ())
-    rejected = [r for r in listing.rejected if not wanted or layout.label(r.path) in {*wanted, None}]
-    for number, path in enumerate(listing.paths):
-        if labels[number] is None:
-            rejected.append(Rejected(path=path, reason=layout.no_label))
-        elif layout.splits and splits[number] == TO_BE_SPLIT:
-            rejected.append(Rejected(path=path, reason=_NO_SPLIT))
-            labels[number] = None
-    return _sources(config, listing, labels, splits, rejected, note=layout.note)
+    listing, notes = _without_excluded(config, _list(config))
+    found = arrange.arrange(
+        listing,
+        config.src,
+        classes=config.wanted,
+        label_regex=config.label_regex,
+        splits=arrange.given_splits(config.split or (), listing),
+    )
+    return _sources(config, listing, found.labels, found.splits, found.rejected, notes=[*notes, *found.notes])
 
 
-def _list(src: str) -> Listing:
-    return object_store.list_objects(src) if files.is_url(src) else stores.list_store(src)
+def _without_excluded(config: ScanConfig, listing: Listing) -> tuple[Listing, list[str]]:
+    return arrange.without(listing, config.exclude, config.src) if config.exclude else (listing, [])
+
+
+def _list(config: ScanConfig) -> Listing:
+    if files.is_url(config.src):
+        return object_store.list_objects(config.src)
+    return stores.list_store(config.src, zip_encoding=config.zip_encoding)
 
 
 def _scan_manifest(config: ScanConfig, path: str) -> Sources:
@@ -179,13 +182,13 @@ def _scan_manifest(config: ScanConfig, path: str) -> Sources:
     if config.manifest is None or os.path.isdir(root):
         listing = stores.stat_files(root, rows.paths)
     else:
-        listing = _list(root)
+        listing = _list(config)
         if listing.top and all(p.startswith(listing.top) for p in rows.paths):
             rows = dataclasses.replace(rows, paths=[p.removeprefix(listing.top) for p in rows.paths])
         listing = _only_named(listing, rows.paths)
     row_of = {p: row for row, p in enumerate(rows.paths)}
     at = [row_of[p] for p in listing.paths]
-    wanted = config.classes or set(rows.labels)
+    wanted = config.wanted or set(rows.labels)
     rejected = [r for r in listing.rejected if rows.labels[row_of[r.path]] in wanted]
     splits = [TO_BE_SPLIT] * len(at)
     if rows.splits is not None:
@@ -219,10 +222,11 @@ def _sources(
     splits: Sequence[int],
     rejected: Sequence[Rejected],
     groups: Sequence[str] | None = None,
-    note: str = "",
+    notes: Sequence[str] = (),
 ) -> Sources:
     """Makes numbers of the names and leaves out what is not wanted."""
-    labels, relabelled = _relabel(config, listing.paths, labels)
+    labels, spellings = _same_spelling(labels, splits)
+    labels, relabelled, unchanged = _relabel(config, listing.paths, labels)
     counts = Counter(label for label in labels if label is not None)
     class_names = _class_names(config, counts, rejected)
     label_of = {name: label for label, name in enumerate(class_names)}
@@ -248,21 +252,21 @@ def _sources(
         has_splits=bool(len(sides)) and bool((sides != TO_BE_SPLIT).all()),
         rejected=tuple(rejected),
         left_out={name: counts[name] for name in sorted(counts) if name not in label_of},
-        notes=tuple(_notes(note, relabelled)),
+        notes=(*notes, *spellings, *_relabel_notes(relabelled, unchanged)),
         relabelled=relabelled,
     )
 
 
 def _relabel(
     config: ScanConfig, paths: Sequence[str], labels: Sequence[str | None]
-) -> tuple[Sequence[str | None], Counter[tuple[str, str]]]:
-    """Gives the images that `config.relabel` names the labels that stand there, and counts what is changed.
+) -> tuple[Sequence[str | None], Counter[tuple[str, str]], int]:
+    """Gives the images that `config.relabel` names the labels that stand there; counts what is changed and what is not.
 
     Raises:
         UserError: It cannot be read, or names a path that is none of an image, or a label that is none of a class.
     """
     if config.relabel is None:
-        return labels, Counter()
+        return labels, Counter(), 0
     rows = manifest.read(config.relabel, {"path": "path", "label": "label"}, config.src, "relabel")
     number_of = {path: number for number, path in enumerate(paths) if labels[number] is not None}
     unknown = [path for path in rows.paths if path not in number_of]
@@ -285,95 +289,58 @@ def _relabel(
         if old is not None and old != name:
             changed[number_of[path]] = sys.intern(name)
             counts[old, name] += 1
-    return changed, counts
+    return changed, counts, len(rows.paths) - counts.total()
 
 
-def _notes(note: str, relabelled: Counter[tuple[str, str]]) -> Iterator[str]:
-    if note:
-        yield note
+def _relabel_notes(relabelled: Counter[tuple[str, str]], unchanged: int) -> Iterator[str]:
     if relabelled:
         ways = ", ".join(f"{count:,} from {old} to {new}" for (old, new), count in relabelled.most_common(_WAYS_SHOWN))
         more = f", {len(relabelled) - _WAYS_SHOWN:,} ways more" if len(relabelled) > _WAYS_SHOWN else ""
-        yield f"{relabelled.total():,} images relabelled: {ways}{more}"
-
-
-def _layout(config: ScanConfig, listing: Listing) -> _Layout:
-    """Finds out how the paths of a source say what they are.
-
-    The top directories (of CSVs of pixels: the files) are taken as splits only if every one has a split's name.
-    """
-    csv = listing.labels is not None
-    tops = sorted({_top(path) for path in listing.paths if csv or "/" in path})
-    splits = {} if csv and len(tops) == 1 else _splits(config.src, tops)
-    if csv:
-        if config.label_regex:
-            raise UserError("--label_regex and a CSV of pixels exclude each other: each line begins with its class.")
-        return _Layout(label=lambda path: None, splits=splits, no_label="no class name in its line")
-    if config.label_regex:
-        return _by_regex(config.label_regex, splits)
-    depth = 2 if splits else 1
-    if not any(path.count("/") >= depth for path in listing.paths) and (names := _named_by_class(listing.paths)):
-        return dataclasses.replace(
-            _by_regex(_NAMED_BY_CLASS, splits),
-            note=f"classes taken from the files' names, as {names[0]} of {names[1]} (see --label_regex)",
+        yield f"{page.number(relabelled.total(), 'image')} relabelled: {ways}{more}"
+    if unchanged:
+        one, many = (
+            "line of --relabel changes nothing: its image has",
+            "lines of --relabel change nothing: their images have",
         )
-    strange = [top for top in tops if not splits and top.lower() in SPLIT_NAMES]
-    note = f"{strange[0]} is taken for a class, since there is {_other(tops)} beside it" if strange else ""
-
-    def label(path: str) -> str | None:
-        parts = path.split("/")
-        return sys.intern(parts[depth - 1]) if len(parts) > depth else None  # One object a class, not one a file.
-
-    return _Layout(label=label, splits=splits, no_label=_NO_CLASS, note=note)
-
-
-def _by_regex(pattern: str, splits: Mapping[str, int]) -> _Layout:
-    compiled = re.compile(pattern)
-
-    def label(path: str) -> str | None:
-        match = compiled.search(path)
-        return sys.intern(match[1]) if match and match[1] else None
-
-    return _Layout(label=label, splits=splits, no_label=_NOT_IN_NAME)
-
-
-def _named_by_class(paths: Sequence[str]) -> tuple[str, str] | None:
-    """A class and the path that names it, if nearly all files bear names such as cat.0.jpg, of several classes."""
-    compiled = re.compile(_NAMED_BY_CLASS)
-    found = [(match[1], path) for path in paths if (match := compiled.search(path))]
-    several = len({name for name, _ in found}) > 1
-    return found[0] if several and len(found) >= _MIN_SHARE_NAMED * len(paths) else None
-
-
-def _splits(src: str, tops: Sequence[str]) -> dict[str, int]:
-    """The split of each top directory if all are splits; nothing else. Refuses two names for one."""
-    named = [SPLIT_NAMES.get(top.lower()) for top in tops]
-    if None in named:
-        return {}
-    for split in SPLITS:
-        same = [top for top, name in zip(tops, named) if name == split]
-        if len(same) > 1:
-            raise UserError(f"{src}: {' and '.join(same)} both mean the {split} split. Merge them or move one away.")
-    return {top: SPLITS.index(name) for top, name in zip(tops, named) if name}
-
-
-def _top(path: str) -> str:
-    """The first directory of a path; of a row of a CSV, `name.csv:line`, the name."""
-    top, slash, _ = path.partition("/")
-    return top if slash else os.path.splitext(path.rpartition(":")[0])[0]
-
-
-def _other(tops: Sequence[str]) -> str:
-    return next(top for top in tops if top.lower() not in SPLIT_NAMES)
+        yield f"{page.number(unchanged, one, many)} that label already"
 
 
 def _split_of(name: str, path: str, column: str) -> int:
-    if name.lower() not in SPLIT_NAMES:
+    split = split_named(name)
+    if split is None:
         raise UserError(
-            f"{path}: {name!r} in the column {column!r} is no split; {', '.join(SPLIT_NAMES)} are known."
-            " Mend it, or name another column with --split_column."
+            f"{path}: {name!r} in the column {column!r} is not the name of a split. Use {', '.join(SPLIT_WORDS)},"
+            " or name another column with --split_column."
         )
-    return SPLITS.index(SPLIT_NAMES[name.lower()])
+    return SPLITS.index(split)
+
+
+def _same_spelling(labels: Sequence[str | None], splits: Sequence[int]) -> tuple[Sequence[str | None], list[str]]:
+    """Write names in Unicode's form NFC, and as one class those of different splits that differ only by capitals.
+
+    Returns:
+        The labels, and a note for each class of two spellings: the first split's spelling is kept.
+    """
+    sides: dict[str, set[int]] = {}
+    for label, split in {*zip(labels, splits)}:
+        if label is not None:
+            sides.setdefault(label, set()).add(split)
+    spelled = {label: unicodedata.normalize("NFC", label) for label in sides}
+    places: dict[str, set[int]] = {}
+    for label, name in spelled.items():
+        places.setdefault(name, set()).update(sides[label])
+    first: dict[str, list[str]] = {}
+    for name in sorted(places, key=lambda name: (min(places[name]), name)):
+        first.setdefault(name.casefold(), []).append(name)
+    notes = []
+    for names in first.values():
+        taken = [side for name in names for side in places[name]]
+        if len(names) > 1 and len(taken) == len(set(taken)):
+            notes.append(f"{' and '.join(names)} are one class, {names[0]}: they differ only by capital letters")
+            spelled |= {label: names[0] for label, name in spelled.items() if name in names}
+    if all(label == name for label, name in spelled.items()):
+        return labels, notes
+    return [None if label is None else sys.intern(spelled[label]) for label in labels], notes
 
 
 def _groups(pattern: str, paths: Sequence[str]) -> list[str]:
@@ -400,7 +367,7 @@ def _class_names(config: ScanConfig, counts: Counter[str], rejected: Sequence[Re
     root = config.src
     if not counts:
         raise UserError(f"--src={root}: {_why_none(rejected)}")
-    names = tuple(sorted(counts, key=_by_number_or_name(counts)) if config.classes is None else config.classes)
+    names = tuple(sorted(counts, key=_by_number_or_name(counts)) if config.wanted is None else config.wanted)
     for name in names:
         _check_class_name(root, name)
         if name not in counts:
@@ -413,19 +380,20 @@ def _class_names(config: ScanConfig, counts: Counter[str], rejected: Sequence[Re
         inner = os.path.join(root, names[0])
         wrong = f"--src={root}: only one class, {names[0]!r}; a classifier has nothing to learn from one."
         if os.path.isdir(inner):
-            wrong += f" Expected {LAYOUTS}. Did you mean --src={inner}, or a directory above?"
+            wrong += f" Expected {EXAMPLES}. Did you mean --src={inner}, or a directory above?"
         raise UserError(wrong)
     return names
 
 
 def _why_none(rejected: Sequence[Rejected]) -> str:
     """Says why there is no image of any class."""
-    strange = [r for r in rejected if r.reason != _NO_CLASS]
+    strange = [r for r in rejected if r.reason != NO_CLASS]
     if strange:
         first = strange[0]
         return f"no image of any class; {len(rejected):,} files cannot be used, such as {first.path}: {first.reason}."
-    loose = f" {len(rejected):,} loose files such as {rejected[0].path} belong to no class." if rejected else ""
-    return f"no image files in class directories.{loose} Expected {LAYOUTS}."
+    what = "image such as {} lies" if len(rejected) == 1 else "images such as {} lie"
+    loose = f" {len(rejected):,} {what.format(rejected[0].path)} in no class directory." if rejected else ""
+    return f"no images in class directories.{loose} Expected {EXAMPLES}, or a table of labels with --manifest."
 
 
 def _by_number_or_name(names: Counter[str]) -> Callable[[str], Any]:
@@ -437,11 +405,14 @@ def _by_number_or_name(names: Counter[str]) -> Callable[[str], Any]:
 
 def _check_class_name(root: str, name: str) -> None:
     if not stores.is_utf8(name):
-        raise UserError(f"{root}: the class name {stores.printable(name)!r} is not valid UTF-8. Rename it.")
+        raise UserError(
+            f"{root}: the class name {stores.printable(name)!r} is not valid UTF-8. Rename it, or leave it"
+            " out with --exclude."
+        )
     if not name or name != name.strip() or any(unicodedata.category(c) == "Cc" for c in name):
         raise UserError(
             f"{root}: the class name {name!r} cannot be kept: TensorFlow Datasets strips spaces at its ends and splits"
-            " it at line breaks. Rename the directory."
+            " it at line breaks. Rename the directory, leave it out with --exclude, or give the labels with --manifest."
         )
 
 
@@ -449,9 +420,22 @@ def _check_distinct(names: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if (other := seen.get(name.casefold())) is not None:
-            what = "stands twice in --classes" if other == name else f"differs from {other!r} only by case"
-            raise UserError(f"the class name {name!r} {what}; class names must be distinct. Rename or merge one.")
+            what = "stands twice in --classes" if other == name else f"differs from {other!r} only by capital letters"
+            raise UserError(
+                f"the class name {name!r} {what}. Class names must be distinct. Leave one out with --exclude, or give"
+                " the labels in a table with --manifest."
+            )
         seen[name.casefold()] = name
+
+
+def _check_encoding(name: str) -> None:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise UserError(
+            f"--zip_encoding={name}: not a known encoding. Common ones are cp949 (Korean), cp932 (Japanese), gbk and"
+            " big5 (Chinese), cp1251 (Cyrillic), cp437 and cp850 (Western Europe)."
+        ) from None
 
 
 def _check_regex(flag: str, pattern: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shlex
@@ -16,9 +17,9 @@ from typing import Protocol
 
 import numpy as np
 
-from tfrecord_tools import images, pixel_csv
+from tfrecord_tools import files, images, pixel_csv
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.splits import SPLIT_NAMES
+from tfrecord_tools.splits import split_named
 
 MAX_FILE_BYTES = images.MAX_IMAGE_BYTES  # What an example cannot hold is not read further.
 IGNORED = frozenset({"thumbs.db", "__macosx", "desktop.ini"})
@@ -97,6 +98,18 @@ class Listing:
     labels: list[str] | None = None
     top: str = ""
 
+    def take(self, numbers: np.ndarray, rejected: list[Rejected]) -> Listing:
+        """Return the files with these numbers, i64[k], ascending, and with what is rejected then."""
+        return dataclasses.replace(
+            self,
+            paths=[self.paths[i] for i in numbers.tolist()],
+            spans=self.spans[numbers],
+            sizes=self.sizes[numbers],
+            mtimes_ns=self.mtimes_ns[numbers],
+            rejected=rejected,
+            labels=None if self.labels is None else [self.labels[i] for i in numbers.tolist()],
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Directory:
@@ -105,7 +118,7 @@ class Directory:
     root: str
 
     def read(self, path: str, span: np.void) -> Content:
-        descriptor = os.open(os.path.join(self.root, path), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = files.open_descriptor(os.path.join(self.root, path))
         try:
             status = os.fstat(descriptor)
             data = _read_up_to(descriptor, min(status.st_size, MAX_FILE_BYTES) + 1)
@@ -122,7 +135,7 @@ class Tar:
 
     def read(self, path: str, span: np.void) -> Content:
         with open(self.file, "rb") as file:
-            data = os.pread(file.fileno(), min(int(span["size"]), MAX_FILE_BYTES + 1), int(span["offset"]))
+            data = files.read_at(file.fileno(), min(int(span["size"]), MAX_FILE_BYTES + 1), int(span["offset"]))
             return Content(data, int(span["size"]), os.fstat(file.fileno()).st_mtime_ns)
 
 
@@ -140,12 +153,12 @@ class Zip:
         limit = min(size, MAX_FILE_BYTES) + 1  # What is longer than its directory says is damaged, or a bomb.
         with open(self.file, "rb") as file:
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
-            header = os.pread(file.fileno(), _ZIP_HEADER.size, offset)
+            header = files.read_at(file.fileno(), _ZIP_HEADER.size, offset)
             if len(header) < _ZIP_HEADER.size or not header.startswith(_ZIP_SIGNATURE):
                 raise ReadError("damaged archive: no member where its directory says")
             method, name_bytes, extra_bytes = (_ZIP_HEADER.unpack(header)[i] for i in (3, 9, 10))
             start = offset + len(header) + name_bytes + extra_bytes
-            data = os.pread(file.fileno(), min(int(span["stored"]), MAX_FILE_BYTES + 1), start)
+            data = files.read_at(file.fileno(), min(int(span["stored"]), MAX_FILE_BYTES + 1), start)
         if method == zipfile.ZIP_DEFLATED:
             try:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
@@ -166,7 +179,7 @@ class PixelCsv:
     def read(self, path: str, span: np.void) -> Content:
         name = path.rpartition(":")[0]
         with open(os.path.join(self.root, name), "rb") as file:
-            line = os.pread(file.fileno(), int(span["stored"]), int(span["offset"]))
+            line = files.read_at(file.fileno(), int(span["stored"]), int(span["offset"]))
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
         try:
             return Content(pixel_csv.to_png(line, self.shapes[name]), int(span["size"]), mtime_ns)
@@ -182,7 +195,15 @@ def _read_up_to(descriptor: int, limit: int) -> bytes:
     return data
 
 
-def list_store(src: str, strict: bool = True) -> Listing:
+def check_exists(src: str) -> None:
+    """Raises UserError if there is nothing at `src`; a URL is not looked up."""
+    if not files.is_url(src) and not os.path.exists(src):
+        raise UserError(
+            f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
+        )
+
+
+def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -> Listing:
     """Lists the images of a directory, an archive, or a CSV of pixels (or a directory of nothing but these).
 
     Hidden files and directories, `Thumbs.db` and `__MACOSX` are passed over; links are followed in directories.
@@ -190,6 +211,7 @@ def list_store(src: str, strict: bool = True) -> Listing:
     Args:
         src: Where it lies.
         strict: A directory below it that cannot be listed is an error; else it is among the rejected.
+        zip_encoding: Encoding of the names in an archive that does not say it.
 
     Raises:
         UserError: There is no such thing, or it is none of these.
@@ -199,18 +221,15 @@ def list_store(src: str, strict: bool = True) -> Listing:
         if names and all(pixel_csv.is_one(os.path.join(src, name)) for name in names):
             return _list_csvs(src, names)
         return _list_directory(src, strict)
-    if not os.path.exists(src):
-        raise UserError(
-            f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
-        )
+    check_exists(src)
     if pixel_csv.is_one(src):
         return _list_csvs(os.path.dirname(src), [os.path.basename(src)])
     try:
-        archive = tarfile.open(src, "r:", encoding="utf-8")  # noqa: SIM115  Closed below.
+        archive = tarfile.open(src, "r:", encoding=zip_encoding or "utf-8")  # noqa: SIM115  Closed below.
     except tarfile.TarError as error:
         if not zipfile.is_zipfile(src):  # Asked second: it would also take a tar for one, of which a member is a zip.
             raise UserError(f"--src={src}: {_why_not(src, error)}") from error
-        return _list_zip(src)
+        return _list_zip(src, zip_encoding)
     with archive:
         return _list_tar(src, archive)
 
@@ -308,11 +327,11 @@ def _entries(root: str, directory: str) -> list[os.DirEntry[str]]:
     return sorted(kept, key=lambda entry: entry.name)
 
 
-def _list_zip(file: str) -> Listing:
+def _list_zip(file: str, encoding: str | None) -> Listing:
     rejected = []
     spans: dict[str, tuple[int, int, int, int]] = {}
     for member in _zip_members(file):
-        name = _zip_name(member)
+        name = _zip_name(file, member, encoding)
         path = _member_path(name)
         if name.endswith("/") or not path:
             continue
@@ -327,16 +346,40 @@ def _list_zip(file: str) -> Listing:
     return _archive_listing(Zip(file), file, spans, rejected)
 
 
-def _zip_name(member: zipfile.ZipInfo) -> str:
-    """A member's name; on Unix, `zip` stores UTF-8 without saying so, which zipfile takes for the code page of DOS."""
-    if member.create_system == _DOS:
-        return member.filename.replace("\\", "/")
-    if member.flag_bits & _UTF8:
-        return member.filename
+def _zip_name(file: str, member: zipfile.ZipInfo, encoding: str | None) -> str:
+    """Decode a member's name, which zipfile takes for code page 437 where the archive does not say that it is UTF-8.
+
+    Raises:
+        UserError: The archive does not say the encoding, and the name is not UTF-8 either.
+    """
+    name = member.filename
+    if not name.isascii() and not member.flag_bits & _UTF8:
+        name = _decoded(file, name.encode("cp437"), encoding)
+    return name.replace("\\", "/") if member.create_system == _DOS else name
+
+
+def _decoded(file: str, name: bytes, encoding: str | None) -> str:
     try:
-        return member.filename.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        return member.filename
+        return name.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        if encoding:
+            raise UserError(
+                f"--zip_encoding={encoding}: the name {name!r} in {file} is not in this encoding ({error.reason})."
+                f" {_readings(name)}"
+            ) from None
+        raise UserError(
+            f"--src={file}: the archive does not say in which encoding its names are, and {name!r} is not UTF-8. Pass"
+            f" --zip_encoding=NAME. {_readings(name)}"
+        ) from None
+
+
+def _readings(name: bytes) -> str:
+    """Show how a name reads in the encodings that old archives are in."""
+    shown = []
+    for encoding in ("cp949", "cp932", "gbk", "big5", "cp1251", "cp850", "cp437"):
+        with contextlib.suppress(UnicodeDecodeError):
+            shown.append(f"{encoding} {name.decode(encoding)!r}")
+    return f"It reads as: {', '.join(shown)}."
 
 
 def _zip_members(file: str) -> list[zipfile.ZipInfo]:
@@ -378,7 +421,7 @@ def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInf
     except tarfile.TarError as error:
         raise UserError(f"--src={file}: a damaged tar archive: {error}. {_WITHOUT_IT}") from error
     with open(file, "rb") as opened:
-        if os.pread(opened.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
+        if files.read_at(opened.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
             raise UserError(
                 f"--src={file}: a damaged tar archive: neither a member nor the end of the archive at byte"
                 f" {archive.offset:,}. {_WITHOUT_IT}"
@@ -391,7 +434,7 @@ def _archive_listing(
     """Sorts the members; a directory that contains everything is left out of the paths, unless it is a split."""
     names = sorted(spans, key=lambda path: path.split("/"))
     tops = {path.partition("/")[0] for path in [*names, *(r.path for r in rejected)]}
-    enclosed = len(tops) == 1 and all("/" in name for name in names) and not any(t.lower() in SPLIT_NAMES for t in tops)
+    enclosed = len(tops) == 1 and all("/" in name for name in names) and not any(map(split_named, tops))
     top = f"{tops.pop()}/" if enclosed else ""
     table = np.array([spans[name] for name in names], SPAN)
     return Listing(

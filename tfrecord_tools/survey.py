@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-import PIL
 
 import tfrecord_tools
-from tfrecord_tools import files, images
+from tfrecord_tools import files, findings, formats, images
 from tfrecord_tools.images import ImageConfig, Prepared
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.scan import Sources
@@ -26,9 +25,10 @@ FACT = np.dtype(  # In the layout of `_ROW`.
     [
         ("size", "<i8"), ("mtime_ns", "<i8"), ("source_sha256", "u1", 32), ("source_type", "u1"),
         ("bytes", "<i8"), ("sha256", "u1", 32), ("type", "u1"), ("changes", "u1"), ("height", "<i4"), ("width", "<i4"),
+        ("findings", "u1"), ("lowest", "<f4"), ("highest", "<f4"),
     ]
 )  # fmt: skip
-_ROW = struct.Struct("<qq32sBq32sBBii")
+_ROW = struct.Struct("<qq32sBq32sBBiiBff")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,8 @@ class Facts:
     Attributes:
         table: FACT[n]. Of the file: size in bytes and mtime in ns when it was read, sha256, type (index into
             `TYPES`). Of what is stored of it: bytes, sha256, type, changes (bit i: `images.CHANGES[i]`), height
-            and width in pixels. All 0 if it is no sound image.
+            and width in pixels, findings (bit i: the i-th of `findings.FINDINGS`), lowest and highest level of images
+            with more than 8 bits. All 0 if it is no sound image.
         reasons: File number -> why it is not a sound image.
         repaired: File number -> what was wrong with it and is mended.
     """
@@ -188,12 +189,14 @@ def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, 
         change_bits(prepared.changes),
         prepared.height,
         prepared.width,
+        findings.bits(prepared.findings),
+        *prepared.levels,
     )
 
 
 def _surveyor(config: ImageConfig) -> str:
     """Whose findings these are: with another version or config they may be others."""
-    found_by = f"tfrecord_tools {tfrecord_tools.__version__}, Pillow {PIL.__version__}"
+    found_by = f"tfrecord_tools {tfrecord_tools.__version__}, {formats.versions()}"
     return f"{found_by}, {json.dumps(config.image_settings() | {'verify': config.verify})}"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,13 +15,14 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import cli, command, files, images, order, pixel_csv, plan, workers
-from tfrecord_tools.errors import UserError
+from tfrecord_tools import cli, command, files, images, order, page, pixel_csv, plan, usage, workers
+from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import BadImage, ImageConfig
 from tfrecord_tools.plan import PlanConfig
 from tfrecord_tools.progress import Progress
-from tfrecord_tools.scan import TO_BE_SPLIT, ScanConfig, Sources, scan
+from tfrecord_tools.scan import ScanConfig, Sources, scan
 from tfrecord_tools.splits import SPLITS
+from tfrecord_tools.splitting import choose_splits, split_keys
 from tfrecord_tools.stores import ReadError, Rejected, Store
 from tfrecord_tools.survey import reason_of, survey
 from tfrecord_tools.workers import Pool
@@ -86,7 +86,7 @@ class CsvConfig(ScanConfig):
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """Some images; columns run over them. A split of `TO_BE_SPLIT` follows from the content."""
+    """Some images; columns run over them."""
 
     store: Store
     paths: list[str]
@@ -122,12 +122,12 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
         with workers.pool(config.workers) as pool:
             counts, rejected = _write(sources, paths, config, pool)
     except OSError as error:
-        raise UserError(
-            f"{error.filename or config.out}: {error.strerror}. Nothing was written."
-            " Mend the cause, or choose another --out."
-        ) from error
+        raise UserError(f"{refusal(error)}. Nothing was written. Mend the cause, or choose another --out.") from error
     for split, count in counts.items():
-        log(f"{paths[split]}: {count:,} images of {config.image_size} x {config.image_size} pixels, {config.color}")
+        log(
+            f"{paths[split]}: {page.number(count, 'image')} of {config.image_size} x {config.image_size} pixels,"
+            f" {config.color}"
+        )
     for note in sources.notes:
         log(f"  note: {note}")
     for line in plan.listed(rejected):
@@ -169,9 +169,12 @@ def _write(
     rejected = list(sources.rejected)
     total = len(sources) + len(rejected)
     plan.check_rejected(rejected, total, config.max_bad)
-    splits = _group_splits(sources, config, pool) if sources.groups.any() else sources.splits
+    splits, reasons = (sources.splits, {}) if sources.has_splits else _automatic_split(sources, config, pool)
+    rejected += [Rejected(path=sources.paths[i], reason=reason) for i, reason in reasons.items()]
+    plan.check_rejected(rejected, total, config.max_bad)
     # A reader of the lines gets mixed classes.
     numbers = order.permute(np.arange(len(sources)), len(sources), config.seed)
+    numbers = numbers[~np.isin(numbers, list(reasons))]
     parts = (numbers[i : i + _FILES_PER_JOB] for i in range(0, len(numbers), _FILES_PER_JOB))
     header = pixel_csv.header(config.image_size, config.image_size, COLORS[config.color])
     with contextlib.ExitStack() as stack:
@@ -189,17 +192,18 @@ def _write(
     return counts, rejected
 
 
-def _group_splits(sources: Sources, config: CsvConfig, pool: Pool) -> np.ndarray:
-    """The splits, i8[n], where images have groups: copies connect these, so that no image can be told alone."""
-    if sources.has_splits:
-        return sources.splits
+def _automatic_split(sources: Sources, config: CsvConfig, pool: Pool) -> tuple[np.ndarray, dict[int, str]]:
+    """Return the splits that convert chooses, i8[n], and the reasons for the files that cannot be records.
+
+    Every file is read once for that: the share of a class follows from all of its contents.
+    """
     with Progress("survey", len(sources)) as progress:
         facts = survey(sources, pool, progress=progress)
-    sound = np.setdiff1d(np.arange(len(sources)), list(facts.reasons))
-    decisions, splits = config.plan_config(), sources.splits.copy()
-    keys = plan.split_keys(facts.table["source_sha256"][sound], sources.groups[sound])
-    splits[sound] = plan.choose_splits(keys, decisions.fractions, decisions.seed)
-    return splits
+    valid = np.setdiff1d(np.arange(len(sources)), list(facts.reasons))
+    settings, splits = config.plan_config(), sources.splits.copy()
+    keys = split_keys(facts.table["source_sha256"][valid], sources.groups[valid])
+    splits[valid] = choose_splits(keys, sources.labels[valid], settings.fractions, settings.seed)
+    return splits, facts.reasons
 
 
 def _job(sources: Sources, splits: np.ndarray, part: np.ndarray, config: CsvConfig) -> _Job:
@@ -215,7 +219,6 @@ def _job(sources: Sources, splits: np.ndarray, part: np.ndarray, config: CsvConf
 
 def _make_lines(job: _Job) -> _Made:
     lines, rejected = [], []
-    decisions = job.config.plan_config()
     for i, path in enumerate(job.paths):
         try:
             data = job.store.read(path, job.spans[i]).data
@@ -223,12 +226,7 @@ def _make_lines(job: _Job) -> _Made:
         except (BadImage, ReadError, OSError) as error:
             rejected.append(Rejected(path=path, reason=reason_of(error)))
             continue
-        split = int(job.splits[i])
-        if split == TO_BE_SPLIT:
-            sha256 = np.frombuffer(hashlib.sha256(data).digest(), np.uint8)[None]
-            keys = plan.content_hashes(sha256)
-            split = int(plan.choose_splits(keys, decisions.fractions, decisions.seed)[0])
-        lines.append((SPLITS[split], pixel_csv.line(job.labels[i], pixels)))
+        lines.append((SPLITS[job.splits[i]], pixel_csv.line(job.labels[i], pixels)))
     return _Made(lines, rejected)
 
 
@@ -241,8 +239,8 @@ def _pixels(data: bytes, config: CsvConfig) -> np.ndarray:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(CsvConfig)}
-    flags.DEFINE_string("src", None, "Images, as in tfrecord_tools.convert.")
-    flags.DEFINE_string("out", default["out"], "Directory of the CSVs.")
+    usage.define_path("src", None, "Images, as in tfrecord_tools.convert.")
+    usage.define_path("out", default["out"], "Directory of the CSVs.")
     flags.DEFINE_integer("image_size", None, "Height and width in pixels.")
     flags.DEFINE_enum("color", default["color"], list(COLORS), "Values of a pixel: red, green, blue, or grey.")
     flags.DEFINE_enum("resize_mode", default["resize_mode"], _SQUARE_MODES, "Stretch, or take the central square.")

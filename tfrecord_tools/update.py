@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tfrecord_tools import index, metadata
+from tfrecord_tools import findings, index, metadata
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import ImageConfig
 from tfrecord_tools.plan import FORMAT_VERSION, Previous, shard_name
@@ -19,7 +19,7 @@ from tfrecord_tools.survey import FACT, TYPES, change_bits
 Config = TypeVar("Config", bound=ImageConfig)
 _COLUMNS = (
     "split", "shard", "label", "path", "sha256", "bytes", "type", "height", "width", "source_sha256", "source_type",
-    "changes",
+    "changes", "findings", "lowest", "highest",
 )  # fmt: skip
 
 
@@ -110,11 +110,12 @@ def adopted(config: Config, base: Base, explicit: Collection[str] = ()) -> Confi
 
 def _facts(table: Any) -> np.ndarray:
     rows = np.zeros(len(table), FACT)
-    for name in ("bytes", "height", "width"):
+    for name in ("bytes", "height", "width", "lowest", "highest"):
         rows[name] = table.column(name).to_numpy()
     for name in ("sha256", "source_sha256"):
         rows[name] = index.hashes(table, name)
     for name in ("type", "source_type"):
         rows[name] = [TYPES.index(value) for value in table.column(name).to_pylist()]
     rows["changes"] = [change_bits(filter(None, value.split(","))) for value in table.column("changes").to_pylist()]
+    rows["findings"] = [findings.bits(filter(None, value.split(","))) for value in table.column("findings").to_pylist()]
     return rows

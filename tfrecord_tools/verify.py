@@ -10,6 +10,7 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import command, duplicates, index, metadata, plan, schema, workers
+from tfrecord_tools import command, duplicates, files, index, metadata, page, plan, schema, workers
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Dataset, open_dataset
@@ -96,7 +97,10 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
         log(line)
     if not problems:
         how = "every image decodes in TensorFlow" if config.decode else "images were not decoded"
-        log(f"{data.directory}: {len(table):,} records in {len(jobs):,} shards are sound; {how}")
+        log(
+            f"{data.directory}: {page.number(len(table), 'record')} in"
+            f" {page.number(len(jobs), 'shard is', 'shards are')} sound; {how}"
+        )
     return problems
 
 
@@ -108,6 +112,7 @@ def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterato
         "features.json": lambda: _check_features(data),
         "dataset_info.json": lambda: _check_dataset_info(data, table),
         "rejected.csv": lambda: _check_digest(data, facts, table),
+        metadata.CHANGED: lambda: _check_changed(data),
     }
     for name, check in checks.items():
         try:
@@ -127,7 +132,7 @@ def _check_counts(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[
     for split, count in data.splits.items():
         found = int(((splits == split) & (labels != index.LEFT_OUT)).sum())
         if found != count:
-            yield f"{index.FILE_NAME}: {found:,} rows of {split}, and convert.json says {count:,}"
+            yield f"{index.FILE_NAME}: {page.number(found, 'row')} of {split}, and convert.json says {count:,}"
         for entry in facts["classes"]:
             found = int(((splits == split) & (labels == entry["label"])).sum())
             if found != entry[split]:
@@ -147,7 +152,7 @@ def _check_features(data: Dataset) -> Iterator[str]:
     count = int(described["featuresDict"]["features"][data.keys.label]["classLabel"]["numClasses"])
     count -= data.keys.label_offset
     if count != len(data.class_names):
-        yield f"features.json: {count:,} classes, and convert.json has {len(data.class_names):,}"
+        yield f"features.json: {page.number(count, 'class')}, and convert.json has {len(data.class_names):,}"
 
 
 def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
@@ -162,6 +167,16 @@ def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
 def _check_digest(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
     if _digest(data, facts, table) != data.digest:
         yield "convert.json: the digest is not that of records.parquet, rejected.csv and the settings"
+
+
+def _check_changed(data: Dataset) -> Iterator[str]:
+    path = data.directory / index.FILE_NAME
+    if "findings" not in index.columns(path):
+        return  # Of an earlier version, which wrote no such file.
+    with open(data.directory / metadata.CHANGED, newline="", encoding="utf-8") as file:
+        expected = itertools.chain([[*metadata.CHANGED_COLUMNS]], metadata.changed_rows(path))
+        if any(row != right for row, right in itertools.zip_longest(csv.reader(file), expected)):
+            yield f"{metadata.CHANGED}: other files or changes than in {index.FILE_NAME}"
 
 
 def _digest(data: Dataset, facts: dict[str, Any], table: Any) -> str:
@@ -183,7 +198,7 @@ def _verify_shard(job: _Job) -> _Verified:
         with open(job.directory / name, "rb") as file:
             problems += _check_layout(rows, os.fstat(file.fileno()).st_size)
             for number, row in enumerate(rows):
-                framed = os.pread(file.fileno(), row["length"] + schema.FRAME_BYTES, row["offset"])
+                framed = files.read_at(file.fileno(), row["length"] + schema.FRAME_BYTES, row["offset"])
                 if reason := _check_record(framed, row, index.place(name, row["offset"]), job):
                     problems.append(f"record {number:,} at byte {row['offset']:,}, {row['path']}: {reason}")
     except OSError as error:
@@ -255,11 +270,11 @@ def _shared_images(table: Any) -> Iterator[str]:
     splits = np.unique(table.column("split").to_pylist(), return_inverse=True)[1].reshape(-1)
     first = duplicates.first_of(index.hashes(table, "sha256"))
     found = duplicates.find(first, table.column("label").to_numpy(), splits)
-    what = {"conflicts": "stand under different labels", "leaks": "are in several splits"}
+    what = {"conflicts": "with another label", "leaks": "in another split"}
     for kind, words in what.items():
         if found.counts[kind]:
             paths = ", ".join(table.column("path").take(found.examples[kind][0]).to_pylist()[:2])
-            yield f"note: {found.counts[kind]:,} images {words}, such as {paths}"
+            yield f"note: {found.counts[kind]:,} records have the image of a record {words}, such as {paths}"
 
 
 def define_flags() -> None:
@@ -273,9 +288,11 @@ def main(argv: Sequence[str]) -> None:
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
         more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-        raise UserError(f"{directory}: {len(problems):,} problems found:{shown}{more}\nCopy or convert it again.")
+        raise UserError(
+            f"{directory}: {page.number(len(problems), 'problem')} found:{shown}{more}\nCopy or convert it again."
+        )
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, arguments="DIRECTORY")

@@ -1,0 +1,297 @@
+"""What the files of a listing are: the class and the split of each, what is left out, and what is rejected."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import numpy as np
+
+from tfrecord_tools import formats, layouts
+from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.layouts import Layout
+from tfrecord_tools.splits import SPLIT_WORDS, split_named
+from tfrecord_tools.stores import Listing, ReadError, Rejected
+
+_SNIFFED_FILES = 4  # Of a directory in which no name ends as an image's does.
+_SNIFFED_BYTES = 1 << 25  # Larger files are not opened for that.
+_MAX_SHOWN = 6  # Names in a note.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """Columns run over the files of a listing.
+
+    Attributes:
+        labels: The class name of each file, None for what is left out or rejected.
+        splits: Index into `SPLITS`, or `TO_BE_SPLIT`.
+        rejected: What cannot be a record, known without opening it.
+        notes: What the user should know.
+    """
+
+    labels: list[str | None]
+    splits: list[int]
+    rejected: list[Rejected]
+    notes: list[str]
+
+
+def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listing, list[str]]:
+    """Leave out the files that match a pattern of --exclude; returns the rest, and a note.
+
+    Raises:
+        UserError: A pattern matches nothing.
+    """
+    excluded = np.zeros(len(listing.paths), bool)
+    rejected = listing.rejected
+    for pattern in patterns:
+        compiled = glob(pattern.removeprefix("./").removeprefix(listing.top))
+        matching = np.fromiter(
+            (compiled.fullmatch(_file(path, listing)) is not None for path in listing.paths), bool, len(listing.paths)
+        )
+        others = [r for r in rejected if compiled.fullmatch(r.path) is None]
+        if not matching.any() and len(others) == len(rejected):
+            raise UserError(
+                f"--exclude={pattern}: no path in {src} matches, such as {next(iter(listing.paths), 'none')!r}. A path"
+                " relative to --src is expected, in which * stands for any part of a name and ** for any directories."
+            )
+        excluded |= matching
+        rejected = others
+    kept = np.flatnonzero(~excluded)
+    rest = listing.take(kept, rejected)
+    count = len(listing.paths) - len(rest.paths) + len(listing.rejected) - len(rejected)
+    return rest, [f"{_files(count)} left out by --exclude"]
+
+
+def glob(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of paths: `*` and `?` stay within a name, `**` crosses directories, `[ab]` is one of these.
+
+    What lies below a directory that matches, matches too.
+    """
+    regex, position = "", 0
+    pattern = pattern.removeprefix("./").rstrip("/")
+    for token in re.finditer(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]", pattern):
+        regex += re.escape(pattern[position : token.start()])
+        known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+        regex += known.get(token[0]) or token[0].replace("[!", "[^").replace("\\", "\\\\")
+        position = token.end()
+    return re.compile(f"{regex}{re.escape(pattern[position:])}(?:/.*)?", re.DOTALL)
+
+
+def given_splits(values: Sequence[str], listing: Listing) -> list[tuple[str, str]]:
+    """Parse the values of --split: (split, path of a directory).
+
+    Raises:
+        UserError: A value is not NAME=DIR, or NAME is no split.
+    """
+    pairs = []
+    for value in values:
+        name, equals, path = value.partition("=")
+        split = split_named(name)
+        if not equals or split is None or not path:
+            raise UserError(
+                f"--split={value}: NAME=DIR is expected, such as --split=train=site_a. NAME is one of"
+                f" {', '.join(SPLIT_WORDS)}; DIR is a directory relative to --src."
+            )
+        parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+        cleaned = "/".join(parts)
+        pairs.append((split, cleaned.removeprefix(listing.top) if cleaned != listing.top.rstrip("/") else ""))
+    return pairs
+
+
+def arrange(
+    listing: Listing,
+    src: str,
+    *,
+    classes: Sequence[str] | None = None,
+    label_regex: str | None = None,
+    splits: Sequence[tuple[str, str]] = (),
+) -> Arranged:
+    """Find out the class and the split of every file, by its directories, its name, or its row in a CSV of pixels.
+
+    Raises:
+        UserError: Two meanings are possible; the message names the flags that decide.
+    """
+    if listing.labels is not None:
+        return _tables(listing, src, label_regex, splits)
+    known = _Files(listing)
+    if label_regex:
+        layout = layouts.read_splits(known.tree, src, splits)
+        return known.placed(layout, by_regex(label_regex), classes)
+    layout = layouts.read(known.tree, src, classes, splits)
+    return known.placed(layout, layouts.class_in_name, classes)
+
+
+def by_regex(pattern: str) -> Callable[[str], str | None]:
+    """Return a function that finds the class in a path: the first group of a regular expression."""
+    compiled = re.compile(pattern)
+
+    def label(path: str) -> str | None:
+        match = compiled.search(path)
+        return sys.intern(match[1]) if match and match[1] else None
+
+    return label
+
+
+def _tables(listing: Listing, src: str, label_regex: str | None, splits: Sequence[tuple[str, str]]) -> Arranged:
+    if label_regex:
+        raise UserError(
+            "--label_regex and a CSV of pixels exclude each other: each line holds its class. Remove the flag."
+        )
+    names = sorted({_file(path, listing) for path in listing.paths})
+    layout = layouts.read_tables(names, src, splits)
+    places = {name: layout.place(name) for name in names}
+    labels: list[str | None] = []
+    sides, rejected, left_out = [], list(listing.rejected), Counter[str]()
+    for path, label in zip(listing.paths, listing.labels or ()):
+        place = places[_file(path, listing)]
+        if place.left_out:
+            left_out[place.left_out] += 1
+        elif not label:
+            rejected.append(Rejected(path=path, reason="no class name in its line"))
+        labels.append(label if label and not place.left_out else None)
+        sides.append(place.split)
+    return Arranged(labels=labels, splits=sides, rejected=rejected, notes=list(_left_out_notes(left_out)))
+
+
+class _Files:
+    """The files of a listing by their directories, and which of these have images."""
+
+    def __init__(self, listing: Listing):
+        self._listing = listing
+        self._by_directory: dict[str, list[int]] = {}
+        for number, path in enumerate(listing.paths):
+            directory = path[: max(path.rfind("/"), 0)]
+            if (numbers := self._by_directory.get(directory)) is None:
+                numbers = self._by_directory[directory] = []
+            numbers.append(number)
+        self._images = _images_in(listing, self._by_directory)
+        self.tree = layouts.tree({d: [listing.paths[i] for i in numbers] for d, numbers in self._images.items()})
+        self._with_images = {""} | {directory[:end] for directory in self._images for end in _ends(directory)}
+
+    def placed(
+        self, layout: Layout, named_class: Callable[[str], str | None], classes: Collection[str] | None
+    ) -> Arranged:
+        """Give every file what its directory says, a directory at a time."""
+        paths = self._listing.paths
+        labels = np.full(len(paths), None, object)
+        splits = np.full(len(paths), layouts.TO_BE_SPLIT, np.int8)
+        rejected: list[Rejected] = []
+        left_out, without_images = Counter[str](), Counter[str]()
+        loose: list[str] = []
+        for directory, numbers in self._by_directory.items():
+            place = layout.place(directory)
+            splits[numbers] = place.split
+            if directory not in self._with_images:
+                without_images[self._top_without_images(directory)] += len(numbers)
+            elif place.left_out:
+                left_out[place.left_out] += len(numbers)
+            elif place.label is not None:
+                labels[numbers] = place.label
+            else:
+                images = {*self._images.get(directory, ())}
+                for number in numbers:
+                    label = labels[number] = named_class(paths[number]) if place.by_name else None
+                    if label is None and number in images:
+                        rejected.append(Rejected(path=paths[number], reason=place.reason or layouts.NOT_IN_NAME))
+                    elif label is None:
+                        loose.append(paths[number])
+        notes = [*layout.notes, *_left_out_notes(left_out), *_beside_notes(without_images, loose)]
+        names: list[str | None] = labels.tolist()
+        unread = self._unread(layout, named_class, {*names} - {None}, classes)
+        return Arranged(labels=names, splits=splits.tolist(), rejected=[*unread, *rejected], notes=notes)
+
+    def _unread(
+        self,
+        layout: Layout,
+        named_class: Callable[[str], str | None],
+        found: Collection[str | None],
+        classes: Collection[str] | None,
+    ) -> Iterator[Rejected]:
+        """What the listing rejected, but for what would be left out: other classes, and directories without images."""
+        for one in self._listing.rejected:
+            directory = one.path.rpartition("/")[0]
+            place = layout.place(directory)
+            label = named_class(one.path) if place.by_name else place.label
+            counts = directory in self._with_images or label in found or layouts.has_image_ending(one.path)
+            if counts and not place.left_out and (not classes or label in {*classes, None}):
+                yield one
+
+    def _top_without_images(self, directory: str) -> str:
+        return next(directory[:end] for end in _ends(directory) if directory[:end] not in self._with_images)
+
+
+def _images_in(listing: Listing, by_directory: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Return the files of each directory that are images, by the endings of their names.
+
+    Where no name in a directory ends so, some files are opened, and all of them count if one is an image.
+    """
+    found = {}
+    known: dict[str, bool] = {}  # Ending of a name -> whether images have it; there are few.
+    for directory, numbers in by_directory.items():
+        with_ending = []
+        for number in numbers:
+            path = listing.paths[number]
+            dot = path.rfind(".", len(directory))
+            ending = path[dot:] if dot >= 0 else ""
+            if (is_image := known.get(ending)) is None:
+                is_image = known[ending] = layouts.has_image_ending(f"a{ending}")
+            if is_image:
+                with_ending.append(number)
+        if with_ending:
+            found[directory] = with_ending
+    above = {directory[:end] for directory in found for end in _ends(directory)} | ({""} if found else set())
+    for directory, numbers in by_directory.items():
+        if directory not in above and any(_is_image(listing, i) for i in _sample(numbers)):
+            found[directory] = numbers
+    return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
+
+
+def _is_image(listing: Listing, number: int) -> bool:
+    if not 0 < listing.sizes[number] <= _SNIFFED_BYTES:
+        return False
+    try:
+        data = listing.store.read(listing.paths[number], listing.spans[number]).data
+    except (OSError, ReadError):
+        return True  # To be reported as a file that cannot be read.
+    return formats.detect(data) is not None
+
+
+def _sample(numbers: Sequence[int]) -> list[int]:
+    """Some numbers, spread evenly."""
+    step = max(1, len(numbers) // _SNIFFED_FILES)
+    return list(numbers[::step])[:_SNIFFED_FILES]
+
+
+def _ends(directory: str) -> Iterator[int]:
+    """Yield where the parts of a path end: 1 and 3 of a/b."""
+    position = directory.find("/")
+    while position >= 0:
+        yield position
+        position = directory.find("/", position + 1)
+    if directory:
+        yield len(directory)
+
+
+def _left_out_notes(left_out: Counter[str]) -> Iterator[str]:
+    for reason, count in left_out.items():
+        yield f"{_files(count)} left out: {reason}"
+
+
+def _beside_notes(without_images: Counter[str], loose: Sequence[str]) -> Iterator[str]:
+    if without_images:
+        where = named(sorted(without_images), _MAX_SHOWN)
+        yield f"{_files(without_images.total())} left out, in directories without images: {where}"
+    if loose:
+        yield f"{_files(len(loose))} left out, in no class directory: {named(loose, _MAX_SHOWN)}"
+
+
+def _file(path: str, listing: Listing) -> str:
+    """The path of the file that a path of a listing means; a row of a CSV of pixels is `name.csv:line`."""
+    return path if listing.labels is None else path.rpartition(":")[0]
+
+
+def _files(count: int) -> str:
+    return "1 file is" if count == 1 else f"{count:,} files are"
