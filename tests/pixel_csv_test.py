@@ -173,7 +173,7 @@ def test_class_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_lines(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--src=.*a\.csv: a CSV of pixels without a line behind its header\."):
+    with pytest.raises(UserError, match=r"/a\.csv: a CSV of pixels without a line behind its header\."):
         scanned(written(tmp_path / "a.csv", GREY))
 
 

@@ -465,7 +465,7 @@ def _list_csvs(root: str, names: list[str]) -> Listing:
                 lengths.append(row.length)
                 mtimes.append(mtime_ns)
     if not paths:
-        raise UserError(f"--src={os.path.join(root, names[0])}: {_why_no_pixels(list(headers.values()))}")
+        raise UserError(f"{os.path.join(root, names[0])}: {_why_no_pixels(list(headers.values()))}")
     spans = np.zeros(len(paths), SPAN)
     spans["offset"], spans["stored"], spans["size"] = offsets, lengths, lengths
     return Listing(
