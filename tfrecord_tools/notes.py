@@ -43,7 +43,7 @@ class Note:
 
     def line(self) -> str:
         """The note as the console prints it."""
-        return f"{self.text}: {self.advice}" if self.advice else self.text
+        return f"{self.text}. {sentence(self.advice)}" if self.advice else self.text
 
     def as_json(self, sources: Sources) -> dict[str, Any]:
         """The note as convert.json holds it."""
@@ -57,6 +57,11 @@ def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
     notes += _duplicates(plan.duplicates, sources, plan.config["duplicates"])
     notes += [Note(kind="splits", text=text) for text in split_notes(plan, sources)]
     return notes + list(_findings(plan, facts))
+
+
+def sentence(advice: str) -> str:
+    """Advice as a sentence, without a full stop, so that a flag at its end can be copied."""
+    return advice if advice.startswith("--") else advice[:1].upper() + advice[1:]
 
 
 def size(count: int) -> str:
