@@ -1,39 +1,53 @@
-"""A Keras model in ten lines: fully shuffled and augmented batches, the same at every run.
+"""A Keras model from random weights on fully shuffled and augmented batches, the same at every run.
 
-python examples/fit_keras.py out/ trains a small network for an epoch and prints its accuracy.
+python examples/fit_keras.py out/ trains a small network for three epochs and prints its accuracy on validation images.
+On the drawings of tfrecord_tools.sample it is right nearly always; photographs need more epochs or pretrained weights.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import keras
 
 from tfrecord_tools import dataset
-from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.augment_config import AugmentConfig
 
 
-def fit(directory: str, image_size: int = 96, batch_size: int = 32, epochs: int = 1) -> keras.callbacks.History:
+def network(image_size: int, classes: int) -> keras.Model:
+    """A small convolutional network: u8[b h w 3] -> f32[b classes], probabilities."""
+    model = keras.Sequential([keras.Input((image_size, image_size, 3)), keras.layers.Rescaling(1 / 127.5, -1)])
+    for filters in (16, 32, 64, 64):
+        model.add(keras.layers.Conv2D(filters, 3, padding="same", use_bias=False))
+        model.add(keras.layers.BatchNormalization(momentum=0.9))  # Few steps: the usual 0.99 would lag behind.
+        model.add(keras.layers.ReLU())
+        model.add(keras.layers.MaxPooling2D())
+    model.add(keras.layers.Flatten())
+    model.add(keras.layers.Dropout(0.5))
+    model.add(keras.layers.Dense(classes, activation="softmax"))
+    return model
+
+
+def fit(directory: str, image_size: int = 64, batch_size: int = 16, epochs: int = 3) -> keras.callbacks.History:
     """Returns the history, with `val_accuracy`."""
+    keras.utils.set_random_seed(0)
     data = dataset.open(directory)
     train, validation = data.records("train"), data.records("validation")
-    model = keras.Sequential([keras.Input((image_size, image_size, 3)), keras.layers.Rescaling(1 / 255)])
-    for filters in (16, 32, 64):
-        model.add(keras.layers.Conv2D(filters, 3, strides=2, activation="relu"))
-    model.add(keras.layers.GlobalAveragePooling2D())
-    model.add(keras.layers.Dense(len(data.class_names), activation="softmax"))
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    batches = dataset.train_batches(
-        train, batch_size=batch_size, image_size=image_size, seed=0, augment=PRESETS["standard"]
-    )
+    model = network(image_size, len(data.class_names))
+    model.compile(keras.optimizers.Adam(3e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    how: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "crop": 0.0}  # 0: the whole image.
     return model.fit(
-        batches,
+        dataset.train_batches(train, seed=0, augment=AugmentConfig(horizontal_flip=True), **how),
         steps_per_epoch=max(1, len(train) // batch_size),  # The batches never end.
         epochs=epochs,
-        validation_data=dataset.eval_batches(validation, batch_size=batch_size, image_size=image_size),
+        validation_data=dataset.eval_batches(validation, **how),
         verbose=0,
     )
 
 
 if __name__ == "__main__":
-    print(f"accuracy {fit(sys.argv[1]).history['val_accuracy'][-1]:.3f}")
+    accuracy = fit(sys.argv[1]).history["val_accuracy"][-1]
+    data = dataset.open(sys.argv[1])
+    images, classes = len(data.records("validation")), len(data.class_names)
+    print(f"accuracy {accuracy:.3f} on the {images:,} images of the validation split (by chance {1 / classes:.3f})")

@@ -1,18 +1,18 @@
-"""A small HTTP server on an exported SavedModel; it needs the directory and TensorFlow, nothing of this project.
+"""A small HTTP server on an exported SavedModel; needs the directory, TensorFlow and Pillow, nothing of this project.
 
     python examples/http_server.py runs/finetune-…/export/saved_model
     curl --data-binary @cat.jpg http://127.0.0.1:8000/classify
-    {"class": "cats", "probabilities": {"cats": 0.98, "dogs": 0.02}}
+    {"class": "cats", "probabilities": {"cats": 0.98, "dogs": 0.02}, "turned": false}
 
-`GET /` says that it is up, and its classes. Images are taken as they are stored: TensorFlow does not turn a photograph
-that is marked as turned (EXIF). Who sends such ones turns them first, or adds `data = images.prepare(data).data` of
-`tfrecord_tools` to `Classifier.classify`, which needs no TensorFlow and also reads TIFF and WebP. A SavedModel is a
-program: serve those alone that you made, or whose maker you trust.
+`GET /` says that it is up, and its classes. A photograph with an EXIF orientation is turned upright, as `convert` does
+before training, and the answer says so: `"turned": true`. TIFF, WebP, transparency and 16 bits are not prepared; use
+`tfrecord_tools.images.prepare` for these. A SavedModel is a program: serve only models whose maker you trust.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 from functools import partial
@@ -20,6 +20,8 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from PIL import ExifTags, Image, ImageOps
 
 MAX_IMAGE_BYTES = 20_000_000
 _PIECE_BYTES = 1 << 16
@@ -49,8 +51,9 @@ class Classifier:
         Raises:
             Refused: It cannot be decoded.
         """
+        upright = turned_upright(data)
         try:
-            answer = self._signatures["serving_default"](image_bytes=self._tf.constant([data]))
+            answer = self._signatures["serving_default"](image_bytes=self._tf.constant([upright or data]))
         except self._tf.errors.InvalidArgumentError as error:
             raise Refused(
                 HTTPStatus.BAD_REQUEST, "not an image, or damaged: JPEG, PNG, GIF and BMP are read"
@@ -58,7 +61,25 @@ class Classifier:
         except self._tf.errors.OpError as error:
             raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, f"the model failed: {type(error).__name__}") from error
         probabilities = answer["probabilities"].numpy()[0].tolist()
-        return {"class": answer["class"].numpy()[0].decode(), "probabilities": dict(zip(self.classes, probabilities))}
+        return {
+            "class": answer["class"].numpy()[0].decode(),
+            "probabilities": dict(zip(self.classes, probabilities)),
+            "turned": upright is not None,
+        }
+
+
+def turned_upright(data: bytes) -> bytes | None:
+    """Turns an image with an EXIF orientation, which TensorFlow ignores, and encodes it as PNG; None if it has none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9):
+                return None
+            upright = ImageOps.exif_transpose(image).convert("RGB")
+    except Exception:  # noqa: BLE001  Pillow has many parsers; TensorFlow says what is wrong with the image.
+        return None
+    encoded = io.BytesIO()
+    upright.save(encoded, "PNG")
+    return encoded.getvalue()
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from drawn import contents, draw, flip, image, run, start, tree
-from foreign import example, write
+from foreign import example, sequence, write
 from PIL import Image
 
 from tfrecord_tools import dataset, update
@@ -22,6 +23,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.export import ExportConfig, export
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.verify import VerifyConfig, verify
+from trainers import model_file
 
 FISH = ["tench, Tinca tinca", "goldfish"]
 
@@ -140,7 +142,12 @@ def test_kaggle_files_without_paths_and_names(tmp_path: Path) -> None:
     for split, count in (("train", 9), ("val", 6)):
         shards(tmp_path / f"flowers/{split}", "{:02d}-12x9-{}.tfrec", [kaggle(n) for n in range(count)])
     said = report(f"{tmp_path}/flowers/*/*.tfrec", tmp_path / "out")
-    assert said.startswith("image in 'image', label in 'class', no path\n3 classes, the first one, '0', is label 0\n")
+    assert said.splitlines() == [
+        "image in 'image', label in 'class', no path", "3 classes, the first one, '0', is label 0",
+        "  label  class  train  validation", "      0  0          3           2", "      1  1          3           2",
+        "      2  2          3           2", "         all        9           6", "         files      2           2",
+        said.splitlines()[-1],
+    ]  # fmt: skip
     data = open_dataset(tmp_path / "out")
     assert data.splits == {"train": 9, "validation": 6}
     records = data.records("train")
@@ -190,7 +197,8 @@ def test_directory_of_tensorflow_datasets(tfds_directory: Path, tmp_path: Path) 
     rejected = (tmp_path / "out/rejected.csv").read_text().splitlines()
     assert len(rejected) == 2
     assert rejected[1].endswith(",it has no label (-1),skipped")
-    assert "16 records of 2 classes in 1 files" in said
+    assert "         all       16           8" in said
+    assert "  note: 1 record left out, but still in the files, where readers without the index meet them;" in said
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
     builder = tfds.builder_from_directory(tmp_path / "out")  # By position: what is left out is in the file.
     assert len(list(builder.as_dataset(split="train"))) == 17
@@ -277,8 +285,13 @@ def test_compressed_files_are_refused_with_what_unpacks_them(tmp_path: Path, kin
     path = write(tmp_path / "d/train a.tfrecord", [example(kaggle(n)) for n in range(4)], kind)
     with pytest.raises(UserError) as caught:
         quietly(tmp_path / "d", tmp_path / "out")
-    start, command = str(caught.value).split(" Unpack such files first: ")
-    assert start == f"{path}: compressed as a whole ({kind}), so that no record in it can be read alone."
+    start, command = str(caught.value).split(", or unpack such files first: ")
+    assert start == (
+        f"{path}: compressed as a whole ({kind}), so that no record in it can be read alone. Add --rewrite to write the"
+        " records anew, uncompressed"
+    )
+    quietly(tmp_path / "d", tmp_path / "rewritten", rewrite=True)
+    assert open_dataset(tmp_path / "rewritten").splits == {"train": 4}
     assert os.system(command) == 0
     path.unlink()
     quietly(tmp_path / "d/*", tmp_path / "out")
@@ -305,14 +318,18 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (
             {4: {"class": [1, 2]}},
             {},
-            r"train-00000-of-00002: record 2 .* one whole number in 'class': it has class, image",
+            r"1 of 6 records .* allows:\n  train-00000-of-00002:2: 2 values in 'class'; an image must have one label",
         ),
         (
             {5: {"class": b"cat"}},
             {},
-            r"train-00001-of-00002: record 2 .* does not hold one image in 'image' and one whole",
+            r"train-00001-of-00002:2: 'class' holds text or bytes, unlike in most records",
         ),
-        ({2: {"image": None}}, {}, r"train-00000-of-00002: record 1 .* Name others with --image_key and --label_key"),
+        (
+            {2: {"image": None}},
+            {},
+            r"train-00000-of-00002:1: it has no image: 'image' is missing or empty\nAre --image_key and",
+        ),
         (
             {},
             {"classes": ["a", "b"]},
@@ -327,11 +344,21 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (
             {},
             {"image_key": "picture"},
-            r"--image_key=picture: .*train-00000-of-00002: the first record has no such feature",
+            r"--image_key=picture: no such feature holds an encoded image or raw pixels in .*/train-00000-of-00002",
         ),
         ({}, {"classes": ["a", "b", "a"]}, r"the class name 'a' is given twice\. Tell the classes apart"),
         ({}, {"classes": ["none.txt"]}, r"--classes=none\.txt: there is no such file\."),
-        ({n: {"class": -1} for n in range(6)}, {"max_bad": 1.0}, r"hold no record that can be used"),
+        (
+            {n: {"image": b"none"} for n in range(1, 6)},
+            {"image_key": "image"},
+            r"--image_key=image: no such feature holds",
+        ),
+        (
+            {n: {"class": -1} for n in range(6)},
+            {"max_bad": 1.0},
+            r"no record in 2 files can be used: train is left out: none of its 6 records in 2 files has a label"
+            r" \(it has no label \(-1\)\)\. Pass the feature of the label with --label_key",
+        ),
     ],
 )
 def test_records_that_do_not_fit(
@@ -351,7 +378,7 @@ def test_records_that_do_not_fit(
         ({"records": "d", "split": ["train=d"]}, r"the records are missing, or given twice"),
         ({"records": "d/none*"}, r"--records=d/none\*: no file matches\. A directory, or a pattern in quotes"),
         ({"records": "d/names.txt"}, r"d/names\.txt: no TFRecord: it starts with b'cats\\ndogs"),
-        ({"split": ["dev=d"]}, r"--split=dev=d: NAME=PATTERN is expected, NAME one of train, validation, test\."),
+        ({"split": ["all=d"]}, r"--split=all=d: NAME=PATTERN is expected, NAME one of train, validation, test\."),
         ({"split": ["train"]}, r"--split=train: NAME=PATTERN is expected"),
         ({"split": ["train=d", "test=d"]}, r"a\.tfrecord: is matched twice\. Give each file once, in one split\."),
         (
@@ -378,7 +405,9 @@ def test_settings_are_refused(
 def test_files_without_a_split_are_all_of_train(tmp_path: Path) -> None:
     shards(tmp_path / "d", "part{}_{}.tfrecord", [kaggle(n) for n in range(6)])
     (tmp_path / "d/part9.tfrecord").write_bytes(b"")
-    assert "no file is named by a split: all 2 are of train" in report(tmp_path / "d", tmp_path / "out")
+    assert "no file is named by a split: all 2 are of train (--split=NAME=PATTERN)" in report(
+        tmp_path / "d", tmp_path / "out"
+    )
 
 
 def test_moved_records_are_told(tmp_path: Path) -> None:
@@ -408,6 +437,260 @@ def test_overwriting(tmp_path: Path) -> None:
 def test_converting_does_not_update_it(adopted: Path) -> None:
     with pytest.raises(UserError, match=r"--update: .*out was adopted, not converted: .* Adopt them again with"):
         update.read(adopted)
+
+
+# --- Records that are written anew -----------------------------------------------------------------------------------
+
+
+def text_label(number: int) -> dict[str, Any]:
+    return {"image": image(number), "label": [b"New York, NY", "cafe\u0301".encode(), b" tench\n"][number % 3]}
+
+
+def rows(number: int, channels: int = 3) -> np.ndarray:
+    """Raw pixels of noise, u8[8 6 c]."""
+    return np.random.default_rng(number).integers(0, 256, (8, 6, channels), np.uint8)
+
+
+SIZES = {"height": 8, "width": 6}
+FORMS = {  # Name -> record by its number, and the names of the classes 0, 1, 2.
+    "text": (text_label, ("New York, NY", "café", "tench")),
+    "digits": (lambda n: {"image": image(n), "label": b"%d" % (9 + n % 3)}, ("9", "10", "11")),
+    "one-hot": (lambda n: {"image": image(n), "one_hot": [int(n % 3 == k) for k in range(3)]}, ("0", "1", "2")),
+    "one-hot floats": (lambda n: {"image": image(n), "y": [float(n % 3 == k) for k in range(3)]}, ("0", "1", "2")),
+    "floats": (lambda n: {"image": image(n), "label": float(n % 3 + 1)}, ("1", "2", "3")),
+    "a list of one": (lambda n: {"image": [image(n)], "label": [[b"a"], [b"b"], [b"c"]][n % 3]}, ("a", "b", "c")),
+    "raw": (lambda n: {"image_raw": rows(n).tobytes(), "label": n % 3, "depth": 3} | SIZES, ("0", "1", "2")),
+    "raw gray": (lambda n: {"image_raw": rows(n, 1).tobytes(), "label": n % 3} | SIZES, ("0", "1", "2")),
+    "raw alpha": (lambda n: {"image_raw": rows(n, 4).tobytes(), "label": n % 3} | SIZES, ("0", "1", "2")),
+    "raw and text": (lambda n: {"image_raw": rows(n).tobytes(), "label": b"abc"[n % 3 :][:1]} | SIZES, ("a", "b", "c")),
+    "numbers": (lambda n: {"pixels": rows(n).ravel().tolist(), "label": n % 3, "shape": [8, 6, 3]}, ("0", "1", "2")),
+    "planes": (
+        lambda n: {"pixels": rows(n).transpose(2, 0, 1).tobytes(), "label": n % 3, "shape": [3, 8, 6]},
+        ("0", "1", "2"),
+    ),
+    "plain": (lambda n: {"image": image(n), "label": n % 3}, ("0", "1", "2")),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_records_are_written_anew(tmp_path: Path, form: str) -> None:
+    record, names = FORMS[form]
+    for split, numbers in (("train", range(9)), ("val", range(9, 15))):
+        shards(tmp_path / f"d/{split}", "{:02d}.tfrec", [record(n) for n in numbers])
+    if form != "plain":
+        with pytest.raises(UserError, match=r"train/00\.tfrec: .* Add --rewrite to write such records anew"):
+            quietly(tmp_path / "d", tmp_path / "out")
+    out = quietly(tmp_path / "d", tmp_path / "out", rewrite=True)
+    data = open_dataset(out)
+    assert (data.class_names, data.splits) == (names, {"train": 9, "validation": 6})
+    order = {"train": [0, 2, 4, 6, 8, 1, 3, 5, 7], "validation": [9, 11, 13, 10, 12, 14]}
+    for split, numbers in order.items():
+        records = data.records(split)
+        for at, number in enumerate(numbers):
+            assert records[at]["label"] == number % 3
+            value = record(number)
+            if "image" in value:
+                expected = value["image"] if isinstance(value["image"], bytes) else value["image"][0]
+                assert records[at]["image"] == expected
+            elif "alpha" not in form:
+                stored = np.asarray(Image.open(io.BytesIO(records[at]["image"])).convert("RGB"))
+                channels = 1 if "gray" in form else 3
+                assert np.array_equal(stored, np.broadcast_to(rows(number, channels), (8, 6, 3)))
+        assert records.paths[0] == f"{'train' if split == 'train' else 'val'}/00.tfrec:0"
+    assert not [path for path in out.iterdir() if path.is_symlink()]
+    assert verify(VerifyConfig(directory=str(out), workers=1), lambda line: None) == []
+    builder = tfds.builder_from_directory(out)
+    seen = [int(one["label"]) for one in tfds.as_numpy(builder.as_dataset(split="train"))]
+    assert seen == [number % 3 for number in order["train"]]
+
+
+def test_what_is_written_anew_is_a_function_of_the_records(tmp_path: Path) -> None:
+    shards(tmp_path / "d", "train-{:05d}-of-{:05d}", [text_label(n) for n in range(9)])
+    first = quietly(tmp_path / "d", tmp_path / "out", rewrite=True)
+    second = quietly(tmp_path / "d", tmp_path / "elsewhere", rewrite=True, workers=2)
+    assert contents(first) == contents(second)
+    assert (
+        model_file.describe(open_dataset(first), image_size=8, crop=1.0, trainer="frozen").images["store"] == "original"
+    )
+    shards(tmp_path / "e", "train-{:05d}-of-{:05d}", [text_label(n) | {"image": b"none"} for n in range(9)])
+    with pytest.raises(UserError, match=r"no feature holds an encoded image"):
+        quietly(tmp_path / "e", first, rewrite=True, overwrite=True)
+    assert contents(first) == contents(second)  # The old one stays until the new one is complete.
+
+
+def test_images_are_stored_as_convert_stores_them(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    tiff = io.BytesIO()
+    Image.new("RGB", (4, 5)).save(tiff, "TIFF")
+    stored = [image(0), image(1, exif=exif), tiff.getvalue(), image(3, "GIF"), b"<html>"]
+    shards(tmp_path / "d", "train{}.tfrec", [kaggle(n, image=data) for n, data in enumerate(stored)], count=1)
+    said = report(tmp_path / "d", tmp_path / "out", rewrite=True, max_bad=0.2)
+    assert "  note: turned upright by their EXIF orientation: 1 image" in said
+    assert "  note: encoded anew: 2 images (" in said
+    assert "  skipped: train0.tfrec:4: not an image (starts with b'<html>'); " in said
+    records = open_dataset(tmp_path / "out").records("train")
+    with_sizes = [(Image.open(io.BytesIO(records[n]["image"])).format, records[n]["label"]) for n in range(4)]
+    assert with_sizes == [("JPEG", 0), ("JPEG", 1), ("PNG", 2), ("PNG", 0)]
+    assert verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), lambda line: None) == []
+
+
+CATS = [b"Cat", b"cat", b"dog"]
+
+
+@pytest.mark.parametrize(
+    ("record", "settings", "said"),
+    [
+        (lambda n: {"label": CATS[n % 3]}, {}, r"the classes 'Cat' and 'cat' in 'label' differ only by case\. Pas"),
+        (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "dog"]}, r"note: 4 records labeled 'Cat' belong to "),
+        (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes, the first one, 'c"),
+        (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are none"),
+        (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {}, r"b'caf\\xe9' in 'label' is not utf-8 text \(--l"),
+        (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {"label_encoding": "latin-1"}, r"2 classes, .* 'café'"),
+        (lambda n: {"label": [b"a", b"dog"][n % 2]}, {"label_encoding": "no"}, r"--label_encoding=no: not an en"),
+        (lambda n: {"label": [b"a\0", b"dog"][n % 2]}, {}, r"b'a\\x00' in 'label' has characters that a cl"),
+        (lambda n: {"label": [b"a", b"b"][n % 2] if n else b" "}, {}, r"train\.tfrec:0: it has no label: the text in"),
+        (lambda n: {"y": [int(k == n % 2) for k in range(2 + n // 11)]}, {}, r"'y' holds 3 values of type int64"),
+        (lambda n: {"y": [int(k == n % 2 or n == 3) for k in range(2)]}, {}, r":3: 2 of 2 values in 'y' are not 0; an"),
+        (lambda n: {"y": [int(k == n % 2) * (n != 3) for k in range(2)]}, {}, r":3: it has no label: all 2 values of"),
+        (lambda n: {"y": [int(k == n % 2) for k in range(2)]}, {"classes": ["a", "b", "c"]}, r"\(one-hot\), and 3 cl"),
+        (lambda n: {"label": float(n % 2) + (n == 3) / 2}, {}, r":3: 1\.5 in 'label' is not a whole number, so"),
+        (lambda n: {"label": n % 2 * 2 - 1}, {}, r":0: it has no label \(-1\)(?s:.*) If -1 is a class, add --l"),
+        (lambda n: {"label": n % 2 * 2 - 1}, {"label_offset": -1}, r"note: 1 of 3 classes have no record: 0"),
+        (lambda n: {"label": [5, 9][n % 2]}, {}, r"note: 8 of 10 classes have no record: 0, 1, 2, 3, 4, 6, 7, 8"),
+    ],
+)  # fmt: skip
+def test_labels_that_need_a_decision(tmp_path: Path, record: Any, settings: dict[str, Any], said: str) -> None:
+    write(tmp_path / "d/train.tfrec", (example({"image": image(n)} | record(n)) for n in range(12)))
+    lines: list[str] = []
+    try:
+        config = {"records": str(tmp_path / "d"), "out": str(tmp_path / "out"), "workers": 1, "rewrite": True}
+        adopt(AdoptConfig(**config | settings), lines.append)
+    except UserError as error:
+        lines.append(str(error))
+        assert not (tmp_path / "out").exists()
+    assert re.search(said, "\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"height": 9}, r"144 values in 'image_raw', where 9 x 6 x 3 need 162"),
+        ({"image_raw": bytes(8 * 6 * 3 * 4)}, r"576 values in 'image_raw', where 8 x 6 x 3 need 144 \(float32 pixels"),
+        ({"height": 0}, r"0 x 6 x 3 is no size of an image \(height, width, 1 to 4 channels\) for 144 values"),
+        ({"depth": 5}, r"8 x 6 x 5 is no size of an image"),
+        ({"height": b"8"}, r"'height' and 'width' do not hold one whole number each"),
+        ({"image_raw": [bytes(144), bytes(144)]}, r"2 values in 'image_raw', where the pixels of one image"),
+        ({"image_raw": [300] * 144}, r"values of 300 to 300 in 'image_raw', where pixels of 0\.\.255 are expected"),
+        ({"image_raw": [float("nan")] * 144}, r"values of nan to nan in 'image_raw'"),
+        ({"image_raw": None}, r"it has no image: 'image_raw' is missing or empty"),
+    ],
+)
+def test_raw_pixels_of_another_size_are_left_out(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    values = [{"image_raw": rows(n).tobytes(), "depth": 3, "label": n % 2} | SIZES for n in range(20)]
+    write(tmp_path / "d/train.tfrec", (example(v | (change if n == 7 else {})) for n, v in enumerate(values)))
+    lines = report(tmp_path / "d", tmp_path / "out", rewrite=True)
+    assert re.search(rf"  skipped: train\.tfrec:7: {said}", lines)
+    assert open_dataset(tmp_path / "out").splits == {"train": 19}
+
+
+# --- Records, splits and files without labels or records --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rewrite", [False, True])
+@pytest.mark.parametrize("missing", [0, 7, 39])  # The first record as well.
+def test_a_record_without_a_label_is_left_out(tmp_path: Path, missing: int, rewrite: bool) -> None:
+    values = [{"image": image(n)} | ({"label": n % 2} if n != missing else {}) for n in range(40)]
+    write(tmp_path / "d/train.tfrec", map(example, values))
+    said = report(tmp_path / "d", tmp_path / "out", rewrite=rewrite)
+    assert f"  skipped: train.tfrec:{missing}: it has no label: 'label' is missing or empty" in said
+    assert ("left out, but still in the files" in said) == (not rewrite)
+    records = open_dataset(tmp_path / "out").records("train")
+    expected = [v["image"] for n, v in enumerate(values) if n != missing]
+    assert [records[n]["image"] for n in range(39)] == expected
+    assert len((tmp_path / "out/rejected.csv").read_text().splitlines()) == 2
+    assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
+
+
+@pytest.mark.parametrize("rewrite", [False, True])
+@pytest.mark.parametrize("unlabeled", [{}, {"class": -1}, {"class": []}])
+def test_a_split_without_labels_is_left_out(tmp_path: Path, unlabeled: dict[str, Any], rewrite: bool) -> None:
+    """The layout of Kaggle's flowers, by the documented command."""
+    for split, count in (("train", 9), ("val", 6), ("test", 7)):
+        values = [{"image": image(n), "id": b"%06x" % n} for n in range(count)]
+        values = [v | ({"class": n % 3} if split != "test" else unlabeled) for n, v in enumerate(values)]
+        shards(tmp_path / f"flowers/tfrecords-jpeg-12x9/{split}", "{:02d}-12x9-{}.tfrec", values)
+    pattern = f"{tmp_path}/flowers/tfrecords-jpeg-12x9/*/*.tfrec"
+    said = report(pattern, tmp_path / "out", rewrite=rewrite)
+    assert "  note: test is left out: none of its 7 records in 2 files has a label (it has no label" in said
+    assert open_dataset(tmp_path / "out").splits == {"train": 9, "validation": 6}
+    assert (tmp_path / "out/rejected.csv").read_text() == "path,reason,done\n"  # The split is no damage.
+    assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
+    assert (
+        contents(quietly(tmp_path / "flowers", tmp_path / "again", rewrite=rewrite)).keys()
+        == contents(tmp_path / "out").keys()
+    )  # A directory above them is enough.
+
+
+def test_empty_files(tmp_path: Path) -> None:
+    for name in ("train-0.tfrec", "val-0.tfrec"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"^--records=.*: there is no record: all 2 files are empty \(.*train-0\.tfrec,"
+    ):
+        quietly(tmp_path, tmp_path / "out")
+    with pytest.raises(UserError, match=r"^--records=.*: there is no record: the file is empty \("):
+        quietly(tmp_path / "train*", tmp_path / "out")
+    write(tmp_path / "train-0.tfrec.gz", [], "GZIP")
+    (tmp_path / "val-0.tfrec").unlink()
+    with pytest.raises(UserError, match=r"there is no record in these files\."):
+        quietly(tmp_path, tmp_path / "out", rewrite=True)
+    (tmp_path / "train-0.tfrec.gz").unlink()
+    write(tmp_path / "train-1.tfrec", [example(kaggle(n)) for n in range(3)])
+    assert "  note: 1 of 2 files are empty and left out: " in report(tmp_path, tmp_path / "out")
+
+
+def test_files_in_a_directory_and_below_it(tmp_path: Path) -> None:
+    for name in ("train.tfrec", "old/train.tfrec"):
+        write(tmp_path / "d" / name, [example(kaggle(1))])
+    with pytest.raises(
+        UserError, match=r"d: TFRecords lie both in this directory and below it, such as .* with a patt"
+    ):
+        quietly(tmp_path / "d", tmp_path / "out")
+
+
+def test_records_of_other_kinds_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "s/train.tfrec", [sequence({"label": 1}, {"frames": [image(1)]})])
+    with pytest.raises(UserError, match=r"no tf\.train\.Example; they are tf\.train\.SequenceExample, a series"):
+        quietly(tmp_path / "s", tmp_path / "out")
+    unpacked = b"".join((b"\x0a\x05label", b"\x12\x04\x1a\x02\x08\x01"))  # A writer that does not pack numbers.
+    record = example({"image": image(1)})
+    entry = b"\x0a" + bytes([len(unpacked)]) + unpacked
+    records = [example(kaggle(n) | {"label": 1}) for n in range(19)]
+    records += [record + b"\x0a" + bytes([len(entry)]) + entry, b"\xff\xff"]
+    write(tmp_path / "u/train.tfrec", records)
+    said = report(tmp_path / "u", tmp_path / "out", max_bad=0.1)
+    assert "train.tfrec:19: readers do not take it as it is written; --rewrite writes such records anew" in said
+    assert "train.tfrec:20: it is not a tf.train.Example" in said
+    assert open_dataset(quietly(tmp_path / "u", tmp_path / "again", rewrite=True)).splits == {"train": 20}
+
+
+def test_mutated_records_are_left_out_or_read(tmp_path: Path) -> None:
+    """Checksums are right, contents are not: nothing ends in a traceback, and what is adopted can be read."""
+    rng = np.random.default_rng(0)
+    records = [example(kaggle(n, id=b"%d" % n)) for n in range(200)]
+    for n in range(60, 200):
+        damaged = bytearray(records[n])
+        for place in rng.integers(0, len(damaged), 3):
+            damaged[place] = rng.integers(256)
+        damaged[rng.integers(24)] ^= 1 << rng.integers(8) if n % 2 else 0  # Among the first keys.
+        records[n] = bytes(damaged)
+    write(tmp_path / "d/train.tfrec", records)
+    classes = [str(label) for label in range(128)]
+    for rewrite in (False, True):
+        out = quietly(tmp_path / "d", tmp_path / f"out{rewrite}", rewrite=rewrite, max_bad=1.0, classes=classes)
+        assert 60 <= open_dataset(out).splits["train"] < 200
+        assert verify(VerifyConfig(directory=str(out), decode=False, workers=1), lambda line: None) == []
 
 
 # --- The command -----------------------------------------------------------------------------------------------------

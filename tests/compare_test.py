@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
-import os
 import re
 import shutil
 import signal
@@ -17,6 +15,7 @@ import pytest
 from drawn import converted, run, start, with_splits
 from PIL import Image
 
+from tfrecord_tools import files
 from tfrecord_tools.errors import UserError
 from trainers import comparison
 from trainers.comparison import Row, Variant
@@ -220,9 +219,10 @@ def test_one_comparison_at_a_time_and_its_training_ends_with_it(place):
             process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM
     assert other.stderr == "error: --out=busy: another comparison is at work in it. Wait for it.\n"
-    descriptor = os.open(place / "busy/scratch-seed0", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # Nobody is at work in the run any more.
-    os.close(descriptor)
+    held = files.hold(place / "busy/scratch-seed0/lock")
+    assert held  # Nobody is at work in the run any more.
+    with held:
+        pass
 
 
 def wait_for(done: Callable[[], bool]) -> None:

@@ -130,7 +130,7 @@ def test_duplicates_are_all_kept(tmp_path: Path) -> None:
 
 def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
     (src / "train/cats/page.jpg").write_bytes(b"<html>")
-    (src / "train/dogs/moving.jpg").write_bytes(image(1, "PPM"))
+    (src / "train/dogs/moving.jpg").write_bytes(image(1, "TGA"))
     (src / "train/cats/000.jpg").write_bytes(image(1)[:-100])
     (src / "readme.txt").write_text("hello")
     lines: list[str] = []
@@ -142,7 +142,7 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
         ("train/cats/page.jpg", "skipped"),
         ("train/dogs/moving.jpg", "skipped"),
     ]
-    assert rows[2]["reason"] == "a PPM image; JPEG, PNG, GIF, BMP, WebP and TIFF are read"
+    assert rows[2]["reason"] == "a TGA image, not a format that is read: export it as PNG or JPEG"
     assert "  note: 1 file is left out, in no class directory: readme.txt" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
@@ -257,7 +257,7 @@ def test_on_bad_image_fail(src: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         converted(src, tmp_path / "out", on_bad_image="fail")
     assert str(caught.value) == (
-        f"{src}/train/cats/page.jpg: not an image (starts with b'<html>'); JPEG, PNG, GIF, BMP, WebP and TIFF are read."
+        f"{src}/train/cats/page.jpg: not an image (starts with b'<html>'); an HTML page: download the file again."
         " Remove it, or pass --on_bad_image=skip."
         f"\nWhat is done is kept in {tmp_path}/out.partial/ for the next try; delete it to give up."
     )
@@ -321,7 +321,7 @@ def test_failed_overwrite_leaves_the_old_one(src: Path, tmp_path: Path, monkeypa
     converted(src, tmp_path / "out")
     old = contents(tmp_path / "out")
     monkeypatch.setattr(convert_module.metadata, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
-    with pytest.raises(UserError, match=r"^No space\. What is done is kept in .*/out\.partial/\. Mend"):
+    with pytest.raises(UserError, match=r"^No space \(.*\)\. What is done is kept in .*/out\.partial/\. Mend"):
         converted(src, tmp_path / "out", overwrite=True, seed=1)
     assert contents(tmp_path / "out") == old
 
@@ -518,7 +518,7 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--scr=pets"], "Unknown command line flag 'scr'. Did you mean: src"),
+        (["--scr=pets"], "--scr=pets: there is no such flag. Use --src=pets."),
         (["--src=pets", "extra"], "error: unexpected argument 'extra': everything is given by flags"),
         ([], "error: --src is missing: images such as cat_dog_img/train"),
         (["--src=gone"], "error: --src=gone: no such file or directory."),
@@ -569,7 +569,10 @@ def test_full_disk(tmp_path: Path) -> None:
 
     done = run(MODULE, "--src=pets", "--workers=2", cwd=tmp_path, preexec_fn=limited)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: File too large. What is done is kept in out.partial/.")
+    assert done.stderr.startswith(
+        "error: out.partial/data/pets-train.tfrecord-00000-of-00001.tmp: File too large (write). What is done is kept in"
+        " out.partial/."
+    )
     assert done.stderr.endswith("Mend the cause and run the same command again: it continues.\n")
     assert sorted(os.listdir(tmp_path)) == ["out.partial", "pets"]
     assert not list(tmp_path.rglob("*.tmp"))
@@ -652,3 +655,15 @@ def test_interrupt_and_a_second_conversion_at_the_same_time(
     assert known >= 256
     with workspace.open_workspace(tmp_path / "out"):  # Free for the next one.
         pass
+
+
+def test_the_source_is_checked_before_the_output(tmp_path):
+    """Nobody should choose another --out only to read then that --src is mistyped."""
+    converted(with_splits(tmp_path / "pets"), tmp_path / "out")
+    for source, message in (
+        ("pest", "--src=pest: no such file"),
+        ("pets", "--out=out exists"),
+    ):
+        done = run(MODULE, f"--src={source}", "--out=out", cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"error: {message}")

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from drawn import REPOSITORY, converted, run, tree, with_splits
+from drawn import REPOSITORY, converted, image, run, tree, with_splits
+from foreign import example, write
 
 from tfrecord_tools import index, order, schema
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
@@ -86,7 +88,8 @@ def test_splits_and_order_follow_from_the_documented_rule(place: Path) -> None:
     assert names["mix"](3, 1, 2**63 + 5) == int(order.mix(3, 1, np.uint64(2**63 + 5)))
     table = pq.read_table(place / "made" / index.FILE_NAME).to_pylist()
     hashes = [int.from_bytes(row["source_sha256"][:8], "little") for row in table]
-    assert [names["split_of"](h, 3, 0.2, 0.1) for h in hashes] == [row["split"] for row in table]
+    splits = names["splits_of"](hashes, [row["label"] for row in table], 3, 0.2, 0.1)
+    assert splits == [row["split"] for row in table]
     for split in ("train", "validation", "test"):
         ranks = [(names["rank"](h, 3), row["path"]) for h, row in zip(hashes, table) if row["split"] == split]
         assert ranks == sorted(ranks)
@@ -107,6 +110,39 @@ def test_the_index_for_dali_tells_where_each_frame_is(place: Path, monkeypatch: 
             assert data is not None
             found.add(data)
     assert found == expected
+
+
+def commands(document: str, title: str) -> list[list[str]]:
+    """The arguments of each command in the indented blocks below a heading."""
+    lines = re.findall(r"^    python -m (.*)$", section(document, title), re.MULTILINE)
+    return [shlex.split(line) for line in lines]
+
+
+def test_the_documented_adoptions(tmp_path: Path) -> None:
+    """Each command, on files of the layout that it is for."""
+    for split, count in (("train", 6), ("validation", 4)):
+        values = [{"image/encoded": image(n), "image/class/label": 1 + n % 2} for n in range(count)]
+        write(tmp_path / f"imagenet/{split}-00000-of-00001", map(example, values))
+    for split, count in (("train", 6), ("val", 4), ("test", 3)):
+        label = [{"class": n % 2} if split != "test" else {} for n in range(count)]
+        values = [{"image": image(n), "id": b"%06x" % n} | label[n] for n in range(count)]
+        write(tmp_path / f"flowers/tfrecords-jpeg-224x224/{split}/00-224x224-{count}.tfrec", map(example, values))
+    (tmp_path / "classes.txt").write_text("pink primrose\nhard-leaved pocket orchid\n")
+    for directory, count in (("a", 6), ("b", 4)):
+        values = [{"image": image(n), "target": n % 2, "label": 7} for n in range(count)]
+        write(tmp_path / directory / "0.tfrec", map(example, values))
+    values = [{"image": image(n), "label": [b"cat", b"dog"][n % 2]} for n in range(6)]
+    write(tmp_path / "homemade/records.tfrecord", map(example, values))
+    both, flowers = {"train": 6, "validation": 4}, ("pink primrose", "hard-leaved pocket orchid")
+    expected = [(("1", "2"), both), (flowers, both), (("0", "1"), both), (("cat", "dog"), {"train": 6})]
+    for (module, *arguments), (names, splits) in zip(
+        commands("interop.md", "## TFRecords that others wrote"), expected, strict=True
+    ):
+        done = run(module, *arguments, "--overwrite", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        data = open_dataset(tmp_path / "out")
+        assert (data.class_names, data.splits) == (names, splits)
+        assert ("test is left out" in done.stdout) == (names == flowers)
 
 
 def test_batches_that_replace_the_generator(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,11 +88,17 @@ def test_parses_what_tensorflow_writes(values: dict[str, Any]) -> None:
     assert parsed is not None
     assert list(parsed) == sorted(values)
     assert plain(parsed) == by_tensorflow(serialized)
+    assert examples.counts(serialized) == lengths(parsed)
+
+
+def lengths(parsed: dict[str, Feature] | None) -> dict[str, tuple[str, int]] | None:
+    return None if parsed is None else {name: (f.type, len(f.values)) for name, f in parsed.items()}
 
 
 @pytest.mark.parametrize("serialized", WIRE.values(), ids=WIRE)
 def test_parses_all_that_protobuf_allows(serialized: bytes) -> None:
     assert plain(parse(serialized)) == by_tensorflow(serialized)
+    assert examples.counts(serialized) == lengths(parse(serialized))
 
 
 def test_types_of_numbers() -> None:
@@ -125,11 +131,13 @@ def test_types_of_numbers() -> None:
 )
 def test_what_is_no_example_is_told(data: bytes) -> None:
     assert parse(data) is None
+    assert examples.counts(data) is None
 
 
 def test_cut_examples_are_told() -> None:
     whole = example(VALUES["one of each"])
     assert [length for length in range(1, len(whole)) if parse(whole[:length]) is not None] == []
+    assert [length for length in range(1, len(whole)) if examples.counts(whole[:length]) is not None] == []
 
 
 def test_damaged_examples_are_parsed_as_protobuf_does_or_not_at_all() -> None:
@@ -141,11 +149,54 @@ def test_damaged_examples_are_parsed_as_protobuf_does_or_not_at_all() -> None:
         for place in rng.integers(0, len(whole), rng.integers(1, 3)):
             damaged[place] = rng.integers(256)
         parsed = parse(bytes(damaged))
+        assert examples.counts(bytes(damaged)) == lengths(parsed)
         if parsed is not None:
             survived += 1
             expected = by_tensorflow(bytes(damaged))
             assert repr(plain(parsed)) == repr({name: expected[name] for name in sorted(expected)})
     assert survived > 100
+
+
+def series_by_tensorflow(serialized: bytes) -> tuple[Any, Any]:
+    message = tf.train.SequenceExample.FromString(serialized)
+    context = by_tensorflow(tf.train.Example(features=message.context).SerializeToString())
+    lists = {}
+    for name, steps in sorted(message.feature_lists.feature_list.items()):
+        features = [tf.train.Features(feature={"": step}) for step in steps.feature]
+        lists[name] = [by_tensorflow(tf.train.Example(features=f).SerializeToString())[""] for f in features]
+    return context, lists
+
+
+def plain_series(serialized: bytes) -> tuple[Any, Any] | None:
+    parsed = examples.parse_sequence(serialized)
+    if parsed is None:
+        return None
+    lists = {name: [plain({"": step}) for step in steps] for name, steps in parsed[1].items()}
+    return plain(parsed[0]), {name: [step[""] for step in steps if step] for name, steps in lists.items()}
+
+
+def test_damaged_series_are_parsed_as_protobuf_does_or_not_at_all() -> None:
+    rng = np.random.default_rng(0)
+    steps = {"frames": [b"a", b"bc"], "n": [[1, 2], [], -3], "f": [0.5], "none": [], "untyped": [None]}
+    whole = sequence({"id": 1, "texts": [b"a", b"bc"]}, steps)
+    survived = 0
+    for _ in range(3000):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), rng.integers(0, 3)):
+            damaged[place] = rng.integers(256)
+        parsed = plain_series(bytes(damaged))
+        if parsed is not None:
+            survived += 1
+            assert repr(parsed) == repr(series_by_tensorflow(bytes(damaged)))
+    assert survived > 100
+
+
+def test_records_of_any_bytes_are_counted_or_refused() -> None:
+    rng = np.random.default_rng(0)
+    for length in rng.integers(0, 60, 3000):
+        data = rng.choice(np.array([0x0A, 0x12, 0x1A, 1, 2, 3, 0x80, 0xFF], np.uint8), length).tobytes()
+        assert examples.counts(data) == lengths(parse(data))
+        examples.parse_sequence(data)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +212,9 @@ def test_damaged_examples_are_parsed_as_protobuf_does_or_not_at_all() -> None:
     ],
 )
 def test_sequences(data: bytes, is_one: bool) -> None:
-    assert examples.is_sequence(data) == is_one
+    assert (examples.parse_sequence(data) is not None) == is_one
+    if is_one:
+        assert plain_series(data) == series_by_tensorflow(data)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])

@@ -294,10 +294,11 @@ def test_what_is_not_near_enough_is_not_kept(place: Path, tmp_path: Path) -> Non
     before = export(ExportConfig(**config)).check
     old = contents(tmp_path)
     with pytest.raises(
-        UserError, match=r"litert-float16 is not near enough, and nothing was written: on 32 generated"
+        UserError,
+        match=r"litert-float16 is not near enough, and nothing was written: the probabilities of 32 generated images",
     ) as e:
         export(ExportConfig(**config, quantize="float16", tolerance=before.difference / 2, overwrite=True))
-    assert str(e.value).endswith("allowed. If it is good enough, pass a larger --tolerance.")
+    assert str(e.value).endswith("another class. If it is good enough, pass a larger --tolerance.")
     assert contents(tmp_path) == old  # The old one is there, the new one not even in part.
 
 
@@ -307,14 +308,15 @@ def test_what_is_not_near_enough_is_not_kept(place: Path, tmp_path: Path) -> Non
         (
             {},
             [[0.1, 0.9], [0.6, 0.4]],
-            r"at most 0\.1; 0\.00% are .* At most 1e-05 is allowed\. If it is good enough,",
+            r"at most 0\.1, and 1e-05 is allowed; .* 0\.00% get another class\. If it is good enough,",
         ),
-        ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"At most 0\.05 is allowed\."),
+        ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"at most 0\.1, and 0\.05 is allowed;"),
         ({}, [[0.0, 1.0], [0.6, np.nan]], r"differ from the Keras model's by at most nan"),  # Nothing compares to it.
         (
             {"format": "litert", "quantize": "int8", "tfrecords": "out"},
             [[0.0, 1.0], [0.4, 0.6]],
-            r"50\.00% are .* At most 3\.00% of other classes are allowed\. Calibrate on more --samples,",
+            r"written: 50\.00% of 2 images get the same class .*, and 97\.00% must\. .* here by up to 0\.2: int8"
+            r" has 256 steps .*\. Calibrate on more --samples, take --quantize=float16, or pass a larger --tolerance\.",
         ),
     ],
 )
@@ -425,7 +427,9 @@ def test_command(place: Path, tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     lines = ended.stdout.splitlines()
     assert lines[0] == "export: new/ with assets, export.json, fingerprint.pb, labels.txt, saved_model.pb, variables"
-    assert lines[1].startswith("check: on 7 records of validation its probabilities, which range over ")
+    assert lines[1].startswith(
+        "check: the probabilities of 7 records of validation differ from the Keras model's by at most "
+    )
     assert lines[2:] == [
         "note: its training's images were made with --resize=48: make others alike, as predict does"
         " (tfrecord_tools.images.prepare)"

@@ -66,7 +66,7 @@ def test_two_phases_end_in_a_run_directory(place, whole):
         "      32 to train on, 12 to validate: the validation split",
         "device: CPU, precision float32, XLA off",
         "model: MobileNet(alpha=0.25), 32 px, weights w.weights.h5, 218,801 parameters; "
-        "4 steps of 8 images see each once",
+        "an epoch is 4 steps of 8 images, each of the 32 once",
         "run: two",
     ]
     phases = [line.split(",")[0] for line in out if line.startswith("phase ")]

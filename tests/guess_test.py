@@ -12,6 +12,7 @@ from drawn import image
 from tfrecord_tools import guess
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.examples import Feature
+from tfrecord_tools.forms import INDEX, NUMBER, ONE_HOT, TEXT, Pixels
 from tfrecord_tools.schema import Keys
 
 JPEG = image(1)
@@ -46,12 +47,12 @@ def features(values: dict[str, Any]) -> dict[str, Feature]:
     ],
 )
 def test_keys(values: dict[str, Any], expected: Keys) -> None:
-    assert guess.keys(features(values), None, None, "a: the first record") == expected
+    assert guess.form([features(values)], None, None, "a: the first record").keys == expected
 
 
 def test_keys_that_are_given() -> None:
     values = features(IMAGENET | {"thumbnail": JPEG})
-    assert guess.keys(values, "thumbnail", "image/height", "a") == Keys(
+    assert guess.form([values], "thumbnail", "image/height", "a").keys == Keys(
         image="thumbnail", label="image/height", path="image/filename"
     )
 
@@ -62,35 +63,114 @@ def test_keys_that_are_given() -> None:
         (
             {"pixels": [1.0, 2.0], "label": 1},
             (None, None),
-            r"^a: no feature holds an encoded image\. Name it with --image_key\."
-            r" It has label \(1 int64\), pixels \(2 float\)\.$",
+            r"^a: no feature holds an encoded image or raw pixels\. Name it with --image_key\."
+            r" The features: label \(1 int64\), pixels \(2 float\)\.$",
         ),
         (
-            {"x": JPEG, "y": JPEG, "label": 1},
+            {"left": JPEG, "right": JPEG, "label": 1},
             (None, None),
-            r"^a: several features hold an encoded image\. .*1 bytes, JPEG",
+            r"^a: several features hold an encoded image or raw pixels\. .*1 bytes, JPEG",
         ),
         (
             {"image": JPEG, "a": 1, "b": 2},
             (None, None),
-            r"^a: several features hold one whole number, the label\. Name it",
+            r"^a: several features hold a label: one whole number, .*\. Name it with --label_key",
         ),
-        ({"image": JPEG, "label": [1, 2]}, (None, None), r"^a: no feature holds one whole number.*label \(2 int64\)"),
+        (
+            {"image": JPEG, "label": [1, 2]},
+            (None, None),
+            r"^a: no feature holds a label: .* 'label' holds 2 values per record, and an image must have one label\."
+            r" .*label \(2 int64\)",
+        ),
+        (
+            {"image": JPEG, "label": [1.0, 1.0, 0.0]},  # Several classes at once.
+            (None, None),
+            r"'label' holds 3 values per record, and an image must have one label\.",
+        ),
+        ({"image": JPEG, "label": 20.5}, (None, None), r"'label' holds numbers such as 20\.5, which are no classes\."),
+        ({"image": JPEG, "target": 20.5}, (None, "target"), r"^--label_key=target: .* 20\.5, which are no classes\."),
+        ({"image": JPEG, "id": 17}, (None, None), r"no feature holds a label"),  # A number that names the record.
+        ({"image_raw": bytes(12), "height": 2, "width": 2}, (None, None), r"no feature holds a label"),  # Sizes.
         (
             {"image": JPEG, "label": 1},
             ("img", None),
-            r"^--image_key=img: a has no such feature that holds an encoded image\.",
+            r"^--image_key=img: no such feature holds an encoded image or raw pixels in a\.",
         ),
         (
             {"image": JPEG, "label": 1},
             (None, "image"),
-            r"^--label_key=image: a has no such feature that holds one whole",
+            r"^--label_key=image: no such feature holds a label: one whole",
         ),
     ],
 )
 def test_keys_that_cannot_be_told(values: dict[str, Any], given: tuple[Any, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        guess.keys(features(values), *given, "a")
+        guess.form([features(values)], *given, "a")
+
+
+RAW = np.random.default_rng(0).bytes(48)  # 4 x 4 x 3.
+
+
+@pytest.mark.parametrize(
+    ("values", "label", "pixels"),
+    [
+        ({"image": JPEG, "label": b"cat"}, ("label", TEXT, 0), None),
+        ({"image": JPEG, "class_name": b"cat", "id": b"a"}, ("class_name", TEXT, 0), None),
+        ({"image": JPEG, "label": 3.0}, ("label", NUMBER, 0), None),
+        ({"image": JPEG, "label": [0, 1, 0]}, ("label", ONE_HOT, 3), None),
+        ({"image": JPEG, "one_hot_class": [0.0, 1.0]}, ("one_hot_class", ONE_HOT, 2), None),
+        ({"image": JPEG, "label": b"cat", "class": 3}, ("class", INDEX, 0), None),  # Readers use a number as it is.
+        ({"image": JPEG, "label": b"cat", "views": 3}, ("label", TEXT, 0), None),  # A known name before any number.
+        (
+            {"image_raw": RAW, "height": 4, "width": 4, "depth": 3, "label": 1},
+            ("label", INDEX, 0),
+            Pixels(height="height", width="width", channels="depth"),
+        ),
+        (
+            {"data": RAW, "image/height": 4, "image/width": 4, "y": 1},  # The sizes fit, whatever the name.
+            ("y", INDEX, 0),
+            Pixels(height="image/height", width="image/width"),
+        ),
+        (
+            {"mask": RAW[:16], "mask_rows": 4, "mask_cols": 4, "img_raw": RAW, "img_h": 4, "img_w": 4, "label": 1},
+            ("label", INDEX, 0),
+            Pixels(height="img_h", width="img_w"),  # Those whose names are most alike.
+        ),
+        ({"image": RAW, "shape": [4, 4, 3], "label": 1}, ("label", INDEX, 0), Pixels(shape="shape")),
+        ({"image": RAW, "shape": [3, 2, 8], "label": 1}, ("label", INDEX, 0), Pixels(shape="shape", planes=True)),
+        ({"image": list(range(16)), "label": 1}, ("label", INDEX, 0), Pixels()),
+        ({"x": [0.0, 0.5] * 8, "y": 1}, ("y", INDEX, 0), Pixels(scale=255)),
+        ({"x": [0.0, 99.0] * 8, "y": 1}, ("y", INDEX, 0), Pixels()),
+    ],
+)
+def test_forms(values: dict[str, Any], label: tuple[str, str, int], pixels: Pixels | None) -> None:
+    form = guess.form([features(values)], None, None, "a")
+    assert ((form.keys.label, form.label, form.length), form.pixels) == (label, pixels)
+
+
+def gradient(number: int) -> np.ndarray:
+    """A smooth color image, u8[24 20 3]."""
+    y, x = np.mgrid[0:24, 0:20]
+    return np.stack([(5 * x + 3 * y + 60 * k + number) % 256 for k in range(3)], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize("gray", [False, True])
+def test_pixels_that_may_be_stored_plane_by_plane(planes: bool, gray: bool) -> None:
+    samples = []
+    for number in range(12):
+        image = gradient(number) if not gray else np.repeat(gradient(number)[:, :, :1], 3, axis=2)
+        stored = image.transpose(2, 0, 1) if planes else image
+        samples.append(features({"image_raw": stored.tobytes(), "height": 24, "width": 20, "label": 1}))
+    if planes:
+        with pytest.raises(UserError, match=r"'image_raw': the raw pixels look as if .* --pixel_order=chw .*=hwc"):
+            guess.form(samples, None, None, "a")
+    else:
+        assert guess.form(samples, None, None, "a").pixels == Pixels(height="height", width="width")
+    for order in guess.PIXEL_ORDERS:
+        pixels = guess.form(samples, None, None, "a", order).pixels
+        assert pixels is not None
+        assert pixels.planes == (order == "chw")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +186,10 @@ def test_keys_that_cannot_be_told(values: dict[str, Any], given: tuple[Any, Any]
         ("d/00-224x224-798.tfrec", None),
         ("test_of_train/00-of-02.tfrec", None),  # A directory's is the whole name, lest any word on the way decides.
         ("d/trained-00000-of-00002", None),  # A word of its own is meant.
+        ("d/dev-00000-of-00002", "validation"),
+        ("d/TrainSet_3.tfrec", "train"),
+        ("d/Test_Data/00.tfrec", "test"),
+        ("d/train/jpeg/00.tfrec", None),  # Which directories on the way count is for `splits` to say.
     ],
 )
 def test_split_of_a_file(tmp_path: Path, path: str, expected: str | None) -> None:
@@ -118,9 +202,16 @@ def test_splits_that_cannot_be_told(tmp_path: Path) -> None:
     ):
         guess.splits([tmp_path / "train_and_test.tfrec"])
     with pytest.raises(
-        UserError, match=r"b\.tfrec: neither its name nor its directory's says .* while .*train\.tfrec is of"
+        UserError,
+        match=r"b\.tfrec: neither the file's name nor its directory's says a split, while .*train\.tfrec belongs",
     ):
         guess.splits([tmp_path / "train.tfrec", tmp_path / "b.tfrec"])
+
+
+def test_split_of_a_directory_further_up(tmp_path: Path) -> None:
+    """Directories count up to the one that all files share, whose own name says nothing about the files."""
+    paths = [tmp_path / f"test/{name}/jpeg/0.tfrec" for name in ("train", "valid")]
+    assert guess.splits(paths) == {"train": paths[:1], "validation": paths[1:]}
 
 
 def test_without_any_name_all_is_train(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import http.client
+import importlib.util
 import io
 import json
 import os
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from drawn import REPOSITORY
-from PIL import Image
+from PIL import Image, ImageOps
 
 from trainers import model_file
 from trainers.exporting import ExportConfig, export
@@ -92,6 +93,32 @@ def test_classifies(address: tuple[str, int], kind: str) -> None:
     np.testing.assert_allclose(list(answer["probabilities"].values()), expected, atol=0.01)
 
 
+def turned(orientation: int, kind: str) -> tuple[bytes, np.ndarray]:
+    """An image, stored turned and marked so, and its upright pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.kron(np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8), np.ones((16, 16, 1), np.uint8)))
+    stream = io.BytesIO()
+    stored.save(stream, kind, exif=exif, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
+    return stream.getvalue(), np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(stream.getvalue()))))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_turned_images_are_turned_upright_and_it_is_said(address: tuple[str, int], orientation: int, kind: str) -> None:
+    data, upright = turned(orientation, kind)
+    status, answer = ask(address, "POST", "/classify", data)
+    assert (status, answer["turned"]) == (200, orientation != 1)
+    spec = importlib.util.spec_from_file_location("http_server", SERVER)
+    assert spec is not None
+    assert spec.loader is not None
+    server = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(server)
+    sent = server.turned_upright(data)
+    assert (sent is None) == (orientation == 1)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sent or data))), upright)
+
+
 def test_each_client_gets_its_own_answer(address: tuple[str, int]) -> None:
     colours = {"red": "cats", "lime": "dögs", "blue": "eels"}
     asked = [*colours] * 8
@@ -159,9 +186,9 @@ def test_a_port_in_use_and_a_model_of_somebody_else(exported: Path, tmp_path: Pa
             assert ended.stderr.endswith(f"error: {message}")
 
 
-def test_needs_tensorflow_alone() -> None:
+def test_needs_tensorflow_and_pillow_alone() -> None:
     """It is copied to where the model is served, without this project."""
     nodes = list(ast.walk(ast.parse(SERVER.read_text())))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
     names += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
-    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names == {"tensorflow"}
+    assert {name.split(".")[0] for name in names} - sys.stdlib_module_names == {"tensorflow", "PIL"}

@@ -130,13 +130,13 @@ def flipped(data: bytes, position: int) -> bytes:
         (b"", "empty file"),
         (
             b"<html><body>404</body></html>",
-            r"not an image (starts with b'<html><body>404<'); JPEG, PNG, GIF, BMP, WebP and TIFF are read",
+            r"not an image (starts with b'<html><body>404<'); an HTML page: download the file again",
         ),
         (b"\x00" * 1000, r"not an image (starts with b'\x00"),
         (b"\xff\xd8\xff", "damaged image: "),  # Just the signatures.
         (PNG_START, "damaged image: the PNG ends at byte 8"),
         (b"%PDF-1.7 ...", "not an image (starts with b'%PDF-1.7"),
-        (image(1, "PPM"), "a PPM image; JPEG, PNG, GIF, BMP, WebP and TIFF are read"),
+        (image(1, "TGA"), "a TGA image, not a format that is read: export it as PNG or JPEG"),
         (JPEG[:-1], "damaged image: "),
         (JPEG[:-2], "damaged image: the JPEG ends at byte"),  # What TensorFlow fails on and viewers show.
         (JPEG[: len(JPEG) // 2], "damaged image: "),

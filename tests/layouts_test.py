@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from drawn import image, scanned
 
-from tfrecord_tools import arrange
+from tfrecord_tools import arrange, layouts
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.scan import Sources
 from tfrecord_tools.splits import SPLITS, split_named
@@ -181,6 +181,12 @@ def test_a_long_name_takes_no_longer_than_it_must(name: str) -> None:
         ),
         (classes("", ["cats/images", "dogs/images"]), each(**{"": 2}), []),
         (
+            [*classes(""), *classes("cats", ["new", "old"]), *classes("dogs", ["new", "old"])],  # Images lie in cats.
+            each(**{"": 6}),
+            ["8 images in subdirectories are merged into their class: new, old in each of cats, dogs"],
+        ),
+        (classes("", ["cats/2019", "dogs/2019"]), each(**{"": 2}), ["4 images in subdirectories are merged"]),
+        (
             [*classes("", PETS), "models/model.h5", "ckpt/model.data-00000-of-00001", "README", "a.csv"],
             each(**{"": 2}),
             ["2 files are left out, in directories without images: ckpt, models", "2 files are left out, in no class"],
@@ -221,6 +227,20 @@ def test_files_without_endings_are_looked_into(tmp_path: Path) -> None:
     found = scanned(made(tmp_path, ["notes/1"]))
     assert list(found.paths) == ["a/1", "a/2", "b/1", "b/2.image"]
     assert found.notes == ("1 file is left out, in directories without images: notes",)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("a.jpg", True), ("a.JPEG", True), ("a.tar.png", True), ("jpg", False), ("x.jpg/a", False), ("a.jpg.txt", False)],
+)
+def test_endings(name: str, counts: bool) -> None:
+    assert layouts.has_image_ending(name) == counts
+
+
+def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
+    found = scanned(made(tmp_path, [*classes("a.jpg"), *classes("b.jpg"), "jpg", "g"]), classes=["cats", "dogs"])
+    assert found.rejected == ()
+    assert found.notes == ("2 files are left out, in no class directory: g, jpg",)
 
 
 # --- Where two meanings are possible -------------------------------------------------------------------------------

@@ -141,7 +141,7 @@ def test_odd_names_arrive(out: Path) -> None:
 def test_rejected_csv(out: Path) -> None:
     with open(out / "rejected.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
-    reason = r"not an image (starts with b'<html>\n'); JPEG, PNG, GIF, BMP, WebP and TIFF are read"
+    reason = r"not an image (starts with b'<html>\n'); an HTML page: download the file again"
     assert rows == [["path", "reason", "done"], [f'train/{CLASSES[1]}/page, "404".jpg', reason, "skipped"]]
 
 

@@ -136,7 +136,7 @@ def test_features_are_computed_once_and_the_chief_alone_reports(place):
     assert " computed in " not in other
     assert "Epoch 2/2" in chief
     assert "Epoch 2/2" not in other
-    assert "waiting for the other 1 workers: 127.0.0.1:" in other
+    assert "waiting for 1 other worker: 127.0.0.1:" in other
     assert "\naccuracy " in chief
     assert "\naccuracy " not in other
     assert json.loads((place / "run/metrics.json").read_text())["count"] == 13

@@ -202,7 +202,7 @@ def test_lossless_jpeg(marker: int) -> None:
 
 @pytest.mark.parametrize("start", [b"%PDF-1.4 ", b"8BPS\0\1", b"ID3\3", b"\0\0\0\x18ftypheic"])
 def test_a_preview_is_not_repaired_into_an_image(start: bytes) -> None:
-    with pytest.raises(BadImage, match="not a"):
+    with pytest.raises(BadImage, match=r"not a|does not decode"):
         prepare(start + bytes(500) + JPEG + b"and what the file is about", REPAIR)
 
 

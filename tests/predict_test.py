@@ -125,7 +125,7 @@ def test_the_table_and_the_files_that_are_none(place, mixed):
     assert complaints[0].startswith("unreadable: mixed/cut.jpg: damaged image: ")
     assert complaints[1:] == [
         "unreadable: mixed/empty.png: empty file",
-        "unreadable: mixed/text.jpg: not an image (starts with b'<html>'); JPEG, PNG, GIF, BMP, WebP and TIFF are read",
+        "unreadable: mixed/text.jpg: not an image (starts with b'<html>'); an HTML page: download the file again",
         "error: 3 unreadable files, listed above. Everything else was judged.",
     ]
 
@@ -146,6 +146,27 @@ def test_json(place, mixed):
 def test_all_is_well(place):
     done = run("trainers.predict", f"--run={place}/run/model.keras", "src/train/reds/000.jpg", cwd=place)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+
+
+def test_other_files_in_a_directory_are_skipped(place, tmp_path):
+    """What is no image and has no image's name fails nothing; a named file, or one that should be an image, does."""
+    shutil.copytree(place / "src/train/reds", tmp_path / "photos")
+    for name, data in {"notes.txt": b"hello", "table.csv": b"a,b", "README": b"read me", "empty.md": b""}.items():
+        (tmp_path / "photos" / name).write_bytes(data)
+    done = run("trainers.predict", f"--run={place}/run", "photos", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "note: 4 files that are not images skipped, such as photos/README\n" in done.stderr
+    answer = json.loads(done.stdout)
+    assert (len(answer["predictions"]), answer["unreadable"]) == (4, {})
+    assert list(answer["skipped"]) == [f"photos/{name}" for name in ("README", "empty.md", "notes.txt", "table.csv")]
+    named = run("trainers.predict", f"--run={place}/run", "photos/notes.txt", cwd=tmp_path)
+    assert named.returncode == 1
+    assert "unreadable: photos/notes.txt: not an image (starts with b'hello')" in named.stderr
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/notes.txt").write_bytes(b"hello")
+    none = run("trainers.predict", f"--run={place}/run", "texts", cwd=tmp_path)
+    assert none.returncode == 1
+    assert none.stderr.endswith("error: no images there. Pass images, or directories of images.\n")
 
 
 def test_only_unreadable_ones(place, mixed, tmp_path):

@@ -55,7 +55,7 @@ def test_command(tmp_path: Path) -> None:
     assert Image.open(tmp_path / "preview.png").size == (4 * 36 + 4, 3 * 36 + 4)
     (tmp_path / "no.jpg").write_bytes(b"<html>")
     for flag, message in (
-        ("--image=no.jpg", "error: --image=no.jpg: not an image (starts with b'<html>'); JPEG,"),
+        ("--image=no.jpg", "error: --image=no.jpg: not an image (starts with b'<html>'); an HTML page: "),
         ("--image=none.jpg", "error: --image=none.jpg: No such file or directory."),
         ("--tfrecords=out --record=99", "error: --record=99: train has the records 0 to "),
     ):

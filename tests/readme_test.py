@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
 from tfrecord_tools.convert import ConvertConfig, convert
@@ -36,9 +37,11 @@ def test_the_plain_tensorflow_snippet_reads_every_record(converted: Path) -> Non
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 15
     names: dict[str, object] = {}
     exec(snippet, names)
-    read = sorted((int(label), image.numpy().tobytes()) for image, label in names["train"])  # type: ignore[attr-defined]
+    ((images, labels),) = names["train"]  # type: ignore[misc]  # Twelve records are one batch.
+    assert images.shape == (12, 160, 160, 3)
+    read = sorted((int(label), image.numpy().tobytes()) for image, label in zip(images, labels))
     stored = [
-        (label, np.asarray(Image.open(path)).tobytes())
+        (label, tf.image.resize(np.asarray(Image.open(path)), [160, 160]).numpy().tobytes())
         for label, name in enumerate(("cats", "dogs"))
         for path in (converted / "cat_dog_img" / "train" / name).iterdir()
     ]

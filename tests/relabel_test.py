@@ -70,6 +70,7 @@ def test_they_are_said(source, table, tmp_path):
     done = run("tfrecord_tools.convert", f"--src={source}", f"--relabel={table}", "--dry_run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "  note: 3 images relabelled: 2 from cats to dogs, 1 from dogs to cats\n" in done.stdout
+    assert "  note: 1 line of --relabel changes nothing: its image has that label already\n" in done.stdout
 
 
 def test_a_class_that_nobody_is_left_in_is_gone(source, tmp_path):

@@ -75,7 +75,7 @@ def test_report_of_a_converted_directory(tmp_path: Path, monkeypatch: pytest.Mon
     assert row(lines, f"  {first}") == f"{records[0]} | {size[first]:,}"
     assert row(lines, f"  {second}") == f"{records[1]} | {size[second]:,}"
     assert row(lines, validation) == f"6 | {size[validation]:,} | none"
-    assert "16 of 16 records looked at: tf.train.Example" in lines
+    assert "16 records: tf.train.Example" in lines
     assert row(lines, "image") == "bytes | 1 | 12 JPEG, 4 PNG, all decode, 12 x 9 px"
     assert row(lines, "image/filename").startswith('bytes | 1 | 18..23 bytes, 16 distinct: "')
     assert row(lines, "label") == "int64 | 1 | 0..1, 2 distinct: 0, 1"
@@ -162,7 +162,7 @@ def test_records_looked_at_are_those_of_all_files(tmp_path: Path) -> None:
     for shard in range(4):
         write(tmp_path / f"a-0000{shard}-of-00004", (example({"shard": shard, "i": i}) for i in range(100)))
     lines = report(tmp_path, records=10)
-    assert "10 of 400 records looked at: tf.train.Example" in lines
+    assert "400 records: tf.train.Example; values are those of 10" in lines
     assert row(lines, "shard") == "int64 | 1 | 0..3, 4 distinct: 0, 1, 2, 3"
     assert row(lines, "i") == "int64 | 1 | 0..2, 3 distinct: 0, 1, 2"
     assert row(report(tmp_path, records=2), "shard") == "int64 | 1 | 1..3, 2 distinct: 1, 3"  # Fewer than files.
@@ -177,16 +177,17 @@ def test_file_of_a_set_misses_no_others(tmp_path: Path) -> None:
 # --- What are no examples ------------------------------------------------------------------------------------------
 
 STEPS = sequence({"id": 1}, {"rgb": [b"1", b"2"]})
+OTHER = b"\x08\x01"
 
 
 @pytest.mark.parametrize(
     ("records", "said"),
     [
-        ([STEPS, STEPS], "2 of 2 records looked at: tf.train.SequenceExample"),
-        ([b"\x08\x01\x12\x03abc", b"any bytes"], "2 of 2 records looked at: no tf.train.Example"),
-        ([b"\x08\x01", STEPS], "2 of 2 records looked at: 1 no tf.train.Example, 1 tf.train.SequenceExample"),
-        ([example({"k": 1}), b"\x08\x01"], "2 of 2 records looked at: 1 tf.train.Example, 1 no tf.train.Example"),
-        ([b""], "1 of 1 record looked at: tf.train.Example"),  # One without features.
+        ([b"\x08\x01\x12\x03abc", b"any bytes"], "2 records: no tf.train.Example"),
+        ([OTHER, STEPS], "2 records: 1 no tf.train.Example, 1 tf.train.SequenceExample"),
+        ([example({"k": 1}), OTHER], "2 records: 1 tf.train.Example, 1 no tf.train.Example"),
+        ([b""], "1 record: tf.train.Example"),  # One without features.
+        ([sequence({}, {"steps": []})], "1 record: tf.train.SequenceExample"),  # Likewise.
     ],
 )
 def test_what_is_no_example_is_said_and_read_as_it_is(tmp_path: Path, records: list[bytes], said: str) -> None:
@@ -205,6 +206,75 @@ def test_file_without_records(tmp_path: Path) -> None:
                          "  a.tfrecord        0      0  none"]  # fmt: skip
     assert "looked at" not in "".join(lines)
     assert read(lines) == []
+
+
+# --- Series --------------------------------------------------------------------------------------------------------
+
+
+def clip(number: int) -> bytes:
+    """A label and a list of frames, as of a video."""
+    frames = [image(10 * number + step, "PNG") for step in range(2 + number % 3)]
+    return sequence({"label": number % 2}, {"frames": frames, "speed": [0.5] * number, "path": [[1, 2]] * number})
+
+
+def test_report_of_series(tmp_path: Path) -> None:
+    lines = report(write(tmp_path / "a.tfrecord", map(clip, range(12))))
+    assert "12 records: tf.train.SequenceExample" in lines
+    assert row(lines, "feature") == "type | steps | length | missing in | values"
+    assert row(lines, "label") == "int64 | 1 | 0..1, 2 distinct: 0, 1"
+    assert row(lines, "frames") == "bytes | 2..4 | 1 | 36 PNG, all decode, 12 x 9 px"
+    assert row(lines, "speed") == "float | 1..11 | 1 | 1 | 0.5"  # Behind the length: missing in how many.
+    assert row(lines, "path") == "int64 | 1..11 | 2 | 1 | 1..2, 2 distinct: 1, 2"
+    assert '    # Encoded images: tf.io.decode_image(steps["frames"][0], channels=3, expand_animations=False)' in lines
+    found = read(lines)
+    assert [example["label"] for example, _ in found] == [number % 2 for number in range(12)]
+    assert [len(steps["frames"]) for _, steps in found] == [2 + number % 3 for number in range(12)]
+    assert [steps["path"].shape for _, steps in found] == [(number, 2) for number in range(12)]
+
+
+def numbers(steps: Any) -> Any:
+    """Ragged steps come as an array of arrays."""
+    if isinstance(steps, np.ndarray):
+        return [numbers(step) for step in steps]
+    return steps.item() if isinstance(steps, np.generic) else steps
+
+
+@pytest.mark.parametrize(
+    ("records", "specification", "expected"),
+    [
+        ([[1, 2], [3]], "FixedLenSequenceFeature([], tf.int64, allow_missing=True)", [[1, 2], [3]]),
+        ([[1, 2], []], "FixedLenSequenceFeature([], tf.int64, allow_missing=True)", [[1, 2], []]),
+        ([[0.5], None], "FixedLenSequenceFeature([], tf.float32, allow_missing=True)", [[0.5], []]),
+        ([[[1, 2]], [[3, 4], [5, 6]]], "FixedLenSequenceFeature([2], tf.int64, allow", [[[1, 2]], [[3, 4], [5, 6]]]),
+        ([[[1], [2, 3]], [[4]]], "RaggedFeature(tf.int64)", [[[1], [2, 3]], [[4]]]),
+        ([[[1], []], [[2]]], "RaggedFeature(tf.int64)", [[[1], []], [[2]]]),
+        ([[b"a", None], [b"b"]], "RaggedFeature(tf.string)", [[[b"a"], []], [[b"b"]]]),
+        ([[1, b"a"], [2]], "", []),  # Of several types.
+        ([[1], [b"a"]], "", []),
+    ],
+)
+@pytest.mark.parametrize("looked", [1, 1000])
+def test_code_reads_series(
+    tmp_path: Path, looked: int, records: list[Any], specification: str, expected: list[Any]
+) -> None:
+    stored = [sequence({"i": 1}, {"other": [1]} | ({"k": steps} if steps is not None else {})) for steps in records]
+    lines = report(write(tmp_path / "a.tfrecord", stored), records=looked)
+    assert (f'"k": tf.io.{specification}' if specification else '# "k" has several types.') in code(lines)
+    found = [steps for _, steps in read(lines)]
+    assert [numbers(steps["k"]) for steps in found if "k" in steps] == expected
+    assert [numbers(steps["other"]) for steps in found] == [[1], [1]]
+
+
+def test_code_reads_series_among_examples(tmp_path: Path) -> None:
+    """A series without lists is stored as an Example is."""
+    lines = report(write(tmp_path / "a.tfrecord", [clip(1), example({"label": 1}), sequence({}, {"frames": [b"x"]})]))
+    assert "3 records: 2 tf.train.SequenceExample, 1 tf.train.Example" in lines
+    assert [len(steps["frames"]) for _, steps in read(lines)] == [3, 0, 1]
+
+
+@pytest.mark.parametrize("parts", [({"i": 1}, {"k": []}), ({}, {"k": [1]})])
+def test_code_reads_series_of_one_part(tmp_path: Path, parts: tuple[dict[str, Any], dict[str, list[Any]]]) -> None:
+    assert len(read(report(write(tmp_path / "a.tfrecord", [sequence(*parts)] * 2)))) == 2
 
 
 # --- The code ------------------------------------------------------------------------------------------------------
@@ -264,6 +334,45 @@ def test_code_leaves_out_what_does_not_decode(tmp_path: Path) -> None:
     lines = report(path)
     assert row(lines, "image") == "bytes | 1 | 4 PNG, 1 no images, 3 decode, 12 x 9 px"
     assert [record["i"] for record in read(lines)] == [0, 2, 4]
+
+
+LATE = [  # What the last of 60 records holds, the others hold 1; and the specification.
+    (None, "RaggedFeature(tf.int64)"),
+    ([], "RaggedFeature(tf.int64)"),
+    ([1, 2], "RaggedFeature(tf.int64)"),
+    (b"x", ""),  # Of several types.
+]
+
+
+@pytest.mark.parametrize("compression", ["", "GZIP"])
+@pytest.mark.parametrize(("last", "specification"), LATE)
+def test_code_reads_records_that_were_not_looked_at(
+    tmp_path: Path, compression: str, last: Any, specification: str
+) -> None:
+    values: list[dict[str, Any]] = [{"k": 1, "image": image(1, "PNG")} for _ in range(60)]
+    values[-1] = {"k": last, "image": image(1, "PNG"), "late": b"x"}
+    lines = report(write(tmp_path / "a.tfrecord", map(example, values), compression), records=20)
+    assert "60 records: tf.train.Example; values are those of 20" in lines
+    assert (f'"k": tf.io.{specification},' if specification else '# "k" has several types.') in code(lines)
+    assert row(lines, "late") == "bytes | 1 | 59"
+    found = read(lines)
+    assert [record["late"].tolist() for record in found] == [[]] * 59 + [[b"x"]]
+
+
+def test_code_leaves_out_images_that_do_not_decode_late(tmp_path: Path) -> None:
+    images = [image(1, "PNG")] * 9 + [image(1, "PNG")[:200], b"", image(2, "PNG")]
+    lines = report(write(tmp_path / "a.tfrecord", (example({"image": data}) for data in images)), records=4)
+    assert "# Leaves out images that do not decode; 4 of 12 records were tried." in lines
+    assert len(read(lines)) == 10
+    all_tried = report(write(tmp_path / "b.tfrecord", [example({"image": image(1, "PNG")})] * 4), records=4)
+    assert "ignore_errors" not in "".join(all_tried)
+
+
+def test_images_that_tensorflow_does_not_decode(tmp_path: Path) -> None:
+    records = [example({"image": image(1, "BMP", mode=mode)}) for mode in ("1", "L", "P", "RGB")]
+    lines = report(write(tmp_path / "a.tfrecord", records))
+    assert row(lines, "image") == "bytes | 1 | 4 BMP, 3 decode, 12 x 9 px"
+    assert len(read(lines)) == 3
 
 
 def test_code_omits_what_has_several_types(tmp_path: Path) -> None:
@@ -478,6 +587,7 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
         ([], "error: 0 arguments: one TFRecord file, or a directory of such, is expected, as in: python"),
         (["a", "b"], "error: 2 arguments: one TFRecord file, or a directory of such, is expected, as in: python"),
         (["missing"], "error: missing: no such file or directory. Expected a TFRecord file, "),
+        (["above"], "error: above: no TFRecord in this directory itself. Name one that has some: above/train."),
         (["image.jpg"], "error: image.jpg: no TFRecord: it is a JPEG image. Expected a TFRecord file, "),
         (["cut.tfrecord", "--records=5"], "error: cut.tfrecord is damaged:\n  cut.tfrecord: record 0 "),
     ],
@@ -486,6 +596,7 @@ def test_mistakes_at_the_command_line(tmp_path: Path, arguments: list[str], mess
     (tmp_path / "image.jpg").write_bytes(image("any"))
     path = write(tmp_path / "cut.tfrecord", [example({"k": 1})])
     path.write_bytes(path.read_bytes()[:-1])
+    write(tmp_path / "above/train/0.tfrec", [example({"k": 1})])
     done = run("tfrecord_tools.show", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith(message)

@@ -48,7 +48,7 @@ def test_facts_are_the_files(source: Path) -> None:
     assert (row["size"], row["height"], row["width"]) == (len(data), 17, 31)
     assert row["mtime_ns"] == (source / "cats/000.jpg").stat().st_mtime_ns
     assert [TYPES[t] for t in facts.table["type"]] == ["JPEG", "JPEG", "PNG", "JPEG", "JPEG", "PNG", ""]
-    assert facts.reasons == {6: "not an image (starts with b'<html>'); JPEG, PNG, GIF, BMP, WebP and TIFF are read"}
+    assert facts.reasons == {6: "not an image (starts with b'<html>'); an HTML page: download the file again"}
 
 
 def test_progress_adds_up(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -310,7 +310,7 @@ class Stop(BaseException):
         (KeyboardInterrupt("now"), (KeyboardInterrupt, "now")),
         (
             OSError(28, "No space left on device"),
-            (UserError, r"csv: No space left on device\. Nothing was written\."),
+            (UserError, r"csv\.tmp: No space left on device \(write\)\. Nothing was written\."),
         ),
     ],
 )
@@ -380,8 +380,7 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "csv/train.csv: 10 images of 4 x 4 pixels, gray",
         "csv/validation.csv: 6 images of 4 x 4 pixels, gray",
-        "  skipped: train/cats/bad.jpg: not an image (starts with b'<html>');"
-        " JPEG, PNG, GIF, BMP, WebP and TIFF are read",
+        "  skipped: train/cats/bad.jpg: not an image (starts with b'<html>'); an HTML page: download the file again",
     ]
     assert sorted(os.listdir(tmp_path / "csv")) == ["train.csv", "validation.csv"]
     again = run(MODULE, *flags, cwd=tmp_path)
@@ -394,9 +393,9 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
     [
         (["--src=pets"], "error: --image_size is missing: height and width of the images in pixels, such as --image_s"),
         (["--image_size=4"], "error: --src is missing: images such as cat_dog_img/train"),
-        (["--src=pets", "--image_size=4", "--color=bgr"], "flag --color=bgr: value should be one of <rgb|gray>"),
-        (["--src=pets", "--image_size=x"], "flag --image_size=x: invalid literal"),
-        (["--src=pets", "--size=4"], "Unknown command line flag 'size'"),
+        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: one of rgb, gray is expected."),
+        (["--src=pets", "--image_size=x"], "--image_size=x: a whole number is expected."),
+        (["--src=pets", "--size=4"], "--size=4: there is no such flag. Use --image_size=4."),
         (["--src=pets", "4"], "error: unexpected argument '4'"),
     ],
 )

@@ -73,6 +73,25 @@ def test_added_images_leave_the_old_shards_alone(src: Path, out: Path) -> None:
     assert sound(out)
 
 
+def test_every_image_keeps_its_split_and_new_ones_fill_up_the_shares(src: Path, out: Path) -> None:
+    """By content: also under another name, and as a new copy."""
+    before = placed(out)
+    tree(src, {"cats/new": 40, "dogs/new": 12, "birds": 7})
+    os.rename(src / "cats/000.jpg", src / "cats/renamed.jpg")
+    in_validation = next(path for path, (split, _) in before.items() if split == "validation")
+    shutil.copy(src / in_validation, src / f"{in_validation}.copy.jpg")
+    converted(src, out, update=True)
+    after = placed(out)
+    assert after["cats/renamed.jpg"] == before["cats/000.jpg"]
+    assert {path: after[path] for path in before if path != "cats/000.jpg"} == {
+        path: where for path, where in before.items() if path != "cats/000.jpg"
+    }
+    assert after[f"{in_validation}.copy.jpg"] == before[in_validation]
+    del after[f"{in_validation}.copy.jpg"]
+    held = [sum(where == ("validation", label) for where in after.values()) for label in range(3)]
+    assert held == [20, 14, 1]  # round(0.2 * 100), round(0.2 * 72), round(0.2 * 7)
+
+
 @pytest.mark.parametrize("gone", [1, 3])
 def test_removed_images_cost_a_shard_each_at_most(src: Path, out: Path, gone: int) -> None:
     before, was = files(out), placed(out)

@@ -155,10 +155,8 @@ def test_commit_ended_at_any_step_can_be_finished(
 def test_marker_comes_after_the_data_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = complete(tmp_path / "out")
     seen: list[tuple[str, bool]] = []
-    sync = files.sync_directory
-    monkeypatch.setattr(
-        files, "sync_directory", lambda path: (seen.append((path.name, space.commit.exists())), sync(path))
-    )
+    sync = files.sync
+    monkeypatch.setattr(files, "sync", lambda path: (seen.append((path.name, space.commit.exists())), sync(path)))
     space.commit_data(REQUEST)
     assert seen[0] == ("data", False)
     assert (tmp_path.name, True) in seen

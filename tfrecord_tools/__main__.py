@@ -1,4 +1,4 @@
-"""Lists the commands: `python -m tfrecord_tools`."""
+"""Lists the commands, `python -m tfrecord_tools`, or is one of them, `python -m tfrecord_tools COMMAND …`."""
 
 from tfrecord_tools import command
 
@@ -15,5 +15,10 @@ COMMANDS = {
     "sample": "draws a small cats-and-dogs image directory to try things on",
 }
 
+
+def main() -> None:
+    command.run_package("tfrecord_tools", COMMANDS)
+
+
 if __name__ == "__main__":
-    command.print_list("tfrecord_tools", COMMANDS)
+    main()

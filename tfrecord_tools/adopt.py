@@ -1,17 +1,18 @@
-"""Makes TFRecords that somebody else wrote a dataset of this tool, without writing them again.
+"""Make a dataset of this tool from TFRecords that somebody else wrote.
 
     python -m tfrecord_tools.adopt --records='flowers/tfrecords-jpeg-224x224/*/*.tfrec' --out=out
 
-reads every record once, proves checksum, keys, label and image, and writes out/ with the index, the metadata and links
-to the files, which stay where they are. Every trainer and reader then takes out/. Compressed files cannot be adopted.
+reads every record once, verifies checksum, keys, label and image, and writes out/ with the index, the metadata and
+links to the files, which stay where they are. Every trainer and reader then takes out/. With --rewrite, the records are
+written anew as convert would write them: labels that are text, one-hot or floats become classes, raw pixels become PNG,
+and compressed files can be read.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import glob
-import hashlib
-import io
+import itertools
 import os
 import shlex
 from collections import Counter
@@ -21,23 +22,38 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
-from tfrecord_tools import command, examples, guess, images, index, metadata, plan, schema, tfrecord_files, workers
-from tfrecord_tools.errors import UserError, refusal
-from tfrecord_tools.images import VERIFY, BadImage, ImageConfig, Prepared
+from tfrecord_tools import (
+    classes,
+    command,
+    examples,
+    files,
+    foreign,
+    forms,
+    guess,
+    index,
+    metadata,
+    page,
+    plan,
+    tfrecord_files,
+    usage,
+    workers,
+)
+from tfrecord_tools.errors import UserError, named, refusal
+from tfrecord_tools.foreign import Found, Job, Rewriting, Shard, refuse
+from tfrecord_tools.forms import Form
+from tfrecord_tools.images import VERIFY, ImageConfig
 from tfrecord_tools.plan import PlanConfig, listed, shard_name
 from tfrecord_tools.progress import Progress
-from tfrecord_tools.schema import FRAME_BYTES, Keys
+from tfrecord_tools.schema import OURS, Keys
 from tfrecord_tools.splits import SPLITS, split_named
-from tfrecord_tools.stores import Rejected
 from tfrecord_tools.workspace import Workspace, check_out, fresh
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_UNLABELED = -1  # TensorFlow Datasets writes it where there is no label.
-_MOST_CLASSES = 100_000  # A number above is no label.
+_SAMPLE_RECORDS, _SAMPLE_FILES = 64, 16  # From which the features are guessed.
+_TABLE_ROWS = 20  # Classes on the screen.
 _INFLATE = {
     "GZIP": "gzip -dc < {} > {}",
     "ZLIB": "python -c 'import sys, zlib; sys.stdout.buffer.write(zlib.decompress(sys.stdin.buffer.read()))' < {} > {}",
@@ -46,21 +62,26 @@ _INFLATE = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AdoptConfig:
-    """Which files are adopted, and what is known of them.
+    """Which files are adopted, and what is known about them.
 
     Attributes:
-        records: A directory of TFRecord files, or a pattern as of a shell, `**` included; their names say the splits.
-        split: Instead, `name=pattern` for each split.
+        records: A directory of TFRecord files, or a shell pattern, `**` included; names of files and directories say
+            the splits.
+        split: `name=pattern` for each split, instead of `records`.
         out: The directory to write.
-        image_key: The feature of the encoded image. None: it is found by its name and content.
-        label_key: Likewise of the label.
+        image_key: The feature of the image. None: it is found by its name and content.
+        label_key: The feature of the label. None: it is found by its name and content.
         label_offset: The label of the first class. None: 1 if no label is 0 and some are 1, else 0.
-        classes: Class names in the order of the labels, or a text file with one a line. None: those that
+        classes: Class names in the order of the labels, or a text file with one per line. None: those that
             TensorFlow Datasets left beside the records, or that the records hold, or the labels themselves.
+        label_encoding: Character encoding of labels that are text.
+        pixel_order: Order of raw pixels: "hwc" is pixel by pixel, "chw" is plane by plane. None: as the stated shape
+            says, else "hwc".
+        rewrite: Write the records anew, as `convert` would, instead of linking to the files.
         verify: "full" decodes every image, "header" only looks at its header.
-        max_bad: Largest share of records that may be left out, in 0..1.
+        max_bad: Largest share of records that may be left out, in 0..1; splits without labels are not counted.
         overwrite: Replace an existing dataset at `out` when the new one is complete.
-        workers: Number of processes; never changes the output. None: one a processor.
+        workers: Number of processes; never changes the output. None: one per processor.
     """
 
     records: str = ""
@@ -70,6 +91,9 @@ class AdoptConfig:
     label_key: str | None = None
     label_offset: int | None = None
     classes: Sequence[str] | None = None
+    label_encoding: str = "utf-8"
+    pixel_order: str | None = None
+    rewrite: bool = False
     verify: str = "full"
     max_bad: float = PlanConfig.max_bad
     overwrite: bool = False
@@ -83,60 +107,50 @@ class AdoptConfig:
             )
         if self.verify not in VERIFY:
             raise UserError(f"--verify={self.verify}: one of {', '.join(VERIFY)} is expected.")
-        if self.label_offset is not None and self.label_offset < 0:
+        if self.label_offset is not None and self.label_offset < 0 and not self.rewrite:
             raise UserError(
-                f"--label_offset={self.label_offset}: the label of the first class is expected, at least 0."
+                f"--label_offset={self.label_offset}: the label of the first class is expected, at least 0. Add"
+                " --rewrite if labels are negative."
             )
+        if self.pixel_order not in (None, *guess.PIXEL_ORDERS):
+            raise UserError(f"--pixel_order={self.pixel_order}: one of {', '.join(guess.PIXEL_ORDERS)} is expected.")
+        try:
+            b"a".decode(self.label_encoding, "replace")
+        except (LookupError, UnicodeError) as error:
+            raise UserError(
+                f"--label_encoding={self.label_encoding}: not an encoding that Python knows. Examples: utf-8, latin-1,"
+                " cp1252, gbk, shift_jis."
+            ) from error
         if not 0 <= self.max_bad <= 1:
             raise UserError(f"--max_bad={self.max_bad}: a share between 0 and 1 is expected.")
         workers.check_count(self.workers)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shard:
-    """A file to be adopted, and the name of the link to it."""
-
-    path: Path
-    split: str
-    number: int
-    name: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-    shard: _Shard
-    part: Path
-    keys: Keys
-    text_key: str
-    verify: str
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scanned:
-    """What was found in a file; its rows, with labels as they are stored, are in its part of the index.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Adoption:
+    """The files that are read, and how.
 
     Attributes:
-        records: All that are in it.
-        bytes: Of their serialized examples.
-        labels: Label -> records.
-        texts: Label -> name of its class, if the records hold one.
-        rejected: What cannot be used.
-        changes: Of `images.CHANGES` -> how many images `convert` would have changed so.
+        config: What the user decided.
+        shards: The files.
+        form: How their records hold image and label.
+        notes: What the user should know; grows.
     """
 
-    records: int
-    bytes: int
-    labels: Counter[int]
-    texts: dict[int, str]
-    rejected: list[Rejected]
-    changes: Counter[str]
+    config: AdoptConfig
+    shards: Sequence[Shard]
+    form: Form
+    notes: list[str]
+
+
+Adopted = Sequence[tuple[Job, Found]]
 
 
 def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> dict[str, Any]:
-    """Adopts TFRecords, in the memory of one file's rows in each process, and in the end of 200 bytes a record.
+    """Adopt TFRecords, in the memory of one file's rows in each process, and in the end of 200 bytes per record.
 
     Args:
-        config: Which.
+        config: Which files, and how.
         log: Takes each line of the report.
 
     Returns:
@@ -146,16 +160,13 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> dict[str
         UserError: Anything that the user can mend; `out` is then as it was before.
     """
     out = Path(config.out)
-    check_out(out, config.overwrite)  # Before the files are looked through.
-    files = _files(config, log)
-    keys, text_key = _keys(files, config)
-    shards = _shards(files)
-    log(f"image in {keys.image!r}, label in {keys.label!r}, " + (f"path in {keys.path!r}" if keys.path else "no path"))
+    check_out(out, config.overwrite, lambda: _files(config, []))  # Before the files are looked through.
+    adoption = _plan(config)
+    keys, what = adoption.form.keys, "raw pixels" if adoption.form.pixels else "image"
+    log(f"{what} in {keys.image!r}, label in {keys.label!r}, " + (f"path in {keys.path!r}" if keys.path else "no path"))
     try:
         with fresh(out, lambda: check_out(out, config.overwrite)) as space:
-            parts = [space.index / f"{number:07d}.parquet" for number in range(len(shards))]
-            jobs = [_Job(*pair, keys, text_key, config.verify) for pair in zip(shards, parts)]
-            lines = _write(space, config, keys, shards, parts, _scan_all(jobs, config))
+            lines = (_rewrite if config.rewrite else _link)(space, adoption)
     except OSError as error:
         raise UserError(f"{refusal(error)}. Nothing was written; mend the cause and try again.") from error
     for line in lines:
@@ -163,63 +174,124 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> dict[str
     return metadata.read(out)
 
 
-def _scan_all(jobs: Sequence[_Job], config: AdoptConfig) -> list[_Scanned]:
-    scanned = []
-    with workers.pool(config.workers) as pool, Progress("adopt", None) as progress:
-        for one in pool.map(_scan, jobs):
-            scanned.append(one)
+def _plan(config: AdoptConfig) -> _Adoption:
+    """Find the files, and how their records hold image and label."""
+    notes: list[str] = []
+    shards = _shards(_files(config, notes), config)
+    form = _form(shards, config)
+    if not form.plain and not config.rewrite:
+        raise UserError(f"{shards[0].path}: {_why_not_plain(form)}")
+    if form.pixels:
+        notes.append(_pixel_note(form.pixels))
+    return _Adoption(config=config, shards=shards, form=form, notes=notes)
+
+
+def _link(space: Workspace, adoption: _Adoption) -> list[str]:
+    """Make the dataset of links to the files; return the lines of the report."""
+    adopted = _labeled(adoption, _map("adopt", foreign.scan, _jobs(space, adoption), adoption.config))
+    _check_rejected(adopted, adoption.config)
+    table = _classes(adopted, adoption)
+    links = [files.link(job.shard.path.resolve(), space.data / job.shard.name, os.symlink) for job, _ in adopted]
+    if copied := links.count(False):
+        adoption.notes.append(f"{page.number(copied, 'file')} copied, since the file system has no symbolic links")
+    keys = dataclasses.replace(adoption.form.keys, label_offset=table.offset)
+    return _describe(space, adoption, adopted, table, keys)
+
+
+def _rewrite(space: Workspace, adoption: _Adoption) -> list[str]:
+    """Make the dataset of records that are written anew; return the lines of the report."""
+    config = adoption.config
+    jobs = _jobs(space, adoption)
+    labeled = _labeled(adoption, _map("labels", foreign.labels, jobs, config))
+    _check_rejected(labeled, config)
+    table = _classes(labeled, adoption)
+    again = [Rewriting(**vars(job), target=space.data / job.shard.name, labels=table.labels) for job, _ in labeled]
+    adopted = _map("rewrite", foreign.rewrite, again, config)
+    _check_rejected(adopted, config)
+    return _describe(space, adoption, adopted, table, OURS)
+
+
+def _jobs(space: Workspace, adoption: _Adoption) -> list[Job]:
+    parts = (space.index / f"{number:07d}.parquet" for number in itertools.count())
+    return [
+        Job(shard=shard, form=adoption.form, part=part, verify=adoption.config.verify)
+        for shard, part in zip(adoption.shards, parts)
+    ]
+
+
+def _map(what: str, function: Callable[[Any], Found], jobs: Sequence[Job], config: AdoptConfig) -> Adopted:
+    found = []
+    with workers.pool(config.workers) as pool, Progress(what, None, "records") as progress:
+        for one in pool.map(function, jobs):
+            found.append(one)
             progress(one.records)
-    return scanned
+    return list(zip(jobs, found))
 
 
-def _write(
-    space: Workspace,
-    config: AdoptConfig,
-    keys: Keys,
-    shards: Sequence[_Shard],
-    parts: Sequence[Path],
-    scanned: Sequence[_Scanned],
-) -> list[str]:
-    """Decides on classes, and writes index, links and metadata; returns the lines of the report."""
-    labels = sum((one.labels for one in scanned), Counter[int]())
-    rejected = [r for one in scanned for r in one.rejected]
-    total = sum(one.records for one in scanned)
-    _check_rejected(rejected, total, config.max_bad)
-    class_names, keys = _classes(labels, scanned, shards, keys, config)
-    counts = {shard.split: np.zeros(len(class_names), np.int64) for shard in shards}
+def _labeled(adoption: _Adoption, found: Adopted) -> Adopted:
+    """Leave out the splits of which no record has a label, with a note."""
+    kept = []
+    for split in dict.fromkeys(job.shard.split for job, _ in found):
+        of_split = [(job, one) for job, one in found if job.shard.split == split]
+        records = sum(one.records for _, one in of_split)
+        if records and records == sum(one.unlabeled for _, one in of_split):
+            why = of_split[0][1].rejected[0].reason if of_split[0][1].rejected else "no label"
+            adoption.notes.append(
+                f"{split} is left out: none of its {page.number(records, 'record')} in"
+                f" {page.number(len(of_split), 'file')} has a label ({why})"
+            )
+        else:
+            kept += of_split
+    if not sum(one.records for _, one in kept):
+        read = page.number(len(found), "file")
+        raise UserError(
+            f"{adoption.shards[0].path}: no record in {read} can be used: {'; '.join(adoption.notes) or 'no record'}."
+            " Pass the feature of the label with --label_key, or other files."
+        )
+    return kept
 
-    def final(number: int, table: pa.Table) -> pa.Table:
-        return _with_final_labels(table, shards[number], keys, len(class_names), counts[shards[number].split])
+
+def _describe(space: Workspace, adoption: _Adoption, adopted: Adopted, table: classes.Classes, keys: Keys) -> list[str]:
+    """Write index and metadata; return the lines of the report."""
+    counts = {job.shard.split: np.zeros(len(table.names), np.int64) for job, _ in adopted}
+
+    def final(number: int, rows: pa.Table) -> pa.Table:
+        return _with_final_labels(rows, keys.label_offset, counts[adopted[number][0].shard.split])
 
     index_path = space.data / index.FILE_NAME
-    index.join_parts(parts, index_path, final)
-    for shard in shards:
-        os.symlink(shard.path.resolve(), space.data / shard.name)
-    of = Counter(shard.split for shard in shards)
-    name = plan.dataset_name(guess.dataset_name(shards[0].path))
+    index.join_parts([job.part for job, _ in adopted], index_path, final)
+    name = _name(adoption.shards[0].path)
     settings = {"adopted": True, "name": name}
-    table = index.read(index_path, metadata.DIGESTED)
+    if adoption.config.rewrite:
+        settings |= {"rewritten": True, **ImageConfig().image_settings()}
+    rejected = [r for _, one in adopted for r in one.rejected]
+    of = Counter(job.shard.split for job, _ in adopted)
+    by_split = {split: [one for job, one in adopted if job.shard.split == split] for split in counts}
     described = metadata.Description(
         name=name,
-        class_names=class_names,
+        class_names=table.names,
         config=settings,
-        digest=metadata.digest_of(settings, class_names, rejected, of, table),
+        digest=metadata.digest_of(settings, table.names, rejected, of, index.read(index_path, metadata.DIGESTED)),
         counts=counts,
-        shards={split: np.array([s.records for s, t in zip(scanned, shards) if t.split == split]) for split in counts},
-        split_bytes={split: sum(s.bytes for s, t in zip(scanned, shards) if t.split == split) for split in counts},
+        shards={split: np.array([one.shard_records for one in found]) for split, found in by_split.items()},
+        split_bytes={split: sum(one.shard_bytes for one in found) for split, found in by_split.items()},
         rejected=rejected,
         keys=keys,
     )
-    metadata.write(space.data, described, {"images": {"verified": config.verify}})
-    return list(_report(described, scanned, space.out))
+    metadata.write(space.data, described, {"images": {"verified": adoption.config.verify}})
+    changes = sum((one.changes for _, one in adopted), Counter[str]())
+    notes = [*adoption.notes, *table.notes, *_notes_on_images(changes, adoption.config.rewrite)]
+    return list(_report(described, [*notes, *_notes_on_rejected(described, adoption.config)], space.out))
 
 
-def _files(config: AdoptConfig, log: Callable[[str], object]) -> dict[str, list[Path]]:
-    """Split -> its files, none empty or compressed; splits in their order."""
+def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
+    """Split -> its files, none of them empty; splits in their order."""
     if config.records:
-        found = guess.splits(_matching("records", config.records))
-        if list(found) == ["train"] and guess.split_of(found["train"][0]) is None:
-            log(f"no file is named by a split: all {len(found['train']):,} are of train")
+        paths = _matching("records", config.records, notes)
+        found = guess.splits(paths)
+        if list(found) == ["train"] and guess.split_of(paths[0]) is None:
+            which = f"all {len(paths):,} are" if len(paths) > 1 else "it is"
+            notes.append(f"no file is named by a split: {which} of train (--split=NAME=PATTERN)")
     else:
         found = {}
         for one in config.split:
@@ -227,233 +299,269 @@ def _files(config: AdoptConfig, log: Callable[[str], object]) -> dict[str, list[
             split = split_named(name)
             if split is None or not pattern:
                 raise UserError(f"--split={one}: NAME=PATTERN is expected, NAME one of {', '.join(SPLITS)}.")
-            found.setdefault(split, []).extend(_matching("split", pattern))
+            found.setdefault(split, []).extend(_matching("split", pattern, notes))
     resolved = Counter(path.resolve() for paths in found.values() for path in paths)
     twice = next((path for path, count in resolved.items() if count > 1), None)
     if twice is not None:
         raise UserError(f"{twice}: is matched twice. Give each file once, in one split.")
     for paths in found.values():
-        for group in tfrecord_files.grouped(paths, _refuse):
+        for group in tfrecord_files.grouped(paths, refuse):
             if group.missing > 0:
-                log(f"note: {group.name}: {group.missing:,} files are missing, as the names of the others say")
+                missing = page.number(group.missing, "file is", "files are")
+                notes.append(f"{group.name}: {missing} missing, as the names of the others say")
     return {split: found[split] for split in SPLITS if split in found}
 
 
-def _matching(flag: str, pattern: str) -> list[Path]:
+def _matching(flag: str, pattern: str, notes: list[str]) -> list[Path]:
     """The TFRecord files of a directory, or that match a pattern; sorted, without empty ones."""
     if Path(pattern).is_dir():
-        groups = tfrecord_files.find(Path(pattern), _refuse)
+        groups = tfrecord_files.find(Path(pattern), refuse, below=True)
         paths = sorted(path for group in groups for path in group.paths)
     else:
         paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name))
     if not paths:
         raise UserError(f"--{flag}={pattern}: no file matches. A directory, or a pattern in quotes, is expected.")
-    for path in paths:
-        kind = tfrecord_files.compression(path)
-        if kind:
-            unpack = _INFLATE[kind].format(shlex.quote(str(path)), shlex.quote(f"{path}.unpacked"))
-            raise UserError(
-                f"{path}: compressed as a whole ({kind}), so that no record in it can be read alone."
-                f" Unpack such files first: {unpack}"
-            )
+    empty = [str(path) for path in paths if not path.stat().st_size]
+    if len(empty) == len(paths):
+        which = "the file is" if len(paths) == 1 else f"all {len(paths):,} files are"
+        raise UserError(
+            f"--{flag}={pattern}: there is no record: {which} empty ({named(empty, 3)}), as a program that was stopped"
+            " leaves them. Write the records again, or name other files."
+        )
+    if empty:
+        notes.append(f"{len(empty):,} of {len(paths):,} files are empty and left out: {named(empty, 3)}")
     return [path for path in paths if path.stat().st_size]
 
 
-def _refuse(message: str) -> None:
-    raise UserError(f"{message}. Copy the file again from where it is sound.")
-
-
-def _keys(files: Mapping[str, Sequence[Path]], config: AdoptConfig) -> tuple[Keys, str]:
-    """The keys, and that of the class's name, by the first record of the first file."""
-    path = next((paths[0] for paths in files.values() if paths), None)
-    first = next(tfrecord_files.read(path, "", _refuse), None) if path else None
-    if path is None or first is None:
-        raise UserError(f"{config.records or ' '.join(config.split)}: no record in these files.")
-    example = examples.parse(first)
-    if example is None:
-        raise UserError(
-            f"{path}: its records are no tf.train.Example. See what they are with python -m tfrecord_tools.show {path}."
-        )
-    where = f"{path}: the first record"
-    return guess.keys(example, config.image_key, config.label_key, where), guess.text_key(example)
-
-
-def _shards(files: Mapping[str, Sequence[Path]]) -> list[_Shard]:
-    name = plan.dataset_name(guess.dataset_name(next(paths[0] for paths in files.values() if paths)))
+def _shards(files: Mapping[str, Sequence[Path]], config: AdoptConfig) -> list[Shard]:
+    paths = [path for some in files.values() for path in some]
+    name, top = _name(paths[0]), os.path.commonpath([path.absolute().parent for path in paths])
     return [
-        _Shard(path, split, number, shard_name(name, split, number, len(paths)))
-        for split, paths in files.items()
-        for number, path in enumerate(paths)
+        Shard(
+            path=path,
+            compression=_compression(path, config),
+            title=Path(os.path.relpath(path.absolute(), top)).as_posix(),
+            split=split,
+            number=number,
+            name=shard_name(name, split, number, len(some)),
+        )
+        for split, some in files.items()
+        for number, path in enumerate(some)
     ]
 
 
-def _scan(job: _Job) -> _Scanned:
-    """Reads a file; writes the rows of its part of the index, with the labels as they are stored."""
-    columns: dict[str, list[Any]] = {name: [] for name in ("offset", "length", "label", "path", "sha256", "bytes")}
-    columns |= {name: [] for name in ("type", "height", "width")}
-    labels, texts, changes = Counter[int](), dict[int, str](), Counter[str]()
-    rejected, offset = [], 0
-    for number, data in enumerate(tfrecord_files.read(job.shard.path, "", _refuse)):
-        record = _decoded(data, job, number, offset)
-        path = record["path"] or index.place(job.shard.name, offset)
-        label, kind, height, width, reason = record["label"], "", 0, 0, ""
-        try:
-            proven = _proven(record["image"], job.verify)
-            kind, height, width = proven.source_type, proven.height, proven.width
-            changes.update(proven.changes)
-        except BadImage as error:
-            reason = str(error)
-        if label == _UNLABELED:
-            reason = f"it has no label ({_UNLABELED})"
-        if reason:
-            rejected.append(Rejected(path=path, reason=reason))
-            label = index.LEFT_OUT
-        else:
-            labels[label] += 1
-            if job.text_key and label not in texts:
-                texts[label] = _text(data, job.text_key)
-        sha256 = hashlib.sha256(record["image"]).digest()
-        row = (offset, len(data), label, path, sha256, len(record["image"]), kind, height, width)
-        for column, value in zip(columns.values(), row):
-            column.append(value)
-        offset += len(data) + FRAME_BYTES
-    count = len(columns["offset"])
-    same = {"source_sha256": columns["sha256"], "source_type": columns["type"], "changes": [""] * count}
-    constant = {"split": [job.shard.split] * count, "shard": [job.shard.number] * count, "group": [0] * count}
-    index.write_part(job.part, constant | columns | same)
-    return _Scanned(count, offset - count * FRAME_BYTES, labels, texts, rejected, changes)
+def _name(path: Path) -> str:
+    """The name of the dataset, after the directory of its first file."""
+    return plan.dataset_name(guess.dataset_name(path))
 
 
-def _decoded(data: bytes, job: _Job, number: int, offset: int) -> dict[str, Any]:
-    try:
-        return schema.decode_example(data, job.keys)
-    except (KeyError, ValueError, IndexError) as error:
-        found = examples.parse(data)
-        there = f"it has {', '.join(found) or 'no features'}" if found is not None else "it is no tf.train.Example"
+def _compression(path: Path, config: AdoptConfig) -> str:
+    kind = tfrecord_files.compression(path)
+    if kind and not config.rewrite:
+        unpack = _INFLATE[kind].format(shlex.quote(str(path)), shlex.quote(f"{path}.unpacked"))
         raise UserError(
-            f"{job.shard.path}: record {number:,} (the first is 0) at byte {offset:,} does not hold one image in"
-            f" {job.keys.image!r} and one whole number in {job.keys.label!r}: {there}. Name others with --image_key and"
-            " --label_key, or adopt the files that hold them, with --records or --split."
-        ) from error
-
-
-def _proven(data: bytes, verify: str) -> Prepared:
-    """What `convert` would make of an image, but with the size in pixels that it has as it is."""
-    prepared = images.prepare(data, ImageConfig(verify=verify))
-    if prepared.source_type == "TIFF":
-        raise BadImage("a TIFF image, which TensorFlow does not decode")
-    if not prepared.changes:
-        return prepared
-    with images.as_bad_image(), Image.open(io.BytesIO(data)) as image:
-        return dataclasses.replace(prepared, width=image.width, height=image.height)
-
-
-def _text(data: bytes, key: str) -> str:
-    feature = (examples.parse(data) or {}).get(key, examples.Feature("", []))
-    text = feature.values[0].decode("utf-8", "replace") if feature.type == "bytes" and feature.values else ""
-    return " ".join(text.split())
-
-
-def _classes(
-    labels: Counter[int], scanned: Sequence[_Scanned], shards: Sequence[_Shard], keys: Keys, config: AdoptConfig
-) -> tuple[tuple[str, ...], Keys]:
-    """Class names, and the keys with the label of the first of them."""
-    if not labels:
-        raise UserError(f"{shards[0].path} and the other files hold no record that can be used.")
-    given = _given_names(keys, shards, config)
-    twice = [name for name, times in Counter(given).items() if times > 1]
-    if twice:
-        raise UserError(f"the class name {twice[0]!r} is given twice. Tell the classes apart, with --classes.")
-    offset = config.label_offset
-    if offset is None:
-        offset = guess.label_offset(labels, None if given is None else len(given))
-    end = offset + (len(given) if given is not None else _MOST_CLASSES)
-    outside = sorted(label for label in labels if not offset <= label < end)
-    if outside:
-        what = f"{_MOST_CLASSES:,} classes at most" if given is None else f"{len(given):,} classes"
-        number, shard = next((s.labels[outside[0]], t) for s, t in zip(scanned, shards) if outside[0] in s.labels)
-        raise UserError(
-            f"{shard.path}: {number:,} records with label {outside[0]:,} in {keys.label!r}; of {what}, counted from"
-            f" {offset}, {offset} to {end - 1:,} are expected. Pass another --label_offset (the label of the first"
-            " class), --classes or --label_key."
+            f"{path}: compressed as a whole ({kind}), so that no record in it can be read alone. Add --rewrite to write"
+            f" the records anew, uncompressed, or unpack such files first: {unpack}"
         )
-    texts: dict[int, str] = {}
-    for one in scanned:
+    return kind
+
+
+def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
+    """How the records hold image and label, by the first records of some files of each split."""
+    samples, others = [], Counter[str]()
+    splits = Counter(shard.split for shard in shards)
+    chosen = [shard for shard in shards if shard.number < max(1, _SAMPLE_FILES // len(splits))]
+    for shard in chosen:
+        records = tfrecord_files.read(shard.path, shard.compression, refuse)
+        for data in itertools.islice(records, max(1, _SAMPLE_RECORDS // len(chosen))):
+            example = examples.parse(data)
+            if example is not None:
+                samples.append(example)
+            else:
+                others["tf.train.SequenceExample" if examples.parse_sequence(data) else ""] += 1
+    if not samples and not others:
+        raise UserError(f"{config.records or ' '.join(config.split)}: there is no record in these files.")
+    first = shards[0].path
+    if not samples:
+        are = f"; they are {kind}, a series of values each" if (kind := others.most_common(1)[0][0]) else ""
+        raise UserError(
+            f"{first}: its records are no tf.train.Example{are}. See what they are with python -m tfrecord_tools.show"
+            f" {first}."
+        )
+    where = f"{first}, first {page.number(len(samples), 'record')}"
+    form = guess.form(samples, config.image_key, config.label_key, where, config.pixel_order, config.label_encoding)
+    if config.label_offset is not None and config.label_offset < 0:
+        form = dataclasses.replace(form, unlabeled=None)
+    return foreign.for_rewriting(form) if config.rewrite else form
+
+
+def _why_not_plain(form: Form) -> str:
+    """Why readers cannot use the records as they are, and what to do."""
+    label = {
+        forms.TEXT: "is text",
+        forms.ONE_HOT: f"is one-hot, a 1 among {form.length:,} values",
+        forms.NUMBER: "is a float",
+    }
+    why = [f"the label in {form.keys.label!r} {label[form.label]}"] if form.label in label else []
+    why += [f"{form.keys.image!r} holds raw pixels"] * (form.pixels is not None)
+    return (
+        f"{' and '.join(why)}. Records can be used as they are if they hold an encoded image and one whole number. Add"
+        " --rewrite to write such records anew: labels become classes, raw pixels become PNG images."
+    )
+
+
+def _pixel_note(pixels: forms.Pixels) -> str:
+    if pixels.shape:
+        size = f"the size in {pixels.shape!r}"
+    elif pixels.height:
+        size = f"the size in {', '.join(map(repr, filter(None, (pixels.height, pixels.width, pixels.channels))))}"
+    else:
+        size = "no size stated, so that they are taken for squares"
+    order = "channels, height, width" if pixels.planes else "height, width, channels"
+    scale = f"; values of 0..1 are multiplied by {pixels.scale}" if pixels.scale != 1 else ""
+    return f"raw pixels become PNG images: {size}, in the order {order} (--pixel_order){scale}"
+
+
+def _classes(adopted: Adopted, adoption: _Adoption) -> classes.Classes:
+    counts = sum((one.labels for _, one in adopted), Counter[forms.Label]())
+    if not counts:
+        raise UserError(f"{adoption.shards[0].path} and the other files hold no record that can be used.")
+    texts: dict[forms.Label, str] = {}
+    for _, one in adopted:
         texts = one.texts | texts
-    names = given if given is not None else guess.class_names(labels, texts, offset)
-    return names, dataclasses.replace(keys, label_offset=offset)
+
+    def where(label: forms.Label) -> str:
+        path, number = next((job.shard.path, one.labels[label]) for job, one in adopted if label in one.labels)
+        return f"{path}: {number:,} records"
+
+    given = _given_names(adoption)
+    return classes.table(counts, texts, adoption.form, given, adoption.config.label_offset, where)
 
 
-def _given_names(keys: Keys, shards: Sequence[_Shard], config: AdoptConfig) -> tuple[str, ...] | None:
+def _given_names(adoption: _Adoption) -> tuple[str, ...] | None:
     """The names that the user gave, or that TensorFlow Datasets left beside the records."""
-    if config.classes is None:
-        path = shards[0].path.resolve().parent / metadata.labels_file(keys)
-        return _lines(path) if path.is_file() else None
-    if len(config.classes) == 1:
-        path = Path(config.classes[0])
+    given = adoption.config.classes
+    if given is None:
+        path = adoption.shards[0].path.resolve().parent / metadata.labels_file(adoption.form.keys)
+        return _lines(path) if path.is_file() and adoption.form.label != forms.TEXT else None
+    if len(given) == 1:
+        path = Path(files.expand_user(given[0], "--classes="))
         if not path.is_file():
             raise UserError(
                 f"--classes={path}: there is no such file. Names are expected, separated by commas, or a text file with"
                 " one a line."
             )
         return _lines(path)
-    return tuple(config.classes)
+    return tuple(given)
 
 
 def _lines(path: Path) -> tuple[str, ...]:
-    return tuple(path.read_text("utf-8").removesuffix("\n").split("\n"))
+    try:
+        return tuple(path.read_text("utf-8").removesuffix("\n").split("\n"))
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: class names in UTF-8, one per line, are expected: {error}.") from error
 
 
-def _with_final_labels(table: pa.Table, shard: _Shard, keys: Keys, classes: int, counts: np.ndarray) -> pa.Table:
-    """Replaces the stored labels of a part by those of classes; adds to `counts`, i64[classes]."""
+def _with_final_labels(table: pa.Table, offset: int, counts: np.ndarray) -> pa.Table:
+    """Replace the stored labels of a part by those of classes; add to `counts`, i64[classes]."""
     import pyarrow as pa
 
     stored = table.column("label").to_numpy()
     used = stored != index.LEFT_OUT
-    labels = np.where(used, stored - keys.label_offset, index.LEFT_OUT)
-    counts += np.bincount(labels[used], minlength=classes)
+    labels = np.where(used, stored - offset, index.LEFT_OUT)
+    counts += np.bincount(labels[used], minlength=len(counts))
     return table.set_column(table.schema.get_field_index("label"), "label", pa.array(labels, pa.int64()))
 
 
-def _check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> None:
-    if len(rejected) > max_bad * total:
+def _check_rejected(adopted: Adopted, config: AdoptConfig) -> None:
+    rejected = [r for _, one in adopted for r in one.rejected]
+    total = sum(one.records for _, one in adopted)
+    if len(rejected) > config.max_bad * total:
         shown = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
+        negative = any(r.reason == forms.NO_LABEL for r in rejected)
+        a_class = f" If {forms.UNLABELED} is a class, add --label_offset={forms.UNLABELED} --rewrite." * negative
         raise UserError(
-            f"{len(rejected):,} of {total:,} records cannot be used, more than --max_bad={max_bad:g} allows:{shown}"
-            "\nIs --image_key right? Leave out such files, with --records or --split, or allow more with --max_bad."
+            f"{len(rejected):,} of {total:,} records cannot be used, more than --max_bad={config.max_bad:g} allows:"
+            f"{shown}\nAre --image_key and --label_key right? Leave out such files, with --records or --split, or allow"
+            f" more with --max_bad.{a_class}"
         )
 
 
-def _report(described: metadata.Description, scanned: Sequence[_Scanned], out: Path) -> Iterator[str]:
+def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[str]:
+    turned, converted = changes.get("turned", 0), changes.get("converted", 0)
+    which = "CMYK, 16 bits, transparent, GIF, BMP, TIFF or WebP"
+    if rewritten:
+        if turned:
+            yield f"turned upright by their EXIF orientation: {page.number(turned, 'image')}"
+        if converted:
+            yield f"encoded anew: {page.number(converted, 'image')} ({which})"
+        return
+    if turned:
+        yield f"{turned:,} images have an EXIF orientation, which TensorFlow's decoders ignore; --rewrite turns them"
+    if converted:
+        yield f"{converted:,} images are such as `convert` would encode anew: {which}; --rewrite does so"
+
+
+def _notes_on_rejected(described: metadata.Description, config: AdoptConfig) -> Iterator[str]:
+    if described.rejected and not config.rewrite:
+        yield (
+            f"{page.number(len(described.rejected), 'record')} left out, but still in the files, where readers without"
+            " the index meet them; --rewrite writes files without them"
+        )
+
+
+def _report(described: metadata.Description, notes: Sequence[str], out: Path) -> Iterator[str]:
     names = described.class_names
     yield f"{len(names):,} classes, the first one, {names[0]!r}, is label {described.keys.label_offset}"
-    for split, counts in described.counts.items():
-        used = np.count_nonzero(counts)
-        yield f"  {split}: {counts.sum():,} records of {used:,} classes in {len(described.shards[split]):,} files"
-    changes = sum((one.changes for one in scanned), Counter[str]())
-    if changes["turned"]:
-        yield f"  note: {changes['turned']:,} images have an EXIF orientation, which TensorFlow's decoders ignore"
-    if changes["converted"]:
-        which = "CMYK, 16 bits, transparent, GIF, BMP or WebP"
-        yield f"  note: {changes['converted']:,} images are such as `convert` would encode anew: {which}"
+    yield from _class_table(described)
+    yield from (f"  note: {note}" for note in notes)
     yield from listed(described.rejected)
     total, left_out = sum(int(counts.sum()) for counts in described.counts.values()), len(described.rejected)
     yield f"{out}/: {total:,} records, {left_out:,} left out (rejected.csv), digest {described.digest[:12]}"
 
 
+def _class_table(described: metadata.Description) -> Iterator[str]:
+    counts, names = described.counts, described.class_names
+    rows = [["label", "class", *counts]]
+    for label, name in enumerate(names[:_TABLE_ROWS]):
+        rows.append([str(label), name, *(f"{row[label]:,}" for row in counts.values())])
+    if len(names) > _TABLE_ROWS:
+        rest = (f"{row[_TABLE_ROWS:].sum():,}" for row in counts.values())
+        rows.append(["…", f"{len(names) - _TABLE_ROWS:,} more classes", *rest])
+    rows.append(["", "all", *(f"{row.sum():,}" for row in counts.values())])
+    rows.append(["", "files", *(f"{len(described.shards[split]):,}" for split in counts)])
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for first, second, *cells in rows:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[2:])]
+        yield "  " + "  ".join([first.rjust(widths[0]), second.ljust(widths[1]), *padded])
+
+
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(AdoptConfig)}
-    flags.DEFINE_string("records", default["records"], "Directory of TFRecords, or a pattern, in quotes.")
-    flags.DEFINE_multi_string("split", [], "Instead of --records, NAME=PATTERN, once for each split.")
-    flags.DEFINE_string("out", default["out"], "The directory to write.")
-    flags.DEFINE_string("image_key", None, "Feature of the encoded image. Default: found by name and content.")
-    flags.DEFINE_string("label_key", None, "Feature of the label. Default: likewise.")
+    usage.define_path("records", default["records"], "Directory of TFRecords, or a shell pattern in quotes.")
+    usage.define_named_paths("split", "NAME=PATTERN, once for each split, instead of --records.")
+    usage.define_path("out", default["out"], "The directory to write.")
+    flags.DEFINE_string("image_key", None, "Feature of the image. Default: found by name and content.")
+    flags.DEFINE_string("label_key", None, "Feature of the label. Default: found by name and content.")
     flags.DEFINE_integer("label_offset", None, "Label of the first class. Default: 1 if labels count from 1, else 0.")
-    flags.DEFINE_list("classes", None, "Class names in label order, or a file with one a line.")
+    flags.DEFINE_list("classes", None, "Class names in label order, or a file with one per line.")
+    flags.DEFINE_string("label_encoding", default["label_encoding"], "Character encoding of labels that are text.")
+    flags.DEFINE_enum(
+        "pixel_order",
+        None,
+        guess.PIXEL_ORDERS,
+        "Order of raw pixels: hwc is pixel by pixel, chw is plane by plane. Default: as a stated shape says, else hwc.",
+    )
+    flags.DEFINE_bool(
+        "rewrite",
+        default["rewrite"],
+        "Write the records anew instead of linking to the files: labels that are text, one-hot or floats become"
+        " classes, raw pixels become PNG, compressed files can be read, and images are stored as convert stores them.",
+    )
     flags.DEFINE_enum("verify", default["verify"], VERIFY, "Decode every image, or look at its header.")
     flags.DEFINE_float("max_bad", default["max_bad"], "Largest share of records that may be left out.")
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
-    flags.DEFINE_integer("workers", None, "Processes; never changes the output. Default: one a processor.")
+    flags.DEFINE_integer("workers", None, "Processes; never changes the output. Default: one per processor.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from tfrecord_tools import images, layouts
+from tfrecord_tools import formats, layouts
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layouts import Layout
 from tfrecord_tools.splits import SPLIT_WORDS, split_named
@@ -47,7 +47,7 @@ def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listin
     excluded = np.zeros(len(listing.paths), bool)
     rejected = listing.rejected
     for pattern in patterns:
-        compiled = glob(pattern)
+        compiled = glob(pattern.removeprefix("./").removeprefix(listing.top))
         matching = np.fromiter(
             (compiled.fullmatch(_file(path, listing)) is not None for path in listing.paths), bool, len(listing.paths)
         )
@@ -161,50 +161,53 @@ class _Files:
 
     def __init__(self, listing: Listing):
         self._listing = listing
-        self._directories = [path.rpartition("/")[0] for path in listing.paths]
-        by_directory: dict[str, list[int]] = {}
-        for number, directory in enumerate(self._directories):
-            by_directory.setdefault(directory, []).append(number)
-        self._images = _images_in(listing, by_directory)
+        self._by_directory: dict[str, list[int]] = {}
+        for number, path in enumerate(listing.paths):
+            directory = path[: max(path.rfind("/"), 0)]
+            if (numbers := self._by_directory.get(directory)) is None:
+                numbers = self._by_directory[directory] = []
+            numbers.append(number)
+        self._images = _images_in(listing, self._by_directory)
         self.tree = layouts.tree({d: [listing.paths[i] for i in numbers] for d, numbers in self._images.items()})
         self._with_images = {""} | {directory[:end] for directory in self._images for end in _ends(directory)}
 
     def placed(
         self, layout: Layout, named_class: Callable[[str], str | None], classes: Collection[str] | None
     ) -> Arranged:
-        listing = self._listing
-        places = {directory: layout.place(directory) for directory in {*self._directories}}
-        is_image = np.zeros(len(listing.paths), bool)
-        for numbers in self._images.values():
-            is_image[numbers] = True
-        labels: list[str | None] = []
+        """Give every file what its directory says, a directory at a time."""
+        paths = self._listing.paths
+        labels = np.full(len(paths), None, object)
+        splits = np.full(len(paths), layouts.TO_BE_SPLIT, np.int8)
         rejected: list[Rejected] = []
         left_out, without_images = Counter[str](), Counter[str]()
         loose: list[str] = []
-        for path, directory, image in zip(listing.paths, self._directories, is_image.tolist()):
-            place = places[directory]
-            label = None
+        for directory, numbers in self._by_directory.items():
+            place = layout.place(directory)
+            splits[numbers] = place.split
             if directory not in self._with_images:
-                without_images[self._top_without_images(directory)] += 1
+                without_images[self._top_without_images(directory)] += len(numbers)
             elif place.left_out:
-                left_out[place.left_out] += 1
+                left_out[place.left_out] += len(numbers)
+            elif place.label is not None:
+                labels[numbers] = place.label
             else:
-                label = named_class(path) if place.by_name else place.label
-                if label is None and image:
-                    rejected.append(Rejected(path=path, reason=place.reason or layouts.NOT_IN_NAME))
-                elif label is None:
-                    loose.append(path)
-            labels.append(label)
+                images = {*self._images.get(directory, ())}
+                for number in numbers:
+                    label = labels[number] = named_class(paths[number]) if place.by_name else None
+                    if label is None and number in images:
+                        rejected.append(Rejected(path=paths[number], reason=place.reason or layouts.NOT_IN_NAME))
+                    elif label is None:
+                        loose.append(paths[number])
         notes = [*layout.notes, *_left_out_notes(left_out), *_beside_notes(without_images, loose)]
-        unread = self._unread(layout, named_class, {label for label in labels if label}, classes)
-        splits = [places[directory].split for directory in self._directories]
-        return Arranged(labels=labels, splits=splits, rejected=[*unread, *rejected], notes=notes)
+        names: list[str | None] = labels.tolist()
+        unread = self._unread(layout, named_class, {*names} - {None}, classes)
+        return Arranged(labels=names, splits=splits.tolist(), rejected=[*unread, *rejected], notes=notes)
 
     def _unread(
         self,
         layout: Layout,
         named_class: Callable[[str], str | None],
-        found: Collection[str],
+        found: Collection[str | None],
         classes: Collection[str] | None,
     ) -> Iterator[Rejected]:
         """What the listing rejected, but for what would be left out: other classes, and directories without images."""
@@ -226,8 +229,18 @@ def _images_in(listing: Listing, by_directory: dict[str, list[int]]) -> dict[str
     Where no name in a directory ends so, some files are opened, and all of them count if one is an image.
     """
     found = {}
+    known: dict[str, bool] = {}  # Ending of a name -> whether images have it; there are few.
     for directory, numbers in by_directory.items():
-        if with_ending := [i for i in numbers if layouts.has_image_ending(listing.paths[i])]:
+        with_ending = []
+        for number in numbers:
+            path = listing.paths[number]
+            dot = path.rfind(".", len(directory))
+            ending = path[dot:] if dot >= 0 else ""
+            if (is_image := known.get(ending)) is None:
+                is_image = known[ending] = layouts.has_image_ending(f"a{ending}")
+            if is_image:
+                with_ending.append(number)
+        if with_ending:
             found[directory] = with_ending
     above = {directory[:end] for directory in found for end in _ends(directory)} | ({""} if found else set())
     for directory, numbers in by_directory.items():
@@ -243,7 +256,7 @@ def _is_image(listing: Listing, number: int) -> bool:
         data = listing.store.read(listing.paths[number], listing.spans[number]).data
     except (OSError, ReadError):
         return True  # To be reported as a file that cannot be read.
-    return images.kind_of(data) is not None
+    return formats.detect(data) is not None
 
 
 def _sample(numbers: Sequence[int]) -> list[int]:

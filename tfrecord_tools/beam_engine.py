@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import importlib.metadata
 import io
@@ -222,10 +221,15 @@ def _level(level: int) -> Iterator[None]:
 def work(place: str, number: int) -> None:
     """Does a job, in a worker, unless it was called off, or a try before this one did it."""
     path = _job(Path(place), number)
-    with _locked(path) as file:
-        if file is None or _result(path.parent, number).exists() or not path.exists():
+    try:
+        while (held := files.hold(path, create=False)) is None:
+            time.sleep(_POLL_SECONDS)
+    except FileNotFoundError:
+        return
+    with held:
+        if _result(path.parent, number).exists():
             return
-        outcome = _outcome(file)
+        outcome = _outcome(held.file)
         with files.atomic(_result(path.parent, number)) as result:
             pickle.dump(outcome, result)
 
@@ -281,24 +285,14 @@ def _call_off(place: Path, seconds: float) -> Path | None:
 def _removed(path: Path) -> bool:
     """Removes a job's file, so that nobody ever begins it; False if somebody is at it."""
     try:
-        with _locked(path, fcntl.LOCK_NB):
-            path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _locked(path: Path, flags: int = 0) -> Iterator[BinaryIO | None]:
-    """Opens a job's file and holds its lock; None if there is no such file (any more)."""
-    try:
-        file = open(path, "r+b")  # noqa: SIM115  Closed below. For writing, since NFS locks no others exclusively.
+        held = files.hold(path, create=False)
     except FileNotFoundError:
-        yield None
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX | flags)
-        yield file
+        return True
+    if held is None:
+        return False
+    with held:
+        path.unlink()
+    return True
 
 
 def _numbers(count: int) -> Iterator[int]:

@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tfrecord_tools import command, geometry, workers
+from tfrecord_tools import command, geometry, page, workers
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records, open_dataset
 
 if TYPE_CHECKING:
     from tfrecord_tools.dataset import Cache
-
-# TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 CACHE_BYTES = 2 << 30
 _WARM_UP = 0.2  # Share of the time of a measurement that is not counted.
@@ -146,7 +142,7 @@ def main(argv: Sequence[str]) -> None:
     config = command.from_flags(BenchConfig, tfrecords=directory)
     records = open_dataset(directory).records(config.split)
     print(
-        f"{directory}: {len(records):,} records of {config.split}, {config.image_size} px, batches of"
+        f"{directory}: {page.number(len(records), 'record')} of {config.split}, {config.image_size} px, batches of"
         f" {config.batch_size}, {workers.default_workers()} processors"
     )
     cache = None
@@ -155,7 +151,10 @@ def main(argv: Sequence[str]) -> None:
 
         cache = dataset.cache_pixels(records, image_size=config.image_size, crop=config.crop, budget_bytes=CACHE_BYTES)
         if cache is None:
-            raise UserError(f"--cached: {len(records):,} images do not fit into {CACHE_BYTES / 1e9:.1f} GB.")
+            raise UserError(
+                f"--cached: {page.number(len(records), 'image does not', 'images do not')} fit into"
+                f" {CACHE_BYTES / 1e9:.1f} GB."
+            )
     stages = measure(records, config, cache)
     for number, stage in enumerate(stages):
         print(f"  {'+ ' if number else ''}{stage.name:<{22 - 2 * bool(number)}} {stage.rate:>9,.0f} images/s")
@@ -176,4 +175,4 @@ def define_flags() -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, arguments="DIRECTORY")

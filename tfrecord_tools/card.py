@@ -291,7 +291,7 @@ def _classes(facts: Mapping[str, Any]) -> str:
         middle = ordered[_CLASSES_AT_ENDS:-_CLASSES_AT_ENDS]
         sums = (_share(sum(row[split] for row in middle), records[split], 0) for split in splits)
         rows = [line(row) for row in ordered[:_CLASSES_AT_ENDS] + ordered[-_CLASSES_AT_ENDS:]]
-        rows.insert(_CLASSES_AT_ENDS, [f"{len(middle):,} classes between these", *sums])
+        rows.insert(_CLASSES_AT_ENDS, [f"{page.number(len(middle), 'class')} between these", *sums])
         note = (
             f'<p class="aside">The {_CLASSES_AT_ENDS} largest and the {_CLASSES_AT_ENDS} smallest of {len(classes):,}'
             " classes; <code>convert.json</code> lists all.</p>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from absl import flags
 
+from tfrecord_tools import usage
 from tfrecord_tools.plan import DEFAULT_VALIDATION_FRACTION, PlanConfig
 from tfrecord_tools.scan import ScanConfig
 
@@ -22,7 +23,7 @@ def define_source_flags() -> None:
         "exclude", None, "Leave out the paths, relative to --src, that match this pattern. May be repeated."
     )
     flags.DEFINE_string("zip_encoding", None, "Encoding of the names in an archive that does not say it: cp949.")
-    flags.DEFINE_string("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
+    usage.define_path("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
     for name in ("path", "label", "split", "group"):
         column = f"{name}_column"
         flags.DEFINE_string(column, getattr(ScanConfig, column), f"The manifest's column of {name}s.")

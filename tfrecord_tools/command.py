@@ -3,66 +3,131 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import io
 import os
-import select
+import runpy
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from absl import app, flags
 
+from tfrecord_tools import console, files, usage
 from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
 EXIT_USER_ERROR = 1
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it.
+_READER_GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 
 
-def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted") -> None:
+def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted", arguments: str = "") -> None:
     """Parses the flags, calls `main(argv)` and exits: 0, 1 (a user's mistake) or 130 (Ctrl-C, `interrupted` told).
 
-    What the system refuses (a full disk, a missing permission) is told in a line, as a mistake is; and when the reader
-    of the output, `head` say, has enough, the command ends with 0.
+    What the system refuses (a full disk, a missing permission) is told in a line, as a mistake is. When the reader of
+    the output, `head` say, has enough, the work goes on and the exit code is that of the work.
+
+    Args:
+        main: Does the work; its argument is the program and the arguments that are not flags.
+        interrupted: The line that is printed after Ctrl-C.
+        arguments: How the help shows the arguments beside the flags, such as "DIRECTORY"; "" if there are none.
     """
 
-    def guarded(argv: Sequence[str]) -> int:
+    def parsed(argv: Sequence[str]) -> list[str]:
+        rest: list[str] = []
+        code = _exit_code(lambda: rest.extend(usage.parse(argv, arguments)), interrupted)
+        if not rest:
+            sys.exit(code)
+        return rest
+
+    _prepare_streams()
+    console.quiet_tensorflow()
+    app.run(lambda argv: _exit_code(lambda: main(argv), interrupted), flags_parser=parsed)
+
+
+def run_package(package: str, commands: Mapping[str, str]) -> None:
+    """Does what `python -m package` is asked for: lists its commands, or is one of them, `python -m package name …`."""
+    _prepare_streams()
+    first, *rest = sys.argv[1:] or [""]
+    name = first.replace("-", "_")
+    if name in commands:
+        sys.argv[1:] = rest
+        runpy.run_module(f"{package}.{name}", run_name="__main__", alter_sys=True)  # As `python -m package.name`.
+        return
+    sys.exit(_exit_code(lambda: _answer(package, commands, first), "interrupted"))
+
+
+def _answer(package: str, commands: Mapping[str, str], first: str) -> None:
+    """Lists a package's commands; refuses whatever else is no command."""
+    if first in ("-h", "--help", "help"):
+        print(f"usage: python -m {package} COMMAND [--flag=value ...]; COMMAND --help explains each.\n")
+    if first in ("", "-h", "--help", "help"):
+        print_list(package, commands)
+    elif first == "--version":
+        print(usage.VERSION)
+    elif first.startswith("-"):
+        found = usage.homes([first.lstrip("-").partition("=")[0].replace("-", "_")])
+        raise UserError(f"{first}: a command is expected first, one of {', '.join(commands)}. {found}".rstrip())
+    else:
+        raise UserError(f"{first}: there is no such command of {package}. {usage.command_meant(first, commands)}")
+
+
+def _exit_code(work: Callable[[], object], interrupted: str) -> int:
+    """Does the work and reports what ends it early in a line."""
+    try:
+        work()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        print(f"error: {refusal(error)}. Mend the cause and repeat the command.", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\n{interrupted}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return 0
+
+
+class _Output(io.FileIO):
+    """A standard stream whose reader may go, as `head` does when it has enough: the work goes on, unheard."""
+
+    def write(self, data: Any) -> int:
         try:
-            main(argv)
-            sys.stdout.flush()
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER_ERROR
+            return super().write(data) or 0
         except OSError as error:
-            if isinstance(error, BrokenPipeError) and _reader_is_gone():
-                return 0
-            print(f"error: {refusal(error)}. Mend the cause and repeat the command.", file=sys.stderr)
-            return EXIT_USER_ERROR
-        except KeyboardInterrupt:
-            print(f"\n{interrupted}", file=sys.stderr)
-            return EXIT_INTERRUPTED
-        return 0
-
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # A name that the terminal cannot show must not end the work.
-            stream.reconfigure(errors="backslashreplace")
-    app.run(guarded)
+            if error.errno not in _READER_GONE:
+                raise files.named(error, f"standard {'error' if self.fileno() == 2 else 'output'}", "write") from error
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.fileno())
+        os.close(nowhere)
+        return len(data)
 
 
-def _reader_is_gone() -> bool:
-    """Whether it is standard output that broke, and no other pipe; what is left in its buffer is dropped then."""
-    output = select.poll()
-    output.register(sys.stdout.fileno(), 0)
-    gone = any(event & select.POLLERR for _, event in output.poll(0))
-    if gone:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return gone
+def _prepare_streams() -> None:
+    sys.stdout, sys.stderr = _steady(sys.stdout), _steady(sys.stderr)
+
+
+def _steady(stream: TextIO) -> TextIO:
+    """The same stream without two ends to the work: a reader that is gone, and a name that a terminal cannot show."""
+    if not isinstance(stream, io.TextIOWrapper):  # None, or what a notebook or a test has put there.
+        return stream
+    stream.flush()
+    raw: Any = _Output(stream.fileno(), "wb", closefd=False)
+    return io.TextIOWrapper(
+        raw if stream.write_through else io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
 
 
 def no_arguments(argv: Sequence[str]) -> None:
     """Refuses positional arguments, which would otherwise be ignored silently."""
     if len(argv) > 1:
-        raise UserError(f"unexpected argument {argv[1]!r}: everything is given by flags, --name=value (see --help)")
+        raise UserError(usage.unexpected(argv[1]))
 
 
 def one_argument(argv: Sequence[str], what: str) -> str:

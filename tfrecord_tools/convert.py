@@ -31,8 +31,11 @@ from tfrecord_tools import (
     index,
     metadata,
     notes,
+    page,
     report,
+    stores,
     update,
+    usage,
     workers,
     workspace,
 )
@@ -43,6 +46,7 @@ from tfrecord_tools.plan import (
     DUPLICATES,
     Plan,
     PlanConfig,
+    Shard,
     check_fractions,
     check_rejected,
     dataset_name,
@@ -90,6 +94,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     explicit: Collection[str] = ()
 
     def __post_init__(self) -> None:
+        files.expand_fields(self, "src", "out", "manifest", "relabel")
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)
@@ -164,7 +169,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
                 if space.finish_commit() == config.request():
                     log(f"{out}/: the interrupted commit of this conversion is finished.")
                     return metadata.read(out)
-        workspace.check_out(out, config.overwrite or config.update)
+        workspace.check_out(out, config.overwrite or config.update, lambda: stores.check_exists(config.src))
         with workspace.open_workspace(out) as space:
             # Again: a conversion that we waited for may have made it.
             workspace.check_out(out, config.overwrite or config.update)
@@ -226,6 +231,9 @@ class _Conversion:
         space.start_writing(decided.digest, {"src": _real(self._config.src)} | decided.config)
         index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
         self._describe(decided, sources, facts, space.data)
+        if copied := sum(_is_copy(shard, space.data, decided.name) for shard in decided.shards):
+            what = page.number(copied, "unchanged shard")
+            self._log(f"  note: {what} copied, since the file system has no hard links")
         space.commit_data(self._config.request() | {"update": self._base is not None})
         self._log(_closing(decided, facts, space.out, time.monotonic() - start))
         return metadata.read(space.out)
@@ -309,6 +317,10 @@ class _Conversion:
         card.write(data, metadata.read(data), samples.thumbnails, samples.pictures)
 
 
+def _is_copy(shard: Shard, data: Path, name: str) -> bool:
+    return bool(shard.link) and (data / shard.file_name(name)).stat().st_nlink == 1
+
+
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest()
@@ -332,7 +344,8 @@ def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertCon
     if len(small):
         first = sources.paths[int(decided.numbers[small[0]])]
         raise UserError(
-            f"--store=raw: {len(small):,} images are smaller than --resize={config.resize}, such as {first}"
+            f"--store=raw: {page.number(len(small), 'image is', 'images are')} smaller than"
+            f" --resize={config.resize}, such as {first}"
             f" ({table['width'][small[0]]} pixels). Pass --upscale to enlarge them, or a smaller --resize."
         )
 
@@ -350,12 +363,13 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
 
 def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
     linked = sum(bool(shard.link) for shard in decided.shards)
-    kept = f" ({linked:,} as they were)" if linked else ""
+    kept = f" ({page.number(linked, 'as it was', 'as they were')})" if linked else ""
     counts = Counter(r.done for r in decided.rejected)
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     changed = np.count_nonzero(facts.table["changes"][decided.numbers])
     return (
-        f"{out}/: {len(decided.numbers):,} records in {len(decided.shards):,} shards{kept}, {size(decided.bytes)},"
+        f"{out}/: {page.number(len(decided.numbers), 'record')} in"
+        f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
         f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
         f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
     )
@@ -373,22 +387,22 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     lines = [header, *rows, totals, shards]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     made = "splits of the source" if sources.has_splits else "automatic split"
-    yield f"{sources.root}: {len(decided.numbers):,} images, {size(decided.bytes)} to store, {made}"
+    yield f"{sources.root}: {page.number(len(decided.numbers), 'image')}, {size(decided.bytes)} to store, {made}"
     for line in lines:
         cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
         yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])
     yield from (f"  note: {note.line()}" for note in notes.of(decided, sources, facts))
     for name, count in sources.left_out.items():
-        yield f"  left out, not in --classes: {name} ({count:,} files)"
+        yield f"  left out, not in --classes: {name} ({page.number(count, 'file')})"
     yield from listed(decided.rejected)
 
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    flags.DEFINE_string("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
-    flags.DEFINE_string("out", default["out"], "Directory to write.")
+    usage.define_path("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
+    usage.define_path("out", default["out"], "Directory to write.")
     cli.define_source_flags()
-    flags.DEFINE_string("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
+    usage.define_path("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
     flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the records.")
     flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: by bytes.")
     flags.DEFINE_integer("shard_bytes", None, "Aimed bytes a shard. Default: total/64 within 16..150 MiB.")

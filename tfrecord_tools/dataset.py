@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import decoder, schema, workers
+from tfrecord_tools import decoder, page, python_calls, schema, workers
 from tfrecord_tools import order as orders
 from tfrecord_tools.augment import augment as augmented
 from tfrecord_tools.augment_config import AugmentConfig
@@ -165,7 +165,9 @@ class _Chosen:
                 f" {batch_size}."
             )
         if order.count != len(records):
-            raise UserError(f"order: it is one of {order.count:,} records, and these are {len(records):,}.")
+            raise UserError(
+                f"order: it is one of {page.number(order.count, 'record')}, and these are {len(records):,}."
+            )
         self.share = batch_size // workers
         self._records, self._order, self._seed = records, order, seed
         self._batch_size, self._shard = batch_size, shard
@@ -190,7 +192,7 @@ class _Chosen:
             places = start + int(number) * chunk + np.arange(chunk)
             positions = orders.stream_positions(places, self._batch_size, self._shard)
             rounds, numbers = self._order.at(positions)
-            found = [fetch(number) for number in numbers.tolist()]
+            found = python_calls.each(fetch, numbers.tolist())
             instead = np.zeros_like(numbers)  # Else it would be changed just as where it stands itself.
             for place, one in enumerate(found):
                 if one is None:
@@ -253,7 +255,8 @@ def eval_batches(
     fetch, shape = fetch_decoded(records, image_size, crop), (image_size, image_size, 3)
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
-        found = {number: one for number in numbers.tolist() if (one := fetch(number)) is not None}
+        images = python_calls.each(fetch, numbers.tolist())
+        found = {number: one for number, one in zip(numbers.tolist(), images) if one is not None}
         sound = np.array(list(found), np.int64)
         return _stacked(list(found.values()), tf.uint8, shape), sound, records.labels[sound]
 
@@ -283,8 +286,7 @@ def map_python(
     """
 
     def as_tensors(chunk: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # Stateless is what it is; said, it may run in parallel also under op determinism.
-        parts = tf.numpy_function(read, [chunk], dtypes, stateful=False)
+        parts = python_calls.numpy_function(read, [chunk], dtypes)
         for number, part in enumerate(parts):
             part.set_shape([length, *(() if number else shape)])
         return tuple(parts)

@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import traceback
 from collections.abc import Sequence
+
+# Errors of the system that a file's name explains; others need the call too.
+_CLEAR = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT if hasattr(errno, "EDQUOT") else errno.ENOSPC,
+        errno.EEXIST,
+        errno.EISDIR,
+        errno.ENOENT,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+        errno.EROFS,
+    }
+)
 
 
 class UserError(Exception):
@@ -21,9 +38,18 @@ class UndecodableImage(UserError):
 
 
 def refusal(error: OSError) -> str:
-    """What the system refused, in words, with the file where it has one; no full stop at the end."""
+    """What the system refused, in words, with the file and, unless they say all, the call; no full stop at the end."""
     reason = error.strerror or str(error) or type(error).__name__
+    if error.errno is not None and not reason.endswith(")") and not (error.filename and error.errno in _CLEAR):
+        reason += _call(error)
     return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def _call(error: OSError) -> str:
+    """The line of code that the system refused, in brackets; "" where it is not known."""
+    frames = traceback.extract_tb(error.__traceback__)
+    line = frames[-1].line if frames else None
+    return f" ({line})" if line and not line.startswith("raise") else ""
 
 
 def named(names: Sequence[str], most: int = 10) -> str:

@@ -36,6 +36,8 @@ _IMAGE = re.compile(  # "BM" alone would make an image of many a text: four rese
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<BMP>BM.{4}\0{4})|(?P<WEBP>RIFF.{4}WEBP)",
     re.DOTALL,
 )
+_MOST_VARINT_BYTES = 10
+_BMP_BITS = 28  # Where a BMP says its bits per pixel, of which TensorFlow takes no less than 8.
 _WHITE_SPACE = str.maketrans("\n\r\t", "   ")
 _MAX_VALUES, _MAX_LENGTH = 1000, 64  # What is kept of a feature of a record: distinct values, characters of each.
 
@@ -82,14 +84,30 @@ def parse(serialized: bytes) -> dict[str, Feature] | None:
         return None
 
 
-def is_sequence(serialized: bytes) -> bool:
-    """Whether it is a `tf.train.SequenceExample`; one without lists is no different from an Example."""
+def parse_sequence(serialized: bytes) -> tuple[dict[str, Feature], dict[str, list[Feature]]] | None:
+    """Return the context and the lists of a `tf.train.SequenceExample`; None if it is something else.
+
+    A SequenceExample without lists is no different from an Example.
+    """
+    parts = {1: b"", 2: b""}
     try:
         for number, content in _fields(serialized, {1: (_DELIMITED,), 2: (_DELIMITED,)}):
-            _map(content, _feature if number == 1 else lambda steps: [_feature(step) for step in _contents(steps)])
+            parts[number] += content
+        return _map(parts[1], _feature), _map(parts[2], lambda steps: [_feature(step) for step in _contents(steps)])
     except (IndexError, ValueError):
-        return False
-    return True
+        return None
+
+
+def counts(serialized: bytes) -> dict[str, tuple[str, int]] | None:
+    """Return type and number of values of each feature of a `tf.train.Example`; None if it is something else.
+
+    It takes a tenth of the time of `parse`, which does the rest where a record is not written as usual.
+    """
+    try:
+        return dict(_usual_counts(serialized)) if serialized else {}
+    except (LookupError, ValueError):
+        parsed = parse(serialized)
+        return None if parsed is None else {name: (f.type, len(f.values)) for name, f in parsed.items()}
 
 
 def look(feature: Feature) -> Seen:
@@ -104,15 +122,69 @@ def image_type(data: bytes) -> str | None:
 
 
 def decode(data: bytes) -> Image.Image | None:
-    """Decodes an image of one of these types, of several pictures the first; None if it is damaged or none."""
+    """Decode an image of one of these types, of several pictures the first; None if TensorFlow would not decode it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of its size, its metadata: the answer is whether it decodes.
             image = Image.open(io.BytesIO(data), formats=tuple(_IMAGE.groupindex))
             image.load()
-            return image
+            return image if image_type(data) != "BMP" or data[_BMP_BITS] >= 8 else None
     except Exception:  # noqa: BLE001  Any of five parsers, on bytes of any origin.
         return None
+
+
+def _usual_counts(data: bytes) -> Iterator[tuple[str, tuple[str, int]]]:
+    """Yields what `counts` returns of a record in which every message stands once, and numbers are packed.
+
+    Raises:
+        ValueError, LookupError: The record is written in another way, or is no example.
+    """
+    position, end = _span(data, 0, 0x0A, len(data))
+    names = set()
+    while position < end:
+        start, position = _span(data, position, 0x0A, end)
+        key, value = _span(data, start, 0x0A, position)
+        name = data[key:value]
+        start, stop = _span(data, value, 0x12, position)
+        first, last = _span(data, start, data[start], stop)
+        if name in names or stop != position or last != stop:
+            raise ValueError("a message in several parts")
+        names.add(name)
+        kind, _ = _LISTS[data[start] >> 3]
+        if data[start] & 7 != _DELIMITED:
+            raise ValueError("no list")
+        yield name.decode(), (kind, _values_in(data, first, last, kind))
+    if end != len(data):
+        raise ValueError("features in several parts")
+
+
+def _values_in(data: bytes, position: int, end: int, kind: str) -> int:
+    """The number of values in a list."""
+    count = 0
+    while kind == "bytes" and position < end:
+        position = _span(data, position, 0x0A, end)[1]
+        count += 1
+    if position == end:
+        return count
+    first, last = _span(data, position, 0x0A, end)
+    if last != end or (kind == "float" and (last - first) % 4):
+        raise ValueError("numbers in several parts")
+    if kind == "int64" and last - first == 1 and data[first] < 0x80:  # What most labels and sizes are.
+        return 1
+    return (last - first) // 4 if kind == "float" else len(_int64s(data[first:last]))
+
+
+def _span(data: bytes, position: int, tag: int, end: int) -> tuple[int, int]:
+    """Where the content of a delimited field starts and ends."""
+    if data[position] != tag:
+        raise ValueError(f"a field {data[position]}")
+    length = data[position + 1]
+    position += 2
+    if length > 0x7F:
+        length, position = schema.read_varint(data, position - 1)
+    if position + length > end:
+        raise ValueError("it ends within a field")
+    return position, position + length
 
 
 def _look_at_numbers(values: NDArray[Any]) -> Seen:
@@ -167,11 +239,15 @@ def _feature(message: bytes) -> Feature:
 
 
 def _int64s(varints: bytes) -> NDArray[np.int64]:
-    """Decodes i64[n]; vectorized, since records may hold pixels so."""
+    """Decode i64[n]; vectorized, since records may hold pixels so, except for one number, which most lists hold."""
+    if 0 < len(varints) <= _MOST_VARINT_BYTES:
+        value, end = schema.read_varint(varints, 0)
+        if end == len(varints):
+            return np.array([value & 0xFFFF_FFFF_FFFF_FFFF], np.uint64).view(np.int64)
     data = np.frombuffer(varints, np.uint8)
     ends = np.flatnonzero(data < 0x80) + 1
     lengths = np.diff(ends, prepend=0)
-    if lengths.sum() != len(data) or np.any(lengths > 10):
+    if lengths.sum() != len(data) or np.any(lengths > _MOST_VARINT_BYTES):
         raise ValueError("a damaged number")
     starts = ends - lengths
     shifts = 7 * (np.arange(len(data)) - np.repeat(starts, lengths))

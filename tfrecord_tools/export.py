@@ -25,7 +25,7 @@ from typing import NamedTuple
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command
+from tfrecord_tools import command, files, page, usage
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.examples import image_type
 from tfrecord_tools.progress import Progress
@@ -103,13 +103,13 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
                     write(picture)
                     written[picture.split, picture.label] += 1
                     progress(1)
-            os.sync()  # Once for all files: they may be millions.
+            files.sync_tree(space.data)
             if sink.count(space.data) != written:
                 raise RuntimeError(f"{out}: what was written cannot be read again; please report this")
     except OSError as error:
         raise UserError(f"{refusal(error)}. Nothing was written; mend the cause and try again.") from error
     for split, count in data.splits.items():
-        log(f"{out}/: {count:,} images of {split}, read again and counted")
+        log(f"{out}/: {page.number(count, 'image')} of {split}, read again and counted")
     for line in sink.notes(out):
         log(line)
     return dict(data.splits)
@@ -141,8 +141,8 @@ class Folder:
         counts = Counts()
         for split in root.iterdir():
             for label, name in enumerate(self._directories):
-                files = sum(len(names) for _, _, names in os.walk(split / name))
-                counts.update({(split.name, label): files} if files else {})
+                count = sum(len(names) for _, _, names in os.walk(split / name))
+                counts.update({(split.name, label): count} if count else {})
         return counts
 
     def notes(self, out: Path) -> Iterator[str]:
@@ -262,8 +262,8 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 def define_flags() -> None:
     flags.DEFINE_enum("to", ExportConfig.to, list(TO), "Images in directories, or tar files as of webdataset.")
-    flags.DEFINE_string("tfrecords", "", "The dataset directory.")
-    flags.DEFINE_string("out", "", "The directory to write; it must not be there yet.")
+    usage.define_path("tfrecords", "", "The dataset directory.")
+    usage.define_path("out", "", "The directory to write; it must not be there yet.")
     flags.DEFINE_integer("shard_bytes", ExportConfig.shard_bytes, "The most bytes of a tar file.")
 
 

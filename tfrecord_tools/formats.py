@@ -100,13 +100,13 @@ def is_claimed(data: bytes) -> bool:
 
 def name(data: bytes) -> str:
     """Names a file that is none of `FORMATS`, by its content alone, with what can be done."""
-    if (kind := signatures.binary(data)) is not None:
-        return f"{kind.name}; {kind.advice}"
     start = f"not an image (starts with {data[:16]!r})"
-    if (kind := signatures.text(data)) is not None:
-        return f"{start}; {kind.name}: {kind.advice}"
+    kind = signatures.binary(data) or signatures.text(data)
+    if kind is not None:
+        known = f"{kind.name}, not a format that is read" if kind.is_image else f"{start}; {kind.name}"
+        return f"{known}: {kind.advice}"
     if (found := _fallback(data)) is not None:
-        return f"{signatures.article(found)} {found} image; {READ}"
+        return f"{signatures.article(found)} {found} image, not a format that is read: export it as PNG or JPEG"
     if not any(data):
         return f"{start}; it holds only zeros, as an interrupted download does"
     return f"{start}; {READ}"
@@ -142,7 +142,9 @@ def opened(data: bytes, kind: str, check_size: Callable[[Size], object]) -> Imag
     if kind == "TIFF":
         tiff.listen()
         if tiff.is_raw(data):
-            raise UnreadError("a raw photograph in a TIFF (DNG, NEF, ARW ...), " + signatures.DEVELOP)
+            raise UnreadError(
+                "a raw photograph (DNG, NEF, ARW or the like), not a format that is read: " + signatures.DEVELOP
+            )
         levels.extend_pillow()
     if kind == "HEIF":
         image = _opened_heif(data, check_size)

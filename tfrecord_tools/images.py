@@ -158,7 +158,7 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
 
     A JPEG that passes as it is is decoded at 1/8 scale, which runs all of the entropy decoding and almost none of
     the inverse DCT; of a PNG all pixels are inflated and every chunk's checksum is checked. JPEG has no
-    checksums: coded data that was cut in the middle and ended properly decodes, its rest grey.
+    checksums: coded data that was cut and ended properly decodes, its rest grey; see `jpeg.lost_share`.
 
     Raises:
         BadImage: It is no image, of a type that is not read, damaged, or too large.
@@ -383,11 +383,6 @@ def _check_target(work: _Work, config: ImageConfig) -> None:
         raise BadImage(f"would be stored with {width:,} x {height:,} pixels; {work.stored} can have {most:,} a side")
     if work.resized:
         _check_pixels(work.target, config)
-
-
-def kind_of(data: bytes) -> str | None:
-    """Return which of `READ_TYPES` a file is, by its first bytes; None if it is none of them."""
-    return formats.detect(data)
 
 
 @contextmanager

@@ -63,9 +63,9 @@ def check_markers(data: bytes) -> int:
             position += int.from_bytes(data[position : position + 2], "big")
         scans += code == _SCAN
         if code in _LOSSLESS:
-            raise RefusedJpegError("a lossless JPEG, which hardly any decoder reads; save it as PNG")
+            raise RefusedJpegError("a lossless JPEG, which hardly any decoder reads")
         if code == _JPEG_LS:
-            raise RefusedJpegError("a JPEG-LS image, which hardly any decoder reads; save it as PNG")
+            raise RefusedJpegError("a JPEG-LS image, which hardly any decoder reads")
         if code in _ALL_FRAMES and not scans:
             _check_frame(data[marker.end() + 2 :][: _FRAME.size])
         if scans > _MAX_SCANS:
@@ -175,7 +175,9 @@ def lost_share(data: bytes, *, details: bool) -> float:
 def _pixels(data: bytes, details: bool) -> np.ndarray:
     """The pixels at 1/8 scale, in which the finer scans of a progressive JPEG do not show; with `details` all."""
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        image.decodermaxblock = len(data) + 1  # type: ignore[attr-defined]  # As TensorFlow: all of it at once.
+        image.decodermaxblock = (
+            len(data) + 1
+        )  # Read at once, as TensorFlow does; else what lies behind 64 KiB is not seen.
         if not details or "progressive" not in image.info:
             image.draft(None, (1, 1))
         return np.asarray(image)

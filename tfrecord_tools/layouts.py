@@ -397,9 +397,10 @@ class _Reader:
             if sides[0][0] == TO_BE_SPLIT and (roots := self._splits_in_classes(classes)):
                 return roots
             below = {nodes[0].path: _names_below(nodes) for nodes in classes.values()}
+            certain = {nodes[0].path for nodes in classes.values() if any(node.images for node in nodes)}
             if self._classes and self._classes <= {name for names in below.values() for name in names}:
                 return {n.path: Root(split) for split, node in sides for c in node.children.values() for n in _tops(c)}
-            self._refuse_shared(below, classes)
+            self._refuse_shared({path: below[path] for path in below if path not in certain}, classes)
         self._note_merged(classes)
         return {node.path: Root(split) for split, node in sides}
 
@@ -445,14 +446,14 @@ class _Reader:
         """Stop where directories hold directories of the same names: the former may be parts, or the latter classes.
 
         Args:
-            below: Path of a directory -> the names of the directories in it.
+            below: Path of a directory that has no images directly in it -> the names of the directories in it.
             classes: The names of the upper directories.
         """
         pairs = [name for names in below.values() for name in set(names)]
         times = Counter(pairs)
         shared = sorted(name for name in times if times[name] > 1)
-        if 2 * sum(times[name] for name in shared) < len(pairs) or not shared:
-            return
+        if 2 * sum(times[name] for name in shared) < len(pairs) or not shared or len(times) < 2:
+            return  # One name alone cannot be all the classes.
         tops = [path for path, names in below.items() if not {*shared}.isdisjoint(names)]
         names = [split_named(path.rpartition("/")[2]) for path in tops]
         sides = names if all(names) else ["train", "validation"]
@@ -504,7 +505,7 @@ def class_in_name(path: str) -> str | None:
 
 def has_image_ending(path: str) -> bool:
     """Whether a file's name ends as those of images do."""
-    return path.rpartition(".")[2].lower() in IMAGE_ENDINGS
+    return os.path.splitext(path)[1].lower().removeprefix(".") in IMAGE_ENDINGS
 
 
 def _names_below(nodes: Sequence[Node]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import duplicates, levels
+from tfrecord_tools import duplicates, levels, page
 from tfrecord_tools.duplicates import Duplicates
 from tfrecord_tools.findings import FINDINGS
 from tfrecord_tools.plan import Plan, split_notes
@@ -101,7 +101,7 @@ def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
         if kind == "deep":
             yield from _deep(plan, table, rows)
         elif kind == "gps":
-            text = f"{len(rows):,} of {_images(len(table))} carry GPS positions"
+            text = f"{len(rows):,} of {page.number(len(table), 'image')} carry GPS positions"
             yield _note(plan, rows, kind, text=text, advice=finding.advice)
         else:
             text = _agreeing(f"{{count}} {finding.text}", len(rows))
@@ -163,14 +163,10 @@ def _note(plan: Plan, rows: np.ndarray, kind: str, text: str, advice: str = "", 
     )
 
 
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
-
-
 def _agreeing(text: str, count: int) -> str:
     """Fill in the forms that depend on a number."""
     forms = {"have": "has", "are": "is"} if count == 1 else {"have": "have", "are": "are"}
-    return text.format(count=_images(count), **forms)
+    return text.format(count=page.number(count, "image"), **forms)
 
 
 def _percent(share: float) -> str:

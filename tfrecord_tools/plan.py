@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import duplicates, order, schema
+from tfrecord_tools import duplicates, order, page, schema
 from tfrecord_tools.duplicates import Duplicates
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.scan import Sources
@@ -218,7 +218,8 @@ def plan(
     if not len(numbers):
         first_bad = min(bad, key=lambda r: r.path)
         raise UserError(
-            f"{sources.root}: none of {len(bad):,} files can be a record: {first_bad.path}: {first_bad.reason}."
+            f"{sources.root}: none of {page.number(len(bad), 'file')} can be a record: {first_bad.path}:"
+            f" {first_bad.reason}."
             " Is --src right?"
         )
     class_names, labels = _classes(sources, previous)
@@ -330,7 +331,8 @@ def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> 
     if len(rejected) > max_bad * total:
         examples = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
         raise UserError(
-            f"{len(rejected):,} of {total:,} files cannot be records, more than --max_bad={max_bad:g} allows:{examples}"
+            f"{len(rejected):,} of {page.number(total, 'file')} cannot be records, more than --max_bad={max_bad:g}"
+            f" allows:{examples}"
             "\nIs --src right? Mend or remove the files, or allow more with --max_bad."
         )
 
@@ -340,7 +342,7 @@ def listed(rejected: Sequence[Rejected]) -> Iterator[str]:
     for one in rejected[:_SHOWN]:
         yield f"  {one.done}: {one.path}: {one.reason}"
     if len(rejected) > _SHOWN:
-        yield f"  and {len(rejected) - _SHOWN:,} more such files"
+        yield f"  and {page.number(len(rejected) - _SHOWN, 'more such file')}"
 
 
 def check_fractions(sources: Sources, config: PlanConfig) -> None:
@@ -475,7 +477,9 @@ def _shard_counts(
     """Returns i64[splits], the number of new shards of each split; a wanted number counts for whole datasets only."""
     if config.shards is not None and not updating:
         if config.shards < len(split_bytes):
-            raise UserError(f"--shards={config.shards}: there are {len(split_bytes)} splits, and each needs a shard.")
+            raise UserError(
+                f"--shards={config.shards}: there are {page.number(len(split_bytes), 'split')}, and each needs a shard."
+            )
         if config.shards > split_records.sum():
             raise UserError(f"--shards={config.shards}: there are {split_records.sum():,} records. Ask for fewer.")
         # After one each, the next one goes where shards are largest and records enough, and so on; all at once.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +15,10 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command, decoder, files, geometry, images, order
+from tfrecord_tools import command, decoder, files, geometry, images, order, usage
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-
-# TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _GAP = 4  # White pixels between the panels.
 _MAX_PANELS = 400
@@ -132,16 +128,16 @@ def main(argv: Sequence[str]) -> None:
 
 def define_flags() -> None:
     default = PreviewConfig(image="-")
-    flags.DEFINE_string("tfrecords", None, "A dataset directory, as tfrecord_tools.convert wrote it.")
+    usage.define_path("tfrecords", None, "A dataset directory, as tfrecord_tools.convert wrote it.")
     flags.DEFINE_string("split", default.split, "Whose record.")
     flags.DEFINE_integer("record", default.record, "Its number.")
-    flags.DEFINE_string("image", None, "An image file instead.")
+    usage.define_path("image", None, "An image file instead.")
     flags.DEFINE_enum("augment", default.augment, list(PRESETS), "The augmentation.")
     flags.DEFINE_string("grid", default.grid, "Rows x columns.")
     flags.DEFINE_integer("image_size", default.image_size, "Height and width of a panel in pixels.")
     flags.DEFINE_float("crop", default.crop, "Share of the shorter side whose central square is taken; 0 stretches.")
     flags.DEFINE_integer("seed", default.seed, "Another one gives other draws.")
-    flags.DEFINE_string("out", default.out, "The PNG to write.")
+    usage.define_path("out", default.out, "The PNG to write.")
 
 
 if __name__ == "__main__":

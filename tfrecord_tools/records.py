@@ -277,15 +277,26 @@ class Records:
                 raise UserError(f"{path} {state}: the dataset was not copied completely. Copy or convert it again.")
 
     def _read(self, shard: int, count: int, offset: int) -> bytes:
-        """Reads `count` bytes at `offset`; each process opens its own files, since a fork shares the position."""
+        """Reads `count` bytes at `offset`.
+
+        Raises:
+            OSError: With the shard's name.
+        """
+        try:
+            return self._read_at(shard, count, offset)
+        except OSError as error:
+            raise files.named(error, self._shards[shard], "read") from error
+
+    def _read_at(self, shard: int, count: int, offset: int) -> bytes:
+        """Each process opens its own files, since a fork shares the position."""
         key = (os.getpid(), shard)
         descriptor = self._open_files.get(key)
         if descriptor is not None:
-            return os.pread(descriptor, count, offset)
-        descriptor = os.open(self._shards[shard], os.O_RDONLY)
+            return files.read_at(descriptor, count, offset)
+        descriptor = files.open_descriptor(self._shards[shard])
         kept = len(self._open_files) < _MAX_OPEN_FILES and self._open_files.setdefault(key, descriptor) == descriptor
         try:
-            return os.pread(descriptor, count, offset)
+            return files.read_at(descriptor, count, offset)
         finally:
             if not kept:  # Too many are open, or another thread was faster.
                 os.close(descriptor)
@@ -310,7 +321,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             f"{directory}: datasets are read from local directories, at random. Copy it here first:"
             f" python -m tfrecord_tools.transfer {directory} DIRECTORY"
         )
-    directory = Path(directory)
+    directory = Path(files.expand_user(os.fspath(directory)))
     if not (directory / metadata.CONVERT_JSON).exists():
         if partial_of(directory).exists():
             raise UserError(f"{directory}: the conversion is unfinished. Repeat its command to finish it.")

@@ -30,7 +30,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from tfrecord_tools import command
+from tfrecord_tools import command, usage
 from tfrecord_tools.errors import UserError
 
 Color = tuple[int, int, int]
@@ -364,7 +364,7 @@ def draw_sample(out: str | os.PathLike[str], *, images: int = 600, seed: int = 0
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("out", None, "Directory to create; it must not exist.", required=True)
+    usage.define_path("out", None, "Directory to create; it must not exist.", required=True)
     flags.DEFINE_integer("images", 600, f"Number of images, at least {MIN_IMAGES}; half of them are cats.")
     flags.DEFINE_integer("seed", 0, "Which drawings: the same seed gives the same files.")
 

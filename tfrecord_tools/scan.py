@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import arrange, files, manifest, object_store, stores
+from tfrecord_tools import arrange, files, manifest, object_store, page, stores
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layouts import EXAMPLES, NO_CLASS, TO_BE_SPLIT
 from tfrecord_tools.splits import SPLIT_WORDS, SPLITS, split_named
@@ -226,7 +226,7 @@ def _sources(
 ) -> Sources:
     """Makes numbers of the names and leaves out what is not wanted."""
     labels, spellings = _same_spelling(labels, splits)
-    labels, relabelled = _relabel(config, listing.paths, labels)
+    labels, relabelled, unchanged = _relabel(config, listing.paths, labels)
     counts = Counter(label for label in labels if label is not None)
     class_names = _class_names(config, counts, rejected)
     label_of = {name: label for label, name in enumerate(class_names)}
@@ -252,21 +252,21 @@ def _sources(
         has_splits=bool(len(sides)) and bool((sides != TO_BE_SPLIT).all()),
         rejected=tuple(rejected),
         left_out={name: counts[name] for name in sorted(counts) if name not in label_of},
-        notes=(*notes, *spellings, *_relabel_notes(relabelled)),
+        notes=(*notes, *spellings, *_relabel_notes(relabelled, unchanged)),
         relabelled=relabelled,
     )
 
 
 def _relabel(
     config: ScanConfig, paths: Sequence[str], labels: Sequence[str | None]
-) -> tuple[Sequence[str | None], Counter[tuple[str, str]]]:
-    """Gives the images that `config.relabel` names the labels that stand there, and counts what is changed.
+) -> tuple[Sequence[str | None], Counter[tuple[str, str]], int]:
+    """Gives the images that `config.relabel` names the labels that stand there; counts what is changed and what is not.
 
     Raises:
         UserError: It cannot be read, or names a path that is none of an image, or a label that is none of a class.
     """
     if config.relabel is None:
-        return labels, Counter()
+        return labels, Counter(), 0
     rows = manifest.read(config.relabel, {"path": "path", "label": "label"}, config.src, "relabel")
     number_of = {path: number for number, path in enumerate(paths) if labels[number] is not None}
     unknown = [path for path in rows.paths if path not in number_of]
@@ -289,14 +289,20 @@ def _relabel(
         if old is not None and old != name:
             changed[number_of[path]] = sys.intern(name)
             counts[old, name] += 1
-    return changed, counts
+    return changed, counts, len(rows.paths) - counts.total()
 
 
-def _relabel_notes(relabelled: Counter[tuple[str, str]]) -> Iterator[str]:
+def _relabel_notes(relabelled: Counter[tuple[str, str]], unchanged: int) -> Iterator[str]:
     if relabelled:
         ways = ", ".join(f"{count:,} from {old} to {new}" for (old, new), count in relabelled.most_common(_WAYS_SHOWN))
         more = f", {len(relabelled) - _WAYS_SHOWN:,} ways more" if len(relabelled) > _WAYS_SHOWN else ""
-        yield f"{relabelled.total():,} images relabelled: {ways}{more}"
+        yield f"{page.number(relabelled.total(), 'image')} relabelled: {ways}{more}"
+    if unchanged:
+        one, many = (
+            "line of --relabel changes nothing: its image has",
+            "lines of --relabel change nothing: their images have",
+        )
+        yield f"{page.number(unchanged, one, many)} that label already"
 
 
 def _split_of(name: str, path: str, column: str) -> int:
@@ -316,7 +322,7 @@ def _same_spelling(labels: Sequence[str | None], splits: Sequence[int]) -> tuple
         The labels, and a note for each class of two spellings: the first split's spelling is kept.
     """
     sides: dict[str, set[int]] = {}
-    for label, split in zip(labels, splits):
+    for label, split in {*zip(labels, splits)}:
         if label is not None:
             sides.setdefault(label, set()).add(split)
     spelled = {label: unicodedata.normalize("NFC", label) for label in sides}

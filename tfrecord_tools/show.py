@@ -1,11 +1,11 @@
-"""Says what is in any TFRecord, ours or not, and how to read it.
+"""Report what any TFRecord holds, and print code that reads it.
 
     python -m tfrecord_tools.show FILE_OR_DIRECTORY [--grid=out.png] [--records=1000]
 
 prints the files with their records and bytes, the features with types, lengths and some values, the names of the
 classes where they are known, and Python code that reads it all; --grid draws the first images with their labels.
-All records are read and their checksums proven, in the memory of the largest one; of some the features are parsed.
-TensorFlow is not needed for that.
+All records are read, their checksums are verified, and types and numbers of values are those of all records, in the
+memory of the largest one. Of --records of them, values are listed and images are decoded. TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -20,24 +20,23 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from tfrecord_tools import command, examples, tfrecord_files
+from tfrecord_tools import command, examples, tfrecord_files, usage
+from tfrecord_tools.contents import FEATURES, LISTS, OTHER, SEQUENCE, Contents, FileFacts, are_images
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.examples import Feature, Seen
 from tfrecord_tools.files import atomic
 from tfrecord_tools.tfrecord_files import Group
 
 ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
-EXAMPLE, SEQUENCE, OTHER = "tf.train.Example", "tf.train.SequenceExample", "no tf.train.Example"
 _WIDTH = 100  # Of a line that can be cut, in characters.
 _SHOWN_FILES, _SHOWN_VALUES, _SHOWN_DAMAGE = 8, 4, 10
 _SHOWN_CHARACTERS, _SHOWN_BYTES = 24, 8  # Of a value.
-_DTYPES = {"bytes": "tf.string", "int64": "tf.int64", "float": "tf.float32"}
 _ACROSS, _MAX_PICTURES = 6, 24  # Of the contact sheet.
 _CELL, _GAP, _TEXT = 160, 14, 15  # Pixels.
 
@@ -47,8 +46,9 @@ class ShowConfig:
     """What to look at.
 
     Attributes:
-        path: A TFRecord file, or a directory of such.
-        records: Of how many records the features are parsed: equally many of each file, its first ones.
+        path: A TFRecord file, or a directory of such files.
+        records: Number of records whose values are listed and whose images are decoded: equally many of each file, its
+            first ones. Types and numbers of values are those of all records.
         grid: The PNG file to write with the first images. None: no such file.
     """
 
@@ -61,59 +61,6 @@ class ShowConfig:
             raise UserError(f"--records={self.records}: at least 1.")
         if self.grid is not None and not self.grid.lower().endswith(".png"):
             raise UserError(f"--grid={self.grid}: the name of a PNG file is expected, such as grid.png.")
-
-
-class FileFacts(NamedTuple):
-    """The sound records of a file, and its bytes on disk."""
-
-    records: int
-    bytes: int
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Contents:
-    """What was found in a group of files.
-
-    Attributes:
-        group: These files.
-        files: What is known of each, in their order.
-        kinds: `EXAMPLE`, `SEQUENCE` or `OTHER` -> how many of the records looked at are that.
-        columns: Name and type of a feature -> what was seen, of each example that has it.
-    """
-
-    group: Group
-    files: list[FileFacts] = dataclasses.field(default_factory=list)
-    kinds: Counter[str] = dataclasses.field(default_factory=Counter)
-    columns: dict[tuple[str, str], list[Seen]] = dataclasses.field(default_factory=dict)
-
-    def look(self, serialized: bytes) -> dict[str, Feature]:
-        """Takes in a record; returns its features, none if it is no example."""
-        example = examples.parse(serialized)
-        if example is None:
-            self.kinds[SEQUENCE if examples.is_sequence(serialized) else OTHER] += 1
-            return {}
-        self.kinds[EXAMPLE] += 1
-        for name, feature in example.items():
-            if feature.type:  # To every parser, one without a list is missing.
-                self.columns.setdefault((name, feature.type), []).append(examples.look(feature))
-        return example
-
-    def specifications(self) -> dict[str, str]:
-        """Returns how `tf.io` is told of the features; one that has several types it cannot be told of."""
-        types = Counter(name for name, _ in self.columns)
-        return {
-            name: _specification(kind, _lengths(seen, self.kinds[EXAMPLE]))
-            for (name, kind), seen in sorted(self.columns.items())
-            if types[name] == 1
-        }
-
-    def images(self) -> dict[str, bool]:
-        """Returns the features that hold one image each -> whether all decode."""
-        return {
-            name: all(s.images and s.images[0].size for s in seen)
-            for (name, _), seen in sorted(self.columns.items())
-            if _are_images(seen) and _lengths(seen, self.kinds[EXAMPLE]) == {1}
-        }
 
 
 def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
@@ -152,7 +99,7 @@ def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
 
 
 def _read(contents: Sequence[Contents], records: int, damage: Callable[[str], object]) -> Iterator[dict[str, Feature]]:
-    """Reads all records of all files into `contents`; yields the examples of those looked at, `records` in all."""
+    """Read all records of all files into `contents`; yield the features of those looked at, `records` in all."""
     files = [(one, path) for one in contents for path in one.group.paths]
     for i, (one, path) in enumerate(tqdm(files, "read", unit=" files", delay=1, leave=False, disable=None)):
         share = records * (i + 1) // len(files) - records * i // len(files)
@@ -160,6 +107,8 @@ def _read(contents: Sequence[Contents], records: int, damage: Callable[[str], ob
         for count, data in enumerate(tfrecord_files.read(path, one.group.compression, damage), 1):
             if count <= share:
                 yield one.look(data)
+            else:
+                one.count(data)
         one.files.append(FileFacts(count, path.stat().st_size))
 
 
@@ -195,26 +144,34 @@ def _features(contents: Sequence[Contents], class_names: ClassNames) -> Iterator
     kinds = sum((one.kinds for one in contents), Counter[str]())
     if not kinds:
         return
-    found = [f"{count:,} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.items()]
-    records = sum(facts.records for one in contents for facts in one.files)
-    yield from ("", f"{kinds.total():,} of {_number(records, 'record')} looked at: {', '.join(found)}")
-    columns = sorted({key for one in contents for key in one.columns})
-    rows = [["feature", "type", "length", "missing in", "values"]]
-    for name, kind in columns:
-        seen = [s for one in contents for s in one.columns.get((name, kind), ())]
-        missing, length = kinds[EXAMPLE] - len(seen), _span([s.length for s in seen])
-        rows.append([name, kind, length, f"{missing:,}" * (missing > 0), _values(kind, seen)])
-    if columns:
-        yield from ("", *(_cut(line, _WIDTH) for line in _table(rows, numbers=(2, 3))))
-    for name, kind in columns:
-        if kind == "int64" and (names := _names_of(name, class_names)):
+    found = [f"{count:,} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.most_common()]
+    looked = sum(one.looked for one in contents)
+    some = "" if looked == kinds.total() else f"; values are those of {looked:,}"
+    yield from ("", f"{_number(kinds.total(), 'record')}: {', '.join(found)}{some}")
+    keys = sorted({key for one in contents for key in one.columns})
+    rows = [["feature", "type", "steps", "length", "missing in", "values"]]
+    for key in keys:
+        columns = [one.columns[key] for one in contents if key in one.columns]
+        missing = sum(one.parsed for one in contents) - sum(column.records for column in columns)
+        steps, lengths = (
+            _span([bound for column in columns for bound in getattr(column, name) or ()])
+            for name in ("steps", "lengths")
+        )
+        values = _values(key.type, [s for column in columns for s in column.seen])
+        rows.append([key.name, key.type, steps, lengths, f"{missing:,}" * (missing > 0), values])
+    if keys:
+        yield from ("", *(_cut(line, _WIDTH) for line in _table(rows, numbers=(2, 3, 4))))
+    for key in keys:
+        if key.type == "int64" and (names := _names_of(key.name, class_names)):
             named = ", ".join(f"{label} {text}" for label, text in enumerate(names))
-            yield from ("", _cut(f"{len(names):,} classes of {name}: {named}", _WIDTH))
+            yield from ("", _cut(f"{len(names):,} classes of {key.name}: {named}", _WIDTH))
 
 
 def _values(kind: str, seen: Sequence[Seen]) -> str:
     """A few words on the values of a feature."""
-    if _are_images(seen):
+    if not seen:
+        return ""
+    if are_images(seen):
         return _images(seen)
     values = list(dict.fromkeys(value for s in seen for value in s.values))
     span, nans = _span([bound for s in seen for bound in s.bounds]), sum(s.nans for s in seen)
@@ -237,48 +194,55 @@ def _images(seen: Sequence[Seen]) -> str:
     return ", ".join(words)
 
 
-def _are_images(seen: Sequence[Seen]) -> bool:
-    return 2 * sum(len(s.images) for s in seen) > sum(s.length for s in seen)
-
-
 def _code(contents: Sequence[Contents]) -> Iterator[str]:
-    """Python code that reads the largest group with TensorFlow; records as they are if not all are examples."""
+    """Python code that reads the largest group with TensorFlow; records as they are if not all have features."""
     main = max(contents, key=lambda one: (bool(one.kinds), sum(facts.records for facts in one.files)))
-    specifications, group = main.specifications(), main.group
-    parsed = bool(specifications) and set(main.kinds) == {EXAMPLE}
+    group = main.group
+    parsed = bool(_specifications(main)) and not main.kinds[OTHER]
     yield from ("", "To read them:", "", "import tensorflow as tf", "")
     if parsed:
-        yield from ("features = {", *(f"    {_quoted(name)}: {how}," for name, how in specifications.items()))
-        others = sorted({name for name, _ in main.columns} - specifications.keys())
-        yield from (f"    # {_quoted(name)} has several types." for name in others)
-        yield from ("}", "", "", "def parse(serialized):")
-        yield "    example = tf.io.parse_single_example(serialized, features)"
-        for key in map(_quoted, main.images()):
-            yield f"    example[{key}] = tf.io.decode_image(example[{key}], channels=3, expand_animations=False)"
-        yield from ("    return example", "", "")
+        yield from _parser(main)
     pattern, paths = _pattern(group), _quoted([str(path) for path in group.paths])
     yield "files = " + (f"tf.data.Dataset.list_files({_quoted(pattern)}, shuffle=False)" if pattern else paths)
-    same = (specifications, group.compression)
-    alike = [one.group.name for one in contents if (one.specifications(), one.group.compression) == same]
+    same = (_specifications(main), group.compression)
+    alike = [one.group.name for one in contents if (_specifications(one), one.group.compression) == same]
     if len(alike) > 1:
         yield f"# Likewise: {', '.join(name for name in alike if name != group.name)}"
     option = f', compression_type="{group.compression}"' if group.compression else ""
     mapped = ".map(parse)" if parsed else "  # Serialized, as they are."
     yield f"data = tf.data.TFRecordDataset(files{option}){mapped}"
     if parsed and not all(main.images().values()):
-        yield "data = data.ignore_errors()  # Leaves out the records whose images do not decode."
+        yield f"# Leaves out images that do not decode; {main.looked:,} of {main.parsed:,} records were tried."
+        yield "data = data.ignore_errors(log_warning=True)"
 
 
-def _lengths(seen: Sequence[Seen], records: int) -> set[int]:
-    """The numbers of values of a feature in `records`; in those that do not have it, none."""
-    return {s.length for s in seen} | ({0} if len(seen) < records else set())
+def _specifications(one: Contents) -> dict[str, dict[str, str]]:
+    """Name in the code -> how `tf.io` reads the features of that part; without parts that have none."""
+    parts = {"context" if one.kinds[SEQUENCE] else "features": FEATURES, "lists": LISTS}
+    return {name: found for name, part in parts.items() if (found := one.specifications(part))}
 
 
-def _specification(kind: str, lengths: set[int]) -> str:
-    if len(lengths) > 1 or lengths == {0}:  # To FixedLenFeature, a feature without values is missing.
-        return f"tf.io.RaggedFeature({_DTYPES[kind]})"
-    shape = [length for length in lengths if length != 1]
-    return f"tf.io.FixedLenFeature({shape}, {_DTYPES[kind]})"
+def _parser(main: Contents) -> Iterator[str]:
+    specifications = _specifications(main)
+    for name, found in specifications.items():
+        part = LISTS if name == "lists" else FEATURES
+        others = sorted({key.name for key in main.columns if key.part == part} - found.keys())
+        yield from (f"{name} = {{", *(f"    {_quoted(feature)}: {how}," for feature, how in found.items()))
+        yield from (f"    # {_quoted(feature)} has several types." for feature in others)
+        yield "}"
+    yield from ("", "", "def parse(serialized):")
+    if main.kinds[SEQUENCE]:
+        arguments = {"context": "context_features=context", "lists": "sequence_features=lists"}
+        given = ", ".join(arguments[name] for name in specifications)
+        yield f"    example, steps = tf.io.parse_single_sequence_example(serialized, {given})"
+    else:
+        yield "    example = tf.io.parse_single_example(serialized, features)"
+    for key in map(_quoted, main.images()):
+        yield f"    example[{key}] = tf.io.decode_image(example[{key}], channels=3, expand_animations=False)"
+    for key in map(_quoted, main.images(LISTS)):
+        yield f"    # Encoded images: tf.io.decode_image(steps[{key}][0], channels=3, expand_animations=False)"
+    yield "    return example, steps" if main.kinds[SEQUENCE] else "    return example"
+    yield from ("", "")
 
 
 def _pattern(group: Group) -> str | None:
@@ -381,8 +345,10 @@ def _cut(text: str, length: int) -> str:
 
 
 def define_flags() -> None:
-    flags.DEFINE_integer("records", ShowConfig.records, "Of how many records to parse the features; all are counted.")
-    flags.DEFINE_string("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
+    flags.DEFINE_integer(
+        "records", ShowConfig.records, "Number of records whose values are listed and whose images are decoded."
+    )
+    usage.define_path("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ _MOST_ICONS = 64
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # No text has these.
 
 _EXPORT = "export it as PNG or JPEG"
+_PAGES = "export its pages as PNG or JPEG"
 DEVELOP = "develop it to JPEG or TIFF, for example with darktable or rawpy"
 _VIDEO = "extract its frames, for example with ffmpeg"
 _AUDIO = "it holds sound and no picture"
@@ -36,19 +37,18 @@ class Kind:
     Attributes:
         name: With its article, as in "a PDF document".
         advice: How a picture is made of it, or why there is none.
+        is_image: Whether it is a picture, in a format that is not read.
     """
 
     name: str
     advice: str
-
-    def __str__(self) -> str:
-        return f"{self.name}; {self.advice}"
+    is_image: bool = False
 
 
-def _kinds(advice: str, *rows: tuple[Any, ...]) -> list[tuple[Kind, tuple[_Magic, ...]]]:
+def _kinds(advice: str, *rows: tuple[Any, ...], is_image: bool = False) -> list[tuple[Kind, tuple[_Magic, ...]]]:
     """Returns (kind, magic) for each alternative of the rows; plain bytes stand at the start of the file."""
     return [
-        (Kind(name, advice), ((0, start),) if isinstance(start, bytes) else start)
+        (Kind(name, advice, is_image), ((0, start),) if isinstance(start, bytes) else start)
         for name, *starts in rows
         for start in starts
     ]
@@ -64,6 +64,7 @@ _TABLE = [
     *_kinds(
         "convert its slices to PNG, for example with pydicom or dcmj2pnm",
         ("a DICOM file", ((128, b"DICM"),)),
+        is_image=True,
     ),
     *_kinds(
         _EXPORT,
@@ -98,28 +99,32 @@ _TABLE = [
         ("an XPM image", b"/* XPM */", b"! XPM2"),
         ("a PAM image", b"P7\n"),
         ("a PFM image of floating-point colors", b"PF\n"),
-        ("a PostScript file (EPS)", b"%!PS", b"\xc5\xd0\xd3\xc6"),
-        ("a PDF document", b"%PDF", b"\xef\xbb\xbf%PDF"),
-        ("a DjVu document", b"AT&TFORM"),
         ("a Windows metafile (WMF, EMF)", b"\xd7\xcd\xc6\x9a", ((0, b"\1\0\0\0"), (40, b" EMF"))),
-        ("an Office document", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"{\\rtf"),
-        ("an OpenDocument file", ((0, b"PK\3\4"), (30, b"mimetypeapplication/vnd.oasis"))),
-        ("an EPUB book", ((0, b"PK\3\4"), (30, b"mimetypeapplication/epub"))),
         ("a whole-slide or microscopy image (CZI)", b"ZISRAWFILE"),
         ("a NIfTI volume", ((344, b"n+1\0"),), ((344, b"ni1\0"),)),
         ("an NRRD volume", b"NRRD"),
         ("a MetaImage volume", b"ObjectType = Image"),
+        is_image=True,
+    ),
+    *_kinds(
+        _PAGES,
+        ("a PostScript file (EPS)", b"%!PS", b"\xc5\xd0\xd3\xc6"),
+        ("a PDF document", b"%PDF", b"\xef\xbb\xbf%PDF"),
+        ("a DjVu document", b"AT&TFORM"),
+        ("an Office document", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"{\\rtf"),
+        ("an OpenDocument file", ((0, b"PK\3\4"), (30, b"mimetypeapplication/vnd.oasis"))),
+        ("an EPUB book", ((0, b"PK\3\4"), (30, b"mimetypeapplication/epub"))),
     ),
     *_kinds(
         DEVELOP,
-        ("a raw photograph (CRW)", b"II\x1a\0\0\0HEAPCCDR"),
-        ("a raw photograph (CR2)", ((0, b"II*\0"), (8, b"CR\2"))),
+        ("a raw photograph (CRW)", ((6, b"HEAPCCDR"),)),
         ("a raw photograph (CR3)", ((4, b"ftypcrx "),)),
         ("a raw photograph (RAF)", b"FUJIFILMCCD-RAW"),
         ("a raw photograph (X3F)", b"FOVb"),
         ("a raw photograph (MRW)", b"\0MRM"),
         ("a raw photograph (RW2)", b"IIU\0"),
         ("a raw photograph (ORF)", b"IIRO", b"IIRS", b"MMOR"),
+        is_image=True,
     ),
     *_kinds(
         _VIDEO,
@@ -192,8 +197,8 @@ _TABLE = [
     ),
 ]  # fmt: skip
 _INSIDE_ZIP = (  # What one of the first names in an archive says of it.
-    (b"[Content_Types].xml", Kind("an Office document", _EXPORT)),
-    (b"word/", Kind("an Office document", _EXPORT)),
+    (b"[Content_Types].xml", Kind("an Office document", _PAGES)),
+    (b"word/", Kind("an Office document", _PAGES)),
     (b".npy", Kind("an archive of NumPy arrays (NPZ)", _DATA)),
     (b"/data.pkl", Kind("a PyTorch file", _OTHER)),
     (b"AndroidManifest.xml", Kind("a program", _OTHER)),
@@ -203,7 +208,7 @@ _HTML = re.compile(rb"<(!doctype html|html|head|body|br\b|title|meta|script)", r
 _SVG = re.compile(rb"(<\?xml.*)?(<!.*)?<svg\b", re.DOTALL)
 _XBM = re.compile(rb"#define\s+\w+_width\s+\d+\s+#define\s+\w+_height\s")
 _TEXTS: tuple[tuple[re.Pattern[bytes], Kind], ...] = (  # How the first line that is not empty begins.
-    (_HTML, Kind("an HTML page", "servers send one in place of a missing file; download it again")),
+    (_HTML, Kind("an HTML page", "download the file again")),
     (re.compile(rb"version https://git-lfs"), Kind("a Git LFS pointer", "run `git lfs pull` for the file itself")),
     (re.compile(rb"/annex/objects/"), Kind("a git-annex pointer", "run `git annex get` for the file itself")),
     (re.compile(rb"HTTP/\d"), Kind("a web server's answer with its headers", "download the file again")),
@@ -220,7 +225,7 @@ def binary(data: bytes) -> Kind | None:
     if kind is not None:
         return kind
     if _XBM.match(data):
-        return Kind("an XBM image", _EXPORT)
+        return Kind("an XBM image", _EXPORT, True)
     if data.startswith(b"PK\3\4"):
         return next((kind for name, kind in _INSIDE_ZIP if name in data[:_ZIP_BYTES]), Kind("a ZIP archive", _UNPACK))
     if data[4:8] == b"ftyp":

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import numpy as np
 
-from tfrecord_tools import images, pixel_csv
+from tfrecord_tools import files, images, pixel_csv
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.splits import split_named
 
@@ -118,7 +118,7 @@ class Directory:
     root: str
 
     def read(self, path: str, span: np.void) -> Content:
-        descriptor = os.open(os.path.join(self.root, path), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = files.open_descriptor(os.path.join(self.root, path))
         try:
             status = os.fstat(descriptor)
             data = _read_up_to(descriptor, min(status.st_size, MAX_FILE_BYTES) + 1)
@@ -135,7 +135,7 @@ class Tar:
 
     def read(self, path: str, span: np.void) -> Content:
         with open(self.file, "rb") as file:
-            data = os.pread(file.fileno(), min(int(span["size"]), MAX_FILE_BYTES + 1), int(span["offset"]))
+            data = files.read_at(file.fileno(), min(int(span["size"]), MAX_FILE_BYTES + 1), int(span["offset"]))
             return Content(data, int(span["size"]), os.fstat(file.fileno()).st_mtime_ns)
 
 
@@ -153,12 +153,12 @@ class Zip:
         limit = min(size, MAX_FILE_BYTES) + 1  # What is longer than its directory says is damaged, or a bomb.
         with open(self.file, "rb") as file:
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
-            header = os.pread(file.fileno(), _ZIP_HEADER.size, offset)
+            header = files.read_at(file.fileno(), _ZIP_HEADER.size, offset)
             if len(header) < _ZIP_HEADER.size or not header.startswith(_ZIP_SIGNATURE):
                 raise ReadError("damaged archive: no member where its directory says")
             method, name_bytes, extra_bytes = (_ZIP_HEADER.unpack(header)[i] for i in (3, 9, 10))
             start = offset + len(header) + name_bytes + extra_bytes
-            data = os.pread(file.fileno(), min(int(span["stored"]), MAX_FILE_BYTES + 1), start)
+            data = files.read_at(file.fileno(), min(int(span["stored"]), MAX_FILE_BYTES + 1), start)
         if method == zipfile.ZIP_DEFLATED:
             try:
                 data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
@@ -179,7 +179,7 @@ class PixelCsv:
     def read(self, path: str, span: np.void) -> Content:
         name = path.rpartition(":")[0]
         with open(os.path.join(self.root, name), "rb") as file:
-            line = os.pread(file.fileno(), int(span["stored"]), int(span["offset"]))
+            line = files.read_at(file.fileno(), int(span["stored"]), int(span["offset"]))
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
         try:
             return Content(pixel_csv.to_png(line, self.shapes[name]), int(span["size"]), mtime_ns)
@@ -193,6 +193,14 @@ def _read_up_to(descriptor: int, limit: int) -> bytes:
     while len(data) < limit and (more := os.read(descriptor, limit - len(data))):
         data += more
     return data
+
+
+def check_exists(src: str) -> None:
+    """Raises UserError if there is nothing at `src`; a URL is not looked up."""
+    if not files.is_url(src) and not os.path.exists(src):
+        raise UserError(
+            f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
+        )
 
 
 def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -> Listing:
@@ -213,10 +221,7 @@ def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -
         if names and all(pixel_csv.is_one(os.path.join(src, name)) for name in names):
             return _list_csvs(src, names)
         return _list_directory(src, strict)
-    if not os.path.exists(src):
-        raise UserError(
-            f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
-        )
+    check_exists(src)
     if pixel_csv.is_one(src):
         return _list_csvs(os.path.dirname(src), [os.path.basename(src)])
     try:
@@ -416,7 +421,7 @@ def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInf
     except tarfile.TarError as error:
         raise UserError(f"--src={file}: a damaged tar archive: {error}. {_WITHOUT_IT}") from error
     with open(file, "rb") as opened:
-        if os.pread(opened.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
+        if files.read_at(opened.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
             raise UserError(
                 f"--src={file}: a damaged tar archive: neither a member nor the end of the archive at byte"
                 f" {archive.offset:,}. {_WITHOUT_IT}"

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfrecord_tools import schema
-from tfrecord_tools.errors import UserError
+from tfrecord_tools import page, schema
+from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.examples import image_type
 
 _EXPECTED = (
@@ -44,12 +44,14 @@ class Group(NamedTuple):
         return int(shard[2]) - len(self.paths) if shard else 0
 
 
-def find(path: Path, damage: Callable[[str], object]) -> list[Group]:
-    """Finds the TFRecord files that `path` names: the file itself, or those in the directory, not below it.
+def find(path: Path, damage: Callable[[str], object], below: bool = False) -> list[Group]:
+    """Find the TFRecord files that `path` names: the file itself, or those in the directory.
 
     Args:
         path: A file or directory.
         damage: Takes a message for each file of the directory that is named like a TFRecord and is none.
+        below: If a directory has none, use the files in the directories below it that are named like TFRecords.
+            Files in both places are an error.
 
     Raises:
         UserError: There is none.
@@ -57,21 +59,32 @@ def find(path: Path, damage: Callable[[str], object]) -> list[Group]:
     if not path.is_dir():
         return [Group(path.name, compression(path), [path])]
     groups = grouped(_list(path), damage)
+    deeper = _below(path) if below or not groups else []
+    if below:
+        if groups and deeper:
+            raise UserError(
+                f"{path}: TFRecords lie both in this directory and below it, such as {groups[0].paths[0]} and"
+                f" {deeper[0]}. Name those that are meant with a pattern, such as '{path}/*' or '{path}/*/*'."
+            )
+        groups = groups or grouped(deeper, damage)
     if not groups:
-        raise UserError(f"{path}: no TFRecord in this directory (directories in it are not searched). {_EXPECTED}")
+        if deeper:
+            directories = named(list(dict.fromkeys(str(file.parent) for file in deeper)), 3)
+            raise UserError(f"{path}: no TFRecord in this directory itself. Name one that has some: {directories}.")
+        raise UserError(f"{path}: no TFRecord in this directory. {_EXPECTED}")
     return groups
 
 
 def grouped(paths: Sequence[Path], damage: Callable[[str], object]) -> list[Group]:
-    """Groups files of a directory; leaves out what is no TFRecord, and tells `damage` if it is named like one."""
-    groups: dict[tuple[str, str], list[Path]] = {}
+    """Group files by directory and name; leave out what is no TFRecord, and pass it to `damage` if it is named so."""
+    groups: dict[tuple[Path, str, str], list[Path]] = {}
     for file in paths:
         try:
-            groups.setdefault((_pattern(file.name), compression(file)), []).append(file)
+            groups.setdefault((file.parent, _pattern(file.name), compression(file)), []).append(file)
         except UserError as error:
             if _NAMES.search(file.name):
                 damage(str(error))
-    return [Group(name if files[1:] else files[0].name, kind, files) for (name, kind), files in groups.items()]
+    return [Group(name if files[1:] else files[0].name, kind, files) for (_, name, kind), files in groups.items()]
 
 
 def compression(path: Path) -> str:
@@ -99,8 +112,8 @@ def compression(path: Path) -> str:
     if named and (len(head) < schema.HEADER_BYTES or int.from_bytes(head[:8], "little") < size):
         return ""  # Cut, or its first length makes sense and its checksum does not.
     what = f"it starts with {head!r}" if head else "it is empty"
-    if image_type(head):
-        what = f"it is a {image_type(head)} image"
+    if kind := image_type(head):
+        what = f"it is {page.with_article(kind)} image"
     raise UserError(f"{path}: no TFRecord: {what}. {_EXPECTED}")
 
 
@@ -185,6 +198,12 @@ class _Inflated(io.FileIO):
                 raise EOFError("the compressed file ends before its end marker")
         buffer[: len(data)] = data
         return len(data)
+
+
+def _below(path: Path) -> list[Path]:
+    """The files in the directories of a directory that are named like TFRecords."""
+    found = (file for file in path.rglob("*") if _NAMES.search(file.name) and file.is_file())
+    return sorted(file for file in found if file.parent != path)
 
 
 def _list(directory: Path) -> list[Path]:

@@ -12,12 +12,13 @@ import logging
 import struct
 import threading
 
-from PIL import Image
+from PIL import _imaging
 
 Directory = dict[int, tuple[int, ...]]  # Tag -> values; only whole numbers.
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # BYTE, SHORT, LONG, IFD and those of BigTIFF.
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _FORMAT = 258, 259, 262, 277, 339
 _SUB_DIRECTORIES, _DNG_VERSION = 330, 50706
+_CR2 = b"CR"  # Behind the header.
 _OF_SENSORS = (32803, 34892)  # Photometric interpretations: a color filter array, and linear values of one.
 _RAW_COMPRESSIONS = (32767, 32769, 32770, 34713, 65000)  # Sony, Epson, Samsung, Nikon, Kodak.
 _COMPRESSIONS = {34661: "JBIG", 34892: "lossy JPEG", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"}
@@ -57,7 +58,9 @@ def is_raw(data: bytes) -> bool:
     """Whether it holds what a camera's sensor saw (DNG, NEF, ARW, PEF ...); its first picture is a preview then."""
     first = read_directory(data)
     others = (read_directory(data, offset) for offset in first.get(_SUB_DIRECTORIES, ()))
-    return _DNG_VERSION in first or any(_is_of_sensor(directory) for directory in (first, *others))
+    return (
+        data[8:10] == _CR2 or _DNG_VERSION in first or any(_is_of_sensor(directory) for directory in (first, *others))
+    )
 
 
 def _is_of_sensor(directory: Directory) -> bool:
@@ -95,7 +98,7 @@ def _catch_messages() -> object:
     that Pillow is linked with; where its functions are not exported (Windows), the messages are printed as before.
     """
     try:
-        libtiff = ctypes.CDLL(Image.core.__file__)
+        libtiff = ctypes.CDLL(_imaging.__file__)
         format_into = ctypes.CDLL(None).vsnprintf
         setters = (libtiff.TIFFSetErrorHandler, libtiff.TIFFSetWarningHandler)
     except (AttributeError, OSError, TypeError):

@@ -15,8 +15,8 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import cli, command, files, images, order, pixel_csv, plan, workers
-from tfrecord_tools.errors import UserError
+from tfrecord_tools import cli, command, files, images, order, page, pixel_csv, plan, usage, workers
+from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import BadImage, ImageConfig
 from tfrecord_tools.plan import PlanConfig
 from tfrecord_tools.progress import Progress
@@ -122,12 +122,12 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
         with workers.pool(config.workers) as pool:
             counts, rejected = _write(sources, paths, config, pool)
     except OSError as error:
-        raise UserError(
-            f"{error.filename or config.out}: {error.strerror}. Nothing was written."
-            " Mend the cause, or choose another --out."
-        ) from error
+        raise UserError(f"{refusal(error)}. Nothing was written. Mend the cause, or choose another --out.") from error
     for split, count in counts.items():
-        log(f"{paths[split]}: {count:,} images of {config.image_size} x {config.image_size} pixels, {config.color}")
+        log(
+            f"{paths[split]}: {page.number(count, 'image')} of {config.image_size} x {config.image_size} pixels,"
+            f" {config.color}"
+        )
     for note in sources.notes:
         log(f"  note: {note}")
     for line in plan.listed(rejected):
@@ -239,8 +239,8 @@ def _pixels(data: bytes, config: CsvConfig) -> np.ndarray:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(CsvConfig)}
-    flags.DEFINE_string("src", None, "Images, as in tfrecord_tools.convert.")
-    flags.DEFINE_string("out", default["out"], "Directory of the CSVs.")
+    usage.define_path("src", None, "Images, as in tfrecord_tools.convert.")
+    usage.define_path("out", default["out"], "Directory of the CSVs.")
     flags.DEFINE_integer("image_size", None, "Height and width in pixels.")
     flags.DEFINE_enum("color", default["color"], list(COLORS), "Values of a pixel: red, green, blue, or grey.")
     flags.DEFINE_enum("resize_mode", default["resize_mode"], _SQUARE_MODES, "Stretch, or take the central square.")

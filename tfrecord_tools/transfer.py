@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tfrecord_tools import command, files, object_store
+from tfrecord_tools import command, files, object_store, page
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.metadata import CONVERT_JSON
 from tfrecord_tools.progress import Progress
@@ -177,7 +177,10 @@ def transfer(config: TransferConfig, log: Callable[[str], object] = print) -> Tr
         raise UserError(f"{refusal(error)}. Mend it and repeat the command: it continues.") from error
     by_size = f" ({done.by_size:,} of these compared by size only)" if done.by_size else ""
     there = done.verified + done.by_size
-    log(f"{destination.shown}: complete; {done.copied:,} files copied, {there:,} were there{by_size}")
+    log(
+        f"{destination.shown}: complete; {page.number(done.copied, 'file')} copied,"
+        f" {page.number(there, 'was', 'were')} there{by_size}"
+    )
     return done
 
 
@@ -275,4 +278,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, "interrupted: the same command continues from here")
+    command.run(main, "interrupted: the same command continues from here", arguments="SOURCE DESTINATION")

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import command, duplicates, index, metadata, plan, schema, workers
+from tfrecord_tools import command, duplicates, files, index, metadata, page, plan, schema, workers
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Dataset, open_dataset
@@ -97,7 +97,10 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
         log(line)
     if not problems:
         how = "every image decodes in TensorFlow" if config.decode else "images were not decoded"
-        log(f"{data.directory}: {len(table):,} records in {len(jobs):,} shards are sound; {how}")
+        log(
+            f"{data.directory}: {page.number(len(table), 'record')} in"
+            f" {page.number(len(jobs), 'shard is', 'shards are')} sound; {how}"
+        )
     return problems
 
 
@@ -129,7 +132,7 @@ def _check_counts(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[
     for split, count in data.splits.items():
         found = int(((splits == split) & (labels != index.LEFT_OUT)).sum())
         if found != count:
-            yield f"{index.FILE_NAME}: {found:,} rows of {split}, and convert.json says {count:,}"
+            yield f"{index.FILE_NAME}: {page.number(found, 'row')} of {split}, and convert.json says {count:,}"
         for entry in facts["classes"]:
             found = int(((splits == split) & (labels == entry["label"])).sum())
             if found != entry[split]:
@@ -149,7 +152,7 @@ def _check_features(data: Dataset) -> Iterator[str]:
     count = int(described["featuresDict"]["features"][data.keys.label]["classLabel"]["numClasses"])
     count -= data.keys.label_offset
     if count != len(data.class_names):
-        yield f"features.json: {count:,} classes, and convert.json has {len(data.class_names):,}"
+        yield f"features.json: {page.number(count, 'class')}, and convert.json has {len(data.class_names):,}"
 
 
 def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
@@ -195,7 +198,7 @@ def _verify_shard(job: _Job) -> _Verified:
         with open(job.directory / name, "rb") as file:
             problems += _check_layout(rows, os.fstat(file.fileno()).st_size)
             for number, row in enumerate(rows):
-                framed = os.pread(file.fileno(), row["length"] + schema.FRAME_BYTES, row["offset"])
+                framed = files.read_at(file.fileno(), row["length"] + schema.FRAME_BYTES, row["offset"])
                 if reason := _check_record(framed, row, index.place(name, row["offset"]), job):
                     problems.append(f"record {number:,} at byte {row['offset']:,}, {row['path']}: {reason}")
     except OSError as error:
@@ -285,9 +288,11 @@ def main(argv: Sequence[str]) -> None:
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
         more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
-        raise UserError(f"{directory}: {len(problems):,} problems found:{shown}{more}\nCopy or convert it again.")
+        raise UserError(
+            f"{directory}: {page.number(len(problems), 'problem')} found:{shown}{more}\nCopy or convert it again."
+        )
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, arguments="DIRECTORY")

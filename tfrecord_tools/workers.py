@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
 
+from tfrecord_tools import console
 from tfrecord_tools.errors import UserError
 
 Job = TypeVar("Job")
@@ -72,7 +73,9 @@ def pool(workers: int | None, threads: bool = False) -> Iterator[Pool]:
     if workers == 1:
         yield Pool(None, 1)
         return
-    executor = ProcessPoolExecutor(workers, mp_context=_context(threads), initializer=_start_worker)
+    executor = ProcessPoolExecutor(
+        workers, mp_context=_context(threads), initializer=_start_worker, initargs=(console.is_quiet(),)
+    )
     try:
         yield Pool(executor, workers)
         executor.shutdown()
@@ -91,7 +94,9 @@ def _context(threads: bool = False) -> Any:
     return multiprocessing.get_context("fork" if safe else "spawn")
 
 
-def _start_worker() -> None:
+def _start_worker(quiet: bool) -> None:
+    if quiet:  # As the command is that started it.
+        console.quiet_tensorflow()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends us.
     threading.Thread(target=_die_with_parent, daemon=True).start()
 

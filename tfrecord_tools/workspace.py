@@ -25,8 +25,8 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.metadata import CONVERT_JSON
 
 _LOCK = "lock"
-_NAMES = frozenset(
-    {_LOCK, "survey", "beam", "plan.json", "plan.json.tmp", "data", "index", "commit.json", "commit.json.tmp", "old"}
+_NAMES = files.lock_names(_LOCK) | frozenset(
+    {"survey", "beam", "plan.json", "plan.json.tmp", "data", "index", "commit.json", "commit.json.tmp", "old"}
 )
 
 
@@ -88,7 +88,7 @@ class Workspace:
         Args:
             request: What was asked for; `finish_commit` returns it.
         """
-        files.sync_directory(self.data)
+        files.sync(self.data)
         begun = {"inode": _inode(self.data), "replaces": _inode(self.out), "request": request}
         with files.atomic(self.commit) as file:
             file.write(json.dumps(begun).encode())
@@ -119,14 +119,14 @@ class Workspace:
             os.rename(self.out, self.root / "old")
         if not self.out.exists():
             os.rename(self.data, self.out)
-        files.sync_directory(self.out.parent)
+        files.sync(self.out.parent)
 
     def clear(self) -> None:
         """Removes everything but the lock, the commit marker last: until then the commit can be finished."""
         for entry in sorted(self.root.iterdir(), key=lambda path: path == self.commit):
             if entry.is_dir():
                 shutil.rmtree(entry)
-            elif entry.name != _LOCK:
+            elif entry.name not in files.lock_names(_LOCK):
                 entry.unlink()
 
 
@@ -139,15 +139,17 @@ def open_workspace(out: Path) -> Iterator[Workspace]:
     except OSError as error:
         raise UserError(f"{workspace.root}: cannot be created: {error.strerror}. Choose another --out.") from error
     _check_ours(workspace.root)
-    lock = workspace.root / _LOCK
-    with files.lock(lock, f"{out}: another conversion is writing it. Wait for it, or choose another --out."):
-        try:
+
+    def in_use() -> bool:
+        return not set(os.listdir(workspace.root)) <= files.lock_names(_LOCK)
+
+    message = f"{out}: another conversion is writing it. Wait for it, or choose another --out."
+    try:
+        with files.lock(workspace.root / _LOCK, message, keep=in_use):
             yield workspace
-        finally:
-            if os.listdir(workspace.root) == [_LOCK]:
-                lock.unlink()
-                with contextlib.suppress(OSError):  # Another one may have begun to wait in it.
-                    workspace.root.rmdir()
+    finally:
+        with contextlib.suppress(OSError):  # It is not empty, or another one has begun to wait in it.
+            workspace.root.rmdir()
 
 
 @contextlib.contextmanager
@@ -218,25 +220,38 @@ def check_apart(out: Path, source: Path) -> None:
         raise UserError(f"--src={source} lies inside --out={out}, which would be replaced. Choose another --out.")
 
 
-def check_out(out: Path, overwrite: bool) -> None:
+def check_out(out: Path, overwrite: bool, source: Callable[[], object] | None = None) -> None:
     """Refuses an output directory that exists, unless it is a dataset and to be overwritten.
+
+    Args:
+        out: The directory.
+        overwrite: Whether a dataset may be replaced.
+        source: Raises UserError if the source cannot be used, which is reported first: nobody should choose another
+            --out only to read then that --src is mistyped. It is called if `out` is refused.
 
     Raises:
         UserError: With what to do instead.
     """
+    problem = _problem_of(out, overwrite)
+    if problem and source:
+        source()
+    if problem:
+        raise UserError(problem)
+
+
+def _problem_of(out: Path, overwrite: bool) -> str | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
+        return None
     if not out.is_dir():
-        raise UserError(f"--out={out} is a file. Choose a directory that is not there yet.")
+        return f"--out={out} is a file. Choose a directory that is not there yet."
     if not (out / CONVERT_JSON).exists():
-        raise UserError(
-            f"--out={out} exists and is no dataset of this tool, so it is not touched. Choose another --out."
-        )
+        return f"--out={out} exists and is no dataset of this tool, so it is not touched. Choose another --out."
     if not overwrite:
-        raise UserError(
+        return (
             f"--out={out} exists. Pass --overwrite to replace it (it stays until the new one is complete),"
             " or choose another --out."
         )
+    return None
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

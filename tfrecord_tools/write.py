@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +83,7 @@ def write_shard(job: ShardJob) -> int:
         OSError: The disk is full, or cannot be written for another reason.
     """
     if job.link is not None:
-        _link(job.link, job.shard_path)
+        files.link(job.link, job.shard_path, os.link)
     else:
         with files.atomic(job.shard_path) as file:
             for i, path in enumerate(job.paths):
@@ -95,16 +94,6 @@ def write_shard(job: ShardJob) -> int:
         raise RuntimeError(f"{job.shard_path}: the plan's lengths do not add up to the file's size; please report this")
     index.write_part(job.index_path, index_part(job, np.cumsum(framed) - framed))
     return len(job.paths)
-
-
-def _link(source: Path, path: Path) -> None:
-    """Makes the same file appear under another name; a copy where the file system has no links."""
-    path.unlink(missing_ok=True)
-    try:
-        os.link(source, path)
-    except OSError:
-        with files.atomic(path) as file, open(source, "rb") as old:
-            shutil.copyfileobj(old, file)
 
 
 def _stored(job: ShardJob, number: int) -> bytes:

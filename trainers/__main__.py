@@ -1,4 +1,4 @@
-"""Lists the commands: `python -m trainers`."""
+"""Lists the commands, `python -m trainers`, or is one of them, `python -m trainers COMMAND …`."""
 
 from tfrecord_tools import command
 
@@ -14,5 +14,10 @@ COMMANDS = {
     "export": "writes a trained model for TensorFlow Serving, LiteRT or ONNX",
 }
 
+
+def main() -> None:
+    command.run_package("trainers", COMMANDS)
+
+
 if __name__ == "__main__":
-    command.print_list("trainers", COMMANDS)
+    main()

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from absl import flags
 
-from tfrecord_tools import command
+from tfrecord_tools import command, usage
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.recipes import ModelConfig, Recipe, TrainConfig
-
-# TensorFlow's errors are shown, not its remarks on the processor; to be set before it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 flags.disclaim_key_flags()  # The flags belong to the trainer that has them defined, and stand in its --help.
 
@@ -41,11 +37,11 @@ def define_training_flags(trainer: str, *, images: bool = True) -> None:
         list(recipes.RECIPES[trainer]),
         "default: the best known; document: the numbers of the notes that this project grew from.",
     )
-    flags.DEFINE_string("tfrecords", None, "The dataset directory, as tfrecord_tools.convert wrote it.")
-    flags.DEFINE_string(
+    usage.define_path("tfrecords", None, "The dataset directory, as tfrecord_tools.convert wrote it.")
+    usage.define_path(
         "run", None, "The run directory; by default an unfinished one of the same settings, or a fresh one, in runs/."
     )
-    flags.DEFINE_string("records", None, "A file with the numbers of the training records to use: text or Parquet.")
+    usage.define_path("records", None, "A file with the numbers of the training records to use: text or Parquet.")
     flags.DEFINE_float(
         "crop", None, "Share of the shorter side whose central square is taken; 0 stretches; by default the recipe's."
     )
@@ -104,7 +100,7 @@ def define_model_flags(weights: str = ModelConfig.weights) -> None:
         "backbone", None, f"The network; by default the recipe's. One of {', '.join(backbones.BACKBONES)}."
     )
     flags.DEFINE_string("backbone_kwargs", "", "Arguments of its constructor, as in alpha=0.25,minimalistic=True.")
-    flags.DEFINE_string("weights", weights, "imagenet, none, or a .h5 or .weights.h5 file without top.")
+    usage.define_path("weights", weights, "imagenet, none, or a .h5 or .weights.h5 file without top.")
     flags.DEFINE_integer("image_size", None, "Height and width of its input in pixels; by default its own.")
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools import command, files
+from tfrecord_tools import command, files, page, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import cli, comparison, recipes, run_directory
@@ -28,8 +28,8 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("tfrecords", None, "The dataset directory, as tfrecord_tools.convert wrote it.")
-    flags.DEFINE_string("out", "comparison", "Where the runs, the table and the chart go.")
+    usage.define_path("tfrecords", None, "The dataset directory, as tfrecord_tools.convert wrote it.")
+    usage.define_path("out", "comparison", "Where the runs, the table and the chart go.")
     flags.DEFINE_multi_string(
         "variant", list(recipes.RECIPES), "[NAME=]TRAINER [FLAGS]; may be repeated; by default one of each trainer."
     )
@@ -83,7 +83,8 @@ def main(argv: Sequence[str]) -> None:
     if failed:
         logs = ", ".join(str(out / f"{variant.run(seed)}.log") for variant, seed in failed)
         raise UserError(
-            f"{len(failed)} of {len(jobs)} trainings failed, see {logs}. Where no flag is wrong, the same command tries"
+            f"{len(failed)} of {page.number(len(jobs), 'training')} failed, see {logs}. Where no flag is wrong, the"
+            f" same command tries"
             " them again."
         )
 

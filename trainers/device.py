@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfrecord_tools import page
 from tfrecord_tools.errors import UserError
 from trainers.cluster import Cluster
 
@@ -169,7 +170,7 @@ def _make_strategy(strategy: str, cluster: Cluster, kind: str) -> tf.distribute.
     if strategy == "multi_worker":
         others = [address for i, address in enumerate(cluster.addresses) if i != cluster.worker]
         # TensorFlow waits without a word.
-        print(f"waiting for the other {len(others)} workers: {', '.join(others)}", flush=True)
+        print(f"waiting for {page.number(len(others), 'other worker')}: {', '.join(others)}", flush=True)
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError, ValueError) as error:

@@ -8,15 +8,11 @@ disk, processors; below it what to do. Exit code 0: a training runs here; 1: som
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 from tfrecord_tools import command
 from tfrecord_tools.errors import UserError
 from trainers import diagnosis
-
-# The findings are what is to be read, not TensorFlow's remarks; to be set before it is imported.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def main(argv: Sequence[str]) -> None:

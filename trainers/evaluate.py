@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools import command
+from tfrecord_tools import command, page, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import model_file, predictions, report, run_directory
@@ -86,7 +86,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     low, high = metrics["accuracy_interval"]
     print(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
-        f" {len(predicted):,} images: {metrics['split']}"
+        f" {page.number(len(predicted), 'image')}: {metrics['split']}"
     )
     print(f"{out}/ with {', '.join(sorted(one.name for one in out.iterdir()))}")
     return metrics
@@ -123,10 +123,10 @@ def _note(info: ModelInfo, data: Dataset, split: str) -> str:
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
-    flags.DEFINE_string("tfrecords", "", "The dataset directory, as tfrecord_tools.convert wrote it.")
+    usage.define_path("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
+    usage.define_path("tfrecords", "", "The dataset directory, as tfrecord_tools.convert wrote it.")
     flags.DEFINE_string("split", EvaluateConfig.split, "Of it: train, validation or test.")
-    flags.DEFINE_string("out", None, "The directory to write; by default one in --run, by dataset and split.")
+    usage.define_path("out", None, "The directory to write; by default one in --run, by dataset and split.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
 
 

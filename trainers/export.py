@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from tfrecord_tools import command
+from tfrecord_tools import command, usage
 from tfrecord_tools.errors import UserError
 from trainers import exporting, model_file
 from trainers.exporting import ExportConfig
@@ -21,12 +21,12 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("run", None, "The run directory of a trainer, or a .keras file that one wrote.")
+    usage.define_path("run", None, "The run directory of a trainer, or a .keras file that one wrote.")
     flags.DEFINE_enum("format", ExportConfig.format, list(exporting.FORMATS), "What to write.")
     flags.DEFINE_enum(
         "quantize", ExportConfig.quantize, exporting.QUANTIZE, "Of LiteRT: weights in half precision, or all in int8."
     )
-    flags.DEFINE_string(
+    usage.define_path(
         "tfrecords",
         None,
         "A dataset directory to compare the answers on, and to calibrate int8; else images are drawn.",
@@ -38,9 +38,7 @@ def define_flags() -> None:
         "Largest difference of a probability that passes; of int8, largest share of other classes. Default: "
         + ", ".join(f"{name} {value:g}" for name, value in exporting.TOLERANCES.items()),
     )
-    flags.DEFINE_string(
-        "out", None, "The directory to write; by default export/FORMAT[-QUANTIZE] in the run directory."
-    )
+    usage.define_path("out", None, "The directory to write; by default export/FORMAT[-QUANTIZE] in the run directory.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
     flags.DEFINE_boolean("overwrite", ExportConfig.overwrite, "Replace an export that is there.")
 

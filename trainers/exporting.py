@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools import decoder, files, schema
-from tfrecord_tools.errors import UserError
+from tfrecord_tools import decoder, files, page, schema
+from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import model_file, predictions
 from trainers.model_file import ModelInfo
@@ -92,6 +92,7 @@ class Check:
         difference: The largest, of any probability of any image.
         other_answers: Share of images whose class is another.
         tolerance: As in `ExportConfig`.
+        quantized: Whether `other_answers` is what must lie within `tolerance`, and not `difference`.
     """
 
     images: str
@@ -100,11 +101,25 @@ class Check:
     difference: float
     other_answers: float
     tolerance: float
+    quantized: bool = False
+
+    @property
+    def passed(self) -> bool:
+        return (self.other_answers if self.quantized else self.difference) <= self.tolerance  # False for NaN.
 
     def __str__(self) -> str:
+        one = self.images.replace("records", "record", 1).replace("images", "image", 1)
+        asked = page.number(self.count, one, self.images)
+        if self.quantized:
+            return (
+                f"{1 - self.other_answers:.2%} of {asked} get the same class as from the Keras model, and"
+                f" {1 - self.tolerance:.2%} must. Probabilities may differ, here by up to {self.difference:.2g}: int8"
+                " has 256 steps for all values of a layer. Use the class, and set no threshold by these probabilities"
+            )
         return (
-            f"on {self.count:,} {self.images} its probabilities, which range over {self.range:.2g}, differ from the"
-            f" Keras model's by at most {self.difference:.2g}; {self.other_answers:.2%} are classified otherwise"
+            f"the probabilities of {asked} differ from the Keras model's by at most {self.difference:.2g}, and"
+            f" {self.tolerance:.2g} is allowed; they range over {self.range:.2g}. {self.other_answers:.2%} get another"
+            " class"
         )
 
 
@@ -132,8 +147,8 @@ def export(config: ExportConfig) -> Exported:
     path = model_file.find(config.run)
     out = Path(config.out) if config.out else path.parent / "export" / config.name
     _check_packages(config)
-    _check_out(out, config.overwrite)
     data = open_dataset(config.tfrecords) if config.tfrecords else None
+    _check_out(out, config.overwrite)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 
     from trainers import device  # Here, since it takes seconds to import TensorFlow.
@@ -145,9 +160,8 @@ def export(config: ExportConfig) -> Exported:
             check = _write(config, model, info, data, directory)
             _check_out(out, config.overwrite)  # Another export may have been faster.
     except OSError as error:
-        reason = f"{error.filename}: {error.strerror}" if error.filename else error
         raise UserError(
-            f"--out={out}: it cannot be written ({reason}). Mend the cause, or pass another --out."
+            f"--out={out}: it cannot be written ({refusal(error)}). Mend the cause, or pass another --out."
         ) from error
     return Exported(directory=out, info=info, check=check)
 
@@ -245,14 +259,14 @@ def _compared(
         ),  # Python's max passes NaN by.
         other_answers=max(float((predictions.decide(answer, info.threshold) != labels).mean()) for answer in answers),
         tolerance=tolerance,
+        quantized=config.quantize == "int8",
     )
-    counts = config.quantize == "int8"
-    if not (check.other_answers if counts else check.difference) <= tolerance:  # So put, NaN does not pass either.
-        allowed = f"{tolerance:.2%} of other classes are" if counts else f"{tolerance:.2g} is"
-        advice = "Calibrate on more --samples, take --quantize=float16, or" if counts else "If it is good enough,"
+    if not check.passed:
+        more = (
+            "Calibrate on more --samples, take --quantize=float16, or" if check.quantized else "If it is good enough,"
+        )
         raise UserError(
-            f"{config.name} is not near enough, and nothing was written: {check}. At most {allowed} allowed."
-            f" {advice} pass a larger --tolerance."
+            f"{config.name} is not near enough, and nothing was written: {check}. {more} pass a larger --tolerance."
         )
     return check
 
@@ -285,20 +299,11 @@ def _replaced(out: Path) -> Iterator[Path]:
         made.mkdir()
         yield made
         for path in (made, *made.rglob("*")):
-            _sync(path)
+            files.sync(path)
         if out.exists() and not files.exchange(made, out):
             shutil.rmtree(out)
         if not out.exists():
             os.rename(made, out)
-        files.sync_directory(out.parent)
+        files.sync(out.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)  # With what failed, or what was replaced.
-
-
-def _sync(path: Path) -> None:
-    """Makes a file or the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfrecord_tools import command
+from tfrecord_tools import command, usage
 from trainers import cli
 from trainers.recipes import TrainConfig
 
@@ -22,7 +22,7 @@ def define_flags() -> None:
     cli.define_training_flags("features", images=False)
     cli.define_model_flags()
     flags.DEFINE_enum("head", "dense", ["dense", "linear"], "dense: a hidden layer; linear: a logistic regression.")
-    flags.DEFINE_string("features", TrainConfig.features, "Where features are kept.")
+    usage.define_path("features", TrainConfig.features, "Where features are kept.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import dataset, files, order
+from tfrecord_tools import dataset, files, order, python_calls
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import Records
@@ -80,7 +80,7 @@ class Features:
             return self.values[chosen], self.labels[chosen]
 
         def as_tensors(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            values, labels = tf.numpy_function(gather, [position], (tf.float32, tf.int64), stateful=False)
+            values, labels = python_calls.numpy_function(gather, [position], (tf.float32, tf.int64))
             return tf.ensure_shape(values, [rows, self.values.shape[1]]), tf.ensure_shape(labels, [rows])
 
         return positions.map(as_tensors).prefetch(tf.data.AUTOTUNE)
@@ -163,7 +163,7 @@ def _extract(
     )
     if not done:  # Else a full disk would show as a bus error, when a page of the sparse file is written.
         with open(place / _VALUES, "r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
+            files.allocate(file, file.seek(0, os.SEEK_END))
     began = time.monotonic()
     with Progress("features", count) as progress:
         progress.skip(done)

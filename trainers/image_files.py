@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,16 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _READ_AT_ONCE = 8  # Files: fewer calls of Python from the pipeline, and not yet a wait for the first.
+_NO_IMAGE = ("not an image", "empty file")  # How the reasons of `images.BadImage` begin that speak of no image.
+# fmt: off
+_SUFFIXES = frozenset(
+    {
+        ".apng", ".avif", ".bmp", ".dcm", ".dib", ".gif", ".heic", ".heif", ".ico", ".jfif", ".jp2", ".jpe",
+        ".jpeg", ".jpg", ".jxl", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".psd", ".svg", ".tga", ".tif",
+        ".tiff", ".webp", ".split",
+    }
+)
+# fmt: on
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,11 +42,13 @@ class Source:
         path: As it is shown.
         listing: What it is found by.
         number: Of it there.
+        named: Whether the file itself was named, and not a directory above it.
     """
 
     path: str
     listing: Listing
     number: int
+    named: bool = False
 
     def read(self) -> bytes:
         """Reads it.
@@ -53,10 +66,18 @@ class Found:
     Attributes:
         sources: In its order; within directories sorted, none twice.
         unreadable: Path -> reason, of what cannot be an image; more comes when they are read.
+        skipped: Path -> reason, of files below directories that neither are images nor have the name of one, such as
+            notes.txt; filled when they are read.
     """
 
     sources: Sequence[Source]
     unreadable: dict[str, str]
+    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def leave_out(self, source: Source, reason: str) -> None:
+        """Notes that a file is no sound image."""
+        other = reason.startswith(_NO_IMAGE) and Path(source.path).suffix.lower() not in _SUFFIXES
+        (self.skipped if other and not source.named else self.unreadable)[source.path] = reason
 
 
 def find(arguments: Sequence[str]) -> Found:
@@ -76,7 +97,7 @@ def find(arguments: Sequence[str]) -> Found:
             raise UserError(f"{argument}: no such file or directory. Pass images, or directories of images.")
         for number, name in enumerate(listing.paths):
             path = _shown(root, name)
-            sources.setdefault(path, Source(path=path, listing=listing, number=number))
+            sources.setdefault(path, Source(path=path, listing=listing, number=number, named=not root))
         unreadable |= {_shown(root, one.path): one.reason for one in listing.rejected}
     if not sources and not unreadable:
         raise UserError(f"{', '.join(arguments)}: no files there. Pass images, or directories of images.")
@@ -89,8 +110,8 @@ def judge(model: keras.Model, info: ModelInfo, found: Found) -> Iterator[Predict
     Args:
         model: As of `model_file.load`.
         info: Likewise.
-        found: What to judge; those that turn out to be no sound images are added to its `unreadable`, which is sorted
-            at the end.
+        found: What to judge; those that turn out to be no sound images are added to its `unreadable` and `skipped`,
+            which are sorted at the end.
     """
     from trainers import inference  # Here, since it imports TensorFlow.
 
@@ -104,9 +125,10 @@ def judge(model: keras.Model, info: ModelInfo, found: Found) -> Iterator[Predict
             predicted=predictions.decide(probabilities, info.threshold),
             paths=[found.sources[number].path for number in numbers],
         )
-    reasons = sorted(found.unreadable.items())  # Several threads have found them.
-    found.unreadable.clear()
-    found.unreadable.update(reasons)
+    for reasons in (found.unreadable, found.skipped):
+        in_order = sorted(reasons.items())  # Several threads have found them.
+        reasons.clear()
+        reasons.update(in_order)
 
 
 def _shown(root: str, name: str) -> str:
@@ -142,7 +164,7 @@ def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
             try:
                 decoded[number] = decode(source)
             except (images.BadImage, stores.ReadError) as error:
-                found.unreadable[source.path] = str(error)
+                found.leave_out(source, str(error))
             except UndecodableImage as error:
                 found.unreadable[source.path] = f"sound for Pillow, and TensorFlow does not decode it: {error}"
             except OSError as error:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import dataset, mix
+from tfrecord_tools import dataset, mix, page
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
@@ -60,7 +60,8 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1)) -> Splits:
     rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
-            f"--tfrecords={data.directory}: {len(train)} training images are too few to hold some out for validation."
+            f"--tfrecords={data.directory}: {page.number(len(train), 'training image is', 'training images are')}"
+            f" too few to hold some out for validation."
         )
     print(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
     return _splits(data, rest, held_out, "held out of the train split", shard)
@@ -84,7 +85,8 @@ def _splits(data: Dataset, train: Records, validation: Records, name: str, shard
     index, workers = shard
     if len(validation) < workers:
         raise UserError(
-            f"{len(validation)} validation images are fewer than the {workers} workers, of which each needs one. Start"
+            f"{page.number(len(validation), 'validation image is', 'validation images are')} fewer than the"
+            f" {workers} workers, of which each needs one. Start"
             " fewer, or convert with a larger --validation_fraction."
         )
     own = validation if workers == 1 else validation.select(np.arange(index, len(validation), workers))
@@ -105,7 +107,8 @@ def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
     needed = len(records) * recipe.model.size**2 * 3
     if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
         raise UserError(
-            f"--cache=memory: {len(records):,} images of {recipe.model.size} px take {needed / 1e6:,.0f} MB,"
+            f"--cache=memory: {page.number(len(records), 'image')} of {recipe.model.size} px take"
+            f" {needed / 1e6:,.0f} MB,"
             f" more than --cache_mb={config.cache_mb}. Raise it, or leave --cache out."
         )
 
@@ -117,7 +120,7 @@ def cached(records: Records, recipe: Recipe, config: TrainConfig) -> dataset.Cac
     budget = config.cache_mb * 1_000_000
     cache = dataset.cache_pixels(records, image_size=recipe.model.size, crop=recipe.crop, budget_bytes=budget)
     if cache is not None:
-        print(f"cache: {len(records):,} decoded images, {cache.pixels.nbytes / 1e6:,.0f} MB", flush=True)
+        print(f"cache: {page.number(len(records), 'decoded image')}, {cache.pixels.nbytes / 1e6:,.0f} MB", flush=True)
     return cache
 
 

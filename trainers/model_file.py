@@ -49,7 +49,7 @@ class ModelInfo:
         crop: As in `pixels.decode_pixels`.
         threshold: Of two classes, the probability from which an image is said to be of the second.
         images: How the dataset's images were prepared, as `ImageConfig.image_settings` gives it; empty for adopted
-            ones, which are as they were.
+            ones that were not written anew, which are as they were.
         pixels: What it takes, in words.
         trainer: The name of the trainer that made it.
         dataset_name: The name of the dataset it was trained on.
@@ -120,7 +120,7 @@ def describe(data: Dataset, *, image_size: int, crop: float, trainer: str) -> Mo
             classes=data.class_names,
             image_size=image_size,
             crop=crop,
-            images={} if config.get("adopted") else prepared,
+            images={} if config.get("adopted") and not config.get("rewritten") else prepared,
             trainer=trainer,
             dataset_name=data.name,
             dataset_digest=data.digest,

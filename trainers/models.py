@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import keras
 
+from tfrecord_tools import page
 from tfrecord_tools.errors import UserError
 from trainers import backbones
 from trainers.recipes import ModelConfig
@@ -182,7 +183,9 @@ def chosen_layers(base: keras.Model, rule: str) -> list[keras.Layer]:
     ]
     if rule.isdecimal():
         if not 0 < int(rule) <= len(weighted):
-            raise UserError(f"--unfreeze={rule}: {base.name} has {len(weighted)} layers with weights; 1 to so many.")
+            raise UserError(
+                f"--unfreeze={rule}: {base.name} has {page.number(len(weighted), 'layer')} with weights; 1 to so many."
+            )
         return weighted[-int(rule) :]
     try:
         chosen = [layer for layer in base.layers if re.search(rule, layer.name)]

@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrecord_tools import python_calls
+
 
 class Pace(keras.callbacks.Callback):
     """Adds `images_per_second` and `data_wait` (0..1) to what is logged of each epoch; stands before those that log.
@@ -16,9 +18,16 @@ class Pace(keras.callbacks.Callback):
     last; of an epoch of one step from its beginning. Steps that were done by an earlier process do not count.
     """
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, deterministic: bool = False) -> None:
+        """Prepares the measurement.
+
+        Args:
+            batch_size: Images per step.
+            deterministic: Whether TensorFlow runs under op determinism.
+        """
         super().__init__()
         self._batch_size = batch_size
+        self._deterministic = deterministic
         self._waited = tf.Variable(0.0, dtype=tf.float64, trainable=False)
         self._begin()
 
@@ -26,14 +35,21 @@ class Pace(keras.callbacks.Callback):
         """Adds up the time that whoever takes the elements of a dataset waits for them; some 0.1 ms a step."""
 
         def note(before: tf.Tensor, element: Any) -> Any:
-            self._waited.assign_add(tf.timestamp() - before)
+            self._waited.assign_add(self._now() - before)
             return element
 
         # A dataset asks its parts one after the other, in the thread that takes the element: the clock is read first.
-        clock = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+        clock = tf.data.Dataset.counter().map(lambda _: self._now())
         options = tf.data.Options()
         options.experimental_optimization.inject_prefetch = False  # Else it would be the prefetching that waits.
         return tf.data.Dataset.zip((clock, data)).map(note).with_options(options)
+
+    def _now(self) -> tf.Tensor:
+        """Returns the seconds since some moment, f64[], each time the graph is run."""
+        if not self._deterministic:
+            return tf.timestamp()
+        # Op determinism refuses tf.timestamp. Python's clock takes twice as long.
+        return tf.ensure_shape(python_calls.numpy_function(time.monotonic, [], tf.float64, stateful=True), [])
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._begin()

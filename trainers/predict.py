@@ -3,8 +3,8 @@
     python -m trainers.predict --run runs/finetune-20250131-235959 photo.jpg more_photos/
 
 Each passes through what the converter makes of it, so that it is judged as its record would be; of a model of adopted
-records, which are as they were, it is judged as it is. Files that are no
-images are listed, and the rest is judged; the exit code is then 1.
+records, which are as they were, it is judged as it is. Images that cannot be read are listed, and the rest is judged;
+the exit code is then 1. Other files in a directory, such as notes.txt, are skipped with a note.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools import command, page
+from tfrecord_tools import command, page, usage
 from tfrecord_tools.errors import UserError
 from trainers import image_files, model_file, predictions
 from trainers.image_files import Found
@@ -92,7 +92,13 @@ def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Foun
     else:
         deque(told(), maxlen=0)  # None of them is kept.
     if config.json:
-        log(json.dumps({"predictions": answers, "unreadable": found.unreadable}, indent=2, ensure_ascii=False))
+        log(
+            json.dumps(
+                {"predictions": answers, "unreadable": found.unreadable, "skipped": found.skipped},
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
     return found
 
 
@@ -123,8 +129,8 @@ def _as_json(batch: Predictions) -> Iterator[dict[str, Any]]:
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
-    flags.DEFINE_string("csv", None, "Also write all probabilities to this file, with the columns of predictions.csv.")
+    usage.define_path("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
+    usage.define_path("csv", None, "Also write all probabilities to this file, with the columns of predictions.csv.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
     flags.DEFINE_boolean("json", PredictConfig.json, "Print JSON instead of the table.")
 
@@ -133,12 +139,17 @@ def main(argv: Sequence[str]) -> None:
     found = predict(command.from_flags(PredictConfig, images=argv[1:]))
     for path, reason in found.unreadable.items():
         print(f"unreadable: {path}: {reason}", file=sys.stderr)
+    judged = len(found.sources) - sum(source.path in {**found.unreadable, **found.skipped} for source in found.sources)
+    if found.skipped:
+        what = page.number(len(found.skipped), "file that is not an image", "files that are not images")
+        print(f"note: {what} skipped, such as {next(iter(found.skipped))}", file=sys.stderr)
+    if not judged and not found.unreadable:
+        raise UserError("no images there. Pass images, or directories of images.")
     if found.unreadable:
-        judged = sum(source.path not in found.unreadable for source in found.sources)
         rest = "Everything else was judged" if judged else "Nothing was judged"
         raise UserError(f"{page.number(len(found.unreadable), 'unreadable file')}, listed above. {rest}.")
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main)
+    command.run(main, arguments="IMAGE_OR_DIRECTORY ...")

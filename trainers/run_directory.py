@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import fcntl
 import importlib.metadata
 import io
 import json
@@ -22,6 +21,7 @@ from tfrecord_tools.errors import UserError
 RUNS = Path("runs")
 CHECKPOINT = "checkpoint.npz"
 HISTORY = "history.csv"
+LOCK = "lock"
 METRICS = "metrics.json"
 MODEL = "model.keras"
 SETTINGS = "settings.json"
@@ -94,7 +94,10 @@ def opened(run: str | None, settings: Settings, trainer: str) -> Iterator[Path]:
             _refuse_foreign(path, settings, _REPRODUCTION)
             path.mkdir(parents=True, exist_ok=True)
             if not _lock(path, stack):
-                raise UserError(f"--run={run}: another process is at work in it. Wait for it, or pass another --run.")
+                raise UserError(
+                    f"--run={run}: another process is at work in it. Wait for it, or pass another --run."
+                    f"{files.owner(path / LOCK)}"
+                )
         else:
             same = (path for path in _unfinished() if not differences(path, settings, _REPRODUCTION))
             free = next((path for path in same if _lock(path, stack)), None)
@@ -160,7 +163,7 @@ def versions() -> dict[str, str]:
 
 
 def _refuse_foreign(path: Path, settings: Settings, topics: Sequence[str]) -> None:
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not path.exists() or (path.is_dir() and {one.name for one in path.iterdir()} <= files.lock_names(LOCK)):
         return
     if not (path / SETTINGS).is_file():
         raise UserError(
@@ -217,14 +220,17 @@ def _fresh(trainer: str) -> Path:
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
     """Takes the directory for this process until the stack unwinds or the process dies; False if it is taken."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+    held = files.hold(path / LOCK)
+    if held is None:
         return False
-    stack.callback(os.close, descriptor)
+    stack.enter_context(held)
+    stack.callback(_remove_lock, path / LOCK)  # Before it is released: whoever waits for it notices.
     return True
+
+
+def _remove_lock(path: Path) -> None:
+    with contextlib.suppress(PermissionError):  # Windows removes no open files.
+        path.unlink(missing_ok=True)
 
 
 def _read_json(path: Path) -> Any:

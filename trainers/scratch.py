@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfrecord_tools import command
+from tfrecord_tools import command, usage
 from trainers import cli, pixel_csvs
 
 FLAGS = flags.FLAGS
@@ -21,7 +21,7 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     cli.define_training_flags("scratch")
     cli.define_model_flags(weights="none")
-    flags.DEFINE_string("csv", None, "A directory of CSVs of pixels, train.csv and others, in place of --tfrecords.")
+    usage.define_path("csv", None, "A directory of CSVs of pixels, train.csv and others, in place of --tfrecords.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,0 +1,495 @@
+"""Which files are images: other formats become records or get their true names, whole JPEGs are told from cut ones."""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import subprocess
+import sys
+import wave
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pillow_heif
+import pillow_jxl
+import pytest
+import tensorflow as tf
+from odd_files import JPEG, ORIENTATION, PNG_START, chunk, encoded, smooth, translucent, turned
+from PIL import Image, features
+
+from tfrecord_tools import formats, jpeg, jxl, schema, tiff
+from tfrecord_tools.images import BadImage, ImageConfig, prepare
+
+REPAIR = ImageConfig(on_bad_image="repair")
+
+
+def pixels(data: bytes) -> np.ndarray:
+    """u8[h w 3] as TensorFlow decodes it."""
+    return tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
+
+
+def rgb(picture: Image.Image) -> np.ndarray:
+    return np.asarray(picture.convert("RGB"))
+
+
+def heic(picture: Image.Image, **save: Any) -> bytes:
+    stream = io.BytesIO()
+    pillow_heif.from_pillow(picture).save(stream, **save)
+    return stream.getvalue()
+
+
+def packed(data: bytes) -> bytes:
+    """The JPEG XL into which a JPEG is packed without losses."""
+    with Image.open(io.BytesIO(data)) as opened:
+        encoder = pillow_jxl.Encoder(
+            mode="RGB", lossless=True, quality=100, decoding_speed=0, effort=3, use_container=True,
+            use_original_profile=False, num_threads=0,
+        )  # fmt: skip
+        return encoder(data, opened.width, opened.height, jpeg_encode=True)
+
+
+def exif(orientation: int) -> bytes:
+    tags = Image.Exif()
+    tags[ORIENTATION] = orientation
+    return tags.tobytes()
+
+
+DEEP = Image.fromarray((np.arange(40 * 30, dtype=np.uint32).reshape(30, 40) * 54).astype(np.uint16))
+GRAY, UPRIGHT = smooth().convert("L"), smooth().rotate(-90, expand=True)
+OTHERS = [Image.new("RGB", (40, 30))]
+DOTS = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))
+LOSSLESS: dict[str, Any] = {"lossless": True, "use_original_profile": True}
+RECORDS: dict[str, tuple[bytes, str, Image.Image | None]] = {  # The file, the stored type, the picture if it is known.
+    "avif": (encoded(smooth(), "AVIF"), "JPEG", smooth()),
+    "avif with alpha": (encoded(translucent(), "AVIF"), "JPEG", None),
+    "avif turned": (encoded(smooth(), "AVIF", exif=exif(6)), "JPEG", UPRIGHT),
+    "avif animated": (encoded(smooth(), "AVIF", save_all=True, append_images=OTHERS), "JPEG", smooth()),
+    "jpeg 2000 lossless": (encoded(smooth(), "JPEG2000"), "PNG", smooth()),
+    "jpeg 2000 codestream": (encoded(smooth(), "JPEG2000", no_jp2=True), "PNG", smooth()),
+    "jpeg 2000 lossy": (encoded(smooth(), "JPEG2000", irreversible=True, quality_layers=[3]), "JPEG", smooth()),
+    "jpeg 2000 16 bits": (encoded(DEEP, "JPEG2000"), "PNG", None),
+    "ppm": (encoded(smooth(), "PPM"), "PNG", smooth()),
+    "pgm": (encoded(GRAY, "PPM"), "PNG", GRAY),
+    "pgm 16 bits": (encoded(DEEP, "PPM"), "PNG", Image.fromarray((np.asarray(DEEP) >> 8).astype(np.uint8))),
+    "pbm": (encoded(smooth().convert("1"), "PPM"), "PNG", smooth().convert("1")),
+    "pnm as text": (b"P3 # a comment\n2 1\n255\n255 0 0 0 0 255\n", "PNG", DOTS),
+    "heic": (heic(smooth(), quality=95), "JPEG", smooth()),
+    "heic turned": (heic(smooth(), quality=95, exif=exif(6)), "JPEG", UPRIGHT),  # By its own boxes, so just once.
+    "jpeg xl": (encoded(smooth(), "JXL", quality=95), "JPEG", smooth()),
+    "jpeg xl with exif": (encoded(smooth(), "JXL", quality=95, exif=exif(6)), "JPEG", smooth()),  # Has no say.
+    "jpeg xl grey": (encoded(GRAY, "JXL", quality=95), "JPEG", GRAY),
+    "jpeg xl with alpha": (encoded(translucent(), "JXL", **LOSSLESS), "PNG", None),
+    "jpeg xl lossless": (encoded(smooth(), "JXL", **LOSSLESS), "PNG", smooth()),
+}
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_other_formats_become_records(name: str) -> None:
+    data, kind, picture = RECORDS[name]
+    prepared = prepare(data)
+    assert (prepared.type, prepared.changes[-1]) == (kind, "converted")
+    stored = pixels(prepared.data)
+    assert stored.shape == (prepared.height, prepared.width, 3)
+    assert prepare(data) == prepared  # The same bytes each time.
+    if picture is not None:
+        assert np.abs(stored.astype(int) - rgb(picture)).mean() < (4 if kind == "JPEG" else 0.01)
+    else:
+        assert stored.std() > 10
+
+
+def test_a_jpeg_packed_into_jpeg_xl_comes_out_as_it_was() -> None:
+    prepared = prepare(packed(JPEG))
+    assert (prepared.data, prepared.source_type, prepared.changes) == (JPEG, "JXL", ("converted",))
+    upright = prepare(packed(turned(6)))
+    assert upright.changes == ("turned", "converted")
+    assert (upright.width, upright.height) == (30, 40)
+    assert upright.data == prepare(turned(6)).data
+
+
+@pytest.mark.parametrize("name", ["avif", "jpeg 2000 lossless", "ppm", "heic", "jpeg xl", "jpeg xl lossless"])
+def test_size_is_checked_before_pixels_are_decoded(name: str) -> None:
+    with pytest.raises(BadImage, match=r"40 x 30 pixels, more than convert's --max_pixels=1,000$"):
+        prepare(RECORDS[name][0], ImageConfig(max_pixels=1000))
+
+
+def test_an_icon_of_an_image_that_says_it_is_huge() -> None:
+    """Size in 30 bits: what a decoder would reserve 400 GB for."""
+    bits = 0 | 3 << 1 | 299_999 << 3 | 0 << 33 | 3 << 36 | 299_999 << 38
+    data = jxl.CODESTREAM + bits.to_bytes(16, "little")
+    assert jxl.read_header(data).size == (300_000, 300_000)
+    with pytest.raises(BadImage, match=r"^a JPEG XL image of 300,000 x 300,000 pixels, more than"):
+        prepare(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "module", "extra"),
+    [
+        (RECORDS["heic"][0], "pillow_heif", "heif"),
+        (RECORDS["jpeg xl"][0], "pillow_jxl", "jxl"),
+        (packed(JPEG), "pillow_jxl", "jxl"),
+    ],
+)
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, data: bytes, module: str, extra: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)  # As where it is not installed.
+    with pytest.raises(
+        BadImage, match=rf"^an? (HEIC or HEIF|JPEG XL) image, .*pip install 'tfrecord-tools\[{extra}\]'"
+    ):
+        prepare(data)
+    assert prepare(JPEG).data == JPEG
+
+
+@pytest.mark.parametrize(("name", "feature"), [("avif", "avif"), ("jpeg 2000 lossless", "jpg_2000")])
+def test_a_build_of_pillow_without_a_decoder(monkeypatch: pytest.MonkeyPatch, name: str, feature: str) -> None:
+    check = features.check
+    monkeypatch.setattr(features, "check", lambda asked: asked != feature and check(asked))
+    with pytest.raises(BadImage, match=r"^an? (AVIF|JPEG 2000) image, which this build of Pillow does not read: pip"):
+        prepare(RECORDS[name][0])
+
+
+def test_readers_of_extras_are_not_imported_for_other_images() -> None:
+    code = (
+        "import sys; from tfrecord_tools import images; images.prepare(open(0, 'rb').read());"
+        "print({'pillow_heif', 'pillow_jxl', 'tensorflow'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], input=JPEG, capture_output=True, check=True)
+    assert run.stdout.strip() == b"set()"
+
+
+# Names ---------------------------------------------------------------------------------------------------------------
+
+
+def wav(middle: bytes) -> bytes:
+    stream = io.BytesIO()
+    with wave.open(stream, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(2000) + middle + bytes(3000))
+    return stream.getvalue()
+
+
+def zipped(name: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr(name, JPEG)
+    return stream.getvalue()
+
+
+def directory(
+    *, bits: int = 8, samples: int = 1, photometric: int = 1, form: int = 1, compression: int = 1, **more: int
+) -> bytes:
+    """A TIFF of 8 x 8 pixels whose tags say this."""
+    tags = {
+        256: 8,
+        257: 8,
+        258: bits,
+        259: compression,
+        262: photometric,
+        273: 8,
+        277: samples,
+        278: 8,
+        279: 64 * samples,
+    }
+    tags |= {339: form} | {int(tag[1:]): value for tag, value in more.items()}
+    start = 8 + 64 * samples * max(1, bits // 8)
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, tags[tag]) for tag in sorted(tags))
+    return struct.pack("<2sHI", b"II", 42, start) + bytes(start - 8) + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def sof(marker: int, bits: int = 8, components: int = 3) -> bytes:
+    """`JPEG` with another frame header."""
+    at = JPEG.index(b"\xff\xc0")
+    data = bytearray(JPEG)
+    data[at + 1], data[at + 4], data[at + 9] = marker, bits, components
+    return bytes(data)
+
+
+FOREIGN: dict[bytes, str] = {
+    bytes(128) + b"DICM" + bytes(50): "a DICOM file",
+    b"8BPS\0\1" + bytes(50): "a Photoshop document",
+    b"\0\0\1\0\1\0\x10\x10\0\0": "a Windows icon",
+    b"qoif" + bytes(20): "a QOI image",
+    b"#define x_width 16\n#define x_height 7\nstatic char x_bits[] = {": "an XBM image",
+    b"II*\0\x10\0\0\0CR\2\0" + bytes(40): "a raw photograph",
+    b"FUJIFILMCCD-RAW 0201": "a raw photograph",
+    directory(t50706=1): "a raw photograph",  # DNG.
+    directory(photometric=32803): "a raw photograph",
+    b"\0\0\0\x18ftypcrx \0\0\0\1": "a raw photograph",
+    b"%PDF-1.7 ...": "not an image (starts with b'%PDF-1.7 ...'); a PDF document",
+    b"%!PS-Adobe-3.0 EPSF": "not an image (starts with b'%!PS-Adobe-3.0 E'); a PostScript",
+    b"<html>404": "not an image (starts with b'<html>404'); an HTML page",
+    b"\xef\xbb\xbf\n<!DOCTYPE HTML>": "an HTML page",
+    b"<?xml version='1.0'?>\n<svg/>": "an SVG drawing",
+    b'{"a": 1}': "a JSON file",
+    b"#include <stdio.h>\n#define W 3\n": "a text file",  # No XBM.
+    "Stra\xdfe\n".encode() * 200: "a text file",
+    b"x" * 1023 + "ß".encode(): "a text file",  # Cut in the middle of a letter where the head ends.
+    b"version https://git-lfs.github.com/spec/v1\noid": "a Git LFS pointer",
+    wav(b""): "a WAV recording",
+    b"ID3\3\0": "an MP3 recording",
+    b"OggS\0\2": "an Ogg recording",
+    b"\0\0\0\x18ftypisom\0\0\2\0": "a video (MP4",
+    b"\0\0\0\x14ftypqt  \0\0\2\0": "a video (MP4",
+    b"\x1a\x45\xdf\xa3\1": "a Matroska or WebM video",
+    zipped("a.txt"): "a ZIP archive: unpack it first",
+    zipped("word/document.xml"): "an Office document",
+    zipped("arr_0.npy"): "an archive of NumPy arrays",
+    b"\x1f\x8b\x08" + bytes(20): "a gzip archive",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    bytes(257) + b"ustar" + bytes(250): "a tar archive",
+    b"\x93NUMPY\1\0": "a NumPy array",
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file",
+    b"PAR1" + bytes(9): "a Parquet file",
+    schema.frame(b"x" * 30): "a TFRecord file",
+    b"MZ\x90\0": "a program",
+    bytes(5000): "it holds only zeros",
+    encoded(smooth(), "TGA"): "a TGA image",
+    b"\x8f\x11\x93": "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PNM are read",
+    sof(0xC1, bits=12): "a JPEG of 12 bits per sample",
+    sof(0xC0, components=2): "a JPEG of 2 components",
+    sof(0xF7): "a JPEG-LS image",
+    sof(0xC3): "a lossless JPEG",
+    directory(bits=64, form=3): "a TIFF with 64-bit floating-point pixels",
+    directory(bits=16, form=2, samples=5): "a TIFF with 5 bands and 16-bit signed pixels",
+    directory(samples=5, photometric=5): "a TIFF with 5 bands (CMYK and others)",
+    directory(compression=50001): "a TIFF with WebP compression",
+    directory(bits=14): "a TIFF with 14-bit pixels",
+    encoded(smooth(), "BMP").replace(b"\x18\0\0\0\0\0", b"\x18\0\x09\0\0\0", 1): "a BMP of a kind that is not read",
+    jxl.CODESTREAM + b"\x08\x08" + bytes(40): "JPEG XL",
+    heic(smooth())[:400]: "an HEIC or HEIF image that does not decode",
+    encoded(smooth(), "AVIF")[:-200]: "an AVIF image that does not decode",
+}
+
+
+@pytest.mark.parametrize("data", FOREIGN, ids=[f"{n}-{name[:30]}" for n, name in enumerate(FOREIGN.values())])
+@pytest.mark.parametrize("mode", ["skip", "repair"])
+def test_files_are_named_as_what_they_are(data: bytes, mode: str) -> None:
+    with pytest.raises(BadImage) as caught:
+        prepare(data, ImageConfig(on_bad_image=mode))
+    assert FOREIGN[data] in str(caught.value)
+    assert "0x" not in str(caught.value)
+    assert not any(f" a {vowel}" in f" {caught.value}" for vowel in ("AVIF", "HEIC", "ICO", "MP3", "SVG", "XBM"))
+
+
+def damaged_before_pixels() -> bytes:
+    """A PNG whose bad checksum stands before its pixels: its header is fine."""
+    sound = encoded(smooth(), "PNG", dpi=(72, 72))
+    at = sound.index(b"pHYs")
+    return sound[: at + 5] + bytes([sound[at + 5] ^ 1]) + sound[at + 6 :]
+
+
+def test_a_bad_checksum_before_the_pixels_is_named() -> None:
+    with pytest.raises(BadImage, match=r"^damaged image: wrong checksum of the PNG chunk b'pHYs' at byte 33$"):
+        prepare(damaged_before_pixels())
+
+
+def with_chunk(kind: bytes, content: bytes) -> bytes:
+    sound = encoded(smooth(), "PNG")
+    return sound[:33] + chunk(kind, content) + sound[33:]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3 << 20))),
+        with_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3 << 20))),
+        with_chunk(b"zTXt", b"Comment\0\7" + zlib.compress(b"x")),  # A compression that nobody knows.
+        with_chunk(b"sRGB", b""),  # Cut short, and no one's pixels.
+        with_chunk(b"acTL", struct.pack(">II", 2, 0)),  # Frames that do not come.
+    ],
+)
+def test_chunks_without_pixels_do_not_make_a_png_bad(data: bytes) -> None:
+    prepared = prepare(data)
+    assert prepared.data == data
+    assert np.array_equal(pixels(data), rgb(smooth()))
+    assert prepare(data, ImageConfig(resize=16)).height == 16
+
+
+def test_an_orientation_beside_a_large_profile_counts() -> None:
+    plain = turned(6, "PNG")
+    data = plain[:33] + chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(3 << 20))) + plain[33:]
+    assert prepare(data).changes == ("turned",)
+    assert np.array_equal(pixels(prepare(data).data), pixels(prepare(plain).data))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(smooth(), "TIFF", icc_profile=b"x" * (2 << 20)),
+        encoded(smooth(), "BMP"),
+        encoded(Image.merge("LAB", smooth().split()), "TIFF"),
+        encoded(translucent(), "PNG", icc_profile=b"x" * 5000),
+    ],
+)
+def test_pngs_that_are_made_carry_no_profile(data: bytes) -> None:
+    stored = prepare(data).data
+    assert stored.startswith(PNG_START)
+    assert b"iCCP" not in stored
+    with Image.open(io.BytesIO(stored)) as opened:
+        assert opened.mode == "RGB"
+
+
+# Repair --------------------------------------------------------------------------------------------------------------
+
+CLAIMED = [
+    b"8BPS\0\1", b"BLP1", b"%PDF-1.4 ", b"ID3\3", b"II\x1a\0\0\0HEAPCCDR", b"FUJIFILMCCD-RAW", b"\0\0\0\x18ftypisom",
+    b"\0\0\0\x18ftypM4A ", b"RIFF\0\0\1\0AVI ", b"\x1a\x45\xdf\xa3", b"PK\3\4", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+    b"fLaC", b"gimp xcf v011\0", b"SQLite format 3\0", b"\0\5\x16\7", b"FLV\1", b"\x93NUMPY\1\0",
+    schema.frame(JPEG)[:12],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("start", CLAIMED)
+@pytest.mark.parametrize("end", [b"", b"and what the file is about"])
+def test_a_jpeg_within_another_format_is_no_record(start: bytes, end: bytes) -> None:
+    with pytest.raises(BadImage, match=r"not an image|not a format that is read"):
+        prepare(start + bytes(300) + JPEG + end, REPAIR)
+
+
+JUNK = [
+    bytes(300),
+    b"HTTP/1.1 200 OK\r\nServer: x\r\n\r\n",
+    b"<br />\n<b>Warning</b>: in line 3<br />\n",  # Of a script that was to send the image alone.
+    b"\x8f\x11\x93\xaa",
+    JPEG[-200:-2],
+]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_junk_before_a_jpeg_is_cut_off(junk: bytes) -> None:
+    prepared = prepare(junk + JPEG, REPAIR)
+    assert (prepared.data, prepared.changes) == (JPEG, ("repaired",))
+    assert prepared.repaired == f"{len(junk):,} bytes before the JPEG"
+
+
+@pytest.mark.parametrize("start", [b"\xff\xd8\xff\xc3", b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xdb\0\x43"])
+def test_bytes_that_look_like_a_jpeg(start: bytes) -> None:
+    data = b"\x8f\x11\x93" + bytes(500) + start + bytes(500)
+    with pytest.raises(BadImage, match=r"^not an image"):
+        prepare(data, REPAIR)
+
+
+# JPEGs that lack data ------------------------------------------------------------------------------------------------
+
+LARGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).resize((320, 240))
+KINDS: dict[str, bytes] = {
+    "baseline": encoded(LARGE, "JPEG"),
+    "progressive": encoded(LARGE, "JPEG", progressive=True),
+    "restarts": encoded(LARGE, "JPEG", restart_marker_blocks=4),
+    "progressive restarts": encoded(LARGE, "JPEG", progressive=True, restart_marker_rows=1),
+    "grey": encoded(LARGE.convert("L"), "JPEG"),
+    "cmyk": encoded(LARGE.convert("CMYK"), "JPEG"),
+    "odd size": encoded(LARGE.crop((0, 0, 301, 217)), "JPEG", restart_marker_blocks=3),
+    "turned": encoded(LARGE, "JPEG", exif=exif(6)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("percent", [20, 45, 70, 90])
+@pytest.mark.parametrize("config", [ImageConfig(), ImageConfig(resize=100)], ids=["plain", "resized"])
+def test_a_jpeg_that_was_cut_and_ended_is_bad(kind: str, percent: int, config: ImageConfig) -> None:
+    whole = KINDS[kind]
+    data = whole[: len(whole) * percent // 100] + jpeg.END
+    with pytest.raises(BadImage, match=r"^damaged image: the JPEG's coded data end early, for \d+\.\d% of its pixels"):
+        prepare(data, config)
+
+
+@pytest.mark.parametrize("kind", ["baseline", "restarts", "grey", "cmyk"])
+def test_half_of_it_must_be_there_to_be_repaired(kind: str) -> None:
+    whole = KINDS[kind]
+    prepared = prepare(whole[: len(whole) * 70 // 100] + jpeg.END, REPAIR)
+    assert prepared.repaired.startswith("its coded data end early, the last ")
+    assert prepared.changes[0] == "repaired"
+    with pytest.raises(BadImage, match=r"^its last \d+% of rows are lost, too much to be repaired$"):
+        prepare(whole[: len(whole) * 40 // 100] + jpeg.END, REPAIR)
+
+
+def test_lost_restart_intervals_are_noticed() -> None:
+    whole = KINDS["restarts"]
+    first, last = (whole.index(bytes((0xFF, code))) for code in (0xD1, 0xD5))
+    with pytest.raises(BadImage, match="coded data end early"):
+        prepare(whole[:first] + whole[last:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("junk", [bytes(40), b"\0" * 70_000, b"\xff" * 9, b"\x12\x34"])
+def test_junk_before_the_end_marker_is_harmless(kind: str, junk: bytes) -> None:
+    """libjpeg warns of it, and every pixel is there."""
+    data = KINDS[kind][:-2] + junk + jpeg.END
+    prepared = prepare(data)
+    assert kind in ("cmyk", "turned") or prepared.data == data  # These are encoded anew.
+    assert np.array_equal(pixels(prepared.data), pixels(prepare(KINDS[kind]).data))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "marker", [b"\xff\xd8", b"\xff\xdf\0\2", b"\xff\2", b"\xff\xc0\0\x0b\x08\0\x10\0\x10\1\1\x11\0"]
+)
+@pytest.mark.parametrize("zeros", [0, 70_000, 200_000])
+def test_markers_that_tensorflow_stumbles_on(kind: str, marker: bytes, zeros: int) -> None:
+    """Pillow reads 64 KiB at once, and never sees what stands behind them."""
+    data = KINDS[kind][:-2] + bytes(zeros) + marker + jpeg.END
+    for mode in ("skip", "repair"):
+        try:
+            prepared = prepare(data, ImageConfig(on_bad_image=mode))
+        except BadImage:
+            continue
+        assert pixels(prepared.data).shape[-1] == 3
+
+
+# TIFF ----------------------------------------------------------------------------------------------------------------
+
+
+def test_libtiff_prints_nothing(tmp_path: Path) -> None:
+    """Its lines carry no file's name; what it says is in the reason."""
+    whole = encoded(smooth(), "TIFF", compression="tiff_lzw")
+    at = whole.index(struct.pack("<HH", 278, 4)) if struct.pack("<HH", 278, 4) in whole else 0
+    broken = whole[:8] + bytes(100) + whole[108:] if at == 0 else whole[:8] + b"\xff" * 60 + whole[68:]
+    (tmp_path / "a.tif").write_bytes(broken)
+    code = (
+        "import sys; from tfrecord_tools import images\n"
+        "for data in (open(sys.argv[1], 'rb').read(), bytes.fromhex(sys.argv[2])):\n"
+        "    try: images.prepare(data)\n"
+        "    except images.BadImage as error: print(error)\n"
+    )
+    arguments = [sys.executable, "-c", code, str(tmp_path / "a.tif"), directory(samples=300).hex()]
+    run = subprocess.run(arguments, capture_output=True, text=True, check=True, env={**os.environ})
+    assert run.stderr == ""
+    assert len(run.stdout.splitlines()) == 2
+
+
+def test_premultiplied_alpha() -> None:
+    data = directory(samples=2, t338=1)
+    assert prepare(data).type == "PNG"
+
+
+def test_directories_that_point_anywhere() -> None:
+    for offset in (0, 1, 8, 2**31, 2**32 - 1):
+        data = struct.pack("<2sHI", b"II", 42, offset) + bytes(50)
+        assert not tiff.is_raw(data)
+    big = struct.pack("<2sHHHQ", b"II", 43, 8, 0, 2**64 - 1) + bytes(50)
+    assert tiff.read_directory(big) == {}
+
+
+# Whatever the file ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), MemoryError(), RuntimeError("a at 0x7f0000"), KeyError(3)])
+def test_whatever_a_parser_raises_is_a_bad_image(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(BadImage) as caught:
+        prepare(encoded(smooth(), "GIF"))
+    assert "0x" not in str(caught.value)
+
+
+def test_each_format_is_detected_by_its_content() -> None:
+    assert {formats.detect(data) for data, *_ in RECORDS.values()} == {"AVIF", "JPEG2000", "PPM", "HEIF", "JXL"}
+    assert formats.detect(b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf") == "AVIF"
+    assert formats.detect(b"\0\0\0\x1cftypmif1\0\0\0\0mif1heic") == "HEIF"
+    assert formats.detect(b"\0\0\0\x1cftypisom\0\0\0\0isommp42") is None
+    assert formats.detect(b"P6x") is None
