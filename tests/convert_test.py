@@ -58,6 +58,7 @@ def test_split_layout_end_to_end(split_source: Path, tmp_path: Path) -> None:
     facts = convert(ConvertConfig(src=str(split_source), out=str(tmp_path / "out"), workers=1), log=lines.append)
     assert sorted(os.listdir(tmp_path / "out")) == [
         "card.html",
+        "changed.csv",
         "convert.json",
         "dataset_info.json",
         "features.json",
@@ -570,8 +571,8 @@ def test_full_disk(tmp_path: Path) -> None:
     done = run(MODULE, "--src=pets", "--workers=2", cwd=tmp_path, preexec_fn=limited)
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "error: out.partial/data/pets-train.tfrecord-00000-of-00001.tmp: File too large (write). What is done is kept in"
-        " out.partial/."
+        "error: out.partial/data/pets-train.tfrecord-00000-of-00001.tmp: File too large (write). What is done is kept"
+        " in out.partial/."
     )
     assert done.stderr.endswith("Mend the cause and run the same command again: it continues.\n")
     assert sorted(os.listdir(tmp_path)) == ["out.partial", "pets"]
