@@ -21,13 +21,20 @@ def test_nothing_here_imports_tensorflow():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vgg16", "--backbone=vgg16: unknown; did you mean VGG16 or VGG19? --help lists all 41."),
+        (
+            "vgg16",
+            "--backbone=vgg16: unknown; did you mean VGG16 or VGG19? python -m trainers.finetune --help lists all 41.",
+        ),
         (
             "ResNet5",
-            "--backbone=ResNet5: unknown; did you mean ResNet50 or ResNet152 or ResNet50V2? --help lists all 41.",
+            "--backbone=ResNet5: unknown; did you mean ResNet50 or ResNet152 or ResNet50V2?"
+            " python -m trainers.finetune --help lists all 41.",
         ),
-        ("AlexNet", "--backbone=AlexNet: unknown; did you mean MobileNet? --help lists all 41."),
-        ("???", "--backbone=???: unknown; nothing comes near it. --help lists all 41."),
+        (
+            "AlexNet",
+            "--backbone=AlexNet: unknown; did you mean MobileNet? python -m trainers.finetune --help lists all 41.",
+        ),
+        ("???", "--backbone=???: unknown; nothing comes near it. python -m trainers.finetune --help lists all 41."),
     ],
 )
 def test_an_unknown_backbone_is_refused_and_near_ones_are_named(name, message):

@@ -173,7 +173,7 @@ def test_class_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_lines(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--src=.*a\.csv: a CSV of pixels without a line behind its header\."):
+    with pytest.raises(UserError, match=r"/a\.csv: a CSV of pixels without a line behind its header\."):
         scanned(written(tmp_path / "a.csv", GREY))
 
 
@@ -190,6 +190,146 @@ def test_like_kaggles_mnist(tmp_path: Path) -> None:
         number = int(record["path"].removeprefix("mnist_train.csv:")) - 2
         assert record["label"] == number % 11
         assert (pixels_of(record["image"]) == digits[number][:, :, 0]).all()
+
+
+# --- Headers that count ----------------------------------------------------------------------------------------------
+
+GREY_4 = [[1, 2, 3, 4], [5, 6, 7, 8]]
+SIZE_2 = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+
+
+def counted(first: int = 0, count: int = 4, name: str = "pixel{}") -> list[str]:
+    return [name.format(number) for number in range(first, first + count)]
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        (["label", *counted()], ["a,1,2,3,4", "b,5,6,7,8"]),
+        (["label", *counted(1)], ["a,1,2,3,4", "b,5,6,7,8"]),
+        ([*counted(name="pixel{:04d}"), "label"], ["1,2,3,4,a", "5,6,7,8,b"]),  # The class comes last.
+        (["label", *counted(name="px_{}")], ["a,1,2,3,4", "b,5,6,7,8"]),
+        (["label", *counted(name="{}")], ["a,1,2,3,4", "b,5,6,7,8"]),
+        (["Class", *counted()], ["a,1,2,3,4", "b,5,6,7,8"]),
+        (["", "label", *counted()], ["0,a,1,2,3,4", "1,b,5,6,7,8"]),  # The index of a data frame.
+        (["id", "label", *counted()], ["0,a,1,2,3,4", "1,b,5,6,7,8"]),
+        (["label", *counted(), "", ""], ["a,1,2,3,4,,", "b,5,6,7,8,,"]),  # A spreadsheet's empty columns.
+        (["label", *counted(), ""], ["a,1,2,3,4", "b,5,6,7,8"]),
+        (['"label"', *counted(name='"pixel{}"')], ['"a",1,2,3,4', '"b","5",6,7,8']),
+        (["\ufefflabel", *counted()], ["a, 1 ,2,3,4", "b,5,6,7,8\r"]),
+    ],
+)
+def test_columns_that_are_counted(tmp_path: Path, header: list[str], rows: list[str]) -> None:
+    path = written(tmp_path / "a.csv", "\n".join([",".join(header), *rows]) + "\n")
+    assert pixel_csv.is_one(str(path))
+    found = scanned(path)
+    assert found.class_names == ("a", "b")
+    assert [pixels_of(found.store.read(p, s).data).tolist() for p, s in zip(found.paths, found.spans)] == SIZE_2
+    assert found.notes == ("4 pixel columns are read as 2 x 2 pixels in grey",)
+
+
+def test_columns_that_are_counted_between_semicolons(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", ";".join(["label", *counted()]) + "\na,x;1;2;3;4\nb;5;6;7;8\n")
+    found = scanned(path)
+    assert found.class_names == ("a,x", "b")
+    assert [pixels_of(found.store.read(p, s).data).tolist() for p, s in zip(found.paths, found.spans)] == SIZE_2
+
+
+def test_three_values_for_each_pixel(tmp_path: Path) -> None:
+    images = [drawn((3, 3, 3), seed) for seed in range(2)]
+    rows = [",".join([label, *map(str, image.ravel())]) for label, image in zip("ab", images)]
+    found = scanned(written(tmp_path / "a.csv", "\n".join([",".join(["label", *counted(1, 27)]), *rows])))
+    for path, span, image in zip(found.paths, found.spans, images):
+        assert (pixels_of(found.store.read(path, span).data) == image).all()
+    assert found.notes == (
+        "27 pixel columns are read as 3 x 3 pixels in RGB, the three values of a pixel side by side",
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (
+            ["label", *counted(0, 10)],
+            "the header has 10 columns of pixels. Images must be square: a square number of col",
+        ),
+        (["label", "class", *counted()], "the header has 2 columns that may be the class: label, class."),
+    ],
+)
+def test_counted_columns_that_cannot_be(tmp_path: Path, header: list[str], message: str) -> None:
+    path = written(tmp_path / "a.csv", ",".join(header) + "\n")
+    with pytest.raises(UserError) as caught:
+        scanned(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "0,1,2,3,4,5,6,7,8,9",  # A row of numbers, perhaps.
+        "label,pixel0,pixel2,pixel3,pixel4",
+        "label,pixel5,pixel6,pixel7,pixel8",
+        "path,label,feature1,feature2,feature3,feature4",
+        "label,a0,b1,c2,d3",
+    ],
+)
+def test_other_numbered_columns_are_none(tmp_path: Path, header: str) -> None:
+    assert not pixel_csv.is_one(str(written(tmp_path / "a.csv", header + "\n")))
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("1,2,3,a", "4 pixel values|pixel value 4|3 pixel values"),
+        ("1,2,3,4,5,a", "5 pixel values, where the header says 4"),
+        ("1,2,3,400,a", "pixel value 4 is '400'; a whole number of 0 to 255 is expected"),
+        ("0.1,0.2,0.3,0.4,a", "pixel value 1 is '0.1'; a whole number of 0 to 255 is expected"),
+    ],
+)
+def test_wrong_lines_with_the_class_last(tmp_path: Path, line: str, reason: str) -> None:
+    good = "".join(f"{i},{i},{i},{i},{name}\n" for i, name in enumerate("abababab"))
+    path = written(tmp_path / "a.csv", ",".join([*counted(), "label"]) + "\n" + good + line + "\n")
+    found = scanned(path)
+    if found.rejected:
+        assert [r.path for r in found.rejected] == ["a.csv:10"]
+        return
+    with pytest.raises(ReadError, match=reason):
+        found.store.read(found.paths[8], found.spans[8])
+
+
+def test_like_kaggles_competition(tmp_path: Path) -> None:
+    """train.csv has classes, test.csv has none, and a table of answers lies beside them."""
+    digits = {split: [drawn((28, 28, 1), seed) for seed in range(n)] for split, n in (("train", 20), ("test", 5))}
+    header = counted(0, 784)
+    for split, images in digits.items():
+        label = split == "train"
+        rows = [[*([str(i % 10)] if label else []), *map(str, image.ravel())] for i, image in enumerate(images)]
+        names = ["label", *header] if label else header
+        written(tmp_path / f"digits/{split}.csv", "\n".join(map(",".join, [names, *rows])) + "\n")
+    written(tmp_path / "digits/sample_submission.csv", "ImageId,Label\n1,0\n")
+    found = scanned(tmp_path / "digits")
+    assert found.class_names == tuple("0123456789")
+    assert (len(found), found.has_splits, found.rejected) == (20, False, ())
+    assert found.notes == (
+        "784 pixel columns are read as 28 x 28 pixels in grey",
+        "test.csv: 5 lines are left out, since they have no column of class names",
+    )
+    with pytest.raises(
+        UserError, match=r"a CSV of pixels without class names\. A column named label is expected beside"
+    ):
+        scanned(tmp_path / "digits/test.csv")
+    facts = converted(tmp_path / "digits", tmp_path / "out", validation_fraction=0, workers=2)
+    assert facts["records"] == 20
+
+
+def test_numbers_without_a_header(tmp_path: Path) -> None:
+    path = written(tmp_path / "mnist_train.csv", "\n".join(",".join(["7"] + ["0"] * 784) for _ in range(3)))
+    with pytest.raises(UserError) as caught:
+        scanned(path)
+    assert str(caught.value) == (
+        f"{path}: its first line holds 785 numbers and no names. If it is a CSV of pixels, write a copy that begins"
+        " with the line label,pixel0,…,pixel783."
+    )
 
 
 LINES = "a,1,2\nb,3,4\n"

@@ -117,5 +117,7 @@ def test_other_tables_are_refused(source, tmp_path):
     with pytest.raises(UserError, match=r"--relabel=nowhere\.csv: no such file"):
         scanned(source, relabel="nowhere.csv")
     path = write(tmp_path / "relabel.csv", [{"path": WRONG[0], "was": "cats"}])
-    with pytest.raises(UserError, match=r"no column 'label'; there is 'path', 'was'\.$"):
+    with pytest.raises(
+        UserError, match=r"no column 'label'; there is 'path', 'was'\. The columns path and label are exp"
+    ):
         scanned(source, relabel=str(path))

@@ -138,7 +138,9 @@ def test_what_is_no_run_directory_is_refused(tmp_path):
 def test_damaged_settings_are_told(tmp_path):
     begin("run")
     (tmp_path / "run/settings.json").write_text("{")
-    with pytest.raises(UserError, match=r"run/settings.json: damaged .*Remove this run, or pass another --run\."):
+    with pytest.raises(
+        UserError, match=r"run/settings.json: damaged .*Remove this run, or use another run directory\."
+    ):
         begin("run")
 
 

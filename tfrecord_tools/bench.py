@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tfrecord_tools.dataset import Cache
 
 CACHE_BYTES = 2 << 30
+_IN_MEMORY = "python -m trainers.finetune --cache=memory (or frozen, or scratch)"
 _WARM_UP = 0.2  # Share of the time of a measurement that is not counted.
 _NEAR = 0.9  # Input of less than this share of the model's own speed holds it back.
 
@@ -98,7 +99,12 @@ def rate(batches: Iterable[Any], batch_size: int, seconds: float) -> float:
 
 
 def verdict(
-    stages: Sequence[Stage], records: int, image_size: int, crop: float, model_rate: float | None = None
+    stages: Sequence[Stage],
+    records: int,
+    image_size: int,
+    crop: float,
+    model_rate: float | None = None,
+    in_memory: str = _IN_MEMORY,
 ) -> str:
     """Says in one line which stage binds, by how much, and what to change.
 
@@ -108,6 +114,7 @@ def verdict(
         image_size: In pixels.
         crop: As in `BenchConfig`.
         model_rate: Images a second of the model alone; None: there is none.
+        in_memory: The flag that keeps decoded images in memory, with its command unless that is what the user ran.
     """
     supply = stages[-1].rate
     if model_rate is not None and supply >= model_rate * _NEAR:
@@ -119,16 +126,17 @@ def verdict(
     share, binding = max(zip((t * supply for t in times), stages), key=lambda pair: pair[0])
     starved = f", {supply / model_rate:.0%} of what the model could take" if model_rate else ""
     what = f"{binding.name} binds: {share:.0%} of the time at {supply:,.0f} images/s{starved}"
-    return f"{what}. {_remedy(binding, records, image_size, crop)}"
+    return f"{what}. {_remedy(binding, records, image_size, crop, in_memory)}"
 
 
-def _remedy(binding: Stage, records: int, image_size: int, crop: float) -> str:
+def _remedy(binding: Stage, records: int, image_size: int, crop: float, in_memory: str) -> str:
     needed = records * image_size**2 * 3
     if binding.name == "decoding":
-        cache = f"--cache=memory keeps all decoded images in {needed / 1e6:,.0f} MB" if needed <= CACHE_BYTES else ""
+        cache = f"{in_memory} keeps all decoded images in {needed / 1e6:,.0f} MB" if needed <= CACHE_BYTES else ""
         # Of just the size that, cropped, is the one wanted: then nothing is resized either.
-        shape = f"--resize={round(image_size / crop)} --resize_mode=center_crop" if crop else ""
-        resize = f"convert {shape or f'--resize={image_size} --resize_mode=exact'} makes records that decode faster"
+        side, mode = (round(image_size / crop), "center_crop") if crop else (image_size, "exact")
+        convert = f"python -m tfrecord_tools.convert --resize={side} --resize_mode={mode}"
+        resize = f"{convert} makes records that decode faster"
         return "; or ".join(filter(None, (cache, resize))) + "."
     if binding.name == "augmenting":
         return "Fewer kinds of change (colours cost as much as all moves), or more processors."
@@ -169,7 +177,9 @@ def define_flags() -> None:
     )
     flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Images a batch.")
     flags.DEFINE_enum("augment", BenchConfig.augment, list(PRESETS), "The augmentation.")
-    flags.DEFINE_bool("cached", BenchConfig.cached, "Take decoded images from memory, as after --cache=memory.")
+    flags.DEFINE_bool(
+        "cached", BenchConfig.cached, "Read decoded images from memory, as trainers do that keep them there."
+    )
     flags.DEFINE_float("seconds", BenchConfig.seconds, "How long each stage is measured.")
 
 

@@ -26,7 +26,18 @@ def define_source_flags() -> None:
     usage.define_path("manifest", None, "CSV or Parquet naming the images in --src, with their classes.")
     for name in ("path", "label", "split", "group"):
         column = f"{name}_column"
-        flags.DEFINE_string(column, getattr(ScanConfig, column), f"The manifest's column of {name}s.")
+        what = "paths, or of images if a Parquet file holds them" if name == "path" else f"{name}s"
+        flags.DEFINE_string(column, getattr(ScanConfig, column), f"The manifest's column of {what}.")
+    flags.DEFINE_list(
+        "label_columns",
+        None,
+        "The manifest's columns, one per class, of which exactly one is 1 in each row. Default: --label_column.",
+    )
+    flags.DEFINE_string(
+        "manifest_encoding",
+        None,
+        "Encoding of a CSV manifest, such as cp1252 or cp949. Default: UTF-8, or UTF-16 with a byte order mark.",
+    )
     for split, default in (("validation", DEFAULT_VALIDATION_FRACTION), ("test", 0)):
         flags.DEFINE_float(
             f"{split}_fraction",

@@ -370,8 +370,12 @@ def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
     return (
         f"{out}/: {page.number(len(decided.numbers), 'record')} in"
         f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
+<<<<<<< HEAD
         f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
         f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
+=======
+        f" digest {decided.digest[:12]}; {files or '0 skipped'} (rejected.csv); card.html; {seconds:.1f} s"
+>>>>>>> main
     )
 
 
@@ -399,7 +403,7 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    usage.define_path("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV of pixels.")
+    usage.define_path("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV or Parquet of images.")
     usage.define_path("out", default["out"], "Directory to write.")
     cli.define_source_flags()
     usage.define_path("relabel", None, "CSV or Parquet with path and label: images that get other labels.")

@@ -16,15 +16,27 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import arrange, files, manifest, object_store, page, stores
+from tfrecord_tools import (
+    arrange,
+    files,
+    manifest,
+    manifest_paths,
+    object_store,
+    page,
+    parquet_images,
+    parquet_source,
+    stores,
+)
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layouts import EXAMPLES, NO_CLASS, TO_BE_SPLIT
+from tfrecord_tools.manifest import COLUMNS, Reading
 from tfrecord_tools.splits import SPLIT_WORDS, SPLITS, split_named
 from tfrecord_tools.splitting import NO_GROUP
 from tfrecord_tools.stores import Listing, Rejected, Store
 
 _NAMES_SHOWN = 10  # Of classes, in a message.
 _WAYS_SHOWN = 5  # From one label to another.
+_ADDRESS = "an address, and no file of its name is in the source: download the images first"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,8 +44,8 @@ class ScanConfig:
     """What the source is and how it says which image is of which class.
 
     Attributes:
-        src: A directory, a zip or tar archive, a manifest (CSV or Parquet), a CSV of pixels, or the URL of a prefix in
-            an object store.
+        src: A directory, a zip or tar archive, a manifest (CSV or Parquet), a CSV of pixels, Parquet files of images,
+            or the URL of a prefix in an object store.
         classes: Class names in label order; others are left out. None: all, sorted.
         label_regex: Searched in each path; its first group is the class. None: by directories.
         group_regex: Searched in each path; images with the same first group stay on one side of a split.
@@ -43,10 +55,13 @@ class ScanConfig:
             directories. A pattern that names a directory means everything in it.
         zip_encoding: Encoding of the names in an archive that does not say it, such as "cp949".
         manifest: A CSV or Parquet file that names the images in `src`, their classes, and what else is known.
-        path_column: Its column of paths; likewise the other names.
-        label_column: Class names.
+        path_column: The manifest's column of paths; of Parquet files of images, the column of images.
+        label_column: The column of class names.
         split_column: Used if it is there.
         group_column: Used if it is there.
+        label_columns: Columns of a manifest of which exactly one is 1 in each row; their names are the classes. None:
+            `label_column` holds the labels.
+        manifest_encoding: Encoding of a CSV manifest. None: UTF-8, or what its byte order mark says.
         relabel: A CSV or Parquet file with the columns `path` and `label`: these images get these labels instead.
     """
 
@@ -62,6 +77,8 @@ class ScanConfig:
     label_column: str = "label"
     split_column: str = "split"
     group_column: str = "group"
+    label_columns: Sequence[str] | None = None
+    manifest_encoding: str | None = None
     relabel: str | None = None
 
     def __post_init__(self) -> None:
@@ -80,6 +97,16 @@ class ScanConfig:
             )
         if self.manifest_path and self.label_regex:
             raise UserError("--label_regex and a manifest exclude each other: the manifest gives the labels.")
+        self._check_label_columns()
+
+    def _check_label_columns(self) -> None:
+        if self.label_columns is None:
+            return
+        given = f"--label_columns={','.join(self.label_columns)}"
+        if len(self.label_columns) < 2 or len(set(self.label_columns)) < len(self.label_columns):
+            raise UserError(f"{given}: must be two or more different columns, one per class.")
+        if self.label_column != ScanConfig.label_column:
+            raise UserError(f"{given} and --label_column={self.label_column} exclude each other: pass one of them.")
 
     def scan_settings(self) -> dict[str, Any]:
         """The settings that the output depends on beside the source, as JSON gives them back."""
@@ -97,6 +124,15 @@ class ScanConfig:
     def wanted(self) -> tuple[str, ...] | None:
         """`classes` in Unicode's form NFC, as all class names are."""
         return None if self.classes is None else tuple(unicodedata.normalize("NFC", name) for name in self.classes)
+
+    def reading(self) -> Reading:
+        """How a manifest, or a Parquet file of images, is read."""
+        return Reading(
+            columns={name: getattr(self, f"{name}_column") for name in COLUMNS},
+            label_columns=self.label_columns or (),
+            classes=self.wanted or (),
+            encoding=self.manifest_encoding,
+        )
 
     @property
     def manifest_path(self) -> str | None:
@@ -154,6 +190,12 @@ def scan(config: ScanConfig) -> Sources:
     """
     if config.manifest_path:
         return _scan_manifest(config, config.manifest_path)
+    if not files.is_url(config.src) and parquet_images.is_one(config.src):
+        return _scan_parquet(config)
+    if config.label_columns:
+        raise UserError(
+            f"--label_columns={','.join(config.label_columns)}: only a manifest has columns. Remove the flag."
+        )
     listing, notes = _without_excluded(config, _list(config))
     found = arrange.arrange(
         listing,
@@ -162,7 +204,9 @@ def scan(config: ScanConfig) -> Sources:
         label_regex=config.label_regex,
         splits=arrange.given_splits(config.split or (), listing),
     )
-    return _sources(config, listing, found.labels, found.splits, found.rejected, notes=[*notes, *found.notes])
+    return _sources(
+        config, listing, found.labels, found.splits, found.rejected, notes=[*notes, *listing.notes, *found.notes]
+    )
 
 
 def _without_excluded(config: ScanConfig, listing: Listing) -> tuple[Listing, list[str]]:
@@ -176,43 +220,127 @@ def _list(config: ScanConfig) -> Listing:
 
 
 def _scan_manifest(config: ScanConfig, path: str) -> Sources:
-    columns = {c: getattr(config, f"{c}_column") for c in ("path", "label", "split", "group")}
     root = os.path.dirname(path) if config.manifest is None else config.src
-    rows = manifest.read(path, columns, root)
-    if config.manifest is None or os.path.isdir(root):
-        listing = stores.stat_files(root, rows.paths)
-    else:
-        listing = _list(config)
+    rows = manifest.read(path, root, config.reading())
+    listing, at, notes = _named(config, rows, path, root)
+    wanted = config.wanted or set(rows.labels)
+    label_of = dict(zip(rows.paths, rows.labels))
+    rejected = [r for r in listing.rejected if label_of.get(r.path) in {*wanted, None}]
+    splits = _table_splits(rows.splits, path, config.split_column)
+    sources = _sources(
+        config,
+        listing,
+        [rows.labels[row] for row in at],
+        [splits[row] for row in at] if splits else [TO_BE_SPLIT] * len(at),
+        rejected,
+        None if rows.groups is None else [rows.groups[row] for row in at],
+    )
+    return dataclasses.replace(sources, notes=(*rows.notes, *notes, *sources.notes))
+
+
+def _table_splits(names: Sequence[str] | None, path: str, column: str) -> list[int]:
+    """Return the split of each row; nothing if the table has none."""
+    known = {name: _split_of(name, path, column) for name in set(names or ())}
+    return [known[name] for name in names or ()]
+
+
+def _named(
+    config: ScanConfig, rows: manifest.Manifest, path: str, root: str
+) -> tuple[Listing, list[int], tuple[str, ...]]:
+    """Find the files that a manifest names: a directory is only listed if some are not where they should be.
+
+    Args:
+        config: What the source is.
+        rows: The manifest.
+        path: The manifest's own path, for messages.
+        root: Where the files are.
+
+    Returns:
+        The files, the row of each, and notes on how rows were understood.
+    """
+    if config.manifest is not None and not os.path.isdir(root):
+        listing, notes = _without_excluded(config, _list(config))
         if listing.top and all(p.startswith(listing.top) for p in rows.paths):
             rows = dataclasses.replace(rows, paths=[p.removeprefix(listing.top) for p in rows.paths])
-        listing = _only_named(listing, rows.paths)
+        listing, at, told = _only_named(listing, rows, path, {})
+        return listing, at, (*notes, *told)
+    found = stores.stat_files(root, rows.paths)
     row_of = {p: row for row, p in enumerate(rows.paths)}
-    at = [row_of[p] for p in listing.paths]
-    wanted = config.wanted or set(rows.labels)
-    rejected = [r for r in listing.rejected if rows.labels[row_of[r.path]] in wanted]
-    splits = [TO_BE_SPLIT] * len(at)
-    if rows.splits is not None:
-        known = {name: _split_of(name, path, config.split_column) for name in set(rows.splits)}
-        splits = [known[rows.splits[row]] for row in at]
-    groups = None if rows.groups is None else [rows.groups[row] for row in at]
-    return _sources(config, listing, [rows.labels[row] for row in at], splits, rejected, groups)
+    if not found.rejected and all(map(_is_nfc, found.paths)):
+        return found, [row_of[p] for p in found.paths], ()
+    listing, notes = _without_excluded(config, stores.list_store(root or ".", strict=False))
+    outside = found if not set(found.paths) <= set(listing.paths) else None
+    reasons = {r.path: r.reason for r in found.rejected}
+    listing, at, told = _only_named(_joined(listing, outside), rows, path, reasons)
+    return listing, at, (*notes, *told)
 
 
-def _only_named(listing: Listing, paths: Sequence[str]) -> Listing:
-    """Those of an archive's members that a manifest names."""
-    number_of = {path: number for number, path in enumerate(listing.paths)}
-    reasons = {r.path: r.reason for r in listing.rejected}
-    absent = "named by the manifest, but not in the archive"
-    missing = [path for path in paths if path not in number_of]
-    kept = np.sort(np.array([number_of[path] for path in paths if path in number_of], np.int64))
+def _is_nfc(path: str) -> bool:
+    return path.isascii() or unicodedata.is_normalized("NFC", path)
+
+
+def _joined(listing: Listing, more: Listing | None) -> Listing:
+    """Add the files of another listing of the same store that the first does not have: hidden ones, or from outside."""
+    if more is None:
+        return listing
+    known = set(listing.paths)
+    new = [number for number, path in enumerate(more.paths) if path not in known]
     return dataclasses.replace(
         listing,
-        paths=[listing.paths[i] for i in kept.tolist()],
+        paths=[*listing.paths, *(more.paths[number] for number in new)],
+        spans=np.concatenate([listing.spans, more.spans[new]]),
+        sizes=np.concatenate([listing.sizes, more.sizes[new]]),
+        mtimes_ns=np.concatenate([listing.mtimes_ns, more.mtimes_ns[new]]),
+    )
+
+
+def _only_named(
+    listing: Listing, rows: manifest.Manifest, path: str, reasons: Mapping[str, str]
+) -> tuple[Listing, list[int], tuple[str, ...]]:
+    """Those files of a listing that a manifest names; `reasons` says why others are not there, by their paths."""
+    names = [*listing.paths, *(r.path for r in listing.rejected)]
+    matches = manifest_paths.match(path, rows.paths, names, rows.lines)
+    absent = "named by the manifest, but not in the archive"
+    rejected = []
+    numbers: dict[int, int] = {}
+    for row, number in enumerate(matches.numbers.tolist()):
+        if number == manifest_paths.MISSING:
+            reason = _ADDRESS if files.is_url(rows.paths[row]) else reasons.get(rows.paths[row], absent)
+            rejected.append(Rejected(path=rows.paths[row], reason=reason))
+        elif number >= len(listing.paths):
+            reason = listing.rejected[number - len(listing.paths)].reason
+            rejected.append(Rejected(path=rows.paths[row], reason=reason))
+        else:
+            numbers[number] = row
+    kept = sorted(numbers, key=lambda number: names[number].split("/"))
+    listed = dataclasses.replace(
+        listing,
+        paths=[names[number] for number in kept],
         spans=listing.spans[kept],
         sizes=listing.sizes[kept],
         mtimes_ns=listing.mtimes_ns[kept],
-        rejected=[Rejected(path=path, reason=reasons.get(path, absent)) for path in missing],
+        rejected=rejected,
     )
+    return listed, [numbers[number] for number in kept], matches.notes
+
+
+def _scan_parquet(config: ScanConfig) -> Sources:
+    """Scan Parquet files with the images in them."""
+    if config.label_regex:
+        raise UserError("--label_regex and Parquet files of images exclude each other: a column gives the labels.")
+    source = parquet_source.read(config.src, config.reading())
+    splits = _table_splits(source.splits, config.src, config.split_column)
+    if config.classes is None and source.class_names and len(source.class_names) > 1:
+        config = dataclasses.replace(config, classes=source.class_names)
+    sources = _sources(
+        config,
+        source.listing,
+        list(source.labels),
+        splits or [TO_BE_SPLIT] * len(source.labels),
+        source.listing.rejected,
+        source.groups,
+    )
+    return dataclasses.replace(sources, notes=(*source.notes, *sources.notes))
 
 
 def _sources(
@@ -267,7 +395,9 @@ def _relabel(
     """
     if config.relabel is None:
         return labels, Counter(), 0
-    rows = manifest.read(config.relabel, {"path": "path", "label": "label"}, config.src, "relabel")
+    columns = {"path": "path", "label": "label"}
+    reading = Reading(columns=columns, classes=set(filter(None, labels)), flag="relabel", exact=True)
+    rows = manifest.read(config.relabel, config.src, reading)
     number_of = {path: number for number, path in enumerate(paths) if labels[number] is not None}
     unknown = [path for path in rows.paths if path not in number_of]
     if unknown:

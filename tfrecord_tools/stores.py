@@ -86,6 +86,7 @@ class Listing:
         mtimes_ns: i64[n] in nanoseconds since the epoch.
         rejected: What cannot be a record, known without opening it.
         labels: The class names that the store itself gives, as a CSV of pixels does; None else.
+        notes: What the user should know of how the store was understood.
         top: The directory that contains everything in an archive, with a `/`, which the paths lack; "" without one.
     """
 
@@ -96,6 +97,7 @@ class Listing:
     mtimes_ns: np.ndarray
     rejected: list[Rejected]
     labels: list[str] | None = None
+    notes: tuple[str, ...] = ()
     top: str = ""
 
     def take(self, numbers: np.ndarray, rejected: list[Rejected]) -> Listing:
@@ -174,7 +176,7 @@ class PixelCsv:
     """Rows of pixel values in CSV files of one directory, each read as a PNG."""
 
     root: str
-    shapes: dict[str, tuple[int, int, int]]  # File name -> height, width, channels.
+    headers: dict[str, pixel_csv.Header]  # By file name.
 
     def read(self, path: str, span: np.void) -> Content:
         name = path.rpartition(":")[0]
@@ -182,7 +184,7 @@ class PixelCsv:
             line = files.read_at(file.fileno(), int(span["stored"]), int(span["offset"]))
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
         try:
-            return Content(pixel_csv.to_png(line, self.shapes[name]), int(span["size"]), mtime_ns)
+            return Content(pixel_csv.to_png(line, self.headers[name]), int(span["size"]), mtime_ns)
         except ValueError as error:
             raise ReadError(str(error)) from error
 
@@ -217,8 +219,7 @@ def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -
         UserError: There is no such thing, or it is none of these.
     """
     if os.path.isdir(src):
-        names = [entry.name for entry in _entries(src, "")]
-        if names and all(pixel_csv.is_one(os.path.join(src, name)) for name in names):
+        if names := pixel_csv.files_in(src, [entry.name for entry in _entries(src, "")]):
             return _list_csvs(src, names)
         return _list_directory(src, strict)
     check_exists(src)
@@ -452,33 +453,57 @@ def _list_csvs(root: str, names: list[str]) -> Listing:
     paths: list[str] = []
     labels: list[str] = []
     offsets, lengths, mtimes = array("q"), array("q"), array("q")
-    shapes = {}
-    for name in names:
+    headers = {name: _csv_header(os.path.join(root, name)) for name in names}
+    for name in (name for name in names if headers[name].label is not None):
         with open(os.path.join(root, name), "rb") as file:
-            try:
-                shapes[name] = pixel_csv.read_shape(file)
-            except ValueError as error:
-                raise UserError(f"{os.path.join(root, name)}: {error}.") from error
+            file.readline()
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
-            for row in pixel_csv.rows(file):
+            for row in pixel_csv.rows(file, headers[name]):
                 paths.append(f"{name}:{row.line}")
                 labels.append(row.label)
                 offsets.append(row.offset)
                 lengths.append(row.length)
                 mtimes.append(mtime_ns)
     if not paths:
-        raise UserError(f"--src={os.path.join(root, names[0])}: a CSV of pixels without a line behind its header.")
+        raise UserError(f"{os.path.join(root, names[0])}: {_why_no_pixels(list(headers.values()))}")
     spans = np.zeros(len(paths), SPAN)
     spans["offset"], spans["stored"], spans["size"] = offsets, lengths, lengths
     return Listing(
-        store=PixelCsv(root, shapes),
+        store=PixelCsv(root, headers),
         paths=paths,
         spans=spans,
         sizes=np.array(lengths, np.int64),
         mtimes_ns=np.array(mtimes, np.int64),
         rejected=[],
         labels=labels,
+        notes=tuple(_csv_notes(root, headers)),
     )
+
+
+def _csv_header(path: str) -> pixel_csv.Header:
+    with open(path, "rb") as file:
+        try:
+            return pixel_csv.read_header(file)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}.") from error
+
+
+def _why_no_pixels(headers: list[pixel_csv.Header]) -> str:
+    if any(header.label is not None for header in headers):
+        return "a CSV of pixels without a line behind its header."
+    return "a CSV of pixels without class names. A column named label is expected beside the pixels."
+
+
+def _csv_notes(root: str, headers: dict[str, pixel_csv.Header]) -> Iterator[str]:
+    """Say which shape was guessed, and which files have no class names."""
+    counted = {header.shape: header.size for header in headers.values() if header.counted and header.label is not None}
+    for (height, width, channels), size in counted.items():
+        color = "grey" if channels == 1 else "RGB, the three values of a pixel side by side"
+        yield f"{size:,} pixel columns are read as {height} x {width} pixels in {color}"
+    for name in (name for name, header in headers.items() if header.label is None):
+        with open(os.path.join(root, name), "rb") as file:
+            lines = sum(1 for line in file if line.strip()) - 1
+        yield f"{name}: {lines:,} lines are left out, since they have no column of class names"
 
 
 def _why_not(src: str, error: Exception) -> str:

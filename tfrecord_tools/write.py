@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,13 @@ import numpy as np
 from tfrecord_tools import files, findings, images, index, schema
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import ImageConfig
+from tfrecord_tools.parquet_images import ParquetImages
 from tfrecord_tools.plan import Plan, Shard
 from tfrecord_tools.scan import Sources
 from tfrecord_tools.stores import ReadError, Store
 from tfrecord_tools.survey import TYPES, Facts, change_names
+
+_WINDOW_BYTES = 256 << 20  # Of images held in memory, per worker.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,14 +90,30 @@ def write_shard(job: ShardJob) -> int:
         files.link(job.link, job.shard_path, os.link)
     else:
         with files.atomic(job.shard_path) as file:
-            for i, path in enumerate(job.paths):
-                image = _stored(job, i)
-                file.write(schema.frame(schema.encode_example(image, path, int(job.labels[i]))))
+            for i, image in _images(job):
+                file.write(schema.frame(schema.encode_example(image, job.paths[i], int(job.labels[i]))))
     framed = job.lengths + schema.FRAME_BYTES
     if job.shard_path.stat().st_size != framed.sum():
         raise RuntimeError(f"{job.shard_path}: the plan's lengths do not add up to the file's size; please report this")
     index.write_part(job.index_path, index_part(job, np.cumsum(framed) - framed))
     return len(job.paths)
+
+
+def _images(job: ShardJob) -> Iterator[tuple[int, bytes]]:
+    """Yield the number and the image of each record, in order.
+
+    The rows of Parquet files are read in the files' own order, as many as memory may hold: one by one they would cost
+    the reading of all rows before them.
+    """
+    if not isinstance(job.store, ParquetImages):
+        yield from ((number, _stored(job, number)) for number in range(len(job.paths)))
+        return
+    windows = np.cumsum(job.lengths) // _WINDOW_BYTES
+    for window in np.unique(windows):
+        numbers = np.flatnonzero(windows == window)
+        order = numbers[np.argsort(job.spans[numbers], order=("file", "group", "row"))]
+        images = {int(number): _stored(job, int(number)) for number in order}
+        yield from ((number, images.pop(number)) for number in numbers.tolist())
 
 
 def _stored(job: ShardJob, number: int) -> bytes:

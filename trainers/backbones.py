@@ -83,7 +83,8 @@ def find(name: str) -> Backbone:
     by_lower_case = {known.lower(): known for known in BACKBONES}
     near = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, n=3)]
     meant = f"did you mean {' or '.join(near)}?" if near else "nothing comes near it."
-    raise UserError(f"--backbone={name}: unknown; {meant} --help lists all {len(BACKBONES)}.")
+    where = f"python -m trainers.finetune --help lists all {len(BACKBONES)}."
+    raise UserError(f"--backbone={name}: unknown; {meant} {where}")
 
 
 def check_weights(weights: str) -> None:

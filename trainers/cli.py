@@ -24,12 +24,11 @@ _PHASE = ("optimizer", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
 
 
-def define_training_flags(trainer: str, *, images: bool = True) -> None:
+def define_training_flags(trainer: str) -> None:
     """Defines what every trainer takes: from where, to where, and what of its recipe to replace.
 
     Args:
         trainer: Its name in `recipes.RECIPES`.
-        images: Whether it is images that it reads in every epoch.
     """
     flags.DEFINE_enum(
         "recipe",
@@ -61,7 +60,7 @@ def define_training_flags(trainer: str, *, images: bool = True) -> None:
     )
     flags.DEFINE_boolean("tensorboard", TrainConfig.tensorboard, "Write the history for TensorBoard too.")
     _define_recipe_flags()
-    if images:
+    if not recipes.reads_features(trainer):
         _define_image_flags()
 
 
@@ -69,7 +68,7 @@ def _define_recipe_flags() -> None:
     flags.DEFINE_integer("batch_size", None, "Images a step; by default the recipe's, as all that follows.")
     flags.DEFINE_list("epochs", None, "Epochs of each phase, as in 5,8 (0 leaves it out).")
     flags.DEFINE_list("learning_rate", None, "Of each phase, as in 3e-3,3e-4.")
-    flags.DEFINE_string("optimizer", None, "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, …")
+    flags.DEFINE_string("optimizer", None, "Name of a Keras optimizer, such as adam, adamw, sgd or rmsprop.")
     flags.DEFINE_string(
         "optimizer_kwargs",
         None,

@@ -10,6 +10,7 @@ Each training is a process and a run directory of its own; the same command cont
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     jobs = [(variant, seed) for variant in chosen for seed in seeds]
     if FLAGS.dry_run:
         for variant, seed in jobs:
-            print(" ".join(_command(variant, seed, out)))
+            print(shlex.join(_command(variant, seed, out)))
         return
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out}: a file, not a directory. Pass another --out.")

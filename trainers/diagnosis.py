@@ -149,7 +149,7 @@ def precision() -> Finding:
     gpus = tf.config.list_physical_devices("GPU")
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     name = device.precision_for(details.get("compute_capability"))
-    advice = "" if gpus else "Half precision is emulated on CPUs, many times slower: leave --precision alone."
+    advice = "" if gpus else "Half precision is emulated on CPUs, many times slower; trainers choose float32 here."
     return Finding("precision", FINE, f"{name} for this device", advice)
 
 
@@ -198,7 +198,8 @@ def memory(available: int) -> Finding:
     """The memory that can be had."""
     found = f"{available / 1e9:.1f} GB available"
     if available < _SMALL_MEMORY:
-        return Finding("memory", NOTE, found, "Little: --cache=off, a smaller --batch_size, and nothing beside it.")
+        less = "python -m trainers.finetune --cache=off --batch_size=8"
+        return Finding("memory", NOTE, found, f"Little: run nothing beside a training, such as {less}")
     return Finding("memory", FINE, found)
 
 
@@ -206,7 +207,8 @@ def disk(free: int) -> Finding:
     """The space where runs are written."""
     found = f"{free / 1e9:,.0f} GB free here, where runs/ is written"
     if free < _SMALL_DISK:
-        return Finding("disk", NOTE, found, "Little for checkpoints: free some, or pass --run=DIRECTORY elsewhere.")
+        elsewhere = "python -m trainers.finetune --run=DIRECTORY"
+        return Finding("disk", NOTE, found, f"Little for checkpoints: free some, or train elsewhere: {elsewhere}")
     return Finding("disk", FINE, found)
 
 

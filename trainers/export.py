@@ -36,7 +36,8 @@ def define_flags() -> None:
         "tolerance",
         None,
         "Largest difference of a probability that passes; of int8, largest share of other classes. Default: "
-        + ", ".join(f"{name} {value:g}" for name, value in exporting.TOLERANCES.items()),
+        + ", ".join(f"{name} {value:g}" for name, value in exporting.TOLERANCES.items())
+        + ".",
     )
     usage.define_path("out", None, "The directory to write; by default export/FORMAT[-QUANTIZE] in the run directory.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)

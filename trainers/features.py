@@ -19,7 +19,7 @@ FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    cli.define_training_flags("features", images=False)
+    cli.define_training_flags("features")
     cli.define_model_flags()
     flags.DEFINE_enum("head", "dense", ["dense", "linear"], "dense: a hidden layer; linear: a logistic regression.")
     usage.define_path("features", TrainConfig.features, "Where features are kept.")

@@ -86,8 +86,8 @@ def _splits(data: Dataset, train: Records, validation: Records, name: str, shard
     if len(validation) < workers:
         raise UserError(
             f"{page.number(len(validation), 'validation image is', 'validation images are')} fewer than the"
-            f" {workers} workers, of which each needs one. Start"
-            " fewer, or convert with a larger --validation_fraction."
+            f" {workers} workers, of which each needs one. Start fewer, or make the dataset anew by"
+            " python -m tfrecord_tools.convert with a larger --validation_fraction."
         )
     own = validation if workers == 1 else validation.select(np.arange(index, len(validation), workers))
     return Splits(train=train, validation=validation, validation_name=name, validation_share=own)

@@ -39,7 +39,14 @@ def as_dataset(csv: str, tfrecords: str | None) -> tuple[str, int]:
     if not source.name:
         raise UserError(f"--csv={csv}: the root of all files, which nothing can be put beside. Move the CSVs.")
     out = Path(os.path.relpath(source.with_name(f"{source.name}-tfrecords")))
-    convert(ConvertConfig(src=csv, out=str(out), update=out.exists()))
+    config = ConvertConfig(src=csv, out=str(out), update=out.exists())
+    # What is printed and raised below speaks of that command's flags.
+    command = f"python -m tfrecord_tools.convert --src={csv} --out={out}{' --update' if config.update else ''}"
+    print(f"csv: {command}", flush=True)
+    try:
+        convert(config)
+    except UserError as error:
+        raise UserError(f"{command}: {error}") from error
     with open(files[0], "rb") as file:
         height, _, _ = pixel_csv.read_shape(file)
     return str(out), height

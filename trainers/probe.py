@@ -45,4 +45,5 @@ def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None,
     )
     steps = (classifier.model.train_on_batch(images, labels) for _ in itertools.repeat(None))
     model_rate = bench.rate(steps, batch_size, _SECONDS)
-    return f"probe: {bench.verdict(stages, len(records), size, recipe.crop, model_rate)}"
+    verdict = bench.verdict(stages, len(records), size, recipe.crop, model_rate, in_memory="--cache=memory")
+    return f"probe: {verdict}"

@@ -20,6 +20,8 @@ ORDERS = ("shuffled", "balanced", "blocks")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # Keras dtype policies.
 SCHEDULES = ("constant", "cosine", "plateau")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
+# Flags of trainers that read images in every epoch; a trainer that reads features has none of them.
+IMAGE_FLAGS = ("augment", "mixup", "cutmix", "cache", "cache_mb", "order", "block", "probe")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -394,6 +396,11 @@ RECIPES: Mapping[str, Mapping[str, Callable[..., Recipe]]] = {
     "frozen": {"default": frozen, "document": frozen_document},
     "finetune": {"default": finetune, "document": finetune_document},
 }
+
+
+def reads_features(trainer: str) -> bool:
+    """Whether a trainer reads features of its images, which are computed once, instead of the images."""
+    return RECIPES[trainer]["default"]().from_features
 
 
 def override(

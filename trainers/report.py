@@ -15,7 +15,7 @@ from PIL import Image
 
 from tfrecord_tools import files, page
 from tfrecord_tools.records import Records
-from trainers import plots, predictions, run_directory, scores
+from trainers import advice, plots, predictions, run_directory, scores
 from trainers.model_file import ModelInfo
 from trainers.plots import Plot
 from trainers.predictions import Predictions
@@ -190,7 +190,8 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             "mistakes",
             f"{page.number(sure, 'label')} contradicted with {_SURE:.0%} or more",
             f"They may be wrong{own}. Go through <code>suspects.csv</code> from the top, append the lines whose column"
-            " <code>label</code> is right to a file of their own, and convert with <code>--relabel</code> of it.",
+            " <code>label</code> is right to a file of their own, and pass that file to"
+            " <code>python -m tfrecord_tools.convert --relabel</code>.",
         )
     weak = _weakest(predicted)
     if weak is not None:
@@ -199,8 +200,7 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             "check",
             "decisions",
             f"Class {name}: {recall:.1%} of its images are found",
-            "That is clearly less than of all images. Look at its mistakes, add images of it, or train with"
-            " <code>--order=balanced</code>.",
+            f"That is clearly less than of all images. {_help_for_a_class(facts.info.trainer)}",
         )
     waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
     if waits and np.mean(waits) >= _WAITING:
@@ -208,8 +208,7 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
             "check",
             "training",
             f"The model waited for its input {np.mean(waits):.0%} of the time",
-            "<code>--probe</code> says what binds; records of the right size (<code>convert --resize</code>) and"
-            " <code>--cache</code> help.",
+            _help_for_input(facts.info.trainer),
         )
     # Of few images the error is large by chance; the mean confidence lies outside of the interval by chance rarely.
     if metrics["calibration_error"] >= _MISCALIBRATED and not low <= confidence <= high:
@@ -234,6 +233,27 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
         f"That is what {page.number(len(predicted), 'image')} can tell (95 % interval, Wilson); a difference of two"
         f" models within it may be chance. {page.text(metrics['note'])}",
     )
+
+
+def _help_for_a_class(trainer: str) -> str:
+    """What to do about a class that is not found."""
+    balanced = advice.command(trainer, "--order=balanced", "--class_weights=balanced")
+    anew = f", or train with <code>{balanced}</code>" if balanced else ""
+    return f"Look at the mistakes of this class, add images of it{anew}."
+
+
+def _help_for_input(trainer: str) -> str:
+    """What to do about an input that the model waits for."""
+    smaller = "<code>python -m tfrecord_tools.convert --resize=N</code> makes records that decode faster"
+    if probe := advice.command(trainer, "--probe"):
+        once = advice.command(trainer, "--cache=memory")
+        return (
+            f"<code>{probe}</code> measures which of the two binds. {smaller}; <code>{once}</code> decodes each image"
+            " only once."
+        )
+    if fewer := advice.command(trainer, "--batch_size=N"):
+        return f"Steps on features are short; <code>{fewer}</code> with a larger N makes fewer and longer ones."
+    return f"{smaller}."
 
 
 def _training(facts: Facts) -> str:
@@ -303,8 +323,8 @@ def _threshold(facts: Facts) -> str:
     return (
         f'<p class="aside">An image is said to be of {name} from a probability of {facts.info.threshold:g} on. Of these'
         f" images most, {best.accuracy:.1%}, would be right with <code>--threshold={best.value:.6g}</code> of"
-        " <code>evaluate</code>, <code>predict</code> and <code>export</code>; chosen on them, it promises less on"
-        f" others.</p>{_plots(facts, 'roc', 'precision_recall', 'probabilities')}"
+        " <code>trainers.evaluate</code>, <code>trainers.predict</code> and <code>trainers.export</code>; chosen on"
+        f" them, it promises less on others.</p>{_plots(facts, 'roc', 'precision_recall', 'probabilities')}"
     )
 
 

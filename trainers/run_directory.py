@@ -152,7 +152,9 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     settings = _read_json(path / SETTINGS) or {}
     if not isinstance(settings, dict) or not all(isinstance(topic, dict) for topic in settings.values()):
-        raise UserError(f"{path / SETTINGS}: damaged (no object of objects). Pass the model file in it as --run.")
+        raise UserError(
+            f"{path / SETTINGS}: damaged (no object of objects). Remove this run, or use the model file in it alone."
+        )
     return settings
 
 
@@ -239,4 +241,4 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}). Remove this run, or pass another --run.") from error
+        raise UserError(f"{path}: damaged ({error}). Remove this run, or use another run directory.") from error

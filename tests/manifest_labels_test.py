@@ -1,0 +1,263 @@
+"""Tests of what a label column may hold: what is a class, and what stops with the flag that decides."""
+
+from __future__ import annotations
+
+import shlex
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tfrecord_tools import manifest
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.manifest import Reading
+
+
+def csv_labels(tmp_path: Path, labels: Sequence[str], delimiter: str = ",", **settings: Any) -> list[str]:
+    path = tmp_path / "t.csv"
+    rows = [delimiter.join(["path", "label"])]
+    rows += [f'{number:02d}.jpg{delimiter}"{label}"' for number, label in enumerate(labels)]
+    path.write_text("\n".join(rows) + "\n")
+    return manifest.read(str(path), str(tmp_path), Reading(**settings)).labels
+
+
+def parquet_labels(tmp_path: Path, labels: Any, **settings: Any) -> list[str]:
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"path": [f"{number:02d}.jpg" for number in range(len(labels))], "label": labels}), path)
+    return manifest.read(str(path), str(tmp_path), Reading(**settings)).labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (["0.0", "1.0", "2.0"], ["0", "1", "2"]),
+        (["0.0", "", "1.0"], ["0", "1"]),  # Gaps make whole numbers to floats.
+        (["0.0", "nan", "1.0"], ["0", "1"]),
+        (["1", "2.0"], ["1", "2"]),
+        (["-1.0", "1.0"], ["-1", "1"]),
+        (["20", "21", "100"], ["20", "21", "100"]),  # Whole numbers are classes.
+        (["20.5", "old"], ["20.5", "old"]),  # Not all are numbers.
+        (["v1.0", "v1.5"], ["v1.0", "v1.5"]),
+        (["Bird, other", "cat", "dog"], ["Bird, other", "cat", "dog"]),
+        (["Bird, other", "Fish, other", "cat"], ["Bird, other", "Fish, other", "cat"]),
+        (
+            ["tench, Tinca tinca", "projectile, missile", "missile"],
+            ["tench, Tinca tinca", "projectile, missile", "missile"],
+        ),
+        (["T-shirt/top", "Trouser"], ["T-shirt/top", "Trouser"]),
+        (["black bear", "bear", "cat"], ["black bear", "bear", "cat"]),
+        (["(unknown)", "cat"], ["(unknown)", "cat"]),
+        (["[other]", "cat"], ["[other]", "cat"]),
+        (["['dog']", "['cat']"], ["dog", "cat"]),  # One label a list.
+        (["C++", "C"], ["C++", "C"]),
+    ],
+)
+def test_class_names(tmp_path: Path, labels: list[str], names: list[str]) -> None:
+    assert csv_labels(tmp_path, labels) == names
+
+
+def test_two_unicode_forms_are_one_class(tmp_path: Path) -> None:
+    forms = [unicodedata.normalize(form, "고양이") for form in ("NFC", "NFD")]
+    assert csv_labels(tmp_path, forms) == parquet_labels(tmp_path, forms) == [forms[0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        (pa.array([0.0, None, 1.0]), ["0", "1"]),
+        (pa.array([0.0, float("nan"), 1.0]), ["0", "1"]),
+        (pa.array([3, 1, None], pa.int8()), ["3", "1"]),
+        (pa.array([True, False, None]), ["True", "False"]),
+        (pa.array(["a", None, "b"]).dictionary_encode(), ["a", "b"]),
+        (pa.array([b"a", b"b"]), ["a", "b"]),
+        (pa.array([["dog"], ["cat"], []]), ["dog", "cat"]),
+    ],
+)
+def test_types_of_parquet(tmp_path: Path, labels: pa.Array, names: list[str]) -> None:
+    assert parquet_labels(tmp_path, labels) == names
+
+
+ONE = "An image has one label here. Name a column of single labels with --label_column"
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (
+            ["dog|cat", "dog", "cat"],
+            "1 of 3 rows seem to have several labels in the column 'label', such as 'dog|cat' in",
+        ),
+        (["Mass|Nodule", "Hernia"], "1 of 2 rows seem to have several labels"),  # No class name has a pipe.
+        (["dog;cat", "bird"], "1 of 2 rows seem to have several labels"),
+        (["dog, cat", "dog", "cat"], "such as 'dog, cat' in row 1."),
+        (["dog,cat", "dog", "cat", "cat,dog"], "2 of 4 rows seem to have several labels"),
+        (["dog / cat", "dog", "cat"], "such as 'dog / cat' in row 1."),
+        (["dog+cat", "dog", "cat"], "such as 'dog+cat'"),
+        (["a, b", "b, c", "a, c", "a, b, c"], "4 of 4 rows seem"),  # None stands alone, but they are combined again.
+    ],
+)
+def test_several_labels_in_a_text(tmp_path: Path, labels: list[str], shown: str) -> None:
+    with pytest.raises(UserError) as caught:
+        csv_labels(tmp_path, labels)
+    assert shown in str(caught.value)
+    assert ONE in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        (
+            ["['dog', 'cat']", "['dog']"],
+            "1 of 2 rows have several labels in the column 'label', such as 'dog', 'cat' in r",
+        ),
+        (["('dog', 'cat')", "('dog',)"], "such as 'dog', 'cat' in row 1."),
+        (["{'dog', 'cat'}", "dog"], "such as 'cat', 'dog' in row 1."),
+        (["['dog' 'cat']", "['dog']"], "such as 'dog', 'cat' in row 1."),  # As numpy prints it.
+        (["[dog, cat]", "[dog]"], "such as 'dog', 'cat' in row 1."),
+        (
+            ["[0, 1, 0]", "[1, 0, 0]"],
+            "2 of 2 rows have several labels in the column 'label', such as '0', '1', '0' in r",
+        ),
+        (["[0. 1.]", "[1. 0.]"], "2 of 2 rows have several labels"),
+    ],
+)
+def test_lists_as_text(tmp_path: Path, labels: list[str], shown: str) -> None:
+    with pytest.raises(UserError) as caught:
+        csv_labels(tmp_path, labels)
+    assert shown in str(caught.value)
+    assert ONE in str(caught.value)
+
+
+def test_lists_as_json(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"1 of 2 rows have several labels .*, such as 'dog', 'cat' in row 1\. An image"
+    ):
+        csv_labels(tmp_path, ['[""dog"", ""cat""]', '[""dog""]'])
+
+
+@pytest.mark.parametrize("labels", [[["dog", "cat"], ["dog"]], [[1, 2], [1]], [{"a": 1, "b": 2}, {"a": 1, "b": 1}]])
+def test_lists_of_parquet(tmp_path: Path, labels: Any) -> None:
+    with pytest.raises(
+        UserError, match=r"rows have several labels in the column 'label', such as .*\. An image has one"
+    ):
+        parquet_labels(tmp_path, labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "delimiter", "shown"),
+    [
+        (["20.0", "20.5"], ",", "such as 20.5 in row 2."),
+        (["1", "2.25"], ",", "such as 2.25 in row 2."),
+        (["0,5", "1,25"], ";", "such as 0,5 in row 1."),
+        (["1e-3", "2.0"], ",", "such as 1e-3 in row 1."),
+        (["-0.5", ".5", "3"], ",", "such as -0.5 in row 1."),
+        (["0.5", "nan", ""], ",", "such as 0.5 in row 1."),
+    ],
+)
+def test_numbers_with_fractions(tmp_path: Path, labels: list[str], delimiter: str, shown: str) -> None:
+    with pytest.raises(UserError) as caught:
+        csv_labels(tmp_path, labels, delimiter)
+    told = str(caught.value)
+    assert told.startswith(
+        f"{tmp_path}/t.csv: the column 'label' holds numbers with fractions, {shown} These are no cla"
+    )
+    assert (
+        "regression is not supported. Add a column of ranges, such as 20-25, and name it with --label_column." in told
+    )
+
+
+def test_whole_numbers_with_decimal_commas(tmp_path: Path) -> None:
+    assert csv_labels(tmp_path, ["0,0", "1,0"], ";") == ["0", "1"]
+
+
+@pytest.mark.parametrize("labels", [["dog, cat", "dog", "cat"], ["a|b", "c"], ["1.5", "2.0"], ["['a', 'b']", "c"]])
+def test_the_flag_that_is_printed_decides(tmp_path: Path, labels: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        csv_labels(tmp_path, labels)
+    _, found, flag = str(caught.value).partition("--classes=")
+    if found:  # A list is none of names; who means it may name it too.
+        import csv
+
+        (value,) = shlex.split(flag)
+        assert sorted(next(csv.reader([value]))) == sorted(labels)
+    assert csv_labels(tmp_path, labels, classes=labels) == labels
+
+
+# --- One column per class --------------------------------------------------------------------------------------------
+
+
+def table(tmp_path: Path, columns: dict[str, Any]) -> str:
+    count = len(next(iter(columns.values())))
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"path": [f"{number}.jpg" for number in range(count)]} | columns), path)
+    return str(path)
+
+
+ONES: list[dict[str, Any]] = [
+    {"a": [1, 0, 0], "b": [0, 1, 1]},
+    {"a": [1.0, 0.0, 0.0], "b": [0.0, 1.0, 1.0]},
+    {"a": [True, False, False], "b": [False, True, True]},
+    {"a": ["1", "0", "0"], "b": ["0.0", "1.0", "1.0"]},
+    {"a": ["TRUE", "FALSE", "FALSE"], "b": ["false", "true", "true"]},
+]
+
+
+@pytest.mark.parametrize("columns", ONES)
+def test_one_hot(tmp_path: Path, columns: dict[str, Any]) -> None:
+    path = table(tmp_path, columns)
+    assert manifest.read(path, str(tmp_path), Reading(label_columns=["a", "b"])).labels == ["a", "b", "b"]
+    with pytest.raises(UserError) as caught:
+        manifest.read(path, str(tmp_path))
+    assert str(caught.value).endswith(
+        "no column 'label'; there is 'path', 'a', 'b'. 2 columns hold 0 and 1 alone. If each is a class, pass"
+        " --label_columns=a,b; else name the column of labels with --label_column."
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "counts"),
+    [
+        ({"a": [1, 1, 0], "b": [0, 1, 1]}, "1 of 3 rows have several 1s and 0 have none, such as row 2."),
+        ({"a": [1, 0, 0], "b": [0, 0, 1]}, "0 of 3 rows have several 1s and 1 have none, such as row 2."),
+        ({"a": [True, True], "b": [True, False]}, "1 of 2 rows have several 1s and 0 have none, such as row 1."),
+    ],
+)
+def test_columns_of_0_and_1_that_are_not_one_hot(tmp_path: Path, columns: dict[str, Any], counts: str) -> None:
+    path = table(tmp_path, columns)
+    with pytest.raises(UserError) as caught:
+        manifest.read(path, str(tmp_path))
+    assert f"2 columns hold 0 and 1 alone, but {counts} An image has one label here." in str(caught.value)
+    assert "as in --label_columns=a,b; else name the column of labels with --label_column." in str(caught.value)
+
+
+def test_the_flag_is_ready_for_a_shell(tmp_path: Path) -> None:
+    path = table(tmp_path, {"No Finding": [1, 0], "a,b": [0, 1]})
+    with pytest.raises(UserError, match="""pass --label_columns='No Finding,"a,b"'; else"""):
+        manifest.read(path, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "message"),
+    [
+        ({"a": [1, 0], "b": [0, 1]}, ["a", "c"], "has no column 'c'. It has 'path', 'a', 'b'."),
+        ({"a": [1, 0], "b": [0, 2]}, ["a", "b"], "must hold 0 and 1 alone, one column per class."),
+        ({"a": [1, 0], "b": ["x", "y"]}, ["a", "b"], "the column 'b' of "),
+        ({"a": [1, None], "b": [0, 1]}, ["a", "b"], "the column 'a' of "),
+        ({"a": [1, 0, 0], "b": [0, 1, 0]}, ["a", "b"], "1 of 3 rows of {} have no 1 in these columns, such as row 3."),
+        (
+            {"a": [1, 1, 0], "b": [0, 1, 1]},
+            ["a", "b"],
+            "1 of 3 rows of {} have several 1s in these columns, such as row 2.",
+        ),
+    ],
+)
+def test_one_hot_that_is_none(tmp_path: Path, columns: dict[str, Any], given: list[str], message: str) -> None:
+    path = table(tmp_path, columns)
+    with pytest.raises(UserError) as caught:
+        manifest.read(path, str(tmp_path), Reading(label_columns=given))
+    assert str(caught.value).startswith(f"--label_columns={','.join(given)}: ")
+    assert message.format(path) in str(caught.value)

@@ -1,0 +1,165 @@
+"""Tables as people save them: Parquet, or CSV in any usual dialect and encoding, all values of which are text."""
+
+from __future__ import annotations
+
+import codecs
+import collections
+import csv
+import io
+import itertools
+import os
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+from tfrecord_tools.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ENDINGS = (".csv", ".tsv", ".parquet")
+DELIMITERS = (",", ";", "\t", "|")
+_PROBED_LINES = 200
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # Before UTF-16, whose mark this one begins with.
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n')  # Excel's own way to say it, in a line before the header.
+_EXPECTED = "A CSV in UTF-8, its values separated by commas, semicolons, tabs or |, or a Parquet file is expected."
+
+
+def read(path: str, encoding: str | None = None, known: Collection[str] = ()) -> tuple[pa.Table, str]:
+    """Read a table.
+
+    Args:
+        path: The file.
+        encoding: Of a CSV. None: UTF-8, or what a byte order mark says.
+        known: Names of columns, by which the delimiter is told where several are possible.
+
+    Returns:
+        The table, all columns of a CSV as text, and the delimiter ("" for Parquet).
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    import pyarrow as pa
+
+    try:
+        if path.lower().endswith(".parquet"):
+            return _read_parquet(path), ""
+        with open(path, "rb") as file:
+            text = _decoded(file.read(), path, encoding)
+        return _read_csv(text, known)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read as a table of images and labels: {error}. {_EXPECTED}") from error
+
+
+def _read_parquet(path: str) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(path).read()  # pq.read_table would add columns from the names of its directories.
+
+
+def _decoded(data: bytes, path: str, encoding: str | None) -> str:
+    """Return the text of a CSV.
+
+    Raises:
+        UserError: It is in another encoding, or not a text.
+    """
+    if data.startswith(b"PK\x03\x04"):
+        raise UserError(f"{path}: an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8.")
+    if data.startswith(b"PAR1"):
+        raise UserError(f"{path}: a Parquet file by another name. Its name must end with .parquet.")
+    marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
+    chosen = encoding or marked or "utf-8"
+    try:
+        text = data.decode(chosen)
+    except LookupError as error:
+        raise UserError(
+            f"--manifest_encoding={encoding}: not an encoding. Names such as utf-8, cp1252, cp949, cp932 or gb18030"
+            " are known."
+        ) from error
+    except UnicodeDecodeError as error:
+        row = data.count(b"\n", 0, error.start) + 1
+        raise UserError(
+            f"{path}: line {row:,} is not {chosen}: its bytes {data[error.start : error.start + 4]!r} are no character."
+            " Save the table as UTF-8, or name its encoding, such as --manifest_encoding=cp1252 (Western Europe),"
+            " cp949 (Korea), cp932 (Japan) or gb18030 (China)."
+        ) from error
+    if "\0" in text[:4096]:
+        raise UserError(f"{path}: cannot be read as a table of images and labels: it holds zero bytes. {_EXPECTED}")
+    return text.removeprefix("\ufeff")
+
+
+def _read_csv(text: str, known: Collection[str]) -> tuple[pa.Table, str]:
+    import pyarrow as pa
+    import pyarrow.csv
+
+    said = _SEPARATOR.match(text)
+    if said:
+        text = text[said.end() :]
+    delimiter = said[1] if said else delimiter_of(text, known)
+    parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values='"' in text)
+    data = text.encode()
+    with pyarrow.csv.open_csv(io.BytesIO(data), parse_options=parse) as reader:
+        names = reader.schema.names
+    # Labels such as 007 are names, not numbers.
+    texts = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+    table = pyarrow.csv.read_csv(io.BytesIO(data), parse_options=parse, convert_options=texts)
+    return table.rename_columns([unicodedata.normalize("NFC", name).strip() for name in table.column_names]), delimiter
+
+
+def delimiter_of(text: str, known: Collection[str] = ()) -> str:
+    """Return what separates the values of a CSV: the delimiter by which its lines have most columns, and equally many.
+
+    A header with a known name decides first, so that commas in numbers or labels do not count.
+    """
+    lines = list(itertools.islice(io.StringIO(text, newline=""), _PROBED_LINES))
+
+    def merit(delimiter: str) -> tuple[bool, bool, int]:
+        rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
+        header = [name.strip().casefold() for name in rows[0]] if rows else []
+        even = all(len(row) == len(header) for row in rows[:-1])  # The last one may be cut.
+        return len(header) > 1 and not known_names.isdisjoint(header), even and len(header) > 1, len(header)
+
+    known_names = {name.casefold() for name in known}
+    try:
+        return max(DELIMITERS, key=merit)
+    except csv.Error:  # A field of more than 128 KiB.
+        return ","
+
+
+def texts(table: pa.Table, column: str) -> list[str]:
+    """Return a column as text, without spaces at the ends, "" for what is missing; whole floats as whole numbers."""
+    import pyarrow as pa
+
+    array = table.column(column)
+    kind = array.type.value_type if pa.types.is_dictionary(array.type) else array.type
+    values = array.to_pylist()
+    if pa.types.is_floating(kind):
+        values = [None if value is None or value != value else value for value in values]
+    return ["" if value is None else _text(value) for value in values]
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace").strip() if isinstance(value, bytes) else str(value).strip()
+
+
+def normal(name: str) -> str:
+    """Return a column's name without what differs from table to table: capitals, spaces, dashes, a plural s."""
+    letters = re.sub(r"[\W_]+", "", name.casefold())
+    return letters[:-1] if letters.endswith("s") and not letters.endswith("ss") else letters
+
+
+def repeated(names: Sequence[str]) -> list[str]:
+    """Return the names that several columns have."""
+    return [name for name, count in collections.Counter(names).items() if count > 1]
+
+
+def is_table(path: str) -> bool:
+    """Whether a file's name says that it is a table."""
+    return path.lower().endswith(ENDINGS) and os.path.isfile(path)
