@@ -140,6 +140,11 @@ def many(facts: Facts, counts: list[int]) -> Facts:
     return facts | {"classes": classes, "splits": {"train": {"records": sum(counts), "shards": 1}}}
 
 
+def files(*paths: str) -> list[dict[str, str]]:
+    """Files with the same bytes, as convert.json describes them."""
+    return [{"path": path, "class": path.partition("/")[0], "split": "train"} for path in paths]
+
+
 def thumbnail(label: int = 0, path: str = "train/cats/1.jpg") -> Thumbnail:
     return Thumbnail(label, "train", path, image(path, size=(8, 6)))
 
@@ -254,7 +259,7 @@ FINDINGS: list[tuple[str, Callable[[Facts], object], list[str]]] = [
 @pytest.mark.parametrize(("change", "names"), [case[1:] for case in FINDINGS], ids=[case[0] for case in FINDINGS])
 def test_what_needs_attention(calm: Path, change: Callable[[Facts], object], names: list[str]) -> None:
     facts = facts_of(calm)
-    facts["duplicates"]["examples"] = {kind: [["a.jpg", "b.jpg"]] for kind in ("conflicts", "leaks", "copies")}
+    facts["duplicates"]["examples"] = {kind: [files("a.jpg", "b.jpg")] for kind in ("conflicts", "leaks", "copies")}
     change(facts)
     page = Page(card.render(facts, []))
     assert page.findings == names
@@ -266,6 +271,48 @@ def test_dropped_duplicates_are_no_leak_and_conflicts_left_out(calm: Path) -> No
     facts["duplicates"].update(conflicts=2, leaks=3, files=10)
     facts["config"]["duplicates"] = "drop"
     assert Page(card.render(facts, [])).findings == ["conflicts_dropped"]
+
+
+def noted(kind: str = "bands", level: str = "check", images: int = 9, **other: Any) -> dict[str, Any]:
+    """A note, as convert.json has it."""
+    note = {"text": f"{images} images have {kind}", "advice": "pass --depth_range=0,9 or write RGB", "examples": []}
+    return note | {"kind": kind, "level": level, "images": images} | other
+
+
+def test_notes_on_images_need_attention_the_worst_first(calm: Path) -> None:
+    facts = facts_of(calm)
+    facts["files"].update(repaired=1)
+    facts["duplicates"].update(leaks=1, files=2)
+    facts["notes"] = [noted("pages", "note"), noted("bands", "check"), noted("splits", "note", images=0)]
+    page = Page(card.render(facts, []))
+    assert page.findings == ["leaks", "bands", "repaired", "pages"]
+    assert "4 things need attention" in page.body
+    assert ("code", "--depth_range=0,9") in [(tag, text) for (tag, _), text in zip(page.elements, page.texts)]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_examples_of_a_note_are_pictures(calm: Path, name: str) -> None:
+    facts = facts_of(calm)
+    facts["notes"] = [noted(text=name, advice=f"--x={name}", examples=[name, "b.jpg", "gone.jpg"])]
+    page = Page(card.render(facts, [], {name: image(1), "b.jpg": image(2)}))
+    assert [attrs["title"] for attrs, _ in page.all("img")] == [name, "b.jpg"]
+    assert name in [text for _, text in page.all("strong")]
+    assert "2 of them:" in page.body
+    assert {tag for tag, _ in page.elements}.isdisjoint({"script", "iframe"})
+
+
+def test_how_the_source_was_read_is_no_finding(calm: Path) -> None:
+    facts = facts_of(calm)
+    text = (
+        "5 images below 'test1' have no labels & are left out; --exclude='test1/**' hides this, or --split test=test1"
+    )
+    facts["notes"] = [noted("source", "note", images=0, text=text, advice="")]
+    page = Page(card.render(facts, []))
+    assert page.findings == []
+    assert "Nothing to worry about" in page.body
+    assert text in page.body
+    assert "--exclude='test1/**'" in [text for _, text in page.all("code")]
+    assert "How the source was read" not in Page(card.render(facts_of(calm), [])).body
 
 
 def test_number_of_tiny_images(calm: Path) -> None:
@@ -284,7 +331,7 @@ def test_hostile_names_are_text(calm: Path, name: str) -> None:
     facts["config"]["label_regex"] = name
     facts["reasons"] = [{"done": "skipped", "reason": name, "files": 1}]
     facts["duplicates"].update(files=2, leaks=1)
-    facts["duplicates"]["examples"]["leaks"] = [[f"a/{name}", f"b/{name}"]]
+    facts["duplicates"]["examples"]["leaks"] = [files(f"a/{name}", f"b/{name}")]
     plain, page = Page(card.render(facts_of(calm), [thumbnail()])), Page(card.render(facts, [thumbnail(path=name)]))
     assert page.rows("Class")[1][0] == f"0{name}"
     assert page.rows("Reason")[1][0] == name
@@ -408,13 +455,17 @@ def test_every_change_is_explained(calm: Path) -> None:
 
 def test_long_lists_are_counted(calm: Path) -> None:
     facts = facts_of(calm)
-    facts["duplicates"].update(copies=1003, files=9999)
-    facts["duplicates"]["examples"]["copies"] = [[f"{i}.jpg" for i in range(9)], ["x.jpg", "y.jpg"], ["z.jpg", "w.jpg"]]
+    facts["duplicates"].update(copies=1013, files=9999)
+    facts["duplicates"]["examples"]["copies"] = [
+        files(*(f"{i}.jpg" for i in range(9))),
+        files("x.jpg", "y.jpg"),
+        files("z.jpg", "w.jpg"),
+    ]
     facts["files"]["skipped"] = 50
     facts["reasons"] = [{"done": "skipped", "reason": "empty file", "files": 30}]
     page = Page(card.render(facts, []))
     assert "and 3 more" in page.body
-    assert "and 1,000 more images" in page.body
+    assert "and 1,000 more files" in page.body
     assert page.rows("Reason")[1:] == [["empty file", "skipped", "30"], ["Other reasons", "", "20"]]
 
 
@@ -439,7 +490,7 @@ def test_settings_are_flags(calm: Path) -> None:
 def test_write_is_render(calm: Path, tmp_path: Path) -> None:
     facts, thumbnails = facts_of(calm), [thumbnail()]
     facts["classes"][0]["name"] = "🐈"
-    card.write(tmp_path, facts, thumbnails)
+    card.write(tmp_path, facts, thumbnails, {})
     assert [path.name for path in tmp_path.iterdir()] == [card.CARD]
     assert (tmp_path / card.CARD).read_text("utf-8") == card.render(facts, thumbnails)
 

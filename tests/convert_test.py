@@ -58,6 +58,7 @@ def test_split_layout_end_to_end(split_source: Path, tmp_path: Path) -> None:
     facts = convert(ConvertConfig(src=str(split_source), out=str(tmp_path / "out"), workers=1), log=lines.append)
     assert sorted(os.listdir(tmp_path / "out")) == [
         "card.html",
+        "changed.csv",
         "convert.json",
         "dataset_info.json",
         "features.json",

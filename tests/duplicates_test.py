@@ -39,11 +39,11 @@ def test_first_of(contents: str, first: list[int]) -> None:
     ("contents", "labels", "splits", "counts", "files"),
     [
         ("abcd", "0101", "0011", (0, 0, 0), 0),
-        ("aabc", "0001", "0001", (1, 0, 0), 2),  # A copy within a split.
-        ("abca", "0000", "0001", (0, 1, 0), 2),  # A leak.
-        ("aab", "010", "000", (0, 0, 1), 2),  # A conflict.
-        ("aab", "010", "010", (0, 0, 1), 2),  # A conflict across splits counts as such alone.
-        ("aaabbcc", "0000100", "0010011", (1, 1, 1), 7),  # Three kinds at once; three files of one content.
+        ("aabc", "0001", "0001", (2, 0, 0), 2),  # A copy within a split.
+        ("abca", "0000", "0001", (0, 2, 0), 2),  # A leak.
+        ("aab", "010", "000", (0, 0, 2), 2),  # A conflict.
+        ("aab", "010", "010", (0, 0, 2), 2),  # A conflict across splits counts as such alone.
+        ("aaabbcc", "0000100", "0010011", (2, 3, 2), 7),  # Three kinds at once; three files of one content.
     ],
 )
 def test_kinds(contents: str, labels: str, splits: str, counts: tuple[int, int, int], files: int) -> None:
@@ -51,7 +51,7 @@ def test_kinds(contents: str, labels: str, splits: str, counts: tuple[int, int, 
     assert (found.counts["copies"], found.counts["leaks"], found.counts["conflicts"]) == counts
     assert found.files == files
     for kind, places in found.examples.items():
-        assert len(places) == found.counts[kind]
+        assert sum(map(len, places)) == found.counts[kind]
         assert all(len({contents[i] for i in of_one}) == 1 < len(of_one) for of_one in places)
 
 

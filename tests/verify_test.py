@@ -247,9 +247,10 @@ def test_leaks_and_conflicts_are_told_but_no_damage(tmp_path: Path) -> None:
     problems, lines = verified(tmp_path / "out")
     assert problems == []
     assert (
-        lines[0] == "note: 1 images stand under different labels, such as train/cats/001.jpg, train/dogs/conflict.jpg"
+        lines[0] == "note: 2 records have the image of a record with another label, such as train/cats/001.jpg,"
+        " train/dogs/conflict.jpg"
     )
-    assert "note: 1 images are in several splits, such as " in lines[1]
+    assert "note: 2 records have the image of a record in another split, such as " in lines[1]
     assert {"train/cats/000.jpg", "validation/cats/leak.jpg"} == set(lines[1].split("such as ")[1].split(", "))
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from tfrecord_tools import files, page
+from tfrecord_tools.notes import sentence
 from tfrecord_tools.report import Thumbnail
 
 CARD = "card.html"
@@ -236,7 +237,7 @@ def _noted(note: Mapping[str, Any], pictures: Mapping[str, bytes]) -> str:
         note["kind"],
         note["level"],
         f"<strong>{_with_flags(note['text'])}</strong>"
-        + (f"<p>{_with_flags(_sentence(note['advice']))}</p>" if note["advice"] else "")
+        + (f"<p>{_with_flags(sentence(note['advice']))}</p>" if note["advice"] else "")
         + (f'{more}<ul class="sheet">{sheet}</ul>' if shown else ""),
     )
 
@@ -254,7 +255,7 @@ def _source_notes(notes: Sequence[Mapping[str, Any]]) -> str:
     if not texts:
         return ""
     items = "".join(
-        f"<li>{_with_flags(note['text'])}{': ' * bool(note['advice'])}{_with_flags(note['advice'])}</li>"
+        f"<li>{_with_flags(note['text'])}{'. ' * bool(note['advice'])}{_with_flags(sentence(note['advice']))}</li>"
         for note in texts
     )
     return f'<section id="notes"><h2>How the source was read</h2><ul class="notes">{items}</ul></section>'
@@ -264,10 +265,6 @@ def _with_flags(text: str) -> str:
     """Escapes a text; flags that can be copied stand out."""
     parts = enumerate(_FLAG.split(text))
     return "".join(f"<code>{page.text(part)}</code>" if i % 2 else page.text(part) for i, part in parts)
-
-
-def _sentence(text: str) -> str:
-    return text if text.startswith("--") else text[:1].upper() + text[1:] + "."
 
 
 def _picture(jpeg: bytes, path: str) -> str:

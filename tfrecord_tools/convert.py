@@ -235,7 +235,7 @@ class _Conversion:
             what = page.number(copied, "unchanged shard")
             self._log(f"  note: {what} copied, since the file system has no hard links")
         space.commit_data(self._config.request() | {"update": self._base is not None})
-        self._log(_closing(decided, space.out, time.monotonic() - start))
+        self._log(_closing(decided, facts, space.out, time.monotonic() - start))
         return metadata.read(space.out)
 
     def decide(self, saved: Path | None = None) -> tuple[Plan, Sources, Facts]:
@@ -361,15 +361,21 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
         )
 
 
-def _closing(decided: Plan, out: Path, seconds: float) -> str:
+def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
     linked = sum(bool(shard.link) for shard in decided.shards)
     kept = f" ({page.number(linked, 'as it was', 'as they were')})" if linked else ""
     counts = Counter(r.done for r in decided.rejected)
-    files = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
+    rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
+    changed = np.count_nonzero(facts.table["changes"][decided.numbers])
     return (
         f"{out}/: {page.number(len(decided.numbers), 'record')} in"
         f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
+<<<<<<< HEAD
+        f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
+        f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
+=======
         f" digest {decided.digest[:12]}; {files or '0 skipped'} (rejected.csv); card.html; {seconds:.1f} s"
+>>>>>>> main
     )
 
 

@@ -42,7 +42,7 @@ FINDINGS = {
     ),
     "bands": Finding(
         level="check",
-        text="{have} more bands than red, green and blue, or than gray; the other bands are dropped",
+        text="{have} more bands than red, green and blue, or than gray, and the other bands are dropped",
         advice="if other bands matter, write the three that do as RGB before the conversion",
         lost="further bands dropped",
     ),

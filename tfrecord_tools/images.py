@@ -139,7 +139,8 @@ class Prepared:
         changes: Of `CHANGES`, in that order; empty if the file's bytes are stored as they are.
         repaired: What was wrong with it and is mended; "" else.
         findings: Of `findings.FINDINGS`, in that order.
-        levels: The lowest and the highest level of an image with more than 8 bits, else zeros.
+        levels: The lowest and the highest level of an image with more than 8 bits, else zeros. Without `depth_range`
+            they are those of 16 bits.
     """
 
     data: bytes
@@ -348,7 +349,7 @@ def _made(image: Image.Image, work: _Work, config: ImageConfig, bits: int, reope
         data=recode.encoded(made, work.stored, config.quality),
         size=made.size,
         findings=[name for name, applies in found.items() if applies],
-        levels=_NO_LEVELS if deep is None else deep.span(),
+        levels=_NO_LEVELS if deep is None else deep.span() if config.depth_range else deep.span_of_16_bits(),
     )
 
 

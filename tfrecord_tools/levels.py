@@ -62,6 +62,12 @@ class Levels:
             raise UnknownRangeError("none of its levels is a finite number")
         return float(values.min()), float(values.max())
 
+    def span_of_16_bits(self) -> tuple[float, float]:
+        """Return `span` as it would be if white were 65535, so that files of 12 and of 16 bits compare."""
+        low, high = self.span()
+        scale = 2 ** (16 - self.bits) if self.bits else 1
+        return low * scale, high * scale
+
 
 def parse_range(text: str) -> tuple[float, float] | None:
     """Return the levels of black and white in `LO,HI`; None for `auto`.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools import duplicates, levels
+from tfrecord_tools import duplicates, levels, page
 from tfrecord_tools.duplicates import Duplicates
 from tfrecord_tools.findings import FINDINGS
 from tfrecord_tools.plan import Plan, split_notes
@@ -43,7 +43,7 @@ class Note:
 
     def line(self) -> str:
         """The note as the console prints it."""
-        return f"{self.text}: {self.advice}" if self.advice else self.text
+        return f"{self.text}. {sentence(self.advice)}" if self.advice else self.text
 
     def as_json(self, sources: Sources) -> dict[str, Any]:
         """The note as convert.json holds it."""
@@ -57,6 +57,11 @@ def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
     notes += _duplicates(plan.duplicates, sources, plan.config["duplicates"])
     notes += [Note(kind="splits", text=text) for text in split_notes(plan, sources)]
     return notes + list(_findings(plan, facts))
+
+
+def sentence(advice: str) -> str:
+    """Advice as a sentence, without a full stop, so that a flag at its end can be copied."""
+    return advice if advice.startswith("--") else advice[:1].upper() + advice[1:]
 
 
 def size(count: int) -> str:
@@ -96,7 +101,7 @@ def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
         if kind == "deep":
             yield from _deep(plan, table, rows)
         elif kind == "gps":
-            text = f"{len(rows):,} of {_images(len(table))} carry GPS positions"
+            text = f"{len(rows):,} of {page.number(len(table), 'image')} carry GPS positions"
             yield _note(plan, rows, kind, text=text, advice=finding.advice)
         else:
             text = _agreeing(f"{{count}} {finding.text}", len(rows))
@@ -158,14 +163,10 @@ def _note(plan: Plan, rows: np.ndarray, kind: str, text: str, advice: str = "", 
     )
 
 
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
-
-
 def _agreeing(text: str, count: int) -> str:
     """Fill in the forms that depend on a number."""
     forms = {"have": "has", "are": "is"} if count == 1 else {"have": "have", "are": "are"}
-    return text.format(count=_images(count), **forms)
+    return text.format(count=page.number(count, "image"), **forms)
 
 
 def _percent(share: float) -> str:
