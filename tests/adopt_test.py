@@ -190,7 +190,7 @@ def test_directory_of_tensorflow_datasets(tfds_directory: Path, tmp_path: Path) 
     rejected = (tmp_path / "out/rejected.csv").read_text().splitlines()
     assert len(rejected) == 2
     assert rejected[1].endswith(",it has no label (-1),skipped")
-    assert "16 records of 2 classes in 1 files" in said
+    assert "16 records of 2 classes in 1 file" in said
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
     builder = tfds.builder_from_directory(tmp_path / "out")  # By position: what is left out is in the file.
     assert len(list(builder.as_dataset(split="train"))) == 17
@@ -231,7 +231,7 @@ def test_everything_given(model_garden: Path, tmp_path: Path) -> None:
     assert (data.class_names, data.splits) == (("a", "b", "c"), {"train": 16, "validation": 4})
     assert sorted(set(data.records("train").labels.tolist())) == [1, 2]
     assert "note: " in said
-    assert "1 files are missing, as the names of the others say" in said
+    assert "1 file is missing, as the names of the others say" in said
 
 
 def test_bad_images_are_left_out(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (
             {},
             {"classes": ["a", "b"]},
-            r"train-00000-of-00002: 1 records with label 2 in 'class'; of 2 classes, counted from 0, 0 to 1 are",
+            r"train-00000-of-00002: 1 record with label 2 in 'class'; of 2 classes, counted from 0, 0 to 1 are",
         ),
         (
             {},

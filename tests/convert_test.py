@@ -570,8 +570,8 @@ def test_full_disk(tmp_path: Path) -> None:
     done = run(MODULE, "--src=pets", "--workers=2", cwd=tmp_path, preexec_fn=limited)
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "error: out.partial/data/pets-train.tfrecord-00000-of-00001.tmp: File too large (write). What is done is kept in"
-        " out.partial/."
+        "error: out.partial/data/pets-train.tfrecord-00000-of-00001.tmp: File too large (write). What is done is kept"
+        " in out.partial/."
     )
     assert done.stderr.endswith("Mend the cause and run the same command again: it continues.\n")
     assert sorted(os.listdir(tmp_path)) == ["out.partial", "pets"]
