@@ -267,8 +267,8 @@ def test_images_that_convert_would_change_are_told(tmp_path: Path) -> None:
     values[1]["image"], values[2]["image"] = image(1, exif=exif), image(2, mode="CMYK")
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", values)
     said = report(tmp_path / "d", tmp_path / "out")
-    assert "  note: 1 images have an EXIF orientation, which TensorFlow's decoders ignore" in said
-    assert "  note: 1 images are such as `convert` would encode anew" in said
+    assert "  note: 1 image has an EXIF orientation, which TensorFlow's decoders ignore" in said
+    assert "  note: 1 image is one that `convert` would encode anew" in said
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), lambda line: None) == []  # Sizes as well.
 
 

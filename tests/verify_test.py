@@ -247,9 +247,9 @@ def test_leaks_and_conflicts_are_told_but_no_damage(tmp_path: Path) -> None:
     problems, lines = verified(tmp_path / "out")
     assert problems == []
     assert (
-        lines[0] == "note: 1 images stand under different labels, such as train/cats/001.jpg, train/dogs/conflict.jpg"
+        lines[0] == "note: 1 image stands under different labels, such as train/cats/001.jpg, train/dogs/conflict.jpg"
     )
-    assert "note: 1 images are in several splits, such as " in lines[1]
+    assert "note: 1 image is in several splits, such as " in lines[1]
     assert {"train/cats/000.jpg", "validation/cats/leak.jpg"} == set(lines[1].split("such as ")[1].split(", "))
 
 
@@ -260,7 +260,7 @@ def test_command(out: Path) -> None:
     flip(shard(out), 60)
     done = run(MODULE, str(out), "--nodecode")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {out}: 1 problems found:\n  {shard(out).name}: record 0 at byte 0, ")
+    assert done.stderr.startswith(f"error: {out}: 1 problem found:\n  {shard(out).name}: record 0 at byte 0, ")
     assert done.stderr.endswith("Copy or convert it again.\n")
 
 

@@ -258,11 +258,14 @@ def _shared_images(table: Any) -> Iterator[str]:
     splits = np.unique(table.column("split").to_pylist(), return_inverse=True)[1].reshape(-1)
     first = duplicates.first_of(index.hashes(table, "sha256"))
     found = duplicates.find(first, table.column("label").to_numpy(), splits)
-    what = {"conflicts": "stand under different labels", "leaks": "are in several splits"}
+    what = {
+        "conflicts": ("image stands under different labels", "images stand under different labels"),
+        "leaks": ("image is in several splits", "images are in several splits"),
+    }
     for kind, words in what.items():
         if found.counts[kind]:
             paths = ", ".join(table.column("path").take(found.examples[kind][0]).to_pylist()[:2])
-            yield f"note: {found.counts[kind]:,} images {words}, such as {paths}"
+            yield f"note: {page.number(found.counts[kind], *words)}, such as {paths}"
 
 
 def define_flags() -> None:
