@@ -158,6 +158,7 @@ def _batches(file: str, column: Column, group: int) -> Iterator[pa.RecordBatch]:
     import pyarrow.parquet as pq
 
     names = [f"{column.name}.bytes", f"{column.name}.path"][: 1 + column.path] if column.struct else [column.name]
+    errors = (OSError, pa.ArrowException)  # Looked up now: a generator that is left over closes when pyarrow is gone.
     try:
         with pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, page_checksum_verification=True) as opened:
             if group >= opened.num_row_groups:
@@ -165,7 +166,7 @@ def _batches(file: str, column: Column, group: int) -> Iterator[pa.RecordBatch]:
             yield from opened.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False)
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowException) as error:
+    except errors as error:
         raise Damaged(f"damaged Parquet file: {error}") from error
 
 
