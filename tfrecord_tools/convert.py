@@ -370,12 +370,8 @@ def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
     return (
         f"{out}/: {page.number(len(decided.numbers), 'record')} in"
         f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
-<<<<<<< HEAD
         f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
         f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
-=======
-        f" digest {decided.digest[:12]}; {files or '0 skipped'} (rejected.csv); card.html; {seconds:.1f} s"
->>>>>>> main
     )
 
 
