@@ -121,6 +121,16 @@ def manifest(place: Path) -> None:
     (place / "table.csv").write_text("\n".join(lines) + "\n")
 
 
+def one_hot(place: Path) -> None:
+    """A table with a column for each class, in an encoding that it does not say."""
+    (place / "pool").mkdir()
+    lines = ["path,café,thé"]
+    for number in range(8):
+        (place / f"pool/{number}.jpg").write_bytes(image(number))
+        lines.append(f"{number}.jpg,{number % 2},{1 - number % 2}")
+    (place / "table.csv").write_text("\n".join(lines) + "\n", encoding="cp1252")
+
+
 def flat(place: Path) -> None:
     """Images that say their class in their names, and two of twelve files that are none."""
     (place / "flat").mkdir()
@@ -500,6 +510,17 @@ CONVERT = [
         },
     ),
     Run(
+        name="columns of classes",
+        before=one_hot,
+        flags={
+            "--src=pool": lambda e: len(records(e)) == 8,
+            "--out=made": is_there("made/convert.json"),
+            "--manifest=table.csv": lambda e: len(records(e)) == 8,
+            "--label_columns=café,thé": lambda e: sorted(row["label"] for row in records(e)) == [0] * 4 + [1] * 4,
+            "--manifest_encoding=cp1252": lambda e: e.text("made/label.labels.txt") == "café\nthé\n",
+        },
+    ),
+    Run(
         name="labels",
         before=relabelled,
         flags={
@@ -764,6 +785,19 @@ TO_CSV = [
             "--src=korean.zip": is_there("csv/train.csv"),
             "--image_size=4": is_there("csv/train.csv"),
             "--zip_encoding=cp949": lambda e: {row["label"] for row in e.rows("csv/train.csv")} == {"개", "고양이"},
+        },
+    ),
+    Run(
+        name="columns of classes",
+        before=one_hot,
+        flags={
+            "--src=pool": is_there("csv/train.csv"),
+            "--image_size=4": is_there("csv/train.csv"),
+            "--manifest=table.csv": is_there("csv/train.csv"),
+            "--label_columns=café,thé": lambda e: {row["label"] for row in e.rows("csv/train.csv")} == {"café", "thé"},
+            "--manifest_encoding=cp1252": lambda e: (
+                {row["label"] for row in e.rows("csv/train.csv")} == {"café", "thé"}
+            ),
         },
     ),
     Run(
