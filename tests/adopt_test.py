@@ -239,7 +239,7 @@ def test_everything_given(model_garden: Path, tmp_path: Path) -> None:
     assert (data.class_names, data.splits) == (("a", "b", "c"), {"train": 16, "validation": 4})
     assert sorted(set(data.records("train").labels.tolist())) == [1, 2]
     assert "note: " in said
-    assert "1 files are missing, as the names of the others say" in said
+    assert "1 file is missing, as the names of the others say" in said
 
 
 def test_bad_images_are_left_out(tmp_path: Path) -> None:
@@ -275,8 +275,8 @@ def test_images_that_convert_would_change_are_told(tmp_path: Path) -> None:
     values[1]["image"], values[2]["image"] = image(1, exif=exif), image(2, mode="CMYK")
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", values)
     said = report(tmp_path / "d", tmp_path / "out")
-    assert "  note: 1 images have an EXIF orientation, which TensorFlow's decoders ignore" in said
-    assert "  note: 1 images are such as `convert` would encode anew" in said
+    assert "  note: 1 image has an EXIF orientation, which TensorFlow's decoders ignore" in said
+    assert "  note: 1 image is one that `convert` would encode anew" in said
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), lambda line: None) == []  # Sizes as well.
 
 
@@ -333,7 +333,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (
             {},
             {"classes": ["a", "b"]},
-            r"train-00000-of-00002: 1 records with label 2 in 'class'; of 2 classes, counted from 0, 0 to 1 are",
+            r"train-00000-of-00002: 1 record with label 2 in 'class'; of 2 classes, counted from 0, 0 to 1 are",
         ),
         (
             {},

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from commands import COMMANDS, FLAG, TRAINING, defined, has, named, unknown
+from drawn import run
 from shown_texts import Definition, definitions, reached
 
 from tfrecord_tools import bench
@@ -19,6 +20,7 @@ from trainers.model_file import ModelInfo
 from trainers.predictions import Predictions
 
 READERS_OF_SOURCES = ("tfrecord_tools.convert", "tfrecord_tools.to_csv")
+WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
 OF_IMAGES = tuple(command for command in TRAINING if command != "trainers.features")
 
 # What these call speaks of another command's flags: they print that command first, and name it in its errors.
@@ -29,6 +31,13 @@ NARROWED = {
     "tfrecord_tools.images.ImageConfig.__post_init__": ("tfrecord_tools.convert",),  # Others pass checked values.
     "tfrecord_tools.plan.PlanConfig.__post_init__": ("tfrecord_tools.convert",),  # Of to_csv: fractions, which it has.
     "tfrecord_tools.scan._relabel": ("tfrecord_tools.convert",),  # to_csv leaves `relabel` at None.
+    "tfrecord_tools.images._normalized_range": ("tfrecord_tools.convert",),  # Others leave `depth_range` at None.
+    "tfrecord_tools.findings.FINDINGS": ("tfrecord_tools.convert",),  # Others take names and losses of it.
+    "tfrecord_tools.scan._relabel_notes": ("tfrecord_tools.convert",),  # As for `_relabel`.
+    "tfrecord_tools.usage._ADVICE": WITH_SEED,  # A sentence is shown to who has the flags in it.
+    "tfrecord_tools.usage._unknown": TRAINING,  # Arguments of an optimizer are asked for where there is one.
+    "tfrecord_tools.stores.check_exists": READERS_OF_SOURCES,  # predict passes directories alone.
+    "tfrecord_tools.stores._decoded": READERS_OF_SOURCES,  # Likewise.
     "tfrecord_tools.stores.list_store": READERS_OF_SOURCES,  # predict passes directories alone.
     "tfrecord_tools.stores._zip_members": READERS_OF_SOURCES,  # Likewise.
     "tfrecord_tools.stores._tar_members": READERS_OF_SOURCES,  # Likewise.
@@ -113,6 +122,14 @@ def test_help_names_flags_of_its_command(command: str) -> None:
 )
 def test_what_counts_as_named(text: str, commands: list[str], flags: list[str]) -> None:
     assert list(unknown(text, commands)) == flags
+
+
+@pytest.mark.parametrize("command", ["trainers.scratch", "trainers.predict"])
+def test_answers_to_unknown_flags_name_flags_of_the_command(command: str) -> None:
+    message = run(command, "--shuffle").stderr
+    assert message.startswith("error: --shuffle: there is no such flag. ")
+    assert ("--seed" in message) == has(command, "seed")
+    assert set(unknown(message, [command])) == {"shuffle"}
 
 
 # --- What is put together when it is shown ---------------------------------------------------------------------------

@@ -18,13 +18,16 @@ from trainers.__main__ import COMMANDS as TRAINERS
 from trainers.recipes import RECIPES
 
 COMMANDS = (*(f"tfrecord_tools.{name}" for name in TOOLS), *(f"trainers.{name}" for name in TRAINERS))
-FLAG = re.compile(r"(?<![\w-])--(?!-)(?:\[no\])?(\w[\w-]*)")
-EVERYWHERE = frozenset({"help", "version", "name", "flag"})  # The latter stand for any, as in `--name=value`.
+FLAG = re.compile(r"(?<![\w-])--(?!-)(?:\[no\])?(?![\w-]*\{)(\w[\w-]*)")  # Not `--{}`, which is put together later.
+EVERYWHERE = frozenset(
+    {"help", "helpfull", "helpshort", "version", "name", "flag"}
+)  # The latter stand for any, as in `--name=value`.
 # Flags of other programs: of docker, of pip, of Apache Beam's runners, of what serves models, of `make`'s tools.
 FOREIGN = frozenset(
     {
         "gpus",
         "force-reinstall",
+        "upgrade",
         "direct_running_mode",
         "direct_num_workers",
         "rest_api_port",

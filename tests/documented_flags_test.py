@@ -10,7 +10,8 @@ from commands import COMMANDS, EVERYWHERE, FLAG, FOREIGN, TRAINING, has, named
 from drawn import REPOSITORY
 
 DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))]
-CONVERT = ("tfrecord_tools.convert",)
+CONVERT, ADOPT = ("tfrecord_tools.convert",), ("tfrecord_tools.adopt",)
+NOT_THERE = frozenset({"lr"})  # Shown as flags that do not exist.
 JUDGES = ("trainers.evaluate", "trainers.predict", "trainers.export")
 
 # Document and title -> of which commands it speaks; what is below a title belongs to it. "" is the whole document.
@@ -19,9 +20,12 @@ SPEAKS_OF = {
     ("README.md", "Training"): (*TRAINING, "trainers.compare"),
     ("README.md", "After training"): JUDGES,
     ("docs/trainers.md", ""): TRAINING,
-    ("docs/interop.md", "What reads here"): ("tfrecord_tools.adopt",),
+    ("docs/interop.md", "TFRecords that others wrote"): ADOPT,
+    ("docs/folders.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
+    ("README.md", "Reading the records elsewhere"): ADOPT,
+    ("README.md", "The two commands"): TRAINING,
     ("docs/scaling.md", ""): CONVERT,
-    ("docs/format.md", ""): CONVERT,
+    ("docs/format.md", ""): (*CONVERT, *ADOPT),
     ("docs/pipeline.md", "What holds it back"): TRAINING,
     ("docs/from_image_data_generator.md", ""): CONVERT,
 }
@@ -49,7 +53,7 @@ def speaks_of(document: str, title: str, passage: str) -> set[str]:
 
 def exists(name: str, commands: set[str], passage: str) -> bool:
     """Whether one of the commands has a flag, or a benchmark that the passage names."""
-    if name in EVERYWHERE | FOREIGN or any(has(command, name) for command in commands):
+    if name in EVERYWHERE | FOREIGN | NOT_THERE or any(has(command, name) for command in commands):
         return True
     sources = [(REPOSITORY / f"benchmarks/{one}.py").read_text() for one in re.findall(r"benchmarks\.(\w+)", passage)]
     return any(re.search(rf'DEFINE_\w+\(\s*"{name}"', source) for source in sources)

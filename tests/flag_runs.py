@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,6 +182,54 @@ def grown(place: Path) -> None:
     (place / "pets/train/cats/new.jpg").write_bytes(image("new"))
 
 
+def parts(place: Path) -> None:
+    """Directories whose names do not say what they are, and one that is to be left out."""
+    for number, name in enumerate(("one", "two", "spare")):
+        tree(place / "parts", {f"{name}/cats": 3 + number, f"{name}/dogs": 3 + number})
+
+
+class OldInfo(zipfile.ZipInfo):
+    """A member whose name is written as older programs do: in their country's encoding, without saying so."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("cp949"), 0
+
+
+def korean_zip(place: Path) -> None:
+    with zipfile.ZipFile(place / "korean.zip", "w") as archive:
+        for name in ("고양이", "개"):
+            for number in range(6):
+                archive.writestr(OldInfo(f"{name}/{number}.jpg"), image(f"{name}{number}"))
+
+
+def deep(place: Path) -> None:
+    """Images of 12 bits in 16, and one with a GPS position."""
+    for number, name in enumerate(("cats", "dogs")):
+        (place / f"deep/train/{name}").mkdir(parents=True)
+        for i in range(3):
+            levels = np.random.default_rng(6 * number + i).integers(0, 4096, (9, 12)).astype(np.uint16)
+            Image.fromarray(levels).save(place / f"deep/train/{name}/{i}.png")
+    exif = Image.Exif()
+    exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0)}
+    (place / "deep/train/cats/gps.jpg").write_bytes(image("gps", exif=exif))
+
+
+def planes(number: int) -> np.ndarray:
+    """u8[channel height width]"""
+    return np.random.default_rng(number).integers(0, 256, (3, 6, 8)).astype(np.uint8)
+
+
+def homemade(place: Path) -> None:
+    """TFRecords with labels that are text in Latin-1, and raw pixels."""
+    from foreign import example, write
+
+    size = {"height": 6, "width": 8, "depth": 3}
+    values = [
+        {"image_raw": planes(n).tobytes(), "label": ["café", "dog"][n % 2].encode("latin-1"), **size} for n in range(6)
+    ]
+    write(place / "homemade/train-00000-of-00001", map(example, values))
+
+
 def relabelled(place: Path) -> None:
     (place / "relabel.csv").write_text("path,label\ntrain/cats/000.jpg,dogs\n")
 
@@ -278,6 +328,12 @@ def splits(e: Ended, out: str = "made") -> dict[str, int]:
     return {name: split["records"] for name, split in e.json(f"{out}/convert.json", "splits").items()}
 
 
+def has_planes(e: Ended, order: str) -> bool:
+    """Whether the raw pixels were understood in this order."""
+    pixels = [planes(n).transpose(1, 2, 0) if order == "chw" else planes(n).reshape(6, 8, 3) for n in range(6)]
+    return {np.asarray(one).tobytes() for one in e.images("made")} == {one.tobytes() for one in pixels}
+
+
 def groups_stay_together(e: Ended) -> bool:
     of_group: dict[str, set[str]] = {}
     for row in records(e):
@@ -307,7 +363,7 @@ def draws_panels(e: Ended) -> bool:
     from tfrecord_tools.augment_config import PRESETS
 
     settings: dict[str, Any] = {"image": "pets/train/cats/000.jpg", "grid": "2x3", "image_size": 24}
-    chosen = preview.PreviewConfig(**settings, seed=3, augment="strong", crop=0.5)
+    chosen = preview.PreviewConfig(**settings, seed=3, augment="strong")
     encoded = images.prepare((e.place / settings["image"]).read_bytes()).data
     expected = preview.panels(encoded, chosen, PRESETS["strong"])
     return bool((e.panels("shown.png", 24) == expected).all())
@@ -317,7 +373,7 @@ def shows_record(e: Ended) -> bool:
     from tfrecord_tools import decoder
 
     record = open_dataset(e.place / "out").records("validation")[5]
-    return bool((e.panels("preview.png", 20) == decoder.decode(record["image"], 20, 0.0)).all())
+    return bool((e.panels("preview.png", 20) == decoder.decode(record["image"], 20, 0.5)).all())
 
 
 def drawings(e: Ended) -> bool:
@@ -506,6 +562,36 @@ CONVERT = [
         },
     ),
     Run(
+        name="parts",
+        before=parts,
+        flags={
+            "--src=parts": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--split=train=one": lambda e: splits(e)["train"] == 6,
+            "--split=validation=two": lambda e: splits(e)["validation"] == 8,
+            "--exclude=spare": lambda e: "spare" not in e.out,
+        },
+    ),
+    Run(
+        name="archive",
+        before=korean_zip,
+        flags={
+            "--src=korean.zip": lambda e: len(records(e)) == 12,
+            "--out=made": is_there("made/convert.json"),
+            "--zip_encoding=cp949": lambda e: e.text("made/label.labels.txt") == "개\n고양이\n",
+        },
+    ),
+    Run(
+        name="levels",
+        before=deep,
+        flags={
+            "--src=deep": lambda e: len(records(e)) == 7,
+            "--out=made": is_there("made/convert.json"),
+            "--depth_range=0,4095": lambda e: all(np.asarray(one).max() > 200 for one in e.images("made")),  # Else 15.
+            "--strip_metadata": lambda e: not any(0x8825 in one.getexif() for one in e.images("made")),
+        },
+    ),
+    Run(
         name="Beam",
         marks=INTEROP,
         flags={
@@ -545,6 +631,21 @@ ADOPT = [
             "--verify=header": lambda e: e.json("adopted/convert.json", "images", "verified") == "header",
         },
     ),
+]
+
+ADOPT += [
+    Run(
+        name=f"pixels {order}",
+        before=homemade,
+        flags={
+            "--records=homemade": lambda e: len(records(e)) == 6,
+            "--out=made": is_there("made/convert.json"),
+            "--rewrite": lambda e: {row["type"] for row in records(e)} == {"PNG"},
+            "--label_encoding=latin-1": lambda e: e.text("made/label.labels.txt") == "café\ndog\n",
+            f"--pixel_order={order}": functools.partial(has_planes, order=order),
+        },
+    )
+    for order in ("chw", "hwc")
 ]
 
 EXPORT = [
@@ -613,26 +714,26 @@ BENCH = [
 
 PREVIEW = [
     Run(
-        name="file",
-        flags={
-            "--image=pets/train/cats/000.jpg": draws_panels,
-            "--augment=strong": draws_panels,
-            "--grid=2x3": lambda e: Image.open(e.place / "shown.png").size == (3 * 28 + 4, 2 * 28 + 4),
-            "--image_size=24": lambda e: Image.open(e.place / "shown.png").size == (3 * 28 + 4, 2 * 28 + 4),
-            "--crop=0.5": draws_panels,
-            "--seed=3": draws_panels,
-            "--out=shown.png": is_there("shown.png"),
-        },
-    ),
-    Run(
         name="record",
-        marks=SLOW,
         flags={
             "--tfrecords=out": is_there("preview.png"),
             "--split=validation": shows_record,
             "--record=5": shows_record,
             "--augment=none": shows_record,
             "--image_size=20": shows_record,
+            "--crop=0.5": shows_record,
+        },
+    ),
+    Run(
+        name="file",
+        marks=SLOW,
+        flags={
+            "--image=pets/train/cats/000.jpg": draws_panels,
+            "--augment=strong": draws_panels,
+            "--grid=2x3": lambda e: Image.open(e.place / "shown.png").size == (3 * 28 + 4, 2 * 28 + 4),
+            "--image_size=24": draws_panels,
+            "--seed=3": draws_panels,
+            "--out=shown.png": is_there("shown.png"),
         },
     ),
 ]
@@ -664,6 +765,26 @@ TO_CSV = [
             r"--label_regex=-(\w+)\.": lambda e: {row["label"] for row in e.rows("table/train.csv")} == {"cat", "dog"},
             "--max_bad=0.2": says("skipped: b1-cat.jpg"),
             "--overwrite": lambda e: len(e.rows("table/train.csv")) > 1,
+        },
+    ),
+    Run(
+        name="parts",
+        before=parts,
+        flags={
+            "--src=parts": is_there("csv/train.csv"),
+            "--image_size=4": is_there("csv/train.csv"),
+            "--split=train=one": lambda e: len(e.rows("csv/train.csv")) == 6,
+            "--split=test=two": lambda e: len(e.rows("csv/test.csv")) == 8,
+            "--exclude=spare": lambda e: "spare" not in e.out,
+        },
+    ),
+    Run(
+        name="archive",
+        before=korean_zip,
+        flags={
+            "--src=korean.zip": is_there("csv/train.csv"),
+            "--image_size=4": is_there("csv/train.csv"),
+            "--zip_encoding=cp949": lambda e: {row["label"] for row in e.rows("csv/train.csv")} == {"개", "고양이"},
         },
     ),
     Run(

@@ -15,6 +15,7 @@ from commands import FLAG
 from drawn import REPOSITORY
 
 PACKAGES = ("tfrecord_tools", "trainers")
+PARSER = "tfrecord_tools.usage.parse"  # What every command calls before its main.
 _FUNCTIONS = (ast.FunctionDef, ast.ClassDef)
 _DYNAMIC = "{}"  # Stands for what is known at run time only.
 
@@ -116,7 +117,7 @@ def _defines(node: ast.AST) -> Iterator[str]:
 def reached(command: str, border: frozenset[str] = frozenset()) -> frozenset[str]:
     """The definitions that a command can come to; what is beyond those of the `border` is not followed."""
     everything = definitions()
-    found, followed, attributes = {f"{command}.main"}, set[str](), set[str]()
+    found, followed, attributes = {f"{command}.main", PARSER}, set[str](), set[str]()
     while todo := found - followed:
         for name in todo - border:
             dotted, named = everything[name].references()

@@ -261,7 +261,7 @@ def test_command(out: Path) -> None:
     flip(shard(out), 60)
     done = run(MODULE, str(out), "--nodecode")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"error: {out}: 1 problems found:\n  {shard(out).name}: record 0 at byte 0, ")
+    assert done.stderr.startswith(f"error: {out}: 1 problem found:\n  {shard(out).name}: record 0 at byte 0, ")
     assert done.stderr.endswith("Copy or convert it again.\n")
 
 

@@ -220,8 +220,8 @@ def _high_bits(levels: Levels) -> np.ndarray:
     if not levels.bits:
         low, high = (written(level) for level in levels.span())
         raise UnknownRangeError(
-            f"its {levels.kind} levels (here {low} to {high}) have no agreed black and white; pass"
-            " --depth_range=LO,HI of convert with these two levels, or --depth_range=auto"
+            f"its {levels.kind} levels (here {low} to {high}) have no agreed black and white;"
+            " tfrecord_tools.convert takes them with --depth_range=LO,HI, these two levels, or --depth_range=auto"
         )
     return (levels.values >> (levels.bits - 8)).astype(np.uint8)
 

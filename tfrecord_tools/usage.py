@@ -199,7 +199,7 @@ def _unknown(name: str, value: str, arguments: str) -> str:
         advice = _instead(own[meant], value, off=meant != plain and plain.startswith("no"))
     elif plain in _OPTIMIZER_ARGUMENTS and "optimizer_kwargs" in own:
         advice = f"Use --optimizer_kwargs={plain}={value or 'VALUE'}."
-    elif plain in _ADVICE:
+    elif plain in _ADVICE and own.keys() >= set(re.findall(r"--(\w+)", _ADVICE[plain])):
         advice = _ADVICE[plain]
     elif found := homes([plain, *_KNOWN.get(plain, ())]):
         advice = f"{found} {see}"

@@ -274,7 +274,8 @@ def _shared_images(table: Any) -> Iterator[str]:
     for kind, words in what.items():
         if found.counts[kind]:
             paths = ", ".join(table.column("path").take(found.examples[kind][0]).to_pylist()[:2])
-            yield f"note: {found.counts[kind]:,} records have the image of a record {words}, such as {paths}"
+            records = page.number(found.counts[kind], "record has", "records have")
+            yield f"note: {records} the image of a record {words}, such as {paths}"
 
 
 def define_flags() -> None:
