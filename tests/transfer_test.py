@@ -34,7 +34,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of ten files. Tests that change it copy it."""
     place = tmp_path_factory.mktemp("transfer")
     converted(with_splits(place / "pets"), place / "made", shards=3)
-    assert len(os.listdir(place / "made")) == 10
+    assert len(os.listdir(place / "made")) == 11
     return place / "made"
 
 
@@ -248,7 +248,7 @@ def test_what_is_there_and_no_copy_is_not_touched(made: Path, elsewhere: Elsewhe
 def test_directories_are_no_part_of_a_dataset(made: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(made, tmp_path / "made"))
     (source / "notes").mkdir()
-    assert copy(source, tmp_path / "there").copied == 10
+    assert copy(source, tmp_path / "there").copied == 11
     assert contents(tmp_path / "there") == contents(made)
     with pytest.raises(UserError, match=r"holds notes/, which is not in "):
         copy(made, source)
