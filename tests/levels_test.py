@@ -215,7 +215,7 @@ def source(root: Path) -> Path:
 
 def test_update_and_models_go_on_with_the_range(tmp_path: Path) -> None:
     src = source(tmp_path / "src")
-    with pytest.raises(UserError, match=r"--depth_range=LO,HI of convert"):
+    with pytest.raises(UserError, match=r"--depth_range=LO,HI"):
         converted(src, tmp_path / "out")
     first = converted(src, tmp_path / "out", depth_range="-1000, 2000.0", restart=True)
     assert first["config"]["depth_range"] == "-1000,2000"
