@@ -163,6 +163,17 @@ def damaged(place: Path) -> None:
     (place / "damaged/train/cats/damaged.jpg").write_bytes(data[:1000] + b"\xff\xff\x00\xff" + data[1004:])
 
 
+def scans(place: Path) -> None:
+    """Gray levels of 12 of 16 bits, and photographs that say who took them."""
+    levels = np.linspace(0, 4095, 12 * 9).reshape(9, 12).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x013B] = "the artist"
+    for name in ("cats", "dogs"):
+        (place / f"scans/train/{name}").mkdir(parents=True)
+        Image.fromarray(levels).save(place / f"scans/train/{name}/scan.png")
+        (place / f"scans/train/{name}/photograph.jpg").write_bytes(image(name, exif=exif.tobytes()))
+
+
 def begun(place: Path) -> None:
     """A conversion that was stopped before its end."""
     with pytest.MonkeyPatch.context() as patch:
@@ -432,6 +443,16 @@ CONVERT = [
             "--resize_mode=longer": lambda e: (16, 5) in sizes(e),  # Of 64 x 20.
             "--store=jpeg": lambda e: {row["type"] for row in records(e)} == {"JPEG"},
             "--quality=10": lambda e: e.images("made")[0].quantization[0][0] > 50,  # type: ignore[attr-defined]
+        },
+    ),
+    Run(
+        name="levels and metadata",
+        before=scans,
+        flags={
+            "--src=scans": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--depth_range=0,4095": lambda e: {i.getextrema() for i in e.images("made") if i.mode == "L"} == {(0, 255)},
+            "--strip_metadata": lambda e: all(not i.getexif() for i in e.images("made") if i.mode == "RGB"),
         },
     ),
     Run(

@@ -163,7 +163,9 @@ ODD: dict[str, Odd] = {
     "pdf": Odd(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3", reason="not an image (starts with b'%PDF"),
     "portable pixmap": Odd(encoded(smooth(), "PPM"), "PNG", "converted"),
     "icon": Odd(encoded(smooth(), "ICO"), reason="a Windows icon (ICO), not a format that is read: export it"),
-    "float tiff": Odd(encoded(smooth().convert("F"), "TIFF"), reason="32-bit pixels, whose range is not known"),
+    "float tiff": Odd(
+        encoded(smooth().convert("F"), "TIFF"), reason="its floating-point levels (here 22.94 to 255) have no"
+    ),
     **{name: Odd(data, reason="damaged image: ") for name, data in CUTS.items()},
     "without its last two bytes": Odd(JPEG[:-2], reason="damaged image: the JPEG ends at byte"),
     "zeros at the end": Odd(JPEG[:-300] + bytes(300), reason="damaged image: the JPEG ends at byte"),

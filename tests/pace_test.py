@@ -24,6 +24,7 @@ def slow(seconds: float) -> tf.data.Dataset:
     return tf.data.Dataset.range(1000).map(as_tensor).prefetch(2)
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(
     ("makes", "works", "least", "most"),
     [
@@ -32,8 +33,8 @@ def slow(seconds: float) -> tf.data.Dataset:
         (0.08, 0.04, 0.3, 0.7),  # Half of the time.
     ],
 )
-def test_the_share_of_time_that_is_waited(makes, works, least, most):
-    pace = Pace(batch_size=3)
+def test_the_share_of_time_that_is_waited(makes, works, least, most, deterministic):
+    pace = Pace(batch_size=3, deterministic=deterministic)
     numbers = iter(pace.measured(slow(makes)))
     pace.on_epoch_begin(0)
     for step in range(12):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import time
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import spread_training
+import tensorflow as tf
 from drawn import converted, history, run, save_weights, start, tree, with_splits
 
 from tfrecord_tools import dataset
@@ -200,6 +202,60 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(place, tmp_path
     paths = dataset.open(place / "out").records("train").paths
     assert batch == ", ".join(f"{number} ({paths[number]})" for number in next(iter(stream))[2].numpy())
     assert f"the batch of step {step - 1}: " in message  # Whose step made the weights.
+
+
+DETERMINISTIC = {
+    "features": TRAINERS["features"],
+    "frozen": (*TRAINERS["frozen"], "--class_weights=balanced"),
+    "finetune": TRAINERS["finetune"],
+    "scratch": (
+        *TRAINERS["scratch"], "--mixup=0.3", "--cutmix=0.3", "--label_smoothing=0.1", "--early_stopping=3", "--probe",
+        "--schedule=plateau", "--optimizer_kwargs=use_ema=True", "--cache=memory", "--order=balanced", "--tensorboard",
+    ),
+    "scratch, mirrored": ("--image_size=24", "--strategy=mirrored", "--order=blocks", "--cache=off"),
+    "scratch, csv": ("--csv=csv",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in TRAINERS else pytest.mark.slow) for name in DETERMINISTIC]
+)
+def test_deterministic_trainings_end_the_same(name, place, tmp_path):
+    """Op determinism refuses operations, so every option that adds operations is among these."""
+    trainer = name.partition(",")[0]
+    epochs = ",".join(["2"] * len(small(trainer, place).phases))
+    flags = [*DETERMINISTIC[name], "--deterministic", "--batch_size=8", f"--epochs={epochs}"]
+    if "--csv=csv" in flags:
+        made = run("tfrecord_tools.to_csv", f"--src={place / 'src'}", "--image_size=24", "--out=csv", cwd=tmp_path)
+        assert made.returncode == 0, made.stderr
+    else:
+        flags.append(f"--tfrecords={place / 'out'}")
+    if trainer != "scratch":
+        flags.append(f"--weights={place / 'w.weights.h5'}")
+    for out in ("one", "two"):
+        own = [f"--features={out}-features"] if trainer == "features" else []
+        done = run(f"trainers.{trainer}", *flags, *own, f"--run={out}", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    one, two = (keras.models.load_model(tmp_path / out / "model.keras").get_weights() for out in ("one", "two"))
+    for weight, other in zip(one, two, strict=True):
+        np.testing.assert_array_equal(weight, other)
+    assert history(tmp_path / "one") == history(tmp_path / "two")
+    with open(tmp_path / "one/history.csv", newline="") as file:
+        assert all(0 <= float(row["data_wait"]) <= 1 for row in csv.DictReader(file))
+
+
+def test_an_operation_that_determinism_refuses_is_told(place, tmp_path, monkeypatch):
+    def refuse(directory: Path, made: training.Training) -> None:
+        raise tf.errors.UnimplementedError(None, None, "A deterministic GPU implementation of X is not available.")
+
+    monkeypatch.setattr(training, "_train_in", refuse)
+    monkeypatch.setattr(training.device.tf.config.experimental, "enable_op_determinism", lambda: None)
+    with pytest.raises(UserError) as error:
+        train("scratch", place / "out", tmp_path / "run", small("scratch", place), deterministic=True)
+    assert str(error.value) == (
+        "--deterministic: TensorFlow has no reproducible form of an operation: A deterministic GPU implementation of X"
+        " is not available. Remove the flag, with another --run, or train another model."
+    )
 
 
 def mirrored(place: Path, run: Path, devices: int, **options: Any) -> str:

@@ -31,10 +31,10 @@ pytestmark = pytest.mark.usefixtures("no_fsync")
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of ten files. Tests that change it copy it."""
+    """A dataset of eleven files. Tests that change it copy it."""
     place = tmp_path_factory.mktemp("transfer")
     converted(with_splits(place / "pets"), place / "made", shards=3)
-    assert len(os.listdir(place / "made")) == 10
+    assert len(os.listdir(place / "made")) == 11
     return place / "made"
 
 
@@ -76,13 +76,13 @@ def copy(source: object, destination: object) -> Transferred:
 
 def test_a_copy_is_the_same_and_a_second_one_has_nothing_to_do(made: Path, elsewhere: Elsewhere) -> None:
     lines: list[str] = []
-    assert copy(made, elsewhere.name) == Transferred(copied=10, verified=0, by_size=0)
+    assert copy(made, elsewhere.name) == Transferred(copied=11, verified=0, by_size=0)
     assert elsewhere.contents() == contents(made)
     done = transfer(TransferConfig(source=f"{made}/", destination=f"{elsewhere.name}/"), log=lines.append)
-    assert done == Transferred(copied=0, verified=10, by_size=0)
+    assert done == Transferred(copied=0, verified=11, by_size=0)
     assert len(lines) == 1
     assert lines[0].startswith(elsewhere.name)
-    assert lines[0].endswith(": complete; 0 files copied, 10 were there")
+    assert lines[0].endswith(": complete; 0 files copied, 11 were there")
 
 
 @needs_s3
@@ -94,8 +94,8 @@ def test_there_and_back_and_between_stores(made: Path, bucket: Bucket, tmp_path:
     assert contents(tmp_path / "back") == contents(made)
     records = open_dataset(tmp_path / "back").records("train")
     assert len([records[number] for number in range(len(records))]) == 10
-    assert copy(f"{bucket.url}/one", tmp_path / "back") == Transferred(copied=0, verified=10, by_size=0)
-    assert copy(f"{bucket.url}/one", f"{bucket.url}/two") == Transferred(copied=0, verified=10, by_size=0)
+    assert copy(f"{bucket.url}/one", tmp_path / "back") == Transferred(copied=0, verified=11, by_size=0)
+    assert copy(f"{bucket.url}/one", f"{bucket.url}/two") == Transferred(copied=0, verified=11, by_size=0)
 
 
 @needs_s3
@@ -119,7 +119,7 @@ def test_what_was_uploaded_in_parts_is_compared(made: Path, bucket: Bucket, monk
         )
         lines: list[str] = []
         done = transfer(TransferConfig(source=str(source), destination=f"{bucket.url}/there"), log=lines.append)
-        assert done == (expected or Transferred(copied=0, verified=10, by_size=1))
+        assert done == (expected or Transferred(copied=0, verified=11, by_size=1))
     assert lines[0].endswith("11 were there (1 of these compared by size only)")
 
 
@@ -147,7 +147,7 @@ def test_interrupted_it_is_no_dataset_and_continues(
             copy(made, elsewhere.name)
     assert sorted(elsewhere.contents()) == sorted(stored)
     assert "convert.json" not in stored
-    assert copy(made, elsewhere.name) == Transferred(copied=10 - after, verified=after, by_size=0)
+    assert copy(made, elsewhere.name) == Transferred(copied=11 - after, verified=after, by_size=0)
     assert elsewhere.contents() == contents(made)
 
 
@@ -157,7 +157,7 @@ def test_a_file_of_the_same_size_that_differs_is_copied_again(made: Path, elsewh
     damaged = bytearray(elsewhere.contents()[shard])
     damaged[100] ^= 1
     elsewhere.put(shard, bytes(damaged))
-    assert copy(made, elsewhere.name) == Transferred(copied=1, verified=9, by_size=0)
+    assert copy(made, elsewhere.name) == Transferred(copied=1, verified=10, by_size=0)
     assert elsewhere.contents() == contents(made)
 
 
@@ -183,10 +183,10 @@ def test_sizes_alone_say_nothing_of_an_unfinished_copy(made: Path, plain: Any, t
     shard = next(path for path in sorted(other.iterdir()) if ".tfrecord-" in path.name)
     flip(shard, 100)
     cut_off(other, "memory://there")
-    assert copy(made, "memory://there") == Transferred(copied=10, verified=0, by_size=0)
+    assert copy(made, "memory://there") == Transferred(copied=11, verified=0, by_size=0)
     copy("memory://there", tmp_path / "back")
     assert contents(tmp_path / "back") == contents(made)
-    assert copy(made, "memory://there") == Transferred(copied=0, verified=1, by_size=9)
+    assert copy(made, "memory://there") == Transferred(copied=0, verified=1, by_size=10)
 
 
 @needs_s3
@@ -217,7 +217,7 @@ def test_what_is_there_is_compared_under_the_bar(
     monkeypatch.setattr(Progress, "__enter__", lambda self: steps.append("bar") or enter(self))
     monkeypatch.setattr(Progress, "__call__", lambda self, done: steps.append("count") or count(self, done))
     copy(made, elsewhere.name)
-    assert (steps[0], steps.count("count")) == ("bar", 9)
+    assert (steps[0], steps.count("count")) == ("bar", 10)
 
 
 def test_a_damaged_copy_is_mended(made: Path, elsewhere: Elsewhere) -> None:
@@ -248,7 +248,7 @@ def test_what_is_there_and_no_copy_is_not_touched(made: Path, elsewhere: Elsewhe
 def test_directories_are_no_part_of_a_dataset(made: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(made, tmp_path / "made"))
     (source / "notes").mkdir()
-    assert copy(source, tmp_path / "there").copied == 10
+    assert copy(source, tmp_path / "there").copied == 11
     assert contents(tmp_path / "there") == contents(made)
     with pytest.raises(UserError, match=r"holds notes/, which is not in "):
         copy(made, source)
@@ -284,7 +284,7 @@ def test_a_source_that_is_no_dataset(tmp_path: Path, source: str, message: str) 
 
 def test_as_a_command(made: Path, tmp_path: Path) -> None:
     done = run(MODULE, str(made), "copy", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "copy/: complete; 10 files copied, 0 were there\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "copy/: complete; 11 files copied, 0 were there\n", "")
     for flags in ([], ["a"], ["a", "b", "c"]):
         done = run(MODULE, *flags, cwd=tmp_path)
         assert done.returncode == 1

@@ -73,15 +73,17 @@ FINDINGS = {
 }
 
 
+_BITS = {name: 1 << i for i, name in enumerate(FINDINGS)}
+
+
 def names(bits: int) -> list[str]:
     """The kinds that bits stand for: bit i for the i-th of `FINDINGS`."""
-    return [name for i, name in enumerate(FINDINGS) if bits >> i & 1]
+    return [name for name, bit in _BITS.items() if bits & bit]
 
 
 def bits(found: Iterable[str]) -> int:
     """The bits of kinds."""
-    kinds = list(FINDINGS)
-    return sum(1 << kinds.index(name) for name in found)
+    return sum([_BITS[name] for name in found])
 
 
 def lost(found: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ END = b"\xff\xd9"
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")  # In coded data, 0xff is followed by 0x00 or a restart marker.
 _SCAN = 0xDA
 _METADATA = 0xE1  # EXIF and XMP.
-_SEVERAL = b"MPF\0"  # The start of the segment that says where the other pictures of the file are (CIPA DC-007).
+_INDEX, _SEVERAL = 0xE2, b"MPF\0"  # A segment that says where the other pictures of the file are (CIPA DC-007).
 _FRAMES = (0xC0, 0xC1)  # Baseline and extended; others are progressive, lossless or arithmetic.
 _ALL_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _INTERVAL = 0xDD  # How many units of coded data lie between two restart markers.
@@ -103,7 +103,9 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
         code, length = _SEGMENT.unpack_from(data, position + 1)
         if code == _SCAN:
             break
-        if code == _METADATA or code not in _SEGMENTS or data.startswith(_SEVERAL, position + 4):
+        if code == _METADATA or code not in _SEGMENTS:
+            return None
+        if code == _INDEX and data.startswith(_SEVERAL, position + 4):
             return None
         if code in _FRAMES:
             frame = _FRAME.unpack_from(data, position + 4)

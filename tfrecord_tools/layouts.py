@@ -12,7 +12,7 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.splits import SPLITS, split_named
@@ -109,11 +109,6 @@ class Layout:
         label = root.label or sys.intern(unicodedata.normalize("NFC", rest.partition("/")[0]))
         return Place(root.split, label or None, reason="" if label else NO_CLASS)
 
-    @property
-    def has_splits(self) -> bool:
-        """Whether the directories say the split of the images."""
-        return any(root.split != TO_BE_SPLIT for root in self.roots.values())
-
 
 class Node:
     """A directory that has images somewhere below it."""
@@ -132,11 +127,6 @@ class Node:
     @property
     def names(self) -> list[str]:
         return [child.name for child in self.children.values()]
-
-    def all_images(self) -> Iterator[str]:
-        yield from self.images
-        for child in self.children.values():
-            yield from child.all_images()
 
 
 def tree(images: Mapping[str, list[str]]) -> Node:

@@ -47,10 +47,6 @@ _PROBED_ENTRIES = 100
 _SHARD = re.compile(r"[-_.]?\d+[-_.]of[-_.]\d+$", re.IGNORECASE)  # train-00000-of-00002
 
 
-class Damaged(Exception):
-    """Why a Parquet file cannot be read."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Column:
     """A column of images.
@@ -137,37 +133,36 @@ class _Cursor:
     def _rewind(self) -> None:
         self._start, self._batch, self._broken = 0, (), None
         self.mtime_ns = os.stat(self._file).st_mtime_ns
-        self._batches = _batches(self._file, self._column, self._group)
+        self._batches: Iterator[pa.RecordBatch] | None = None
 
     def _advance(self) -> None:
+        import pyarrow as pa
+
         self._start += len(self._batch)
         self._batch = ()
         try:
-            batch = next(self._batches)
+            if self._batches is None:
+                self._batches = _batches(self._file, self._column, self._group)
+            self._batch = next(self._batches).column(0)
         except StopIteration:
             raise ReadError("the Parquet file has no such row any more") from None
-        except Damaged as error:
-            self._broken = self._start, str(error)
-            raise ReadError(str(error)) from error
-        self._batch = batch.column(0)
+        except FileNotFoundError:
+            raise
+        except (OSError, pa.ArrowException) as error:
+            self._broken = self._start, f"damaged Parquet file: {error}"
+            raise ReadError(self._broken[1]) from error
 
 
 def _batches(file: str, column: Column, group: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a row group, a few at a time."""
-    import pyarrow as pa
+    """Return the rows of a row group, a few at a time."""
     import pyarrow.parquet as pq
 
+    # Not a generator of ours: one that is not used up would be closed when Python ends, with its modules gone.
     names = [f"{column.name}.bytes", f"{column.name}.path"][: 1 + column.path] if column.struct else [column.name]
-    errors = (OSError, pa.ArrowException)  # Looked up now: a generator that is left over closes when pyarrow is gone.
-    try:
-        with pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, page_checksum_verification=True) as opened:
-            if group >= opened.num_row_groups:
-                return
-            yield from opened.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False)
-    except FileNotFoundError:
-        raise
-    except errors as error:
-        raise Damaged(f"damaged Parquet file: {error}") from error
+    opened = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+    if group >= opened.num_row_groups:
+        return iter(())
+    return opened.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False)
 
 
 # --- Which files ----------------------------------------------------------------------------------------------------

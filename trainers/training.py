@@ -148,6 +148,11 @@ def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> It
         damage = splits.train.damage or splits.validation_share.damage or splits.validation.damage
         if damage:
             raise UserError(damage) from error
+        if config.deterministic and "determinis" in str(error.message):
+            raise UserError(
+                f"--deterministic: TensorFlow has no reproducible form of an operation: {_first_line(error)} Remove the"
+                " flag, with another --run, or train another model."
+            ) from error
         if isinstance(error, tf.errors.ResourceExhaustedError):
             raise UserError(
                 f"the memory of the device is too small: pass a smaller --batch_size than {recipe.batch_size} or a"
