@@ -1098,7 +1098,7 @@ MODEL_EXPORT = [
             "--run=run": says("larger --tolerance"),
             "--format=litert": says("larger --tolerance"),
             "--quantize=float16": says("larger --tolerance"),
-            "--tolerance=0": lambda e: not e.has("run/export"),
+            "--tolerance=0": lambda e: not e.has("run/export/litert-float16"),
         },
     ),
     Run(
