@@ -22,6 +22,7 @@ SPEAKS_OF = {
     ("docs/trainers.md", ""): TRAINING,
     ("docs/interop.md", "TFRecords that others wrote"): ADOPT,
     ("docs/folders.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
+    ("docs/folders.md", "TFRecords that others wrote"): ADOPT,
     ("docs/manifests.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
     ("README.md", "Reading the records elsewhere"): ADOPT,
     ("README.md", "The two commands"): TRAINING,

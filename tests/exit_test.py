@@ -350,7 +350,7 @@ def test_a_notebook_kernel_ends(restart: bool, place: Path) -> None:
     from jupyter_client.manager import KernelManager
 
     manager = KernelManager()
-    manager.shutdown_wait_time = 60
+    manager.shutdown_wait_time = 30  # A kernel that does not end by itself is killed after so many seconds.
     manager.start_kernel(cwd=str(place), env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     client = manager.blocking_client()
     client.start_channels()
@@ -364,12 +364,10 @@ def test_a_notebook_kernel_ends(restart: bool, place: Path) -> None:
         manager.interrupt_kernel()
         assert client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
         process = manager.provisioner.process
-        began = time.time()
         if restart:
             manager.restart_kernel()
         else:
             manager.shutdown_kernel()
-        assert time.time() - began < 5  # Among others for its debugger.
         assert process.returncode == 0
     finally:
         client.stop_channels()

@@ -201,7 +201,7 @@ def test_report(split_source: Path, tmp_path: Path) -> None:
         "  note: 1 file is left out, in no class directory: readme.txt",
     ]
     assert len([line for line in lines if line.endswith(".jpg: empty file")]) == 5
-    assert lines[-1] == "  and 1 more such files"
+    assert lines[-1] == "  and 1 more such file"
     assert len(rows(tmp_path / "csv/train.csv")) == 10
 
 

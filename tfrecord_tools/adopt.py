@@ -432,7 +432,7 @@ def _classes(adopted: Adopted, adoption: _Adoption) -> classes.Classes:
 
     def where(label: forms.Label) -> str:
         path, number = next((job.shard.path, one.labels[label]) for job, one in adopted if label in one.labels)
-        return f"{path}: {number:,} records"
+        return f"{path}: {page.number(number, 'record')}"
 
     given = _given_names(adoption)
     return classes.table(counts, texts, adoption.form, given, adoption.config.label_offset, where)
@@ -497,9 +497,11 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
             yield f"encoded anew: {page.number(converted, 'image')} ({which})"
         return
     if turned:
-        yield f"{turned:,} images have an EXIF orientation, which TensorFlow's decoders ignore; --rewrite turns them"
+        images = page.number(turned, "image has", "images have")
+        yield f"{images} an EXIF orientation, which TensorFlow's decoders ignore; --rewrite turns them"
     if converted:
-        yield f"{converted:,} images are such as `convert` would encode anew: {which}; --rewrite does so"
+        images = page.number(converted, "image is one that", "images are such as")
+        yield f"{images} `convert` would encode anew: {which}; --rewrite does so"
 
 
 def _notes_on_rejected(described: metadata.Description, config: AdoptConfig) -> Iterator[str]:
