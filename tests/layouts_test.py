@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import re
+import shlex
 import time
 import unicodedata
 from collections import Counter
@@ -240,7 +242,7 @@ def test_endings(name: str, counts: bool) -> None:
 def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
     found = scanned(made(tmp_path, [*classes("a.jpg"), *classes("b.jpg"), "jpg", "g"]), classes=["cats", "dogs"])
     assert found.rejected == ()
-    assert found.notes == ("2 files are left out, in no class directory: g, jpg",)
+    assert found.notes[1:] == ("2 files are left out, in no class directory: g, jpg",)
 
 
 # --- Where two meanings are possible -------------------------------------------------------------------------------
@@ -264,16 +266,16 @@ def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
         ),
         (
             [*classes("site_a"), *classes("site_b")],
-            "site_a and site_b hold directories of the same names (cats,dogs). Say what is meant:"
-            " --split=train=site_a --split=validation=site_b (one for each part) if the classes are cats,dogs and the"
+            "site_a and site_b hold directories of the same names (cats, dogs). Say what is meant:"
+            " --split=train=site_a --split=validation=site_b (one for each part) if these names are the classes and the"
             " upper directories say the split; --classes=cats,dogs if these are the classes, wherever they lie; or"
             " --classes=site_a,site_b if the upper directories are the classes.",
         ),
         (
             [*classes("a", ["x", "y", "z"]), *classes("b", ["x", "y"])],
-            "a and b hold directories of the same names (x,y)",
+            "a and b hold directories of the same names (x, y)",
         ),
-        ([*classes("a/images"), *classes("b/images")], "a and b hold directories of the same names (cats,dogs)"),
+        ([*classes("a/images"), *classes("b/images")], "a and b hold directories of the same names (cats, dogs)"),
         (
             [*classes("train/a"), *classes("train/b"), *classes("val/a"), *classes("val/b")],  # Within splits, too.
             "--split=train=train/a --split=validation=train/b (one for each part)",
@@ -284,7 +286,7 @@ def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
         ),
         (
             [*classes("cats", ["train", "test"]), *classes("dogs", ["train", "test", "extra"])],
-            "cats holds directories with names of splits (test,train), but there is also dogs/extra. Leave one of them"
+            "cats holds directories with names of splits (test, train), but there is also dogs/extra. Leave one of them"
             " out with --exclude=DIRECTORY, or pass --classes=cats,dogs to merge all directories into their class.",
         ),
         ([*classes("cats", ["train"]), "dogs/1.jpg"], "but there is also dogs with images of no split"),
@@ -299,6 +301,35 @@ def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
             "train has no class directories, while other splits have. Expected cat_dog_img/train/cats/1.jpg"
             " (split/class/image) or cat_dog_img/cats/1.jpg (class/image). Leave it out with --exclude=train, or give"
             " the labels in a table with --manifest.",
+        ),
+        (
+            [*classes("", ["yes", "no"]), *classes("scans", ["yes", "no"])],  # Unpacked twice.
+            "scans holds directories of the same names as there are beside it (no, yes). Leave it out with"
+            " --exclude=scans if it is a copy, or pass --classes=no,scans,yes if it is a class.",
+        ),
+        (
+            [*classes("asl_test", ["A", "B"]), *classes("asl_train", ["A", "B", "C"])],
+            "the names of asl_test and asl_train differ only by the word of a split. Say what is meant:"
+            " --split=test=asl_test --split=train=asl_train if they are splits, or --classes=asl_test,asl_train if they"
+            " are classes.",
+        ),
+        ([*classes("rps"), *classes("rps-test-set")], "--split=train=rps --split=test=rps-test-set if they are splits"),
+        (
+            ["part_1/#.jpg*3", "part_2/#.jpg*3", "labels.csv"],  # Without the table, they may be classes.
+            "the names of part_1 and part_2 differ only by numbers, and labels.csv may hold the labels. Pass --manif",
+        ),
+        (
+            ["images/Train_#.jpg*5", "images/Test_#.jpg*5", "train.csv"],
+            "If train.csv holds the labels, pass --manifest=",
+        ),
+        (["IMG_#.jpg*5", "DSC_#.jpg*5"], "10 images such as DSC_0.jpg lie in no class directory."),  # Of cameras.
+        (
+            ["video1_frame#.jpg*5", "video2_frame#.jpg*5"],
+            "10 images such as video1_frame0.jpg lie in no class directory",
+        ),
+        (
+            [*classes("", ["d [1]", "it's"]), *classes("train", ["x"])],
+            "--exclude='d [[]1]' --exclude='it'\"'\"'s' to leave the rest out",
         ),
         (classes("train", ["Cat", "cat", "dog"]), "the class name 'cat' differs from 'Cat' only by capital letters."),
         (["train/#.jpg*3", "test/#.jpg*2"], "5 images such as test/0.jpg lie in no class directory."),
@@ -359,13 +390,60 @@ def test_stops(tmp_path: Path, names: list[str], message: str) -> None:
             {"label_regex": r"/(\w+)_\d", "split": ["train=x", "test=y"]},
             {"cat": {"train": 1, "test": 1}, "dog": {"train": 1}},
         ),
-        (["train/cat_1.jpg", "x/dog_1.jpg"], {"label_regex": r"/(\w+)_\d"}, each(["cat", "dog"], **{"": 1})),
+        (
+            ["train/a_1.jpg", "bus/b_1.jpg"],  # A class called train, with an expression.
+            {"label_regex": r"^(\w+)/", "classes": ["bus", "train"]},
+            each(["bus", "train"], **{"": 1}),
+        ),
+        (
+            ["train/cat_1.jpg", "train/dog_1.jpg", "test1/1.jpg"],  # A split that the expression never matches.
+            {"label_regex": r"/(\w+)_\d"},
+            each(["cat", "dog"], train=1),
+        ),
     ],
 )
 def test_flags_decide(tmp_path: Path, names: list[str], settings: dict[str, Any], expected: dict[str, Any]) -> None:
     found = scanned(made(tmp_path, names), **settings)
     assert counts(found) == expected
     assert found.rejected == ()
+
+
+FLAG = re.compile(r"--(?:split|exclude|classes)=(?:'[^']*'(?:\"'\"'[^']*')*|[^\s,;.]\S*[^\s,;.])")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [*classes("train"), *classes("test"), "pred/#.jpg*3"],
+        classes("", ["bus", "car", "train"]),
+        [*classes("train_1"), *classes("train_2")],
+        [*classes("site_a"), *classes("site_b")],
+        [*classes("a/train"), *classes("a/test"), *classes("b/train"), *classes("b/test")],
+        [*classes("images"), *classes("masks")],
+        [*classes("", ["yes", "no"]), *classes("scans", ["yes", "no"])],
+        [*classes("asl_test", ["A", "B"]), *classes("asl_train", ["A", "B", "C"])],
+        [*classes("train", ["x", "y"]), *classes("", ["d [1]", "it's", "a, b"])],
+    ],
+)
+def test_the_flags_of_a_message_decide(tmp_path: Path, names: list[str]) -> None:
+    """Copied as they are printed, the flags of each kind together make a dataset."""
+    with pytest.raises(UserError) as caught:
+        scanned(made(tmp_path, names))
+    printed = shlex.split(" ".join(FLAG.findall(str(caught.value))))
+    assert printed
+    for kind in ("split", "exclude"):
+        values = [flag.partition("=")[2] for flag in printed if flag.startswith(f"--{kind}=")]
+        assert not values or len(scanned(tmp_path, **{kind: values}))
+    for flag in printed:
+        if flag.startswith("--classes="):
+            (names,) = csv.reader([flag.partition("=")[2]])
+            assert scanned(tmp_path, classes=names).class_names == tuple(names)
+
+
+def test_texts_beside_images_are_left_out_and_other_files_are_judged(tmp_path: Path) -> None:
+    found = scanned(made(tmp_path, [*classes(""), "cats/boxes.txt", "cats/0.json", "dogs/purr.wav"]))
+    assert [path for path in found.paths if not path.endswith(".jpg")] == ["dogs/purr.wav"]
+    assert found.notes == ("2 files are left out: texts and tables beside the images of a class",)
 
 
 def test_what_no_split_names_is_left_out_with_its_number(tmp_path: Path) -> None:
@@ -390,7 +468,9 @@ def test_what_no_split_names_is_left_out_with_its_number(tmp_path: Path) -> None
             r"--split=test=a: --split=train=a names the same images\. Name each directory",
         ),
         ({"split": ["train=a", "test=a/cats"]}, r"--split=test=a/cats: --split=train=a names the same images"),
-        ({"exclude": ["c/**"]}, r"--exclude=c/\*\*: no path in .* matches, such as 'a/cats/0\.jpg'\."),
+        ({"exclude": ["c/**"]}, r"--exclude=c/\*\*: no path in .* matches\. Paths look like 'a/cats/0\.jpg'\."),
+        ({"exclude": ["[z-a]/**"]}, r"--exclude=\[z-a\]/\*\*: not a pattern of paths: bad character range z-a"),
+        ({"exclude": ["a", "b"]}, r"--exclude=a --exclude=b: all files in .* match\. Leave fewer out\."),
         ({"zip_encoding": "cp94"}, r"--zip_encoding=cp94: not a known encoding\. Common ones are cp949 \(Korean\)"),
     ],
 )

@@ -95,6 +95,16 @@ def test_a_unit_of_several_classes_counts_for_the_most_frequent_one() -> None:
     assert Counter(splits.tolist()) == {0: 90, 1: 30}
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_every_class_is_in_train_also_where_groups_follow_another_class(seed: int) -> None:
+    keys = np.repeat(np.arange(1, 7, dtype=np.uint64), 4)
+    labels = np.tile(np.array([0, 0, 0, 0], np.int32), 6)
+    labels[[3, 7]] = 1  # Class 1 has one image in each of two groups of class 0.
+    splits = choose_splits(keys, labels, (0.4, 0.2), seed)
+    assert 1 in labels[splits == 0]
+    assert all(len(set(splits[keys == key].tolist())) == 1 for key in set(keys.tolist()))
+
+
 def test_decided_sides_are_kept_and_others_fill_up() -> None:
     keys, labels = hashes(100), np.zeros(100, np.int32)
     before = choose_splits(keys[:50], labels[:50], (0.2, 0.0), 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 
@@ -19,6 +20,11 @@ from tfrecord_tools.stores import Listing, ReadError, Rejected
 _SNIFFED_FILES = 4  # Of a directory in which no name ends as an image's does.
 _SNIFFED_BYTES = 1 << 25  # Larger files are not opened for that.
 _MAX_SHOWN = 6  # Names in a note.
+TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+# Files that lie beside the images of a class and say something about them; they were never meant as images.
+_BESIDE_ENDINGS = frozenset(
+    {"txt", "csv", "tsv", "json", "jsonl", "xml", "yaml", "yml", "md", "rst", "ini", "cfg", "log", "db", "url"}
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,17 +55,22 @@ def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listin
     for pattern in patterns:
         compiled = glob(pattern.removeprefix("./").removeprefix(listing.top))
         matching = np.fromiter(
-            (compiled.fullmatch(_file(path, listing)) is not None for path in listing.paths), bool, len(listing.paths)
+            (compiled.fullmatch(_nfc(_file(path, listing))) is not None for path in listing.paths),
+            bool,
+            len(listing.paths),
         )
-        others = [r for r in rejected if compiled.fullmatch(r.path) is None]
+        others = [r for r in rejected if compiled.fullmatch(_nfc(r.path)) is None]
         if not matching.any() and len(others) == len(rejected):
             raise UserError(
-                f"--exclude={pattern}: no path in {src} matches, such as {next(iter(listing.paths), 'none')!r}. A path"
-                " relative to --src is expected, in which * stands for any part of a name and ** for any directories."
+                f"--exclude={pattern}: no path in {src} matches. Paths look like"
+                f" {next(iter(listing.paths), 'none')!r}. A pattern of paths relative to --src is expected, in which *"
+                " stands for any part of a name and ** for any directories."
             )
         excluded |= matching
         rejected = others
     kept = np.flatnonzero(~excluded)
+    if not len(kept):
+        raise UserError(f"--exclude={' --exclude='.join(patterns)}: all files in {src} match. Leave fewer out.")
     rest = listing.take(kept, rejected)
     count = len(listing.paths) - len(rest.paths) + len(listing.rejected) - len(rejected)
     return rest, [f"{_files(count)} left out by --exclude"]
@@ -70,14 +81,21 @@ def glob(pattern: str) -> re.Pattern[str]:
 
     What lies below a directory that matches, matches too.
     """
-    regex, position = "", 0
-    pattern = pattern.removeprefix("./").rstrip("/")
+    regex, position, given = "", 0, pattern
+    pattern = _nfc(pattern.removeprefix("./").rstrip("/"))
     for token in re.finditer(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]", pattern):
         regex += re.escape(pattern[position : token.start()])
         known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
         regex += known.get(token[0]) or token[0].replace("[!", "[^").replace("\\", "\\\\")
         position = token.end()
-    return re.compile(f"{regex}{re.escape(pattern[position:])}(?:/.*)?", re.DOTALL)
+    try:
+        return re.compile(f"{regex}{re.escape(pattern[position:])}(?:/.*)?", re.DOTALL)
+    except re.error as error:
+        raise UserError(f"--exclude={given}: not a pattern of paths: {error}. Write [[] for a bracket.") from error
+
+
+def _nfc(path: str) -> str:
+    return path if path.isascii() else unicodedata.normalize("NFC", path)
 
 
 def given_splits(values: Sequence[str], listing: Listing) -> list[tuple[str, str]]:
@@ -118,9 +136,11 @@ def arrange(
         return _tables(listing, src, label_regex, splits)
     known = _Files(listing)
     if label_regex:
-        layout = layouts.read_splits(known.tree, src, splits)
-        return known.placed(layout, by_regex(label_regex), classes)
-    layout = layouts.read(known.tree, src, classes, splits)
+        label = by_regex(label_regex)
+        layout = known.without_unlabeled(layouts.read_splits(known.tree, src, classes, splits), label)
+        return known.placed(layout, label, classes)
+    tables = [path for path in listing.paths if "/" not in path and path.lower().endswith(TABLE_ENDINGS)]
+    layout = layouts.read(known.tree, src, classes, splits, tables)
     return known.placed(layout, layouts.class_in_name, classes)
 
 
@@ -171,6 +191,25 @@ class _Files:
         self.tree = layouts.tree({d: [listing.paths[i] for i in numbers] for d, numbers in self._images.items()})
         self._with_images = {""} | {directory[:end] for directory in self._images for end in _ends(directory)}
 
+    def without_unlabeled(self, layout: Layout, named_class: Callable[[str], str | None]) -> Layout:
+        """Leave out the splits of which no image has a class, if others have."""
+        labeled: dict[int, bool] = {}
+        for directory, numbers in self._images.items():
+            split = layout.place(directory).split
+            found = any(named_class(self._listing.paths[number]) for number in numbers)
+            labeled[split] = labeled.get(split, False) or found
+        if all(labeled.values()) or not any(labeled.values()):
+            return layout
+        roots = {
+            path: root
+            if labeled.get(root.split, True)
+            else dataclasses.replace(
+                root, left_out=f"{path} has no labels, since --label_regex matches none of its files"
+            )
+            for path, root in layout.roots.items()
+        }
+        return dataclasses.replace(layout, roots=roots)
+
     def placed(
         self, layout: Layout, named_class: Callable[[str], str | None], classes: Collection[str] | None
     ) -> Arranged:
@@ -181,6 +220,7 @@ class _Files:
         rejected: list[Rejected] = []
         left_out, without_images = Counter[str](), Counter[str]()
         loose: list[str] = []
+        beside = 0
         for directory, numbers in self._by_directory.items():
             place = layout.place(directory)
             splits[numbers] = place.split
@@ -189,7 +229,9 @@ class _Files:
             elif place.left_out:
                 left_out[place.left_out] += len(numbers)
             elif place.label is not None:
-                labels[numbers] = place.label
+                meant = self._meant(directory, numbers)
+                labels[meant] = place.label
+                beside += len(numbers) - len(meant)
             else:
                 images = {*self._images.get(directory, ())}
                 for number in numbers:
@@ -198,9 +240,14 @@ class _Files:
                         rejected.append(Rejected(path=paths[number], reason=place.reason or layouts.NOT_IN_NAME))
                     elif label is None:
                         loose.append(paths[number])
-        notes = [*layout.notes, *_left_out_notes(left_out), *_beside_notes(without_images, loose)]
         names: list[str | None] = labels.tolist()
-        unread = self._unread(layout, named_class, {*names} - {None}, classes)
+        unread = []
+        for one, why in self._unread(layout, named_class, {*names} - {None}, classes):
+            if why:
+                left_out[why] += 1
+            else:
+                unread.append(one)
+        notes = [*layout.notes, *_left_out_notes(left_out), *_beside_notes(without_images, loose, beside)]
         return Arranged(labels=names, splits=splits.tolist(), rejected=[*unread, *rejected], notes=notes)
 
     def _unread(
@@ -209,15 +256,25 @@ class _Files:
         named_class: Callable[[str], str | None],
         found: Collection[str | None],
         classes: Collection[str] | None,
-    ) -> Iterator[Rejected]:
-        """What the listing rejected, but for what would be left out: other classes, and directories without images."""
+    ) -> Iterator[tuple[Rejected, str]]:
+        """Yield what the listing rejected, but for other classes; and why it is left out, "" if it counts."""
         for one in self._listing.rejected:
             directory = one.path.rpartition("/")[0]
             place = layout.place(directory)
             label = named_class(one.path) if place.by_name else place.label
             counts = directory in self._with_images or label in found or layouts.has_image_ending(one.path)
-            if counts and not place.left_out and (not classes or label in {*classes, None}):
-                yield one
+            if place.left_out or not counts:
+                yield one, place.left_out or "they cannot be read, and lie in directories without images"
+            elif not classes or label in {*classes, None}:
+                yield one, ""
+
+    def _meant(self, directory: str, numbers: list[int]) -> list[int]:
+        """The files of a class that may be meant as images: all, but for texts and tables beside images."""
+        images = self._images.get(directory, ())
+        if len(images) in (0, len(numbers)):
+            return numbers
+        paths = self._listing.paths
+        return [number for number in numbers if paths[number].rpartition(".")[2].lower() not in _BESIDE_ENDINGS]
 
     def _top_without_images(self, directory: str) -> str:
         return next(directory[:end] for end in _ends(directory) if directory[:end] not in self._with_images)
@@ -280,7 +337,9 @@ def _left_out_notes(left_out: Counter[str]) -> Iterator[str]:
         yield f"{_files(count)} left out: {reason}"
 
 
-def _beside_notes(without_images: Counter[str], loose: Sequence[str]) -> Iterator[str]:
+def _beside_notes(without_images: Counter[str], loose: Sequence[str], beside: int) -> Iterator[str]:
+    if beside:
+        yield f"{_files(beside)} left out: texts and tables beside the images of a class"
     if without_images:
         where = named(sorted(without_images), _MAX_SHOWN)
         yield f"{_files(without_images.total())} left out, in directories without images: {where}"

@@ -47,9 +47,9 @@ from tfrecord_tools.plan import (
     Plan,
     PlanConfig,
     Shard,
-    check_fractions,
     check_rejected,
     dataset_name,
+    divided,
     listed,
     plan,
 )
@@ -242,7 +242,7 @@ class _Conversion:
         """Scans, surveys and plans; prints the class table."""
         config, base = self._config, self._base
         sources = scan(config)
-        check_fractions(sources, config)
+        sources = divided(sources, config)
         self._check_bad(sources, {})
         with Progress("survey", len(sources)) as progress:
             facts = survey(

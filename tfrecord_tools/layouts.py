@@ -9,13 +9,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tfrecord_tools.errors import UserError, named
-from tfrecord_tools.splits import SPLITS, split_named
+from tfrecord_tools.manifest_labels import as_flag
+from tfrecord_tools.splits import SPLITS, split_named, without_split
 
 TO_BE_SPLIT = -1  # The split of a file whose side the source does not give.
 EXAMPLES = "cat_dog_img/train/cats/1.jpg (split/class/image) or cat_dog_img/cats/1.jpg (class/image)"
@@ -42,6 +44,13 @@ _KINDS = _BESIDE_IMAGES | {
     "image", "images", "img", "imgs", "photo", "photos", "picture", "pictures", "pic", "pics", "frames", "jpg", "jpeg",
     "jpegs", "png", "pngs", "jpegimages", "original", "originals", "raw", "rgb", "color", "data",
 }  # fmt: skip
+# Names that cameras and programs give to files, whatever is in the picture.
+_DEVICES = frozenset(
+    {
+        "img", "image", "images", "pic", "picture", "photo", "dsc", "dscn", "dscf", "pxl", "mvi", "gopr", "vid",
+        "video", "frame", "scan", "screenshot", "file", "untitled", "copy",
+    }
+)  # fmt: skip
 _WITHOUT_LABEL = frozenset({"unknown", "unlabeled", "unlabelled", "nolabel", "nolabels", "none", "all"})
 _NAMED_BY_CLASS = re.compile(r"(?:^|/)([^/]*?[^/\d._ -])[._ -]*\d+\.[^./]+$")  # cat.0.jpg, american_bulldog_100.jpg
 _MIN_SHARE_NAMED = 0.9
@@ -154,7 +163,13 @@ def find(top: Node, path: str) -> Node | None:
     return node
 
 
-def read(top: Node, src: str, classes: Sequence[str] | None, splits: Sequence[tuple[str, str]]) -> Layout:
+def read(
+    top: Node,
+    src: str,
+    classes: Sequence[str] | None,
+    splits: Sequence[tuple[str, str]],
+    tables: Sequence[str] = (),
+) -> Layout:
     """Find out what the directories of a source mean.
 
     Args:
@@ -162,16 +177,17 @@ def read(top: Node, src: str, classes: Sequence[str] | None, splits: Sequence[tu
         src: The source, for messages.
         classes: The names in --classes, which decide what the directories leave open. None: not given.
         splits: (split, path of a directory) by --split; empty: the names of the directories tell.
+        tables: Paths of tables that lie beside the directories and may hold the labels.
 
     Raises:
         UserError: Two meanings are possible, or --split names no directory.
     """
-    return _Reader(src, frozenset(classes or ())).read(top, splits)
+    return _Reader(src, frozenset(classes or ()), tables).read(top, splits)
 
 
-def read_splits(top: Node, src: str, splits: Sequence[tuple[str, str]]) -> Layout:
+def read_splits(top: Node, src: str, classes: Sequence[str] | None, splits: Sequence[tuple[str, str]]) -> Layout:
     """Find out which directories are splits, where the classes come from a regular expression; as `read`."""
-    return _Reader(src, frozenset()).read_splits(top, splits)
+    return _Reader(src, frozenset(classes or ())).read_splits(top, splits)
 
 
 def read_tables(names: Sequence[str], src: str, splits: Sequence[tuple[str, str]]) -> Layout:
@@ -194,9 +210,10 @@ def read_tables(names: Sequence[str], src: str, splits: Sequence[tuple[str, str]
 class _Reader:
     """The rules, with what they have in common: the source for messages, the wanted classes, the notes so far."""
 
-    def __init__(self, src: str, classes: frozenset[str]):
+    def __init__(self, src: str, classes: frozenset[str], tables: Sequence[str] = ()):
         self._src = src
         self._classes = classes
+        self._tables = tables
         self._notes: list[str] = []
 
     def read(self, top: Node, splits: Sequence[tuple[str, str]]) -> Layout:
@@ -209,7 +226,8 @@ class _Reader:
             roots = {node.path: Root(SPLITS.index(split), by_name=True) for split, node in sides}
             return Layout(roots=roots, outside=_UNNAMED)
         node = self._unwrapped(top)
-        if node.children and all(map(split_named, node.names)):
+        if any(map(split_named, node.names)) and not self._classes & {*filter(split_named, node.names)}:
+            self._refuse_mixture(node)
             self._refuse_two_names(node)
             sides = [(split_named(child.name) or "", child) for child in node.children.values()]
             roots = {child.path: Root(SPLITS.index(split), by_name=True) for split, child in sides}
@@ -227,7 +245,10 @@ class _Reader:
                     f" {_and([table.path for table in tables])}."
                 )
         elif len(tables) == 1 or not any(split_named(table.name) for table in tables):
+            self._refuse_parts(tables)
             sides = [("", table) for table in tables]
+            if len(tables) > 1:
+                self._notes.append(f"{len(tables):,} CSVs of pixels are one source: {named(list(top.children), 6)}")
         else:
             self._refuse_mixture(top)
             self._refuse_two_names(top)
@@ -235,7 +256,7 @@ class _Reader:
         roots = {table.path: Root(SPLITS.index(split) if split else TO_BE_SPLIT) for split, table in sides}
         if splits:
             roots = {path: root for path, root in roots.items() if root.split != TO_BE_SPLIT}
-        return Layout(roots=roots, outside=_UNNAMED)
+        return Layout(roots=roots, notes=tuple(self._notes), outside=_UNNAMED)
 
     def _given_splits(self, top: Node, splits: Sequence[tuple[str, str]]) -> dict[str, Root]:
         return self._split_roots(self._given_sides(top, splits))
@@ -291,12 +312,17 @@ class _Reader:
         if not others:
             return
         found = [child for child in node.children.values() if split_named(child.name)]
+        if any(child.children or _classes_in_names(child.images) for child in found):
+            meanings = (
+                f"{_split_flags(found)} if these are the splits (the rest is left out), {_exclude_flags(others)} to"
+                f" leave the rest out, or {_classes_flag(node.names)} if all are classes"
+            )
+        else:
+            meanings = f"{_classes_flag(node.names)} if all are classes, or {_exclude_flags(found)} to leave that out"
         raise UserError(
             f"{self._src}: {_and([c.name for c in found])} {_are(found)} named like a split,"
-            f" {_and([c.name for c in others])} {_are(others)} not, and all of them hold images."
-            f" Say what is meant: {_split_flags(found)} if these are the splits (the rest is left out),"
-            f" {_exclude_flags(others)} to leave the rest out, or --classes={_list(sorted(node.names))} if all are"
-            " classes."
+            f" {_and([c.name for c in others])} {_are(others)} not, and all of them hold images. Say what is meant:"
+            f" {meanings}."
         )
 
     def _refuse_two_names(self, node: Node) -> None:
@@ -384,15 +410,57 @@ class _Reader:
                 classes.setdefault(child.name, []).append(child)
         if not (self._classes and self._classes <= classes.keys()):
             self._refuse_kinds(classes)
+            first = [nodes[0] for nodes in classes.values()]
+            self._refuse_parts(first)
+            self._refuse_copies(first)
+            self._refuse_numbered_parts(first)
             if sides[0][0] == TO_BE_SPLIT and (roots := self._splits_in_classes(classes)):
                 return roots
             below = {nodes[0].path: _names_below(nodes) for nodes in classes.values()}
             certain = {nodes[0].path for nodes in classes.values() if any(node.images for node in nodes)}
             if self._classes and self._classes <= {name for names in below.values() for name in names}:
+                upper = [top for _, node in sides for child in node.children.values() for top in _tops(child)]
+                counts = [f"{top.path} ({top.count:,})" for top in upper]
+                self._notes.append(f"the classes lie in {len(upper):,} directories: {named(counts, _MAX_SHOWN)}")
                 return {n.path: Root(split) for split, node in sides for c in node.children.values() for n in _tops(c)}
             self._refuse_shared({path: below[path] for path in below if path not in certain}, classes)
         self._note_merged(classes)
         return {node.path: Root(split) for split, node in sides}
+
+    def _refuse_parts(self, nodes: Sequence[Node]) -> None:
+        """Names that differ only by a split's word: asl_train and asl_test, rps and rps-test-set."""
+        rests = [without_split(node.name) for node in nodes]
+        for rest, split in rests:
+            same = [(node, side) for node, (other, side) in zip(nodes, rests) if other == rest]
+            if split and len(same) > 1 and len({side for _, side in same}) > 1:
+                flags = " ".join(f"--split={side or 'train'}={_quoted(node.path)}" for node, side in same)
+                raise UserError(
+                    f"{self._src}: the names of {_and([node.name for node, _ in same])} differ only by the word of a"
+                    f" split. Say what is meant: {flags} if they are splits, or"
+                    f" {_classes_flag(node.name for node in nodes)} if they are classes."
+                )
+
+    def _refuse_copies(self, nodes: Sequence[Node]) -> None:
+        """A directory beside classes that holds directories of the same names may be a copy of them."""
+        names = {node.name for node in nodes}
+        for node in nodes:
+            if inner := sorted({*node.names} & (names - {node.name})):
+                raise UserError(
+                    f"{self._src}: {node.path} holds directories of the same names as there are beside it"
+                    f" ({', '.join(inner[:_MAX_SHOWN])}). Leave it out with {_exclude_flags([node])} if it is a copy,"
+                    f" or pass {_classes_flag(names)} if it is a class."
+                )
+
+    def _refuse_numbered_parts(self, nodes: Sequence[Node]) -> None:
+        """Directories such as images_part_1 and images_part_2 beside a table are parts, not classes."""
+        stems = {re.sub(r"\d+", "", node.name) for node in nodes}
+        if self._tables and len(nodes) > 1 and len(stems) == 1 and not any(node.children for node in nodes):
+            table = os.path.join(self._src, self._tables[0])
+            raise UserError(
+                f"{self._src}: the names of {_and([node.name for node in nodes])} differ only by numbers, and"
+                f" {self._tables[0]} may hold the labels. Pass --manifest={shlex.quote(table)} if it does, or"
+                f" {_classes_flag(node.name for node in nodes)} if the directories are classes."
+            )
 
     def _refuse_kinds(self, classes: Mapping[str, Sequence[Node]]) -> None:
         """Directories such as images and masks beside each other are no classes."""
@@ -403,7 +471,7 @@ class _Reader:
         raise UserError(
             f"{self._src}: {_and([node.name for node in kinds])} are names of kinds of files, not of classes. Leave out"
             f" what is not meant, for example with {_exclude_flags(beside)}, or pass"
-            f" --classes={_list(sorted(classes))} if they are classes."
+            f" {_classes_flag(classes)} if they are classes."
         )
 
     def _splits_in_classes(self, classes: Mapping[str, Sequence[Node]]) -> dict[str, Root]:
@@ -417,12 +485,14 @@ class _Reader:
             inner = [child.path for child in strange[0].children.values() if not split_named(child.name)]
             raise UserError(
                 f"{self._src}: {with_splits[0].path} holds directories with names of splits"
-                f" ({_list(with_splits[0].names)}), but there is also"
+                f" ({', '.join(sorted(with_splits[0].names))}), but there is also"
                 f" {inner[0] if inner else f'{strange[0].path} with images of no split'}. Leave one of them out with"
-                f" --exclude=DIRECTORY, or pass --classes={_list(sorted(classes))} to merge all directories into their"
+                f" --exclude=DIRECTORY, or pass {_classes_flag(classes)} to merge all directories into their"
                 " class."
             )
         below = {child.path: _names_below([child]) for node in nodes for child in node.children.values()}
+        if self._classes and self._classes <= {name for names in below.values() for name in names}:
+            return {path: Root(SPLITS.index(split_named(path.rpartition("/")[2]) or "")) for path in below}
         self._refuse_shared(below, classes)
         for node in nodes:
             self._refuse_two_names(node)
@@ -445,14 +515,16 @@ class _Reader:
         if 2 * sum(times[name] for name in shared) < len(pairs) or not shared or len(times) < 2:
             return  # One name alone cannot be all the classes.
         tops = [path for path, names in below.items() if not {*shared}.isdisjoint(names)]
-        names = [split_named(path.rpartition("/")[2]) for path in tops]
-        sides = names if all(names) else ["train", "validation"]
+        by_name = [without_split(path.rpartition("/")[2])[1] for path in tops]
+        sides = [side or "train" for side in by_name] if any(by_name) else ["train", "validation"]
         flags = " ".join(f"--split={side}={_quoted(path)}" for side, path in zip(sides, tops))
+        beside = [path for path in tops if _word(path.rpartition("/")[2]) in _BESIDE_IMAGES]
+        without = f" --exclude={_quoted(_literal(beside[0]))} leaves {beside[0]} out." if beside else ""
         raise UserError(
-            f"{self._src}: {_and(tops)} hold directories of the same names ({_list(shared)}). Say what is meant:"
-            f" {flags} (one for each part) if the classes are {_list(shared)} and the upper directories say the split;"
-            f" --classes={_list(shared)} if these are the classes, wherever they lie; or"
-            f" --classes={_list(sorted(classes))} if the upper directories are the classes."
+            f"{self._src}: {_and(tops)} hold directories of the same names ({named(shared, _MAX_SHOWN)}). Say what is"
+            f" meant: {flags} (one for each part) if these names are the classes and the upper directories say the"
+            f" split; {_classes_flag(shared)} if these are the classes, wherever they lie; or"
+            f" {_classes_flag(classes)} if the upper directories are the classes.{without}"
         )
 
     def _note_merged(self, classes: Mapping[str, Sequence[Node]]) -> None:
@@ -469,10 +541,10 @@ class _Reader:
         else:
             what = named([f"{name} ({named(names, _MAX_SHOWN)})" for name, names in inner.items()], _MAX_SHOWN)
         beside = [name for name in every if _word(name) in _BESIDE_IMAGES]
-        advice = f"--classes={_list(every)} makes them classes"
+        advice = f"{_classes_flag(every)} makes them classes" if len(every) > 1 else f"--exclude='**/{every[0]}'"
         if beside or all(_word(name) in _KINDS for name in every):
             name = (beside or every)[0]
-            advice = f"--exclude={_quoted(f'**/{name}')} leaves {name} out"
+            advice = f"--exclude={_quoted(f'**/{_literal(name)}')} leaves {name} out"
         self._notes.append(f"{_images(count)} in subdirectories are merged into their class: {what}; {advice}")
 
 
@@ -482,9 +554,17 @@ def _classes_in_names(paths: Sequence[str]) -> dict[str, str]:
     count = 0
     for path in paths:
         if match := _NAMED_BY_CLASS.search(path):
+            if says_nothing(match[1]):
+                return {}
             found.setdefault(unicodedata.normalize("NFC", match[1]), path)
             count += 1
     return found if count and count >= _MIN_SHARE_NAMED * len(paths) else {}
+
+
+def says_nothing(name: str) -> bool:
+    """Whether a name is a split's, or one that cameras and programs give: no class, as in test_1.jpg, IMG_0001.jpg."""
+    words = re.findall(r"[^\W\d_]+", name.casefold())
+    return all(word in _DEVICES or split_named(word) for word in words)
 
 
 def class_in_name(path: str) -> str | None:
@@ -532,7 +612,18 @@ def _split_flags(nodes: Sequence[Node]) -> str:
 
 
 def _exclude_flags(nodes: Sequence[Node]) -> str:
-    return " ".join(f"--exclude={_quoted(node.path)}" for node in nodes[:_MAX_SHOWN])
+    return " ".join(f"--exclude={_quoted(_literal(node.path))}" for node in nodes[:_MAX_SHOWN])
+
+
+def _literal(path: str) -> str:
+    """A pattern of --exclude that means this path alone."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", path)
+
+
+def _classes_flag(names: Iterable[str]) -> str:
+    """--classes with these names, ready to be copied; with many names, what to write."""
+    names = sorted(names)
+    return as_flag("classes", names) if len(names) <= _MAX_LISTED else f"--classes with all {len(names):,} names"
 
 
 def _are(nodes: Sequence[Node]) -> str:
@@ -544,12 +635,7 @@ def _images(count: int) -> str:
 
 
 def _quoted(path: str) -> str:
-    return f"'{path}'" if re.search(r"[^\w./-]", path) else path
-
-
-def _list(names: Sequence[str]) -> str:
-    """The names as the value of a flag."""
-    return ",".join(names[:_MAX_LISTED]) + (",…" if len(names) > _MAX_LISTED else "")
+    return path if re.fullmatch(r"[\w./-]+", path) else shlex.quote(path)
 
 
 def _and(names: Sequence[str]) -> str:

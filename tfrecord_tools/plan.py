@@ -15,6 +15,7 @@ import numpy as np
 from tfrecord_tools import duplicates, order, page, schema
 from tfrecord_tools.duplicates import Duplicates
 from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.layouts import TO_BE_SPLIT
 from tfrecord_tools.scan import Sources
 from tfrecord_tools.splits import SPLITS
 from tfrecord_tools.splitting import FREE, NO_GROUP, choose_splits, content_hashes, split_keys
@@ -314,8 +315,14 @@ def split_notes(decided: Plan, sources: Sources) -> Iterator[str]:
         for split in list(counts)[1:]:
             absent = [name for name, count in zip(decided.class_names, counts[split]) if not count]
             if absent:
-                what = "class has" if len(absent) == 1 else "classes have"
-                yield f"{len(absent):,} {what} too few images for {split} and only train: {named(absent)}"
+                what = "class has no image" if len(absent) == 1 else "classes have no images"
+                why = "too few images, or groups that count for another class"
+                yield f"{len(absent):,} {what} in {split} ({why}): {named(absent)}"
+    elif list(counts) == ["train"]:
+        yield (
+            "the source has a train split only: --validation_fraction=0.2 makes a validation split of it, else trainers"
+            " hold out a fifth"
+        )
     if decided.group_leaks:
         yield f"{decided.group_leaks:,} groups lie in several of the source's own splits"
 
@@ -343,6 +350,20 @@ def listed(rejected: Sequence[Rejected]) -> Iterator[str]:
         yield f"  {one.done}: {one.path}: {one.reason}"
     if len(rejected) > _SHOWN:
         yield f"  and {page.number(len(rejected) - _SHOWN, 'more such file')}"
+
+
+def divided(sources: Sources, config: PlanConfig) -> Sources:
+    """Return the sources to be split automatically, if they have a train split only and a fraction is given.
+
+    Raises:
+        UserError: Splits are asked for that the source has already.
+    """
+    asked = config.validation_fraction is not None or config.test_fraction is not None
+    if sources.has_splits and asked and not sources.splits.any():
+        splits = np.full_like(sources.splits, TO_BE_SPLIT)
+        return dataclasses.replace(sources, splits=splits, has_splits=False)
+    check_fractions(sources, config)
+    return sources
 
 
 def check_fractions(sources: Sources, config: PlanConfig) -> None:

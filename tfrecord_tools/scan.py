@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import os
 import re
+import shlex
 import sys
 import unicodedata
 from collections import Counter
@@ -356,7 +357,8 @@ def _sources(
     labels, spellings = _same_spelling(labels, splits)
     labels, relabelled, unchanged = _relabel(config, listing.paths, labels)
     counts = Counter(label for label in labels if label is not None)
-    class_names = _class_names(config, counts, rejected)
+    tables = [path for path in listing.paths if "/" not in path and path.lower().endswith(arrange.TABLE_ENDINGS)]
+    class_names = _class_names(config, counts, rejected, tables)
     label_of = {name: label for label, name in enumerate(class_names)}
     numbers = np.array([-1 if label is None else label_of.get(label, -1) for label in labels], np.int32)
     kept = np.flatnonzero(numbers >= 0)
@@ -492,11 +494,13 @@ def _hashes(groups: Sequence[str]) -> np.ndarray:
     return np.array([hashes[group] if group else NO_GROUP for group in groups], np.uint64)
 
 
-def _class_names(config: ScanConfig, counts: Counter[str], rejected: Sequence[Rejected]) -> tuple[str, ...]:
+def _class_names(
+    config: ScanConfig, counts: Counter[str], rejected: Sequence[Rejected], tables: Sequence[str]
+) -> tuple[str, ...]:
     """Returns the class table: `classes` if given, else the found names sorted; checked."""
     root = config.src
     if not counts:
-        raise UserError(f"--src={root}: {_why_none(rejected)}")
+        raise UserError(f"--src={root}: {_why_none(rejected, _table_hint(root, tables))}")
     names = tuple(sorted(counts, key=_by_number_or_name(counts)) if config.wanted is None else config.wanted)
     for name in names:
         _check_class_name(root, name)
@@ -511,11 +515,11 @@ def _class_names(config: ScanConfig, counts: Counter[str], rejected: Sequence[Re
         wrong = f"--src={root}: only one class, {names[0]!r}; a classifier has nothing to learn from one."
         if os.path.isdir(inner):
             wrong += f" Expected {EXAMPLES}. Did you mean --src={inner}, or a directory above?"
-        raise UserError(wrong)
+        raise UserError(f"{wrong} {_table_hint(root, tables)}" if tables else wrong)
     return names
 
 
-def _why_none(rejected: Sequence[Rejected]) -> str:
+def _why_none(rejected: Sequence[Rejected], hint: str) -> str:
     """Says why there is no image of any class."""
     strange = [r for r in rejected if r.reason != NO_CLASS]
     if strange:
@@ -523,7 +527,14 @@ def _why_none(rejected: Sequence[Rejected]) -> str:
         return f"no image of any class; {len(rejected):,} files cannot be used, such as {first.path}: {first.reason}."
     what = "image such as {} lies" if len(rejected) == 1 else "images such as {} lie"
     loose = f" {len(rejected):,} {what.format(rejected[0].path)} in no class directory." if rejected else ""
-    return f"no images in class directories.{loose} Expected {EXAMPLES}, or a table of labels with --manifest."
+    return f"no images in class directories.{loose} Expected {EXAMPLES}. {hint}"
+
+
+def _table_hint(root: str, tables: Sequence[str]) -> str:
+    if tables:
+        flag = f"--manifest={shlex.quote(os.path.join(root, tables[0]))}"
+        return f"If {tables[0]} holds the labels, pass {flag}."
+    return "Labels in a table are read with --manifest."
 
 
 def _by_number_or_name(names: Counter[str]) -> Callable[[str], Any]:

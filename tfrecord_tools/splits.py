@@ -27,3 +27,15 @@ def split_named(name: str) -> str | None:
     """
     match = _NAME.fullmatch(name.casefold())
     return _SPLIT_OF[match["split"]] if match else None
+
+
+def without_split(name: str) -> tuple[str, str | None]:
+    """Return the rest of a name that has a split's word in it, and the split: ("rps", "test") for `rps-test-set`.
+
+    Words that say nothing beside a split's word are left out of the rest. The split is None where no word, or more than
+    one, means a split.
+    """
+    words = re.findall(r"[^\W_]+", name.casefold())
+    found = [split for word in words if (split := split_named(word))]
+    rest = [word for word in words if not split_named(word) and not re.fullmatch(_BESIDE, word)]
+    return " ".join(rest), found[0] if len(found) == 1 else None

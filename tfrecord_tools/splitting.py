@@ -23,7 +23,8 @@ def choose_splits(
 
     Images with the same key are one unit and stay together. Of the n units of a class, round(n * fraction) go to a
     split, at least one of two or more (of three or more, if there is a test split too). Units go to validation, then to
-    test, then to train, in the order of a hash of their keys. The only unit of a class goes to train.
+    test, then to train, in the order of a hash of their keys. The only unit of a class goes to train. Every class has
+    an image in train, unless all of its images are `fixed` elsewhere.
 
     Args:
         keys: u64[n], from `split_keys`.
@@ -53,6 +54,8 @@ def choose_splits(
     ranks = np.arange(len(ordered)) - starts[classes]
     validation, test = wanted[:, classes]
     sides[ordered] = np.select([ranks < validation, ranks < validation + test], [1, 2], 0)
+    if len(units) < len(keys):
+        _keep_every_class_in_train(sides, ordered, inverse, labels)
     return sides[inverse]
 
 
@@ -86,6 +89,18 @@ def _missing(strata: np.ndarray, sides: np.ndarray, fractions: tuple[float, floa
         missing.append(np.clip(target - present, 0, np.maximum(free, 0)))
         free = free - missing[-1]
     return np.stack(missing)
+
+
+def _keep_every_class_in_train(sides: np.ndarray, ordered: np.ndarray, units: np.ndarray, labels: np.ndarray) -> None:
+    """Move a unit to train for each class that is in train by no unit: its images follow those of other classes."""
+    missing = np.setdiff1d(labels, labels[sides[units] == 0])
+    place = np.full(len(sides), -1)
+    place[ordered] = np.arange(len(ordered))
+    for label in missing.tolist():
+        free = units[labels == label]
+        free = free[place[free] >= 0]
+        if len(free):
+            sides[free[np.argmax(place[free])]] = 0
 
 
 def _most_frequent(units: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:

@@ -116,7 +116,7 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
     try:
         _check_apart(config)
         sources = scan(config)
-        plan.check_fractions(sources, config.plan_config())
+        sources = plan.divided(sources, config.plan_config())
         paths = _free_paths(sources, config)
         Path(config.out).mkdir(parents=True, exist_ok=True)
         with workers.pool(config.workers) as pool:
