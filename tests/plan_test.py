@@ -21,6 +21,7 @@ from tfrecord_tools.plan import (
     Shard,
     check_rejected,
     dataset_name,
+    divided,
     plan,
 )
 from tfrecord_tools.scan import TO_BE_SPLIT, Sources
@@ -204,6 +205,16 @@ def test_splits_of_the_source_are_kept() -> None:
 def test_fractions_for_a_source_with_splits_are_refused(flag: str) -> None:
     with pytest.raises(UserError, match=rf"--{flag}=0\.2: src has splits of its own, .* Leave the flag out\."):
         decide(many(3, "train/"), PlanConfig(**{flag: 0.2}))
+
+
+def test_a_train_split_alone_is_divided_if_asked() -> None:
+    sources, facts = made(many(10, "train/"))
+    assert divided(sources, PlanConfig()) is sources
+    config = PlanConfig(validation_fraction=0.2)
+    decided = plan(divided(sources, config), facts, config, "pets", config.plan_settings())
+    assert {split: row.tolist() for split, row in decided.counts().items()} == {"train": [8, 8], "validation": [2, 2]}
+    with pytest.raises(UserError, match=r"--validation_fraction=0\.2: src has splits of its own"):
+        divided(made([*many(3, "train/"), *many(3, "test/")])[0], config)
 
 
 def test_classes_are_mixed() -> None:
