@@ -223,6 +223,9 @@ def _scan_manifest(config: ScanConfig, path: str) -> Sources:
     root = os.path.dirname(path) if config.manifest is None else config.src
     rows = manifest.read(path, root, config.reading())
     listing, at, notes = _named(config, rows, path, root)
+    row_of = dict(zip(listing.paths, at))
+    listing, excluded = _without_excluded(config, listing)
+    at = [row_of[p] for p in listing.paths]
     wanted = config.wanted or set(rows.labels)
     label_of = dict(zip(rows.paths, rows.labels))
     rejected = [r for r in listing.rejected if label_of.get(r.path) in {*wanted, None}]
@@ -235,7 +238,7 @@ def _scan_manifest(config: ScanConfig, path: str) -> Sources:
         rejected,
         None if rows.groups is None else [rows.groups[row] for row in at],
     )
-    return dataclasses.replace(sources, notes=(*rows.notes, *notes, *sources.notes))
+    return dataclasses.replace(sources, notes=(*rows.notes, *notes, *excluded, *sources.notes))
 
 
 def _table_splits(names: Sequence[str] | None, path: str, column: str) -> list[int]:
@@ -259,20 +262,18 @@ def _named(
         The files, the row of each, and notes on how rows were understood.
     """
     if config.manifest is not None and not os.path.isdir(root):
-        listing, notes = _without_excluded(config, _list(config))
+        listing = _list(config)
         if listing.top and all(p.startswith(listing.top) for p in rows.paths):
             rows = dataclasses.replace(rows, paths=[p.removeprefix(listing.top) for p in rows.paths])
-        listing, at, told = _only_named(listing, rows, path, {})
-        return listing, at, (*notes, *told)
+        return _only_named(listing, rows, path, {})
     found = stores.stat_files(root, rows.paths)
     row_of = {p: row for row, p in enumerate(rows.paths)}
     if not found.rejected and all(map(_is_nfc, found.paths)):
         return found, [row_of[p] for p in found.paths], ()
-    listing, notes = _without_excluded(config, stores.list_store(root or ".", strict=False))
+    listing = stores.list_store(root or ".", strict=False)
     outside = found if not set(found.paths) <= set(listing.paths) else None
     reasons = {r.path: r.reason for r in found.rejected}
-    listing, at, told = _only_named(_joined(listing, outside), rows, path, reasons)
-    return listing, at, (*notes, *told)
+    return _only_named(_joined(listing, outside), rows, path, reasons)
 
 
 def _is_nfc(path: str) -> bool:
@@ -328,7 +329,13 @@ def _scan_parquet(config: ScanConfig) -> Sources:
     """Scan Parquet files with the images in them."""
     if config.label_regex:
         raise UserError("--label_regex and Parquet files of images exclude each other: a column gives the labels.")
-    source = parquet_source.read(config.src, config.reading())
+    if config.split:
+        raise UserError(
+            f"--split={config.split[0]} and Parquet files of images exclude each other: the splits come from the names"
+            " of the files, such as train.parquet and test.parquet, or from a column. Remove --split and rename the"
+            " files, or name the column with --split_column."
+        )
+    source = parquet_source.read(config.src, config.reading(), config.exclude or ())
     splits = _table_splits(source.splits, config.src, config.split_column)
     if config.classes is None and source.class_names and len(source.class_names) > 1:
         config = dataclasses.replace(config, classes=source.class_names)
