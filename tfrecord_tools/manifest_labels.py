@@ -159,7 +159,7 @@ def _whole(path: str, column: str, labels: Sequence[str], numbers: Mapping[str, 
         return {}
     fractions = {label for label, value in numbers.items() if not _is_whole(value)}
     if not fractions:
-        return {label: f"{abs(value) if not value else value:.0f}" for label, value in numbers.items()}
+        return {label: f"{value or 0:.0f}" for label, value in numbers.items()}
     row = next(row for row, label in enumerate(labels) if label in fractions)
     raise UserError(
         f"{path}: the column {column!r} holds numbers with fractions, such as {labels[row]} in row {row + 1:,}. These"
