@@ -128,6 +128,7 @@ ONE = "An image has one label here. Name a column of single labels with --label_
         (["dog+cat", "dog", "cat"], "such as 'dog+cat'"),
         (["scab frog_eye", "scab", "frog_eye"], "such as 'scab frog_eye' in row 1."),
         (["7 1 2 0", "5", "3"], "such as '7 1 2 0' in row 1."),  # Numbers are no words of a name.
+        (["7 1 2 0", "5", "nan"], "such as '7 1 2 0' in row 1."),
         (["7 1", "2 0"], "2 of 2 rows seem"),
         (["haze primary", "clear primary", "haze water", "clear primary water", "clear water"], "5 of 5 rows seem"),
         (

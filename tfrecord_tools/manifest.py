@@ -68,7 +68,7 @@ class Reading:
             another name than these.
         label_columns: One column per class, instead of the column of labels.
         classes: Names that are those of classes, whatever they look like.
-        encoding: Of a CSV. None: UTF-8, or what a byte order mark says.
+        encoding: The encoding of a CSV. None: UTF-8, or that of its byte order mark.
         flag: By which the file was given.
         exact: The columns must have these very names, and every row must have a label.
     """

@@ -1,4 +1,4 @@
-"""What the label column of a table holds: class names. Several labels a row and numbers with fractions stop everything.
+"""Class names in the label column of a table. Several labels a row and numbers with fractions stop everything.
 
 `--classes` decides where a label could be read in two ways: what is listed there is the name of a class.
 """
@@ -41,7 +41,7 @@ def read(path: str, table: pa.Table, column: str, delimiter: str, classes: Colle
         path: The table's own path, for messages.
         table: The table.
         column: The column.
-        delimiter: Of the table: a comma in a number is a decimal point only where it does not separate values.
+        delimiter: The table's; a comma in a number is a decimal point only where it does not separate values.
         classes: Names that are those of classes, whatever they look like.
 
     Raises:
@@ -249,7 +249,7 @@ def _combined_again(parts: Sequence[Sequence[str]], separator: str) -> bool:
 
     Names of several words share words: between spaces, each part must occur again, unless all are numbers.
     """
-    counts = collections.Counter(part for of_label in parts for part in of_label)
+    counts = collections.Counter(part for of_label in parts for part in of_label if part.casefold() != _NAN)
     if separator == " " and counts and all(map(_INTEGER.fullmatch, counts)):
         return True
     repeated = separator != " " or 1 not in counts.values()

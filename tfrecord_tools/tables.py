@@ -38,7 +38,7 @@ def read(path: str, encoding: str | None = None, known: Collection[str] = ()) ->
 
     Args:
         path: The file.
-        encoding: Of a CSV. None: UTF-8, or what a byte order mark says.
+        encoding: The encoding of a CSV. None: UTF-8, or that of its byte order mark.
         known: Names of columns, by which the delimiter is told where several are possible.
 
     Returns:
