@@ -225,7 +225,7 @@ def _directory_of(key: str, tail: str) -> str:
     return f"{tail.partition('/')[2]}{rest}/".casefold() if rest else ""
 
 
-# --- How it is told --------------------------------------------------------------------------------------------------
+# --- Notes ------------------------------------------------------------------------------------------------------------
 
 
 def _notes(rows: Sequence[str], names: Sequence[str], numbers: np.ndarray) -> Iterator[str]:

@@ -51,8 +51,8 @@ class ScanConfig:
         group_regex: Searched in each path; images with the same first group stay on one side of a split.
         split: `NAME=DIR` each: this directory, relative to `src`, is (part of) that split. What none of them names is
             left out. None: the names of the directories tell.
-        exclude: Patterns of paths relative to `src` that are left out, also of a manifest's rows: `*` stands for any part of a name, `**` for any
-            directories. A pattern that names a directory means everything in it.
+        exclude: Patterns of paths relative to `src` that are left out, also where a manifest names them: `*` stands
+            for any part of a name, `**` for any directories. A pattern that names a directory means everything in it.
         zip_encoding: Encoding of the names in an archive that does not say it, such as "cp949".
         manifest: A CSV or Parquet file that names the images in `src`, their classes, and what else is known.
         path_column: The manifest's column of paths; of Parquet files of images, the column of images.
