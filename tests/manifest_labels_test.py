@@ -54,6 +54,35 @@ def parquet_labels(tmp_path: Path, labels: Any, **settings: Any) -> list[str]:
         (["[other]", "cat"], ["[other]", "cat"]),
         (["['dog']", "['cat']"], ["dog", "cat"]),  # One label a list.
         (["C++", "C"], ["C++", "C"]),
+        (
+            ["Apple Braeburn", "Apple Golden 1", "Apple Golden 2"],
+            ["Apple Braeburn", "Apple Golden 1", "Apple Golden 2"],
+        ),
+        (
+            [
+                "Apple 1",
+                "Apple 2",
+                "Plum 1",
+                "Plum 2",
+                "Plum Red",
+                "Apple",
+            ],  # Fewer parts than names, but one is alone.
+            ["Apple 1", "Apple 2", "Plum 1", "Plum 2", "Plum Red", "Apple"],
+        ),
+        (
+            [f"{plant}/{state}" for plant in ("Tomato", "Apple", "Corn") for state in ("healthy", "scab", "rust")],
+            [f"{plant}/{state}" for plant in ("Tomato", "Apple", "Corn") for state in ("healthy", "scab", "rust")],
+        ),  # A hierarchy: no part stands at two places.
+        (
+            [f"{color} {fruit}" for color in ("red", "green", "ripe") for fruit in ("apple", "pear", "plum")],
+            [f"{color} {fruit}" for color in ("red", "green", "ripe") for fruit in ("apple", "pear", "plum")],
+        ),
+        (["12345678901234567891.0", "12345678901234567890.0"], ["12345678901234567891", "12345678901234567890"]),
+        (["-0.0", "1e3", "+2."], ["0", "1000", "2"]),
+        (["0", "nan", "1"], ["0", "1"]),  # Among numbers it is a missing one.
+        (["007", "NaN", "008"], ["007", "008"]),
+        (["Nan", "Pita"], ["Nan", "Pita"]),
+        (["{[1]}", "cat"], ["{[1]}", "cat"]),  # No list of Python, though it is written as one.
     ],
 )
 def test_class_names(tmp_path: Path, labels: list[str], names: list[str]) -> None:
@@ -97,6 +126,15 @@ ONE = "An image has one label here. Name a column of single labels with --label_
         (["dog,cat", "dog", "cat", "cat,dog"], "2 of 4 rows seem to have several labels"),
         (["dog / cat", "dog", "cat"], "such as 'dog / cat' in row 1."),
         (["dog+cat", "dog", "cat"], "such as 'dog+cat'"),
+        (["scab frog_eye", "scab", "frog_eye"], "such as 'scab frog_eye' in row 1."),
+        (["7 1 2 0", "5", "3"], "such as '7 1 2 0' in row 1."),  # Numbers are no words of a name.
+        (["7 1 2 0", "5", "nan"], "such as '7 1 2 0' in row 1."),
+        (["7 1", "2 0"], "2 of 2 rows seem"),
+        (["haze primary", "clear primary", "haze water", "clear primary water", "clear water"], "5 of 5 rows seem"),
+        (
+            ["dog/cat", "cat/dog", "cat/bird", "bird/dog"],
+            "4 of 4 rows seem",
+        ),  # No hierarchy: `cat` stands at both places.
         (["a, b", "b, c", "a, c", "a, b, c"], "4 of 4 rows seem"),  # None stands alone, but they are combined again.
     ],
 )
@@ -151,6 +189,8 @@ def test_lists_of_parquet(tmp_path: Path, labels: Any) -> None:
     ("labels", "delimiter", "shown"),
     [
         (["20.0", "20.5"], ",", "such as 20.5 in row 2."),
+        (["1.0", "12345678901234567890.5"], ",", "such as 12345678901234567890.5 in row 2."),
+        (["1.0", "1e999"], ",", "such as 1e999 in row 2."),
         (["1", "2.25"], ",", "such as 2.25 in row 2."),
         (["0,5", "1,25"], ";", "such as 0,5 in row 1."),
         (["1e-3", "2.0"], ",", "such as 1e-3 in row 1."),

@@ -81,6 +81,11 @@ def test_the_file_that_is_meant(row: str, file: str | None) -> None:
         ("7", ["7.jpg", "007.jpg"], "7.jpg"),
         ("y/b/1.jpg", ["b/1.jpg", "c/1.jpg"], "b/1.jpg"),  # The longest common end.
         ("train/cats/17.jpg", ["train/cats/1.jpg", "val/cats/17.jpg"], None),  # Else a split would leak into another.
+        ("train/1.png", ["test/1.png", "val/2.png"], None),  # `train` is not there.
+        ("train/1.png", ["test/1.png", "train_set/1.png"], "train_set/1.png"),
+        ("validation/a/1.png", ["val/a/1.png"], "val/a/1.png"),  # Two names of one split.
+        ("/test/pets/train/1.png", ["test/1.png"], None),  # The innermost directory counts.
+        ("train/1.png", ["images/1.png"], "images/1.png"),
         (unicodedata.normalize("NFD", "é.jpg"), [unicodedata.normalize("NFC", "é.jpg")], "é.jpg"),
     ],
 )

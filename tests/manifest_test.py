@@ -209,6 +209,43 @@ def test_groups_stay_on_one_side(tmp_path: Path, write: Write) -> None:
     assert {split for splits in sides.values() for split in splits} == {"train", "validation"}
 
 
+# --- With --exclude --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["directory", "with a file that is missing", "zip"])
+@pytest.mark.parametrize(
+    ("patterns", "left", "note"),
+    [
+        (["x/000.jpg"], 5, "1 file is left out by --exclude"),
+        (["x"], 2, "4 files are left out by --exclude"),
+        (["**/00[01].jpg"], 2, "4 files are left out by --exclude"),
+        (["x/000.jpg", "y/*1.jpg"], 4, "2 files are left out by --exclude"),
+    ],
+)
+def test_exclude_leaves_rows_out(
+    tmp_path: Path, write: Write, kind: str, patterns: list[str], left: int, note: str
+) -> None:
+    members = contents(tree(tmp_path / "pool", {"x": 4, "y": 2}))
+    source = tmp_path / "pool"
+    if kind == "zip":
+        source = tmp_path / "a.zip"
+        with zipfile.ZipFile(source, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(f"pets/{name}", data)
+    missing = ["z/9.jpg"] if "missing" in kind else []
+    rows = {"path": [*sorted(members), *missing], "label": (["a", "b"] * 4)[: len(members) + len(missing)]}
+    found = scanned(source, manifest=str(write(tmp_path / "list", rows)), exclude=patterns)
+    assert (len(found), [r.path for r in found.rejected]) == (left, missing)
+    assert note in found.notes
+    assert labels(found) == {p: la for p, la in zip(rows["path"], rows["label"]) if p in found.paths}
+
+
+def test_exclude_that_matches_no_row(pool: Path, tmp_path: Path, write: Write) -> None:
+    table = write(tmp_path / "list", {"path": NAMES[:4], "label": ["a", "b"] * 2})
+    with pytest.raises(UserError, match=r"--exclude=005\.png: no path in .* matches\. Paths look like '000\.jpg'\."):
+        scanned(pool, manifest=str(table), exclude=["005.png"])  # There, but not named.
+
+
 # --- With archives -------------------------------------------------------------------------------------------------
 
 

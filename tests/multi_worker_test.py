@@ -182,8 +182,8 @@ def test_fewer_validation_images_than_workers(place, monkeypatch):
     with pytest.raises(UserError) as error:
         training.train("scratch", dataset.open(place / "out"), recipes.scratch(), config, {})
     assert str(error.value) == (
-        "13 validation images are fewer than the 14 workers, of which each needs one. Start fewer, or convert with a"
-        " larger --validation_fraction."
+        "13 validation images are fewer than the 14 workers, of which each needs one. Start fewer, or make the"
+        " dataset anew by python -m tfrecord_tools.convert with a larger --validation_fraction."
     )
 
 

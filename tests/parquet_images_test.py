@@ -204,6 +204,41 @@ def test_label_regex_is_refused(tmp_path: Path) -> None:
     )
 
 
+def test_split_is_refused(tmp_path: Path) -> None:
+    assert refusal(plain(tmp_path / "p.parquet"), split=["train=p.parquet"]) == (
+        "--split=train=p.parquet and Parquet files of images exclude each other: the splits come from the names of the"
+        " files, such as train.parquet and test.parquet, or from a column. Remove --split and rename the files, or name"
+        " the column with --split_column."
+    )
+
+
+@pytest.mark.parametrize(
+    ("patterns", "files"),
+    [
+        (["extra.parquet"], ["test", "train"]),
+        (["t*"], ["extra"]),
+        (["train.parquet", "./extra.parquet"], ["test"]),
+    ],
+)
+def test_exclude_leaves_files_out(tmp_path: Path, patterns: list[str], files: list[str]) -> None:
+    for name in ("train", "test", "extra"):
+        plain(tmp_path / f"pets/{name}.parquet", 2, name)
+    found = scanned(tmp_path / "pets", exclude=patterns)
+    assert sorted({path.partition(".")[0] for path in found.paths}) == files
+    count = 3 - len(files)
+    assert found.notes[0] == ("1 file is" if count == 1 else f"{count} files are") + " left out by --exclude"
+
+
+def test_exclude_that_cannot_be(tmp_path: Path) -> None:
+    source = plain(tmp_path / "p.parquet")
+    assert refusal(source, exclude=["q*"]).startswith(
+        f"--exclude=q*: no path in {source} matches. Paths look like 'p.parquet'. A pattern of paths relative to --src"
+    )
+    assert refusal(source, exclude=["p*"]) == (
+        f"--exclude=p*: no Parquet file of images in {source} is left. Remove a pattern."
+    )
+
+
 def test_directories_of_two_datasets(tmp_path: Path) -> None:
     for name in ("large", "small"):
         plain(tmp_path / f"pets/{name}/train.parquet")

@@ -194,29 +194,29 @@ def test_like_kaggles_mnist(tmp_path: Path) -> None:
 
 # --- Headers that count ----------------------------------------------------------------------------------------------
 
-GREY_4 = [[1, 2, 3, 4], [5, 6, 7, 8]]
-SIZE_2 = [[[1, 2], [3, 4]], [[5, 6], [7, 8]]]
+REST = ",0" * 60  # Of the values of an image, behind the first four.
+SIZE_8 = [[[*first, 0, 0, 0, 0], *[[0] * 8] * 7] for first in ([1, 2, 3, 4], [5, 6, 7, 8])]
 
 
-def counted(first: int = 0, count: int = 4, name: str = "pixel{}") -> list[str]:
+def counted(first: int = 0, count: int = 64, name: str = "pixel{}") -> list[str]:
     return [name.format(number) for number in range(first, first + count)]
 
 
 @pytest.mark.parametrize(
     ("header", "rows"),
     [
-        (["label", *counted()], ["a,1,2,3,4", "b,5,6,7,8"]),
-        (["label", *counted(1)], ["a,1,2,3,4", "b,5,6,7,8"]),
-        ([*counted(name="pixel{:04d}"), "label"], ["1,2,3,4,a", "5,6,7,8,b"]),  # The class comes last.
-        (["label", *counted(name="px_{}")], ["a,1,2,3,4", "b,5,6,7,8"]),
-        (["label", *counted(name="{}")], ["a,1,2,3,4", "b,5,6,7,8"]),
-        (["Class", *counted()], ["a,1,2,3,4", "b,5,6,7,8"]),
-        (["", "label", *counted()], ["0,a,1,2,3,4", "1,b,5,6,7,8"]),  # The index of a data frame.
-        (["id", "label", *counted()], ["0,a,1,2,3,4", "1,b,5,6,7,8"]),
-        (["label", *counted(), "", ""], ["a,1,2,3,4,,", "b,5,6,7,8,,"]),  # A spreadsheet's empty columns.
-        (["label", *counted(), ""], ["a,1,2,3,4", "b,5,6,7,8"]),
-        (['"label"', *counted(name='"pixel{}"')], ['"a",1,2,3,4', '"b","5",6,7,8']),
-        (["\ufefflabel", *counted()], ["a, 1 ,2,3,4", "b,5,6,7,8\r"]),
+        (["label", *counted()], [f"a,1,2,3,4{REST}", f"b,5,6,7,8{REST}"]),
+        (["label", *counted(1)], [f"a,1,2,3,4{REST}", f"b,5,6,7,8{REST}"]),
+        ([*counted(name="pixel{:04d}"), "label"], [f"1,2,3,4{REST},a", f"5,6,7,8{REST},b"]),  # The class comes last.
+        (["label", *counted(name="px_{}")], [f"a,1,2,3,4{REST}", f"b,5,6,7,8{REST}"]),
+        (["label", *counted(name="{}")], [f"a,1,2,3,4{REST}", f"b,5,6,7,8{REST}"]),
+        (["Class", *counted()], [f"a,1,2,3,4{REST}", f"b,5,6,7,8{REST}"]),
+        (["", "label", *counted()], [f"0,a,1,2,3,4{REST}", f"1,b,5,6,7,8{REST}"]),  # The index of a data frame.
+        (["id", "label", *counted()], [f"0,a,1,2,3,4{REST}", f"1,b,5,6,7,8{REST}"]),
+        (["label", *counted(), "", ""], [f"a,1,2,3,4{REST},,", f"b,5,6,7,8{REST},,"]),  # A spreadsheet's empty columns.
+        (["label", *counted(), ""], [f"a,1,2,3,4{REST}", f"b,5,6,7,8{REST}"]),
+        (['"label"', *counted(name='"pixel{}"')], [f'"a",1,2,3,4{REST}', f'"b","5",6,7,8{REST}']),
+        (["\ufefflabel", *counted()], [f"a, 1 ,2,3,4{REST}", f"b,5,6,7,8{REST}\r"]),
     ],
 )
 def test_columns_that_are_counted(tmp_path: Path, header: list[str], rows: list[str]) -> None:
@@ -224,25 +224,28 @@ def test_columns_that_are_counted(tmp_path: Path, header: list[str], rows: list[
     assert pixel_csv.is_one(str(path))
     found = scanned(path)
     assert found.class_names == ("a", "b")
-    assert [pixels_of(found.store.read(p, s).data).tolist() for p, s in zip(found.paths, found.spans)] == SIZE_2
-    assert found.notes == ("4 pixel columns are read as 2 x 2 pixels in grey",)
+    assert [pixels_of(found.store.read(p, s).data).tolist() for p, s in zip(found.paths, found.spans)] == SIZE_8
+    assert found.notes == ("64 pixel columns are read as 8 x 8 pixels in grey",)
 
 
 def test_columns_that_are_counted_between_semicolons(tmp_path: Path) -> None:
-    path = written(tmp_path / "a.csv", ";".join(["label", *counted()]) + "\na,x;1;2;3;4\nb;5;6;7;8\n")
+    path = written(
+        tmp_path / "a.csv",
+        ";".join(["label", *counted()]) + f"\na,x;1;2;3;4{REST}\nb;5;6;7;8{REST}\n".replace(",0", ";0"),
+    )
     found = scanned(path)
     assert found.class_names == ("a,x", "b")
-    assert [pixels_of(found.store.read(p, s).data).tolist() for p, s in zip(found.paths, found.spans)] == SIZE_2
+    assert [pixels_of(found.store.read(p, s).data).tolist() for p, s in zip(found.paths, found.spans)] == SIZE_8
 
 
 def test_three_values_for_each_pixel(tmp_path: Path) -> None:
-    images = [drawn((3, 3, 3), seed) for seed in range(2)]
+    images = [drawn((5, 5, 3), seed) for seed in range(2)]
     rows = [",".join([label, *map(str, image.ravel())]) for label, image in zip("ab", images)]
-    found = scanned(written(tmp_path / "a.csv", "\n".join([",".join(["label", *counted(1, 27)]), *rows])))
+    found = scanned(written(tmp_path / "a.csv", "\n".join([",".join(["label", *counted(1, 75)]), *rows])))
     for path, span, image in zip(found.paths, found.spans, images):
         assert (pixels_of(found.store.read(path, span).data) == image).all()
     assert found.notes == (
-        "27 pixel columns are read as 3 x 3 pixels in RGB, the three values of a pixel side by side",
+        "75 pixel columns are read as 5 x 5 pixels in RGB, the three values of a pixel side by side",
     )
 
 
@@ -250,8 +253,8 @@ def test_three_values_for_each_pixel(tmp_path: Path) -> None:
     ("header", "message"),
     [
         (
-            ["label", *counted(0, 10)],
-            "the header has 10 columns of pixels. Images must be square: a square number of col",
+            ["label", *counted(0, 65)],
+            "the header has 65 columns of pixels. Images must be square: a square number of col",
         ),
         (["label", "class", *counted()], "the header has 2 columns that may be the class: label, class."),
     ],
@@ -266,11 +269,14 @@ def test_counted_columns_that_cannot_be(tmp_path: Path, header: list[str], messa
 @pytest.mark.parametrize(
     "header",
     [
-        "0,1,2,3,4,5,6,7,8,9",  # A row of numbers, perhaps.
+        ",".join(counted(name="{}")),  # A row of numbers, perhaps.
         "label,pixel0,pixel2,pixel3,pixel4",
         "label,pixel5,pixel6,pixel7,pixel8",
         "path,label,feature1,feature2,feature3,feature4",
         "label,a0,b1,c2,d3",
+        ",".join(["label", *counted(0, 9, "feature_{}")]),  # Fewer than 8 x 8.
+        ",".join(["label", *counted(0, 49)]),
+        ",".join(["id", *counted(0, 100, "{}")]),  # A column for each class.
     ],
 )
 def test_other_numbered_columns_are_none(tmp_path: Path, header: str) -> None:
@@ -280,14 +286,14 @@ def test_other_numbered_columns_are_none(tmp_path: Path, header: str) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("1,2,3,a", "4 pixel values|pixel value 4|3 pixel values"),
-        ("1,2,3,4,5,a", "5 pixel values, where the header says 4"),
-        ("1,2,3,400,a", "pixel value 4 is '400'; a whole number of 0 to 255 is expected"),
-        ("0.1,0.2,0.3,0.4,a", "pixel value 1 is '0.1'; a whole number of 0 to 255 is expected"),
+        (f"1,2,3{REST},a", "64 pixel values|pixel value 64|63 pixel values"),
+        (f"1,2,3,4,5{REST},a", "65 pixel values, where the header says 64"),
+        (f"1,2,3,400{REST},a", "pixel value 4 is '400'; a whole number of 0 to 255 is expected"),
+        (f"0.1,0.2,0.3,0.4{REST},a", "pixel value 1 is '0.1'; a whole number of 0 to 255 is expected"),
     ],
 )
 def test_wrong_lines_with_the_class_last(tmp_path: Path, line: str, reason: str) -> None:
-    good = "".join(f"{i},{i},{i},{i},{name}\n" for i, name in enumerate("abababab"))
+    good = "".join(f"{i},{i},{i},{i}{REST},{name}\n" for i, name in enumerate("abababab"))
     path = written(tmp_path / "a.csv", ",".join([*counted(), "label"]) + "\n" + good + line + "\n")
     found = scanned(path)
     if found.rejected:

@@ -61,6 +61,12 @@ def test_encodings_by_their_flag(tmp_path: Path, encoding: str, label: str) -> N
     ("data", "settings", "message"),
     [
         (b"PK\x03\x04xl", {}, "an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8."),
+        (
+            "sep=é\npathélabel\n".encode(),
+            {},
+            "its first line says that 'é' separates the values. An ASCII character is expected there, such as ; in",
+        ),
+        (b'sep="\npath,label\n', {}, "its first line says that '\"' separates the values."),
         (b"PAR1xx", {}, "a Parquet file by another name. Its name must end with .parquet."),
         (
             b"path,label\n",
@@ -94,9 +100,24 @@ def test_delimiter(text: str, delimiter: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["image", "filename", "file_name", "file", "image_id", "Image Index", "id", "filepaths", "img"]
+    "path",
+    [
+        "image",
+        "filename",
+        "file_name",
+        "file",
+        "image_id",
+        "Image Index",
+        "id",
+        "filepaths",
+        "img",
+        "id_code",
+        "filenameid",
+    ],
 )
-@pytest.mark.parametrize("label", ["class", "category", "target", "breed", "labels", "Class Name"])
+@pytest.mark.parametrize(
+    "label", ["class", "category", "target", "breed", "labels", "Class Name", "diagnosis", "species", "dx"]
+)
 def test_usual_names(tmp_path: Path, path: str, label: str) -> None:
     found = read(tmp_path / "t.csv", f"{path},other,{label}\n0.jpg,x,a\n1.jpg,y,b\n")
     assert dict(zip(found.paths, found.labels)) == {"0.jpg": "a", "1.jpg": "b"}
@@ -104,6 +125,29 @@ def test_usual_names(tmp_path: Path, path: str, label: str) -> None:
         f"the column {path!r} is read as the paths (see --path_column)",
         f"the column {label!r} is read as the labels (see --label_column)",
     )
+
+
+def test_usual_names_are_their_own_normal_form() -> None:
+    names = [name for usual in manifest._USUAL.values() for name in usual]
+    assert [tables.normal(name) for name in names] == names
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "column"),
+    [
+        ("id,filename,label", ["7,0.jpg,a", "8,1.jpg,b"], "filename"),  # Its values end as names of images do.
+        ("image,id,label", ["0.JPG,7,a", "1.png,8,b"], "image"),
+        ("id,filename,label", ["7,0,a", "8,1,b"], None),  # Neither,
+        ("id,filename,label", ["7.jpg,0.jpg,a", "8.jpg,1.jpg,b"], None),  # or both.
+    ],
+)
+def test_several_columns_of_paths(tmp_path: Path, header: str, rows: list[str], column: str | None) -> None:
+    text = "\n".join([header, *rows]) + "\n"
+    if column is None:
+        with pytest.raises(UserError, match=r"'id', 'filename', which may each hold the paths\. Name the column"):
+            read(tmp_path / "t.csv", text)
+    else:
+        assert read(tmp_path / "t.csv", text).notes[0].startswith(f"the column {column!r} is read as the paths")
 
 
 def test_a_column_of_split_names(tmp_path: Path) -> None:

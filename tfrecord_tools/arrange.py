@@ -61,11 +61,7 @@ def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listin
         )
         others = [r for r in rejected if compiled.fullmatch(_nfc(r.path)) is None]
         if not matching.any() and len(others) == len(rejected):
-            raise UserError(
-                f"--exclude={pattern}: no path in {src} matches. Paths look like"
-                f" {next(iter(listing.paths), 'none')!r}. A pattern of paths relative to --src is expected, in which *"
-                " stands for any part of a name and ** for any directories."
-            )
+            raise _matches_nothing(pattern, src, listing.paths)
         excluded |= matching
         rejected = others
     kept = np.flatnonzero(~excluded)
@@ -74,6 +70,29 @@ def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listin
     rest = listing.take(kept, rejected)
     count = len(listing.paths) - len(rest.paths) + len(listing.rejected) - len(rejected)
     return rest, [f"{_files(count)} left out by --exclude"]
+
+
+def without_files(paths: Sequence[str], patterns: Sequence[str], src: str) -> tuple[list[str], list[str]]:
+    """Leave out the paths of files that match a pattern of --exclude; returns the rest, and a note.
+
+    Raises:
+        UserError: A pattern matches nothing.
+    """
+    excluded: set[str] = set()
+    for pattern in patterns:
+        compiled = glob(pattern)
+        matching = {path for path in paths if compiled.fullmatch(_nfc(path))}
+        if not matching:
+            raise _matches_nothing(pattern, src, paths)
+        excluded |= matching
+    return [path for path in paths if path not in excluded], [f"{_files(len(excluded))} left out by --exclude"]
+
+
+def _matches_nothing(pattern: str, src: str, paths: Sequence[str]) -> UserError:
+    return UserError(
+        f"--exclude={pattern}: no path in {src} matches. Paths look like {next(iter(paths), 'none')!r}. A pattern of"
+        " paths relative to --src is expected, in which * stands for any part of a name and ** for any directories."
+    )
 
 
 def glob(pattern: str) -> re.Pattern[str]:

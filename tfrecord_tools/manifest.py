@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tfrecord_tools import manifest_labels, parquet_images, pixel_csv, tables
 from tfrecord_tools.errors import UserError, named
-from tfrecord_tools.layouts import IMAGE_ENDINGS
+from tfrecord_tools.layouts import IMAGE_ENDINGS, has_image_ending
 from tfrecord_tools.splits import split_named
 
 if TYPE_CHECKING:
@@ -24,12 +24,13 @@ _USUAL = {
         {
             "path", "filepath", "imagepath", "imgpath", "imgfilepath", "file", "filename", "fname", "image", "img",
             "imagename", "imgname", "imagefile", "imgfile", "imageid", "imgid", "imageindex", "photo", "picture", "id",
+            "idcode", "filenameid",
         }
     ),
     "label": frozenset(
         {
             "label", "labelname", "class", "classe", "classname", "classlabel", "classid", "category", "categorie",
-            "categoryname", "categoryid", "target", "breed", "specie", "species", "diagnosis", "tag", "y",
+            "categoryname", "categoryid", "target", "breed", "specie", "diagnosis", "diagnose", "dx", "tag", "y",
         }
     ),
 }  # fmt: skip
@@ -67,7 +68,7 @@ class Reading:
             another name than these.
         label_columns: One column per class, instead of the column of labels.
         classes: Names that are those of classes, whatever they look like.
-        encoding: Of a CSV. None: UTF-8, or what a byte order mark says.
+        encoding: The encoding of a CSV. None: UTF-8, or that of its byte order mark.
         flag: By which the file was given.
         exact: The columns must have these very names, and every row must have a label.
     """
@@ -118,7 +119,7 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
         if name in values and "" in values[name]:
             raise UserError(f"{path}: row {values[name].index('') + 1:,} has no value in the column {columns[name]!r}.")
     within = os.path.join(os.path.abspath(root), "")
-    # Of an address, two slashes in a row are a part.
+    # The two slashes in a row of an address are a part of it.
     paths = [p if "://" in p else os.path.normpath(p).removeprefix(within) for p in values["path"]]
     rows = sorted((row for row, label in enumerate(labels) if label), key=lambda row: paths[row].split("/"))
     _check_distinct(path, paths, labels if not reading.exact else [""] * len(labels), rows)
@@ -151,7 +152,7 @@ def find_columns(
     """Find the columns of a table; those in `given` need none.
 
     Returns:
-        What a column is -> its name, and notes on columns that were taken by a usual name.
+        The use of a column -> its name, and notes on columns that were taken by a usual name.
 
     Raises:
         UserError: A column that is needed is not there, there are several, or they are named twice.
@@ -182,6 +183,9 @@ def _usual(path: str, table: pa.Table, name: str, reading: Reading) -> str | Non
         return None
     taken = [column for other, column in reading.columns.items() if other != name and column != other]
     fitting = [c for c in table.column_names if tables.normal(c) in _USUAL[name] and c not in taken]
+    if name == "path" and len(fitting) > 1:
+        of_files = [column for column in fitting if _holds_images(table, column)]
+        fitting = of_files if len(of_files) == 1 else fitting
     if len(fitting) == 1:
         return fitting[0]
     if len(fitting) > 1:
@@ -191,6 +195,14 @@ def _usual(path: str, table: pa.Table, name: str, reading: Reading) -> str | Non
         )
     _check_header(path, table)
     raise UserError(f"{path}: no column {name!r}; there is {_there(table)}. {_remedy(table, name, reading)}")
+
+
+def _holds_images(table: pa.Table, column: str) -> bool:
+    """Whether the values of a column end as names of images do."""
+    if table.column_names.count(column) != 1:
+        return False
+    values = [value for value in tables.texts(table.slice(0, _PROBED_ROWS), column) if value]
+    return bool(values) and all(map(has_image_ending, values))
 
 
 def _check_header(path: str, table: pa.Table) -> None:

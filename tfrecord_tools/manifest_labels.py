@@ -1,4 +1,4 @@
-"""What the label column of a table holds: class names. Several labels a row and numbers with fractions stop everything.
+"""Class names in the label column of a table. Several labels a row and numbers with fractions stop everything.
 
 `--classes` decides where a label could be read in two ways: what is listed there is the name of a class.
 """
@@ -13,6 +13,7 @@ import re
 import shlex
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools import tables
@@ -21,14 +22,15 @@ from tfrecord_tools.errors import UserError, named
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?|[+-]?inf(?:inity)?", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d{1,6})?|[+-]?inf(?:inity)?", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d+")
 _NAN = "nan"
 _ALWAYS = ("|", ";", "\n")  # No class name has these in it.
-_OFTEN = (",", "/", "+", "&")  # Some class names have: `Bird, other`, `T-shirt/top`.
+_OFTEN = (",", "/", "+", "&", " ")  # Some class names have: `Bird, other`, `T-shirt/top`, `Apple Braeburn`.
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "0,0": False, "1,0": True}
 _CLASSES_LISTED = 20
+_MAX_DIGITS = 300  # A larger number is a measurement.
 ONE_LABEL = "An image has one label here."
 
 
@@ -39,7 +41,7 @@ def read(path: str, table: pa.Table, column: str, delimiter: str, classes: Colle
         path: The table's own path, for messages.
         table: The table.
         column: The column.
-        delimiter: Of the table: a comma in a number is a decimal point only where it does not separate values.
+        delimiter: The table's; a comma in a number is a decimal point only where it does not separate values.
         classes: Names that are those of classes, whatever they look like.
 
     Raises:
@@ -50,12 +52,12 @@ def read(path: str, table: pa.Table, column: str, delimiter: str, classes: Colle
     kind = table.schema.field(column).type
     if pa.types.is_nested(kind) and not pa.types.is_dictionary(kind):
         return _only_ones(path, column, [_members(value) for value in table.column(column).to_pylist()])
-    # Of two forms of one name, which look alike, there must not be two classes.
+    # Two Unicode forms of one name look alike and must not become two classes.
     labels = [unicodedata.normalize("NFC", label) for label in tables.texts(table, column)]
     unclear = {label for label in labels if label} - set(classes)
     decimal = "." if delimiter == "," else ".,"
     if numbers := _numbers(unclear, decimal):
-        names = _whole(path, column, labels, numbers)
+        names = _whole(path, column, labels, numbers) | {label: "" for label in unclear if label.casefold() == _NAN}
         return [names.get(label, label) for label in labels]
     lists = {label: members for label in unclear if (members := _listed(label, unclear)) is not None}
     if lists:
@@ -140,28 +142,34 @@ def _ones(table: pa.Table, column: str) -> list[bool] | None:
 # --- Numbers ---------------------------------------------------------------------------------------------------------
 
 
-def _numbers(labels: Collection[str], decimal: str) -> dict[str, float]:
-    """Return the value of each label if all are numbers, and not all of them are written as whole ones."""
+def _numbers(labels: Collection[str], decimal: str) -> dict[str, Decimal]:
+    """Return the value of each label if all are numbers, whatever stands for a missing one."""
     given = {label for label in labels if label.casefold() != _NAN}
-    if not given or all(_INTEGER.fullmatch(label) for label in given):
-        return {}
     if not all(_NUMBER.fullmatch(label) and ("," not in label or "," in decimal) for label in given):
         return {}
-    return {label: float(label.replace(",", ".")) for label in given}
+    return {label: Decimal(label.replace(",", ".")) for label in given}  # Exact: identifiers may be long.
 
 
-def _whole(path: str, column: str, labels: Sequence[str], numbers: Mapping[str, float]) -> dict[str, str]:
-    """Return the names of classes that are written as 0.0, 1.0, as tables with gaps have whole numbers."""
-    fractions = [label for label in numbers if not numbers[label].is_integer()]
+def _whole(path: str, column: str, labels: Sequence[str], numbers: Mapping[str, Decimal]) -> dict[str, str]:
+    """Return the names of classes that are written as 0.0, 1.0, as tables with gaps have whole numbers.
+
+    Where all are written as whole numbers, they stay as they are: 007 is a name.
+    """
+    if all(_INTEGER.fullmatch(label) for label in numbers):
+        return {}
+    fractions = {label for label, value in numbers.items() if not _is_whole(value)}
     if not fractions:
-        names = {label: str(int(value)) for label, value in numbers.items()}
-        return names | {label: "" for label in labels if label.casefold() == _NAN}
+        return {label: f"{value or 0:.0f}" for label, value in numbers.items()}
     row = next(row for row, label in enumerate(labels) if label in fractions)
     raise UserError(
         f"{path}: the column {column!r} holds numbers with fractions, such as {labels[row]} in row {row + 1:,}. These"
         " are no classes, and regression is not supported. Add a column of ranges, such as 20-25, and name it with"
         f" --label_column.{_escape(numbers)}"
     )
+
+
+def _is_whole(value: Decimal) -> bool:
+    return value.is_finite() and value.adjusted() < _MAX_DIGITS and value == value.to_integral_value()
 
 
 def _escape(names: Collection[str]) -> str:
@@ -187,7 +195,7 @@ def _listed(label: str, labels: Collection[str]) -> list[str] | None:
         return None
     try:
         value = ast.literal_eval(label)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = None
     if isinstance(value, set):
         return sorted(map(str, value))
@@ -226,16 +234,34 @@ def _several(labels: Collection[str]) -> list[str]:
 def _combined(labels: Collection[str], separator: str) -> list[str]:
     """Return the labels with a separator that are combinations, and not names that have one in them.
 
-    They are if all parts of one are labels themselves, or if there are fewer parts than labels, as there are where the
-    same parts are combined again and again.
+    They are if all parts of one are labels themselves, or if the same parts are combined again and again.
     """
     parts = {label: _split(label, separator) for label in labels}
     joined = [label for label in labels if len(parts[label]) > 1]
-    distinct = {part for label in labels for part in parts[label]}
-    if len(distinct) < len(parts):
+    if _combined_again(list(parts.values()), separator):
         return joined
     single = {label for label in labels if len(parts[label]) == 1}
     return [label for label in joined if single.issuperset(parts[label])]
+
+
+def _combined_again(parts: Sequence[Sequence[str]], separator: str) -> bool:
+    """Whether there are fewer parts than labels, and these are no hierarchy such as `Apple/scab`, `Apple/healthy`.
+
+    Names of several words share words: between spaces, each part must occur again, unless all are numbers.
+    """
+    counts = collections.Counter(part for of_label in parts for part in of_label if part.casefold() != _NAN)
+    if separator == " " and counts and all(map(_INTEGER.fullmatch, counts)):
+        return True
+    repeated = separator != " " or 1 not in counts.values()
+    return len(counts) < len(parts) and repeated and not _is_hierarchy(parts)
+
+
+def _is_hierarchy(parts: Sequence[Sequence[str]]) -> bool:
+    """Whether all labels have equally many parts, and no part stands at two places."""
+    if len({len(of_label) for of_label in parts}) != 1:
+        return False
+    places = [set(place) for place in zip(*parts)]
+    return sum(map(len, places)) == len(set().union(*places))
 
 
 def _split(label: str, separator: str) -> list[str]:

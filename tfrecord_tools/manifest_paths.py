@@ -15,12 +15,13 @@ import itertools
 import re
 import unicodedata
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layouts import IMAGE_ENDINGS
+from tfrecord_tools.splits import split_named
 
 MISSING = -1
 _LAST = "\U0010ffff"  # Sorts behind all else.
@@ -33,7 +34,7 @@ _WAYS_SHOWN = 5
 
 @dataclasses.dataclass(frozen=True)
 class Matches:
-    """What rows mean.
+    """The files that rows mean.
 
     Attributes:
         numbers: i64[rows], of the file that each row means; `MISSING` if there is none.
@@ -164,7 +165,7 @@ class _Files:
         """Return the files whose paths end as this one does, by as many parts as possible; two at most.
 
         A row that names a directory which is there is looked for in and below that alone: a file of the same name
-        elsewhere is another one.
+        elsewhere is another one. So is a file of another split.
         """
         keys, numbers = self._sorted(fold)
         place = bisect.bisect_left(keys, key)
@@ -173,10 +174,12 @@ class _Files:
             return []
         start, stop = bisect.bisect_left(keys, tail), bisect.bisect_left(keys, tail + _LAST)
         above = _directory_of(key, tail)
+        fitting: Iterable[int] = range(start, stop)
         if above in self._directories:
-            inside = (i for i in range(start, stop) if f"/{above}" in keys[i].casefold())
-            return [numbers[i] for i in itertools.islice(inside, 2)]
-        return [numbers[i] for i in range(start, min(start + 2, stop))]
+            fitting = (i for i in fitting if f"/{above}" in keys[i].casefold())
+        if split := _split_of(key):
+            fitting = (i for i in fitting if _split_of(keys[i]) in (split, None))
+        return [numbers[i] for i in itertools.islice(fitting, 2)]
 
     @functools.cached_property
     def _keys(self) -> list[str]:
@@ -211,13 +214,18 @@ def _common(one: str, other: str) -> str:
     return one[:same]
 
 
+def _split_of(key: str) -> str | None:
+    """Return the split that the innermost directory with a split's name means."""
+    return next((split for name in key.split("/")[1:-1] if (split := split_named(name))), None)
+
+
 def _directory_of(key: str, tail: str) -> str:
     """Return the directory of a row up to the first part that a match by `tail` does not have, as a folded key."""
     rest = key[len(tail) :].partition("/")[0]
     return f"{tail.partition('/')[2]}{rest}/".casefold() if rest else ""
 
 
-# --- How it is told --------------------------------------------------------------------------------------------------
+# --- Notes ------------------------------------------------------------------------------------------------------------
 
 
 def _notes(rows: Sequence[str], names: Sequence[str], numbers: np.ndarray) -> Iterator[str]:

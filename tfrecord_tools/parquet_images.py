@@ -297,8 +297,8 @@ def _begins_as_image(opened: Any, field: pa.Field) -> bool:
 def features(schema: pa.Schema) -> Mapping[str, Mapping[str, Any]]:
     """Return what Hugging Face's metadata says of each column; nothing where there is none."""
     try:
-        told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        found = told["info"]["features"]
+        metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        found = metadata["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return {}
     return {name: of for name, of in found.items() if isinstance(of, dict)} if isinstance(found, dict) else {}

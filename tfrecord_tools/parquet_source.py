@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools import manifest, manifest_labels, parquet_images, tables
+from tfrecord_tools import arrange, manifest, manifest_labels, parquet_images, tables
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.manifest import Reading
 from tfrecord_tools.parquet_images import Column, ParquetImages
@@ -43,38 +43,46 @@ class ParquetSource:
     notes: tuple[str, ...]
 
 
-def read(src: str, reading: Reading) -> ParquetSource:
-    """Read everything but the images.
+def read(src: str, reading: Reading, exclude: Sequence[str] = ()) -> ParquetSource:
+    """Read everything but the images; files that match a pattern of `exclude` are not opened.
 
     Raises:
-        UserError: A file cannot be read, or its columns can be understood in several ways.
+        UserError: A file cannot be read, a pattern matches nothing, or the columns can be understood in several ways.
     """
     import pyarrow as pa
 
-    files = parquet_images.files_of(src)
+    root = src if os.path.isdir(src) else os.path.dirname(src)
+    files = [_relative(file, root) for file in parquet_images.files_of(src)]
+    files, excluded = arrange.without_files(files, exclude, src) if exclude else (files, [])
+    if not files:
+        raise UserError(f"--exclude={exclude[0]}: no Parquet file of images in {src} is left. Remove a pattern.")
     try:
-        return _read(src, files, reading)
+        source = _read(src, root, [os.path.join(root, file) for file in files], reading)
+        return dataclasses.replace(source, notes=(*excluded, *source.notes))
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{src}: cannot be read as Parquet files of images: {error}. Fetch them again.") from error
 
 
-def _read(src: str, files: list[str], reading: Reading) -> ParquetSource:
+def _relative(file: str, root: str) -> str:
+    return os.path.relpath(file, root or ".").replace(os.sep, "/")
+
+
+def _read(src: str, root: str, files: list[str], reading: Reading) -> ParquetSource:
     files, file_splits, notes = _split_files(files)
     column, more = _image_column(files, reading)
     table = _table(src, files)
     names = _class_names(files)
-    reading, told = _with_label_column(src, table, names, reading)
+    reading, described = _with_label_column(src, table, names, reading)
     columns, usual = manifest.find_columns(src, table, reading, given=("path",))
     labels, unnamed = _labels(src, table, columns, reading, names)
     rows = [parquet_images.rows_of(file, number) for number, file in enumerate(files)]
-    root = src if os.path.isdir(src) else os.path.dirname(src)
-    relative = tuple(os.path.relpath(file, root or ".").replace(os.sep, "/") for file in files)
+    relative = tuple(_relative(file, root) for file in files)
     paths = [f"{name}:{row}" for name, lines in zip(relative, rows) for row in range(1, len(lines) + 1)]
     spans = np.concatenate(rows)
     kept = [row for row, label in enumerate(labels) if label]
     splits = _splits(table, columns, file_splits, spans["file"].tolist())
     groups = tables.texts(table, columns["group"]) if "group" in columns else None
-    notes = [*notes, *more, *told, *usual, *_left_out(paths, labels, splits, columns, unnamed)]
+    notes = [*notes, *more, *described, *usual, *_left_out(paths, labels, splits, columns, unnamed)]
     if not kept:
         raise UserError(f"{src}: no row has a label. Name the column of labels with --label_column.")
     mtimes = np.array([os.stat(file).st_mtime_ns for file in files], np.int64)

@@ -28,7 +28,7 @@ _LABELS = frozenset({"label", "labels", "class", "target", "digit", "category", 
 _IDS = frozenset({"id", "imageid", "image_id", "index", "unnamed: 0"})
 _BESIDE = (".csv", ".tsv", ".txt", ".md", ".json", ".pdf")
 _DELIMITERS = ",;\t|"
-_MIN_COUNTED = 4  # Fewer columns with numbers may be anything.
+_MIN_COUNTED = 64  # Images of 8 x 8 pixels; fewer columns with numbers may be anything.
 _MAX_HEADER_BYTES = 1 << 22
 _LAST = re.compile(rb'"?(\d+)x(\d+)(b?)"?\s*$')
 _HEAD_BYTES = 64
@@ -168,8 +168,9 @@ def _counted(line: bytes) -> tuple[list[str], int, int, str] | None:
             break
         count += 1
     others = [name for place, name in enumerate(names) if name and not first <= place < first + count]
-    numbers = not prefix and not others  # Numbers alone may be a row, without any header.
-    usual = all(name.casefold() in _LABELS | _IDS for name in others) and not numbers
+    # Numbers alone may be a row without any header, and beside an identifier they may be classes.
+    clear = prefix or any(name.casefold() in _LABELS for name in others)
+    usual = clear and all(name.casefold() in _LABELS | _IDS for name in others)
     return (names, first, count, delimiter) if count >= _MIN_COUNTED and usual else None
 
 

@@ -52,8 +52,8 @@ class ScanConfig:
         group_regex: Searched in each path; images with the same first group stay on one side of a split.
         split: `NAME=DIR` each: this directory, relative to `src`, is (part of) that split. What none of them names is
             left out. None: the names of the directories tell.
-        exclude: Patterns of paths relative to `src` that are left out: `*` stands for any part of a name, `**` for any
-            directories. A pattern that names a directory means everything in it.
+        exclude: Patterns of paths relative to `src` that are left out, also where a manifest names them: `*` stands
+            for any part of a name, `**` for any directories. A pattern that names a directory means everything in it.
         zip_encoding: Encoding of the names in an archive that does not say it, such as "cp949".
         manifest: A CSV or Parquet file that names the images in `src`, their classes, and what else is known.
         path_column: The manifest's column of paths; of Parquet files of images, the column of images.
@@ -224,6 +224,9 @@ def _scan_manifest(config: ScanConfig, path: str) -> Sources:
     root = os.path.dirname(path) if config.manifest is None else config.src
     rows = manifest.read(path, root, config.reading())
     listing, at, notes = _named(config, rows, path, root)
+    row_of = dict(zip(listing.paths, at))
+    listing, excluded = _without_excluded(config, listing)
+    at = [row_of[p] for p in listing.paths]
     wanted = config.wanted or set(rows.labels)
     label_of = dict(zip(rows.paths, rows.labels))
     rejected = [r for r in listing.rejected if label_of.get(r.path) in {*wanted, None}]
@@ -236,7 +239,7 @@ def _scan_manifest(config: ScanConfig, path: str) -> Sources:
         rejected,
         None if rows.groups is None else [rows.groups[row] for row in at],
     )
-    return dataclasses.replace(sources, notes=(*rows.notes, *notes, *sources.notes))
+    return dataclasses.replace(sources, notes=(*rows.notes, *notes, *excluded, *sources.notes))
 
 
 def _table_splits(names: Sequence[str] | None, path: str, column: str) -> list[int]:
@@ -260,20 +263,18 @@ def _named(
         The files, the row of each, and notes on how rows were understood.
     """
     if config.manifest is not None and not os.path.isdir(root):
-        listing, notes = _without_excluded(config, _list(config))
+        listing = _list(config)
         if listing.top and all(p.startswith(listing.top) for p in rows.paths):
             rows = dataclasses.replace(rows, paths=[p.removeprefix(listing.top) for p in rows.paths])
-        listing, at, told = _only_named(listing, rows, path, {})
-        return listing, at, (*notes, *told)
+        return _only_named(listing, rows, path, {})
     found = stores.stat_files(root, rows.paths)
     row_of = {p: row for row, p in enumerate(rows.paths)}
     if not found.rejected and all(map(_is_nfc, found.paths)):
         return found, [row_of[p] for p in found.paths], ()
-    listing, notes = _without_excluded(config, stores.list_store(root or ".", strict=False))
+    listing = stores.list_store(root or ".", strict=False)
     outside = found if not set(found.paths) <= set(listing.paths) else None
     reasons = {r.path: r.reason for r in found.rejected}
-    listing, at, told = _only_named(_joined(listing, outside), rows, path, reasons)
-    return listing, at, (*notes, *told)
+    return _only_named(_joined(listing, outside), rows, path, reasons)
 
 
 def _is_nfc(path: str) -> bool:
@@ -329,7 +330,13 @@ def _scan_parquet(config: ScanConfig) -> Sources:
     """Scan Parquet files with the images in them."""
     if config.label_regex:
         raise UserError("--label_regex and Parquet files of images exclude each other: a column gives the labels.")
-    source = parquet_source.read(config.src, config.reading())
+    if config.split:
+        raise UserError(
+            f"--split={config.split[0]} and Parquet files of images exclude each other: the splits come from the names"
+            " of the files, such as train.parquet and test.parquet, or from a column. Remove --split and rename the"
+            " files, or name the column with --split_column."
+        )
+    source = parquet_source.read(config.src, config.reading(), config.exclude or ())
     splits = _table_splits(source.splits, config.src, config.split_column)
     if config.classes is None and source.class_names and len(source.class_names) > 1:
         config = dataclasses.replace(config, classes=source.class_names)

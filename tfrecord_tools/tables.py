@@ -29,6 +29,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 _SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n')  # Excel's own way to say it, in a line before the header.
+_SEPARATORS = frozenset("\t" + "".join(map(chr, range(32, 127)))) - {'"'}
 _EXPECTED = "A CSV in UTF-8, its values separated by commas, semicolons, tabs or |, or a Parquet file is expected."
 
 
@@ -37,7 +38,7 @@ def read(path: str, encoding: str | None = None, known: Collection[str] = ()) ->
 
     Args:
         path: The file.
-        encoding: Of a CSV. None: UTF-8, or what a byte order mark says.
+        encoding: The encoding of a CSV. None: UTF-8, or that of its byte order mark.
         known: Names of columns, by which the delimiter is told where several are possible.
 
     Returns:
@@ -53,7 +54,7 @@ def read(path: str, encoding: str | None = None, known: Collection[str] = ()) ->
             return _read_parquet(path), ""
         with open(path, "rb") as file:
             text = _decoded(file.read(), path, encoding)
-        return _read_csv(text, known)
+        return _read_csv(text, path, known)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as a table of images and labels: {error}. {_EXPECTED}") from error
 
@@ -95,14 +96,19 @@ def _decoded(data: bytes, path: str, encoding: str | None) -> str:
     return text.removeprefix("\ufeff")
 
 
-def _read_csv(text: str, known: Collection[str]) -> tuple[pa.Table, str]:
+def _read_csv(text: str, path: str, known: Collection[str]) -> tuple[pa.Table, str]:
     import pyarrow as pa
     import pyarrow.csv
 
-    said = _SEPARATOR.match(text)
-    if said:
-        text = text[said.end() :]
-    delimiter = said[1] if said else delimiter_of(text, known)
+    first = _SEPARATOR.match(text)
+    if first:
+        text = text[first.end() :]
+        if first[1] not in _SEPARATORS:
+            raise UserError(
+                f"{path}: its first line says that {first[1]!r} separates the values. An ASCII character is expected"
+                " there, such as ; in sep=;. Write a copy without this line, its values separated by commas."
+            )
+    delimiter = first[1] if first else delimiter_of(text, known)
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values='"' in text)
     data = text.encode()
     with pyarrow.csv.open_csv(io.BytesIO(data), parse_options=parse) as reader:
@@ -152,7 +158,7 @@ def _text(value: object) -> str:
 def normal(name: str) -> str:
     """Return a column's name without what differs from table to table: capitals, spaces, dashes, a plural s."""
     letters = re.sub(r"[\W_]+", "", name.casefold())
-    return letters[:-1] if letters.endswith("s") and not letters.endswith("ss") else letters
+    return letters[:-1] if letters.endswith("s") and not letters.endswith(("ss", "is")) else letters
 
 
 def repeated(names: Sequence[str]) -> list[str]:
