@@ -86,7 +86,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=pytest.mark.slow)])
 def test_a_conversion_an_update_and_reading(tmp_path: Path, workers: str) -> None:
     with_splits(tmp_path / "pets")
     done = without_unix(CONVERT, tmp_path, "out", workers, "new")

@@ -218,7 +218,7 @@ DETERMINISTIC = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in TRAINERS else pytest.mark.slow) for name in DETERMINISTIC]
+    "name", [pytest.param(name, marks=() if name == "features" else pytest.mark.slow) for name in DETERMINISTIC]
 )
 def test_deterministic_trainings_end_the_same(name, place, tmp_path):
     """Op determinism refuses operations, so every option that adds operations is among these."""
