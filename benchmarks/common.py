@@ -41,7 +41,8 @@ def make_images(directory: Path, count: int, size: int = 32) -> None:
     Image.fromarray(noise).save(buffer, "JPEG")
     start, rest = buffer.getvalue()[:2], buffer.getvalue()[2:]
     for number in range(count):
-        folder = directory / ("cats", "dogs")[number % 2] / f"{number // 2000:04d}"
+        name = ("cats", "dogs")[number % 2]
+        folder = directory / name / f"{name}-{number // 2000:04d}"  # Equal names below classes could be the classes.
         folder.mkdir(parents=True, exist_ok=True)
         comment = b"\xff\xfe\x00\x0a%08d" % number
         (folder / f"{number:08d}.jpg").write_bytes(start + comment + rest)
