@@ -105,12 +105,19 @@ def glob(pattern: str) -> re.Pattern[str]:
     for token in re.finditer(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]", pattern):
         regex += re.escape(pattern[position : token.start()])
         known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-        regex += known.get(token[0]) or token[0].replace("[!", "[^").replace("\\", "\\\\")
+        regex += known.get(token[0]) or _one_of(token[0][1:-1])
         position = token.end()
     try:
         return re.compile(f"{regex}{re.escape(pattern[position:])}(?:/.*)?", re.DOTALL)
     except re.error as error:
         raise UserError(f"--exclude={given}: not a pattern of paths: {error}. Write [[] for a bracket.") from error
+
+
+def _one_of(characters: str) -> str:
+    """The regular expression for `[ab]` or `[!ab]` in a pattern, without its brackets."""
+    negated = "^" * characters.startswith("!")
+    escaped = re.sub(r"[\\\[^]", r"\\\g<0>", characters[len(negated) :])
+    return f"[{negated}{escaped}]"
 
 
 def _nfc(path: str) -> str:
