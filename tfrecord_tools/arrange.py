@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from tfrecord_tools import formats, layouts
+from tfrecord_tools import formats, layouts, page
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layouts import Layout
 from tfrecord_tools.splits import SPLIT_WORDS, split_named
@@ -20,7 +20,7 @@ from tfrecord_tools.stores import Listing, ReadError, Rejected
 _SNIFFED_FILES = 4  # Of a directory in which no name ends as an image's does.
 _SNIFFED_BYTES = 1 << 25  # Larger files are not opened for that.
 _MAX_SHOWN = 6  # Names in a note.
-TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+_TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
 # Files that lie beside the images of a class and say something about them; they were never meant as images.
 _BESIDE_ENDINGS = frozenset(
     {"txt", "csv", "tsv", "json", "jsonl", "xml", "yaml", "yml", "md", "rst", "ini", "cfg", "log", "db", "url"}
@@ -165,9 +165,13 @@ def arrange(
         label = by_regex(label_regex)
         layout = known.without_unlabeled(layouts.read_splits(known.tree, src, classes, splits), label)
         return known.placed(layout, label, classes)
-    tables = [path for path in listing.paths if "/" not in path and path.lower().endswith(TABLE_ENDINGS)]
-    layout = layouts.read(known.tree, src, classes, splits, tables)
+    layout = layouts.read(known.tree, src, classes, splits, tables_beside(listing))
     return known.placed(layout, layouts.class_in_name, classes)
+
+
+def tables_beside(listing: Listing) -> list[str]:
+    """Return the tables at the top of a source, which may hold the labels of its images."""
+    return [path for path in listing.paths if "/" not in path and path.lower().endswith(_TABLE_ENDINGS)]
 
 
 def by_regex(pattern: str) -> Callable[[str], str | None]:
@@ -379,4 +383,4 @@ def _file(path: str, listing: Listing) -> str:
 
 
 def _files(count: int) -> str:
-    return "1 file is" if count == 1 else f"{count:,} files are"
+    return page.number(count, "file is", "files are")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
+import shlex
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # Errors of the system that a file's name explains; others need the call too.
 _CLEAR = frozenset(
@@ -56,3 +59,10 @@ def named(names: Sequence[str], most: int = 10) -> str:
     """Many names in a line: the first of them, and how many more there are."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def as_flag(flag: str, values: Iterable[str]) -> str:
+    """Return a flag with a list of values, ready to be copied into a shell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(values)
+    return f"--{flag}={shlex.quote(text.getvalue())}"

@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
-
-import filelock
+from typing import TYPE_CHECKING, BinaryIO
 
 from tfrecord_tools.errors import UserError
+
+if TYPE_CHECKING:
+    import filelock
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -268,6 +269,8 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 def _locked(file: BinaryIO, path: Path) -> Held | None:
     """Locks an open file, or makes the file that stands for its lock; None if somebody else holds it."""
+    import filelock  # Here, since workers and most commands take no lock, and it takes 17 ms to import.
+
     try:
         with naming(path, "flock"):
             return Held(file, None) if filelock.lock_descriptor(file.fileno(), blocking=False) else None

@@ -15,8 +15,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tfrecord_tools.errors import UserError, named
-from tfrecord_tools.manifest_labels import as_flag
+from tfrecord_tools import page
+from tfrecord_tools.errors import UserError, as_flag, named
 from tfrecord_tools.splits import SPLITS, split_named, without_split
 
 TO_BE_SPLIT = -1  # The split of a file whose side the source does not give.
@@ -292,7 +292,9 @@ class _Reader:
             node = child
             passed.append(child.name)
         if passed:
-            self._notes.append(f"the directory {'/'.join(passed)} holds all {_images(node.count)}; it is not a class")
+            self._notes.append(
+                f"the directory {'/'.join(passed)} holds all {page.number(node.count, 'image')}; it is not a class"
+            )
         return node
 
     def _found(self, node: Node) -> dict[str, Root]:
@@ -397,8 +399,8 @@ class _Reader:
         name, path = found[0]
         count = sum(len(node.images) for node in nodes)
         self._notes.append(
-            f"classes of {_images(count)} are taken from the names of the files, such as {name} from {path} (see"
-            " --label_regex)"
+            f"classes of {page.number(count, 'image')} are taken from the names of the files, such as {name} from"
+            f" {path} (see --label_regex)"
         )
         return True
 
@@ -545,7 +547,9 @@ class _Reader:
         if beside or all(_word(name) in _KINDS for name in every):
             name = (beside or every)[0]
             advice = f"--exclude={_quoted(f'**/{_literal(name)}')} leaves {name} out"
-        self._notes.append(f"{_images(count)} in subdirectories are merged into their class: {what}; {advice}")
+        self._notes.append(
+            f"{page.number(count, 'image')} in subdirectories are merged into their class: {what}; {advice}"
+        )
 
 
 def _classes_in_names(paths: Sequence[str]) -> dict[str, str]:
@@ -628,10 +632,6 @@ def _classes_flag(names: Iterable[str]) -> str:
 
 def _are(nodes: Sequence[Node]) -> str:
     return "is" if len(nodes) == 1 else "are"
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'' if count == 1 else 's'}"
 
 
 def _quoted(path: str) -> str:

@@ -7,17 +7,14 @@ from __future__ import annotations
 
 import ast
 import collections
-import csv
-import io
 import re
-import shlex
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools import tables
-from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.errors import UserError, as_flag, named
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -117,13 +114,6 @@ def advice(table: pa.Table, columns: Sequence[str]) -> str:
         f" of which exactly one is 1 in each row, name them alone, as in {flag}; else name the column of labels with"
         " --label_column."
     )
-
-
-def as_flag(flag: str, values: Iterable[str]) -> str:
-    """Return a flag with a list of values, ready to be copied into a shell."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="").writerow(values)
-    return f"--{flag}={shlex.quote(text.getvalue())}"
 
 
 def _ones(table: pa.Table, column: str) -> list[bool] | None:

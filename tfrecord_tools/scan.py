@@ -364,8 +364,7 @@ def _sources(
     labels, spellings = _same_spelling(labels, splits)
     labels, relabelled, unchanged = _relabel(config, listing.paths, labels)
     counts = Counter(label for label in labels if label is not None)
-    tables = [path for path in listing.paths if "/" not in path and path.lower().endswith(arrange.TABLE_ENDINGS)]
-    class_names = _class_names(config, counts, rejected, tables)
+    class_names = _class_names(config, counts, rejected, listing)
     label_of = {name: label for label, name in enumerate(class_names)}
     numbers = np.array([-1 if label is None else label_of.get(label, -1) for label in labels], np.int32)
     kept = np.flatnonzero(numbers >= 0)
@@ -502,12 +501,12 @@ def _hashes(groups: Sequence[str]) -> np.ndarray:
 
 
 def _class_names(
-    config: ScanConfig, counts: Counter[str], rejected: Sequence[Rejected], tables: Sequence[str]
+    config: ScanConfig, counts: Counter[str], rejected: Sequence[Rejected], listing: Listing
 ) -> tuple[str, ...]:
     """Returns the class table: `classes` if given, else the found names sorted; checked."""
     root = config.src
     if not counts:
-        raise UserError(f"--src={root}: {_why_none(rejected, _table_hint(root, tables))}")
+        raise UserError(f"--src={root}: {_why_none(rejected, _table_hint(root, arrange.tables_beside(listing)))}")
     names = tuple(sorted(counts, key=_by_number_or_name(counts)) if config.wanted is None else config.wanted)
     for name in names:
         _check_class_name(root, name)
@@ -522,6 +521,7 @@ def _class_names(
         wrong = f"--src={root}: only one class, {names[0]!r}; a classifier has nothing to learn from one."
         if os.path.isdir(inner):
             wrong += f" Expected {EXAMPLES}. Did you mean --src={inner}, or a directory above?"
+        tables = arrange.tables_beside(listing)
         raise UserError(f"{wrong} {_table_hint(root, tables)}" if tables else wrong)
     return names
 
