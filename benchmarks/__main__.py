@@ -1,6 +1,6 @@
 """Lists the benchmarks: `python -m benchmarks`."""
 
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 
 COMMANDS = {
     "convert": "conversion of photographs against a TFDS builder and the decoder's limit (needs the extra `peers`)",

@@ -18,8 +18,9 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command, jpeg
+from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import jpeg
 
 _PEER = "import sys; from benchmarks.tfds_peer import write; write(*sys.argv[1:])"  # TFDS refuses builders of a main.
 

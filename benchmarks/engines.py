@@ -14,7 +14,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
 
 _ENGINES = {

@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import bench, command
+from tfrecord_tools import bench
+from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
 
 BATCH = 32
@@ -66,7 +67,7 @@ def forward_rate(weights: str, size: int) -> float:
     """Images a second of the network on one batch in memory."""
     import tensorflow as tf
 
-    from trainers import models
+    from trainers.models import models
     from trainers.recipes import ModelConfig
 
     model = models.build(ModelConfig(backbone="MobileNetV2", weights=weights, image_size=size), 2).model

@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from torchvision import datasets
 
 from benchmarks import common
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 from tfrecord_tools.records import Records, open_dataset
 
 

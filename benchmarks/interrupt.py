@@ -17,7 +17,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
 
 _COMMIT_SECONDS = 0.08  # About as long as joining the index and the renames take.

@@ -20,8 +20,11 @@ import pyarrow.parquet as pq
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command, dataset, index, metadata, order, plan
-from tfrecord_tools.schema import FRAME_BYTES
+from tfrecord_tools import dataset, order
+from tfrecord_tools.base import command
+from tfrecord_tools.conversion import plan
+from tfrecord_tools.layout import index, metadata
+from tfrecord_tools.layout.schema import FRAME_BYTES
 
 _A_SHARD = 1_000_000
 _LENGTH = 20_000

@@ -14,14 +14,15 @@ import numpy as np
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command, index
+from tfrecord_tools.base import command
+from tfrecord_tools.conversion.plan import plan
+from tfrecord_tools.conversion.survey import FACT, TYPES, Facts
+from tfrecord_tools.conversion.write import index_part, shard_job
 from tfrecord_tools.convert import ConvertConfig
-from tfrecord_tools.plan import plan
-from tfrecord_tools.scan import TO_BE_SPLIT, Sources
-from tfrecord_tools.schema import FRAME_BYTES
-from tfrecord_tools.stores import SPAN, Directory
-from tfrecord_tools.survey import FACT, TYPES, Facts
-from tfrecord_tools.write import index_part, shard_job
+from tfrecord_tools.layout import index
+from tfrecord_tools.layout.schema import FRAME_BYTES
+from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources
+from tfrecord_tools.sources.stores import SPAN, Directory
 
 _CLASSES = 1000
 _IMAGE_BYTES = 110_000  # The mean of ImageNet.

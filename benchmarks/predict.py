@@ -15,8 +15,10 @@ import numpy as np
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command, decoder, workers
-from trainers import image_files, model_file, predictions
+from tfrecord_tools.base import command, workers
+from tfrecord_tools.decoding import decoder
+from trainers.models import model_file
+from trainers.results import image_files, predictions
 
 _ONE_CALL = """
 import keras, numpy
@@ -32,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     _print_start(str(path), found.sources[0].path, model_file.read_info(path).image_size)
     import tensorflow as tf
 
-    from trainers import inference
+    from trainers.models import inference
 
     model, info = model_file.load(path)
     predict = inference.compiled(model)

@@ -25,8 +25,10 @@ from absl import flags
 from PIL import Image
 
 from benchmarks import common
-from tfrecord_tools import command, dataset, decoder
+from tfrecord_tools import dataset
 from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.base import command
+from tfrecord_tools.decoding import decoder
 from tfrecord_tools.records import Dataset, Records
 
 _FEATURES = {"image": tf.io.FixedLenFeature([], tf.string)}

@@ -23,10 +23,13 @@ from absl import flags
 
 from benchmarks import common
 from benchmarks.plan import simulated
-from tfrecord_tools import command, index, metadata, order, plan
+from tfrecord_tools import order
+from tfrecord_tools.base import command
+from tfrecord_tools.conversion import plan
 from tfrecord_tools.convert import ConvertConfig
+from tfrecord_tools.layout import index, metadata
+from tfrecord_tools.layout.schema import FRAME_BYTES
 from tfrecord_tools.records import open_dataset
-from tfrecord_tools.schema import FRAME_BYTES
 
 _CLASSES = 1000
 _MEAN_BYTES = 110_000  # Of an image, the mean of ImageNet.

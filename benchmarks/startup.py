@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 
 
 def main(argv: Sequence[str]) -> None:

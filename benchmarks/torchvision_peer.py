@@ -15,7 +15,7 @@ from torchvision import datasets
 from torchvision.transforms import v2
 
 from benchmarks import common
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 
 
 def loader(photos: Path, size: int, batch_size: int, augment: bool) -> Iterator[Any]:

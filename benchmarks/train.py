@@ -16,11 +16,13 @@ import keras
 from absl import flags
 
 from benchmarks import common
-from tfrecord_tools import command, dataset
+from tfrecord_tools import dataset
 from tfrecord_tools.augment_config import PRESETS
-from trainers import models, recipes
+from tfrecord_tools.base import command
+from trainers import recipes
 from trainers.checkpoint import Checkpointer
 from trainers.fit import compile_model, make_optimizer
+from trainers.models import models
 
 CHECKPOINT_EVERY = recipes.TrainConfig.checkpoint_every
 

@@ -17,13 +17,14 @@ from drawn import contents, draw, flip, image, run, start, tree
 from foreign import example, sequence, write
 from PIL import Image
 
-from tfrecord_tools import dataset, update
+from tfrecord_tools import dataset
 from tfrecord_tools.adopt import AdoptConfig, adopt
+from tfrecord_tools.conversion import update
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.export import ExportConfig, export
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.verify import VerifyConfig, verify
-from trainers import model_file
+from trainers.models import model_file
 
 FISH = ["tench, Tinca tinca", "goldfish"]
 

@@ -15,9 +15,10 @@ from shown_texts import Definition, definitions, reached
 
 from tfrecord_tools import bench
 from tfrecord_tools.bench import Stage
-from trainers import advice, predictions, recipes, report
-from trainers.model_file import ModelInfo
-from trainers.predictions import Predictions
+from trainers import recipes
+from trainers.models.model_file import ModelInfo
+from trainers.results import advice, predictions, report
+from trainers.results.predictions import Predictions
 
 READERS_OF_SOURCES = ("tfrecord_tools.convert", "tfrecord_tools.to_csv")
 WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
@@ -28,30 +29,36 @@ BORDER = frozenset({"trainers.pixel_csvs.as_dataset"})
 
 # Definitions whose texts are shown by fewer commands than refer to them, for reasons that no reference says.
 NARROWED = {
-    "tfrecord_tools.images.ImageConfig.__post_init__": ("tfrecord_tools.convert",),  # Others pass checked values.
-    "tfrecord_tools.plan.PlanConfig.__post_init__": ("tfrecord_tools.convert",),  # Of to_csv: fractions, which it has.
-    "tfrecord_tools.scan._relabel": ("tfrecord_tools.convert",),  # to_csv leaves `relabel` at None.
-    "tfrecord_tools.images._normalized_range": ("tfrecord_tools.convert",),  # Others leave `depth_range` at None.
-    "tfrecord_tools.findings.FINDINGS": ("tfrecord_tools.convert",),  # Others take names and losses of it.
-    "tfrecord_tools.scan._relabel_notes": ("tfrecord_tools.convert",),  # As for `_relabel`.
-    "tfrecord_tools.usage._ADVICE": WITH_SEED,  # A sentence is shown to who has the flags in it.
-    "tfrecord_tools.usage._unknown": TRAINING,  # Arguments of an optimizer are asked for where there is one.
-    "tfrecord_tools.stores.check_exists": READERS_OF_SOURCES,  # predict passes directories alone.
-    "tfrecord_tools.stores._decoded": READERS_OF_SOURCES,  # Likewise.
-    "tfrecord_tools.stores.list_store": READERS_OF_SOURCES,  # predict passes directories alone.
-    "tfrecord_tools.stores._zip_members": READERS_OF_SOURCES,  # Likewise.
-    "tfrecord_tools.stores._tar_members": READERS_OF_SOURCES,  # Likewise.
-    "trainers.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
+    "tfrecord_tools.images.images.ImageConfig.__post_init__": (
+        "tfrecord_tools.convert",
+    ),  # Others pass checked values.
+    "tfrecord_tools.conversion.plan.PlanConfig.__post_init__": (
+        "tfrecord_tools.convert",
+    ),  # Of to_csv: fractions, which it has.
+    "tfrecord_tools.sources.scan._relabel": ("tfrecord_tools.convert",),  # to_csv leaves `relabel` at None.
+    "tfrecord_tools.images.images._normalized_range": (
+        "tfrecord_tools.convert",
+    ),  # Others leave `depth_range` at None.
+    "tfrecord_tools.layout.findings.FINDINGS": ("tfrecord_tools.convert",),  # Others take names and losses of it.
+    "tfrecord_tools.sources.scan._relabel_notes": ("tfrecord_tools.convert",),  # As for `_relabel`.
+    "tfrecord_tools.base.usage._ADVICE": WITH_SEED,  # A sentence is shown to who has the flags in it.
+    "tfrecord_tools.base.usage._unknown": TRAINING,  # Arguments of an optimizer are asked for where there is one.
+    "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes directories alone.
+    "tfrecord_tools.sources.stores._decoded": READERS_OF_SOURCES,  # Likewise.
+    "tfrecord_tools.sources.stores.list_store": READERS_OF_SOURCES,  # predict passes directories alone.
+    "tfrecord_tools.sources.stores._zip_members": READERS_OF_SOURCES,  # Likewise.
+    "tfrecord_tools.sources.stores._tar_members": READERS_OF_SOURCES,  # Likewise.
+    "trainers.models.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
     "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate make recipes of default values.
     "trainers.recipes.Phase.__post_init__": TRAINING,  # Likewise.
     "trainers.recipes.Recipe.__post_init__": TRAINING,  # Likewise.
     "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features leaves what it has no flag for at its default.
     "trainers.cli.train": OF_IMAGES,  # Likewise.
-    "trainers.inputs.check_cache": OF_IMAGES,  # Likewise.
+    "trainers.fitting.inputs.check_cache": OF_IMAGES,  # Likewise.
     "trainers.training._check": OF_IMAGES,  # Likewise.
-    "trainers.probe.verdict": OF_IMAGES,  # Likewise.
+    "trainers.fitting.probe.verdict": OF_IMAGES,  # Likewise.
     "trainers.recipes.override": ("trainers.finetune",),  # Others leave `unfreeze` at None.
-    "trainers.models.chosen_layers": ("trainers.finetune",),  # Other recipes train the head, or all.
+    "trainers.models.models.chosen_layers": ("trainers.finetune",),  # Other recipes train the head, or all.
 }
 
 
@@ -65,7 +72,7 @@ def shown_by() -> dict[str, list[str]]:
 def parts_of_a_command(definition: Definition) -> set[str]:
     """The commands whose arguments a definition puts together: `--seed={}` alone is one of them."""
     texts = " ".join(text for _, text in definition.texts(every=True))
-    passes_to_any = "trainers.{}" in texts or "trainers.advice.command" in definition.references()[0]
+    passes_to_any = "trainers.{}" in texts or "trainers.results.advice.command" in definition.references()[0]
     return named(texts) | (set(TRAINING) if passes_to_any else set())
 
 

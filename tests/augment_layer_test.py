@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrecord_tools.augment import augment
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
 from tfrecord_tools.augment_layer import RandomAugment
+from tfrecord_tools.augmentation.augment import augment
 from tfrecord_tools.errors import UserError
 
 KEYS = np.arange(4)

@@ -12,7 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tfrecord_tools import order
-from tfrecord_tools.augment import (
+from tfrecord_tools.augment_config import FILL_MODES, PRESETS, AugmentConfig
+from tfrecord_tools.augmentation.augment import (
     Colors,
     Draws,
     Moves,
@@ -25,7 +26,6 @@ from tfrecord_tools.augment import (
     recolor,
     warp,
 )
-from tfrecord_tools.augment_config import FILL_MODES, PRESETS, AugmentConfig
 from tfrecord_tools.errors import UserError
 
 SIDE = 41

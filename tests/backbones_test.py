@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from tfrecord_tools.errors import UserError
-from trainers import backbones, recipes
+from trainers import recipes
+from trainers.models import backbones
 
 
 def test_nothing_here_imports_tensorflow():

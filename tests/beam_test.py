@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from drawn import REPOSITORY, contents, converted, image, run, start, with_splits
 
-from tfrecord_tools import beam_engine
+from tfrecord_tools.conversion import beam_engine
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
 

@@ -19,8 +19,9 @@ import pytest
 from drawn import REPOSITORY, converted, image
 from PIL import Image
 
-from tfrecord_tools import card, images
-from tfrecord_tools.report import Thumbnail
+from tfrecord_tools.card import card
+from tfrecord_tools.card.report import Thumbnail
+from tfrecord_tools.images import images
 
 VOID = {"meta", "link", "img"}
 HOSTILE = (

@@ -12,12 +12,12 @@ import pytest
 from absl import flags
 from drawn import REPOSITORY
 
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
 
 MAIN = """
 import sys
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 from tfrecord_tools.errors import CorruptRecord, UserError
 def main(argv):
     command.no_arguments(argv)

@@ -15,10 +15,10 @@ import pytest
 from drawn import converted, run, start, with_splits
 from PIL import Image
 
-from tfrecord_tools import files
+from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
-from trainers import comparison
-from trainers.comparison import Row, Variant
+from trainers.results import comparison
+from trainers.results.comparison import Row, Variant
 
 MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
 

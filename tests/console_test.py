@@ -103,7 +103,7 @@ def test_standard_error_may_be_anywhere(redirection: str, place: Path) -> None:
 CRASH = """
 import os, sys, types
 sys.path.insert(0, {place!r})
-from tfrecord_tools import console
+from tfrecord_tools.base import console
 console.quiet_tensorflow()
 import tensorflow
 """

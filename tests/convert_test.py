@@ -22,9 +22,11 @@ import pytest
 from drawn import REPOSITORY, contents, converted, draw, image, run, start, tree, with_splits
 
 from tfrecord_tools import convert as convert_module
-from tfrecord_tools import files, schema, workspace
+from tfrecord_tools.base import files
+from tfrecord_tools.conversion import workspace
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import schema
 from tfrecord_tools.records import open_dataset
 
 MODULE = "tfrecord_tools.convert"
@@ -280,7 +282,7 @@ def test_too_many_bad_files_stop_early(src: Path, tmp_path: Path, monkeypatch: p
         path.write_bytes(b"")
     surveyed: list[int] = []
     monkeypatch.setattr(convert_module.Progress, "__call__", lambda self, count: surveyed.append(count))
-    monkeypatch.setattr("tfrecord_tools.survey.FILES_PER_JOB", 2)
+    monkeypatch.setattr("tfrecord_tools.conversion.survey.FILES_PER_JOB", 2)
     with pytest.raises(UserError, match="more than --max_bad"):
         converted(src, tmp_path / "out")
     assert sum(surveyed) == 2

@@ -13,10 +13,10 @@ from drawn import image
 from odd_files import smooth
 from PIL import Image
 
-from tfrecord_tools import decoder, geometry
+from tfrecord_tools.decoding import decoder, geometry
+from tfrecord_tools.decoding.geometry import Box
+from tfrecord_tools.decoding.pixels import decode_pixels
 from tfrecord_tools.errors import UndecodableImage
-from tfrecord_tools.geometry import Box
-from tfrecord_tools.pixels import decode_pixels
 
 SIZES = [
     (640, 480),  # Half, quarter and an eighth, by what is wanted.

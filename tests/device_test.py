@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tfrecord_tools.errors import UserError
-from trainers import device
+from trainers.devices import device
 
 DETAILS = {"device_name": "A GPU", "compute_capability": (8, 6)}
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import keras
 import pytest
 
-from trainers import diagnosis
-from trainers.diagnosis import BROKEN, FINE, NOTE, Cuda
+from trainers.devices import diagnosis
+from trainers.devices.diagnosis import BROKEN, FINE, NOTE, Cuda
 
 WHOLE = {"cards": 1, "driver": "550.54.15", "driver_library": True}
 

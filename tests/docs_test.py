@@ -18,10 +18,12 @@ import tensorflow as tf
 from drawn import REPOSITORY, converted, image, run, tree, with_splits
 from foreign import example, write
 
-from tfrecord_tools import index, order, schema
+from tfrecord_tools import order
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools.layout import index, schema
 from tfrecord_tools.records import open_dataset
-from trainers import backbones, recipes
+from trainers import recipes
+from trainers.models import backbones
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 

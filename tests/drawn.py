@@ -17,11 +17,11 @@ import pytest
 from PIL import Image
 
 import tfrecord_tools
-from tfrecord_tools import schema
 from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.layout import schema
 from tfrecord_tools.records import open_dataset
-from tfrecord_tools.scan import ScanConfig, Sources, scan
-from tfrecord_tools.stores import Content, Store
+from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
+from tfrecord_tools.sources.stores import Content, Store
 
 REPOSITORY = Path(tfrecord_tools.__file__).parents[1]
 

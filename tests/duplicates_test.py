@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from tfrecord_tools import duplicates
+from tfrecord_tools.layout import duplicates
 
 
 def sha256(contents: str) -> np.ndarray:

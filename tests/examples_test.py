@@ -13,8 +13,8 @@ from drawn import image
 from foreign import example, sequence
 from PIL import Image
 
-from tfrecord_tools import examples
-from tfrecord_tools.examples import Feature, ImageSeen, Seen, look, parse
+from tfrecord_tools.foreign import examples
+from tfrecord_tools.foreign.examples import Feature, ImageSeen, Seen, look, parse
 
 VALUES = {
     "no features": {},

@@ -97,7 +97,7 @@ CASES = {
     "features": Case(
         """
         import numpy as np
-        from trainers.features_cache import Features
+        from trainers.fitting.features_cache import Features
         features = Features(np.zeros((1000, 512), np.float32), np.zeros(1000, np.int64), np.arange(1000))
         its = [iter(features.shuffled(32, 0)), iter(features.in_order(32))]
         for it in its:

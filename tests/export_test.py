@@ -19,11 +19,12 @@ from foreign import example, write
 
 from tfrecord_tools import dataset
 from tfrecord_tools.adopt import AdoptConfig, adopt
+from tfrecord_tools.decoding.pixels import decode_pixels
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.pixels import decode_pixels
-from trainers import exporting, formats, model_file
-from trainers.exporting import ExportConfig, export
-from trainers.model_file import ModelInfo
+from trainers.exporting import exporting, formats
+from trainers.exporting.exporting import ExportConfig, export
+from trainers.models import model_file
+from trainers.models.model_file import ModelInfo
 
 SIZE, CROP = 24, 0.8
 TWO, FIVE = ("cats", "dogs"), ("ants", "bees", "cats", "dogs", "élans")
@@ -432,7 +433,7 @@ def test_command(place: Path, tmp_path: Path) -> None:
     )
     assert lines[2:] == [
         "note: its training's images were made with --resize=48: make others alike, as predict does"
-        " (tfrecord_tools.images.prepare)"
+        " (tfrecord_tools.images.images.prepare)"
     ]
     for flags, message in [
         ((), "error: --run is missing: the run directory of a trainer, or a .keras file that one wrote.\n"),

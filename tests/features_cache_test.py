@@ -13,11 +13,12 @@ import pytest
 import tensorflow as tf
 from drawn import break_image, converted, flip, with_splits
 
-from tfrecord_tools import dataset, files
+from tfrecord_tools import dataset
+from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records
-from trainers import features_cache
-from trainers.features_cache import Features
+from trainers.fitting import features_cache
+from trainers.fitting.features_cache import Features
 
 SIZE = 16
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from drawn import REPOSITORY, contents, with_splits
 
-from tfrecord_tools import files
+from tfrecord_tools.base import files
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.records import open_dataset

@@ -15,8 +15,9 @@ from odd_files import HEIGHT, ODD, WIDTH, animated, encoded, smooth
 from PIL import Image, TiffImagePlugin, features
 from tiffs import tiff
 
-from tfrecord_tools import findings, metadata, verify
-from tfrecord_tools.images import prepare
+from tfrecord_tools import verify
+from tfrecord_tools.images.images import prepare
+from tfrecord_tools.layout import findings, metadata
 from tfrecord_tools.verify import VerifyConfig
 
 

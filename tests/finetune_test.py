@@ -17,7 +17,8 @@ from drawn import converted, history, run, save_weights, start, tree, with_split
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
-from trainers import checkpoint, probe, recipes, training
+from trainers import checkpoint, recipes, training
+from trainers.fitting import probe
 
 TINY = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--batch_size=8")
 TINY_MODEL = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}

@@ -293,7 +293,7 @@ def pretrained(place: Path) -> None:
     """Weights of a small network."""
     import keras  # Here, since it takes seconds.
 
-    from trainers import models
+    from trainers.models import models
 
     keras.utils.set_random_seed(0)
     models.cnn((32, 32, 3), filters=SMALL).save_weights(place / "small.weights.h5")
@@ -369,8 +369,9 @@ def decides_csv(**instead: Any) -> Check:
 
 def draws_panels(e: Ended) -> bool:
     """The picture is that of the same settings from Python."""
-    from tfrecord_tools import images, preview
+    from tfrecord_tools import preview
     from tfrecord_tools.augment_config import PRESETS
+    from tfrecord_tools.images import images
 
     settings: dict[str, Any] = {"image": "pets/train/cats/000.jpg", "grid": "2x3", "image_size": 24}
     chosen = preview.PreviewConfig(**settings, seed=3, augment="strong")
@@ -380,7 +381,7 @@ def draws_panels(e: Ended) -> bool:
 
 
 def shows_record(e: Ended) -> bool:
-    from tfrecord_tools import decoder
+    from tfrecord_tools.decoding import decoder
 
     record = open_dataset(e.place / "out").records("validation")[5]
     return bool((e.panels("preview.png", 20) == decoder.decode(record["image"], 20, 0.5)).all())

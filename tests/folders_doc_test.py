@@ -10,8 +10,8 @@ import pytest
 from drawn import REPOSITORY, draw, scanned
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.scan import TO_BE_SPLIT
-from tfrecord_tools.splits import SPLITS, split_named
+from tfrecord_tools.layout.splits import SPLITS, split_named
+from tfrecord_tools.sources.scan import TO_BE_SPLIT
 
 TEXT = (REPOSITORY / "docs/folders.md").read_text("utf-8")
 ROWS = re.findall(r"^\| ((?:`[^`]+/[^`]+` ?|`[^`/]+\.\w+` ?)+) \| (.+?) \|", TEXT, re.MULTILINE)

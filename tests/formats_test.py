@@ -21,8 +21,9 @@ import tensorflow as tf
 from odd_files import JPEG, ORIENTATION, PNG_START, chunk, encoded, smooth, translucent, turned
 from PIL import Image, features
 
-from tfrecord_tools import formats, jpeg, jxl, schema, tiff
-from tfrecord_tools.images import BadImage, ImageConfig, prepare
+from tfrecord_tools.images import formats, jpeg, jxl, tiff
+from tfrecord_tools.images.images import BadImage, ImageConfig, prepare
+from tfrecord_tools.layout import schema
 
 REPAIR = ImageConfig(on_bad_image="repair")
 

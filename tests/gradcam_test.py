@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from trainers import gradcam
+from trainers.results import gradcam
 
 SIZE, OBJECT = 128, 40
 COLORS = {0: (230, 40, 40), 1: (40, 220, 40), 2: (40, 40, 230)}  # The class of an object is its colour.

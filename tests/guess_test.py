@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from drawn import image
 
-from tfrecord_tools import guess
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.examples import Feature
-from tfrecord_tools.forms import INDEX, NUMBER, ONE_HOT, TEXT, Pixels
-from tfrecord_tools.schema import Keys
+from tfrecord_tools.foreign import guess
+from tfrecord_tools.foreign.examples import Feature
+from tfrecord_tools.foreign.forms import INDEX, NUMBER, ONE_HOT, TEXT, Pixels
+from tfrecord_tools.layout.schema import Keys
 
 JPEG = image(1)
 IMAGENET = {

@@ -24,8 +24,8 @@ import tensorflow as tf
 from drawn import REPOSITORY
 from PIL import Image, ImageOps
 
-from trainers import model_file
-from trainers.exporting import ExportConfig, export
+from trainers.exporting.exporting import ExportConfig, export
+from trainers.models import model_file
 
 SERVER = REPOSITORY / "examples/http_server.py"
 CLASSES = ("cats", "dögs", "eels")

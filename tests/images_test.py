@@ -13,8 +13,8 @@ import tensorflow as tf
 from drawn import image
 from PIL import Image
 
-from tfrecord_tools import images
-from tfrecord_tools.images import BadImage, prepare
+from tfrecord_tools.images import images
+from tfrecord_tools.images.images import BadImage, prepare
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from drawn import converted, tree
 
-from tfrecord_tools import index
+from tfrecord_tools.layout import index
 
 
 def test_the_footer_is_read_once_for_all_shards_and_anew_of_another_file(

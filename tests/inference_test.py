@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers import inference, models
+from trainers.models import inference, models
 from trainers.recipes import ModelConfig
 
 

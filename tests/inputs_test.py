@@ -12,7 +12,8 @@ from drawn import converted, tree
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
-from trainers import inputs, recipes
+from trainers import recipes
+from trainers.fitting import inputs
 
 COUNTS = {"ants": 12, "bees": 6, "cats": 2}
 

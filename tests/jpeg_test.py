@@ -7,7 +7,7 @@ import pytest
 from odd_files import encoded, smooth, turned
 from PIL import Image
 
-from tfrecord_tools import jpeg
+from tfrecord_tools.images import jpeg
 
 PLAIN = encoded(smooth(), "JPEG")
 SIZE = smooth().size

@@ -15,7 +15,7 @@ from drawn import converted
 from PIL import Image
 
 from tfrecord_tools import dataset
-from trainers import model_file
+from trainers.models import model_file
 
 COLORS = {"greens": (60, 200, 60), "reds": (200, 60, 60), "blues": (60, 60, 200)}
 SIZE = 16

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from drawn import image, scanned
 
-from tfrecord_tools import arrange, layouts
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.scan import Sources
-from tfrecord_tools.splits import SPLITS, split_named
+from tfrecord_tools.layout.splits import SPLITS, split_named
+from tfrecord_tools.sources import arrange, layouts
+from tfrecord_tools.sources.scan import Sources
 
 PETS = ("cats", "dogs")
 

@@ -15,10 +15,11 @@ from odd_files import PNG_START, chunk
 from PIL import Image
 from tiffs import tiff
 
-from tfrecord_tools import convert, levels
+from tfrecord_tools import convert
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import BadImage, ImageConfig, prepare
-from trainers.model_file import ModelInfo
+from tfrecord_tools.images import levels
+from tfrecord_tools.images.images import BadImage, ImageConfig, prepare
+from trainers.models.model_file import ModelInfo
 
 RAMP = np.linspace(0, 1, 48).reshape(6, 8, 1)
 KINDS = [  # dtype, lowest, highest level, and how the reason names them.

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tfrecord_tools import manifest
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.manifest import Reading
+from tfrecord_tools.sources import manifest
+from tfrecord_tools.sources.manifest import Reading
 
 
 def csv_labels(tmp_path: Path, labels: Sequence[str], delimiter: str = ",", **settings: Any) -> list[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from drawn import converted, draw, run, scanned
 
-from tfrecord_tools import manifest_paths
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.manifest_paths import MISSING
+from tfrecord_tools.sources import manifest_paths
+from tfrecord_tools.sources.manifest_paths import MISSING
 
 TREE = ["train/0000.jpg", "train/0001.png", "val/0002.jpg", "val/cats/7.jpg"]
 

@@ -15,9 +15,9 @@ from drawn import converted, flip, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import ImageConfig
-from trainers import model_file
-from trainers.model_file import ModelInfo
+from tfrecord_tools.images.images import ImageConfig
+from trainers.models import model_file
+from trainers.models.model_file import ModelInfo
 
 INFO = ModelInfo(classes=("cats", "dogs"), image_size=8, crop=0.875, trainer="finetune", dataset_digest="12ab")
 

@@ -19,7 +19,8 @@ from drawn import converted, history, run, save_weights, start, tree
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
-from trainers import checkpoint, cluster, recipes, training
+from trainers import checkpoint, recipes, training
+from trainers.devices import cluster
 
 # The workers have unequal numbers of the validation images, and of batches of them.
 COUNTS = {"train/cats": 26, "train/dogs": 22, "validation/cats": 6, "validation/dogs": 7}

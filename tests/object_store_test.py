@@ -13,11 +13,12 @@ import pytest
 from drawn import contents, converted, image, noted_reads, run, scanned, with_splits
 from s3_bucket import Bucket
 
-from tfrecord_tools import object_store, stores, workers
+from tfrecord_tools.base import workers
+from tfrecord_tools.conversion.survey import survey
 from tfrecord_tools.convert import ConvertConfig
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-from tfrecord_tools.survey import survey
+from tfrecord_tools.sources import object_store, stores
 
 MODULE = "tfrecord_tools.convert"
 needs_s3 = pytest.mark.interop

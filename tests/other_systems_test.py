@@ -64,7 +64,7 @@ MODULES = sorted(
     for path in (REPOSITORY / package).glob("*.py")
     if path.stem not in ("__init__", "__main__")
 )
-NEEDS_BEAM = {"tfrecord_tools.beam_worker"}
+NEEDS_BEAM = {"tfrecord_tools.conversion.beam_worker"}
 
 
 def test_every_module_can_be_imported(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfrecord_tools import page
+from tfrecord_tools.base import page
 
 
 @pytest.mark.parametrize(

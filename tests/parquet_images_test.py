@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from drawn import contents, converted, image, run, scanned, tree
 
-from tfrecord_tools import index, parquet_images
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import index
+from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.records import open_dataset
-from tfrecord_tools.splits import SPLITS
-from tfrecord_tools.stores import ReadError
+from tfrecord_tools.sources import parquet_images
+from tfrecord_tools.sources.stores import ReadError
 
 NAMES = ["dog", "cat"]  # Their order is that of the labels.
 
@@ -309,7 +310,7 @@ def test_same_records_in_any_order_and_number_of_workers(tmp_path: Path, options
 def test_small_windows_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = plain(tmp_path / "pets.parquet", 30)
     converted(source, tmp_path / "one", validation_fraction=0)
-    monkeypatch.setattr("tfrecord_tools.write._WINDOW_BYTES", 2000)
+    monkeypatch.setattr("tfrecord_tools.conversion.write._WINDOW_BYTES", 2000)
     converted(source, tmp_path / "other", validation_fraction=0)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 

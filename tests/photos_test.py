@@ -19,7 +19,8 @@ import tensorflow_datasets as tfds
 
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.records import open_dataset
-from trainers import image_files, model_file, predictions
+from trainers.models import model_file
+from trainers.results import image_files, predictions
 
 
 def named(variable: str) -> str:

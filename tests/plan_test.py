@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfrecord_tools import plan as plan_module
-from tfrecord_tools import schema
-from tfrecord_tools.duplicates import Duplicates
-from tfrecord_tools.errors import UserError
-from tfrecord_tools.plan import (
+from tfrecord_tools.conversion import plan as plan_module
+from tfrecord_tools.conversion.plan import (
     MAX_SHARD_BYTES,
     MIN_SHARD_BYTES,
     Plan,
@@ -24,10 +21,13 @@ from tfrecord_tools.plan import (
     divided,
     plan,
 )
-from tfrecord_tools.scan import TO_BE_SPLIT, Sources
-from tfrecord_tools.splits import SPLITS
-from tfrecord_tools.stores import SPAN, Directory, Rejected
-from tfrecord_tools.survey import FACT, Facts
+from tfrecord_tools.conversion.survey import FACT, Facts
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import schema
+from tfrecord_tools.layout.duplicates import Duplicates
+from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources
+from tfrecord_tools.sources.stores import SPAN, Directory, Rejected
 
 NO_DUPLICATES = Duplicates(
     counts={"copies": 0, "leaks": 0, "conflicts": 0}, files=0, examples={"copies": [], "leaks": [], "conflicts": []}

@@ -15,10 +15,12 @@ from foreign import example, write
 from judged import photo, photos, read_csv, run_of
 from PIL import Image
 
-from tfrecord_tools import dataset, images
+from tfrecord_tools import dataset
 from tfrecord_tools.adopt import AdoptConfig, adopt
-from trainers import image_files, model_file, predictions
+from tfrecord_tools.images import images
+from trainers.models import model_file
 from trainers.predict import PredictConfig, predict
+from trainers.results import image_files, predictions
 
 ORIENTATION = 0x0112
 

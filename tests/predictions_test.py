@@ -9,10 +9,12 @@ import pytest
 from drawn import converted
 from judged import judged_pair, photos, read_csv, run_of
 
-from tfrecord_tools import dataset, decoder
+from tfrecord_tools import dataset
+from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UserError
-from trainers import model_file, predictions
-from trainers.predictions import Predictions
+from trainers.models import model_file
+from trainers.results import predictions
+from trainers.results.predictions import Predictions
 
 TWO = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.4, 0.6]], np.float32)
 

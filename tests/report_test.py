@@ -16,11 +16,13 @@ from drawn import converted
 from judged import HISTORY, color_model, judged_pair, photos, read_csv
 from PIL import Image
 
-from tfrecord_tools import dataset, decoder
-from trainers import model_file, plots, predictions, report
-from trainers.model_file import ModelInfo
-from trainers.predictions import Predictions
-from trainers.report import Facts
+from tfrecord_tools import dataset
+from tfrecord_tools.decoding import decoder
+from trainers.models import model_file
+from trainers.models.model_file import ModelInfo
+from trainers.results import plots, predictions, report
+from trainers.results.predictions import Predictions
+from trainers.results.report import Facts
 
 EVIL = "<b>\"&'$x^2$"  # Ends an attribute, begins an element, is a formula for matplotlib.
 

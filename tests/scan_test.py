@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from drawn import scanned, tree
 
-from tfrecord_tools import stores
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.scan import NO_GROUP, TO_BE_SPLIT, Sources
-from tfrecord_tools.splits import SPLITS
-from tfrecord_tools.stores import Rejected
+from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.sources import stores
+from tfrecord_tools.sources.scan import NO_GROUP, TO_BE_SPLIT, Sources
+from tfrecord_tools.sources.stores import Rejected
 
 
 def touch(root: Path, *names: str | bytes) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfrecord_tools import schema
+from tfrecord_tools.layout import schema
 
 LENGTHS = [0, 1, 2, 100, 127, 128, 129, 16_383, 16_384, 16_385, 2_097_151, 2_097_152]  # A varint grows at 2**7k.
 LABELS = [0, 1, 127, 128, 20_000, 2**31 - 1]

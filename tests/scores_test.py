@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from trainers import scores
+from trainers.results import scores
 
 
 @pytest.fixture(scope="module")

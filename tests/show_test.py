@@ -19,8 +19,8 @@ from drawn import REPOSITORY, converted, flip, image, run, with_splits
 from foreign import example, sequence, write
 from PIL import Image
 
-from tfrecord_tools import schema
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import schema
 from tfrecord_tools.show import ShowConfig, show
 
 FISH = ["tench", "goldfish", "great white shark"]

@@ -15,7 +15,7 @@ from commands import FLAG
 from drawn import REPOSITORY
 
 PACKAGES = ("tfrecord_tools", "trainers")
-PARSER = "tfrecord_tools.usage.parse"  # What every command calls before its main.
+PARSER = "tfrecord_tools.base.usage.parse"  # What every command calls before its main.
 _FUNCTIONS = (ast.FunctionDef, ast.ClassDef)
 _DYNAMIC = "{}"  # Stands for what is known at run time only.
 

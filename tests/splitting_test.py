@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from tfrecord_tools.splitting import FREE, NO_GROUP, choose_splits, content_hashes, split_keys
+from tfrecord_tools.layout.splitting import FREE, NO_GROUP, choose_splits, content_hashes, split_keys
 
 
 def hashes(count: int, seed: int = 0) -> np.ndarray:

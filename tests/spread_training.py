@@ -51,7 +51,8 @@ def main(out: str, run: str, strategy: str, devices: str, kill_at: str, backbone
 
     from tfrecord_tools import dataset
     from tfrecord_tools.errors import UserError
-    from trainers import pace, recipes, training
+    from trainers import recipes, training
+    from trainers.fitting import pace
 
     seen = []
 

@@ -11,9 +11,10 @@ from drawn import contents, converted, image
 from odd_files import chunk, encoded, smooth, translucent, turned
 from PIL import Image
 
-from tfrecord_tools import findings, jpeg
-from tfrecord_tools.images import ImageConfig, Prepared, prepare
-from tfrecord_tools.strip import stripped
+from tfrecord_tools.images import jpeg
+from tfrecord_tools.images.images import ImageConfig, Prepared, prepare
+from tfrecord_tools.images.strip import stripped
+from tfrecord_tools.layout import findings
 
 XMP = b"<x:xmpmeta><rdf:Description exif:GPSLatitude='37,1N' exif:GPSLongitude='5,2E'/></x:xmpmeta>"
 PLACE = b"Reykjavik"  # In every kind of metadata.

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from drawn import draw, image, noted_reads, scanned, tree
 
-from tfrecord_tools import stores, workers
-from tfrecord_tools import survey as survey_module
-from tfrecord_tools.progress import Progress
-from tfrecord_tools.scan import Sources
-from tfrecord_tools.survey import TYPES, Facts, survey
-from tfrecord_tools.workers import Pool
+from tfrecord_tools.base import workers
+from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.base.workers import Pool
+from tfrecord_tools.conversion import survey as survey_module
+from tfrecord_tools.conversion.survey import TYPES, Facts, survey
+from tfrecord_tools.sources import stores
+from tfrecord_tools.sources.scan import Sources
 
 HERE = Pool(None, 1)  # Work in this process.
 

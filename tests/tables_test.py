@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from drawn import run, scanned, tree
 
-from tfrecord_tools import manifest, tables
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.manifest import Reading
+from tfrecord_tools.sources import manifest, tables
+from tfrecord_tools.sources.manifest import Reading
 
 
 def read(path: Path, text: str | bytes, **settings: object) -> manifest.Manifest:

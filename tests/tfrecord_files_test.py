@@ -15,9 +15,10 @@ import tensorflow as tf
 from drawn import flip, image
 from foreign import write
 
-from tfrecord_tools import schema, tfrecord_files
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.tfrecord_files import compression, find, read
+from tfrecord_tools.foreign import tfrecord_files
+from tfrecord_tools.foreign.tfrecord_files import compression, find, read
+from tfrecord_tools.layout import schema
 
 RECORDS = [b"", b"one", bytes(range(256)) * 1000, b"", np.random.default_rng(0).bytes(300_000), b"last"]
 

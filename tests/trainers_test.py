@@ -18,7 +18,8 @@ from drawn import converted, history, run, save_weights, start, tree, with_split
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
-from trainers import checkpoint, models, recipes, training
+from trainers import checkpoint, recipes, training
+from trainers.models import models
 
 BACKBONE = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
 BACKBONE_FLAGS = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32")

@@ -16,11 +16,11 @@ import pytest
 from drawn import contents, converted, flip, run, start, with_splits
 from s3_bucket import Bucket
 
-from tfrecord_tools import object_store
 from tfrecord_tools import transfer as transfer_module
+from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.progress import Progress
 from tfrecord_tools.records import open_dataset
+from tfrecord_tools.sources import object_store
 from tfrecord_tools.transfer import TransferConfig, Transferred, transfer
 
 MODULE = "tfrecord_tools.transfer"

@@ -15,9 +15,12 @@ import pytest
 from drawn import contents, converted, draw, image, run, scanned, tree, with_splits
 
 from tfrecord_tools import convert as convert_module
-from tfrecord_tools import images, index, survey, update, workers
+from tfrecord_tools.base import workers
+from tfrecord_tools.conversion import survey, update
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import images
+from tfrecord_tools.layout import index
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.verify import VerifyConfig, verify
 

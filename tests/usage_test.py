@@ -58,7 +58,7 @@ ALSO_PATHS = {"tfrecord_tools.show": {"grid"}, "tfrecord_tools.adopt": {"split"}
 FLAGS_OF = """
 import importlib, json, sys
 from absl import flags
-from tfrecord_tools import usage
+from tfrecord_tools.base import usage
 module = importlib.import_module(sys.argv[1])
 before = set(flags.FLAGS)
 getattr(module, "define_flags", lambda: None)()
@@ -359,7 +359,7 @@ def test_flags_are_taken_in_every_form(home, tmp_path):
 
 
 def test_what_people_know_from_elsewhere_names_flags_that_exist(tmp_path):
-    from tfrecord_tools import usage
+    from tfrecord_tools.base import usage
 
     known = {name for module in COMMANDS for name in flags_of(module, tmp_path)[0]} | {"exclude"}
     assert {name for names in usage._KNOWN.values() for name in names} <= known

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from drawn import converted, flip, run, tree, with_splits
 
-from tfrecord_tools import schema
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import schema
 from tfrecord_tools.verify import VerifyConfig, verify
 
 MODULE = "tfrecord_tools.verify"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tfrecord_tools import workers
+from tfrecord_tools.base import workers
 from tfrecord_tools.errors import UserError
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from drawn import contents
 
-from tfrecord_tools import files, workspace
+from tfrecord_tools.base import files
+from tfrecord_tools.conversion import workspace
+from tfrecord_tools.conversion.workspace import Workspace, check_apart, check_out, fresh, open_workspace, partial_of
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-from tfrecord_tools.workspace import Workspace, check_apart, check_out, fresh, open_workspace, partial_of
 
 OLD, NEW = {"convert.json": b"old"}, {"convert.json": b"new", "a.tfrecord": b"records"}
 REQUEST = {"src": "/images", "seed": 0}

@@ -1,6 +1,6 @@
 """Lists the commands, `python -m tfrecord_tools`, or is one of them, `python -m tfrecord_tools COMMAND …`."""
 
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 
 COMMANDS = {
     "convert": "images -> verified, indexed TFRecords",

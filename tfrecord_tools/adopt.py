@@ -23,31 +23,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import (
-    classes,
-    command,
-    examples,
-    files,
-    foreign,
-    forms,
-    guess,
-    index,
-    metadata,
-    page,
-    plan,
-    tfrecord_files,
-    usage,
-    workers,
-)
+from tfrecord_tools.base import command, files, page, usage, workers
+from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.conversion import plan
+from tfrecord_tools.conversion.plan import PlanConfig, listed, shard_name
+from tfrecord_tools.conversion.workspace import Workspace, check_out, fresh
 from tfrecord_tools.errors import UserError, named, refusal
-from tfrecord_tools.foreign import Found, Job, Rewriting, Shard, refuse
-from tfrecord_tools.forms import Form
-from tfrecord_tools.images import VERIFY, ImageConfig
-from tfrecord_tools.plan import PlanConfig, listed, shard_name
-from tfrecord_tools.progress import Progress
-from tfrecord_tools.schema import OURS, Keys
-from tfrecord_tools.splits import SPLITS, split_named
-from tfrecord_tools.workspace import Workspace, check_out, fresh
+from tfrecord_tools.foreign import classes, examples, foreign, forms, guess, tfrecord_files
+from tfrecord_tools.foreign.foreign import Found, Job, Rewriting, Shard, refuse
+from tfrecord_tools.foreign.forms import Form
+from tfrecord_tools.images.images import VERIFY, ImageConfig
+from tfrecord_tools.layout import index, metadata
+from tfrecord_tools.layout.schema import OURS, Keys
+from tfrecord_tools.layout.splits import SPLITS, split_named
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,8 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrecord_tools.augment import augment, keys_of
 from tfrecord_tools.augment_config import AugmentConfig
+from tfrecord_tools.augmentation.augment import augment, keys_of
 from tfrecord_tools.errors import UserError
 
 

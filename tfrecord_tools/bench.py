@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tfrecord_tools import command, geometry, page, workers
 from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.base import command, page, workers
+from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records, open_dataset
 

@@ -22,27 +22,13 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import (
-    beam_engine,
-    card,
-    cli,
-    command,
-    files,
-    index,
-    metadata,
-    notes,
-    page,
-    report,
-    stores,
-    update,
-    usage,
-    workers,
-    workspace,
-)
-from tfrecord_tools.errors import UserError, refusal
-from tfrecord_tools.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
-from tfrecord_tools.notes import size
-from tfrecord_tools.plan import (
+from tfrecord_tools.base import command, files, page, usage, workers
+from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.base.workers import Pool
+from tfrecord_tools.card import card, report
+from tfrecord_tools.conversion import beam_engine, cli, notes, update, workspace
+from tfrecord_tools.conversion.notes import size
+from tfrecord_tools.conversion.plan import (
     DUPLICATES,
     Plan,
     PlanConfig,
@@ -53,15 +39,17 @@ from tfrecord_tools.plan import (
     listed,
     plan,
 )
-from tfrecord_tools.progress import Progress
-from tfrecord_tools.recode import RESIZE_MODES
-from tfrecord_tools.scan import ScanConfig, Sources, scan
-from tfrecord_tools.schema import FRAME_BYTES
-from tfrecord_tools.stores import Rejected
-from tfrecord_tools.survey import Facts, survey
-from tfrecord_tools.workers import Pool
-from tfrecord_tools.workspace import Workspace
-from tfrecord_tools.write import shard_job, write_shard
+from tfrecord_tools.conversion.survey import Facts, survey
+from tfrecord_tools.conversion.workspace import Workspace
+from tfrecord_tools.conversion.write import shard_job, write_shard
+from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.images.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
+from tfrecord_tools.images.recode import RESIZE_MODES
+from tfrecord_tools.layout import index, metadata
+from tfrecord_tools.layout.schema import FRAME_BYTES
+from tfrecord_tools.sources import stores
+from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
+from tfrecord_tools.sources.stores import Rejected
 
 ENGINES = ("local", "beam")
 

@@ -15,12 +15,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import decoder, page, python_calls, schema, workers
 from tfrecord_tools import order as orders
-from tfrecord_tools.augment import augment as augmented
 from tfrecord_tools.augment_config import AugmentConfig
+from tfrecord_tools.augmentation.augment import augment as augmented
+from tfrecord_tools.base import page, python_calls, workers
+from tfrecord_tools.decoding import decoder
+from tfrecord_tools.decoding.geometry import check_crop
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.geometry import check_crop
+from tfrecord_tools.layout import schema
 from tfrecord_tools.order import Order
 from tfrecord_tools.records import Records, open_dataset
 

@@ -25,13 +25,13 @@ from typing import NamedTuple
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command, files, page, usage
+from tfrecord_tools.base import command, files, page, usage
+from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.conversion.workspace import fresh
 from tfrecord_tools.errors import UserError, refusal
-from tfrecord_tools.examples import image_type
-from tfrecord_tools.progress import Progress
+from tfrecord_tools.foreign.examples import image_type
+from tfrecord_tools.layout.splits import split_named
 from tfrecord_tools.records import Dataset, open_dataset
-from tfrecord_tools.splits import split_named
-from tfrecord_tools.workspace import fresh
 
 _SUFFIXES = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "PNG": (".png",), "GIF": (".gif",), "BMP": (".bmp",),

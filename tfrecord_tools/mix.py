@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfrecord_tools.augment import Draws, rectangles, state_of
+from tfrecord_tools.augmentation.augment import Draws, rectangles, state_of
 from tfrecord_tools.errors import UserError
 
 _MIXUP, _CUTMIX = 32, 40  # Numbers of draws from here on; `augment` uses those below.

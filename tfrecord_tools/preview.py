@@ -15,9 +15,12 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import command, decoder, files, geometry, images, order, usage
+from tfrecord_tools import order
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools.base import command, files, usage
+from tfrecord_tools.decoding import decoder, geometry
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import images
 from tfrecord_tools.records import open_dataset
 
 _GAP = 4  # White pixels between the panels.
@@ -75,7 +78,7 @@ def panels(encoded: bytes, config: PreviewConfig, augment: AugmentConfig, raw_si
     """Returns u8[rows*columns h w 3]: what the first epochs of a training would see of this image."""
     import tensorflow as tf
 
-    from tfrecord_tools.augment import augment as augmented
+    from tfrecord_tools.augmentation.augment import augment as augmented
 
     count = config.shape[0] * config.shape[1]
     pixels = decoder.decode(encoded, config.image_size, config.crop, raw_size)

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from tfrecord_tools import files, index, metadata, plan, schema, splitting
+from tfrecord_tools.base import files
+from tfrecord_tools.conversion import plan
+from tfrecord_tools.conversion.workspace import partial_of
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
-from tfrecord_tools.schema import Keys
-from tfrecord_tools.workspace import partial_of
+from tfrecord_tools.layout import index, metadata, schema, splitting
+from tfrecord_tools.layout.schema import Keys
 
 _HOLD_OUT = 2  # The purpose of this division: the converter made its own by the same hashes.
 _MAX_OPEN_FILES = 128  # Of each `Records`; a process may usually open 1,024.

@@ -30,7 +30,7 @@ from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from tfrecord_tools import command, usage
+from tfrecord_tools.base import command, usage
 from tfrecord_tools.errors import UserError
 
 Color = tuple[int, int, int]

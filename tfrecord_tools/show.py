@@ -26,12 +26,13 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from tfrecord_tools import command, examples, tfrecord_files, usage
-from tfrecord_tools.contents import FEATURES, LISTS, OTHER, SEQUENCE, Contents, FileFacts, are_images
+from tfrecord_tools.base import command, usage
+from tfrecord_tools.base.files import atomic
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.examples import Feature, Seen
-from tfrecord_tools.files import atomic
-from tfrecord_tools.tfrecord_files import Group
+from tfrecord_tools.foreign import examples, tfrecord_files
+from tfrecord_tools.foreign.contents import FEATURES, LISTS, OTHER, SEQUENCE, Contents, FileFacts, are_images
+from tfrecord_tools.foreign.examples import Feature, Seen
+from tfrecord_tools.foreign.tfrecord_files import Group
 
 ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
 _WIDTH = 100  # Of a line that can be cut, in characters.

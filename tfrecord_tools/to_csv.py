@@ -15,17 +15,21 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools import cli, command, files, images, order, page, pixel_csv, plan, usage, workers
+from tfrecord_tools import order
+from tfrecord_tools.base import command, files, page, usage, workers
+from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.base.workers import Pool
+from tfrecord_tools.conversion import cli, plan
+from tfrecord_tools.conversion.plan import PlanConfig
+from tfrecord_tools.conversion.survey import reason_of, survey
 from tfrecord_tools.errors import UserError, refusal
-from tfrecord_tools.images import BadImage, ImageConfig
-from tfrecord_tools.plan import PlanConfig
-from tfrecord_tools.progress import Progress
-from tfrecord_tools.scan import ScanConfig, Sources, scan
-from tfrecord_tools.splits import SPLITS
-from tfrecord_tools.splitting import choose_splits, split_keys
-from tfrecord_tools.stores import ReadError, Rejected, Store
-from tfrecord_tools.survey import reason_of, survey
-from tfrecord_tools.workers import Pool
+from tfrecord_tools.images import images
+from tfrecord_tools.images.images import BadImage, ImageConfig
+from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.splitting import choose_splits, split_keys
+from tfrecord_tools.sources import pixel_csv
+from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
+from tfrecord_tools.sources.stores import ReadError, Rejected, Store
 
 COLORS = {"rgb": 3, "gray": 1}
 _FILES_PER_JOB = 64

@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tfrecord_tools import command, files, object_store, page
+from tfrecord_tools.base import command, files, page
+from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError, refusal
-from tfrecord_tools.metadata import CONVERT_JSON
-from tfrecord_tools.progress import Progress
-from tfrecord_tools.stores import is_litter
+from tfrecord_tools.layout.metadata import CONVERT_JSON
+from tfrecord_tools.sources import object_store
+from tfrecord_tools.sources.stores import is_litter
 
 _PART_BYTES = 50 * 2**20  # As s3fs has it: the ETag of what was uploaded in parts depends on it.
 

@@ -22,12 +22,14 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools import command, duplicates, files, index, metadata, page, plan, schema, workers
+from tfrecord_tools.base import command, files, page, workers
+from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.conversion import plan
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.progress import Progress
+from tfrecord_tools.layout import duplicates, index, metadata, schema
+from tfrecord_tools.layout.schema import Keys
 from tfrecord_tools.records import Dataset, open_dataset
-from tfrecord_tools.schema import Keys
-from tfrecord_tools.stores import Rejected
+from tfrecord_tools.sources.stores import Rejected
 
 _SHOWN = 20
 _SHARD_NAME = re.compile(r"\.tfrecord-\d+-of-\d+$")

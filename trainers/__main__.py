@@ -1,6 +1,6 @@
 """Lists the commands, `python -m trainers`, or is one of them, `python -m trainers COMMAND …`."""
 
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 
 COMMANDS = {
     "scratch": "trains a network from random weights, on a dataset directory or on CSVs of pixels",

@@ -19,7 +19,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfrecord_tools import files
+from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 
 Row = dict[str, Any]  # One line of the history: column -> value.

@@ -19,11 +19,12 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools import command, files, page, usage
+from tfrecord_tools.base import command, files, page, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-from trainers import cli, comparison, recipes, run_directory
-from trainers.comparison import Row, Variant
+from trainers import cli, recipes, run_directory
+from trainers.results import comparison
+from trainers.results.comparison import Row, Variant
 
 FLAGS = flags.FLAGS
 

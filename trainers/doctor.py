@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
-from trainers import diagnosis
+from trainers.devices import diagnosis
 
 
 def main(argv: Sequence[str]) -> None:

@@ -14,11 +14,13 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools import command, page, usage
+from tfrecord_tools.base import command, page, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
-from trainers import model_file, predictions, report, run_directory
-from trainers.model_file import ModelInfo
+from trainers import run_directory
+from trainers.models import model_file
+from trainers.models.model_file import ModelInfo
+from trainers.results import predictions, report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +69,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     _check_out(out)
     run = _run_of(config.run, info)
 
-    from trainers import device  # Here, since it takes seconds to import TensorFlow.
+    from trainers.devices import device  # Here, since it takes seconds to import TensorFlow.
 
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)

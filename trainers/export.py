@@ -12,10 +12,11 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from tfrecord_tools import command, usage
+from tfrecord_tools.base import command, usage
 from tfrecord_tools.errors import UserError
-from trainers import exporting, model_file
-from trainers.exporting import ExportConfig
+from trainers.exporting import exporting
+from trainers.exporting.exporting import ExportConfig
+from trainers.models import model_file
 
 FLAGS = flags.FLAGS
 
@@ -56,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
     if flags_of_images := exported.info.preparation():
         print(
             f"note: its training's images were made with {flags_of_images}: make others alike, as predict does"
-            " (tfrecord_tools.images.prepare)"
+            " (tfrecord_tools.images.images.prepare)"
         )
 
 

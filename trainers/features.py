@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfrecord_tools import command, usage
+from tfrecord_tools.base import command, usage
 from trainers import cli
 from trainers.recipes import TrainConfig
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 from trainers import cli
 
 

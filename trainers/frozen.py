@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tfrecord_tools import command
+from tfrecord_tools.base import command
 from trainers import cli
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from tfrecord_tools import pixel_csv
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.sources import pixel_csv
 
 
 def as_dataset(csv: str, tfrecords: str | None) -> tuple[str, int]:

@@ -20,11 +20,12 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools import command, page, usage
+from tfrecord_tools.base import command, page, usage
 from tfrecord_tools.errors import UserError
-from trainers import image_files, model_file, predictions
-from trainers.image_files import Found
-from trainers.predictions import Predictions
+from trainers.models import model_file
+from trainers.results import image_files, predictions
+from trainers.results.image_files import Found
+from trainers.results.predictions import Predictions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +72,7 @@ def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Foun
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
     found = image_files.find(config.images)
 
-    from trainers import device  # Here, since it takes seconds to import TensorFlow.
+    from trainers.devices import device  # Here, since it takes seconds to import TensorFlow.
 
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)

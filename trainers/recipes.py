@@ -10,9 +10,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tfrecord_tools import geometry
+from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
-from trainers import backbones
+from trainers.models import backbones
 
 CACHES = ("auto", "memory", "off")
 CLASS_WEIGHTS = ("none", "balanced")

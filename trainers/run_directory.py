@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import tfrecord_tools
-from tfrecord_tools import files
+from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 
 RUNS = Path("runs")

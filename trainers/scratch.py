@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from tfrecord_tools import command, usage
+from tfrecord_tools.base import command, usage
 from trainers import cli, pixel_csvs
 
 FLAGS = flags.FLAGS

@@ -19,30 +19,20 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools import page
 from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.base import page
 from tfrecord_tools.errors import UserError, named, refusal
 from tfrecord_tools.records import Dataset, Records
-from trainers import (
-    checkpoint,
-    cluster,
-    device,
-    features_cache,
-    inference,
-    inputs,
-    model_file,
-    models,
-    multi_worker,
-    predictions,
-    probe,
-    report,
-    run_directory,
-)
+from trainers import checkpoint, run_directory
 from trainers.checkpoint import Checkpointer, DivergedError
+from trainers.devices import cluster, device, multi_worker
 from trainers.fit import Task, compile_model, fit, try_optimizer
-from trainers.models import Classifier
-from trainers.pace import Pace
+from trainers.fitting import features_cache, inputs, probe
+from trainers.fitting.pace import Pace
+from trainers.models import inference, model_file, models
+from trainers.models.models import Classifier
 from trainers.recipes import Phase, Recipe, TrainConfig
+from trainers.results import predictions, report
 
 # Images that features are computed of at once: on two cores MobileNetV2 takes 1.3 times as long for one among 32 as for
 # one among 8, which stay in the processor's caches; a GPU wants many.

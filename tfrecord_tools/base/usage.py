@@ -1,0 +1,302 @@
+"""Flags as people write them: paths with `~`, the help of a command, what a flag that does not exist means."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from absl import flags
+
+import tfrecord_tools
+from tfrecord_tools.base import files
+from tfrecord_tools.errors import UserError, named
+
+flags.disclaim_key_flags()  # The flags belong to the command that has them defined, and stand in its --help.
+
+# Their commands are looked through for a flag that this command does not have; only after a mistake.
+PACKAGES = ("tfrecord_tools", "trainers")
+VERSION = f"tfrecord-tools {tfrecord_tools.__version__}"
+_HELP = frozenset({"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"})
+_NEAR = 0.66  # Of difflib: `scr` is src, one or two letters of a longer word may differ.
+_HOMES_SHOWN = 4
+_HARD_SPACE = "\N{NO-BREAK SPACE}"
+_TRUTH_VALUES = frozenset({"true", "false", "yes", "no", "on", "off", "0", "1"})
+
+# Flags of this project, of which a command has the first that it has, and what other tools call them.
+_SOURCE = ("src", "tfrecords", "records", "run")
+_IN_THEIR_WORDS: Mapping[tuple[str, ...], str] = {
+    _SOURCE: "input i in data d dataset data_dir datadir data_path dataset_dir dataset_path source source_dir input_dir"
+    " input_path dir directory folder path image_dir images images_dir img_dir imgs root train_dir file src",
+    ("tfrecords", "records", "src"): "tfrecords records tfrecord tfrecord_dir tfrecords_dir tf_records",
+    ("out", "run", "csv"): "out output o output_dir output_path outdir out_dir dest destination save save_dir save_path"
+    " target dst export_dir to_dir",
+    ("run", "out"): "run log_dir logdir model_dir work_dir run_dir runs project",
+    ("backbone", "run"): "model m",
+    ("run", "weights"): "model_path model_file checkpoint ckpt load",
+    ("backbone",): "arch architecture network net base_model model_name encoder",
+    ("weights",): "pretrained weight weights_path init_weights",
+    ("learning_rate",): "lr lr_rate learningrate learn_rate rate base_lr lr0 init_lr",
+    ("epochs",): "epoch e num_epochs n_epochs nb_epoch max_epochs",
+    ("batch_size",): "batch b bs batchsize mini_batch_size",
+    ("validation_fraction",): "validation_split val_split valid_split val_fraction val_size validation_size val_ratio",
+    ("test_fraction",): "test_split test_size test_ratio",
+    ("image_size", "resize"): "image_size img_size imgsz imgsize img_sz size target_size input_size resolution height"
+    " width img_height img_width image_height image_width",
+    ("resize", "image_size"): "resize resize_to scale",
+    ("workers",): "num_workers n_workers jobs j n_jobs num_jobs processes threads",
+    ("seed", "seeds"): "random_seed random_state rng_seed seed",
+    ("augment",): "augmentation augmentations aug data_augmentation transforms",
+    ("optimizer",): "opt optim",
+    ("schedule",): "scheduler lr_schedule lr_scheduler lr_policy",
+    ("warmup_steps",): "warmup num_warmup_steps",
+    ("early_stopping",): "earlystopping early_stop",
+    ("label_smoothing",): "smoothing ls",
+    ("class_weights",): "class_weight balance balanced",
+    ("precision", "quantize"): "mixed_precision fp16 bf16 amp half dtype",
+    ("strategy",): "distribute distribution_strategy multi_gpu",
+    ("unfreeze",): "fine_tune_at unfreeze_layers trainable finetune_layers freeze",
+    ("overwrite",): "force f replace exist_ok y",
+    ("shards",): "num_shards n_shards",
+    ("shard_bytes",): "shard_size max_shard_size maxsize",
+    ("classes",): "labels class_names classnames categories label_names",
+    ("manifest",): "annotations annotation annotation_file labels_csv metadata table",
+    ("csv", "manifest"): "csv csv_file csv_path",
+    ("threshold",): "conf confidence thresh cutoff",
+    ("quantize",): "quantization quant",
+    ("deterministic",): "deterministic_ops determinism",
+    ("dry_run",): "dryrun plan n",
+    ("image",): "image_path img photo",
+    ("exclude", "on_bad_image"): "ignore skip",
+    ("split",): "subset",
+    ("tensorboard",): "tb",
+}
+_KNOWN = {word: meant for meant, words in _IN_THEIR_WORDS.items() for word in words.split()}
+_GIVEN_AS_ARGUMENTS = frozenset({"src", "tfrecords", "records", "image"})
+_OPTIMIZER_ARGUMENTS = ("weight_decay", "momentum", "nesterov", "clipnorm", "clipvalue", "global_clipnorm", "use_ema")
+_ADVICE = {  # Where no flag is needed.
+    **dict.fromkeys(("resume", "continue", "restore"), "The same command, repeated, continues what was interrupted."),
+    "shuffle": "Records are always shuffled; --seed decides the order.",
+    **dict.fromkeys(("gpu", "gpus", "device", "cuda"), "The devices found are used; CUDA_VISIBLE_DEVICES limits them."),
+}
+
+
+class PathParser(flags.ArgumentParser[str]):
+    """Parses a path, a pattern or a URL and expands `~` in it; with `named`, behind NAME=."""
+
+    syntactic_help = "a path"
+
+    def __init__(self, flag: str, named: bool = False):
+        super().__init__()
+        self._flag = flag
+        self._named = named
+
+    def parse(self, argument: str) -> str:
+        name, equals, path = argument.rpartition("=") if self._named else ("", "", argument)
+        return f"{name}{equals}{files.expand_user(path, f'--{self._flag}={name}{equals}')}"
+
+    def flag_type(self) -> str:
+        return "path"
+
+
+def define_path(name: str, default: Any, help: str, **how: Any) -> None:
+    """Defines a flag whose value is a path; `~` in it is expanded."""
+    flags.DEFINE(PathParser(name), name, default, help, serializer=flags.ArgumentSerializer(), **how)
+
+
+def define_named_paths(name: str, help: str) -> None:
+    """Defines a flag, which may be repeated, of values NAME=PATH; `~` in the path is expanded."""
+    flags.DEFINE_multi(PathParser(name, named=True), flags.ArgumentSerializer(), name, [], help)
+
+
+def parse(argv: Sequence[str], arguments: str = "") -> list[str]:
+    """Parses the command line; returns the program and the arguments that are not flags, `~` in them expanded.
+
+    Args:
+        argv: The program, flags and arguments.
+        arguments: How the help shows the arguments beside the flags, such as "DIRECTORY"; "" if there are none.
+
+    Returns:
+        []: help or the version was asked for, and printed.
+
+    Raises:
+        UserError: A flag does not exist, has no value, or one that is not allowed.
+    """
+    asked = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+    if _HELP & set(asked):
+        print(help_text(arguments))
+        return []
+    if "--version" in asked:
+        print(VERSION)
+        return []
+    try:
+        program, *rest = flags.FLAGS(list(argv))
+    except flags.UnrecognizedFlagError as error:
+        value = error.flagvalue.partition("=")[2]  # absl passes the whole word.
+        raise UserError(_unknown(error.flagname, value, arguments)) from error
+    except flags.Error as error:
+        raise UserError(_wrong(error)) from error
+    return [program, *map(files.expand_user, rest)]
+
+
+# --- Help ----------------------------------------------------------------------------------------------------------
+
+
+def command_name() -> str:
+    """What runs: `python -m tfrecord_tools.convert`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name.removesuffix('.__main__')}" if spec else os.path.basename(sys.argv[0])
+
+
+def help_text(arguments: str = "") -> str:
+    """What the command does, how it is called, and its own flags."""
+    first, _, rest = (sys.modules["__main__"].__doc__ or "").strip().partition("\n")
+    own = _own_flags()
+    call = " ".join(filter(None, [command_name(), arguments, "[--flag=value ...]" if own else ""]))
+    parts = [first, f"usage: {call}", rest.strip("\n")]
+    if own:
+        parts.append("flags:\n" + "\n".join(map(_flag_help, own)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _own_flags() -> list[flags.Flag[Any]]:
+    """The flags of the command that runs, in the order of their definition, without those of absl."""
+    return list(flags.FLAGS.get_key_flags_for_module(sys.argv[0]))
+
+
+def _flag_help(flag: flags.Flag[Any]) -> str:
+    """`--name: <a|b>: what it does (default: 'a')`, wrapped."""
+    name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
+    choices = getattr(flag.parser, "enum_values", None) or ()
+    text = f"{name}: <{'|'.join(choices)}>: {flag.help}" if choices else f"{name}: {flag.help}"
+    if flag.default not in (None, "", []):
+        text += f" (default:{_HARD_SPACE}{flag.default_as_str})"
+    width = min(max(shutil.get_terminal_size((100, 24)).columns, 40), 120)
+    wrapped = textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
+    return "\n".join(wrapped).replace(_HARD_SPACE, " ")
+
+
+# --- Mistakes ------------------------------------------------------------------------------------------------------
+
+
+def _unknown(name: str, value: str, arguments: str) -> str:
+    """Says which flag is meant by one that does not exist."""
+    own = {flag.name: flag for flag in _own_flags()}
+    shown = f"--{name}={value}" if value else f"--{name}"
+    plain = name.replace("-", "_").lower()
+    see = f"{command_name()} --help lists the flags."
+    if arguments and set(_KNOWN.get(plain, (plain,))) & _GIVEN_AS_ARGUMENTS:
+        advice = f"Give {arguments} without a flag: {command_name()} {value or arguments}"
+    elif meant := _meant(plain, own):
+        advice = _instead(own[meant], value, off=meant != plain and plain.startswith("no"))
+    elif plain in _OPTIMIZER_ARGUMENTS and "optimizer_kwargs" in own:
+        advice = f"Use --optimizer_kwargs={plain}={value or 'VALUE'}."
+    elif plain in _ADVICE and own.keys() >= set(re.findall(r"--(\w+)", _ADVICE[plain])):
+        advice = _ADVICE[plain]
+    elif found := homes([plain, *_KNOWN.get(plain, ())]):
+        advice = f"{found} {see}"
+    else:
+        near = difflib.get_close_matches(plain, own, 1, _NEAR)
+        advice = _instead(own[near[0]], value) if near else see
+    return f"{shown}: there is no such flag. {advice}"
+
+
+def _meant(plain: str, own: Mapping[str, flags.Flag[Any]]) -> str | None:
+    """The command's own flag that a name stands for, if that is sure."""
+    without = plain.removeprefix("no_") if plain.startswith("no_") else plain.removeprefix("no")
+    if without in own and own[without].boolean:
+        return without
+    return next((name for name in (plain, *_KNOWN.get(plain, ())) if name in own), None)
+
+
+def command_meant(name: str, commands: Mapping[str, str]) -> str:
+    """Says which command is meant by one that a package does not have."""
+    for package in PACKAGES:
+        with contextlib.suppress(ImportError):
+            if name in importlib.import_module(f"{package}.__main__").COMMANDS:
+                return f"It is one of {package}: python -m {package} {name}"
+    near = difflib.get_close_matches(name, commands, 1, 0.6)
+    return f"Did you mean {near[0]}?" if near else f"There is {', '.join(commands)}."
+
+
+def _instead(flag: flags.Flag[Any], value: str, off: bool = False) -> str:
+    if flag.boolean:
+        return f"Use --no{flag.name}." if off else f"Use --{flag.name} or --no{flag.name}."
+    return f"Use --{flag.name}={value}." if value else f"Use --{flag.name}."
+
+
+def homes(names: Sequence[str]) -> str:
+    """Names other commands that have such a flag, `--x is a flag of python -m trainers.scratch.`; "" if none has."""
+    of_commands = dict(_flags_of_commands())
+    for name in names:
+        found = [command for command, own in of_commands.items() if name in own]
+        if found:
+            return f"--{name} is a flag of {named([f'python -m {command}' for command in found], _HOMES_SHOWN)}."
+    return ""
+
+
+def _flags_of_commands() -> Iterator[tuple[str, Collection[str]]]:
+    """Yields each command of the project with the names of its flags; this command's own are gone afterwards."""
+    flags.FLAGS.remove_flag_values({flag.name: flag for flag in _own_flags()})
+    for package in PACKAGES:
+        with contextlib.suppress(ImportError):
+            listed = importlib.import_module(f"{package}.__main__").COMMANDS
+            for name in listed:
+                yield f"{package}.{name}", _defined_by(importlib.import_module(f"{package}.{name}"))
+
+
+def _defined_by(module: ModuleType) -> Collection[str]:
+    """The names of the flags that a command defines."""
+    before = set(flags.FLAGS)
+    getattr(module, "define_flags", lambda: None)()
+    names = set(flags.FLAGS) - before
+    flags.FLAGS.remove_flag_values({name: flags.FLAGS[name] for name in names})
+    return names
+
+
+def _wrong(error: flags.Error) -> str:
+    """Says what is allowed in place of a value that is not."""
+    text = str(error)
+    if text.startswith("Missing value for flag "):
+        name = text.removeprefix("Missing value for flag ").strip().lstrip("-")
+        return f"--{name}: a value is missing. Pass --{name}=VALUE."
+    if found := re.fullmatch(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.", text):
+        name = found.group(1)
+        return f"--{name} is missing: {flags.FLAGS[name].help}"
+    found = re.match(r"flag --(\w+)=", text)
+    if not found or found.group(1) not in flags.FLAGS:
+        return text
+    # absl appends the parser's own words, which speak Python.
+    shown = text.removeprefix("flag ").removesuffix(f": {error.__context__}")
+    return f"{shown}: {_allowed(flags.FLAGS[found.group(1)], shown.partition('=')[2])}"
+
+
+def _allowed(flag: flags.Flag[Any], value: str) -> str:
+    kind = flag.flag_type().removeprefix("multi ")
+    if choices := getattr(flag.parser, "enum_values", None):
+        near = difflib.get_close_matches(value, choices, 1)
+        return f"one of {', '.join(choices)} is expected." + (f" Use --{flag.name}={near[0]}." if near else "")
+    if kind == "bool":
+        return f"true or false is expected. Use --{flag.name} or --no{flag.name}."
+    what = {"int": "a whole number", "float": "a number"}.get(kind, f"a value of the kind {kind}")
+    example = f", such as --{flag.name}={flag.default}" if flag.default not in (None, [], "") else ""
+    return f"{what} is expected{example}."
+
+
+def unexpected(argument: str) -> str:
+    """Says what to do with an argument where only flags are expected."""
+    own = {flag.name: flag for flag in _own_flags()} if flags.FLAGS.is_parsed() else {}
+    message = f"unexpected argument {argument!r}: everything is given by flags, --name=value (see --help)"
+    boolean = next((flag.name for flag in own.values() if flag.boolean and flag.present), None)
+    if argument.lower() in _TRUTH_VALUES and boolean:
+        return f"{message}. The value of a switch stands behind =: --{boolean}={argument}."
+    free = next((name for name in (*_SOURCE, "csv", "out") if name in own and not own[name].present), None)
+    return f"{message}. Use --{free}={argument}." if free and os.path.lexists(argument) else message

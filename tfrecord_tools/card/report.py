@@ -1,0 +1,278 @@
+"""What there is to know of a dataset's images at a glance: counts, sizes, what was done, colours, a few to look at."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tfrecord_tools.base.workers import Pool
+from tfrecord_tools.conversion.notes import Note
+from tfrecord_tools.conversion.plan import Plan
+from tfrecord_tools.conversion.survey import TYPES, Facts
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import images
+from tfrecord_tools.images.images import ImageConfig
+from tfrecord_tools.layout import schema
+from tfrecord_tools.layout.findings import FINDINGS
+from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.sources.scan import Sources
+from tfrecord_tools.sources.stores import ReadError
+
+_BINS = 16
+_SHOWN = 12  # Examples of each kind of duplicates.
+_REASONS = 20
+_COLOR_SAMPLES = 256
+_THUMBNAILS = 8  # Of each class ...
+_CLASSES_SHOWN = 40
+THUMBNAIL_PIXELS = 112
+_RECORDS_PER_JOB = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Thumbnail:
+    """An image to look at: its label, where it came from, and a small JPEG."""
+
+    label: int
+    split: str
+    path: str
+    jpeg: bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What was found by decoding some of the records.
+
+    Attributes:
+        colors: As `convert.json` has it: number of images, of those among them that do not decode, mean and standard
+            deviation of each channel in 0..255.
+        thumbnails: By label, then record.
+        pictures: Path -> a small JPEG, of what notes and duplicates name.
+    """
+
+    colors: dict[str, Any]
+    thumbnails: list[Thumbnail]
+    pictures: dict[str, bytes]
+
+
+def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
+    """What `convert.json` says of the images, without decoding any."""
+    table = facts.table[plan.numbers]
+    height, width = table["height"].astype(np.float64), table["width"].astype(np.float64)
+    done = Counter(r.done for r in plan.rejected)
+    reasons = Counter((r.done, _without_numbers(r.reason)) for r in plan.rejected if r.done != "dropped")
+    return {
+        "images": {
+            "source_types": _names(table["source_type"]),
+            "types": _names(table["type"]),
+            "changes": {name: int((table["changes"] >> i & 1).sum()) for i, name in enumerate(images.CHANGES)},
+            "findings": {name: int((table["findings"] >> i & 1).sum()) for i, name in enumerate(FINDINGS)},
+            "shorter_side": _histogram(np.minimum(height, width)),
+            "longer_side": _histogram(np.maximum(height, width)),
+            "aspect": _histogram(width / height),
+            "bytes": _histogram(table["bytes"].astype(np.float64)),
+        },
+        "files": {name: done[name] for name in ("skipped", "repaired", "dropped")},
+        "reasons": [
+            {"done": name, "reason": reason, "files": count} for (name, reason), count in reasons.most_common(_REASONS)
+        ],
+        "duplicates": {
+            **plan.duplicates.counts,
+            "files": plan.duplicates.files,
+            "groups_in_several_splits": plan.group_leaks,
+            "examples": _examples(plan, sources),
+        },
+    }
+
+
+def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[dict[str, str]]]]:
+    """Kind -> contents that several files have, each with path, class and split of its files; no split if dropped."""
+    shown = {kind: contents[:_SHOWN] for kind, contents in plan.duplicates.examples.items()}
+    rows = _rows(plan, [i for contents in shown.values() for numbers in contents for i in numbers])
+
+    def described(number: int) -> dict[str, str]:
+        return {
+            "path": sources.paths[number],
+            "class": sources.class_names[sources.labels[number]],
+            "split": SPLITS[plan.splits[rows[number]]] if number in rows else "",
+        }
+
+    return {kind: [[described(i) for i in numbers] for numbers in contents] for kind, contents in shown.items()}
+
+
+def _rows(plan: Plan, numbers: Sequence[int]) -> dict[int, int]:
+    """File number -> row of its record, for those of these files that have one."""
+    rows = np.flatnonzero(np.isin(plan.numbers, numbers))
+    return dict(zip(plan.numbers[rows].tolist(), rows.tolist()))
+
+
+def sample(
+    plan: Plan,
+    sources: Sources,
+    facts: Facts,
+    data: Path,
+    pool: Pool,
+    config: ImageConfig = ImageConfig(),
+    notes: Sequence[Note] = (),
+) -> Samples:
+    """Decodes a fair share of the records in `data`, and examples of notes and duplicates.
+
+    Args:
+        plan: The same plan gives the same samples.
+        sources: The files.
+        facts: What is in them.
+        data: The directory of the shards.
+        pool: Where the work is done.
+        config: How files are prepared of which no record is there, since they were dropped.
+        notes: Notes whose examples are to be seen.
+    """
+    count = len(plan.numbers)
+    colored = np.unique(np.linspace(0, count - 1, min(count, _COLOR_SAMPLES)).astype(np.int64))
+    shown = _shown_rows(plan)
+    same = [numbers for contents in plan.duplicates.examples.values() for numbers in contents[:_SHOWN]]
+    pictured = _rows(plan, [i for note in notes for i in note.examples] + [i for numbers in same for i in numbers])
+    rows = np.unique([*colored.tolist(), *shown, *pictured.values()])
+    chunks = [rows[i : i + _RECORDS_PER_JOB] for i in range(0, len(rows), _RECORDS_PER_JOB)]
+    jobs = (_job(plan, facts, data, chunk) for chunk in chunks)
+    found = dict(zip(rows.tolist(), (one for result in pool.map(_decode_job, jobs) for one in result)))
+    moments = [one[0] for row in colored.tolist() if (one := found[row]) is not None]
+    if not moments:
+        raise UserError(
+            f"none of {len(colored):,} records looked at decodes, such as {sources.paths[int(plan.numbers[0])]}:"
+            " what --verify=header passes may be damaged. Convert with --verify=full and --restart."
+        )
+    mean, square = np.mean(moments, axis=0)
+    return Samples(
+        colors={
+            "sampled": len(colored),
+            "undecodable": len(colored) - len(moments),
+            "mean": np.round(mean, 2).tolist(),
+            "std": np.round(np.sqrt(np.maximum(square - mean**2, 0)), 2).tolist(),
+        },
+        thumbnails=[
+            Thumbnail(
+                int(plan.labels[row]),
+                SPLITS[plan.splits[row]],
+                sources.paths[int(plan.numbers[row])],
+                one[1],
+            )
+            for row in shown
+            if (one := found[row]) is not None
+        ],
+        pictures=_pictures(
+            {number: one[1] for number, row in pictured.items() if (one := found[row]) is not None},
+            same,
+            lambda number: _from_source(sources, number, config),
+            sources,
+        ),
+    )
+
+
+def _pictures(
+    known: dict[int, bytes], same: Sequence[Sequence[int]], read: Callable[[int], bytes | None], sources: Sources
+) -> dict[str, bytes]:
+    """Path -> small JPEG, by those that are `known`; files with the `same` bytes look the same."""
+    pictures = dict(known)
+    for numbers in same:
+        jpeg = next((known[i] for i in numbers if i in known), None) or read(numbers[0])
+        if jpeg is not None:
+            pictures |= dict.fromkeys(numbers, jpeg)
+    return {sources.paths[i]: jpeg for i, jpeg in sorted(pictures.items())}
+
+
+def _from_source(sources: Sources, number: int, config: ImageConfig) -> bytes | None:
+    """A small JPEG of a file that has no record; None if it cannot be read any more."""
+    try:
+        data = sources.store.read(sources.paths[number], sources.spans[number]).data
+        prepared = images.prepare(data, images.config_of(config))
+    except (images.BadImage, ReadError, OSError):
+        return None
+    shape = (prepared.height, prepared.width) if prepared.type == "RAW" else (0, 0)
+    decoded = _decoded(prepared.data, *shape)
+    return None if decoded is None else decoded[1]
+
+
+def _shown_rows(plan: Plan) -> list[int]:
+    """The first rows of each class, which are in no order that a source could have."""
+    rows: list[int] = []
+    for label in range(min(len(plan.class_names), _CLASSES_SHOWN)):
+        rows += np.flatnonzero(plan.labels == label)[:_THUMBNAILS].tolist()
+    return rows
+
+
+def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[str, int, int, int, int]]:
+    """For each row: file, offset and bytes of its frame, and height and width if it is raw pixels, else 0."""
+    starts = np.array([shard.start for shard in plan.shards])
+    of = np.searchsorted(starts, rows, side="right") - 1
+    framed = plan.lengths + schema.FRAME_BYTES
+    places = []
+    for row, number in zip(rows.tolist(), of.tolist()):
+        shard = plan.shards[number]
+        offset = int(framed[shard.start : row].sum())
+        fact = facts.table[plan.numbers[row]]
+        raw = TYPES[fact["type"]] == "RAW"
+        shape = (int(fact["height"]), int(fact["width"])) if raw else (0, 0)
+        places.append((str(data / shard.file_name(plan.name)), offset, int(framed[row]), *shape))
+    return places
+
+
+def _decode_job(places: Sequence[tuple[str, int, int, int, int]]) -> list[tuple[np.ndarray, bytes] | None]:
+    """For each place: f64[2 3], the channels' means and mean squares in 0..255, and a small JPEG; None if damaged."""
+    return [_decode(place) for place in places]
+
+
+def _decode(place: tuple[str, int, int, int, int]) -> tuple[np.ndarray, bytes] | None:
+    path, offset, size, height, width = place
+    with open(path, "rb") as file:
+        file.seek(offset)
+        framed = file.read(size)
+    return _decoded(schema.decode_example(framed[schema.HEADER_BYTES : -4])["image"], height, width)
+
+
+def _decoded(encoded: bytes, height: int, width: int) -> tuple[np.ndarray, bytes] | None:
+    """Height and width are those of raw pixels, else 0."""
+    if height:
+        image = Image.frombytes("RGB", (width, height), encoded)
+    else:
+        try:
+            with images.as_bad_image(), Image.open(io.BytesIO(encoded)) as opened:
+                image = opened.convert("RGB")
+        except images.BadImage:  # Only after --verify=header.
+            return None
+    shares = np.reshape(image.histogram(), (3, 256)) / (image.width * image.height)
+    levels = np.arange(256)
+    image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS), reducing_gap=2.0)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG", quality=80)
+    return np.stack([shares @ levels, shares @ levels**2]), stream.getvalue()
+
+
+def _names(types: np.ndarray) -> dict[str, int]:
+    return {TYPES[t]: int(count) for t, count in enumerate(np.bincount(types, minlength=len(TYPES))) if count}
+
+
+def _histogram(values: np.ndarray) -> dict[str, Any]:
+    """Least, median and greatest value, and counts between `edges`, which are evenly spaced in the logarithm."""
+    low, high = float(values.min()), float(values.max())
+    edges = np.geomspace(low, high, _BINS + 1) if high > low else np.array([low, high])
+    edges[0], edges[-1] = low, high
+    counts = np.histogram(values, edges)[0] if high > low else np.array([len(values)])
+    return {
+        "min": low,
+        "median": float(np.median(values)),
+        "max": high,
+        "edges": [round(float(edge), 3) for edge in edges],
+        "counts": counts.tolist(),
+    }
+
+
+def _without_numbers(reason: str) -> str:
+    """Makes reasons of one kind equal: `ends at byte 1,812` and `ends at byte 7`."""
+    return re.sub(r"\d[\d,.]*", "N", re.sub(r"""b(["']).*\1""", "…", reason))

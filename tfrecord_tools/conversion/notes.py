@@ -1,0 +1,175 @@
+"""What the user should know of a conversion: one list for the console, convert.json and the report card."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from tfrecord_tools.base import page
+from tfrecord_tools.conversion.plan import Plan, split_notes
+from tfrecord_tools.conversion.survey import TYPES, Facts
+from tfrecord_tools.images import levels
+from tfrecord_tools.layout import duplicates
+from tfrecord_tools.layout.duplicates import Duplicates
+from tfrecord_tools.layout.findings import FINDINGS
+from tfrecord_tools.sources.scan import Sources
+
+_EXAMPLES = 8  # Images that the card shows for a note.
+_LEVELS = 1 << 16  # Of 16 bits.
+_NARROW = 4  # A range of less than this part of all levels is hard to see.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Note:
+    """A sentence with its number, and what can be done.
+
+    Attributes:
+        kind: "source", "raw", "duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow": those of the kind
+            "deep" that use few of their levels.
+        level: "check" or "note", as in `findings.Finding`.
+        text: What there is, without a full stop.
+        advice: What can be done; "" if nothing.
+        images: How many images the note is about; 0 if it is not about single images.
+        examples: Some of these, as file numbers.
+    """
+
+    kind: str
+    text: str
+    advice: str = ""
+    level: str = "note"
+    images: int = 0
+    examples: tuple[int, ...] = ()
+
+    def line(self) -> str:
+        """The note as the console prints it."""
+        return f"{self.text}. {sentence(self.advice)}" if self.advice else self.text
+
+    def as_json(self, sources: Sources) -> dict[str, Any]:
+        """The note as convert.json holds it."""
+        return dataclasses.asdict(self) | {"examples": [sources.paths[i] for i in self.examples]}
+
+
+def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
+    """Return the notes in the order in which they are shown."""
+    notes = [Note(kind="source", text=text) for text in sources.notes]
+    notes += _raw(plan, facts)
+    notes += _duplicates(plan.duplicates, sources, plan.config["duplicates"])
+    notes += [Note(kind="splits", text=text) for text in split_notes(plan, sources)]
+    return notes + list(_findings(plan, facts))
+
+
+def sentence(advice: str) -> str:
+    """Advice as a sentence, without a full stop, so that a flag at its end can be copied."""
+    return advice if advice.startswith("--") else advice[:1].upper() + advice[1:]
+
+
+def size(count: int) -> str:
+    """A number of bytes for the screen."""
+    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
+
+
+def _raw(plan: Plan, facts: Facts) -> Iterator[Note]:
+    table = facts.table[plan.numbers]
+    files = int(table["size"].sum())
+    if (table["type"] == TYPES.index("RAW")).any():
+        text = f"raw pixels take {plan.bytes / files:.1f} times the {size(files)} of the files"
+        yield Note(kind="raw", text=text, advice="--store=jpeg takes less")
+
+
+def _duplicates(found: Duplicates, sources: Sources, mode: str) -> Iterator[Note]:
+    if not found.files:
+        return
+    counts = ", ".join(
+        f"{found.counts[kind]:,} {what}" for kind, what in duplicates.KINDS.items() if found.counts[kind]
+    )
+    worst = next(found.examples[kind][0] for kind in reversed(duplicates.KINDS) if found.counts[kind])
+    text = f"{found.files:,} files have the same bytes as another file ({counts}), such as "
+    yield Note(
+        kind="duplicates",
+        text=text + ", ".join(sources.paths[i] for i in worst[:2]),
+        advice="--duplicates=drop keeps one of each, and none where labels differ" if mode == "keep" else "",
+    )
+
+
+def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
+    table = facts.table[plan.numbers]
+    for i, (kind, finding) in enumerate(FINDINGS.items()):
+        rows = np.flatnonzero(table["findings"] >> i & 1)
+        if not len(rows):
+            continue
+        if kind == "deep":
+            yield from _deep(plan, table, rows)
+        elif kind == "gps":
+            text = f"{len(rows):,} of {page.number(len(table), 'image')} carry GPS positions"
+            yield _note(plan, rows, kind, text=text, advice=finding.advice)
+        else:
+            text = _agreeing(f"{{count}} {finding.text}", len(rows))
+            yield _note(plan, rows, kind, text=text, advice=finding.advice)
+
+
+def _deep(plan: Plan, table: np.ndarray, rows: np.ndarray) -> Iterator[Note]:
+    """What became of levels of more than 8 bits: it depends on the range that they use, and on --depth_range."""
+    depth_range = plan.config.get("depth_range")
+    lowest, highest = table["lowest"][rows].astype(np.float64), table["highest"][rows].astype(np.float64)
+    if depth_range is not None:
+        yield _mapped(plan, rows, lowest, highest, depth_range)
+        return
+    narrow = highest - lowest + 1 < _LEVELS / _NARROW
+    if narrow.any():
+        low, high = int(lowest[narrow].min()), int(highest[narrow].max())
+        seen = "nearly black" if high < _LEVELS / _NARROW else "nearly uniform"
+        count = int(narrow.sum())
+        share = (high - low + 1) / _LEVELS
+        text = (
+            f"{_agreeing('{count} {have}', count)} 16-bit levels, of which only {low:,} to {high:,} are used"
+            f" ({_percent(share)} of all), so the records look {seen}"
+        )
+        span = f"--depth_range={low},{max(high, low + 1)} or " if share < 1 / _NARROW else ""
+        yield _note(plan, rows[narrow], "narrow", level="check", text=text, advice=f"pass {span}--depth_range=auto")
+    if not narrow.all():
+        count = int((~narrow).sum())
+        text = f"{_agreeing('{count} {have}', count)} 16-bit levels, of which the high byte is kept"
+        advice = "--depth_range=auto maps the levels that each image uses to 8 bits instead"
+        yield _note(plan, rows[~narrow], "deep", text=text, advice=advice)
+
+
+def _mapped(plan: Plan, rows: np.ndarray, lowest: np.ndarray, highest: np.ndarray, depth_range: str) -> Note:
+    low, high = levels.written(lowest.min()), levels.written(highest.max())
+    text = (
+        f"{_agreeing('{count} {have}', len(rows))} levels of more than 8 bits, {low} to {high}, mapped to 8 bits by"
+        f" --depth_range={depth_range}"
+    )
+    limits = levels.parse_range(depth_range)
+    if limits is None:
+        text += ", each by its own lowest and highest level"
+        return _note(plan, rows, "deep", text=text, advice="--depth_range=LO,HI keeps levels comparable between images")
+    outside = int(((lowest < limits[0]) | (highest > limits[1])).sum())
+    if not outside:
+        return _note(plan, rows, "deep", text=text)
+    text += f"; {outside:,} of them have levels outside, which become black or white"
+    advice = f"--depth_range={levels.written(lowest.min(), '')},{levels.written(highest.max(), '')} covers all"
+    return _note(plan, rows, "deep", text=text, advice=advice)
+
+
+def _note(plan: Plan, rows: np.ndarray, kind: str, text: str, advice: str = "", level: str = "") -> Note:
+    return Note(
+        kind=kind,
+        level=level or FINDINGS[kind].level,
+        text=text,
+        advice=advice,
+        images=len(rows),
+        examples=tuple(plan.numbers[rows[:_EXAMPLES]].tolist()),
+    )
+
+
+def _agreeing(text: str, count: int) -> str:
+    """Fill in the forms that depend on a number."""
+    forms = {"have": "has", "are": "is"} if count == 1 else {"have": "have", "are": "are"}
+    return text.format(count=page.number(count, "image"), **forms)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.01 else "less than 1%"

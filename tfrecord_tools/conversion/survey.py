@@ -1,0 +1,238 @@
+"""What the files hold: one read of each, in parallel, saved as it goes, reused by the next run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+import tfrecord_tools
+from tfrecord_tools.base import files
+from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.base.workers import Pool
+from tfrecord_tools.images import formats, images
+from tfrecord_tools.images.images import ImageConfig, Prepared
+from tfrecord_tools.layout import findings
+from tfrecord_tools.sources.scan import Sources
+from tfrecord_tools.sources.stores import Content, ReadError, Store
+
+FILES_PER_JOB = 512  # About 0.2 s of work: what a killed run loses at most, per worker.
+TYPES = ("", *images.READ_TYPES, "RAW")
+FACT = np.dtype(  # In the layout of `_ROW`.
+    [
+        ("size", "<i8"), ("mtime_ns", "<i8"), ("source_sha256", "u1", 32), ("source_type", "u1"),
+        ("bytes", "<i8"), ("sha256", "u1", 32), ("type", "u1"), ("changes", "u1"), ("height", "<i4"), ("width", "<i4"),
+        ("findings", "u1"), ("lowest", "<f4"), ("highest", "<f4"),
+    ]
+)  # fmt: skip
+_ROW = struct.Struct("<qq32sBq32sBBiiBff")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What was found in each file of a `Sources`, in its order.
+
+    Attributes:
+        table: FACT[n]. Of the file: size in bytes and mtime in ns when it was read, sha256, type (index into
+            `TYPES`). Of what is stored of it: bytes, sha256, type, changes (bit i: `images.CHANGES[i]`), height
+            and width in pixels, findings (bit i: the i-th of `findings.FINDINGS`), lowest and highest level of images
+            with more than 8 bits. All 0 if it is no sound image.
+        reasons: File number -> why it is not a sound image.
+        repaired: File number -> what was wrong with it and is mended.
+    """
+
+    table: np.ndarray
+    reasons: dict[int, str]
+    repaired: dict[int, str]
+
+
+def change_names(bits: int) -> str:
+    """The names of changes, joined by commas; "" for none."""
+    return ",".join(name for i, name in enumerate(images.CHANGES) if bits >> i & 1)
+
+
+def change_bits(names: Iterable[str]) -> int:
+    """The other way round: bit i stands for `images.CHANGES[i]`."""
+    return sum(1 << images.CHANGES.index(name) for name in names)
+
+
+def reason_of(error: images.BadImage | ReadError | OSError) -> str:
+    """Why a file is not a sound image, in words that follow `path: `."""
+    return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    """The facts of some files: the unit of work, and of what is saved."""
+
+    paths: list[str]
+    table: np.ndarray  # FACT[len(paths)]
+    reasons: dict[int, str]
+    repaired: dict[int, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    store: Store
+    paths: list[str]
+    spans: np.ndarray
+    known: np.ndarray | None  # FACT[len(paths)]
+    config: ImageConfig
+    save: Path | None  # Where the facts are saved, by who finds them: what is done outlives the driver.
+    surveyor: str
+
+
+def survey(
+    sources: Sources,
+    pool: Pool,
+    config: ImageConfig = ImageConfig(),
+    *,
+    known: np.ndarray | None = None,
+    saved: Path | None = None,
+    progress: Progress | None = None,
+    check: Callable[[Mapping[int, str]], None] = lambda reasons: None,
+) -> Facts:
+    """Reads every file once and says what is in it.
+
+    Args:
+        sources: The files.
+        pool: Where the work is done.
+        config: How images are proven and stored.
+        known: FACT[n], what an earlier conversion with this config found. It is taken over for every file whose
+            bytes have the same sha256, without decoding.
+        saved: A directory in which facts are saved as they are found. Facts that are there already are
+            taken over, without reading, for every file whose path, size and mtime are unchanged.
+        progress: Shows how far it is.
+        check: Called with the reasons for all files found bad so far; may raise to stop.
+    """
+    table = np.zeros(len(sources), FACT)
+    reasons: dict[int, str] = {}
+    repaired: dict[int, str] = {}
+    done = np.zeros(len(sources), bool)
+    chunk_number = 0
+    surveyor = _surveyor(config)
+    if saved is not None:
+        saved.mkdir(exist_ok=True)
+        number_of = {path: number for number, path in enumerate(sources.paths)} if any(saved.iterdir()) else {}
+        for path in sorted(saved.glob("*.npz")):
+            chunk_number = int(path.stem)
+            if (chunk := _load(path, surveyor)) is not None:
+                _take_over(chunk, number_of, sources, table, repaired, done)
+    if progress:
+        progress.skip(int(done.sum()))
+    pending = np.flatnonzero(~done)
+    parts = [pending[i : i + FILES_PER_JOB] for i in range(0, len(pending), FILES_PER_JOB)]
+    jobs = (
+        _Job(
+            sources.store,
+            [sources.paths[i] for i in part],
+            sources.spans[part],
+            None if known is None else known[part],
+            images.config_of(config),
+            None if saved is None else saved / f"{chunk_number + i:07d}.npz",
+            surveyor,
+        )
+        for i, part in enumerate(parts, 1)
+    )
+    for part, chunk in zip(parts, pool.map(_survey_job, jobs)):
+        table[part] = chunk.table
+        reasons |= {int(part[i]): reason for i, reason in chunk.reasons.items()}
+        repaired |= {int(part[i]): wrong for i, wrong in chunk.repaired.items()}
+        if progress:
+            progress(len(part))
+        check(reasons)
+    return Facts(table=table, reasons=dict(sorted(reasons.items())), repaired=dict(sorted(repaired.items())))
+
+
+def _survey_job(job: _Job) -> _Chunk:
+    table = np.zeros(len(job.paths), FACT)
+    reasons, repaired = {}, {}
+    for i, path in enumerate(job.paths):
+        try:
+            content = job.store.read(path, job.spans[i])
+            digest = hashlib.sha256(content.data).digest()
+            if job.known is not None and _is_known(job.known[i], digest):
+                table[i] = job.known[i]
+                table[i]["size"], table[i]["mtime_ns"] = content.size, content.mtime_ns
+                continue
+            prepared = images.prepare(content.data, job.config)
+            _ROW.pack_into(table.data, i * _ROW.size, *_fact(content, digest, prepared))
+            if prepared.repaired:
+                repaired[i] = prepared.repaired
+        except (images.BadImage, ReadError, OSError) as error:
+            reasons[i] = reason_of(error)
+    chunk = _Chunk(job.paths, table, reasons, repaired)
+    if job.save is not None:
+        _save(job.save, chunk, job.surveyor)
+    return chunk
+
+
+def _is_known(fact: np.void, digest: bytes) -> bool:
+    """What was repaired is looked at again, since what was wrong with it is to be told again."""
+    return fact["source_sha256"].tobytes() == digest and not fact["changes"] & change_bits(["repaired"])
+
+
+def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, ...]:
+    """Returns a row of `FACT`, for `_ROW`."""
+    stored_digest = hashlib.sha256(prepared.data).digest() if prepared.changes else digest
+    return (
+        content.size,
+        content.mtime_ns,
+        digest,
+        TYPES.index(prepared.source_type),
+        len(prepared.data),
+        stored_digest,
+        TYPES.index(prepared.type),
+        change_bits(prepared.changes),
+        prepared.height,
+        prepared.width,
+        findings.bits(prepared.findings),
+        *prepared.levels,
+    )
+
+
+def _surveyor(config: ImageConfig) -> str:
+    """Whose findings these are: with another version or config they may be others."""
+    found_by = f"tfrecord_tools {tfrecord_tools.__version__}, {formats.versions()}"
+    return f"{found_by}, {json.dumps(config.image_settings() | {'verify': config.verify})}"
+
+
+def _save(path: Path, chunk: _Chunk, surveyor: str) -> None:
+    contents = {"by": surveyor, "paths": chunk.paths, "reasons": chunk.reasons, "repaired": chunk.repaired}
+    with files.atomic(path) as file:
+        np.savez(file, table=chunk.table, text=np.frombuffer(json.dumps(contents).encode(), np.uint8))
+
+
+def _load(path: Path, surveyor: str) -> _Chunk | None:
+    """Reads a saved chunk; None if another surveyor found these facts."""
+    with np.load(path) as arrays:
+        text = json.loads(arrays["text"].tobytes())
+        if text.get("by") != surveyor:
+            return None
+        reasons, repaired = ({int(i): words for i, words in text[name].items()} for name in ("reasons", "repaired"))
+        return _Chunk(text["paths"], arrays["table"], reasons, repaired)
+
+
+def _take_over(
+    chunk: _Chunk,
+    number_of: dict[str, int],
+    sources: Sources,
+    table: np.ndarray,
+    repaired: dict[int, str],
+    done: np.ndarray,
+) -> None:
+    """Fills in the facts of files that are unchanged. One found bad is read again: it may be readable now."""
+    for i, path in enumerate(chunk.paths):
+        number = number_of.get(path)
+        if number is None or i in chunk.reasons:
+            continue
+        row = chunk.table[i]
+        if row["size"] == sources.sizes[number] and row["mtime_ns"] == sources.mtimes_ns[number]:
+            table[number], done[number] = row, True
+            if i in chunk.repaired:
+                repaired[number] = chunk.repaired[i]

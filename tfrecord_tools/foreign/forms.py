@@ -1,0 +1,264 @@
+"""How third-party records hold image and label, and how both are taken out of a parsed `tf.train.Example`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tfrecord_tools.foreign.examples import Feature
+from tfrecord_tools.images import recode
+from tfrecord_tools.layout.schema import Keys
+
+Label = int | str  # As stored: a number, or the name of the class.
+Example = Mapping[str, Feature]
+INDEX, NUMBER, TEXT, ONE_HOT = "index", "number", "text", "one_hot"  # Forms of a label.
+UNLABELED = -1  # TensorFlow Datasets writes it where there is no label.
+NO_LABEL = f"it has no label ({UNLABELED})"
+CHANNELS = (1, 2, 3, 4)  # Gray, gray and alpha, RGB, RGBA.
+_WIDE = {2: "uint16", 4: "float32", 8: "float64"}  # Bytes per value -> a type that has so many.
+
+
+class Unusable(Exception):
+    """Why a record cannot be used, in words that follow `path: `."""
+
+
+class Unlabeled(Unusable):
+    """The record has no label."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pixels:
+    """Where the size of raw pixels is stored, and how their values are to be read.
+
+    Attributes:
+        height: Feature of the height in pixels. "": the images are square.
+        width: Feature of the width in pixels. "": the images are square.
+        channels: Feature of the number of channels. "": it follows from the number of values.
+        shape: Feature of height, width and channels as one list. "": there is none.
+        planes: Whether the values are stored plane by plane (channels, height, width).
+        scale: What the values are multiplied by to be in 0..255.
+    """
+
+    height: str = ""
+    width: str = ""
+    channels: str = ""
+    shape: str = ""
+    planes: bool = False
+    scale: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+    """How the records of a dataset hold image and label.
+
+    Attributes:
+        keys: Features of image, label and path.
+        text: Feature of the class name beside a label that is a number; "": there is none.
+        label: INDEX (an int64), NUMBER (an int64, or a float without a fraction), TEXT or ONE_HOT.
+        length: Number of values of a ONE_HOT label.
+        encoding: Character encoding of a TEXT label.
+        unlabeled: The number that means "no label". None: no number does.
+        pixels: How raw pixels are stored. None: images are encoded.
+    """
+
+    keys: Keys
+    text: str = ""
+    label: str = INDEX
+    length: int = 0
+    encoding: str = "utf-8"
+    unlabeled: int | None = UNLABELED
+    pixels: Pixels | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Whether readers can use the records as they are."""
+        return self.label == INDEX and self.pixels is None
+
+
+def label_of(example: Example, form: Form) -> Label:
+    """Return the stored label.
+
+    Raises:
+        Unusable: It is missing (`Unlabeled`), or is not one class.
+    """
+    key = form.keys.label
+    feature = example.get(key)
+    if feature is None or not len(feature.values):
+        raise Unlabeled(f"it has no label: {key!r} is missing or empty")
+    if form.label == ONE_HOT:
+        return _hot(feature, key, form.length)
+    if len(feature.values) != 1:
+        raise Unusable(f"{len(feature.values):,} values in {key!r}; an image must have one label")
+    if (feature.type == "bytes") != (form.label == TEXT):
+        raise Unusable(f"{key!r} holds {_kind(feature)}, unlike in most records")
+    if form.label == TEXT:
+        return class_name(feature.values[0], form)
+    if form.label == INDEX and feature.type != "int64":
+        raise Unusable(f"{key!r} holds a float, unlike in most records")
+    return _whole(feature.values[0].item(), form)
+
+
+def check_number(label: int, form: Form) -> int:
+    """Return a label that is a number.
+
+    Raises:
+        Unlabeled: It is the number that means "no label".
+    """
+    if label == form.unlabeled:
+        raise Unlabeled(NO_LABEL)
+    return label
+
+
+def class_name(value: bytes, form: Form) -> str:
+    """Return a class name as TensorFlow Datasets can keep it: NFC, single spaces, none at the ends.
+
+    Raises:
+        Unusable: It is empty (`Unlabeled`), not in the encoding, or has control characters.
+    """
+    try:
+        text = unicodedata.normalize("NFC", value.decode(form.encoding))
+    except UnicodeDecodeError:
+        raise Unusable(
+            f"{value[:40]!r} in {form.keys.label!r} is not {form.encoding} text (--label_encoding=NAME)"
+        ) from None
+    name = " ".join(text.split())
+    if not name:
+        raise Unlabeled(f"it has no label: the text in {form.keys.label!r} is empty")
+    if not name.isprintable():
+        raise Unusable(f"{value[:40]!r} in {form.keys.label!r} has characters that a class name cannot have")
+    return name
+
+
+def path_of(example: Example, form: Form) -> str:
+    """Return the source path that a record names; "" if it names none."""
+    feature = example.get(form.keys.path)
+    named = feature is not None and feature.type == "bytes" and len(feature.values) == 1
+    return str(feature.values[0], "utf-8", "replace") if named and feature else ""
+
+
+def image_of(example: Example, form: Form) -> bytes:
+    """Return the encoded image; raw pixels are encoded as PNG.
+
+    Raises:
+        Unusable: There is no image, or the pixels do not fit the size that the record states.
+    """
+    key = form.keys.image
+    feature = example.get(key)
+    if feature is None or not len(feature.values):
+        raise Unusable(f"it has no image: {key!r} is missing or empty")
+    if form.pixels is not None:
+        return _png(pixels_of(example, form.pixels, key))
+    if feature.type != "bytes" or len(feature.values) != 1:
+        raise Unusable(f"{key!r} holds {_kind(feature)}, where one encoded image is expected")
+    return bytes(feature.values[0])
+
+
+def pixels_of(example: Example, pixels: Pixels, key: str) -> np.ndarray:
+    """Return the raw pixels of a feature, u8[h w c].
+
+    Raises:
+        Unusable: Their number is not that of the size, or a value is outside of the range.
+    """
+    feature = example[key]
+    values = feature.values
+    if feature.type == "bytes":
+        if len(values) != 1:
+            raise Unusable(f"{len(values):,} values in {key!r}, where the pixels of one image are expected")
+        values = np.frombuffer(values[0], np.uint8)
+    height, width, channels = _size(example, len(values), pixels, key)
+    values = _bytes_of(values, 1 if feature.type == "bytes" else pixels.scale, key)
+    if pixels.planes:
+        return values.reshape(channels, height, width).transpose(1, 2, 0)
+    return values.reshape(height, width, channels)
+
+
+def numbers_of(example: Example, key: str) -> list[int]:
+    """Return the whole numbers of a feature; none if it is missing or holds something else."""
+    feature = example.get(key)
+    return [int(value) for value in feature.values] if feature is not None and feature.type == "int64" else []
+
+
+def _size(example: Example, count: int, pixels: Pixels, key: str) -> tuple[int, int, int]:
+    """Height, width and channels of `count` values."""
+    if pixels.shape:
+        stated = numbers_of(example, pixels.shape)
+        sides = stated[1:3] + stated[:1] if pixels.planes and len(stated) == 3 else stated
+    elif pixels.height and pixels.width:
+        sides = numbers_of(example, pixels.height)[:1] + numbers_of(example, pixels.width)[:1]
+        if len(sides) == 2:
+            sides += numbers_of(example, pixels.channels)[:1]
+        else:
+            raise Unusable(f"{pixels.height!r} and {pixels.width!r} do not hold one whole number each")
+    else:
+        sides = square(count)
+    if len(sides) == 2 and min(sides) > 0:
+        sides = [*sides, max(1, count // (sides[0] * sides[1]))]
+    if len(sides) != 3 or min(sides) < 1 or sides[2] not in CHANNELS:
+        stated_as = " x ".join(map(str, sides)) or "no size"
+        raise Unusable(f"{stated_as} is no size of an image (height, width, 1 to 4 channels) for {count:,} values")
+    if math.prod(sides) != count:
+        wide = next((name for n, name in _WIDE.items() if n * math.prod(sides) == count), "")
+        remedy = f" ({wide} pixels are not read)" if wide and example[key].type == "bytes" else ""
+        size = " x ".join(map(str, sides))
+        raise Unusable(f"{count:,} values in {key!r}, where {size} need {math.prod(sides):,}{remedy}")
+    return sides[0], sides[1], sides[2]
+
+
+def square(count: int) -> list[int]:
+    """Height, width and channels of a square gray or RGB image of `count` values; empty if there is none."""
+    for channels in (1, 3):
+        side = math.isqrt(count // channels)
+        if count and side * side * channels == count:
+            return [side, side, channels]
+    return []
+
+
+def _bytes_of(values: np.ndarray, scale: int, key: str) -> np.ndarray:
+    if values.dtype == np.uint8:
+        return values
+    scaled = values * scale
+    if not ((scaled >= 0) & (scaled <= 255)).all():  # NaN is refused as well.
+        expected = "0..255" if scale == 1 else "0..1, as in most records,"
+        raise Unusable(
+            f"values of {values.min():.4g} to {values.max():.4g} in {key!r}, where pixels of {expected} are expected"
+        )
+    return np.rint(scaled).astype(np.uint8)
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels))
+    return recode.encoded(image, "PNG", quality=0)
+
+
+def _hot(feature: Feature, key: str, length: int) -> int:
+    """The position of the one value that is 1."""
+    values = feature.values
+    if feature.type == "bytes" or len(values) != length:
+        raise Unusable(f"{key!r} holds {_kind(feature)}, where most records have {length:,} numbers")
+    hot = np.flatnonzero(values)
+    if not len(hot):
+        raise Unlabeled(f"it has no label: all {length:,} values of {key!r} are 0")
+    if len(hot) > 1:
+        raise Unusable(f"{len(hot):,} of {length:,} values in {key!r} are not 0; an image must have one label")
+    if values[hot[0]] != 1:
+        raise Unusable(f"{values[hot[0]]:g} in {key!r}, where 0 and 1 are expected")
+    return int(hot[0])
+
+
+def _whole(value: Any, form: Form) -> int:
+    if not math.isfinite(value) or value != int(value):
+        raise Unusable(f"{value:g} in {form.keys.label!r} is not a whole number, so it names no class")
+    return check_number(int(value), form)
+
+
+def _kind(feature: Feature) -> str:
+    words = {"bytes": "text or bytes", "int64": "a whole number", "float": "a float", "": "nothing"}
+    if len(feature.values) == 1:
+        return words[feature.type]
+    return f"{len(feature.values):,} values of type {feature.type}"

@@ -1,0 +1,111 @@
+"""The automatic split: which images go to train, validation and test, the same share of every class."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tfrecord_tools import order
+from tfrecord_tools.layout import duplicates
+
+NO_GROUP = 0
+FREE = -1  # The split of an image whose side is not decided.
+
+
+def choose_splits(
+    keys: np.ndarray,
+    labels: np.ndarray,
+    fractions: tuple[float, float],
+    seed: int,
+    *,
+    purpose: int = 1,
+    fixed: np.ndarray | None = None,
+) -> np.ndarray:
+    """Choose a split for every image, stratified by class.
+
+    Images with the same key are one unit and stay together. Of the n units of a class, round(n * fraction) go to a
+    split, at least one of two or more (of three or more, if there is a test split too). Units go to validation, then to
+    test, then to train, in the order of a hash of their keys. The only unit of a class goes to train. Every class has
+    an image in train, unless all of its images are `fixed` elsewhere.
+
+    Args:
+        keys: u64[n], from `split_keys`.
+        labels: i32[n]. A unit with several labels counts for its most frequent one, the lowest of equal ones.
+        fractions: The shares of validation and test, each in 0..1.
+        seed: Another seed gives another, independent choice.
+        purpose: Another number gives another, independent choice, so that an image that was held out for one purpose
+            may be anywhere for another. 0 is taken: it orders the records.
+        fixed: i8[n], index into `splits.SPLITS` where the side is decided already, else `FREE`. Other images of the
+            same unit follow, and the free units fill up what the shares lack.
+
+    Returns:
+        i8[n], index into `splits.SPLITS`.
+    """
+    units, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    strata = labels[first] if len(units) == len(keys) else _most_frequent(inverse, labels, len(units))
+    sides = np.full(len(units), FREE, np.int8)
+    if fixed is not None:
+        decided = np.flatnonzero(fixed != FREE)[::-1]  # Reversed, so that the first image of a unit is written last.
+        sides[inverse[decided]] = fixed[decided]
+    free = np.flatnonzero(sides == FREE)
+    wanted = _missing(strata, sides, fractions)
+    by_hash = free[np.argsort(order.mix(seed, purpose, units[free]), kind="stable")]
+    ordered = by_hash[np.argsort(strata[by_hash].astype(np.min_scalar_type(wanted.shape[1])), kind="stable")]
+    classes = strata[ordered]
+    starts = np.searchsorted(classes, np.arange(wanted.shape[1]))
+    ranks = np.arange(len(ordered)) - starts[classes]
+    validation, test = wanted[:, classes]
+    sides[ordered] = np.select([ranks < validation, ranks < validation + test], [1, 2], 0)
+    if len(units) < len(keys):
+        _keep_every_class_in_train(sides, ordered, inverse, labels)
+    return sides[inverse]
+
+
+def split_keys(sha256: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return u64[n], equal for the images that must be on one side of a split: copies, groups, and what they connect.
+
+    Args:
+        sha256: u8[n 32] of the contents.
+        groups: u64[n], `NO_GROUP` for an image without a group.
+    """
+    keys = np.where(groups == NO_GROUP, content_hashes(sha256), groups)
+    return duplicates.joined(keys, duplicates.first_of(sha256)) if (groups != NO_GROUP).any() else keys
+
+
+def content_hashes(sha256: np.ndarray) -> np.ndarray:
+    """Return the first eight bytes of u8[n 32], as u64[n]."""
+    return np.ascontiguousarray(sha256[:, :8]).view("<u8")[:, 0]
+
+
+def _missing(strata: np.ndarray, sides: np.ndarray, fractions: tuple[float, float]) -> np.ndarray:
+    """Return i64[2 classes]: how many free units of each class go to validation and to test."""
+    classes = int(strata.max(initial=-1)) + 1
+    total = np.bincount(strata, minlength=classes)
+    train, *have = (np.bincount(strata[sides == side], minlength=classes) for side in (0, 1, 2))
+    free = total - train - have[0] - have[1] - (train == 0)  # One unit is kept for train.
+    left = total - 1
+    missing = []
+    for fraction, present in zip(fractions, have):
+        target = np.minimum(np.maximum(np.rint(total * fraction).astype(np.int64), fraction > 0), left)
+        left = left - target
+        missing.append(np.clip(target - present, 0, np.maximum(free, 0)))
+        free = free - missing[-1]
+    return np.stack(missing)
+
+
+def _keep_every_class_in_train(sides: np.ndarray, ordered: np.ndarray, units: np.ndarray, labels: np.ndarray) -> None:
+    """Move a unit to train for each class that is in train by no unit: its images follow those of other classes."""
+    missing = np.setdiff1d(labels, labels[sides[units] == 0])
+    place = np.full(len(sides), -1)
+    place[ordered] = np.arange(len(ordered))
+    for label in missing.tolist():
+        free = units[labels == label]
+        free = free[place[free] >= 0]
+        if len(free):
+            sides[free[np.argmax(place[free])]] = 0
+
+
+def _most_frequent(units: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Return i32[count], the most frequent label of each unit; the lowest of equally frequent ones."""
+    pairs, times = np.unique(np.stack([units, labels]).astype(np.int64), axis=1, return_counts=True)
+    chosen = np.lexsort((pairs[1], -times, pairs[0]))
+    return pairs[1, chosen[np.searchsorted(pairs[0, chosen], np.arange(count))]].astype(labels.dtype)

@@ -1,0 +1,388 @@
+"""What the files of a listing are: the class and the split of each, what is left out, and what is rejected."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import numpy as np
+
+from tfrecord_tools.base import page
+from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.images import formats
+from tfrecord_tools.layout.splits import SPLIT_WORDS, split_named
+from tfrecord_tools.sources import layouts
+from tfrecord_tools.sources.layouts import Layout
+from tfrecord_tools.sources.stores import Listing, ReadError, Rejected
+
+_SNIFFED_FILES = 4  # Of a directory in which no name ends as an image's does.
+_SNIFFED_BYTES = 1 << 25  # Larger files are not opened for that.
+_MAX_SHOWN = 6  # Names in a note.
+_TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
+# Files that lie beside the images of a class and say something about them; they were never meant as images.
+_BESIDE_ENDINGS = frozenset(
+    {"txt", "csv", "tsv", "json", "jsonl", "xml", "yaml", "yml", "md", "rst", "ini", "cfg", "log", "db", "url"}
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """Columns run over the files of a listing.
+
+    Attributes:
+        labels: The class name of each file, None for what is left out or rejected.
+        splits: Index into `SPLITS`, or `TO_BE_SPLIT`.
+        rejected: What cannot be a record, known without opening it.
+        notes: What the user should know.
+    """
+
+    labels: list[str | None]
+    splits: list[int]
+    rejected: list[Rejected]
+    notes: list[str]
+
+
+def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listing, list[str]]:
+    """Leave out the files that match a pattern of --exclude; returns the rest, and a note.
+
+    Raises:
+        UserError: A pattern matches nothing.
+    """
+    excluded = np.zeros(len(listing.paths), bool)
+    rejected = listing.rejected
+    for pattern in patterns:
+        compiled = glob(pattern.removeprefix("./").removeprefix(listing.top))
+        matching = np.fromiter(
+            (compiled.fullmatch(_nfc(_file(path, listing))) is not None for path in listing.paths),
+            bool,
+            len(listing.paths),
+        )
+        others = [r for r in rejected if compiled.fullmatch(_nfc(r.path)) is None]
+        if not matching.any() and len(others) == len(rejected):
+            raise _matches_nothing(pattern, src, listing.paths)
+        excluded |= matching
+        rejected = others
+    kept = np.flatnonzero(~excluded)
+    if not len(kept):
+        raise UserError(f"--exclude={' --exclude='.join(patterns)}: all files in {src} match. Leave fewer out.")
+    rest = listing.take(kept, rejected)
+    count = len(listing.paths) - len(rest.paths) + len(listing.rejected) - len(rejected)
+    return rest, [f"{_files(count)} left out by --exclude"]
+
+
+def without_files(paths: Sequence[str], patterns: Sequence[str], src: str) -> tuple[list[str], list[str]]:
+    """Leave out the paths of files that match a pattern of --exclude; returns the rest, and a note.
+
+    Raises:
+        UserError: A pattern matches nothing.
+    """
+    excluded: set[str] = set()
+    for pattern in patterns:
+        compiled = glob(pattern)
+        matching = {path for path in paths if compiled.fullmatch(_nfc(path))}
+        if not matching:
+            raise _matches_nothing(pattern, src, paths)
+        excluded |= matching
+    return [path for path in paths if path not in excluded], [f"{_files(len(excluded))} left out by --exclude"]
+
+
+def _matches_nothing(pattern: str, src: str, paths: Sequence[str]) -> UserError:
+    return UserError(
+        f"--exclude={pattern}: no path in {src} matches. Paths look like {next(iter(paths), 'none')!r}. A pattern of"
+        " paths relative to --src is expected, in which * stands for any part of a name and ** for any directories."
+    )
+
+
+def glob(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of paths: `*` and `?` stay within a name, `**` crosses directories, `[ab]` is one of these.
+
+    What lies below a directory that matches, matches too.
+    """
+    regex, position, given = "", 0, pattern
+    pattern = _nfc(pattern.removeprefix("./").rstrip("/"))
+    for token in re.finditer(r"\*\*/|\*\*|\*|\?|\[!?[^\]]+\]", pattern):
+        regex += re.escape(pattern[position : token.start()])
+        known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+        regex += known.get(token[0]) or _one_of(token[0][1:-1])
+        position = token.end()
+    try:
+        return re.compile(f"{regex}{re.escape(pattern[position:])}(?:/.*)?", re.DOTALL)
+    except re.error as error:
+        raise UserError(f"--exclude={given}: not a pattern of paths: {error}. Write [[] for a bracket.") from error
+
+
+def _one_of(characters: str) -> str:
+    """The regular expression for `[ab]` or `[!ab]` in a pattern, without its brackets."""
+    negated = "^" * characters.startswith("!")
+    escaped = re.sub(r"[\\\[^]", r"\\\g<0>", characters[len(negated) :])
+    return f"[{negated}{escaped}]"
+
+
+def _nfc(path: str) -> str:
+    return path if path.isascii() else unicodedata.normalize("NFC", path)
+
+
+def given_splits(values: Sequence[str], listing: Listing) -> list[tuple[str, str]]:
+    """Parse the values of --split: (split, path of a directory).
+
+    Raises:
+        UserError: A value is not NAME=DIR, or NAME is no split.
+    """
+    pairs = []
+    for value in values:
+        name, equals, path = value.partition("=")
+        split = split_named(name)
+        if not equals or split is None or not path:
+            raise UserError(
+                f"--split={value}: NAME=DIR is expected, such as --split=train=site_a. NAME is one of"
+                f" {', '.join(SPLIT_WORDS)}; DIR is a directory relative to --src."
+            )
+        parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
+        cleaned = "/".join(parts)
+        pairs.append((split, cleaned.removeprefix(listing.top) if cleaned != listing.top.rstrip("/") else ""))
+    return pairs
+
+
+def arrange(
+    listing: Listing,
+    src: str,
+    *,
+    classes: Sequence[str] | None = None,
+    label_regex: str | None = None,
+    splits: Sequence[tuple[str, str]] = (),
+) -> Arranged:
+    """Find out the class and the split of every file, by its directories, its name, or its row in a CSV of pixels.
+
+    Raises:
+        UserError: Two meanings are possible; the message names the flags that decide.
+    """
+    if listing.labels is not None:
+        return _tables(listing, src, label_regex, splits)
+    known = _Files(listing)
+    if label_regex:
+        label = by_regex(label_regex)
+        layout = known.without_unlabeled(layouts.read_splits(known.tree, src, classes, splits), label)
+        return known.placed(layout, label, classes)
+    layout = layouts.read(known.tree, src, classes, splits, tables_beside(listing))
+    return known.placed(layout, layouts.class_in_name, classes)
+
+
+def tables_beside(listing: Listing) -> list[str]:
+    """Return the tables at the top of a source, which may hold the labels of its images."""
+    return [path for path in listing.paths if "/" not in path and path.lower().endswith(_TABLE_ENDINGS)]
+
+
+def by_regex(pattern: str) -> Callable[[str], str | None]:
+    """Return a function that finds the class in a path: the first group of a regular expression."""
+    compiled = re.compile(pattern)
+
+    def label(path: str) -> str | None:
+        match = compiled.search(path)
+        return sys.intern(match[1]) if match and match[1] else None
+
+    return label
+
+
+def _tables(listing: Listing, src: str, label_regex: str | None, splits: Sequence[tuple[str, str]]) -> Arranged:
+    if label_regex:
+        raise UserError(
+            "--label_regex and a CSV of pixels exclude each other: each line holds its class. Remove the flag."
+        )
+    names = sorted({_file(path, listing) for path in listing.paths})
+    layout = layouts.read_tables(names, src, splits)
+    places = {name: layout.place(name) for name in names}
+    labels: list[str | None] = []
+    sides, rejected, left_out = [], list(listing.rejected), Counter[str]()
+    for path, label in zip(listing.paths, listing.labels or ()):
+        place = places[_file(path, listing)]
+        if place.left_out:
+            left_out[place.left_out] += 1
+        elif not label:
+            rejected.append(Rejected(path=path, reason="no class name in its line"))
+        labels.append(label if label and not place.left_out else None)
+        sides.append(place.split)
+    return Arranged(labels=labels, splits=sides, rejected=rejected, notes=list(_left_out_notes(left_out)))
+
+
+class _Files:
+    """The files of a listing by their directories, and which of these have images."""
+
+    def __init__(self, listing: Listing):
+        self._listing = listing
+        self._by_directory: dict[str, list[int]] = {}
+        for number, path in enumerate(listing.paths):
+            directory = path[: max(path.rfind("/"), 0)]
+            if (numbers := self._by_directory.get(directory)) is None:
+                numbers = self._by_directory[directory] = []
+            numbers.append(number)
+        self._images = _images_in(listing, self._by_directory)
+        self.tree = layouts.tree({d: [listing.paths[i] for i in numbers] for d, numbers in self._images.items()})
+        self._with_images = {""} | {directory[:end] for directory in self._images for end in _ends(directory)}
+
+    def without_unlabeled(self, layout: Layout, named_class: Callable[[str], str | None]) -> Layout:
+        """Leave out the splits of which no image has a class, if others have."""
+        labeled: dict[int, bool] = {}
+        for directory, numbers in self._images.items():
+            split = layout.place(directory).split
+            found = any(named_class(self._listing.paths[number]) for number in numbers)
+            labeled[split] = labeled.get(split, False) or found
+        if all(labeled.values()) or not any(labeled.values()):
+            return layout
+        roots = {
+            path: root
+            if labeled.get(root.split, True)
+            else dataclasses.replace(
+                root, left_out=f"{path} has no labels, since --label_regex matches none of its files"
+            )
+            for path, root in layout.roots.items()
+        }
+        return dataclasses.replace(layout, roots=roots)
+
+    def placed(
+        self, layout: Layout, named_class: Callable[[str], str | None], classes: Collection[str] | None
+    ) -> Arranged:
+        """Give every file what its directory says, a directory at a time."""
+        paths = self._listing.paths
+        labels = np.full(len(paths), None, object)
+        splits = np.full(len(paths), layouts.TO_BE_SPLIT, np.int8)
+        rejected: list[Rejected] = []
+        left_out, without_images = Counter[str](), Counter[str]()
+        loose: list[str] = []
+        beside = 0
+        for directory, numbers in self._by_directory.items():
+            place = layout.place(directory)
+            splits[numbers] = place.split
+            if directory not in self._with_images:
+                without_images[self._top_without_images(directory)] += len(numbers)
+            elif place.left_out:
+                left_out[place.left_out] += len(numbers)
+            elif place.label is not None:
+                meant = self._meant(directory, numbers)
+                labels[meant] = place.label
+                beside += len(numbers) - len(meant)
+            else:
+                images = {*self._images.get(directory, ())}
+                for number in numbers:
+                    label = labels[number] = named_class(paths[number]) if place.by_name else None
+                    if label is None and number in images:
+                        rejected.append(Rejected(path=paths[number], reason=place.reason or layouts.NOT_IN_NAME))
+                    elif label is None:
+                        loose.append(paths[number])
+        names: list[str | None] = labels.tolist()
+        unread = []
+        for one, why in self._unread(layout, named_class, {*names} - {None}, classes):
+            if why:
+                left_out[why] += 1
+            else:
+                unread.append(one)
+        notes = [*layout.notes, *_left_out_notes(left_out), *_beside_notes(without_images, loose, beside)]
+        return Arranged(labels=names, splits=splits.tolist(), rejected=[*unread, *rejected], notes=notes)
+
+    def _unread(
+        self,
+        layout: Layout,
+        named_class: Callable[[str], str | None],
+        found: Collection[str | None],
+        classes: Collection[str] | None,
+    ) -> Iterator[tuple[Rejected, str]]:
+        """Yield what the listing rejected, but for other classes; and why it is left out, "" if it counts."""
+        for one in self._listing.rejected:
+            directory = one.path.rpartition("/")[0]
+            place = layout.place(directory)
+            label = named_class(one.path) if place.by_name else place.label
+            counts = directory in self._with_images or label in found or layouts.has_image_ending(one.path)
+            if place.left_out or not counts:
+                yield one, place.left_out or "they cannot be read, and lie in directories without images"
+            elif not classes or label in {*classes, None}:
+                yield one, ""
+
+    def _meant(self, directory: str, numbers: list[int]) -> list[int]:
+        """The files of a class that may be meant as images: all, but for texts and tables beside images."""
+        images = self._images.get(directory, ())
+        if len(images) in (0, len(numbers)):
+            return numbers
+        paths = self._listing.paths
+        return [number for number in numbers if paths[number].rpartition(".")[2].lower() not in _BESIDE_ENDINGS]
+
+    def _top_without_images(self, directory: str) -> str:
+        return next(directory[:end] for end in _ends(directory) if directory[:end] not in self._with_images)
+
+
+def _images_in(listing: Listing, by_directory: dict[str, list[int]]) -> dict[str, list[int]]:
+    """Return the files of each directory that are images, by the endings of their names.
+
+    Where no name in a directory ends so, some files are opened, and all of them count if one is an image.
+    """
+    found = {}
+    known: dict[str, bool] = {}  # Ending of a name -> whether images have it; there are few.
+    for directory, numbers in by_directory.items():
+        with_ending = []
+        for number in numbers:
+            path = listing.paths[number]
+            dot = path.rfind(".", len(directory))
+            ending = path[dot:] if dot >= 0 else ""
+            if (is_image := known.get(ending)) is None:
+                is_image = known[ending] = layouts.has_image_ending(f"a{ending}")
+            if is_image:
+                with_ending.append(number)
+        if with_ending:
+            found[directory] = with_ending
+    above = {directory[:end] for directory in found for end in _ends(directory)} | ({""} if found else set())
+    for directory, numbers in by_directory.items():
+        if directory not in above and any(_is_image(listing, i) for i in _sample(numbers)):
+            found[directory] = numbers
+    return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
+
+
+def _is_image(listing: Listing, number: int) -> bool:
+    if not 0 < listing.sizes[number] <= _SNIFFED_BYTES:
+        return False
+    try:
+        data = listing.store.read(listing.paths[number], listing.spans[number]).data
+    except (OSError, ReadError):
+        return True  # To be reported as a file that cannot be read.
+    return formats.detect(data) is not None
+
+
+def _sample(numbers: Sequence[int]) -> list[int]:
+    """Some numbers, spread evenly."""
+    step = max(1, len(numbers) // _SNIFFED_FILES)
+    return list(numbers[::step])[:_SNIFFED_FILES]
+
+
+def _ends(directory: str) -> Iterator[int]:
+    """Yield where the parts of a path end: 1 and 3 of a/b."""
+    position = directory.find("/")
+    while position >= 0:
+        yield position
+        position = directory.find("/", position + 1)
+    if directory:
+        yield len(directory)
+
+
+def _left_out_notes(left_out: Counter[str]) -> Iterator[str]:
+    for reason, count in left_out.items():
+        yield f"{_files(count)} left out: {reason}"
+
+
+def _beside_notes(without_images: Counter[str], loose: Sequence[str], beside: int) -> Iterator[str]:
+    if beside:
+        yield f"{_files(beside)} left out: texts and tables beside the images of a class"
+    if without_images:
+        where = named(sorted(without_images), _MAX_SHOWN)
+        yield f"{_files(without_images.total())} left out, in directories without images: {where}"
+    if loose:
+        yield f"{_files(len(loose))} left out, in no class directory: {named(loose, _MAX_SHOWN)}"
+
+
+def _file(path: str, listing: Listing) -> str:
+    """The path of the file that a path of a listing means; a row of a CSV of pixels is `name.csv:line`."""
+    return path if listing.labels is None else path.rpartition(":")[0]
+
+
+def _files(count: int) -> str:
+    return page.number(count, "file is", "files are")

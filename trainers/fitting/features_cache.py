@@ -1,0 +1,227 @@
+"""Features of images, computed once: an array on disk for each split, a row a record, in the order of the index."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfrecord_tools import dataset, order
+from tfrecord_tools.base import files, python_calls
+from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Records
+
+_VALUES, _ABOUT, _PROGRESS = "features.npy", "about.json", "progress.json"
+_AT_ONCE = 2  # Batches in the works: one's small layers run beside the other's large ones.
+_SAVED_EVERY = 2_000  # Records; a killed extraction repeats at most so many.
+
+
+@dataclasses.dataclass(frozen=True)
+class Features:
+    """The features of the sound records of a split.
+
+    Attributes:
+        values: f32[n c], a row for each record, mapped from disk.
+        labels: i64[n].
+        sound: i64[k], the rows that mean something, at least one; those of corrupt records are zeros.
+        seconds: What computing them took, whenever that was.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    sound: np.ndarray
+    seconds: float = 0.0
+
+    def shuffled(
+        self, batch_size: int, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
+    ) -> tf.data.Dataset:
+        """Endless batches (f32[b c], i64[b]): batch k is a function of (seed, k), every epoch another permutation.
+
+        Args:
+            batch_size: Of the global batch.
+            seed: Of the order.
+            start_step: The first batch's number.
+            shard: As in `dataset.train_batches`.
+        """
+        numbers = self._batches(batch_size, seed, shard)
+        return self._gathered(tf.data.Dataset.counter(start_step), numbers, batch_size // shard[1])
+
+    def batch_numbers(self, batch_size: int, seed: int, step: int) -> np.ndarray:
+        """The numbers of the records in a batch of `shuffled`, i64[b]."""
+        return self._batches(batch_size, seed, (0, 1))(step)
+
+    def _batches(self, batch_size: int, seed: int, shard: tuple[int, int]) -> Callable[[Any], np.ndarray]:
+        # One order for all batches: it permutes thousands of positions at once, and keeps them.
+        shuffled = order.Shuffled(len(self.sound), seed)
+        return lambda step: self.sound[shuffled[order.batch_positions(int(step), batch_size, shard)]]
+
+    def in_order(self, batch_size: int, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
+        """Batches (f32[b c], i64[b]) of the sound records of a worker's share, the last one may be smaller."""
+        index, workers = shard
+        own = self.sound[index::workers]
+        starts = tf.data.Dataset.range(0, len(own), batch_size)
+        return self._gathered(starts, lambda start: own[start : start + batch_size], None)
+
+    def _gathered(
+        self, positions: tf.data.Dataset, choose: Callable[[np.ndarray], np.ndarray], rows: int | None
+    ) -> tf.data.Dataset:
+        def gather(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            chosen = choose(position)
+            return self.values[chosen], self.labels[chosen]
+
+        def as_tensors(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            values, labels = python_calls.numpy_function(gather, [position], (tf.float32, tf.int64))
+            return tf.ensure_shape(values, [rows, self.values.shape[1]]), tf.ensure_shape(labels, [rows])
+
+        return positions.map(as_tensors).prefetch(tf.data.AUTOTUNE)
+
+
+def load_or_extract(
+    records: Records,
+    extractor: Callable[[tf.Tensor], tf.Tensor],
+    *,
+    width: int,
+    key: Mapping[str, Any],
+    directory: Path,
+    image_size: int,
+    crop: float,
+    batch_size: int,
+) -> Features:
+    """Opens the features of records, computing what is not there yet; a killed extraction is continued.
+
+    Args:
+        records: Whose features.
+        extractor: u8[b h w 3] -> f32[b c].
+        width: c.
+        key: All that the features depend on besides the records of this split, JSON values.
+        directory: Where features are kept, each below a name made of its key.
+        image_size: As in `dataset.eval_batches`.
+        crop: Likewise.
+        batch_size: Images that the extractor is given at once.
+
+    Raises:
+        UserError: Another process computes the same ones, the files are damaged, or all records are corrupt.
+    """
+    key = {**key, "rows": hashlib.sha256(records.rows.tobytes()).hexdigest(), "split": records.split}
+    place = directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    if not (place / _ABOUT).exists():
+        place.mkdir(parents=True, exist_ok=True)
+        with files.lock(place / "lock", f"{place}: another process computes these features. Wait for it."):
+            if not (place / _ABOUT).exists():
+                _extract(records, extractor, width, key, place, image_size, crop, batch_size)
+    return _opened(records, width, place, image_size, crop)
+
+
+def _opened(records: Records, width: int, place: Path, image_size: int, crop: float) -> Features:
+    try:
+        about = json.loads((place / _ABOUT).read_text())
+        values = np.load(place / _VALUES, mmap_mode="r")
+        if values.shape != (len(records), width):
+            raise ValueError(f"its shape is {values.shape}")
+        known, seconds = [int(number) for number in about["corrupt"]], float(about["seconds"])
+    except (OSError, ValueError, EOFError, KeyError) as error:
+        raise UserError(f"{place}: damaged ({error}). Remove it: the features are computed again.") from error
+    rows, megabytes = f"{values.shape[0]:,} x {width:,}", values.nbytes / 1e6
+    print(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {place}", flush=True)
+    fetch = dataset.fetch_decoded(records, image_size, crop)
+    repaired = [number for number in known if fetch(number) is not None]  # The others are noted anew.
+    if repaired:
+        raise UserError(
+            f"{place}: computed when {records.describe(repaired[0])} was corrupt, which it is not any more. Remove this"
+            " directory: the features are computed again."
+        )
+    sound = np.setdiff1d(np.arange(len(records)), np.array(known, np.int64))
+    if not len(sound):
+        raise UserError(f"all {len(records):,} records of {records.split} are corrupt, such as {records.corrupt[0]}")
+    return Features(values, records.labels, sound, seconds)
+
+
+def _extract(
+    records: Records,
+    extractor: Callable[[tf.Tensor], tf.Tensor],
+    width: int,
+    key: Mapping[str, Any],
+    place: Path,
+    image_size: int,
+    crop: float,
+    batch_size: int,
+) -> None:
+    count = len(records)
+    done, records_corrupt, before = _resumed(place)
+    values = np.lib.format.open_memmap(
+        place / _VALUES, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else (count, width)
+    )
+    if not done:  # Else a full disk would show as a bus error, when a page of the sparse file is written.
+        with open(place / _VALUES, "r+b") as file:
+            files.allocate(file, file.seek(0, os.SEEK_END))
+    began = time.monotonic()
+    with Progress("features", count) as progress:
+        progress.skip(done)
+        for start in range(done, count, _SAVED_EVERY):
+            end = min(start + _SAVED_EVERY, count)
+            part = records.select(np.arange(start, end))
+            batches = dataset.eval_batches(
+                part, batch_size=batch_size, image_size=image_size, crop=crop, with_numbers=True
+            )
+            try:
+                for numbers, rows in _computed(extractor, batches, batch_size):
+                    values[start + numbers] = rows
+                    progress(len(numbers))
+            except tf.errors.OpError as error:
+                raise UserError(part.damage or str(error)) from error
+            records_corrupt |= {start + number: message for number, message in part.corrupt.items()}
+            values.flush()
+            seconds = before + time.monotonic() - began
+            _write(place / _PROGRESS, {"done": end, "corrupt": records_corrupt, "seconds": seconds})
+    seconds = time.monotonic() - began
+    _write(place / _ABOUT, {"key": key, "corrupt": records_corrupt, "seconds": before + seconds})
+    (place / _PROGRESS).unlink(missing_ok=True)
+    print(
+        f"features: {count - done:,} computed in {seconds:,.1f} s, {(count - done) / seconds:,.1f} images/s", flush=True
+    )
+
+
+def _computed(
+    extractor: Callable[[tf.Tensor], tf.Tensor], batches: tf.data.Dataset, batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields (record numbers i64[b], features f32[b c]) of batches, some of which are computed at once.
+
+    Smaller ones are filled up: each new size is compiled anew, by oneDNN, cuDNN or XLA, for a second and more.
+    """
+    waiting: collections.deque[tuple[np.ndarray, Future[tf.Tensor]]] = collections.deque()
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for images, _, numbers in batches:
+            missing = batch_size - len(numbers)
+            full = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else images
+            waiting.append((numbers.numpy(), pool.submit(extractor, full)))
+            if len(waiting) > _AT_ONCE:
+                done, rows = waiting.popleft()
+                yield done, rows.result().numpy()[: len(done)]
+        for done, rows in waiting:
+            yield done, rows.result().numpy()[: len(done)]
+
+
+def _resumed(place: Path) -> tuple[int, dict[int, str], float]:
+    """How many records earlier processes have done, which of them are corrupt, and the seconds it took."""
+    try:
+        progress = json.loads((place / _PROGRESS).read_text())
+    except FileNotFoundError:
+        return 0, {}, 0.0
+    corrupt = {int(number): message for number, message in progress["corrupt"].items()}
+    return progress["done"], corrupt, progress["seconds"]
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    with files.atomic(path) as file:
+        file.write(json.dumps(value, indent=2).encode())

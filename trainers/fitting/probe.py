@@ -1,0 +1,49 @@
+"""What binds a training, the input or the model: both measured alone, before it starts."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from tfrecord_tools import bench
+from tfrecord_tools.bench import BenchConfig
+from tfrecord_tools.dataset import Cache
+from tfrecord_tools.records import Records
+from trainers.devices.device import Device
+from trainers.fit import compile_model
+from trainers.models import models
+from trainers.recipes import Recipe
+
+_SECONDS = 3.0  # Of each measurement.
+
+
+def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None, found: Device) -> str:
+    """Measures the stages of the input, then steps of the first phase on one batch that is there already.
+
+    The steps are those of another model of the same kind, so that the one to be trained is left as it is.
+
+    Returns:
+        A line for people, as of `bench.verdict`.
+    """
+    size, batch_size = recipe.model.size, recipe.batch_size
+    config = BenchConfig(
+        tfrecords="",
+        image_size=size,
+        crop=recipe.crop,
+        batch_size=batch_size,
+        augment=recipe.augment,
+        seconds=_SECONDS,
+    )
+    stages = bench.measure(records, config, cache)
+    classifier = models.build(recipe.model, classes)
+    classifier.set_trainable(recipe.phases[0].trainable)
+    compile_model(classifier.model, optimizer="sgd", jit_compile=found.jit_compile)
+    images, labels = (
+        np.zeros((batch_size, size, size, 3), np.uint8),
+        np.zeros((batch_size, 1 if classes == 2 else classes), np.float32),
+    )
+    steps = (classifier.model.train_on_batch(images, labels) for _ in itertools.repeat(None))
+    model_rate = bench.rate(steps, batch_size, _SECONDS)
+    verdict = bench.verdict(stages, len(records), size, recipe.crop, model_rate, in_memory="--cache=memory")
+    return f"probe: {verdict}"
