@@ -67,11 +67,11 @@ def forward_rate(weights: str, size: int) -> float:
     """Images a second of the network on one batch in memory."""
     import tensorflow as tf
 
-    from trainers.models import models
+    from trainers.models import networks
     from trainers.recipes import ModelConfig
 
-    model = models.build(ModelConfig(backbone="MobileNetV2", weights=weights, image_size=size), 2).model
-    extractor, _ = models.split(model)
+    model = networks.build(ModelConfig(backbone="MobileNetV2", weights=weights, image_size=size), 2).model
+    extractor, _ = networks.split(model)
     compute = tf.function(lambda images: extractor(images, training=False))
     images = tf.constant(np.zeros((BATCH, size, size, 3), np.uint8))
     return bench.rate((compute(images).numpy() for _ in itertools.repeat(None)), BATCH, SECONDS)

@@ -17,7 +17,7 @@ from benchmarks import common
 from tfrecord_tools.base import command
 from tfrecord_tools.conversion.plan import plan
 from tfrecord_tools.conversion.survey import FACT, TYPES, Facts
-from tfrecord_tools.conversion.write import index_part, shard_job
+from tfrecord_tools.conversion.write_shards import index_part, shard_job
 from tfrecord_tools.convert import ConvertConfig
 from tfrecord_tools.layout import index
 from tfrecord_tools.layout.schema import FRAME_BYTES

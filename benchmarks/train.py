@@ -22,7 +22,7 @@ from tfrecord_tools.base import command
 from trainers import recipes
 from trainers.checkpoint import Checkpointer
 from trainers.fit import compile_model, make_optimizer
-from trainers.models import models
+from trainers.models import networks
 
 CHECKPOINT_EVERY = recipes.TrainConfig.checkpoint_every
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
         sources = {"from memory, as trainers do if all fits": iter(make(cache=cache)), "decoded anew": iter(make())}
         recipe = recipes.scratch_document(augmented=True)
         constant = itertools.repeat(next(sources["decoded anew"]))
-        model = models.build(dataclasses.replace(recipe.model, image_size=given.image_size), 2).model
+        model = networks.build(dataclasses.replace(recipe.model, image_size=given.image_size), 2).model
         compile_model(model, optimizer=make_optimizer(recipe.phases[0], 1), jit_compile=False)
         for batches in sources.values():
             steps_seconds(model, batches, 5)

@@ -25,18 +25,18 @@ WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
 OF_IMAGES = tuple(command for command in TRAINING if command != "trainers.features")
 
 # What these call speaks of another command's flags: they print that command first, and name it in its errors.
-BORDER = frozenset({"trainers.pixel_csvs.as_dataset"})
+BORDER = frozenset({"trainers.fitting.csv_dataset.as_dataset"})
 
 # Definitions whose texts are shown by fewer commands than refer to them, for reasons that no reference says.
 NARROWED = {
-    "tfrecord_tools.images.images.ImageConfig.__post_init__": (
+    "tfrecord_tools.images.preparation.ImageConfig.__post_init__": (
         "tfrecord_tools.convert",
     ),  # Others pass checked values.
     "tfrecord_tools.conversion.plan.PlanConfig.__post_init__": (
         "tfrecord_tools.convert",
     ),  # Of to_csv: fractions, which it has.
     "tfrecord_tools.sources.scan._relabel": ("tfrecord_tools.convert",),  # to_csv leaves `relabel` at None.
-    "tfrecord_tools.images.images._normalized_range": (
+    "tfrecord_tools.images.preparation._normalized_range": (
         "tfrecord_tools.convert",
     ),  # Others leave `depth_range` at None.
     "tfrecord_tools.layout.findings.FINDINGS": ("tfrecord_tools.convert",),  # Others take names and losses of it.
@@ -53,12 +53,12 @@ NARROWED = {
     "trainers.recipes.Phase.__post_init__": TRAINING,  # Likewise.
     "trainers.recipes.Recipe.__post_init__": TRAINING,  # Likewise.
     "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features leaves what it has no flag for at its default.
-    "trainers.cli.train": OF_IMAGES,  # Likewise.
+    "trainers.training_flags.train": OF_IMAGES,  # Likewise.
     "trainers.fitting.inputs.check_cache": OF_IMAGES,  # Likewise.
     "trainers.training._check": OF_IMAGES,  # Likewise.
-    "trainers.fitting.probe.verdict": OF_IMAGES,  # Likewise.
+    "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # Likewise.
     "trainers.recipes.override": ("trainers.finetune",),  # Others leave `unfreeze` at None.
-    "trainers.models.models.chosen_layers": ("trainers.finetune",),  # Other recipes train the head, or all.
+    "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head, or all.
 }
 
 

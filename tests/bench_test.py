@@ -15,9 +15,9 @@ from PIL import Image
 
 from tfrecord_tools import bench, dataset
 from tfrecord_tools.bench import BenchConfig, Stage
-from tfrecord_tools.decoding.pixels import decode_pixels
+from tfrecord_tools.decoding.reference import decode_pixels
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images.images import ImageConfig, prepare
+from tfrecord_tools.images.preparation import ImageConfig, prepare
 
 READ, DECODE, AUGMENT = Stage("reading", 20_000), Stage("decoding", 2000), Stage("augmenting", 1500)
 

@@ -19,9 +19,9 @@ import pytest
 from drawn import REPOSITORY, converted, image
 from PIL import Image
 
-from tfrecord_tools.card import card
-from tfrecord_tools.card.report import Thumbnail
-from tfrecord_tools.images import images
+from tfrecord_tools.card import card_page
+from tfrecord_tools.card.statistics import Thumbnail
+from tfrecord_tools.images import preparation
 
 VOID = {"meta", "link", "img"}
 HOSTILE = (
@@ -152,7 +152,7 @@ def thumbnail(label: int = 0, path: str = "train/cats/1.jpg") -> Thumbnail:
 
 @pytest.mark.parametrize("name", ["calm", "odd"])
 def test_page_is_well_formed(name: str, request: pytest.FixtureRequest) -> None:
-    text = (request.getfixturevalue(name) / card.CARD).read_text("utf-8")
+    text = (request.getfixturevalue(name) / card_page.CARD).read_text("utf-8")
     page = Page(text)
     assert text.startswith("<!DOCTYPE html>\n")
     assert page.all("html")[0][0]["lang"] == "en"
@@ -168,7 +168,7 @@ def test_page_is_well_formed(name: str, request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.parametrize("name", ["calm", "odd"])
 def test_page_loads_nothing_and_runs_nothing(name: str, request: pytest.FixtureRequest) -> None:
-    text = (request.getfixturevalue(name) / card.CARD).read_text("utf-8")
+    text = (request.getfixturevalue(name) / card_page.CARD).read_text("utf-8")
     page = Page(text)
     assert {tag for tag, _ in page.elements} & {"script", "iframe", "object", "embed", "form", "base"} == set()
     targets = [attrs[key] for _, attrs in page.elements for key in ("src", "href", "srcset", "data") if key in attrs]
@@ -179,7 +179,7 @@ def test_page_loads_nothing_and_runs_nothing(name: str, request: pytest.FixtureR
 
 
 def test_calm_page(calm: Path) -> None:
-    page = Page((calm / card.CARD).read_text("utf-8"))
+    page = Page((calm / card_page.CARD).read_text("utf-8"))
     assert page.findings == []
     assert "Nothing to worry about" in page.body
     assert "No two files have the same bytes." in page.body
@@ -193,7 +193,7 @@ def test_calm_page(calm: Path) -> None:
 
 
 def test_odd_page_says_what_is_wrong(odd: Path) -> None:
-    page = Page((odd / card.CARD).read_text("utf-8"))
+    page = Page((odd / card_page.CARD).read_text("utf-8"))
     assert page.findings == ["conflicts", "leaks", "skipped", "absent", "imbalance", "repaired", "tiny"]
     assert "7 things need attention" in page.body
     assert "Nothing to worry about" not in page.body
@@ -213,13 +213,13 @@ def test_odd_page_says_what_is_wrong(odd: Path) -> None:
 
 
 def test_facts_stand_on_the_page(odd: Path) -> None:
-    facts, page = facts_of(odd), Page((odd / card.CARD).read_text("utf-8"))
+    facts, page = facts_of(odd), Page((odd / card_page.CARD).read_text("utf-8"))
     assert [text for _, text in page.all("dd")] == [
         "27",
         "2",
         "26",
         "1",
-        card._size(facts["bytes"]),
+        card_page._size(facts["bytes"]),
         facts["digest"][:12],
     ]
     assert facts["digest"] in [text for _, text in page.all("pre")]
@@ -262,7 +262,7 @@ def test_what_needs_attention(calm: Path, change: Callable[[Facts], object], nam
     facts = facts_of(calm)
     facts["duplicates"]["examples"] = {kind: [files("a.jpg", "b.jpg")] for kind in ("conflicts", "leaks", "copies")}
     change(facts)
-    page = Page(card.render(facts, []))
+    page = Page(card_page.render(facts, []))
     assert page.findings == names
     assert ("Nothing to worry about" in page.body) == (not names)
 
@@ -271,7 +271,7 @@ def test_dropped_duplicates_are_no_leak_and_conflicts_left_out(calm: Path) -> No
     facts = facts_of(calm)
     facts["duplicates"].update(conflicts=2, leaks=3, files=10)
     facts["config"]["duplicates"] = "drop"
-    assert Page(card.render(facts, [])).findings == ["conflicts_dropped"]
+    assert Page(card_page.render(facts, [])).findings == ["conflicts_dropped"]
 
 
 def noted(kind: str = "bands", level: str = "check", images: int = 9, **other: Any) -> dict[str, Any]:
@@ -285,7 +285,7 @@ def test_notes_on_images_need_attention_the_worst_first(calm: Path) -> None:
     facts["files"].update(repaired=1)
     facts["duplicates"].update(leaks=1, files=2)
     facts["notes"] = [noted("pages", "note"), noted("bands", "check"), noted("splits", "note", images=0)]
-    page = Page(card.render(facts, []))
+    page = Page(card_page.render(facts, []))
     assert page.findings == ["leaks", "bands", "repaired", "pages"]
     assert "4 things need attention" in page.body
     assert ("code", "--depth_range=0,9") in [(tag, text) for (tag, _), text in zip(page.elements, page.texts)]
@@ -295,7 +295,7 @@ def test_notes_on_images_need_attention_the_worst_first(calm: Path) -> None:
 def test_examples_of_a_note_are_pictures(calm: Path, name: str) -> None:
     facts = facts_of(calm)
     facts["notes"] = [noted(text=name, advice=f"--x={name}", examples=[name, "b.jpg", "gone.jpg"])]
-    page = Page(card.render(facts, [], {name: image(1), "b.jpg": image(2)}))
+    page = Page(card_page.render(facts, [], {name: image(1), "b.jpg": image(2)}))
     assert [attrs["title"] for attrs, _ in page.all("img")] == [name, "b.jpg"]
     assert name in [text for _, text in page.all("strong")]
     assert "2 of them:" in page.body
@@ -308,12 +308,12 @@ def test_how_the_source_was_read_is_no_finding(calm: Path) -> None:
         "5 images below 'test1' have no labels & are left out; --exclude='test1/**' hides this, or --split test=test1"
     )
     facts["notes"] = [noted("source", "note", images=0, text=text, advice="")]
-    page = Page(card.render(facts, []))
+    page = Page(card_page.render(facts, []))
     assert page.findings == []
     assert "Nothing to worry about" in page.body
     assert text in page.body
     assert "--exclude='test1/**'" in [text for _, text in page.all("code")]
-    assert "How the source was read" not in Page(card.render(facts_of(calm), [])).body
+    assert "How the source was read" not in Page(card_page.render(facts_of(calm), [])).body
 
 
 def test_number_of_tiny_images(calm: Path) -> None:
@@ -321,7 +321,7 @@ def test_number_of_tiny_images(calm: Path) -> None:
     facts["images"]["shorter_side"] = {
         "min": 8.0, "median": 90.0, "max": 128.0, "edges": [8.0, 16.0, 31.0, 33.0, 128.0], "counts": [1, 2, 40, 800],
     }  # fmt: skip
-    page = Page(card.render(facts, []))
+    page = Page(card_page.render(facts, []))
     assert "up to 43 with a side below 32 px, the smallest 8 px" in page.body
 
 
@@ -333,7 +333,10 @@ def test_hostile_names_are_text(calm: Path, name: str) -> None:
     facts["reasons"] = [{"done": "skipped", "reason": name, "files": 1}]
     facts["duplicates"].update(files=2, leaks=1)
     facts["duplicates"]["examples"]["leaks"] = [files(f"a/{name}", f"b/{name}")]
-    plain, page = Page(card.render(facts_of(calm), [thumbnail()])), Page(card.render(facts, [thumbnail(path=name)]))
+    plain, page = (
+        Page(card_page.render(facts_of(calm), [thumbnail()])),
+        Page(card_page.render(facts, [thumbnail(path=name)])),
+    )
     assert page.rows("Class")[1][0] == f"0{name}"
     assert page.rows("Reason")[1][0] == name
     assert {f"a/{name}", f"b/{name}"} <= {text for _, text in page.all("code")}
@@ -345,17 +348,17 @@ def test_hostile_names_are_text(calm: Path, name: str) -> None:
 def test_control_characters_are_written_out(calm: Path) -> None:
     facts = facts_of(calm)
     facts["classes"][0]["name"] = "line\nbreak\x00\x7f"
-    text = card.render(facts, [])
+    text = card_page.render(facts, [])
     assert Page(text).rows("Class")[1][0] == "0line\\nbreak\\x00\\x7f"
     assert set(map(ord, text)) & {*range(32), 127} == {10}
 
 
 def test_same_facts_same_bytes(calm: Path, tmp_path: Path) -> None:
     converted(calm.parent / "pets", tmp_path / "again")
-    assert (tmp_path / "again" / card.CARD).read_bytes() == (calm / card.CARD).read_bytes()
+    assert (tmp_path / "again" / card_page.CARD).read_bytes() == (calm / card_page.CARD).read_bytes()
     facts = facts_of(calm)
     before = copy.deepcopy(facts)
-    assert card.render(facts, [thumbnail()]) == card.render(facts, [thumbnail()])
+    assert card_page.render(facts, [thumbnail()]) == card_page.render(facts, [thumbnail()])
     assert facts == before
 
 
@@ -363,7 +366,7 @@ def test_one_image_a_class(tmp_path: Path) -> None:
     for name in ("cats", "dogs"):
         write(tmp_path / "src" / "train" / name / "1.png", name)
     converted(tmp_path / "src", tmp_path / "out")
-    page = Page((tmp_path / "out" / card.CARD).read_text("utf-8"))
+    page = Page((tmp_path / "out" / card_page.CARD).read_text("utf-8"))
     assert page.rows("Class")[1:] == [["0cats", "1 50.0%"], ["1dogs", "1 50.0%"], ["All", "2"]]
     assert page.body.count("40 px in every image.") == 1
     assert len(page.all("img")) == 2
@@ -371,7 +374,7 @@ def test_one_image_a_class(tmp_path: Path) -> None:
 
 def test_thousand_classes(calm: Path) -> None:
     counts = np.random.default_rng(0).permutation(np.arange(1000, 2000)).tolist()
-    text = card.render(many(facts_of(calm), counts), [])
+    text = card_page.render(many(facts_of(calm), counts), [])
     assert len(text.encode()) < 1_000_000
     rows = Page(text).rows("Class")[1:]
     shown = [int(row[1].split()[0].replace(",", "")) for row in rows]
@@ -384,24 +387,24 @@ def test_thousand_classes(calm: Path) -> None:
 
 @pytest.mark.parametrize(("classes", "rows"), [(50, 50), (51, 41)])
 def test_few_classes_are_all_listed_by_label(calm: Path, classes: int, rows: int) -> None:
-    table = Page(card.render(many(facts_of(calm), [7] * classes), [])).rows("Class")[1:-1]
+    table = Page(card_page.render(many(facts_of(calm), [7] * classes), [])).rows("Class")[1:-1]
     assert len(table) == rows
     assert [row[0] for row in table[:20]] == [f"{i}class {i:04d}" for i in range(20)]
 
 
 def test_bars_are_full_at_the_largest_class_of_the_split(calm: Path) -> None:
-    page = Page(card.render(many(facts_of(calm), [50, 200, 0]), []))
+    page = Page(card_page.render(many(facts_of(calm), [50, 200, 0]), []))
     assert [attrs["style"] for attrs, _ in page.all("i")] == ["width:25.0%", "width:100.0%", "width:0.0%"]
 
 
 def test_tiny_share_is_not_nothing(calm: Path) -> None:
-    rows = Page(card.render(many(facts_of(calm), [1, 99_999, 0]), [])).rows("Class")
+    rows = Page(card_page.render(many(facts_of(calm), [1, 99_999, 0]), [])).rows("Class")
     assert [row[1] for row in rows[1:4]] == ["1 <0.1%", "99,999 100.0%", "0 0.0%"]
 
 
 def test_samples_are_the_thumbnails(calm: Path) -> None:
     thumbnails = [thumbnail(0, "train/cats/a.jpg"), thumbnail(0, "train/cats/b.jpg"), thumbnail(1, "train/dogs/c.jpg")]
-    shown = Page(card.render(facts_of(calm), thumbnails)).all("img")
+    shown = Page(card_page.render(facts_of(calm), thumbnails)).all("img")
     decoded = [base64.b64decode(attrs["src"].removeprefix("data:image/jpeg;base64,")) for attrs, _ in shown]
     assert decoded == [one.jpeg for one in thumbnails]
     assert [attrs["title"] for attrs, _ in shown] == [one.path for one in thumbnails]
@@ -410,7 +413,7 @@ def test_samples_are_the_thumbnails(calm: Path) -> None:
 
 def test_samples_of_many_classes_are_folded(calm: Path) -> None:
     facts = many(facts_of(calm), [3] * 60)
-    few, more = (Page(card.render(facts, [thumbnail(label) for label in range(count)])) for count in (12, 40))
+    few, more = (Page(card_page.render(facts, [thumbnail(label) for label in range(count)])) for count in (12, 40))
     assert few.all("details") == []
     assert [text for _, text in more.all("summary")] == ["28 more"]
     assert "A few images of 40 of 60 classes" in more.body
@@ -423,7 +426,7 @@ def test_histogram(calm: Path) -> None:
         "min": 100.0, "median": 1000.0, "max": 10000.0, "edges": [100.0, 316.228, 1000.0, 3162.278, 10000.0],
         "counts": [1, 2000, 500, 0],
     }  # fmt: skip
-    text = card.render(facts, [])
+    text = card_page.render(facts, [])
     (figure,) = re.findall(r"<figure>(?:(?!<figure>).)*Longer side.*?</figure>", text)
     page = Page(figure)
     heights = [float(attrs["height"]) for attrs, _ in page.all("rect")]
@@ -442,15 +445,15 @@ def test_histogram(calm: Path) -> None:
     ("size", "text"), [(999, "999 B"), (1500, "1.5 kB"), (45_852_822, "45.9 MB"), (15e10, "150.0 GB")]
 )
 def test_size(calm: Path, size: float, text: str) -> None:
-    page = Page(card.render(facts_of(calm) | {"bytes": size}, []))
+    page = Page(card_page.render(facts_of(calm) | {"bytes": size}, []))
     assert text in [value for _, value in page.all("dd")]
 
 
 def test_every_change_is_explained(calm: Path) -> None:
     facts = facts_of(calm)
-    facts["images"]["changes"] = dict.fromkeys(images.CHANGES, 1234)
-    rows = Page(card.render(facts, [])).rows("Change")[1:]
-    assert [row[:2] for row in rows] == [[name, "1,234"] for name in images.CHANGES]
+    facts["images"]["changes"] = dict.fromkeys(preparation.CHANGES, 1234)
+    rows = Page(card_page.render(facts, [])).rows("Change")[1:]
+    assert [row[:2] for row in rows] == [[name, "1,234"] for name in preparation.CHANGES]
     assert all(row[2] for row in rows)
 
 
@@ -464,7 +467,7 @@ def test_long_lists_are_counted(calm: Path) -> None:
     ]
     facts["files"]["skipped"] = 50
     facts["reasons"] = [{"done": "skipped", "reason": "empty file", "files": 30}]
-    page = Page(card.render(facts, []))
+    page = Page(card_page.render(facts, []))
     assert "and 3 more" in page.body
     assert "and 1,000 more files" in page.body
     assert page.rows("Reason")[1:] == [["empty file", "skipped", "30"], ["Other reasons", "", "20"]]
@@ -476,7 +479,7 @@ def test_settings_are_flags(calm: Path) -> None:
         "classes": ["cats", "dogs, big"], "label_regex": None, "upscale": False, "quality": 95, "repair": False,
         "duplicates": "keep", "name": "pets", "format_version": 3, "group_regex": r"(\d+)_",
     }  # fmt: skip
-    (settings,) = (text for _, text in Page(card.render(facts, [])).all("pre") if text.startswith("--"))
+    (settings,) = (text for _, text in Page(card_page.render(facts, [])).all("pre") if text.startswith("--"))
     assert settings.splitlines() == [
         """--classes='cats,"dogs, big"'""",
         "--noupscale",
@@ -491,13 +494,13 @@ def test_settings_are_flags(calm: Path) -> None:
 def test_write_is_render(calm: Path, tmp_path: Path) -> None:
     facts, thumbnails = facts_of(calm), [thumbnail()]
     facts["classes"][0]["name"] = "🐈"
-    card.write(tmp_path, facts, thumbnails, {})
-    assert [path.name for path in tmp_path.iterdir()] == [card.CARD]
-    assert (tmp_path / card.CARD).read_text("utf-8") == card.render(facts, thumbnails)
+    card_page.write(tmp_path, facts, thumbnails, {})
+    assert [path.name for path in tmp_path.iterdir()] == [card_page.CARD]
+    assert (tmp_path / card_page.CARD).read_text("utf-8") == card_page.render(facts, thumbnails)
 
 
 def test_text_can_be_read_in_light_and_dark(calm: Path) -> None:
-    style = Page((calm / card.CARD).read_text("utf-8")).all("style")[0][1]
+    style = Page((calm / card_page.CARD).read_text("utf-8")).all("style")[0][1]
     light, dark, printed = (
         dict(re.findall(r"--(\w+): *(#\w+)", block)) for block in re.findall(r":root \{(.*?)\}", style, re.DOTALL)
     )
@@ -526,4 +529,4 @@ def _contrast(first: float, second: float) -> float:
 def test_template_is_packaged() -> None:
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg")
-    assert card._TEMPLATE in setup["options.package_data"]["tfrecord_tools"].split(", ")
+    assert card_page._TEMPLATE in setup["options.package_data"]["tfrecord_tools"].split(", ")

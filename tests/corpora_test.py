@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tfrecord_tools.images.images import BadImage, ImageConfig, prepare
+from tfrecord_tools.images.preparation import BadImage, ImageConfig, prepare
 
 CONFIG = ImageConfig(max_pixels=20_000_000)
 MOST_SECONDS = 5.0  # For an image of 20 million pixels that is encoded anew.

@@ -16,7 +16,7 @@ from drawn import break_image, converted, flip, rewrite, tree
 
 from tfrecord_tools import dataset
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
-from tfrecord_tools.decoding.pixels import decode_pixels
+from tfrecord_tools.decoding.reference import decode_pixels
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.mix import mixup
 from tfrecord_tools.order import Balanced, Blocks, Shuffled

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tfrecord_tools.decoding import decoder, geometry
 from tfrecord_tools.decoding.geometry import Box
-from tfrecord_tools.decoding.pixels import decode_pixels
+from tfrecord_tools.decoding.reference import decode_pixels
 from tfrecord_tools.errors import UndecodableImage
 
 SIZES = [

@@ -13,8 +13,8 @@ from drawn import image
 from foreign import example, sequence
 from PIL import Image
 
-from tfrecord_tools.foreign import examples
-from tfrecord_tools.foreign.examples import Feature, ImageSeen, Seen, look, parse
+from tfrecord_tools.foreign import example_parser
+from tfrecord_tools.foreign.example_parser import Feature, ImageSeen, Seen, look, parse
 
 VALUES = {
     "no features": {},
@@ -88,7 +88,7 @@ def test_parses_what_tensorflow_writes(values: dict[str, Any]) -> None:
     assert parsed is not None
     assert list(parsed) == sorted(values)
     assert plain(parsed) == by_tensorflow(serialized)
-    assert examples.counts(serialized) == lengths(parsed)
+    assert example_parser.counts(serialized) == lengths(parsed)
 
 
 def lengths(parsed: dict[str, Feature] | None) -> dict[str, tuple[str, int]] | None:
@@ -98,7 +98,7 @@ def lengths(parsed: dict[str, Feature] | None) -> dict[str, tuple[str, int]] | N
 @pytest.mark.parametrize("serialized", WIRE.values(), ids=WIRE)
 def test_parses_all_that_protobuf_allows(serialized: bytes) -> None:
     assert plain(parse(serialized)) == by_tensorflow(serialized)
-    assert examples.counts(serialized) == lengths(parse(serialized))
+    assert example_parser.counts(serialized) == lengths(parse(serialized))
 
 
 def test_types_of_numbers() -> None:
@@ -131,13 +131,13 @@ def test_types_of_numbers() -> None:
 )
 def test_what_is_no_example_is_told(data: bytes) -> None:
     assert parse(data) is None
-    assert examples.counts(data) is None
+    assert example_parser.counts(data) is None
 
 
 def test_cut_examples_are_told() -> None:
     whole = example(VALUES["one of each"])
     assert [length for length in range(1, len(whole)) if parse(whole[:length]) is not None] == []
-    assert [length for length in range(1, len(whole)) if examples.counts(whole[:length]) is not None] == []
+    assert [length for length in range(1, len(whole)) if example_parser.counts(whole[:length]) is not None] == []
 
 
 def test_damaged_examples_are_parsed_as_protobuf_does_or_not_at_all() -> None:
@@ -149,7 +149,7 @@ def test_damaged_examples_are_parsed_as_protobuf_does_or_not_at_all() -> None:
         for place in rng.integers(0, len(whole), rng.integers(1, 3)):
             damaged[place] = rng.integers(256)
         parsed = parse(bytes(damaged))
-        assert examples.counts(bytes(damaged)) == lengths(parsed)
+        assert example_parser.counts(bytes(damaged)) == lengths(parsed)
         if parsed is not None:
             survived += 1
             expected = by_tensorflow(bytes(damaged))
@@ -168,7 +168,7 @@ def series_by_tensorflow(serialized: bytes) -> tuple[Any, Any]:
 
 
 def plain_series(serialized: bytes) -> tuple[Any, Any] | None:
-    parsed = examples.parse_sequence(serialized)
+    parsed = example_parser.parse_sequence(serialized)
     if parsed is None:
         return None
     lists = {name: [plain({"": step}) for step in steps] for name, steps in parsed[1].items()}
@@ -195,8 +195,8 @@ def test_records_of_any_bytes_are_counted_or_refused() -> None:
     rng = np.random.default_rng(0)
     for length in rng.integers(0, 60, 3000):
         data = rng.choice(np.array([0x0A, 0x12, 0x1A, 1, 2, 3, 0x80, 0xFF], np.uint8), length).tobytes()
-        assert examples.counts(data) == lengths(parse(data))
-        examples.parse_sequence(data)
+        assert example_parser.counts(data) == lengths(parse(data))
+        example_parser.parse_sequence(data)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_records_of_any_bytes_are_counted_or_refused() -> None:
     ],
 )
 def test_sequences(data: bytes, is_one: bool) -> None:
-    assert (examples.parse_sequence(data) is not None) == is_one
+    assert (example_parser.parse_sequence(data) is not None) == is_one
     if is_one:
         assert plain_series(data) == series_by_tensorflow(data)
 
@@ -220,8 +220,8 @@ def test_sequences(data: bytes, is_one: bool) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
 def test_images_are_known_and_decoded(kind: str) -> None:
     data = image("any", kind, size=(12, 9))
-    assert examples.image_type(data) == kind
-    decoded = examples.decode(data)
+    assert example_parser.image_type(data) == kind
+    decoded = example_parser.decode(data)
     assert decoded is not None
     assert decoded.size == (12, 9)
     assert np.array_equal(decoded.convert("RGB"), Image.open(io.BytesIO(data)).convert("RGB"))
@@ -238,15 +238,15 @@ def test_images_are_known_and_decoded(kind: str) -> None:
     ],
 )
 def test_what_is_no_image_is_told(data: bytes) -> None:
-    assert examples.image_type(data) is None
-    assert examples.decode(data) is None
+    assert example_parser.image_type(data) is None
+    assert example_parser.decode(data) is None
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_cut_images_do_not_decode(kind: str) -> None:
     data = image("any", kind, size=(64, 64))
-    assert examples.image_type(data[: len(data) // 2]) == kind
-    assert examples.decode(data[: len(data) // 2]) is None
+    assert example_parser.image_type(data[: len(data) // 2]) == kind
+    assert example_parser.decode(data[: len(data) // 2]) is None
 
 
 INT, BIG = np.array([3, -1, 3]), np.arange(5000)

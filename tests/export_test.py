@@ -19,10 +19,10 @@ from foreign import example, write
 
 from tfrecord_tools import dataset
 from tfrecord_tools.adopt import AdoptConfig, adopt
-from tfrecord_tools.decoding.pixels import decode_pixels
+from tfrecord_tools.decoding.reference import decode_pixels
 from tfrecord_tools.errors import UserError
-from trainers.exporting import exporting, formats
-from trainers.exporting.exporting import ExportConfig, export
+from trainers.exporting import export_model, formats
+from trainers.exporting.export_model import ExportConfig, export
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 
@@ -325,9 +325,9 @@ def test_the_verdict(settings: dict[str, Any], answers: list[list[float]], messa
     config = ExportConfig(run="run", **settings)
     info = ModelInfo(classes=TWO, image_size=SIZE)
     right = np.array([[0.0, 1.0], [0.6, 0.4]])
-    assert exporting._compared(config, info, "images", right, [right]).difference == 0
+    assert export_model._compared(config, info, "images", right, [right]).difference == 0
     with pytest.raises(UserError, match=message):
-        exporting._compared(config, info, "images", right, [right, np.array(answers)])  # The worst one counts.
+        export_model._compared(config, info, "images", right, [right, np.array(answers)])  # The worst one counts.
 
 
 def test_replaces_an_export(place: Path, tmp_path: Path) -> None:
@@ -346,14 +346,14 @@ def test_of_two_exports_the_first_that_is_done_stays(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = ExportConfig(run=str(place / "two"), out=str(tmp_path / "out"))
-    original = exporting._write
+    original = export_model._write
 
-    def overtaken(*arguments: Any) -> exporting.Check:
-        monkeypatch.setattr(exporting, "_write", original)
+    def overtaken(*arguments: Any) -> export_model.Check:
+        monkeypatch.setattr(export_model, "_write", original)
         export(dataclasses.replace(config, run=str(place / "five")))
         return original(*arguments)
 
-    monkeypatch.setattr(exporting, "_write", overtaken)
+    monkeypatch.setattr(export_model, "_write", overtaken)
     with pytest.raises(UserError, match=r"--out=.*/out: it is there already\. Pass --overwrite to replace it"):
         export(config)
     assert (tmp_path / "out/labels.txt").read_text(encoding="utf-8").splitlines() == list(FIVE)
@@ -433,7 +433,7 @@ def test_command(place: Path, tmp_path: Path) -> None:
     )
     assert lines[2:] == [
         "note: its training's images were made with --resize=48: make others alike, as predict does"
-        " (tfrecord_tools.images.images.prepare)"
+        " (tfrecord_tools.images.preparation.prepare)"
     ]
     for flags, message in [
         ((), "error: --run is missing: the run directory of a trainer, or a .keras file that one wrote.\n"),

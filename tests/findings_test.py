@@ -16,7 +16,7 @@ from PIL import Image, TiffImagePlugin, features
 from tiffs import tiff
 
 from tfrecord_tools import verify
-from tfrecord_tools.images.images import prepare
+from tfrecord_tools.images.preparation import prepare
 from tfrecord_tools.layout import findings, metadata
 from tfrecord_tools.verify import VerifyConfig
 

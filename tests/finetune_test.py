@@ -18,7 +18,7 @@ from drawn import converted, history, run, save_weights, start, tree, with_split
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
 from trainers import checkpoint, recipes, training
-from trainers.fitting import probe
+from trainers.fitting import bottleneck
 
 TINY = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--batch_size=8")
 TINY_MODEL = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
@@ -112,7 +112,7 @@ def test_two_phases_end_in_a_run_directory(place, whole):
 def test_cache_and_probe_change_nothing(place, whole, monkeypatch, capsys):
     """`whole` was trained from the cache, which is the default."""
     assert "cache: 32 decoded images, 0 MB" in whole
-    monkeypatch.setattr(probe, "_SECONDS", 0.2)
+    monkeypatch.setattr(bottleneck, "_SECONDS", 0.2)
     recipe = recipes.finetune(**TINY_MODEL, weights=str(place / "w.weights.h5"))
     recipe = recipes.override(recipe, batch_size=8, epochs=[1, 2])
     run_directory = place / "uncached"

@@ -293,10 +293,10 @@ def pretrained(place: Path) -> None:
     """Weights of a small network."""
     import keras  # Here, since it takes seconds.
 
-    from trainers.models import models
+    from trainers.models import networks
 
     keras.utils.set_random_seed(0)
-    models.cnn((32, 32, 3), filters=SMALL).save_weights(place / "small.weights.h5")
+    networks.cnn((32, 32, 3), filters=SMALL).save_weights(place / "small.weights.h5")
 
 
 def csvs_of_pixels(place: Path) -> None:
@@ -371,11 +371,11 @@ def draws_panels(e: Ended) -> bool:
     """The picture is that of the same settings from Python."""
     from tfrecord_tools import preview
     from tfrecord_tools.augment_config import PRESETS
-    from tfrecord_tools.images import images
+    from tfrecord_tools.images import preparation
 
     settings: dict[str, Any] = {"image": "pets/train/cats/000.jpg", "grid": "2x3", "image_size": 24}
     chosen = preview.PreviewConfig(**settings, seed=3, augment="strong")
-    encoded = images.prepare((e.place / settings["image"]).read_bytes()).data
+    encoded = preparation.prepare((e.place / settings["image"]).read_bytes()).data
     expected = preview.panels(encoded, chosen, PRESETS["strong"])
     return bool((e.panels("shown.png", 24) == expected).all())
 

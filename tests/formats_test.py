@@ -22,7 +22,7 @@ from odd_files import JPEG, ORIENTATION, PNG_START, chunk, encoded, smooth, tran
 from PIL import Image, features
 
 from tfrecord_tools.images import formats, jpeg, jxl, tiff
-from tfrecord_tools.images.images import BadImage, ImageConfig, prepare
+from tfrecord_tools.images.preparation import BadImage, ImageConfig, prepare
 from tfrecord_tools.layout import schema
 
 REPAIR = ImageConfig(on_bad_image="repair")

@@ -14,7 +14,7 @@ import tensorflow as tf
 from odd_files import encoded, translucent, turned
 from PIL import Image
 
-from tfrecord_tools.images.images import BadImage, ImageConfig, prepare
+from tfrecord_tools.images.preparation import BadImage, ImageConfig, prepare
 
 MOST_SECONDS = 5.0  # For an image of 60 x 40 pixels; usual are thousandths.
 MAX_PIXELS = 20_000_000  # Mutants announce any size; this is what bounds memory.

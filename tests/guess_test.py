@@ -10,8 +10,8 @@ import pytest
 from drawn import image
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.foreign import guess
-from tfrecord_tools.foreign.examples import Feature
+from tfrecord_tools.foreign import guess_keys
+from tfrecord_tools.foreign.example_parser import Feature
 from tfrecord_tools.foreign.forms import INDEX, NUMBER, ONE_HOT, TEXT, Pixels
 from tfrecord_tools.layout.schema import Keys
 
@@ -47,12 +47,12 @@ def features(values: dict[str, Any]) -> dict[str, Feature]:
     ],
 )
 def test_keys(values: dict[str, Any], expected: Keys) -> None:
-    assert guess.form([features(values)], None, None, "a: the first record").keys == expected
+    assert guess_keys.form([features(values)], None, None, "a: the first record").keys == expected
 
 
 def test_keys_that_are_given() -> None:
     values = features(IMAGENET | {"thumbnail": JPEG})
-    assert guess.form([values], "thumbnail", "image/height", "a").keys == Keys(
+    assert guess_keys.form([values], "thumbnail", "image/height", "a").keys == Keys(
         image="thumbnail", label="image/height", path="image/filename"
     )
 
@@ -105,7 +105,7 @@ def test_keys_that_are_given() -> None:
 )
 def test_keys_that_cannot_be_told(values: dict[str, Any], given: tuple[Any, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        guess.form([features(values)], *given, "a")
+        guess_keys.form([features(values)], *given, "a")
 
 
 RAW = np.random.default_rng(0).bytes(48)  # 4 x 4 x 3.
@@ -144,7 +144,7 @@ RAW = np.random.default_rng(0).bytes(48)  # 4 x 4 x 3.
     ],
 )
 def test_forms(values: dict[str, Any], label: tuple[str, str, int], pixels: Pixels | None) -> None:
-    form = guess.form([features(values)], None, None, "a")
+    form = guess_keys.form([features(values)], None, None, "a")
     assert ((form.keys.label, form.label, form.length), form.pixels) == (label, pixels)
 
 
@@ -164,11 +164,11 @@ def test_pixels_that_may_be_stored_plane_by_plane(planes: bool, gray: bool) -> N
         samples.append(features({"image_raw": stored.tobytes(), "height": 24, "width": 20, "label": 1}))
     if planes:
         with pytest.raises(UserError, match=r"'image_raw': the raw pixels look as if .* --pixel_order=chw .*=hwc"):
-            guess.form(samples, None, None, "a")
+            guess_keys.form(samples, None, None, "a")
     else:
-        assert guess.form(samples, None, None, "a").pixels == Pixels(height="height", width="width")
-    for order in guess.PIXEL_ORDERS:
-        pixels = guess.form(samples, None, None, "a", order).pixels
+        assert guess_keys.form(samples, None, None, "a").pixels == Pixels(height="height", width="width")
+    for order in guess_keys.PIXEL_ORDERS:
+        pixels = guess_keys.form(samples, None, None, "a", order).pixels
         assert pixels is not None
         assert pixels.planes == (order == "chw")
 
@@ -193,29 +193,29 @@ def test_pixels_that_may_be_stored_plane_by_plane(planes: bool, gray: bool) -> N
     ],
 )
 def test_split_of_a_file(tmp_path: Path, path: str, expected: str | None) -> None:
-    assert guess.split_of(tmp_path / path) == expected
+    assert guess_keys.split_of(tmp_path / path) == expected
 
 
 def test_splits_that_cannot_be_told(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"train_and_test\.tfrec: its name says both test and train\. Name the files of each split"
     ):
-        guess.splits([tmp_path / "train_and_test.tfrec"])
+        guess_keys.splits([tmp_path / "train_and_test.tfrec"])
     with pytest.raises(
         UserError,
         match=r"b\.tfrec: neither the file's name nor its directory's says a split, while .*train\.tfrec belongs",
     ):
-        guess.splits([tmp_path / "train.tfrec", tmp_path / "b.tfrec"])
+        guess_keys.splits([tmp_path / "train.tfrec", tmp_path / "b.tfrec"])
 
 
 def test_split_of_a_directory_further_up(tmp_path: Path) -> None:
     """Directories count up to the one that all files share, whose own name says nothing about the files."""
     paths = [tmp_path / f"test/{name}/jpeg/0.tfrec" for name in ("train", "valid")]
-    assert guess.splits(paths) == {"train": paths[:1], "validation": paths[1:]}
+    assert guess_keys.splits(paths) == {"train": paths[:1], "validation": paths[1:]}
 
 
 def test_without_any_name_all_is_train(tmp_path: Path) -> None:
-    assert guess.splits([tmp_path / "a.tfrec", tmp_path / "b.tfrec"]) == {
+    assert guess_keys.splits([tmp_path / "a.tfrec", tmp_path / "b.tfrec"]) == {
         "train": [tmp_path / "a.tfrec", tmp_path / "b.tfrec"]
     }
 
@@ -231,15 +231,15 @@ def test_without_any_name_all_is_train(tmp_path: Path) -> None:
     ],
 )
 def test_label_offset(labels: set[int], names: int | None, expected: int) -> None:
-    assert guess.label_offset(labels, names) == expected
+    assert guess_keys.label_offset(labels, names) == expected
 
 
 def test_class_names_are_told_apart() -> None:
     texts = {1: "tench", 2: "crane", 4: "crane"}
-    assert guess.class_names({1, 2, 4}, texts, 1) == ("tench", "crane (2)", "3", "crane (4)")
-    assert guess.class_names({0, 2}, {}, 0) == ("0", "1", "2")
+    assert guess_keys.class_names({1, 2, 4}, texts, 1) == ("tench", "crane (2)", "3", "crane (4)")
+    assert guess_keys.class_names({0, 2}, {}, 0) == ("0", "1", "2")
 
 
 @pytest.mark.parametrize(("path", "name"), [("a/flowers/1.tfrec", "flowers"), ("a/flowers/3.0.1/x", "flowers")])
 def test_name(tmp_path: Path, path: str, name: str) -> None:
-    assert guess.dataset_name(tmp_path / path) == name
+    assert guess_keys.dataset_name(tmp_path / path) == name

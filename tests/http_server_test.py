@@ -24,7 +24,7 @@ import tensorflow as tf
 from drawn import REPOSITORY
 from PIL import Image, ImageOps
 
-from trainers.exporting.exporting import ExportConfig, export
+from trainers.exporting.export_model import ExportConfig, export
 from trainers.models import model_file
 
 SERVER = REPOSITORY / "examples/http_server.py"

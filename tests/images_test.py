@@ -13,8 +13,8 @@ import tensorflow as tf
 from drawn import image
 from PIL import Image
 
-from tfrecord_tools.images import images
-from tfrecord_tools.images.images import BadImage, prepare
+from tfrecord_tools.images import preparation
+from tfrecord_tools.images.preparation import BadImage, prepare
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
@@ -204,7 +204,7 @@ def test_malformed_png(data: bytes) -> None:
 
 
 def test_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_IMAGE_BYTES", 100)
+    monkeypatch.setattr(preparation, "MAX_IMAGE_BYTES", 100)
     with pytest.raises(BadImage, match=r"^more than 100 bytes, which an example cannot hold$"):
         prepare(JPEG)
 

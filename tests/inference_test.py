@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers.models import inference, models
+from trainers.models import inference, networks
 from trainers.recipes import ModelConfig
 
 
@@ -35,7 +35,7 @@ def variables_in(function: tf.types.experimental.PolymorphicFunction) -> int:
 def test_constants_answer_as_variables_do(config, classes, policy, monkeypatch):
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(0)
-    model = models.build(config, classes).model
+    model = networks.build(config, classes).model
     images = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), np.uint8)
 
     monkeypatch.setattr(inference, "_MOST_CONSTANTS", 100_000_000)
@@ -51,7 +51,7 @@ def test_constants_answer_as_variables_do(config, classes, policy, monkeypatch):
 
 
 def test_weights_are_those_of_when_it_was_made():
-    model = models.build(ModelConfig(backbone="CNN", image_size=32, weights="none"), 2).model
+    model = networks.build(ModelConfig(backbone="CNN", image_size=32, weights="none"), 2).model
     images = np.full((1, 32, 32, 3), 200, np.uint8)
     before = inference.compiled(model)
     answer = model(images, training=False).numpy()

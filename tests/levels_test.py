@@ -18,7 +18,7 @@ from tiffs import tiff
 from tfrecord_tools import convert
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import levels
-from tfrecord_tools.images.images import BadImage, ImageConfig, prepare
+from tfrecord_tools.images.preparation import BadImage, ImageConfig, prepare
 from trainers.models.model_file import ModelInfo
 
 RAMP = np.linspace(0, 1, 48).reshape(6, 8, 1)

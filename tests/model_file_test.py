@@ -15,7 +15,7 @@ from drawn import converted, flip, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images.images import ImageConfig
+from tfrecord_tools.images.preparation import ImageConfig
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 

@@ -12,7 +12,7 @@ import pytest
 
 from tfrecord_tools.errors import UserError
 from trainers import recipes
-from trainers.models import backbones, models
+from trainers.models import backbones, networks
 from trainers.recipes import ModelConfig
 
 SMALL = ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.25}, weights="none", image_size=32)
@@ -43,7 +43,7 @@ def preprocess_input(name: str, images: np.ndarray) -> np.ndarray:
     return module.preprocess_input(images.astype(np.float32))
 
 
-def settle(classifier: models.Classifier) -> None:
+def settle(classifier: networks.Classifier) -> None:
     """Lets every layer count: fits BatchNormalization's statistics to some images, and opens ConvNeXt's branches.
 
     With fresh statistics, what random layers put out fades to 0; a branch scaled by 1e-6 has gradients below half of
@@ -66,19 +66,19 @@ def test_all_backbones_of_keras_are_known():
 @pytest.mark.parametrize("name", KERAS_BACKBONES)
 def test_scaling_equals_preprocess_input(name):
     images = pixels(8)
-    scaled = models.scale(images, backbones.find(name).scaling)
+    scaled = networks.scale(images, backbones.find(name).scaling)
     assert scaled.dtype == "float32"
     np.testing.assert_allclose(scaled, preprocess_input(name, images), rtol=1e-6, atol=1e-6)
 
 
 def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path, shallow: bool):
-    classifier = models.build(config, 2)
+    classifier = networks.build(config, 2)
     settle(classifier)
     classifier.model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     images = pixels(config.size)
     given = preprocess_input(config.backbone, images)
-    scaled = models.scale(images, backbones.find(config.backbone).scaling)
+    scaled = networks.scale(images, backbones.find(config.backbone).scaling)
     np.testing.assert_allclose(scaled, given, rtol=1e-6, atol=1e-6)
     # All eager, and the deep ones on our own scaled pixels: with random weights the deepest networks multiply a last
     # bit beyond all bounds (Keras's own base, graph against eager: 0.9 of the scale for EfficientNetV2S).
@@ -119,7 +119,7 @@ def test_default_size_is_that_of_the_imagenet_model(name):
 
 
 def test_saved_model_loads_without_this_package(tmp_path):
-    models.build(ModelConfig(backbone="VGG16", weights="none", image_size=32), 3).model.save(tmp_path / "model.keras")
+    networks.build(ModelConfig(backbone="VGG16", weights="none", image_size=32), 3).model.save(tmp_path / "model.keras")
     code = "import keras, sys; keras.models.load_model('model.keras'); sys.exit('trainers' in sys.modules)"
     subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True, timeout=120)
 
@@ -128,14 +128,14 @@ def test_saved_model_loads_without_this_package(tmp_path):
     ("classes", "shape", "activation"), [(2, (None, 1), "sigmoid"), (3, (None, 3), "softmax")], ids=["two", "three"]
 )
 def test_output_suits_the_number_of_classes(classes, shape, activation):
-    model = models.build(SMALL, classes).model
+    model = networks.build(SMALL, classes).model
     assert model.output_shape == shape
     assert model.layers[-1].activation.__name__ == activation
     assert model.input.dtype == "uint8"
 
 
 def test_scratch_document_recipe_builds_the_network_of_the_notes():
-    classifier = models.build(recipes.scratch_document().model, 2)
+    classifier = networks.build(recipes.scratch_document().model, 2)
     layers = [*classifier.model.layers[:2], *classifier.base.layers[1:], *classifier.model.layers[3:]]
     assert [(layer.name, layer.output.shape[1:], layer.count_params()) for layer in layers] == [
         ("pixels", (150, 150, 3), 0),
@@ -164,7 +164,7 @@ def test_a_network_of_other_filters():
         image_size=32,
         weights="none",
     )
-    names = [layer.name for layer in models.build(config, 2).base.layers if layer.weights]
+    names = [layer.name for layer in networks.build(config, 2).base.layers if layer.weights]
     assert names == ["conv1", "conv1_bn", "conv2", "conv2_bn"]
 
 
@@ -178,8 +178,8 @@ def test_a_network_of_other_filters():
     ],
 )
 def test_layers_are_chosen_by_rules(rule, names):
-    base = models.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
-    assert [layer.name for layer in models.chosen_layers(base, rule)] == names
+    base = networks.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
+    assert [layer.name for layer in networks.chosen_layers(base, rule)] == names
 
 
 @pytest.mark.parametrize(
@@ -194,17 +194,17 @@ def test_layers_are_chosen_by_rules(rule, names):
     ],
 )
 def test_rules_that_choose_nothing_are_told(rule, message):
-    base = models.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
+    base = networks.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
     with pytest.raises(UserError) as error:
-        models.chosen_layers(base, rule)
+        networks.chosen_layers(base, rule)
     assert str(error.value).startswith(message)
 
 
 @pytest.mark.parametrize(("pooling", "hidden"), [("average", 0), ("flatten", 16)])
 def test_the_parts_of_a_split_model_are_the_whole(pooling, hidden):
     config = ModelConfig(backbone="MobileNet", weights="none", image_size=32, pooling=pooling, hidden=hidden)
-    model = models.build(config, 3).model
-    extractor, head = models.split(model)
+    model = networks.build(config, 3).model
+    extractor, head = networks.split(model)
     images = pixels(32)
     np.testing.assert_allclose(head(extractor(images)), model(images), rtol=1e-6)
     assert extractor.output_shape == (None, 1024)
@@ -212,7 +212,7 @@ def test_the_parts_of_a_split_model_are_the_whole(pooling, hidden):
 
 
 def test_finetune_document_recipe_builds_the_model_of_the_notes():
-    classifier = models.build(recipes.finetune_document(weights="none").model, 2)
+    classifier = networks.build(recipes.finetune_document(weights="none").model, 2)
     assert [(layer.name, layer.count_params()) for layer in classifier.model.layers if layer.name != "get_item"] == [
         ("pixels", 0),
         ("scaling", 0),
@@ -251,7 +251,7 @@ def test_finetune_document_recipe_builds_the_model_of_the_notes():
 )
 def test_last_stage(config, first, last, count):
     base = getattr(keras.applications, config.backbone)(weights=None, include_top=False, input_shape=(64, 64, 3))
-    stage = [layer.name for layer in models.last_stage(base)]
+    stage = [layer.name for layer in networks.last_stage(base)]
     assert (stage[0], stage[-1], len(stage)) == (first, last, count)
 
 
@@ -265,7 +265,7 @@ def test_last_stage(config, first, last, count):
     ids=lambda config: config.backbone,
 )
 def test_a_phase_changes_the_weights_it_says_and_no_others(config, rule):
-    classifier = models.build(config, 2)
+    classifier = networks.build(config, 2)
     settle(classifier)
     classifier.set_trainable(rule)
     classifier.model.compile(optimizer=keras.optimizers.SGD(1.0), loss="binary_crossentropy", run_eagerly=True)
@@ -274,7 +274,7 @@ def test_a_phase_changes_the_weights_it_says_and_no_others(config, rule):
         classifier.model.train_on_batch(pixels(config.size, 8), np.arange(8) % 3 == 0)
     changed = {id(w) for w in classifier.model.weights if not np.array_equal(w, before[id(w)])}
 
-    base = models.chosen_layers(classifier.base, rule)
+    base = networks.chosen_layers(classifier.base, rule)
     kept = [layer for layer in base if rule == "scratch" or not isinstance(layer, keras.layers.BatchNormalization)]
     layers = [*kept, classifier.model.get_layer("probability")]
     assert changed == {id(weight) for layer in layers for weight in layer.weights}  # Moving statistics are weights.
@@ -289,7 +289,7 @@ def test_a_transfer_phase_changes_the_last_stage_of_every_backbone(name):
 
 
 def test_frozen_layers_drop_nothing_at_random():
-    classifier = models.build(ModelConfig(backbone="EfficientNetB0", weights="none", image_size=32), 2)
+    classifier = networks.build(ModelConfig(backbone="EfficientNetB0", weights="none", image_size=32), 2)
     rates = classifier.drop_rates
     assert len(rates) == 9
 
@@ -308,16 +308,16 @@ def test_frozen_layers_drop_nothing_at_random():
 def test_mixed_precision_scales_and_ends_in_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     config = ModelConfig(backbone="EfficientNetV2B0", weights="none", image_size=32)
-    classifier = models.build(config, 2)
+    classifier = networks.build(config, 2)
     scaling = [layer for layer in classifier.base.layers if "normalization" in layer.name or "rescaling" in layer.name]
     probe = keras.Model(classifier.base.input, scaling[1].output)
     images = pixels(32)
     exact = (images / 255.0 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(probe(models.scale(images, "own")), exact, atol=1e-5)
+    np.testing.assert_allclose(probe(networks.scale(images, "own")), exact, atol=1e-5)
     assert classifier.base.get_layer("top_conv").compute_dtype == "bfloat16"
     assert classifier.model.output.dtype == "float32"
 
-    copy = models.rebuild_float32(classifier, config, 2)
+    copy = networks.rebuild_float32(classifier, config, 2)
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
     layers = [layer for layer in copy.layers + copy.layers[2].layers if layer.weights]
     assert {layer.compute_dtype for layer in layers} == {"float32"}
@@ -335,7 +335,7 @@ class TestWeights:
     def test_both_formats_are_loaded(self, base, tmp_path, name):
         file = str(tmp_path / name)
         (base.save_weights if name.startswith("new") else base.save)(file)
-        loaded = models.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2).base
+        loaded = networks.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2).base
         for weight, expected in zip(loaded.weights, base.weights, strict=True):
             np.testing.assert_array_equal(weight, expected)
 
@@ -360,7 +360,7 @@ class TestWeights:
         file = str(tmp_path / name)
         (model.save_weights if name.startswith("new") else model.save)(file)
         with pytest.raises(UserError) as error:
-            models.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2)
+            networks.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2)
         assert f"--weights={file}: not the weights of MobileNet(alpha=0.25) without its top: {message}" in str(
             error.value
         )
@@ -375,7 +375,7 @@ class TestWeights:
         with pytest.raises(
             UserError, match=r"not the weights of MobileNet\(alpha=0.25\): (Weight count|Shape) mismatch"
         ):
-            models.build(ModelConfig(**{**vars(SMALL), "weights": str(file)}), 2)
+            networks.build(ModelConfig(**{**vars(SMALL), "weights": str(file)}), 2)
 
     def test_what_is_no_weights_file_is_refused(self, tmp_path):
         file = tmp_path / "page.h5"
@@ -386,7 +386,7 @@ class TestWeights:
             "w.zip": "--weights=w.zip: imagenet, none, or a .h5 or .weights.h5 file is expected.",
         }.items():
             with pytest.raises(UserError) as error:
-                models.build(ModelConfig(**{**vars(SMALL), "weights": weights}), 2)
+                networks.build(ModelConfig(**{**vars(SMALL), "weights": weights}), 2)
             assert str(error.value).startswith(message)
 
     def test_a_download_that_fails_is_told_with_the_way_out(self, monkeypatch):
@@ -398,7 +398,7 @@ class TestWeights:
         with pytest.raises(
             UserError, match="--weights=imagenet: the weights of MobileNet could not be downloaded"
         ) as error:
-            models.build(config, 2)
+            networks.build(config, 2)
         assert "mobilenet_1_0_128_tf_no_top.h5: None -- unreachable." in str(error.value)
         assert "pass --weights=FILE" in str(error.value)
 
@@ -438,5 +438,5 @@ class TestWeights:
 )
 def test_what_is_refused(config, classes, message):
     with pytest.raises(UserError) as error:
-        models.build(config, classes)
+        networks.build(config, classes)
     assert str(error.value).startswith(message)

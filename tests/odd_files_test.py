@@ -17,7 +17,7 @@ from odd_files import HEIGHT, JPEG, NAMES, ODD, ORIENTATION, WIDTH, Odd, chunk, 
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from tfrecord_tools.images.images import BadImage, ImageConfig, Prepared, prepare
+from tfrecord_tools.images.preparation import BadImage, ImageConfig, Prepared, prepare
 from tfrecord_tools.records import open_dataset
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers.fitting.pace import Pace
+from trainers.fitting.throughput import Pace
 
 
 def slow(seconds: float) -> tf.data.Dataset:

@@ -310,7 +310,7 @@ def test_same_records_in_any_order_and_number_of_workers(tmp_path: Path, options
 def test_small_windows_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = plain(tmp_path / "pets.parquet", 30)
     converted(source, tmp_path / "one", validation_fraction=0)
-    monkeypatch.setattr("tfrecord_tools.conversion.write._WINDOW_BYTES", 2000)
+    monkeypatch.setattr("tfrecord_tools.conversion.write_shards._WINDOW_BYTES", 2000)
     converted(source, tmp_path / "other", validation_fraction=0)
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 

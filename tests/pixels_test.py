@@ -10,7 +10,7 @@ import tensorflow as tf
 from drawn import image
 from PIL import Image
 
-from tfrecord_tools.decoding.pixels import decode_pixels
+from tfrecord_tools.decoding.reference import decode_pixels
 
 
 def flat(color: tuple[int, ...], mode: str = "RGB", kind: str = "PNG", size: tuple[int, int] = (30, 20)) -> bytes:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from tfrecord_tools import dataset
 from tfrecord_tools.adopt import AdoptConfig, adopt
-from tfrecord_tools.images import images
+from tfrecord_tools.images import preparation
 from trainers.models import model_file
 from trainers.predict import PredictConfig, predict
 from trainers.results import image_files, predictions
@@ -207,15 +207,15 @@ def test_a_threshold(place, tmp_path):
 
 
 def test_what_fails_on_one_file_is_told_of_it_alone(place, monkeypatch):
-    prepare = images.prepare
+    prepare = preparation.prepare
 
-    def failing(data: bytes, config: images.ImageConfig) -> images.Prepared:
+    def failing(data: bytes, config: preparation.ImageConfig) -> preparation.Prepared:
         if data == bad:
             raise RuntimeError("a bug")
         return prepare(data, config)
 
     bad = (place / "src/train/reds/001.jpg").read_bytes()
-    monkeypatch.setattr(images, "prepare", failing)
+    monkeypatch.setattr(preparation, "prepare", failing)
     model, info = model_file.load(place / "run/model.keras")
     found = image_files.find([str(place / "src/train/reds")])
     assert sum(map(len, image_files.judge(model, info, found))) == 3

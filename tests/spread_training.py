@@ -52,7 +52,7 @@ def main(out: str, run: str, strategy: str, devices: str, kill_at: str, backbone
     from tfrecord_tools import dataset
     from tfrecord_tools.errors import UserError
     from trainers import recipes, training
-    from trainers.fitting import pace
+    from trainers.fitting import throughput
 
     seen = []
 
@@ -62,7 +62,7 @@ def main(out: str, run: str, strategy: str, devices: str, kill_at: str, backbone
             os.kill(os.getpid(), signal.SIGKILL)
 
     if int(kill_at):
-        pace.Pace.on_train_batch_begin = kill
+        throughput.Pace.on_train_batch_begin = kill
     # Without dropout, of which each device draws for its own images.
     layers = {"batch_norm": False} | json.loads(backbone_kwargs)
     recipe = recipes.scratch(backbone_kwargs=layers, image_size=32, dropout=0.0)

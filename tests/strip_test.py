@@ -12,7 +12,7 @@ from odd_files import chunk, encoded, smooth, translucent, turned
 from PIL import Image
 
 from tfrecord_tools.images import jpeg
-from tfrecord_tools.images.images import ImageConfig, Prepared, prepare
+from tfrecord_tools.images.preparation import ImageConfig, Prepared, prepare
 from tfrecord_tools.images.strip import stripped
 from tfrecord_tools.layout import findings
 

@@ -19,7 +19,7 @@ from drawn import converted, history, run, save_weights, start, tree, with_split
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
 from trainers import checkpoint, recipes, training
-from trainers.models import models
+from trainers.models import networks
 
 BACKBONE = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
 BACKBONE_FLAGS = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32")
@@ -71,7 +71,7 @@ def test_features_end_in_the_whole_model(place, tmp_path, capsys):
     rows = history(tmp_path / "one")
     assert float(rows[-1]["val_loss"]) == pytest.approx(metrics["loss"], rel=1e-4)  # From features; from pixels.
 
-    extractor, head = models.split(model)
+    extractor, head = networks.split(model)
     assert np.ptp(extractor(batches[0][0]), axis=0).max() > 0.1  # Records differ in what the head sees.
     np.testing.assert_allclose(head(extractor(batches[0][0])), model(batches[0][0]), rtol=1e-5)
 

@@ -19,7 +19,7 @@ from tfrecord_tools.base import workers
 from tfrecord_tools.conversion import survey, update
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import images
+from tfrecord_tools.images import preparation
 from tfrecord_tools.layout import index
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.verify import VerifyConfig, verify
@@ -170,7 +170,7 @@ def test_nothing_to_do_changes_nothing(src: Path, out: Path) -> None:
 
 def test_known_images_are_hashed_but_not_decoded(src: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[bytes] = []
-    original = images.prepare
+    original = preparation.prepare
     monkeypatch.setattr(
         survey.images, "prepare", lambda data, config: (decoded.append(data), original(data, config))[1]
     )

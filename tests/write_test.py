@@ -14,12 +14,12 @@ import tensorflow as tf
 from drawn import contents, draw, flip, scanned, with_splits
 
 from tfrecord_tools.base import workers
-from tfrecord_tools.conversion import write as write_module
+from tfrecord_tools.conversion import write_shards as write_module
 from tfrecord_tools.conversion.plan import Plan, PlanConfig, plan
 from tfrecord_tools.conversion.survey import Facts, survey
-from tfrecord_tools.conversion.write import ShardJob, shard_job, write_shard
+from tfrecord_tools.conversion.write_shards import ShardJob, shard_job, write_shard
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images.images import ImageConfig
+from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import index, schema
 from tfrecord_tools.sources.scan import Sources
 from tfrecord_tools.sources.stores import Content, Directory

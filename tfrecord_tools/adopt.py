@@ -29,10 +29,10 @@ from tfrecord_tools.conversion import plan
 from tfrecord_tools.conversion.plan import PlanConfig, listed, shard_name
 from tfrecord_tools.conversion.workspace import Workspace, check_out, fresh
 from tfrecord_tools.errors import UserError, named, refusal
-from tfrecord_tools.foreign import classes, examples, foreign, forms, guess, tfrecord_files
-from tfrecord_tools.foreign.foreign import Found, Job, Rewriting, Shard, refuse
+from tfrecord_tools.foreign import classes, example_parser, forms, guess_keys, indexing, tfrecord_files
 from tfrecord_tools.foreign.forms import Form
-from tfrecord_tools.images.images import VERIFY, ImageConfig
+from tfrecord_tools.foreign.indexing import Found, Job, Rewriting, Shard, refuse
+from tfrecord_tools.images.preparation import VERIFY, ImageConfig
 from tfrecord_tools.layout import index, metadata
 from tfrecord_tools.layout.schema import OURS, Keys
 from tfrecord_tools.layout.splits import SPLITS, split_named
@@ -100,8 +100,10 @@ class AdoptConfig:
                 f"--label_offset={self.label_offset}: the label of the first class is expected, at least 0. Add"
                 " --rewrite if labels are negative."
             )
-        if self.pixel_order not in (None, *guess.PIXEL_ORDERS):
-            raise UserError(f"--pixel_order={self.pixel_order}: one of {', '.join(guess.PIXEL_ORDERS)} is expected.")
+        if self.pixel_order not in (None, *guess_keys.PIXEL_ORDERS):
+            raise UserError(
+                f"--pixel_order={self.pixel_order}: one of {', '.join(guess_keys.PIXEL_ORDERS)} is expected."
+            )
         try:
             b"a".decode(self.label_encoding, "replace")
         except (LookupError, UnicodeError) as error:
@@ -176,7 +178,7 @@ def _plan(config: AdoptConfig) -> _Adoption:
 
 def _link(space: Workspace, adoption: _Adoption) -> list[str]:
     """Make the dataset of links to the files; return the lines of the report."""
-    adopted = _labeled(adoption, _map("adopt", foreign.scan, _jobs(space, adoption), adoption.config))
+    adopted = _labeled(adoption, _map("adopt", indexing.scan, _jobs(space, adoption), adoption.config))
     _check_rejected(adopted, adoption.config)
     table = _classes(adopted, adoption)
     links = [files.link(job.shard.path.resolve(), space.data / job.shard.name, os.symlink) for job, _ in adopted]
@@ -190,11 +192,11 @@ def _rewrite(space: Workspace, adoption: _Adoption) -> list[str]:
     """Make the dataset of records that are written anew; return the lines of the report."""
     config = adoption.config
     jobs = _jobs(space, adoption)
-    labeled = _labeled(adoption, _map("labels", foreign.labels, jobs, config))
+    labeled = _labeled(adoption, _map("labels", indexing.labels, jobs, config))
     _check_rejected(labeled, config)
     table = _classes(labeled, adoption)
     again = [Rewriting(**vars(job), target=space.data / job.shard.name, labels=table.labels) for job, _ in labeled]
-    adopted = _map("rewrite", foreign.rewrite, again, config)
+    adopted = _map("rewrite", indexing.rewrite, again, config)
     _check_rejected(adopted, config)
     return _describe(space, adoption, adopted, table, OURS)
 
@@ -276,8 +278,8 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
     """Split -> its files, none of them empty; splits in their order."""
     if config.records:
         paths = _matching("records", config.records, notes)
-        found = guess.splits(paths)
-        if list(found) == ["train"] and guess.split_of(paths[0]) is None:
+        found = guess_keys.splits(paths)
+        if list(found) == ["train"] and guess_keys.split_of(paths[0]) is None:
             which = f"all {len(paths):,} are" if len(paths) > 1 else "it is"
             notes.append(f"no file is named by a split: {which} of train (--split=NAME=PATTERN)")
     else:
@@ -340,7 +342,7 @@ def _shards(files: Mapping[str, Sequence[Path]], config: AdoptConfig) -> list[Sh
 
 def _name(path: Path) -> str:
     """The name of the dataset, after the directory of its first file."""
-    return plan.dataset_name(guess.dataset_name(path))
+    return plan.dataset_name(guess_keys.dataset_name(path))
 
 
 def _compression(path: Path, config: AdoptConfig) -> str:
@@ -362,11 +364,11 @@ def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
     for shard in chosen:
         records = tfrecord_files.read(shard.path, shard.compression, refuse)
         for data in itertools.islice(records, max(1, _SAMPLE_RECORDS // len(chosen))):
-            example = examples.parse(data)
+            example = example_parser.parse(data)
             if example is not None:
                 samples.append(example)
             else:
-                others["tf.train.SequenceExample" if examples.parse_sequence(data) else ""] += 1
+                others["tf.train.SequenceExample" if example_parser.parse_sequence(data) else ""] += 1
     if not samples and not others:
         raise UserError(f"{config.records or ' '.join(config.split)}: there is no record in these files.")
     first = shards[0].path
@@ -377,10 +379,12 @@ def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
             f" {first}."
         )
     where = f"{first}, first {page.number(len(samples), 'record')}"
-    form = guess.form(samples, config.image_key, config.label_key, where, config.pixel_order, config.label_encoding)
+    form = guess_keys.form(
+        samples, config.image_key, config.label_key, where, config.pixel_order, config.label_encoding
+    )
     if config.label_offset is not None and config.label_offset < 0:
         form = dataclasses.replace(form, unlabeled=None)
-    return foreign.for_rewriting(form) if config.rewrite else form
+    return indexing.for_rewriting(form) if config.rewrite else form
 
 
 def _why_not_plain(form: Form) -> str:
@@ -539,7 +543,7 @@ def define_flags() -> None:
     flags.DEFINE_enum(
         "pixel_order",
         None,
-        guess.PIXEL_ORDERS,
+        guess_keys.PIXEL_ORDERS,
         "Order of raw pixels: hwc is pixel by pixel, chw is plane by plane. Default: as a stated shape says, else hwc.",
     )
     flags.DEFINE_bool(

@@ -25,8 +25,8 @@ from absl import flags
 from tfrecord_tools.base import command, files, page, usage, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
-from tfrecord_tools.card import card, report
-from tfrecord_tools.conversion import beam_engine, cli, notes, update, workspace
+from tfrecord_tools.card import card_page, statistics
+from tfrecord_tools.conversion import beam_engine, notes, source_flags, update, workspace
 from tfrecord_tools.conversion.notes import size
 from tfrecord_tools.conversion.plan import (
     DUPLICATES,
@@ -41,9 +41,9 @@ from tfrecord_tools.conversion.plan import (
 )
 from tfrecord_tools.conversion.survey import Facts, survey
 from tfrecord_tools.conversion.workspace import Workspace
-from tfrecord_tools.conversion.write import shard_job, write_shard
+from tfrecord_tools.conversion.write_shards import shard_job, write_shard
 from tfrecord_tools.errors import UserError, refusal
-from tfrecord_tools.images.images import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
+from tfrecord_tools.images.preparation import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.images.recode import RESIZE_MODES
 from tfrecord_tools.layout import index, metadata
 from tfrecord_tools.layout.schema import FRAME_BYTES
@@ -294,15 +294,15 @@ class _Conversion:
         # A few hundred images at most are looked at: not worth the seconds that a pipeline takes to start.
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
         noted = notes.of(decided, sources, facts)
-        samples = report.sample(decided, sources, facts, data, pool, self._config, noted)
-        found = report.describe(decided, sources, facts)
+        samples = statistics.sample(decided, sources, facts, data, pool, self._config, noted)
+        found = statistics.describe(decided, sources, facts)
         found["notes"] = [note.as_json(sources) for note in noted]
         found["images"] |= {"colors": samples.colors, "verified": self._config.verify}
         if sources.relabelled:
             changes = ({"from": old, "to": new, "images": count} for (old, new), count in sources.relabelled.items())
             found["relabelled"] = sorted(changes, key=lambda change: (change["from"], change["to"]))
         metadata.write(data, metadata.describe(decided), found)
-        card.write(data, metadata.read(data), samples.thumbnails, samples.pictures)
+        card_page.write(data, metadata.read(data), samples.thumbnails, samples.pictures)
 
 
 def _is_copy(shard: Shard, data: Path, name: str) -> bool:
@@ -389,7 +389,7 @@ def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
     usage.define_path("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV or Parquet of images.")
     usage.define_path("out", default["out"], "Directory to write.")
-    cli.define_source_flags()
+    source_flags.define_source_flags()
     usage.define_path("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
     flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the records.")
     flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: by bytes.")

@@ -20,7 +20,7 @@ from tfrecord_tools.augment_config import PRESETS, AugmentConfig
 from tfrecord_tools.base import command, files, usage
 from tfrecord_tools.decoding import decoder, geometry
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import images
+from tfrecord_tools.images import preparation
 from tfrecord_tools.records import open_dataset
 
 _GAP = 4  # White pixels between the panels.
@@ -103,8 +103,8 @@ def _encoded(config: PreviewConfig) -> tuple[bytes, str, int | None]:
     if config.image:
         try:
             data = Path(config.image).read_bytes()
-            return images.prepare(data).data, config.image, None
-        except (OSError, images.BadImage) as error:
+            return preparation.prepare(data).data, config.image, None
+        except (OSError, preparation.BadImage) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise UserError(f"--image={config.image}: {reason}.") from error
     data_set = open_dataset(config.tfrecords or "")

@@ -29,9 +29,9 @@ from tqdm import tqdm
 from tfrecord_tools.base import command, usage
 from tfrecord_tools.base.files import atomic
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.foreign import examples, tfrecord_files
+from tfrecord_tools.foreign import example_parser, tfrecord_files
 from tfrecord_tools.foreign.contents import FEATURES, LISTS, OTHER, SEQUENCE, Contents, FileFacts, are_images
-from tfrecord_tools.foreign.examples import Feature, Seen
+from tfrecord_tools.foreign.example_parser import Feature, Seen
 from tfrecord_tools.foreign.tfrecord_files import Group
 
 ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
@@ -256,7 +256,7 @@ def _pattern(group: Group) -> str | None:
 def _pictures(example: Mapping[str, Feature], class_names: ClassNames) -> Iterator[tuple[Image.Image, str]]:
     """Yields the first image of an example, if it has one, and what its features named like a label hold."""
     values = (value for feature in example.values() if feature.type == "bytes" for value in feature.values)
-    image = examples.decode(next(filter(examples.image_type, values), b""))
+    image = example_parser.decode(next(filter(example_parser.image_type, values), b""))
     if image is None:
         return
     words = []

@@ -19,12 +19,12 @@ from tfrecord_tools import order
 from tfrecord_tools.base import command, files, page, usage, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
-from tfrecord_tools.conversion import cli, plan
+from tfrecord_tools.conversion import plan, source_flags
 from tfrecord_tools.conversion.plan import PlanConfig
 from tfrecord_tools.conversion.survey import reason_of, survey
 from tfrecord_tools.errors import UserError, refusal
-from tfrecord_tools.images import images
-from tfrecord_tools.images.images import BadImage, ImageConfig
+from tfrecord_tools.images import preparation
+from tfrecord_tools.images.preparation import BadImage, ImageConfig
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.layout.splitting import choose_splits, split_keys
 from tfrecord_tools.sources import pixel_csv
@@ -236,7 +236,7 @@ def _make_lines(job: _Job) -> _Made:
 
 def _pixels(data: bytes, config: CsvConfig) -> np.ndarray:
     """Returns u8[size size channels]."""
-    prepared = images.prepare(data, config.image_config())
+    prepared = preparation.prepare(data, config.image_config())
     pixels = np.frombuffer(prepared.data, np.uint8).reshape(prepared.height, prepared.width, 3)
     return pixels if config.color == "rgb" else np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
 
@@ -248,7 +248,7 @@ def define_flags() -> None:
     flags.DEFINE_integer("image_size", None, "Height and width in pixels.")
     flags.DEFINE_enum("color", default["color"], list(COLORS), "Values of a pixel: red, green, blue, or grey.")
     flags.DEFINE_enum("resize_mode", default["resize_mode"], _SQUARE_MODES, "Stretch, or take the central square.")
-    cli.define_source_flags()
+    source_flags.define_source_flags()
     flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the lines.")
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace CSVs that are there.")
 

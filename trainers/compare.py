@@ -22,7 +22,7 @@ from absl import flags
 from tfrecord_tools.base import command, files, page, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-from trainers import cli, recipes, run_directory
+from trainers import recipes, run_directory, training_flags
 from trainers.results import comparison
 from trainers.results.comparison import Row, Variant
 
@@ -163,4 +163,4 @@ def _last_error(log: Path) -> str:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, cli.INTERRUPTED)
+    command.run(main, training_flags.INTERRUPTED)

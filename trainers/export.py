@@ -14,8 +14,8 @@ from absl import flags, logging
 
 from tfrecord_tools.base import command, usage
 from tfrecord_tools.errors import UserError
-from trainers.exporting import exporting
-from trainers.exporting.exporting import ExportConfig
+from trainers.exporting import export_model
+from trainers.exporting.export_model import ExportConfig
 from trainers.models import model_file
 
 FLAGS = flags.FLAGS
@@ -23,9 +23,12 @@ FLAGS = flags.FLAGS
 
 def define_flags() -> None:
     usage.define_path("run", None, "The run directory of a trainer, or a .keras file that one wrote.")
-    flags.DEFINE_enum("format", ExportConfig.format, list(exporting.FORMATS), "What to write.")
+    flags.DEFINE_enum("format", ExportConfig.format, list(export_model.FORMATS), "What to write.")
     flags.DEFINE_enum(
-        "quantize", ExportConfig.quantize, exporting.QUANTIZE, "Of LiteRT: weights in half precision, or all in int8."
+        "quantize",
+        ExportConfig.quantize,
+        export_model.QUANTIZE,
+        "Of LiteRT: weights in half precision, or all in int8.",
     )
     usage.define_path(
         "tfrecords",
@@ -37,7 +40,7 @@ def define_flags() -> None:
         "tolerance",
         None,
         "Largest difference of a probability that passes; of int8, largest share of other classes. Default: "
-        + ", ".join(f"{name} {value:g}" for name, value in exporting.TOLERANCES.items())
+        + ", ".join(f"{name} {value:g}" for name, value in export_model.TOLERANCES.items())
         + ".",
     )
     usage.define_path("out", None, "The directory to write; by default export/FORMAT[-QUANTIZE] in the run directory.")
@@ -50,14 +53,14 @@ def main(argv: Sequence[str]) -> None:
     if not FLAGS.run:
         raise UserError("--run is missing: the run directory of a trainer, or a .keras file that one wrote.")
     logging.set_verbosity(logging.WARNING)  # TensorFlow logs every file that it writes.
-    exported = exporting.export(command.from_flags(ExportConfig))
+    exported = export_model.export(command.from_flags(ExportConfig))
     names = sorted(path.name for path in exported.directory.iterdir())
     print(f"export: {exported.directory}/ with {', '.join(names)}")
     print(f"check: {exported.check}")
     if flags_of_images := exported.info.preparation():
         print(
             f"note: its training's images were made with {flags_of_images}: make others alike, as predict does"
-            " (tfrecord_tools.images.images.prepare)"
+            " (tfrecord_tools.images.preparation.prepare)"
         )
 
 

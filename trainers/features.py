@@ -12,23 +12,23 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfrecord_tools.base import command, usage
-from trainers import cli
+from trainers import training_flags
 from trainers.recipes import TrainConfig
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    cli.define_training_flags("features")
-    cli.define_model_flags()
+    training_flags.define_training_flags("features")
+    training_flags.define_model_flags()
     flags.DEFINE_enum("head", "dense", ["dense", "linear"], "dense: a hidden layer; linear: a logistic regression.")
     usage.define_path("features", TrainConfig.features, "Where features are kept.")
 
 
 def main(argv: Sequence[str]) -> None:
-    cli.train("features", argv, head=FLAGS.head)
+    training_flags.train("features", argv, head=FLAGS.head)
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, cli.INTERRUPTED)
+    command.run(main, training_flags.INTERRUPTED)

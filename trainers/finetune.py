@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfrecord_tools.base import command
-from trainers import cli
+from trainers import training_flags
 
 
 def define_flags() -> None:
-    cli.define_training_flags("finetune")
-    cli.define_model_flags()
+    training_flags.define_training_flags("finetune")
+    training_flags.define_model_flags()
     flags.DEFINE_string(
         "unfreeze",
         None,
@@ -27,9 +27,9 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    cli.train("finetune", argv)
+    training_flags.train("finetune", argv)
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, cli.INTERRUPTED)
+    command.run(main, training_flags.INTERRUPTED)

@@ -10,18 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tfrecord_tools.base import command
-from trainers import cli
+from trainers import training_flags
 
 
 def define_flags() -> None:
-    cli.define_training_flags("frozen")
-    cli.define_model_flags()
+    training_flags.define_training_flags("frozen")
+    training_flags.define_model_flags()
 
 
 def main(argv: Sequence[str]) -> None:
-    cli.train("frozen", argv)
+    training_flags.train("frozen", argv)
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, cli.INTERRUPTED)
+    command.run(main, training_flags.INTERRUPTED)

@@ -13,27 +13,28 @@ from collections.abc import Sequence
 from absl import flags
 
 from tfrecord_tools.base import command, usage
-from trainers import cli, pixel_csvs
+from trainers import training_flags
+from trainers.fitting import csv_dataset
 
 FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
-    cli.define_training_flags("scratch")
-    cli.define_model_flags(weights="none")
+    training_flags.define_training_flags("scratch")
+    training_flags.define_model_flags(weights="none")
     usage.define_path("csv", None, "A directory of CSVs of pixels, train.csv and others, in place of --tfrecords.")
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     if FLAGS.csv:
-        FLAGS.tfrecords, size = pixel_csvs.as_dataset(FLAGS.csv, FLAGS.tfrecords)
+        FLAGS.tfrecords, size = csv_dataset.as_dataset(FLAGS.csv, FLAGS.tfrecords)
         if FLAGS.image_size is None and FLAGS.recipe != "document":
             FLAGS.image_size = size
     augmented = {"augmented": FLAGS.augment not in (None, "none")} if FLAGS.recipe == "document" else {}
-    cli.train("scratch", argv, **augmented)
+    training_flags.train("scratch", argv, **augmented)
 
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, cli.INTERRUPTED)
+    command.run(main, training_flags.INTERRUPTED)

@@ -27,10 +27,10 @@ from trainers import checkpoint, run_directory
 from trainers.checkpoint import Checkpointer, DivergedError
 from trainers.devices import cluster, device, multi_worker
 from trainers.fit import Task, compile_model, fit, try_optimizer
-from trainers.fitting import features_cache, inputs, probe
-from trainers.fitting.pace import Pace
-from trainers.models import inference, model_file, models
-from trainers.models.models import Classifier
+from trainers.fitting import bottleneck, features_cache, inputs
+from trainers.fitting.throughput import Pace
+from trainers.models import inference, model_file, networks
+from trainers.models.networks import Classifier
 from trainers.recipes import Phase, Recipe, TrainConfig
 from trainers.results import predictions, report
 
@@ -175,7 +175,7 @@ def _prepared(
     trainer: str, data: Dataset, splits: inputs.Splits, recipe: Recipe, config: TrainConfig, found: device.Device
 ) -> Training:
     with found.scope():
-        classifier = models.build(recipe.model, len(data.class_names))
+        classifier = networks.build(recipe.model, len(data.class_names))
     steps = max(1, round(len(splits.train) / recipe.batch_size))
     for phase in recipe.phases:  # What is wrong with them is told before anything slow is done.
         classifier.set_trainable(phase.trainable)
@@ -256,7 +256,7 @@ def _judged(run: Path, training: Training, task: Task, checkpointer: Checkpointe
     """Saves the model, judges and reports; returns the content of metrics.json."""
     recipe, splits, info = training.recipe, training.splits, training.info
     # What is judged is what is kept: the float32 copy of the whole, not what was trained in whatever precision.
-    model = models.rebuild_float32(training.classifier, recipe.model, training.classes)
+    model = networks.rebuild_float32(training.classifier, recipe.model, training.classes)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For who loads it and evaluates.
     model_file.save(model, info, run / run_directory.MODEL)
     if task.answers:
@@ -302,7 +302,7 @@ def _pixels_task(training: Training, pace: Pace) -> Task:
     cache = inputs.cached(train, recipe, config)
     seconds = time.monotonic() - began
     if config.probe:
-        print(probe.verdict(train, recipe, training.classes, cache, training.found), flush=True)
+        print(bottleneck.verdict(train, recipe, training.classes, cache, training.found), flush=True)
     batches = inputs.train_batches(train, recipe, config, cache, training.classes, found.cluster.shard)
     validation = inputs.eval_batches(training.splits.validation_share, recipe, training.classes)
     return Task(
@@ -322,7 +322,7 @@ def _features_task(training: Training, pace: Pace) -> Task:
     recipe, config, classifier, found = training.recipe, training.config, training.classifier, training.found
     classifier.set_trainable("head")
     with found.scope():
-        extractor, head = models.split(classifier.model)
+        extractor, head = networks.split(classifier.model)
     compute = inference.compiled(extractor, found.jit_compile)
 
     def features(records: Records) -> features_cache.Features:
@@ -381,7 +381,7 @@ def _averager(training: Training) -> Callable[[], None]:
     """Averages the moving statistics of all devices; their mean is the same however often it is taken."""
     if all(phase.trainable != "scratch" for phase in training.recipe.phases):  # They do not move.
         return lambda: None
-    return training.found.averager(models.moving_statistics(training.classifier.base))
+    return training.found.averager(networks.moving_statistics(training.classifier.base))
 
 
 def _common(training: Training) -> dict[str, Any]:
@@ -458,7 +458,7 @@ def _print_plan(training: Training) -> None:
     print(f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}")
     print(f"device: {training.found}")
     print(
-        f"model: {models.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights}, "
+        f"model: {networks.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights}, "
         f"{training.classifier.model.count_params():,} parameters; "
         f"an epoch is {_epoch(training.steps, recipe.batch_size, len(splits.train))}"
     )

@@ -15,14 +15,14 @@ import tfrecord_tools
 from tfrecord_tools.base import files
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
-from tfrecord_tools.images import formats, images
-from tfrecord_tools.images.images import ImageConfig, Prepared
+from tfrecord_tools.images import formats, preparation
+from tfrecord_tools.images.preparation import ImageConfig, Prepared
 from tfrecord_tools.layout import findings
 from tfrecord_tools.sources.scan import Sources
 from tfrecord_tools.sources.stores import Content, ReadError, Store
 
 FILES_PER_JOB = 512  # About 0.2 s of work: what a killed run loses at most, per worker.
-TYPES = ("", *images.READ_TYPES, "RAW")
+TYPES = ("", *preparation.READ_TYPES, "RAW")
 FACT = np.dtype(  # In the layout of `_ROW`.
     [
         ("size", "<i8"), ("mtime_ns", "<i8"), ("source_sha256", "u1", 32), ("source_type", "u1"),
@@ -53,15 +53,15 @@ class Facts:
 
 def change_names(bits: int) -> str:
     """The names of changes, joined by commas; "" for none."""
-    return ",".join(name for i, name in enumerate(images.CHANGES) if bits >> i & 1)
+    return ",".join(name for i, name in enumerate(preparation.CHANGES) if bits >> i & 1)
 
 
 def change_bits(names: Iterable[str]) -> int:
     """The other way round: bit i stands for `images.CHANGES[i]`."""
-    return sum(1 << images.CHANGES.index(name) for name in names)
+    return sum(1 << preparation.CHANGES.index(name) for name in names)
 
 
-def reason_of(error: images.BadImage | ReadError | OSError) -> str:
+def reason_of(error: preparation.BadImage | ReadError | OSError) -> str:
     """Why a file is not a sound image, in words that follow `path: `."""
     return f"cannot be read: {error.strerror}" if isinstance(error, OSError) else str(error)
 
@@ -133,7 +133,7 @@ def survey(
             [sources.paths[i] for i in part],
             sources.spans[part],
             None if known is None else known[part],
-            images.config_of(config),
+            preparation.config_of(config),
             None if saved is None else saved / f"{chunk_number + i:07d}.npz",
             surveyor,
         )
@@ -160,11 +160,11 @@ def _survey_job(job: _Job) -> _Chunk:
                 table[i] = job.known[i]
                 table[i]["size"], table[i]["mtime_ns"] = content.size, content.mtime_ns
                 continue
-            prepared = images.prepare(content.data, job.config)
+            prepared = preparation.prepare(content.data, job.config)
             _ROW.pack_into(table.data, i * _ROW.size, *_fact(content, digest, prepared))
             if prepared.repaired:
                 repaired[i] = prepared.repaired
-        except (images.BadImage, ReadError, OSError) as error:
+        except (preparation.BadImage, ReadError, OSError) as error:
             reasons[i] = reason_of(error)
     chunk = _Chunk(job.paths, table, reasons, repaired)
     if job.save is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from tfrecord_tools.conversion.plan import FORMAT_VERSION, Previous, shard_name
 from tfrecord_tools.conversion.survey import FACT, TYPES, change_bits
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images.images import ImageConfig
+from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import findings, index, metadata
 from tfrecord_tools.layout.splits import SPLITS
 

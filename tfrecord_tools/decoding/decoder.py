@@ -81,7 +81,7 @@ def decode_plain_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarra
 def _odd_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray:
     import tensorflow as tf  # For those that need it alone.
 
-    from tfrecord_tools.decoding.pixels import decode_pixels
+    from tfrecord_tools.decoding.reference import decode_pixels
 
     with _tensorflow(), tf.device("CPU:0"):
         decoded: np.ndarray = decode_pixels(tf.constant(encoded), image_size, crop).numpy()
@@ -135,7 +135,7 @@ def _by_definition(side: int) -> Callable[..., tf.Tensor]:
     """`pixels.resize` as a graph."""
     import tensorflow as tf
 
-    from tfrecord_tools.decoding.pixels import resize
+    from tfrecord_tools.decoding.reference import resize
 
     def on_processor(image: tf.Tensor, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from tfrecord_tools.errors import UserError, named
-from tfrecord_tools.foreign import forms, guess
+from tfrecord_tools.foreign import forms, guess_keys
 from tfrecord_tools.foreign.forms import Form, Label
 
 _MOST_CLASSES = 100_000  # A number above is no label.
@@ -115,14 +115,14 @@ def _of_numbers(
     if form.label == forms.ONE_HOT:
         offset = 0
         if given is None:
-            given = guess.class_names(range(form.length), named_numbers, 0)
+            given = guess_keys.class_names(range(form.length), named_numbers, 0)
         elif len(given) != form.length:
             raise UserError(
                 f"{form.keys.label!r} has {form.length:,} values (one-hot), and {len(given):,} class names are given."
                 " Pass as many --classes as values."
             )
     elif offset is None:
-        offset = guess.label_offset(numbers, None if given is None else len(given))
+        offset = guess_keys.label_offset(numbers, None if given is None else len(given))
     end = offset + (len(given) if given is not None else _MOST_CLASSES)
     outside = [label for label in numbers if not offset <= label < end]
     if outside:
@@ -132,7 +132,7 @@ def _of_numbers(
             f" {offset}, {offset} to {end - 1:,} are expected. Pass another --label_offset (the label of the first"
             " class), --classes or --label_key."
         )
-    names = tuple(given) if given is not None else guess.class_names(numbers, named_numbers, offset)
+    names = tuple(given) if given is not None else guess_keys.class_names(numbers, named_numbers, offset)
     return Classes(names=names, labels={label: label - offset for label in numbers}, offset=offset)
 
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tfrecord_tools.foreign import examples
-from tfrecord_tools.foreign.examples import Feature, Seen
+from tfrecord_tools.foreign import example_parser
+from tfrecord_tools.foreign.example_parser import Feature, Seen
 from tfrecord_tools.foreign.tfrecord_files import Group
 
 EXAMPLE, SEQUENCE, OTHER = "tf.train.Example", "tf.train.SequenceExample", "no tf.train.Example"
@@ -87,7 +87,7 @@ class Contents:
 
     def count(self, serialized: bytes) -> None:
         """Take in types and numbers of values of a record."""
-        counts = examples.counts(serialized)
+        counts = example_parser.counts(serialized)
         if counts is None:
             self._parse(serialized, closely=False)
             return
@@ -102,8 +102,10 @@ class Contents:
         return self._parse(serialized, closely=True)
 
     def _parse(self, serialized: bytes, closely: bool) -> dict[str, Feature]:
-        example = examples.parse(serialized)
-        features, lists = (example, {}) if example is not None else examples.parse_sequence(serialized) or ({}, {})
+        example = example_parser.parse(serialized)
+        features, lists = (
+            (example, {}) if example is not None else example_parser.parse_sequence(serialized) or ({}, {})
+        )
         kind = EXAMPLE if example is not None else SEQUENCE if features or lists else OTHER
         self.kinds[kind] += 1
         for name, feature in features.items():
@@ -111,7 +113,7 @@ class Contents:
                 column = self._column(FEATURES, name, feature.type)
                 column.count([len(feature.values)])
                 if closely:
-                    column.seen.append(examples.look(feature))
+                    column.seen.append(example_parser.look(feature))
         for name, steps in lists.items():
             self._count_steps(name, steps, closely)
         return features | {name: steps[0] for name, steps in lists.items() if steps}
@@ -121,7 +123,7 @@ class Contents:
             column = self._column(LISTS, name, kind)
             column.count([len(step.values) if step.type == kind else 0 for step in steps], in_steps=True)
             if closely:
-                column.seen += [examples.look(step) for step in steps[:_LOOKED_STEPS] if step.type == kind]
+                column.seen += [example_parser.look(step) for step in steps[:_LOOKED_STEPS] if step.type == kind]
 
     def _column(self, part: str, name: str, kind: str) -> Column:
         return self.columns.setdefault(Key(part, name, kind), Column())

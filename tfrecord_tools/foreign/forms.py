@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tfrecord_tools.foreign.examples import Feature
+from tfrecord_tools.foreign.example_parser import Feature
 from tfrecord_tools.images import recode
 from tfrecord_tools.layout.schema import Keys
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from tfrecord_tools.base import page
 from tfrecord_tools.errors import UserError, named
-from tfrecord_tools.foreign.examples import image_type
+from tfrecord_tools.foreign.example_parser import image_type
 from tfrecord_tools.layout import schema
 
 _EXPECTED = (

@@ -19,11 +19,11 @@ import numpy as np
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import images
+from tfrecord_tools.images import preparation
 from tfrecord_tools.layout.splits import split_named
 from tfrecord_tools.sources import pixel_csv
 
-MAX_FILE_BYTES = images.MAX_IMAGE_BYTES  # What an example cannot hold is not read further.
+MAX_FILE_BYTES = preparation.MAX_IMAGE_BYTES  # What an example cannot hold is not read further.
 IGNORED = frozenset({"thumbs.db", "__macosx", "desktop.ini"})
 SPAN = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4")])
 _ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7; the names of file and extra field follow.

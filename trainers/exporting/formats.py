@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools.decoding.pixels import decode_pixels
+from tfrecord_tools.decoding.reference import decode_pixels
 from trainers.models import inference
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images.images import ImageConfig
+from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import metadata
 from tfrecord_tools.records import Dataset
 from trainers import run_directory

@@ -12,7 +12,7 @@ import numpy as np
 
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UndecodableImage, UserError
-from tfrecord_tools.images import images, jpeg
+from tfrecord_tools.images import jpeg, preparation
 from tfrecord_tools.sources import stores
 from tfrecord_tools.sources.stores import Listing
 from trainers.models.model_file import ModelInfo
@@ -151,12 +151,12 @@ def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
         data = source.read()
         # Most pass as they are: then decoding is the proof, too. What is changed is decoded for it, and so proven.
         plain = jpeg.plain_size(data) is not None and config.on_bad_image != "repair"
-        made = images.prepare(data, unproven if plain else config).data
+        made = preparation.prepare(data, unproven if plain else config).data
         if plain and made == data:
             pixels = decoder.decode_plain_jpeg(data, info.image_size, info.crop)
             if pixels is not None:
                 return pixels
-            made = images.prepare(data, config).data
+            made = preparation.prepare(data, config).data
         return decoder.decode(made if info.images else data, info.image_size, info.crop, info.raw_size)
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -165,7 +165,7 @@ def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
             source = found.sources[number]
             try:
                 decoded[number] = decode(source)
-            except (images.BadImage, stores.ReadError) as error:
+            except (preparation.BadImage, stores.ReadError) as error:
                 found.leave_out(source, str(error))
             except UndecodableImage as error:
                 found.unreadable[source.path] = f"sound for Pillow, and TensorFlow does not decode it: {error}"

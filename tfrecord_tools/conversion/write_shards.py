@@ -14,8 +14,8 @@ from tfrecord_tools.base import files
 from tfrecord_tools.conversion.plan import Plan, Shard
 from tfrecord_tools.conversion.survey import TYPES, Facts, change_names
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import images
-from tfrecord_tools.images.images import ImageConfig
+from tfrecord_tools.images import preparation
+from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import findings, index, schema
 from tfrecord_tools.sources.parquet_images import ParquetImages
 from tfrecord_tools.sources.scan import Sources
@@ -64,7 +64,7 @@ def shard_job(
     numbers = plan.numbers[rows]
     return ShardJob(
         store=sources.store,
-        config=images.config_of(config),
+        config=preparation.config_of(config),
         shard_path=shard_path,
         index_path=index_path,
         link=previous / shard.link if previous is not None and shard.link else None,
@@ -135,7 +135,7 @@ def _stored(job: ShardJob, number: int) -> bytes:
         )
     if not fact["changes"]:
         return data
-    data = images.prepare(data, job.config).data
+    data = preparation.prepare(data, job.config).data
     if hashlib.sha256(data).digest() != fact["sha256"].tobytes():
         raise RuntimeError(f"{path}: the same image was encoded in two ways; please report this")
     return data

@@ -12,7 +12,7 @@ from tfrecord_tools.dataset import Cache
 from tfrecord_tools.records import Records
 from trainers.devices.device import Device
 from trainers.fit import compile_model
-from trainers.models import models
+from trainers.models import networks
 from trainers.recipes import Recipe
 
 _SECONDS = 3.0  # Of each measurement.
@@ -36,7 +36,7 @@ def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None,
         seconds=_SECONDS,
     )
     stages = bench.measure(records, config, cache)
-    classifier = models.build(recipe.model, classes)
+    classifier = networks.build(recipe.model, classes)
     classifier.set_trainable(recipe.phases[0].trainable)
     compile_model(classifier.model, optimizer="sgd", jit_compile=found.jit_compile)
     images, labels = (

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from tfrecord_tools.base import files, page
-from tfrecord_tools.card.report import Thumbnail
+from tfrecord_tools.card.statistics import Thumbnail
 from tfrecord_tools.conversion.notes import sentence
 
 CARD = "card.html"

@@ -18,10 +18,10 @@ from PIL import Image
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.foreign import examples, forms, tfrecord_files
+from tfrecord_tools.foreign import example_parser, forms, tfrecord_files
 from tfrecord_tools.foreign.forms import INDEX, Form, Label, Unlabeled, Unusable
-from tfrecord_tools.images import images
-from tfrecord_tools.images.images import BadImage, ImageConfig, Prepared
+from tfrecord_tools.images import preparation
+from tfrecord_tools.images.preparation import BadImage, ImageConfig, Prepared
 from tfrecord_tools.layout import index, schema
 from tfrecord_tools.sources.stores import Rejected
 
@@ -184,7 +184,7 @@ def rewrite(job: Rewriting) -> Found:
             if stored is None:
                 continue
             try:
-                prepared = images.prepare(stored.image, config)
+                prepared = preparation.prepare(stored.image, config)
             except BadImage as error:
                 tally.reject(number, stored.path, str(error))
                 continue
@@ -260,7 +260,7 @@ def _stored(data: bytes, form: Form, with_image: bool) -> _Stored:
         with contextlib.suppress(KeyError, ValueError, IndexError):
             quick = schema.decode_example(data, form.keys)
             return _Stored(forms.check_number(quick["label"], form), quick["path"], quick["image"])
-    example = examples.parse(data)
+    example = example_parser.parse(data)
     if example is None:
         raise Unusable(_NO_EXAMPLE)
     stored = forms.label_of(example, form), forms.path_of(example, form)
@@ -271,23 +271,23 @@ def _stored(data: bytes, form: Form, with_image: bool) -> _Stored:
 
 
 def _path(data: bytes, form: Form) -> str:
-    return forms.path_of(examples.parse(data) or {}, form)
+    return forms.path_of(example_parser.parse(data) or {}, form)
 
 
 def _text(data: bytes, key: str) -> str:
-    feature = (examples.parse(data) or {}).get(key, examples.Feature("", []))
+    feature = (example_parser.parse(data) or {}).get(key, example_parser.Feature("", []))
     text = feature.values[0].decode("utf-8", "replace") if feature.type == "bytes" and feature.values else ""
     return " ".join(text.split())
 
 
 def _as_it_is(data: bytes, config: ImageConfig) -> tuple[Sequence[str], tuple[Any, ...]]:
     """Return the changes that `convert` would make, and the columns of the index for an image that stays as it is."""
-    prepared = images.prepare(data, config)
+    prepared = preparation.prepare(data, config)
     kind, size = prepared.source_type, (prepared.width, prepared.height)
     if kind not in _DECODED:
         raise BadImage(f"a {kind} image, which TensorFlow does not decode; --rewrite makes a PNG of it")
     if prepared.changes:
-        with images.as_bad_image(), Image.open(io.BytesIO(data)) as image:
+        with preparation.as_bad_image(), Image.open(io.BytesIO(data)) as image:
             size = image.size
     sha256 = hashlib.sha256(data).digest()
     return prepared.changes, (sha256, len(data), kind, size[1], size[0], sha256, kind, "")

@@ -14,7 +14,7 @@ import numpy as np
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.foreign import forms
-from tfrecord_tools.foreign.examples import Feature, image_type
+from tfrecord_tools.foreign.example_parser import Feature, image_type
 from tfrecord_tools.foreign.forms import INDEX, NUMBER, ONE_HOT, TEXT, Example, Form, Pixels
 from tfrecord_tools.layout.schema import Keys
 from tfrecord_tools.layout.splits import SPLITS, split_named

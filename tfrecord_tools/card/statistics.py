@@ -18,8 +18,8 @@ from tfrecord_tools.conversion.notes import Note
 from tfrecord_tools.conversion.plan import Plan
 from tfrecord_tools.conversion.survey import TYPES, Facts
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import images
-from tfrecord_tools.images.images import ImageConfig
+from tfrecord_tools.images import preparation
+from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import schema
 from tfrecord_tools.layout.findings import FINDINGS
 from tfrecord_tools.layout.splits import SPLITS
@@ -72,7 +72,7 @@ def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
         "images": {
             "source_types": _names(table["source_type"]),
             "types": _names(table["type"]),
-            "changes": {name: int((table["changes"] >> i & 1).sum()) for i, name in enumerate(images.CHANGES)},
+            "changes": {name: int((table["changes"] >> i & 1).sum()) for i, name in enumerate(preparation.CHANGES)},
             "findings": {name: int((table["findings"] >> i & 1).sum()) for i, name in enumerate(FINDINGS)},
             "shorter_side": _histogram(np.minimum(height, width)),
             "longer_side": _histogram(np.maximum(height, width)),
@@ -191,8 +191,8 @@ def _from_source(sources: Sources, number: int, config: ImageConfig) -> bytes | 
     """A small JPEG of a file that has no record; None if it cannot be read any more."""
     try:
         data = sources.store.read(sources.paths[number], sources.spans[number]).data
-        prepared = images.prepare(data, images.config_of(config))
-    except (images.BadImage, ReadError, OSError):
+        prepared = preparation.prepare(data, preparation.config_of(config))
+    except (preparation.BadImage, ReadError, OSError):
         return None
     shape = (prepared.height, prepared.width) if prepared.type == "RAW" else (0, 0)
     decoded = _decoded(prepared.data, *shape)
@@ -242,9 +242,9 @@ def _decoded(encoded: bytes, height: int, width: int) -> tuple[np.ndarray, bytes
         image = Image.frombytes("RGB", (width, height), encoded)
     else:
         try:
-            with images.as_bad_image(), Image.open(io.BytesIO(encoded)) as opened:
+            with preparation.as_bad_image(), Image.open(io.BytesIO(encoded)) as opened:
                 image = opened.convert("RGB")
-        except images.BadImage:  # Only after --verify=header.
+        except preparation.BadImage:  # Only after --verify=header.
             return None
     shares = np.reshape(image.histogram(), (3, 256)) / (image.width * image.height)
     levels = np.arange(256)
