@@ -5,8 +5,8 @@
     {"class": "cats", "probabilities": {"cats": 0.98, "dogs": 0.02}, "turned": false}
 
 `GET /` says that it is up, and its classes. A photograph with an EXIF orientation is turned upright, as `convert` does
-before training, and the answer says so: `"turned": true`. TIFF, WebP, transparency and 16 bits are not prepared; use
-`tfrecord_tools.images.preparation.prepare` for these. A SavedModel is a program: serve only models whose maker you trust.
+before training, and the answer says so: `"turned": true`. TIFF, WebP, transparency and 16 bits are not prepared:
+`tfrecord_tools.images.preparation.prepare` does that. A SavedModel is a program: serve only models you trust.
 """
 
 from __future__ import annotations

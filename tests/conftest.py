@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from drawn import tree, with_splits
+from image_sources import tree, with_splits
 from s3_bucket import Bucket
 
 # A shell's background jobs ignore Ctrl-C, and so would all commands that tests start and interrupt.

@@ -1,0 +1,120 @@
+"""Tests of what all commands share: exit codes, refused arguments, flags into settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+from absl import flags
+from image_sources import REPOSITORY
+
+from tfrecord_tools.base import command
+from tfrecord_tools.errors import UserError
+
+MAIN = """
+import sys
+from tfrecord_tools.base import command
+from tfrecord_tools.errors import CorruptRecord, UserError
+def main(argv):
+    command.no_arguments(argv)
+    {body}
+command.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "arguments", "code", "err"),
+    [
+        ("print('done')", [], 0, ""),
+        ("raise UserError('bad value 3. Give 4.')", [], 1, "error: bad value 3. Give 4.\n"),
+        ("raise CorruptRecord('shard 3')", [], 1, "error: shard 3\n"),  # A kind of it.
+        ("raise KeyboardInterrupt", [], 130, "\ninterrupted\n"),
+        (  # The system's refusals are no bugs.
+            "open('/proc/none', 'w')",
+            [],
+            1,
+            "error: /proc/none: No such file or directory. Mend the cause and repeat the command.\n",
+        ),
+        ("raise OSError('h5')", [], 1, "error: h5. Mend the cause and repeat the command.\n"),
+        ("raise BrokenPipeError(32, 'Broken')", [], 1, "error: Broken. Mend the cause and repeat the command.\n"),
+        (
+            "pass",
+            ["out"],
+            1,
+            "error: unexpected argument 'out': everything is given by flags, --name=value (see --help)\n",
+        ),
+    ],
+)
+def test_exit_codes(body: str, arguments: list[str], code: int, err: str) -> None:
+    command_line = [sys.executable, "-c", MAIN.format(body=body), *arguments]
+    done = subprocess.run(command_line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (code, err)
+
+
+def test_who_has_read_enough_ends_the_command_quietly() -> None:
+    body = "print('line ' * 100_000); print('more')"
+    command_line = [sys.executable, "-c", MAIN.format(body=body)]
+    with subprocess.Popen(command_line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(5)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_our_own_mistakes_show_their_traceback() -> None:
+    command_line = [sys.executable, "-c", MAIN.format(body="1 / 0")]
+    done = subprocess.run(command_line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    assert "Traceback" in done.stderr
+
+
+def test_names_that_the_terminal_cannot_show_do_not_end_the_work() -> None:
+    command_line = [sys.executable, "-c", MAIN.format(body="print('кошки'); raise UserError('кошки')")]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(command_line, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout.startswith(r"\u043a")
+    assert done.stderr.startswith(r"error: \u043a")
+
+
+def test_no_arguments() -> None:
+    command.no_arguments(["program"])
+    with pytest.raises(UserError, match="unexpected argument 'a'"):
+        command.no_arguments(["program", "a", "b"])
+
+
+def test_settings_from_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Config:
+        size: int = 1
+        name: str = "default"
+        other: float = 0.5
+
+    values = flags.FlagValues()
+    flags.DEFINE_integer("size", 1, "", flag_values=values)
+    flags.DEFINE_string("name", "default", "", flag_values=values)
+    flags.DEFINE_bool("unrelated", False, "", flag_values=values)
+    values(["program", "--size=7", "--unrelated"])
+    monkeypatch.setattr(command.flags, "FLAGS", values)
+    assert command.from_flags(Config) == Config(size=7)  # What has no flag keeps its default.
+    assert command.from_flags(Config, name="given", other=2.0) == Config(size=7, name="given", other=2.0)
+
+
+def test_list_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
+    command.print_list("package", {"a": "does this", "longer": "does that"})
+    assert capsys.readouterr().out == "python -m package.a       does this\npython -m package.longer  does that\n"
+
+
+def test_every_command_has_a_name_in_the_list() -> None:
+    """A module with flags and a main is a command; the list must not forget it."""
+    from tfrecord_tools.__main__ import COMMANDS
+
+    package = REPOSITORY / "tfrecord_tools"
+    mains = {path.stem for path in package.glob("*.py") if 'if __name__ == "__main__":' in path.read_text()}
+    assert mains - {"__main__"} == set(COMMANDS)

@@ -1,0 +1,144 @@
+"""Standard error of commands: none of TensorFlow's remarks on the machine, and all of its errors."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from image_sources import REPOSITORY, converted, with_splits
+
+REMARKS = re.compile(
+    r"oneDNN custom|absl::InitializeLog|cuda drivers|cuInit|cpu_feature_guard|^[IWE]0000 ", re.MULTILINE
+)
+TRAINING = ("--tfrecords=out", "--batch_size=8", "--strategy=none")
+BACKBONE = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--weights=none")
+COMMANDS = {
+    "bench": ("tfrecord_tools.bench", "out", "--image_size=24", "--batch_size=4", "--seconds=0.1"),
+    "preview": ("tfrecord_tools.preview", "--tfrecords=out", "--image_size=24"),
+    "show": ("tfrecord_tools.show", "out"),
+    "verify": ("tfrecord_tools.verify", "out"),  # PNGs are decoded by TensorFlow, in other processes.
+    "to_csv": ("tfrecord_tools.to_csv", "--src=src", "--image_size=8", "--out=csv"),
+    "export to folders": ("tfrecord_tools.export", "--tfrecords=out", "--out=folder"),
+    "scratch": ("trainers.scratch", *TRAINING, "--image_size=24", "--epochs=1", "--run=other"),
+    "features": ("trainers.features", *TRAINING, *BACKBONE, "--epochs=1", "--run=features"),
+    "compare": ("trainers.compare", "--tfrecords=out", "--variant=scratch --image_size=24 --batch_size=8 --epochs=1"),
+    "evaluate": ("trainers.evaluate", "--run=run", "--tfrecords=out", "--split=validation"),
+    "predict": ("trainers.predict", "--run=run", "src/train/cats"),
+    "export": ("trainers.export", "--run=run"),
+    "doctor": ("trainers.doctor",),
+}
+QUICK = ("bench", "verify", "predict")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds src, out and a run."""
+    place = tmp_path_factory.mktemp("console")
+    converted(with_splits(place / "src", train=16, validation=6), place / "out")
+    done = run(place, "trainers.scratch", *TRAINING, "--image_size=24", "--epochs=1", "--run=run")
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def run(place: Path, module: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in an environment that says nothing of TensorFlow's log."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+    return subprocess.run(
+        [sys.executable, "-m", module, *flags],
+        cwd=place,
+        env={**inherited, "PYTHONPATH": str(REPOSITORY), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def check(place: Path, name: str) -> None:
+    done = run(place, *COMMANDS[name])
+    assert done.returncode == 0, done.stderr
+    assert not REMARKS.search(done.stderr + done.stdout), done.stderr
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_no_remarks(name: str, place: Path) -> None:
+    check(place, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in QUICK])
+def test_no_remarks_of_any_command(name: str, place: Path) -> None:
+    check(place, name)
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"TF_ENABLE_ONEDNN_OPTS": "abc"}, "TF_ENABLE_ONEDNN_OPTS is not set to either"),  # A warning in the import.
+        ({"TF_CPP_MIN_LOG_LEVEL": "0"}, "oneDNN custom operations are on."),  # The user wants to see all.
+    ],
+)
+def test_what_tensorflow_has_to_say_is_seen(environment: dict[str, str], expected: str, place: Path) -> None:
+    done = run(place, "trainers.predict", "--run=run", "src/train/cats/000.jpg", **environment)
+    assert done.returncode == 0
+    assert expected in done.stderr
+
+
+@pytest.mark.parametrize("redirection", ["2>/dev/null", "2>&-", "2>&1"])
+def test_standard_error_may_be_anywhere(redirection: str, place: Path) -> None:
+    command = f"'{sys.executable}' -m trainers.predict --run=run src/train/cats/000.jpg {redirection}"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(
+        command, shell=True, cwd=place, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert re.fullmatch(r"(cats|dogs)  [\d.]+  src/train/cats/000.jpg\n", done.stdout)
+
+
+CRASH = """
+import os, sys, types
+sys.path.insert(0, {place!r})
+from tfrecord_tools.base import console
+console.quiet_tensorflow()
+import tensorflow
+"""
+
+
+def test_the_last_words_of_an_import_that_crashes_are_seen(tmp_path: Path) -> None:
+    lines = [
+        "I0000 00:00:1.5 1 port.cc:153] oneDNN custom operations are on. You may see",
+        "F0000 00:00:1.5 1 cpu_feature_guard.cc:1] The TensorFlow library was compiled to use AVX instructions",
+        "E0000 00:00:1.5 1 cuda_platform.cc:52] failed call to cuInit: CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+    ]
+    text = "\\n".join(lines)
+    (tmp_path / "tensorflow.py").write_text(f'import os\nos.write(2, b"{text}")\nos.abort()\n')
+    command = [sys.executable, "-c", CRASH.format(place=str(tmp_path))]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "2"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == -6
+    assert done.stderr == "\n".join(lines[1:])
+
+
+def test_an_import_of_the_library_changes_nothing() -> None:
+    """The environment and the way that modules are found belong to the program that imports the library."""
+    program = (
+        "import os, sys; before = dict(os.environ);"
+        "import tfrecord_tools.bench, tfrecord_tools.preview, trainers, trainers.training_flags, trainers.doctor;"
+        "from tfrecord_tools import console; assert not console.is_quiet();"
+        "assert before == dict(os.environ);"
+        "assert 'tensorflow' not in sys.modules"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environment, "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,385 @@
+"""Every process ends by itself: within two seconds of its last statement, with the exit code that it would have had.
+
+The scripts are run as true processes. Each leaves iterators alive whose threads are decoding images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_sources import REPOSITORY, converted
+from PIL import Image
+
+MOST_SECONDS = 2.0
+# Ending a process that has only imported TensorFlow takes a second of the processor. On a machine that is busy with
+# other work it takes longer; then that is measured, and so many times as long is allowed.
+MOST_TIMES_BARE = 3.0
+BARE = "import time\nimport tensorflow as tf\ntf.zeros(1)\nprint('last', time.time(), flush=True)"
+RUNS = 20
+EXAMPLES = REPOSITORY / "examples"
+
+START = """
+import sys, threading, time
+from tfrecord_tools import dataset
+records = dataset.open("out").records("train")
+validation = dataset.open("out").records("validation")
+
+def train(**settings):
+    return dataset.train_batches(records, **({"batch_size": 32, "image_size": 96, "seed": 0, "jit": False} | settings))
+
+def evaluated():
+    return dataset.eval_batches(validation, batch_size=16, image_size=96)
+
+def last():
+    print("last", time.time(), flush=True)
+"""
+FIT = """
+import keras
+class Callback(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            act()
+
+def fit(data):
+    layers = [keras.layers.Rescaling(1 / 255), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+    model = keras.Sequential(layers)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    model.fit(data, steps_per_epoch=10_000, validation_data=evaluated(), callbacks=[Callback()], verbose=0)
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A script, and how it ends.
+
+    Attributes:
+        script: What follows `START`. It prints `last` and the time when it has nothing more to do. A script that is
+            interrupted prints `ready` instead.
+        code: The exit code; negative: the signal that ended it.
+        error: A part of what it writes to standard error.
+        signals: How many times it is interrupted after `ready`.
+        quick: Whether it is in the quick set of tests.
+    """
+
+    script: str
+    code: int = 0
+    error: str = ""
+    signals: int = 0
+    quick: bool = False
+
+
+CASES = {
+    "one iterator": Case("it = iter(train()); next(it); last()", quick=True),
+    "as_numpy_iterator": Case("it = train().as_numpy_iterator(); next(it); last()"),
+    "validation not used up": Case("it = iter(evaluated()); next(it); last()"),
+    "several iterators": Case(
+        """
+        from pathlib import Path
+        its = [iter(train()), train(seed=1).as_numpy_iterator(), iter(evaluated()), evaluated().as_numpy_iterator()]
+        its.append(iter(dataset.serialized_batches(records, batch_size=32, seed=0)))
+        its.append(iter(train(cache=dataset.cache_pixels(records, image_size=96))))
+        for it in its:
+            next(it)
+        last()
+        """
+    ),
+    "features": Case(
+        """
+        import numpy as np
+        from trainers.fitting.features_cache import Features
+        features = Features(np.zeros((1000, 512), np.float32), np.zeros(1000, np.int64), np.arange(1000))
+        its = [iter(features.shuffled(32, 0)), iter(features.in_order(32))]
+        for it in its:
+            next(it)
+        last()
+        """
+    ),
+    "steps of the user behind ours": Case(
+        """
+        import tensorflow as tf
+        data = train().unbatch().shuffle(50).batch(8).map(lambda x, y: (tf.cast(x, tf.float32), y), 4).prefetch(8)
+        it = iter(data)
+        next(it)
+        last()
+        """
+    ),
+    "an iterator that was never asked": Case("it = iter(train()); last()"),
+    "an iterator in a cycle": Case("it = iter(train()); next(it); cycle = [it]; cycle.append(cycle); del it; last()"),
+    "large chunks of slow images": Case("it = iter(train(batch_size=64, image_size=512)); next(it); last()"),
+    "sys.exit": Case("it = iter(train()); next(it); last(); sys.exit(3)", 3),
+    "an error": Case("it = iter(train()); next(it); last(); 1 / 0", 1, "ZeroDivisionError"),
+    "an error in a function": Case(
+        """
+        def look():
+            for batch in train():
+                last()
+                raise ValueError(batch[0].shape)
+        look()
+        """,
+        1,
+        "ValueError",
+    ),
+    "an error in fit": Case(FIT + "def act(): last(); 1 / 0\nfit(train())", 1, "ZeroDivisionError", quick=True),
+    "an error of the user's step": Case(
+        """
+        import tensorflow as tf
+        def refuse(images, labels):
+            with tf.control_dependencies([tf.debugging.assert_less(labels, tf.constant(0, tf.int64))]):
+                return tf.identity(images), labels
+        it = iter(train().map(refuse, 2))
+        last()
+        next(it)
+        """,
+        1,
+        "InvalidArgumentError",
+    ),
+    "sys.exit in a callback": Case(FIT + "def act(): last(); sys.exit(7)\nfit(train())", 7),
+    "Ctrl-C in fit": Case(
+        FIT + "def act(): print('ready', flush=True)\nfit(train())",
+        -signal.SIGINT,
+        "KeyboardInterrupt",
+        signals=1,
+        quick=True,
+    ),
+    "Ctrl-C in a loop": Case(
+        "for i, batch in enumerate(train()):\n    if i == 2: print('ready', flush=True)",
+        -signal.SIGINT,
+        "KeyboardInterrupt",
+        signals=1,
+    ),
+    "Ctrl-C again and again": Case(
+        "it = iter(train()); next(it); print('ready', flush=True); time.sleep(60)",
+        -signal.SIGINT,
+        "KeyboardInterrupt",
+        signals=4,
+    ),
+    "a thread that ends": Case(
+        """
+        its = []
+        def take():
+            its.append(iter(train()))
+            for _ in range(5):
+                next(its[0])
+            last()
+        threading.Thread(target=take).start()
+        """
+    ),
+    "a daemon thread that reads on": Case(
+        """
+        def take():
+            for batch in train():
+                began.set()
+        began = threading.Event()
+        threading.Thread(target=take, daemon=True).start()
+        began.wait()
+        last()
+        """
+    ),
+    "a daemon thread that ignores errors": Case(
+        """
+        def take():
+            it = iter(train())
+            while True:
+                try:
+                    next(it)
+                    began.set()
+                except Exception:
+                    pass
+        began = threading.Event()
+        threading.Thread(target=take, daemon=True).start()
+        began.wait()
+        last()
+        """
+    ),
+    "forked workers beside it": Case(
+        """
+        import multiprocessing
+        it = iter(train())
+        next(it)
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.map(len, ["a", "bb"]) == [1, 2]
+        last()
+        """
+    ),
+    "new workers beside it": Case(
+        """
+        from concurrent.futures import ProcessPoolExecutor
+        import multiprocessing
+        if __name__ == "__main__":
+            it = iter(train())
+            next(it)
+            with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+                assert list(pool.map(len, ["a", "bb"])) == [1, 2]
+            last()
+        """
+    ),
+    "Grain in this process": Case(
+        """
+        from read_grain import loader
+        it = iter(loader(records, 96, 8, workers=0))
+        next(it)
+        last()
+        """
+    ),
+    "Grain in other processes": Case(
+        """
+        from read_grain import loader
+        if __name__ == "__main__":
+            it = iter(loader(records, 96, 8, workers=2))
+            next(it)
+            last()
+        """
+    ),
+    "Grain beside TensorFlow": Case(
+        """
+        from read_grain import loader
+        its = [iter(train()), iter(loader(records, 96, 8, workers=0))]
+        for it in its:
+            next(it)
+        last()
+        """
+    ),
+}
+
+
+TORCH = """
+from read_torch import loader
+if __name__ == "__main__":
+    its = [iter(train()), iter(loader(records, 96, 8, workers={workers}))]
+    for it in its[{first}:]:
+        next(it)
+    last()
+"""
+INTEROP = {
+    "PyTorch in this process": Case(TORCH.format(workers=0, first=1)),
+    "PyTorch in other processes": Case(TORCH.format(workers=2, first=1)),
+    "PyTorch beside TensorFlow": Case(TORCH.format(workers=0, first=0)),
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a dataset of photographs' size in `out`: their decoding takes milliseconds."""
+    place = tmp_path_factory.mktemp("exit")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 100), ("validation", 50)):
+        for name in ("cats", "dogs"):
+            (place / "src" / split / name).mkdir(parents=True)
+            for number in range(count):
+                coarse = Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8))
+                coarse.resize((640, 480)).save(place / "src" / split / name / f"{number}.jpg")
+    converted(place / "src", place / "out")
+    return place
+
+
+def begin(place: Path, *command: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{EXAMPLES}", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *command], cwd=place, env=environment, **pipes)
+
+
+def watch(process: subprocess.Popen[str], signals: int = 0) -> tuple[str, float]:
+    """Waits for the end, with a signal or several after `ready`; returns standard error and the seconds that it took.
+
+    They count from the last statement, or from the first signal.
+    """
+    assert process.stdout is not None
+    killer = threading.Timer(120, process.kill)
+    killer.start()
+    began = None
+    for line in process.stdout:
+        if line.startswith("last "):
+            began = float(line.split()[1])
+        elif line.startswith("ready") and began is None:
+            began = time.time()
+            for _ in range(signals):
+                process.send_signal(signal.SIGINT)
+                time.sleep(0.03)
+    _, error = process.communicate()
+    ended = time.time()
+    killer.cancel()
+    assert began is not None, error
+    return error, ended - began
+
+
+def check(case: Case, place: Path) -> None:
+    program = place / f"{abs(hash(case.script))}.py"
+    program.write_text(START + textwrap.dedent(case.script))
+    with begin(place, program.name) as process:
+        error, seconds = watch(process, case.signals)
+    assert process.returncode == case.code, error
+    assert case.error in error
+    if seconds >= MOST_SECONDS:
+        with begin(place, "-c", BARE) as process:
+            assert seconds < MOST_TIMES_BARE * watch(process)[1]
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.quick])
+def test_a_process_ends(name: str, place: Path) -> None:
+    check(CASES[name], place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_process_ends_each_time(name: str, place: Path) -> None:
+    for _ in range(RUNS):
+        check(CASES[name], place)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("name", INTEROP)
+def test_a_process_with_readers_of_pytorch_ends(name: str, place: Path) -> None:
+    check(INTEROP[name], place)
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_notebook_kernel_ends(restart: bool, place: Path) -> None:
+    """Interrupted in a training and then shut down, as notebooks do."""
+    from jupyter_client.manager import KernelManager
+
+    manager = KernelManager()
+    manager.shutdown_wait_time = 30  # A kernel that does not end by itself is killed after so many seconds.
+    manager.start_kernel(cwd=str(place), env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    client = manager.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60)
+        cells = [START + "it = iter(train())\nbatch = next(it)", FIT + "def act(): pass", "fit(train())"]
+        for cell in cells[:2]:
+            assert client.execute_interactive(cell, timeout=60)["content"]["status"] == "ok"
+        client.execute(cells[2])
+        time.sleep(3)
+        manager.interrupt_kernel()
+        assert client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
+        process = manager.provisioner.process
+        if restart:
+            manager.restart_kernel()
+        else:
+            manager.shutdown_kernel()
+        assert process.returncode == 0
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def test_no_other_module_lets_tensorflow_call_python() -> None:
+    """Calls that do not pass through `python_calls` would keep processes from ending."""
+    for package in ("tfrecord_tools", "trainers"):
+        for path in sorted((REPOSITORY / package).rglob("*.py")):
+            if path.name != "python_calls.py":
+                found = re.findall(
+                    r"tf\.(?:numpy_function|py_function|data\.Dataset\.from_generator)", path.read_text()
+                )
+                assert not found, path

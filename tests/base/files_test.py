@@ -1,0 +1,365 @@
+"""Tests of writing whole files or none, of swapping directories, and of the lock."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from image_sources import REPOSITORY, contents, with_splits
+
+from tfrecord_tools.base import files
+from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.records import open_dataset
+
+
+class Crash(BaseException):
+    """Ends the work in the middle, as a signal would."""
+
+
+def test_atomic_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    with files.atomic(path) as file:
+        file.write(b"half")
+        assert not path.exists()
+        file.write(b" and half")
+    assert contents(tmp_path) == {"file": b"half and half"}
+
+
+@pytest.mark.parametrize("error", [OSError, Crash])
+def test_failed_write_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(error), files.atomic(path) as file:  # noqa: PT012  The failure in the block is the test.
+        file.write(b"new")
+        raise error
+    assert contents(tmp_path) == {"file": b"old"}
+
+
+def test_atomic_file_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(files.os, "fsync", lambda descriptor: (steps.append("fsync"), fsync(descriptor)))
+    monkeypatch.setattr(files.os, "replace", lambda a, b: (steps.append("rename"), replace(a, b)))
+    with files.atomic(tmp_path / "file") as file:
+        file.write(b"data")
+    assert steps == ["fsync", "rename", "fsync"]  # The file's content, its name, the directory.
+
+
+def test_exchange_swaps(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    if not files.exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip("this file system cannot exchange names")
+    assert contents(tmp_path) == {"a/file": b"b", "b/file": b"a"}
+
+
+def test_exchange_names_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    with pytest.raises(FileNotFoundError):
+        files.exchange(tmp_path / "a", tmp_path / "gone")
+    assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("answer", ["EINVAL", "no function"])
+def test_exchange_says_where_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    class Library:
+        def __init__(self, *_: object, **__: object):
+            if answer == "EINVAL":
+                self.renameat2 = lambda *_: -1
+
+    monkeypatch.setattr(files.ctypes, "CDLL", Library)
+    monkeypatch.setattr(files.ctypes, "get_errno", lambda: files.errno.EINVAL)
+    assert not files.exchange(tmp_path / "a", tmp_path / "b")
+
+
+def test_lock_is_held_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
+    second = files.lock(tmp_path / "lock", "in use: wait")
+    with files.lock(tmp_path / "lock", "in use"), pytest.raises(UserError, match=r"^in use: wait$"), second:
+        pass
+    with files.lock(tmp_path / "lock", "in use"):
+        pass  # Free again.
+
+
+def test_lock_is_waited_for(tmp_path: Path) -> None:
+    """The workers of a killed run hold it a moment longer."""
+    code = (
+        "import pathlib, sys, time; from tfrecord_tools import files\n"
+        "with files.lock(pathlib.Path(sys.argv[1]), ''): print('held', flush=True); time.sleep(0.5)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        started = time.monotonic()
+        with files.lock(tmp_path / "lock", "in use"):
+            assert time.monotonic() - started > 0.1
+
+
+def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys; from tfrecord_tools import files\n"
+        "with files.lock(pathlib.Path(sys.argv[1]), ''): os.kill(os.getpid(), 9)"
+    )
+    process = subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], cwd=REPOSITORY, check=False)
+    assert process.returncode == -9
+    with files.lock(tmp_path / "lock", "in use"):
+        pass
+
+
+def test_lock_that_vanishes_while_it_is_opened_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its holder removes it and its directory at the end, perhaps just when another one has opened it."""
+    path = tmp_path / "partial" / "lock"
+    flock = fcntl.flock
+    removed: list[Path] = []
+
+    def remove_first(file: int, how: int) -> None:
+        if not removed:
+            removed.append(path)
+            path.unlink()
+            path.parent.rmdir()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with files.lock(path, "in use"):
+        assert path.exists()
+    assert removed
+
+
+def test_an_error_under_the_lock_comes_through(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="mine"), files.lock(tmp_path / "lock", "in use"):
+        raise FileNotFoundError("mine")
+
+
+# --- Where the system cannot do it ---------------------------------------------------------------------------------
+
+NO_FLOCK = "import errno, fcntl, os\ndef refuse(*_): raise OSError(errno.ENOTSUP, 'no')\nfcntl.flock = refuse\n"
+
+
+def refusing(code: int) -> Callable[..., None]:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return refuse
+
+
+@pytest.fixture
+def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.ENOTSUP))
+    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_without_flock_a_file_stands_for_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    monkeypatch.setattr(fcntl, "flock", refusing(code))
+    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
+    path = tmp_path / "lock"
+    with files.lock(path, "in use: wait."):
+        assert set(contents(tmp_path)) == files.lock_names("lock") == {"lock", "lock.owner"}
+        with pytest.raises(UserError) as caught, files.lock(path, "in use: wait."):
+            pass
+    message = str(caught.value)
+    assert message.startswith(f"in use: wait. It is process {os.getpid()} on ")
+    assert message.endswith(f". If that process does not run any more, remove {path}.owner.")
+    assert set(contents(tmp_path)) == {"lock"}
+    with files.lock(path, "in use", keep=lambda: False):
+        pass  # Free again.
+    assert contents(tmp_path) == {}
+
+
+def test_other_errors_of_flock_name_file_and_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", refusing(errno.EIO))
+    with pytest.raises(OSError, match="flock") as caught, files.lock(tmp_path / "lock", ""):
+        pass
+    assert refusal(caught.value) == f"{tmp_path}/lock: Input/output error (flock)"
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_without_flock_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    code = NO_FLOCK + (
+        "import pathlib, sys; from tfrecord_tools import files\n"
+        "with files.lock(pathlib.Path(sys.argv[1]), ''): os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "lock"
+    process = subprocess.run([sys.executable, "-c", code, str(path)], cwd=REPOSITORY, check=False)
+    assert process.returncode == -9
+    assert path.with_name("lock.owner").exists()
+    with files.lock(path, "in use"):
+        assert str(os.getpid()) in path.with_name("lock.owner").read_text()
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_without_flock_an_owner_on_another_machine_is_named(tmp_path: Path) -> None:
+    """Nobody here can know whether that process runs."""
+    owner = tmp_path / "lock.owner"
+    owner.write_text("4711\nnode17\n")
+    os.utime(owner, (0, 0))
+    message = rf"^in use\. It is process 4711 on node17\. If that process does not run any more, remove {owner}\.$"
+    with pytest.raises(UserError, match=message), files.lock(tmp_path / "lock", "in use."):
+        pass
+    owner.unlink()
+    with files.lock(tmp_path / "lock", "in use."):
+        pass
+
+
+@pytest.mark.usefixtures("no_flock")
+def test_without_flock_two_processes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each adds one to a number, read and written under the lock."""
+    (tmp_path / "number").write_text("0")
+    code = NO_FLOCK + (
+        "import pathlib, sys; from tfrecord_tools import files\n"
+        "files._LOCK_SECONDS = 60; number = pathlib.Path(sys.argv[1])\n"
+        "for _ in range(20):\n"
+        "  with files.lock(number.with_name('lock'), ''): number.write_text(str(int(number.read_text()) + 1))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "number")]
+    processes = [subprocess.Popen(command, cwd=REPOSITORY) for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert (tmp_path / "number").read_text() == "40"
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.ENOSYS])
+def test_what_cannot_be_synced_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(code))
+    with files.atomic(tmp_path / "file") as file:
+        file.write(b"data")
+    assert contents(tmp_path) == {"file": b"data"}
+
+
+def test_directories_that_cannot_be_opened_are_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows opens none."""
+    monkeypatch.setattr(os, "open", refusing(errno.EACCES))
+    files.sync(tmp_path)
+
+
+def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
+    with pytest.raises(OSError, match="fsync") as caught, files.atomic(tmp_path / "file"):
+        pass
+    assert refusal(caught.value) == f"{tmp_path}/file.tmp: Input/output error (fsync)"
+
+
+def test_a_full_disk_names_the_file() -> None:
+    with (
+        pytest.raises(OSError, match="write") as caught,
+        files.naming("out/x", "write"),
+        open("/dev/full", "wb", 0) as file,
+    ):
+        file.write(b"data")
+    assert refusal(caught.value) == "out/x: No space left on device (write)"
+
+
+def test_the_refused_call_is_shown_where_no_file_is_known() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor") as caught:
+        os.fsync(999_999)
+    assert refusal(caught.value) == "Bad file descriptor (os.fsync(999_999))"
+
+
+@pytest.mark.parametrize("how", [os.link, os.symlink])
+@pytest.mark.parametrize("code", [None, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
+def test_links_or_copies(tmp_path: Path, how: Callable[..., None], code: int | None) -> None:
+    source, path = tmp_path / "source", tmp_path / "path"
+    source.write_bytes(b"data")
+    path.write_bytes(b"what was there")
+    assert files.link(source, path, refusing(code) if code else how) == (code is None)
+    assert path.read_bytes() == b"data"
+    assert os.path.samefile(source, path) == (code is None)
+
+
+def test_a_link_that_fails_for_another_reason_is_no_copy(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        files.link(tmp_path / "gone", tmp_path / "path", os.link)
+
+
+@pytest.mark.parametrize("pread", [True, False])
+def test_read_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pread: bool) -> None:
+    """Threads share the descriptor."""
+    if not pread:
+        monkeypatch.delattr(os, "pread")
+    (tmp_path / "file").write_bytes(bytes(range(256)))
+    wrong: list[int] = []
+    descriptor = files.open_descriptor(tmp_path / "file")
+
+    def read(start: int) -> None:
+        for offset in range(start, 250):
+            if files.read_at(descriptor, 4, offset) != bytes(range(offset, offset + 4)):
+                wrong.append(offset)
+
+    threads = [threading.Thread(target=read, args=(start,)) for start in range(0, 200, 50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert files.read_at(descriptor, 10, 250) == bytes(range(250, 256))  # The end.
+    assert files.read_at(descriptor, 10, 300) == b""
+    os.close(descriptor)
+
+
+@pytest.mark.parametrize("code", [None, errno.EOPNOTSUPP, "missing"])
+def test_space_is_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int | str | None) -> None:
+    if code == "missing":
+        monkeypatch.delattr(os, "posix_fallocate")
+    elif isinstance(code, int):
+        monkeypatch.setattr(os, "posix_fallocate", refusing(code))
+    with open(tmp_path / "file", "wb") as file:
+        files.allocate(file, 3_000_000)
+    status = (tmp_path / "file").stat()
+    assert status.st_size == 3_000_000
+    assert status.st_blocks * 512 >= 3_000_000
+
+
+def test_exchange_without_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_library(*_: object, **__: object) -> None:
+        raise TypeError("Windows needs a name")
+
+    monkeypatch.setattr(files.ctypes, "CDLL", no_library)
+    assert not files.exchange(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("~/x", "HOME/x"),
+        ("~", "HOME"),
+        ("~root/x", "/root/x"),
+        ("a/~/x", "a/~/x"),  # Only at the start, as in shells.
+        ("./~/x", "./~/x"),
+        ("", ""),
+        ("s3://bucket/~x", "s3://bucket/~x"),
+        ("~here/x", "~here/x"),  # A file's own name.
+    ],
+)
+def test_home_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, expected: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~here").mkdir()
+    assert files.expand_user(path) == expected.replace("HOME", str(tmp_path))
+
+
+def test_an_unknown_users_home_is_no_new_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = r"^--out=~nobody-here/x: there is no user 'nobody-here'\. Write \./~nobody-here/x for"
+    with pytest.raises(UserError, match=message):
+        files.expand_user("~nobody-here/x", "--out=")
+
+
+def test_home_directories_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with_splits(tmp_path / "pets")
+    convert(ConvertConfig(src="~/pets", out="~/out", workers=1), log=lambda line: None)
+    assert len(open_dataset("~/out").records("train")) == 10
+    with pytest.raises(UserError, match=r"^--out=~nobody-here/x: there is no user"):
+        ConvertConfig(src="~/pets", out="~nobody-here/x")

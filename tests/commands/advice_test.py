@@ -1,0 +1,218 @@
+"""Advice names only flags that its reader has: those of the command that shows it, or of one that it names in full."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from command_list import COMMANDS, FLAG, TRAINING, defined, has, named, unknown
+from image_sources import run
+from shown_texts import Definition, definitions, reached
+
+from tfrecord_tools import bench
+from tfrecord_tools.bench import Stage
+from trainers import recipes
+from trainers.models.model_file import ModelInfo
+from trainers.results import advice, predictions, report
+from trainers.results.predictions import Predictions
+
+READERS_OF_SOURCES = ("tfrecord_tools.convert", "tfrecord_tools.to_csv")
+WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
+OF_IMAGES = tuple(command for command in TRAINING if command != "trainers.features")
+
+# What these call speaks of another command's flags: they print that command first, and name it in its errors.
+BORDER = frozenset({"trainers.fitting.csv_dataset.as_dataset"})
+
+# Definitions whose texts are shown by fewer commands than refer to them, for reasons that no reference says.
+NARROWED = {
+    # Others pass checked values.
+    "tfrecord_tools.images.preparation.ImageConfig.__post_init__": ("tfrecord_tools.convert",),
+    # Of to_csv: fractions, which it has.
+    "tfrecord_tools.conversion.plan.PlanConfig.__post_init__": ("tfrecord_tools.convert",),
+    # to_csv leaves `relabel` at None.
+    "tfrecord_tools.sources.scan._relabel": ("tfrecord_tools.convert",),
+    # Others leave `depth_range` at None.
+    "tfrecord_tools.images.preparation._normalized_range": ("tfrecord_tools.convert",),
+    # Others take names and losses of it.
+    "tfrecord_tools.layout.findings.FINDINGS": ("tfrecord_tools.convert",),
+    # As for `_relabel`.
+    "tfrecord_tools.sources.scan._relabel_notes": ("tfrecord_tools.convert",),
+    "tfrecord_tools.base.usage._ADVICE": WITH_SEED,  # A sentence is shown to who has the flags in it.
+    "tfrecord_tools.base.usage._unknown": TRAINING,  # Arguments of an optimizer are asked for where there is one.
+    "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes directories alone.
+    "tfrecord_tools.sources.stores._decoded": READERS_OF_SOURCES,  # Likewise.
+    "tfrecord_tools.sources.stores.list_store": READERS_OF_SOURCES,  # predict passes directories alone.
+    "tfrecord_tools.sources.stores._zip_members": READERS_OF_SOURCES,  # Likewise.
+    "tfrecord_tools.sources.stores._tar_members": READERS_OF_SOURCES,  # Likewise.
+    "trainers.models.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
+    "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate make recipes of default values.
+    "trainers.recipes.Phase.__post_init__": TRAINING,  # Likewise.
+    "trainers.recipes.Recipe.__post_init__": TRAINING,  # Likewise.
+    "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features leaves what it has no flag for at its default.
+    "trainers.training_flags.train": OF_IMAGES,  # Likewise.
+    "trainers.fitting.inputs.check_cache": OF_IMAGES,  # Likewise.
+    "trainers.training._check": OF_IMAGES,  # Likewise.
+    "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # Likewise.
+    "trainers.recipes.override": ("trainers.finetune",),  # Others leave `unfreeze` at None.
+    "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head, or all.
+}
+
+
+@pytest.fixture(scope="module")
+def shown_by() -> dict[str, list[str]]:
+    """Each definition of the source with the commands that can come to it."""
+    reach = {command: reached(command, BORDER) for command in COMMANDS}
+    return {name: [command for command in COMMANDS if name in reach[command]] for name in definitions()}
+
+
+def parts_of_a_command(definition: Definition) -> set[str]:
+    """The commands whose arguments a definition puts together: `--seed={}` alone is one of them."""
+    texts = " ".join(text for _, text in definition.texts(every=True))
+    passes_to_any = "trainers.{}" in texts or "trainers.results.advice.command" in definition.references()[0]
+    return named(texts) | (set(TRAINING) if passes_to_any else set())
+
+
+def problems(name: str, definition: Definition, commands: list[str]) -> Iterator[str]:
+    """Yields what is wrong with the texts of a definition that these commands show."""
+    for line, text in definition.texts():
+        alone = re.fullmatch(r"--(\w+)(=\S*)?", text)
+        if alone and any(has(one, alone[1]) for one in parts_of_a_command(definition)):
+            continue
+        for flag in unknown(text, NARROWED.get(name, commands)):
+            lacking = [command for command in NARROWED.get(name, commands) if not has(command, flag)]
+            yield f"{name}, line {line}: --{flag}, shown by {', '.join(lacking) or 'no command'}: {text!r}"
+
+
+def test_every_text_of_the_source_names_flags_that_its_reader_has(shown_by: dict[str, list[str]]) -> None:
+    of_commands = {n: d for n, d in definitions().items() if not re.search(r"\bdefine_|\._define_", n)}  # See below.
+    assert sum(len(list(definition.texts())) for definition in of_commands.values()) > 150
+    found = [line for name, definition in of_commands.items() for line in problems(name, definition, shown_by[name])]
+    assert found == []
+
+
+def test_what_is_narrowed_is_still_there_and_has_to_be(shown_by: dict[str, list[str]]) -> None:
+    for name, commands in NARROWED.items():
+        assert set(commands) < set(shown_by[name]), name
+    assert definitions().keys() >= BORDER
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_flags_of_its_command(command: str) -> None:
+    about = importlib.import_module(command).__doc__ or ""
+    assert list(unknown(about, [command])) == []
+    for name, flag in defined()[command].items():
+        assert list(unknown(flag.help, [command])) == [], name
+        assert re.fullmatch(r"\S.*\.", flag.help), f"--{name}: {flag.help!r} does not end with a period"
+
+
+@pytest.mark.parametrize(
+    ("text", "commands", "flags"),
+    [
+        ("Pass --order=balanced.", ["trainers.frozen"], []),
+        ("Pass --order=balanced.", ["trainers.frozen", "trainers.features"], ["order"]),  # All who show it have it.
+        ("Pass --order=balanced.", [], ["order"]),  # Nobody shows it.
+        ("python -m trainers.frozen --order=blocks", ["trainers.features"], []),  # Named in full.
+        ("python -m trainers frozen --order=blocks", ["trainers.features"], []),
+        ("Use --order of trainers.frozen.", ["trainers.features"], []),
+        ("Use trainers.frozen. There is --order.", ["trainers.features"], ["order"]),  # Another sentence.
+        ("convert with --resize", ["trainers.frozen"], ["resize"]),  # A verb.
+        ("more than convert's --max_pixels=3", ["trainers.predict"], []),
+        ("--noprobe, --[no]probe and --nocsv", ["trainers.scratch"], ["nocsv"]),
+        ("see --help; --name=value", ["trainers.doctor"], []),
+        ("<code>--resize</code>", ["trainers.frozen"], ["resize"]),
+        ("rows of ---- and a--b", ["trainers.doctor"], []),
+    ],
+)
+def test_what_counts_as_named(text: str, commands: list[str], flags: list[str]) -> None:
+    assert list(unknown(text, commands)) == flags
+
+
+@pytest.mark.parametrize("command", ["trainers.scratch", "trainers.predict"])
+def test_answers_to_unknown_flags_name_flags_of_the_command(command: str) -> None:
+    message = run(command, "--shuffle").stderr
+    assert message.startswith("error: --shuffle: there is no such flag. ")
+    assert ("--seed" in message) == has(command, "seed")
+    assert set(unknown(message, [command])) == {"shuffle"}
+
+
+# --- What is put together when it is shown ---------------------------------------------------------------------------
+
+
+def test_flags_of_images_are_those_that_features_lacks() -> None:
+    lacking = defined()["trainers.frozen"].keys() - defined()["trainers.features"].keys()
+    assert lacking == set(recipes.IMAGE_FLAGS)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "flags", "expected"),
+    [
+        ("frozen", ("--order=balanced", "--class_weights=balanced"), "python -m trainers.frozen --order=balanced"),
+        ("features", ("--order=balanced", "--class_weights=balanced"), "python -m trainers.features --class_weights="),
+        ("features", ("--order=balanced", "--probe"), ""),
+        ("mine", ("--seed=1",), ""),  # From Python: no command.
+        ("", ("--seed=1",), ""),
+    ],
+)
+def test_advice_takes_the_first_flag_that_the_trainer_has(trainer: str, flags: tuple[str, ...], expected: str) -> None:
+    given = advice.command(trainer, *flags)
+    assert given.startswith(expected)
+    assert bool(given) == bool(expected)
+
+
+def worst_report(trainer: str) -> report.Facts:
+    """A report in which everything is found that can be found."""
+    truth = np.repeat([0, 1], 60)
+    said = np.where(truth == 1, np.arange(120) % 2, 0)  # Every second one of the second class is not found.
+    probabilities = np.eye(2)[said] * 0.98 + 0.01
+    predicted = Predictions(
+        classes=("cats", "dogs"),
+        paths=[f"{i}.jpg" for i in range(120)],
+        labels=truth,
+        predicted=said,
+        probabilities=probabilities,
+        records=np.arange(120),
+    )
+    metrics: dict[str, Any] = predictions.summary(predicted) | {"split": "s", "note": "n", "corrupt": ["record 3"]}
+    return report.Facts(
+        info=ModelInfo(classes=("cats", "dogs"), image_size=8, trainer=trainer),
+        predictions=predicted,
+        metrics=metrics,
+        settings={},
+        history=[{"data_wait": 0.9}],
+        plots={},
+        mistakes=[],
+    )
+
+
+@pytest.mark.parametrize("trainer", [*recipes.RECIPES, "mine"])
+def test_reports_name_flags_of_the_trainer(trainer: str) -> None:
+    found = list(report._found(worst_report(trainer)))
+    assert [section for _, section, _, _ in found] == [
+        "mistakes",
+        "decisions",
+        "training",
+        "calibration",
+        "settings",
+        "decisions",
+    ]  # All that there are.
+    text = "\n".join(text for *_, text in found)
+    for reader in {f"trainers.{trainer}", "trainers.evaluate"} & set(COMMANDS):  # Who trains, and who judges later.
+        assert list(unknown(text, [reader])) == []
+    assert set(FLAG.findall(text)) == {
+        "features": {"relabel", "class_weights", "batch_size"},
+        "mine": {"relabel", "resize"},
+    }.get(trainer, {"relabel", "order", "probe", "cache", "resize"})
+
+
+@pytest.mark.parametrize("binding", ["reading", "decoding", "augmenting", "reading from memory"])
+@pytest.mark.parametrize(
+    ("command", "given"), [("tfrecord_tools.bench", {}), *((one, {"in_memory": "--cache=memory"}) for one in OF_IMAGES)]
+)
+def test_verdicts_name_flags_of_who_asks(command: str, given: dict[str, str], binding: str) -> None:
+    verdict = bench.verdict([Stage("start", 1e6), Stage(binding, 100.0)], 1000, 160, 0.875, **given)
+    assert f"{binding} binds" in verdict
+    assert list(unknown(verdict, [command])) == []

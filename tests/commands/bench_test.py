@@ -1,0 +1,111 @@
+"""Tests of the bottleneck verdict: what is measured, and what is concluded from it."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from image_sources import converted, image, run, with_splits
+from PIL import Image
+
+from tfrecord_tools import bench, dataset
+from tfrecord_tools.bench import BenchConfig, Stage
+from tfrecord_tools.decoding.reference import decode_pixels
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.images.preparation import ImageConfig, prepare
+
+READ, DECODE, AUGMENT = Stage("reading", 20_000), Stage("decoding", 2000), Stage("augmenting", 1500)
+
+
+@pytest.mark.parametrize(
+    ("stages", "model_rate", "expected"),
+    [
+        (
+            [READ, DECODE, AUGMENT],
+            None,
+            "decoding binds: 68% of the time at 1,500 images/s. python -m trainers.finetune --cache=memory (or frozen,"
+            " or scratch) keeps all decoded images in 77 MB; or python -m tfrecord_tools.convert --resize=183"
+            " --resize_mode=center_crop makes records that decode faster.",
+        ),
+        (
+            [Stage("reading", 20_000), Stage("augmenting", 4000)],
+            None,
+            "augmenting binds: 80% of the time at 4,000 images/s.",
+        ),
+        (
+            [Stage("reading", 900), Stage("decoding", 800)],
+            None,
+            "reading binds: 89% of the time at 800 images/s. A faster",
+        ),
+        (
+            [READ, DECODE],
+            4000.0,
+            "decoding binds: 90% of the time at 2,000 images/s, 50% of what the model could take.",
+        ),
+        ([READ, DECODE], 200.0, "the model binds: 200 images/s; the input is 10.0 times what it takes."),
+        ([READ, DECODE], 2100.0, "the model binds: 2,100 images/s; the input is as fast as it."),
+    ],
+)
+def test_verdict(stages: list[Stage], model_rate: float | None, expected: str) -> None:
+    assert bench.verdict(stages, 1000, 160, 0.875, model_rate).startswith(expected)
+
+
+def test_a_cache_that_does_not_fit_is_not_advised() -> None:
+    advice = bench.verdict([READ, DECODE], 10_000_000, 160, 0.0)
+    assert "--cache" not in advice
+    assert "python -m tfrecord_tools.convert --resize=160 --resize_mode=exact makes" in advice
+
+
+def test_who_has_a_flag_for_the_cache_is_told_it() -> None:
+    advice = bench.verdict([READ, DECODE], 1000, 160, 0.0, in_memory="--cache=memory")
+    assert "images/s. --cache=memory keeps all decoded images in 77 MB; or" in advice
+
+
+def test_advised_records_are_not_resized_again() -> None:
+    for crop, mode in ((0.875, "center_crop"), (0.0, "exact")):
+        side = round(160 / crop) if crop else 160
+        data = prepare(image(1, size=(400, 300)), ImageConfig(store="png", resize=side, resize_mode=mode)).data
+        assert f"--resize={side} --resize_mode={mode}" in bench.verdict([READ, DECODE], 10, 160, crop)
+        pixels = np.asarray(Image.open(io.BytesIO(data)))
+        start = (side - 160) // 2
+        expected = pixels[start : start + 160, start : start + 160]
+        np.testing.assert_array_equal(decode_pixels(tf.constant(data), 160, crop), expected)
+
+
+def test_rate_is_that_of_the_source() -> None:
+    def slow() -> Iterator[int]:
+        while True:
+            time.sleep(0.01)
+            yield 0
+
+    assert 300 < bench.rate(slow(), batch_size=10, seconds=0.5) <= 1010
+
+
+def test_stages_of_a_dataset(tmp_path: Path) -> None:
+    converted(with_splits(tmp_path / "pets"), tmp_path / "out")
+    records = dataset.open(tmp_path / "out").records("train")
+    config = BenchConfig(tfrecords="", image_size=16, batch_size=4, augment="standard", seconds=0.1)
+    assert [s.name for s in bench.measure(records, config)] == ["reading", "decoding", "augmenting"]
+    still = BenchConfig(tfrecords="", image_size=16, crop=0.0, batch_size=4, augment="none", seconds=0.1)
+    (stage,) = bench.measure(records, still, dataset.cache_pixels(records, image_size=16))
+    assert stage.name == "reading from memory"
+    assert np.isfinite(stage.rate)
+    with pytest.raises(UserError, match=r"--seconds=0: above 0 is expected\."):
+        BenchConfig(tfrecords="", seconds=0)
+
+
+def test_command(tmp_path: Path) -> None:
+    converted(with_splits(tmp_path / "pets"), tmp_path / "out")
+    ended = run("tfrecord_tools.bench", "out", "--image_size=16", "--batch_size=4", "--seconds=0.2", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert "records of train, 16 px, batches of 4" in lines[0]
+    assert [line.split()[0] for line in lines[1:4]] == ["reading", "+", "+"]
+    assert " binds: " in lines[4]
+    ended = run("tfrecord_tools.bench", cwd=tmp_path)
+    assert (ended.returncode, ended.stderr.startswith("error: nothing was given: a dataset's directory")) == (1, True)

@@ -1,0 +1,97 @@
+"""Every flag of every command runs once as a user types it, and does something; `flag_runs.py` has the runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_list import COMMANDS, Flag, defined, unknown
+from flag_runs import RUNS, Ended, Run, stock
+from image_sources import REPOSITORY, run
+
+# Values of flags that need more than one process, with the test that runs them as commands.
+ELSEWHERE = {("strategy", "multi_worker"): "multi_worker_test.py"}
+
+
+@pytest.fixture(scope="session")
+def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stock(tmp_path_factory.mktemp("stock"))
+
+
+@pytest.mark.parametrize(
+    ("command", "chosen"),
+    [
+        pytest.param(command, one, id=f"{command}-{one.name}", marks=one.marks)
+        for command, runs in RUNS.items()
+        for one in runs
+    ],
+)
+def test_run(command: str, chosen: Run, stocked: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(stocked, place)
+    chosen.before(place)
+    pages = set(place.rglob("*.html"))
+    done = run(command, *chosen.arguments, *chosen.flags, cwd=place)
+    assert done.returncode == chosen.code, done.stdout + done.stderr
+    ended = Ended(place, done.returncode, done.stdout, done.stderr)
+    effects = {check: check(ended) for check in chosen.flags.values()}  # Several flags may share one.
+    idle = [argument for argument, check in chosen.flags.items() if not effects[check]]
+    assert idle == [], done.stdout + done.stderr
+    assert list(unknown(ended.out + ended.err, [command])) == []
+    for page in set(place.rglob("*.html")) - pages:
+        # A card is that of `convert`, whoever calls it. Of a report, the settings are those of the training.
+        text = re.sub("<style>.*?</style>|<pre>.*?</pre>|<[^>]*>", "", page.read_text(), flags=re.DOTALL)
+        assert list(unknown(text, ["tfrecord_tools.convert" if page.name == "card.html" else command])) == []
+
+
+# --- That no flag is left out ----------------------------------------------------------------------------------------
+
+
+def given(command: str) -> Iterator[tuple[str, str]]:
+    """Yields name and value of each flag of a command's runs; a switch is `true` or `false`."""
+    for one in RUNS[command]:
+        for argument in one.flags:
+            name, equals, value = argument.removeprefix("--").partition("=")
+            flags = defined()[command]
+            if not equals and name not in flags and name.startswith("no"):
+                yield name.removeprefix("no"), "false"
+            else:
+                yield name, value if equals else "true"
+
+
+def default_of(flag: Flag) -> str:
+    values = flag.default if isinstance(flag.default, list) else [flag.default]
+    return ",".join("" if value is None else str(value) for value in values).lower()
+
+
+def test_every_command_has_runs_of_which_one_is_quick() -> None:
+    assert RUNS.keys() == set(COMMANDS)
+    assert [command for command, runs in RUNS.items() if all(one.marks for one in runs)] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_flag_has_a_run(command: str) -> None:
+    flags, runs = defined()[command], list(given(command))
+    assert [f"--{name}" for name in {name for name, _ in runs} - flags.keys()] == [], "there are no such flags"
+    assert [f"--{name}" for name in flags.keys() - {name for name, _ in runs}] == [], "these flags have no run"
+    # What is given as it is by default shows nothing.
+    changed = {name for name, value in runs if value.lower() != default_of(flags[name])}
+    assert [f"--{name}" for name in flags.keys() - changed] == [], "these flags are only run with their defaults"
+
+
+def test_every_value_of_a_choice_has_a_run() -> None:
+    """In a run of one of the commands that have this choice; a default is what the other runs have."""
+    every = [(name, flag) for flags in defined().values() for name, flag in flags.items()]
+    missing: list[Any] = []
+    for name, values in sorted({(name, tuple(flag.values)) for name, flag in every if flag.values}):
+        having = [command for command, flags in defined().items() if name in flags and flags[name].values == [*values]]
+        ran = {value for command in having for one, value in given(command) if one == name}
+        ran |= {default_of(defined()[command][name]) for command in having}
+        missing += [(name, value) for value in values if value not in ran and (name, value) not in ELSEWHERE]
+    assert missing == []
+    for (name, value), test in ELSEWHERE.items():
+        assert f"--{name}={value}" in (REPOSITORY / "tests" / test).read_text()

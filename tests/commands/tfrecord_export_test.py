@@ -1,0 +1,247 @@
+"""Tests of writing images out again: nothing is lost, and webdataset itself reads its files."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from foreign_records import example, write
+from image_sources import contents, converted, draw, flip, image, run, tree, with_splits
+from PIL import Image
+
+from tfrecord_tools import export as module
+from tfrecord_tools.adopt import AdoptConfig, adopt
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.export import ExportConfig, Picture, export
+from tfrecord_tools.records import open_dataset
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = with_splits(tmp_path_factory.mktemp("export") / "pets")
+    draw(root / "train/cats/deeper/cat.0.jpg")
+    (root / "train/dogs/turned into.webp").write_bytes(image(7, "WEBP", lossless=True))
+    return root
+
+
+@pytest.fixture(scope="module")
+def out(source: Path) -> Path:
+    """12 train and 6 validation records."""
+    converted(source, source.parent / "out", shards=3)
+    return source.parent / "out"
+
+
+def quietly(tfrecords: Path, out: Path, **settings: Any) -> Path:
+    export(ExportConfig(tfrecords=str(tfrecords), out=str(out), **settings), lambda line: None)
+    return out
+
+
+def stored(out: Path) -> dict[tuple[str, str], tuple[int, bytes]]:
+    """(split, source path) -> label, image."""
+    data = open_dataset(out)
+    found = {}
+    for split, count in data.splits.items():
+        for record in map(data.records(split).__getitem__, range(count)):
+            found[split, record["path"]] = record["label"], record["image"]
+    return found
+
+
+# --- Folder ----------------------------------------------------------------------------------------------------------
+
+
+def test_folder_is_the_source_again(source: Path, out: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    config = ExportConfig(tfrecords=str(out), out=str(tmp_path / "images"))
+    assert export(config, lines.append) == {"train": 12, "validation": 6}
+    expected = contents(source)
+    expected["train/dogs/turned into.png"] = expected.pop("train/dogs/turned into.webp")
+    found = contents(tmp_path / "images")
+    assert found.keys() == expected.keys()
+    turned = "train/dogs/turned into.png"
+    assert {k: v for k, v in found.items() if k != turned} == {k: v for k, v in expected.items() if k != turned}
+    assert found[turned].startswith(b"\x89PNG")
+    assert lines == [
+        f"{tmp_path}/images/: 12 images of train, read again and counted",
+        f"{tmp_path}/images/: 6 images of validation, read again and counted",
+        f"back: python -m tfrecord_tools.convert --src={tmp_path}/images",
+    ]
+    assert os.listdir(tmp_path) == ["images"]
+
+
+def test_folder_converts_to_the_same_records(out: Path, tmp_path: Path) -> None:
+    images = quietly(out, tmp_path / "pets")
+    converted(images, tmp_path / "again", shards=3)
+    before, after = stored(out), stored(tmp_path / "again")
+    assert sorted(before.values()) == sorted(after.values())
+    orders = [[path for split, path in found if split == "train"] for found in (before, after)]
+    unchanged = [[path for path in order if "turned" not in path] for order in orders]
+    assert unchanged[0] == unchanged[1]  # Of sources' contents; that of the converted one is another now.
+
+
+def test_labels_in_another_order_are_said(tmp_path: Path) -> None:
+    source = tree(tmp_path / "pets", {"train/cats": 3, "train/dogs": 3, "train/ant eaters": 2})
+    converted(source, tmp_path / "out", classes=["dogs", "cats", "ant eaters"], validation_fraction=None)
+    lines: list[str] = []
+    export(ExportConfig(tfrecords=str(tmp_path / "out"), out=str(tmp_path / "images")), lines.append)
+    assert lines[-1].endswith(f"--src={tmp_path}/images '--classes=dogs,cats,ant eaters'")
+    converted(tmp_path / "images", tmp_path / "again", classes=["dogs", "cats", "ant eaters"])
+    assert sorted(stored(tmp_path / "again").values()) == sorted(stored(tmp_path / "out").values())
+
+
+def test_raw_pixels_become_png(source: Path, tmp_path: Path) -> None:
+    converted(source, tmp_path / "out", store="raw", resize=8, resize_mode="exact")
+    images = quietly(tmp_path / "out", tmp_path / "images")
+    for (_, path), (_, pixels) in stored(tmp_path / "out").items():
+        with Image.open(images / Path(path).with_suffix(".png")) as made:
+            assert np.asarray(made).tobytes() == pixels
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "expected"),
+    [
+        ("train/cats/1.jpg", "JPEG", "1.jpg"),
+        ("training/cats/1.jpg", "JPEG", "1.jpg"),
+        ("cats/1.JPEG", "JPEG", "1.JPEG"),
+        ("cats/deeper/cats/1.jpg", "JPEG", "deeper/cats/1.jpg"),
+        ("validation/cats/1.jpg", "JPEG", "validation/cats/1.jpg"),  # Of another split: nothing is taken away.
+        ("cats", "JPEG", "cats.jpg"),
+        ("cat.0.jpg", "JPEG", "cat.0.jpg"),
+        ("cat.0", "JPEG", "cat.0.jpg"),
+        ("a.webp", "PNG", "a.png"),
+        ("a.png", "JPEG", "a.jpg"),  # A JPEG that was called PNG.
+        ("d-train.tfrecord-00000-of-00002@17", "JPEG", "d-train.tfrecord-00000-of-00002@17.jpg"),
+        ("/etc/../../a.jpg", "JPEG", "etc/a.jpg"),  # Others' paths lead nowhere else.
+        ("x/.hidden.jpg", "JPEG", "x/_hidden.jpg"),
+        ("nul\0.jpg", "JPEG", "nul_.jpg"),
+    ],
+)
+def test_names(path: str, kind: str, expected: str) -> None:
+    picture = Picture("train", 0, 0, "cats", path, b"", kind)
+    assert module._relative(picture).as_posix() == expected
+
+
+def test_same_names_are_told_apart(tmp_path: Path) -> None:
+    values = [{"image": image(n), "label": n % 2, "image/filename": b"photo.jpg"} for n in range(6)]
+    write(tmp_path / "d/train.tfrecord", map(example, values))
+    names = ["a/b", "."]
+    adopt(
+        AdoptConfig(records=str(tmp_path / "d"), out=str(tmp_path / "out"), classes=names, workers=1), lambda line: None
+    )
+    found = contents(quietly(tmp_path / "out", tmp_path / "images"))
+    assert found == {
+        f"train/{folder}/{name}": image(2 * n + label)
+        for label, folder in enumerate(("a_b", "_"))
+        for n, name in enumerate(("photo.jpg", "photo-2.jpg", "photo-3.jpg"))
+    }
+
+
+# --- webdataset ------------------------------------------------------------------------------------------------------
+
+
+def test_tars_are_of_the_standard_layout(out: Path, tmp_path: Path) -> None:
+    images = quietly(out, tmp_path / "tars", to="webdataset", shard_bytes=20_000)
+    paths = sorted(images.glob("train-*.tar"))
+    assert [path.name for path in paths] == [f"train-{number:06d}.tar" for number in range(len(paths))]
+    assert len(paths) > 1
+    assert max(path.stat().st_size for path in images.iterdir()) <= 20_480  # tarfile pads to 10 KiB.
+    names = []
+    for path in paths:
+        with tarfile.open(path) as tar:
+            names += tar.getnames()
+    assert len(names) == 36
+    assert names[1:3] == ["000000000.cls", "000000000.json"]
+    for image_name, cls, about in zip(names[::3], names[1::3], names[2::3]):
+        assert {name.split(".")[0] for name in (image_name, cls, about)} == {image_name[:9]}
+        assert image_name[9:] in (".jpg", ".png")
+
+
+def test_webdataset_reads_them(out: Path, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset", reason="webdataset is not installed")
+    lines: list[str] = []
+    config = ExportConfig(tfrecords=str(out), out=str(tmp_path / "tars"), to="webdataset", shard_bytes=20_000)
+    export(config, lines.append)
+    for pattern, split in zip(lines[2:], ("train", "validation")):
+        samples = list(webdataset.WebDataset(pattern, shardshuffle=False).decode("rgb8"))
+        expected = {path: value for (of, path), value in stored(out).items() if of == split}
+        assert {sample["json"]["path"] for sample in samples} == expected.keys()
+        for sample in samples:
+            label, encoded = expected[sample["json"]["path"]]
+            assert sample["cls"] == sample["json"]["label"] == label
+            assert (sample["json"]["class"], sample["json"]["split"]) == (("cats", "dogs")[label], split)
+            pixels = sample["jpg"] if "jpg" in sample else sample["png"]
+            with Image.open(io.BytesIO(encoded)) as original:
+                np.testing.assert_array_equal(pixels, np.asarray(original.convert("RGB")))
+
+
+def test_tars_are_the_same_at_every_run(out: Path, tmp_path: Path) -> None:
+    one = contents(quietly(out, tmp_path / "one", to="webdataset", shard_bytes=20_000))
+    assert one == contents(quietly(out, tmp_path / "two", to="webdataset", shard_bytes=20_000))
+    assert len(contents(quietly(out, tmp_path / "each", to="webdataset", shard_bytes=1))) == 18
+
+
+# --- Whole or not at all ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", ["folder", "webdataset"])
+def test_a_corrupt_record_leaves_nothing(out: Path, tmp_path: Path, to: str) -> None:
+    copy = Path(shutil.copytree(out, tmp_path / "out"))
+    flip(sorted(copy.glob("*-train*"))[-1], 60)
+    with pytest.raises(UserError, match=r"is corrupt: train record "):
+        quietly(copy, tmp_path / "images", to=to)
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("to", ["folder", "webdataset"])
+def test_what_is_lost_on_the_way_is_found(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
+    def lose(*arguments: Any) -> None:
+        victim = sorted(path for path in (tmp_path / "images.partial/data").rglob("*") if path.is_file())[0]
+        if to == "folder":
+            victim.unlink()
+        else:
+            os.truncate(victim, 512)
+
+    monkeypatch.setattr(os, "sync", lose)
+    with pytest.raises((RuntimeError, tarfile.ReadError), match=r"cannot be read again|unexpected end of data"):
+        quietly(out, tmp_path / "images", to=to)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"out": "there"}, r"^--out=there exists\. Choose a directory that is not there yet\."),
+        ({"out": "file"}, r"^--out=file exists\."),
+        ({"out": ""}, r"^--out is missing\. It takes a directory"),
+        ({"tfrecords": ""}, r"^--tfrecords is missing\."),
+        ({"tfrecords": "none"}, r"^none: no such directory\."),
+        ({"to": "zip"}, r"^--to=zip: one of folder, webdataset is expected"),
+        ({"shard_bytes": 0}, r"^--shard_bytes=0: bytes are meant, at least 1\."),
+    ],
+)
+def test_settings_are_refused(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    draw(tmp_path / "there/1.jpg")
+    (tmp_path / "file").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        export(ExportConfig(**{"tfrecords": str(out), "out": "images"} | settings), lambda line: None)
+
+
+def test_command(out: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()  # Empty: as good as none.
+    done = run("tfrecord_tools.export", f"--tfrecords={out}", "--out=images", "--to=webdataset", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "images/validation-{000000..000000}.tar"
+    with tarfile.open(tmp_path / "images/train-000000.tar") as tar:
+        about = json.load(tar.extractfile("000000011.json"))
+    assert about["path"] == open_dataset(out).records("train").paths[11]
+    failed = run("tfrecord_tools.export", f"--tfrecords={out}", "--out=images", cwd=tmp_path)
+    assert (failed.returncode, failed.stderr.splitlines()[0][:27]) == (1, "error: --out=images exists.")

@@ -1,0 +1,434 @@
+"""Tests of conversion on Apache Beam: the bytes of the local engine, whatever is killed, and errors in a line."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from image_sources import REPOSITORY, contents, converted, image, run, start, with_splits
+
+from tfrecord_tools.conversion import beam_engine
+from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.errors import UserError
+
+MODULE = "tfrecord_tools.convert"
+FILES = 8_000
+WORK = beam_engine.work
+
+with_beam = pytest.mark.interop
+
+
+def processes(count: int) -> str:
+    return f"--runner=DirectRunner --direct_running_mode=multi_processing --direct_num_workers={count}"
+
+
+def on_beam(count: int = 2) -> list[str]:
+    return ["--engine=beam", f"--beam_options={processes(count)}"]
+
+
+# --- What is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"engine": "spark"}, r"--engine=spark: one of local, beam is expected\."),
+        ({"beam_options": "--x"}, r"--beam_options=--x: nothing but --engine=beam takes them\. Pass it too\."),
+        ({"engine": "beam", "workers": 2}, r"--workers=2: Beam's runner decides\. Say it in --beam_options, such as"),
+        ({"engine": "beam", "dry_run": True}, r"--dry_run makes its plan on this machine\. Leave --engine out\."),
+    ],
+)
+def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ConvertConfig(src="pets", **settings)
+
+
+def test_without_beam_its_extra_is_named(split_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
+    with pytest.raises(UserError, match=r"needs Apache Beam .*: pip install 'tfrecord-tools\[beam\]'\. Or leave"):
+        converted(split_source, tmp_path / "out", workers=None, engine="beam")
+    assert os.listdir(tmp_path) == []
+
+
+@with_beam
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--direct_num_workers=two", "refused by Beam: argument --direct_num_workers: invalid int value: 'two'."),
+        ("--direct_num_wokers=2", "Beam has no option --direct_num_wokers."),
+        ("--runner=NoRunner", "Unexpected pipeline runner: NoRunner. Valid values are DataflowRunner, "),
+        ("'--runner", "No closing quotation. It is read as a shell would read it."),
+    ],
+)
+def test_options_that_beam_refuses(split_source: Path, tmp_path: Path, options: str, message: str) -> None:
+    done = run(MODULE, f"--src={split_source}", "--engine=beam", f"--beam_options={options}", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: --beam_options=")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == []
+
+
+# --- Jobs: a lock and a file ---------------------------------------------------------------------------------------
+
+
+def note(path: str) -> int:
+    """A job that can be counted."""
+    with open(path, "a") as file:
+        return file.write("x")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Two jobs that `note` in files `0` and `1`."""
+    place = tmp_path / "beam/run"
+    beam_engine._write_jobs(place, note, [str(tmp_path / "0"), str(tmp_path / "1")])
+    return place
+
+
+def test_a_job_that_is_tried_twice_is_done_once(place: Path, tmp_path: Path) -> None:
+    beam_engine.work(str(place), 0)
+    beam_engine.work(str(place), 0)
+    assert (tmp_path / "0").read_text() == "x"
+    assert not (tmp_path / "1").exists()
+
+
+def test_what_an_earlier_run_had_to_do_is_not_begun_any_more(place: Path, tmp_path: Path) -> None:
+    beam_engine.end_earlier(tmp_path / "beam", print)
+    beam_engine.work(str(place), 0)  # By a worker that outlived its driver.
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_job_of_an_earlier_run_is_waited_for(place: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    told = "a worker of Beam is still at this job of an earlier run: waiting for it, up to ten minutes."
+    with open(place / "0000000.job", "r+b") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        ending = threading.Thread(target=beam_engine.end_earlier, args=(tmp_path / "beam", lines.append))
+        ending.start()
+        until(lambda: lines, 10)
+        assert ending.is_alive()
+        assert os.listdir(place) == ["0000000.job"]  # The other one is called off at once.
+    ending.join(10)
+    assert not ending.is_alive()
+    assert lines == [f"{place}/0000000.job: {told}"]
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_job_that_does_not_end_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_engine, "_GONE_SECONDS", 0.1)
+    monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
+    with open(place / "0000001.job", "r+b") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still at this job\. Wait until it has"):
+            beam_engine.end_earlier(tmp_path / "beam", print)
+
+
+def test_to_close_hides_no_error_behind_a_job_that_takes_long(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(beam_engine, "_CLOSE_SECONDS", 0.1)
+    monkeypatch.setattr(beam_engine, "_GONE_SECONDS", 0.1)
+    monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
+    pool = beam_engine.BeamPool([], tmp_path / "beam")
+    pool._run = SimpleNamespace(place=place, join=time.sleep)  # type: ignore[assignment]
+    with open(place / "0000001.job", "r+b") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        pool.close()
+        assert not place.exists()  # By this, workers on this machine end.
+        with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still at this job\."):
+            beam_engine.end_earlier(tmp_path / "beam", print)
+    beam_engine.end_earlier(tmp_path / "beam", print)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_worker_whose_jobs_are_given_up_ends_as_if_done(tmp_path: Path) -> None:
+    """Beam would take another code for a crash."""
+    program = (
+        f"import os; from tfrecord_tools import beam_worker as b; b._end_without({str(tmp_path / 'x')!r}, os.getppid())"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
+
+
+def test_a_worker_of_other_versions_is_refused(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_engine.tfrecord_tools, "__version__", "0")
+    beam_engine.work(str(place), 0)
+    outcome = pickle.loads((place / "0000000.result").read_bytes())
+    assert str(outcome.error).startswith("a worker of Beam has tfrecord_tools 0, and the driver ")
+    assert not (tmp_path / "0").exists()
+
+
+def test_a_second_try_that_waited_finds_the_job_done(place: Path, tmp_path: Path) -> None:
+    with open(place / "0000000.job", "r+b") as busy:
+        fcntl.flock(busy, fcntl.LOCK_EX)
+        second = threading.Thread(target=beam_engine.work, args=(str(place), 0))
+        second.start()
+        second.join(0.2)
+        os.unlink(place / "0000000.job")  # As the driver does when it has taken the result.
+    second.join(10)
+    assert sorted(os.listdir(tmp_path)) == ["beam"]
+
+
+# --- On Beam -------------------------------------------------------------------------------------------------------
+
+
+def fail(value: int) -> int:
+    if value == 2:
+        raise UserError(f"job {value} fails")
+    return value
+
+
+@with_beam
+@pytest.mark.parametrize("options", ["", processes(2)], ids=["here", "processes"])
+def test_results_in_order_and_a_users_error_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}")  # Where workers find `fail`.
+    hook = threading.excepthook
+    with beam_engine.pool(options, tmp_path / "beam") as pool:
+        assert list(pool.map(abs, range(-20, 0))) == list(range(20, 0, -1))
+        assert list(pool.map(abs, [])) == []
+        with pytest.raises(UserError, match=r"^job 2 fails$"):
+            list(pool.map(fail, range(4)))
+        with pytest.raises(FileNotFoundError, match="no such place"):
+            list(pool.map(os.listdir, ["no such place"]))
+    assert os.listdir(tmp_path) == []
+    assert threading.excepthook is hook
+
+
+@with_beam
+def test_workers_that_see_another_directory_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_engine, "work", lambda place, number: None)  # As where nothing lies under that path.
+    monkeypatch.setattr(beam_engine, "_LATE_SECONDS", 0.2)
+    with (
+        pytest.raises(UserError, match=r"left no results in .*must be one that the workers share with this machine"),
+        beam_engine.pool("", tmp_path / "beam") as pool,
+    ):
+        list(pool.map(abs, [1]))
+
+
+def later(place: str, number: int) -> None:
+    """Works after the pipeline has ended: as a result on another machine, which NFS shows late."""
+    threading.Timer(3, WORK, (place, number)).start()
+
+
+@with_beam
+def test_results_that_are_seen_late_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_engine, "work", later)
+    with beam_engine.pool("", tmp_path / "beam") as pool:
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
+
+@with_beam
+def test_that_a_directory_is_removed_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(
+            UserError, match=r"beam/[0-9a-f]*: removed while Beam was at work\. The same command continues\."
+        ),
+        beam_engine.pool("", tmp_path / "beam") as pool,
+    ):
+        list(pool.map(shutil.rmtree, [tmp_path / "beam"]))
+
+
+@with_beam
+def test_a_worker_that_ended_late_is_none_of_the_next_jobs(tmp_path: Path) -> None:
+    with beam_engine.pool("", tmp_path / "beam") as pool:
+        assert list(pool.map(abs, [-1])) == [1]
+        pool.died.set()  # type: ignore[attr-defined]
+        assert list(pool.map(abs, [-1])) == [1]
+
+
+@with_beam
+@pytest.mark.parametrize(
+    ("options", "level"), [("", logging.CRITICAL), ("--runner=FlinkRunner", logging.INFO)], ids=["here", "elsewhere"]
+)
+def test_a_runner_elsewhere_is_heard(tmp_path: Path, options: str, level: int) -> None:
+    """Its log has the job's id and address. Levels are those of before in the end, a caller's own too."""
+    logger = logging.getLogger("apache_beam")
+    before, hook = logger.level, threading.excepthook
+    logging.disable(logging.DEBUG)
+    try:
+        with beam_engine.pool(options, tmp_path / "beam"):
+            assert logger.getEffectiveLevel() == level
+        assert logging.root.manager.disable == logging.DEBUG
+    finally:
+        logging.disable(logging.NOTSET)
+    assert (logger.level, threading.excepthook) == (before, hook)
+
+
+def wait_or_fail(value: int) -> None:
+    if value == 0:
+        raise UserError("job 0 fails")
+    time.sleep(100)
+
+
+def map_in_vain(directory: str) -> None:
+    beam_engine._CLOSE_SECONDS = 1.0
+    with beam_engine.pool(processes(2), Path(directory)) as pool:
+        list(pool.map(wait_or_fail, range(10)))
+
+
+@with_beam
+def test_an_error_is_told_though_another_job_takes_long(tmp_path: Path) -> None:
+    program = f"import beam_test; beam_test.map_in_vain({str(tmp_path / 'beam')!r})"
+    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=90)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("UserError: job 0 fails")
+    beam_engine.end_earlier(tmp_path / "beam", print)
+    assert os.listdir(tmp_path) == []
+
+
+@with_beam
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_bytes_are_those_of_the_local_engine(tmp_path: Path, count: int) -> None:
+    source = with_splits(tmp_path / "pets", train=30, validation=20)
+    (source / "train/cats/bad.jpg").write_bytes(b"<html>")
+    converted(source, tmp_path / "local", shards=12)
+    done = run(MODULE, "--src=pets", "--shards=12", *on_beam(count), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert contents(tmp_path / "out") == contents(tmp_path / "local")
+    assert sorted(os.listdir(tmp_path)) == ["local", "out", "pets"]
+
+
+@with_beam
+def test_an_update_on_beam_is_the_local_one(tmp_path: Path) -> None:
+    source = with_splits(tmp_path / "pets", train=8, validation=4)
+    for out in ("local", "beam"):
+        converted(source, tmp_path / out, shards=4)
+    (source / "train/cats/new.jpg").write_bytes(image("new"))
+    converted(source, tmp_path / "local", update=True)
+    converted(source, tmp_path / "beam", update=True, engine="beam", workers=None)
+    assert contents(tmp_path / "beam") == contents(tmp_path / "local")
+
+
+@with_beam
+def test_a_bad_image_stops_it_as_on_this_machine(split_source: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(split_source, tmp_path / "pets"))
+    (source / "train/cats/bad.jpg").write_bytes(b"<html>")
+    messages = []
+    for settings in ({"workers": 1}, {"workers": None, "engine": "beam"}):
+        config = ConvertConfig(src=str(source), out=str(tmp_path / "out"), on_bad_image="fail", **settings)
+        with pytest.raises(UserError, match=r"bad\.jpg: not an image") as caught:
+            convert(config, log=lambda line: None)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1]
+
+
+# --- Killed --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with `pets`, many names of two files, which take some seconds, and `local`, what they become."""
+    place = tmp_path_factory.mktemp("many")
+    for name in ("cats", "dogs"):
+        first = place / f"pets/train/{name}/first.jpg"
+        first.parent.mkdir(parents=True)
+        first.write_bytes(image(name, size=(300, 200)))
+        for number in range(FILES // 2):
+            os.link(first, first.with_name(f"{number}.jpg"))
+    converted(place / "pets", place / "local", shards=40)
+    return place
+
+
+def workers_of(driver: int) -> Iterator[int]:
+    """The process ids of Beam's workers below a process."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:  # It ended meanwhile.
+                continue
+            if any(b"beam_worker.main(" in word for word in words) and parent == driver:
+                yield int(entry.name)
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def in_survey(partial: Path) -> bool:
+    return any(partial.glob("survey/*.npz"))
+
+
+def in_write(partial: Path) -> bool:
+    return any(partial.glob("index/*.parquet"))
+
+
+@with_beam
+@pytest.mark.parametrize("moment", [in_survey, in_write])
+@pytest.mark.parametrize("victim", ["worker", "driver"])
+def test_killed_and_repeated_it_ends_the_same(
+    many: Path, tmp_path: Path, moment: Callable[[Path], bool], victim: str
+) -> None:
+    flags = [f"--src={many / 'pets'}", "--shards=40", *on_beam()]
+    out, partial = tmp_path / "out", tmp_path / "out.partial"
+    with start(MODULE, *flags, cwd=tmp_path) as process:
+        until(lambda: moment(partial) or process.poll() is not None)
+        workers = list(workers_of(process.pid))
+        assert len(workers) == 2
+        os.kill(process.pid if victim == "driver" else workers[0], signal.SIGKILL)
+        _, err = process.communicate(timeout=120)
+    assert not out.exists()
+    if victim == "worker":
+        assert process.returncode == 1
+        assert err.startswith("error: a worker process of Beam died (killed, out of memory, or crashed in an image")
+        assert "The same command continues." in err
+        assert "Traceback" not in err
+    saved = len(list(partial.glob("survey/*.npz")))
+    assert saved
+    rerun = run(MODULE, *flags, cwd=tmp_path)  # At once, while workers of the killed driver may still be at a job.
+    assert (rerun.returncode, rerun.stderr) == (0, "")
+    assert "what an interrupted conversion has done is taken over" in rerun.stdout
+    assert contents(out) == contents(many / "local")
+    assert os.listdir(tmp_path) == ["out"]
+    until(lambda: not any(alive(worker) for worker in workers), 10)
+
+
+@with_beam
+def test_the_local_engine_takes_over_what_beam_began(many: Path, tmp_path: Path) -> None:
+    flags = [f"--src={many / 'pets'}", "--shards=40"]
+    with start(MODULE, *flags, *on_beam(), cwd=tmp_path) as process:
+        until(lambda: in_write(tmp_path / "out.partial"))
+        process.kill()
+    rerun = run(MODULE, *flags, "--workers=2", cwd=tmp_path)
+    assert (rerun.returncode, rerun.stderr) == (0, "")
+    assert contents(tmp_path / "out") == contents(many / "local")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@with_beam
+def test_an_interrupt_ends_it_within_seconds(many: Path, tmp_path: Path) -> None:
+    flags = [f"--src={many / 'pets'}", *on_beam()]
+    with start(MODULE, *flags, cwd=tmp_path, start_new_session=True) as process:
+        until(lambda: in_survey(tmp_path / "out.partial"))
+        workers = list(workers_of(process.pid))
+        sent = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # As the terminal does: to the workers too.
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "interrupted: the same command continues from here"
+    assert time.monotonic() - sent < 15
+    until(lambda: not any(alive(worker) for worker in workers), 10)
+
+
+def alive(process: int) -> bool:
+    return Path(f"/proc/{process}/cmdline").exists() and bool(Path(f"/proc/{process}/cmdline").read_bytes())

@@ -1,0 +1,399 @@
+"""Tests of the commit: ended at any step, by any of its ways, and ended again while it is finished."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from image_sources import contents
+
+from tfrecord_tools.base import files
+from tfrecord_tools.conversion import workspace
+from tfrecord_tools.conversion.workspace import Workspace, check_apart, check_out, fresh, open_workspace, partial_of
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import open_dataset
+
+OLD, NEW = {"convert.json": b"old"}, {"convert.json": b"new", "a.tfrecord": b"records"}
+REQUEST = {"src": "/images", "seed": 0}
+
+
+class Crash(BaseException):
+    """Ends the work in the middle; unlike SIGKILL it can be caught, and only `atomic` does."""
+
+
+class Steps:
+    """Counts what is done to the file system, and crashes before step number `last`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, exchange: bool):
+        self.done = 0
+        self.last: int | None = None
+        for where, name in [(os, "rename"), (os, "replace"), (os, "rmdir"), (os, "unlink"), (Path, "unlink")]:
+            monkeypatch.setattr(where, name, self._counted(getattr(where, name)))
+        # Unprivileged removal in pieces, so that it can end in the middle.
+        monkeypatch.setattr(shutil, "rmtree", self._remove)
+        monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+        swap = self._counted(files.exchange) if exchange else lambda one, other: False
+        monkeypatch.setattr(files, "exchange", swap)
+
+    def crash_before(self, step: int | None) -> None:
+        self.done, self.last = 0, step
+
+    def _counted(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **options: Any) -> Any:
+            if self.done == self.last:
+                raise Crash
+            self.done += 1
+            return function(*args, **options)
+
+        return counted
+
+    def _remove(self, directory: Path) -> None:
+        for entry in sorted(directory.rglob("*"), reverse=True):
+            if entry.is_dir():
+                os.rmdir(entry)
+            else:
+                os.unlink(entry)
+        os.rmdir(directory)
+
+
+def write(directory: Path, files_in_it: dict[str, bytes]) -> None:
+    directory.mkdir(parents=True)
+    for name, data in files_in_it.items():
+        (directory / name).write_bytes(data)
+
+
+def complete(out: Path) -> Workspace:
+    """A conversion that has written all and not yet committed."""
+    space = Workspace(out)
+    space.root.mkdir()
+    (space.root / "lock").touch()
+    space.start_writing("digest", {"seed": 0})
+    for name, data in NEW.items():
+        (space.data / name).write_bytes(data)
+    (space.index / "0000000.parquet").write_bytes(b"part")
+    space.survey.mkdir()
+    (space.survey / "0000001.npz").write_bytes(b"facts")
+    return space
+
+
+def commit(out: Path) -> None:
+    with open_workspace(out) as space:
+        space.commit_data(REQUEST)
+
+
+def finish(out: Path) -> dict[str, Any] | None:
+    with open_workspace(out) as space:
+        return space.finish_commit()
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "two renames"])
+@pytest.mark.parametrize("before", [None, "dataset", "empty"])
+def test_commit_ended_at_any_step_can_be_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool, before: str | None
+) -> None:
+    steps = Steps(monkeypatch, exchange)
+    old = OLD if before == "dataset" else {}
+
+    def run(number: int, first: int | None, second: int | None) -> tuple[bool, bool]:
+        """Crashes the commit before step `first`, its finishing before `second`; returns whether each did crash."""
+        steps.crash_before(None)
+        parent = tmp_path / f"{number}"
+        out = parent / "out"
+        parent.mkdir()
+        if before:
+            write(out, old)
+        space = complete(out)
+        try:
+            steps.crash_before(first)
+            commit(out)
+            crashed = False
+        except Crash:
+            crashed = True
+        steps.crash_before(None)
+        if crashed and not space.commit.exists() and space.data.exists():
+            assert (contents(out) == old) if before else not out.exists()  # Nothing has happened yet.
+            return True, False  # Not to be finished, but to be continued.
+        if not out.exists():
+            assert crashed
+            assert not exchange or not before
+            with pytest.raises(UserError, match=r"out: the conversion is unfinished\. Repeat its command"):
+                open_dataset(out)
+        else:
+            assert contents(out) in (old, NEW)
+        crashed_again = False
+        try:
+            steps.crash_before(second)
+            finish(out)
+        except Crash:
+            crashed_again = True
+        steps.crash_before(None)
+        committed = space.commit.exists()
+        assert finish(out) == (REQUEST if committed else None)
+        assert contents(out) == NEW
+        assert os.listdir(parent) == ["out"]
+        return crashed, crashed_again
+
+    numbers = itertools.count()
+    crashes = 0
+    for first in itertools.count():
+        again = True
+        for second in itertools.count():
+            crashed, again = run(next(numbers), first, second)
+            crashes += again
+            if not again:
+                break
+        if not crashed:
+            break
+    assert first >= 8  # So many steps there are at least.
+    assert crashes > 20
+
+
+def test_marker_comes_after_the_data_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = complete(tmp_path / "out")
+    seen: list[tuple[str, bool]] = []
+    sync = files.sync
+    monkeypatch.setattr(files, "sync", lambda path: (seen.append((path.name, space.commit.exists())), sync(path)))
+    space.commit_data(REQUEST)
+    assert seen[0] == ("data", False)
+    assert (tmp_path.name, True) in seen
+
+
+def test_leftovers_of_a_killed_write_are_removed(tmp_path: Path) -> None:
+    space = complete(tmp_path / "out")
+    for name in ("plan.json.tmp", "commit.json.tmp", "index/1.parquet.tmp"):
+        (space.root / name).write_bytes(b"half")
+    commit(tmp_path / "out")
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_without_a_commit_there_is_nothing_to_finish(tmp_path: Path) -> None:
+    space = complete(tmp_path / "out")
+    assert finish(tmp_path / "out") is None
+    assert space.data.exists()
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_appeared_at_out_meanwhile_is_not_touched(tmp_path: Path) -> None:
+    space = complete(tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "finish_commit", lambda self: write(self.out, {"precious.txt": b"mine"}))
+        space.commit_data(REQUEST)
+    with pytest.raises(UserError, match=r"out appeared while it was being converted\. Move it away"):
+        finish(tmp_path / "out")
+    assert (tmp_path / "out/precious.txt").read_bytes() == b"mine"
+    os.rename(tmp_path / "out", tmp_path / "elsewhere")
+    assert finish(tmp_path / "out") == REQUEST
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == NEW
+
+
+def test_result_that_was_moved_away_is_not_replaced_by_the_old_one(tmp_path: Path) -> None:
+    write(tmp_path / "out", OLD)
+    complete(tmp_path / "out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Workspace, "clear", lambda self: None)  # Killed after the exchange.
+        commit(tmp_path / "out")
+    os.rename(tmp_path / "out", tmp_path / "elsewhere")
+    assert finish(tmp_path / "out") is None
+    assert os.listdir(tmp_path) == ["elsewhere"]
+
+
+def test_empty_workspace_is_removed_and_a_full_one_kept(tmp_path: Path) -> None:
+    with open_workspace(tmp_path / "new" / "out"):
+        assert os.listdir(tmp_path / "new") == ["out.partial"]
+    assert os.listdir(tmp_path / "new") == []
+    with open_workspace(tmp_path / "out") as space:
+        space.start_writing("digest", {})
+    assert sorted(os.listdir(tmp_path / "out.partial")) == ["data", "index", "lock", "plan.json"]
+
+
+def test_two_at_a_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
+    with open_workspace(tmp_path / "out") as space:
+        space.start_writing("digest", {})
+        message = r"out: another conversion is writing it\. Wait for it, or choose another --out\."
+        with pytest.raises(UserError, match=message), open_workspace(tmp_path / "out"):
+            pass
+    assert space.plan.exists()
+
+
+@pytest.mark.parametrize("names", [["holiday.jpg"], ["data"], ["lock", "holiday.jpg", "data"]])
+def test_a_directory_of_the_users_is_not_taken(tmp_path: Path, names: list[str]) -> None:
+    """All that lies in the workspace is removed at the end; `data` without our lock is not ours."""
+    write(tmp_path / "out.partial", dict.fromkeys(names, b"precious"))
+    foreign = "data" if names == ["data"] else r"holiday\.jpg"
+    message = rf"out\.partial is needed .* not of this tool: it holds {foreign}\. Move it away, or choose another --out"
+    with pytest.raises(UserError, match=message), open_workspace(tmp_path / "out"):
+        pass
+    assert contents(tmp_path / "out.partial") == dict.fromkeys(names, b"precious")
+
+
+def test_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    message = r"file/out\.partial: cannot be created: Not a directory\. Choose another --out\."
+    with pytest.raises(UserError, match=message), open_workspace(tmp_path / "file" / "out"):
+        pass
+
+
+# --- Continuing ----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_plan_continues(tmp_path: Path) -> None:
+    space = complete(tmp_path / "out")
+    space.start_writing("digest", {"seed": 0})
+    assert contents(space.data) == NEW
+
+
+@pytest.mark.parametrize(
+    ("digest", "config", "message"),
+    [
+        (
+            "other",
+            {"seed": 1},
+            "seed was 0 and is 1. Repeat that command to finish it, or pass --restart to discard it.",
+        ),
+        ("other", {"seed": 0, "shards": 3}, "shards was None and is 3. Repeat that command"),
+        (
+            "other",
+            {"seed": 0},
+            "the files in --src, or what was found in them, changed meanwhile. Pass --restart to begin anew.",
+        ),
+    ],
+)
+def test_another_plan_is_refused(tmp_path: Path, digest: str, config: dict[str, Any], message: str) -> None:
+    space = complete(tmp_path / "out")
+    with pytest.raises(UserError) as caught:
+        space.start_writing(digest, config)
+    assert f"{space.root} holds an unfinished conversion that differs: {message}" in str(caught.value)
+    assert contents(space.data) == NEW
+
+
+# --- Places --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("out", "source", "message"),
+    [
+        ("images/out", "images", r"--out=.*images/out lies inside --src=.*images: .* Choose one outside\."),
+        ("images/a/b/out", "images", r"lies inside --src"),
+        ("images", "images", r"lies inside --src"),  # The same.
+        ("link/out", "images", r"lies inside --src"),  # By a link.
+        ("data", "data/images", r"--src=.*data/images lies inside --out=.*data, which would be replaced"),
+        ("images/../images/out", "images", r"lies inside --src"),
+    ],
+)
+def test_one_inside_the_other_is_refused(tmp_path: Path, out: str, source: str, message: str) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "data/images").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("images")
+    with pytest.raises(UserError, match=message):
+        check_apart(tmp_path / out, tmp_path / source)
+
+
+@pytest.mark.parametrize(("out", "source"), [("out", "images"), ("images_out", "images"), ("img", "images")])
+def test_apart_is_fine(tmp_path: Path, out: str, source: str) -> None:
+    check_apart(tmp_path / out, tmp_path / source)
+
+
+@pytest.mark.parametrize(
+    ("what", "overwrite", "message"),
+    [
+        ("nothing", False, None),
+        ("empty", False, None),
+        ("dataset", True, None),
+        ("dataset", False, r"--out=.*out exists\. Pass --overwrite to replace it \(it stays until the new one is"),
+        ("photos", False, r"--out=.*out exists and is no dataset of this tool, so it is not touched\. Choose another"),
+        ("photos", True, r"is no dataset of this tool"),  # --overwrite is for datasets alone.
+        ("file", False, r"--out=.*out is a file\. Choose a directory that is not there yet\."),
+        ("file", True, r"is a file"),
+    ],
+)
+def test_what_may_lie_at_out(tmp_path: Path, what: str, overwrite: bool, message: str | None) -> None:
+    out = tmp_path / "out"
+    if what == "file":
+        out.write_text("")
+    elif what != "nothing":
+        write(out, {"empty": {}, "dataset": OLD, "photos": {"1.jpg": b""}}[what])
+    if message is None:
+        check_out(out, overwrite)
+        return
+    with pytest.raises(UserError, match=message):
+        check_out(out, overwrite)
+
+
+def test_partial_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert partial_of(Path("a/out")) == Path("a/out.partial")
+    assert partial_of(Path()) == tmp_path.with_name(tmp_path.name + ".partial")  # Of ".".
+    assert partial_of(Path("..")) == tmp_path.parent.with_name(tmp_path.parent.name + ".partial")
+
+
+def test_workspace_is_apart_from_out() -> None:
+    space = workspace.Workspace(Path("x/out"))
+    for path in (space.data, space.index, space.survey, space.plan, space.commit):
+        assert path.parent == Path("x/out.partial")
+
+
+# --- In one go -------------------------------------------------------------------------------------------------------
+
+
+def test_fresh_output_appears_when_it_is_whole(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with fresh(out, lambda: None) as space:
+        (space.data / "a").write_bytes(b"1")
+        assert not out.exists()
+    assert contents(tmp_path) == {"out/a": b"1"}
+
+
+def test_fresh_output_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/convert.json").write_bytes(b"old")
+
+    def fail() -> None:
+        with fresh(tmp_path / "out", lambda: None) as space:
+            (space.data / "a").write_bytes(b"1")
+            raise Crash
+
+    with pytest.raises(Crash):
+        fail()
+    assert contents(tmp_path) == {"out/convert.json": b"old"}
+
+
+def test_fresh_output_after_a_kill(tmp_path: Path) -> None:
+    """What the killed process had written is not taken over: nothing says how far it had come."""
+    left = partial_of(tmp_path / "out")
+    for name in ("lock", "data/a", "index/0000000.parquet"):
+        (left / name).parent.mkdir(parents=True, exist_ok=True)
+        (left / name).write_bytes(b"half")
+    with fresh(tmp_path / "out", lambda: None) as space:
+        assert list(space.data.iterdir()) == list(space.index.iterdir()) == []
+        (space.data / "b").write_bytes(b"2")
+    assert contents(tmp_path) == {"out/b": b"2"}
+
+
+def test_fresh_output_does_not_take_the_place_of_a_conversion(tmp_path: Path) -> None:
+    with open_workspace(tmp_path / "out") as space:
+        space.survey.mkdir()
+        (space.survey / "0.npz").write_bytes(b"hours of work")
+    with pytest.raises(
+        UserError, match=r"out\.partial holds an unfinished conversion\. Repeat its command to finish it"
+    ):
+        fresh(tmp_path / "out", lambda: None).__enter__()
+    assert (tmp_path / "out.partial/survey/0.npz").exists()
+
+
+def test_fresh_output_is_checked_again_when_its_turn_comes(tmp_path: Path) -> None:
+    checks: list[int] = []
+
+    def check() -> None:
+        checks.append(1)
+        if len(checks) == 2:
+            raise UserError("it is there now")
+
+    with pytest.raises(UserError, match="it is there now"):
+        fresh(tmp_path / "out", check).__enter__()
+    assert list(tmp_path.iterdir()) == []

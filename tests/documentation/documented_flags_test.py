@@ -1,0 +1,78 @@
+"""README and docs name flags that exist, of the command that they speak of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from command_list import COMMANDS, EVERYWHERE, FLAG, FOREIGN, TRAINING, has, named
+from image_sources import REPOSITORY
+
+DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))]
+CONVERT, ADOPT = ("tfrecord_tools.convert",), ("tfrecord_tools.adopt",)
+NOT_THERE = frozenset({"lr"})  # Shown as flags that do not exist.
+JUDGES = ("trainers.evaluate", "trainers.predict", "trainers.export")
+
+# Document and title -> of which commands it speaks; what is below a title belongs to it. "" is the whole document.
+SPEAKS_OF = {
+    ("README.md", "Converting"): CONVERT,
+    ("README.md", "Training"): (*TRAINING, "trainers.compare"),
+    ("README.md", "After training"): JUDGES,
+    ("docs/trainers.md", ""): TRAINING,
+    ("docs/interop.md", "TFRecords that others wrote"): ADOPT,
+    ("docs/folders.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
+    ("docs/folders.md", "TFRecords that others wrote"): ADOPT,
+    ("docs/manifests.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
+    ("README.md", "Reading the records elsewhere"): ADOPT,
+    ("README.md", "The two commands"): TRAINING,
+    ("docs/scaling.md", ""): CONVERT,
+    ("docs/format.md", ""): (*CONVERT, *ADOPT),
+    ("docs/pipeline.md", "What holds it back"): TRAINING,
+    ("docs/from_image_data_generator.md", ""): CONVERT,
+}
+
+
+def passages(document: str) -> Iterator[tuple[str, str]]:
+    """Yields each passage of a document with its title: a command with its arguments, or a sentence."""
+    title = ""
+    for block in re.split(r"\n\s*\n", (REPOSITORY / document).read_text()):
+        if heading := re.match(r"#+ (.*)", block):
+            title = heading[1]
+        if block.startswith("    "):
+            lines = "".join(f"\n{line}" for line in block.replace("\\\n", " ").splitlines())
+            yield from ((title, part) for part in re.split(r"\n(?=\s+(?:python|make|curl|\w+=))", lines))
+        else:
+            yield from ((title, part) for part in re.split(r"(?<=[.;:])\s+|\n(?=[|*])", block))
+
+
+def speaks_of(document: str, title: str, passage: str) -> set[str]:
+    """The commands that a passage names, in full or in backticks, and those of its section."""
+    spoken = set(re.findall(r"`(?:python -m )?(\w+)\b", passage))
+    found = named(passage) | {command for command in COMMANDS if command.partition(".")[2] in spoken}
+    return found | set(SPEAKS_OF.get((document, title), SPEAKS_OF.get((document, ""), ())))
+
+
+def exists(name: str, commands: set[str], passage: str) -> bool:
+    """Whether one of the commands has a flag, or a benchmark that the passage names."""
+    if name in EVERYWHERE | FOREIGN | NOT_THERE or any(has(command, name) for command in commands):
+        return True
+    sources = [(REPOSITORY / f"benchmarks/{one}.py").read_text() for one in re.findall(r"benchmarks\.(\w+)", passage)]
+    return any(re.search(rf'DEFINE_\w+\(\s*"{name}"', source) for source in sources)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_names_flags_that_exist(document: str) -> None:
+    strange = [
+        f"--{name} with {', '.join(sorted(commands)) or 'no command'}: {passage.strip()}"
+        for title, passage in passages(document)
+        for commands in [speaks_of(document, title, passage)]
+        for name in FLAG.findall(passage)
+        if not exists(name, commands, passage)
+    ]
+    assert strange == []
+
+
+def test_what_is_spoken_of_is_there() -> None:
+    for document, title in SPEAKS_OF:
+        assert not title or title in {found for found, _ in passages(document)}, (document, title)

@@ -1,0 +1,120 @@
+"""The commands of both packages with the flags that each defines, and what flags a text names that a reader lacks."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from image_sources import REPOSITORY
+
+from tfrecord_tools.__main__ import COMMANDS as TOOLS
+from trainers.__main__ import COMMANDS as TRAINERS
+from trainers.recipes import RECIPES
+
+COMMANDS = (*(f"tfrecord_tools.{name}" for name in TOOLS), *(f"trainers.{name}" for name in TRAINERS))
+FLAG = re.compile(r"(?<![\w-])--(?!-)(?:\[no\])?(?![\w-]*\{)(\w[\w-]*)")  # Not `--{}`, which is put together later.
+EVERYWHERE = frozenset(
+    {"help", "helpfull", "helpshort", "version", "name", "flag"}
+)  # The latter stand for any, as in `--name=value`.
+# Flags of other programs: of docker, of pip, of Apache Beam's runners, of what serves models, of `make`'s tools.
+FOREIGN = frozenset(
+    {
+        "gpus",
+        "force-reinstall",
+        "upgrade",
+        "direct_running_mode",
+        "direct_num_workers",
+        "rest_api_port",
+        "model_name",
+        "model_base_path",
+        "data-binary",
+    }
+)
+_NAMED = re.compile(r"\b(tfrecord_tools|trainers)[. ](\w+)")  # In full: with the package.
+_OWNED = re.compile(r"\b(\w+)'s --")  # Or as its owner: convert's --max_pixels.
+# Of compare: what stands behind a trainer or a backbone.
+_OF_TRAINERS = "[FLAGS]"
+_QUOTED = re.compile(r"(?<=--variant=|-backbone=)'[^']*'")
+TRAINING = tuple(f"trainers.{name}" for name in RECIPES)
+_SENTENCES = re.compile(r"(?<=[.;!?])\s+|\n")
+
+_DUMP = """
+import importlib, json, sys
+from absl import flags
+defined = {}
+for command in sys.argv[1:]:
+    module = importlib.import_module(command)  # First, since absl's own modules define flags when they are imported.
+    before = set(flags.FLAGS)
+    getattr(module, "define_flags", lambda: None)()
+    own = {name: flags.FLAGS[name] for name in flags.FLAGS if name not in before}
+    defined[command] = {
+        name: {
+            "kind": flag.flag_type(),
+            "default": flag.default,
+            "help": flag.help.partition(";\\n")[0],  # Behind it stands what absl says of flags that may be repeated.
+            "values": getattr(flag.parser, "enum_values", None) or [],
+        }
+        for name, flag in own.items()
+    }
+    flags.FLAGS.remove_flag_values(own)
+print(json.dumps(defined))
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """A flag as its command defines it; `values` are those of an enum."""
+
+    kind: str
+    default: Any
+    help: str
+    values: list[str]
+
+
+@functools.cache
+def defined() -> dict[str, dict[str, Flag]]:
+    """Each command with its flags by name. They are asked for in a process of their own: absl's flags are global."""
+    done = subprocess.run(
+        [sys.executable, "-c", _DUMP, *COMMANDS], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    return {
+        command: {name: Flag(**flag) for name, flag in own.items()} for command, own in json.loads(done.stdout).items()
+    }
+
+
+def named(text: str) -> set[str]:
+    """The commands that a text names in full, as `trainers.frozen`, or as owners, as `convert's --resize`."""
+    found = {f"{package}.{name}" for package, name in _NAMED.findall(text)} & set(COMMANDS)
+    found |= {command for command in COMMANDS if command.partition(".")[2] in _OWNED.findall(text)}
+    return found | (set(TRAINING) if _OF_TRAINERS in text else set())
+
+
+def unknown(text: str, shown_by: Collection[str]) -> Iterator[str]:
+    """Yields the flags that a text names and its reader does not have.
+
+    A flag must be one of each command that shows the text, or of a command that the same sentence names; in quotes of
+    `compare --variant='…'` one of any trainer.
+    """
+    for name in FLAG.findall(" ".join(_QUOTED.findall(text))):
+        if not any(has(command, name) for command in TRAINING):
+            yield name
+    text = _QUOTED.sub("", text)
+    for sentence in filter(None, _SENTENCES.split(text)):
+        others = named(sentence)
+        for name in FLAG.findall(sentence):
+            if name in EVERYWHERE | FOREIGN or any(has(command, name) for command in others):
+                continue
+            if not shown_by or not all(has(command, name) for command in shown_by):
+                yield name
+
+
+def has(command: str, name: str) -> bool:
+    """Whether a command has a flag; of a switch also as `noNAME`."""
+    flags = defined()[command]
+    return name in flags or (name.startswith("no") and flags.get(name[2:], Flag("", None, "", [])).kind == "bool")

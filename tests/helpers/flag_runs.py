@@ -1,0 +1,1144 @@
+"""The runs that give every flag of every command once, each with what shows that the flag did something.
+
+A new flag needs an entry in a run of its command, or a run of its own; `flags_test.py` names those that have none.
+All runs start in a copy of the same small place, see `stock`.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from image_sources import contents, converted, image, tree, with_splits
+from PIL import Image
+
+from tfrecord_tools import convert as convert_module
+from tfrecord_tools.records import open_dataset
+
+SMALL = (4, 8)  # Filters of a network that trains in a moment.
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """A command that has ended: where it ran, its exit code, what it printed."""
+
+    place: Path
+    code: int
+    out: str
+    err: str
+
+    def has(self, path: str) -> bool:
+        return (self.place / path).exists()
+
+    def count(self, pattern: str) -> int:
+        return len(list(self.place.glob(pattern)))
+
+    def text(self, path: str) -> str:
+        return (self.place / path).read_text()
+
+    def json(self, path: str, *keys: str) -> Any:
+        """A value of a JSON file, by the keys that lead to it."""
+        value = json.loads(self.text(path))
+        for key in keys:
+            value = value[int(key) if isinstance(value, list) else key]
+        return value
+
+    def rows(self, path: str) -> list[dict[str, Any]]:
+        """The rows of a CSV or a Parquet file."""
+        if path.endswith(".parquet"):
+            return pq.read_table(self.place / path).to_pylist()
+        return list(csv.DictReader(io.StringIO(self.text(path))))
+
+    def images(self, out: str, split: str = "train") -> list[Image.Image]:
+        """The images of a split of a dataset."""
+        records = open_dataset(self.place / out).records(split)
+        return [Image.open(io.BytesIO(records[i]["image"])) for i in range(len(records))]
+
+    def panels(self, path: str, side: int) -> np.ndarray:
+        """The panels of a picture of `preview`, u8[n side side 3]: they lie in white frames of 4 pixels."""
+        pixels = np.asarray(Image.open(self.place / path))
+        corners = [range(4, length - side, side + 4) for length in pixels.shape[:2]]
+        return np.stack([pixels[y : y + side, x : x + side] for y in corners[0] for x in corners[1]])
+
+
+Check = Callable[[Ended], object]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run of a command.
+
+    Attributes:
+        name: Says what the run is for.
+        flags: Arguments that are flags -> what must be true afterwards because of them.
+        arguments: Other arguments.
+        before: Prepares the place.
+        code: The exit code.
+        marks: Of pytest: `slow` where a faster run shows that the command works, `interop`.
+    """
+
+    name: str
+    flags: Mapping[str, Check] = dataclasses.field(default_factory=dict)
+    arguments: Sequence[str] = ()
+    before: Callable[[Path], object] = lambda place: None
+    code: int = 0
+    marks: Sequence[pytest.MarkDecorator] = ()
+
+
+SLOW = (pytest.mark.slow,)
+INTEROP = (pytest.mark.interop,)  # Needs packages of an environment of its own.
+
+# --- The place -----------------------------------------------------------------------------------------------------
+
+
+def stock(place: Path) -> Path:
+    """Makes what all runs find: images with and without splits, and a dataset."""
+    with_splits(place / "pets", train=6, validation=4)
+    tree(place / "animals", {"cats": 20, "dogs": 20, "birds": 2})
+    converted(place / "pets", place / "out")
+    (place / "numbers.txt").write_text("".join(f"{number}\n" for number in range(8)))
+    return place
+
+
+def manifest(place: Path) -> None:
+    """A table of images by other columns than the usual ones; one owner has images in both splits."""
+    (place / "pool").mkdir()
+    lines = ["file,kind,part,owner"]
+    for number in range(8):
+        (place / f"pool/{number}.jpg").write_bytes(image(number))
+        lines.append(f"{number}.jpg,{'cd'[number % 2]},{'train' if number < 4 else 'val'},{number % 3}")
+    (place / "table.csv").write_text("\n".join(lines) + "\n")
+
+
+def one_hot(place: Path) -> None:
+    """A table with a column for each class, in an encoding that it does not say."""
+    (place / "pool").mkdir()
+    lines = ["path,café,thé"]
+    for number in range(8):
+        (place / f"pool/{number}.jpg").write_bytes(image(number))
+        lines.append(f"{number}.jpg,{number % 2},{1 - number % 2}")
+    (place / "table.csv").write_text("\n".join(lines) + "\n", encoding="cp1252")
+
+
+def flat(place: Path) -> None:
+    """Images that say their class in their names, and two of twelve files that are none."""
+    (place / "flat").mkdir()
+    for number in range(10):
+        (place / f"flat/a{number}-{'cat' if number % 2 else 'dog'}.jpg").write_bytes(image(number))
+    for number in range(2):
+        (place / f"flat/b{number}-cat.jpg").write_text("no image")
+
+
+def pictures(place: Path) -> None:
+    """Images of three sizes in two classes, one of them large."""
+    for name in ("cats", "dogs"):
+        (place / "pictures/train" / name).mkdir(parents=True)
+        for number, size in enumerate([(12, 9), (40, 30), (64, 20)]):
+            (place / f"pictures/train/{name}/{number}.jpg").write_bytes(image(f"{name}{number}", size=size))
+    (place / "pictures/train/dogs/large.jpg").write_bytes(image("large", size=(200, 160)))
+
+
+def odd(place: Path) -> None:
+    """Images of which one has junk in front, and one is twice there."""
+    tree(place / "odd", {"cats": 8, "dogs": 8})
+    (place / "odd/cats/junk.jpg").write_bytes(b"junk" * 4 + image("junk", size=(40, 30)))
+    shutil.copy(place / "odd/cats/000.jpg", place / "odd/cats/copy.jpg")
+
+
+def damaged(place: Path) -> None:
+    """Images of which one is damaged between a sound header and a sound end."""
+    tree(place / "damaged", {"train/cats": 4, "train/dogs": 4})
+    data = image("damaged", size=(64, 64))
+    (place / "damaged/train/cats/damaged.jpg").write_bytes(data[:1000] + b"\xff\xff\x00\xff" + data[1004:])
+
+
+def scans(place: Path) -> None:
+    """Gray levels of 12 of 16 bits, and photographs that say who took them."""
+    levels = np.linspace(0, 4095, 12 * 9).reshape(9, 12).astype(np.uint16)
+    exif = Image.Exif()
+    exif[0x013B] = "the artist"
+    for name in ("cats", "dogs"):
+        (place / f"scans/train/{name}").mkdir(parents=True)
+        Image.fromarray(levels).save(place / f"scans/train/{name}/scan.png")
+        (place / f"scans/train/{name}/photograph.jpg").write_bytes(image(name, exif=exif.tobytes()))
+
+
+def begun(place: Path) -> None:
+    """A conversion that was stopped before its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(convert_module.index, "join_parts", stop)
+        with pytest.raises(KeyboardInterrupt):
+            converted(place / "pets", place / "made")
+    assert (place / "made.partial").exists()
+
+
+def stop(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def grown(place: Path) -> None:
+    """The source of the dataset has an image more."""
+    (place / "pets/train/cats/new.jpg").write_bytes(image("new"))
+
+
+def parts(place: Path) -> None:
+    """Directories whose names do not say what they are, and one that is to be left out."""
+    for number, name in enumerate(("one", "two", "spare")):
+        tree(place / "parts", {f"{name}/cats": 3 + number, f"{name}/dogs": 3 + number})
+
+
+class OldInfo(zipfile.ZipInfo):
+    """A member whose name is written as older programs do: in their country's encoding, without saying so."""
+
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("cp949"), 0
+
+
+def korean_zip(place: Path) -> None:
+    with zipfile.ZipFile(place / "korean.zip", "w") as archive:
+        for name in ("고양이", "개"):
+            for number in range(6):
+                archive.writestr(OldInfo(f"{name}/{number}.jpg"), image(f"{name}{number}"))
+
+
+def deep(place: Path) -> None:
+    """Images of 12 bits in 16, and one with a GPS position."""
+    for number, name in enumerate(("cats", "dogs")):
+        (place / f"deep/train/{name}").mkdir(parents=True)
+        for i in range(3):
+            levels = np.random.default_rng(6 * number + i).integers(0, 4096, (9, 12)).astype(np.uint16)
+            Image.fromarray(levels).save(place / f"deep/train/{name}/{i}.png")
+    exif = Image.Exif()
+    exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0)}
+    (place / "deep/train/cats/gps.jpg").write_bytes(image("gps", exif=exif))
+
+
+def planes(number: int) -> np.ndarray:
+    """u8[channel height width]"""
+    return np.random.default_rng(number).integers(0, 256, (3, 6, 8)).astype(np.uint8)
+
+
+def homemade(place: Path) -> None:
+    """TFRecords with labels that are text in Latin-1, and raw pixels."""
+    from foreign_records import example, write
+
+    size = {"height": 6, "width": 8, "depth": 3}
+    values = [
+        {"image_raw": planes(n).tobytes(), "label": ["café", "dog"][n % 2].encode("latin-1"), **size} for n in range(6)
+    ]
+    write(place / "homemade/train-00000-of-00001", map(example, values))
+
+
+def relabelled(place: Path) -> None:
+    (place / "relabel.csv").write_text("path,label\ntrain/cats/000.jpg,dogs\n")
+
+
+def theirs(place: Path) -> None:
+    """TFRecords with two images and two labels each, and one whose second image is damaged."""
+    (place / "theirs").mkdir()
+    from foreign_records import example, write
+
+    values = [
+        {"photo": image(n), "scan": image(n + 50) if n else b"\xff\xd8\xff", "target": 3 + n % 2, "other": n}
+        for n in range(8)
+    ]
+    write(place / "theirs/train-00000-of-00001", map(example, values))
+
+
+def adopted(place: Path) -> None:
+    converted(place / "pets", place / "adopted")
+
+
+def large(place: Path) -> None:
+    """A dataset whose images take longer to decode than anything else takes."""
+    for split in ("train", "validation"):
+        for number, name in enumerate(("cats", "dogs")):
+            (place / f"large/{split}/{name}").mkdir(parents=True)
+            (place / f"large/{split}/{name}/0.jpg").write_bytes(image(f"{split}{number}", size=(900, 700)))
+    converted(place / "large", place / "large_out")
+
+
+def csvs(place: Path) -> None:
+    (place / "table").mkdir()
+    (place / "table/train.csv").write_text("label,0_0\ncats,1\n")
+
+
+def judged(place: Path) -> None:
+    """A dataset of plain colors, and a run directory with a model that knows them."""
+    from judged_runs import judged_pair  # Here, since it imports TensorFlow.
+
+    shutil.rmtree(place / "out")
+    judged_pair(place)
+
+
+def exported(place: Path) -> None:
+    judged(place)
+    (place / "served").mkdir()
+    (place / "served/export.json").write_text("{}")
+    (place / "served/old").write_text("")
+
+
+def pretrained(place: Path) -> None:
+    """Weights of a small network."""
+    import keras  # Here, since it takes seconds.
+
+    from trainers.models import networks
+
+    keras.utils.set_random_seed(0)
+    networks.cnn((32, 32, 3), filters=SMALL).save_weights(place / "small.weights.h5")
+
+
+def csvs_of_pixels(place: Path) -> None:
+    from tfrecord_tools.to_csv import CsvConfig, to_csv
+
+    to_csv(CsvConfig(src=str(place / "pets"), out=str(place / "csv"), image_size=16, workers=1), log=lambda line: None)
+
+
+# --- Checks ----------------------------------------------------------------------------------------------------------
+
+
+def config(name: str, value: Any, out: str = "made") -> Check:
+    """A setting of a dataset."""
+    return lambda e: e.json(f"{out}/convert.json", "config", name) == value
+
+
+def setting(path: str, value: Any) -> Check:
+    """A setting of a training."""
+    return lambda e: e.json("run/settings.json", *path.split(".")) == value
+
+
+def says(text: str) -> Check:
+    return lambda e: text in e.out + e.err
+
+
+def is_there(*paths: str) -> Check:
+    return lambda e: all(map(e.has, paths))
+
+
+def records(e: Ended, out: str = "made") -> list[dict[str, Any]]:
+    return e.rows(f"{out}/records.parquet")
+
+
+def sizes(e: Ended) -> set[tuple[int, int]]:
+    return {(row["width"], row["height"]) for row in records(e)}
+
+
+def splits(e: Ended, out: str = "made") -> dict[str, int]:
+    return {name: split["records"] for name, split in e.json(f"{out}/convert.json", "splits").items()}
+
+
+def has_planes(e: Ended, order: str) -> bool:
+    """Whether the raw pixels were understood in this order."""
+    pixels = [planes(n).transpose(1, 2, 0) if order == "chw" else planes(n).reshape(6, 8, 3) for n in range(6)]
+    return {np.asarray(one).tobytes() for one in e.images("made")} == {one.tobytes() for one in pixels}
+
+
+def groups_stay_together(e: Ended) -> bool:
+    of_group: dict[str, set[str]] = {}
+    for row in records(e):
+        of_group.setdefault(row["path"][-5], set()).add(row["split"])
+    return len(of_group) == 10 and all(len(splits) == 1 for splits in of_group.values())
+
+
+def lines_of_csv(e: Ended, **settings: Any) -> dict[str, bytes]:
+    """What `to_csv` writes of these settings beside those of the run, from Python."""
+    from tfrecord_tools.to_csv import CsvConfig, to_csv
+
+    given: dict[str, Any] = {"src": str(e.place / "animals"), "out": str(e.place / "again"), "image_size": 8}
+    given |= {"classes": ["cats", "dogs"], "color": "gray", "resize_mode": "center_crop", "seed": 5, "workers": 1}
+    given |= {"validation_fraction": 0.5, "test_fraction": 0.25, "group_regex": GROUP, "overwrite": True}
+    to_csv(CsvConfig(**given | settings), log=lambda line: None)
+    return contents(e.place / "again")
+
+
+def decides_csv(**instead: Any) -> Check:
+    """The CSVs are those of the same setting from Python, and would be others with another one."""
+    return lambda e: contents(e.place / "csv") == lines_of_csv(e) != lines_of_csv(e, **instead)
+
+
+def draws_panels(e: Ended) -> bool:
+    """The picture is that of the same settings from Python."""
+    from tfrecord_tools import preview
+    from tfrecord_tools.augment_config import PRESETS
+    from tfrecord_tools.images import preparation
+
+    settings: dict[str, Any] = {"image": "pets/train/cats/000.jpg", "grid": "2x3", "image_size": 24}
+    chosen = preview.PreviewConfig(**settings, seed=3, augment="strong")
+    encoded = preparation.prepare((e.place / settings["image"]).read_bytes()).data
+    expected = preview.panels(encoded, chosen, PRESETS["strong"])
+    return bool((e.panels("shown.png", 24) == expected).all())
+
+
+def shows_record(e: Ended) -> bool:
+    from tfrecord_tools.decoding import decoder
+
+    record = open_dataset(e.place / "out").records("validation")[5]
+    return bool((e.panels("preview.png", 20) == decoder.decode(record["image"], 20, 0.5)).all())
+
+
+def drawings(e: Ended) -> bool:
+    from tfrecord_tools import sample
+
+    for seed in (4, 0):
+        sample.draw_sample(str(e.place / f"seed{seed}"), images=8, seed=seed)
+    return contents(e.place / "drawn") == contents(e.place / "seed4") != contents(e.place / "seed0")
+
+
+def unchanged(e: Ended) -> bool:
+    """Of flags that never change what comes out: a test of the command shows that; here it does come out."""
+    return e.code == 0
+
+
+GROUP = r"(\d)\.\w+$"
+
+# --- The runs of tfrecord_tools --------------------------------------------------------------------------------------
+
+CONVERT = [
+    Run(
+        name="splits",
+        flags={
+            "--src=animals": lambda e: {row["path"].split("/")[0] for row in records(e)} == {"cats", "dogs"},
+            "--out=made": is_there("made/card.html"),
+            "--classes=cats,dogs": says("left out, not in --classes: birds (2 files)"),
+            "--validation_fraction=0.5": lambda e: splits(e)["validation"] > 10,  # By default 8.
+            "--test_fraction=0.25": lambda e: splits(e)["test"] > 0,  # By default there is no such split.
+            f"--group_regex={GROUP}": groups_stay_together,
+            "--seed=7": config("seed", 7),
+            "--shards=6": lambda e: e.count("made/*.tfrecord-*") == 6,  # By default one a split.
+            "--workers=2": unchanged,
+        },
+    ),
+    Run(
+        name="squares",
+        before=pictures,
+        flags={
+            "--src=pictures": lambda e: e.json("made/convert.json", "name") == "pictures",
+            "--out=made": is_there("made/convert.json"),
+            "--resize=32": lambda e: sizes(e) == {(32, 32)},
+            "--resize_mode=exact": lambda e: sizes(e) == {(32, 32)},
+            "--upscale": lambda e: len(records(e)) == 6 and sizes(e) == {(32, 32)},  # Else (12, 9) stays.
+            "--store=png": lambda e: {row["type"] for row in records(e)} == {"PNG"},
+            "--max_pixels=20000": lambda e: "--max_pixels=20,000" in e.rows("made/rejected.csv")[0]["reason"],
+            "--max_bad=0.5": lambda e: len(e.rows("made/rejected.csv")) == 1,  # Of 7, more than the default allows.
+            "--shard_bytes=2048": lambda e: e.count("made/*.tfrecord-*") > 2,
+        },
+    ),
+    Run(
+        name="longer side",
+        before=pictures,
+        flags={
+            "--src=pictures": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--resize=16": lambda e: (16, 12) in sizes(e),
+            "--resize_mode=longer": lambda e: (16, 5) in sizes(e),  # Of 64 x 20.
+            "--store=jpeg": lambda e: {row["type"] for row in records(e)} == {"JPEG"},
+            "--quality=10": lambda e: e.images("made")[0].quantization[0][0] > 50,  # type: ignore[attr-defined]
+        },
+    ),
+    Run(
+        name="levels and metadata",
+        before=scans,
+        flags={
+            "--src=scans": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--depth_range=0,4095": lambda e: {i.getextrema() for i in e.images("made") if i.mode == "L"} == {(0, 255)},
+            "--strip_metadata": lambda e: all(not i.getexif() for i in e.images("made") if i.mode == "RGB"),
+        },
+    ),
+    Run(
+        name="raw pixels",
+        before=pictures,
+        flags={
+            "--src=pictures": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--resize=8": lambda e: sizes(e) == {(8, 8)},
+            "--resize_mode=center_crop": config("resize_mode", "center_crop"),
+            "--store=raw": lambda e: len(open_dataset(e.place / "made").records("train")[0]["image"]) == 8 * 8 * 3,
+        },
+    ),
+    Run(
+        name="headers only",
+        before=damaged,
+        flags={
+            "--src=damaged": lambda e: len(records(e)) == 9,
+            "--out=made": is_there("made/convert.json"),
+            "--verify=header": lambda e: "train/cats/damaged.jpg" in {row["path"] for row in records(e)},
+        },
+    ),
+    Run(
+        name="bad files end it",
+        before=damaged,
+        code=1,
+        flags={
+            "--src=damaged": says("damaged/train/cats/damaged.jpg: "),
+            "--out=made": lambda e: not e.has("made"),
+            "--on_bad_image=fail": says("or pass --on_bad_image=skip."),
+        },
+    ),
+    Run(
+        name="repair",
+        before=odd,
+        flags={
+            "--src=odd": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--on_bad_image=repair": lambda e: "cats/junk.jpg" in {row["path"] for row in records(e)},
+            "--duplicates=drop": lambda e: len(records(e)) == 17,  # Of 18.
+            "--validation_fraction=0": lambda e: splits(e) == {"train": 17},
+        },
+    ),
+    Run(
+        name="no duplicates",
+        before=odd,
+        code=1,
+        flags={
+            "--src=odd": says("cats/copy.jpg"),
+            "--out=made": lambda e: not e.has("made"),
+            "--duplicates=fail": says("error: --duplicates=fail: "),
+            "--max_bad=0.5": says("error: --duplicates=fail: "),  # Else the file with junk in front ends it.
+        },
+    ),
+    Run(
+        name="names of files",
+        before=flat,
+        flags={
+            "--src=flat": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            r"--label_regex=-(\w+)\.": lambda e: e.text("made/label.labels.txt") == "cat\ndog\n",
+            "--max_bad=0.2": lambda e: len(e.rows("made/rejected.csv")) == 2,
+        },
+    ),
+    Run(
+        name="manifest",
+        before=manifest,
+        flags={
+            "--src=pool": lambda e: len(records(e)) == 8,
+            "--out=made": is_there("made/convert.json"),
+            "--manifest=table.csv": lambda e: len(records(e)) == 8,
+            "--path_column=file": lambda e: {row["path"] for row in records(e)} == {f"{n}.jpg" for n in range(8)},
+            "--label_column=kind": lambda e: e.text("made/label.labels.txt") == "c\nd\n",
+            "--split_column=part": lambda e: splits(e) == {"train": 4, "validation": 4},
+            "--group_column=owner": says("3 groups lie in several of the source's own splits"),
+        },
+    ),
+    Run(
+        name="columns of classes",
+        before=one_hot,
+        flags={
+            "--src=pool": lambda e: len(records(e)) == 8,
+            "--out=made": is_there("made/convert.json"),
+            "--manifest=table.csv": lambda e: len(records(e)) == 8,
+            "--label_columns=café,thé": lambda e: sorted(row["label"] for row in records(e)) == [0] * 4 + [1] * 4,
+            "--manifest_encoding=cp1252": lambda e: e.text("made/label.labels.txt") == "café\nthé\n",
+        },
+    ),
+    Run(
+        name="labels",
+        before=relabelled,
+        flags={
+            "--src=pets": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--relabel=relabel.csv": lambda e: e.json("made/convert.json", "classes", "0", "train") == 5,
+        },
+    ),
+    Run(
+        name="dry",
+        flags={"--src=pets": says("cats"), "--dry_run": lambda e: "shards" in e.out and not e.has("made")},
+    ),
+    Run(
+        name="replace",
+        flags={
+            "--src=animals": lambda e: e.json("out/convert.json", "name") == "animals",
+            "--out=out": lambda e: len(records(e, "out")) == 42,
+            "--overwrite": lambda e: len(records(e, "out")) == 42,
+            "--validation_fraction=0.5": config("validation_fraction", 0.5, "out"),
+        },
+    ),
+    Run(
+        name="grow",
+        before=grown,
+        flags={
+            "--src=pets": lambda e: len(records(e, "out")) == 21,
+            "--out=out": lambda e: len(records(e, "out")) == 21,
+            "--update": says("as they were)"),
+        },
+    ),
+    Run(
+        name="anew",
+        before=begun,
+        flags={
+            "--src=pets": is_there("made/convert.json"),
+            "--out=made": lambda e: not e.has("made.partial"),
+            "--restart": config("shards", 3),  # Without it, another plan is refused.
+            "--shards=3": config("shards", 3),
+        },
+    ),
+    Run(
+        name="parts",
+        before=parts,
+        flags={
+            "--src=parts": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--split=train=one": lambda e: splits(e)["train"] == 6,
+            "--split=validation=two": lambda e: splits(e)["validation"] == 8,
+            "--exclude=spare": lambda e: "spare" not in e.out,
+        },
+    ),
+    Run(
+        name="archive",
+        before=korean_zip,
+        flags={
+            "--src=korean.zip": lambda e: len(records(e)) == 12,
+            "--out=made": is_there("made/convert.json"),
+            "--zip_encoding=cp949": lambda e: e.text("made/label.labels.txt") == "개\n고양이\n",
+        },
+    ),
+    Run(
+        name="levels",
+        before=deep,
+        flags={
+            "--src=deep": lambda e: len(records(e)) == 7,
+            "--out=made": is_there("made/convert.json"),
+            "--depth_range=0,4095": lambda e: all(np.asarray(one).max() > 200 for one in e.images("made")),  # Else 15.
+            "--strip_metadata": lambda e: not any(0x8825 in one.getexif() for one in e.images("made")),
+        },
+    ),
+    Run(
+        name="Beam",
+        marks=INTEROP,
+        flags={
+            "--src=pets": lambda e: len(records(e)) == 20,
+            "--out=made": is_there("made/convert.json"),
+            "--engine=beam": is_there("made/convert.json"),
+            "--beam_options=--direct_num_workers=1": is_there("made/convert.json"),
+        },
+    ),
+]
+
+ADOPT = [
+    Run(
+        name="keys",
+        before=theirs,
+        flags={
+            "--records=theirs": lambda e: len(records(e)) == 8,
+            "--out=made": is_there("made/convert.json"),
+            "--image_key=scan": lambda e: e.json("made/convert.json", "keys", "image") == "scan",
+            "--label_key=target": lambda e: e.json("made/convert.json", "keys", "label") == "target",
+            "--label_offset=3": lambda e: e.json("made/convert.json", "keys", "label_offset") == 3,
+            "--classes=cats,dogs": lambda e: (
+                [c["name"] for c in e.json("made/convert.json", "classes")] == ["cats", "dogs"]
+            ),
+            "--max_bad=0.2": lambda e: len(e.rows("made/rejected.csv")) == 1,  # Of 8.
+            "--workers=1": unchanged,
+        },
+    ),
+    Run(
+        name="splits",
+        before=adopted,
+        flags={
+            "--split=train=out/*-validation.*": lambda e: splits(e, "adopted")["train"] == 8,
+            "--split=test=out/*-train.*": lambda e: splits(e, "adopted")["test"] == 12,
+            "--out=adopted": config("adopted", True, "adopted"),
+            "--overwrite": config("adopted", True, "adopted"),
+            "--verify=header": lambda e: e.json("adopted/convert.json", "images", "verified") == "header",
+        },
+    ),
+]
+
+ADOPT += [
+    Run(
+        name=f"pixels {order}",
+        before=homemade,
+        flags={
+            "--records=homemade": lambda e: len(records(e)) == 6,
+            "--out=made": is_there("made/convert.json"),
+            "--rewrite": lambda e: {row["type"] for row in records(e)} == {"PNG"},
+            "--label_encoding=latin-1": lambda e: e.text("made/label.labels.txt") == "café\ndog\n",
+            f"--pixel_order={order}": functools.partial(has_planes, order=order),
+        },
+    )
+    for order in ("chw", "hwc")
+]
+
+EXPORT = [
+    Run(
+        name="webdataset",
+        flags={
+            "--to=webdataset": is_there("tars"),
+            "--tfrecords=out": says("12 images of train"),
+            "--out=tars": lambda e: e.count("tars/*.tar") > 0,
+            "--shard_bytes=4096": lambda e: e.count("tars/train-*.tar") > 2,  # By default one.
+        },
+    ),
+    Run(
+        name="folder",
+        flags={
+            "--to=folder": lambda e: contents(e.place / "images") == contents(e.place / "pets"),
+            "--tfrecords=out": is_there("images/train/cats"),
+            "--out=images": is_there("images/validation"),
+        },
+    ),
+]
+
+TRANSFER = [Run(name="copy", arguments=["out", "copy"])]
+
+VERIFY = [
+    Run(name="images", arguments=["out"], flags={"--workers=1": says("every image decodes in TensorFlow")}, marks=SLOW),
+    Run(
+        name="bytes", arguments=["out"], flags={"--nodecode": says("images were not decoded"), "--workers=2": unchanged}
+    ),
+]
+
+SHOW = [
+    Run(
+        name="grid",
+        arguments=["out"],
+        flags={"--records=3": says("3"), "--grid=grid.png": is_there("grid.png")},
+    )
+]
+
+BENCH = [
+    Run(
+        name="decoding",
+        before=large,
+        arguments=["large_out"],
+        flags={
+            "--split=validation": says("2 records of validation"),
+            "--image_size=16": says("16 px"),
+            "--batch_size=4": says("batches of 4"),
+            "--augment=none": lambda e: "augmenting" not in e.out,
+            "--crop=0": says("--resize=16 --resize_mode=exact"),
+            "--seconds=0.2": says("decoding binds"),
+        },
+    ),
+    Run(
+        name="cached",
+        marks=SLOW,
+        arguments=["out"],
+        flags={
+            "--cached": says("reading from memory"),
+            "--augment=document_transfer": says("augmenting"),
+            "--seconds=0.2": says(" binds"),
+            "--image_size=16": says("16 px"),
+        },
+    ),
+]
+
+PREVIEW = [
+    Run(
+        name="record",
+        flags={
+            "--tfrecords=out": is_there("preview.png"),
+            "--split=validation": shows_record,
+            "--record=5": shows_record,
+            "--augment=none": shows_record,
+            "--image_size=20": shows_record,
+            "--crop=0.5": shows_record,
+        },
+    ),
+    Run(
+        name="file",
+        marks=SLOW,
+        flags={
+            "--image=pets/train/cats/000.jpg": draws_panels,
+            "--augment=strong": draws_panels,
+            "--grid=2x3": lambda e: Image.open(e.place / "shown.png").size == (3 * 28 + 4, 2 * 28 + 4),
+            "--image_size=24": draws_panels,
+            "--seed=3": draws_panels,
+            "--out=shown.png": is_there("shown.png"),
+        },
+    ),
+]
+
+TO_CSV = [
+    Run(
+        name="images",
+        flags={
+            "--src=animals": is_there("csv/train.csv"),
+            "--out=csv": is_there("csv/train.csv"),
+            "--image_size=8": lambda e: len(e.rows("csv/train.csv")[0]) == 1 + 64,
+            "--color=gray": lambda e: len(e.rows("csv/train.csv")[0]) == 1 + 64,
+            "--resize_mode=center_crop": decides_csv(resize_mode="exact"),
+            "--seed=5": decides_csv(seed=0),
+            "--classes=cats,dogs": lambda e: {row["label"] for row in e.rows("csv/train.csv")} == {"cats", "dogs"},
+            "--validation_fraction=0.5": decides_csv(validation_fraction=None),
+            "--test_fraction=0.25": is_there("csv/test.csv"),
+            f"--group_regex={GROUP}": decides_csv(group_regex=None),
+            "--workers=2": unchanged,
+        },
+    ),
+    Run(
+        name="names of files",
+        before=lambda place: (flat(place), csvs(place)),
+        flags={
+            "--src=flat": lambda e: len(e.rows("table/train.csv")) + len(e.rows("table/validation.csv")) == 10,
+            "--out=table": is_there("table/train.csv"),
+            "--image_size=4": lambda e: len(e.rows("table/train.csv")[0]) == 1 + 4 * 4 * 3,
+            r"--label_regex=-(\w+)\.": lambda e: {row["label"] for row in e.rows("table/train.csv")} == {"cat", "dog"},
+            "--max_bad=0.2": says("skipped: b1-cat.jpg"),
+            "--overwrite": lambda e: len(e.rows("table/train.csv")) > 1,
+        },
+    ),
+    Run(
+        name="parts",
+        before=parts,
+        flags={
+            "--src=parts": is_there("csv/train.csv"),
+            "--image_size=4": is_there("csv/train.csv"),
+            "--split=train=one": lambda e: len(e.rows("csv/train.csv")) == 6,
+            "--split=test=two": lambda e: len(e.rows("csv/test.csv")) == 8,
+            "--exclude=spare": lambda e: "spare" not in e.out,
+        },
+    ),
+    Run(
+        name="archive",
+        before=korean_zip,
+        flags={
+            "--src=korean.zip": is_there("csv/train.csv"),
+            "--image_size=4": is_there("csv/train.csv"),
+            "--zip_encoding=cp949": lambda e: {row["label"] for row in e.rows("csv/train.csv")} == {"개", "고양이"},
+        },
+    ),
+    Run(
+        name="columns of classes",
+        before=one_hot,
+        flags={
+            "--src=pool": is_there("csv/train.csv"),
+            "--image_size=4": is_there("csv/train.csv"),
+            "--manifest=table.csv": is_there("csv/train.csv"),
+            "--label_columns=café,thé": lambda e: {row["label"] for row in e.rows("csv/train.csv")} == {"café", "thé"},
+            "--manifest_encoding=cp1252": lambda e: (
+                {row["label"] for row in e.rows("csv/train.csv")} == {"café", "thé"}
+            ),
+        },
+    ),
+    Run(
+        name="manifest",
+        before=manifest,
+        flags={
+            "--src=pool": is_there("csv/train.csv"),
+            "--image_size=4": is_there("csv/train.csv"),
+            "--manifest=table.csv": lambda e: len(e.rows("csv/train.csv")) == 4,
+            "--path_column=file": lambda e: len(e.rows("csv/train.csv")) == 4,
+            "--label_column=kind": lambda e: {row["label"] for row in e.rows("csv/train.csv")} == {"c", "d"},
+            "--split_column=part": lambda e: len(e.rows("csv/validation.csv")) == 4,
+            "--group_column=owner": unchanged,  # Decides made splits alone, and the table has its own.
+        },
+    ),
+]
+
+SAMPLE = [
+    Run(
+        name="drawings",
+        flags={
+            "--out=drawn": is_there("drawn/train"),
+            "--images=8": lambda e: e.count("drawn/*/*/*.jpg") == 8,
+            "--seed=4": drawings,
+        },
+    )
+]
+
+# --- The runs of trainers --------------------------------------------------------------------------------------------
+
+# A training of a moment, with as many flags as go together. What a trainer has else is added below.
+TRAINING: dict[str, Check] = {
+    "--tfrecords=out": setting("dataset.name", "pets"),
+    "--run=run": is_there("run/metrics.json", "run/model.keras"),
+    "--records=numbers.txt": says("--records=numbers.txt: 8 of 12 training records"),
+    "--crop=0.5": setting("recipe.crop", 0.5),
+    "--seed=3": setting("flags.seed", 3),
+    "--deterministic": setting("flags.deterministic", True),
+    "--checkpoint_every=1": setting("other.checkpoint_every", 1),
+    "--precision=float32": setting("flags.precision", "float32"),
+    "--strategy=none": says("device: "),  # As auto is on CPUs.
+    "--tensorboard": lambda e: e.count("run/tensorboard/*/train/*") > 0,
+    "--batch_size=4": says("2 steps of 4 images"),
+    "--optimizer=sgd": setting("recipe.phases.0.optimizer", "sgd"),
+    "--optimizer_kwargs=momentum=0.5": setting("recipe.phases.0.optimizer_kwargs", {"momentum": 0.5}),
+    "--schedule=cosine": setting("recipe.phases.0.schedule", "cosine"),
+    "--warmup_steps=1": setting("recipe.phases.0.warmup_steps", 1),
+    "--early_stopping=2": setting("recipe.early_stopping", 2),
+    "--label_smoothing=0.1": setting("recipe.label_smoothing", 0.1),
+    "--class_weights=balanced": setting("recipe.class_weights", "balanced"),
+    "--backbone=CNN": says("model: CNN("),
+    "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
+    "--image_size=32": says(", 32 px, "),
+}
+ONE_PHASE: dict[str, Check] = {
+    "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
+    "--learning_rate=2e-3": setting("recipe.phases.0.learning_rate", 2e-3),
+}
+TWO_PHASES: dict[str, Check] = {
+    "--epochs=1,1": lambda e: [row["phase"] for row in e.rows("run/history.csv")] == ["head", "finetune"],
+    "--learning_rate=2e-3,1e-3": setting("recipe.phases.1.learning_rate", 1e-3),
+}
+OF_IMAGES: dict[str, Check] = {
+    "--mixup=0.3": setting("recipe.mixup", 0.3),
+    "--cutmix=0.2": setting("recipe.cutmix", 0.2),
+    "--cache=memory": says("cache: 8 decoded images"),
+    "--order=blocks": setting("flags.order", "blocks"),
+    "--block=4": setting("flags.block", 4),
+}
+# The recipe of the notes, and flags that do not go with those above. Its epochs have 100 steps whatever the data.
+NOTES: dict[str, Check] = {
+    "--recipe=document": setting("flags.recipe", "document"),
+    "--tfrecords=out": setting("dataset.name", "pets"),
+    "--run=run": is_there("run/metrics.json"),
+    "--schedule=plateau": setting("recipe.phases.0.schedule", "plateau"),
+    "--patience=1": setting("recipe.phases.0.patience", 1),
+    "--batch_size=2": setting("recipe.batch_size", 2),
+    "--backbone=CNN": says("model: CNN("),
+    "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
+    "--image_size=24": says(", 24 px, "),
+}
+NOTES_OF_IMAGES: dict[str, Check] = {
+    "--order=balanced": setting("flags.order", "balanced"),
+    "--probe": says("probe: "),
+}
+
+
+def no_cache(e: Ended) -> bool:
+    return "cache: " not in e.out and len(e.rows("run/history.csv")) == 2  # Two epochs would keep images otherwise.
+
+
+SCRATCH = [
+    Run(
+        name="flags",
+        flags=TRAINING | ONE_PHASE | OF_IMAGES | {"--augment=document": setting("flags.augment", "document")},
+    ),
+    Run(
+        name="the notes",
+        marks=SLOW,
+        before=pretrained,
+        flags=NOTES
+        | NOTES_OF_IMAGES
+        | {
+            "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
+            "--cache_mb=0": no_cache,
+            "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
+            "--augment=standard": setting("flags.augment", "standard"),
+            "--precision=mixed_bfloat16": setting("flags.precision", "mixed_bfloat16"),
+        },
+    ),
+    Run(
+        name="pixels",
+        marks=SLOW,
+        before=csvs_of_pixels,
+        flags={
+            "--csv=csv": says("data: csv-tfrecords (csv)"),
+            "--run=run": is_there("run/metrics.json"),
+            "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
+            "--schedule=constant": setting("recipe.phases.0.schedule", "constant"),
+            "--class_weights=none": setting("flags.class_weights", "none"),
+            "--cache=off": lambda e: "cache: " not in e.out,
+            "--strategy=mirrored": is_there("run/metrics.json"),
+            "--batch_size=8": says("steps of 8 images"),
+        },
+    ),
+]
+
+FEATURES = [
+    Run(
+        name="flags",
+        before=pretrained,
+        flags=TRAINING
+        | ONE_PHASE
+        | {
+            "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
+            "--head=linear": setting("recipe.model.hidden", 0),
+            "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,  # Of train and validation.
+        },
+    ),
+    Run(
+        name="the notes",
+        marks=SLOW,
+        flags=NOTES
+        | {"--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2, "--weights=none": says("weights none")},
+    ),
+]
+
+FROZEN = [
+    Run(
+        name="flags",
+        before=pretrained,
+        flags=TRAINING
+        | ONE_PHASE
+        | OF_IMAGES
+        | {
+            "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
+            "--augment=none": setting("flags.augment", "none"),
+        },
+    ),
+    Run(
+        name="the notes",
+        marks=SLOW,
+        flags=NOTES
+        | NOTES_OF_IMAGES
+        | {
+            "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
+            "--cache_mb=0": no_cache,
+            "--weights=none": says("weights none: there is nothing to transfer"),
+            "--precision=mixed_float16": setting("flags.precision", "mixed_float16"),
+            "--augment=document_transfer": setting("flags.augment", "document_transfer"),
+        },
+    ),
+]
+
+FINETUNE = [
+    Run(
+        name="flags",
+        before=pretrained,
+        flags=TRAINING
+        | TWO_PHASES
+        | OF_IMAGES
+        | {
+            "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
+            "--augment=strong": setting("flags.augment", "strong"),
+            "--unfreeze=1": setting("recipe.phases.1.trainable", "1"),
+        },
+    ),
+    Run(
+        name="the notes",
+        marks=SLOW,
+        flags=NOTES
+        | NOTES_OF_IMAGES
+        | {
+            "--epochs=1,1": lambda e: len(e.rows("run/history.csv")) == 2,
+            "--cache_mb=0": no_cache,
+            "--weights=none": says("weights none"),
+        },
+    ),
+]
+
+COMPARE = [
+    Run(
+        name="two",
+        flags={
+            "--tfrecords=out": is_there("both/comparison.csv"),
+            "--out=both": is_there("both/comparison.png"),
+            "--variant=quick=features --epochs=1 --weights=none": is_there("both/quick_small-seed4/metrics.json"),
+            "--backbone=small=CNN --backbone_kwargs=filters=(4,8) --image_size=32": lambda e: (
+                e.json("both/quick_small-seed4/settings.json", "recipe", "model", "backbone") == "CNN"
+            ),
+            "--seeds=4": lambda e: e.json("both/quick_small-seed4/settings.json", "flags", "seed") == 4,
+        },
+    ),
+    Run(
+        name="dry",
+        flags={
+            "--tfrecords=out": says("--tfrecords=out"),
+            "--dry_run": lambda e: e.out.count("-m trainers.") == 2 and not e.has("comparison"),
+            "--seeds=0,1": says("--seed=1"),
+            "--variant=scratch --backbone_kwargs=filters=(4,8)": says(
+                "'--backbone_kwargs=filters=(4,8)'"
+            ),  # For a shell.
+        },
+    ),
+]
+
+EVALUATE = [
+    Run(
+        name="train split",
+        before=judged,
+        flags={
+            "--run=run": is_there("made/report.html"),
+            "--tfrecords=out": lambda e: e.json("made/metrics.json", "count") == 4,
+            "--split=train": lambda e: e.json("made/metrics.json", "split") == "the train split of src",
+            "--out=made": is_there("made/predictions.csv"),
+            "--threshold=0.75": lambda e: "from a probability of 0.75 on" in e.text("made/report.html"),
+        },
+    )
+]
+
+PREDICT = [
+    Run(
+        name="files",
+        before=judged,
+        arguments=["src/test/reds"],
+        flags={
+            "--run=run": lambda e: len(json.loads(e.out)["predictions"]) == 20,
+            "--csv=all.csv": lambda e: len(e.rows("all.csv")) == 20,
+            "--threshold=0.999999": lambda e: {p["prediction"] for p in json.loads(e.out)["predictions"]} == {"greens"},
+            "--json": lambda e: json.loads(e.out)["unreadable"] == {},
+        },
+    )
+]
+
+DOCTOR = [Run(name="machine")]
+
+MODEL_EXPORT = [
+    Run(
+        name="SavedModel",
+        before=exported,
+        flags={
+            "--run=run": is_there("served/saved_model.pb"),
+            "--tfrecords=out": says("records of test"),
+            "--samples=3": lambda e: e.json("served/export.json", "check", "count") == 3,
+            "--tolerance=0.01": lambda e: e.json("served/export.json", "check", "tolerance") == 0.01,
+            "--out=served": is_there("served/labels.txt"),
+            "--threshold=0.75": lambda e: e.json("served/export.json", "threshold") == 0.75,
+            "--overwrite": lambda e: not e.has("served/old"),
+        },
+    ),
+    Run(
+        name="half precision",
+        marks=SLOW,
+        before=judged,
+        code=1,
+        flags={
+            "--run=run": says("larger --tolerance"),
+            "--format=litert": says("larger --tolerance"),
+            "--quantize=float16": says("larger --tolerance"),
+            "--tolerance=0": lambda e: not e.has("run/export/litert-float16"),
+        },
+    ),
+    Run(
+        name="bytes",
+        marks=SLOW,
+        before=judged,
+        flags={
+            "--run=run": is_there("run/export/litert-int8"),
+            "--format=litert": is_there("run/export/litert-int8/model.tflite"),
+            "--quantize=int8": lambda e: e.json("run/export/litert-int8/export.json", "quantize") == "int8",
+            "--tfrecords=out": says("records of test"),
+        },
+    ),
+    Run(
+        name="ONNX",
+        marks=SLOW,
+        before=judged,
+        flags={"--run=run": is_there("run/export/onnx"), "--format=onnx": is_there("run/export/onnx/model.onnx")},
+    ),
+]
+
+RUNS: dict[str, list[Run]] = {
+    "tfrecord_tools.convert": CONVERT,
+    "tfrecord_tools.adopt": ADOPT,
+    "tfrecord_tools.export": EXPORT,
+    "tfrecord_tools.transfer": TRANSFER,
+    "tfrecord_tools.verify": VERIFY,
+    "tfrecord_tools.show": SHOW,
+    "tfrecord_tools.bench": BENCH,
+    "tfrecord_tools.preview": PREVIEW,
+    "tfrecord_tools.to_csv": TO_CSV,
+    "tfrecord_tools.sample": SAMPLE,
+    "trainers.scratch": SCRATCH,
+    "trainers.features": FEATURES,
+    "trainers.frozen": FROZEN,
+    "trainers.finetune": FINETUNE,
+    "trainers.compare": COMPARE,
+    "trainers.evaluate": EVALUATE,
+    "trainers.predict": PREDICT,
+    "trainers.doctor": DOCTOR,
+    "trainers.export": MODEL_EXPORT,
+}

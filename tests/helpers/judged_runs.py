@@ -1,0 +1,100 @@
+"""Images of plain colours, and a run directory with a model that knows colours: nothing has to be trained."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from image_sources import converted
+from PIL import Image
+
+from tfrecord_tools import dataset
+from trainers.models import model_file
+
+COLORS = {"greens": (60, 200, 60), "reds": (200, 60, 60), "blues": (60, 60, 200)}
+SIZE = 16
+HISTORY = [
+    {"phase": "head", "epoch": 1, "step": 5, "accuracy": 0.6, "loss": 0.7, "val_accuracy": 0.7, "val_loss": 0.6},
+    {"phase": "head", "epoch": 2, "step": 10, "accuracy": 0.7, "loss": 0.5, "val_accuracy": 0.8, "val_loss": 0.4},
+    {"phase": "finetune", "epoch": 1, "step": 15, "accuracy": 0.9, "loss": 0.3, "val_accuracy": 0.9, "val_loss": 0.2},
+]
+
+
+def photo(color: str, seed: int, kind: str = "JPEG", size: tuple[int, int] = (30, 24), **save: Any) -> bytes:
+    """A noisy image of a colour, the upper half darker: not the same upside down."""
+    random = np.random.default_rng(seed)
+    pixels = np.array(COLORS[color]) + random.normal(0, 60, (size[1], size[0], 3)) + random.normal(0, 60, 3)
+    pixels[: size[1] // 2] *= 0.6
+    stream = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(stream, kind, **save)
+    return stream.getvalue()
+
+
+def photos(root: Path, counts: Mapping[str, int]) -> Path:
+    """Writes images below directories such as `test/reds`; the last part names the colour."""
+    for directory, count in counts.items():
+        (root / directory).mkdir(parents=True)
+        for number in range(count):
+            seed = sum(map(ord, directory)) * 1000 + number
+            (root / directory / f"{number:03d}.jpg").write_bytes(photo(directory.rsplit("/")[-1], seed))
+    return root
+
+
+def color_model(classes: tuple[str, ...]) -> keras.Model:
+    """u8[b SIZE SIZE 3] -> probabilities; the names of the classes say what it knows."""
+    pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    x = keras.layers.Conv2D(3, 4, strides=4, name="surplus")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    count = 1 if len(classes) == 2 else len(classes)
+    activation = "sigmoid" if count == 1 else "softmax"
+    model = keras.Model(pixels, keras.layers.Dense(count, activation=activation, name="head")(x))
+    kernel = np.zeros((4, 4, 3, 3), np.float32)
+    weights = np.zeros((3, len(classes)))
+    for label, name in enumerate(classes):
+        channel = int(np.argmax(COLORS[name]))
+        kernel[..., channel] = (np.eye(3)[channel] - 0.5 * (1 - np.eye(3)[channel])) / 16
+        weights[channel, label] = 8
+    model.get_layer("surplus").set_weights([kernel, np.zeros(3)])
+    weights = weights[:, 1:] - weights[:, :1] if count == 1 else weights
+    model.get_layer("head").set_weights([weights, np.zeros(count)])
+    return model
+
+
+def run_of(directory: Path, out: Path, classes: tuple[str, ...] | None = None, crop: float = 0.875) -> Path:
+    """Makes a run directory as a training on the dataset `out` would have left it, its classes in another order."""
+    data = dataset.open(out)
+    info = model_file.describe(data, image_size=SIZE, crop=crop, trainer="finetune")
+    if classes:
+        info = model_file.dataclasses.replace(info, classes=classes)
+    directory.mkdir()
+    model_file.save(color_model(info.classes), info, directory / "model.keras")
+    settings: dict[str, Any] = {
+        "flags": {"seed": 0, "epochs": {"head": 2}},
+        "environment": {"name": "CPU", "precision": "float32"},
+    }
+    settings["dataset"] = {"digest": info.dataset_digest}
+    (directory / "settings.json").write_text(json.dumps(settings))
+    with open(directory / "history.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(HISTORY[0]))
+        writer.writeheader()
+        writer.writerows(HISTORY)
+    return directory
+
+
+def judged_pair(root: Path, colors: tuple[str, ...] = ("greens", "reds"), test: int = 20) -> tuple[Path, Path]:
+    """Returns a dataset with splits train and test of these colours, and a run on it."""
+    counts = {f"{split}/{color}": n for split, n in (("train", 2), ("test", test)) for color in colors}
+    converted(photos(root / "src", counts), root / "out")
+    return root / "out", run_of(root / "run", root / "out")
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

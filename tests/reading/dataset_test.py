@@ -1,0 +1,449 @@
+"""Tests of the pipelines: the order, its start anywhere, slices of workers, and records that are corrupt."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from image_sources import break_image, converted, flip, rewrite, tree
+
+from tfrecord_tools import dataset
+from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools.decoding.reference import decode_pixels
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.mix import mixup
+from tfrecord_tools.order import Balanced, Blocks, Shuffled
+from tfrecord_tools.records import Records
+
+SIZE = 8
+SHIFT = AugmentConfig(width_shift_range=0.2, horizontal_flip=True)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """10 training and 7 validation records, each of other pixels."""
+    root = tmp_path_factory.mktemp("dataset")
+    tree(root / "pets", {"train/cats": 5, "train/dogs": 5, "validation/cats": 4, "validation/dogs": 3})
+    converted(root / "pets", root / "out", shards=5)
+    return root / "out"
+
+
+@pytest.fixture
+def train(out: Path) -> Records:
+    return dataset.open(out).records("train")
+
+
+@pytest.fixture
+def validation(out: Path) -> Records:
+    return dataset.open(out).records("validation")
+
+
+@pytest.fixture
+def damaged(out: Path, tmp_path: Path) -> Records:
+    """The training records with one byte of the fifth flipped."""
+    return damaged_copy(out, tmp_path / "damaged", [4])
+
+
+def damaged_copy(out: Path, copy: Path, numbers: list[int]) -> Records:
+    shutil.copytree(out, copy)
+    records = dataset.open(copy).records("train")
+    for number in numbers:
+        flip(Path(records._shards[records._shard[number]]), int(records._offset[number]) + 60)
+    return dataset.open(copy).records("train")
+
+
+def batches(records: Records, steps: int, **settings: Any) -> list[tuple[np.ndarray, ...]]:
+    """The first batches of training as arrays; images, labels and, if asked for, numbers."""
+    settings = {"batch_size": 4, "image_size": SIZE, "seed": 0} | settings
+    data = dataset.train_batches(records, **settings)
+    return [tuple(part.numpy() for part in batch) for batch in data.take(steps)]
+
+
+def numbers(records: Records, steps: int, **settings: Any) -> list[list[int]]:
+    return [batch[2].tolist() for batch in batches(records, steps, with_numbers=True, **settings)]
+
+
+def as_bytes(some: list[tuple[np.ndarray, ...]]) -> list[tuple[bytes, ...]]:
+    return [tuple(part.tobytes() for part in batch) for batch in some]
+
+
+def evaluated(records: Records, batch_size: int = 4) -> Iterator[tuple[np.ndarray, ...]]:
+    data = dataset.eval_batches(records, batch_size=batch_size, image_size=SIZE, with_numbers=True)
+    return data.as_numpy_iterator()
+
+
+# --- Training ------------------------------------------------------------------------------------------------------
+
+
+def test_batches_are_the_order(train: Records) -> None:
+    expected = Shuffled(10, seed=3)[np.arange(60)].reshape(15, 4)
+    assert numbers(train, 15, seed=3) == expected.tolist()
+
+
+def test_images_and_labels_are_those_of_the_numbers(train: Records) -> None:
+    for images, labels, chosen in batches(train, 5, with_numbers=True):
+        assert (images.shape, images.dtype, labels.dtype) == ((4, SIZE, SIZE, 3), np.uint8, np.int64)
+        for image, label, number in zip(images, labels, chosen):
+            record = train[int(number)]
+            np.testing.assert_array_equal(image, decode_pixels(tf.constant(record["image"]), SIZE))
+            assert label == record["label"]
+
+
+def test_epochs_are_other_permutations_and_batches_run_across_them(train: Records) -> None:
+    stream = list(itertools.chain(*numbers(train, 15)))  # 60 positions: 6 epochs, of which a batch covers two.
+    epochs = [stream[i : i + 10] for i in range(0, 60, 10)]
+    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+
+
+def test_batch_may_be_larger_than_the_epoch(train: Records) -> None:
+    (batch,) = numbers(train, 1, batch_size=25)
+    assert sorted(batch[:10]) == sorted(batch[10:20]) == list(range(10))
+
+
+def test_seeds_give_other_orders(train: Records) -> None:
+    assert len({str(numbers(train, 3, seed=seed)) for seed in range(5)}) == 5
+
+
+@pytest.mark.parametrize("augment", [AugmentConfig(), SHIFT], ids=["plain", "augmented"])
+@pytest.mark.parametrize("start", [1, 5])
+def test_starting_at_a_step_equals_the_tail(train: Records, start: int, augment: AugmentConfig) -> None:
+    whole = batches(train, 9, augment=augment, with_numbers=True)
+    tail = batches(train, 9 - start, augment=augment, with_numbers=True, start_step=start)
+    assert as_bytes(tail) == as_bytes(whole[start:])
+
+
+def test_starting_far_out(train: Records) -> None:
+    expected = Shuffled(10, seed=0)[np.arange(4_000_000_000, 4_000_000_004)].tolist()
+    assert numbers(train, 1, start_step=1_000_000_000) == [expected]
+
+
+@pytest.mark.parametrize("workers", [2, 4])
+def test_slices_of_workers_make_up_the_global_batches(train: Records, workers: int) -> None:
+    whole = batches(train, 6, with_numbers=True)
+    slices = [batches(train, 6, with_numbers=True, shard=(i, workers)) for i in range(workers)]
+    for step, batch in enumerate(whole):
+        for part in range(3):
+            joined = np.concatenate([worker[step][part] for worker in slices])
+            np.testing.assert_array_equal(joined, batch[part])
+
+
+@pytest.mark.parametrize("shard", [(0, 1), (1, 2)])
+@pytest.mark.parametrize(("parallel", "chunk"), [(1, 1), (3, 2), (2, 3)], ids=["one", "halves", "across batches"])
+def test_order_does_not_depend_on_parallelism(
+    train: Records, parallel: int, chunk: int, shard: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {
+        "augment": SHIFT,
+        "with_numbers": True,
+        "shard": shard,
+        "batch_size": 8,
+        "start_step": 5,
+    }
+    expected = as_bytes(batches(train, 12, **settings))
+    monkeypatch.setattr(tf.data, "AUTOTUNE", parallel)
+    monkeypatch.setattr(dataset, "_CHUNK", chunk)
+    assert as_bytes(batches(train, 12, parallel=parallel, **settings)) == expected
+
+
+def test_iterating_twice_gives_the_same(train: Records) -> None:
+    data = dataset.train_batches(train, batch_size=4, image_size=SIZE, seed=0, augment=SHIFT).take(6)
+    first, second = ([images.numpy().tobytes() for images, _ in data] for _ in range(2))
+    assert first == second
+
+
+def test_shapes_are_static(train: Records, validation: Records) -> None:
+    spec = dataset.train_batches(train, batch_size=4, image_size=SIZE, seed=0, shard=(0, 2), augment=SHIFT).element_spec
+    assert [(part.shape.as_list(), part.dtype) for part in spec] == [([2, SIZE, SIZE, 3], tf.uint8), ([2], tf.int64)]
+    spec = dataset.eval_batches(validation, batch_size=4, image_size=SIZE).element_spec
+    assert [part.shape.as_list() for part in spec] == [[None, SIZE, SIZE, 3], [None]]
+
+
+def test_selected_records(train: Records) -> None:
+    some = train.select(np.array([3, 9, 5]))
+    stream = list(itertools.chain(*numbers(some, 3, batch_size=3)))
+    assert [sorted(stream[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3  # Numbers within the selection.
+    for images, _, chosen in batches(some, 1, batch_size=3, with_numbers=True):
+        for image, number in zip(images, chosen):
+            np.testing.assert_array_equal(image, decode_pixels(tf.constant(train[[3, 9, 5][number]]["image"]), SIZE))
+
+
+# --- Augmentation --------------------------------------------------------------------------------------------------
+
+
+def test_augmentation_is_the_same_again_and_another_at_each_step(train: Records) -> None:
+    one = train.select(np.array([0]))  # Each batch holds the same image four times.
+    first = batches(one, 6, augment=SHIFT)
+    assert as_bytes(batches(one, 6, augment=SHIFT)) == as_bytes(first)
+    assert len({batch[0].tobytes() for batch in first}) == 6
+    assert len({image.tobytes() for image in first[0][0]}) > 1
+    assert as_bytes(batches(one, 6, augment=SHIFT, seed=1)) != as_bytes(first)
+
+
+def test_augmentation_touches_images_alone(train: Records) -> None:
+    plain = batches(train, 5, with_numbers=True)
+    none = batches(train, 5, with_numbers=True, augment=PRESETS["none"])
+    changed = batches(train, 5, with_numbers=True, augment=PRESETS["document"])
+    assert as_bytes(none) == as_bytes(plain)
+    for before, after in zip(plain, changed):
+        assert not np.array_equal(before[0], after[0])
+        assert after[0].dtype == np.uint8
+        np.testing.assert_array_equal(before[1], after[1])
+        np.testing.assert_array_equal(before[2], after[2])
+
+
+def test_workers_draw_differently(train: Records) -> None:
+    """Equal draws for the slices of all workers would halve what augmentation gives."""
+    one = train.select(np.array([0]))
+    slices = [batches(one, 4, augment=SHIFT, shard=(i, 2)) for i in range(2)]
+    assert as_bytes(slices[0]) != as_bytes(slices[1])
+
+
+# --- Evaluation ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_evaluation_is_complete_and_in_order(validation: Records, batch_size: int) -> None:
+    seen = list(evaluated(validation, batch_size))
+    assert [len(batch[1]) for batch in seen] == [batch_size] * (7 // batch_size) + [7 % batch_size] * (
+        7 % batch_size > 0
+    )
+    assert np.concatenate([batch[2] for batch in seen]).tolist() == list(range(7))
+    assert np.concatenate([batch[1] for batch in seen]).tolist() == validation.labels.tolist()
+    for image, number in zip(np.concatenate([batch[0] for batch in seen]), range(7)):
+        np.testing.assert_array_equal(image, decode_pixels(tf.constant(validation[number]["image"]), SIZE))
+
+
+def test_evaluation_without_numbers(validation: Records) -> None:
+    data = dataset.eval_batches(validation, batch_size=4, image_size=SIZE)
+    assert [len(batch) for batch in data] == [2, 2]
+
+
+# --- Corrupt records -----------------------------------------------------------------------------------------------
+
+
+def test_evaluation_gives_the_nine_others_and_names_the_tenth(train: Records, damaged: Records) -> None:
+    seen = list(evaluated(damaged))
+    assert np.concatenate([batch[2] for batch in seen]).tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert [len(batch[1]) for batch in seen] == [4, 4, 1]
+    expected = np.concatenate([batch[0] for batch in evaluated(train)])
+    np.testing.assert_array_equal(np.concatenate([batch[0] for batch in seen]), np.delete(expected, 4, 0))
+    assert list(damaged.corrupt) == [4]
+    assert train.paths[4] in damaged.corrupt[4]
+
+
+def test_training_positions_stay_what_they_are(train: Records, damaged: Records) -> None:
+    whole = list(itertools.chain(*numbers(train, 15)))
+    seen = list(itertools.chain(*numbers(damaged, 15)))
+    replaced = [place for place in range(60) if whole[place] == 4]
+    assert [place for place in range(60) if whole[place] != seen[place]] == replaced
+    assert len(replaced) == 6
+    for place in replaced:  # By the next one of the epoch, from its end on by its first.
+        epoch = place - place % 10
+        assert seen[place] == whole[epoch + (place + 1) % 10]
+    assert list(damaged.corrupt) == [4]
+
+
+def test_replacement_is_the_same_for_any_start_and_worker(damaged: Records) -> None:
+    whole = numbers(damaged, 10)
+    assert numbers(damaged, 5, start_step=5) == whole[5:]
+    halves = [numbers(damaged, 10, shard=(i, 2)) for i in range(2)]
+    assert [first + second for first, second in zip(*halves)] == whole
+
+
+def test_replacement_is_sound_where_the_next_is_corrupt_too(out: Path, tmp_path: Path) -> None:
+    order = Shuffled(10, seed=0)[np.arange(20)].tolist()
+    bad = [order[2], order[3], order[9], order[0]]  # Two in a row, and the last of the first epoch.
+    records = damaged_copy(out, tmp_path / "copy", bad)
+    seen = list(itertools.chain(*numbers(records, 5, batch_size=2)))
+    assert seen[2:4] == [order[4], order[4]]
+    assert (seen[9], seen[0]) == (next(n for n in order[10:] if n not in bad), order[1])
+    assert sorted(records.corrupt) == sorted(bad)
+
+
+def test_all_but_one_corrupt(out: Path, tmp_path: Path) -> None:
+    records = damaged_copy(out, tmp_path / "copy", [0, 1, 2, 3, 4, 5, 7, 8, 9])
+    assert numbers(records, 5) == [[6] * 4] * 5
+
+
+def test_all_corrupt(out: Path, tmp_path: Path) -> None:
+    records = damaged_copy(out, tmp_path / "copy", list(range(10)))
+    with pytest.raises(tf.errors.OpError, match=r"every record is corrupt\. Copy or convert the dataset again\."):
+        batches(records, 1)
+    assert len(records.corrupt) == 10
+
+
+def test_evaluation_of_nothing_but_corrupt_records(out: Path, tmp_path: Path) -> None:
+    records = damaged_copy(out, tmp_path / "copy", list(range(10)))
+    assert list(evaluated(records)) == []
+    assert len(records.corrupt) == 10
+
+
+@pytest.fixture
+def undecodable(out: Path, tmp_path: Path) -> Records:
+    """The training records; the fifth is no image, but has the checksum of what it is."""
+    shutil.copytree(out, tmp_path / "undecodable")
+    break_image(tmp_path / "undecodable", 4)
+    return dataset.open(tmp_path / "undecodable").records("train")
+
+
+def test_an_image_that_cannot_be_decoded_is_like_a_corrupt_record(
+    train: Records, undecodable: Records, damaged: Records
+) -> None:
+    assert numbers(undecodable, 15) == numbers(damaged, 15)
+    assert train.paths[4] in undecodable.corrupt[4]
+    assert "cannot be decoded: Unknown image file format" in undecodable.corrupt[4]
+    again = dataset.open(Path(undecodable._index_path).parent).records("train")
+    assert np.concatenate([batch[2] for batch in evaluated(again)]).tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    cache = dataset.cache_pixels(again, image_size=SIZE)
+    assert cache is not None
+    assert cache.corrupt == {4}
+
+
+def test_an_example_that_breaks_off_is_like_a_corrupt_record(out: Path, tmp_path: Path) -> None:
+    shutil.copytree(out, tmp_path / "copy")
+    rewrite(tmp_path / "copy", 4, lambda example: example[:-1] + b"\x81")  # A number that would go on.
+    records = dataset.open(tmp_path / "copy").records("train")
+    assert sum(len(batch[2]) for batch in evaluated(records)) == 9
+    assert records.corrupt[4].endswith("cannot be decoded: it ends within a field")
+
+
+# --- Settings ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, r"batch_size=0: at least 1\."),
+        ({"image_size": 0}, r"image_size=0: at least 1\."),
+        ({"shard": (2, 2)}, r"shard=\(2, 2\): worker i of w with 0 <= i < w is expected"),  # Counted from 1.
+        ({"shard": (-1, 2)}, r"shard=\(-1, 2\)"),
+        ({"shard": (0, 3)}, r"shard=\(0, 3\): .* w must divide the batch size 4\."),
+        ({"shard": (0, 0)}, r"shard=\(0, 0\)"),
+        ({"start_step": -1}, r"start_step=-1: at least 0\."),
+    ],
+)
+def test_settings_that_cannot_be(train: Records, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        batches(train, 1, **settings)
+
+
+def test_no_records(train: Records) -> None:
+    none = train.select(np.array([], np.int64))
+    with pytest.raises(UserError, match=r"there are no records to read"):
+        batches(none, 1)
+    with pytest.raises(UserError, match=r"there are no records to read"):
+        dataset.eval_batches(none, batch_size=2, image_size=2)
+
+
+def test_a_replacement_is_changed_otherwise_than_at_its_own_place(damaged: Records) -> None:
+    for images, _, chosen in batches(damaged, 5, batch_size=10, augment=PRESETS["strong"], with_numbers=True):
+        twice = [n for n in set(chosen.tolist()) if chosen.tolist().count(n) == 2]
+        assert len(twice) == 1
+        assert len({image.tobytes() for image in images[chosen == twice[0]]}) == 2
+
+
+def test_an_order_of_other_records(train: Records) -> None:
+    for count in (3, 11):
+        with pytest.raises(UserError, match=rf"order: it is one of {count} records, and these are 10\."):
+            batches(train, 1, order=Shuffled(count, 0))
+
+
+@pytest.mark.parametrize("crop", [-1.0, 2.0])
+def test_crop_that_is_no_share(train: Records, crop: float) -> None:
+    with pytest.raises(UserError, match=rf"crop={crop}: a share of the shorter side within 0\.\.1 is expected"):
+        batches(train, 1, crop=crop)
+    with pytest.raises(UserError, match=rf"crop={crop}: a share"):
+        dataset.eval_batches(train, batch_size=4, image_size=SIZE, crop=crop)
+
+
+def test_keys_are_yielded_for_what_mixes_batches(train: Records) -> None:
+    ((images, labels, keys),) = batches(train, 1, with_keys=True)
+    mixed, targets = mixup(tf.constant(images), tf.one_hot(labels, 2), tf.constant(keys))
+    assert mixed.shape == images.shape
+    np.testing.assert_allclose(tf.reduce_sum(targets, 1), 1, rtol=1e-6)
+
+
+# --- The same stream -----------------------------------------------------------------------------------------------
+
+STRONG = PRESETS["strong"]
+
+
+def stream(records: Records, count: int, **settings: Any) -> dict[str, bytes]:
+    """Position -> (record number, pixels) of the first `count` positions, as one hash each."""
+    settings = {"batch_size": 20, "augment": STRONG} | settings
+    found = batches(records, -(-count // settings["batch_size"]), with_numbers=True, **settings)
+    images, _, chosen = (np.concatenate(parts)[:count] for parts in zip(*found))
+    return {"numbers": hashlib.sha256(chosen.tobytes()).digest(), "pixels": hashlib.sha256(images.tobytes()).digest()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"parallel": 1},
+        {"parallel": 2},
+        {"parallel": 8},
+        {"jit": False},
+        {"batch_size": 7},
+        {"batch_size": 7, "parallel": 1, "jit": False},
+    ],
+    ids=str,
+)
+def test_the_stream_is_the_same_bit_for_bit(train: Records, settings: dict[str, Any]) -> None:
+    assert stream(train, 140, **settings) == stream(train, 140)
+
+
+def test_another_seed_gives_other_pixels_and_another_order(train: Records) -> None:
+    one, other = stream(train, 40), stream(train, 40, seed=1)
+    assert one["numbers"] != other["numbers"]
+    assert one["pixels"] != other["pixels"]
+
+
+def test_workers_side_by_side_are_one_also_when_augmented(train: Records) -> None:
+    whole = batches(train, 6, augment=STRONG)
+    halves = zip(*(batches(train, 6, augment=STRONG, shard=(i, 2)) for i in range(2)))
+    for (images, labels), (first, second) in zip(whole, halves):
+        np.testing.assert_array_equal(images, np.concatenate([first[0], second[0]]))
+        np.testing.assert_array_equal(labels, np.concatenate([first[1], second[1]]))
+
+
+def test_cached_pixels_give_the_same_stream(train: Records, damaged: Records) -> None:
+    for records in (train, damaged):
+        cache = dataset.cache_pixels(records, image_size=SIZE)
+        again = dataset.open(Path(records._index_path).parent).records("train")  # Knows nothing of corrupt ones yet.
+        assert stream(again, 60, cache=cache) == stream(records, 60)
+
+
+def test_cache_keeps_to_its_budget(train: Records) -> None:
+    size = 10 * SIZE * SIZE * 3
+    cached = dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size)
+    assert cached is not None
+    assert cached.pixels.nbytes == size
+    assert dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size - 1) is None
+    with pytest.raises(UserError, match=r"cache: pixels of shape \(10, 8, 8, 3\) with crop=0\.0; \(10, 9, 9, 3\) with"):
+        dataset.train_batches(train, batch_size=4, image_size=9, seed=0, cache=cached)
+
+
+def test_other_orders(train: Records) -> None:
+    balanced = Balanced(np.array([0] * 9 + [1]), seed=0)
+    chosen = np.concatenate(numbers(train, 10, order=balanced))
+    assert np.sum(chosen == 9) == 20
+    assert sorted(np.concatenate(numbers(train, 5, order=Blocks(10, 0, block=3, window=2))).tolist()) == sorted(
+        list(range(10)) * 2
+    )
+
+
+def test_a_record_seen_again_is_changed_anew(train: Records) -> None:
+    one = Balanced(np.array([0] * 9 + [1]), seed=0)  # Every second position is record 9.
+    images, _, chosen = (
+        np.concatenate(p) for p in zip(*batches(train, 8, order=one, augment=STRONG, with_numbers=True))
+    )
+    again = images[chosen == 9]
+    assert len({image.tobytes() for image in again}) == len(again) == 16

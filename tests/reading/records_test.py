@@ -1,0 +1,393 @@
+"""Tests of random access to the records: from any place, process and thread, and never silently wrong."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from absl import logging
+from image_sources import contents, converted, draw, flip, tree, with_splits
+
+from tfrecord_tools import records as records_module
+from tfrecord_tools.errors import CorruptRecord, UserError
+from tfrecord_tools.records import Records, open_dataset, read_numbers
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_splits(tmp_path_factory.mktemp("records") / "pets")
+
+
+@pytest.fixture(scope="module")
+def sound(source: Path) -> Path:
+    """10 training and 6 validation records in six shards. Tests that damage it take `out`."""
+    converted(source, source.parent / "out", shards=6)
+    return source.parent / "out"
+
+
+@pytest.fixture
+def out(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "out"))
+
+
+def places(out: Path, split: str) -> Iterator[tuple[Path, int, int]]:
+    """Yields shard path, offset of the frame and its length for each record."""
+    records = open_dataset(out).records(split)
+    for i in range(len(records)):
+        shard = Path(records._shards[records._shard[i]])
+        yield shard, int(records._offset[i]), int(records._frame_bytes[i])
+
+
+def damage(out: Path, split: str, number: int, at: int = 40) -> None:
+    """Flips one bit of one record."""
+    shard, offset, _ = list(places(out, split))[number]
+    flip(shard, offset + at)
+
+
+# --- Sound ---------------------------------------------------------------------------------------------------------
+
+
+def test_dataset_knows_itself(sound: Path) -> None:
+    data = open_dataset(sound)
+    assert data.directory == sound
+    assert data.name == "pets"
+    assert data.class_names == ("cats", "dogs")
+    assert data.splits == {"train": 10, "validation": 6}
+    assert sum(data.shards.values()) == 6
+    assert data.digest == json.loads((sound / "convert.json").read_text())["digest"]
+    assert open_dataset(str(sound)) == data
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_each_record_is_its_file(source: Path, sound: Path, split: str) -> None:
+    records = open_dataset(sound).records(split)
+    files = {path: data for path, data in contents(source).items() if path.startswith(split)}
+    assert len(records) == len(files)
+    for number in np.random.default_rng(0).permutation(len(records)):
+        record = records[int(number)]
+        assert record["image"] == files.pop(record["path"])
+        assert record["label"] == records.labels[number] == ["cats", "dogs"].index(record["path"].split("/")[1])
+        assert records.paths[number] == record["path"]
+    assert not files
+
+
+def test_order_is_that_of_the_shards(sound: Path) -> None:
+    where = [(shard.name, offset) for shard, offset, _ in places(sound, "train")]
+    assert where == sorted(where)
+
+
+def test_negative_numbers_and_numbers_outside(sound: Path) -> None:
+    records = open_dataset(sound).records("train")
+    assert records[-1] == records[9]
+    for number in (10, -11):
+        with pytest.raises(IndexError):
+            records[number]
+
+
+def test_labels_are_integers_of_all_records(sound: Path) -> None:
+    labels = open_dataset(sound).records("train").labels
+    assert (labels.dtype, sorted(labels)) == (np.int64, [0] * 5 + [1] * 5)
+
+
+def test_select_takes_some_in_the_order_given(sound: Path) -> None:
+    records = open_dataset(sound).records("train")
+    some = records.select(np.array([7, 2, 5]))
+    assert len(some) == 3
+    assert [some[i] for i in range(3)] == [records[7], records[2], records[5]]
+    assert some.labels.tolist() == records.labels[[7, 2, 5]].tolist()
+    assert list(some.paths) == [records.paths[i] for i in (7, 2, 5)]
+    again = some.select(np.array([2, 0]))
+    assert [again[0], again[1]] == [records[5], records[7]]
+    assert some.describe(0) == f"train record 7, {records.paths[7]}"  # The split's number, to be found again.
+
+
+def test_hold_out_is_disjoint_and_complete(tmp_path: Path) -> None:
+    source = tree(tmp_path / "src", {"train/cats": 40, "train/dogs": 40})
+    for number in (0, 1, 3, 4, 6):
+        shutil.copy(source / f"train/cats/{number:03d}.jpg", source / f"train/dogs/copy{number}.jpg")
+    converted(source, tmp_path / "out")
+    records = open_dataset(tmp_path / "out").records("train")
+    rest, held = records.hold_out(0.3, seed=0)
+    assert sorted([*rest.paths, *held.paths]) == sorted(records.paths)
+    assert not {rest[i]["image"] for i in range(len(rest))} & {held[i]["image"] for i in range(len(held))}
+    assert 10 <= len(held) <= 40
+    assert list(rest.paths) == [path for path in records.paths if path in set(rest.paths)]  # In order.
+
+
+def test_hold_out_of_what_the_converter_left_for_training(tmp_path: Path) -> None:
+    source = tree(tmp_path / "src", {"cats": 60, "dogs": 60})
+    converted(source, tmp_path / "out", validation_fraction=0.0, test_fraction=0.3)
+    train = open_dataset(tmp_path / "out").records("train")
+    assert 8 <= len(train.hold_out(0.3)[1]) <= 45  # By the converter's own draw there would be none.
+
+
+def test_hold_out_of_nothing_and_of_another_seed(sound: Path) -> None:
+    records = open_dataset(sound).records("train")
+    rest, held = records.hold_out(0.0, seed=0)
+    assert (len(rest), len(held)) == (10, 0)
+    assert len({tuple(records.hold_out(0.5, seed)[1].paths) for seed in range(5)}) > 1
+
+
+def test_hold_out_of_a_selection_takes_the_share_of_its_classes(sound: Path) -> None:
+    some = open_dataset(sound).records("train").select(np.array([8, 1, 3, 4]))
+    rest, held = some.hold_out(0.5, seed=1)
+    assert sorted([*rest.paths, *held.paths]) == sorted(some.paths)
+    of_class = np.bincount(some.labels)
+    assert np.bincount(held.labels, minlength=2).tolist() == [max(n > 1, round(n / 2)) for n in of_class.tolist()]
+
+
+# --- Processes, threads, open files --------------------------------------------------------------------------------
+
+
+def open_shards(directory: Path) -> int:
+    """The number of open shards in a directory; the index may be open too, until pyarrow's garbage is collected."""
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    targets = [os.readlink(link) for link in links if os.path.lexists(link)]
+    return sum(target.startswith(f"{directory}/pets-") for target in targets)
+
+
+def test_more_shards_than_may_be_open(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records_module, "_MAX_OPEN_FILES", 2)
+    records = open_dataset(out).records("train")
+    assert len(records._shards) > 2
+    for _ in range(2):
+        assert {records[i]["path"] for i in range(10)} == set(records.paths)
+        assert open_shards(out) == 2
+    del records
+    assert open_shards(out) == 0  # Closed with it.
+
+
+def test_pickled_and_used_there(sound: Path) -> None:
+    records = open_dataset(sound).records("train")
+    first = records[0]
+    again: Records = pickle.loads(pickle.dumps(records))
+    assert again[0] == first
+    assert again.labels.tolist() == records.labels.tolist()
+    assert len(pickle.dumps(records)) < 20_000
+    del again
+    assert records[0] == first  # The copy had files of its own to close.
+
+
+def test_repr_tells_records_apart_but_not_processes(sound: Path) -> None:
+    records = open_dataset(sound).records("train")
+    again = pickle.loads(pickle.dumps(open_dataset(sound).records("train")))
+    assert repr(records) == repr(again)
+    others = [records.select(np.arange(10)[::-1]), records.select(np.arange(9)), records.hold_out(0.5)[0]]
+    assert len({repr(one) for one in [records, *others]}) == 4
+    assert f"{sound}/records.parquet', 'train', n=10, rows=" in repr(records)
+
+
+def test_number_of_any_integer_type(sound: Path) -> None:
+    records = open_dataset(sound).records("train")
+    assert records[np.int64(3)] == records[np.uint8(3)] == records[3]  # As samplers draw them.
+
+
+def read_all(records: Records, queue: multiprocessing.Queue) -> None:
+    queue.put([records[i]["path"] for i in range(len(records))])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_in_other_processes_at_the_same_time(sound: Path, method: str) -> None:
+    records = open_dataset(sound).records("train")
+    expected = [records[i]["path"] for i in range(10)]  # Its files are open when it is forked.
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    processes = [context.Process(target=read_all, args=(records, queue)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for _ in range(20):
+        assert [records[i]["path"] for i in range(10)] == expected
+    assert [queue.get(timeout=60) for _ in processes] == [expected] * 2
+    for process in processes:
+        process.join()
+    assert records[3]["path"] == expected[3]  # The ends of the others closed nothing of ours.
+
+
+def test_in_threads(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records_module, "_MAX_OPEN_FILES", 3)
+    records = open_dataset(out).records("train")
+    expected = [records.serialized(i) for i in range(10)]
+    wrong: list[int] = []
+
+    def read(seed: int) -> None:
+        for number in np.random.default_rng(seed).integers(0, 10, 300).tolist():
+            if records.serialized(number) != expected[number]:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=read, args=(seed,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert open_shards(out) == 3
+
+
+# --- Damaged -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("at", [0, 3, 9, 12, 40, -1])  # Length, its checksum, data, its checksum.
+def test_corrupt_record_is_found_and_named(out: Path, at: int) -> None:
+    shard, offset, length = list(places(out, "train"))[4]
+    flip(shard, offset + (at if at >= 0 else length - 1))
+    records = open_dataset(out).records("train")
+    with pytest.raises(CorruptRecord) as caught:
+        records[4]
+    assert str(caught.value) == (
+        f"{shard}: the record at byte {offset:,} is corrupt: train record 4, {records.paths[4]}."
+        " Copy the shard again from where it is sound, or convert again."
+    )
+    for number in (0, 1, 2, 3, 5, 6, 7, 8, 9):
+        assert records[number]["path"] == records.paths[number]
+
+
+def test_sound_gives_none_and_says_so_once(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    damage(out, "train", 4)
+    records = open_dataset(out).records("train")
+    said: list[str] = []
+    monkeypatch.setattr(logging, "warning", lambda message, *values: said.append(message % values))
+    assert [number for number in [*range(10), *range(10)] if records.sound(number) is None] == [4, 4]
+    assert list(records.corrupt) == [4]
+    assert said == [records.corrupt[4]]
+    assert records.paths[4] in said[0]
+
+
+def test_shard_that_is_cut_while_in_use(out: Path) -> None:
+    records = open_dataset(out).records("train")
+    shard, offset, _ = list(places(out, "train"))[-1]
+    os.truncate(shard, offset + 20)
+    with pytest.raises(CorruptRecord, match=r"train record 9"):
+        records[9]
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"x")
+
+
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        (remove, "is missing"),
+        (cut, r"has [\d,]+ bytes and should have [\d,]+"),
+        (lengthen, r"has [\d,]+ bytes and should have [\d,]+"),  # A shard of another conversion, perhaps.
+    ],
+)
+def test_shard_that_is_not_whole(out: Path, change: Callable[[Path], None], state: str) -> None:
+    shard = sorted(out.glob("*-train.tfrecord-*"))[1]
+    change(shard)
+    message = rf"{shard} {state}: the dataset was not copied completely\. Copy or convert it again\."
+    with pytest.raises(UserError, match=message):
+        open_dataset(out).records("train")
+    assert len(open_dataset(out).records("validation")) == 6
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 no parquet at all"])
+def test_index_that_is_missing_or_damaged(out: Path, content: bytes | None) -> None:
+    path = out / "records.parquet"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"{path}.*Copy or convert it again\."):
+        open_dataset(out).records("train")
+
+
+# --- Not a dataset -------------------------------------------------------------------------------------------------
+
+
+def test_no_such_split(sound: Path) -> None:
+    with pytest.raises(UserError, match=r"out: no split 'test'; there is train, validation\."):
+        open_dataset(sound).records("test")
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    message = (
+        r"gone: no such directory\. Expected .* `python -m tfrecord_tools\.convert --src=IMAGES --out=.*gone` wrote"
+    )
+    with pytest.raises(UserError, match=message):
+        open_dataset(tmp_path / "gone")
+
+
+@pytest.mark.parametrize("directory", ["images", ".", "/"])
+def test_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
+    draw(tmp_path / "images/cats/1.jpg")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no dataset \(it has no convert\.json\)\. Expected a directory"):
+        open_dataset(directory)
+
+
+def test_a_file(tmp_path: Path) -> None:
+    (tmp_path / "a.tfrecord").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a\.tfrecord: a file, not a directory\. Expected a directory that"):
+        open_dataset(tmp_path / "a.tfrecord")
+
+
+def test_unfinished_conversion(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    with pytest.raises(UserError, match=r"out: the conversion is unfinished\. Repeat its command to finish it\."):
+        open_dataset(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b"{}", b'{"name": "x", "classes": 3}', b'{"name": "x", "classes": [], "splits": []}', b"\xff"],
+)
+def test_damaged_description(out: Path, content: bytes) -> None:
+    (out / "convert.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"convert\.json: damaged \(.*\)\. Copy or convert it again\."):
+        open_dataset(out)
+
+
+# --- Lists of record numbers ---------------------------------------------------------------------------------------
+
+
+def test_lists_of_numbers(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("3\n1\n# two of them\n")
+    pq.write_table(pa.table({"record": [9, 0, 4]}), tmp_path / "some.parquet")
+    assert read_numbers(str(tmp_path / "some.txt"), 10).tolist() == [3, 1]
+    assert read_numbers(str(tmp_path / "some.parquet"), 10).tolist() == [9, 0, 4]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.txt", "1\n10\n", r"a\.txt: 10 is no record; there are 0 to 9\."),
+        ("a.txt", "-1\n", r"a\.txt: -1 is no record"),
+        ("a.txt", "1\n2\n1\n", r"a\.txt: a number stands there twice\."),
+        ("a.txt", "cat.1.jpg\n", r"a\.txt: no list of record numbers, one a line or a column of Parquet: "),
+        ("a.txt", "1 2\n3 4\n", r"a\.txt: 2 x 2 values of type int64; record numbers, one a row, are expected\."),
+        ("a.parquet", "1\n", r"a\.parquet: no list of record numbers"),
+        ("none.txt", None, r"none\.txt: no list of record numbers"),
+    ],
+)
+def test_lists_that_are_none(tmp_path: Path, name: str, text: str | None, message: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_numbers(str(tmp_path / name), 10)
+
+
+def test_column_of_other_values(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "a.parquet")
+    with pytest.raises(
+        UserError, match=r"a\.parquet: 1 values of type object; record numbers, one a row, are expected\."
+    ):
+        read_numbers(str(tmp_path / "a.parquet"), 10)

@@ -1,0 +1,123 @@
+"""Labels of a source that are replaced: `convert --relabel`."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from image_sources import converted, run, scanned, with_splits
+
+from tfrecord_tools import dataset
+from tfrecord_tools.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
+WRONG = ("train/cats/000.jpg", "train/cats/001.jpg", "validation/dogs/000.jpg")
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def other(path: str) -> str:
+    return "dogs" if "cats" in path else "cats"
+
+
+def labels(out: Path) -> dict[str, str]:
+    data = dataset.open(out)
+    return {
+        example["path"]: data.class_names[example["label"]]
+        for split in data.splits
+        for records in [data.records(split)]
+        for example in (records[i] for i in range(len(records)))
+    }
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    return with_splits(tmp_path_factory.mktemp("source") / "pets")
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    """As lines of suspects.csv, the first of which the dataset has right already."""
+    rows = [{"rank": 1, "path": "train/dogs/003.jpg", "label": "dogs", "was": "cats"}]
+    rows += [{"rank": 2, "path": path, "label": other(path), "was": "?"} for path in WRONG]
+    return write(tmp_path_factory.mktemp("table") / "relabel.csv", rows)
+
+
+def test_the_named_images_get_the_labels_and_nothing_else_changes(source, table, tmp_path):
+    facts = converted(source, tmp_path / "out", relabel=str(table))
+    plain = converted(source, tmp_path / "plain")
+    expected = labels(tmp_path / "plain") | {path: other(path) for path in WRONG}
+    assert labels(tmp_path / "out") == expected
+    assert facts["relabelled"] == [
+        {"from": "cats", "to": "dogs", "images": 2},
+        {"from": "dogs", "to": "cats", "images": 1},
+    ]
+    assert "relabelled" not in plain
+    assert facts["digest"] != plain["digest"]
+    assert facts["config"] == plain["config"]
+
+
+def test_they_are_said(source, table, tmp_path):
+    done = run("tfrecord_tools.convert", f"--src={source}", f"--relabel={table}", "--dry_run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "  note: 3 images relabelled: 2 from cats to dogs, 1 from dogs to cats\n" in done.stdout
+    assert "  note: 1 line of --relabel changes nothing: its image has that label already\n" in done.stdout
+
+
+def test_a_class_that_nobody_is_left_in_is_gone(source, tmp_path):
+    rows = [
+        {"path": f"{split}/cats/{i:03d}.{'png' if i == 2 else 'jpg'}", "label": "dogs"}
+        for split, i in (*(("train", i) for i in range(5)), *(("validation", i) for i in range(3)))
+    ]
+    with pytest.raises(UserError, match="only one class, 'dogs'"):
+        scanned(source, relabel=str(write(tmp_path / "all.csv", rows)))
+
+
+def test_an_update_keeps_them_or_is_refused(source, table, tmp_path):
+    copy, out = tmp_path / "pets", tmp_path / "out"
+    shutil.copytree(source, copy)
+    converted(copy, out, relabel=str(table))
+    shutil.copy(copy / "train/cats/003.jpg", copy / "train/cats/new.jpg")
+    with pytest.raises(UserError, match=r"was made with --relabel\. Pass that file again"):
+        converted(copy, out, update=True)
+    converted(copy, out, update=True, relabel=str(table))
+    found = labels(out)
+    assert found["train/cats/new.jpg"] == "cats"
+    assert {path: found[path] for path in WRONG} == {path: other(path) for path in WRONG}
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("nowhere.jpg", "cats")], "1 of 1 paths are none of an image in {src}, such as 'nowhere.jpg'. Paths are"),
+        ([("cats/000.jpg", "cats")], "such as 'train/cats/000.jpg'."),  # Of another source's layout.
+        ([(WRONG[0], "dog")], "'dog', the label of 'train/cats/000.jpg', is no class; there is dogs."),
+        ([(WRONG[0], "birds")], "'birds', the label of 'train/cats/000.jpg', is no class; there is cats, dogs."),
+        ([(WRONG[0], "")], "row 1 has no value in the column 'label'."),
+        ([(WRONG[0], "cats"), (WRONG[0], "dogs")], "stands in rows 1 and 2. Keep one."),
+    ],
+)
+def test_what_is_not_known_is_told(rows, message, source, tmp_path):
+    path = write(tmp_path / "relabel.csv", [{"path": path, "label": label} for path, label in rows])
+    with pytest.raises(UserError) as error:
+        scanned(source, relabel=str(path))
+    assert message.format(src=source) in str(error.value)
+
+
+def test_other_tables_are_refused(source, tmp_path):
+    with pytest.raises(UserError, match=r"--relabel=nowhere\.csv: no such file"):
+        scanned(source, relabel="nowhere.csv")
+    path = write(tmp_path / "relabel.csv", [{"path": WRONG[0], "was": "cats"}])
+    with pytest.raises(
+        UserError, match=r"no column 'label'; there is 'path', 'was'\. The columns path and label are exp"
+    ):
+        scanned(source, relabel=str(path))

@@ -1,0 +1,513 @@
+"""Tests of the walk over a source directory: layouts, what is passed over, what is refused and how."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_sources import scanned, tree
+
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.sources import stores
+from tfrecord_tools.sources.scan import NO_GROUP, TO_BE_SPLIT, Sources
+from tfrecord_tools.sources.stores import Rejected
+
+
+def touch(root: Path, *names: str | bytes) -> Path:
+    """Writes files of one byte; scan opens none of them."""
+    for name in names:
+        path = os.path.join(os.fsencode(root), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(b"x")
+    return root
+
+
+def two_classes(root: Path) -> Path:
+    return touch(root, "cats/1.jpg", "dogs/1.jpg")
+
+
+def test_class_layout_is_sorted_and_to_be_split(tmp_path: Path) -> None:
+    found = scanned(touch(tmp_path, "dogs/b.png", "cats/2.jpg", "dogs/a.jpg", "cats/10.jpg"))
+    assert found.class_names == ("cats", "dogs")
+    assert list(found.paths) == ["cats/10.jpg", "cats/2.jpg", "dogs/a.jpg", "dogs/b.png"]
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.splits.tolist() == [TO_BE_SPLIT] * 4
+    assert not found.has_splits
+    assert found.rejected == ()
+    assert len(found) == 4
+
+
+def test_split_layout(tmp_path: Path) -> None:
+    found = scanned(touch(tmp_path, "test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"))
+    assert found.class_names == ("cats", "dogs")
+    assert list(found.paths) == ["test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"]
+    assert [SPLITS[split] for split in found.splits] == ["test", "train", "train", "validation"]
+    assert found.labels.tolist() == [0, 0, 1, 1]
+    assert found.has_splits
+
+
+def test_sizes_and_times_are_the_files(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    (tmp_path / "cats/1.jpg").write_bytes(b"four")
+    os.utime(tmp_path / "cats/1.jpg", ns=(5, 1_700_000_000_123_456_789))
+    found = scanned(tmp_path)
+    assert found.sizes.tolist() == [4, 1]
+    assert found.mtimes_ns[0] == 1_700_000_000_123_456_789
+
+
+def test_hidden_top_directory_does_not_prevent_splits(tmp_path: Path) -> None:
+    touch(tmp_path, "train/cats/1.jpg", "train/dogs/1.jpg", ".cache/x/1.jpg", "__MACOSX/y/1.jpg")
+    assert scanned(tmp_path).has_splits
+
+
+def test_nested_directories_are_followed(tmp_path: Path) -> None:
+    found = scanned(touch(tmp_path, "cats/a/b/1.jpg", "cats/a/2.jpg", "cats/3.jpg", "dogs/c/1.jpg"))
+    assert list(found.paths) == ["cats/3.jpg", "cats/a/2.jpg", "cats/a/b/1.jpg", "dogs/c/1.jpg"]
+    assert found.labels.tolist() == [0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cats/.hidden.jpg",
+        "cats/._1.jpg",  # macOS's resource forks.
+        "cats/.git/x.jpg",
+        "cats/Thumbs.db",
+        "cats/thumbs.DB",
+        "cats/__MACOSX/1.jpg",
+        "__MACOSX/cats/1.jpg",
+        ".DS_Store",
+        ".hidden/1.jpg",
+    ],
+)
+def test_passed_over_silently(tmp_path: Path, name: str) -> None:
+    found = scanned(touch(two_classes(tmp_path), name))
+    assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
+    assert found.rejected == ()
+
+
+def test_empty_class_directory_is_no_class(tmp_path: Path) -> None:
+    (two_classes(tmp_path) / "birds" / "inner").mkdir(parents=True)
+    touch(tmp_path, "fish/.hidden.jpg")
+    assert scanned(tmp_path).class_names == ("cats", "dogs")
+
+
+def test_loose_images_are_rejected_and_other_loose_files_are_left_out(tmp_path: Path) -> None:
+    found = scanned(touch(two_classes(tmp_path / "1"), "readme.txt", "cover.jpg"))
+    assert found.rejected == (Rejected(path="cover.jpg", reason="not inside a class directory"),)
+    assert found.notes == ("1 file is left out, in no class directory: readme.txt",)
+    found = scanned(touch(tmp_path / "2", "train/cats/1.jpg", "train/dogs/1.jpg", "train/3.jpg", "readme.txt"))
+    assert [r.path for r in found.rejected] == ["train/3.jpg"]
+
+
+def test_links_are_followed(tmp_path: Path) -> None:
+    two_classes(tmp_path / "src")
+    touch(tmp_path, "elsewhere/deep/7.jpg", "file.jpg")
+    (tmp_path / "src/cats/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "src/dogs/linked.jpg").symlink_to(tmp_path / "file.jpg")
+    (tmp_path / "src/birds").symlink_to(tmp_path / "elsewhere/deep")  # A whole class may be a link.
+    found = scanned(tmp_path / "src")
+    assert found.class_names == ("birds", "cats", "dogs")
+    assert list(found.paths) == ["birds/7.jpg", "cats/1.jpg", "cats/linked/deep/7.jpg", "dogs/1.jpg", "dogs/linked.jpg"]
+    assert found.rejected == ()
+
+
+@pytest.mark.parametrize(
+    ("link", "target", "rejected", "reason"),
+    [
+        ("cats/gone.jpg", "nowhere", "cats/gone.jpg", "cannot be followed: No such file or directory"),
+        ("cats/self.jpg", "self.jpg", "cats/self.jpg", "cannot be followed: Too many levels of symbolic links"),
+        ("cats/up", ".", "cats/up", "a link to a directory that contains it"),
+        ("cats/a/top", "..", "cats/a/top", "a link to a directory that contains it"),
+        ("loop", "loop", "loop", "cannot be followed: Too many levels of symbolic links"),  # Would-be classes too.
+    ],
+)
+def test_bad_links_are_rejected(tmp_path: Path, link: str, target: str, rejected: str, reason: str) -> None:
+    two_classes(tmp_path)
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(target)
+    found = scanned(tmp_path)
+    assert found.rejected == (Rejected(path=rejected, reason=reason),)
+    assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
+
+
+def test_directories_that_link_to_each_other_end(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    (tmp_path / "cats/to_dogs").symlink_to(tmp_path / "dogs")
+    (tmp_path / "dogs/to_cats").symlink_to(tmp_path / "cats")
+    found = scanned(tmp_path)
+    assert list(found.paths) == ["cats/1.jpg", "cats/to_dogs/1.jpg", "dogs/1.jpg", "dogs/to_cats/1.jpg"]
+    assert [r.path for r in found.rejected] == ["cats/to_dogs/to_cats", "dogs/to_cats/to_dogs"]
+
+
+def test_pipe_is_rejected_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(two_classes(tmp_path) / "cats/pipe.jpg")
+    assert scanned(tmp_path).rejected == (Rejected(path="cats/pipe.jpg", reason="neither a file nor a directory"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"),
+    [(b"cats/caf\xe9.jpg", r"cats/caf\xe9.jpg"), (b"caf\xe9/1.jpg", r"caf\xe9/1.jpg")],  # Latin-1.
+)
+def test_names_that_are_not_utf8_are_rejected(tmp_path: Path, name: bytes, printed: str) -> None:
+    found = scanned(touch(two_classes(tmp_path), name))
+    assert found.rejected == (Rejected(path=printed, reason="the name is not valid UTF-8: rename it"),)
+    assert found.class_names == ("cats", "dogs")
+
+
+@pytest.mark.parametrize("name", ["Katzen süß", "кошки", "猫", "cats & dogs", "a,b", "👩‍🔬", 'c\'est "ça"'])
+def test_class_names_of_any_script_are_kept(tmp_path: Path, name: str) -> None:
+    assert name in scanned(touch(two_classes(tmp_path), f"{name}/ö\n 1.jpg")).class_names
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "birds ",  # TensorFlow Datasets strips it ...
+        " birds",
+        "bir\nds",  # ... splits it ...
+        "bir\rds",  # ... here too, since it reads text ...
+        "birds\u3000",  # ... and Python's idea of a space is wide.
+        "bir\x1b[31mds",  # Would colour the terminal.
+    ],
+)
+def test_class_names_that_cannot_be_kept_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scanned(touch(two_classes(tmp_path), f"{name}/1.jpg"))
+    assert f"the class name {name!r} cannot be kept" in str(caught.value)
+    assert str(caught.value).endswith("leave it out with --exclude, or give the labels with --manifest.")
+
+
+@pytest.mark.parametrize(("one", "other"), [("birds", "Birds"), ("straße", "STRASSE")])
+def test_class_names_that_differ_by_case_are_refused(tmp_path: Path, one: str, other: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scanned(touch(two_classes(tmp_path), f"{one}/1.jpg", f"{other}/1.jpg"))
+    first, second = sorted([one, other])
+    assert f"the class name {second!r} differs from {first!r} only by capital letters" in str(caught.value)
+    assert "Leave one out with --exclude, or give the labels in a table with --manifest." in str(caught.value)
+
+
+def test_one_class_is_refused_with_a_guess(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        scanned(touch(tmp_path, "cats/1.jpg", "cats/2.jpg"))
+    assert f"--src={tmp_path}: only one class, 'cats'" in str(caught.value)
+    assert f"Did you mean --src={tmp_path}/cats" in str(caught.value)
+
+
+def test_no_such_directory(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"--src=.*/gone: no such file or directory\. A directory of images, an archive, or"
+    ):
+        scanned(tmp_path / "gone")
+
+
+def test_a_file_as_source(tmp_path: Path) -> None:
+    (tmp_path / "images.zip").write_bytes(b"PK")
+    with pytest.raises(
+        UserError, match=r"images\.zip: neither a directory, nor a zip or tar archive .* starts with b'PK'"
+    ):
+        scanned(tmp_path / "images.zip")
+
+
+@pytest.mark.parametrize(
+    ("names", "loose"),
+    [
+        ([], ""),
+        (["1.jpg", "2.jpg"], r" 2 images such as 1\.jpg lie in no class directory\."),
+        (["train/1.jpg"], r" 1 image such as train/1\.jpg lies in no class directory\."),  # Splits without classes.
+        (["cats/.hidden.jpg"], ""),
+    ],
+)
+def test_no_images(tmp_path: Path, names: list[str], loose: str) -> None:
+    with pytest.raises(UserError, match=rf"no images in class directories\.{loose} Expected"):
+        scanned(touch(tmp_path, *names))
+
+
+def test_classes_fix_labels_in_their_order(tmp_path: Path) -> None:
+    touch(tmp_path, "cats/1.jpg", "dogs/1.jpg", "birds/1.jpg", "birds/2.jpg")
+    found = scanned(tmp_path, classes=["dogs", "cats"])
+    assert found.class_names == ("dogs", "cats")
+    assert dict(zip(found.paths, found.labels.tolist())) == {"cats/1.jpg": 1, "dogs/1.jpg": 0}
+    assert found.left_out == {"birds": 2}
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        (["cat", "dogs"], r"--classes: 'cat' is no class directory with files in .*; there is cats\."),  # Near.
+        (["zebra", "dogs"], r"--classes: 'zebra' is no .*; there is birds, cats, dogs\."),  # Nothing near: all.
+        (["cats", "dogs", "cats"], r"the class name 'cats' stands twice in --classes"),
+        (["cats", "Cats"], r"'Cats' is no class directory with files in .*; there is cats"),
+        (["cats", "empty"], r"'empty' is no class directory with files"),
+        (["cats"], r"--classes=cats: at least two class names, separated by commas\."),
+        ([], r"--classes=: at least two"),
+    ],
+)
+def test_classes_that_cannot_be(tmp_path: Path, classes: list[str], message: str) -> None:
+    (touch(two_classes(tmp_path), "birds/1.jpg") / "empty").mkdir()
+    with pytest.raises(UserError, match=message):
+        scanned(tmp_path, classes=classes)
+
+
+def test_the_same_string_twice_is_found_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="stands twice"):
+        scanned(touch(tmp_path, "a/1.jpg", "b/1.jpg"), classes=["a"] * 2)
+
+
+def test_files_of_classes_left_out_are_not_rejected(tmp_path: Path) -> None:
+    """A bad name in a class that nobody asked for counts for nothing, as its other files do."""
+    found = scanned(touch(two_classes(tmp_path), b"birds/caf\xe9.jpg", "birds/1.jpg"), classes=["cats", "dogs"])
+    assert found.rejected == ()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can list every directory")
+def test_unreadable_directory_is_refused(tmp_path: Path) -> None:
+    (two_classes(tmp_path) / "cats").chmod(0)
+    try:
+        with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable or move"):
+            scanned(tmp_path)
+    finally:
+        (tmp_path / "cats").chmod(0o755)
+
+
+def test_directory_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for every user, through the border."""
+    listed = os.scandir
+
+    def scandir(path: str) -> object:
+        if path.endswith("/cats"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(stores.os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable or move"):
+        scanned(two_classes(tmp_path))
+
+
+def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, {"cats": 20, "dogs": 20})
+    expected = scanned(tmp_path)
+    listed = os.scandir
+    rng = np.random.default_rng(0)
+
+    class Shuffled:
+        def __init__(self, path: str):
+            with listed(path) as entries:
+                self.entries = list(entries)
+            rng.shuffle(self.entries)
+
+        def __enter__(self) -> list[os.DirEntry[str]]:
+            return self.entries
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr(stores.os, "scandir", Shuffled)
+    found = scanned(tmp_path)
+    assert list(found.paths) == list(expected.paths)
+    assert found.labels.tolist() == expected.labels.tolist()
+    assert Counter(found.labels.tolist()) == {0: 20, 1: 20}
+
+
+def test_link_to_the_source_itself_does_not_mix_the_classes(tmp_path: Path) -> None:
+    for name in ("cats", "dogs"):
+        (tmp_path / "src" / name).mkdir(parents=True)
+        (tmp_path / "src" / name / "1.jpg").write_bytes(b"")
+    (tmp_path / "src" / "cats" / "up").symlink_to("..")
+    found = scanned(tmp_path / "src")
+    assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
+    assert [(r.path, r.reason) for r in found.rejected] == [("cats/up", "a link to a directory that contains it")]
+
+
+# --- Names that say the class --------------------------------------------------------------------------------------
+
+
+def labels(found: Sources) -> dict[str, str]:
+    return {path: found.class_names[label] for path, label in zip(found.paths, found.labels)}
+
+
+@pytest.mark.parametrize(
+    ("names", "class_names"),
+    [
+        (["cat.0.jpg", "cat.1.jpg", "dog.0.jpg"], ("cat", "dog")),  # Kaggle's Dogs vs. Cats.
+        (["american_bulldog_100.jpg", "Abyssinian_1.jpg"], ("Abyssinian", "american_bulldog")),  # Oxford's pets.
+        (["cat0.jpg", "dog12.png"], ("cat", "dog")),
+        (["cat 1.jpg", "dog - 2.jpg"], ("cat", "dog")),
+        (["кот_1.jpg", "пёс_1.jpg"], ("кот", "пёс")),
+        (["a1b_7.jpg", "c2d_7.jpg"], ("a1b", "c2d")),
+    ],
+)
+def test_files_named_by_class(tmp_path: Path, names: list[str], class_names: tuple[str, ...]) -> None:
+    found = scanned(touch(tmp_path, *names))
+    assert found.class_names == class_names
+    assert not found.has_splits
+    first = min(names)
+    note = (
+        f"classes of {len(names)} images are taken from the names of the files, such as {labels(found)[first]} from"
+        f" {first} (see --label_regex)"
+    )
+    assert found.notes == (note,)
+
+
+def test_files_named_by_class_in_splits(tmp_path: Path) -> None:
+    found = scanned(touch(tmp_path, *(f"{side}/{name}.0.jpg" for side in ("train", "val") for name in ("cat", "dog"))))
+    assert labels(found) == {path: path.split("/")[1].split(".")[0] for path in found.paths}
+    assert [SPLITS[split] for split in found.splits] == ["train", "train", "validation", "validation"]
+    assert found.has_splits
+
+
+def test_some_files_that_do_not_say_their_class_are_rejected(tmp_path: Path) -> None:
+    names = [f"{name}.{i}.jpg" for name in ("cat", "dog") for i in range(10)]
+    found = scanned(touch(tmp_path, *names, "sunset.jpg", "readme.txt"))
+    reason = "its name does not say its class (see --label_regex)"
+    assert found.rejected == (Rejected(path="sunset.jpg", reason=reason),)
+    assert found.notes[1] == "1 file is left out, in no class directory: readme.txt"
+    assert len(found) == 20
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["IMG_0001.jpg", "IMG_0002.jpg"],  # A camera's: one class is none.
+        ["0001.jpg", "0002.jpg"],
+        ["cat.jpg", "dog.jpg"],  # Each its own.
+        ["cat.1.jpg", "dog.2.jpg", "sunset.jpg"],  # Too few of them.
+    ],
+)
+def test_names_that_say_no_class(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(UserError, match=rf"{len(names)} images such as {names[0]} lie in no class directory"):
+        scanned(touch(tmp_path, *names))
+
+
+def test_class_directories_go_before_names(tmp_path: Path) -> None:
+    found = scanned(touch(tmp_path, "a/cat.0.jpg", "b/dog.0.jpg"))
+    assert (found.class_names, found.notes) == (("a", "b"), ())
+
+
+def test_nothing_is_told_of_usual_layouts(tmp_path: Path) -> None:
+    assert scanned(two_classes(tmp_path / "1")).notes == ()
+    assert scanned(touch(tmp_path / "2", "train/cats/1.jpg", "test/dogs/1.jpg")).notes == ()
+
+
+# --- Expressions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (r"([a-z]+)\d", {"x/cat1.jpg": "cat", "x/y/dog2.jpg": "dog"}),
+        (r"/(\w+?)\d\.jpg$", {"x/cat1.jpg": "cat", "x/y/dog2.jpg": "dog"}),
+        (r"(\d)\.jpg", {"x/cat1.jpg": "1", "x/y/dog2.jpg": "2"}),
+        (r"(?i)(CAT|DOG)", {"x/cat1.jpg": "cat", "x/y/dog2.jpg": "dog"}),
+        (r"(x)/cat|(?:y)/(dog)", None),  # Only the first group counts: one class.
+    ],
+)
+def test_label_regex(tmp_path: Path, pattern: str, expected: dict[str, str] | None) -> None:
+    touch(tmp_path, "x/cat1.jpg", "x/y/dog2.jpg")
+    if expected is None:
+        with pytest.raises(UserError, match=r"only one class, 'x'"):
+            scanned(tmp_path, label_regex=pattern)
+        return
+    assert labels(scanned(tmp_path, label_regex=pattern)) == expected
+
+
+@pytest.mark.parametrize("pattern", [r"(cat|dog)\d", r"(cat|dog)?\d", r"(cat|dog|)\d"])
+def test_files_that_label_regex_does_not_find_are_rejected(tmp_path: Path, pattern: str) -> None:
+    """Nor where it matches without its group."""
+    found = scanned(touch(tmp_path, "cat1.jpg", "dog2.jpg", "cow3.jpg"), label_regex=pattern)
+    reason = "its name does not say its class (see --label_regex)"
+    assert found.rejected == (Rejected(path="cow3.jpg", reason=reason),)
+
+
+def test_label_regex_keeps_the_splits(tmp_path: Path) -> None:
+    found = scanned(touch(tmp_path, "train/cat1.jpg", "train/dog2.jpg", "test/dog3.jpg"), label_regex="(cat|dog)")
+    assert {path: SPLITS[split] for path, split in zip(found.paths, found.splits)} == {
+        "test/dog3.jpg": "test",
+        "train/cat1.jpg": "train",
+        "train/dog2.jpg": "train",
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({}, "not inside a class directory"),
+        ({"label_regex": r"(cat|dog)"}, "lies beside the directories of the splits, in none of them"),
+    ],
+)
+def test_image_beside_the_splits_does_not_undo_them(tmp_path: Path, settings: dict[str, str], reason: str) -> None:
+    inside = [f"{side}/{name}.{i}.jpg" for side in ("train", "test") for name in ("cat", "dog") for i in range(5)]
+    found = scanned(touch(tmp_path, *inside, "dog.9.jpg"), **settings)
+    assert found.has_splits
+    assert found.rejected == (Rejected(path="dog.9.jpg", reason=reason),)
+
+
+def test_label_regex_that_matches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        scanned(two_classes(tmp_path), label_regex="(birds)")
+    assert str(caught.value) == (
+        f"--src={tmp_path}: no image of any class; 2 files cannot be used, such as cats/1.jpg:"
+        " its name does not say its class (see --label_regex)."
+    )
+
+
+@pytest.mark.parametrize("flag", ["label_regex", "group_regex"])
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("cat", "it has no group; put parentheses around the part that is meant."),
+        ("(?:cat)", "it has no group; put parentheses"),
+        ("(cat", "no regular expression: missing ), unterminated subpattern at position 0."),
+        ("*", "no regular expression: nothing to repeat at position 0."),
+    ],
+)
+def test_wrong_expressions(tmp_path: Path, flag: str, pattern: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scanned(two_classes(tmp_path), **{flag: pattern})
+    assert str(caught.value).startswith(f"--{flag}={pattern}: {message}")
+
+
+def test_group_regex(tmp_path: Path) -> None:
+    names = ["cats/rex_1.jpg", "cats/rex_2.jpg", "cats/tom_1.jpg", "dogs/rex_3.jpg", "dogs/nobody.jpg"]
+    found = scanned(touch(tmp_path, *names), group_regex=r"/([a-z]+)_\d")
+    group = dict(zip(found.paths, found.groups.tolist()))
+    assert group["cats/rex_1.jpg"] == group["cats/rex_2.jpg"] == group["dogs/rex_3.jpg"] != group["cats/tom_1.jpg"]
+    assert group["dogs/nobody.jpg"] == NO_GROUP
+    assert NO_GROUP not in (group["cats/rex_1.jpg"], group["cats/tom_1.jpg"])
+
+
+def test_group_regex_that_matches_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--group_regex=\(z\): no path matches, such as cats/1\.jpg\."):
+        scanned(two_classes(tmp_path), group_regex="(z)")
+
+
+def test_groups_of_any_source_have_the_same_hashes(tmp_path: Path) -> None:
+    """They decide the splits, which must not depend on where the images lie."""
+    touch(tmp_path / "src", "cats/rex_1.jpg", "dogs/tom_1.jpg")
+    (tmp_path / "list.csv").write_text("path,label,group\ncats/rex_1.jpg,cats,rex\ndogs/tom_1.jpg,dogs,tom\n")
+    by_name = scanned(tmp_path / "src", group_regex=r"([a-z]+)_\d")
+    by_table = scanned(tmp_path / "src", manifest=str(tmp_path / "list.csv"))
+    assert by_name.groups.tolist() == by_table.groups.tolist()
+    assert by_name.groups[0] == int.from_bytes(hashlib.sha256(b"rex").digest()[:8], "little")
+
+
+# --- Class names that are numbers ----------------------------------------------------------------------------------
+
+
+def test_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
+    assert scanned(touch(tmp_path, *(f"{i}/1.jpg" for i in range(12)))).class_names == tuple(map(str, range(12)))
+
+
+def test_numbers_that_are_equal_have_one_order(tmp_path: Path) -> None:
+    assert scanned(touch(tmp_path, "7/1.jpg", "07/1.jpg", "007/1.jpg", "8/1.jpg")).class_names == (
+        "007",
+        "07",
+        "7",
+        "8",
+    )

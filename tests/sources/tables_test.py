@@ -1,0 +1,201 @@
+"""Tests of tables as spreadsheets, notebooks and exports write them: delimiters, encodings, names of columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from image_sources import run, scanned, tree
+
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.sources import manifest, tables
+from tfrecord_tools.sources.manifest import Reading
+
+
+def read(path: Path, text: str | bytes, **settings: object) -> manifest.Manifest:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return manifest.read(str(path), str(path.parent), Reading(**settings))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;label\n0.jpg;a\n1.jpg;b\n",
+        "path\tlabel\n0.jpg\ta\n1.jpg\tb\n",
+        "path|label\n0.jpg|a\n1.jpg|b\n",
+        "path;label;weight\n0.jpg;a;0,5\n1.jpg;b;1,25\n",  # Commas in numbers,
+        "path;label;x,y\n0.jpg;a;0,5\n1.jpg;b;1,25\n",  # and in the header as often.
+        "path,label,note\n0.jpg,a,x;y\n1.jpg,b,z;w;v\n",
+        "label,path,tags\na,0.jpg,p|q|r\nb,1.jpg,s\n",
+        '"path";"label"\r\n"0.jpg";"a"\r\n"1.jpg";"b"\r\n',
+        'path;label;text\n0.jpg;a;"x;\ny"\n1.jpg;b;z\n',  # A value of two lines.
+        "sep=;\npath;label\n0.jpg;a\n1.jpg;b\n",  # Excel's own way to say it.
+        "path,label,,\n0.jpg,a,,\n1.jpg,b,,\n",
+        ",path,label\n0,0.jpg,a\n1,1.jpg,b\n",  # The index of a data frame.
+        "path, label\n0.jpg, a\n1.jpg, b\n",
+        "File Name;Class\n0.jpg;a\n1.jpg;b\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_dialects(tmp_path: Path, text: str, encoding: str) -> None:
+    found = read(tmp_path / "t.csv", text.encode(encoding))
+    assert dict(zip(found.paths, found.labels)) == {"0.jpg": "a", "1.jpg": "b"}
+
+
+@pytest.mark.parametrize(
+    ("encoding", "label"), [("cp1252", "Kätzchen"), ("cp949", "고양이"), ("cp932", "猫"), ("utf-16-le", "кот")]
+)
+def test_encodings_by_their_flag(tmp_path: Path, encoding: str, label: str) -> None:
+    data = f"path,label\n0.jpg,{label}\n1.jpg,b\n".encode(encoding)
+    assert read(tmp_path / "t.csv", data, encoding=encoding).labels == [label, "b"]
+    if encoding != "utf-16-le":
+        with pytest.raises(UserError) as caught:
+            read(tmp_path / "t.csv", data)
+        assert f"{tmp_path}/t.csv: line 2 is not utf-8: its bytes b'" in str(caught.value)
+        assert "Save the table as UTF-8, or name its encoding, such as --manifest_encoding=cp1252 (Western" in str(
+            caught.value
+        )
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "message"),
+    [
+        (b"PK\x03\x04xl", {}, "an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8."),
+        (
+            "sep=é\npathélabel\n".encode(),
+            {},
+            "its first line says that 'é' separates the values. An ASCII character is expected there, such as ; in",
+        ),
+        (b'sep="\npath,label\n', {}, "its first line says that '\"' separates the values."),
+        (b"PAR1xx", {}, "a Parquet file by another name. Its name must end with .parquet."),
+        (
+            b"path,label\n",
+            {"encoding": "utf-9"},
+            "--manifest_encoding=utf-9: not an encoding. Names such as utf-8, cp1252",
+        ),
+    ],
+)
+def test_what_is_no_csv(tmp_path: Path, data: bytes, settings: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tmp_path / "t.csv", data, **settings)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "delimiter"),
+    [
+        ("a,b\n1,2\n", ","),
+        ("a;b\n1,5;2\n", ";"),
+        ("a\n1\n", ","),
+        ("", ","),
+        ("a;b,c\n1;2,3\n", ","),
+        ('"a;b";c\n1;2\n', ";"),
+    ],
+)
+def test_delimiter(text: str, delimiter: str) -> None:
+    assert tables.delimiter_of(text) == delimiter
+
+
+# --- Columns ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "image",
+        "filename",
+        "file_name",
+        "file",
+        "image_id",
+        "Image Index",
+        "id",
+        "filepaths",
+        "img",
+        "id_code",
+        "filenameid",
+    ],
+)
+@pytest.mark.parametrize(
+    "label", ["class", "category", "target", "breed", "labels", "Class Name", "diagnosis", "species", "dx"]
+)
+def test_usual_names(tmp_path: Path, path: str, label: str) -> None:
+    found = read(tmp_path / "t.csv", f"{path},other,{label}\n0.jpg,x,a\n1.jpg,y,b\n")
+    assert dict(zip(found.paths, found.labels)) == {"0.jpg": "a", "1.jpg": "b"}
+    assert found.notes == (
+        f"the column {path!r} is read as the paths (see --path_column)",
+        f"the column {label!r} is read as the labels (see --label_column)",
+    )
+
+
+def test_usual_names_are_their_own_normal_form() -> None:
+    names = [name for usual in manifest._USUAL.values() for name in usual]
+    assert [tables.normal(name) for name in names] == names
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "column"),
+    [
+        ("id,filename,label", ["7,0.jpg,a", "8,1.jpg,b"], "filename"),  # Its values end as names of images do.
+        ("image,id,label", ["0.JPG,7,a", "1.png,8,b"], "image"),
+        ("id,filename,label", ["7,0,a", "8,1,b"], None),  # Neither,
+        ("id,filename,label", ["7.jpg,0.jpg,a", "8.jpg,1.jpg,b"], None),  # or both.
+    ],
+)
+def test_several_columns_of_paths(tmp_path: Path, header: str, rows: list[str], column: str | None) -> None:
+    text = "\n".join([header, *rows]) + "\n"
+    if column is None:
+        with pytest.raises(UserError, match=r"'id', 'filename', which may each hold the paths\. Name the column"):
+            read(tmp_path / "t.csv", text)
+    else:
+        assert read(tmp_path / "t.csv", text).notes[0].startswith(f"the column {column!r} is read as the paths")
+
+
+def test_a_column_of_split_names(tmp_path: Path) -> None:
+    text = "path,label,data set\n0.jpg,a,train\n1.jpg,b,valid\n2.jpg,b,test\n"
+    found = read(tmp_path / "t.csv", text)
+    assert found.splits == ["train", "valid", "test"]
+    assert found.notes == ("the column 'data set' is read as the splits (see --split_column)",)
+
+
+@pytest.mark.parametrize("values", [("train", "train"), ("train", "extra"), ("", "test"), ("1", "2")])
+def test_columns_that_are_no_splits(tmp_path: Path, values: tuple[str, str]) -> None:
+    found = read(tmp_path / "t.csv", "path,label,part\n" + "".join(f"{i}.jpg,a,{v}\n" for i, v in enumerate(values)))
+    assert (found.splits, found.notes) == (None, ())
+
+
+# --- Flags -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_columns": ["a"]}, "--label_columns=a: must be two or more different columns, one per class."),
+        ({"label_columns": ["a", "a"]}, "--label_columns=a,a: must be two or more different columns, one per class."),
+        (
+            {"label_columns": ["a", "b"], "label_column": "c"},
+            "--label_columns=a,b and --label_column=c exclude each other",
+        ),
+        (
+            {"label_columns": ["a", "b"]},
+            "--label_columns=a,b: only a manifest has columns. Remove the flag.",
+        ),
+    ],
+)
+def test_label_columns_that_cannot_be(tmp_path: Path, settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scanned(tree(tmp_path / "pets", {"a": 1, "b": 1}), **settings)
+    assert message in str(caught.value)
+
+
+def test_flags_from_the_command_line(tmp_path: Path) -> None:
+    tree(tmp_path / "pets", {"": 4})
+    names = ["000.jpg", "001.jpg", "002.png", "003.jpg"]
+    rows = "".join(f"{name};{number % 2},0;{1 - number % 2},0\n" for number, name in enumerate(names))
+    (tmp_path / "t.csv").write_bytes(f"image;Hündin;Kätzchen\n{rows}".encode("cp1252"))
+    flags = ["--src=pets", "--manifest=t.csv", "--validation_fraction=0", "--dry_run", "--manifest_encoding=cp1252"]
+    done = run("tfrecord_tools.convert", *flags, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "pass --label_columns=" in done.stderr
+    done = run("tfrecord_tools.convert", *flags, "--label_columns=Hündin,Kätzchen", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [line.split() for line in done.stdout.splitlines()[2:4]] == [["0", "Hündin", "2"], ["1", "Kätzchen", "2"]]

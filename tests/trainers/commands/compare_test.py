@@ -1,0 +1,252 @@
+"""Several variants, several seeds, one table."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from image_sources import converted, run, start, with_splits
+from PIL import Image
+
+from tfrecord_tools.base import files
+from tfrecord_tools.errors import UserError
+from trainers.results import comparison
+from trainers.results.comparison import Row, Variant
+
+MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
+
+
+@pytest.mark.parametrize(
+    ("given", "backbones", "expected"),
+    [
+        (["scratch"], [], [("scratch", "scratch", ())]),
+        (["features"], [], [("features", "features", ())]),  # The recipe's backbone.
+        (
+            ["scratch --epochs=3", "features", "frozen --mixup=1"],
+            ["VGG16", MOBILENET],
+            [
+                ("scratch", "scratch", ("--epochs=3",)),  # It has one of its own.
+                ("features VGG16", "features", ("--backbone=VGG16",)),
+                (
+                    "features MobileNet",
+                    "features",
+                    ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--weights=none"),
+                ),
+                ("frozen VGG16", "frozen", ("--mixup=1", "--backbone=VGG16")),
+                (
+                    "frozen MobileNet",
+                    "frozen",
+                    ("--mixup=1", "--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--weights=none"),
+                ),
+            ],
+        ),
+        (["frozen --backbone=VGG19"], ["VGG16"], [("frozen", "frozen", ("--backbone=VGG19",))]),  # It names one itself.
+        (
+            ["with flips = scratch --optimizer_kwargs=a=1"],  # A name of words; an = in a flag.
+            [],
+            [("with flips", "scratch", ("--optimizer_kwargs=a=1",))],
+        ),
+        (["features --features=features"], [], [("features", "features", ("--features=features",))]),
+        (["frozen --backbone VGG19"], ["VGG16"], [("frozen", "frozen", ("--backbone", "VGG19"))]),
+        (
+            ["features"],
+            ["small=MobileNet --backbone_kwargs=alpha=0.25", "large one=MobileNet"],  # Twice the same network.
+            [
+                ("features small", "features", ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25")),
+                ("features large one", "features", ("--backbone=MobileNet",)),
+            ],
+        ),
+        (["증강=scratch", "기본=scratch"], [], [("증강", "scratch", ()), ("기본", "scratch", ())]),
+        (["scratch '--run_name=a b'"], [], [("scratch", "scratch", ("--run_name=a b",))]),  # As a shell splits it.
+    ],
+)
+def test_variants_are_read(given, backbones, expected):
+    made = [(variant.name, variant.trainer, variant.flags) for variant in comparison.variants(given, backbones)]
+    assert made == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["scratsch"],
+            "--variant=scratsch: [NAME=]TRAINER [FLAGS] is expected, with one of scratch, features, frozen, ",
+        ),
+        ([""], "--variant=: [NAME=]TRAINER [FLAGS] is expected"),
+        (["a=b=scratch"], "--variant=a=b=scratch: [NAME=]TRAINER [FLAGS] is expected"),
+        (["scratch --epochs='3"], "--epochs='3: not understood: No closing quotation."),
+        (["scratch", "scratch --epochs=3"], "--variant: the runs of two are called 'scratch'. Give them names, as in "),
+        (["a b=scratch", "a/b=scratch"], "--variant: the runs of two are called 'a b'."),
+        (
+            ["scratch --seed=3"],
+            "--variant=scratch --seed=3: --seed is the same for all variants: this command sets it.",
+        ),
+        (["scratch --run=x"], "--variant=scratch --run=x: --run is the same for all variants: this command sets it."),
+        (["scratch --csv=x"], "--variant=scratch --csv=x: --csv is the same for all variants: this command sets it."),
+    ],
+)
+def test_what_is_no_variant_is_told(given, message):
+    with pytest.raises(UserError) as error:
+        comparison.variants(given, [])
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("MobileNetV22", "--backbone=MobileNetV22: unknown; did you mean MobileNetV2 or "),
+        ("", "--backbone=: [NAME=]BACKBONE [FLAGS] is expected, as in MobileNetV2 --weights=none."),
+        ("--weights=none", "--backbone=--weights=none: [NAME=]BACKBONE [FLAGS] is expected"),
+    ],
+)
+def test_what_is_no_backbone_is_told(given, message):
+    with pytest.raises(UserError) as error:
+        comparison.variants(["frozen"], [given])
+    assert str(error.value).startswith(message)
+
+
+def test_run_directories_have_plain_names():
+    assert Variant(name="scratch + a/b", trainer="scratch", flags=()).run(3) == "scratch_+_a_b-seed3"
+
+
+def test_the_table_has_the_best_first():
+    runs = [
+        {"accuracy": 0.9, "auc": 0.95, "loss": 0.3, "parameters": 1000, "seconds": 10.0, "images_per_second": 50.0}
+        | {"model_bytes": 2_000_000, "latency_ms": 1.5},
+        {"accuracy": 0.8, "auc": 0.85, "loss": 0.5, "parameters": 1000, "seconds": 12.0, "images_per_second": 40.0}
+        | {"model_bytes": 2_000_000, "latency_ms": 2.5},
+    ]
+    five_classes = {name: value for name, value in runs[0].items() if name != "auc"} | {"accuracy": 0.95}
+    rows = [Row(name="a", runs=tuple(runs), failed=1), Row(name="b", runs=(five_classes,)), Row(name="c", runs=())]
+    lines = [re.split(r"\s{2,}", line.strip()) for line in comparison.table(rows).splitlines()]
+    assert lines[1:] == [
+        ["b", "95.00%", "95.00%..95.00% of 1", "-", "0.3000", "1,000", "10", "50", "2.0", "1.5"],
+        ["a", "85.00%", "80.00%..90.00% of 2, 1 failed", "0.9000", "0.4000", "1,000", "11", "45", "2.0", "2.0"],
+        ["c", "-", "-", "-", "-", "-", "-", "-", "-", "-"],
+    ]
+    assert rows[0].as_dict()["accuracy_stdev"] == pytest.approx(0.0707, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    place = tmp_path_factory.mktemp("compare")
+    converted(with_splits(place / "src", train=8, validation=4), place / "out")
+    return place
+
+
+def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
+    flags = (
+        "--tfrecords=out",
+        "--seeds=0,01,0,1",
+        "--variant=plain=scratch --image_size=24 --epochs=1 --augment=none",
+        "--variant=broken=scratch --image_size=4",
+    )
+    done = run("trainers.compare", *flags, cwd=place)
+    assert done.returncode == 1
+    assert "2 of 4 trainings failed, see comparison/broken-seed0.log, comparison/broken-seed1.log. " in done.stderr
+    assert done.stdout.count("failed with exit code 1: error: ") == 2
+    assert "--image_size=4: refused by Keras" in (place / "comparison/broken-seed0.log").read_text()
+    with open(place / "comparison/comparison.csv") as file:
+        plain, broken = csv.DictReader(file)
+    assert (plain["variant"], plain["seeds"], plain["failed"], broken["seeds"], broken["failed"]) == (
+        ("plain", "2", "0", "0", "2")
+    )
+    assert 0 <= float(plain["accuracy_min"]) <= float(plain["accuracy"]) <= float(plain["accuracy_max"]) <= 1
+    assert all(float(plain[name]) > 0 for name in ("parameters", "seconds", "model_bytes", "latency_ms"))
+    with Image.open(place / "comparison/comparison.png") as chart:
+        assert chart.width > 1000
+
+    absolute = (f"--tfrecords={place / 'out'}/", f"--out={place / 'comparison'}")  # The same, said otherwise.
+    again = run("trainers.compare", *absolute, *flags[1:3], cwd=place)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished before") == 2
+    other = run("trainers.compare", *flags[:2], "--variant=plain=scratch --image_size=32", cwd=place)
+    assert other.stderr.splitlines()[-1] == (
+        "error: comparison/plain-seed0: finished with other flags: trainers.scratch --seed=0 --image_size=24 --epochs=1"
+        " --augment=none. Give the variant another NAME, or pass another --out."
+    )
+    trainer = "--variant=plain=finetune --image_size=24 --epochs=1 --augment=none"
+    other = run("trainers.compare", *flags[:2], trainer, cwd=place)
+    assert "plain-seed0: finished with other flags: trainers.scratch --seed=0 " in other.stderr.splitlines()[-1]
+
+    # What was not seen to end, its trainer judges by its own settings.
+    (place / "comparison/plain-seed1.json").unlink()
+    assert run("trainers.compare", *flags[:3], cwd=place).returncode == 0
+    assert json.loads((place / "comparison/plain-seed1.json").read_text())[:2] == ["trainers.scratch", "--seed=1"]
+
+    settings = place / "comparison/plain-seed1/settings.json"
+    changed = json.loads(settings.read_text())
+    changed["environment"]["keras"] = "3.0.0"
+    settings.write_text(json.dumps(changed))
+    done = run("trainers.compare", *flags[:3], cwd=place)
+    assert "comparison/plain-seed1: not trained as comparison/plain-seed0 was: environment.keras was '3." in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--tfrecords is missing: the dataset to train on."),
+        (("--tfrecords=nowhere",), "nowhere: no such directory."),
+        (("--tfrecords=out", "--seeds=a"), "--seeds=a: whole numbers, as in 0,1,2, are expected."),
+        (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: from 0 to 4294967295 is expected."),
+        (("--tfrecords=out", "--seeds="), "--seeds=: whole numbers, as in 0,1,2, are expected."),
+        (("--tfrecords=out", "--out=src/train/cats/000.jpg"), "--out=src/train/cats/000.jpg: a file, not a directory."),
+        (("--tfrecords=out", "--variant=x"), "--variant=x: [NAME=]TRAINER [FLAGS] is expected"),
+        (("--tfrecords=out", "x"), "unexpected argument 'x'"),
+    ],
+)
+def test_mistakes_are_told(place, flags, message):
+    done = run("trainers.compare", *flags, cwd=place)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
+
+
+def test_one_comparison_at_a_time_and_its_training_ends_with_it(place):
+    flags = ("--tfrecords=out", "--out=busy", "--variant=scratch --image_size=24 --epochs=100000")
+    log = place / "busy/scratch-seed0.log"
+    with start("trainers.compare", *flags, cwd=place) as process:
+        try:
+            wait_for(lambda: log.exists() and "Epoch 2/" in log.read_text())
+            other = run("trainers.compare", *flags, cwd=place)
+        finally:
+            process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert other.stderr == "error: --out=busy: another comparison is at work in it. Wait for it.\n"
+    held = files.hold(place / "busy/scratch-seed0/lock")
+    assert held  # Nobody is at work in the run any more.
+    with held:
+        pass
+
+
+def wait_for(done: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_runs_on_a_dataset_that_was_are_not_compared(place, tmp_path):
+    shutil.copytree(place / "src", tmp_path / "src")
+    converted(tmp_path / "src", tmp_path / "out")
+    flags = ("--tfrecords=out", "--variant=scratch --image_size=24 --epochs=1")
+    assert run("trainers.compare", *flags, cwd=tmp_path).returncode == 0
+    (tmp_path / "src/train/cats/000.jpg").unlink()
+    converted(tmp_path / "src", tmp_path / "out", overwrite=True)
+    done = run("trainers.compare", *flags, cwd=tmp_path)
+    assert done.stderr.splitlines()[-1].startswith("error: comparison/scratch-seed0: finished on another dataset, of ")
+
+
+def test_a_dry_run_prints_commands(place):
+    done = run("trainers.compare", "--tfrecords=out", "--variant=features", "--dry_run", "--out=dry", cwd=place)
+    assert re.fullmatch(
+        r"\S+ -m trainers.features --tfrecords=out --run=dry/features-seed0 --seed=0 --features=dry/features\n",
+        done.stdout,
+    )
+    assert not (place / "dry").exists()

@@ -1,0 +1,445 @@
+"""Tests of `python -m trainers.export`: what is written answers as the model does, or is not written."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from foreign_records import example, write
+from image_sources import break_image, contents, converted, flip, image, run, tree
+
+from tfrecord_tools import dataset
+from tfrecord_tools.adopt import AdoptConfig, adopt
+from tfrecord_tools.decoding.reference import decode_pixels
+from tfrecord_tools.errors import UserError
+from trainers.exporting import export_model, formats
+from trainers.exporting.export_model import ExportConfig, export
+from trainers.models import model_file
+from trainers.models.model_file import ModelInfo
+
+SIZE, CROP = 24, 0.8
+TWO, FIVE = ("cats", "dogs"), ("ants", "bees", "cats", "dogs", "élans")
+IMAGES = [
+    image("a", size=(40, 31)),
+    image("b", size=(24, 24)),  # As large as the pixels wanted.
+    image("c", size=(9, 14)),  # Smaller.
+    image("d", size=(400, 300)),  # Decoded at half scale.
+    image("e", "PNG", size=(50, 61)),
+    image("f", "GIF", size=(33, 30)),
+    image("g", "BMP", size=(20, 30), mode="L"),
+]
+NEEDS = {"litert": "ai_edge_litert", "onnx": "tf2onnx"}
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    module = NEEDS[name]
+    missing = importlib.util.find_spec(module) is None
+    return pytest.mark.skipif(missing, reason=f"{module} is not installed (pip install 'tfrecord-tools[{name}]')")
+
+
+def classifier(classes: int) -> keras.Model:
+    """A network whose answers differ from image to image, even if they are noise."""
+    keras.utils.set_random_seed(classes)
+    pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 127.5, -1)(pixels)
+    x = keras.layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[0.9, 0.8, 0.7])(x)  # As EfficientNet has.
+    x = keras.layers.Conv2D(32, 5, strides=2, activation="relu")(x)
+    x = keras.layers.BatchNormalization()(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    x = keras.layers.Dropout(0.5)(x)
+    features = keras.layers.Dense(64, activation="relu")(x)
+    head = keras.layers.Dense(1 if classes == 2 else classes, "sigmoid" if classes == 2 else "softmax")
+    model = keras.Model(pixels, head(features))
+    of_images = keras.Model(pixels, features)(decoded(IMAGES)).numpy() @ head.kernel.numpy()
+    scale = 2 / of_images.std(0)
+    head.kernel.assign(head.kernel * scale)
+    head.bias.assign(-of_images.mean(0) * scale)
+    return model
+
+
+def decoded(images: list[bytes]) -> np.ndarray:
+    """Decodes one by one, to u8[n h w 3]."""
+    return np.stack([decode_pixels(tf.constant(one), SIZE, CROP).numpy() for one in images])
+
+
+def saved(directory: Path, model: keras.Model, classes: tuple[str, ...], **info: Any) -> Path:
+    directory.mkdir()
+    path = directory / "model.keras"
+    model_file.save(model, ModelInfo(classes=classes, image_size=SIZE, crop=CROP, **info), path)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Holds the runs "two" and "five", and "out", a dataset of `IMAGES` as both train and validation."""
+    place = tmp_path_factory.mktemp("place")
+    saved(place / "two", classifier(2), TWO)
+    saved(place / "five", classifier(5), FIVE)
+    for number, data in enumerate(IMAGES):
+        for split in ("train", "validation"):
+            path = place / f"images/{split}/{TWO[number % 2]}/{number}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    converted(place / "images", place / "out")
+    tree(place / "pets", {"cats": 20, "dogs": 20})
+    return place
+
+
+def expected(run_directory: Path, images: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels u8[n h w 3] and probabilities f32[n classes] of the run's model."""
+    pixels = decoded(images)
+    probabilities = keras.models.load_model(run_directory / "model.keras").predict(pixels, verbose=0)
+    if probabilities.shape[1] == 1:
+        probabilities = np.concatenate([1 - probabilities, probabilities], 1)
+    assert np.ptp(probabilities, 0).min() > 0.2  # Else all of this shows nothing.
+    return pixels, probabilities
+
+
+def of_litert(directory: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The older way to ask LiteRT: by the place of input and output."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(directory / "model.tflite"))
+    interpreter.allocate_tensors()
+    (into,), (out,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert (into["shape"].tolist(), into["dtype"]) == ([1, SIZE, SIZE, 3], np.uint8)
+
+    def ask(images: np.ndarray) -> np.ndarray:
+        answers = []
+        for one in images:
+            interpreter.set_tensor(into["index"], one[None])
+            interpreter.invoke()
+            answers.append(interpreter.get_tensor(out["index"])[0])
+        return np.stack(answers)
+
+    return ask
+
+
+def of_onnx(directory: Path) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(directory / "model.onnx")
+    return lambda images: session.run(None, {"pixels": images})[0]
+
+
+@pytest.mark.parametrize(("name", "classes"), [("two", TWO), ("five", FIVE)])
+def test_saved_model_takes_bytes(place: Path, name: str, classes: tuple[str, ...]) -> None:
+    out = export(ExportConfig(run=str(place / name))).directory
+    assert out == place / name / "export/saved_model"
+    signatures = tf.saved_model.load(str(out)).signatures
+    assert set(signatures) == {"serving_default", "pixels", "classes"}
+    assert [one.decode() for one in signatures["classes"]()["classes"].numpy()] == list(classes)
+
+    pixels, probabilities = expected(place / name, IMAGES)
+    for count in (len(IMAGES), 1):  # Any number at once.
+        from_bytes = signatures["serving_default"](image_bytes=tf.constant(IMAGES[:count]))
+        from_pixels = signatures["pixels"](pixels=tf.constant(pixels[:count]))
+        for answer in (from_bytes, from_pixels):
+            np.testing.assert_allclose(answer["probabilities"], probabilities[:count], atol=1e-5)
+            labels = probabilities[:count].argmax(1)
+            np.testing.assert_array_equal(answer["label"], labels)
+            assert answer["label"].dtype == tf.int64
+            assert [one.decode() for one in answer["class"].numpy()] == [classes[label] for label in labels]
+
+
+def test_saved_model_obeys_the_threshold(place: Path, tmp_path: Path) -> None:
+    _, probabilities = expected(place / "two", IMAGES)
+    threshold = float(np.median(probabilities[:, 1]))  # So that it lies just at one of them.
+    run_directory = saved(tmp_path / "run", classifier(2), TWO, threshold=threshold)
+    for config in (
+        ExportConfig(run=str(run_directory / "model.keras")),  # A model file does too.
+        ExportConfig(run=str(place / "two"), threshold=threshold, out=str(tmp_path / "given")),
+    ):
+        out = export(config).directory
+        answer = tf.saved_model.load(str(out)).signatures["serving_default"](image_bytes=tf.constant(IMAGES))
+        labels = answer["label"].numpy()
+        np.testing.assert_array_equal(labels, answer["probabilities"].numpy()[:, 1] >= np.float32(threshold))
+        assert set(labels.tolist()) == {0, 1}
+        assert json.loads((out / "export.json").read_text())["threshold"] == threshold
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "ask", "tolerance"),
+    [
+        pytest.param("two", {"format": "onnx"}, of_onnx, 1e-3, marks=needs("onnx")),
+        pytest.param("five", {"format": "onnx"}, of_onnx, 1e-3, marks=needs("onnx")),
+        pytest.param("two", {"format": "litert"}, of_litert, 1e-3, marks=needs("litert")),
+        pytest.param("five", {"format": "litert"}, of_litert, 1e-3, marks=needs("litert")),
+        pytest.param("five", {"format": "litert", "quantize": "float16"}, of_litert, 0.05, marks=needs("litert")),
+        pytest.param("two", {"format": "litert", "quantize": "int8"}, of_litert, 0.3, marks=needs("litert")),
+    ],
+)
+def test_all_formats_answer_alike(
+    place: Path,
+    name: str,
+    settings: dict[str, str],
+    ask: Callable[[Path], Callable[[np.ndarray], np.ndarray]],
+    tolerance: float,
+) -> None:
+    few = {"tolerance": 0.5} if "quantize" in settings else {}  # Seven images are too few for a share of 3 %.
+    config = ExportConfig(run=str(place / name), tfrecords=str(place / "out"), **(settings | few))
+    exported = export(config)
+    pixels, probabilities = expected(place / name, IMAGES)
+    answers = ask(exported.directory)(pixels)
+    assert answers.dtype == np.float32
+    np.testing.assert_allclose(answers, probabilities, atol=tolerance)
+
+    classes = {"two": TWO, "five": FIVE}[name]
+    assert (exported.directory / "labels.txt").read_text(encoding="utf-8").splitlines() == list(classes)
+    facts = json.loads((exported.directory / "export.json").read_text())
+    assert facts["classes"] == list(classes)
+    assert (facts["image_size"], facts["crop"], facts["format"]) == (SIZE, CROP, settings["format"])
+    validation = dataset.open(place / "out").records("validation")
+    assert facts["check"]["images"] == "records of validation"
+    assert facts["check"]["count"] == len(validation)
+    assert facts["check"]["difference"] == exported.check.difference <= tolerance
+    assert facts["check"]["range"] > 0.2
+
+
+@needs("litert")
+def test_quantized_is_smaller_and_calibrated(place: Path, tmp_path: Path) -> None:
+    def size(quantize: str) -> int:
+        config = ExportConfig(
+            run=str(place / "two"), format="litert", quantize=quantize, tfrecords=str(place / "out"), samples=4,
+            tolerance=1.0, out=str(tmp_path / quantize),
+        )  # fmt: skip
+        assert export(config).check.count == 4
+        return (tmp_path / quantize / "model.tflite").stat().st_size
+
+    assert size("float16") < size("none")
+    from ai_edge_litert.interpreter import Interpreter
+
+    size("int8")
+    details = Interpreter(str(tmp_path / "int8/model.tflite")).get_tensor_details()
+    assert any(one["dtype"] == np.int8 and one["shape"].tolist()[:1] == [1] for one in details)  # Activations too.
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"format": "torch"}, "--format=torch: one of saved_model, litert, onnx is expected."),
+        ({"quantize": "int4", "format": "litert"}, "--quantize=int4: one of none, float16, int8 is expected."),
+        ({"quantize": "int8"}, "--quantize=int8 is of --format=litert; saved_model holds float32."),
+        (
+            {"quantize": "int8", "format": "litert"},
+            "--quantize=int8 is calibrated on images: pass --tfrecords, the dataset of the training.",
+        ),
+        ({"samples": 0}, "--samples=0: at least 1."),
+        ({"tolerance": -0.1}, "--tolerance=-0.1: 0 to 1 is expected."),
+        ({"tfrecords": "nowhere"}, "nowhere: no such directory."),
+        ({"run": "nowhere"}, "--run=nowhere: no such directory."),
+        ({"out": "taken"}, "--out=taken: it is there already. Pass --overwrite to replace it, or another --out."),
+        (
+            {"out": "taken", "overwrite": True},  # A slip of the finger must not cost somebody's directory.
+            "--out=taken: no export (it has no export.json), and not replaced. Pass another --out.",
+        ),
+        (
+            {"out": "taken/file/out"},
+            "--out=taken/file/out: it cannot be written (taken/file: File exists). Mend the cause, or pass another",
+        ),
+    ],
+)
+def test_mistakes_leave_nothing(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/file").write_text("precious")
+    with pytest.raises(UserError) as error:
+        export(ExportConfig(**({"run": str(place / "two"), "out": "new"} | settings)))
+    assert str(error.value).startswith(message)
+    assert contents(tmp_path) == {"taken/file": b"precious"}
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("format", "module", "message"),
+    [
+        (
+            "litert",
+            "ai_edge_litert",
+            "--format=litert needs ai_edge_litert, not installed here."
+            " pip install 'tfrecord-tools[litert]' installs what it needs.",
+        ),
+        (
+            "onnx",
+            "tf2onnx",
+            "--format=onnx needs tf2onnx, not installed here."
+            " pip install 'tfrecord-tools[onnx]' installs what it needs.",
+        ),
+    ],
+)
+def test_a_missing_package_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch, format: str, module: str, message: str
+) -> None:
+    if format == "onnx":
+        pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(sys.modules, module, None)  # How Python marks what cannot be imported.
+    with pytest.raises(UserError) as error:
+        export(ExportConfig(run=str(place / "two"), format=format))
+    assert str(error.value) == message
+
+
+@needs("litert")
+def test_what_is_not_near_enough_is_not_kept(place: Path, tmp_path: Path) -> None:
+    config = {"run": str(place / "five"), "format": "litert", "out": str(tmp_path / "out")}
+    before = export(ExportConfig(**config)).check
+    old = contents(tmp_path)
+    with pytest.raises(
+        UserError,
+        match=r"litert-float16 is not near enough, and nothing was written: the probabilities of 32 generated images",
+    ) as e:
+        export(ExportConfig(**config, quantize="float16", tolerance=before.difference / 2, overwrite=True))
+    assert str(e.value).endswith("another class. If it is good enough, pass a larger --tolerance.")
+    assert contents(tmp_path) == old  # The old one is there, the new one not even in part.
+
+
+@pytest.mark.parametrize(
+    ("settings", "answers", "message"),
+    [
+        (
+            {},
+            [[0.1, 0.9], [0.6, 0.4]],
+            r"at most 0\.1, and 1e-05 is allowed; .* 0\.00% get another class\. If it is good enough,",
+        ),
+        ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"at most 0\.1, and 0\.05 is allowed;"),
+        ({}, [[0.0, 1.0], [0.6, np.nan]], r"differ from the Keras model's by at most nan"),  # Nothing compares to it.
+        (
+            {"format": "litert", "quantize": "int8", "tfrecords": "out"},
+            [[0.0, 1.0], [0.4, 0.6]],
+            r"written: 50\.00% of 2 images get the same class .*, and 97\.00% must\. .* here by up to 0\.2: int8"
+            r" has 256 steps .*\. Calibrate on more --samples, take --quantize=float16, or pass a larger --tolerance\.",
+        ),
+    ],
+)
+def test_the_verdict(settings: dict[str, Any], answers: list[list[float]], message: str) -> None:
+    config = ExportConfig(run="run", **settings)
+    info = ModelInfo(classes=TWO, image_size=SIZE)
+    right = np.array([[0.0, 1.0], [0.6, 0.4]])
+    assert export_model._compared(config, info, "images", right, [right]).difference == 0
+    with pytest.raises(UserError, match=message):
+        export_model._compared(config, info, "images", right, [right, np.array(answers)])  # The worst one counts.
+
+
+def test_replaces_an_export(place: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(ExportConfig(run=str(place / "two"), out=str(out)))
+    (tmp_path / "out.tmp").mkdir()
+    (tmp_path / "out.tmp/mine").write_text("precious")  # What an export did not make is not its to remove.
+    export(ExportConfig(run=str(place / "five"), out=str(out), overwrite=True))
+    assert (out / "labels.txt").read_text(encoding="utf-8").splitlines() == list(FIVE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.tmp"]
+    assert (tmp_path / "out.tmp/mine").read_text() == "precious"
+    assert out.stat().st_mode == (tmp_path / "out.tmp").stat().st_mode  # Others may read it too.
+
+
+def test_of_two_exports_the_first_that_is_done_stays(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ExportConfig(run=str(place / "two"), out=str(tmp_path / "out"))
+    original = export_model._write
+
+    def overtaken(*arguments: Any) -> export_model.Check:
+        monkeypatch.setattr(export_model, "_write", original)
+        export(dataclasses.replace(config, run=str(place / "five")))
+        return original(*arguments)
+
+    monkeypatch.setattr(export_model, "_write", overtaken)
+    with pytest.raises(UserError, match=r"--out=.*/out: it is there already\. Pass --overwrite to replace it"):
+        export(config)
+    assert (tmp_path / "out/labels.txt").read_text(encoding="utf-8").splitlines() == list(FIVE)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_compared_with_is_the_model_as_loaded(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mistake in what is built around the model is found too."""
+
+    def swapped(model: keras.Model, info: ModelInfo) -> keras.Model:
+        pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8", name="pixels")
+        first = model(pixels)
+        return keras.Model(pixels, {"probabilities": keras.layers.Concatenate()([first, 1 - first])})
+
+    monkeypatch.setattr(formats, "with_names", swapped)
+    with pytest.raises(UserError, match=r"saved_model is not near enough, and nothing was written"):
+        export(ExportConfig(run=str(place / "two"), out=str(tmp_path / "out")))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"format": "litert", "quantize": "int8", "tolerance": 1.0}, marks=needs("litert"))],
+)
+def test_adopted_records_are_read_by_their_own_names(place: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    records = [example({"jpeg": data, "class": number % 2}) for number, data in enumerate(IMAGES)]
+    write(tmp_path / "theirs/train-00000-of-00001", records)
+    adopt(AdoptConfig(records=str(tmp_path / "theirs"), out=str(tmp_path / "out"), workers=1), lambda line: None)
+    config = {"run": str(place / "two"), "tfrecords": str(tmp_path / "out"), "out": str(tmp_path / "export")}
+    check = export(ExportConfig(**(config | settings))).check
+    assert (check.images, check.count) == ("records of train", len(IMAGES))
+
+
+@needs("litert")
+def test_a_model_that_cannot_be_converted(tmp_path: Path) -> None:
+    pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 300)(pixels))
+    x = keras.ops.erfinv(x)  # Not one of LiteRT's operations.
+    run_directory = saved(tmp_path / "run", keras.Model(pixels, keras.layers.Dense(1, "sigmoid")(x)), TWO)
+    with pytest.raises(UserError, match=r"^--format=litert: this model cannot be converted: .*Pass another"):
+        export(ExportConfig(run=str(run_directory), format="litert"))
+    assert [path.name for path in run_directory.rglob("*") if path.is_file()] == ["model.keras"]
+
+
+def test_records_of_raw_pixels(place: Path, tmp_path: Path) -> None:
+    converted(place / "pets", tmp_path / "out", store="raw", resize=8, resize_mode="exact")
+    config = {"run": str(place / "two"), "tfrecords": str(tmp_path / "out"), "out": str(tmp_path / "export")}
+    check = export(ExportConfig(**config, samples=5)).check
+    assert (check.images, check.count) == ("records of validation", 5)
+    records = dataset.open(tmp_path / "out").records("validation")
+    pixels = [decode_pixels(tf.constant(records[n]["image"]), SIZE, CROP, records.raw_size).numpy() for n in range(5)]
+    of_pixels = tf.saved_model.load(str(tmp_path / "export")).signatures["pixels"]
+    answers = of_pixels(pixels=tf.constant(np.stack(pixels)))["probabilities"].numpy()
+    assert check.range == pytest.approx(np.ptp(answers, 0).max(), abs=1e-5)  # Those records were asked, not others.
+
+
+def test_corrupt_records_and_no_validation_split(place: Path, tmp_path: Path) -> None:
+    converted(place / "pets", tmp_path / "out", validation_fraction=0.0)
+    (shard,) = (tmp_path / "out").glob("*.tfrecord-*")
+    flip(shard, 40)
+    break_image(tmp_path / "out", 3)
+    config = {"run": str(place / "two"), "tfrecords": str(tmp_path / "out"), "out": str(tmp_path / "export")}
+    check = export(ExportConfig(**config)).check
+    assert (check.images, check.count) == ("records of train", 38)
+
+
+def test_command(place: Path, tmp_path: Path) -> None:
+    images = dict(ModelInfo(classes=TWO, image_size=SIZE).images) | {"resize": 48}
+    resized = saved(tmp_path / "run", classifier(2), TWO, images=images)
+    ended = run("trainers.export", f"--run={resized}", "--out=new", f"--tfrecords={place / 'out'}", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "export: new/ with assets, export.json, fingerprint.pb, labels.txt, saved_model.pb, variables"
+    assert lines[1].startswith(
+        "check: the probabilities of 7 records of validation differ from the Keras model's by at most "
+    )
+    assert lines[2:] == [
+        "note: its training's images were made with --resize=48: make others alike, as predict does"
+        " (tfrecord_tools.images.preparation.prepare)"
+    ]
+    for flags, message in [
+        ((), "error: --run is missing: the run directory of a trainer, or a .keras file that one wrote.\n"),
+        ((f"--run={resized}", "--out=new"), "error: --out=new: it is there already."),
+        (("more",), "error: unexpected argument 'more'"),
+    ]:
+        ended = run("trainers.export", *flags, cwd=tmp_path)
+        assert (ended.returncode, ended.stdout) == (1, "")
+        assert ended.stderr.startswith(message)  # And nothing before it: TensorFlow was not imported.

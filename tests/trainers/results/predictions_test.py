@@ -1,0 +1,175 @@
+"""Predictions lead back to records and files, and what is suspected is what is wrong."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+from image_sources import converted
+from judged_runs import judged_pair, photos, read_csv, run_of
+
+from tfrecord_tools import dataset
+from tfrecord_tools.decoding import decoder
+from tfrecord_tools.errors import UserError
+from trainers.models import model_file
+from trainers.results import predictions
+from trainers.results.predictions import Predictions
+
+TWO = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.4, 0.6]], np.float32)
+
+
+def made(probabilities: np.ndarray, labels: list[int] | None, classes: tuple[str, ...] = ("a", "b")) -> Predictions:
+    return Predictions(
+        classes=classes,
+        probabilities=probabilities,
+        predicted=predictions.decide(probabilities, 0.5),
+        paths=[f"{i}.jpg" for i in range(len(probabilities))],
+        labels=None if labels is None else np.array(labels),
+        records=None if labels is None else np.arange(10, 10 + len(labels)),
+    )
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return judged_pair(tmp_path_factory.mktemp("judged"))
+
+
+def test_each_prediction_is_that_of_its_record(pair):
+    out, run = pair
+    model, info = model_file.load(run / "model.keras")
+    records = dataset.open(out).records("test")
+    chosen = records.select(np.array([7, 30, 2]))
+    found = predictions.of_records(model, info, chosen)
+    assert found.records.tolist() == [7, 30, 2]
+    for i, number in enumerate(found.records.tolist()):
+        record = records[number]
+        assert found.paths[i] == record["path"]
+        assert found.labels[i] == record["label"]
+        pixels = decoder.decode(record["image"], info.image_size, info.crop)
+        (p,) = np.asarray(model(pixels[None]))[0]
+        np.testing.assert_allclose(found.probabilities[i], [1 - p, p], atol=1e-6)
+
+
+def test_other_orders_of_the_classes_are_mapped_by_name(pair, tmp_path):
+    out, run = pair
+    turned = run_of(tmp_path / "turned", out, ("reds", "greens"))
+    found = []
+    for one in (run, turned):
+        model, info = model_file.load(one / "model.keras")
+        data = dataset.open(out)
+        found.append(predictions.of_records(model, info, data.records("test"), data.class_names))
+    one, other = found
+    assert predictions.summary(one)["accuracy"] > 0.8
+    assert predictions.summary(other)["accuracy"] == predictions.summary(one)["accuracy"]
+    assert [one.classes[i] for i in one.labels] == [other.classes[i] for i in other.labels]
+    np.testing.assert_allclose(one.probabilities, other.probabilities[:, ::-1], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("greens", "blues"), "only the model has reds; only the dataset has blues."),
+        (("greens", "reds", "blues"), "trained on: only the dataset has blues."),
+    ],
+)
+def test_other_classes_are_refused(given, message, pair):
+    model, info = model_file.load(pair[1] / "model.keras")
+    with pytest.raises(UserError) as error:
+        predictions.of_records(model, info, dataset.open(pair[0]).records("test"), given)
+    assert message in str(error.value)
+
+
+def test_the_table_of_predictions(tmp_path):
+    predictions.write(tmp_path, made(TWO, [0, 0, 1, 1], ("a,b", 'c"d')))
+    rows = read_csv(tmp_path / "predictions.csv")
+    assert list(rows[0]) == ["record", "path", "label", "prediction", "p_a,b", 'p_c"d']
+    assert list(rows[1].values()) == ["11", "1.jpg", "a,b", 'c"d', "0.2", "0.8"]
+    assert rows[2]["prediction"] == 'c"d'  # A half is from the threshold on.
+    back = np.array([[float(row["p_a,b"]), float(row['p_c"d'])] for row in rows], np.float32)
+    np.testing.assert_array_equal(back, TWO)  # Not a bit is lost.
+
+
+def test_of_files_record_and_label_stay_empty():
+    assert list(predictions.table(made(TWO[:1], None))) == [
+        {"record": "", "path": "0.jpg", "label": "", "prediction": "a", "p_a": "0.9", "p_b": "0.1"}
+    ]
+
+
+def test_suspects_are_ranked_by_how_surely_they_are_contradicted(tmp_path):
+    three = np.array([[0.4, 0.35, 0.25], [0.1, 0.8, 0.1], [0.05, 0.05, 0.9], [0.34, 0.33, 0.33]], np.float32)
+    predictions.write(tmp_path, made(three, [1, 0, 2, 2], ("a", "b", "c")))
+    rows = read_csv(tmp_path / "suspects.csv")
+    assert [(row["rank"], row["path"], row["label"], row["was"]) for row in rows] == [
+        ("1", "1.jpg", "b", "a"),  # 0.8 against 0.1,
+        ("2", "0.jpg", "a", "b"),  # 0.4 against 0.35,
+        ("3", "3.jpg", "a", "c"),  # 0.34 against 0.33, although its label is the less probable one,
+        ("4", "2.jpg", "c", "c"),  # and this is no suspect.
+    ]
+    assert (rows[0]["p_label"], rows[0]["p_was"], rows[0]["record"]) == ("0.8", "0.1", "11")
+
+
+def test_at_a_half_suspects_say_what_the_table_says(tmp_path):
+    predictions.write(tmp_path, made(TWO, [0, 1, 0, 1]))
+    said = {row["path"]: row["label"] for row in read_csv(tmp_path / "suspects.csv")}
+    assert said == {row["path"]: row["prediction"] for row in read_csv(tmp_path / "predictions.csv")}
+    assert said["2.jpg"] == "b"  # A half is from the threshold on.
+
+
+def test_of_many_other_classes_some_are_named():
+    many = tuple(f"class {i:04d}" for i in range(1000))
+    with pytest.raises(UserError) as error:
+        predictions._mapped(many, ("x", "y"))
+    assert (
+        "only the model has class 0000, class 0001, class 0002, class 0003, class 0004 and 995 more; only the"
+        in str(error.value)
+    )
+
+
+def test_what_is_suspected_and_relabelled_is_mended(pair, tmp_path):
+    """From wrong labels to right ones: convert, judge, keep the first lines, convert again."""
+    _, run = pair
+    model, info = model_file.load(run / "model.keras")
+    source = photos(
+        tmp_path / "src", {f"{split}/{c}": n for split, n in (("train", 2), ("validation", 30)) for c in info.classes}
+    )
+    wrong = []
+    for color, other in (("greens", "reds"), ("reds", "greens")):  # 3 of 30 lie in the wrong directory.
+        for number in range(3):
+            path = source / f"validation/{color}/{number:03d}.jpg"
+            path.rename(source / f"validation/{other}/wrong{number}.jpg")
+            wrong.append(f"validation/{other}/wrong{number}.jpg")
+    converted(source, tmp_path / "out")
+    found = predictions.of_records(model, info, dataset.open(tmp_path / "out").records("validation"))
+    predictions.write(tmp_path, found)
+    suspects = read_csv(tmp_path / "suspects.csv")
+    assert len({row["path"] for row in suspects[:6]} & set(wrong)) >= 5
+    kept = [row for row in suspects if row["path"] in wrong]
+    with open(tmp_path / "relabel.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(kept[0]))
+        writer.writeheader()
+        writer.writerows(kept)
+    facts = converted(source, tmp_path / "mended", relabel=str(tmp_path / "relabel.csv"))
+    assert sum(way["images"] for way in facts["relabelled"]) == 6
+    records = dataset.open(tmp_path / "mended").records("validation")
+    labels = dict(zip(records.paths, records.labels.tolist()))
+    assert [labels[path] for path in wrong] == [0, 0, 0, 1, 1, 1]
+
+
+def test_the_summary_is_that_of_keras(pair):
+    out, run = pair
+    model, info = model_file.load(run / "model.keras")
+    records = dataset.open(out).records("test")
+    summary = predictions.summary(predictions.of_records(model, info, records))
+    model.compile(loss="binary_crossentropy", metrics=["accuracy"])
+    batches = dataset.eval_batches(records, batch_size=7, image_size=info.image_size, crop=info.crop)
+    by_keras = model.evaluate(batches, verbose=0, return_dict=True)
+    assert summary["accuracy"] == pytest.approx(by_keras["accuracy"])
+    assert summary["loss"] == pytest.approx(by_keras["loss"], rel=1e-5)
+    low, high = summary["accuracy_interval"]
+    assert low < summary["accuracy"] < high
+    assert 0.8 < summary["auc"] <= 1
+
+
+def test_of_one_class_there_is_no_curve():
+    assert "auc" not in predictions.summary(made(TWO, [0, 0, 0, 0]))
