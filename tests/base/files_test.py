@@ -91,19 +91,21 @@ def test_lock_is_held_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         pass  # Free again.
 
 
-def test_lock_is_waited_for(tmp_path: Path) -> None:
+def test_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The workers of a killed run hold it a moment longer."""
-    code = (
-        "import pathlib, sys, time; from tfrecord_tools.base import files\n"
-        "with files.lock(pathlib.Path(sys.argv[1]), ''): print('held', flush=True); time.sleep(0.5)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
-        assert process.stdout
-        assert process.stdout.readline() == "held\n"
-        started = time.monotonic()
-        with files.lock(tmp_path / "lock", "in use"):
-            assert time.monotonic() - started > 0.1
+    holder = files.hold(tmp_path / "lock")
+    assert holder is not None
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            with holder:
+                pass  # It is gone now.
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    with files.lock(tmp_path / "lock", "in use"):
+        assert len(waits) == 3
 
 
 def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
