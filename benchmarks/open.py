@@ -23,7 +23,7 @@ from benchmarks import common
 from tfrecord_tools import dataset, order
 from tfrecord_tools.base import command
 from tfrecord_tools.conversion import plan
-from tfrecord_tools.layout import index, metadata
+from tfrecord_tools.layout import dataset_files, index
 from tfrecord_tools.layout.schema import FRAME_BYTES
 
 _A_SHARD = 1_000_000
@@ -47,14 +47,14 @@ def simulate(directory: Path, rows: int) -> None:
                 "source_sha256": [bytes(32)] * count, "source_type": ["JPEG"] * count, "changes": [""] * count,
             }  # fmt: skip
             writer.write_table(pa.table(columns, schema=schema))
-            with open(directory / plan.shard_name("simulated", "train", shard, shards), "wb") as file:
+            with open(directory / dataset_files.shard_name("simulated", "train", shard, shards), "wb") as file:
                 file.truncate(count * (_LENGTH + FRAME_BYTES))
     facts = {
         "digest": "", "name": "simulated", "config": {"format_version": plan.FORMAT_VERSION, "store": "original"},
         "classes": [{"label": i, "name": name, "train": 0} for i, name in enumerate(("cats", "dogs"))],
         "splits": {"train": {"records": rows, "shards": shards}},
     }  # fmt: skip
-    (directory / metadata.CONVERT_JSON).write_text(json.dumps(facts))
+    (directory / dataset_files.CONVERT_JSON).write_text(json.dumps(facts))
 
 
 def measure(directory: Path) -> tuple[float, float, int]:

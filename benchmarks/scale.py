@@ -27,7 +27,7 @@ from tfrecord_tools import order
 from tfrecord_tools.base import command
 from tfrecord_tools.conversion import plan
 from tfrecord_tools.convert import ConvertConfig
-from tfrecord_tools.layout import index, metadata
+from tfrecord_tools.layout import dataset_files, index
 from tfrecord_tools.layout.schema import FRAME_BYTES
 from tfrecord_tools.records import open_dataset
 
@@ -136,14 +136,14 @@ def open_split(directory: Path, rows: int, a_shard: int) -> tuple[float, int]:
     for shard in range(shards):
         last = file.read_row_group(shard, ["offset", "length"]).slice(-1 + min(a_shard, rows - shard * a_shard))
         end = last.column("offset")[0].as_py() + last.column("length")[0].as_py() + FRAME_BYTES
-        with open(directory / plan.shard_name("simulated", "train", shard, shards), "wb") as shard_file:
+        with open(directory / dataset_files.shard_name("simulated", "train", shard, shards), "wb") as shard_file:
             shard_file.truncate(end)
     facts = {
         "digest": "", "name": "simulated", "config": {"format_version": plan.FORMAT_VERSION, "store": "original"},
         "classes": [{"label": i, "name": str(i), "train": 0} for i in range(_CLASSES)],
         "splits": {"train": {"records": rows, "shards": shards}},
     }  # fmt: skip
-    (directory / metadata.CONVERT_JSON).write_text(json.dumps(facts))
+    (directory / dataset_files.CONVERT_JSON).write_text(json.dumps(facts))
     return apart(_opened, directory)
 
 

@@ -25,15 +25,15 @@ from absl import flags
 
 from tfrecord_tools.base import command, files, page, usage, workers
 from tfrecord_tools.base.progress import Progress
-from tfrecord_tools.conversion import plan
-from tfrecord_tools.conversion.plan import PlanConfig, listed, shard_name
+from tfrecord_tools.conversion.plan import PlanConfig, listed
 from tfrecord_tools.conversion.workspace import Workspace, check_out, fresh
 from tfrecord_tools.errors import UserError, named, refusal
 from tfrecord_tools.foreign import classes, example_parser, forms, guess_keys, indexing, tfrecord_files
 from tfrecord_tools.foreign.forms import Form
 from tfrecord_tools.foreign.indexing import Found, Job, Rewriting, Shard, refuse
 from tfrecord_tools.images.preparation import VERIFY, ImageConfig
-from tfrecord_tools.layout import index, metadata
+from tfrecord_tools.layout import dataset_files, digest, index, metadata
+from tfrecord_tools.layout.dataset_files import shard_name
 from tfrecord_tools.layout.schema import OURS, Keys
 from tfrecord_tools.layout.splits import SPLITS, split_named
 
@@ -161,7 +161,7 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> dict[str
         raise UserError(f"{refusal(error)}. Nothing was written; mend the cause and try again.") from error
     for line in lines:
         log(line)
-    return metadata.read(out)
+    return dataset_files.read(out)
 
 
 def _plan(config: AdoptConfig) -> _Adoption:
@@ -261,7 +261,7 @@ def _describe(space: Workspace, adoption: _Adoption, adopted: Adopted, table: cl
         name=name,
         class_names=table.names,
         config=settings,
-        digest=metadata.digest_of(settings, table.names, rejected, of, index.read(index_path, metadata.DIGESTED)),
+        digest=digest.digest_of_index(settings, table.names, rejected, of, index.read(index_path, digest.DIGESTED)),
         counts=counts,
         shards={split: np.array([one.shard_records for one in found]) for split, found in by_split.items()},
         split_bytes={split: sum(one.shard_bytes for one in found) for split, found in by_split.items()},
@@ -342,7 +342,7 @@ def _shards(files: Mapping[str, Sequence[Path]], config: AdoptConfig) -> list[Sh
 
 def _name(path: Path) -> str:
     """The name of the dataset, after the directory of its first file."""
-    return plan.dataset_name(guess_keys.dataset_name(path))
+    return dataset_files.dataset_name(guess_keys.dataset_name(path))
 
 
 def _compression(path: Path, config: AdoptConfig) -> str:

@@ -26,30 +26,21 @@ from tfrecord_tools.base import command, files, page, usage, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
-from tfrecord_tools.conversion import beam_engine, notes, source_flags, update, workspace
+from tfrecord_tools.conversion import beam_engine, describe, notes, source_flags, update, workspace
 from tfrecord_tools.conversion.notes import size
-from tfrecord_tools.conversion.plan import (
-    DUPLICATES,
-    Plan,
-    PlanConfig,
-    Shard,
-    check_rejected,
-    dataset_name,
-    divided,
-    listed,
-    plan,
-)
+from tfrecord_tools.conversion.plan import DUPLICATES, Plan, PlanConfig, check_rejected, divided, listed, plan
 from tfrecord_tools.conversion.survey import Facts, survey
 from tfrecord_tools.conversion.workspace import Workspace
 from tfrecord_tools.conversion.write_shards import shard_job, write_shard
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images.preparation import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.images.recode import RESIZE_MODES
-from tfrecord_tools.layout import index, metadata
+from tfrecord_tools.layout import dataset_files, index, metadata
+from tfrecord_tools.layout.dataset_files import dataset_name
+from tfrecord_tools.layout.digest import Rejected, Shard
 from tfrecord_tools.layout.schema import FRAME_BYTES
 from tfrecord_tools.sources import stores
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
-from tfrecord_tools.sources.stores import Rejected
 
 ENGINES = ("local", "beam")
 
@@ -150,13 +141,13 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
         if config.dry_run:
             with _local_pool(config) as pool:
                 decided, _, _ = _Conversion(config, out, pool, log).decide()
-                return metadata.summary(metadata.describe(decided))
-        if workspace.partial_of(out).exists():
+                return metadata.summary(describe.describe(decided))
+        if dataset_files.partial_of(out).exists():
             with workspace.open_workspace(out) as space:
                 beam_engine.end_earlier(space.beam, log)
                 if space.finish_commit() == config.request():
                     log(f"{out}/: the interrupted commit of this conversion is finished.")
-                    return metadata.read(out)
+                    return dataset_files.read(out)
         workspace.check_out(out, config.overwrite or config.update, lambda: stores.check_exists(config.src))
         with workspace.open_workspace(out) as space:
             # Again: a conversion that we waited for may have made it.
@@ -164,7 +155,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
             return _convert_in(space, config, log)
     except OSError as error:
         raise UserError(
-            f"{refusal(error)}. What is done is kept in {workspace.partial_of(out)}/."
+            f"{refusal(error)}. What is done is kept in {dataset_files.partial_of(out)}/."
             " Mend the cause and run the same command again: it continues."
         ) from error
 
@@ -215,7 +206,7 @@ class _Conversion:
         if self._base is not None and decided.digest == self._base.digest:
             space.clear()
             self._log(f"{space.out}/: up to date, nothing is added, changed or removed.")
-            return metadata.read(space.out)
+            return dataset_files.read(space.out)
         space.start_writing(decided.digest, {"src": _real(self._config.src)} | decided.config)
         index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
         self._describe(decided, sources, facts, space.data)
@@ -224,7 +215,7 @@ class _Conversion:
             self._log(f"  note: {what} copied, since the file system has no hard links")
         space.commit_data(self._config.request() | {"update": self._base is not None})
         self._log(_closing(decided, facts, space.out, time.monotonic() - start))
-        return metadata.read(space.out)
+        return dataset_files.read(space.out)
 
     def decide(self, saved: Path | None = None) -> tuple[Plan, Sources, Facts]:
         """Scans, surveys and plans; prints the class table."""
@@ -301,8 +292,8 @@ class _Conversion:
         if sources.relabelled:
             changes = ({"from": old, "to": new, "images": count} for (old, new), count in sources.relabelled.items())
             found["relabelled"] = sorted(changes, key=lambda change: (change["from"], change["to"]))
-        metadata.write(data, metadata.describe(decided), found)
-        card_page.write(data, metadata.read(data), samples.thumbnails, samples.pictures)
+        metadata.write(data, describe.describe(decided), found)
+        card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures)
 
 
 def _is_copy(shard: Shard, data: Path, name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 
 from tfrecord_tools.base import files
-from tfrecord_tools.conversion import plan
-from tfrecord_tools.conversion.workspace import partial_of
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
-from tfrecord_tools.layout import index, metadata, schema, splitting
+from tfrecord_tools.layout import dataset_files, index, schema, splitting
+from tfrecord_tools.layout.dataset_files import partial_of
 from tfrecord_tools.layout.schema import Keys
+
+_log = logging.getLogger(__name__)
 
 _HOLD_OUT = 2  # The purpose of this division: the converter made its own by the same hashes.
 _MAX_OPEN_FILES = 128  # Of each `Records`; a process may usually open 1,024.
@@ -58,7 +59,7 @@ class Dataset:
         if split not in self.splits:
             raise UserError(f"{self.directory}: no split {split!r}; there is {', '.join(self.splits)}.")
         of = self.shards[split]
-        paths = [str(self.directory / plan.shard_name(self.name, split, i, of)) for i in range(of)]
+        paths = [str(self.directory / dataset_files.shard_name(self.name, split, i, of)) for i in range(of)]
         index_path = self.directory / index.FILE_NAME
         table = index.read(index_path, _COLUMNS, split)
         columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
@@ -219,7 +220,7 @@ class Records:
         except (UndecodableImage, KeyError, ValueError) as error:
             message = f"{self.describe(number)}: cannot be decoded: {error}"
         self.corrupt[number] = message
-        logging.warning("%s", message)
+        _log.warning(message)
         count, share = _MAX_CORRUPT
         if len(self.corrupt) > max(count, share * len(self)):
             self.damage = (
@@ -324,7 +325,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             f" python -m tfrecord_tools.transfer {directory} DIRECTORY"
         )
     directory = Path(files.expand_user(os.fspath(directory)))
-    if not (directory / metadata.CONVERT_JSON).exists():
+    if not (directory / dataset_files.CONVERT_JSON).exists():
         if partial_of(directory).exists():
             raise UserError(f"{directory}: the conversion is unfinished. Repeat its command to finish it.")
         what = "a file, not a directory" if directory.exists() else "no such directory"
@@ -336,7 +337,7 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
             f" `python -m tfrecord_tools.convert --src=IMAGES --out={out}` wrote."
         )
     try:
-        facts = metadata.read(directory)
+        facts = dataset_files.read(directory)
         return Dataset(
             directory=directory,
             name=facts["name"],
@@ -349,5 +350,5 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{directory / metadata.CONVERT_JSON}: damaged ({error!r}). Copy or convert it again."
+            f"{directory / dataset_files.CONVERT_JSON}: damaged ({error!r}). Copy or convert it again."
         ) from error

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 from tfrecord_tools.base import command, files, page
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError, refusal
-from tfrecord_tools.layout.metadata import CONVERT_JSON
+from tfrecord_tools.layout.dataset_files import CONVERT_JSON
 from tfrecord_tools.sources import object_store
 from tfrecord_tools.sources.stores import is_litter
 

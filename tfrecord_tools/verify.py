@@ -24,12 +24,11 @@ from absl import flags
 
 from tfrecord_tools.base import command, files, page, workers
 from tfrecord_tools.base.progress import Progress
-from tfrecord_tools.conversion import plan
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout import duplicates, index, metadata, schema
+from tfrecord_tools.layout import dataset_files, digest, duplicates, index, metadata, schema
+from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.schema import Keys
 from tfrecord_tools.records import Dataset, open_dataset
-from tfrecord_tools.sources.stores import Rejected
 
 _SHOWN = 20
 _SHARD_NAME = re.compile(r"\.tfrecord-\d+-of-\d+$")
@@ -84,8 +83,8 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
         UserError: There is no dataset, or nothing of it can be read.
     """
     data = open_dataset(config.directory)
-    facts = metadata.read(data.directory)
-    table = index.read(data.directory / index.FILE_NAME, metadata.DIGESTED)
+    facts = dataset_files.read(data.directory)
+    table = index.read(data.directory / index.FILE_NAME, digest.DIGESTED)
     problems = list(_check_metadata(data, facts, table))
     jobs = [
         _Job(data.directory, data.name, group, dict(data.shards), data.keys, config.decode)
@@ -123,7 +122,7 @@ def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterato
             yield f"{name}: cannot be read: {error.strerror}"
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             yield f"{name}: damaged ({error})"
-    expected = {plan.shard_name(data.name, s, i, of) for s, of in data.shards.items() for i in range(of)}
+    expected = {dataset_files.shard_name(data.name, s, i, of) for s, of in data.shards.items() for i in range(of)}
     for name in sorted(set(filter(_SHARD_NAME.search, os.listdir(data.directory))) - expected):
         yield f"{name}: a shard that does not belong to this dataset; readers of a file pattern would take it in"
 
@@ -188,13 +187,13 @@ def _digest(data: Dataset, facts: dict[str, Any], table: Any) -> str:
         if next(reader, None) != [field.name for field in dataclasses.fields(Rejected)]:
             raise ValueError("no header")
         rejected = [Rejected(path=path, reason=reason, done=done) for path, reason, done in reader]
-    return metadata.digest_of(facts["config"], data.class_names, rejected, data.shards, table)
+    return digest.digest_of_index(facts["config"], data.class_names, rejected, data.shards, table)
 
 
 def _verify_shard(job: _Job) -> _Verified:
     rows = index.read_group(job.directory / index.FILE_NAME, job.group).to_pylist()
     split = rows[0]["split"]
-    name = plan.shard_name(job.dataset, split, rows[0]["shard"], job.of[split])
+    name = dataset_files.shard_name(job.dataset, split, rows[0]["shard"], job.of[split])
     problems: list[str] = []
     try:
         with open(job.directory / name, "rb") as file:

@@ -15,19 +15,19 @@ from tfrecord_tools.conversion.plan import (
     MIN_SHARD_BYTES,
     Plan,
     PlanConfig,
-    Shard,
     check_rejected,
-    dataset_name,
     divided,
     plan,
 )
 from tfrecord_tools.conversion.survey import FACT, Facts
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
+from tfrecord_tools.layout.dataset_files import dataset_name
+from tfrecord_tools.layout.digest import Rejected, Shard
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources
-from tfrecord_tools.sources.stores import SPAN, Directory, Rejected
+from tfrecord_tools.sources.stores import SPAN, Directory
 
 NO_DUPLICATES = Duplicates(
     counts={"copies": 0, "leaks": 0, "conflicts": 0}, files=0, examples={"copies": [], "leaks": [], "conflicts": []}

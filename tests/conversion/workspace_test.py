@@ -14,8 +14,9 @@ from image_sources import contents
 
 from tfrecord_tools.base import files
 from tfrecord_tools.conversion import workspace
-from tfrecord_tools.conversion.workspace import Workspace, check_apart, check_out, fresh, open_workspace, partial_of
+from tfrecord_tools.conversion.workspace import Workspace, check_apart, check_out, fresh, open_workspace
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.dataset_files import partial_of
 from tfrecord_tools.records import open_dataset
 
 OLD, NEW = {"convert.json": b"old"}, {"convert.json": b"new", "a.tfrecord": b"records"}

@@ -17,7 +17,7 @@ from tiff_files import tiff
 
 from tfrecord_tools import verify
 from tfrecord_tools.images.preparation import prepare
-from tfrecord_tools.layout import findings, metadata
+from tfrecord_tools.layout import dataset_files, findings
 from tfrecord_tools.verify import VerifyConfig
 
 
@@ -138,7 +138,7 @@ def test_every_record_that_is_not_its_file_is_listed(mixed: Path) -> None:
 
 
 def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
-    notes = metadata.read(mixed)["notes"]
+    notes = dataset_files.read(mixed)["notes"]
     assert [(note["kind"], note["level"], note["images"], note["text"]) for note in notes] == [
         (
             "narrow", "check", 2,
@@ -155,7 +155,7 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert notes[0]["advice"] == "pass --depth_range=0,4095 or --depth_range=auto"
     assert sorted(notes[0]["examples"]) == ["cats/deep.png", "dogs/deep.png"]
-    assert metadata.read(mixed)["images"]["findings"] == {
+    assert dataset_files.read(mixed)["images"]["findings"] == {
         "deep": 2, "bands": 1, "pages": 2, "transparent": 1, "one_color": 1, "gps": 0,
     }  # fmt: skip
     done = run("tfrecord_tools.convert", f"--src={mixed.parent / 'src'}", f"--out={tmp_path / 'out'}", "--workers=1")
@@ -187,7 +187,7 @@ def test_an_update_knows_the_findings_of_old_records(mixed: Path, tmp_path: Path
     converted(src, tmp_path / "out")
     (src / "cats/new.png").write_bytes(deep(50))
     facts = converted(src, tmp_path / "out", update=True)
-    assert facts["images"]["findings"] == metadata.read(mixed)["images"]["findings"] | {"deep": 3, "one_color": 2}
+    assert facts["images"]["findings"] == dataset_files.read(mixed)["images"]["findings"] | {"deep": 3, "one_color": 2}
     assert len((tmp_path / "out/changed.csv").read_text().splitlines()) == 1 + 8
     assert verify.verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), log=lambda line: None) == []
 

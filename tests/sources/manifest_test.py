@@ -15,11 +15,11 @@ import pytest
 from image_sources import contents, converted, scanned, tree
 
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import manifest
 from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources
-from tfrecord_tools.sources.stores import Rejected
 
 COLUMNS = {name: name for name in ("path", "label", "split", "group")}
 Write = Callable[[Path, dict[str, Sequence[Any]]], Path]

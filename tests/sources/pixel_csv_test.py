@@ -12,10 +12,11 @@ from image_sources import contents, converted, scanned
 from PIL import Image
 
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import pixel_csv
-from tfrecord_tools.sources.stores import ReadError, Rejected, list_store
+from tfrecord_tools.sources.stores import ReadError, list_store
 
 GREY = "label,1x1,1x2\n"
 

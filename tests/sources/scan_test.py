@@ -12,10 +12,10 @@ import pytest
 from image_sources import scanned, tree
 
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.sources import stores
 from tfrecord_tools.sources.scan import NO_GROUP, TO_BE_SPLIT, Sources
-from tfrecord_tools.sources.stores import Rejected
 
 
 def touch(root: Path, *names: str | bytes) -> Path:

@@ -20,9 +20,10 @@ from image_sources import contents, converted, flip, image, tree, with_splits
 
 from tfrecord_tools import convert as convert_module
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import stores
-from tfrecord_tools.sources.stores import Listing, ReadError, Rejected, list_store
+from tfrecord_tools.sources.stores import Listing, ReadError, list_store
 
 LONG = "Großes " + "n" * 110 + "/" + "m" * 120 + ".jpg"  # Longer than a tar header's 100 bytes, in both parts.
 Pack = Callable[[Path, dict[str, bytes]], None]

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +14,12 @@ from tfrecord_tools.base import page
 from tfrecord_tools.conversion.survey import Facts
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout import duplicates, schema
+from tfrecord_tools.layout.digest import Rejected, Shard, digest_of
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.layout.splitting import FREE, NO_GROUP, choose_splits, content_hashes, split_keys
 from tfrecord_tools.sources.layouts import TO_BE_SPLIT
 from tfrecord_tools.sources.scan import Sources
-from tfrecord_tools.sources.stores import Rejected
 
 FORMAT_VERSION = 4  # Raised when the same sources and config would give other bytes.
 DEFAULT_VALIDATION_FRACTION = 0.2
@@ -94,27 +91,6 @@ class PlanConfig:
         """The splits that are made of a source without its own."""
         shares = (1.0, *self.fractions)
         return [split for split, share in zip(SPLITS, shares) if share > 0]
-
-
-def shard_name(dataset: str, split: str, number: int, of: int) -> str:
-    """TensorFlow Datasets' name of a split's shard."""
-    return f"{dataset}-{split}.tfrecord-{number:05d}-of-{of:05d}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """A contiguous range of the plan's rows: one file."""
-
-    split: str
-    number: int  # Within the split.
-    of: int
-    start: int
-    stop: int
-    link: str = ""  # The file of the previous dataset that holds just these records.
-
-    def file_name(self, dataset: str) -> str:
-        """TensorFlow Datasets' name of the shard."""
-        return shard_name(dataset, self.split, self.number, self.of)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -280,36 +256,6 @@ def plan(
     )
 
 
-def digest_of(
-    settings: Mapping[str, Any],
-    class_names: Sequence[str],
-    shards: Sequence[Shard],
-    rejected: Sequence[Rejected],
-    columns: Sequence[np.ndarray],
-    paths: Iterable[str],
-) -> str:
-    """Hashes everything that the output depends on.
-
-    Args:
-        settings: `Plan.config`.
-        class_names: In the order of the labels.
-        shards: In the order of the rows.
-        rejected: Every file that is no record, or not as it was.
-        columns: Over records: u8[n 32] sha256 of the sources and of what is stored, i32[n] labels, i8[n] splits,
-            u64[n] groups.
-        paths: Of the records.
-    """
-    digest = hashlib.sha256()
-    cuts = [(s.split, s.number, s.of, s.start, s.stop) for s in shards]  # Linked or written: the same bytes.
-    bad = [dataclasses.astuple(r) for r in rejected]
-    digest.update(json.dumps([settings, class_names, cuts, bad], sort_keys=True).encode())
-    for column in columns:
-        digest.update(np.ascontiguousarray(column).tobytes())
-    for path in paths:
-        digest.update(path.encode() + b"\0")
-    return digest.hexdigest()
-
-
 def split_notes(decided: Plan, sources: Sources) -> Iterator[str]:
     """Yield what the user should know of the splits: classes that an automatic split could not divide, torn groups."""
     counts = decided.counts()
@@ -327,12 +273,6 @@ def split_notes(decided: Plan, sources: Sources) -> Iterator[str]:
         )
     if decided.group_leaks:
         yield f"{decided.group_leaks:,} groups lie in several of the source's own splits"
-
-
-def dataset_name(source: str) -> str:
-    """Makes a name that TensorFlow Datasets takes, [a-z][a-z0-9_]*, of a directory's name."""
-    name = re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_")
-    return name if name[:1].isalpha() else f"images_{name}".rstrip("_")
 
 
 def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> None:

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tfrecord_tools.conversion.plan import FORMAT_VERSION, Previous, shard_name
+from tfrecord_tools.conversion.plan import FORMAT_VERSION, Previous
 from tfrecord_tools.conversion.survey import FACT, TYPES, change_bits
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images.preparation import ImageConfig
-from tfrecord_tools.layout import findings, index, metadata
+from tfrecord_tools.layout import dataset_files, findings, index
+from tfrecord_tools.layout.dataset_files import shard_name
 from tfrecord_tools.layout.splits import SPLITS
 
 Config = TypeVar("Config", bound=ImageConfig)
@@ -52,9 +53,9 @@ def read(directory: Path) -> Base:
     Raises:
         UserError: There is none, or another version of this tool made it in another way.
     """
-    if not (directory / metadata.CONVERT_JSON).exists():
+    if not (directory / dataset_files.CONVERT_JSON).exists():
         raise UserError(f"--update: there is no dataset in {directory} to update. Leave the flag out to make one.")
-    facts = metadata.read(directory)
+    facts = dataset_files.read(directory)
     if facts["config"].get("adopted"):
         raise UserError(
             f"--update: {directory} was adopted, not converted: its records are somebody else's. Adopt them again with"

@@ -22,7 +22,7 @@ from typing import Any
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.metadata import CONVERT_JSON
+from tfrecord_tools.layout.dataset_files import CONVERT_JSON, partial_of
 
 _LOCK = "lock"
 _NAMES = files.lock_names(_LOCK) | frozenset(
@@ -197,12 +197,6 @@ def _check_ours(root: Path) -> None:
             f"{root} is needed for the conversion, but is not of this tool: it holds {foreign[0]}."
             " Move it away, or choose another --out."
         )
-
-
-def partial_of(out: Path) -> Path:
-    """Where the conversion into `out` keeps what is not finished."""
-    named = out if out.name not in ("", "..") else out.resolve()  # "." has no name to add to.
-    return named.parent / f"{named.name}.partial"
 
 
 def check_apart(out: Path, source: Path) -> None:

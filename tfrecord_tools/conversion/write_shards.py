@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from tfrecord_tools.base import files
-from tfrecord_tools.conversion.plan import Plan, Shard
+from tfrecord_tools.conversion.plan import Plan
 from tfrecord_tools.conversion.survey import TYPES, Facts, change_names
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import preparation
+from tfrecord_tools.images import pillow, preparation
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import findings, index, schema
+from tfrecord_tools.layout.digest import Shard
 from tfrecord_tools.sources.parquet_images import ParquetImages
 from tfrecord_tools.sources.scan import Sources
 from tfrecord_tools.sources.stores import ReadError, Store
@@ -78,6 +79,7 @@ def shard_job(
     )
 
 
+@pillow.unlimited()  # Once per shard, as in the survey.
 def write_shard(job: ShardJob) -> int:
     """Writes the shard, then its index part, whose existence says that the shard is complete.
 

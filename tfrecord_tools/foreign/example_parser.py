@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import io
 import re
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from tfrecord_tools.images import pillow
 from tfrecord_tools.layout import schema
 
 T = TypeVar("T")
@@ -124,8 +124,7 @@ def image_type(data: bytes) -> str | None:
 def decode(data: bytes) -> Image.Image | None:
     """Decode an image of one of these types, of several pictures the first; None if TensorFlow would not decode it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of its size, its metadata: the answer is whether it decodes.
+        with pillow.unlimited():
             image = Image.open(io.BytesIO(data), formats=tuple(_IMAGE.groupindex))
             image.load()
             return image if image_type(data) != "BMP" or data[_BMP_BITS] >= 8 else None

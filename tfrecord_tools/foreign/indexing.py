@@ -23,7 +23,7 @@ from tfrecord_tools.foreign.forms import INDEX, Form, Label, Unlabeled, Unusable
 from tfrecord_tools.images import preparation
 from tfrecord_tools.images.preparation import BadImage, ImageConfig, Prepared
 from tfrecord_tools.layout import index, schema
-from tfrecord_tools.sources.stores import Rejected
+from tfrecord_tools.layout.digest import Rejected
 
 _DECODED = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # What TensorFlow decodes.
 _NO_EXAMPLE = "it is not a tf.train.Example"

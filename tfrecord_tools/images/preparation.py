@@ -18,7 +18,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,7 +25,7 @@ from typing import Any
 from PIL import Image
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import formats, jpeg, levels, png, recode, repair, strip
+from tfrecord_tools.images import formats, jpeg, levels, pillow, png, recode, repair, strip
 from tfrecord_tools.layout import findings
 
 MAX_IMAGE_BYTES = 1 << 30  # A serialized protobuf must stay below 2 GiB.
@@ -42,12 +41,6 @@ _LONGEST_SIDE = {"JPEG": 65_500, "PNG": 1_000_000, "RAW": 1_000_000}  # Limits o
 _NEEDS_EXTRA = {kind for kind, form in formats.FORMATS.items() if form.extra}
 _NO_LEVELS = (0.0, 0.0)
 _SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
-
-# Of half of its limit of pixels, of broken EXIF and the like: our verdict is the one answer.
-warnings.filterwarnings("ignore", module="PIL")
-# Nor is its limit of pixels: `max_pixels` is ours. Set once, since it is of the process: a thread that lifted it for a
-# call would restore it under another one.
-Image.MAX_IMAGE_PIXELS = None
 
 
 class BadImage(Exception):
@@ -395,13 +388,14 @@ def as_bad_image(data: bytes = b"", kind: str | None = None) -> Iterator[None]:
         data: The file, if its reason shall say more than what was raised.
         kind: Its format, one of `READ_TYPES`.
     """
-    try:
-        yield
-    except (BadImage, UserError):
-        raise
-    except (jpeg.RefusedJpegError, levels.UnknownRangeError, repair.TooMuchLostError, formats.UnreadError) as error:
-        raise BadImage(str(error)) from error
-    except (jpeg.DamagedJpegError, png.DamagedPngError) as error:
-        raise BadImage(f"damaged image: {error}") from error
-    except Exception as error:  # Any of Pillow's parsers and their libraries, on bytes of any origin.
-        raise BadImage(formats.reason(error, data, kind)) from error
+    with pillow.unlimited():
+        try:
+            yield
+        except (BadImage, UserError):
+            raise
+        except (jpeg.RefusedJpegError, levels.UnknownRangeError, repair.TooMuchLostError, formats.UnreadError) as error:
+            raise BadImage(str(error)) from error
+        except (jpeg.DamagedJpegError, png.DamagedPngError) as error:
+            raise BadImage(f"damaged image: {error}") from error
+        except Exception as error:  # Any of Pillow's parsers and their libraries, on bytes of any origin.
+            raise BadImage(formats.reason(error, data, kind)) from error

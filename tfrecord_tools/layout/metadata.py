@@ -7,31 +7,25 @@ import csv
 import dataclasses
 import importlib.metadata
 import io
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import PIL
 
 import tfrecord_tools
 from tfrecord_tools.base import files
-from tfrecord_tools.conversion import plan as plans
-from tfrecord_tools.conversion.plan import Plan, Shard
 from tfrecord_tools.layout import findings, index, schema
+from tfrecord_tools.layout.dataset_files import CONVERT_JSON
+from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.schema import Keys
-from tfrecord_tools.layout.splits import SPLITS
-from tfrecord_tools.sources.stores import Rejected
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    pass
 
-CONVERT_JSON = "convert.json"
 CHANGED = "changed.csv"
 CHANGED_COLUMNS = ("path", "found", "stored", "changes", "lost")
-DIGESTED = ("split", "shard", "label", "path", "group", "sha256", "source_sha256")
 VERSION = "1.0.0"  # TensorFlow Datasets asks for one; a dataset of ours is told apart by its digest.
 _FEATURES = "tensorflow_datasets.core.features"
 _IMAGE_FEATURE = {
@@ -65,22 +59,6 @@ class Description:
     split_bytes: Mapping[str, int]
     rejected: Sequence[Rejected]
     keys: Keys = schema.OURS
-
-
-def describe(plan: Plan) -> Description:
-    """What a conversion by this plan makes."""
-    counts = plan.counts()
-    shards = {split: [s for s in plan.shards if s.split == split] for split in counts}
-    return Description(
-        name=plan.name,
-        class_names=plan.class_names,
-        config=plan.config,
-        digest=plan.digest,
-        counts=counts,
-        shards={split: np.array([s.stop - s.start for s in cut]) for split, cut in shards.items()},
-        split_bytes={split: int(plan.lengths[cut[0].start : cut[-1].stop].sum()) for split, cut in shards.items()},
-        rejected=plan.rejected,
-    )
 
 
 def write(directory: Path, described: Description, report: Mapping[str, Any]) -> None:
@@ -118,12 +96,6 @@ def changed_rows(index_path: Path) -> Iterator[list[str]]:
             yield [*known, findings.lost(filter(None, found.split(",")))]
 
 
-def read(directory: Path) -> dict[str, Any]:
-    """Returns what `convert.json` says of the dataset in `directory`."""
-    contents: dict[str, Any] = json.loads((directory / CONVERT_JSON).read_text("utf-8"))
-    return contents
-
-
 def summary(described: Description) -> dict[str, Any]:
     """What `convert.json` says: nothing in it differs between two runs of the same command."""
     counts, records = described.counts, sum(int(row.sum()) for row in described.counts.values())
@@ -145,7 +117,7 @@ def summary(described: Description) -> dict[str, Any]:
         **({"keys": dataclasses.asdict(described.keys)} if described.keys != schema.OURS else {}),
         "versions": {
             "tfrecord_tools": tfrecord_tools.__version__,
-            "pillow": PIL.__version__,  # Decides what is sound.
+            "pillow": importlib.metadata.version("pillow"),  # Decides what is sound.
             "pyarrow": importlib.metadata.version("pyarrow"),  # Decides the bytes of the index.
         },
     }
@@ -159,35 +131,6 @@ def labels_file(keys: Keys) -> str:
 def stored_names(described: Description) -> list[str]:
     """A name for each label as it is stored: those below the first class have none, but count."""
     return [f"(unused {label})" for label in range(described.keys.label_offset)] + list(described.class_names)
-
-
-def digest_of(
-    config: Mapping[str, Any],
-    class_names: Sequence[str],
-    rejected: Sequence[Rejected],
-    shards: Mapping[str, int],
-    table: pa.Table,
-) -> str:
-    """Returns what `Plan.digest` must be by the index.
-
-    Args:
-        config: As in `Description`; likewise the next two.
-        class_names: In the order of the labels.
-        rejected: In the order of `rejected.csv`.
-        shards: Split -> its number of shards.
-        table: `DIGESTED` columns of all rows of the index.
-    """
-    splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
-    columns = [index.hashes(table, name) for name in ("source_sha256", "sha256")]
-    columns += [table.column("label").to_numpy().astype(np.int32), splits, table.column("group").to_numpy()]
-    keys = splits.astype(np.int64) << 32 | table.column("shard").to_numpy()
-    starts = [*np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]).tolist(), len(keys)]
-    cuts = []
-    for start, stop in itertools.pairwise(starts):
-        split = SPLITS[splits[start]]
-        cuts.append(Shard(split, int(keys[start] & 0xFFFFFFFF), shards[split], start, stop))
-    paths = (path for chunk in table.column("path").chunks for path in chunk.to_pylist())  # Never all at once.
-    return plans.digest_of(config, class_names, cuts, rejected, columns, paths)
 
 
 def _features(described: Description) -> dict[str, Any]:

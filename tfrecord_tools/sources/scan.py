@@ -19,6 +19,7 @@ import numpy as np
 
 from tfrecord_tools.base import files, page
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import SPLIT_WORDS, SPLITS, split_named
 from tfrecord_tools.layout.splitting import NO_GROUP
 from tfrecord_tools.sources import (
@@ -32,7 +33,7 @@ from tfrecord_tools.sources import (
 )
 from tfrecord_tools.sources.layouts import EXAMPLES, NO_CLASS, TO_BE_SPLIT
 from tfrecord_tools.sources.manifest import COLUMNS, Reading
-from tfrecord_tools.sources.stores import Listing, Rejected, Store
+from tfrecord_tools.sources.stores import Listing, Store
 
 _NAMES_SHOWN = 10  # Of classes, in a message.
 _WAYS_SHOWN = 5  # From one label to another.

@@ -20,6 +20,7 @@ import numpy as np
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import preparation
+from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import split_named
 from tfrecord_tools.sources import pixel_csv
 
@@ -34,21 +35,6 @@ _DOS = 0  # Programs of such systems may put backslashes between the parts of a 
 _COMPRESSED = {b"\x1f\x8b": "gunzip -k", b"BZh": "bunzip2 -k", b"\xfd7zXZ": "unxz -k", b"(\xb5/\xfd": "unzstd"}
 _NO_FILE = "a link or a device in the archive, no file: unpack the archive first"
 _WITHOUT_IT = "Fetch it again, or unpack what can be read of it and give that directory."
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A file that does not become a record, or not as it was.
-
-    Attributes:
-        path: Relative to the source.
-        reason: What is wrong with it.
-        done: "skipped", "repaired" or "dropped".
-    """
-
-    path: str
-    reason: str
-    done: str = "skipped"
 
 
 @dataclasses.dataclass(frozen=True)

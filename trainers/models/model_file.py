@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images.preparation import ImageConfig
-from tfrecord_tools.layout import metadata
+from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.records import Dataset
 from trainers import run_directory
 
@@ -114,7 +114,7 @@ def describe(data: Dataset, *, image_size: int, crop: float, trainer: str) -> Mo
     Raises:
         UserError: It has a class whose name no model file may hold.
     """
-    config = metadata.read(data.directory)["config"]
+    config = dataset_files.read(data.directory)["config"]
     prepared = {name: config.get(name, default) for name, default in _IMAGE_SETTINGS.items()}
     try:
         return ModelInfo(

@@ -1,0 +1,94 @@
+"""An import changes nothing but `sys.modules`, and that of the reader is light."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from image_sources import REPOSITORY
+
+MODULES = sorted(
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    for package in ("tfrecord_tools", "trainers")
+    for path in (REPOSITORY / package).rglob("*.py")
+    if path.stem not in ("__init__", "__main__", "beam_worker")  # The last one runs on Beam's own machines alone.
+)
+
+# Libraries change some of it when they are imported: they are imported first. What is compared is what is left to us.
+SNAPSHOT = """
+import importlib, locale, logging, os, signal, sys, threading, warnings
+import absl.app, absl.flags, absl.logging, google_crc32c, h5py, matplotlib, numpy, PIL.Image, PIL.ImageFile, pyarrow
+import pyarrow.parquet, simplejpeg, tqdm, filelock
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+import keras, tensorflow
+
+def snapshot():
+    return {
+        "PIL.Image.MAX_IMAGE_PIXELS": PIL.Image.MAX_IMAGE_PIXELS,
+        "PIL.ImageFile.LOAD_TRUNCATED_IMAGES": PIL.ImageFile.LOAD_TRUNCATED_IMAGES,
+        "warnings.filters": list(warnings.filters),
+        "os.environ": dict(os.environ),
+        "working directory": os.getcwd(),
+        "loggers": {name: (one.level, list(one.handlers)) for name, one in
+                    [("", logging.getLogger()), *logging.root.manager.loggerDict.items()]
+                    if isinstance(one, logging.Logger) and (one.level or one.handlers)},
+        "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
+        "sys.path": list(sys.path),
+        "sys.meta_path": list(sys.meta_path),
+        "hooks": (sys.excepthook, threading.excepthook, sys.stdout, sys.stderr),
+        "locale": locale.setlocale(locale.LC_ALL),
+        **{f"matplotlib {name}": str(value) for name, value in matplotlib.rcParams.items() if name != "backend"},
+        "matplotlib backend": matplotlib.get_backend(auto_select=False),
+        "threads": threading.active_count(),
+        "mixed precision": keras.mixed_precision.dtype_policy().name,
+        "flags": set(absl.flags.FLAGS),
+    }
+
+before = snapshot()
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+    after = snapshot()
+    for what in before:
+        if after[what] != before[what]:
+            print(f"{name} changes {what}: {before[what]} -> {after[what]}")
+    before = after
+print("compared", len(sys.argv) - 1)
+"""
+
+
+def test_no_import_changes_the_process() -> None:
+    done = subprocess.run([sys.executable, "-c", SNAPSHOT, *MODULES], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == f"compared {len(MODULES)}\n", done.stderr
+
+
+def loaded(module: str) -> set[str]:
+    """Return the names of all modules that a fresh process loads for an import."""
+    code = f"import sys, {module}; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+HEAVY = {"PIL", "simplejpeg", "tqdm", "absl", "tensorflow", "keras", "matplotlib", "jinja2", "filelock"}
+
+
+def test_the_reader_is_light() -> None:
+    modules = loaded("tfrecord_tools.records")
+    assert not modules & HEAVY
+    ours = {name for name in modules if name.partition(".")[0] in ("tfrecord_tools", "trainers")}
+    assert len(ours) <= 12, sorted(ours)
+
+
+@pytest.mark.parametrize("module", ["tfrecord_tools", "trainers"])
+def test_packages_load_nothing_before_it_is_used(module: str) -> None:
+    modules = loaded(module)
+    assert not modules & {*HEAVY, "numpy", "pyarrow"}
+
+
+def test_only_packages_and_modules_are_below_the_repository() -> None:
+    """A room without `__init__.py` would be missing from the wheel."""
+    directories = {
+        path.parent for package in ("tfrecord_tools", "trainers") for path in Path(REPOSITORY / package).rglob("*.py")
+    }
+    assert [path for path in directories if not (path / "__init__.py").exists()] == []
