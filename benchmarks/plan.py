@@ -20,7 +20,6 @@ from tfrecord_tools.conversion.survey import FACT, TYPES, Facts
 from tfrecord_tools.conversion.write_shards import index_part, shard_job
 from tfrecord_tools.convert import ConvertConfig
 from tfrecord_tools.layout import index
-from tfrecord_tools.layout.schema import FRAME_BYTES
 from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources
 from tfrecord_tools.sources.stores import SPAN, Directory
 
@@ -81,7 +80,7 @@ def measure(entries: int) -> Measured:
         for number, shard in enumerate(decided.shards):
             parts.append(Path(work) / f"{number:07d}.parquet")
             job = shard_job(shard, decided, sources, facts, config, Path(work) / "shard", parts[-1])
-            framed = job.lengths + FRAME_BYTES
+            framed = job.rows.frame_bytes
             index.write_part(job.index_path, index_part(job, np.cumsum(framed) - framed))
         whole = Path(work) / index.FILE_NAME
         index.join_parts(parts, whole)

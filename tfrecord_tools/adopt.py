@@ -25,7 +25,8 @@ from absl import flags
 
 from tfrecord_tools.base import command, files, page, usage, workers
 from tfrecord_tools.base.progress import Progress
-from tfrecord_tools.conversion.plan import PlanConfig, listed
+from tfrecord_tools.conversion.plan_config import PlanConfig
+from tfrecord_tools.conversion.rejected import listed
 from tfrecord_tools.conversion.workspace import Workspace, check_out, fresh
 from tfrecord_tools.errors import UserError, named, refusal
 from tfrecord_tools.foreign import classes, example_parser, forms, guess_keys, indexing, tfrecord_files

@@ -28,7 +28,9 @@ from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
 from tfrecord_tools.conversion import beam_engine, describe, notes, source_flags, update, workspace
 from tfrecord_tools.conversion.notes import size
-from tfrecord_tools.conversion.plan import DUPLICATES, Plan, PlanConfig, check_rejected, divided, listed, plan
+from tfrecord_tools.conversion.plan import Plan, plan
+from tfrecord_tools.conversion.plan_config import DUPLICATES, PlanConfig, divided
+from tfrecord_tools.conversion.rejected import check_rejected, listed, rejected_files
 from tfrecord_tools.conversion.survey import Facts, survey
 from tfrecord_tools.conversion.workspace import Workspace
 from tfrecord_tools.conversion.write_shards import shard_job, write_shard
@@ -37,8 +39,7 @@ from tfrecord_tools.images.preparation import ON_BAD_IMAGE, STORES, VERIFY, Imag
 from tfrecord_tools.images.recode import RESIZE_MODES
 from tfrecord_tools.layout import dataset_files, index, metadata
 from tfrecord_tools.layout.dataset_files import dataset_name
-from tfrecord_tools.layout.digest import Rejected, Shard
-from tfrecord_tools.layout.schema import FRAME_BYTES
+from tfrecord_tools.layout.digest import Shard
 from tfrecord_tools.sources import stores
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
 
@@ -249,7 +250,7 @@ class _Conversion:
         allowed = 0 if config.on_bad_image == "fail" else config.max_bad * total
         if len(sources.rejected) + len(reasons) <= allowed:
             return
-        bad = [*sources.rejected, *(Rejected(path=sources.paths[i], reason=r) for i, r in reasons.items())]
+        bad = [*sources.rejected, *rejected_files(sources, reasons)]
         if config.on_bad_image == "fail":
             raise UserError(f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove it, or pass --on_bad_image=skip.")
         check_rejected(bad, total, config.max_bad)
@@ -273,8 +274,8 @@ class _Conversion:
             for number in missing
             for shard in [decided.shards[number]]
         )
-        done = len(decided.numbers) - sum(decided.shards[n].stop - decided.shards[n].start for n in missing)
-        with Progress("write", len(decided.numbers)) as progress:
+        done = len(decided.rows) - sum(decided.shards[n].stop - decided.shards[n].start for n in missing)
+        with Progress("write", len(decided.rows)) as progress:
             progress.skip(done)
             for count in self._pool.map(write_shard, jobs):
                 progress(count)
@@ -318,10 +319,10 @@ def _stem(path: str) -> str:
 
 def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertConfig) -> None:
     """Raw pixels are of one size: an image that is smaller and not to be enlarged cannot be among them."""
-    table = facts.table[decided.numbers]
+    table = facts.table[decided.rows.numbers]
     small = np.flatnonzero((table["height"] != config.resize) | (table["width"] != config.resize))
     if len(small):
-        first = sources.paths[int(decided.numbers[small[0]])]
+        first = sources.paths[int(decided.rows.numbers[small[0]])]
         raise UserError(
             f"--store=raw: {page.number(len(small), 'image is', 'images are')} smaller than"
             f" --resize={config.resize}, such as {first}"
@@ -331,7 +332,7 @@ def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertCon
 
 def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> None:
     shards = [decided.shards[number] for number in missing if not decided.shards[number].link]
-    needed = sum(int(decided.lengths[s.start : s.stop].sum()) + FRAME_BYTES * (s.stop - s.start) for s in shards)
+    needed = sum(int(decided.rows.frame_bytes[s.start : s.stop].sum()) for s in shards)
     free = shutil.disk_usage(space.root).free
     if needed > free:
         raise UserError(
@@ -345,9 +346,9 @@ def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
     kept = f" ({page.number(linked, 'as it was', 'as they were')})" if linked else ""
     counts = Counter(r.done for r in decided.rejected)
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
-    changed = np.count_nonzero(facts.table["changes"][decided.numbers])
+    changed = np.count_nonzero(facts.table["changes"][decided.rows.numbers])
     return (
-        f"{out}/: {page.number(len(decided.numbers), 'record')} in"
+        f"{out}/: {page.number(len(decided.rows), 'record')} in"
         f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
         f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
         f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
@@ -366,7 +367,7 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     lines = [header, *rows, totals, shards]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     made = "splits of the source" if sources.has_splits else "automatic split"
-    yield f"{sources.root}: {page.number(len(decided.numbers), 'image')}, {size(decided.bytes)} to store, {made}"
+    yield f"{sources.root}: {page.number(len(decided.rows), 'image')}, {size(decided.bytes)} to store, {made}"
     for line in lines:
         cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
         yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])

@@ -19,8 +19,9 @@ from tfrecord_tools import order
 from tfrecord_tools.base import command, files, page, usage, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
-from tfrecord_tools.conversion import plan, source_flags
-from tfrecord_tools.conversion.plan import PlanConfig
+from tfrecord_tools.conversion import plan_config, source_flags
+from tfrecord_tools.conversion.plan_config import PlanConfig
+from tfrecord_tools.conversion.rejected import check_rejected, listed, rejected_files
 from tfrecord_tools.conversion.survey import reason_of, survey
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import preparation
@@ -30,7 +31,7 @@ from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.layout.splitting import choose_splits, split_keys
 from tfrecord_tools.sources import pixel_csv
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
-from tfrecord_tools.sources.stores import ReadError, Store
+from tfrecord_tools.sources.stores import Files, ReadError
 
 COLORS = {"rgb": 3, "gray": 1}
 _FILES_PER_JOB = 64
@@ -93,9 +94,7 @@ class CsvConfig(ScanConfig):
 class _Job:
     """Some images; columns run over them."""
 
-    store: Store
-    paths: list[str]
-    spans: np.ndarray
+    files: Files
     labels: list[str]
     splits: np.ndarray
     config: CsvConfig
@@ -121,7 +120,7 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
     try:
         _check_apart(config)
         sources = scan(config)
-        sources = plan.divided(sources, config.plan_config())
+        sources = plan_config.divided(sources, config.plan_config())
         paths = _free_paths(sources, config)
         Path(config.out).mkdir(parents=True, exist_ok=True)
         with workers.pool(config.workers) as pool:
@@ -135,7 +134,7 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
         )
     for note in sources.notes:
         log(f"  note: {note}")
-    for line in plan.listed(rejected):
+    for line in listed(rejected):
         log(line)
     return counts
 
@@ -173,10 +172,10 @@ def _write(
     counts = dict.fromkeys(paths, 0)
     rejected = list(sources.rejected)
     total = len(sources) + len(rejected)
-    plan.check_rejected(rejected, total, config.max_bad)
+    check_rejected(rejected, total, config.max_bad)
     splits, reasons = (sources.splits, {}) if sources.has_splits else _automatic_split(sources, config, pool)
-    rejected += [Rejected(path=sources.paths[i], reason=reason) for i, reason in reasons.items()]
-    plan.check_rejected(rejected, total, config.max_bad)
+    rejected += rejected_files(sources, reasons)
+    check_rejected(rejected, total, config.max_bad)
     # A reader of the lines gets mixed classes.
     numbers = order.permute(np.arange(len(sources)), len(sources), config.seed)
     numbers = numbers[~np.isin(numbers, list(reasons))]
@@ -192,7 +191,7 @@ def _write(
                 opened[split].write(line.encode())
                 counts[split] += 1
             rejected += made.rejected
-            plan.check_rejected(rejected, total, config.max_bad)
+            check_rejected(rejected, total, config.max_bad)
             progress(len(made.lines) + len(made.rejected))
     return counts, rejected
 
@@ -213,9 +212,7 @@ def _automatic_split(sources: Sources, config: CsvConfig, pool: Pool) -> tuple[n
 
 def _job(sources: Sources, splits: np.ndarray, part: np.ndarray, config: CsvConfig) -> _Job:
     return _Job(
-        store=sources.store,
-        paths=[sources.paths[i] for i in part.tolist()],
-        spans=sources.spans[part],
+        files=sources.files(part),
         labels=[sources.class_names[label] for label in sources.labels[part]],
         splits=splits[part],
         config=config,
@@ -224,10 +221,9 @@ def _job(sources: Sources, splits: np.ndarray, part: np.ndarray, config: CsvConf
 
 def _make_lines(job: _Job) -> _Made:
     lines, rejected = [], []
-    for i, path in enumerate(job.paths):
+    for i, path in enumerate(job.files.paths):
         try:
-            data = job.store.read(path, job.spans[i]).data
-            pixels = _pixels(data, job.config)
+            pixels = _pixels(job.files.read(i).data, job.config)
         except (BadImage, ReadError, OSError) as error:
             rejected.append(Rejected(path=path, reason=reason_of(error)))
             continue

@@ -9,16 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfrecord_tools.conversion import plan as plan_module
-from tfrecord_tools.conversion.plan import (
-    MAX_SHARD_BYTES,
-    MIN_SHARD_BYTES,
-    Plan,
-    PlanConfig,
-    check_rejected,
-    divided,
-    plan,
-)
+from tfrecord_tools.conversion import shards as shards_module
+from tfrecord_tools.conversion.plan import Plan, plan
+from tfrecord_tools.conversion.plan_config import PlanConfig, divided
+from tfrecord_tools.conversion.rejected import check_rejected
+from tfrecord_tools.conversion.rows import Rows
+from tfrecord_tools.conversion.shards import MAX_SHARD_BYTES, MIN_SHARD_BYTES
 from tfrecord_tools.conversion.survey import FACT, Facts
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
@@ -83,11 +79,12 @@ def decide(paths: list[str], config: PlanConfig = PlanConfig(), name: str = "pet
 
 
 def as_values(decided: Plan) -> dict[str, Any]:
-    return {key: v.tolist() if isinstance(v, np.ndarray) else v for key, v in vars(decided).items()}
+    rows = {key: column.tolist() for key, column in vars(decided.rows).items()}
+    return {key: value for key, value in vars(decided).items() if key != "rows"} | rows
 
 
 def sides(decided: Plan, paths: list[str]) -> dict[str, str]:
-    return {paths[number]: SPLITS[split] for number, split in zip(decided.numbers, decided.splits)}
+    return {paths[number]: SPLITS[split] for number, split in zip(decided.rows.numbers, decided.rows.splits)}
 
 
 # --- The whole value -----------------------------------------------------------------------------------------------
@@ -108,10 +105,11 @@ def test_whole_plan() -> None:
         number: len(schema.encode_example(b"x" * int(facts.table["size"][number]), paths[number], label))
         for number, label in ((0, 0), (2, 1), (3, 0), (4, 1))
     }
-    assert sorted(decided.numbers[:2].tolist()) == [0, 2]
-    assert sorted(decided.numbers[2:].tolist()) == [3, 4]
+    assert sorted(decided.rows.numbers[:2].tolist()) == [0, 2]
+    assert sorted(decided.rows.numbers[2:].tolist()) == [3, 4]
     values = as_values(decided)
     order = values.pop("numbers")
+    hashes = facts.table["source_sha256"][:, :8].copy().view("<u8")[:, 0]
     assert len(values.pop("digest")) == 64
     assert values == {
         "name": "pets",
@@ -127,6 +125,9 @@ def test_whole_plan() -> None:
             "format_version": 4,
         },
         "labels": [sources.labels[i] for i in order],
+        "groups": [0] * 4,
+        "hashes": [int(hashes[i]) for i in order],
+        "previous": [-1] * 4,
         "splits": [0, 0, 1, 1],
         "lengths": [lengths[i] for i in order],
         "shards": (Shard("train", 0, 1, 0, 2), Shard("validation", 0, 2, 2, 3), Shard("validation", 1, 2, 3, 4)),
@@ -171,7 +172,7 @@ def test_duplicates_share_a_side_and_keep_the_order_of_their_paths() -> None:
     side = sides(decided, paths)
     for content in set(contents):
         assert len({side[path] for path, c in zip(paths, contents) if c == content}) == 1
-    rows = [(contents[number], number) for number in decided.numbers.tolist()]
+    rows = [(contents[number], number) for number in decided.rows.numbers.tolist()]
     assert rows == sorted(rows, key=lambda row: (rows.index(next(r for r in rows if r[0] == row[0])), row[1]))
 
 
@@ -190,7 +191,7 @@ def test_validation_only_grows_with_its_fraction() -> None:
 def test_side_and_place_are_independent() -> None:
     """Else the validation split would be the start of some order that is used elsewhere."""
     decided = decide(many(2000), PlanConfig(validation_fraction=0.5))
-    first = (decided.numbers[decided.splits == 0][:500] < 2000).mean()
+    first = (decided.rows.numbers[decided.rows.splits == 0][:500] < 2000).mean()
     assert abs(first - 0.5) < 0.12
 
 
@@ -198,7 +199,7 @@ def test_splits_of_the_source_are_kept() -> None:
     paths = [*many(3, "train/"), *many(2, "test/")]
     decided = decide(paths)
     assert sides(decided, paths) == {path: path.split("/")[0] for path in paths}
-    assert decided.splits.tolist() == [0] * 6 + [2] * 4
+    assert decided.rows.splits.tolist() == [0] * 6 + [2] * 4
 
 
 @pytest.mark.parametrize("flag", ["validation_fraction", "test_fraction"])
@@ -218,14 +219,14 @@ def test_a_train_split_alone_is_divided_if_asked() -> None:
 
 
 def test_classes_are_mixed() -> None:
-    labels = decide(many(500), PlanConfig(validation_fraction=0.0)).labels
+    labels = decide(many(500), PlanConfig(validation_fraction=0.0)).rows.labels
     assert 0.4 < labels[:200].mean() < 0.6
     assert 0.4 < np.mean(labels[1:] == labels[:-1]) < 0.6
 
 
 def test_seed_changes_the_order() -> None:
     config = PlanConfig(validation_fraction=0.0)
-    one, two = (decide(many(50), dataclasses.replace(config, seed=seed)).numbers.tolist() for seed in (0, 1))
+    one, two = (decide(many(50), dataclasses.replace(config, seed=seed)).rows.numbers.tolist() for seed in (0, 1))
     assert one != two
     assert sorted(one) == sorted(two)
 
@@ -272,7 +273,7 @@ def test_empty_class(paths: list[str], config: PlanConfig, bad: dict[int, str], 
     ],
 )
 def test_own_splits_may_lack_a_class(paths: list[str]) -> None:
-    assert len(decide(paths).numbers) == len(paths)
+    assert len(decide(paths).rows.numbers) == len(paths)
 
 
 # --- Rejected files ------------------------------------------------------------------------------------------------
@@ -283,8 +284,8 @@ def test_rejected_are_all_named_in_the_order_of_paths() -> None:
     decided = decide(many(50), PlanConfig(max_bad=0.5), bad={60: "empty file", 0: "a GIF image"}, rejected=loose)
     assert [r.path for r in decided.rejected] == ["a.txt", "cats/00000.jpg", "dogs/00010.jpg", "z.txt"]
     assert [r.reason for r in decided.rejected][1:3] == ["a GIF image", "empty file"]
-    assert len(decided.numbers) == 98
-    assert not {0, 60} & set(decided.numbers.tolist())
+    assert len(decided.rows.numbers) == 98
+    assert not {0, 60} & set(decided.rows.numbers.tolist())
 
 
 @pytest.mark.parametrize(
@@ -334,7 +335,7 @@ CUTS = [
 
 @pytest.mark.parametrize(("sizes", "shards", "cuts"), CUTS)
 def test_cuts(sizes: list[int], shards: int, cuts: list[int]) -> None:
-    assert plan_module._cuts(np.array(sizes), shards).tolist() == cuts
+    assert shards_module._cuts(np.array(sizes), shards).tolist() == cuts
 
 
 def test_cuts_are_never_empty_and_never_far_off() -> None:
@@ -342,7 +343,7 @@ def test_cuts_are_never_empty_and_never_far_off() -> None:
     for _ in range(300):
         sizes = rng.integers(16, rng.integers(17, 100_000), rng.integers(1, 60))
         shards = int(rng.integers(1, len(sizes) + 1))
-        cuts = plan_module._cuts(sizes, shards)
+        cuts = shards_module._cuts(sizes, shards)
         assert (cuts[0], cuts[-1], len(cuts)) == (0, len(sizes), shards + 1)
         assert (np.diff(cuts) > 0).all()
         parts = np.add.reduceat(sizes, cuts[:-1])
@@ -368,7 +369,7 @@ def test_the_next_shard_goes_where_they_are_largest() -> None:
         expected = np.ones(len(records), np.int64)
         while expected.sum() < shards:
             expected[np.argmax(np.where(expected < records, sizes / expected, -1))] += 1
-        found = plan_module._shard_counts(sizes, records, 0, PlanConfig(shards=shards), False)
+        found = shards_module._counts(sizes, records, 0, PlanConfig(shards=shards), False)
         assert found.tolist() == expected.tolist()
 
 
@@ -379,7 +380,7 @@ def test_shards_cover_every_row_once_within_one_split(config: PlanConfig) -> Non
     assert decided.shards[-1].stop == 80
     for shard in decided.shards:
         assert shard.start < shard.stop
-        assert {SPLITS[s] for s in decided.splits[shard.start : shard.stop]} == {shard.split}
+        assert {SPLITS[s] for s in decided.rows.splits[shard.start : shard.stop]} == {shard.split}
 
 
 def test_shards_follow_the_bytes_of_the_splits() -> None:
@@ -408,7 +409,7 @@ def test_default_shards_by_bytes(total: int, shards: int) -> None:
 
 def test_shard_bytes_is_aimed_at() -> None:
     decided = decide(many(100, "train/"), PlanConfig(shard_bytes=10_000), sizes=[900] * 200)
-    bytes_of = [int((decided.lengths[s.start : s.stop] + 16).sum()) for s in decided.shards]
+    bytes_of = [int((decided.rows.lengths[s.start : s.stop] + 16).sum()) for s in decided.shards]
     assert len(bytes_of) == -(-sum(bytes_of) // 10_000)
     assert max(bytes_of) <= 10_000 + 2 * 1000
 
@@ -527,10 +528,15 @@ def test_counts_of_more_classes_than_a_byte_holds() -> None:
         name="many",
         class_names=tuple(map(str, range(classes))),
         config={},
-        numbers=nothing,
-        labels=labels,
-        splits=splits,
-        lengths=nothing,
+        rows=Rows(
+            numbers=nothing,
+            labels=labels,
+            splits=splits,
+            groups=nothing,
+            hashes=nothing,
+            lengths=nothing,
+            previous=nothing,
+        ),
         shards=(),
         rejected=(),
         duplicates=NO_DUPLICATES,

@@ -15,7 +15,8 @@ from image_sources import contents, draw, flip, scanned, with_splits
 
 from tfrecord_tools.base import workers
 from tfrecord_tools.conversion import write_shards as write_module
-from tfrecord_tools.conversion.plan import Plan, PlanConfig, plan
+from tfrecord_tools.conversion.plan import Plan, plan
+from tfrecord_tools.conversion.plan_config import PlanConfig
 from tfrecord_tools.conversion.survey import Facts, survey
 from tfrecord_tools.conversion.write_shards import ShardJob, shard_job, write_shard
 from tfrecord_tools.errors import UserError
@@ -54,7 +55,7 @@ def test_shard_holds_the_planned_rows_in_order(case: Case) -> None:
     for job in case.jobs:
         assert write_shard(job) == job.shard.stop - job.shard.start
         records = list(tf.data.TFRecordDataset(str(job.shard_path)).as_numpy_iterator())
-        numbers = case.decided.numbers[job.shard.start : job.shard.stop]
+        numbers = case.decided.rows.numbers[job.shard.start : job.shard.stop]
         assert len(records) == len(numbers)
         for number, record in zip(numbers, records):
             path = case.sources.paths[number]
@@ -101,14 +102,14 @@ def test_job_travels_to_another_process(case: Case) -> None:
 @pytest.mark.parametrize("change", ["longer", "flipped byte", "another image"])
 def test_source_that_changed_is_found(case: Case, change: str) -> None:
     job = case.jobs[0]
-    path = Path(job.store.root) / job.paths[-1]
+    path = Path(job.files.store.root) / job.files.paths[-1]
     if change == "longer":
         path.write_bytes(path.read_bytes() + b"x")
     elif change == "flipped byte":
         flip(path, 50)
     else:
         draw(path, key="another")
-    message = rf"{job.paths[-1]}: changed between survey and write\. .* run the command with --restart\."
+    message = rf"{job.files.paths[-1]}: changed between survey and write\. .* run the command with --restart\."
     with pytest.raises(UserError, match=message):
         write_shard(job)
     assert contents(job.shard_path.parent) == {}
@@ -116,9 +117,9 @@ def test_source_that_changed_is_found(case: Case, change: str) -> None:
 
 def test_source_that_vanished_is_found(case: Case) -> None:
     job = case.jobs[0]
-    (Path(job.store.root) / job.paths[1]).unlink()
+    (Path(job.files.store.root) / job.files.paths[1]).unlink()
     message = (
-        rf"{job.paths[1]}: was surveyed but cannot be read any more: No such file or directory\."
+        rf"{job.files.paths[1]}: was surveyed but cannot be read any more: No such file or directory\."
         r" Bring it back and run the same command again, or pass --restart"
     )
     with pytest.raises(UserError, match=message):
@@ -141,7 +142,8 @@ def test_index_part_comes_last(case: Case, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_wrong_lengths_never_get_an_index(case: Case) -> None:
-    job = dataclasses.replace(case.jobs[0], lengths=case.jobs[0].lengths + 1)
+    rows = case.jobs[0].rows
+    job = dataclasses.replace(case.jobs[0], rows=dataclasses.replace(rows, lengths=rows.lengths + 1))
     with pytest.raises(RuntimeError, match="please report"):
         write_shard(job)
     assert not job.index_path.exists()
@@ -154,9 +156,9 @@ def test_joined_index_has_one_row_group_a_shard(case: Case, tmp_path: Path) -> N
     index.join_parts([job.index_path for job in case.jobs], path)
     joined = pq.ParquetFile(path)
     assert [joined.metadata.row_group(i).num_rows for i in range(joined.num_row_groups)] == [
-        len(job.paths) for job in case.jobs
+        len(job.files.paths) for job in case.jobs
     ]
-    paths = [case.sources.paths[number] for number in case.decided.numbers]
+    paths = [case.sources.paths[number] for number in case.decided.rows.numbers]
     assert joined.read().column("path").to_pylist() == paths
     validation = index.read(path, ["path", "split"], "validation")
     assert validation.column("path").to_pylist() == paths[10:]

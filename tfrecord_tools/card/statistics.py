@@ -64,7 +64,7 @@ class Samples:
 
 def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
     """What `convert.json` says of the images, without decoding any."""
-    table = facts.table[plan.numbers]
+    table = facts.table[plan.rows.numbers]
     height, width = table["height"].astype(np.float64), table["width"].astype(np.float64)
     done = Counter(r.done for r in plan.rejected)
     reasons = Counter((r.done, _without_numbers(r.reason)) for r in plan.rejected if r.done != "dropped")
@@ -101,7 +101,7 @@ def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[dict[str, str
         return {
             "path": sources.paths[number],
             "class": sources.class_names[sources.labels[number]],
-            "split": SPLITS[plan.splits[rows[number]]] if number in rows else "",
+            "split": SPLITS[plan.rows.splits[rows[number]]] if number in rows else "",
         }
 
     return {kind: [[described(i) for i in numbers] for numbers in contents] for kind, contents in shown.items()}
@@ -109,8 +109,8 @@ def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[dict[str, str
 
 def _rows(plan: Plan, numbers: Sequence[int]) -> dict[int, int]:
     """File number -> row of its record, for those of these files that have one."""
-    rows = np.flatnonzero(np.isin(plan.numbers, numbers))
-    return dict(zip(plan.numbers[rows].tolist(), rows.tolist()))
+    rows = np.flatnonzero(np.isin(plan.rows.numbers, numbers))
+    return dict(zip(plan.rows.numbers[rows].tolist(), rows.tolist()))
 
 
 def sample(
@@ -133,7 +133,7 @@ def sample(
         config: How files are prepared of which no record is there, since they were dropped.
         notes: Notes whose examples are to be seen.
     """
-    count = len(plan.numbers)
+    count = len(plan.rows.numbers)
     colored = np.unique(np.linspace(0, count - 1, min(count, _COLOR_SAMPLES)).astype(np.int64))
     shown = _shown_rows(plan)
     same = [numbers for contents in plan.duplicates.examples.values() for numbers in contents[:_SHOWN]]
@@ -145,7 +145,7 @@ def sample(
     moments = [one[0] for row in colored.tolist() if (one := found[row]) is not None]
     if not moments:
         raise UserError(
-            f"none of {len(colored):,} records looked at decodes, such as {sources.paths[int(plan.numbers[0])]}:"
+            f"none of {len(colored):,} records looked at decodes, such as {sources.paths[int(plan.rows.numbers[0])]}:"
             " what --verify=header passes may be damaged. Convert with --verify=full and --restart."
         )
     mean, square = np.mean(moments, axis=0)
@@ -158,9 +158,9 @@ def sample(
         },
         thumbnails=[
             Thumbnail(
-                int(plan.labels[row]),
-                SPLITS[plan.splits[row]],
-                sources.paths[int(plan.numbers[row])],
+                int(plan.rows.labels[row]),
+                SPLITS[plan.rows.splits[row]],
+                sources.paths[int(plan.rows.numbers[row])],
                 one[1],
             )
             for row in shown
@@ -203,7 +203,7 @@ def _shown_rows(plan: Plan) -> list[int]:
     """The first rows of each class, which are in no order that a source could have."""
     rows: list[int] = []
     for label in range(min(len(plan.class_names), _CLASSES_SHOWN)):
-        rows += np.flatnonzero(plan.labels == label)[:_THUMBNAILS].tolist()
+        rows += np.flatnonzero(plan.rows.labels == label)[:_THUMBNAILS].tolist()
     return rows
 
 
@@ -211,12 +211,12 @@ def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[s
     """For each row: file, offset and bytes of its frame, and height and width if it is raw pixels, else 0."""
     starts = np.array([shard.start for shard in plan.shards])
     of = np.searchsorted(starts, rows, side="right") - 1
-    framed = plan.lengths + schema.FRAME_BYTES
+    framed = plan.rows.frame_bytes
     places = []
     for row, number in zip(rows.tolist(), of.tolist()):
         shard = plan.shards[number]
         offset = int(framed[shard.start : row].sum())
-        fact = facts.table[plan.numbers[row]]
+        fact = facts.table[plan.rows.numbers[row]]
         raw = TYPES[fact["type"]] == "RAW"
         shape = (int(fact["height"]), int(fact["width"])) if raw else (0, 0)
         places.append((str(data / shard.file_name(plan.name)), offset, int(framed[row]), *shape))

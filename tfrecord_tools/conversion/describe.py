@@ -19,6 +19,6 @@ def describe(plan: Plan) -> Description:
         digest=plan.digest,
         counts=counts,
         shards={split: np.array([s.stop - s.start for s in cut]) for split, cut in shards.items()},
-        split_bytes={split: int(plan.lengths[cut[0].start : cut[-1].stop].sum()) for split, cut in shards.items()},
+        split_bytes={split: int(plan.rows.lengths[cut[0].start : cut[-1].stop].sum()) for split, cut in shards.items()},
         rejected=plan.rejected,
     )

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from tfrecord_tools.base import page
-from tfrecord_tools.conversion.plan import Plan, split_notes
+from tfrecord_tools.conversion import copies
+from tfrecord_tools.conversion.plan import Plan
 from tfrecord_tools.conversion.survey import TYPES, Facts
+from tfrecord_tools.errors import named
 from tfrecord_tools.images import levels
 from tfrecord_tools.layout import duplicates
 from tfrecord_tools.layout.duplicates import Duplicates
@@ -57,7 +59,7 @@ def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
     notes = [Note(kind="source", text=text) for text in sources.notes]
     notes += _raw(plan, facts)
     notes += _duplicates(plan.duplicates, sources, plan.config["duplicates"])
-    notes += [Note(kind="splits", text=text) for text in split_notes(plan, sources)]
+    notes += [Note(kind="splits", text=text) for text in _splits(plan, sources)]
     return notes + list(_findings(plan, facts))
 
 
@@ -72,21 +74,18 @@ def size(count: int) -> str:
 
 
 def _raw(plan: Plan, facts: Facts) -> Iterator[Note]:
-    table = facts.table[plan.numbers]
+    table = facts.table[plan.rows.numbers]
     files = int(table["size"].sum())
     if (table["type"] == TYPES.index("RAW")).any():
         text = f"raw pixels take {plan.bytes / files:.1f} times the {size(files)} of the files"
         yield Note(kind="raw", text=text, advice="--store=jpeg takes less")
 
 
-def _duplicates(found: Duplicates, sources: Sources, mode: str) -> Iterator[Note]:
-    if not found.files:
+def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]:
+    if not same.files:
         return
-    counts = ", ".join(
-        f"{found.counts[kind]:,} {what}" for kind, what in duplicates.KINDS.items() if found.counts[kind]
-    )
-    worst = next(found.examples[kind][0] for kind in reversed(duplicates.KINDS) if found.counts[kind])
-    text = f"{found.files:,} files have the same bytes as another file ({counts}), such as "
+    worst = next(same.examples[kind][0] for kind in reversed(duplicates.KINDS) if same.counts[kind])
+    text = f"{same.files:,} files have the same bytes as another file ({copies.counted(same)}), such as "
     yield Note(
         kind="duplicates",
         text=text + ", ".join(sources.paths[i] for i in worst[:2]),
@@ -94,8 +93,27 @@ def _duplicates(found: Duplicates, sources: Sources, mode: str) -> Iterator[Note
     )
 
 
+def _splits(plan: Plan, sources: Sources) -> Iterator[str]:
+    """Yield what to know of the splits: classes that an automatic split could not divide, groups in several splits."""
+    counts = plan.counts()
+    if not sources.has_splits:
+        for split in list(counts)[1:]:
+            absent = [name for name, count in zip(plan.class_names, counts[split]) if not count]
+            if absent:
+                what = "class has no image" if len(absent) == 1 else "classes have no images"
+                why = "too few images, or groups that count for another class"
+                yield f"{len(absent):,} {what} in {split} ({why}): {named(absent)}"
+    elif list(counts) == ["train"]:
+        yield (
+            "the source has a train split only: --validation_fraction=0.2 makes a validation split of it, else trainers"
+            " hold out a fifth"
+        )
+    if plan.group_leaks:
+        yield f"{plan.group_leaks:,} groups lie in several of the source's own splits"
+
+
 def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
-    table = facts.table[plan.numbers]
+    table = facts.table[plan.rows.numbers]
     for i, (kind, finding) in enumerate(FINDINGS.items()):
         rows = np.flatnonzero(table["findings"] >> i & 1)
         if not len(rows):
@@ -161,7 +179,7 @@ def _note(plan: Plan, rows: np.ndarray, kind: str, text: str, advice: str = "", 
         text=text,
         advice=advice,
         images=len(rows),
-        examples=tuple(plan.numbers[rows[:_EXAMPLES]].tolist()),
+        examples=tuple(plan.rows.numbers[rows[:_EXAMPLES]].tolist()),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from absl import flags
 
 from tfrecord_tools.base import usage
-from tfrecord_tools.conversion.plan import DEFAULT_VALIDATION_FRACTION, PlanConfig
+from tfrecord_tools.conversion.plan_config import DEFAULT_VALIDATION_FRACTION, PlanConfig
 from tfrecord_tools.sources.scan import ScanConfig
 
 flags.disclaim_key_flags()  # The flags belong to the command that has them defined, and stand in its --help.

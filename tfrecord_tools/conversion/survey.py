@@ -19,7 +19,7 @@ from tfrecord_tools.images import formats, pillow, preparation
 from tfrecord_tools.images.preparation import ImageConfig, Prepared
 from tfrecord_tools.layout import findings
 from tfrecord_tools.sources.scan import Sources
-from tfrecord_tools.sources.stores import Content, ReadError, Store
+from tfrecord_tools.sources.stores import Content, Files, ReadError
 
 FILES_PER_JOB = 512  # About 0.2 s of work: what a killed run loses at most, per worker.
 TYPES = ("", *preparation.READ_TYPES, "RAW")
@@ -78,10 +78,8 @@ class _Chunk:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    store: Store
-    paths: list[str]
-    spans: np.ndarray
-    known: np.ndarray | None  # FACT[len(paths)]
+    files: Files
+    known: np.ndarray | None  # FACT[len(files)]
     config: ImageConfig
     save: Path | None  # Where the facts are saved, by who finds them: what is done outlives the driver.
     surveyor: str
@@ -129,9 +127,7 @@ def survey(
     parts = [pending[i : i + FILES_PER_JOB] for i in range(0, len(pending), FILES_PER_JOB)]
     jobs = (
         _Job(
-            sources.store,
-            [sources.paths[i] for i in part],
-            sources.spans[part],
+            sources.files(part),
             None if known is None else known[part],
             preparation.config_of(config),
             None if saved is None else saved / f"{chunk_number + i:07d}.npz",
@@ -151,11 +147,11 @@ def survey(
 
 @pillow.unlimited()  # Once per job: within it, another image costs 1 us instead of 15.
 def _survey_job(job: _Job) -> _Chunk:
-    table = np.zeros(len(job.paths), FACT)
+    table = np.zeros(len(job.files), FACT)
     reasons, repaired = {}, {}
-    for i, path in enumerate(job.paths):
+    for i in range(len(job.files)):
         try:
-            content = job.store.read(path, job.spans[i])
+            content = job.files.read(i)
             digest = hashlib.sha256(content.data).digest()
             if job.known is not None and _is_known(job.known[i], digest):
                 table[i] = job.known[i]
@@ -167,7 +163,7 @@ def _survey_job(job: _Job) -> _Chunk:
                 repaired[i] = prepared.repaired
         except (preparation.BadImage, ReadError, OSError) as error:
             reasons[i] = reason_of(error)
-    chunk = _Chunk(job.paths, table, reasons, repaired)
+    chunk = _Chunk(job.files.paths, table, reasons, repaired)
     if job.save is not None:
         _save(job.save, chunk, job.surveyor)
     return chunk

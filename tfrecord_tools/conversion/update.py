@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tfrecord_tools.conversion.plan import FORMAT_VERSION, Previous
+from tfrecord_tools.conversion.plan import FORMAT_VERSION
+from tfrecord_tools.conversion.previous import Previous
 from tfrecord_tools.conversion.survey import FACT, TYPES, change_bits
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images.preparation import ImageConfig

@@ -12,6 +12,7 @@ import numpy as np
 
 from tfrecord_tools.base import files
 from tfrecord_tools.conversion.plan import Plan
+from tfrecord_tools.conversion.rows import Rows
 from tfrecord_tools.conversion.survey import TYPES, Facts, change_names
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import pillow, preparation
@@ -20,7 +21,7 @@ from tfrecord_tools.layout import findings, index, schema
 from tfrecord_tools.layout.digest import Shard
 from tfrecord_tools.sources.parquet_images import ParquetImages
 from tfrecord_tools.sources.scan import Sources
-from tfrecord_tools.sources.stores import ReadError, Store
+from tfrecord_tools.sources.stores import Files, ReadError
 
 _WINDOW_BYTES = 256 << 20  # Of images held in memory, per worker.
 
@@ -36,17 +37,13 @@ class ShardJob:
         facts: survey.FACT[n].
     """
 
-    store: Store
     config: ImageConfig
     shard_path: Path
     index_path: Path
     link: Path | None
     shard: Shard
-    paths: list[str]
-    spans: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    lengths: np.ndarray
+    files: Files
+    rows: Rows
     facts: np.ndarray
 
 
@@ -61,21 +58,16 @@ def shard_job(
     previous: Path | None = None,
 ) -> ShardJob:
     """Cuts the shard's rows out of the plan; `previous` is the directory of the dataset that is updated."""
-    rows = slice(shard.start, shard.stop)
-    numbers = plan.numbers[rows]
+    rows = plan.rows.take(slice(shard.start, shard.stop))
     return ShardJob(
-        store=sources.store,
         config=preparation.config_of(config),
         shard_path=shard_path,
         index_path=index_path,
         link=previous / shard.link if previous is not None and shard.link else None,
         shard=shard,
-        paths=[sources.paths[i] for i in numbers],
-        spans=sources.spans[numbers],
-        labels=plan.labels[rows],
-        groups=sources.groups[numbers],
-        lengths=plan.lengths[rows],
-        facts=facts.table[numbers],
+        files=sources.files(rows.numbers),
+        rows=rows,
+        facts=facts.table[rows.numbers],
     )
 
 
@@ -95,12 +87,12 @@ def write_shard(job: ShardJob) -> int:
     else:
         with files.atomic(job.shard_path) as file:
             for i, image in _images(job):
-                file.write(schema.frame(schema.encode_example(image, job.paths[i], int(job.labels[i]))))
-    framed = job.lengths + schema.FRAME_BYTES
+                file.write(schema.frame(schema.encode_example(image, job.files.paths[i], int(job.rows.labels[i]))))
+    framed = job.rows.frame_bytes
     if job.shard_path.stat().st_size != framed.sum():
         raise RuntimeError(f"{job.shard_path}: the plan's lengths do not add up to the file's size; please report this")
     index.write_part(job.index_path, index_part(job, np.cumsum(framed) - framed))
-    return len(job.paths)
+    return len(job.rows)
 
 
 def _images(job: ShardJob) -> Iterator[tuple[int, bytes]]:
@@ -109,22 +101,22 @@ def _images(job: ShardJob) -> Iterator[tuple[int, bytes]]:
     The rows of Parquet files are read in the files' own order, as many as memory may hold: one by one they would cost
     the reading of all rows before them.
     """
-    if not isinstance(job.store, ParquetImages):
-        yield from ((number, _stored(job, number)) for number in range(len(job.paths)))
+    if not isinstance(job.files.store, ParquetImages):
+        yield from ((number, _stored(job, number)) for number in range(len(job.rows)))
         return
-    windows = np.cumsum(job.lengths) // _WINDOW_BYTES
+    windows = np.cumsum(job.rows.lengths) // _WINDOW_BYTES
     for window in np.unique(windows):
         numbers = np.flatnonzero(windows == window)
-        order = numbers[np.argsort(job.spans[numbers], order=("file", "group", "row"))]
+        order = numbers[np.argsort(job.files.spans[numbers], order=("file", "group", "row"))]
         images = {int(number): _stored(job, int(number)) for number in order}
         yield from ((number, images.pop(number)) for number in numbers.tolist())
 
 
 def _stored(job: ShardJob, number: int) -> bytes:
     """Reads a source again and makes of it what the survey saw."""
-    path, fact = job.paths[number], job.facts[number]
+    path, fact = job.files.paths[number], job.facts[number]
     try:
-        data = job.store.read(path, job.spans[number]).data
+        data = job.files.read(number).data
     except (OSError, ReadError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(
@@ -145,16 +137,16 @@ def _stored(job: ShardJob, number: int) -> bytes:
 
 def index_part(job: ShardJob, offsets: np.ndarray) -> dict[str, object]:
     """Columns of the index for one shard, of which each record's frame starts at `offsets`, i64[n]."""
-    count = len(job.paths)
+    count = len(job.rows)
     facts = job.facts
     return {
         "split": [job.shard.split] * count,
         "shard": np.full(count, job.shard.number, np.int32),
         "offset": offsets,
-        "length": job.lengths,
-        "label": job.labels.astype(np.int64),
-        "path": job.paths,
-        "group": job.groups,
+        "length": job.rows.lengths,
+        "label": job.rows.labels.astype(np.int64),
+        "path": job.files.paths,
+        "group": job.rows.groups,
         "sha256": [row.tobytes() for row in facts["sha256"]],
         "bytes": facts["bytes"],
         "type": [TYPES[t] for t in facts["type"]],

@@ -33,7 +33,7 @@ from tfrecord_tools.sources import (
 )
 from tfrecord_tools.sources.layouts import EXAMPLES, NO_CLASS, TO_BE_SPLIT
 from tfrecord_tools.sources.manifest import COLUMNS, Reading
-from tfrecord_tools.sources.stores import Listing, Store
+from tfrecord_tools.sources.stores import Files, Listing, Store
 
 _NAMES_SHOWN = 10  # Of classes, in a message.
 _WAYS_SHOWN = 5  # From one label to another.
@@ -181,6 +181,10 @@ class Sources:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def files(self, numbers: np.ndarray) -> Files:
+        """Return the files with these numbers, i64[k], in the order given."""
+        return Files(self.store, [self.paths[number] for number in numbers.tolist()], self.spans[numbers])
 
 
 def scan(config: ScanConfig) -> Sources:

@@ -61,6 +61,28 @@ class Store(Protocol):
         """
 
 
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """Some files of a store, as a worker gets them.
+
+    Attributes:
+        store: Reads the files.
+        paths: The path of each file.
+        spans: As in `Listing`.
+    """
+
+    store: Store
+    paths: list[str]
+    spans: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, number: int) -> Content:
+        """Read one file; raises what `Store.read` does."""
+        return self.store.read(self.paths[number], self.spans[number])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listing:
     """What is in a store. Columns run over files, sorted by the parts of their paths.

@@ -1,0 +1,84 @@
+"""The dataset that an update starts from, and what its records keep."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfrecord_tools.conversion.rows import Rows
+from tfrecord_tools.layout.splitting import FREE, content_hashes
+from tfrecord_tools.sources.scan import Sources
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Previous:
+    """The dataset that is updated. Columns run over its records, in the order of its index.
+
+    Attributes:
+        directory: The directory of the dataset.
+        class_names: The dataset's class table; these labels stay.
+        paths: The source path of each record.
+        source_sha256: u8[n 32].
+        labels: i32[n].
+        splits: i8[n], index into `SPLITS`.
+        shards: i32[n], the number of the shard within its split.
+        files: (split, number of shard) -> file name.
+    """
+
+    directory: Path
+    class_names: tuple[str, ...]
+    paths: Sequence[str]
+    source_sha256: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    shards: np.ndarray
+    files: Mapping[tuple[int, int], str]
+
+    def rows(self, paths: Iterable[str]) -> np.ndarray:
+        """Return i64[n], the row of each path; -1 where the path is new."""
+        row_of = {path: row for row, path in enumerate(self.paths)}
+        return np.array([row_of.get(path, -1) for path in paths], np.int64)
+
+    def class_table(self, sources: Sources) -> tuple[tuple[str, ...], np.ndarray]:
+        """Return the class names, these first, and the labels i32[n] of the sources in them."""
+        new = (name for name in sources.class_names if name not in self.class_names)
+        names = (*self.class_names, *new)
+        return names, np.array([names.index(name) for name in sources.class_names], np.int32)[sources.labels]
+
+    def unchanged(self, rows: Rows, sha256: np.ndarray, sources: Sources) -> np.ndarray:
+        """Return i64[n], the row of each image whose path, content, label and given split are the same; else -1."""
+        known = self.rows(sources.paths[number] for number in rows.numbers.tolist())
+        if not len(self.paths):
+            return known
+        same = (known >= 0) & (rows.labels == self.labels[known])
+        same &= (sha256 == self.source_sha256[known]).all(axis=1)
+        if sources.has_splits:
+            same &= rows.splits == self.splits[known]
+        return np.where(same, known, -1)
+
+    def sides(self, hashes: np.ndarray) -> np.ndarray:
+        """Return i8[n], the split of the record with the same content, `FREE` where there is none."""
+        known, rows = np.unique(content_hashes(self.source_sha256), return_index=True)
+        if not len(known):
+            return np.full(len(hashes), FREE, np.int8)
+        nearest = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
+        return np.where(known[nearest] == hashes, self.splits[rows[nearest]], FREE).astype(np.int8)
+
+    def whole_shards(self, split: int, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """Find the shards of a split that some of its rows, in order, come from.
+
+        Args:
+            split: Index into `SPLITS`.
+            rows: i64[k], ascending.
+
+        Returns:
+            i64[shards], the position in `rows` at which each shard starts, and each shard's file if `rows` has all of
+            the shard's records: such a file can be linked. "" for other shards, which are written again.
+        """
+        numbers, starts, counts = np.unique(self.shards[rows], return_index=True, return_counts=True)
+        totals = np.bincount(self.shards[self.splits == split])
+        links = [self.files[split, n] if k == totals[n] else "" for n, k in zip(numbers.tolist(), counts.tolist())]
+        return starts, links

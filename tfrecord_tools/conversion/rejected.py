@@ -1,0 +1,36 @@
+"""Files that do not become records: the list of them, the limit, and the lines for the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from tfrecord_tools.base import page
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.sources.scan import Sources
+
+_SHOWN = 5  # Files named on the screen.
+
+
+def rejected_files(sources: Sources, reasons: Mapping[int, str], done: str = "skipped") -> list[Rejected]:
+    """Return an entry for each file number with its reason."""
+    return [Rejected(path=sources.paths[number], reason=reason, done=done) for number, reason in reasons.items()]
+
+
+def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> None:
+    """Raises UserError if more than the share `max_bad` of all files is bad."""
+    if len(rejected) > max_bad * total:
+        examples = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
+        raise UserError(
+            f"{len(rejected):,} of {page.number(total, 'file')} cannot be records, more than --max_bad={max_bad:g}"
+            f" allows:{examples}"
+            "\nIs --src right? Mend or remove the files, or allow more with --max_bad."
+        )
+
+
+def listed(rejected: Sequence[Rejected]) -> Iterator[str]:
+    """Yields lines for the screen: the first of these files, and how many more there are."""
+    for file in rejected[:_SHOWN]:
+        yield f"  {file.done}: {file.path}: {file.reason}"
+    if len(rejected) > _SHOWN:
+        yield f"  and {page.number(len(rejected) - _SHOWN, 'more such file')}"

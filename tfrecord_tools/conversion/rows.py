@@ -1,0 +1,49 @@
+"""The table of images that becomes the dataset: each step of a plan takes a table and returns another."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from tfrecord_tools.layout import schema
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Columns over images, one row per image.
+
+    Attributes:
+        numbers: i64[n], the file in `Sources` and `Facts`.
+        labels: i32[n], index into the class table.
+        splits: i8[n], index into `SPLITS`.
+        groups: u64[n], the hash of the image's group, `NO_GROUP` without one.
+        hashes: u64[n], the hash of the source file's content.
+        lengths: i64[n], bytes of the serialized example, without the frame.
+        previous: i64[n], the row in the dataset that is updated, -1 where the image is new or changed.
+    """
+
+    numbers: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    groups: np.ndarray
+    hashes: np.ndarray
+    lengths: np.ndarray
+    previous: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, rows: np.ndarray | slice) -> Rows:
+        """Return these rows, in the order given."""
+        return Rows(**{name: column[rows] for name, column in vars(self).items()})
+
+    @property
+    def is_new(self) -> np.ndarray:
+        """bool[n], whether the dataset that is updated lacks the image."""
+        return self.previous < 0
+
+    @property
+    def frame_bytes(self) -> np.ndarray:
+        """i64[n], bytes of each record in its shard."""
+        return self.lengths + schema.FRAME_BYTES

@@ -1,0 +1,85 @@
+"""Where a plan cuts the records into shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfrecord_tools.base import page
+from tfrecord_tools.conversion.plan_config import PlanConfig
+from tfrecord_tools.conversion.previous import Previous
+from tfrecord_tools.conversion.rows import Rows
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.digest import Shard
+from tfrecord_tools.layout.splits import SPLITS
+
+MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 150 << 20
+DEFAULT_SHARDS = 64  # Enough to read in parallel, if shards are not too small.
+
+
+def cut(rows: Rows, config: PlanConfig, previous: Previous | None) -> Iterator[Shard]:
+    """Cut each split into its old shards and new ones of about equal bytes.
+
+    Args:
+        rows: In the order in which the records are written: by split, the rows of the previous dataset first.
+        config: The number or the size of shards.
+        previous: The dataset that is updated, if one is.
+
+    Raises:
+        UserError: `config.shards` is below the number of splits or above the number of records.
+    """
+    sizes = rows.frame_bytes
+    present = np.unique(rows.splits)
+    bounds = np.searchsorted(rows.splits, [present, present + 1]).T
+    first_new = np.array([start + int((~rows.is_new[start:stop]).sum()) for start, stop in bounds])
+    new_bytes = np.array([sizes[start:stop].sum() for start, (_, stop) in zip(first_new, bounds)])
+    counts = _counts(new_bytes, bounds[:, 1] - first_new, int(sizes.sum()), config, previous is not None)
+    for split, (start, stop), new, count in zip(present.tolist(), bounds, first_new, counts):
+        links: list[str] = []
+        edges = [np.empty(0, np.int64)]
+        if previous is not None:
+            starts, links = previous.whole_shards(split, rows.previous[start:new])
+            edges.append(start + starts)
+        if count:
+            edges.append(new + _cuts(sizes[new:stop], int(count))[:-1])
+        yield from _numbered(SPLITS[split], np.concatenate([*edges, [stop]]).tolist(), links)
+
+
+def _numbered(split: str, edges: list[int], links: list[str]) -> Iterator[Shard]:
+    """Yield the shards between `edges`; the first ones have `links`."""
+    total = len(edges) - 1
+    for number in range(total):
+        link = links[number] if number < len(links) else ""
+        yield Shard(split, number, total, int(edges[number]), int(edges[number + 1]), link)
+
+
+def _counts(
+    split_bytes: np.ndarray, split_records: np.ndarray, total: int, config: PlanConfig, updating: bool
+) -> np.ndarray:
+    """Return i64[splits], the number of new shards of each split; `config.shards` counts for whole datasets only."""
+    if config.shards is not None and not updating:
+        if config.shards < len(split_bytes):
+            raise UserError(
+                f"--shards={config.shards}: there are {page.number(len(split_bytes), 'split')}, and each needs a shard."
+            )
+        if config.shards > split_records.sum():
+            raise UserError(f"--shards={config.shards}: there are {split_records.sum():,} records. Ask for fewer.")
+        # After one each, the next one goes where shards are largest and records enough, and so on; all at once.
+        more = np.minimum(split_records, config.shards) - 1
+        largest = np.concatenate([size / np.arange(1, count + 1) for size, count in zip(split_bytes, more)])
+        chosen = np.argsort(-largest, kind="stable")[: config.shards - len(split_bytes)]
+        return 1 + np.bincount(np.repeat(np.arange(len(more)), more)[chosen], minlength=len(more))
+    aim = config.shard_bytes or min(max(total // DEFAULT_SHARDS, MIN_SHARD_BYTES), MAX_SHARD_BYTES)
+    return np.minimum(-(-split_bytes // aim), split_records)
+
+
+def _cuts(sizes: np.ndarray, shards: int) -> np.ndarray:
+    """Return i64[shards + 1], ascending from 0 to n: about equal bytes, and no empty shard."""
+    ends = np.cumsum(sizes)
+    targets = ends[-1] * np.arange(1, shards) / shards
+    inner = np.searchsorted(ends, targets) + 1
+    steps = np.arange(1, shards)
+    inner = np.maximum.accumulate(np.maximum(inner, steps) - steps) + steps  # At least one record each ...
+    inner = np.minimum(inner, len(sizes) - shards + steps)  # ... and one left for each that follows.
+    return np.concatenate([[0], inner, [len(sizes)]]).astype(np.int64)
