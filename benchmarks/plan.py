@@ -20,8 +20,9 @@ from tfrecord_tools.conversion.survey import FACT, TYPES, Facts
 from tfrecord_tools.conversion.write_shards import index_part, shard_job
 from tfrecord_tools.convert import ConvertConfig
 from tfrecord_tools.layout import index
+from tfrecord_tools.sources.base import SPAN
+from tfrecord_tools.sources.directory import Directory
 from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources
-from tfrecord_tools.sources.stores import SPAN, Directory
 
 _CLASSES = 1000
 _IMAGE_BYTES = 110_000  # The mean of ImageNet.

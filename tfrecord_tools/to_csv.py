@@ -30,8 +30,8 @@ from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.layout.splitting import choose_splits, split_keys
 from tfrecord_tools.sources import pixel_csv
+from tfrecord_tools.sources.base import Files, ReadError
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
-from tfrecord_tools.sources.stores import Files, ReadError
 
 COLORS = {"rgb": 3, "gray": 1}
 _FILES_PER_JOB = 64

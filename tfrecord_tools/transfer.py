@@ -22,7 +22,7 @@ from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.layout.dataset_files import CONVERT_JSON
 from tfrecord_tools.sources import object_store
-from tfrecord_tools.sources.stores import is_litter
+from tfrecord_tools.sources.base import is_litter
 
 _PART_BYTES = 50 * 2**20  # As s3fs has it: the ETag of what was uploaded in parts depends on it.
 

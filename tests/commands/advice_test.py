@@ -44,10 +44,10 @@ NARROWED = {
     "tfrecord_tools.base.usage._ADVICE": WITH_SEED,  # A sentence is shown to who has the flags in it.
     "tfrecord_tools.base.usage._unknown": TRAINING,  # Arguments of an optimizer are asked for where there is one.
     "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes directories alone.
-    "tfrecord_tools.sources.stores._decoded": READERS_OF_SOURCES,  # Likewise.
+    "tfrecord_tools.sources.archives._decoded": READERS_OF_SOURCES,  # Likewise.
     "tfrecord_tools.sources.stores.list_store": READERS_OF_SOURCES,  # predict passes directories alone.
-    "tfrecord_tools.sources.stores._zip_members": READERS_OF_SOURCES,  # Likewise.
-    "tfrecord_tools.sources.stores._tar_members": READERS_OF_SOURCES,  # Likewise.
+    "tfrecord_tools.sources.archives._zip_members": READERS_OF_SOURCES,  # Likewise.
+    "tfrecord_tools.sources.archives._tar_members": READERS_OF_SOURCES,  # Likewise.
     "trainers.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
     "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate make recipes of default values.
     "trainers.recipes.Phase.__post_init__": TRAINING,  # Likewise.

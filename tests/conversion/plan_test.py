@@ -22,8 +22,9 @@ from tfrecord_tools.layout.dataset_files import dataset_name
 from tfrecord_tools.layout.digest import Rejected, Shard
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.sources.base import SPAN
+from tfrecord_tools.sources.directory import Directory
 from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources
-from tfrecord_tools.sources.stores import SPAN, Directory
 
 NO_DUPLICATES = Duplicates(
     counts={"copies": 0, "leaks": 0, "conflicts": 0}, files=0, examples={"copies": [], "leaks": [], "conflicts": []}

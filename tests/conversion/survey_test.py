@@ -16,7 +16,7 @@ from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.conversion import survey as survey_module
 from tfrecord_tools.conversion.survey import TYPES, Facts, survey
-from tfrecord_tools.sources import stores
+from tfrecord_tools.sources.directory import Directory
 from tfrecord_tools.sources.scan import Sources
 
 HERE = Pool(None, 1)  # Work in this process.
@@ -33,7 +33,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are really read, as they are."""
-    return noted_reads(monkeypatch, stores.Directory)
+    return noted_reads(monkeypatch, Directory)
 
 
 def equal(one: Facts, other: Facts) -> bool:

@@ -22,8 +22,9 @@ from tfrecord_tools.conversion.write_shards import ShardJob, shard_job, write_sh
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import index, schema
+from tfrecord_tools.sources.base import Content
+from tfrecord_tools.sources.directory import Directory
 from tfrecord_tools.sources.scan import Sources
-from tfrecord_tools.sources.stores import Content, Directory
 
 
 @dataclasses.dataclass

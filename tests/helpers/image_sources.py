@@ -20,8 +20,8 @@ import tfrecord_tools
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.layout import schema
 from tfrecord_tools.records import open_dataset
+from tfrecord_tools.sources.base import Content, Store
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
-from tfrecord_tools.sources.stores import Content, Store
 
 REPOSITORY = Path(tfrecord_tools.__file__).parents[1]
 

@@ -20,7 +20,7 @@ from tfrecord_tools.layout import index
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import parquet_images
-from tfrecord_tools.sources.stores import ReadError
+from tfrecord_tools.sources.base import ReadError
 
 NAMES = ["dog", "cat"]  # Their order is that of the labels.
 

@@ -16,7 +16,8 @@ from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import pixel_csv
-from tfrecord_tools.sources.stores import ReadError, list_store
+from tfrecord_tools.sources.base import ReadError
+from tfrecord_tools.sources.stores import list_store
 
 GREY = "label,1x1,1x2\n"
 

@@ -14,7 +14,6 @@ from image_sources import scanned, tree
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import SPLITS
-from tfrecord_tools.sources import stores
 from tfrecord_tools.sources.scan import NO_GROUP, TO_BE_SPLIT, Sources
 
 
@@ -285,7 +284,7 @@ def test_directory_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch:
             raise PermissionError(13, "Permission denied")
         return listed(path)
 
-    monkeypatch.setattr(stores.os, "scandir", scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable or move"):
         scanned(two_classes(tmp_path))
 
@@ -308,7 +307,7 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: p
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(stores.os, "scandir", Shuffled)
+    monkeypatch.setattr(os, "scandir", Shuffled)
     found = scanned(tmp_path)
     assert list(found.paths) == list(expected.paths)
     assert found.labels.tolist() == expected.labels.tolist()

@@ -22,8 +22,9 @@ from tfrecord_tools import convert as convert_module
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.records import open_dataset
-from tfrecord_tools.sources import stores
-from tfrecord_tools.sources.stores import Listing, ReadError, list_store
+from tfrecord_tools.sources import archives, directory
+from tfrecord_tools.sources.base import Listing, ReadError
+from tfrecord_tools.sources.stores import list_store
 
 LONG = "Großes " + "n" * 110 + "/" + "m" * 120 + ".jpg"  # Longer than a tar header's 100 bytes, in both parts.
 Pack = Callable[[Path, dict[str, bytes]], None]
@@ -545,7 +546,7 @@ def read_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Notes how many bytes are asked for at once."""
     asked: list[int] = []
     original = os.pread
-    monkeypatch.setattr(stores.os, "pread", lambda fd, count, at: (asked.append(count), original(fd, count, at))[1])
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: (asked.append(count), original(fd, count, at))[1])
     return asked
 
 
@@ -559,7 +560,8 @@ def test_huge_member_is_not_read_beyond_the_limit(tmp_path: Path, monkeypatch: p
             (tmp_path / name / path).write_bytes(data)
     else:
         PACKED[name](tmp_path / name, members)
-    monkeypatch.setattr(stores, "MAX_FILE_BYTES", 1000)
+    for module in (archives, directory):
+        monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
     found = list_store(str(tmp_path / name))
     asked = read_sizes(monkeypatch)
     content = found.store.read(found.paths[0], found.spans[0])
@@ -625,7 +627,7 @@ def test_cut_after_listing_is_no_silent_empty_file(tmp_path: Path) -> None:
 
 
 def stat_all(root: Path, names: Iterable[str]) -> dict[str, str]:
-    return {r.path: r.reason for r in stores.stat_files(str(root), list(names)).rejected}
+    return {r.path: r.reason for r in directory.stat_files(str(root), list(names)).rejected}
 
 
 @pytest.mark.parametrize(

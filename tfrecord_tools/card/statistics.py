@@ -23,8 +23,8 @@ from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import schema
 from tfrecord_tools.layout.findings import FINDINGS
 from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.sources.base import ReadError
 from tfrecord_tools.sources.scan import Sources
-from tfrecord_tools.sources.stores import ReadError
 
 _BINS = 16
 _SHOWN = 12  # Examples of each kind of duplicates.

@@ -18,8 +18,8 @@ from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.images import formats, pillow, preparation
 from tfrecord_tools.images.preparation import ImageConfig, Prepared
 from tfrecord_tools.layout import findings
+from tfrecord_tools.sources.base import Content, Files, ReadError
 from tfrecord_tools.sources.scan import Sources
-from tfrecord_tools.sources.stores import Content, Files, ReadError
 
 FILES_PER_JOB = 512  # About 0.2 s of work: what a killed run loses at most, per worker.
 TYPES = ("", *preparation.READ_TYPES, "RAW")

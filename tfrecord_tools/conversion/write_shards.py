@@ -19,9 +19,9 @@ from tfrecord_tools.images import pillow, preparation
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import findings, index, schema
 from tfrecord_tools.layout.digest import Shard
+from tfrecord_tools.sources.base import Files, ReadError
 from tfrecord_tools.sources.parquet_images import ParquetImages
 from tfrecord_tools.sources.scan import Sources
-from tfrecord_tools.sources.stores import Files, ReadError
 
 _WINDOW_BYTES = 256 << 20  # Of images held in memory, per worker.
 

@@ -17,8 +17,8 @@ from tfrecord_tools.images import formats
 from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import SPLIT_WORDS, split_named
 from tfrecord_tools.sources import layouts
+from tfrecord_tools.sources.base import Listing, ReadError
 from tfrecord_tools.sources.layouts import Layout
-from tfrecord_tools.sources.stores import Listing, ReadError
 
 _SNIFFED_FILES = 4  # Of a directory in which no name ends as an image's does.
 _SNIFFED_BYTES = 1 << 25  # Larger files are not opened for that.

@@ -15,7 +15,7 @@ import numpy as np
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.digest import Rejected
-from tfrecord_tools.sources.stores import MAX_FILE_BYTES, Content, Listing, ReadError, is_litter
+from tfrecord_tools.sources.base import MAX_FILE_BYTES, Content, Listing, ReadError, is_litter
 
 OBJECT = np.dtype([("size", "<i8"), ("mtime_ns", "<i8")])  # As listed; asking again would be a second request an image.
 _EXTRAS = {"s3": "'tfrecord-tools[s3]'", "s3a": "'tfrecord-tools[s3]'", "gs": "gcsfs", "gcs": "gcsfs"}

@@ -20,7 +20,8 @@ import numpy as np
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.splits import split_named
-from tfrecord_tools.sources.stores import Content, Directory, ReadError, is_litter
+from tfrecord_tools.sources.base import Content, ReadError, is_litter
+from tfrecord_tools.sources.directory import Directory
 
 if TYPE_CHECKING:
     import pyarrow as pa

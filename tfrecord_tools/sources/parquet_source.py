@@ -13,9 +13,9 @@ import numpy as np
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.sources import arrange, manifest, manifest_labels, parquet_images, tables
+from tfrecord_tools.sources.base import Listing
 from tfrecord_tools.sources.manifest import Reading
 from tfrecord_tools.sources.parquet_images import Column, ParquetImages
-from tfrecord_tools.sources.stores import Listing
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -31,9 +31,10 @@ from tfrecord_tools.sources import (
     parquet_source,
     stores,
 )
+from tfrecord_tools.sources.base import Files, Listing, Store, is_utf8, printable
+from tfrecord_tools.sources.directory import stat_files
 from tfrecord_tools.sources.layouts import EXAMPLES, NO_CLASS, TO_BE_SPLIT
 from tfrecord_tools.sources.manifest import COLUMNS, Reading
-from tfrecord_tools.sources.stores import Files, Listing, Store
 
 _NAMES_SHOWN = 10  # Of classes, in a message.
 _WAYS_SHOWN = 5  # From one label to another.
@@ -150,7 +151,7 @@ class Sources:
         store: Reads them.
         class_names: A label is an index into it.
         paths: Relative to the source, with `/`, valid UTF-8.
-        spans: As in `stores.Listing`.
+        spans: As in `base.Listing`.
         labels: i32[n].
         splits: i8[n], an index into `SPLITS` or `TO_BE_SPLIT`.
         groups: u64[n], the hash of each one's group, `NO_GROUP` where it has none.
@@ -271,7 +272,7 @@ def _named(
         if listing.top and all(p.startswith(listing.top) for p in rows.paths):
             rows = dataclasses.replace(rows, paths=[p.removeprefix(listing.top) for p in rows.paths])
         return _only_named(listing, rows, path, {})
-    found = stores.stat_files(root, rows.paths)
+    found = stat_files(root, rows.paths)
     row_of = {p: row for row, p in enumerate(rows.paths)}
     if not found.rejected and all(map(_is_nfc, found.paths)):
         return found, [row_of[p] for p in found.paths], ()
@@ -556,10 +557,9 @@ def _by_number_or_name(names: Counter[str]) -> Callable[[str], Any]:
 
 
 def _check_class_name(root: str, name: str) -> None:
-    if not stores.is_utf8(name):
+    if not is_utf8(name):
         raise UserError(
-            f"{root}: the class name {stores.printable(name)!r} is not valid UTF-8. Rename it, or leave it"
-            " out with --exclude."
+            f"{root}: the class name {printable(name)!r} is not valid UTF-8. Rename it, or leave it out with --exclude."
         )
     if not name or name != name.strip() or any(unicodedata.category(c) == "Cc" for c in name):
         raise UserError(

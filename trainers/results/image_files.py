@@ -14,7 +14,8 @@ from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UndecodableImage, UserError
 from tfrecord_tools.images import jpeg, preparation
 from tfrecord_tools.sources import stores
-from tfrecord_tools.sources.stores import Listing
+from tfrecord_tools.sources.base import Listing, ReadError, printable
+from tfrecord_tools.sources.directory import stat_files
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions
 from trainers.results.predictions import Predictions
@@ -56,7 +57,7 @@ class Source:
         """Reads it.
 
         Raises:
-            OSError, stores.ReadError: It cannot be read.
+            OSError, ReadError: It cannot be read.
         """
         return self.listing.store.read(self.listing.paths[self.number], self.listing.spans[self.number]).data
 
@@ -94,7 +95,7 @@ def find(arguments: Sequence[str]) -> Found:
         if os.path.isdir(argument):
             root, listing = argument, stores.list_store(argument, strict=False)
         elif os.path.exists(argument):
-            root, listing = "", stores.stat_files("", [argument])
+            root, listing = "", stat_files("", [argument])
         else:
             raise UserError(f"{argument}: no such file or directory. Pass images, or directories of images.")
         for number, name in enumerate(listing.paths):
@@ -135,7 +136,7 @@ def judge(model: keras.Model, info: ModelInfo, found: Found) -> Iterator[Predict
 
 def _shown(root: str, name: str) -> str:
     """A path that can be printed and written, the same however it was put."""
-    return stores.printable(os.path.normpath(os.path.join(root, name)))
+    return printable(os.path.normpath(os.path.join(root, name)))
 
 
 def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
@@ -165,7 +166,7 @@ def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
             source = found.sources[number]
             try:
                 decoded[number] = decode(source)
-            except (preparation.BadImage, stores.ReadError) as error:
+            except (preparation.BadImage, ReadError) as error:
                 found.leave_out(source, str(error))
             except UndecodableImage as error:
                 found.unreadable[source.path] = f"sound for Pillow, and TensorFlow does not decode it: {error}"

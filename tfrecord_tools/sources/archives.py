@@ -1,0 +1,210 @@
+"""Images in a zip or an uncompressed tar archive, read at random."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from tfrecord_tools.base import files
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.splits import split_named
+from tfrecord_tools.sources.base import (
+    MAX_FILE_BYTES,
+    NOT_UTF8,
+    SPAN,
+    Content,
+    Listing,
+    ReadError,
+    Store,
+    is_litter,
+    is_utf8,
+    printable,
+)
+
+ZIP_SIGNATURE = b"PK\x03\x04"
+REMEDY = "Fetch it again, or unpack what can be read of it and give that directory."
+_ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7; the names of file and extra field follow.
+_UTF8 = 0x800  # The flag of a name in UTF-8.
+_ENCRYPTED = 1  # A bit of a member's flags.
+_DOS = 0  # Programs of such systems may put backslashes between the parts of a name.
+_NO_FILE = "a link or a device in the archive, no file: unpack the archive first"
+_Spans = dict[str, tuple[int, int, int, int]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tar:
+    """Members of an uncompressed tar archive."""
+
+    file: str
+
+    def read(self, path: str, span: np.void) -> Content:
+        with open(self.file, "rb") as file:
+            data = files.read_at(file.fileno(), min(int(span["size"]), MAX_FILE_BYTES + 1), int(span["offset"]))
+            return Content(data, int(span["size"]), os.fstat(file.fileno()).st_mtime_ns)
+
+
+@dataclasses.dataclass(frozen=True)
+class Zip:
+    """Members of a zip archive, stored or deflated.
+
+    zipfile would read the whole directory of the archive in each process; the listing has what is needed.
+    """
+
+    file: str
+
+    def read(self, path: str, span: np.void) -> Content:
+        offset, size = int(span["offset"]), int(span["size"])
+        limit = min(size, MAX_FILE_BYTES) + 1  # What is longer than its directory says is damaged, or a bomb.
+        with open(self.file, "rb") as file:
+            mtime_ns = os.fstat(file.fileno()).st_mtime_ns
+            header = files.read_at(file.fileno(), _ZIP_HEADER.size, offset)
+            if len(header) < _ZIP_HEADER.size or not header.startswith(ZIP_SIGNATURE):
+                raise ReadError("damaged archive: no member where its directory says")
+            method, name_bytes, extra_bytes = (_ZIP_HEADER.unpack(header)[i] for i in (3, 9, 10))
+            start = offset + len(header) + name_bytes + extra_bytes
+            data = files.read_at(file.fileno(), min(int(span["stored"]), MAX_FILE_BYTES + 1), start)
+        if method == zipfile.ZIP_DEFLATED:
+            try:
+                data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, limit)
+            except zlib.error as error:
+                raise ReadError(f"damaged archive: {error}") from error
+        if size <= MAX_FILE_BYTES and zlib.crc32(data) != span["crc"]:
+            raise ReadError("damaged archive: wrong checksum")
+        return Content(data, size, mtime_ns)
+
+
+def list_zip(file: str, encoding: str | None) -> Listing:
+    """List the members of a zip archive whose names are in `encoding` if the archive does not give one."""
+    rejected = []
+    spans: _Spans = {}
+    for member in _zip_members(file):
+        name = _zip_name(file, member, encoding)
+        path = _member_path(name)
+        if name.endswith("/") or not path:
+            continue
+        if member.flag_bits & _ENCRYPTED:
+            rejected.append(Rejected(path=path, reason="encrypted: unpack the archive first"))
+        elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            rejected.append(Rejected(path=path, reason="an unusual compression of zip: unpack the archive first"))
+        elif stat.S_ISLNK(member.external_attr >> 16):
+            rejected.append(Rejected(path=path, reason=_NO_FILE))
+        else:
+            spans[path] = (member.header_offset, member.compress_size, member.file_size, member.CRC)
+    return _listing(Zip(file), file, spans, rejected)
+
+
+def _zip_name(file: str, member: zipfile.ZipInfo, encoding: str | None) -> str:
+    """Decode a member's name, which zipfile takes for code page 437 where the archive does not say that it is UTF-8.
+
+    Raises:
+        UserError: The archive does not say the encoding, and the name is not UTF-8 either.
+    """
+    name = member.filename
+    if not name.isascii() and not member.flag_bits & _UTF8:
+        name = _decoded(file, name.encode("cp437"), encoding)
+    return name.replace("\\", "/") if member.create_system == _DOS else name
+
+
+def _decoded(file: str, name: bytes, encoding: str | None) -> str:
+    try:
+        return name.decode(encoding or "utf-8")
+    except UnicodeDecodeError as error:
+        if encoding:
+            raise UserError(
+                f"--zip_encoding={encoding}: the name {name!r} in {file} is not in this encoding ({error.reason})."
+                f" {_readings(name)}"
+            ) from None
+        raise UserError(
+            f"--src={file}: the archive does not say in which encoding its names are, and {name!r} is not UTF-8. Pass"
+            f" --zip_encoding=NAME. {_readings(name)}"
+        ) from None
+
+
+def _readings(name: bytes) -> str:
+    """Show how a name reads in the encodings that old archives are in."""
+    shown = []
+    for encoding in ("cp949", "cp932", "gbk", "big5", "cp1251", "cp850", "cp437"):
+        with contextlib.suppress(UnicodeDecodeError):
+            shown.append(f"{encoding} {name.decode(encoding)!r}")
+    return f"It reads as: {', '.join(shown)}."
+
+
+def _zip_members(file: str) -> list[zipfile.ZipInfo]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # Such as a name that is no UTF-8.
+        raise UserError(f"--src={file}: a damaged zip archive: {error}. {REMEDY}") from error
+
+
+def list_tar(file: str, archive: tarfile.TarFile) -> Listing:
+    """List the members of a tar archive that is open."""
+    rejected = []
+    spans: _Spans = {}
+    for member in _tar_members(file, archive):
+        path = _member_path(member.name)
+        if member.isdir() or not path:
+            continue
+        if not is_utf8(path):
+            rejected.append(Rejected(path=printable(path), reason=NOT_UTF8))
+        elif not member.isreg():
+            rejected.append(Rejected(path=path, reason=_NO_FILE))
+        elif member.issparse():
+            rejected.append(Rejected(path=path, reason="stored with holes: unpack the archive first"))
+        else:
+            spans[path] = (member.offset_data, member.size, member.size, 0)
+    return _listing(Tar(file), file, spans, rejected)
+
+
+def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yields all members; tarfile alone would end at a damaged header as if the archive ended there.
+
+    Raises:
+        UserError: The archive is damaged or was cut off.
+    """
+    try:
+        for member in archive:
+            vars(archive)["members"] = []  # Else it keeps them all, a kilobyte each.
+            yield member
+    except tarfile.TarError as error:
+        raise UserError(f"--src={file}: a damaged tar archive: {error}. {REMEDY}") from error
+    with open(file, "rb") as opened:
+        if files.read_at(opened.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
+            raise UserError(
+                f"--src={file}: a damaged tar archive: neither a member nor the end of the archive at byte"
+                f" {archive.offset:,}. {REMEDY}"
+            )
+
+
+def _listing(store: Store, file: str, spans: _Spans, rejected: list[Rejected]) -> Listing:
+    """Sorts the members; a directory that contains everything is left out of the paths, unless it is a split."""
+    names = sorted(spans, key=lambda path: path.split("/"))
+    tops = {path.partition("/")[0] for path in [*names, *(r.path for r in rejected)]}
+    enclosed = len(tops) == 1 and all("/" in name for name in names) and not any(map(split_named, tops))
+    top = f"{tops.pop()}/" if enclosed else ""
+    table = np.array([spans[name] for name in names], SPAN)
+    return Listing(
+        store=store,
+        top=top,
+        paths=[name[len(top) :] for name in names],
+        spans=table,
+        sizes=table["size"].astype(np.int64),
+        mtimes_ns=np.full(len(names), os.stat(file).st_mtime_ns, np.int64),
+        rejected=[dataclasses.replace(r, path=r.path.removeprefix(top)) for r in rejected],
+    )
+
+
+def _member_path(name: str) -> str:
+    """A member's path without `./`; "" if it is hidden or litter."""
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    return "" if any(map(is_litter, parts)) else "/".join(parts)

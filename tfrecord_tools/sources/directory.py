@@ -1,0 +1,143 @@
+"""Images in a directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import stat
+from array import array
+
+import numpy as np
+
+from tfrecord_tools.base import files
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.sources.base import (
+    MAX_FILE_BYTES,
+    NOT_UTF8,
+    SPAN,
+    Content,
+    Listing,
+    Store,
+    is_litter,
+    is_utf8,
+    printable,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Directory:
+    """Files below a directory."""
+
+    root: str
+
+    def read(self, path: str, span: np.void) -> Content:
+        descriptor = files.open_descriptor(os.path.join(self.root, path))
+        try:
+            status = os.fstat(descriptor)
+            data = _read_up_to(descriptor, min(status.st_size, MAX_FILE_BYTES) + 1)
+        finally:
+            os.close(descriptor)
+        return Content(data, status.st_size, status.st_mtime_ns)
+
+
+def _read_up_to(descriptor: int, limit: int) -> bytes:
+    """Reads to the end of a file, or `limit` bytes; in one call of the system where it gives all at once."""
+    data = os.read(descriptor, limit)
+    while len(data) < limit and (more := os.read(descriptor, limit - len(data))):
+        data += more
+    return data
+
+
+def list_directory(root: str, strict: bool) -> Listing:
+    """List the files below a directory; if not `strict`, a directory that cannot be listed is among the rejected."""
+    columns = _Columns()
+    _walk(root, "", frozenset(), columns, strict)
+    return columns.listing(Directory(root))
+
+
+def stat_files(root: str, paths: list[str]) -> Listing:
+    """Lists given files of a directory, without walking through it; those that are not there are rejected."""
+    columns = _Columns()
+    for path in paths:
+        try:
+            columns.add(path, os.stat(os.path.join(root, path)))
+        except OSError as error:
+            columns.reject(path, f"named by the manifest, but cannot be found: {error.strerror}")
+        except ValueError as error:
+            columns.reject(path, f"named by the manifest, but no name of a file: {error}")
+    return columns.listing(Directory(root))
+
+
+class _Columns:
+    """Columns that fill up during a listing; compact, since there may be many millions of rows."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+        self.sizes = array("q")
+        self.mtimes_ns = array("q")
+        self.rejected: list[Rejected] = []
+
+    def add(self, path: str, status: os.stat_result) -> None:
+        if not is_utf8(path):
+            self.reject(path, NOT_UTF8)
+        elif not stat.S_ISREG(status.st_mode):
+            is_directory = stat.S_ISDIR(status.st_mode)
+            self.reject(path, "a directory, no file" if is_directory else "neither a file nor a directory")
+        else:
+            self.paths.append(path)
+            self.sizes.append(status.st_size)
+            self.mtimes_ns.append(status.st_mtime_ns)
+
+    def reject(self, path: str, reason: str) -> None:
+        self.rejected.append(Rejected(path=printable(path), reason=reason))
+
+    def listing(self, store: Store) -> Listing:
+        return Listing(
+            store=store,
+            paths=self.paths,
+            spans=np.broadcast_to(np.zeros(1, SPAN), len(self.paths)),
+            sizes=np.array(self.sizes, np.int64),
+            mtimes_ns=np.array(self.mtimes_ns, np.int64),
+            rejected=self.rejected,
+        )
+
+
+def _walk(root: str, directory: str, ancestors: frozenset[tuple[int, int]], columns: _Columns, strict: bool) -> None:
+    """Finds the files below `directory`, in the order of the sorted names."""
+    status = os.stat(os.path.join(root, directory))
+    identity = status.st_dev, status.st_ino
+    if identity in ancestors:
+        columns.reject(directory, "a link to a directory that contains it")
+        return
+    try:
+        children = entries(root, directory)
+    except UserError as error:
+        if strict or not directory:
+            raise
+        columns.reject(directory, f"cannot be listed: {getattr(error.__cause__, 'strerror', error)}")
+        return
+    for entry in children:
+        path = f"{directory}/{entry.name}" if directory else entry.name
+        try:
+            status = entry.stat()
+        except OSError as error:  # A dangling or looping link.
+            columns.reject(path, f"cannot be followed: {error.strerror}")
+            continue
+        if stat.S_ISDIR(status.st_mode):
+            _walk(root, path, ancestors | {identity}, columns, strict)
+        else:
+            columns.add(path, status)
+
+
+def entries(root: str, directory: str) -> list[os.DirEntry[str]]:
+    """The entries of a directory sorted by name, without hidden ones and system litter."""
+    path = os.path.join(root, directory)
+    try:
+        with os.scandir(path) as children:
+            visible = [entry for entry in children if not is_litter(entry.name)]
+    except OSError as error:
+        raise UserError(
+            f"{printable(path)}: cannot be listed: {error.strerror}. Make it readable or move it away."
+        ) from error
+    return sorted(visible, key=lambda entry: entry.name)
