@@ -64,7 +64,7 @@ def test_no_import_changes_the_process() -> None:
 
 
 def loaded(module: str) -> set[str]:
-    """Return the names of all modules that a fresh process loads for an import."""
+    """Return the names of all modules that a fresh process loads for an import of one module, or "a, b"."""
     code = f"import sys, {module}; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
@@ -78,6 +78,13 @@ def test_the_reader_is_light() -> None:
     assert not modules & HEAVY
     ours = {name for name in modules if name.partition(".")[0] in ("tfrecord_tools", "trainers")}
     assert len(ours) <= 12, sorted(ours)
+
+
+def test_the_layout_is_light() -> None:
+    """Reader and writer share it: neither decodes images by it."""
+    modules = loaded(", ".join(module for module in MODULES if module.startswith("tfrecord_tools.layout.")))
+    assert "tfrecord_tools.layout.findings" in modules
+    assert not modules & HEAVY
 
 
 @pytest.mark.parametrize("module", ["tfrecord_tools", "trainers"])

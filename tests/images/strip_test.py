@@ -11,10 +11,9 @@ from image_sources import contents, converted, image
 from odd_files import chunk, encoded, smooth, translucent, turned
 from PIL import Image
 
-from tfrecord_tools.images import jpeg
+from tfrecord_tools.images import inspection, jpeg
 from tfrecord_tools.images.preparation import ImageConfig, Prepared, prepare
 from tfrecord_tools.images.strip import stripped
-from tfrecord_tools.layout import findings
 
 XMP = b"<x:xmpmeta><rdf:Description exif:GPSLatitude='37,1N' exif:GPSLongitude='5,2E'/></x:xmpmeta>"
 PLACE = b"Reykjavik"  # In every kind of metadata.
@@ -88,7 +87,7 @@ def pixels(data: bytes) -> bytes:
 
 def clean(data: bytes) -> Prepared:
     prepared = prepare(data, ImageConfig(strip_metadata=True))
-    assert not findings.has_position(Image.open(io.BytesIO(prepared.data)))
+    assert not inspection.has_position(Image.open(io.BytesIO(prepared.data)))
     assert "gps" not in prepared.findings
     return prepared
 

@@ -25,7 +25,7 @@ from typing import Any
 from PIL import Image
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import formats, jpeg, levels, pillow, png, recode, repair, strip
+from tfrecord_tools.images import formats, inspection, jpeg, levels, pillow, png, recode, repair, strip
 from tfrecord_tools.layout import findings
 
 MAX_IMAGE_BYTES = 1 << 30  # A serialized protobuf must stay below 2 GiB.
@@ -246,7 +246,7 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         if header is not None:
             recode.scale_transparency(image, header.bits)
         work = _work(image, data, kind, header, config)
-        found = findings.left_behind(image, data, chunks)
+        found = inspection.left_behind(image, data, chunks)
         if work.turned or work.converted or work.resized:
             _check_target(work, config)
             bits = header.bits if header is not None else 8
@@ -316,7 +316,7 @@ def _work(image: Image.Image, data: bytes, kind: str, header: png.Header | None,
 
 def _as_it_is(image: Image.Image, data: bytes, kind: str, config: ImageConfig) -> _Made:
     kept = _kept(data, kind, config)
-    has_position = not config.strip_metadata and findings.has_position(image)
+    has_position = not config.strip_metadata and inspection.has_position(image)
     return _Made(data=kept, size=image.size, findings=["gps"] * has_position, stripped=kept is not data)
 
 
