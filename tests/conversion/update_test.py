@@ -172,7 +172,7 @@ def test_known_images_are_hashed_but_not_decoded(src: Path, out: Path, monkeypat
     decoded: list[bytes] = []
     original = preparation.prepare
     monkeypatch.setattr(
-        survey.images, "prepare", lambda data, config: (decoded.append(data), original(data, config))[1]
+        survey.preparation, "prepare", lambda data, config: (decoded.append(data), original(data, config))[1]
     )
     draw(src / "cats/new.jpg")
     converted(src, out, update=True)
