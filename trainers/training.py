@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, named, refusal
 from tfrecord_tools.records import Dataset, Records
 from trainers import checkpoint, run_directory
@@ -231,7 +231,7 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
     if len(set(found.all_gather(done))) > 1:
         raise UserError(f"--run={run}: the workers find different checkpoints there. {_SHARED}")
     if done:
-        print(f"resumed: {page.number(done, 'step is', 'steps are')} done", flush=True)
+        print(f"resumed: {words.number(done, 'step is', 'steps are')} done", flush=True)
     pace = Pace(recipe.batch_size, config.deterministic)
     task = (_features_task if recipe.from_features else _pixels_task)(training, pace)
     write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
@@ -452,7 +452,7 @@ def _check_devices(recipe: Recipe, found: device.Device) -> None:
 def _print_plan(training: Training) -> None:
     data, recipe, splits = training.data, training.recipe, training.splits
     print(
-        f"data: {data.directory} ({data.name}), {page.number(len(data.class_names), 'class')}:"
+        f"data: {data.directory} ({data.name}), {words.number(len(data.class_names), 'class')}:"
         f" {named(data.class_names)}"
     )
     print(f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}")
@@ -466,7 +466,7 @@ def _print_plan(training: Training) -> None:
 
 def _epoch(steps: int, batch_size: int, images: int) -> str:
     """Says what an epoch sees: batches are whole, so that it is rarely each image once."""
-    shown = f"{page.number(steps, 'step')} of {page.number(batch_size, 'image')}"
+    shown = f"{words.number(steps, 'step')} of {words.number(batch_size, 'image')}"
     if steps * batch_size == images:
         return f"{shown}, each of the {images:,} once"
     return f"{shown}, {steps * batch_size / images:.3g} times the {images:,} there are"
@@ -520,7 +520,7 @@ def _latency_ms(model: keras.Model, size: int) -> float:
 
 def _print_results(run: Path, metrics: dict[str, Any]) -> None:
     scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
-    print(f"{scores} on {page.number(metrics['count'], 'image')}: {metrics['split']}, which choices were made on")
+    print(f"{scores} on {words.number(metrics['count'], 'image')}: {metrics['split']}, which choices were made on")
     if metrics["corrupt"]:
-        print(f"corrupt: {page.number(len(metrics['corrupt']), 'record')}, named in {run_directory.METRICS}")
+        print(f"corrupt: {words.number(len(metrics['corrupt']), 'record')}, named in {run_directory.METRICS}")
     print(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")

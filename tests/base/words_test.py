@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from tfrecord_tools.base import page
     ],
 )
 def test_numbers(count: int, words: list[str], expected: str) -> None:
-    assert page.number(count, *words) == expected
+    assert words.number(count, *words) == expected
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ def test_numbers(count: int, words: list[str], expected: str) -> None:
     ["an AVIF", "a JPEG", "a PNG", "an MPO", "a WebP", "a TIFF", "an ICO", "an XBM", "a HEIC", "an SGI", "a GIF"],
 )
 def test_articles(expected: str) -> None:
-    assert page.with_article(expected.split()[1]) == expected
+    assert words.with_article(expected.split()[1]) == expected
