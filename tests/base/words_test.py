@@ -8,7 +8,7 @@ from tfrecord_tools.base import words
 
 
 @pytest.mark.parametrize(
-    ("count", "words", "expected"),
+    ("count", "nouns", "expected"),
     [
         (0, ["image"], "0 images"),
         (1, ["image"], "1 image"),
@@ -22,8 +22,8 @@ from tfrecord_tools.base import words
         (2, ["image is", "images are"], "2 images are"),
     ],
 )
-def test_numbers(count: int, words: list[str], expected: str) -> None:
-    assert words.number(count, *words) == expected
+def test_numbers(count: int, nouns: list[str], expected: str) -> None:
+    assert words.number(count, *nouns) == expected
 
 
 @pytest.mark.parametrize(
