@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, usage, words, workers
+from tfrecord_tools.base import command, files, tabular, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
@@ -372,13 +372,10 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     totals = ["", "all", *(f"{row.sum():,}" for row in counts.values())]
     shards = ["", "shards", *(f"{sum(s.split == split for s in decided.shards):,}" for split in counts)]
     lines = [header, *rows, totals, shards]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     made = "splits of the source" if sources.has_splits else "automatic split"
     images = words.number(len(decided.numbers), "image")
     yield f"{sources.root}: {images}, {words.size(decided.bytes, 'MB')} to store, {made}"
-    for line in lines:
-        cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
-        yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])
+    yield from (f"  {line}" for line in tabular.aligned(lines, left=(1,)))
     yield from (f"  note: {note.line()}" for note in notes.of(decided, sources, facts))
     for name, count in sources.left_out.items():
         yield f"  left out, not in --classes: {name} ({words.number(count, 'file')})"

@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools.base import command, usage, words
+from tfrecord_tools.base import command, tabular, usage, words
 from tfrecord_tools.errors import UserError
 from trainers.models import model_file
 from trainers.results import image_files, predictions
@@ -89,7 +89,7 @@ def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Foun
 
     if config.csv:
         rows = (row for batch in told() for row in predictions.table(batch))
-        predictions.write_csv(Path(config.csv), predictions.columns(info.classes), rows)
+        tabular.write_csv(Path(config.csv), predictions.columns(info.classes), rows)
     else:
         deque(told(), maxlen=0)  # None of them is kept.
     if config.json:

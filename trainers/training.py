@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.base import words
-from tfrecord_tools.errors import UserError, named, refusal
+from tfrecord_tools.errors import UserError, named, one_line, refusal
 from tfrecord_tools.records import Dataset, Records
 from trainers import checkpoint, run_directory
 from trainers.checkpoint import Checkpointer, DivergedError
@@ -140,7 +140,7 @@ def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> It
             raise UserError(damage) from error
         if config.deterministic and "determinis" in str(error.message):
             raise UserError(
-                f"--deterministic: TensorFlow has no reproducible form of an operation: {_first_line(error)} Remove the"
+                f"--deterministic: TensorFlow has no reproducible form of an operation: {one_line(error)}. Remove the"
                 " flag, with another --run, or train another model."
             ) from error
         if isinstance(error, tf.errors.ResourceExhaustedError):
@@ -150,16 +150,12 @@ def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> It
             ) from error
         if isinstance(error, _WORKER_GONE) and config.strategy == "multi_worker":
             raise UserError(
-                f"the job has come apart: {_first_line(error)} If another worker is gone, its own output says why."
+                f"the job has come apart: {one_line(error)}. If another worker is gone, its own output says why."
                 " Start all of them again with the same commands: they continue from the last checkpoint."
             ) from error
         raise
     except OSError as error:
         raise UserError(f"{refusal(error)}. Mend the cause and run the same command again: it continues.") from error
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    return (error.message or type(error).__name__).strip().partition("\n")[0].rstrip(".") + "."
 
 
 def _results(run: str | None, settings: run_directory.Settings, found: device.Device) -> dict[str, Any] | None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrecord_tools.base import files
+from tfrecord_tools.base import tabular
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.records import Dataset, Records
 from trainers.models.model_file import ModelInfo
@@ -163,8 +161,8 @@ def write(directory: Path, predictions: Predictions) -> None:
     Lines of the latter, kept in a file of their own, are what `tfrecord_tools.convert --relabel` takes: its column
     `label` is what the model says, and `was` what the dataset does.
     """
-    write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
-    write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
+    tabular.write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
+    tabular.write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -195,16 +193,6 @@ def ranked(predictions: Predictions) -> np.ndarray:
     own = others[rows, labels]
     others[rows, labels] = -1
     return np.argsort(own - others.max(1), kind="stable")
-
-
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a CSV, whole or not at all; its rows as they come."""
-    with files.atomic(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", newline="")
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        text.detach()  # Writes the rest, and leaves the file open.
 
 
 def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
