@@ -209,7 +209,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw the accuracy of each variant (a dot a seed, an upright line at the mean), and beside it the training time."""
+    """Draw each variant's accuracy (a dot per seed, an upright line at the mean) and, beside it, its training time."""
     from matplotlib.figure import Figure
 
     finished = [row for row in rows if row.runs]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.csv"
 SUSPECTS = "suspects.csv"
 BATCH_SIZE = 32
-_SUSPECT_COLUMNS = ("rank", "path", "label", "was", "p_label", "p_was", "record")
+_SUSPECT_COLUMNS = ("rank", "path", "predicted_label", "given_label", "p_predicted", "p_given", "record")
 _DIFFERENCES_NAMED = 5
 
 
@@ -159,7 +159,7 @@ def write(directory: Path, predictions: Predictions) -> None:
     """Writes predictions.csv, and suspects.csv, which ranks all records by how wrong their labels look.
 
     Lines of the latter, kept in a file of their own, are what `tfrecord_tools.convert --relabel` takes: its column
-    `label` is what the model says, and `was` what the dataset does.
+    `predicted_label` is what the model says, and `given_label` what the dataset does.
     """
     tabular.write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
     tabular.write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
@@ -202,10 +202,10 @@ def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
         yield {
             "rank": rank,
             "path": predictions.paths[i],
-            "label": names[said],
-            "was": names[labels[i]],
-            "p_label": str(predictions.probabilities[i, said]),
-            "p_was": str(predictions.probabilities[i, labels[i]]),
+            "predicted_label": names[said],
+            "given_label": names[labels[i]],
+            "p_predicted": str(predictions.probabilities[i, said]),
+            "p_given": str(predictions.probabilities[i, labels[i]]),
             "record": "" if predictions.records is None else int(predictions.records[i]),
         }
 
