@@ -165,7 +165,8 @@ def find_columns(
     for name, column in reading.columns.items():
         if name in given or (name == "label" and reading.label_columns):
             continue
-        if (other := reading.also.get(name)) in table.column_names:
+        other = reading.also.get(name)
+        if other is not None and other in table.column_names:
             if column in table.column_names:
                 raise UserError(f"{path}: the columns {column!r} and {other!r} both hold {name}s. Remove one of them.")
             column = other

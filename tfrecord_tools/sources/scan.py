@@ -62,7 +62,8 @@ class ScanConfig:
         label_columns: Columns of a manifest of which exactly one is 1 in each row; their names are the classes. None:
             `label_column` holds the labels.
         manifest_encoding: Encoding of a CSV manifest. None: UTF-8, or what its byte order mark says.
-        relabel: A CSV or Parquet file with the columns `path` and `label` (or `predicted_label`): these images get these labels instead.
+        relabel: CSV or Parquet file with the columns `path` and `label` (or `predicted_label`), whose images get these
+            labels instead.
     """
 
     src: str

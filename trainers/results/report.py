@@ -227,8 +227,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         condition=_contradicted,
         title=f"{{labels}} contradicted with {_SURE:.0%} or more",
         text="They may be wrong{own}.",
-        advice="Go through `suspects.csv` from the top, append the lines whose column `predicted_label` is right to a file of"
-        " their own, and pass that file to `python -m tfrecord_tools.convert --relabel`.",
+        advice="Go through `suspects.csv` from the top, append the lines whose column `predicted_label` is right to a"
+        " file of their own, and pass that file to `python -m tfrecord_tools.convert --relabel`.",
     ),
     Rule(
         name="weak_class",
