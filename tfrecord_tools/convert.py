@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, page, usage, workers
+from tfrecord_tools.base import command, files, tabular, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
 from tfrecord_tools.conversion import beam_engine, describe, notes, source_flags, update, workspace
-from tfrecord_tools.conversion.notes import size
 from tfrecord_tools.conversion.plan import DUPLICATES, Plan, PlanConfig, check_rejected, divided, listed, plan
 from tfrecord_tools.conversion.survey import Facts, survey
 from tfrecord_tools.conversion.workspace import Workspace
@@ -211,7 +210,7 @@ class _Conversion:
         index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
         self._describe(decided, sources, facts, space.data)
         if copied := sum(_is_copy(shard, space.data, decided.name) for shard in decided.shards):
-            what = page.number(copied, "unchanged shard")
+            what = words.number(copied, "unchanged shard")
             self._log(f"  note: {what} copied, since the file system has no hard links")
         space.commit_data(self._config.request() | {"update": self._base is not None})
         self._log(_closing(decided, facts, space.out, time.monotonic() - start))
@@ -323,7 +322,7 @@ def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertCon
     if len(small):
         first = sources.paths[int(decided.numbers[small[0]])]
         raise UserError(
-            f"--store=raw: {page.number(len(small), 'image is', 'images are')} smaller than"
+            f"--store=raw: {words.number(len(small), 'image is', 'images are')} smaller than"
             f" --resize={config.resize}, such as {first}"
             f" ({table['width'][small[0]]} pixels). Pass --upscale to enlarge them, or a smaller --resize."
         )
@@ -335,20 +334,20 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
     free = shutil.disk_usage(space.root).free
     if needed > free:
         raise UserError(
-            f"{space.root}: {size(needed)} are needed and {size(free)} are free."
+            f"{space.root}: {words.size(needed, 'MB')} are needed and {words.size(free, 'MB')} are free."
             " Free some space and run the same command again, or choose an --out elsewhere."
         )
 
 
 def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
     linked = sum(bool(shard.link) for shard in decided.shards)
-    kept = f" ({page.number(linked, 'as it was', 'as they were')})" if linked else ""
+    kept = f" ({words.number(linked, 'as it was', 'as they were')})" if linked else ""
     counts = Counter(r.done for r in decided.rejected)
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     changed = np.count_nonzero(facts.table["changes"][decided.numbers])
     return (
-        f"{out}/: {page.number(len(decided.numbers), 'record')} in"
-        f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
+        f"{out}/: {words.number(len(decided.numbers), 'record')} in"
+        f" {words.number(len(decided.shards), 'shard')}{kept}, {words.size(decided.bytes, 'MB')},"
         f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
         f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
     )
@@ -364,15 +363,13 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     totals = ["", "all", *(f"{row.sum():,}" for row in counts.values())]
     shards = ["", "shards", *(f"{sum(s.split == split for s in decided.shards):,}" for split in counts)]
     lines = [header, *rows, totals, shards]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     made = "splits of the source" if sources.has_splits else "automatic split"
-    yield f"{sources.root}: {page.number(len(decided.numbers), 'image')}, {size(decided.bytes)} to store, {made}"
-    for line in lines:
-        cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
-        yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])
+    images = words.number(len(decided.numbers), "image")
+    yield f"{sources.root}: {images}, {words.size(decided.bytes, 'MB')} to store, {made}"
+    yield from (f"  {line}" for line in tabular.aligned(lines, left=(1,)))
     yield from (f"  note: {note.line()}" for note in notes.of(decided, sources, facts))
     for name, count in sources.left_out.items():
-        yield f"  left out, not in --classes: {name} ({page.number(count, 'file')})"
+        yield f"  left out, not in --classes: {name} ({words.number(count, 'file')})"
     yield from listed(decided.rejected)
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.base import command, files, page, usage
+from tfrecord_tools.base import command, files, usage, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import recipes, run_directory, training_flags
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
     if failed:
         logs = ", ".join(str(out / f"{variant.run(seed)}.log") for variant, seed in failed)
         raise UserError(
-            f"{len(failed)} of {page.number(len(jobs), 'training')} failed, see {logs}. Where no flag is wrong, the"
+            f"{len(failed)} of {words.number(len(jobs), 'training')} failed, see {logs}. Where no flag is wrong, the"
             f" same command tries"
             " them again."
         )

@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools.base import command, page, usage
+from tfrecord_tools.base import command, usage, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import run_directory
@@ -88,7 +88,7 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     low, high = metrics["accuracy_interval"]
     print(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
-        f" {page.number(len(predicted), 'image')}: {metrics['split']}"
+        f" {words.number(len(predicted), 'image')}: {metrics['split']}"
     )
     print(f"{out}/ with {', '.join(sorted(one.name for one in out.iterdir()))}")
     return metrics

@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.base import page
-from tfrecord_tools.errors import UserError, named, refusal
+from tfrecord_tools.base import words
+from tfrecord_tools.errors import UserError, named, one_line, refusal
 from tfrecord_tools.records import Dataset, Records
 from trainers import checkpoint, run_directory
 from trainers.checkpoint import Checkpointer, DivergedError
@@ -140,7 +140,7 @@ def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> It
             raise UserError(damage) from error
         if config.deterministic and "determinis" in str(error.message):
             raise UserError(
-                f"--deterministic: TensorFlow has no reproducible form of an operation: {_first_line(error)} Remove the"
+                f"--deterministic: TensorFlow has no reproducible form of an operation: {one_line(error)}. Remove the"
                 " flag, with another --run, or train another model."
             ) from error
         if isinstance(error, tf.errors.ResourceExhaustedError):
@@ -150,16 +150,12 @@ def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> It
             ) from error
         if isinstance(error, _WORKER_GONE) and config.strategy == "multi_worker":
             raise UserError(
-                f"the job has come apart: {_first_line(error)} If another worker is gone, its own output says why."
+                f"the job has come apart: {one_line(error)}. If another worker is gone, its own output says why."
                 " Start all of them again with the same commands: they continue from the last checkpoint."
             ) from error
         raise
     except OSError as error:
         raise UserError(f"{refusal(error)}. Mend the cause and run the same command again: it continues.") from error
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    return (error.message or type(error).__name__).strip().partition("\n")[0].rstrip(".") + "."
 
 
 def _results(run: str | None, settings: run_directory.Settings, found: device.Device) -> dict[str, Any] | None:
@@ -231,7 +227,7 @@ def _train_in(run: Path, training: Training) -> dict[str, Any]:
     if len(set(found.all_gather(done))) > 1:
         raise UserError(f"--run={run}: the workers find different checkpoints there. {_SHARED}")
     if done:
-        print(f"resumed: {page.number(done, 'step is', 'steps are')} done", flush=True)
+        print(f"resumed: {words.number(done, 'step is', 'steps are')} done", flush=True)
     pace = Pace(recipe.batch_size, config.deterministic)
     task = (_features_task if recipe.from_features else _pixels_task)(training, pace)
     write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
@@ -452,7 +448,7 @@ def _check_devices(recipe: Recipe, found: device.Device) -> None:
 def _print_plan(training: Training) -> None:
     data, recipe, splits = training.data, training.recipe, training.splits
     print(
-        f"data: {data.directory} ({data.name}), {page.number(len(data.class_names), 'class')}:"
+        f"data: {data.directory} ({data.name}), {words.number(len(data.class_names), 'class')}:"
         f" {named(data.class_names)}"
     )
     print(f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}")
@@ -466,7 +462,7 @@ def _print_plan(training: Training) -> None:
 
 def _epoch(steps: int, batch_size: int, images: int) -> str:
     """Says what an epoch sees: batches are whole, so that it is rarely each image once."""
-    shown = f"{page.number(steps, 'step')} of {page.number(batch_size, 'image')}"
+    shown = f"{words.number(steps, 'step')} of {words.number(batch_size, 'image')}"
     if steps * batch_size == images:
         return f"{shown}, each of the {images:,} once"
     return f"{shown}, {steps * batch_size / images:.3g} times the {images:,} there are"
@@ -520,7 +516,7 @@ def _latency_ms(model: keras.Model, size: int) -> float:
 
 def _print_results(run: Path, metrics: dict[str, Any]) -> None:
     scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
-    print(f"{scores} on {page.number(metrics['count'], 'image')}: {metrics['split']}, which choices were made on")
+    print(f"{scores} on {words.number(metrics['count'], 'image')}: {metrics['split']}, which choices were made on")
     if metrics["corrupt"]:
-        print(f"corrupt: {page.number(len(metrics['corrupt']), 'record')}, named in {run_directory.METRICS}")
+        print(f"corrupt: {words.number(len(metrics['corrupt']), 'record')}, named in {run_directory.METRICS}")
     print(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")

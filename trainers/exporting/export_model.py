@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools.base import files, page
+from tfrecord_tools.base import files, words
 from tfrecord_tools.decoding import decoder
-from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.errors import UserError, one_line, refusal
 from tfrecord_tools.layout import schema
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers.models import model_file
@@ -112,7 +112,7 @@ class Check:
 
     def __str__(self) -> str:
         one = self.images.replace("records", "record", 1).replace("images", "image", 1)
-        asked = page.number(self.count, one, self.images)
+        asked = words.number(self.count, one, self.images)
         if self.quantized:
             return (
                 f"{1 - self.other_answers:.2%} of {asked} get the same class as from the Keras model, and"
@@ -212,9 +212,8 @@ def _as_user_error(to: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"--format={to}: this model cannot be converted: {reason.rstrip('.')}. Pass another --format."
+            f"--format={to}: this model cannot be converted: {one_line(error)}. Pass another --format."
         ) from error
 
 
