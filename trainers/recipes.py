@@ -144,6 +144,11 @@ class Recipe:
     class_weights: str = "none"
     early_stopping: int = 0
 
+    @property
+    def blended(self) -> bool:
+        """Whether targets may lie between classes, because of MixUp, CutMix or label smoothing."""
+        return bool(self.mixup or self.cutmix or self.label_smoothing)
+
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size}: at least 1 image is needed.")

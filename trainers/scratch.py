@@ -27,12 +27,14 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
+    tfrecords, how = FLAGS.tfrecords, {}
     if FLAGS.csv:
-        FLAGS.tfrecords, size = csv_dataset.as_dataset(FLAGS.csv, FLAGS.tfrecords)
+        tfrecords, size = csv_dataset.as_dataset(FLAGS.csv, FLAGS.tfrecords, command.say)
         if FLAGS.image_size is None and FLAGS.recipe != "document":
-            FLAGS.image_size = size
-    augmented = {"augmented": FLAGS.augment not in (None, "none")} if FLAGS.recipe == "document" else {}
-    training_flags.train("scratch", argv, **augmented)
+            how["image_size"] = size
+    if FLAGS.recipe == "document":
+        how["augmented"] = FLAGS.augment not in (None, "none")
+    training_flags.train("scratch", argv, tfrecords, **how)
 
 
 if __name__ == "__main__":

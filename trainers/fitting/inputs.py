@@ -39,7 +39,7 @@ class Splits:
     validation_share: Records
 
 
-def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1)) -> Splits:
+def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callable[[str], object] = print) -> Splits:
     """Takes the dataset's own validation split, else holds some of the training images out.
 
     Raises:
@@ -55,20 +55,22 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1)) -> Splits:
     train = data.records("train")
     if config.records:
         train = train.select(read_numbers(config.records, len(train)))
-        print(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
+        log(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
     if data.splits.get("validation"):
-        return _splits(data, train, data.records("validation"), "the validation split", shard)
+        return _splits(data, train, data.records("validation"), "the validation split", shard, log)
     rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
             f"--tfrecords={data.directory}: {page.number(len(train), 'training image is', 'training images are')}"
             f" too few to hold some out for validation."
         )
-    print(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
-    return _splits(data, rest, held_out, "held out of the train split", shard)
+    log(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
+    return _splits(data, rest, held_out, "held out of the train split", shard, log)
 
 
-def _splits(data: Dataset, train: Records, validation: Records, name: str, shard: Shard) -> Splits:
+def _splits(
+    data: Dataset, train: Records, validation: Records, name: str, shard: Shard, log: Callable[[str], object]
+) -> Splits:
     names = data.class_names
     counts = {
         what: np.bincount(records.labels, minlength=len(names))
@@ -82,7 +84,7 @@ def _splits(data: Dataset, train: Records, validation: Records, name: str, shard
     for what, count in counts.items():
         absent = [names[label] for label in np.flatnonzero(count == 0)]
         if absent:
-            print(f"no {what} images of {len(absent):,} of {len(names):,} classes: {named(absent)}")
+            log(f"no {what} images of {len(absent):,} of {len(names):,} classes: {named(absent)}")
     index, workers = shard
     if len(validation) < workers:
         raise UserError(
@@ -114,14 +116,16 @@ def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
         )
 
 
-def cached(records: Records, recipe: Recipe, config: TrainConfig) -> dataset.Cache | None:
+def cached(
+    records: Records, recipe: Recipe, config: TrainConfig, log: Callable[[str], object] = print
+) -> dataset.Cache | None:
     """The decoded images where they are to be kept in memory."""
     if config.cache == "off" or (config.cache == "auto" and sum(phase.epochs for phase in recipe.phases) < 2):
         return None
     budget = config.cache_mb * 1_000_000
     cache = dataset.cache_pixels(records, image_size=recipe.model.size, crop=recipe.crop, budget_bytes=budget)
     if cache is not None:
-        print(f"cache: {page.number(len(records), 'decoded image')}, {cache.pixels.nbytes / 1e6:,.0f} MB", flush=True)
+        log(f"cache: {page.number(len(records), 'decoded image')}, {cache.pixels.nbytes / 1e6:,.0f} MB")
     return cache
 
 
