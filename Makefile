@@ -38,6 +38,7 @@ test: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy tfrecord_tools trainers examples
+	$(VENV)/bin/lint-imports --no-cache
 	$(RUN) -m pytest
 
 test-slow: $(VENV)/installed

@@ -12,7 +12,7 @@ from typing import Any
 
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
-from trainers.models import backbones
+from trainers import backbones
 
 CACHES = ("auto", "memory", "off")
 CLASS_WEIGHTS = ("none", "balanced")

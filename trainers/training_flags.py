@@ -11,8 +11,7 @@ from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.base import command, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-from trainers import recipes
-from trainers.models import backbones
+from trainers import backbones, recipes
 from trainers.recipes import ModelConfig, Recipe, TrainConfig
 
 flags.disclaim_key_flags()  # The flags belong to the trainer that has them defined, and stand in its --help.

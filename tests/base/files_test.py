@@ -94,7 +94,7 @@ def test_lock_is_held_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_lock_is_waited_for(tmp_path: Path) -> None:
     """The workers of a killed run hold it a moment longer."""
     code = (
-        "import pathlib, sys, time; from tfrecord_tools import files\n"
+        "import pathlib, sys, time; from tfrecord_tools.base import files\n"
         "with files.lock(pathlib.Path(sys.argv[1]), ''): print('held', flush=True); time.sleep(0.5)"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "lock")]
@@ -108,7 +108,7 @@ def test_lock_is_waited_for(tmp_path: Path) -> None:
 
 def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
-        "import os, pathlib, sys; from tfrecord_tools import files\n"
+        "import os, pathlib, sys; from tfrecord_tools.base import files\n"
         "with files.lock(pathlib.Path(sys.argv[1]), ''): os.kill(os.getpid(), 9)"
     )
     process = subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")], cwd=REPOSITORY, check=False)
@@ -187,7 +187,7 @@ def test_other_errors_of_flock_name_file_and_call(tmp_path: Path, monkeypatch: p
 @pytest.mark.usefixtures("no_flock")
 def test_without_flock_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     code = NO_FLOCK + (
-        "import pathlib, sys; from tfrecord_tools import files\n"
+        "import pathlib, sys; from tfrecord_tools.base import files\n"
         "with files.lock(pathlib.Path(sys.argv[1]), ''): os.kill(os.getpid(), 9)"
     )
     path = tmp_path / "lock"
@@ -217,7 +217,7 @@ def test_without_flock_two_processes_take_turns(tmp_path: Path, monkeypatch: pyt
     """Each adds one to a number, read and written under the lock."""
     (tmp_path / "number").write_text("0")
     code = NO_FLOCK + (
-        "import pathlib, sys; from tfrecord_tools import files\n"
+        "import pathlib, sys; from tfrecord_tools.base import files\n"
         "files._LOCK_SECONDS = 60; number = pathlib.Path(sys.argv[1])\n"
         "for _ in range(20):\n"
         "  with files.lock(number.with_name('lock'), ''): number.write_text(str(int(number.read_text()) + 1))"

@@ -48,7 +48,7 @@ NARROWED = {
     "tfrecord_tools.sources.stores.list_store": READERS_OF_SOURCES,  # predict passes directories alone.
     "tfrecord_tools.sources.stores._zip_members": READERS_OF_SOURCES,  # Likewise.
     "tfrecord_tools.sources.stores._tar_members": READERS_OF_SOURCES,  # Likewise.
-    "trainers.models.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
+    "trainers.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
     "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate make recipes of default values.
     "trainers.recipes.Phase.__post_init__": TRAINING,  # Likewise.
     "trainers.recipes.Recipe.__post_init__": TRAINING,  # Likewise.

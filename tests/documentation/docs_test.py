@@ -22,8 +22,7 @@ from tfrecord_tools import order
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
 from tfrecord_tools.layout import index, schema
 from tfrecord_tools.records import open_dataset
-from trainers import recipes
-from trainers.models import backbones
+from trainers import backbones, recipes
 
 DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
 

@@ -153,7 +153,7 @@ def test_a_build_of_pillow_without_a_decoder(monkeypatch: pytest.MonkeyPatch, na
 
 def test_readers_of_extras_are_not_imported_for_other_images() -> None:
     code = (
-        "import sys; from tfrecord_tools import images; images.prepare(open(0, 'rb').read());"
+        "import sys; from tfrecord_tools.images.preparation import prepare; prepare(open(0, 'rb').read());"
         "print({'pillow_heif', 'pillow_jxl', 'tensorflow'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], input=JPEG, capture_output=True, check=True)
@@ -450,10 +450,10 @@ def test_libtiff_prints_nothing(tmp_path: Path) -> None:
     broken = whole[:8] + bytes(100) + whole[108:] if at == 0 else whole[:8] + b"\xff" * 60 + whole[68:]
     (tmp_path / "a.tif").write_bytes(broken)
     code = (
-        "import sys; from tfrecord_tools import images\n"
+        "import sys; from tfrecord_tools.images import preparation\n"
         "for data in (open(sys.argv[1], 'rb').read(), bytes.fromhex(sys.argv[2])):\n"
-        "    try: images.prepare(data)\n"
-        "    except images.BadImage as error: print(error)\n"
+        "    try: preparation.prepare(data)\n"
+        "    except preparation.BadImage as error: print(error)\n"
     )
     arguments = [sys.executable, "-c", code, str(tmp_path / "a.tif"), directory(samples=300).hex()]
     run = subprocess.run(arguments, capture_output=True, text=True, check=True, env={**os.environ})

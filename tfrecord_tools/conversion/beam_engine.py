@@ -395,6 +395,6 @@ def _options_and_runner(options: list[str], place: Path) -> tuple[Any, Any]:
     if direct.direct_running_mode != "multi_processing":
         return parsed, FnApiRunner()
     direct.direct_running_mode = "in_memory"  # Else it would start Beam's own worker instead.
-    program = f"from tfrecord_tools import beam_worker; beam_worker.main({str(place)!r}, {os.getpid()})"
+    program = f"from tfrecord_tools.conversion import beam_worker; beam_worker.main({str(place)!r}, {os.getpid()})"
     command = shlex.join([sys.executable, "-c", program])
     return parsed, FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {command}"))

@@ -18,7 +18,7 @@ import keras
 
 from tfrecord_tools.base import page
 from tfrecord_tools.errors import UserError
-from trainers.models import backbones
+from trainers import backbones
 from trainers.recipes import ModelConfig
 
 # keras/src/applications/imagenet_utils.py: means and deviations over ImageNet, in RGB order.

@@ -14,8 +14,8 @@ from typing import Any
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
+from trainers import backbones as known
 from trainers import recipes, run_directory
-from trainers.models import backbones as known
 from trainers.run_directory import Metrics
 
 TABLE, CHART = "comparison.csv", "comparison.png"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from tfrecord_tools.errors import UserError
-from trainers import recipes
-from trainers.models import backbones, networks
+from trainers import backbones, recipes
+from trainers.models import networks
 from trainers.recipes import ModelConfig
 
 SMALL = ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.25}, weights="none", image_size=32)

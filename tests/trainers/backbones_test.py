@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from tfrecord_tools.errors import UserError
-from trainers import recipes
-from trainers.models import backbones
+from trainers import backbones, recipes
 
 
 def test_nothing_here_imports_tensorflow():
