@@ -21,11 +21,12 @@ from trainers.devices import cluster
 from trainers.devices import device as devices
 from trainers.devices.device import Device
 from trainers.fit import Task, fit
-from trainers.fitting import inputs, judging, setup, tasks
+from trainers.fitting import inputs, setup, tasks
 from trainers.fitting.settings import settings_of
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
 from trainers.recipes import Phase, Recipe, TrainConfig
+from trainers.results import judging
 from trainers.run_directory import Metrics, Settings
 
 # TensorFlow raises one of these in the other processes of a job when a process is gone.
