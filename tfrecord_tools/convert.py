@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, page, usage, workers
+from tfrecord_tools.base import command, files, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
@@ -220,7 +220,7 @@ class _Conversion:
         index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
         self._describe(decided, sources, facts, space.data)
         if copied := sum(_is_copy(shard, space.data, decided.name) for shard in decided.shards):
-            what = page.number(copied, "unchanged shard")
+            what = words.number(copied, "unchanged shard")
             self._log(f"  note: {what} copied, since the file system has no hard links")
         space.commit_data(self._config.request() | {"update": self._base is not None})
         self._log(_closing(decided, facts, space.out, time.monotonic() - start))
@@ -332,7 +332,7 @@ def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertCon
     if len(small):
         first = sources.paths[int(decided.numbers[small[0]])]
         raise UserError(
-            f"--store=raw: {page.number(len(small), 'image is', 'images are')} smaller than"
+            f"--store=raw: {words.number(len(small), 'image is', 'images are')} smaller than"
             f" --resize={config.resize}, such as {first}"
             f" ({table['width'][small[0]]} pixels). Pass --upscale to enlarge them, or a smaller --resize."
         )
@@ -351,13 +351,13 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
 
 def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
     linked = sum(bool(shard.link) for shard in decided.shards)
-    kept = f" ({page.number(linked, 'as it was', 'as they were')})" if linked else ""
+    kept = f" ({words.number(linked, 'as it was', 'as they were')})" if linked else ""
     counts = Counter(r.done for r in decided.rejected)
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     changed = np.count_nonzero(facts.table["changes"][decided.numbers])
     return (
-        f"{out}/: {page.number(len(decided.numbers), 'record')} in"
-        f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
+        f"{out}/: {words.number(len(decided.numbers), 'record')} in"
+        f" {words.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
         f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
         f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
     )
@@ -375,13 +375,13 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     lines = [header, *rows, totals, shards]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     made = "splits of the source" if sources.has_splits else "automatic split"
-    yield f"{sources.root}: {page.number(len(decided.numbers), 'image')}, {size(decided.bytes)} to store, {made}"
+    yield f"{sources.root}: {words.number(len(decided.numbers), 'image')}, {size(decided.bytes)} to store, {made}"
     for line in lines:
         cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
         yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])
     yield from (f"  note: {note.line()}" for note in notes.of(decided, sources, facts))
     for name, count in sources.left_out.items():
-        yield f"  left out, not in --classes: {name} ({page.number(count, 'file')})"
+        yield f"  left out, not in --classes: {name} ({words.number(count, 'file')})"
     yield from listed(decided.rejected)
 
 

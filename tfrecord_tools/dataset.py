@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfrecord_tools import order as orders
 from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.augmentation.augment import augment as augmented
-from tfrecord_tools.base import page, python_calls, workers
+from tfrecord_tools.base import python_calls, words, workers
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.decoding.geometry import check_crop
 from tfrecord_tools.errors import UserError
@@ -168,7 +168,7 @@ class _Chosen:
             )
         if order.count != len(records):
             raise UserError(
-                f"order: it is one of {page.number(order.count, 'record')}, and these are {len(records):,}."
+                f"order: it is one of {words.number(order.count, 'record')}, and these are {len(records):,}."
             )
         self.share = batch_size // workers
         self._records, self._order, self._seed = records, order, seed

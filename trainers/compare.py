@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.base import command, files, page, usage
+from tfrecord_tools.base import command, files, usage, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import recipes, run_directory, training_flags
@@ -124,7 +124,7 @@ def compare(config: CompareConfig) -> None:
     _write_results(config, failed)
     if failed:
         raise UserError(
-            f"{len(failed)} of {page.number(len(jobs), 'training')} failed, see"
+            f"{len(failed)} of {words.number(len(jobs), 'training')} failed, see"
             f" {', '.join(str(job.log) for job in failed)}. Where no flag is wrong, the same command tries them again."
         )
 
@@ -133,10 +133,10 @@ def _check_same(job: Job, digest: str) -> None:
     """Raise UserError if a finished run, which would not be trained again, has another trainer, flags or dataset."""
     if not job.is_done():
         return
-    words = json.loads(job.record.read_text())
-    if words != job.variant.told(job.seed):
+    begun = json.loads(job.record.read_text())
+    if begun != job.variant.told(job.seed):
         raise UserError(
-            f"{job.run}: finished with other flags: {' '.join(words)}. Give the variant another NAME, or pass another"
+            f"{job.run}: finished with other flags: {' '.join(begun)}. Give the variant another NAME, or pass another"
             " --out."
         )
     trained_on = run_directory.read_settings(job.run)["dataset"]["digest"]

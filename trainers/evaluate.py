@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.base import command, page, usage
+from tfrecord_tools.base import command, usage, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import run_directory
@@ -93,7 +93,7 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
     low, high = metrics["accuracy_interval"]
     log(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
-        f" {page.number(len(predicted), 'image')}: {metrics['split']}"
+        f" {words.number(len(predicted), 'image')}: {metrics['split']}"
     )
     log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
     return metrics

@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools.base import command, page, usage
+from tfrecord_tools.base import command, usage, words
 from tfrecord_tools.errors import UserError
 from trainers.models import model_file
 from trainers.results import image_files, predictions
@@ -142,13 +142,13 @@ def main(argv: Sequence[str]) -> None:
         print(f"unreadable: {path}: {reason}", file=sys.stderr)
     judged = len(found.sources) - sum(source.path in {**found.unreadable, **found.skipped} for source in found.sources)
     if found.skipped:
-        what = page.number(len(found.skipped), "file that is not an image", "files that are not images")
+        what = words.number(len(found.skipped), "file that is not an image", "files that are not images")
         print(f"note: {what} skipped, such as {next(iter(found.skipped))}", file=sys.stderr)
     if not judged and not found.unreadable:
         raise UserError("no images there. Pass images, or directories of images.")
     if found.unreadable:
         rest = "Everything else was judged" if judged else "Nothing was judged"
-        raise UserError(f"{page.number(len(found.unreadable), 'unreadable file')}, listed above. {rest}.")
+        raise UserError(f"{words.number(len(found.unreadable), 'unreadable file')}, listed above. {rest}.")
 
 
 if __name__ == "__main__":

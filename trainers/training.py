@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.records import Dataset
 from trainers import checkpoint, run_directory
@@ -177,7 +177,7 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
     if len(set(device.all_gather(done))) > 1:
         raise UserError(f"--run={run}: the workers find different checkpoints there. {_SHARED}")
     if done:
-        log(f"resumed: {page.number(done, 'step is', 'steps are')} done")
+        log(f"resumed: {words.number(done, 'step is', 'steps are')} done")
     write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
     return checkpointer
 
@@ -238,7 +238,7 @@ def _first_line(error: tf.errors.OpError) -> str:
 
 def _log_results(run: Path, metrics: Metrics, log: Callable[[str], object]) -> None:
     scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
-    log(f"{scores} on {page.number(metrics['count'], 'image')}: {metrics['split']}, which choices were made on")
+    log(f"{scores} on {words.number(metrics['count'], 'image')}: {metrics['split']}, which choices were made on")
     if metrics["corrupt"]:
-        log(f"corrupt: {page.number(len(metrics['corrupt']), 'record')}, named in {run_directory.METRICS}")
+        log(f"corrupt: {words.number(len(metrics['corrupt']), 'record')}, named in {run_directory.METRICS}")
     log(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from string import Template
 
 _STYLE = "page.css"
-_SAID_AS_WORDS = frozenset({"FITS", "HEIC", "HEIF", "RAW", "SUN"})
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}  # Such as newlines, as Python writes them.
 
 
@@ -39,26 +38,3 @@ def table(heads: Sequence[str], rows: Iterable[Iterable[str]], numbers: Sequence
 def text(text: str) -> str:
     """Escapes for elements and attributes; control characters are written out."""
     return html.escape(text.translate(_CONTROLS))
-
-
-def number(count: int, one: str, many: str | None = None) -> str:
-    """Writes a number with what it counts: `1 image`, `1,234 images`, `2 classes`, `3 copies`.
-
-    Args:
-        count: How many.
-        one: Of a single one, a noun at its end: "image", or "image is" with `many`.
-        many: Of several. None: the plural of `one`.
-    """
-    return f"{count:,} {one if count == 1 else many or _plural(one)}"
-
-
-def _plural(noun: str) -> str:
-    if noun.endswith("y") and noun[-2:-1] not in "aeiou":
-        return f"{noun[:-1]}ies"
-    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
-
-
-def with_article(name: str) -> str:
-    """A name with `a` or `an`, as it is spoken: `an AVIF`, `a JPEG`, `an MPO`, `a WebP`."""
-    spelled = name.isupper() and name not in _SAID_AS_WORDS  # Letter by letter: "em-pee-oh".
-    return f"{'an' if name[:1] in ('AEIOFHLMNRSX' if spelled else 'AEIOaeio') else 'a'} {name}"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from tfrecord_tools.base import files, page
+from tfrecord_tools.base import files, page, words
 from tfrecord_tools.card.statistics import Thumbnail
 from tfrecord_tools.conversion.notes import sentence
 
@@ -185,7 +185,7 @@ def _counted(facts: Mapping[str, Any]) -> dict[str, str]:
         "skipped": (done["skipped"], "file", "skipped"),
         "repaired": (done["repaired"], "file", "repaired"),
     }
-    return {name: f"{page.number(count, what)} {how}" for name, (count, what, how) in counts.items() if count}
+    return {name: f"{words.number(count, what)} {how}" for name, (count, what, how) in counts.items() if count}
 
 
 def _seen_in_classes(classes: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> dict[str, str]:
@@ -197,7 +197,7 @@ def _seen_in_classes(classes: Sequence[Mapping[str, Any]], splits: Sequence[str]
     sizes = [row[splits[0]] for row in classes if row[splits[0]]]
     if max(sizes) >= _IMBALANCE * min(sizes):
         found["imbalance"] = (
-            f"Unequal classes: from {min(sizes):,} to {page.number(max(sizes), 'image')} in {splits[0]}"
+            f"Unequal classes: from {min(sizes):,} to {words.number(max(sizes), 'image')} in {splits[0]}"
         )
     return found
 
@@ -291,7 +291,7 @@ def _classes(facts: Mapping[str, Any]) -> str:
         middle = ordered[_CLASSES_AT_ENDS:-_CLASSES_AT_ENDS]
         sums = (_share(sum(row[split] for row in middle), records[split], 0) for split in splits)
         rows = [line(row) for row in ordered[:_CLASSES_AT_ENDS] + ordered[-_CLASSES_AT_ENDS:]]
-        rows.insert(_CLASSES_AT_ENDS, [f"{page.number(len(middle), 'class')} between these", *sums])
+        rows.insert(_CLASSES_AT_ENDS, [f"{words.number(len(middle), 'class')} between these", *sums])
         note = (
             f'<p class="aside">The {_CLASSES_AT_ENDS} largest and the {_CLASSES_AT_ENDS} smallest of {len(classes):,}'
             " classes; <code>convert.json</code> lists all.</p>"
@@ -345,7 +345,7 @@ def _histogram(title: str, facts: Mapping[str, Any], written: Callable[[float], 
         f'<span style="left:{100 * i / bins:.2f}%">{written(facts["edges"][i])}</span>'
         for i in range(0, bins + 1, max(1, bins // _AXIS_PARTS))
     )
-    described = f"{title} of {page.number(sum(facts['counts']), 'image')}: {low} to {high}, median {median}"
+    described = f"{title} of {words.number(sum(facts['counts']), 'image')}: {low} to {high}, median {median}"
     return (
         f'<figure>{heading}<div class="plot"><div class="axis">'
         f'<span style="left:{place:.2f}%;transform:translateX(-{place:.2f}%)">median {median}</span></div>'
@@ -362,7 +362,7 @@ def _bars(facts: Mapping[str, Any], highest: int, written: Callable[[float], str
     bars = []
     for i, count in enumerate(facts["counts"]):
         height = max(1.5, 100 * count / highest) if count else 0  # A single image can be seen.
-        text = f"{written(facts['edges'][i])} to {written(facts['edges'][i + 1])}: {page.number(count, 'image')}"
+        text = f"{written(facts['edges'][i])} to {written(facts['edges'][i + 1])}: {words.number(count, 'image')}"
         bars.append(
             f'<rect x="{(i + 0.05) * width:.2f}" y="{100 - height:.2f}" width="{0.9 * width:.2f}"'
             f' height="{height:.2f}"><title>{text}</title></rect>'
@@ -427,7 +427,7 @@ def _sets(
     items = [f"<li>{(_labels if side_by_side else _places)(same, pictures)}</li>" for same in examples]
     rest = count - sum(len(same) for same in examples)
     if rest > 0:
-        items.append(f"<li><small>and {page.number(rest, 'more file')}</small></li>")
+        items.append(f"<li><small>and {words.number(rest, 'more file')}</small></li>")
     return f'<ul class="{"pairs" if side_by_side else "sets"}">{"".join(items)}</ul>'
 
 
@@ -460,7 +460,7 @@ def _colors(colors: Mapping[str, Any]) -> str:
     channels = list(zip(("Red", "Green", "Blue"), colors["mean"], colors["std"]))
     rows = ([name, f"{m:.2f}", f"{s:.2f}", f"{m / 255:.4f}", f"{s / 255:.4f}"] for name, m, s in channels)
     mean, std = ([round(value / 255, 4) for value in colors[key]] for key in ("mean", "std"))
-    sampled = page.number(colors["sampled"], "image")
+    sampled = words.number(colors["sampled"], "image")
     return (
         f'<p class="aside">Of {sampled}, evenly over all splits; each counts the same.</p>'
         f"{page.table(['Channel', 'Mean', 'Std', 'Mean / 255', 'Std / 255'], rows, numbers=(1, 2, 3, 4))}"

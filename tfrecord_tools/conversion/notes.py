@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.conversion.plan import Plan, split_notes
 from tfrecord_tools.conversion.survey import TYPES, Facts
 from tfrecord_tools.images import levels
@@ -103,7 +103,7 @@ def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
         if kind == "deep":
             yield from _deep(plan, table, rows)
         elif kind == "gps":
-            text = f"{len(rows):,} of {page.number(len(table), 'image')} carry GPS positions"
+            text = f"{len(rows):,} of {words.number(len(table), 'image')} carry GPS positions"
             yield _note(plan, rows, kind, text=text, advice=finding.advice)
         else:
             text = _agreeing(f"{{count}} {finding.text}", len(rows))
@@ -168,7 +168,7 @@ def _note(plan: Plan, rows: np.ndarray, kind: str, text: str, advice: str = "", 
 def _agreeing(text: str, count: int) -> str:
     """Fill in the forms that depend on a number."""
     forms = {"have": "has", "are": "is"} if count == 1 else {"have": "have", "are": "are"}
-    return text.format(count=page.number(count, "image"), **forms)
+    return text.format(count=words.number(count, "image"), **forms)
 
 
 def _percent(share: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfrecord_tools import order
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.conversion.survey import Facts
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout import duplicates, schema
@@ -221,7 +221,7 @@ def plan(
     if not len(numbers):
         first_bad = min(bad, key=lambda r: r.path)
         raise UserError(
-            f"{sources.root}: none of {page.number(len(bad), 'file')} can be a record: {first_bad.path}:"
+            f"{sources.root}: none of {words.number(len(bad), 'file')} can be a record: {first_bad.path}:"
             f" {first_bad.reason}."
             " Is --src right?"
         )
@@ -340,7 +340,7 @@ def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> 
     if len(rejected) > max_bad * total:
         examples = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
         raise UserError(
-            f"{len(rejected):,} of {page.number(total, 'file')} cannot be records, more than --max_bad={max_bad:g}"
+            f"{len(rejected):,} of {words.number(total, 'file')} cannot be records, more than --max_bad={max_bad:g}"
             f" allows:{examples}"
             "\nIs --src right? Mend or remove the files, or allow more with --max_bad."
         )
@@ -351,7 +351,7 @@ def listed(rejected: Sequence[Rejected]) -> Iterator[str]:
     for one in rejected[:_SHOWN]:
         yield f"  {one.done}: {one.path}: {one.reason}"
     if len(rejected) > _SHOWN:
-        yield f"  and {page.number(len(rejected) - _SHOWN, 'more such file')}"
+        yield f"  and {words.number(len(rejected) - _SHOWN, 'more such file')}"
 
 
 def divided(sources: Sources, config: PlanConfig) -> Sources:
@@ -501,7 +501,8 @@ def _shard_counts(
     if config.shards is not None and not updating:
         if config.shards < len(split_bytes):
             raise UserError(
-                f"--shards={config.shards}: there are {page.number(len(split_bytes), 'split')}, and each needs a shard."
+                f"--shards={config.shards}: there are {words.number(len(split_bytes), 'split')},"
+                " and each needs a shard."
             )
         if config.shards > split_records.sum():
             raise UserError(f"--shards={config.shards}: there are {split_records.sum():,} records. Ask for fewer.")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.images import formats
 from tfrecord_tools.layout.splits import SPLIT_WORDS, split_named
@@ -385,4 +385,4 @@ def _file(path: str, listing: Listing) -> str:
 
 
 def _files(count: int) -> str:
-    return page.number(count, "file is", "files are")
+    return words.number(count, "file is", "files are")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools.base import files, page
+from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.splits import SPLIT_WORDS, SPLITS, split_named
 from tfrecord_tools.layout.splitting import NO_GROUP
@@ -433,13 +433,13 @@ def _relabel_notes(relabelled: Counter[tuple[str, str]], unchanged: int) -> Iter
     if relabelled:
         ways = ", ".join(f"{count:,} from {old} to {new}" for (old, new), count in relabelled.most_common(_WAYS_SHOWN))
         more = f", {len(relabelled) - _WAYS_SHOWN:,} ways more" if len(relabelled) > _WAYS_SHOWN else ""
-        yield f"{page.number(relabelled.total(), 'image')} relabelled: {ways}{more}"
+        yield f"{words.number(relabelled.total(), 'image')} relabelled: {ways}{more}"
     if unchanged:
         one, many = (
             "line of --relabel changes nothing: its image has",
             "lines of --relabel change nothing: their images have",
         )
-        yield f"{page.number(unchanged, one, many)} that label already"
+        yield f"{words.number(unchanged, one, many)} that label already"
 
 
 def _split_of(name: str, path: str, column: str) -> int:

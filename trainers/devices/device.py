@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
 from trainers.devices.cluster import Cluster
 
@@ -174,7 +174,7 @@ def _make_strategy(
     if strategy == "multi_worker":
         others = [address for i, address in enumerate(cluster.addresses) if i != cluster.worker]
         # TensorFlow waits without a word.
-        log(f"waiting for {page.number(len(others), 'other worker')}: {', '.join(others)}")
+        log(f"waiting for {words.number(len(others), 'other worker')}: {', '.join(others)}")
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError, ValueError) as error:

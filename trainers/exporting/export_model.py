@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools.base import files, page
+from tfrecord_tools.base import files, words
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.layout import schema
@@ -112,7 +112,7 @@ class Check:
 
     def __str__(self) -> str:
         one = self.images.replace("records", "record", 1).replace("images", "image", 1)
-        asked = page.number(self.count, one, self.images)
+        asked = words.number(self.count, one, self.images)
         if self.quantized:
             return (
                 f"{1 - self.other_answers:.2%} of {asked} get the same class as from the Keras model, and"

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfrecord_tools import dataset, mix
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Dataset, Records, read_numbers
@@ -61,7 +61,7 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callab
     rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
-            f"--tfrecords={data.directory}: {page.number(len(train), 'training image is', 'training images are')}"
+            f"--tfrecords={data.directory}: {words.number(len(train), 'training image is', 'training images are')}"
             f" too few to hold some out for validation."
         )
     log(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
@@ -88,7 +88,7 @@ def _splits(
     index, workers = shard
     if len(validation) < workers:
         raise UserError(
-            f"{page.number(len(validation), 'validation image is', 'validation images are')} fewer than the"
+            f"{words.number(len(validation), 'validation image is', 'validation images are')} fewer than the"
             f" {workers} workers, of which each needs one. Start fewer, or make the dataset anew by"
             " python -m tfrecord_tools.convert with a larger --validation_fraction."
         )
@@ -110,7 +110,7 @@ def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
     needed = len(records) * recipe.model.size**2 * 3
     if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
         raise UserError(
-            f"--cache=memory: {page.number(len(records), 'image')} of {recipe.model.size} px take"
+            f"--cache=memory: {words.number(len(records), 'image')} of {recipe.model.size} px take"
             f" {needed / 1e6:,.0f} MB,"
             f" more than --cache_mb={config.cache_mb}. Raise it, or leave --cache out."
         )
@@ -125,7 +125,7 @@ def cached(
     budget = config.cache_mb * 1_000_000
     cache = dataset.cache_pixels(records, image_size=recipe.model.size, crop=recipe.crop, budget_bytes=budget)
     if cache is not None:
-        log(f"cache: {page.number(len(records), 'decoded image')}, {cache.pixels.nbytes / 1e6:,.0f} MB")
+        log(f"cache: {words.number(len(records), 'decoded image')}, {cache.pixels.nbytes / 1e6:,.0f} MB")
     return cache
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.records import Dataset
 from trainers.devices.device import Device
@@ -80,7 +80,7 @@ def prepare(
 def describe(training: Training) -> list[str]:
     """Return the lines that tell the user what will be trained, on what."""
     data, recipe, splits = training.data, training.recipe, training.splits
-    class_count, parameters = page.number(training.class_count, "class"), training.classifier.model.count_params()
+    class_count, parameters = words.number(training.class_count, "class"), training.classifier.model.count_params()
     return [
         f"data: {data.directory} ({data.name}), {class_count}: {named(data.class_names)}",
         f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}",
@@ -92,7 +92,7 @@ def describe(training: Training) -> list[str]:
 
 def _epoch(steps: int, batch_size: int, images: int) -> str:
     """Describe an epoch: all batches are full, so it rarely shows each image exactly once."""
-    batches = f"{page.number(steps, 'step')} of {page.number(batch_size, 'image')}"
+    batches = f"{words.number(steps, 'step')} of {words.number(batch_size, 'image')}"
     if steps * batch_size == images:
         return f"{batches}, each of the {images:,} once"
     return f"{batches}, {steps * batch_size / images:.3g} times the {images:,} there are"

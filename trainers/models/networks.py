@@ -16,7 +16,7 @@ from typing import Any
 import h5py
 import keras
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
 from trainers import backbones
 from trainers.recipes import ModelConfig
@@ -184,7 +184,7 @@ def chosen_layers(base: keras.Model, rule: str) -> list[keras.Layer]:
     if rule.isdecimal():
         if not 0 < int(rule) <= len(weighted):
             raise UserError(
-                f"--unfreeze={rule}: {base.name} has {page.number(len(weighted), 'layer')} with weights; 1 to so many."
+                f"--unfreeze={rule}: {base.name} has {words.number(len(weighted), 'layer')} with weights; 1 to so many."
             )
         return weighted[-int(rule) :]
     try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from tfrecord_tools.base import files, page
+from tfrecord_tools.base import files, page, words
 from tfrecord_tools.records import Records
 from trainers import run_directory
 from trainers.models.model_file import ModelInfo
@@ -189,7 +189,7 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
         yield (
             "check",
             "mistakes",
-            f"{page.number(sure, 'label')} contradicted with {_SURE:.0%} or more",
+            f"{words.number(sure, 'label')} contradicted with {_SURE:.0%} or more",
             f"They may be wrong{own}. Go through <code>suspects.csv</code> from the top, append the lines whose column"
             " <code>label</code> is right to a file of their own, and pass that file to"
             " <code>python -m tfrecord_tools.convert --relabel</code>.",
@@ -224,14 +224,14 @@ def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
         yield (
             "check",
             "settings",
-            f"{page.number(len(metrics['corrupt']), 'record')} corrupt and left out",
+            f"{words.number(len(metrics['corrupt']), 'record')} corrupt and left out",
             f"Such as {page.text(metrics['corrupt'][0])}",
         )
     yield (
         "note",
         "decisions",
         f"Accuracy lies between {100 * low:.1f} and {100 * high:.1f} %",
-        f"That is what {page.number(len(predicted), 'image')} can tell (95 % interval, Wilson); a difference of two"
+        f"That is what {words.number(len(predicted), 'image')} can tell (95 % interval, Wilson); a difference of two"
         f" models within it may be chance. {page.text(metrics['note'])}",
     )
 
@@ -266,7 +266,7 @@ def _training(facts: Facts) -> str:
     speed = ""
     if "images_per_second" in metrics:
         speed = (
-            f" It took {metrics['seconds']:,.0f} s for {page.number(metrics['steps'], 'step')}, validation and saving"
+            f" It took {metrics['seconds']:,.0f} s for {words.number(metrics['steps'], 'step')}, validation and saving"
             f" included; steps alone made {metrics['images_per_second']:,.0f} images a second."
         )
     waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
@@ -341,10 +341,10 @@ def _worst(facts: Facts) -> str:
     """The surest mistakes, with what the model looked at."""
     count = len(_wrong(facts.predictions))
     if not count:
-        return f"<p>None of {page.number(len(facts.predictions), 'image')} was mistaken.</p>"
+        return f"<p>None of {words.number(len(facts.predictions), 'image')} was mistaken.</p>"
     heat = ", and beside it where the evidence for the prediction lies (Grad-CAM: red much, blue none)"
     note = (
-        f'<p class="aside">{page.number(count, "mistake")}, the {len(facts.mistakes)} surest of them shown: what the'
+        f'<p class="aside">{words.number(count, "mistake")}, the {len(facts.mistakes)} surest of them shown: what the'
         f" model saw{heat if facts.mistakes[0].heat else ''}. <code>predictions.csv</code> has all predictions,"
         " <code>suspects.csv</code> ranks all labels by how wrong they look.</p>"
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 
 
 @pytest.mark.parametrize(
-    ("count", "words", "expected"),
+    ("count", "nouns", "expected"),
     [
         (0, ["image"], "0 images"),
         (1, ["image"], "1 image"),
@@ -22,8 +22,8 @@ from tfrecord_tools.base import page
         (2, ["image is", "images are"], "2 images are"),
     ],
 )
-def test_numbers(count: int, words: list[str], expected: str) -> None:
-    assert page.number(count, *words) == expected
+def test_numbers(count: int, nouns: list[str], expected: str) -> None:
+    assert words.number(count, *nouns) == expected
 
 
 @pytest.mark.parametrize(
@@ -31,4 +31,4 @@ def test_numbers(count: int, words: list[str], expected: str) -> None:
     ["an AVIF", "a JPEG", "a PNG", "an MPO", "a WebP", "a TIFF", "an ICO", "an XBM", "a HEIC", "an SGI", "a GIF"],
 )
 def test_articles(expected: str) -> None:
-    assert page.with_article(expected.split()[1]) == expected
+    assert words.with_article(expected.split()[1]) == expected
