@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -200,11 +201,18 @@ def ranked(predictions: Predictions) -> np.ndarray:
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
     """Writes a CSV, whole or not at all; its rows as they come."""
+    with csv_writer(path, columns) as writer:
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def csv_writer(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter[str]]:
+    """Open a CSV for writing. The file appears when the block succeeds, with all rows that were written in it."""
     with files.atomic(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        yield writer
         text.detach()  # Writes the rest, and leaves the file open.
 
 
