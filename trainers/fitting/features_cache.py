@@ -176,9 +176,7 @@ def _extract(
         for start in range(done, count, _SAVED_EVERY):
             end = min(start + _SAVED_EVERY, count)
             part = records.select(np.arange(start, end))
-            batches = dataset.eval_batches(
-                part, batch_size=batch_size, image_size=image_size, crop=crop, with_numbers=True
-            )
+            batches = dataset.eval_stream(part, batch_size=batch_size, image_size=image_size, crop=crop)
             try:
                 for numbers, rows in _computed(extractor, batches, batch_size):
                     values[start + numbers] = rows
@@ -204,10 +202,10 @@ def _computed(
     """
     waiting: collections.deque[tuple[np.ndarray, Future[tf.Tensor]]] = collections.deque()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for images, _, numbers in batches:
-            missing = batch_size - len(numbers)
-            full = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else images
-            waiting.append((numbers.numpy(), pool.submit(extractor, full)))
+        for batch in batches:
+            missing = batch_size - len(batch.numbers)
+            full = tf.pad(batch.images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else batch.images
+            waiting.append((batch.numbers.numpy(), pool.submit(extractor, full)))
             if len(waiting) > _AT_ONCE:
                 done, rows = waiting.popleft()
                 yield done, rows.result().numpy()[: len(done)]

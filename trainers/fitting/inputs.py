@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfrecord_tools import dataset, mix
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.base import words
+from tfrecord_tools.dataset import Batch
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Dataset, Records, read_numbers
@@ -140,16 +141,16 @@ def train_batches(
     """Makes the stream of a training: first step -> endless batches (u8[b h w 3], targets[, weights]) from it on."""
     weighted = weighing(records, recipe, classes)
 
-    def finish(images: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        blended = targets(labels, classes)
+    def finish(batch: Batch) -> tuple[tf.Tensor, ...]:
+        images, blended = batch.images, targets(batch.labels, classes)
         if recipe.mixup:
-            images, blended = mix.mixup(images, blended, keys, recipe.mixup)
+            images, blended = mix.mixup(images, blended, batch.keys, recipe.mixup)
         if recipe.cutmix:
-            images, blended = mix.cutmix(images, blended, keys, recipe.cutmix)
+            images, blended = mix.cutmix(images, blended, batch.keys, recipe.cutmix)
         return weighted(images, blended)
 
     def batches(start_step: int) -> tf.data.Dataset:
-        data = dataset.train_batches(
+        data = dataset.train_stream(
             records,
             batch_size=recipe.batch_size,
             image_size=recipe.model.size,
@@ -160,7 +161,6 @@ def train_batches(
             order=order(records, config),
             augment=PRESETS[recipe.augment],
             cache=cache,
-            with_keys=True,
         )
         return data.map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
@@ -169,8 +169,13 @@ def train_batches(
 
 def eval_batches(records: Records, recipe: Recipe, classes: int) -> tf.data.Dataset:
     """All records once, in order: (u8[b h w 3], targets); corrupt ones are left out."""
-    data = dataset.eval_batches(records, batch_size=recipe.batch_size, image_size=recipe.model.size, crop=recipe.crop)
-    return data.map(lambda images, labels: (images, targets(labels, classes)))
+    return dataset.eval_stream(
+        records,
+        batch_size=recipe.batch_size,
+        image_size=recipe.model.size,
+        crop=recipe.crop,
+        select=lambda batch: (batch.images, targets(batch.labels, classes)),
+    )
 
 
 def targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
@@ -205,16 +210,15 @@ def weighing(records: Records, recipe: Recipe, classes: int) -> Callable[[Any, t
 
 def batch_numbers(records: Records, recipe: Recipe, config: TrainConfig, step: int) -> np.ndarray:
     """The numbers of the records in a batch of the training, i64[b]; what stands in for corrupt ones included."""
-    stream = dataset.train_batches(
+    stream = dataset.train_stream(
         records,
         batch_size=recipe.batch_size,
         image_size=1,
         seed=config.seed,
         start_step=step,
         order=order(records, config),
-        with_numbers=True,
     )
-    numbers: np.ndarray = next(iter(stream))[2].numpy()
+    numbers: np.ndarray = next(iter(stream)).numbers.numpy()
     return numbers
 
 

@@ -97,12 +97,10 @@ def of_records(
     from trainers.models import inference
 
     labels_of = _mapped(info.classes, info.classes if classes is None else classes)  # Before anything slow is done.
-    batches = dataset.eval_batches(
-        records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop, with_numbers=True
-    )
+    batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop)
     predict = inference.compiled(model)
     try:
-        answers = [(predict(images).numpy(), which.numpy()) for images, _, which in batches]
+        answers = [(predict(batch.images).numpy(), batch.numbers.numpy()) for batch in batches]
     except tf.errors.OpError as error:
         if records.damage:
             raise UserError(records.damage) from error
