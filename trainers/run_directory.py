@@ -267,6 +267,9 @@ def _refuse_foreign(path: Path, settings: Topics, topics: Sequence[str]) -> None
 def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str]:
     """Names what a run's settings differ in from others, in the first topic that does: `--seed was 0, is 1`."""
     begun = _read_json(path / SETTINGS) or {}
+    flags = begun.get("flags")
+    if isinstance(flags, dict) and flags.get("recipe") == "document":  # The former name of the recipe.
+        flags["recipe"] = "reference"
     now = json.loads(json.dumps(settings))  # Tuples become lists, as in the file.
     for topic in topics:
         old, new = _flat(begun.get(topic, {})), _flat(now[topic])

@@ -33,8 +33,9 @@ def define_training_flags(trainer: str) -> None:
     flags.DEFINE_enum(
         "recipe",
         "default",
-        list(recipes.RECIPES[trainer]),
-        "default: the best known; document: the numbers of the notes that this project grew from.",
+        [*recipes.RECIPES[trainer], "document"],
+        "default: the best known recipe; reference: the numbers of the notes that this project grew from; document: the"
+        " former name of reference.",
     )
     usage.define_path("tfrecords", None, "The dataset directory, as tfrecord_tools.convert wrote it.")
     usage.define_path(
@@ -124,7 +125,8 @@ def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **how
     if "block" in FLAGS and FLAGS["block"].present and FLAGS.order != "blocks":
         raise UserError(f"--block={FLAGS.block}: it has a meaning with --order=blocks alone.")
     config = command.from_flags(TrainConfig, tfrecords=tfrecords)
-    chosen = recipe(recipes.RECIPES[trainer][FLAGS.recipe], **how)
+    name = recipes.current_name(FLAGS.recipe)
+    chosen = recipe(recipes.RECIPES[trainer][name], **how)
     data = open_dataset(config.tfrecords)
     if chosen.model.weights == "none" and trainer != "scratch":
         anew = chosen.phases[0].trainable == "scratch"
@@ -133,7 +135,7 @@ def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **how
 
     from trainers import training  # Here, since it takes seconds to import TensorFlow: a wrong flag is told at once.
 
-    training.train(trainer, data, chosen, config, {"recipe": FLAGS.recipe} | in_effect(chosen), command.say)
+    training.train(trainer, data, chosen, config, {"recipe": name} | in_effect(chosen), command.say)
 
 
 def recipe(make: Callable[..., Recipe], **how: Any) -> Recipe:

@@ -66,6 +66,8 @@ class ExportConfig:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
+        if not self.run:
+            raise UserError("--run is missing: the run directory of a trainer, or a .keras file that one wrote.")
         for name, allowed in (("format", tuple(FORMATS)), ("quantize", QUANTIZE)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"--{name}={getattr(self, name)}: one of {', '.join(allowed)} is expected.")
@@ -294,7 +296,8 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
-    """Yields a new directory that takes the place of `out` when the block succeeds, and is gone when it does not."""
+    """Yield a new directory that replaces `out` when the block succeeds; when it fails, nothing is left."""
+    missing = [parent for parent in out.absolute().parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # A name that nobody else has.
     made = holder / "export"  # Within, since the holder's own permissions are its owner's alone.
@@ -310,3 +313,6 @@ def _replaced(out: Path) -> Iterator[Path]:
         files.sync(out.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)  # With what failed, or what was replaced.
+        for parent in missing:
+            with contextlib.suppress(OSError):  # `parent` holds the export, or files of another process.
+                parent.rmdir()
