@@ -445,34 +445,49 @@ def override(
     Raises:
         UserError: Another number of epochs or rates than phases, no epoch left, or a value that is not allowed.
     """
-    fields = {name: value for name, value in (phase or {}).items() if value is not None}
-    phases = [dataclasses.replace(one, **(fields | _optimizer_kwargs(one, fields))) for one in recipe.phases]
-    if "patience" in fields and all(one.schedule != "plateau" for one in phases):
-        raise UserError(f"--patience={fields['patience']}: it has a meaning with --schedule=plateau alone.")
+    phases = _with_fields(recipe.phases, {name: value for name, value in (phase or {}).items() if value is not None})
     if unfreeze is not None:
-        if unfreeze in ("", "head", "scratch"):
-            raise UserError(f"--unfreeze={unfreeze}: last_stage, all, a number or a regular expression is expected.")
-        if all(one.trainable != "last_stage" for one in recipe.phases):
-            raise UserError(f"--unfreeze={unfreeze}: no phase of this recipe trains a part of a backbone.")
-        rules = [unfreeze if one.trainable == "last_stage" else one.trainable for one in phases]
-        phases = [dataclasses.replace(one, trainable=rule) for one, rule in zip(phases, rules, strict=True)]
+        phases = _with_unfrozen(phases, unfreeze)
     if learning_rate is not None:
-        _check_count("learning_rate", learning_rate, recipe.phases)
-        phases = [dataclasses.replace(one, learning_rate=rate) for one, rate in zip(phases, learning_rate, strict=True)]
+        _check_count("learning_rate", learning_rate, phases)
+        phases = [dataclasses.replace(old, learning_rate=rate) for old, rate in zip(phases, learning_rate, strict=True)]
     if epochs is not None:
-        shown = _check_count("epochs", epochs, recipe.phases)
-        if min(epochs) < 0 or not any(epochs):
-            raise UserError(f"{shown}: numbers from 0 on are expected, and not all 0.")
-        phases = [dataclasses.replace(one, epochs=count) for one, count in zip(phases, epochs, strict=True) if count]
+        phases = _with_epochs(phases, epochs)
     given = {name: value for name, value in values.items() if value is not None}
     return dataclasses.replace(recipe, phases=tuple(phases), **given)
+
+
+def _with_fields(phases: Sequence[Phase], fields: Mapping[str, Any]) -> list[Phase]:
+    changed = [dataclasses.replace(phase, **{**fields, **_optimizer_kwargs(phase, fields)}) for phase in phases]
+    if "patience" in fields and all(phase.schedule != "plateau" for phase in changed):
+        raise UserError(f"--patience={fields['patience']}: it has a meaning with --schedule=plateau alone.")
+    return changed
+
+
+def _with_unfrozen(phases: Sequence[Phase], unfreeze: str) -> list[Phase]:
+    """Replace the layers of the backbone that phases train, in phases that train some of them."""
+    if unfreeze in ("", "head", "scratch"):
+        raise UserError(f"--unfreeze={unfreeze}: last_stage, all, a number or a regular expression is expected.")
+    if all(phase.trainable != "last_stage" for phase in phases):
+        raise UserError(f"--unfreeze={unfreeze}: no phase of this recipe trains a part of a backbone.")
+    return [
+        dataclasses.replace(phase, trainable=unfreeze) if phase.trainable == "last_stage" else phase for phase in phases
+    ]
+
+
+def _with_epochs(phases: Sequence[Phase], epochs: Sequence[int]) -> list[Phase]:
+    """Replace the epochs of phases; a phase of 0 epochs is left out."""
+    shown = _check_count("epochs", epochs, phases)
+    if min(epochs) < 0 or not any(epochs):
+        raise UserError(f"{shown}: numbers from 0 on are expected, and not all 0.")
+    return [dataclasses.replace(phase, epochs=count) for phase, count in zip(phases, epochs, strict=True) if count]
 
 
 def _optimizer_kwargs(phase: Phase, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the recipe stay beside those given, unless they are another optimizer's."""
     same = given.get("optimizer", phase.optimizer).lower() == phase.optimizer.lower()  # Keras knows no difference.
-    kept = phase.optimizer_kwargs if same else {}
-    return {"optimizer_kwargs": {**kept, **given.get("optimizer_kwargs", {})}}
+    inherited = phase.optimizer_kwargs if same else {}
+    return {"optimizer_kwargs": {**inherited, **given.get("optimizer_kwargs", {})}}
 
 
 def _check_count(name: str, values: Sequence[float], phases: Sequence[Phase]) -> str:

@@ -250,16 +250,16 @@ def versions() -> dict[str, str]:
 
 
 def _refuse_foreign(path: Path, settings: Topics, topics: Sequence[str]) -> None:
-    if not path.exists() or (path.is_dir() and {one.name for one in path.iterdir()} <= files.lock_names(LOCK)):
+    if not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= files.lock_names(LOCK)):
         return
     if not (path / SETTINGS).is_file():
         raise UserError(
             f"--run={path}: not a run directory (no {SETTINGS} in it). Pass a new or empty one, or that of a run."
         )
-    found = differences(path, settings, topics)
-    if found:
+    changes = differences(path, settings, topics)
+    if changes:
         raise UserError(
-            f"--run={path}: begun with other settings: {'; '.join(found)}. "
+            f"--run={path}: begun with other settings: {'; '.join(changes)}. "
             "Repeat the command it was begun with, or pass another --run."
         )
 

@@ -57,7 +57,7 @@ NARROWED = {
     "trainers.fitting.inputs.check_cache": OF_IMAGES,  # Likewise.
     "trainers.fitting.setup.check": OF_IMAGES,  # Likewise.
     "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # Likewise.
-    "trainers.recipes.override": ("trainers.finetune",),  # Others leave `unfreeze` at None.
+    "trainers.recipes._with_unfrozen": ("trainers.finetune",),  # Others leave `unfreeze` at None.
     "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head, or all.
 }
 

@@ -155,15 +155,15 @@ def _find(precision: str, strategy: str, cluster: Cluster, log: Callable[[str], 
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     if precision == "auto":
         precision = precision_for(details.get("compute_capability"))
-    made = _make_strategy(strategy, cluster, "GPU" if gpus else "CPU", log)
-    replicas = made.num_replicas_in_sync if made else 1
+    distribution = _make_strategy(strategy, cluster, "GPU" if gpus else "CPU", log)
+    replicas = distribution.num_replicas_in_sync if distribution else 1
     return Device(
         name=details.get("device_name", "GPU") if gpus else "CPU",
         precision=precision,
         # On CPUs, XLA makes convolutions 2 to 8 times slower; steps of several devices it cannot compile.
         jit_compile=bool(gpus) and replicas == 1,
         replicas=replicas,
-        strategy=made,
+        strategy=distribution,
         cluster=cluster,
     )
 

@@ -113,8 +113,8 @@ class Check:
         return (self.other_answers if self.quantized else self.difference) <= self.tolerance  # False for NaN.
 
     def __str__(self) -> str:
-        one = self.images.replace("records", "record", 1).replace("images", "image", 1)
-        asked = words.number(self.count, one, self.images)
+        singular = self.images.replace("records", "record", 1).replace("images", "image", 1)
+        asked = words.number(self.count, singular, self.images)
         if self.quantized:
             return (
                 f"{1 - self.other_answers:.2%} of {asked} get the same class as from the Keras model, and"
@@ -236,8 +236,8 @@ def _stored(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, lis
         decoder.decode(encoded, 1, raw_size=data.raw_size)  # Proves it.
         return encoded
 
-    found = [records.sound(number, image) for number in range(min(most, len(records)))]
-    encoded = [one for one in found if one is not None]
+    images = [records.sound(number, image) for number in range(min(most, len(records)))]
+    encoded = [data for data in images if data is not None]
     if not encoded:
         raise UserError(f"--tfrecords={data.directory}: {split} has no sound record. Copy or convert it again.")
     if data.raw_size is not None:
