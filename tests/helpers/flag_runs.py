@@ -891,7 +891,7 @@ OF_IMAGES: dict[str, Check] = {
 }
 # The recipe of the notes, and flags that do not go with those above. Its epochs have 100 steps whatever the data.
 NOTES: dict[str, Check] = {
-    "--recipe=document": setting("flags.recipe", "document"),
+    "--recipe=reference": setting("flags.recipe", "reference"),
     "--tfrecords=out": setting("dataset.name", "pets"),
     "--run=run": is_there("run/metrics.json"),
     "--schedule=plateau": setting("recipe.phases.0.schedule", "plateau"),

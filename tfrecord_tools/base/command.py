@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import io
 import os
 import runpy
@@ -18,6 +19,7 @@ from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
 EXIT_USER_ERROR = 1
+say = functools.partial(print, flush=True)  # For `log` arguments: a pipe or a file shows each line at once.
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it.
 _READER_GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -19,12 +20,19 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
         columns: Names of the columns; none: the file is empty.
         rows: Values of each row by their columns.
     """
+    with csv_writer(path, columns) as writer:
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def csv_writer(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter[str]]:
+    """Open a CSV for writing. The file appears when the block succeeds, with all rows that were written in it."""
     with files.atomic(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         if columns:
             writer.writeheader()
-        writer.writerows(rows)
+        yield writer
         text.detach()  # Writes the rest, and leaves the file open.
 
 

@@ -113,7 +113,7 @@ def gpu() -> Finding:
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        details = [tf.config.experimental.get_device_details(one) for one in gpus]
+        details = [tf.config.experimental.get_device_details(device) for device in gpus]
         return Finding("GPU", FINE, ", ".join(map(_described, details)))
     return no_gpu(_cuda(tf))
 
@@ -256,10 +256,10 @@ def _cards(devices: Path) -> int:
 def _driver(version: Path) -> str:
     """The version of the driver's kernel module; "" if there is none."""
     try:
-        found = re.search(r"\d{3,}\.\d[\d.]*", version.read_text())
+        number = re.search(r"\d{3,}\.\d[\d.]*", version.read_text())
     except OSError:
         return ""
-    return found[0] if found else "of unknown version"
+    return number[0] if number else "of unknown version"
 
 
 def _loads(library: str) -> bool:

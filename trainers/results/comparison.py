@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shlex
 import statistics
@@ -15,6 +14,7 @@ from tfrecord_tools.base import files, tabular
 from tfrecord_tools.errors import UserError
 from trainers import backbones as known
 from trainers import recipes, run_directory
+from trainers.run_directory import Metrics
 
 TABLE, CHART = "comparison.csv", "comparison.png"
 _RESERVED = re.compile(r"--?(seed|run|tfrecords|csv)\b")
@@ -127,12 +127,13 @@ class Row:
     """
 
     name: str
-    runs: tuple[Mapping[str, Any], ...]
+    runs: tuple[Metrics, ...]
     failed: int = 0
 
     def mean(self, metric: str) -> float | None:
         """The mean over seeds; None where there is no such value."""
-        values = [run[metric] for run in self.runs if metric in run]
+        runs: Sequence[Mapping[str, Any]] = self.runs
+        values = [run[metric] for run in runs if metric in run]
         return statistics.mean(values) if values else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -151,19 +152,10 @@ class Row:
         }
 
 
-def results(run: Path) -> dict[str, Any] | None:
-    """The metrics of a finished run; None of one that is not."""
-    try:
-        metrics: dict[str, Any] = json.loads((run / run_directory.METRICS).read_text())
-    except FileNotFoundError:
-        return None
-    return metrics
-
-
 def check_alike(variants: Iterable[Sequence[Path]]) -> None:
     """Raises UserError if finished runs, the seeds of each variant, are not otherwise the same training."""
     for runs in variants:
-        finished = [run for run in runs if results(run) is not None]
+        finished = [run for run in runs if run_directory.read_metrics(run) is not None]
         for run in finished[1:]:
             differences = run_directory.differences(finished[0], run_directory.read_settings(run), _COMMON)
             if differences:

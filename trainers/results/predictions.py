@@ -14,6 +14,7 @@ from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.records import Dataset, Records
 from trainers.models.model_file import ModelInfo
 from trainers.results import scores
+from trainers.run_directory import Metrics
 
 if TYPE_CHECKING:
     import keras
@@ -93,12 +94,10 @@ def of_records(
     from trainers.models import inference
 
     labels_of = _mapped(info.classes, info.classes if classes is None else classes)  # Before anything slow is done.
-    batches = dataset.eval_batches(
-        records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop, with_numbers=True
-    )
+    batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop)
     predict = inference.compiled(model)
     try:
-        answers = [(predict(images).numpy(), which.numpy()) for images, _, which in batches]
+        answers = [(predict(batch.images).numpy(), batch.numbers.numpy()) for batch in batches]
     except tf.errors.OpError as error:
         if records.damage:
             raise UserError(records.damage) from error
@@ -138,21 +137,21 @@ def check_classes(info: ModelInfo, data: Dataset) -> None:
     _mapped(info.classes, data.class_names, f"{data.directory}: ")
 
 
-def summary(predictions: Predictions) -> dict[str, Any]:
+def summary(predictions: Predictions) -> Metrics:
     """The figures of predictions with labels, as metrics.json has them."""
     labels, probabilities = predictions.truth, predictions.probabilities
     right = predictions.predicted == labels
     interval = scores.wilson(int(right.sum()), len(right))
-    found: dict[str, Any] = {
+    metrics: Metrics = {
         "loss": scores.cross_entropy(labels, probabilities),
         "accuracy": float(right.mean()),
         "accuracy_interval": [interval.low, interval.high],
         "calibration_error": scores.reliability(predictions.confidence, right).error,
     }
     if len(predictions.classes) == 2 and len(np.unique(labels)) == 2:
-        found["auc"] = scores.roc(labels, probabilities[:, 1]).area
-        found["average_precision"] = scores.precision_recall(labels, probabilities[:, 1]).area
-    return found
+        metrics["auc"] = scores.roc(labels, probabilities[:, 1]).area
+        metrics["average_precision"] = scores.precision_recall(labels, probabilities[:, 1]).area
+    return metrics
 
 
 def write(directory: Path, predictions: Predictions) -> None:
