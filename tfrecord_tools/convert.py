@@ -26,7 +26,7 @@ from tfrecord_tools.base import command, files, page, usage, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
-from tfrecord_tools.conversion import beam_engine, dask_cluster, notes, source_flags, update, workspace
+from tfrecord_tools.conversion import beam_engine, notes, source_flags, update, workspace
 from tfrecord_tools.conversion.notes import size
 from tfrecord_tools.conversion.plan import (
     DUPLICATES,

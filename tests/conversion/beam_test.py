@@ -160,9 +160,7 @@ def test_to_close_hides_no_error_behind_a_job_that_takes_long(
 
 def test_a_worker_whose_jobs_are_given_up_ends_as_if_done(tmp_path: Path) -> None:
     """Beam would take another code for a crash."""
-    program = (
-        f"import os; from tfrecord_tools.conversion import beam_worker as b; b._end_without({str(tmp_path / 'x')!r}, os.getppid())"
-    )
+    program = f"import os; from tfrecord_tools.conversion import beam_worker as b; b._end_without({str(tmp_path / 'x')!r}, os.getppid())"
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
 
 

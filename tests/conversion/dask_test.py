@@ -251,7 +251,9 @@ def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path / "cluster", 2, IMPORTABLE, allowed_failures=0)
     try:
         with (
-            pytest.raises(UserError, match=r"Beam.s pipeline failed: KilledWorker: Attempted .* the same command continues\."),
+            pytest.raises(
+                UserError, match=r"Beam.s pipeline failed: KilledWorker: Attempted .* the same command continues\."
+            ),
             beam_engine.pool("", tmp_path / "beam", str(cluster.file), lambda line: None) as pool,
         ):
             list(pool.map(die, [0]))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from image_sources import converted, image
 
+
 def many_images(place: Path, files: int) -> Path:
     """Makes `pets`, many names of two files, which take some seconds, and `local`, what they become in 40 shards."""
     for name in ("cats", "dogs"):

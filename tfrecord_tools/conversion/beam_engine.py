@@ -168,9 +168,7 @@ class _Run(threading.Thread):
             numbers | beam.Map(functools.partial(work, str(self.place)))
             result = pipeline.run()
             on_dask = dask_cluster.is_runner(_runner_name(options))
-            self.state = (
-                dask_cluster.wait(result, self.stop, self._log) if on_dask else str(result.wait_until_finish())
-            )
+            self.state = dask_cluster.wait(result, self.stop, self._log) if on_dask else str(result.wait_until_finish())
         except BaseException as error:  # noqa: BLE001  The driver reports it, whatever a runner raises.
             self.error = error
         self.ended = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import shlex
 import threading
@@ -42,7 +43,7 @@ def check(address: str, log: Callable[[str], object]) -> None:
         UserError: A package is missing, or no scheduler answers.
     """
     try:
-        import apache_beam.runners.dask.dask_runner
+        importlib.import_module(_RUNNER.rpartition(".")[0])
         from dask import distributed
         from distributed import comm
     except ImportError as error:
