@@ -147,7 +147,7 @@ def test_to_close_hides_no_error_behind_a_job_that_takes_long(
     monkeypatch.setattr(beam_engine, "_GONE_SECONDS", 0.1)
     monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
     pool = beam_engine.BeamPool([], tmp_path / "beam")
-    pool._run = SimpleNamespace(place=place, join=time.sleep)  # type: ignore[assignment]
+    pool._run = SimpleNamespace(place=place, join=time.sleep, stop=threading.Event())  # type: ignore[assignment]
     with open(place / "0000001.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         pool.close()
@@ -160,7 +160,10 @@ def test_to_close_hides_no_error_behind_a_job_that_takes_long(
 
 def test_a_worker_whose_jobs_are_given_up_ends_as_if_done(tmp_path: Path) -> None:
     """Beam would take another code for a crash."""
-    program = f"import os; from tfrecord_tools.conversion import beam_worker as b; b._end_without({str(tmp_path / 'x')!r}, os.getppid())"
+    program = (
+        "import os; from tfrecord_tools.conversion import beam_worker;"
+        f" beam_worker._end_without({str(tmp_path / 'x')!r}, os.getppid())"
+    )
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
 
 

@@ -252,7 +252,7 @@ def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     try:
         with (
             pytest.raises(
-                UserError, match=r"Beam.s pipeline failed: KilledWorker: Attempted .* the same command continues\."
+                UserError, match=r"Beam.s pipeline failed: KilledWorker: Attempted .*; the same command continues\."
             ),
             beam_engine.pool("", tmp_path / "beam", str(cluster.file), lambda line: None) as pool,
         ):
