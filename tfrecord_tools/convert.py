@@ -53,6 +53,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         engine: Who does the work, "local" processes or a runner of "beam"; never changes the output.
         workers: Number of local processes; likewise. None: one a processor.
         beam_options: Beam's own, as a command line. Empty: its DirectRunner, in this process.
+        dask: Address or scheduler file of a Dask cluster that does the work by Beam; `engine` is then "beam".
         overwrite: Replace an existing dataset at `out` when the new one is complete.
         update: Bring the dataset at `out` up to date with `src`: what is new goes into new shards, and only shards
             with a removed or changed image are written again. Its settings are taken over.
@@ -65,6 +66,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     engine: str = "local"
     workers: int | None = None
     beam_options: str = ""
+    dask: str = ""
     overwrite: bool = False
     update: bool = False
     restart: bool = False
@@ -72,10 +74,13 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     explicit: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        files.expand_fields(self, "src", "out", "manifest", "relabel")
+        files.expand_fields(self, "src", "out", "manifest", "relabel", "dask")
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)
+        if self.dask:
+            self._check_dask()
+            object.__setattr__(self, "engine", "beam")
         self._check_engine()
         if files.is_url(self.out):
             raise UserError(
@@ -84,6 +89,11 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             )
         if self.update and self.overwrite:
             raise UserError("--update and --overwrite exclude each other: the one keeps what is there.")
+
+    def _check_dask(self) -> None:
+        others = {"beam_options": self.beam_options, "workers": self.workers, "dry_run": self.dry_run}
+        for name in (name for name, value in others.items() if value):
+            raise UserError(f"--dask={self.dask}: cannot be combined with --{name}. Remove one of the two flags.")
 
     def _check_engine(self) -> None:
         if self.engine not in ENGINES:
@@ -163,7 +173,7 @@ def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], ob
     try:
         if config.restart:
             space.clear()
-        with _pool(config, space) as pool:
+        with _pool(config, space, log) as pool:
             return _Conversion(config, space.out, pool, log).run(space)
     except UserError as error:
         if not space.survey.exists():
@@ -172,9 +182,11 @@ def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], ob
         raise UserError(f"{error}\n{kept}") from error
 
 
-def _pool(config: ConvertConfig, space: Workspace) -> contextlib.AbstractContextManager[Pool]:
+def _pool(
+    config: ConvertConfig, space: Workspace, log: Callable[[str], object]
+) -> contextlib.AbstractContextManager[Pool]:
     if config.engine == "beam":
-        return beam_engine.pool(config.beam_options, space.beam)
+        return beam_engine.pool(config.beam_options, space.beam, config.dask, log)
     return _local_pool(config)
 
 
@@ -408,6 +420,12 @@ def define_flags() -> None:
     flags.DEFINE_bool("restart", default["restart"], "Discard what an unfinished conversion left.")
     flags.DEFINE_enum("engine", default["engine"], ENGINES, "Local processes, or Apache Beam (extra beam).")
     flags.DEFINE_string("beam_options", default["beam_options"], "Beam's own. Default: DirectRunner, in this process.")
+    usage.define_path(
+        "dask",
+        default["dask"],
+        "Address of a Dask scheduler, for example tcp://10.0.0.1:8786, or its --scheduler-file: the workers of that"
+        " cluster convert (extra dask). Default: this machine converts.",
+    )
     flags.DEFINE_bool("dry_run", default["dry_run"], "Stop after the class table; write nothing.")
 
 
