@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
 
 _RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
@@ -67,7 +67,7 @@ def check(address: str, log: Callable[[str], object]) -> None:
 def _line(address: str, threads: dict[str, int]) -> str:
     if not threads:
         return _no_workers(address)
-    number = page.number(len(threads), "worker")
+    number = words.number(len(threads), "worker")
     if max(threads.values()) == 1:
         return f"Dask at {address}: {number}"
     return (
