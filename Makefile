@@ -14,10 +14,12 @@ NAME := $(subst /,_,$(SRC))
 OUT := demo/out/$(NAME)
 RUN_DIR := demo/runs/$(NAME)-$(subst /,_,$(WEIGHTS))
 
+UNIT := tests/layout tests/images tests/sources tests/conversion tests/card tests/foreign
+
 # From random weights, on drawings: small pictures, whole, since nothing lies around the animals.
 TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=96 --crop=0 --epochs=30,--image_size=160)
 
-.PHONY: demo test test-slow test-interop clean
+.PHONY: demo test test-unit test-slow test-interop coverage clean
 
 $(VENV)/installed: EXTRAS := dev
 $(INTEROP)/installed: EXTRAS := dev,interop
@@ -41,6 +43,16 @@ test: $(VENV)/installed
 	$(VENV)/bin/lint-imports --no-cache
 	$(RUN) -m pytest
 
+# The rooms that need neither TensorFlow nor other processes: under a minute.
+test-unit: $(VENV)/installed
+	$(RUN) -m pytest -m 'not slow and not gpu and not interop and not process' $(UNIT)
+
+# Line and branch coverage of the quick tests, commands in their own processes among them. It lists files below 92 %.
+coverage: $(VENV)/installed
+	$(RUN) -m coverage erase
+	$(RUN) -m pytest --cov --cov-report=
+	$(RUN) -m coverage report --show-missing --skip-covered --sort=cover
+
 test-slow: $(VENV)/installed
 	$(RUN) -m pytest -m slow
 
@@ -48,4 +60,4 @@ test-interop: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m pytest -m interop
 
 clean:
-	rm -rf $(VENV) $(INTEROP) demo build *.egg-info
+	rm -rf $(VENV) $(INTEROP) demo build *.egg-info .coverage*

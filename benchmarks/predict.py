@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> None:
             return sum(1 for _ in pool.map(decode, found.sources))
 
     def judge() -> int:
-        return sum(len(judged) for judged in image_files.judge(model, info, found))
+        return sum(len(judged.predictions) for judged in image_files.judge(model, info, found.sources))
 
     runs = (model_alone, decode_alone, judge)
     for run in runs:  # Traces, and fills the page cache.

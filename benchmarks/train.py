@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> None:
         cache = dataset.cache_pixels(records, image_size=given.image_size)
         make = functools.partial(dataset.train_batches, records, augment=PRESETS["document"], **settings)
         sources = {"from memory, as trainers do if all fits": iter(make(cache=cache)), "decoded anew": iter(make())}
-        recipe = recipes.scratch_document(augmented=True)
+        recipe = recipes.scratch_reference(augmented=True)
         constant = itertools.repeat(next(sources["decoded anew"]))
         model = networks.build(dataclasses.replace(recipe.model, image_size=given.image_size), 2).model
         compile_model(model, optimizer=make_optimizer(recipe.phases[0], 1), jit_compile=False)

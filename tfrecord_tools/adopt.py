@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, page, usage, workers
+from tfrecord_tools.base import command, files, tabular, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.conversion.plan_config import PlanConfig
 from tfrecord_tools.conversion.rejected import listed
@@ -184,7 +184,7 @@ def _link(space: Workspace, adoption: _Adoption) -> list[str]:
     table = _classes(adopted, adoption)
     links = [files.link(job.shard.path.resolve(), space.data / job.shard.name, os.symlink) for job, _ in adopted]
     if copied := links.count(False):
-        adoption.notes.append(f"{page.number(copied, 'file')} copied, since the file system has no symbolic links")
+        adoption.notes.append(f"{words.number(copied, 'file')} copied, since the file system has no symbolic links")
     keys = dataclasses.replace(adoption.form.keys, label_offset=table.offset)
     return _describe(space, adoption, adopted, table, keys)
 
@@ -228,13 +228,13 @@ def _labeled(adoption: _Adoption, found: Adopted) -> Adopted:
         if records and records == sum(one.unlabeled for _, one in of_split):
             why = of_split[0][1].rejected[0].reason if of_split[0][1].rejected else "no label"
             adoption.notes.append(
-                f"{split} is left out: none of its {page.number(records, 'record')} in"
-                f" {page.number(len(of_split), 'file')} has a label ({why})"
+                f"{split} is left out: none of its {words.number(records, 'record')} in"
+                f" {words.number(len(of_split), 'file')} has a label ({why})"
             )
         else:
             kept += of_split
     if not sum(one.records for _, one in kept):
-        read = page.number(len(found), "file")
+        read = words.number(len(found), "file")
         raise UserError(
             f"{adoption.shards[0].path}: no record in {read} can be used: {'; '.join(adoption.notes) or 'no record'}."
             " Pass the feature of the label with --label_key, or other files."
@@ -298,7 +298,7 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
     for paths in found.values():
         for group in tfrecord_files.grouped(paths, refuse):
             if group.missing > 0:
-                missing = page.number(group.missing, "file is", "files are")
+                missing = words.number(group.missing, "file is", "files are")
                 notes.append(f"{group.name}: {missing} missing, as the names of the others say")
     return {split: found[split] for split in SPLITS if split in found}
 
@@ -379,7 +379,7 @@ def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
             f"{first}: its records are no tf.train.Example{are}. See what they are with python -m tfrecord_tools.show"
             f" {first}."
         )
-    where = f"{first}, first {page.number(len(samples), 'record')}"
+    where = f"{first}, first {words.number(len(samples), 'record')}"
     form = guess_keys.form(
         samples, config.image_key, config.label_key, where, config.pixel_order, config.label_encoding
     )
@@ -425,7 +425,7 @@ def _classes(adopted: Adopted, adoption: _Adoption) -> classes.Classes:
 
     def where(label: forms.Label) -> str:
         path, number = next((job.shard.path, one.labels[label]) for job, one in adopted if label in one.labels)
-        return f"{path}: {page.number(number, 'record')}"
+        return f"{path}: {words.number(number, 'record')}"
 
     given = _given_names(adoption)
     return classes.table(counts, texts, adoption.form, given, adoption.config.label_offset, where)
@@ -485,22 +485,22 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
     which = "CMYK, 16 bits, transparent, GIF, BMP, TIFF or WebP"
     if rewritten:
         if turned:
-            yield f"turned upright by their EXIF orientation: {page.number(turned, 'image')}"
+            yield f"turned upright by their EXIF orientation: {words.number(turned, 'image')}"
         if converted:
-            yield f"encoded anew: {page.number(converted, 'image')} ({which})"
+            yield f"encoded anew: {words.number(converted, 'image')} ({which})"
         return
     if turned:
-        images = page.number(turned, "image has", "images have")
+        images = words.number(turned, "image has", "images have")
         yield f"{images} an EXIF orientation, which TensorFlow's decoders ignore; --rewrite turns them"
     if converted:
-        images = page.number(converted, "image is one that", "images are such as")
+        images = words.number(converted, "image is one that", "images are such as")
         yield f"{images} `convert` would encode anew: {which}; --rewrite does so"
 
 
 def _notes_on_rejected(described: metadata.Description, config: AdoptConfig) -> Iterator[str]:
     if described.rejected and not config.rewrite:
         yield (
-            f"{page.number(len(described.rejected), 'record')} left out, but still in the files, where readers without"
+            f"{words.number(len(described.rejected), 'record')} left out, but still in the files, where readers without"
             " the index meet them; --rewrite writes files without them"
         )
 
@@ -525,10 +525,7 @@ def _class_table(described: metadata.Description) -> Iterator[str]:
         rows.append(["…", f"{len(names) - _TABLE_ROWS:,} more classes", *rest])
     rows.append(["", "all", *(f"{row.sum():,}" for row in counts.values())])
     rows.append(["", "files", *(f"{len(described.shards[split]):,}" for split in counts)])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for first, second, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[2:])]
-        yield "  " + "  ".join([first.rjust(widths[0]), second.ljust(widths[1]), *padded])
+    yield from (f"  {line}" for line in tabular.aligned(rows, left=(1,)))
 
 
 def define_flags() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags
 
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.base import command, page, workers
+from tfrecord_tools.base import command, words, workers
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records, open_dataset
@@ -151,7 +151,7 @@ def main(argv: Sequence[str]) -> None:
     config = command.from_flags(BenchConfig, tfrecords=directory)
     records = open_dataset(directory).records(config.split)
     print(
-        f"{directory}: {page.number(len(records), 'record')} of {config.split}, {config.image_size} px, batches of"
+        f"{directory}: {words.number(len(records), 'record')} of {config.split}, {config.image_size} px, batches of"
         f" {config.batch_size}, {workers.default_workers()} processors"
     )
     cache = None
@@ -161,7 +161,7 @@ def main(argv: Sequence[str]) -> None:
         cache = dataset.cache_pixels(records, image_size=config.image_size, crop=config.crop, budget_bytes=CACHE_BYTES)
         if cache is None:
             raise UserError(
-                f"--cached: {page.number(len(records), 'image does not', 'images do not')} fit into"
+                f"--cached: {words.number(len(records), 'image does not', 'images do not')} fit into"
                 f" {CACHE_BYTES / 1e9:.1f} GB."
             )
     stages = measure(records, config, cache)

@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, page, usage, workers
+from tfrecord_tools.base import command, files, tabular, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
 from tfrecord_tools.conversion import beam_engine, describe, notes, source_flags, update, workspace
-from tfrecord_tools.conversion.notes import size
 from tfrecord_tools.conversion.plan import Plan, plan
 from tfrecord_tools.conversion.plan_config import DUPLICATES, PlanConfig, divided
 from tfrecord_tools.conversion.rejected import check_rejected, listed, rejected_files
@@ -55,6 +54,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         engine: Who does the work, "local" processes or a runner of "beam"; never changes the output.
         workers: Number of local processes; likewise. None: one a processor.
         beam_options: Beam's own, as a command line. Empty: its DirectRunner, in this process.
+        dask: Address or scheduler file of a Dask cluster that does the work by Beam; `engine` is then "beam".
         overwrite: Replace an existing dataset at `out` when the new one is complete.
         update: Bring the dataset at `out` up to date with `src`: what is new goes into new shards, and only shards
             with a removed or changed image are written again. Its settings are taken over.
@@ -67,6 +67,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     engine: str = "local"
     workers: int | None = None
     beam_options: str = ""
+    dask: str = ""
     overwrite: bool = False
     update: bool = False
     restart: bool = False
@@ -74,10 +75,13 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     explicit: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        files.expand_fields(self, "src", "out", "manifest", "relabel")
+        files.expand_fields(self, "src", "out", "manifest", "relabel", "dask")
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)
+        if self.dask:
+            self._check_dask()
+            object.__setattr__(self, "engine", "beam")
         self._check_engine()
         if files.is_url(self.out):
             raise UserError(
@@ -86,6 +90,11 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             )
         if self.update and self.overwrite:
             raise UserError("--update and --overwrite exclude each other: the one keeps what is there.")
+
+    def _check_dask(self) -> None:
+        others = {"beam_options": self.beam_options, "workers": self.workers, "dry_run": self.dry_run}
+        for name in (name for name, value in others.items() if value):
+            raise UserError(f"--dask={self.dask}: cannot be combined with --{name}. Remove one of the two flags.")
 
     def _check_engine(self) -> None:
         if self.engine not in ENGINES:
@@ -165,7 +174,7 @@ def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], ob
     try:
         if config.restart:
             space.clear()
-        with _pool(config, space) as pool:
+        with _pool(config, space, log) as pool:
             return _Conversion(config, space.out, pool, log).run(space)
     except UserError as error:
         if not space.survey.exists():
@@ -174,9 +183,11 @@ def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], ob
         raise UserError(f"{error}\n{kept}") from error
 
 
-def _pool(config: ConvertConfig, space: Workspace) -> contextlib.AbstractContextManager[Pool]:
+def _pool(
+    config: ConvertConfig, space: Workspace, log: Callable[[str], object]
+) -> contextlib.AbstractContextManager[Pool]:
     if config.engine == "beam":
-        return beam_engine.pool(config.beam_options, space.beam)
+        return beam_engine.pool(config.beam_options, space.beam, config.dask, log)
     return _local_pool(config)
 
 
@@ -212,7 +223,7 @@ class _Conversion:
         index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
         self._describe(decided, sources, facts, space.data)
         if copied := sum(_is_copy(shard, space.data, decided.name) for shard in decided.shards):
-            what = page.number(copied, "unchanged shard")
+            what = words.number(copied, "unchanged shard")
             self._log(f"  note: {what} copied, since the file system has no hard links")
         space.commit_data(self._config.request() | {"update": self._base is not None})
         self._log(_closing(decided, facts, space.out, time.monotonic() - start))
@@ -324,7 +335,7 @@ def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertCon
     if len(small):
         first = sources.paths[int(decided.rows.numbers[small[0]])]
         raise UserError(
-            f"--store=raw: {page.number(len(small), 'image is', 'images are')} smaller than"
+            f"--store=raw: {words.number(len(small), 'image is', 'images are')} smaller than"
             f" --resize={config.resize}, such as {first}"
             f" ({table['width'][small[0]]} pixels). Pass --upscale to enlarge them, or a smaller --resize."
         )
@@ -336,20 +347,20 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
     free = shutil.disk_usage(space.root).free
     if needed > free:
         raise UserError(
-            f"{space.root}: {size(needed)} are needed and {size(free)} are free."
+            f"{space.root}: {words.size(needed, 'MB')} are needed and {words.size(free, 'MB')} are free."
             " Free some space and run the same command again, or choose an --out elsewhere."
         )
 
 
 def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
     linked = sum(bool(shard.link) for shard in decided.shards)
-    kept = f" ({page.number(linked, 'as it was', 'as they were')})" if linked else ""
+    kept = f" ({words.number(linked, 'as it was', 'as they were')})" if linked else ""
     counts = Counter(r.done for r in decided.rejected)
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     changed = np.count_nonzero(facts.table["changes"][decided.rows.numbers])
     return (
-        f"{out}/: {page.number(len(decided.rows), 'record')} in"
-        f" {page.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
+        f"{out}/: {words.number(len(decided.rows), 'record')} in"
+        f" {words.number(len(decided.shards), 'shard')}{kept}, {words.size(decided.bytes, 'MB')},"
         f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
         f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
     )
@@ -365,15 +376,13 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     totals = ["", "all", *(f"{row.sum():,}" for row in counts.values())]
     shards = ["", "shards", *(f"{sum(s.split == split for s in decided.shards):,}" for split in counts)]
     lines = [header, *rows, totals, shards]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     made = "splits of the source" if sources.has_splits else "automatic split"
-    yield f"{sources.root}: {page.number(len(decided.rows), 'image')}, {size(decided.bytes)} to store, {made}"
-    for line in lines:
-        cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
-        yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])
+    images = words.number(len(decided.rows), "image")
+    yield f"{sources.root}: {images}, {words.size(decided.bytes, 'MB')} to store, {made}"
+    yield from (f"  {line}" for line in tabular.aligned(lines, left=(1,)))
     yield from (f"  note: {note.line()}" for note in notes.of(decided, sources, facts))
     for name, count in sources.left_out.items():
-        yield f"  left out, not in --classes: {name} ({page.number(count, 'file')})"
+        yield f"  left out, not in --classes: {name} ({words.number(count, 'file')})"
     yield from listed(decided.rejected)
 
 
@@ -412,6 +421,12 @@ def define_flags() -> None:
     flags.DEFINE_bool("restart", default["restart"], "Discard what an unfinished conversion left.")
     flags.DEFINE_enum("engine", default["engine"], ENGINES, "Local processes, or Apache Beam (extra beam).")
     flags.DEFINE_string("beam_options", default["beam_options"], "Beam's own. Default: DirectRunner, in this process.")
+    usage.define_path(
+        "dask",
+        default["dask"],
+        "Address of a Dask scheduler, for example tcp://10.0.0.1:8786, or its --scheduler-file: the workers of that"
+        " cluster convert (extra dask). Default: this machine converts.",
+    )
     flags.DEFINE_bool("dry_run", default["dry_run"], "Stop after the class table; write nothing.")
 
 

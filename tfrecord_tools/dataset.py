@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +18,7 @@ import tensorflow as tf
 from tfrecord_tools import order as orders
 from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.augmentation.augment import augment as augmented
-from tfrecord_tools.base import page, python_calls, workers
+from tfrecord_tools.base import python_calls, words, workers
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.decoding.geometry import check_crop
 from tfrecord_tools.errors import UserError
@@ -32,6 +32,31 @@ _CHUNK = 64  # At most so many images are read and decoded in one call of Python
 _DRAWS = 6  # What these keys are for: other hashes of the same numbers are those of orders.
 _TRIED = 16  # Positions that are looked up at once.
 Fetch = Callable[[int], Any]
+
+
+class Batch(NamedTuple):
+    """A batch of `train_stream` or `eval_stream`: everything that is known about its images.
+
+    Attributes:
+        images: u8[b h w 3].
+        labels: i64[b].
+        numbers: i64[b], the record numbers.
+        keys: i64[b], the keys of the random draws, as `mix` takes them; None for evaluation.
+    """
+
+    images: tf.Tensor
+    labels: tf.Tensor
+    numbers: tf.Tensor
+    keys: tf.Tensor | None = None
+
+    def parts(self, with_numbers: bool, with_keys: bool = False) -> tuple[tf.Tensor, ...]:
+        """Return the tuple that users get: (images, labels[, numbers][, keys])."""
+        return (
+            self.images,
+            self.labels,
+            *((self.numbers,) if with_numbers else ()),
+            *((self.keys,) if with_keys else ()),
+        )
 
 
 def train_batches(
@@ -81,6 +106,43 @@ def train_batches(
         UserError: A size that is not positive, a batch that w workers cannot share equally, or an order or a cache of
             other records.
     """
+    return train_stream(
+        records,
+        batch_size=batch_size,
+        image_size=image_size,
+        seed=seed,
+        crop=crop,
+        start_step=start_step,
+        shard=shard,
+        order=order,
+        augment=augment,
+        cache=cache,
+        parallel=parallel,
+        jit=jit,
+        select=lambda batch: batch.parts(with_numbers, with_keys),
+    )
+
+
+def train_stream(
+    records: Records,
+    *,
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    crop: float = 0.0,
+    start_step: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    order: Order | None = None,
+    augment: AugmentConfig = AugmentConfig(),
+    cache: Cache | None = None,
+    parallel: int | None = None,
+    jit: bool = True,
+    select: Callable[[Batch], Any] | None = None,
+) -> tf.data.Dataset:
+    """Return the stream of `train_batches`, which explains the arguments, with a `Batch` as each element.
+
+    If `select` is given, its results are the elements. A `map` behind the stream would cost 0.3 ms a batch more.
+    """
     _check_positive(batch_size=batch_size, image_size=image_size)
     check_crop(crop)
     chosen = _Chosen(records, order or orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
@@ -91,9 +153,9 @@ def train_batches(
         fetch = cache.get
     data = chosen.batches(start_step, fetch, tf.uint8, (image_size, image_size, 3), parallel)
 
-    def finish(images: tf.Tensor, numbers: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        more = ((numbers,) if with_numbers else ()) + ((keys,) if with_keys else ())
-        return augmented(images, keys, augment, jit), labels, *more
+    def finish(batch: Batch) -> Any:
+        batch = batch._replace(images=augmented(batch.images, batch.keys, augment, jit))
+        return select(batch) if select else batch
 
     return data.map(finish, parallel or tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
@@ -107,7 +169,7 @@ def serialized_batches(
     """
     chosen = _Chosen(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
     data = chosen.batches(start_step, records.sound, tf.string, ())
-    return data.map(lambda examples, numbers, labels, keys: (examples, numbers))
+    return data.map(lambda batch: (batch.images, batch.numbers))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +209,8 @@ def cache_pixels(
     if budget_bytes is not None and np.prod(shape, dtype=np.int64) > budget_bytes:
         return None
     cached = np.zeros(shape, np.uint8)
-    for images, _, numbers in eval_batches(
-        records, batch_size=64, image_size=image_size, crop=crop, with_numbers=True
-    ).as_numpy_iterator():
-        cached[numbers] = images
+    for batch in eval_stream(records, batch_size=64, image_size=image_size, crop=crop).as_numpy_iterator():
+        cached[batch.numbers] = batch.images
     return Cache(cached, crop, frozenset(records.corrupt))
 
 
@@ -168,7 +228,7 @@ class _Chosen:
             )
         if order.count != len(records):
             raise UserError(
-                f"order: it is one of {page.number(order.count, 'record')}, and these are {len(records):,}."
+                f"order: it is one of {words.number(order.count, 'record')}, and these are {len(records):,}."
             )
         self.share = batch_size // workers
         self._records, self._order, self._seed = records, order, seed
@@ -177,13 +237,13 @@ class _Chosen:
     def batches(
         self, start_step: int, fetch: Fetch, dtype: tf.DType, shape: tuple[int, ...], parallel: int | None = None
     ) -> tf.data.Dataset:
-        """Yields (what is fetched, record numbers i64[b], labels i64[b], keys of the draws i64[b]).
+        """Return the batches from a step on, with what `fetch` returns in the place of the images.
 
         Args:
-            start_step: The first batch's number.
-            fetch: Record number -> what of it is wanted; None if it is corrupt.
-            dtype: Of what is fetched.
-            shape: Of one.
+            start_step: Number of the first batch.
+            fetch: Record number -> what the batch holds of this record; None if the record is corrupt.
+            dtype: Type of what `fetch` returns.
+            shape: Shape of what `fetch` returns.
             parallel: As in `train_batches`.
         """
         if start_step < 0:
@@ -191,31 +251,31 @@ class _Chosen:
         start, chunk = start_step * self.share, min(self.share, _CHUNK)
 
         def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
-            places = start + int(number) * chunk + np.arange(chunk)
-            positions = orders.stream_positions(places, self._batch_size, self._shard)
+            slots = start + int(number) * chunk + np.arange(chunk)
+            positions = orders.stream_positions(slots, self._batch_size, self._shard)
             rounds, numbers = self._order.at(positions)
-            found = python_calls.each(fetch, numbers.tolist())
-            instead = np.zeros_like(numbers)  # Else it would be changed just as where it stands itself.
-            for place, one in enumerate(found):
-                if one is None:
-                    found[place], numbers[place] = self._next_sound(int(positions[place]), fetch)
-                    instead[place] = positions[place] + 1
+            images = python_calls.each(fetch, numbers.tolist())
+            instead = np.zeros_like(numbers)  # Draws for a replacement differ from those at its own position.
+            for i, image in enumerate(images):
+                if image is None:
+                    images[i], numbers[i] = self._next_sound(int(positions[i]), fetch)
+                    instead[i] = positions[i] + 1
             keys = orders.mix(self._seed, _DRAWS, rounds, numbers, instead).view(np.int64)
-            return _stacked(found, dtype, shape), numbers, self._records.labels[numbers], keys
+            return _stacked(images, dtype, shape), self._records.labels[numbers], numbers, keys
 
         dtypes = (dtype, tf.int64, tf.int64, tf.int64)
-        data = map_python(tf.data.Dataset.counter(), read, dtypes, shape, length=chunk, parallel=parallel)
+        data = _map_python(tf.data.Dataset.counter(), read, dtypes, shape, length=chunk, parallel=parallel)
         if chunk == self.share:
             return data
         data = data.rebatch(self.share, drop_remainder=True)
-        return data.map(lambda *parts: [tf.ensure_shape(part, [self.share, *part.shape[1:]]) for part in parts])
+        return data.map(lambda batch: Batch(*(tf.ensure_shape(part, [self.share, *part.shape[1:]]) for part in batch)))
 
     def _next_sound(self, position: int, fetch: Fetch) -> tuple[Any, int]:
         """Fetches the next sound record behind a position, with its number."""
         for start in range(position + 1, position + 1 + 2 * len(self._records), _TRIED):
             for number in self._order[np.arange(start, start + _TRIED)].tolist():
-                if (one := fetch(number)) is not None:
-                    return one, number
+                if (image := fetch(number)) is not None:
+                    return image, number
         raise UserError("every record is corrupt. Copy or convert the dataset again.")
 
 
@@ -229,10 +289,10 @@ def fetch_decoded(records: Records, image_size: int, crop: float) -> Fetch:
     return lambda number: records.sound(number, pixels)
 
 
-def _stacked(found: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> np.ndarray:
+def _stacked(images: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> np.ndarray:
     if dtype == tf.string:
-        return np.array(found, object)
-    return np.stack(found) if found else np.zeros((0, *shape), dtype.as_numpy_dtype)
+        return np.array(images, object)
+    return np.stack(images) if images else np.zeros((0, *shape), dtype.as_numpy_dtype)
 
 
 def eval_batches(
@@ -250,6 +310,27 @@ def eval_batches(
     Returns:
         Of (images u8[b h w 3], labels i64[b]) or (images, labels, numbers i64[b]).
     """
+    return eval_stream(
+        records,
+        batch_size=batch_size,
+        image_size=image_size,
+        crop=crop,
+        select=lambda batch: batch.parts(with_numbers),
+    )
+
+
+def eval_stream(
+    records: Records,
+    *,
+    batch_size: int,
+    image_size: int,
+    crop: float = 0.0,
+    select: Callable[[Batch], Any] | None = None,
+) -> tf.data.Dataset:
+    """Return the batches of `eval_batches`, which explains the arguments, with a `Batch` as each element.
+
+    If `select` is given, its results are the elements.
+    """
     _check_any(records)
     _check_positive(batch_size=batch_size, image_size=image_size)
     check_crop(crop)
@@ -258,17 +339,16 @@ def eval_batches(
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
         images = python_calls.each(fetch, numbers.tolist())
-        found = {number: one for number, one in zip(numbers.tolist(), images) if one is not None}
-        sound = np.array(list(found), np.int64)
-        return _stacked(list(found.values()), tf.uint8, shape), sound, records.labels[sound]
+        decoded = {number: image for number, image in zip(numbers.tolist(), images) if image is not None}
+        valid = np.array(list(decoded), np.int64)
+        return _stacked(list(decoded.values()), tf.uint8, shape), records.labels[valid], valid
 
     chunks = tf.data.Dataset.range(len(records)).batch(_CHUNK)
-    data = map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape).rebatch(batch_size)
-    data = data.map(lambda images, numbers, labels: (images, labels, numbers) if with_numbers else (images, labels))
-    return data.prefetch(tf.data.AUTOTUNE)
+    data = _map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape).rebatch(batch_size)
+    return (data.map(select) if select else data).prefetch(tf.data.AUTOTUNE)
 
 
-def map_python(
+def _map_python(
     chunks: tf.data.Dataset,
     read: Callable[[np.ndarray], tuple[np.ndarray, ...]],
     dtypes: Sequence[tf.DType],
@@ -276,22 +356,22 @@ def map_python(
     length: int | None = None,
     parallel: int | None = None,
 ) -> tf.data.Dataset:
-    """Calls Python for each element, in `parallel` threads, by default one a processor.
+    """Call Python for each chunk, and return the results as `Batch`es.
 
     Args:
-        chunks: Of single tensors.
-        read: Gives arrays of the same length, of these types.
-        dtypes: Likewise.
-        shape: Of the elements of the first array; those of the others are scalars.
-        length: Of the arrays, if it is always the same.
-        parallel: More threads than processors would wait for Python's lock.
+        chunks: A dataset of single tensors.
+        read: Chunk -> the fields of a `Batch`, as arrays of the same length.
+        dtypes: The types of these arrays.
+        shape: Shape of an element of the first array; the elements of the others are scalars.
+        length: Length of the arrays, if it is always the same.
+        parallel: Number of threads; None: one per processor. More of them would wait for Python's lock.
     """
 
-    def as_tensors(chunk: tf.Tensor) -> tuple[tf.Tensor, ...]:
+    def as_tensors(chunk: tf.Tensor) -> Batch:
         parts = python_calls.numpy_function(read, [chunk], dtypes)
         for number, part in enumerate(parts):
             part.set_shape([length, *(() if number else shape)])
-        return tuple(parts)
+        return Batch(*parts)
 
     return chunks.map(as_tensors, parallel or workers.default_workers())
 

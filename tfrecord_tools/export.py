@@ -25,7 +25,7 @@ from typing import NamedTuple
 from absl import flags
 from PIL import Image
 
-from tfrecord_tools.base import command, files, page, usage
+from tfrecord_tools.base import command, files, usage, words
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.conversion.workspace import fresh
 from tfrecord_tools.errors import UserError, refusal
@@ -109,7 +109,7 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
     except OSError as error:
         raise UserError(f"{refusal(error)}. Nothing was written; mend the cause and try again.") from error
     for split, count in data.splits.items():
-        log(f"{out}/: {page.number(count, 'image')} of {split}, read again and counted")
+        log(f"{out}/: {words.number(count, 'image')} of {split}, read again and counted")
     for line in sink.notes(out):
         log(line)
     return dict(data.splits)

@@ -16,7 +16,7 @@ from absl import flags
 from PIL import Image
 
 from tfrecord_tools import order
-from tfrecord_tools.base import command, files, page, usage, workers
+from tfrecord_tools.base import command, files, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.conversion import plan_config, source_flags
@@ -129,7 +129,7 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
         raise UserError(f"{refusal(error)}. Nothing was written. Mend the cause, or choose another --out.") from error
     for split, count in counts.items():
         log(
-            f"{paths[split]}: {page.number(count, 'image')} of {config.image_size} x {config.image_size} pixels,"
+            f"{paths[split]}: {words.number(count, 'image')} of {config.image_size} x {config.image_size} pixels,"
             f" {config.color}"
         )
     for note in sources.notes:

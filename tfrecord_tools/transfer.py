@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from tfrecord_tools.base import command, files, page
+from tfrecord_tools.base import command, files, words
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.layout.dataset_files import CONVERT_JSON
@@ -179,8 +179,8 @@ def transfer(config: TransferConfig, log: Callable[[str], object] = print) -> Tr
     by_size = f" ({done.by_size:,} of these compared by size only)" if done.by_size else ""
     there = done.verified + done.by_size
     log(
-        f"{destination.shown}: complete; {page.number(done.copied, 'file')} copied,"
-        f" {page.number(there, 'was', 'were')} there{by_size}"
+        f"{destination.shown}: complete; {words.number(done.copied, 'file')} copied,"
+        f" {words.number(there, 'was', 'were')} there{by_size}"
     )
     return done
 

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, page, workers
+from tfrecord_tools.base import command, files, words, workers
 from tfrecord_tools.base.progress import Progress
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.layout import dataset_files, digest, duplicates, index, metadata, schema
 from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.schema import Keys
@@ -99,8 +99,8 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
     if not problems:
         how = "every image decodes in TensorFlow" if config.decode else "images were not decoded"
         log(
-            f"{data.directory}: {page.number(len(table), 'record')} in"
-            f" {page.number(len(jobs), 'shard is', 'shards are')} sound; {how}"
+            f"{data.directory}: {words.number(len(table), 'record')} in"
+            f" {words.number(len(jobs), 'shard is', 'shards are')} sound; {how}"
         )
     return problems
 
@@ -133,7 +133,7 @@ def _check_counts(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[
     for split, count in data.splits.items():
         found = int(((splits == split) & (labels != index.LEFT_OUT)).sum())
         if found != count:
-            yield f"{index.FILE_NAME}: {page.number(found, 'row')} of {split}, and convert.json says {count:,}"
+            yield f"{index.FILE_NAME}: {words.number(found, 'row')} of {split}, and convert.json says {count:,}"
         for entry in facts["classes"]:
             found = int(((splits == split) & (labels == entry["label"])).sum())
             if found != entry[split]:
@@ -153,7 +153,7 @@ def _check_features(data: Dataset) -> Iterator[str]:
     count = int(described["featuresDict"]["features"][data.keys.label]["classLabel"]["numClasses"])
     count -= data.keys.label_offset
     if count != len(data.class_names):
-        yield f"features.json: {page.number(count, 'class')}, and convert.json has {len(data.class_names):,}"
+        yield f"features.json: {words.number(count, 'class')}, and convert.json has {len(data.class_names):,}"
 
 
 def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
@@ -248,7 +248,7 @@ def _check_decodes(encoded: bytes, size: tuple[int, int]) -> str:
             with tf.device("CPU"):
                 pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         except tf.errors.InvalidArgumentError as error:
-            return f"TensorFlow does not decode it: {error.message.splitlines()[0]}"
+            return f"TensorFlow does not decode it: {one_line(error)}"
     shape = tuple(pixels.shape)
     return "" if shape == (*size, 3) else f"decodes to {shape}, and the index says {size[0]} x {size[1]} pixels"
 
@@ -272,11 +272,11 @@ def _shared_images(table: Any) -> Iterator[str]:
     first = duplicates.first_of(index.hashes(table, "sha256"))
     found = duplicates.find(first, table.column("label").to_numpy(), splits)
     what = {"conflicts": "with another label", "leaks": "in another split"}
-    for kind, words in what.items():
+    for kind, meaning in what.items():
         if found.counts[kind]:
             paths = ", ".join(table.column("path").take(found.examples[kind][0]).to_pylist()[:2])
-            records = page.number(found.counts[kind], "record has", "records have")
-            yield f"note: {records} the image of a record {words}, such as {paths}"
+            records = words.number(found.counts[kind], "record has", "records have")
+            yield f"note: {records} the image of a record {meaning}, such as {paths}"
 
 
 def define_flags() -> None:
@@ -291,7 +291,7 @@ def main(argv: Sequence[str]) -> None:
         shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
         more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
         raise UserError(
-            f"{directory}: {page.number(len(problems), 'problem')} found:{shown}{more}\nCopy or convert it again."
+            f"{directory}: {words.number(len(problems), 'problem')} found:{shown}{more}\nCopy or convert it again."
         )
 
 

@@ -104,7 +104,7 @@ def save(path: Path, state: State) -> None:
         "rows": state.rows,
         "seconds": state.seconds,
         "arrays": {name: put(values) for name, values in state.arrays.items()},
-        "callbacks": [{name: plain(value) for name, value in one.items()} for one in state.callbacks],
+        "callbacks": [{name: plain(value) for name, value in attributes.items()} for attributes in state.callbacks],
     }
     with files.atomic(path) as file:
         np.savez(file, **arrays, meta=np.array(json.dumps(meta)))  # type: ignore[arg-type]
@@ -127,9 +127,9 @@ def load(path: Path) -> State:
                 callbacks=[
                     {
                         name: [stored[key] for key in value["arrays"]] if isinstance(value, dict) else value
-                        for name, value in one.items()
+                        for name, value in attributes.items()
                     }
-                    for one in meta["callbacks"]
+                    for attributes in meta["callbacks"]
                 ],
             )
     except FileNotFoundError:

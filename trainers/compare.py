@@ -9,6 +9,7 @@ Each training is a process and a run directory of its own; the same command cont
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shlex
 import signal
@@ -19,14 +20,173 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.base import command, files, page, usage
+from tfrecord_tools.base import command, files, usage, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import recipes, run_directory, training_flags
 from trainers.results import comparison
 from trainers.results.comparison import Row, Variant
 
-FLAGS = flags.FLAGS
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """The trainings to compare.
+
+    Attributes:
+        tfrecords: The dataset directory.
+        out: The directory of the runs, the table and the chart.
+        variants: The variants, each with a name of its own.
+        seeds: Each variant is trained once with each seed.
+    """
+
+    tfrecords: str
+    out: Path = Path("comparison")
+    variants: Sequence[Variant]
+    seeds: Sequence[int] = (0,)
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            recipes.check_seed("seeds", seed)
+
+    def jobs(self) -> list[Job]:
+        """Return the trainings, variant by variant."""
+        return [Job(self.tfrecords, self.out, variant, seed) for variant in self.variants for seed in self.seeds]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One training of a comparison: a variant with a seed.
+
+    Attributes:
+        tfrecords: The dataset directory.
+        out: The directory of the comparison.
+        variant: The variant.
+        seed: The seed.
+    """
+
+    tfrecords: str
+    out: Path
+    variant: Variant
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.variant.name}, seed {self.seed}"
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.out / self.variant.run(self.seed)
+
+    @property
+    def log(self) -> Path:
+        """The file with everything that the training prints."""
+        return self.out / f"{self.run.name}.log"
+
+    @property
+    def record(self) -> Path:
+        """The file that keeps the trainer and the flags of a training that this command has seen end."""
+        return self.out / f"{self.run.name}.json"
+
+    def command(self) -> list[str]:
+        """Return the command of the training."""
+        return [
+            sys.executable,
+            "-m",
+            f"trainers.{self.variant.trainer}",
+            f"--tfrecords={self.tfrecords}",
+            f"--run={self.run}",
+            f"--seed={self.seed}",
+            *([f"--features={self.out / 'features'}"] if self.variant.trainer == "features" else []),
+            *self.variant.flags,
+        ]
+
+    def is_done(self) -> bool:
+        """Return whether the run is finished and was seen to end. If not, the trainer compares the settings itself."""
+        return run_directory.read_metrics(self.run) is not None and self.record.exists()
+
+
+def compare(config: CompareConfig) -> None:
+    """Run the trainings that are not finished, and write and print the table and the chart.
+
+    Raises:
+        UserError: A training failed, or a finished run has other flags or another dataset.
+    """
+    digest, jobs, out = open_dataset(config.tfrecords).digest, config.jobs(), config.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out}: a file, not a directory. Pass another --out.")
+    for job in jobs:  # Before hours are spent on the trainings in front of it.
+        _check_same(job, digest)
+    _check_alike(config)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Ends the running training, too.
+    with files.lock(out / "lock", f"--out={out}: another comparison is at work in it. Wait for it."):
+        failed = [job for number, job in enumerate(jobs, 1) if not _train(job, f"{number}/{len(jobs)}")]
+    _check_alike(config)
+    _write_results(config, failed)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {words.number(len(jobs), 'training')} failed, see"
+            f" {', '.join(str(job.log) for job in failed)}. Where no flag is wrong, the same command tries them again."
+        )
+
+
+def _check_same(job: Job, digest: str) -> None:
+    """Raise UserError if a finished run, which would not be trained again, has another trainer, flags or dataset."""
+    if not job.is_done():
+        return
+    begun = json.loads(job.record.read_text())
+    if begun != job.variant.told(job.seed):
+        raise UserError(
+            f"{job.run}: finished with other flags: {' '.join(begun)}. Give the variant another NAME, or pass another"
+            " --out."
+        )
+    trained_on = run_directory.read_settings(job.run)["dataset"]["digest"]
+    if trained_on != digest:
+        raise UserError(
+            f"{job.run}: finished on another dataset, of digest {trained_on[:12]}; {job.tfrecords} is {digest[:12]}"
+            " now. Pass another --out."
+        )
+
+
+def _check_alike(config: CompareConfig) -> None:
+    comparison.check_alike([job.run for job in config.jobs() if job.variant == variant] for variant in config.variants)
+
+
+def _train(job: Job, position: str) -> bool:
+    """Run one training unless it is finished, and return whether it succeeded."""
+    if job.is_done():
+        command.say(f"{position}  {job}: finished before")
+        return True
+    job.out.mkdir(parents=True, exist_ok=True)
+    command.say(f"{position}  {job}: ", end="")
+    with open(job.log, "ab") as log:
+        code = subprocess.run(job.command(), stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+    metrics = run_directory.read_metrics(job.run)
+    if code or metrics is None:
+        command.say(f"failed with exit code {code}: {_last_error(job.log)}")
+        return False
+    run_directory.write_json(job.record, job.variant.told(job.seed))
+    command.say(f"accuracy {metrics['accuracy']:.2%} in {metrics['seconds']:,.0f} s")
+    return True
+
+
+def _last_error(log: Path) -> str:
+    """Return the last error of a training, or the last line if there is none."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    errors = [line for line in lines if line.startswith(("error: ", "FATAL "))]
+    return (errors or lines or [""])[-1]
+
+
+def _write_results(config: CompareConfig, failed: Sequence[Job]) -> None:
+    """Write the table and the chart, and print the table."""
+    rows = []
+    for variant in config.variants:
+        metrics = [run_directory.read_metrics(job.run) for job in config.jobs() if job.variant == variant]
+        failures = sum(job.variant == variant for job in failed)
+        rows.append(Row(name=variant.name, runs=tuple(filter(None, metrics)), failed=failures))
+    comparison.write_table(rows, config.out / comparison.TABLE)
+    comparison.draw(rows, config.out / comparison.CHART)
+    print(comparison.table(rows))
+    print(f"results: {config.out}/ with {comparison.TABLE}, {comparison.CHART} and the runs")
 
 
 def define_flags() -> None:
@@ -40,125 +200,30 @@ def define_flags() -> None:
     flags.DEFINE_boolean("dry_run", False, "Print the commands and stop.")
 
 
+def _seeds(values: Sequence[str]) -> list[int]:
+    """Parse --seeds; a seed that is repeated counts once."""
+    try:
+        if seeds := list(dict.fromkeys(map(int, values))):
+            return seeds
+    except ValueError:
+        pass
+    raise UserError(f"--seeds={','.join(values)}: whole numbers, as in 0,1,2, are expected.")
+
+
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    if not FLAGS.tfrecords:
+    values = flags.FLAGS
+    if not values.tfrecords:
         raise UserError("--tfrecords is missing: the dataset to train on.")
-    try:
-        seeds = list(dict.fromkeys(int(seed) for seed in FLAGS.seeds))
-        if not seeds:
-            raise ValueError
-    except ValueError:
-        raise UserError(f"--seeds={','.join(FLAGS.seeds)}: whole numbers, as in 0,1,2, are expected.") from None
-    for seed in seeds:
-        recipes.check_seed("seeds", seed)
-    chosen = comparison.variants(FLAGS.variant, FLAGS.backbone)
-    digest = open_dataset(FLAGS.tfrecords).digest
-    out = Path(FLAGS.out)
-    jobs = [(variant, seed) for variant in chosen for seed in seeds]
-    if FLAGS.dry_run:
-        for variant, seed in jobs:
-            print(shlex.join(_command(variant, seed, out)))
-        return
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out}: a file, not a directory. Pass another --out.")
-    runs = {variant: [out / variant.run(seed) for seed in seeds] for variant in chosen}
-    for variant, seed in jobs:  # Before hours are spent on those in front of it.
-        _check_same(variant, seed, out, digest)
-    comparison.check_alike(runs.values())
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # It ends the training that runs, too.
-    with files.lock(out / "lock", f"--out={out}: another comparison is at work in it. Wait for it."):
-        failed = [job for number, job in enumerate(jobs, 1) if not _train(*job, out, f"{number}/{len(jobs)}")]
-    comparison.check_alike(runs.values())
-    rows = [
-        Row(
-            name=variant.name,
-            runs=tuple(filter(None, map(comparison.results, paths))),
-            failed=sum(variant == one for one, _ in failed),
-        )
-        for variant, paths in runs.items()
-    ]
-    comparison.write_table(rows, out / comparison.TABLE)
-    comparison.draw(rows, out / comparison.CHART)
-    print(comparison.table(rows))
-    print(f"results: {out}/ with {comparison.TABLE}, {comparison.CHART} and the runs")
-    if failed:
-        logs = ", ".join(str(out / f"{variant.run(seed)}.log") for variant, seed in failed)
-        raise UserError(
-            f"{len(failed)} of {page.number(len(jobs), 'training')} failed, see {logs}. Where no flag is wrong, the"
-            f" same command tries"
-            " them again."
-        )
-
-
-def _command(variant: Variant, seed: int, out: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        f"trainers.{variant.trainer}",
-        f"--tfrecords={FLAGS.tfrecords}",
-        f"--run={out / variant.run(seed)}",
-        f"--seed={seed}",
-        *([f"--features={out / 'features'}"] if variant.trainer == "features" else []),
-        *variant.flags,
-    ]
-
-
-def _told(variant: Variant, seed: int, out: Path) -> Path:
-    """The file that says what a run that this command has seen end trained."""
-    return out / f"{variant.run(seed)}.json"
-
-
-def _is_done(variant: Variant, seed: int, out: Path) -> bool:
-    """Whether a run is finished and was seen to end; if not, its trainer is asked, which knows its own settings."""
-    return comparison.results(out / variant.run(seed)) is not None and _told(variant, seed, out).exists()
-
-
-def _check_same(variant: Variant, seed: int, out: Path, digest: str) -> None:
-    """Raises UserError if a finished run, which would not be trained again, is of another trainer, flags or data."""
-    if not _is_done(variant, seed, out):
-        return
-    run, told = out / variant.run(seed), _told(variant, seed, out)
-    begun = json.loads(told.read_text())
-    if begun != variant.told(seed):
-        raise UserError(
-            f"{run}: finished with other flags: {' '.join(begun)}. Give the variant another NAME, or pass another"
-            " --out."
-        )
-    of = run_directory.read_settings(run)["dataset"]["digest"]
-    if of != digest:
-        raise UserError(
-            f"{run}: finished on another dataset, of digest {of[:12]}; {FLAGS.tfrecords} is {digest[:12]} now. Pass"
-            " another --out."
-        )
-
-
-def _train(variant: Variant, seed: int, out: Path, which: str) -> bool:
-    """Runs one training, unless it is finished; what it prints goes into a log beside its run directory."""
-    if _is_done(variant, seed, out):
-        print(f"{which}  {variant.name}, seed {seed}: finished before", flush=True)
-        return True
-    out.mkdir(parents=True, exist_ok=True)
-    print(f"{which}  {variant.name}, seed {seed}: ", end="", flush=True)
-    with open(out / f"{variant.run(seed)}.log", "ab") as log:
-        code = subprocess.run(
-            _command(variant, seed, out), stdout=log, stderr=subprocess.STDOUT, check=False
-        ).returncode
-    metrics = comparison.results(out / variant.run(seed))
-    if code or metrics is None:
-        print(f"failed with exit code {code}: {_last_error(out / f'{variant.run(seed)}.log')}", flush=True)
-        return False
-    run_directory.write_json(_told(variant, seed, out), variant.told(seed))
-    print(f"accuracy {metrics['accuracy']:.2%} in {metrics['seconds']:,.0f} s", flush=True)
-    return True
-
-
-def _last_error(log: Path) -> str:
-    """What a training said last."""
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return next(
-        (line for line in reversed(lines) if line.startswith(("error: ", "FATAL "))), lines[-1] if lines else ""
-    )
+    seeds = _seeds(values.seeds)
+    variants = comparison.variants(values.variant, values.backbone)
+    config = CompareConfig(tfrecords=values.tfrecords, out=Path(values.out), variants=variants, seeds=seeds)
+    if values.dry_run:
+        open_dataset(config.tfrecords)
+        for job in config.jobs():
+            print(shlex.join(job.command()))
+    else:
+        compare(config)
 
 
 if __name__ == "__main__":

@@ -8,19 +8,19 @@ The dataset may have its classes in another order than the one trained on: they 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
-from tfrecord_tools.base import command, page, usage
+from tfrecord_tools.base import command, usage, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import run_directory
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions, report
+from trainers.run_directory import Metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,8 +50,12 @@ class EvaluateConfig:
             )
 
 
-def evaluate(config: EvaluateConfig) -> dict[str, Any]:
+def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Metrics:
     """Judges a model and writes metrics.json, report.html, predictions.csv, suspects.csv and plots/.
+
+    Args:
+        config: The model and the dataset.
+        log: Takes the lines for the user.
 
     Returns:
         The content of metrics.json.
@@ -74,7 +78,8 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)
     predicted = predictions.of_records(model, info, records, data.class_names)
-    metrics = predictions.summary(predicted) | {
+    metrics: Metrics = {
+        **predictions.summary(predicted),
         "split": f"the {config.split} split of {data.name}",
         "note": _note(info, data, config.split),
         "count": len(predicted),
@@ -86,18 +91,18 @@ def evaluate(config: EvaluateConfig) -> dict[str, Any]:
     run_directory.write_json(out / run_directory.METRICS, metrics)  # First: by it the directory is known again.
     report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run)
     low, high = metrics["accuracy_interval"]
-    print(
+    log(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
-        f" {page.number(len(predicted), 'image')}: {metrics['split']}"
+        f" {words.number(len(predicted), 'image')}: {metrics['split']}"
     )
-    print(f"{out}/ with {', '.join(sorted(one.name for one in out.iterdir()))}")
+    log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
     return metrics
 
 
 def _check_out(out: Path) -> None:
     """Refuses what is no place for an evaluation: only an earlier one is replaced."""
     run_directory.check_directory("out", out)
-    names = {one.name for one in out.iterdir()} if out.exists() else set()
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names & {run_directory.SETTINGS, run_directory.MODEL}:
         raise UserError(f"--out={out}: a run directory, whose own report is not replaced. Pass another --out.")
     if names and run_directory.METRICS not in names:

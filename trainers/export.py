@@ -13,12 +13,9 @@ from collections.abc import Sequence
 from absl import flags, logging
 
 from tfrecord_tools.base import command, usage
-from tfrecord_tools.errors import UserError
 from trainers.exporting import export_model
 from trainers.exporting.export_model import ExportConfig
 from trainers.models import model_file
-
-FLAGS = flags.FLAGS
 
 
 def define_flags() -> None:
@@ -50,10 +47,9 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    if not FLAGS.run:
-        raise UserError("--run is missing: the run directory of a trainer, or a .keras file that one wrote.")
+    config = command.from_flags(ExportConfig)
     logging.set_verbosity(logging.WARNING)  # TensorFlow logs every file that it writes.
-    exported = export_model.export(command.from_flags(ExportConfig))
+    exported = export_model.export(config)
     names = sorted(path.name for path in exported.directory.iterdir())
     print(f"export: {exported.directory}/ with {', '.join(names)}")
     print(f"check: {exported.check}")

@@ -60,6 +60,7 @@ def fit(
     *,
     callbacks: Callable[[Phase], Sequence[keras.callbacks.Callback]] = lambda phase: (),
     verbose: int = 2,
+    log: Callable[[str], object] = print,
 ) -> None:
     """Trains a model through its phases, from where the checkpointer stands.
 
@@ -69,6 +70,7 @@ def fit(
         checkpointer: Holds the position and gathers the history.
         callbacks: Makes further ones for a phase.
         verbose: As in `keras.Model.fit`: 0 silent, 1 a progress bar, 2 a line an epoch.
+        log: Takes a line for each phase, unless `verbose` is 0.
 
     Raises:
         DivergedError: The loss or a weight is no number any more.
@@ -77,7 +79,7 @@ def fit(
         if index < checkpointer.position.phase:
             continue
         if verbose:
-            print(f"phase {phase.name}: {describe(phase)}", flush=True)
+            log(f"phase {phase.name}: {describe(phase)}")
         steps = phase.steps_per_epoch or task.steps_per_epoch
         # One place for the two, since `trainable` takes effect at the next compile only.
         task.set_trainable(phase.trainable)

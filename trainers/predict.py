@@ -9,22 +9,22 @@ the exit code is then 1. Other files in a directory, such as notes.txt, are skip
 
 from __future__ import annotations
 
+import contextlib
+import csv
 import dataclasses
 import json
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from absl import flags
 
-from tfrecord_tools.base import command, page, usage
+from tfrecord_tools.base import command, tabular, usage, words
 from tfrecord_tools.errors import UserError
 from trainers.models import model_file
 from trainers.results import image_files, predictions
-from trainers.results.image_files import Found
 from trainers.results.predictions import Predictions
 
 
@@ -55,18 +55,30 @@ class PredictConfig:
             _check_csv(Path(self.csv))
 
 
-def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Found:
-    """Judges images.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The outcome of a call of `predict`.
+
+    Attributes:
+        count: Number of images with a prediction.
+        unreadable: Path -> reason, sorted, for images that cannot be read and for other files that the user named.
+        skipped: Path -> reason, sorted, for files within directories that are not images.
+    """
+
+    count: int
+    unreadable: Mapping[str, str]
+    skipped: Mapping[str, str]
+
+
+def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Outcome:
+    """Predict the classes of images.
 
     Args:
-        config: Which, by what.
+        config: The model and the images.
         log: Takes each line of the table, or the JSON.
 
-    Returns:
-        What was found, and of it what is unreadable.
-
     Raises:
-        UserError: No such model or files.
+        UserError: The model or a file does not exist.
     """
     path = model_file.find(config.run)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
@@ -77,30 +89,31 @@ def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Foun
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)
     answers: list[dict[str, Any]] = []
-
-    def told() -> Iterator[Predictions]:
-        for batch in image_files.judge(model, info, found):
+    unreadable, skipped, count = dict(found.unreadable), dict[str, str](), 0
+    with _csv_writer(config.csv, info.classes) as writer:
+        for judged in image_files.judge(model, info, found.sources):
+            count += len(judged.predictions)
+            unreadable |= judged.unreadable
+            skipped |= judged.skipped
             if config.json:
-                answers.extend(_as_json(batch))
+                answers.extend(_as_json(judged.predictions))
             else:
-                for line in _lines(batch):
+                for line in _lines(judged.predictions):
                     log(line)
-            yield batch
-
-    if config.csv:
-        rows = (row for batch in told() for row in predictions.table(batch))
-        predictions.write_csv(Path(config.csv), predictions.columns(info.classes), rows)
-    else:
-        deque(told(), maxlen=0)  # None of them is kept.
+            if writer:
+                writer.writerows(predictions.table(judged.predictions))
+    outcome = Outcome(count=count, unreadable=dict(sorted(unreadable.items())), skipped=dict(sorted(skipped.items())))
     if config.json:
-        log(
-            json.dumps(
-                {"predictions": answers, "unreadable": found.unreadable, "skipped": found.skipped},
-                indent=2,
-                ensure_ascii=False,
-            )
-        )
-    return found
+        files = {"unreadable": outcome.unreadable, "skipped": outcome.skipped}
+        log(json.dumps({"predictions": answers, **files}, indent=2, ensure_ascii=False))
+    return outcome
+
+
+def _csv_writer(
+    path: str | None, classes: Sequence[str]
+) -> contextlib.AbstractContextManager[csv.DictWriter[str] | None]:
+    """Open the file of --csv, if the user wants one."""
+    return tabular.csv_writer(Path(path), predictions.columns(classes)) if path else contextlib.nullcontext()
 
 
 def _check_csv(path: Path) -> None:
@@ -137,18 +150,18 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    found = predict(command.from_flags(PredictConfig, images=argv[1:]))
-    for path, reason in found.unreadable.items():
+    outcome = predict(command.from_flags(PredictConfig, images=argv[1:]))
+    unreadable, skipped = outcome.unreadable, outcome.skipped
+    for path, reason in unreadable.items():
         print(f"unreadable: {path}: {reason}", file=sys.stderr)
-    judged = len(found.sources) - sum(source.path in {**found.unreadable, **found.skipped} for source in found.sources)
-    if found.skipped:
-        what = page.number(len(found.skipped), "file that is not an image", "files that are not images")
-        print(f"note: {what} skipped, such as {next(iter(found.skipped))}", file=sys.stderr)
-    if not judged and not found.unreadable:
+    if skipped:
+        what = words.number(len(skipped), "file that is not an image", "files that are not images")
+        print(f"note: {what} skipped, such as {next(iter(skipped))}", file=sys.stderr)
+    if not outcome.count and not unreadable:
         raise UserError("no images there. Pass images, or directories of images.")
-    if found.unreadable:
-        rest = "Everything else was judged" if judged else "Nothing was judged"
-        raise UserError(f"{page.number(len(found.unreadable), 'unreadable file')}, listed above. {rest}.")
+    if unreadable:
+        rest = "Everything else was judged" if outcome.count else "Nothing was judged"
+        raise UserError(f"{words.number(len(unreadable), 'unreadable file')}, listed above. {rest}.")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -144,6 +145,11 @@ class Recipe:
     class_weights: str = "none"
     early_stopping: int = 0
 
+    @property
+    def blended(self) -> bool:
+        """Whether targets may lie between classes, because of MixUp, CutMix or label smoothing."""
+        return bool(self.mixup or self.cutmix or self.label_smoothing)
+
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size}: at least 1 image is needed.")
@@ -220,12 +226,12 @@ def check_seed(flag: str, seed: int) -> None:
 
 
 # Scaled by 1 / 255, which is not VGG16's own.
-_NOTES_VGG16: dict[str, Any] = {"backbone": "VGG16", "image_size": 150, "scaling": "unit", "pooling": "flatten"}
+_REFERENCE_VGG16: dict[str, Any] = {"backbone": "VGG16", "image_size": 150, "scaling": "unit", "pooling": "flatten"}
 
 
-def _as_in_notes(notes: Mapping[str, Any], model: Mapping[str, Any]) -> ModelConfig:
-    """A model with the notes' values but for those given; what scales by itself is not scaled by 1 / 255 as well."""
-    values = {**notes, **model}
+def _reference_model(reference: Mapping[str, Any], model: Mapping[str, Any]) -> ModelConfig:
+    """Return the model of a reference recipe with the given values; a backbone that scales by itself is not scaled."""
+    values = {**reference, **model}
     if backbones.find(values["backbone"]).scaling == "own" and "scaling" not in model:
         values["scaling"] = None
     return ModelConfig(**values)
@@ -267,16 +273,16 @@ def scratch(**model: Any) -> Recipe:
     )
 
 
-def scratch_document(*, augmented: bool = False, **model: Any) -> Recipe:
-    """The numbers of the notes, sections 2 and, augmented, 3: their own network at 150 px, more epochs if augmented.
+def scratch_reference(*, augmented: bool = False, **model: Any) -> Recipe:
+    """Return the reference recipe of sections 2 and, augmented, 3: a small network at 150 px.
 
     Args:
-        augmented: Whether images are changed at random.
-        **model: Values of `ModelConfig` to use in place of the notes'.
+        augmented: Whether images are augmented, for twice as many epochs.
+        **model: Values of `ModelConfig` that replace those of the reference.
     """
-    notes: dict[str, Any] = {"backbone": backbones.CNN, "image_size": 150, "weights": "none"}
+    reference: dict[str, Any] = {"backbone": backbones.CNN, "image_size": 150, "weights": "none"}
     return Recipe(
-        model=_as_in_notes(notes | {"scaling": "unit", "pooling": "flatten", "dropout": 0.5}, model),
+        model=_reference_model(reference | {"scaling": "unit", "pooling": "flatten", "dropout": 0.5}, model),
         phases=(
             Phase(
                 name="scratch",
@@ -311,16 +317,16 @@ def features(*, head: str = "dense", **model: Any) -> Recipe:
     )
 
 
-def features_document(*, head: str = "dense", **model: Any) -> Recipe:
-    """The numbers of the notes, section 4.1: VGG16, scaled by 1 / 255, a hidden layer on all positions.
+def features_reference(*, head: str = "dense", **model: Any) -> Recipe:
+    """Return the reference recipe of section 4.1: VGG16, scaled by 1 / 255, and a head on all positions.
 
     Args:
-        head: "dense": that; "linear": the last layer alone.
-        **model: Values of `ModelConfig` to use in place of the notes'.
+        head: "dense": with a hidden layer; "linear": the last layer alone.
+        **model: Values of `ModelConfig` that replace those of the reference.
     """
     shape: dict[str, Any] = {"dense": {"hidden": 256, "dropout": 0.5}, "linear": {"hidden": 0, "dropout": 0.0}}[head]
     return Recipe(
-        model=_as_in_notes(_NOTES_VGG16 | shape, model),
+        model=_reference_model(_REFERENCE_VGG16 | shape, model),
         phases=(Phase(name="head", trainable="head", optimizer="rmsprop", learning_rate=1e-2, epochs=30),),
         batch_size=20,
         crop=0.0,
@@ -341,15 +347,15 @@ def frozen(**model: Any) -> Recipe:
     )
 
 
-def frozen_document(**model: Any) -> Recipe:
-    """The numbers of the notes, section 4.2.(1).
+def frozen_reference(**model: Any) -> Recipe:
+    """Return the reference recipe of section 4.2.(1).
 
     Args:
-        **model: Values of `ModelConfig` to use in place of the notes'.
+        **model: Values of `ModelConfig` that replace those of the reference.
     """
     head = Phase(name="head", trainable="head", optimizer="rmsprop", learning_rate=1e-2, epochs=30, steps_per_epoch=100)
     return Recipe(
-        model=_as_in_notes(_NOTES_VGG16 | {"hidden": 256, "dropout": 0.6}, model),
+        model=_reference_model(_REFERENCE_VGG16 | {"hidden": 256, "dropout": 0.6}, model),
         phases=(head,),
         batch_size=20,
         crop=0.0,
@@ -377,13 +383,13 @@ def finetune(**model: Any) -> Recipe:
     )
 
 
-def finetune_document(**model: Any) -> Recipe:
-    """The numbers of the notes, section 4.2.(2), "Fine Tuning": those of 4.2.(1), then the last stage.
+def finetune_reference(**model: Any) -> Recipe:
+    """Return the reference recipe of section 4.2.(2), "Fine Tuning": that of 4.2.(1), then the last stage.
 
     Args:
-        **model: Values of `ModelConfig` to use in place of the notes'.
+        **model: Values of `ModelConfig` that replace those of the reference.
     """
-    recipe = frozen_document(**model)
+    recipe = frozen_reference(**model)
     head = dataclasses.replace(recipe.phases[0], epochs=10)
     second = dataclasses.replace(head, name="finetune", trainable="last_stage", learning_rate=1e-5)
     return dataclasses.replace(recipe, phases=(head, second))
@@ -391,11 +397,25 @@ def finetune_document(**model: Any) -> Recipe:
 
 # Trainer -> name of a recipe -> how it is made.
 RECIPES: Mapping[str, Mapping[str, Callable[..., Recipe]]] = {
-    "scratch": {"default": scratch, "document": scratch_document},
-    "features": {"default": features, "document": features_document},
-    "frozen": {"default": frozen, "document": frozen_document},
-    "finetune": {"default": finetune, "document": finetune_document},
+    "scratch": {"default": scratch, "reference": scratch_reference},
+    "features": {"default": features, "reference": features_reference},
+    "frozen": {"default": frozen, "reference": frozen_reference},
+    "finetune": {"default": finetune, "reference": finetune_reference},
 }
+
+
+def current_name(recipe: str) -> str:
+    """Return the name of a recipe in `RECIPES`: `document` is the former name of `reference`."""
+    return "reference" if recipe == "document" else recipe
+
+
+def __getattr__(name: str) -> Callable[..., Recipe]:
+    """Find the reference recipes by their former names, such as `scratch_document`, for one release."""
+    trainer, _, former = name.partition("_")
+    if former != "document" or trainer not in RECIPES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"recipes.{name} is now recipes.{trainer}_reference.", DeprecationWarning, stacklevel=2)
+    return RECIPES[trainer]["reference"]
 
 
 def reads_features(trainer: str) -> bool:
@@ -425,34 +445,49 @@ def override(
     Raises:
         UserError: Another number of epochs or rates than phases, no epoch left, or a value that is not allowed.
     """
-    fields = {name: value for name, value in (phase or {}).items() if value is not None}
-    phases = [dataclasses.replace(one, **(fields | _optimizer_kwargs(one, fields))) for one in recipe.phases]
-    if "patience" in fields and all(one.schedule != "plateau" for one in phases):
-        raise UserError(f"--patience={fields['patience']}: it has a meaning with --schedule=plateau alone.")
+    phases = _with_fields(recipe.phases, {name: value for name, value in (phase or {}).items() if value is not None})
     if unfreeze is not None:
-        if unfreeze in ("", "head", "scratch"):
-            raise UserError(f"--unfreeze={unfreeze}: last_stage, all, a number or a regular expression is expected.")
-        if all(one.trainable != "last_stage" for one in recipe.phases):
-            raise UserError(f"--unfreeze={unfreeze}: no phase of this recipe trains a part of a backbone.")
-        rules = [unfreeze if one.trainable == "last_stage" else one.trainable for one in phases]
-        phases = [dataclasses.replace(one, trainable=rule) for one, rule in zip(phases, rules, strict=True)]
+        phases = _with_unfrozen(phases, unfreeze)
     if learning_rate is not None:
-        _check_count("learning_rate", learning_rate, recipe.phases)
-        phases = [dataclasses.replace(one, learning_rate=rate) for one, rate in zip(phases, learning_rate, strict=True)]
+        _check_count("learning_rate", learning_rate, phases)
+        phases = [dataclasses.replace(old, learning_rate=rate) for old, rate in zip(phases, learning_rate, strict=True)]
     if epochs is not None:
-        shown = _check_count("epochs", epochs, recipe.phases)
-        if min(epochs) < 0 or not any(epochs):
-            raise UserError(f"{shown}: numbers from 0 on are expected, and not all 0.")
-        phases = [dataclasses.replace(one, epochs=count) for one, count in zip(phases, epochs, strict=True) if count]
+        phases = _with_epochs(phases, epochs)
     given = {name: value for name, value in values.items() if value is not None}
     return dataclasses.replace(recipe, phases=tuple(phases), **given)
+
+
+def _with_fields(phases: Sequence[Phase], fields: Mapping[str, Any]) -> list[Phase]:
+    changed = [dataclasses.replace(phase, **{**fields, **_optimizer_kwargs(phase, fields)}) for phase in phases]
+    if "patience" in fields and all(phase.schedule != "plateau" for phase in changed):
+        raise UserError(f"--patience={fields['patience']}: it has a meaning with --schedule=plateau alone.")
+    return changed
+
+
+def _with_unfrozen(phases: Sequence[Phase], unfreeze: str) -> list[Phase]:
+    """Replace the layers of the backbone that phases train, in phases that train some of them."""
+    if unfreeze in ("", "head", "scratch"):
+        raise UserError(f"--unfreeze={unfreeze}: last_stage, all, a number or a regular expression is expected.")
+    if all(phase.trainable != "last_stage" for phase in phases):
+        raise UserError(f"--unfreeze={unfreeze}: no phase of this recipe trains a part of a backbone.")
+    return [
+        dataclasses.replace(phase, trainable=unfreeze) if phase.trainable == "last_stage" else phase for phase in phases
+    ]
+
+
+def _with_epochs(phases: Sequence[Phase], epochs: Sequence[int]) -> list[Phase]:
+    """Replace the epochs of phases; a phase of 0 epochs is left out."""
+    shown = _check_count("epochs", epochs, phases)
+    if min(epochs) < 0 or not any(epochs):
+        raise UserError(f"{shown}: numbers from 0 on are expected, and not all 0.")
+    return [dataclasses.replace(phase, epochs=count) for phase, count in zip(phases, epochs, strict=True) if count]
 
 
 def _optimizer_kwargs(phase: Phase, given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the recipe stay beside those given, unless they are another optimizer's."""
     same = given.get("optimizer", phase.optimizer).lower() == phase.optimizer.lower()  # Keras knows no difference.
-    kept = phase.optimizer_kwargs if same else {}
-    return {"optimizer_kwargs": {**kept, **given.get("optimizer_kwargs", {})}}
+    inherited = phase.optimizer_kwargs if same else {}
+    return {"optimizer_kwargs": {**inherited, **given.get("optimizer_kwargs", {})}}
 
 
 def _check_count(name: str, values: Sequence[float], phases: Sequence[Phase]) -> str:

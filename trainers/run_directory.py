@@ -1,21 +1,19 @@
-"""The run directory: what a training was told, where it stands and what came out."""
+"""The run directory: the settings of a training, its progress and its results. The types document the files."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.metadata
-import io
 import json
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import tfrecord_tools
-from tfrecord_tools.base import files
+from tfrecord_tools.base import files, tabular
 from tfrecord_tools.errors import UserError
 
 RUNS = Path("runs")
@@ -27,8 +25,82 @@ MODEL = "model.keras"
 SETTINGS = "settings.json"
 TENSORBOARD = "tensorboard"
 
-# Topic -> its settings, JSON values. What a training ends with is a function of the topics of `_DECISIVE`.
-Settings = Mapping[str, Mapping[str, Any]]
+
+class Metrics(TypedDict, total=False):
+    """The content of metrics.json. Only a training has `steps` to `latency_ms`, only an evaluation the last two.
+
+    Attributes:
+        loss: Mean cross-entropy.
+        accuracy: Share of the images whose prediction is their label, 0..1.
+        accuracy_interval: Lower and upper end of its 95 % interval.
+        calibration_error: Expected calibration error, 0..1.
+        auc: Area under the ROC curve. Two classes only.
+        average_precision: Area under the precision-recall curve. Two classes only.
+        split: The evaluated images, in words.
+        note: What these figures say about new images, in words.
+        count: Number of evaluated images.
+        corrupt: A message for each corrupt record that was left out.
+        steps: Training steps, over all phases.
+        seconds: Duration of the training in all its processes, with validation and saving.
+        images_per_second: Median over epochs of the training rate.
+        parameters: Number of the model's parameters.
+        model_bytes: Size of model.keras.
+        latency_ms: Median time of a prediction for one image, in milliseconds.
+        dataset: Name of the evaluated dataset.
+        digest: Digest of the evaluated dataset.
+    """
+
+    loss: float
+    accuracy: float
+    accuracy_interval: list[float]
+    calibration_error: float
+    auc: float
+    average_precision: float
+    split: str
+    note: str
+    count: int
+    corrupt: list[str]
+    steps: int
+    seconds: float
+    images_per_second: float
+    parameters: int
+    model_bytes: int
+    latency_ms: float
+    dataset: str
+    digest: str
+
+
+class DatasetSettings(TypedDict):
+    """The dataset of a training, as settings.json has it."""
+
+    digest: str
+    name: str
+    classes: list[str]
+    splits: dict[str, int]
+
+
+class Settings(TypedDict, total=False):
+    """The content of settings.json; empty where the file does not exist.
+
+    Attributes:
+        flags: Flag name -> value in effect, for every flag that decides the result.
+        recipe: The fields of `recipes.Recipe`; `augment` holds the fields of its `AugmentConfig`.
+        weights: The hash of the weights file; {} if the weights do not come from a file.
+        dataset: The dataset.
+        environment: What the last bits of the results depend on: versions, device, precision.
+        other: Values that do not change the results.
+    """
+
+    flags: dict[str, Any]
+    recipe: dict[str, Any]
+    weights: dict[str, str]
+    dataset: DatasetSettings
+    environment: dict[str, Any]
+    other: dict[str, Any]
+
+
+Topics = Mapping[str, object]  # `Settings`, or some of its topics.
+# The result of a training is a function of the topics of `_DECISIVE`.
 _DECISIVE = ("flags", "recipe", "weights", "dataset")
 _REPRODUCTION = (*_DECISIVE, "environment")  # Down to the last bit.
 
@@ -56,7 +128,7 @@ def check_directory(flag: str, path: Path) -> None:
         raise UserError(f"--{flag}={path}: nothing can be written in {above}. Pass another --{flag}.")
 
 
-def results(run: str | None, settings: Settings) -> dict[str, Any] | None:
+def results(run: str | None, settings: Topics) -> Metrics | None:
     """Reads the results of a finished run; None if it is not finished, or not begun.
 
     Args:
@@ -69,7 +141,7 @@ def results(run: str | None, settings: Settings) -> dict[str, Any] | None:
     if run is None:
         return None
     path = Path(run)
-    metrics: dict[str, Any] | None = _read_json(path / METRICS)
+    metrics = read_metrics(path)
     _refuse_foreign(path, settings, _REPRODUCTION if metrics is None else _DECISIVE)
     if metrics is not None:
         (path / CHECKPOINT).unlink(missing_ok=True)  # Left by a process that was killed in `finish`.
@@ -77,13 +149,14 @@ def results(run: str | None, settings: Settings) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def opened(run: str | None, settings: Settings, trainer: str) -> Iterator[Path]:
+def opened(run: str | None, settings: Topics, trainer: str, log: Callable[[str], object] = print) -> Iterator[Path]:
     """Opens the directory of an unfinished training, new or begun before, and holds it for the block.
 
     Args:
         run: The directory; None: an unfinished one of equal settings below `runs/`, else a fresh one there.
         settings: What the training was told.
         trainer: Its name, which a fresh directory is named after.
+        log: Takes a line if an unfinished run is continued.
 
     Raises:
         UserError: The directory belongs to a training with other settings, or to none, or is at work.
@@ -102,7 +175,7 @@ def opened(run: str | None, settings: Settings, trainer: str) -> Iterator[Path]:
             same = (path for path in _unfinished() if not differences(path, settings, _REPRODUCTION))
             free = next((path for path in same if _lock(path, stack)), None)
             if free:
-                print(f"run: continues {free}, unfinished and of the same settings")
+                log(f"run: continues {free}, unfinished and of the same settings")
             path = free or _fresh(trainer)
             if not free:
                 _lock(path, stack)
@@ -123,13 +196,7 @@ def appears(path: Path, seconds: float = 60.0) -> bool:
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes history.csv anew, a line an epoch."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    with files.atomic(path / HISTORY) as file:
-        file.write(text.getvalue().encode())
+    tabular.write_csv(path / HISTORY, list(rows[0]) if rows else [], rows)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -138,19 +205,29 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
-def finish(path: Path, metrics: Mapping[str, Any]) -> None:
+def finish(path: Path, metrics: Metrics) -> None:
     """Writes metrics.json, by which a run counts as finished, and drops the checkpoint."""
     write_json(path / METRICS, metrics)
     (path / CHECKPOINT).unlink(missing_ok=True)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_metrics(path: Path) -> Metrics | None:
+    """Read metrics.json of a run directory; None if the run is not finished.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    metrics: Metrics | None = _read_json(path / METRICS)
+    return metrics
+
+
+def read_settings(path: Path) -> Settings:
     """Reads settings.json of a run directory; {} where there is none.
 
     Raises:
         UserError: It is damaged.
     """
-    settings = _read_json(path / SETTINGS) or {}
+    settings: Settings = _read_json(path / SETTINGS) or Settings()
     if not isinstance(settings, dict) or not all(isinstance(topic, dict) for topic in settings.values()):
         raise UserError(
             f"{path / SETTINGS}: damaged (no object of objects). Remove this run, or use the model file in it alone."
@@ -164,24 +241,27 @@ def versions() -> dict[str, str]:
     return packages | {"python": platform.python_version(), "tfrecord_tools": tfrecord_tools.__version__}
 
 
-def _refuse_foreign(path: Path, settings: Settings, topics: Sequence[str]) -> None:
-    if not path.exists() or (path.is_dir() and {one.name for one in path.iterdir()} <= files.lock_names(LOCK)):
+def _refuse_foreign(path: Path, settings: Topics, topics: Sequence[str]) -> None:
+    if not path.exists() or (path.is_dir() and {entry.name for entry in path.iterdir()} <= files.lock_names(LOCK)):
         return
     if not (path / SETTINGS).is_file():
         raise UserError(
             f"--run={path}: not a run directory (no {SETTINGS} in it). Pass a new or empty one, or that of a run."
         )
-    found = differences(path, settings, topics)
-    if found:
+    changes = differences(path, settings, topics)
+    if changes:
         raise UserError(
-            f"--run={path}: begun with other settings: {'; '.join(found)}. "
+            f"--run={path}: begun with other settings: {'; '.join(changes)}. "
             "Repeat the command it was begun with, or pass another --run."
         )
 
 
-def differences(path: Path, settings: Settings, topics: Sequence[str]) -> list[str]:
+def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str]:
     """Names what a run's settings differ in from others, in the first topic that does: `--seed was 0, is 1`."""
     begun = _read_json(path / SETTINGS) or {}
+    flags = begun.get("flags")
+    if isinstance(flags, dict) and flags.get("recipe") == "document":  # The former name of the recipe.
+        flags["recipe"] = "reference"
     now = json.loads(json.dumps(settings))  # Tuples become lists, as in the file.
     for topic in topics:
         old, new = _flat(begun.get(topic, {})), _flat(now[topic])

@@ -9,11 +9,12 @@ CSVs, as tfrecord_tools.to_csv writes them, are first converted into records bes
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from tfrecord_tools.base import command, usage
-from trainers import training_flags
+from trainers import recipes, training_flags
 from trainers.fitting import csv_dataset
 
 FLAGS = flags.FLAGS
@@ -27,12 +28,16 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
+    reference = recipes.current_name(FLAGS.recipe) == "reference"
+    tfrecords = FLAGS.tfrecords
+    how: dict[str, Any] = {}
+    if reference:
+        how["augmented"] = FLAGS.augment not in (None, "none")
     if FLAGS.csv:
-        FLAGS.tfrecords, size = csv_dataset.as_dataset(FLAGS.csv, FLAGS.tfrecords)
-        if FLAGS.image_size is None and FLAGS.recipe != "document":
-            FLAGS.image_size = size
-    augmented = {"augmented": FLAGS.augment not in (None, "none")} if FLAGS.recipe == "document" else {}
-    training_flags.train("scratch", argv, **augmented)
+        tfrecords, size = csv_dataset.as_dataset(FLAGS.csv, FLAGS.tfrecords, command.say)
+        if FLAGS.image_size is None and not reference:
+            how["image_size"] = size
+    training_flags.train("scratch", argv, tfrecords, **how)
 
 
 if __name__ == "__main__":

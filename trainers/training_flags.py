@@ -33,8 +33,9 @@ def define_training_flags(trainer: str) -> None:
     flags.DEFINE_enum(
         "recipe",
         "default",
-        list(recipes.RECIPES[trainer]),
-        "default: the best known; document: the numbers of the notes that this project grew from.",
+        [*recipes.RECIPES[trainer], "document"],
+        "default: the best known recipe; reference: the numbers of the notes that this project grew from; document: the"
+        " former name of reference.",
     )
     usage.define_path("tfrecords", None, "The dataset directory, as tfrecord_tools.convert wrote it.")
     usage.define_path(
@@ -103,35 +104,38 @@ def define_model_flags(weights: str = ModelConfig.weights) -> None:
     flags.DEFINE_integer("image_size", None, "Height and width of its input in pixels; by default its own.")
 
 
-def train(trainer: str, argv: Sequence[str], **how: Any) -> None:
+def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **how: Any) -> None:
     """Does what the flags say: the main of every trainer.
 
     Args:
         trainer: Its name.
         argv: As `main` got it.
+        tfrecords: The dataset directory; None: the value of --tfrecords.
         **how: Further arguments of its recipe.
 
     Raises:
         UserError: A flag's value is not allowed, or what `training.train` raises.
     """
     command.no_arguments(argv)
-    if not FLAGS.tfrecords:
+    tfrecords = tfrecords or FLAGS.tfrecords
+    if not tfrecords:
         raise UserError(
             "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
         )
     if "block" in FLAGS and FLAGS["block"].present and FLAGS.order != "blocks":
         raise UserError(f"--block={FLAGS.block}: it has a meaning with --order=blocks alone.")
-    config = command.from_flags(TrainConfig)
-    chosen = recipe(recipes.RECIPES[trainer][FLAGS.recipe], **how)
+    config = command.from_flags(TrainConfig, tfrecords=tfrecords)
+    name = recipes.current_name(FLAGS.recipe)
+    chosen = recipe(recipes.RECIPES[trainer][name], **how)
     data = open_dataset(config.tfrecords)
     if chosen.model.weights == "none" and trainer != "scratch":
         anew = chosen.phases[0].trainable == "scratch"
         what = "so that everything is trained from scratch" if anew else "the backbone is a random one"
-        print(f"weights none: there is nothing to transfer, {what}")
+        command.say(f"weights none: there is nothing to transfer, {what}")
 
     from trainers import training  # Here, since it takes seconds to import TensorFlow: a wrong flag is told at once.
 
-    training.train(trainer, data, chosen, config, {"recipe": FLAGS.recipe} | in_effect(chosen))
+    training.train(trainer, data, chosen, config, {"recipe": name} | in_effect(chosen), command.say)
 
 
 def recipe(make: Callable[..., Recipe], **how: Any) -> Recipe:

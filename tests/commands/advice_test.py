@@ -55,9 +55,9 @@ NARROWED = {
     "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features leaves what it has no flag for at its default.
     "trainers.training_flags.train": OF_IMAGES,  # Likewise.
     "trainers.fitting.inputs.check_cache": OF_IMAGES,  # Likewise.
-    "trainers.training._check": OF_IMAGES,  # Likewise.
+    "trainers.fitting.setup.check": OF_IMAGES,  # Likewise.
     "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # Likewise.
-    "trainers.recipes.override": ("trainers.finetune",),  # Others leave `unfreeze` at None.
+    "trainers.recipes._with_unfrozen": ("trainers.finetune",),  # Others leave `unfreeze` at None.
     "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head, or all.
 }
 

@@ -304,14 +304,14 @@ def test_overwrite_keeps_the_old_one_until_the_end(src: Path, tmp_path: Path, mo
     converted(src, tmp_path / "out")
     old = contents(tmp_path / "out")
     draw(src / "train/cats/new.jpg")
-    original = convert_module.card.write
+    original = convert_module.card_page.write
     checked: list[bool] = []
 
     def write(*arguments: Any) -> None:
         original(*arguments)  # The last thing before the commit.
         checked.append(contents(tmp_path / "out") == old)
 
-    monkeypatch.setattr(convert_module.card, "write", write)
+    monkeypatch.setattr(convert_module.card_page, "write", write)
     converted(src, tmp_path / "out", overwrite=True)
     assert checked == [True]
     assert "train/cats/new.jpg" in read(tmp_path / "out")["train"]

@@ -19,14 +19,17 @@ from typing import Any
 
 import pytest
 from image_sources import REPOSITORY, contents, converted, image, run, start, with_splits
+from killed_runs import in_survey, in_write, many_images
+from local_dask import until
 
 from tfrecord_tools.conversion import beam_engine
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
 
 MODULE = "tfrecord_tools.convert"
-FILES = 8_000
 WORK = beam_engine.work
+TESTS = Path(__file__).parents[1]
+IMPORTABLE = os.pathsep.join(map(str, (REPOSITORY, TESTS / "conversion", TESTS / "helpers")))  # For worker processes.
 
 with_beam = pytest.mark.interop
 
@@ -144,7 +147,7 @@ def test_to_close_hides_no_error_behind_a_job_that_takes_long(
     monkeypatch.setattr(beam_engine, "_GONE_SECONDS", 0.1)
     monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
     pool = beam_engine.BeamPool([], tmp_path / "beam")
-    pool._run = SimpleNamespace(place=place, join=time.sleep)  # type: ignore[assignment]
+    pool._run = SimpleNamespace(place=place, join=time.sleep, stop=threading.Event())  # type: ignore[assignment]
     with open(place / "0000001.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         pool.close()
@@ -157,8 +160,10 @@ def test_to_close_hides_no_error_behind_a_job_that_takes_long(
 
 def test_a_worker_whose_jobs_are_given_up_ends_as_if_done(tmp_path: Path) -> None:
     """Beam would take another code for a crash."""
-    imports = "import os; from tfrecord_tools.conversion.beam_worker import _end_without"
-    program = f"{imports}; _end_without({str(tmp_path / 'x')!r}, os.getppid())"
+    program = (
+        "import os; from tfrecord_tools.conversion import beam_worker;"
+        f" beam_worker._end_without({str(tmp_path / 'x')!r}, os.getppid())"
+    )
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
 
 
@@ -195,7 +200,7 @@ def fail(value: int) -> int:
 def test_results_in_order_and_a_users_error_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}")  # Where workers find `fail`.
+    monkeypatch.setenv("PYTHONPATH", IMPORTABLE)  # Where workers find `fail`.
     hook = threading.excepthook
     with beam_engine.pool(options, tmp_path / "beam") as pool:
         assert list(pool.map(abs, range(-20, 0))) == list(range(20, 0, -1))
@@ -283,7 +288,7 @@ def map_in_vain(directory: str) -> None:
 @with_beam
 def test_an_error_is_told_though_another_job_takes_long(tmp_path: Path) -> None:
     program = f"import beam_test; beam_test.map_in_vain({str(tmp_path / 'beam')!r})"
-    environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{Path(__file__).parent}"}
+    environment = {**os.environ, "PYTHONPATH": IMPORTABLE}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=90)
     assert done.returncode == 1
     assert done.stderr.strip().endswith("UserError: job 0 fails")
@@ -332,16 +337,7 @@ def test_a_bad_image_stops_it_as_on_this_machine(split_source: Path, tmp_path: P
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with `pets`, many names of two files, which take some seconds, and `local`, what they become."""
-    place = tmp_path_factory.mktemp("many")
-    for name in ("cats", "dogs"):
-        first = place / f"pets/train/{name}/first.jpg"
-        first.parent.mkdir(parents=True)
-        first.write_bytes(image(name, size=(300, 200)))
-        for number in range(FILES // 2):
-            os.link(first, first.with_name(f"{number}.jpg"))
-    converted(place / "pets", place / "local", shards=40)
-    return place
+    return many_images(tmp_path_factory.mktemp("many"), 8_000)
 
 
 def workers_of(driver: int) -> Iterator[int]:
@@ -355,21 +351,6 @@ def workers_of(driver: int) -> Iterator[int]:
                 continue
             if any(b"beam_worker.main(" in word for word in words) and parent == driver:
                 yield int(entry.name)
-
-
-def until(condition: Callable[[], object], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def in_survey(partial: Path) -> bool:
-    return any(partial.glob("survey/*.npz"))
-
-
-def in_write(partial: Path) -> bool:
-    return any(partial.glob("index/*.parquet"))
 
 
 @with_beam

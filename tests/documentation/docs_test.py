@@ -199,16 +199,16 @@ def shown(value: Any) -> str:
 CALLED_FOR = {
     "scratch": recipes.scratch(),
     "scratch --backbone=MobileNetV2": recipes.scratch(backbone="MobileNetV2"),
-    "scratch --recipe=document": recipes.scratch_document(),
-    "scratch --recipe=document --augment=document": recipes.scratch_document(augmented=True),
+    "scratch --recipe=reference": recipes.scratch_reference(),
+    "scratch --recipe=reference --augment=document": recipes.scratch_reference(augmented=True),
     "features": recipes.features(),
     "features --head=linear": recipes.features(head="linear"),
-    "features --recipe=document": recipes.features_document(),
-    "features --recipe=document --head=linear": recipes.features_document(head="linear"),
+    "features --recipe=reference": recipes.features_reference(),
+    "features --recipe=reference --head=linear": recipes.features_reference(head="linear"),
     "frozen": recipes.frozen(),
-    "frozen --recipe=document": recipes.frozen_document(),
+    "frozen --recipe=reference": recipes.frozen_reference(),
     "finetune": recipes.finetune(),
-    "finetune --recipe=document": recipes.finetune_document(),
+    "finetune --recipe=reference": recipes.finetune_reference(),
 }
 
 

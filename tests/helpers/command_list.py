@@ -22,7 +22,7 @@ FLAG = re.compile(r"(?<![\w-])--(?!-)(?:\[no\])?(?![\w-]*\{)(\w[\w-]*)")  # Not 
 EVERYWHERE = frozenset(
     {"help", "helpfull", "helpshort", "version", "name", "flag"}
 )  # The latter stand for any, as in `--name=value`.
-# Flags of other programs: of docker, of pip, of Apache Beam's runners, of what serves models, of `make`'s tools.
+# Flags of other programs: docker, pip, Dask, Apache Beam's runners, servers of models, the tools of `make`.
 FOREIGN = frozenset(
     {
         "gpus",
@@ -30,6 +30,14 @@ FOREIGN = frozenset(
         "upgrade",
         "direct_running_mode",
         "direct_num_workers",
+        "runner",
+        "dask_client_address",
+        "dask_connection_timeout",
+        "dask_scheduler_file",
+        "host",
+        "nthreads",
+        "nworkers",
+        "scheduler-file",
         "rest_api_port",
         "model_name",
         "model_base_path",

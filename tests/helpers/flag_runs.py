@@ -6,6 +6,7 @@ All runs start in a copy of the same small place, see `stock`.
 
 from __future__ import annotations
 
+import atexit
 import csv
 import dataclasses
 import functools
@@ -21,6 +22,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from image_sources import contents, converted, image, tree, with_splits
+from local_dask import Cluster
 from PIL import Image
 
 from tfrecord_tools import convert as convert_module
@@ -222,6 +224,11 @@ def deep(place: Path) -> None:
     exif = Image.Exif()
     exif[0x8825] = {1: "N", 2: (52.0, 31.0, 12.0)}
     (place / "deep/train/cats/gps.jpg").write_bytes(image("gps", exif=exif))
+
+
+def dask_cluster(place: Path) -> None:
+    """A cluster that ends with the tests."""
+    atexit.register(Cluster(place / "dask", workers=1).close)
 
 
 def planes(number: int) -> np.ndarray:
@@ -623,6 +630,16 @@ CONVERT = [
             "--beam_options=--direct_num_workers=1": is_there("made/convert.json"),
         },
     ),
+    Run(
+        name="Dask",
+        before=dask_cluster,
+        marks=INTEROP,
+        flags={
+            "--src=pets": lambda e: len(records(e)) == 20,
+            "--out=made": is_there("made/convert.json"),
+            "--dask=dask/cluster.json": says(": 1 worker\n"),
+        },
+    ),
 ]
 
 ADOPT = [
@@ -891,7 +908,7 @@ OF_IMAGES: dict[str, Check] = {
 }
 # The recipe of the notes, and flags that do not go with those above. Its epochs have 100 steps whatever the data.
 NOTES: dict[str, Check] = {
-    "--recipe=document": setting("flags.recipe", "document"),
+    "--recipe=reference": setting("flags.recipe", "reference"),
     "--tfrecords=out": setting("dataset.name", "pets"),
     "--run=run": is_there("run/metrics.json"),
     "--schedule=plateau": setting("recipe.phases.0.schedule", "plateau"),

@@ -62,7 +62,7 @@ def main(out: str, run: str, strategy: str, devices: str, kill_at: str, backbone
             os.kill(os.getpid(), signal.SIGKILL)
 
     if int(kill_at):
-        throughput.Pace.on_train_batch_begin = kill
+        throughput.Throughput.on_train_batch_begin = kill
     # Without dropout, of which each device draws for its own images.
     layers = {"batch_norm": False} | json.loads(backbone_kwargs)
     recipe = recipes.scratch(backbone_kwargs=layers, image_size=32, dropout=0.0)

@@ -95,5 +95,6 @@ def test_photographs_are_judged_as_their_records(out: Path, trained: Path) -> No
     records = predictions.of_records(model, info, open_dataset(out).records("validation"))
     source = Path(named("TFRECORD_TOOLS_PHOTOS"))
     files = image_files.find([str(source / path) for path in records.paths])
-    judged = np.concatenate([batch.probabilities for batch in image_files.judge(model, info, files)])
+    batches = image_files.judge(model, info, files.sources)
+    judged = np.concatenate([batch.predictions.probabilities for batch in batches])
     np.testing.assert_allclose(judged, records.probabilities, atol=1e-5)

@@ -166,6 +166,21 @@ def test_shapes_are_static(train: Records, validation: Records) -> None:
     assert [part.shape.as_list() for part in spec] == [[None, SIZE, SIZE, 3], [None]]
 
 
+def test_streams_have_the_parts_of_batches_by_name(train: Records, validation: Records) -> None:
+    settings: dict[str, Any] = {"batch_size": 4, "image_size": SIZE, "seed": 0, "augment": SHIFT}
+    stream = dataset.train_stream(train, **settings)
+    expected = batches(train, 3, with_numbers=True, with_keys=True, augment=SHIFT)
+    for batch, parts in zip(stream.take(3), expected, strict=True):
+        assert isinstance(batch, dataset.Batch)
+        assert [part.numpy().tobytes() for part in batch] == [part.tobytes() for part in parts]
+    assert [part.shape.as_list() for part in stream.element_spec] == [[4, SIZE, SIZE, 3], [4], [4], [4]]
+    evaluation = dataset.eval_stream(validation, batch_size=4, image_size=SIZE)
+    for batch, parts in zip(evaluation, evaluated(validation), strict=True):
+        assert isinstance(batch, dataset.Batch)
+        assert [part.numpy().tobytes() for part in batch[:3]] == [part.tobytes() for part in parts]
+        assert batch.keys is None
+
+
 def test_selected_records(train: Records) -> None:
     some = train.select(np.array([3, 9, 5]))
     stream = list(itertools.chain(*numbers(some, 3, batch_size=3)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import io
 import os
 import runpy
@@ -13,11 +14,12 @@ from typing import Any, TextIO, TypeVar
 
 from absl import app, flags
 
-from tfrecord_tools.base import console, files, usage
+from tfrecord_tools.base import console, files, tabular, usage
 from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
 EXIT_USER_ERROR = 1
+say = functools.partial(print, flush=True)  # For `log` arguments: a pipe or a file shows each line at once.
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it.
 _READER_GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 
@@ -155,6 +157,5 @@ def from_flags(config_type: type[Config], **values: Any) -> Config:
 
 def print_list(package: str, commands: Mapping[str, str]) -> None:
     """Prints the commands of a package, a line each: `python -m package.name   what it does`."""
-    width = max(map(len, commands))
-    for name, purpose in commands.items():
-        print(f"python -m {package}.{name:<{width}}  {purpose}")
+    rows = [[f"python -m {package}.{name}", purpose] for name, purpose in commands.items()]
+    print("\n".join(tabular.aligned(rows, left=(0, 1))))

@@ -33,7 +33,8 @@ from typing import Any, BinaryIO
 import tfrecord_tools
 from tfrecord_tools.base import files, workers
 from tfrecord_tools.base.workers import Job, Result
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.conversion import dask_cluster
+from tfrecord_tools.errors import UserError, one_line
 
 _POLL_SECONDS = 0.05
 _LATE_SECONDS = 60.0  # NFS may show files of other machines half a minute late.
@@ -42,7 +43,9 @@ _CLOSE_SECONDS = 60.0  # A job may take minutes, as a shard of objects does. Who
 _END_SECONDS = 600.0
 _WORKER_THREAD = "run_worker"  # Beam's name of the thread that waits for a worker process; it raises if that one fails.
 _DECIDING = ("pillow", "pyarrow", "simplejpeg")
-_LOGGERS = ("apache_beam", "grpc")
+_ONE_A_PROCESS = threading.Lock()  # Runners have threads, and Pillow's switch for incomplete images is the process's.
+_LOGGERS = ("apache_beam", "grpc", "distributed", "distributed.client")
+_PARTS = 10_000  # Of the input at most: Dask keeps a task for each in memory, and slows down beyond some 100,000.
 _HERE = ("directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner", "fnapi")
 
 
@@ -55,9 +58,10 @@ class _Outcome:
 class BeamPool(workers.Pool):
     """Maps functions over jobs by a Beam pipeline each."""
 
-    def __init__(self, options: list[str], directory: Path):
+    def __init__(self, options: list[str], directory: Path, log: Callable[[str], object] = print):
         super().__init__(None, 1)
         self._options = options
+        self._log = log
         self._directory = directory
         self._run: _Run | None = None
         self.died = threading.Event()
@@ -71,7 +75,10 @@ class BeamPool(workers.Pool):
         self.died.clear()
         place = self._directory / uuid.uuid4().hex[:12]
         count = _write_jobs(place, function, jobs)
-        self._run = run = _Run(self._options, place, count)
+        if not count:
+            place.rmdir()
+            return
+        self._run = run = _Run(self._options, place, count, self._log)
         try:
             for number in range(count):
                 yield self._take(run, number)
@@ -110,9 +117,9 @@ class BeamPool(workers.Pool):
                 f"Beam's pipeline ended ({run.state}), but its workers left no results in {path.parent}. The directory"
                 " of --out must be one that the workers share with this machine, under the same path."
             )
-        last = (str(run.error).strip().splitlines() or [""])[-1].rstrip(".")
         raise UserError(
-            f"Beam's pipeline failed: {type(run.error).__name__}: {last}. Mend the cause; the same command continues."
+            f"Beam's pipeline failed: {type(run.error).__name__}: {one_line(run.error, 'last')}. Mend the cause; the"
+            " same command continues."
         ) from run.error
 
     def close(self) -> None:
@@ -124,6 +131,7 @@ class BeamPool(workers.Pool):
         run, self._run = self._run, None
         if run is None:
             return
+        run.stop.set()
         if _call_off(run.place, _CLOSE_SECONDS):
             run.place.rename(run.place.with_suffix(".left"))
             run.join(_GONE_SECONDS)  # Quietly: Beam complains that they end.
@@ -136,11 +144,13 @@ class BeamPool(workers.Pool):
 class _Run(threading.Thread):
     """A pipeline that runs; a thread, so that results are taken as they come."""
 
-    def __init__(self, options: list[str], place: Path, count: int):
+    def __init__(self, options: list[str], place: Path, count: int, log: Callable[[str], object]):
         super().__init__(name="beam", daemon=True)
         self._options = options
         self._count = count
+        self._log = log
         self.place = place
+        self.stop = threading.Event()
         self.error: BaseException | None = None
         self.state = "UNKNOWN"
         self.ended = 0.0
@@ -152,31 +162,40 @@ class _Run(threading.Thread):
         try:
             options, runner = _options_and_runner(self._options, self.place)
             pipeline = beam.Pipeline(runner=runner, options=options)
-            numbers = pipeline | beam.Create([self._count]) | beam.FlatMap(_numbers) | beam.Reshuffle()
+            size = -(-self._count // _PARTS)
+            parts = pipeline | beam.Create(range(0, self._count, size))
+            numbers = parts | beam.FlatMap(functools.partial(_numbers, size, self._count)) | beam.Reshuffle()
             numbers | beam.Map(functools.partial(work, str(self.place)))
-            self.state = str(pipeline.run().wait_until_finish())
+            result = pipeline.run()
+            on_dask = dask_cluster.is_runner(_runner_name(options))
+            self.state = dask_cluster.wait(result, self.stop, self._log) if on_dask else str(result.wait_until_finish())
         except BaseException as error:  # noqa: BLE001  The driver reports it, whatever a runner raises.
             self.error = error
         self.ended = time.monotonic()
 
 
 @contextlib.contextmanager
-def pool(beam_options: str, directory: Path) -> Iterator[workers.Pool]:
+def pool(
+    beam_options: str, directory: Path, dask: str = "", log: Callable[[str], object] = print
+) -> Iterator[workers.Pool]:
     """A pool on Beam.
 
     Args:
         beam_options: Beam's own options, as a command line.
         directory: For jobs and results; driver and workers must see it under the same path.
+        dask: The address of a Dask scheduler, in place of `beam_options`.
+        log: Is called with each line on the workers of Dask.
 
     Raises:
-        UserError: Beam is not installed, or refuses the options.
+        UserError: Beam is not installed, or refuses the options, or no Dask scheduler answers.
     """
-    options = _split(beam_options)
     with _without_warnings():
-        here = _check(options)
-    beam_pool = BeamPool(options, directory)
-    # Of a runner elsewhere, the log has the job's id and address.
-    with _quiet(beam_pool.died) if here else _level(logging.INFO):
+        if dask:
+            dask_cluster.check(dask, log)
+        options = _split(dask_cluster.options(dask) if dask else beam_options)
+        runner = _check(options)
+    beam_pool = BeamPool(options, directory, log)
+    with _quiet(beam_pool.died) if _is_here(runner) else _level(_level_of(runner)):
         try:
             yield beam_pool
         finally:
@@ -204,6 +223,11 @@ def _quiet(died: threading.Event) -> Iterator[None]:
         threading.excepthook = hook
 
 
+def _level_of(runner: str) -> int:
+    """Of a runner elsewhere, the log has the job's id and address; of Dask, what errors say in a line."""
+    return logging.CRITICAL if dask_cluster.is_runner(runner) else logging.INFO
+
+
 @contextlib.contextmanager
 def _level(level: int) -> Iterator[None]:
     """Sets the level of Beam's loggers."""
@@ -220,17 +244,21 @@ def _level(level: int) -> Iterator[None]:
 
 def work(place: str, number: int) -> None:
     """Does a job, in a worker, unless it was called off, or a try before this one did it."""
-    path = _job(Path(place), number)
+    with _ONE_A_PROCESS:
+        _work(_job(Path(place), number), _result(Path(place), number))
+
+
+def _work(path: Path, result_path: Path) -> None:
     try:
         while (held := files.hold(path, create=False)) is None:
             time.sleep(_POLL_SECONDS)
     except FileNotFoundError:
         return
     with held:
-        if _result(path.parent, number).exists():
+        if result_path.exists():
             return
         outcome = _outcome(held.file)
-        with files.atomic(_result(path.parent, number)) as result:
+        with files.atomic(result_path) as result:
             pickle.dump(outcome, result)
 
 
@@ -295,8 +323,8 @@ def _removed(path: Path) -> bool:
     return True
 
 
-def _numbers(count: int) -> Iterator[int]:
-    yield from range(count)
+def _numbers(size: int, count: int, start: int) -> Iterator[int]:
+    yield from range(start, min(start + size, count))
 
 
 def _write_jobs(place: Path, function: Callable[[Job], Result], jobs: Iterable[Job]) -> int:
@@ -331,14 +359,14 @@ def _split(beam_options: str) -> list[str]:
         raise UserError(f"--beam_options={beam_options}: {error}. It is read as a shell would read it.") from error
 
 
-def _check(options: list[str]) -> bool:
-    """Whether the runner is on this machine.
+def _check(options: list[str]) -> str:
+    """Returns the runner's name.
 
     Raises:
         UserError: Beam is missing, or will not take these options.
     """
     try:
-        from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+        from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.runners.runner import create_runner
     except ImportError as error:
         raise UserError(
@@ -353,14 +381,20 @@ def _check(options: list[str]) -> bool:
             unknown = parsed.get_all_options(retain_unknown_options=True).keys() - known
     except SystemExit as error:
         raise UserError(f"{shown}: refused by Beam: {said.getvalue().strip().rpartition('error: ')[2]}.") from error
-    runner = parsed.view_as(StandardOptions).runner or "DirectRunner"
+    runner = _runner_name(parsed)
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"{shown}: {error}") from error
     if unknown and _is_here(runner):  # Others may know options that Beam for Python does not.
         raise UserError(f"{shown}: Beam has no option {', '.join(f'--{name}' for name in sorted(unknown))}.")
-    return _is_here(runner)
+    return runner
+
+
+def _runner_name(parsed: Any) -> str:
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return parsed.view_as(StandardOptions).runner or "DirectRunner"
 
 
 @contextlib.contextmanager
@@ -384,12 +418,14 @@ def _options_and_runner(options: list[str], place: Path) -> tuple[Any, Any]:
     `DirectRunner` would first try to download Prism, a runner in Go, and fall back to `FnApiRunner` where it cannot: it
     is used at once. Its worker processes are ours: they end with this one.
     """
-    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+    from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
     from apache_beam.transforms.environments import SubprocessSDKEnvironment
 
     parsed = PipelineOptions(options)
-    if not _is_here(parsed.view_as(StandardOptions).runner or "DirectRunner"):
+    if dask_cluster.is_runner(_runner_name(parsed)):
+        dask_cluster.use_all_workers(parsed)
+    if not _is_here(_runner_name(parsed)):
         return parsed, None
     direct = parsed.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":

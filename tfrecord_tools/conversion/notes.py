@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.conversion import copies
 from tfrecord_tools.conversion.plan import Plan
 from tfrecord_tools.conversion.survey import TYPES, Facts
@@ -47,7 +47,7 @@ class Note:
 
     def line(self) -> str:
         """The note as the console prints it."""
-        return f"{self.text}. {sentence(self.advice)}" if self.advice else self.text
+        return f"{self.text}. {words.sentence(self.advice)}" if self.advice else self.text
 
     def as_json(self, sources: Sources) -> dict[str, Any]:
         """The note as convert.json holds it."""
@@ -63,21 +63,11 @@ def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
     return notes + list(_findings(plan, facts))
 
 
-def sentence(advice: str) -> str:
-    """Advice as a sentence, without a full stop, so that a flag at its end can be copied."""
-    return advice if advice.startswith("--") else advice[:1].upper() + advice[1:]
-
-
-def size(count: int) -> str:
-    """A number of bytes for the screen."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-
 def _raw(plan: Plan, facts: Facts) -> Iterator[Note]:
     table = facts.table[plan.rows.numbers]
     files = int(table["size"].sum())
     if (table["type"] == TYPES.index("RAW")).any():
-        text = f"raw pixels take {plan.bytes / files:.1f} times the {size(files)} of the files"
+        text = f"raw pixels take {plan.bytes / files:.1f} times the {words.size(files, 'MB')} of the files"
         yield Note(kind="raw", text=text, advice="--store=jpeg takes less")
 
 
@@ -121,7 +111,7 @@ def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
         if kind == "deep":
             yield from _deep(plan, table, rows)
         elif kind == "gps":
-            text = f"{len(rows):,} of {page.number(len(table), 'image')} carry GPS positions"
+            text = f"{len(rows):,} of {words.number(len(table), 'image')} carry GPS positions"
             yield _note(plan, rows, kind, text=text, advice=finding.advice)
         else:
             text = _agreeing(f"{{count}} {finding.text}", len(rows))
@@ -186,7 +176,7 @@ def _note(plan: Plan, rows: np.ndarray, kind: str, text: str, advice: str = "", 
 def _agreeing(text: str, count: int) -> str:
     """Fill in the forms that depend on a number."""
     forms = {"have": "has", "are": "is"} if count == 1 else {"have": "have", "are": "are"}
-    return text.format(count=page.number(count, "image"), **forms)
+    return text.format(count=words.number(count, "image"), **forms)
 
 
 def _percent(share: float) -> str:

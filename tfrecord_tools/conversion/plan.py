@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tfrecord_tools import order
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.conversion import copies, shards
 from tfrecord_tools.conversion.plan_config import PlanConfig, check_fractions
 from tfrecord_tools.conversion.previous import Previous
@@ -133,7 +133,7 @@ def _valid(sources: Sources, facts: Facts, labels: np.ndarray, bad: Sequence[Rej
     if not len(numbers):
         first_bad = min(bad, key=lambda r: r.path)
         raise UserError(
-            f"{sources.root}: none of {page.number(len(bad), 'file')} can be a record: {first_bad.path}:"
+            f"{sources.root}: none of {words.number(len(bad), 'file')} can be a record: {first_bad.path}:"
             f" {first_bad.reason}."
             " Is --src right?"
         )

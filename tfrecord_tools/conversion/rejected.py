@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.sources.scan import Sources
@@ -22,7 +22,7 @@ def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> 
     if len(rejected) > max_bad * total:
         examples = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
         raise UserError(
-            f"{len(rejected):,} of {page.number(total, 'file')} cannot be records, more than --max_bad={max_bad:g}"
+            f"{len(rejected):,} of {words.number(total, 'file')} cannot be records, more than --max_bad={max_bad:g}"
             f" allows:{examples}"
             "\nIs --src right? Mend or remove the files, or allow more with --max_bad."
         )
@@ -33,4 +33,4 @@ def listed(rejected: Sequence[Rejected]) -> Iterator[str]:
     for file in rejected[:_SHOWN]:
         yield f"  {file.done}: {file.path}: {file.reason}"
     if len(rejected) > _SHOWN:
-        yield f"  and {page.number(len(rejected) - _SHOWN, 'more such file')}"
+        yield f"  and {words.number(len(rejected) - _SHOWN, 'more such file')}"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.conversion.plan_config import PlanConfig
 from tfrecord_tools.conversion.previous import Previous
 from tfrecord_tools.conversion.rows import Rows
@@ -61,7 +61,8 @@ def _counts(
     if config.shards is not None and not updating:
         if config.shards < len(split_bytes):
             raise UserError(
-                f"--shards={config.shards}: there are {page.number(len(split_bytes), 'split')}, and each needs a shard."
+                f"--shards={config.shards}: there are {words.number(len(split_bytes), 'split')},"
+                " and each needs a shard."
             )
         if config.shards > split_records.sum():
             raise UserError(f"--shards={config.shards}: there are {split_records.sum():,} records. Ask for fewer.")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.foreign.example_parser import image_type
 from tfrecord_tools.layout import schema
@@ -114,7 +114,7 @@ def compression(path: Path) -> str:
         return ""  # Cut, or its first length makes sense and its checksum does not.
     what = f"it starts with {head!r}" if head else "it is empty"
     if kind := image_type(head):
-        what = f"it is {page.with_article(kind)} image"
+        what = f"it is {words.with_article(kind)} image"
     raise UserError(f"{path}: no TFRecord: {what}. {_EXPECTED}")
 
 

@@ -15,7 +15,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, as_flag, named
 from tfrecord_tools.layout.splits import SPLITS, split_named, without_split
 
@@ -293,7 +293,7 @@ class _Reader:
             passed.append(child.name)
         if passed:
             self._notes.append(
-                f"the directory {'/'.join(passed)} holds all {page.number(node.count, 'image')}; it is not a class"
+                f"the directory {'/'.join(passed)} holds all {words.number(node.count, 'image')}; it is not a class"
             )
         return node
 
@@ -399,7 +399,7 @@ class _Reader:
         name, path = found[0]
         count = sum(len(node.images) for node in nodes)
         self._notes.append(
-            f"classes of {page.number(count, 'image')} are taken from the names of the files, such as {name} from"
+            f"classes of {words.number(count, 'image')} are taken from the names of the files, such as {name} from"
             f" {path} (see --label_regex)"
         )
         return True
@@ -548,7 +548,7 @@ class _Reader:
             name = (beside or every)[0]
             advice = f"--exclude={_quoted(f'**/{_literal(name)}')} leaves {name} out"
         self._notes.append(
-            f"{page.number(count, 'image')} in subdirectories are merged into their class: {what}; {advice}"
+            f"{words.number(count, 'image')} in subdirectories are merged into their class: {what}; {advice}"
         )
 
 

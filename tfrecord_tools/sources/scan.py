@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools.base import files, page
+from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.splits import SPLIT_WORDS, SPLITS, split_named
@@ -64,7 +64,8 @@ class ScanConfig:
         label_columns: Columns of a manifest of which exactly one is 1 in each row; their names are the classes. None:
             `label_column` holds the labels.
         manifest_encoding: Encoding of a CSV manifest. None: UTF-8, or what its byte order mark says.
-        relabel: A CSV or Parquet file with the columns `path` and `label`: these images get these labels instead.
+        relabel: CSV or Parquet file with the columns `path` and `label` (or `predicted_label`), whose images get these
+            labels instead.
     """
 
     src: str
@@ -408,8 +409,13 @@ def _relabel(
     """
     if config.relabel is None:
         return labels, Counter(), 0
-    columns = {"path": "path", "label": "label"}
-    reading = Reading(columns=columns, classes=set(filter(None, labels)), flag="relabel", exact=True)
+    reading = Reading(
+        columns={"path": "path", "label": "label"},
+        also={"label": "predicted_label"},  # In suspects.csv, whose column `label` it was in earlier releases.
+        classes=set(filter(None, labels)),
+        flag="relabel",
+        exact=True,
+    )
     rows = manifest.read(config.relabel, config.src, reading)
     number_of = {path: number for number, path in enumerate(paths) if labels[number] is not None}
     unknown = [path for path in rows.paths if path not in number_of]
@@ -439,13 +445,13 @@ def _relabel_notes(relabelled: Counter[tuple[str, str]], unchanged: int) -> Iter
     if relabelled:
         ways = ", ".join(f"{count:,} from {old} to {new}" for (old, new), count in relabelled.most_common(_WAYS_SHOWN))
         more = f", {len(relabelled) - _WAYS_SHOWN:,} ways more" if len(relabelled) > _WAYS_SHOWN else ""
-        yield f"{page.number(relabelled.total(), 'image')} relabelled: {ways}{more}"
+        yield f"{words.number(relabelled.total(), 'image')} relabelled: {ways}{more}"
     if unchanged:
         one, many = (
             "line of --relabel changes nothing: its image has",
             "lines of --relabel change nothing: their images have",
         )
-        yield f"{page.number(unchanged, one, many)} that label already"
+        yield f"{words.number(unchanged, one, many)} that label already"
 
 
 def _split_of(name: str, path: str, column: str) -> int:

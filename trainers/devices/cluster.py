@@ -42,11 +42,11 @@ def from_environment() -> Cluster:
     if not text:
         raise UserError(f"--strategy=multi_worker: TF_CONFIG is not set in the environment. {_EXAMPLE} is expected.")
     try:
-        told: dict[str, Any] = json.loads(text)
-        addresses, kind, index = told["cluster"], told["task"]["type"], int(told["task"]["index"])
-        if not all(isinstance(each, list) for each in addresses.values()):
+        job: dict[str, Any] = json.loads(text)
+        addresses, kind, index = job["cluster"], job["task"]["type"], int(job["task"]["index"])
+        if not all(isinstance(hosts, list) for hosts in addresses.values()):
             raise TypeError
-        names = [(each, i) for each in ("chief", "worker") for i in range(len(addresses.get(each, ())))]
+        names = [(role, i) for role in ("chief", "worker") for i in range(len(addresses.get(role, ())))]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"TF_CONFIG={text}: {_EXAMPLE} is expected.") from error
     if (kind, index) not in names or set(addresses) - {"chief", "worker"} or len(addresses.get("chief", ())) > 1:

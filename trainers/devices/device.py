@@ -11,8 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from tfrecord_tools.base import page
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.base import words
+from tfrecord_tools.errors import UserError, one_line
 from trainers.devices.cluster import Cluster
 
 
@@ -108,6 +108,7 @@ def set_up(
     deterministic: bool = False,
     strategy: str = "auto",
     cluster: Cluster = Cluster(),
+    log: Callable[[str], object] = print,
 ) -> Device:
     """Finds the device and makes Keras use it so: memory growth, dtype policy, seeds, determinism of operations.
 
@@ -119,6 +120,7 @@ def set_up(
         deterministic: Whether operations that are fast but not reproducible (mostly on GPUs) are given up.
         strategy: As in `recipes.TrainConfig`.
         cluster: The place of this process in its job, for a strategy of several.
+        log: Takes a line if this process has to wait for others.
 
     Raises:
         UserError: Keras does not run on TensorFlow, or the workers of a job do not come together.
@@ -127,7 +129,7 @@ def set_up(
         raise UserError(
             f"KERAS_BACKEND={keras.backend.backend()}: Keras must run on TensorFlow here. Set KERAS_BACKEND=tensorflow."
         )
-    device = _find(precision, strategy, cluster)
+    device = _find(precision, strategy, cluster, log)
     keras.config.set_dtype_policy(device.precision)
     keras.utils.set_random_seed(seed)
     if deterministic:
@@ -146,37 +148,38 @@ def precision_for(compute_capability: tuple[int, int] | None) -> str:
     return "mixed_bfloat16" if compute_capability >= (8, 0) else "mixed_float16"
 
 
-def _find(precision: str, strategy: str, cluster: Cluster) -> Device:
+def _find(precision: str, strategy: str, cluster: Cluster, log: Callable[[str], object]) -> Device:
     gpus = tf.config.list_physical_devices("GPU")
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     if precision == "auto":
         precision = precision_for(details.get("compute_capability"))
-    made = _make_strategy(strategy, cluster, "GPU" if gpus else "CPU")
-    replicas = made.num_replicas_in_sync if made else 1
+    distribution = _make_strategy(strategy, cluster, "GPU" if gpus else "CPU", log)
+    replicas = distribution.num_replicas_in_sync if distribution else 1
     return Device(
         name=details.get("device_name", "GPU") if gpus else "CPU",
         precision=precision,
         # On CPUs, XLA makes convolutions 2 to 8 times slower; steps of several devices it cannot compile.
         jit_compile=bool(gpus) and replicas == 1,
         replicas=replicas,
-        strategy=made,
+        strategy=distribution,
         cluster=cluster,
     )
 
 
-def _make_strategy(strategy: str, cluster: Cluster, kind: str) -> tf.distribute.Strategy | None:
+def _make_strategy(
+    strategy: str, cluster: Cluster, kind: str, log: Callable[[str], object]
+) -> tf.distribute.Strategy | None:
     if strategy == "multi_worker":
         others = [address for i, address in enumerate(cluster.addresses) if i != cluster.worker]
         # TensorFlow waits without a word.
-        print(f"waiting for {page.number(len(others), 'other worker')}: {', '.join(others)}", flush=True)
+        log(f"waiting for {words.number(len(others), 'other worker')}: {', '.join(others)}")
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            line = str(error).strip().partition("\n")[0]
             raise UserError(
-                f"TF_CONFIG: the workers do not come together: {line} This is worker {cluster.worker}, at"
+                f"TF_CONFIG: the workers do not come together: {one_line(error)}. This is worker {cluster.worker}, at"
                 f" {cluster.addresses[cluster.worker]}; all have to be started, each with a port that is free."
             ) from error
     # Also for one GPU: a distributed dataset copies its batches there ahead of time, which `fit` alone does not.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrecord_tools.base import workers
+from tfrecord_tools.errors import one_line
 
 FINE, NOTE, BROKEN = "fine", "note", "BROKEN"
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI's vendor, and the first byte of a class.
@@ -112,7 +113,7 @@ def gpu() -> Finding:
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
-        details = [tf.config.experimental.get_device_details(one) for one in gpus]
+        details = [tf.config.experimental.get_device_details(device) for device in gpus]
         return Finding("GPU", FINE, ", ".join(map(_described, details)))
     return no_gpu(_cuda(tf))
 
@@ -223,9 +224,8 @@ def _guarded(check: str, run: Callable[[], Finding]) -> Finding:
     try:
         return run()
     except Exception as error:  # noqa: BLE001  Whatever a broken installation raises is the finding.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         advice = "Reinstall: pip install --force-reinstall tfrecord-tools" if isinstance(error, ImportError) else ""
-        return Finding(check, BROKEN, f"{type(error).__name__}: {reason}", advice)
+        return Finding(check, BROKEN, f"{type(error).__name__}: {one_line(error)}", advice)
 
 
 def _cuda(tf: Any) -> Cuda:
@@ -256,10 +256,10 @@ def _cards(devices: Path) -> int:
 def _driver(version: Path) -> str:
     """The version of the driver's kernel module; "" if there is none."""
     try:
-        found = re.search(r"\d{3,}\.\d[\d.]*", version.read_text())
+        number = re.search(r"\d{3,}\.\d[\d.]*", version.read_text())
     except OSError:
         return ""
-    return found[0] if found else "of unknown version"
+    return number[0] if number else "of unknown version"
 
 
 def _loads(library: str) -> bool:

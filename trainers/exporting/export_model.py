@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tfrecord_tools.base import files, page
+from tfrecord_tools.base import files, words
 from tfrecord_tools.decoding import decoder
-from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.errors import UserError, one_line, refusal
 from tfrecord_tools.layout import schema
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers.models import model_file
@@ -66,6 +66,8 @@ class ExportConfig:
     threshold: float | None = None
 
     def __post_init__(self) -> None:
+        if not self.run:
+            raise UserError("--run is missing: the run directory of a trainer, or a .keras file that one wrote.")
         for name, allowed in (("format", tuple(FORMATS)), ("quantize", QUANTIZE)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"--{name}={getattr(self, name)}: one of {', '.join(allowed)} is expected.")
@@ -111,8 +113,8 @@ class Check:
         return (self.other_answers if self.quantized else self.difference) <= self.tolerance  # False for NaN.
 
     def __str__(self) -> str:
-        one = self.images.replace("records", "record", 1).replace("images", "image", 1)
-        asked = page.number(self.count, one, self.images)
+        singular = self.images.replace("records", "record", 1).replace("images", "image", 1)
+        asked = words.number(self.count, singular, self.images)
         if self.quantized:
             return (
                 f"{1 - self.other_answers:.2%} of {asked} get the same class as from the Keras model, and"
@@ -212,9 +214,8 @@ def _as_user_error(to: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"--format={to}: this model cannot be converted: {reason.rstrip('.')}. Pass another --format."
+            f"--format={to}: this model cannot be converted: {one_line(error)}. Pass another --format."
         ) from error
 
 
@@ -234,8 +235,8 @@ def _stored(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, lis
         decoder.decode(encoded, 1, raw_size=data.raw_size)  # Proves it.
         return encoded
 
-    found = [records.sound(number, image) for number in range(min(most, len(records)))]
-    encoded = [one for one in found if one is not None]
+    images = [records.sound(number, image) for number in range(min(most, len(records)))]
+    encoded = [data for data in images if data is not None]
     if not encoded:
         raise UserError(f"--tfrecords={data.directory}: {split} has no sound record. Copy or convert it again.")
     if data.raw_size is not None:
@@ -294,7 +295,8 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
-    """Yields a new directory that takes the place of `out` when the block succeeds, and is gone when it does not."""
+    """Yield a new directory that replaces `out` when the block succeeds; when it fails, nothing is left."""
+    missing = [parent for parent in out.absolute().parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # A name that nobody else has.
     made = holder / "export"  # Within, since the holder's own permissions are its owner's alone.
@@ -310,3 +312,6 @@ def _replaced(out: Path) -> Iterator[Path]:
         files.sync(out.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)  # With what failed, or what was replaced.
+        for parent in missing:
+            with contextlib.suppress(OSError):  # `parent` holds the export, or files of another process.
+                parent.rmdir()

@@ -18,7 +18,7 @@ from trainers.recipes import Recipe
 _SECONDS = 3.0  # Of each measurement.
 
 
-def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None, found: Device) -> str:
+def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None, device: Device) -> str:
     """Measures the stages of the input, then steps of the first phase on one batch that is there already.
 
     The steps are those of another model of the same kind, so that the one to be trained is left as it is.
@@ -38,7 +38,7 @@ def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None,
     stages = bench.measure(records, config, cache)
     classifier = networks.build(recipe.model, classes)
     classifier.set_trainable(recipe.phases[0].trainable)
-    compile_model(classifier.model, optimizer="sgd", jit_compile=found.jit_compile)
+    compile_model(classifier.model, optimizer="sgd", jit_compile=device.jit_compile)
     images, labels = (
         np.zeros((batch_size, size, size, 3), np.uint8),
         np.zeros((batch_size, 1 if classes == 2 else classes), np.float32),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from tfrecord_tools.convert import ConvertConfig, convert
@@ -10,12 +11,13 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.sources import pixel_csv
 
 
-def as_dataset(csv: str, tfrecords: str | None) -> tuple[str, int]:
+def as_dataset(csv: str, tfrecords: str | None, log: Callable[[str], object] = print) -> tuple[str, int]:
     """Converts CSVs into records beside them, or brings those of an earlier call up to date.
 
     Args:
         csv: The directory of the CSVs, one for each split.
         tfrecords: What was given as a dataset: nothing is expected.
+        log: Takes the lines for the user.
 
     Returns:
         The dataset directory, and the height of the images in pixels.
@@ -42,9 +44,9 @@ def as_dataset(csv: str, tfrecords: str | None) -> tuple[str, int]:
     config = ConvertConfig(src=csv, out=str(out), update=out.exists())
     # What is printed and raised below speaks of that command's flags.
     command = f"python -m tfrecord_tools.convert --src={csv} --out={out}{' --update' if config.update else ''}"
-    print(f"csv: {command}", flush=True)
+    log(f"csv: {command}")
     try:
-        convert(config)
+        convert(config, log)
     except UserError as error:
         raise UserError(f"{command}: {error}") from error
     with open(files[0], "rb") as file:

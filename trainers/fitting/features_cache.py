@@ -97,6 +97,7 @@ def load_or_extract(
     image_size: int,
     crop: float,
     batch_size: int,
+    log: Callable[[str], object] = print,
 ) -> Features:
     """Opens the features of records, computing what is not there yet; a killed extraction is continued.
 
@@ -109,37 +110,40 @@ def load_or_extract(
         image_size: As in `dataset.eval_batches`.
         crop: Likewise.
         batch_size: Images that the extractor is given at once.
+        log: Takes the lines for the user.
 
     Raises:
         UserError: Another process computes the same ones, the files are damaged, or all records are corrupt.
     """
     key = {**key, "rows": hashlib.sha256(records.rows.tobytes()).hexdigest(), "split": records.split}
-    place = directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    if not (place / _ABOUT).exists():
-        place.mkdir(parents=True, exist_ok=True)
-        with files.lock(place / "lock", f"{place}: another process computes these features. Wait for it."):
-            if not (place / _ABOUT).exists():
-                _extract(records, extractor, width, key, place, image_size, crop, batch_size)
-    return _opened(records, width, place, image_size, crop)
+    folder = directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    if not (folder / _ABOUT).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.lock(folder / "lock", f"{folder}: another process computes these features. Wait for it."):
+            if not (folder / _ABOUT).exists():
+                _extract(records, extractor, width, key, folder, image_size, crop, batch_size, log)
+    return _opened(records, width, folder, image_size, crop, log)
 
 
-def _opened(records: Records, width: int, place: Path, image_size: int, crop: float) -> Features:
+def _opened(
+    records: Records, width: int, folder: Path, image_size: int, crop: float, log: Callable[[str], object]
+) -> Features:
     try:
-        about = json.loads((place / _ABOUT).read_text())
-        values = np.load(place / _VALUES, mmap_mode="r")
+        about = json.loads((folder / _ABOUT).read_text())
+        values = np.load(folder / _VALUES, mmap_mode="r")
         if values.shape != (len(records), width):
             raise ValueError(f"its shape is {values.shape}")
         known, seconds = [int(number) for number in about["corrupt"]], float(about["seconds"])
     except (OSError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{place}: damaged ({error}). Remove it: the features are computed again.") from error
+        raise UserError(f"{folder}: damaged ({error}). Remove it: the features are computed again.") from error
     rows, megabytes = f"{values.shape[0]:,} x {width:,}", values.nbytes / 1e6
-    print(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {place}", flush=True)
+    log(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {folder}")
     fetch = dataset.fetch_decoded(records, image_size, crop)
     repaired = [number for number in known if fetch(number) is not None]  # The others are noted anew.
     if repaired:
         raise UserError(
-            f"{place}: computed when {records.describe(repaired[0])} was corrupt, which it is not any more. Remove this"
-            " directory: the features are computed again."
+            f"{folder}: computed when {records.describe(repaired[0])} was corrupt, which it is not any more. Remove"
+            " this directory: the features are computed again."
         )
     sound = np.setdiff1d(np.arange(len(records)), np.array(known, np.int64))
     if not len(sound):
@@ -152,18 +156,19 @@ def _extract(
     extractor: Callable[[tf.Tensor], tf.Tensor],
     width: int,
     key: Mapping[str, Any],
-    place: Path,
+    folder: Path,
     image_size: int,
     crop: float,
     batch_size: int,
+    log: Callable[[str], object],
 ) -> None:
     count = len(records)
-    done, records_corrupt, before = _resumed(place)
+    done, records_corrupt, before = _resumed(folder)
     values = np.lib.format.open_memmap(
-        place / _VALUES, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else (count, width)
+        folder / _VALUES, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else (count, width)
     )
     if not done:  # Else a full disk would show as a bus error, when a page of the sparse file is written.
-        with open(place / _VALUES, "r+b") as file:
+        with open(folder / _VALUES, "r+b") as file:
             files.allocate(file, file.seek(0, os.SEEK_END))
     began = time.monotonic()
     with Progress("features", count) as progress:
@@ -171,9 +176,7 @@ def _extract(
         for start in range(done, count, _SAVED_EVERY):
             end = min(start + _SAVED_EVERY, count)
             part = records.select(np.arange(start, end))
-            batches = dataset.eval_batches(
-                part, batch_size=batch_size, image_size=image_size, crop=crop, with_numbers=True
-            )
+            batches = dataset.eval_stream(part, batch_size=batch_size, image_size=image_size, crop=crop)
             try:
                 for numbers, rows in _computed(extractor, batches, batch_size):
                     values[start + numbers] = rows
@@ -183,13 +186,11 @@ def _extract(
             records_corrupt |= {start + number: message for number, message in part.corrupt.items()}
             values.flush()
             seconds = before + time.monotonic() - began
-            _write(place / _PROGRESS, {"done": end, "corrupt": records_corrupt, "seconds": seconds})
+            _write(folder / _PROGRESS, {"done": end, "corrupt": records_corrupt, "seconds": seconds})
     seconds = time.monotonic() - began
-    _write(place / _ABOUT, {"key": key, "corrupt": records_corrupt, "seconds": before + seconds})
-    (place / _PROGRESS).unlink(missing_ok=True)
-    print(
-        f"features: {count - done:,} computed in {seconds:,.1f} s, {(count - done) / seconds:,.1f} images/s", flush=True
-    )
+    _write(folder / _ABOUT, {"key": key, "corrupt": records_corrupt, "seconds": before + seconds})
+    (folder / _PROGRESS).unlink(missing_ok=True)
+    log(f"features: {count - done:,} computed in {seconds:,.1f} s, {(count - done) / seconds:,.1f} images/s")
 
 
 def _computed(
@@ -201,10 +202,10 @@ def _computed(
     """
     waiting: collections.deque[tuple[np.ndarray, Future[tf.Tensor]]] = collections.deque()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for images, _, numbers in batches:
-            missing = batch_size - len(numbers)
-            full = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else images
-            waiting.append((numbers.numpy(), pool.submit(extractor, full)))
+        for batch in batches:
+            missing = batch_size - len(batch.numbers)
+            full = tf.pad(batch.images, [[0, missing], [0, 0], [0, 0], [0, 0]]) if missing else batch.images
+            waiting.append((batch.numbers.numpy(), pool.submit(extractor, full)))
             if len(waiting) > _AT_ONCE:
                 done, rows = waiting.popleft()
                 yield done, rows.result().numpy()[: len(done)]
@@ -212,10 +213,10 @@ def _computed(
             yield done, rows.result().numpy()[: len(done)]
 
 
-def _resumed(place: Path) -> tuple[int, dict[int, str], float]:
+def _resumed(folder: Path) -> tuple[int, dict[int, str], float]:
     """How many records earlier processes have done, which of them are corrupt, and the seconds it took."""
     try:
-        progress = json.loads((place / _PROGRESS).read_text())
+        progress = json.loads((folder / _PROGRESS).read_text())
     except FileNotFoundError:
         return 0, {}, 0.0
     corrupt = {int(number): message for number, message in progress["corrupt"].items()}

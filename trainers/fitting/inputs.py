@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tfrecord_tools import dataset, mix
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.base import page
+from tfrecord_tools.base import words
+from tfrecord_tools.dataset import Batch
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Dataset, Records, read_numbers
@@ -39,7 +40,7 @@ class Splits:
     validation_share: Records
 
 
-def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1)) -> Splits:
+def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callable[[str], object] = print) -> Splits:
     """Takes the dataset's own validation split, else holds some of the training images out.
 
     Raises:
@@ -55,20 +56,22 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1)) -> Splits:
     train = data.records("train")
     if config.records:
         train = train.select(read_numbers(config.records, len(train)))
-        print(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
+        log(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
     if data.splits.get("validation"):
-        return _splits(data, train, data.records("validation"), "the validation split", shard)
+        return _splits(data, train, data.records("validation"), "the validation split", shard, log)
     rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
-            f"--tfrecords={data.directory}: {page.number(len(train), 'training image is', 'training images are')}"
+            f"--tfrecords={data.directory}: {words.number(len(train), 'training image is', 'training images are')}"
             f" too few to hold some out for validation."
         )
-    print(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
-    return _splits(data, rest, held_out, "held out of the train split", shard)
+    log(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
+    return _splits(data, rest, held_out, "held out of the train split", shard, log)
 
 
-def _splits(data: Dataset, train: Records, validation: Records, name: str, shard: Shard) -> Splits:
+def _splits(
+    data: Dataset, train: Records, validation: Records, name: str, shard: Shard, log: Callable[[str], object]
+) -> Splits:
     names = data.class_names
     counts = {
         what: np.bincount(records.labels, minlength=len(names))
@@ -82,11 +85,11 @@ def _splits(data: Dataset, train: Records, validation: Records, name: str, shard
     for what, count in counts.items():
         absent = [names[label] for label in np.flatnonzero(count == 0)]
         if absent:
-            print(f"no {what} images of {len(absent):,} of {len(names):,} classes: {named(absent)}")
+            log(f"no {what} images of {len(absent):,} of {len(names):,} classes: {named(absent)}")
     index, workers = shard
     if len(validation) < workers:
         raise UserError(
-            f"{page.number(len(validation), 'validation image is', 'validation images are')} fewer than the"
+            f"{words.number(len(validation), 'validation image is', 'validation images are')} fewer than the"
             f" {workers} workers, of which each needs one. Start fewer, or make the dataset anew by"
             " python -m tfrecord_tools.convert with a larger --validation_fraction."
         )
@@ -108,20 +111,22 @@ def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
     needed = len(records) * recipe.model.size**2 * 3
     if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
         raise UserError(
-            f"--cache=memory: {page.number(len(records), 'image')} of {recipe.model.size} px take"
+            f"--cache=memory: {words.number(len(records), 'image')} of {recipe.model.size} px take"
             f" {needed / 1e6:,.0f} MB,"
             f" more than --cache_mb={config.cache_mb}. Raise it, or leave --cache out."
         )
 
 
-def cached(records: Records, recipe: Recipe, config: TrainConfig) -> dataset.Cache | None:
+def cached(
+    records: Records, recipe: Recipe, config: TrainConfig, log: Callable[[str], object] = print
+) -> dataset.Cache | None:
     """The decoded images where they are to be kept in memory."""
     if config.cache == "off" or (config.cache == "auto" and sum(phase.epochs for phase in recipe.phases) < 2):
         return None
     budget = config.cache_mb * 1_000_000
     cache = dataset.cache_pixels(records, image_size=recipe.model.size, crop=recipe.crop, budget_bytes=budget)
     if cache is not None:
-        print(f"cache: {page.number(len(records), 'decoded image')}, {cache.pixels.nbytes / 1e6:,.0f} MB", flush=True)
+        log(f"cache: {words.number(len(records), 'decoded image')}, {cache.pixels.nbytes / 1e6:,.0f} MB")
     return cache
 
 
@@ -136,16 +141,16 @@ def train_batches(
     """Makes the stream of a training: first step -> endless batches (u8[b h w 3], targets[, weights]) from it on."""
     weighted = weighing(records, recipe, classes)
 
-    def finish(images: tf.Tensor, labels: tf.Tensor, keys: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        blended = targets(labels, classes)
+    def finish(batch: Batch) -> tuple[tf.Tensor, ...]:
+        images, blended = batch.images, targets(batch.labels, classes)
         if recipe.mixup:
-            images, blended = mix.mixup(images, blended, keys, recipe.mixup)
+            images, blended = mix.mixup(images, blended, batch.keys, recipe.mixup)
         if recipe.cutmix:
-            images, blended = mix.cutmix(images, blended, keys, recipe.cutmix)
+            images, blended = mix.cutmix(images, blended, batch.keys, recipe.cutmix)
         return weighted(images, blended)
 
     def batches(start_step: int) -> tf.data.Dataset:
-        data = dataset.train_batches(
+        data = dataset.train_stream(
             records,
             batch_size=recipe.batch_size,
             image_size=recipe.model.size,
@@ -156,7 +161,6 @@ def train_batches(
             order=order(records, config),
             augment=PRESETS[recipe.augment],
             cache=cache,
-            with_keys=True,
         )
         return data.map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
@@ -165,8 +169,13 @@ def train_batches(
 
 def eval_batches(records: Records, recipe: Recipe, classes: int) -> tf.data.Dataset:
     """All records once, in order: (u8[b h w 3], targets); corrupt ones are left out."""
-    data = dataset.eval_batches(records, batch_size=recipe.batch_size, image_size=recipe.model.size, crop=recipe.crop)
-    return data.map(lambda images, labels: (images, targets(labels, classes)))
+    return dataset.eval_stream(
+        records,
+        batch_size=recipe.batch_size,
+        image_size=recipe.model.size,
+        crop=recipe.crop,
+        select=lambda batch: (batch.images, targets(batch.labels, classes)),
+    )
 
 
 def targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
@@ -201,16 +210,15 @@ def weighing(records: Records, recipe: Recipe, classes: int) -> Callable[[Any, t
 
 def batch_numbers(records: Records, recipe: Recipe, config: TrainConfig, step: int) -> np.ndarray:
     """The numbers of the records in a batch of the training, i64[b]; what stands in for corrupt ones included."""
-    stream = dataset.train_batches(
+    stream = dataset.train_stream(
         records,
         batch_size=recipe.batch_size,
         image_size=1,
         seed=config.seed,
         start_step=step,
         order=order(records, config),
-        with_numbers=True,
     )
-    numbers: np.ndarray = next(iter(stream))[2].numpy()
+    numbers: np.ndarray = next(iter(stream)).numbers.numpy()
     return numbers
 
 

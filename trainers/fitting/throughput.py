@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfrecord_tools.base import python_calls
 
 
-class Pace(keras.callbacks.Callback):
+class Throughput(keras.callbacks.Callback):
     """Adds `images_per_second` and `data_wait` (0..1) to what is logged of each epoch; stands before those that log.
 
     Both are taken from the end of the epoch's first step on, since the first of all traces the graph, to that of its

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
 import re
 import shlex
 import statistics
@@ -13,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfrecord_tools.base import files
+from tfrecord_tools.base import files, tabular
 from tfrecord_tools.errors import UserError
 from trainers import backbones as known
 from trainers import recipes, run_directory
+from trainers.run_directory import Metrics
 
 TABLE, CHART = "comparison.csv", "comparison.png"
 _RESERVED = re.compile(r"--?(seed|run|tfrecords|csv)\b")
@@ -129,12 +127,13 @@ class Row:
     """
 
     name: str
-    runs: tuple[Mapping[str, Any], ...]
+    runs: tuple[Metrics, ...]
     failed: int = 0
 
     def mean(self, metric: str) -> float | None:
         """The mean over seeds; None where there is no such value."""
-        values = [run[metric] for run in self.runs if metric in run]
+        runs: Sequence[Mapping[str, Any]] = self.runs
+        values = [run[metric] for run in runs if metric in run]
         return statistics.mean(values) if values else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -153,19 +152,10 @@ class Row:
         }
 
 
-def results(run: Path) -> dict[str, Any] | None:
-    """The metrics of a finished run; None of one that is not."""
-    try:
-        metrics: dict[str, Any] = json.loads((run / run_directory.METRICS).read_text())
-    except FileNotFoundError:
-        return None
-    return metrics
-
-
 def check_alike(variants: Iterable[Sequence[Path]]) -> None:
     """Raises UserError if finished runs, the seeds of each variant, are not otherwise the same training."""
     for runs in variants:
-        finished = [run for run in runs if results(run) is not None]
+        finished = [run for run in runs if run_directory.read_metrics(run) is not None]
         for run in finished[1:]:
             differences = run_directory.differences(finished[0], run_directory.read_settings(run), _COMMON)
             if differences:
@@ -198,13 +188,7 @@ def table(rows: Sequence[Row]) -> str:
                 _shown(values["latency_ms"], ".1f"),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in lines
-    )
+    return "\n".join(tabular.aligned(lines, left=(0,)))
 
 
 def _shown(value: float | None, form: str) -> str:
@@ -213,16 +197,11 @@ def _shown(value: float | None, form: str) -> str:
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
     """Writes the CSV, a line a variant in the order given."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0].as_dict()), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.as_dict() for row in rows)
-    with files.atomic(path) as file:
-        file.write(text.getvalue().encode())
+    tabular.write_csv(path, list(rows[0].as_dict()), (row.as_dict() for row in rows))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draws accuracy against the time of training, a dot a seed, a ring at the mean of a variant."""
+    """Draw each variant's accuracy (a dot per seed, an upright line at the mean) and, beside it, its training time."""
     from matplotlib.figure import Figure
 
     finished = [row for row in rows if row.runs]

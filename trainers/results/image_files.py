@@ -1,15 +1,18 @@
-"""Files on disk as a classifier sees them: each first becomes what the converter would have stored of it."""
+"""Image files as a classifier sees them: each file is first prepared as the converter would prepare it."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfrecord_tools.base import workers
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UndecodableImage, UserError
 from tfrecord_tools.images import jpeg, preparation
@@ -22,10 +25,9 @@ from trainers.results.predictions import Predictions
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
-_READ_AT_ONCE = 8  # Files: fewer calls of Python from the pipeline, and not yet a wait for the first.
-_NO_IMAGE = ("not an image", "empty file")  # How the reasons of `images.BadImage` begin that speak of no image.
+_AHEAD = 2 * predictions.BATCH_SIZE  # Files that are read and decoded ahead, while the model computes.
+_NO_IMAGE = ("not an image", "empty file")  # The reasons of `preparation.BadImage` for other files begin so.
 # fmt: off
 _SUFFIXES = frozenset(
     {
@@ -39,13 +41,13 @@ _SUFFIXES = frozenset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A file that is to be judged; small, since there may be millions.
+    """A file to predict the class of; small, since there may be millions.
 
     Attributes:
-        path: As it is shown.
-        listing: What it is found by.
-        number: Of it there.
-        named: Whether the file itself was named, and not a directory above it.
+        path: Path, as it is shown to the user.
+        listing: The listing that holds the file.
+        number: Position of the file in the listing.
+        named: Whether the user named the file itself, and not a directory above it.
     """
 
     path: str
@@ -54,40 +56,62 @@ class Source:
     named: bool = False
 
     def read(self) -> bytes:
-        """Reads it.
+        """Return the bytes of the file.
 
         Raises:
-            OSError, ReadError: It cannot be read.
+            OSError, ReadError: The file cannot be read.
         """
         return self.listing.store.read(self.listing.paths[self.number], self.listing.spans[self.number]).data
 
 
+Pixels = np.ndarray  # u8[h w 3]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unreadable:
+    """The result for a file that cannot be decoded, with the reason in words."""
+
+    reason: str
+
+    @property
+    def may_be_image(self) -> bool:
+        """Whether the file could be an image, judged by its content."""
+        return not self.reason.startswith(_NO_IMAGE)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """What was named on the command line.
+    """The files that the command line names.
 
     Attributes:
-        sources: In its order; within directories sorted, none twice.
-        unreadable: Path -> reason, of what cannot be an image; more comes when they are read.
-        skipped: Path -> reason, of files below directories that neither are images nor have the name of one, such as
-            notes.txt; filled when they are read.
+        sources: The files, in the order of the command line; sorted within directories, each file once.
+        unreadable: Path -> reason, for directories that cannot be listed and files that cannot be images.
     """
 
     sources: Sequence[Source]
-    unreadable: dict[str, str]
-    skipped: dict[str, str] = dataclasses.field(default_factory=dict)
+    unreadable: Mapping[str, str]
 
-    def leave_out(self, source: Source, reason: str) -> None:
-        """Notes that a file is no sound image."""
-        other = reason.startswith(_NO_IMAGE) and Path(source.path).suffix.lower() not in _SUFFIXES
-        (self.skipped if other and not source.named else self.unreadable)[source.path] = reason
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Judged:
+    """The results for some files.
+
+    Attributes:
+        predictions: The predictions for the images.
+        unreadable: Path -> reason, for images that cannot be decoded, and for other files that the user named.
+        skipped: Path -> reason, for files within directories that are not images, such as notes.txt.
+    """
+
+    predictions: Predictions
+    unreadable: Mapping[str, str]
+    skipped: Mapping[str, str]
 
 
 def find(arguments: Sequence[str]) -> Found:
-    """Finds the files that are named, and all files below the directories that are, hidden ones passed over.
+    """Find the named files, and all files below the named directories except hidden ones.
 
     Raises:
-        UserError: There is no such file, or there are none.
+        UserError: A file does not exist, or there are no files.
     """
     sources: dict[str, Source] = {}
     unreadable: dict[str, str] = {}
@@ -101,82 +125,107 @@ def find(arguments: Sequence[str]) -> Found:
         for number, name in enumerate(listing.paths):
             path = _shown(root, name)
             sources.setdefault(path, Source(path=path, listing=listing, number=number, named=not root))
-        unreadable |= {_shown(root, one.path): one.reason for one in listing.rejected}
+        unreadable |= {_shown(root, rejected.path): rejected.reason for rejected in listing.rejected}
     if not sources and not unreadable:
         raise UserError(f"{', '.join(arguments)}: no files there. Pass images, or directories of images.")
     return Found(sources=list(sources.values()), unreadable=unreadable)
 
 
-def judge(model: keras.Model, info: ModelInfo, found: Found) -> Iterator[Predictions]:
-    """Judges files, a batch at a time, in their order.
+def judge(model: keras.Model, info: ModelInfo, sources: Sequence[Source]) -> Iterator[Judged]:
+    """Predict the classes of files, a batch at a time, in their order.
 
     Args:
-        model: As of `model_file.load`.
-        info: Likewise.
-        found: What to judge; those that turn out to be no sound images are added to its `unreadable` and `skipped`,
-            which are sorted at the end.
+        model: The model, as `model_file.load` returns it.
+        info: The description of the model, as `model_file.load` returns it.
+        sources: The files.
     """
     from trainers.models import inference  # Here, since it imports TensorFlow.
 
     predict = inference.compiled(model)
-    for pixels, which in _batches(info, found):
-        numbers = which.numpy().tolist()
-        probabilities = predictions.both_classes(predict(pixels).numpy())
-        yield Predictions(
-            classes=info.classes,
-            probabilities=probabilities,
-            predicted=predictions.decide(probabilities, info.threshold),
-            paths=[found.sources[number].path for number in numbers],
+    for batch in _batches(sources, info):
+        images = [(source.path, pixels) for source, pixels in batch if not isinstance(pixels, Unreadable)]
+        failures = [(source, failure) for source, failure in batch if isinstance(failure, Unreadable)]
+        skipped = {source.path: failure.reason for source, failure in failures if _is_other(source, failure)}
+        probabilities = np.zeros((0, len(info.classes)), np.float32)
+        if images:
+            probabilities = predictions.both_classes(predict(np.stack([pixels for _, pixels in images])).numpy())
+        yield Judged(
+            predictions=Predictions(
+                classes=info.classes,
+                probabilities=probabilities,
+                predicted=predictions.decide(probabilities, info.threshold),
+                paths=[path for path, _ in images],
+            ),
+            unreadable={source.path: f.reason for source, f in failures if source.path not in skipped},
+            skipped=skipped,
         )
-    for reasons in (found.unreadable, found.skipped):
-        in_order = sorted(reasons.items())  # Several threads have found them.
-        reasons.clear()
-        reasons.update(in_order)
+
+
+def decode_file(data: bytes, info: ModelInfo) -> Pixels | Unreadable:
+    """Decode a file to the input of a model, as the record of the file would be decoded."""
+    try:
+        return _decode(data, info)
+    except preparation.BadImage as error:
+        return Unreadable(str(error))
+    except UndecodableImage as error:
+        return Unreadable(f"sound for Pillow, and TensorFlow does not decode it: {error}")
+
+
+def _decode(data: bytes, info: ModelInfo) -> Pixels:
+    config = info.image_config()
+    # Most JPEGs are stored unchanged, so decoding them verifies them. `prepare` decodes, and verifies, all others.
+    plain = jpeg.plain_size(data) is not None and config.on_bad_image != "repair"
+    prepared = preparation.prepare(data, dataclasses.replace(config, verify="header") if plain else config).data
+    if plain and prepared == data:
+        pixels = decoder.decode_plain_jpeg(data, info.image_size, info.crop)
+        if pixels is not None:
+            return pixels
+        prepared = preparation.prepare(data, config).data
+    return decoder.decode(prepared if info.images else data, info.image_size, info.crop, info.raw_size)
+
+
+def _batches(sources: Sequence[Source], info: ModelInfo) -> Iterator[list[tuple[Source, Pixels | Unreadable]]]:
+    """Yield the files with their results; each part but the last has `BATCH_SIZE` images."""
+    batch: list[tuple[Source, Pixels | Unreadable]] = []
+    images = 0
+    for source, result in zip(sources, _read_ahead(sources, info), strict=True):
+        batch.append((source, result))
+        images += not isinstance(result, Unreadable)
+        if images == predictions.BATCH_SIZE:
+            yield batch
+            batch, images = [], 0
+    if batch:
+        yield batch
+
+
+def _read_ahead(sources: Sequence[Source], info: ModelInfo) -> Iterator[Pixels | Unreadable]:
+    """Yield the result for each file, in their order; threads read and decode some files ahead."""
+    waiting: deque[Future[Pixels | Unreadable]] = deque()
+    with ThreadPoolExecutor(workers.default_workers()) as pool:
+        for source in sources:
+            waiting.append(pool.submit(_read, source, info))
+            if len(waiting) > _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _read(source: Source, info: ModelInfo) -> Pixels | Unreadable:
+    try:
+        return decode_file(source.read(), info)
+    except ReadError as error:
+        return Unreadable(str(error))
+    except OSError as error:
+        return Unreadable(error.strerror or str(error))
+    except Exception as error:  # noqa: BLE001  One file must not end the whole command.
+        return Unreadable(f"{type(error).__name__}: {error}")
+
+
+def _is_other(source: Source, failure: Unreadable) -> bool:
+    """Return whether a file within a directory is not an image and is not named like one."""
+    return not (failure.may_be_image or source.named) and Path(source.path).suffix.lower() not in _SUFFIXES
 
 
 def _shown(root: str, name: str) -> str:
-    """A path that can be printed and written, the same however it was put."""
+    """Return a path that can be printed and written, and that is the same for all spellings of it."""
     return printable(os.path.normpath(os.path.join(root, name)))
-
-
-def _batches(info: ModelInfo, found: Found) -> tf.data.Dataset:
-    """Yields (pixels u8[b h w 3], numbers i64[b] of the sources); what cannot be decoded is left out."""
-    import tensorflow as tf
-
-    from tfrecord_tools import dataset
-
-    config, shape = info.image_config(), (info.image_size, info.image_size, 3)
-    unproven = dataclasses.replace(config, verify="header")
-
-    def decode(source: Source) -> np.ndarray:
-        data = source.read()
-        # Most pass as they are: then decoding is the proof, too. What is changed is decoded for it, and so proven.
-        plain = jpeg.plain_size(data) is not None and config.on_bad_image != "repair"
-        made = preparation.prepare(data, unproven if plain else config).data
-        if plain and made == data:
-            pixels = decoder.decode_plain_jpeg(data, info.image_size, info.crop)
-            if pixels is not None:
-                return pixels
-            made = preparation.prepare(data, config).data
-        return decoder.decode(made if info.images else data, info.image_size, info.crop, info.raw_size)
-
-    def read(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        decoded: dict[int, np.ndarray] = {}
-        for number in numbers.tolist():
-            source = found.sources[number]
-            try:
-                decoded[number] = decode(source)
-            except (preparation.BadImage, ReadError) as error:
-                found.leave_out(source, str(error))
-            except UndecodableImage as error:
-                found.unreadable[source.path] = f"sound for Pillow, and TensorFlow does not decode it: {error}"
-            except OSError as error:
-                found.unreadable[source.path] = error.strerror or str(error)
-            except Exception as error:  # noqa: BLE001  One file must not take its neighbours with it.
-                found.unreadable[source.path] = f"{type(error).__name__}: {error}"
-        pixels = np.stack([*decoded.values()]) if decoded else np.zeros((0, *shape), np.uint8)
-        return pixels, np.array([*decoded], np.int64)
-
-    numbers = tf.data.Dataset.range(len(found.sources)).batch(_READ_AT_ONCE)
-    data = dataset.map_python(numbers, read, (tf.uint8, tf.int64), shape)
-    return data.rebatch(predictions.BATCH_SIZE).prefetch(tf.data.AUTOTUNE)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrecord_tools.base import files
+from tfrecord_tools.base import tabular
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.records import Dataset, Records
 from trainers.models.model_file import ModelInfo
 from trainers.results import scores
+from trainers.run_directory import Metrics
 
 if TYPE_CHECKING:
     import keras
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.csv"
 SUSPECTS = "suspects.csv"
 BATCH_SIZE = 32
-_SUSPECT_COLUMNS = ("rank", "path", "label", "was", "p_label", "p_was", "record")
+_SUSPECT_COLUMNS = ("rank", "path", "predicted_label", "given_label", "p_predicted", "p_given", "record")
 _DIFFERENCES_NAMED = 5
 
 
@@ -95,12 +94,10 @@ def of_records(
     from trainers.models import inference
 
     labels_of = _mapped(info.classes, info.classes if classes is None else classes)  # Before anything slow is done.
-    batches = dataset.eval_batches(
-        records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop, with_numbers=True
-    )
+    batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop)
     predict = inference.compiled(model)
     try:
-        answers = [(predict(images).numpy(), which.numpy()) for images, _, which in batches]
+        answers = [(predict(batch.images).numpy(), batch.numbers.numpy()) for batch in batches]
     except tf.errors.OpError as error:
         if records.damage:
             raise UserError(records.damage) from error
@@ -140,31 +137,31 @@ def check_classes(info: ModelInfo, data: Dataset) -> None:
     _mapped(info.classes, data.class_names, f"{data.directory}: ")
 
 
-def summary(predictions: Predictions) -> dict[str, Any]:
+def summary(predictions: Predictions) -> Metrics:
     """The figures of predictions with labels, as metrics.json has them."""
     labels, probabilities = predictions.truth, predictions.probabilities
     right = predictions.predicted == labels
     interval = scores.wilson(int(right.sum()), len(right))
-    found: dict[str, Any] = {
+    metrics: Metrics = {
         "loss": scores.cross_entropy(labels, probabilities),
         "accuracy": float(right.mean()),
         "accuracy_interval": [interval.low, interval.high],
         "calibration_error": scores.reliability(predictions.confidence, right).error,
     }
     if len(predictions.classes) == 2 and len(np.unique(labels)) == 2:
-        found["auc"] = scores.roc(labels, probabilities[:, 1]).area
-        found["average_precision"] = scores.precision_recall(labels, probabilities[:, 1]).area
-    return found
+        metrics["auc"] = scores.roc(labels, probabilities[:, 1]).area
+        metrics["average_precision"] = scores.precision_recall(labels, probabilities[:, 1]).area
+    return metrics
 
 
 def write(directory: Path, predictions: Predictions) -> None:
     """Writes predictions.csv, and suspects.csv, which ranks all records by how wrong their labels look.
 
     Lines of the latter, kept in a file of their own, are what `tfrecord_tools.convert --relabel` takes: its column
-    `label` is what the model says, and `was` what the dataset does.
+    `predicted_label` is what the model says, and `given_label` what the dataset does.
     """
-    write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
-    write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
+    tabular.write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
+    tabular.write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -197,16 +194,6 @@ def ranked(predictions: Predictions) -> np.ndarray:
     return np.argsort(own - others.max(1), kind="stable")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a CSV, whole or not at all; its rows as they come."""
-    with files.atomic(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", newline="")
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        text.detach()  # Writes the rest, and leaves the file open.
-
-
 def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
     labels, names = predictions.truth, predictions.classes
     for rank, i in enumerate(ranked(predictions).tolist(), start=1):
@@ -214,10 +201,10 @@ def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
         yield {
             "rank": rank,
             "path": predictions.paths[i],
-            "label": names[said],
-            "was": names[labels[i]],
-            "p_label": str(predictions.probabilities[i, said]),
-            "p_was": str(predictions.probabilities[i, labels[i]]),
+            "predicted_label": names[said],
+            "given_label": names[labels[i]],
+            "p_predicted": str(predictions.probabilities[i, said]),
+            "p_given": str(predictions.probabilities[i, labels[i]]),
             "record": "" if predictions.records is None else int(predictions.records[i]),
         }
 

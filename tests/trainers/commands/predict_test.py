@@ -62,10 +62,10 @@ def by_record(place: Path, out: Path) -> dict[str, np.ndarray]:
 def by_file(place: Path, source: Path) -> dict[str, np.ndarray]:
     model, info = model_file.load(place / "model.keras")
     found = image_files.find([str(source)])
-    batches = list(image_files.judge(model, info, found))
-    assert found.unreadable == {}
-    paths = [os.path.relpath(path, source.parent) for batch in batches for path in batch.paths]
-    return dict(zip(paths, np.concatenate([batch.probabilities for batch in batches])))
+    batches = list(image_files.judge(model, info, found.sources))
+    assert [found.unreadable, *(batch.unreadable for batch in batches)] == [{}] * (1 + len(batches))
+    paths = [os.path.relpath(path, source.parent) for batch in batches for path in batch.predictions.paths]
+    return dict(zip(paths, np.concatenate([batch.predictions.probabilities for batch in batches])))
 
 
 @pytest.mark.parametrize(
@@ -218,8 +218,9 @@ def test_what_fails_on_one_file_is_told_of_it_alone(place, monkeypatch):
     monkeypatch.setattr(preparation, "prepare", failing)
     model, info = model_file.load(place / "run/model.keras")
     found = image_files.find([str(place / "src/train/reds")])
-    assert sum(map(len, image_files.judge(model, info, found))) == 3
-    assert found.unreadable == {f"{place}/src/train/reds/001.jpg": "RuntimeError: a bug"}
+    (judged,) = image_files.judge(model, info, found.sources)
+    assert len(judged.predictions) == 3
+    assert judged.unreadable == {f"{place}/src/train/reds/001.jpg": "RuntimeError: a bug"}
 
 
 def test_a_directory_that_cannot_be_listed_is_listed(place, tmp_path, monkeypatch):
@@ -251,7 +252,8 @@ def test_by_a_model_of_adopted_records_a_file_is_judged_as_it_is(place, tmp_path
     assert info.images == {}
     records = predictions.of_records(model, info, dataset.open(tmp_path / "out").records("train"))
     found = image_files.find([str(place / f"src/test/reds/turned{i}.jpg") for i in range(2, 9)])
-    files = np.concatenate([batch.probabilities for batch in image_files.judge(model, info, found)])
+    batches = image_files.judge(model, info, found.sources)
+    files = np.concatenate([batch.predictions.probabilities for batch in batches])
     np.testing.assert_allclose(files, records.probabilities, atol=1e-5)
 
 
@@ -260,8 +262,38 @@ def test_what_may_not_be_read_is_listed(place, tmp_path):
     found = image_files.find([str(tmp_path)])
     (tmp_path / "gone.jpg").unlink()
     model, info = model_file.load(place / "run/model.keras")
-    assert list(image_files.judge(model, info, found)) == []
-    assert found.unreadable == {f"{tmp_path}/gone.jpg": "No such file or directory"}
+    (judged,) = image_files.judge(model, info, found.sources)
+    assert len(judged.predictions) == 0
+    assert judged.unreadable == {f"{tmp_path}/gone.jpg": "No such file or directory"}
+
+
+def test_batches_are_full_whatever_lies_between_the_images(place, tmp_path):
+    """The model is traced for a few sizes only, and answers do not depend on unreadable neighbours."""
+    for i in range(40):
+        (tmp_path / f"{i:02}.jpg").write_bytes(photo("reds", i))
+        (tmp_path / f"{i:02}.txt").write_bytes(b"hello")
+        (tmp_path / f"{i:02}a.jpg").write_bytes(photo("reds", i)[:400])
+    model, info = model_file.load(place / "run/model.keras")
+    batches = list(image_files.judge(model, info, image_files.find([str(tmp_path)]).sources))
+    assert [len(batch.predictions) for batch in batches] == [32, 8]
+    paths = [path for batch in batches for path in batch.predictions.paths]
+    assert paths == [f"{tmp_path}/{i:02}.jpg" for i in range(40)]
+    assert sum(len(batch.skipped) for batch in batches) == sum(len(batch.unreadable) for batch in batches) == 40
+
+
+def test_a_file_is_decoded_or_the_reason_is_returned(place):
+    _, info = model_file.load(place / "run/model.keras")
+    pixels = image_files.decode_file(photo("reds", 1), info)
+    assert isinstance(pixels, np.ndarray)
+    assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
+    text = image_files.decode_file(b"<html>", info)
+    assert isinstance(text, image_files.Unreadable)
+    assert text.reason.startswith("not an image (starts with b'<html>')")
+    assert not text.may_be_image
+    cut = image_files.decode_file(photo("reds", 1)[:400], info)
+    assert isinstance(cut, image_files.Unreadable)
+    assert cut.reason.startswith("damaged image: ")
+    assert cut.may_be_image
 
 
 @pytest.mark.parametrize(

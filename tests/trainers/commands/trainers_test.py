@@ -246,11 +246,11 @@ def test_deterministic_trainings_end_the_same(name, place, tmp_path):
 
 
 def test_an_operation_that_determinism_refuses_is_told(place, tmp_path, monkeypatch):
-    def refuse(directory: Path, made: training.Training) -> None:
+    def refuse(*given: object) -> None:
         raise tf.errors.UnimplementedError(None, None, "A deterministic GPU implementation of X is not available.")
 
     monkeypatch.setattr(training, "_train_in", refuse)
-    monkeypatch.setattr(training.device.tf.config.experimental, "enable_op_determinism", lambda: None)
+    monkeypatch.setattr(training.devices.tf.config.experimental, "enable_op_determinism", lambda: None)
     with pytest.raises(UserError) as error:
         train("scratch", place / "out", tmp_path / "run", small("scratch", place), deterministic=True)
     assert str(error.value) == (
@@ -294,8 +294,8 @@ def test_two_devices_with_moving_statistics_of_their_own_resume_exactly(place, t
 
 
 def test_a_batch_that_devices_cannot_share_is_told(place, tmp_path, monkeypatch):
-    found = training.device.Device(name="GPU", precision="float32", jit_compile=False, replicas=3)
-    monkeypatch.setattr(training.device, "set_up", lambda **settings: found)
+    found = training.devices.Device(name="GPU", precision="float32", jit_compile=False, replicas=3)
+    monkeypatch.setattr(training.devices, "set_up", lambda **settings: found)
     with pytest.raises(UserError) as error:
         train("scratch", place / "out", tmp_path / "run", small("scratch", place))
     assert str(error.value) == (
@@ -307,8 +307,8 @@ def test_a_batch_that_devices_cannot_share_is_told(place, tmp_path, monkeypatch)
 @pytest.mark.parametrize("argument", ["clipnorm", "clipvalue", "global_clipnorm"])
 def test_clipping_on_several_devices_is_refused(argument, place, tmp_path, monkeypatch):
     """Keras clips on each of them, before it adds up: a clipped step would depend on how many there are."""
-    found = training.device.Device(name="GPU", precision="float32", jit_compile=False, replicas=2)
-    monkeypatch.setattr(training.device, "set_up", lambda **settings: found)
+    found = training.devices.Device(name="GPU", precision="float32", jit_compile=False, replicas=2)
+    monkeypatch.setattr(training.devices, "set_up", lambda **settings: found)
     recipe = small("scratch", place, phase={"optimizer_kwargs": {argument: 1.0}})
     with pytest.raises(UserError) as error:
         train("scratch", place / "out", tmp_path / "run", recipe)
@@ -319,8 +319,8 @@ def test_clipping_on_several_devices_is_refused(argument, place, tmp_path, monke
 def test_gradients_are_accumulated_on_one_device(strategy, place, tmp_path, monkeypatch):
     """Under a strategy, be it of one device, Keras fails in the first step."""
     asked = []
-    set_up = training.device.set_up
-    monkeypatch.setattr(training.device, "set_up", lambda **how: asked.append(how["strategy"]) or set_up(**how))
+    set_up = training.devices.set_up
+    monkeypatch.setattr(training.devices, "set_up", lambda **how: asked.append(how["strategy"]) or set_up(**how))
     recipe = small("scratch", place, phase={"optimizer_kwargs": {"gradient_accumulation_steps": 2}})
     if strategy == "mirrored":
         with pytest.raises(UserError, match=r"^--strategy=mirrored: Keras accumulates no gradients under a strategy\."):

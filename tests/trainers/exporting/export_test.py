@@ -372,7 +372,8 @@ def test_what_is_compared_with_is_the_model_as_loaded(
 
     monkeypatch.setattr(formats, "with_names", swapped)
     with pytest.raises(UserError, match=r"saved_model is not near enough, and nothing was written"):
-        export(ExportConfig(run=str(place / "two"), out=str(tmp_path / "out")))
+        export(ExportConfig(run=str(place / "two"), out=str(tmp_path / "made/for/it")))
+    assert list(tmp_path.iterdir()) == []  # No directory that was made for the export is left.
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,13 @@ def test_a_new_directory_holds_its_settings(tmp_path):
     assert json.loads((tmp_path / "a/b/settings.json").read_text()) == json.loads(json.dumps(SETTINGS))
 
 
+def test_a_run_of_the_reference_recipe_under_its_former_name_is_continued():
+    begin(settings=changed("flags", recipe="document"))
+    assert begin(settings=changed("flags", recipe="reference")) == "run"
+    with pytest.raises(UserError, match=r"begun with other settings: --recipe was 'reference', is 'default'"):
+        begin(settings=changed("flags", recipe="default"))
+
+
 def test_the_default_is_a_fresh_one_named_by_trainer_and_time():
     assert re.fullmatch(r"runs/finetune-\d{8}-\d{6}", begin(None))
 

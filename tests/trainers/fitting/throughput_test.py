@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainers.fitting.throughput import Pace
+from trainers.fitting.throughput import Throughput
 
 
 def slow(seconds: float) -> tf.data.Dataset:
@@ -34,7 +34,7 @@ def slow(seconds: float) -> tf.data.Dataset:
     ],
 )
 def test_the_share_of_time_that_is_waited(makes, works, least, most, deterministic):
-    pace = Pace(batch_size=3, deterministic=deterministic)
+    pace = Throughput(batch_size=3, deterministic=deterministic)
     numbers = iter(pace.measured(slow(makes)))
     pace.on_epoch_begin(0)
     for step in range(12):
@@ -48,7 +48,7 @@ def test_the_share_of_time_that_is_waited(makes, works, least, most, determinist
 
 
 def test_steps_of_an_earlier_process_do_not_count():
-    pace = Pace(batch_size=3)
+    pace = Throughput(batch_size=3)
     pace.on_epoch_begin(0)
     for step in range(100):
         pace.on_train_batch_end(step, {})

@@ -134,8 +134,8 @@ def test_output_suits_the_number_of_classes(classes, shape, activation):
     assert model.input.dtype == "uint8"
 
 
-def test_scratch_document_recipe_builds_the_network_of_the_notes():
-    classifier = networks.build(recipes.scratch_document().model, 2)
+def test_scratch_reference_recipe_builds_the_network_of_the_notes():
+    classifier = networks.build(recipes.scratch_reference().model, 2)
     layers = [*classifier.model.layers[:2], *classifier.base.layers[1:], *classifier.model.layers[3:]]
     assert [(layer.name, layer.output.shape[1:], layer.count_params()) for layer in layers] == [
         ("pixels", (150, 150, 3), 0),
@@ -211,8 +211,8 @@ def test_the_parts_of_a_split_model_are_the_whole(pooling, hidden):
     assert {id(w) for w in head.weights} | {id(w) for w in extractor.weights} == {id(w) for w in model.weights}
 
 
-def test_finetune_document_recipe_builds_the_model_of_the_notes():
-    classifier = networks.build(recipes.finetune_document(weights="none").model, 2)
+def test_finetune_reference_recipe_builds_the_model_of_the_notes():
+    classifier = networks.build(recipes.finetune_reference(weights="none").model, 2)
     assert [(layer.name, layer.count_params()) for layer in classifier.model.layers if layer.name != "get_item"] == [
         ("pixels", 0),
         ("scaling", 0),

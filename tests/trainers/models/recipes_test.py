@@ -18,31 +18,31 @@ MOVES = {"rotation_range": 90, "zoom_range": 0.2, "horizontal_flip": True, "vert
     ("recipe", "model", "phases", "augment"),
     [
         (
-            recipes.scratch_document(),
+            recipes.scratch_reference(),
             ModelConfig(backbone="CNN", image_size=150, scaling="unit", pooling="flatten", dropout=0.5, weights="none"),
             [Phase(name="scratch", trainable="scratch", learning_rate=1e-4, epochs=50, steps_per_epoch=100)],
             AugmentConfig(),
         ),  # Section 2.
         (
-            recipes.scratch_document(augmented=True),
-            recipes.scratch_document().model,
+            recipes.scratch_reference(augmented=True),
+            recipes.scratch_reference().model,
             [Phase(name="scratch", trainable="scratch", learning_rate=1e-4, epochs=100, steps_per_epoch=100)],
             AugmentConfig(width_shift_range=0.2, height_shift_range=0.2, **MOVES),
         ),  # Section 3.
         (
-            recipes.features_document(),
+            recipes.features_reference(),
             ModelConfig(**VGG16, dropout=0.5),
             [Phase(**HEAD, epochs=30)],
             AugmentConfig(),
         ),  # Section 4.1: 700 steps of 14,000 images, which are all of them.
         (
-            recipes.frozen_document(),
+            recipes.frozen_reference(),
             ModelConfig(**VGG16, dropout=0.6),
             [Phase(**HEAD, epochs=30, steps_per_epoch=100)],
             AugmentConfig(width_shift_range=0.1, height_shift_range=0.1, **MOVES),
         ),  # Section 4.2.(1).
         (
-            recipes.finetune_document(),
+            recipes.finetune_reference(),
             ModelConfig(**VGG16, dropout=0.6),
             [
                 Phase(**HEAD, epochs=10, steps_per_epoch=100),
@@ -57,12 +57,12 @@ MOVES = {"rotation_range": 90, "zoom_range": 0.2, "horizontal_flip": True, "vert
     ],
     ids=["scratch", "augmented", "features", "frozen", "finetune"],
 )
-def test_document_recipes_have_the_numbers_of_the_notes(recipe, model, phases, augment):
+def test_reference_recipes_have_the_numbers_of_the_notes(recipe, model, phases, augment):
     assert recipe.model == model
     assert list(recipe.phases) == phases
     assert PRESETS[recipe.augment] == augment
     assert (recipe.batch_size, recipe.crop) == (20, 0.0)  # The whole image, stretched.
-    assert recipe.from_features == (recipe == recipes.features_document())
+    assert recipe.from_features == (recipe == recipes.features_reference())
     assert {phase.optimizer for phase in recipe.phases} <= {"adam", "rmsprop"}  # With Keras's own arguments.
 
 
@@ -92,13 +92,13 @@ def test_arguments_of_the_same_optimizer_stay():
 )
 def test_the_notes_scaling_is_not_put_in_front_of_networks_that_scale(backbone, scaling):
     made = [
-        recipes.features_document(backbone=backbone),
-        recipes.frozen_document(backbone=backbone),
-        recipes.finetune_document(backbone=backbone),
-        recipes.scratch_document(backbone=backbone),
+        recipes.features_reference(backbone=backbone),
+        recipes.frozen_reference(backbone=backbone),
+        recipes.finetune_reference(backbone=backbone),
+        recipes.scratch_reference(backbone=backbone),
     ]
     assert [recipe.model.scaling for recipe in made] == [scaling] * 4
-    assert recipes.features_document(backbone=backbone, scaling="tf").model.scaling == "tf"  # What is said holds.
+    assert recipes.features_reference(backbone=backbone, scaling="tf").model.scaling == "tf"  # What is said holds.
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
@@ -116,13 +116,21 @@ def test_features_are_of_images_as_they_are(values):
         recipes.override(recipes.features(), **values)
 
 
+def test_former_names_of_reference_recipes_are_kept_for_a_release():
+    with pytest.warns(DeprecationWarning, match=r"recipes\.scratch_document is now recipes\.scratch_reference\."):
+        assert recipes.scratch_document() == recipes.scratch_reference()
+    assert recipes.current_name("document") == "reference"
+    with pytest.raises(AttributeError, match="has no attribute 'compare_document'"):
+        _ = recipes.compare_document
+
+
 def test_heads():
     assert (recipes.features(head="linear").model.hidden, recipes.features(head="dense").model.hidden) == (0, 256)
 
 
 def test_override():
     recipe = recipes.override(
-        recipes.finetune_document(backbone="VGG19"),
+        recipes.finetune_reference(backbone="VGG19"),
         batch_size=8,
         augment="none",
         epochs=[0, 3],

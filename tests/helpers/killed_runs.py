@@ -1,0 +1,28 @@
+"""Conversions that take some seconds, and the moments at which tests kill them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from image_sources import converted, image
+
+
+def many_images(place: Path, files: int) -> Path:
+    """Makes `pets`, many names of two files, which take some seconds, and `local`, what they become in 40 shards."""
+    for name in ("cats", "dogs"):
+        first = place / f"pets/train/{name}/first.jpg"
+        first.parent.mkdir(parents=True)
+        first.write_bytes(image(name, size=(300, 200)))
+        for number in range(files // 2):
+            os.link(first, first.with_name(f"{number}.jpg"))
+    converted(place / "pets", place / "local", shards=40)
+    return place
+
+
+def in_survey(partial: Path) -> bool:
+    return any(partial.glob("survey/*.npz"))
+
+
+def in_write(partial: Path) -> bool:
+    return any(partial.glob("index/*.parquet"))

@@ -1,0 +1,68 @@
+"""A Dask cluster of this machine: a scheduler and workers, each a process that a test may kill."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from image_sources import REPOSITORY
+
+
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Waits for something that happens in another process."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+class Cluster:
+    """A scheduler and workers of one thread, whose logs lie in `directory`.
+
+    Attributes:
+        file: What `--dask` may name: the scheduler's address is in it.
+        workers: In the order in which they were started. A worker that dies is not started again.
+    """
+
+    def __init__(self, directory: Path, workers: int = 0, importable: Iterable[Path] = (), allowed_failures: int = 3):
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *importable))),
+            "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(allowed_failures),
+        }
+        self.file = directory / "cluster.json"
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.start_scheduler()
+        self.grow(workers)
+
+    def start_scheduler(self) -> None:
+        self.file.unlink(missing_ok=True)
+        self.scheduler = self._start("scheduler", "--host=127.0.0.1", "--port=0", f"--scheduler-file={self.file}")
+        until(lambda: self.file.exists() and self.file.stat().st_size)
+
+    def grow(self, count: int) -> None:
+        """Starts workers until there are `count`, and waits for all."""
+        while len(self.workers) < count:
+            flags = ["--no-nanny", "--nthreads=1", "--death-timeout=20", f"--local-directory={self._directory}"]
+            name = f"worker-{len(self.workers)}"
+            self.workers.append(self._start(name, f"--scheduler-file={self.file}", *flags))
+        for number in range(count):
+            until(lambda log=self._directory / f"worker-{number}.log": "Registered to:" in log.read_text())
+
+    def _start(self, name: str, *flags: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "dask", name.partition("-")[0], "--no-dashboard", *flags]
+        with open(self._directory / f"{name}.log", "wb") as log:
+            return subprocess.Popen(
+                command, cwd=self._directory, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def close(self) -> None:
+        for process in (self.scheduler, *self.workers):
+            process.kill()
+            process.wait()

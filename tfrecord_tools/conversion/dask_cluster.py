@@ -1,0 +1,140 @@
+"""A Dask cluster as Apache Beam's runner: its options, what it consists of, and how a pipeline on it ends."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import shlex
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tfrecord_tools.base import words
+from tfrecord_tools.errors import UserError
+
+_RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
+_ANSWER_SECONDS = 10
+_LOOK_SECONDS = 0.2
+_LOOKS_FOR_WORKERS = 25  # Every so many looks the scheduler is asked, which is a message to it.
+
+
+def options(address: str) -> str:
+    """Return the options for Beam that stand for `--dask=ADDRESS`."""
+    name = "scheduler_file" if _is_file(address) else "client_address"
+    return f"--runner={_RUNNER} --dask_{name}={shlex.quote(address)}"
+
+
+def _is_file(address: str) -> bool:
+    return address.endswith(".json") and "://" not in address
+
+
+def is_runner(name: str) -> bool:
+    """Return whether Beam's name of a runner is that of the one on Dask."""
+    return name == _RUNNER
+
+
+def check(address: str, log: Callable[[str], object]) -> None:
+    """Report the workers of a cluster.
+
+    Args:
+        address: The scheduler's, or the JSON file that the scheduler wrote.
+        log: Is called with the line.
+
+    Raises:
+        UserError: A package is missing, or no scheduler answers.
+    """
+    try:
+        importlib.import_module(_RUNNER.rpartition(".")[0])
+        from dask import distributed
+        from distributed import comm
+    except ImportError as error:
+        raise UserError(
+            f"--dask={address}: a package is missing ({error}): pip install 'tfrecord-tools[dask]'. Or remove --dask."
+        ) from error
+    try:
+        if not _is_file(address):
+            comm.get_address_host(address)  # Raises ValueError for a protocol that Dask does not have.
+        where = {"scheduler_file" if _is_file(address) else "address": address}
+        with distributed.Client(**where, timeout=_ANSWER_SECONDS, set_as_default=False) as client:
+            log(_line(client.scheduler.address, client.nthreads()))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"--dask={address}: no Dask scheduler answers. --dask must be the address that `dask scheduler` prints, for"
+            " example tcp://10.0.0.1:8786, or the file of its --scheduler-file. Start a scheduler, or correct --dask."
+        ) from error
+
+
+def _line(address: str, threads: dict[str, int]) -> str:
+    if not threads:
+        return _no_workers(address)
+    number = words.number(len(threads), "worker")
+    if max(threads.values()) == 1:
+        return f"Dask at {address}: {number}"
+    return (
+        f"Dask at {address}: {number} with {sum(threads.values()):,} threads. A worker uses one of its threads: start"
+        " workers with --nthreads=1, and --nworkers=N for N processors."
+    )
+
+
+def _no_workers(address: str) -> str:
+    return f"Dask at {address}: no workers. The work waits until one joins: dask worker {address} --nthreads=1"
+
+
+def use_all_workers(parsed: Any) -> None:
+    """Make each part of the pipeline's input a task: by default 128 are one task, and so few jobs run on one worker."""
+    from apache_beam.runners.dask.dask_runner import DaskOptions
+
+    dask_options = parsed.view_as(DaskOptions)
+    if not dask_options.npartitions and not dask_options.partition_size:
+        dask_options.partition_size = 1
+
+
+def wait(result: Any, stop: threading.Event, log: Callable[[str], object]) -> str:
+    """Wait for a pipeline on Dask, then close its connection, which Beam leaves open.
+
+    Args:
+        result: Of Beam.
+        stop: Ends the wait early. Tasks that have not begun are then cancelled.
+        log: Is called with a line when no worker is left.
+
+    Returns:
+        The state of the pipeline.
+
+    Raises:
+        ConnectionError: The scheduler is gone. Beam itself would report that the pipeline is done.
+        Exception: What a task raised.
+    """
+    client, futures = result.client, result.futures
+    address = client.scheduler.address
+    reports = _absences(client, log)
+    try:
+        while not all(future.done() for future in futures):
+            if stop.wait(_LOOK_SECONDS):
+                return "CANCELLED"
+            next(reports)
+        if any(future.cancelled() for future in futures):
+            raise ConnectionError(f"the Dask scheduler at {address} is gone")
+        for future in futures:
+            future.result()
+        return "DONE"
+    finally:
+        client.close()
+
+
+def _absences(client: Any, log: Callable[[str], object]) -> Iterator[None]:
+    """Report once, each time that no worker is left; yields after each look."""
+    were_there = True
+    for look in itertools.count(1):
+        if look % _LOOKS_FOR_WORKERS == 0:
+            are_there = _has_workers(client)
+            if were_there and not are_there:
+                log(_no_workers(client.scheduler.address))
+            were_there = are_there
+        yield
+
+
+def _has_workers(client: Any) -> bool:
+    try:
+        return bool(client.nthreads())
+    except OSError:  # The scheduler is gone, which the futures show.
+        return True

@@ -1,0 +1,84 @@
+"""The settings that a run keeps to, and the environment that its results depend on."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.records import Dataset
+from trainers import run_directory
+from trainers.devices.device import Device
+from trainers.recipes import Recipe, TrainConfig
+from trainers.run_directory import Settings
+
+
+def settings_of(
+    data: Dataset, recipe: Recipe, config: TrainConfig, flags: Mapping[str, Any], device: Device
+) -> Settings:
+    """Return the content of settings.json."""
+    return {
+        "flags": {**flags, **_order_and_precision(config)},
+        "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
+        "weights": _weights(recipe),
+        "dataset": {
+            "digest": data.digest,
+            "name": data.name,
+            "classes": list(data.class_names),
+            "splits": dict(data.splits),
+        },
+        "environment": _environment(device),
+        "other": {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every},
+    }
+
+
+def features_key(data: Dataset, recipe: Recipe, config: TrainConfig, device: Device) -> dict[str, Any]:
+    """Return everything that the features of a record depend on."""
+    model = recipe.model
+    initial: Any = config.seed if model.weights == "none" else model.weights
+    return {
+        "backbone": model.backbone,
+        "backbone_kwargs": model.backbone_kwargs,
+        "scaling": model.scaling,
+        "pooling": model.pooling,
+        "dataset": data.digest,
+        "image_size": model.size,
+        "crop": recipe.crop,
+        "weights": _weights(recipe) or initial,
+        "environment": _environment(device),
+    }
+
+
+def _order_and_precision(config: TrainConfig) -> dict[str, Any]:
+    """Return the values of `TrainConfig` that decide the result of a training."""
+    values = {name: getattr(config, name) for name in ("seed", "deterministic", "precision", "order")}
+    if config.order == "blocks":
+        values["block"] = config.block
+    if config.records:
+        values["records_sha256"] = _sha256(config.records)
+    return values
+
+
+def _environment(device: Device) -> dict[str, Any]:
+    """Return what the last bits of the results depend on."""
+    return {
+        **run_directory.versions(),
+        "name": device.name,
+        "precision": device.precision,
+        "jit_compile": device.jit_compile,
+        "replicas": device.replicas,
+    }
+
+
+def _weights(recipe: Recipe) -> dict[str, str]:
+    """Return the hash of the weights file; {} if the weights do not come from a file."""
+    weights = recipe.model.weights
+    return {} if weights in ("imagenet", "none") else {"sha256": _sha256(weights)}
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -1,0 +1,143 @@
+"""The parts of a training, and the checks before anything slow is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+
+from tfrecord_tools.base import words
+from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.records import Dataset
+from trainers.devices.device import Device
+from trainers.fit import try_optimizer
+from trainers.fitting import inputs
+from trainers.models import model_file, networks
+from trainers.models.networks import Classifier
+from trainers.recipes import Recipe, TrainConfig
+
+_CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """The parts of a training.
+
+    Attributes:
+        trainer: Name of the trainer.
+        data: The dataset.
+        splits: The records to train and to validate on.
+        recipe: The model and its phases.
+        config: Everything else that the user chose.
+        device: The device or devices that compute the steps.
+        classifier: The model.
+        info: The description that is saved with the model.
+        steps: Batches per epoch, unless a phase has its own number: as many as hold the training images once.
+    """
+
+    trainer: str
+    data: Dataset
+    splits: inputs.Splits
+    recipe: Recipe
+    config: TrainConfig
+    device: Device
+    classifier: Classifier
+    info: model_file.ModelInfo
+    steps: int
+
+    @property
+    def class_count(self) -> int:
+        """Number of classes."""
+        return len(self.data.class_names)
+
+
+def prepare(
+    trainer: str, data: Dataset, splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device
+) -> Training:
+    """Build the model and try each phase.
+
+    Raises:
+        UserError: Keras refuses the model, its weights or an optimizer, or a phase trains no layer.
+    """
+    with device.scope():
+        classifier = networks.build(recipe.model, len(data.class_names))
+    steps = max(1, round(len(splits.train) / recipe.batch_size))
+    for phase in recipe.phases:
+        classifier.set_trainable(phase.trainable)
+        try_optimizer(phase, phase.epochs * (phase.steps_per_epoch or steps))
+    return Training(
+        trainer=trainer,
+        data=data,
+        splits=splits,
+        recipe=recipe,
+        config=config,
+        device=device,
+        classifier=classifier,
+        info=model_file.describe(data, image_size=recipe.model.size, crop=recipe.crop, trainer=trainer),
+        steps=steps,
+    )
+
+
+def describe(training: Training) -> list[str]:
+    """Return the lines that tell the user what will be trained, on what."""
+    data, recipe, splits = training.data, training.recipe, training.splits
+    class_count, parameters = words.number(training.class_count, "class"), training.classifier.model.count_params()
+    return [
+        f"data: {data.directory} ({data.name}), {class_count}: {named(data.class_names)}",
+        f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}",
+        f"device: {training.device}",
+        f"model: {networks.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights},"
+        f" {parameters:,} parameters; an epoch is {_epoch(training.steps, recipe.batch_size, len(splits.train))}",
+    ]
+
+
+def _epoch(steps: int, batch_size: int, images: int) -> str:
+    """Describe an epoch: all batches are full, so it rarely shows each image exactly once."""
+    batches = f"{words.number(steps, 'step')} of {words.number(batch_size, 'image')}"
+    if steps * batch_size == images:
+        return f"{batches}, each of the {images:,} once"
+    return f"{batches}, {steps * batch_size / images:.3g} times the {images:,} there are"
+
+
+def strategy(recipe: Recipe, config: TrainConfig) -> str:
+    """Return the strategy of a training: Keras 3.15 cannot accumulate gradients under one, even on one device.
+
+    Raises:
+        UserError: The user asked for both.
+    """
+    if config.strategy == "none" or all(phase.accumulated_steps == 1 for phase in recipe.phases):
+        return config.strategy
+    if config.strategy == "auto":
+        return "none"
+    raise UserError(
+        f"--strategy={config.strategy}: Keras accumulates no gradients under a strategy. Pass --strategy=none,"
+        " or a larger --batch_size in place of gradient_accumulation_steps."
+    )
+
+
+def check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device) -> None:
+    """Raise UserError if settings exclude each other or do not suit the device."""
+    inputs.check_cache(splits.train, recipe, config)
+    if config.tensorboard and not importlib.util.find_spec("tensorboard"):
+        raise UserError("--tensorboard: TensorBoard is not installed; do: pip install tensorboard")
+    if recipe.class_weights == config.order == "balanced":
+        raise UserError(
+            "--order=balanced and --class_weights=balanced: each makes up for rare classes, both would twice. Pass one."
+        )
+    if recipe.from_features and config.order != "shuffled":
+        raise UserError(f"--order={config.order}: features are read shuffled.")
+    if device.replicas > 1:
+        _check_replicas(recipe, device.replicas)
+
+
+def _check_replicas(recipe: Recipe, replicas: int) -> None:
+    clipping = sorted({name for phase in recipe.phases for name in phase.optimizer_kwargs if name in _CLIPPING})
+    if clipping:
+        raise UserError(
+            f"--optimizer_kwargs={clipping[0]}: Keras clips what each of {replicas} devices finds, before that is"
+            " added up, which is another clipping than on one. Pass --strategy=none, or leave it out."
+        )
+    if recipe.batch_size % replicas:
+        raise UserError(
+            f"--batch_size={recipe.batch_size}: {replicas} devices cannot share it equally. Pass a multiple of"
+            f" {replicas}, or --strategy=none."
+        )

@@ -1,0 +1,148 @@
+"""The two tasks of trainers: the whole model fitted to images, or its head fitted to features."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainers.devices import multi_worker
+from trainers.devices.device import Device
+from trainers.fit import Task
+from trainers.fitting import bottleneck, features_cache, inputs
+from trainers.fitting.features_cache import Features
+from trainers.fitting.settings import features_key
+from trainers.fitting.setup import Training
+from trainers.fitting.throughput import Throughput
+from trainers.models import inference, networks
+
+# Batch size for computing features: on two cores MobileNetV2 takes 1.3 times as long per image in batches of 32 as in
+# batches of 8, which stay in the processor's caches. A GPU needs large batches.
+_EXTRACTION_BATCH = {"CPU": 8, "GPU": 64}
+_PREDICTION_BATCH = 1024  # Rows of features that the head predicts at once.
+
+
+def make_task(training: Training, throughput: Throughput, log: Callable[[str], object]) -> Task:
+    """Make the task of a training, after decoding or computing what is kept for all epochs.
+
+    Args:
+        training: The training.
+        throughput: Measures how long the training waits for its batches.
+        log: Takes the lines for the user.
+    """
+    make = _features_task if training.recipe.from_features else _images_task
+    return make(training, throughput, log)
+
+
+def _images_task(training: Training, throughput: Throughput, log: Callable[[str], object]) -> Task:
+    recipe, config, device, train = training.recipe, training.config, training.device, training.splits.train
+    start = time.monotonic()
+    cache = inputs.cached(train, recipe, config, log)
+    seconds = time.monotonic() - start
+    if config.probe:
+        log(bottleneck.verdict(train, recipe, training.class_count, cache, device))
+    batches = inputs.train_batches(train, recipe, config, cache, training.class_count, device.cluster.shard)
+    validation = inputs.eval_batches(training.splits.validation_share, recipe, training.class_count)
+    return Task(
+        model=_on_devices(training.classifier.model, device),
+        set_trainable=training.classifier.set_trainable,
+        batches=lambda step: device.distributed(throughput.measured(batches(step)), recipe.batch_size),
+        batch_numbers=lambda step: inputs.batch_numbers(train, recipe, config, step),
+        validation=device.distributed(validation, recipe.batch_size),
+        steps_per_epoch=training.steps,
+        blended=recipe.blended,
+        early_stopping=recipe.early_stopping,
+        jit_compile=device.jit_compile,
+        scope=device.scope,
+        seconds=seconds,
+        sync_moving_statistics=_averager(training),
+    )
+
+
+def _features_task(training: Training, throughput: Throughput, log: Callable[[str], object]) -> Task:
+    """The head shares its layers with the whole model, so fitting the head fits the model."""
+    recipe, seed, device = training.recipe, training.config.seed, training.device
+    training.classifier.set_trainable("head")
+    with device.scope():
+        extractor, head = networks.split(training.classifier.model)
+    train, validation = _features(training, extractor, log)
+    eval_batches = _with_targets(validation.in_order(recipe.batch_size, device.cluster.shard), training.class_count)
+    return Task(
+        model=_on_devices(head, device),
+        set_trainable=lambda rule: None,  # The head has no other layers.
+        batches=lambda step: device.distributed(
+            throughput.measured(_feature_batches(training, train, step)), recipe.batch_size
+        ),
+        batch_numbers=lambda step: train.batch_numbers(recipe.batch_size, seed, step),
+        validation=device.distributed(eval_batches, recipe.batch_size),
+        # The saved model is float32. In half precision, the fitted head would give other predictions.
+        answers=(lambda: _outputs(head, validation)) if device.precision == "float32" else None,
+        steps_per_epoch=training.steps,
+        blended=recipe.blended,
+        early_stopping=recipe.early_stopping,
+        jit_compile=device.jit_compile,
+        scope=device.scope,
+        seconds=train.seconds + validation.seconds,
+    )
+
+
+def _features(training: Training, extractor: keras.Model, log: Callable[[str], object]) -> tuple[Features, Features]:
+    """Return the features of the training and the validation records; the chief computes them for all workers."""
+    recipe, device = training.recipe, training.device
+    if not device.chief:
+        device.barrier()
+    compute = inference.compiled(extractor, device.jit_compile)
+    train, validation = (
+        features_cache.load_or_extract(
+            records,
+            compute,
+            width=extractor.output_shape[-1],
+            key=features_key(training.data, recipe, training.config, device),
+            directory=Path(training.config.features),
+            image_size=recipe.model.size,
+            crop=recipe.crop,
+            batch_size=_EXTRACTION_BATCH["CPU" if device.name == "CPU" else "GPU"],
+            log=log,
+        )
+        for records in (training.splits.train, training.splits.validation)
+    )
+    if device.chief:
+        device.barrier()
+    return train, validation
+
+
+def _feature_batches(training: Training, features: Features, step: int) -> tf.data.Dataset:
+    """Return the endless training batches from a step on: (features, targets[, weights])."""
+    recipe, shard = training.recipe, training.device.cluster.shard
+    batches = features.shuffled(recipe.batch_size, training.config.seed, step, shard)
+    weighted = inputs.weighing(training.splits.train, recipe, training.class_count)
+    return _with_targets(batches, training.class_count).map(weighted)
+
+
+def _with_targets(batches: tf.data.Dataset, class_count: int) -> tf.data.Dataset:
+    return batches.map(lambda values, labels: (values, inputs.targets(labels, class_count)))
+
+
+def _outputs(head: keras.Model, features: Features) -> tuple[np.ndarray, np.ndarray]:
+    """Return the outputs of the head for all valid records, and the numbers of these records."""
+    batches = features.in_order(_PREDICTION_BATCH)
+    return np.concatenate([head(values, training=False).numpy() for values, _ in batches]), features.sound
+
+
+def _on_devices(model: keras.Model, device: Device) -> keras.Model:
+    if device.replicas == 1:
+        return model
+    with device.scope():
+        return multi_worker.for_several(model, device.cluster.workers)
+
+
+def _averager(training: Training) -> Callable[[], Any]:
+    """Return a function that averages the moving statistics over all devices; calling it twice changes nothing."""
+    if all(phase.trainable != "scratch" for phase in training.recipe.phases):  # Frozen statistics do not change.
+        return lambda: None
+    return training.device.averager(networks.moving_statistics(training.classifier.base))

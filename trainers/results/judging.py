@@ -1,0 +1,80 @@
+"""The end of a training: save the model, evaluate it on the validation split and write the report."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainers import run_directory
+from trainers.checkpoint import Checkpointer
+from trainers.fit import Task, compile_model
+from trainers.fitting.setup import Training
+from trainers.models import inference, model_file, networks
+from trainers.results import predictions, report
+from trainers.results.predictions import Predictions
+from trainers.run_directory import Metrics
+
+_LATENCY_WARM_UP, _LATENCY_CALLS = 3, 20
+_NOTE = "The choices of this training were made on this split: expect somewhat less on new images."
+
+
+def judge(run: Path, training: Training, task: Task, checkpointer: Checkpointer) -> Metrics:
+    """Save the model, evaluate it and write the report; metrics.json comes last and marks the run as finished.
+
+    Returns:
+        The content of metrics.json.
+    """
+    info, validation = training.info, training.splits.validation
+    # The saved model is evaluated: float32, whatever the precision of the training.
+    model = networks.rebuild_float32(training.classifier, training.recipe.model, training.class_count)
+    compile_model(model, optimizer="sgd", jit_compile=False)  # For users who load the model and evaluate it.
+    model_file.save(model, info, run / run_directory.MODEL)
+    if task.answers:
+        predicted = predictions.of_outputs(info, validation, *task.answers())
+    else:
+        predicted = predictions.of_records(model, info, validation)
+    metrics = _metrics(run, training, model, predicted, task.seconds + checkpointer.seconds, checkpointer)
+    report.write(run, model=model, info=info, records=validation, predicted=predicted, metrics=metrics, run=run)
+    run_directory.finish(run, metrics)
+    return metrics
+
+
+def _metrics(
+    run: Path,
+    training: Training,
+    model: keras.Model,
+    predicted: Predictions,
+    seconds: float,
+    checkpointer: Checkpointer,
+) -> Metrics:
+    splits = training.splits
+    return {
+        **predictions.summary(predicted),
+        "split": splits.validation_name,
+        "note": _NOTE,
+        "count": len(predicted),
+        "corrupt": [*splits.train.corrupt.values(), *splits.validation.corrupt.values()],
+        "steps": checkpointer.position.global_step,
+        "seconds": round(seconds, 1),
+        "images_per_second": statistics.median(row["images_per_second"] for row in checkpointer.rows),
+        "parameters": model.count_params(),
+        "model_bytes": (run / run_directory.MODEL).stat().st_size,
+        "latency_ms": _latency_ms(model, training.recipe.model.size),
+    }
+
+
+def _latency_ms(model: keras.Model, image_size: int) -> float:
+    """Return the median time of a prediction for one image, in milliseconds."""
+    predict = inference.compiled(model)
+    image = tf.constant(np.zeros((1, image_size, image_size, 3), np.uint8))
+    seconds = []
+    for _ in range(_LATENCY_WARM_UP + _LATENCY_CALLS):
+        start = time.perf_counter()
+        predict(image).numpy()
+        seconds.append(time.perf_counter() - start)
+    return round(statistics.median(seconds[_LATENCY_WARM_UP:]) * 1000, 2)
