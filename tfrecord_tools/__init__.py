@@ -1,3 +1,63 @@
-"""Image directories to verified, indexed TFRecords, and back into `tf.data` pipelines."""
+"""Image directories to verified, indexed TFRecords, and back into `tf.data` pipelines.
+
+`python -m tfrecord_tools.convert`, or `convert.convert(ConvertConfig(src="images", out="out"))`, writes a dataset.
+`open_dataset("out").records("train")` reads it: any record, in any order, without TensorFlow, for PyTorch and Grain.
+`dataset.train_batches` and `dataset.eval_batches` are `tf.data` pipelines of images and labels for `model.fit`.
+`AugmentConfig` changes training images, `mix` blends them, `augment_layer` does it in a Keras model.
+`order` holds the orders of records. `UserError`, `CorruptRecord` and `UndecodableImage` say what to do.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tfrecord_tools import augment_config, augment_layer, convert, dataset, errors, mix, order, records
+    from tfrecord_tools.augment_config import AugmentConfig
+    from tfrecord_tools.convert import ConvertConfig
+    from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
+    from tfrecord_tools.records import Dataset, Records, open_dataset
 
 __version__ = "0.1.0"
+__all__ = [
+    "AugmentConfig",
+    "ConvertConfig",
+    "CorruptRecord",
+    "Dataset",
+    "Records",
+    "UndecodableImage",
+    "UserError",
+    "__version__",
+    "augment_config",
+    "augment_layer",
+    "convert",
+    "dataset",
+    "errors",
+    "mix",
+    "open_dataset",
+    "order",
+    "records",
+]
+_MODULE_OF = {
+    "AugmentConfig": "augment_config",
+    "ConvertConfig": "convert",
+    "CorruptRecord": "errors",
+    "Dataset": "records",
+    "Records": "records",
+    "UndecodableImage": "errors",
+    "UserError": "errors",
+    "open_dataset": "records",
+}
+
+if not TYPE_CHECKING:  # A type checker must see that any other name is wrong.
+
+    def __getattr__(name):
+        """Load a public name when it is first used: TensorFlow takes seconds, and most commands need little of this."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
+        module = importlib.import_module(f"{__name__}.{_MODULE_OF.get(name, name)}")
+        return getattr(module, name) if name in _MODULE_OF else module
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

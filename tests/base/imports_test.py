@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_the_reader_is_light() -> None:
     modules = loaded("tfrecord_tools.records")
     assert not modules & HEAVY
     ours = {name for name in modules if name.partition(".")[0] in ("tfrecord_tools", "trainers")}
-    assert len(ours) <= 12, sorted(ours)
+    assert len(ours) <= 13, sorted(ours)
 
 
 def test_the_layout_is_light() -> None:
@@ -87,10 +88,42 @@ def test_the_layout_is_light() -> None:
     assert not modules & HEAVY
 
 
-@pytest.mark.parametrize("module", ["tfrecord_tools", "trainers"])
-def test_packages_load_nothing_before_it_is_used(module: str) -> None:
-    modules = loaded(module)
+PACKAGES = pytest.mark.parametrize("package", ["tfrecord_tools", "trainers"])
+
+
+@PACKAGES
+def test_packages_load_nothing_before_it_is_used(package: str) -> None:
+    modules = loaded(package)
     assert not modules & {*HEAVY, "numpy", "pyarrow"}
+    assert {name for name in modules if name.partition(".")[0] in ("tfrecord_tools", "trainers")} == {package}
+
+
+@PACKAGES
+def test_every_public_name_is_there(package: str) -> None:
+    module = importlib.import_module(package)
+    assert set(module.__all__) <= set(dir(module))
+    for name in module.__all__:
+        submodule = module._MODULE_OF.get(name)
+        home = importlib.import_module(f"{package}.{submodule or name}") if name != "__version__" else module
+        assert getattr(module, name) is (getattr(home, name) if submodule or home is module else home), name
+
+
+@PACKAGES
+def test_other_names_are_not_there(package: str) -> None:
+    with pytest.raises(AttributeError, match=rf"module '{package}' has no attribute 'datasett'"):
+        getattr(importlib.import_module(package), "datasett")  # noqa: B009  A type checker refuses it.
+    with pytest.raises(ImportError, match="cannot import name 'datasett'"):
+        exec(f"from {package} import datasett")
+
+
+def test_public_names_load_only_what_they_need() -> None:
+    code = "import sys; from tfrecord_tools import open_dataset, UserError; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & HEAVY
+    code = (
+        "import sys; from tfrecord_tools import *; from tfrecord_tools import dataset; dataset.train_batches; Records"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
 
 def test_only_packages_and_modules_are_below_the_repository() -> None:
