@@ -205,7 +205,7 @@ class _Conversion:
                 f"--update: {out} was made with --relabel. Pass that file again, for its images would get the labels of"
                 " the source back; or convert anew with --overwrite."
             )
-        self._config = config if self._base is None else update.adopted(config, self._base, config.explicit)
+        self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._pool = pool
         self._log = log
 

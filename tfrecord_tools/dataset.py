@@ -168,7 +168,7 @@ def serialized_batches(
     An image that cannot be decoded is not found here, and stays in it.
     """
     chosen = _Chosen(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
-    data = chosen.batches(start_step, records.sound, tf.string, ())
+    data = chosen.batches(start_step, records.get_or_none, tf.string, ())
     return data.map(lambda batch: (batch.images, batch.numbers))
 
 
@@ -260,7 +260,7 @@ class _Chosen:
                 if image is None:
                     images[i], numbers[i] = self._next_sound(int(positions[i]), fetch)
                     instead[i] = positions[i] + 1
-            keys = orders.mix(self._seed, _DRAWS, rounds, numbers, instead).view(np.int64)
+            keys = orders.hash64(self._seed, _DRAWS, rounds, numbers, instead).view(np.int64)
             return _stacked(images, dtype, shape), self._records.labels[numbers], numbers, keys
 
         dtypes = (dtype, tf.int64, tf.int64, tf.int64)
@@ -280,13 +280,13 @@ class _Chosen:
 
 
 def fetch_decoded(records: Records, image_size: int, crop: float) -> Fetch:
-    """Returns what reads and decodes a record: its number -> u8[h w 3], None if it is corrupt (see `Records.sound`)."""
+    """Return a function that reads and decodes a record: number -> u8[h w 3], None if the record is corrupt."""
 
     def pixels(serialized: bytes) -> np.ndarray:
         encoded = schema.decode_example(serialized, records.keys)["image"]
         return decoder.decode(encoded, image_size, crop, records.raw_size)
 
-    return lambda number: records.sound(number, pixels)
+    return lambda number: records.get_or_none(number, pixels)
 
 
 def _stacked(images: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> np.ndarray:

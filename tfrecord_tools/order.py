@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import warnings
 
 import numpy as np
 
@@ -16,13 +17,19 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _ROUNDS = 8  # Luby and Rackoff need 4 for a pseudorandom permutation; the rest is margin for the simple round function.
 
 
-def mix(*values: int | np.ndarray) -> np.ndarray:
+def hash64(*values: int | np.ndarray) -> np.ndarray:
     """Hashes integers or integer arrays (broadcast together) to u64, well mixed, order-sensitive."""
     state = np.uint64(0)
     with np.errstate(over="ignore"):  # Arithmetic modulo 2**64 is meant.
         for value in values:
             state = _finalize((state ^ _as_u64(value)) + _GOLDEN)
     return state
+
+
+def mix(*values: int | np.ndarray) -> np.ndarray:
+    """Return `hash64(*values)`: the former name, to be removed in the next release."""
+    warnings.warn("order.mix was renamed: use order.hash64.", DeprecationWarning, stacklevel=2)
+    return hash64(*values)
 
 
 def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.ndarray:
@@ -38,7 +45,7 @@ def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.nda
     """
     half = np.uint64(max(1, -(-max(count - 1, 1).bit_length() // 2)))
     mask = np.uint64((1 << int(half)) - 1)
-    round_keys = np.stack([np.broadcast_to(mix(*key, number), np.shape(positions)) for number in range(_ROUNDS)])
+    round_keys = np.stack([np.broadcast_to(hash64(*key, number), np.shape(positions)) for number in range(_ROUNDS)])
     values = np.asarray(positions, np.uint64).copy()
     outside = np.arange(len(values))
     while len(outside):
@@ -123,7 +130,7 @@ class Blocks(Order):
         blocks, within = np.divmod(places, self._block)
         whole = self.count // self._block
         moved = permute(np.where(blocks < whole, blocks, 0), whole, self._seed, 2, epochs)
-        start = (mix(self._seed, 3, epochs) % np.uint64(self.count)).astype(np.int64)
+        start = (hash64(self._seed, 3, epochs) % np.uint64(self.count)).astype(np.int64)
         blocks = np.where(blocks < whole, moved, blocks)
         return epochs, (blocks * self._block + within + start) % self.count
 

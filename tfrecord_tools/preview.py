@@ -82,7 +82,7 @@ def panels(encoded: bytes, config: PreviewConfig, augment: AugmentConfig, raw_si
 
     count = config.shape[0] * config.shape[1]
     pixels = decoder.decode(encoded, config.image_size, config.crop, raw_size)
-    keys = order.mix(config.seed, np.arange(count)).view(np.int64)
+    keys = order.hash64(config.seed, np.arange(count)).view(np.int64)
     drawn: np.ndarray = augmented(np.repeat(pixels[None], count, 0), tf.constant(keys), augment, jit=False).numpy()
     return drawn
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,8 +113,9 @@ class Records:
 
     Attributes:
         labels: i64[n].
-        corrupt: Record number -> message, of those that `sound` found so far.
-        damage: The message with which `sound` gave up, if it did; TensorFlow wraps the error itself beyond recognition.
+        corrupt: Record number -> message, of those that `get_or_none` found so far.
+        failure: The message with which `get_or_none` gave up, if it did. TensorFlow wraps the error itself beyond
+            recognition.
     """
 
     def __init__(
@@ -149,7 +151,7 @@ class Records:
         self._frame_bytes = columns["length"][rows] + schema.FRAME_BYTES
         self.labels = columns["label"][rows].astype(np.int64)
         self.corrupt: dict[int, str] = {}
-        self.damage = ""
+        self.failure = ""
         self._open_files: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
@@ -200,7 +202,7 @@ class Records:
             )
         return data
 
-    def sound(self, number: int, decode: Callable[[bytes], Any] = bytes) -> Any:
+    def get_or_none(self, number: int, decode: Callable[[bytes], Any] = bytes) -> Any:
         """Like `serialized`, but a corrupt record gives None; it is logged once and kept in `corrupt`.
 
         Args:
@@ -223,12 +225,23 @@ class Records:
         _log.warning(message)
         count, share = _MAX_CORRUPT
         if len(self.corrupt) > max(count, share * len(self)):
-            self.damage = (
+            self.failure = (
                 f"{len(self.corrupt):,} of {len(self):,} records are corrupt, the last one: {self.corrupt[number]}"
                 " Was the dataset replaced meanwhile?"
             )
-            raise UserError(self.damage)
+            raise UserError(self.failure)
         return None
+
+    def sound(self, number: int, decode: Callable[[bytes], Any] = bytes) -> Any:
+        """Return `get_or_none(number, decode)`: the former name, to be removed in the next release."""
+        warnings.warn("Records.sound was renamed: use Records.get_or_none.", DeprecationWarning, stacklevel=2)
+        return self.get_or_none(number, decode)
+
+    @property
+    def damage(self) -> str:
+        """The former name of `failure`, to be removed in the next release."""
+        warnings.warn("Records.damage was renamed: use Records.failure.", DeprecationWarning, stacklevel=2)
+        return self.failure
 
     def describe(self, number: int) -> str:
         """Says which record that is, for messages: split, row and source path."""

@@ -212,8 +212,8 @@ def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> It
 
 def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> str | None:
     """Return the message for the user; None if the user cannot correct the cause."""
-    if damage := splits.train.damage or splits.validation_share.damage or splits.validation.damage:
-        return damage
+    if failure := splits.train.failure or splits.validation_share.failure or splits.validation.failure:
+        return failure
     if config.deterministic and "determinis" in str(error.message):
         return (
             f"--deterministic: TensorFlow has no reproducible form of an operation: {one_line(error)}. Remove the"

@@ -86,7 +86,7 @@ def section(document: str, title: str) -> str:
 
 def test_splits_and_order_follow_from_the_documented_rule(place: Path) -> None:
     names = code("format.md")
-    assert names["mix"](3, 1, 2**63 + 5) == int(order.mix(3, 1, np.uint64(2**63 + 5)))
+    assert names["hash64"](3, 1, 2**63 + 5) == int(order.hash64(3, 1, np.uint64(2**63 + 5)))
     table = pq.read_table(place / "made" / index.FILE_NAME).to_pylist()
     hashes = [int.from_bytes(row["source_sha256"][:8], "little") for row in table]
     splits = names["splits_of"](hashes, [row["label"] for row in table], 3, 0.2, 0.1)

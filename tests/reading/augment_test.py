@@ -33,7 +33,7 @@ CENTRE = (SIDE - 1) / 2
 
 
 def keys(count: int, seed: int = 0, epoch: int = 0) -> np.ndarray:
-    return order.mix(seed, epoch, np.arange(count)).view(np.int64)
+    return order.hash64(seed, epoch, np.arange(count)).view(np.int64)
 
 
 def augmented(

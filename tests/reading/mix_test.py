@@ -14,7 +14,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.mix import cutmix, mixup
 
 COUNT = 400
-KEYS = order.mix(0, np.arange(COUNT)).view(np.int64)
+KEYS = order.hash64(0, np.arange(COUNT)).view(np.int64)
 # Image i is of grey level 255 * (i % 2), its target tells which: what is mixed can be read off both.
 IMAGES = np.broadcast_to((np.arange(COUNT) % 2 * 255).astype(np.uint8)[:, None, None, None], (COUNT, 20, 30, 3))
 TARGETS = (np.arange(COUNT) % 2).astype(np.float32)[:, None]

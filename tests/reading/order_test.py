@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tfrecord_tools import order
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled, batch_positions, mix, permute
+from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled, batch_positions, hash64, permute
 
 COUNTS = [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 63, 64, 65, 100, 255, 256, 257, 1000, 1023, 1024, 1025, 4097, 20_000]
 
@@ -38,22 +38,31 @@ def test_one_at_a_time_gives_the_same_as_all_at_once() -> None:
 
 def test_the_order_is_the_same_for_ever() -> None:
     """A change of these values changes the order of every training that is to be resumed."""
-    assert [int(mix(0)), int(mix(1, 2)), int(mix(-1))] == [0xE220A8397B1DCDAF, 0xBCD9DBB49673066B, 0xE4D971771B652C20]
+    assert [int(hash64(0)), int(hash64(1, 2)), int(hash64(-1))] == [
+        0xE220A8397B1DCDAF,
+        0xBCD9DBB49673066B,
+        0xE4D971771B652C20,
+    ]
     assert permute(np.arange(10), 10, 0, 0).tolist() == [3, 1, 9, 2, 0, 6, 4, 5, 7, 8]
     assert permute(np.arange(8), 1000, 42, 3).tolist() == [968, 537, 192, 297, 567, 274, 570, 155]
     assert Shuffled(10, seed=0)[np.arange(5, 15)].tolist() == [6, 4, 5, 7, 8, 9, 4, 1, 3, 6]
 
 
-def test_mix_depends_on_order_and_broadcasts() -> None:
-    assert mix(1, 2) != mix(2, 1)
-    assert mix(1) != mix(1, 0)
+def test_hash64_depends_on_order_and_broadcasts() -> None:
+    assert hash64(1, 2) != hash64(2, 1)
+    assert hash64(1) != hash64(1, 0)
     values = np.arange(3, dtype=np.uint64)
-    assert mix(5, values).tolist() == [int(mix(5, int(v))) for v in values]
-    assert mix(5, values).dtype == np.uint64
+    assert hash64(5, values).tolist() == [int(hash64(5, int(v))) for v in values]
+    assert hash64(5, values).dtype == np.uint64
 
 
-def test_mix_is_uniform() -> None:
-    bits = np.unpackbits(mix(0, np.arange(20_000)).view(np.uint8)).reshape(-1, 64)
+def test_the_former_name_of_hash64_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"^order\.mix was renamed: use order\.hash64\.$"):
+        assert order.mix(1, 2) == hash64(1, 2)
+
+
+def test_hash64_is_uniform() -> None:
+    bits = np.unpackbits(hash64(0, np.arange(20_000)).view(np.uint8)).reshape(-1, 64)
     assert np.abs(bits.mean(0) - 0.5).max() < 0.02  # 0.0035 standard deviation: 5 sigma.
 
 

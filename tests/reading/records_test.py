@@ -251,13 +251,25 @@ def test_corrupt_record_is_found_and_named(out: Path, at: int) -> None:
         assert records[number]["path"] == records.paths[number]
 
 
-def test_sound_gives_none_and_says_so_once(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_get_or_none_gives_none_and_says_so_once(out: Path, caplog: pytest.LogCaptureFixture) -> None:
     damage(out, "train", 4)
     records = open_dataset(out).records("train")
-    assert [number for number in [*range(10), *range(10)] if records.sound(number) is None] == [4, 4]
+    assert [number for number in [*range(10), *range(10)] if records.get_or_none(number) is None] == [4, 4]
     assert list(records.corrupt) == [4]
     assert caplog.messages == [records.corrupt[4]]
     assert records.paths[4] in caplog.messages[0]
+
+
+def test_former_names_warn(out: Path) -> None:
+    damage(out, "train", 4)
+    records = open_dataset(out).records("train")
+    with pytest.warns(DeprecationWarning, match=r"^Records\.sound was renamed: use Records\.get_or_none\.$"):
+        assert records.sound(4) is None
+    with pytest.warns(DeprecationWarning, match=r"^Records\.sound was"):
+        assert records.sound(3, len) == len(records.serialized(3))
+    records.failure = "so many"
+    with pytest.warns(DeprecationWarning, match=r"^Records\.damage was renamed: use Records\.failure\.$"):
+        assert records.damage == "so many"
 
 
 def test_shard_that_is_cut_while_in_use(out: Path) -> None:

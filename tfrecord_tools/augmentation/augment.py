@@ -70,7 +70,7 @@ def augment(images: tf.Tensor, keys: tf.Tensor, config: AugmentConfig, jit: bool
 
     Args:
         images: u8[b h w c], c 1 or 3.
-        keys: i64[b], such as `order.mix(seed, epoch, record)`, or other integers.
+        keys: i64[b], such as `order.hash64(seed, epoch, record)`, or other integers.
         config: What may happen.
         jit: Compile with XLA: three times as fast, the same result.
 

@@ -167,7 +167,7 @@ def _order(rows: Rows, seed: int) -> np.ndarray:
     The hash mixes classes, so that a plain sequential reader gets mixed batches. lexsort is stable and file numbers
     ascend, so that duplicates stay in the order of their paths.
     """
-    ranks = np.where(rows.is_new, order.mix(seed, 0, rows.hashes), rows.previous.astype(np.uint64))
+    ranks = np.where(rows.is_new, order.hash64(seed, 0, rows.hashes), rows.previous.astype(np.uint64))
     return np.lexsort((ranks, rows.is_new, rows.splits))
 
 

@@ -88,13 +88,13 @@ def read(directory: Path) -> Base:
     return Base(previous, rows, facts["config"], facts["digest"], facts["images"]["verified"], "relabelled" in facts)
 
 
-def adopted(config: Config, base: Base, explicit: Collection[str] = ()) -> Config:
+def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ()) -> Config:
     """Returns the config with the settings of the dataset where it has defaults, except those that are `explicit`.
 
     Raises:
         UserError: A setting is given, and another one than then: new records would be of another form than the old.
     """
-    taken = {}
+    inherited = {}
     for field in dataclasses.fields(config):
         if field.name not in base.config:
             continue
@@ -104,10 +104,10 @@ def adopted(config: Config, base: Base, explicit: Collection[str] = ()) -> Confi
                 f"--update: --{field.name} was {old!r} for {base.previous.directory} and is {given!r} now."
                 " Leave the flag out, or convert anew with --overwrite."
             )
-        taken[field.name] = old
+        inherited[field.name] = old
     if base.config["repair"] and config.on_bad_image == "skip":
-        taken["on_bad_image"] = "repair"
-    return dataclasses.replace(config, **taken)
+        inherited["on_bad_image"] = "repair"
+    return dataclasses.replace(config, **inherited)
 
 
 def _facts(table: Any) -> np.ndarray:

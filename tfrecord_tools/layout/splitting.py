@@ -48,7 +48,7 @@ def choose_splits(
         sides[inverse[decided]] = fixed[decided]
     free = np.flatnonzero(sides == FREE)
     wanted = _missing(strata, sides, fractions)
-    by_hash = free[np.argsort(order.mix(seed, purpose, units[free]), kind="stable")]
+    by_hash = free[np.argsort(order.hash64(seed, purpose, units[free]), kind="stable")]
     ordered = by_hash[np.argsort(strata[by_hash].astype(np.min_scalar_type(wanted.shape[1])), kind="stable")]
     classes = strata[ordered]
     starts = np.searchsorted(classes, np.arange(wanted.shape[1]))

@@ -235,7 +235,7 @@ def _stored(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, lis
         decoder.decode(encoded, 1, raw_size=data.raw_size)  # Proves it.
         return encoded
 
-    images = [records.sound(number, image) for number in range(min(most, len(records)))]
+    images = [records.get_or_none(number, image) for number in range(min(most, len(records)))]
     encoded = [data for data in images if data is not None]
     if not encoded:
         raise UserError(f"--tfrecords={data.directory}: {split} has no sound record. Copy or convert it again.")

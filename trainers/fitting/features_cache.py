@@ -182,7 +182,7 @@ def _extract(
                     values[start + numbers] = rows
                     progress(len(numbers))
             except tf.errors.OpError as error:
-                raise UserError(part.damage or str(error)) from error
+                raise UserError(part.failure or str(error)) from error
             records_corrupt |= {start + number: message for number, message in part.corrupt.items()}
             values.flush()
             seconds = before + time.monotonic() - began

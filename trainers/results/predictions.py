@@ -99,8 +99,8 @@ def of_records(
     try:
         answers = [(predict(batch.images).numpy(), batch.numbers.numpy()) for batch in batches]
     except tf.errors.OpError as error:
-        if records.damage:
-            raise UserError(records.damage) from error
+        if records.failure:
+            raise UserError(records.failure) from error
         raise
     if not answers:
         raise UserError(f"all {len(records):,} records of {records.split} are corrupt, such as {records.corrupt[0]}")
