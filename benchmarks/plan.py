@@ -15,7 +15,7 @@ from absl import flags
 
 from benchmarks import common
 from tfrecord_tools.base import command
-from tfrecord_tools.conversion.plan import plan
+from tfrecord_tools.conversion.plan import make_plan
 from tfrecord_tools.conversion.survey import FACT, TYPES, Facts
 from tfrecord_tools.conversion.write_shards import index_part, shard_job
 from tfrecord_tools.convert import ConvertConfig
@@ -73,7 +73,7 @@ def measure(entries: int) -> Measured:
     sources, facts = simulated(entries)
     before = common.peak_bytes()
     start = time.perf_counter()
-    decided = plan(sources, facts, config, "simulated", config.output_settings())
+    decided = make_plan(sources, facts, config, "simulated", config.output_settings())
     planned = time.perf_counter()
     plan_bytes = common.peak_bytes()
     with tempfile.TemporaryDirectory() as work:

@@ -26,12 +26,12 @@ from tfrecord_tools.base import command, files, tabular, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
-from tfrecord_tools.conversion import beam_engine, describe, notes, source_flags, update, workspace
-from tfrecord_tools.conversion.plan import Plan, plan
+from tfrecord_tools.conversion import beam_engine, describe, notes, source_flags, update
+from tfrecord_tools.conversion.plan import Plan, make_plan
 from tfrecord_tools.conversion.plan_config import DUPLICATES, PlanConfig, divided
 from tfrecord_tools.conversion.rejected import check_rejected, listed, rejected_files
 from tfrecord_tools.conversion.survey import Facts, survey
-from tfrecord_tools.conversion.workspace import Workspace
+from tfrecord_tools.conversion.workspace import Workspace, check_apart, check_out, open_workspace
 from tfrecord_tools.conversion.write_shards import shard_job, write_shard
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images.preparation import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
@@ -146,23 +146,23 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
     if out.is_symlink() or out.name in ("", ".."):
         out = out.resolve()  # What the link names is replaced, not the link; and "." is no name to rename to.
     if not files.is_url(config.src):
-        workspace.check_apart(out, Path(config.src))
+        check_apart(out, Path(config.src))
     try:
         if config.dry_run:
             with _local_pool(config) as pool:
-                decided, _, _ = _Conversion(config, out, pool, log).decide()
-                return metadata.summary(describe.describe(decided))
+                plan, _, _ = _Conversion(config, out, pool, log).decide()
+                return metadata.summary(describe.describe(plan))
         if dataset_files.partial_of(out).exists():
-            with workspace.open_workspace(out) as space:
-                beam_engine.end_earlier(space.beam, log)
-                if space.finish_commit() == config.request():
+            with open_workspace(out) as workspace:
+                beam_engine.end_earlier(workspace.beam, log)
+                if workspace.finish_commit() == config.request():
                     log(f"{out}/: the interrupted commit of this conversion is finished.")
                     return dataset_files.read(out)
-        workspace.check_out(out, config.overwrite or config.update, lambda: stores.check_exists(config.src))
-        with workspace.open_workspace(out) as space:
+        check_out(out, config.overwrite or config.update, lambda: stores.check_exists(config.src))
+        with open_workspace(out) as workspace:
             # Again: a conversion that we waited for may have made it.
-            workspace.check_out(out, config.overwrite or config.update)
-            return _convert_in(space, config, log)
+            check_out(out, config.overwrite or config.update)
+            return _convert_in(workspace, config, log)
     except OSError as error:
         raise UserError(
             f"{refusal(error)}. What is done is kept in {dataset_files.partial_of(out)}/."
@@ -170,24 +170,24 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
         ) from error
 
 
-def _convert_in(space: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> dict[str, Any]:
+def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> dict[str, Any]:
     try:
         if config.restart:
-            space.clear()
-        with _pool(config, space, log) as pool:
-            return _Conversion(config, space.out, pool, log).run(space)
+            workspace.clear()
+        with _pool(config, workspace, log) as pool:
+            return _Conversion(config, workspace.out, pool, log).run(workspace)
     except UserError as error:
-        if not space.survey.exists():
+        if not workspace.survey.exists():
             raise
-        kept = f"What is done is kept in {space.root}/ for the next try; delete it to give up."
-        raise UserError(f"{error}\n{kept}") from error
+        remedy = f"What is done is kept in {workspace.root}/ for the next try; delete it to give up."
+        raise UserError(f"{error}\n{remedy}") from error
 
 
 def _pool(
-    config: ConvertConfig, space: Workspace, log: Callable[[str], object]
+    config: ConvertConfig, workspace: Workspace, log: Callable[[str], object]
 ) -> contextlib.AbstractContextManager[Pool]:
     if config.engine == "beam":
-        return beam_engine.pool(config.beam_options, space.beam, config.dask, log)
+        return beam_engine.pool(config.beam_options, workspace.beam, config.dask, log)
     return _local_pool(config)
 
 
@@ -209,25 +209,25 @@ class _Conversion:
         self._pool = pool
         self._log = log
 
-    def run(self, space: Workspace) -> dict[str, Any]:
+    def run(self, workspace: Workspace) -> dict[str, Any]:
         """Everything from the scan to the commit; returns what `convert.json` says."""
         start = time.monotonic()
-        if space.survey.exists() and any(space.survey.iterdir()):
-            self._log(f"{space.root}/: what an interrupted conversion has done is taken over.")
-        decided, sources, facts = self.decide(space.survey)
-        if self._base is not None and decided.digest == self._base.digest:
-            space.clear()
-            self._log(f"{space.out}/: up to date, nothing is added, changed or removed.")
-            return dataset_files.read(space.out)
-        space.start_writing(decided.digest, {"src": _real(self._config.src)} | decided.config)
-        index.join_parts(self._write(decided, sources, facts, space), space.data / index.FILE_NAME)
-        self._describe(decided, sources, facts, space.data)
-        if copied := sum(_is_copy(shard, space.data, decided.name) for shard in decided.shards):
+        if workspace.survey.exists() and any(workspace.survey.iterdir()):
+            self._log(f"{workspace.root}/: what an interrupted conversion has done is taken over.")
+        plan, sources, facts = self.decide(workspace.survey)
+        if self._base is not None and plan.digest == self._base.digest:
+            workspace.clear()
+            self._log(f"{workspace.out}/: up to date, nothing is added, changed or removed.")
+            return dataset_files.read(workspace.out)
+        workspace.start_writing(plan.digest, {"src": _real(self._config.src)} | plan.config)
+        index.join_parts(self._write(plan, sources, facts, workspace), workspace.data / index.FILE_NAME)
+        self._describe(plan, sources, facts, workspace.data)
+        if copied := sum(_is_copy(shard, workspace.data, plan.name) for shard in plan.shards):
             what = words.number(copied, "unchanged shard")
             self._log(f"  note: {what} copied, since the file system has no hard links")
-        space.commit_data(self._config.request() | {"update": self._base is not None})
-        self._log(_closing(decided, facts, space.out, time.monotonic() - start))
-        return dataset_files.read(space.out)
+        workspace.commit_data(self._config.request() | {"update": self._base is not None})
+        self._log(_closing(plan, facts, workspace.out, time.monotonic() - start))
+        return dataset_files.read(workspace.out)
 
     def decide(self, saved: Path | None = None) -> tuple[Plan, Sources, Facts]:
         """Scans, surveys and plans; prints the class table."""
@@ -247,12 +247,12 @@ class _Conversion:
             )
         name = dataset_name(_stem(_real(config.src))) if base is None else base.config["name"]
         previous = None if base is None else base.previous
-        decided = plan(sources, facts, config, name, config.output_settings(), previous)
+        plan = make_plan(sources, facts, config, name, config.output_settings(), previous)
         if config.store == "raw":
-            _check_raw(decided, sources, facts, config)
-        for line in _class_table(decided, sources, facts):
+            _check_raw(plan, sources, facts, config)
+        for line in _class_table(plan, sources, facts):
             self._log(line)
-        return decided, sources, facts
+        return plan, sources, facts
 
     def _check_bad(self, sources: Sources, reasons: Mapping[int, str]) -> None:
         """Stops where more files are bad than is allowed."""
@@ -266,45 +266,45 @@ class _Conversion:
             raise UserError(f"{config.src}/{bad[0].path}: {bad[0].reason}. Remove it, or pass --on_bad_image=skip.")
         check_rejected(bad, total, config.max_bad)
 
-    def _write(self, decided: Plan, sources: Sources, facts: Facts, space: Workspace) -> list[Path]:
+    def _write(self, plan: Plan, sources: Sources, facts: Facts, workspace: Workspace) -> list[Path]:
         """Writes the shards that are not complete yet; returns the index parts of all, in order."""
-        parts = [space.index / f"{number:07d}.parquet" for number in range(len(decided.shards))]
+        parts = [workspace.index / f"{number:07d}.parquet" for number in range(len(plan.shards))]
         missing = [number for number, part in enumerate(parts) if not part.exists()]
-        _check_space(decided, missing, space)
+        _check_space(plan, missing, workspace)
         jobs = (
             shard_job(
                 shard,
-                decided,
+                plan,
                 sources,
                 facts,
                 self._config,
-                space.data / shard.file_name(decided.name),
+                workspace.data / shard.file_name(plan.name),
                 parts[number],
-                previous=space.out if self._base is not None else None,
+                previous=workspace.out if self._base is not None else None,
             )
             for number in missing
-            for shard in [decided.shards[number]]
+            for shard in [plan.shards[number]]
         )
-        done = len(decided.rows) - sum(decided.shards[n].stop - decided.shards[n].start for n in missing)
-        with Progress("write", len(decided.rows)) as progress:
+        done = len(plan.rows) - sum(plan.shards[n].stop - plan.shards[n].start for n in missing)
+        with Progress("write", len(plan.rows)) as progress:
             progress.skip(done)
             for count in self._pool.map(write_shard, jobs):
                 progress(count)
         return parts
 
-    def _describe(self, decided: Plan, sources: Sources, facts: Facts, data: Path) -> None:
+    def _describe(self, plan: Plan, sources: Sources, facts: Facts, data: Path) -> None:
         """Writes the metadata and the report card."""
         # A few hundred images at most are looked at: not worth the seconds that a pipeline takes to start.
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
-        noted = notes.of(decided, sources, facts)
-        samples = statistics.sample(decided, sources, facts, data, pool, self._config, noted)
-        found = statistics.describe(decided, sources, facts)
-        found["notes"] = [note.as_json(sources) for note in noted]
-        found["images"] |= {"colors": samples.colors, "verified": self._config.verify}
+        noted = notes.of(plan, sources, facts)
+        samples = statistics.sample(plan, sources, facts, data, pool, self._config, noted)
+        report = statistics.describe(plan, sources, facts)
+        report["notes"] = [note.as_json(sources) for note in noted]
+        report["images"] |= {"colors": samples.colors, "verified": self._config.verify}
         if sources.relabelled:
             changes = ({"from": old, "to": new, "images": count} for (old, new), count in sources.relabelled.items())
-            found["relabelled"] = sorted(changes, key=lambda change: (change["from"], change["to"]))
-        metadata.write(data, describe.describe(decided), found)
+            report["relabelled"] = sorted(changes, key=lambda change: (change["from"], change["to"]))
+        metadata.write(data, describe.describe(plan), report)
         card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures)
 
 
@@ -328,12 +328,12 @@ def _stem(path: str) -> str:
     return os.path.splitext(name)[0] if os.path.isfile(path) else name
 
 
-def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertConfig) -> None:
+def _check_raw(plan: Plan, sources: Sources, facts: Facts, config: ConvertConfig) -> None:
     """Raw pixels are of one size: an image that is smaller and not to be enlarged cannot be among them."""
-    table = facts.table[decided.rows.numbers]
+    table = facts.table[plan.rows.numbers]
     small = np.flatnonzero((table["height"] != config.resize) | (table["width"] != config.resize))
     if len(small):
-        first = sources.paths[int(decided.rows.numbers[small[0]])]
+        first = sources.paths[int(plan.rows.numbers[small[0]])]
         raise UserError(
             f"--store=raw: {words.number(len(small), 'image is', 'images are')} smaller than"
             f" --resize={config.resize}, such as {first}"
@@ -341,49 +341,49 @@ def _check_raw(decided: Plan, sources: Sources, facts: Facts, config: ConvertCon
         )
 
 
-def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> None:
-    shards = [decided.shards[number] for number in missing if not decided.shards[number].link]
-    needed = sum(int(decided.rows.frame_bytes[s.start : s.stop].sum()) for s in shards)
-    free = shutil.disk_usage(space.root).free
+def _check_space(plan: Plan, missing: Sequence[int], workspace: Workspace) -> None:
+    shards = [plan.shards[number] for number in missing if not plan.shards[number].link]
+    needed = sum(int(plan.rows.frame_bytes[s.start : s.stop].sum()) for s in shards)
+    free = shutil.disk_usage(workspace.root).free
     if needed > free:
         raise UserError(
-            f"{space.root}: {words.size(needed, 'MB')} are needed and {words.size(free, 'MB')} are free."
+            f"{workspace.root}: {words.size(needed, 'MB')} are needed and {words.size(free, 'MB')} are free."
             " Free some space and run the same command again, or choose an --out elsewhere."
         )
 
 
-def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
-    linked = sum(bool(shard.link) for shard in decided.shards)
-    kept = f" ({words.number(linked, 'as it was', 'as they were')})" if linked else ""
-    counts = Counter(r.done for r in decided.rejected)
+def _closing(plan: Plan, facts: Facts, out: Path, seconds: float) -> str:
+    linked = sum(bool(shard.link) for shard in plan.shards)
+    unchanged = f" ({words.number(linked, 'as it was', 'as they were')})" if linked else ""
+    counts = Counter(r.done for r in plan.rejected)
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
-    changed = np.count_nonzero(facts.table["changes"][decided.rows.numbers])
+    changed = np.count_nonzero(facts.table["changes"][plan.rows.numbers])
     return (
-        f"{out}/: {words.number(len(decided.rows), 'record')} in"
-        f" {words.number(len(decided.shards), 'shard')}{kept}, {words.size(decided.bytes, 'MB')},"
-        f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
+        f"{out}/: {words.number(len(plan.rows), 'record')} in"
+        f" {words.number(len(plan.shards), 'shard')}{unchanged}, {words.size(plan.bytes, 'MB')},"
+        f" digest {plan.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
         f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
     )
 
 
-def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
-    counts = decided.counts()
+def _class_table(plan: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
+    counts = plan.counts()
     header = ["label", "class", *counts]
     rows = [
         [str(label), name, *(f"{row[label]:,}" for row in counts.values())]
-        for label, name in enumerate(decided.class_names)
+        for label, name in enumerate(plan.class_names)
     ]
     totals = ["", "all", *(f"{row.sum():,}" for row in counts.values())]
-    shards = ["", "shards", *(f"{sum(s.split == split for s in decided.shards):,}" for split in counts)]
+    shards = ["", "shards", *(f"{sum(s.split == split for s in plan.shards):,}" for split in counts)]
     lines = [header, *rows, totals, shards]
     made = "splits of the source" if sources.has_splits else "automatic split"
-    images = words.number(len(decided.rows), "image")
-    yield f"{sources.root}: {images}, {words.size(decided.bytes, 'MB')} to store, {made}"
+    images = words.number(len(plan.rows), "image")
+    yield f"{sources.root}: {images}, {words.size(plan.bytes, 'MB')} to store, {made}"
     yield from (f"  {line}" for line in tabular.aligned(lines, left=(1,)))
-    yield from (f"  note: {note.line()}" for note in notes.of(decided, sources, facts))
+    yield from (f"  note: {note.line()}" for note in notes.of(plan, sources, facts))
     for name, count in sources.left_out.items():
         yield f"  left out, not in --classes: {name} ({words.number(count, 'file')})"
-    yield from listed(decided.rejected)
+    yield from listed(plan.rejected)
 
 
 def define_flags() -> None:

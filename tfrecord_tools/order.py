@@ -76,11 +76,11 @@ class Order(abc.ABC):
         No record occurs twice in a round; with its number, the round is a name for each occurrence.
         """
         chunks, places = np.divmod(np.asarray(positions, np.int64), self._CHUNK)
-        found = np.empty((2, len(places)), np.int64)
+        pairs = np.empty((2, len(places)), np.int64)
         for chunk in np.unique(chunks):
             here = chunks == chunk
-            found[:, here] = self._chunks(int(chunk))[:, places[here]]
-        return found[0], found[1]
+            pairs[:, here] = self._chunks(int(chunk))[:, places[here]]
+        return pairs[0], pairs[1]
 
     def __getitem__(self, positions: np.ndarray) -> np.ndarray:
         """Returns the record numbers at `positions`, both i64[k]."""

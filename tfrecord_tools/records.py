@@ -175,8 +175,8 @@ class Records:
         """
         number = range(len(self))[number]
         record = schema.decode_example(self.serialized(number), self.keys)
-        place = index.place(os.path.basename(self._shards[self._shard[number]]), int(self._offset[number]))
-        return record | {"path": record["path"] or place}
+        stand_in = index.place(os.path.basename(self._shards[self._shard[number]]), int(self._offset[number]))
+        return record | {"path": record["path"] or stand_in}
 
     def __repr__(self) -> str:
         """The same in every process, and another one for other records: by it, Grain knows its source again."""
@@ -310,11 +310,11 @@ class Records:
         if descriptor is not None:
             return files.read_at(descriptor, count, offset)
         descriptor = files.open_descriptor(self._shards[shard])
-        kept = len(self._open_files) < _MAX_OPEN_FILES and self._open_files.setdefault(key, descriptor) == descriptor
+        shared = len(self._open_files) < _MAX_OPEN_FILES and self._open_files.setdefault(key, descriptor) == descriptor
         try:
             return files.read_at(descriptor, count, offset)
         finally:
-            if not kept:  # Too many are open, or another thread was faster.
+            if not shared:  # Too many are open, or another thread was faster.
                 os.close(descriptor)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tfrecord_tools.conversion import shards as shards_module
-from tfrecord_tools.conversion.plan import Plan, plan
+from tfrecord_tools.conversion.plan import Plan, make_plan
 from tfrecord_tools.conversion.plan_config import PlanConfig, divided
 from tfrecord_tools.conversion.rejected import check_rejected
 from tfrecord_tools.conversion.rows import Rows
@@ -76,7 +76,7 @@ def many(count: int, prefix: str = "") -> list[str]:
 
 
 def decide(paths: list[str], config: PlanConfig = PlanConfig(), name: str = "pets", **made_of: Any) -> Plan:
-    return plan(*made(paths, **made_of), config, name, config.plan_settings())
+    return make_plan(*made(paths, **made_of), config, name, config.plan_settings())
 
 
 def as_values(decided: Plan) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def test_whole_plan() -> None:
     ]
     sources, facts = made(paths, sizes=[100, 200, 300, 400, 500], bad={1: "empty file"})
     config = PlanConfig(seed=3, shards=3, max_bad=0.5)
-    decided = plan(sources, facts, config, "pets", config.plan_settings())
+    decided = make_plan(sources, facts, config, "pets", config.plan_settings())
     lengths = {
         number: len(schema.encode_example(b"x" * int(facts.table["size"][number]), paths[number], label))
         for number, label in ((0, 0), (2, 1), (3, 0), (4, 1))
@@ -213,7 +213,7 @@ def test_a_train_split_alone_is_divided_if_asked() -> None:
     sources, facts = made(many(10, "train/"))
     assert divided(sources, PlanConfig()) is sources
     config = PlanConfig(validation_fraction=0.2)
-    decided = plan(divided(sources, config), facts, config, "pets", config.plan_settings())
+    decided = make_plan(divided(sources, config), facts, config, "pets", config.plan_settings())
     assert {split: row.tolist() for split, row in decided.counts().items()} == {"train": [8, 8], "validation": [2, 2]}
     with pytest.raises(UserError, match=r"--validation_fraction=0\.2: src has splits of its own"):
         divided(made([*many(3, "train/"), *many(3, "test/")])[0], config)
@@ -449,7 +449,7 @@ def test_digest_changes_with_all_that_matters() -> None:
     relabelled = dataclasses.replace(sources, labels=1 - sources.labels)
     swapped = dataclasses.replace(sources, class_names=("dogs", "cats"))
     plans = {
-        "as it is": plan(sources, facts, config, "pets", config.plan_settings()),
+        "as it is": make_plan(sources, facts, config, "pets", config.plan_settings()),
         "seed": decide(paths, PlanConfig(seed=1)),
         "validation": decide(paths, PlanConfig(validation_fraction=0.3)),
         "test": decide(paths, PlanConfig(test_fraction=0.3)),
@@ -461,8 +461,8 @@ def test_digest_changes_with_all_that_matters() -> None:
         "content": decide(paths, contents=other_content),
         "path": decide(renamed, contents=paths),
         "size": decide(paths, sizes=[100] * 99 + [101]),
-        "labels": plan(relabelled, facts, config, "pets", config.plan_settings()),
-        "class names": plan(swapped, facts, config, "pets", config.plan_settings()),
+        "labels": make_plan(relabelled, facts, config, "pets", config.plan_settings()),
+        "class names": make_plan(swapped, facts, config, "pets", config.plan_settings()),
         "bad": decide(paths, bad={3: "empty file"}),
         "reason": decide(paths, bad={3: "a GIF image"}),
         "loose": decide(paths, rejected=(Rejected(path="x", reason="not inside a class directory"),)),
@@ -473,11 +473,11 @@ def test_digest_changes_with_all_that_matters() -> None:
 
 def test_digest_does_not_change_with_what_does_not_matter() -> None:
     sources, facts = made(many(50))
-    expected = plan(sources, facts, PlanConfig(), "pets", {}).digest
+    expected = make_plan(sources, facts, PlanConfig(), "pets", {}).digest
     moved = dataclasses.replace(sources, root="/elsewhere", mtimes_ns=sources.mtimes_ns + 5, left_out={"birds": 3})
     touched = Facts(table=facts.table.copy(), reasons={}, repaired={})
     touched.table["mtime_ns"] += 5
-    assert plan(moved, touched, PlanConfig(max_bad=0.5), "pets", {}).digest == expected
+    assert make_plan(moved, touched, PlanConfig(max_bad=0.5), "pets", {}).digest == expected
 
 
 # --- Config and names ----------------------------------------------------------------------------------------------

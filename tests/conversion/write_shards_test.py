@@ -15,7 +15,7 @@ from image_sources import contents, draw, flip, scanned, with_splits
 
 from tfrecord_tools.base import workers
 from tfrecord_tools.conversion import write_shards as write_module
-from tfrecord_tools.conversion.plan import Plan, plan
+from tfrecord_tools.conversion.plan import Plan, make_plan
 from tfrecord_tools.conversion.plan_config import PlanConfig
 from tfrecord_tools.conversion.survey import Facts, survey
 from tfrecord_tools.conversion.write_shards import ShardJob, shard_job, write_shard
@@ -40,7 +40,7 @@ def case(tmp_path: Path) -> Case:
     """A source of 16 images and the jobs of its three shards."""
     sources = scanned(with_splits(tmp_path / "src"))
     facts = survey(sources, workers.Pool(None, 1))
-    decided = plan(sources, facts, PlanConfig(shards=3), "pets", {})
+    decided = make_plan(sources, facts, PlanConfig(shards=3), "pets", {})
     out = tmp_path / "out"
     out.mkdir()
     jobs = [

@@ -73,12 +73,12 @@ class BeamPool(workers.Pool):
             UserError: The pipeline failed.
         """
         self.died.clear()
-        place = self._directory / uuid.uuid4().hex[:12]
-        count = _write_jobs(place, function, jobs)
+        job_directory = self._directory / uuid.uuid4().hex[:12]
+        count = _write_jobs(job_directory, function, jobs)
         if not count:
-            place.rmdir()
+            job_directory.rmdir()
             return
-        self._run = run = _Run(self._options, place, count, self._log)
+        self._run = run = _Run(self._options, job_directory, count, self._log)
         try:
             for number in range(count):
                 yield self._take(run, number)
@@ -87,13 +87,13 @@ class BeamPool(workers.Pool):
 
     def _take(self, run: _Run, number: int) -> Any:
         """Waits for a result and removes it."""
-        path = _result(run.place, number)
+        path = _result(run.job_directory, number)
         while not path.exists():
             self._check(run, path)
             time.sleep(_POLL_SECONDS)
         with open(path, "rb") as file:
             outcome: _Outcome = pickle.load(file)
-        _job(run.place, number).unlink()  # First: a second try must never find the job without its result.
+        _job(run.job_directory, number).unlink()  # First: a second try must never find the job without its result.
         path.unlink()
         if outcome.error is not None:
             raise outcome.error
@@ -106,8 +106,8 @@ class BeamPool(workers.Pool):
                 "a worker process of Beam died (killed, out of memory, or crashed in an image decoder)."
                 " The same command continues."
             )
-        if not run.place.is_dir():
-            raise UserError(f"{run.place}: removed while Beam was at work. The same command continues.")
+        if not run.job_directory.is_dir():
+            raise UserError(f"{run.job_directory}: removed while Beam was at work. The same command continues.")
         if run.is_alive() or path.name in os.listdir(path.parent):  # NFS may answer exists() as it was before.
             return
         if run.error is None:
@@ -132,24 +132,24 @@ class BeamPool(workers.Pool):
         if run is None:
             return
         run.stop.set()
-        if _call_off(run.place, _CLOSE_SECONDS):
-            run.place.rename(run.place.with_suffix(".left"))
+        if _call_off(run.job_directory, _CLOSE_SECONDS):
+            run.job_directory.rename(run.job_directory.with_suffix(".left"))
             run.join(_GONE_SECONDS)  # Quietly: Beam complains that they end.
             return
         if not self.died.is_set():
             run.join(_CLOSE_SECONDS)
-        shutil.rmtree(run.place, ignore_errors=True)  # Its workers end where they do not find it.
+        shutil.rmtree(run.job_directory, ignore_errors=True)  # Its workers end where they do not find it.
 
 
 class _Run(threading.Thread):
     """A pipeline that runs; a thread, so that results are taken as they come."""
 
-    def __init__(self, options: list[str], place: Path, count: int, log: Callable[[str], object]):
+    def __init__(self, options: list[str], job_directory: Path, count: int, log: Callable[[str], object]):
         super().__init__(name="beam", daemon=True)
         self._options = options
         self._count = count
         self._log = log
-        self.place = place
+        self.job_directory = job_directory
         self.stop = threading.Event()
         self.error: BaseException | None = None
         self.state = "UNKNOWN"
@@ -160,12 +160,12 @@ class _Run(threading.Thread):
         import apache_beam as beam
 
         try:
-            options, runner = _options_and_runner(self._options, self.place)
+            options, runner = _options_and_runner(self._options, self.job_directory)
             pipeline = beam.Pipeline(runner=runner, options=options)
             size = -(-self._count // _PARTS)
             parts = pipeline | beam.Create(range(0, self._count, size))
             numbers = parts | beam.FlatMap(functools.partial(_numbers, size, self._count)) | beam.Reshuffle()
-            numbers | beam.Map(functools.partial(work, str(self.place)))
+            numbers | beam.Map(functools.partial(work, str(self.job_directory)))
             result = pipeline.run()
             on_dask = dask_cluster.is_runner(_runner_name(options))
             self.state = dask_cluster.wait(result, self.stop, self._log) if on_dask else str(result.wait_until_finish())
@@ -242,10 +242,10 @@ def _level(level: int) -> Iterator[None]:
             logger.setLevel(level)
 
 
-def work(place: str, number: int) -> None:
+def work(job_directory: str, number: int) -> None:
     """Does a job, in a worker, unless it was called off, or a try before this one did it."""
     with _ONE_A_PROCESS:
-        _work(_job(Path(place), number), _result(Path(place), number))
+        _work(_job(Path(job_directory), number), _result(Path(job_directory), number))
 
 
 def _work(path: Path, result_path: Path) -> None:
@@ -288,10 +288,10 @@ def end_earlier(directory: Path, log: Callable[[str], object]) -> None:
     """
     if not directory.exists():
         return
-    for place in directory.iterdir():
-        if busy := _call_off(place, _GONE_SECONDS):
+    for job_directory in directory.iterdir():
+        if busy := _call_off(job_directory, _GONE_SECONDS):
             log(f"{busy}: a worker of Beam is still at this job of an earlier run: waiting for it, up to ten minutes.")
-            busy = _call_off(place, _END_SECONDS)
+            busy = _call_off(job_directory, _END_SECONDS)
         if busy:
             raise UserError(
                 f"{busy}: a worker of Beam is still at this job. Wait until it has ended, or end it (cancel its"
@@ -300,10 +300,10 @@ def end_earlier(directory: Path, log: Callable[[str], object]) -> None:
     shutil.rmtree(directory)
 
 
-def _call_off(place: Path, seconds: float) -> Path | None:
+def _call_off(job_directory: Path, seconds: float) -> Path | None:
     """Removes the files of jobs as soon as nobody is at them; returns one that somebody still is at in the end."""
     deadline = time.monotonic() + seconds
-    while busy := [path for path in place.glob("*.job") if not _removed(path)]:
+    while busy := [path for path in job_directory.glob("*.job") if not _removed(path)]:
         if time.monotonic() >= deadline:
             return busy[0]
         time.sleep(_POLL_SECONDS)
@@ -327,12 +327,12 @@ def _numbers(size: int, count: int, start: int) -> Iterator[int]:
     yield from range(start, min(start + size, count))
 
 
-def _write_jobs(place: Path, function: Callable[[Job], Result], jobs: Iterable[Job]) -> int:
-    place.mkdir(parents=True)
+def _write_jobs(job_directory: Path, function: Callable[[Job], Result], jobs: Iterable[Job]) -> int:
+    job_directory.mkdir(parents=True)
     versions = pickle.dumps(_versions())  # By itself, since another version may not be able to load the rest.
     count = 0
     for job in jobs:
-        _job(place, count).write_bytes(versions + pickle.dumps((function, job)))
+        _job(job_directory, count).write_bytes(versions + pickle.dumps((function, job)))
         count += 1
     return count
 
@@ -344,12 +344,12 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _job(place: Path, number: int) -> Path:
-    return place / f"{number:07d}.job"
+def _job(job_directory: Path, number: int) -> Path:
+    return job_directory / f"{number:07d}.job"
 
 
-def _result(place: Path, number: int) -> Path:
-    return place / f"{number:07d}.result"
+def _result(job_directory: Path, number: int) -> Path:
+    return job_directory / f"{number:07d}.result"
 
 
 def _split(beam_options: str) -> list[str]:
@@ -412,7 +412,7 @@ def _is_here(runner: str) -> bool:
     return runner.rpartition(".")[2].lower() in _HERE
 
 
-def _options_and_runner(options: list[str], place: Path) -> tuple[Any, Any]:
+def _options_and_runner(options: list[str], job_directory: Path) -> tuple[Any, Any]:
     """Returns Beam's options and the runner, None if the options name it.
 
     `DirectRunner` would first try to download Prism, a runner in Go, and fall back to `FnApiRunner` where it cannot: it
@@ -431,6 +431,8 @@ def _options_and_runner(options: list[str], place: Path) -> tuple[Any, Any]:
     if direct.direct_running_mode != "multi_processing":
         return parsed, FnApiRunner()
     direct.direct_running_mode = "in_memory"  # Else it would start Beam's own worker instead.
-    program = f"from tfrecord_tools.conversion import beam_worker; beam_worker.main({str(place)!r}, {os.getpid()})"
+    program = (
+        f"from tfrecord_tools.conversion import beam_worker; beam_worker.main({str(job_directory)!r}, {os.getpid()})"
+    )
     command = shlex.join([sys.executable, "-c", program])
     return parsed, FnApiRunner(SubprocessSDKEnvironment.from_command_string(f"exec {command}"))

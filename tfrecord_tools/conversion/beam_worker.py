@@ -15,22 +15,22 @@ import time
 _LOOK_SECONDS = 0.5
 
 
-def _end_without(place: str, driver: int) -> None:
+def _end_without(job_directory: str, driver: int) -> None:
     """Ends this process when the driver is gone, be it by SIGKILL, or has given the jobs up."""
-    while os.getppid() == driver and os.path.isdir(place):
+    while os.getppid() == driver and os.path.isdir(job_directory):
         time.sleep(_LOOK_SECONDS)
     os._exit(0)  # Beam would take another code for a crash.
 
 
-def main(place: str, driver: int) -> None:
+def main(job_directory: str, driver: int) -> None:
     """Works for a driver, whose addresses Beam has put into the environment.
 
     Args:
-        place: The directory of the jobs.
+        job_directory: The directory of the jobs.
         driver: The driver's process id.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends us.
-    threading.Thread(target=_end_without, args=(place, driver), daemon=True).start()
+    threading.Thread(target=_end_without, args=(job_directory, driver), daemon=True).start()
     logging.getLogger().addHandler(logging.NullHandler())  # Without any, logging would print all that Beam informs of.
     from apache_beam.runners.worker import sdk_worker_main
 

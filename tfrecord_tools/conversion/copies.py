@@ -19,7 +19,7 @@ from tfrecord_tools.sources.scan import Sources
 def find(rows: Rows, first: np.ndarray) -> Duplicates:
     """Find the contents that several rows have; `first` is `duplicates.first_of` of the rows' contents."""
     same = duplicates.find(first, rows.labels, rows.splits)
-    examples = {kind: [rows.numbers[places].tolist() for places in sets] for kind, sets in same.examples.items()}
+    examples = {kind: [rows.numbers[positions].tolist() for positions in sets] for kind, sets in same.examples.items()}
     return dataclasses.replace(same, examples=examples)
 
 
@@ -51,7 +51,7 @@ def drop(rows: Rows, first: np.ndarray, sources: Sources) -> tuple[np.ndarray, l
 
 def _dropped(rows: Rows, first: np.ndarray, dropped: np.ndarray, sources: Sources) -> Iterator[Rejected]:
     """Name for each dropped row another file with the same bytes, one with another label if there is one."""
-    for row, same in zip(dropped.tolist(), duplicates.places(first, first[dropped])):
+    for row, same in zip(dropped.tolist(), duplicates.positions(first, first[dropped])):
         differing = same[rows.labels[same] != rows.labels[row]]
         other = sources.paths[int(rows.numbers[(differing if len(differing) else same[same != row])[0]])]
         what = "the same bytes, under another label, as" if len(differing) else "the same bytes as"

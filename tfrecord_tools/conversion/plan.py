@@ -66,7 +66,7 @@ class Plan:
         return {s: row for s, row in zip(SPLITS, table.reshape(len(SPLITS), classes)) if row.any()}
 
 
-def plan(
+def make_plan(
     sources: Sources,
     facts: Facts,
     config: PlanConfig,
@@ -82,7 +82,7 @@ def plan(
         config: The user's decisions.
         name: Of the dataset.
         settings: All that the stored bytes depend on, `config.plan_settings()` among it; becomes part of the plan.
-        previous: The dataset to update: its records keep split and place, what is new follows in shards of its own.
+        previous: The dataset to update: its records keep split and position, new images follow in shards of its own.
 
     Raises:
         UserError: Too many bad files, a class without images where it needs some, or contradicting config.
@@ -101,8 +101,8 @@ def plan(
     if config.duplicates == "fail":
         copies.refuse(same, sources)
     if config.duplicates == "drop":
-        kept, dropped = copies.drop(rows, first, sources)
-        rows, bad = rows.take(kept), bad + dropped
+        remaining, dropped = copies.drop(rows, first, sources)
+        rows, bad = rows.take(remaining), bad + dropped
     rows = rows.take(_order(rows, config.seed))
     _check_classes(sources, class_names, rows, previous is not None)
     bad += rejected_files(sources, facts.repaired, "repaired")

@@ -28,13 +28,13 @@ class Duplicates:
 
 
 def first_of(sha256: np.ndarray) -> np.ndarray:
-    """Returns i64[n]: for each content, u8[n 32], the first place where it stands."""
+    """Returns i64[n]: for each content, u8[n 32], the position of its first file."""
     _, first, inverse = np.unique(_as_scalars(sha256), return_index=True, return_inverse=True)
     return first[inverse.reshape(-1)]
 
 
 def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicates:
-    """Sorts the contents that stand in several places by kind; all arrays are [n], `first` is `first_of`'s."""
+    """Sort the contents of several files by kind; all arrays are [n], `first` is `first_of`'s."""
     shared = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
     conflicts = _differing(first, labels)
     leaks = _differing(first, splits) & ~conflicts
@@ -44,12 +44,12 @@ def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicate
     return Duplicates(
         counts={kind: int(sizes[kinds[kind]].sum()) for kind in KINDS},
         files=len(shared),
-        examples={kind: [p.tolist() for p in places(first, contents[kinds[kind]][:_SHOWN])] for kind in KINDS},
+        examples={kind: [p.tolist() for p in positions(first, contents[kinds[kind]][:_SHOWN])] for kind in KINDS},
     )
 
 
-def places(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
-    """Yields, for each content (by its first place), all places where it stands, ascending; one sort for all."""
+def positions(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield all positions, ascending, of each content, which is given by its first position; one sort for all."""
     order = np.argsort(first, kind="stable")
     bounds = (np.searchsorted(first[order], contents, side) for side in ("left", "right"))
     return (order[start:stop] for start, stop in zip(*bounds))
@@ -64,9 +64,9 @@ def to_drop(first: np.ndarray, labels: np.ndarray, preference: np.ndarray) -> np
         preference: [n]; the file with the smallest value is kept, of equal ones the first.
     """
     order = np.lexsort((np.arange(len(first)), preference, first))
-    kept = np.zeros(len(first), bool)
-    kept[order[np.r_[True, first[order][1:] != first[order][:-1]]]] = True
-    return ~kept | _differing(first, labels)[first]
+    remaining = np.zeros(len(first), bool)
+    remaining[order[np.r_[True, first[order][1:] != first[order][:-1]]]] = True
+    return ~remaining | _differing(first, labels)[first]
 
 
 def joined(keys: np.ndarray, first: np.ndarray) -> np.ndarray:
@@ -90,7 +90,7 @@ def joined(keys: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _differing(first: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns bool[n], true at the first place of each content whose files have different values."""
+    """Returns bool[n], true at the first position of each content whose files have different values."""
     differing = np.zeros(len(first), bool)
     differing[first[values != values[first]]] = True
     return differing

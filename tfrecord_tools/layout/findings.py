@@ -71,11 +71,11 @@ def names(bits: int) -> list[str]:
     return [name for name, bit in _BITS.items() if bits & bit]
 
 
-def bits(found: Iterable[str]) -> int:
+def bits(kinds: Iterable[str]) -> int:
     """The bits of kinds."""
-    return sum([_BITS[name] for name in found])
+    return sum([_BITS[name] for name in kinds])
 
 
-def lost(found: Iterable[str]) -> str:
+def lost(kinds: Iterable[str]) -> str:
     """What is lost of an image, in words."""
-    return "; ".join(FINDINGS[name].lost for name in found if FINDINGS[name].lost)
+    return "; ".join(FINDINGS[name].lost for name in kinds if FINDINGS[name].lost)

@@ -96,10 +96,10 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
 def hashes(table: pa.Table, name: str) -> np.ndarray:
     """A column of hashes as u8[n 32]."""
     chunks = table.column(name).chunks  # Arrow holds them side by side; as Python's objects they take three times that.
-    found = [
+    parts = [
         np.frombuffer(c.buffers()[1], np.uint8)[32 * c.offset : 32 * (c.offset + len(c))] for c in chunks if len(c)
     ]
-    return np.concatenate([np.zeros(0, np.uint8), *found]).reshape(-1, 32)
+    return np.concatenate([np.zeros(0, np.uint8), *parts]).reshape(-1, 32)
 
 
 def groups(path: Path) -> int:

@@ -85,8 +85,8 @@ def changed_rows(index_path: Path) -> Iterator[list[str]]:
         table = index.read_group(index_path, group, columns)
         changed = np.array(list(map(bool, table.column("changes").to_pylist())), bool)
         for row in table.take(np.flatnonzero(changed)).to_pylist():
-            *known, found = (row[name] for name in columns)
-            yield [*known, findings.lost(filter(None, found.split(",")))]
+            *known, kinds = (row[name] for name in columns)
+            yield [*known, findings.lost(filter(None, kinds.split(",")))]
 
 
 def summary(described: Description) -> dict[str, Any]:

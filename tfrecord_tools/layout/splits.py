@@ -36,6 +36,6 @@ def without_split(name: str) -> tuple[str, str | None]:
     one, means a split.
     """
     words = re.findall(r"[^\W_]+", name.casefold())
-    found = [split for word in words if (split := split_named(word))]
+    splits = [split for word in words if (split := split_named(word))]
     rest = [word for word in words if not split_named(word) and not re.fullmatch(_BESIDE, word)]
-    return " ".join(rest), found[0] if len(found) == 1 else None
+    return " ".join(rest), splits[0] if len(splits) == 1 else None

@@ -44,8 +44,10 @@ def choose_splits(
     strata = labels[first] if len(units) == len(keys) else _most_frequent(inverse, labels, len(units))
     sides = np.full(len(units), FREE, np.int8)
     if fixed is not None:
-        decided = np.flatnonzero(fixed != FREE)[::-1]  # Reversed, so that the first image of a unit is written last.
-        sides[inverse[decided]] = fixed[decided]
+        fixed_images = np.flatnonzero(fixed != FREE)[
+            ::-1
+        ]  # Reversed, so that the first image of a unit is written last.
+        sides[inverse[fixed_images]] = fixed[fixed_images]
     free = np.flatnonzero(sides == FREE)
     wanted = _missing(strata, sides, fractions)
     by_hash = free[np.argsort(order.hash64(seed, purpose, units[free]), kind="stable")]
@@ -95,13 +97,13 @@ def _missing(strata: np.ndarray, sides: np.ndarray, fractions: tuple[float, floa
 def _keep_every_class_in_train(sides: np.ndarray, ordered: np.ndarray, units: np.ndarray, labels: np.ndarray) -> None:
     """Move a unit to train for each class that is in train by no unit: its images follow those of other classes."""
     missing = np.setdiff1d(labels, labels[sides[units] == 0])
-    place = np.full(len(sides), -1)
-    place[ordered] = np.arange(len(ordered))
+    position = np.full(len(sides), -1)
+    position[ordered] = np.arange(len(ordered))
     for label in missing.tolist():
         free = units[labels == label]
-        free = free[place[free] >= 0]
+        free = free[position[free] >= 0]
         if len(free):
-            sides[free[np.argmax(place[free])]] = 0
+            sides[free[np.argmax(position[free])]] = 0
 
 
 def _most_frequent(units: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:

@@ -31,16 +31,16 @@ def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
 
 def contents(message: memoryview) -> list[memoryview]:
     """Return the contents of a message whose fields are all delimited, in order; their numbers are not looked at."""
-    found, position, end = [], 0, len(message)
+    parts, position, end = [], 0, len(message)
     while position < end:
         length = message[position + 1]
         if length < 0x80:  # The most, and a call costs more than all else here.
             position += 2
         else:
             length, position = read_varint(message, position + 1)
-        found.append(message[position : position + length])
+        parts.append(message[position : position + length])
         position += length
-    return found
+    return parts
 
 
 def fields(message: bytes, allowed: Mapping[int, Collection[int]]) -> Iterator[tuple[int, bytes]]:
