@@ -34,7 +34,7 @@ from tfrecord_tools.foreign.forms import Form
 from tfrecord_tools.foreign.indexing import Found, Job, Rewriting, Shard, refuse
 from tfrecord_tools.images.preparation import VERIFY, ImageConfig
 from tfrecord_tools.layout import dataset_files, digest, index, metadata
-from tfrecord_tools.layout.dataset_files import shard_name
+from tfrecord_tools.layout.dataset_files import ConvertJson, shard_name
 from tfrecord_tools.layout.schema import OURS, Keys
 from tfrecord_tools.layout.splits import SPLITS, split_named
 
@@ -137,7 +137,7 @@ class _Adoption:
 Adopted = Sequence[tuple[Job, Found]]
 
 
-def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> dict[str, Any]:
+def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJson:
     """Adopt TFRecords, in the memory of one file's rows in each process, and in the end of 200 bytes per record.
 
     Args:

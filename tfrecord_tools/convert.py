@@ -37,7 +37,7 @@ from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images.preparation import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.images.recode import RESIZE_MODES
 from tfrecord_tools.layout import dataset_files, index, metadata
-from tfrecord_tools.layout.dataset_files import dataset_name
+from tfrecord_tools.layout.dataset_files import ConvertJson, dataset_name
 from tfrecord_tools.layout.digest import Shard
 from tfrecord_tools.sources import stores
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
@@ -122,7 +122,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         }
 
 
-def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict[str, Any]:
+def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> ConvertJson:
     """Converts `config.src` into `config.out`, continuing what an interrupted run began.
 
     The output is a function of the sources and the plan's settings: the same bytes whatever the number of
@@ -170,7 +170,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> dict
         ) from error
 
 
-def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> dict[str, Any]:
+def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> ConvertJson:
     try:
         if config.restart:
             workspace.clear()
@@ -209,7 +209,7 @@ class _Conversion:
         self._pool = pool
         self._log = log
 
-    def run(self, workspace: Workspace) -> dict[str, Any]:
+    def run(self, workspace: Workspace) -> ConvertJson:
         """Everything from the scan to the commit; returns what `convert.json` says."""
         start = time.monotonic()
         if workspace.survey.exists() and any(workspace.survey.iterdir()):
@@ -298,12 +298,11 @@ class _Conversion:
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
         noted = notes.of(plan, sources, facts)
         samples = statistics.sample(plan, sources, facts, data, pool, self._config, noted)
-        report = statistics.describe(plan, sources, facts)
+        report = statistics.describe(plan, sources, facts, samples.colors, self._config.verify)
         report["notes"] = [note.as_json(sources) for note in noted]
-        report["images"] |= {"colors": samples.colors, "verified": self._config.verify}
         if sources.relabelled:
-            changes = ({"from": old, "to": new, "images": count} for (old, new), count in sources.relabelled.items())
-            report["relabelled"] = sorted(changes, key=lambda change: (change["from"], change["to"]))
+            changes = sorted(sources.relabelled.items())
+            report["relabelled"] = [{"from": old, "to": new, "images": count} for (old, new), count in changes]
         metadata.write(data, describe.describe(plan), report)
         card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures)
 

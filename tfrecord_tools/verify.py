@@ -26,6 +26,7 @@ from tfrecord_tools.base import command, files, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.layout import dataset_files, digest, duplicates, index, metadata, schema
+from tfrecord_tools.layout.dataset_files import ConvertJson
 from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.schema import Keys
 from tfrecord_tools.records import Dataset, open_dataset
@@ -105,7 +106,7 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
     return problems
 
 
-def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
+def _check_metadata(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
     """Yields in what the files beside the shards contradict each other or the index, or that one is damaged."""
     checks: dict[str, Callable[[], Iterator[str]]] = {
         index.FILE_NAME: lambda: _check_counts(data, facts, table),
@@ -127,7 +128,7 @@ def _check_metadata(data: Dataset, facts: dict[str, Any], table: Any) -> Iterato
         yield f"{name}: a shard that does not belong to this dataset; readers of a file pattern would take it in"
 
 
-def _check_counts(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
+def _check_counts(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
     splits = np.array(table.column("split").to_pylist())
     labels = table.column("label").to_numpy()
     for split, count in data.splits.items():
@@ -136,8 +137,9 @@ def _check_counts(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[
             yield f"{index.FILE_NAME}: {words.number(found, 'row')} of {split}, and convert.json says {count:,}"
         for entry in facts["classes"]:
             found = int(((splits == split) & (labels == entry["label"])).sum())
-            if found != entry[split]:
-                said = f"and convert.json says {entry[split]:,}"
+            expected = dataset_files.class_records(entry, split)
+            if found != expected:
+                said = f"and convert.json says {expected:,}"
                 yield f"{index.FILE_NAME}: {found:,} rows of {split} are of the class {entry['name']!r}, {said}"
 
 
@@ -165,7 +167,7 @@ def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
             yield f"dataset_info.json: other numbers of records or shards of {split['name']} than in {index.FILE_NAME}"
 
 
-def _check_digest(data: Dataset, facts: dict[str, Any], table: Any) -> Iterator[str]:
+def _check_digest(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
     if _digest(data, facts, table) != data.digest:
         yield "convert.json: the digest is not that of records.parquet, rejected.csv and the settings"
 
@@ -180,7 +182,7 @@ def _check_changed(data: Dataset) -> Iterator[str]:
             yield f"{metadata.CHANGED}: other files or changes than in {index.FILE_NAME}"
 
 
-def _digest(data: Dataset, facts: dict[str, Any], table: Any) -> str:
+def _digest(data: Dataset, facts: ConvertJson, table: Any) -> str:
     """What the digest must be by the index, `rejected.csv` and the settings."""
     with open(data.directory / "rejected.csv", newline="", encoding="utf-8") as file:
         reader = csv.reader(file)

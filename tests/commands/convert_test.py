@@ -291,7 +291,7 @@ def test_too_many_bad_files_stop_early(src: Path, tmp_path: Path, monkeypatch: p
 def test_no_space(split_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(convert_module.shutil, "disk_usage", lambda path: usage._replace(free=3_000_000_000))
-    monkeypatch.setattr(convert_module, "FRAME_BYTES", 1_000_000_000)
+    monkeypatch.setattr(schema, "FRAME_BYTES", 1_000_000_000)
     message = r"16\.0 GB are needed and 3\.0 GB are free\. Free some space and run the same command again, or choose"
     with pytest.raises(UserError, match=message):
         converted(split_source, tmp_path / "out")
@@ -434,18 +434,18 @@ def test_source_that_changes_between_survey_and_write(
     src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hidden: bool
 ) -> None:
     path = src / "train/dogs/000.jpg"
-    original = convert_module.plan
+    original = convert_module.make_plan
 
-    def plan(*args: Any) -> Any:
-        decided = original(*args)
+    def make_plan(*args: Any) -> Any:
+        plan = original(*args)
         data, status = path.read_bytes(), path.stat()
         path.write_bytes(data[:-20] + bytes([data[-20] ^ 1]) + data[-19:] if hidden else data + b"more")
         if hidden:
             os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-        return decided
+        return plan
 
     with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "plan", plan)
+        patch.setattr(convert_module, "make_plan", make_plan)
         with pytest.raises(UserError, match=r"train/dogs/000\.jpg: changed between survey and write\. .*--restart"):
             converted(src, tmp_path / "out")
     assert not (tmp_path / "out").exists()

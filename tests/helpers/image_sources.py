@@ -19,6 +19,7 @@ from PIL import Image
 import tfrecord_tools
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.layout import schema
+from tfrecord_tools.layout.dataset_files import ConvertJson
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources.base import Content, Store
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
@@ -85,7 +86,7 @@ def scanned(root: Path, **settings: Any) -> Sources:
     return scan(ScanConfig(src=str(root), **settings))
 
 
-def converted(src: Path, out: Path, /, **settings: Any) -> dict[str, Any]:
+def converted(src: Path, out: Path, /, **settings: Any) -> ConvertJson:
     """Converts without a word, in this process; returns what `convert.json` says."""
     config: dict[str, Any] = {"workers": 1, "src": str(src), "out": str(out)} | settings
     return convert(ConvertConfig(**config), log=lambda line: None)

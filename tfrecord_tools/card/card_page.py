@@ -15,6 +15,16 @@ from absl import flags
 from tfrecord_tools.base import files, page, rules, words
 from tfrecord_tools.base.rules import Finding, Rule
 from tfrecord_tools.card.statistics import Thumbnail
+from tfrecord_tools.layout.dataset_files import (
+    ClassEntry,
+    Colors,
+    ConvertJson,
+    DuplicateCounts,
+    DuplicateKind,
+    Histogram,
+    NoteEntry,
+    class_records,
+)
 
 CARD = "card.html"
 _TINY = 32  # Pixels of the shorter side; below, networks for photographs see little.
@@ -31,12 +41,11 @@ _CHANGES = {
     "resized": "as --resize says",
     "stripped": "EXIF, XMP and IPTC were removed, as --strip_metadata says; the pixels are the same",
 }
-_DUPLICATES = {
+_DUPLICATES: dict[DuplicateKind, str] = {
     "conflicts": "With different labels",
     "leaks": "In several splits, under one label",
     "copies": "Within one split, under one label",
 }
-Facts = Mapping[str, Any]  # What `convert.json` says.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,30 +104,30 @@ class _Histogram:
     edges: Sequence[tuple[str, str]] = ()
 
 
-def _counted(what: str, count: Callable[[Facts], int]) -> Callable[[Facts], dict[str, str] | None]:
+def _counted(what: str, count: Callable[[ConvertJson], int]) -> Callable[[ConvertJson], dict[str, str] | None]:
     """Return the condition that there are some; its value `count` says how many."""
     return lambda facts: {"count": words.number(some, what)} if (some := count(facts)) else None
 
 
-def _duplicates(kind: str, dropped: bool) -> Callable[[Facts], int]:
+def _duplicates(kind: DuplicateKind, dropped: bool) -> Callable[[ConvertJson], int]:
     """Return what counts duplicates of a kind, of a dataset that leaves them out or does not."""
     return lambda facts: facts["duplicates"][kind] if (facts["config"]["duplicates"] == "drop") == dropped else 0
 
 
-def _absent(facts: Facts) -> dict[str, str] | None:
-    absent = {split: sum(not row[split] for row in facts["classes"]) for split in facts["splits"]}
+def _absent(facts: ConvertJson) -> dict[str, str] | None:
+    absent = {split: sum(not class_records(entry, split) for entry in facts["classes"]) for split in facts["splits"]}
     where = ", ".join(f"{count:,} in {split}" for split, count in absent.items() if count)
     return {"where": where} if where else None
 
 
-def _unequal(facts: Facts) -> dict[str, str] | None:
+def _unequal(facts: ConvertJson) -> dict[str, str] | None:
     first = next(iter(facts["splits"]))
-    sizes = [row[first] for row in facts["classes"] if row[first]]
+    sizes = [size for entry in facts["classes"] if (size := class_records(entry, first))]
     unequal = max(sizes) >= _IMBALANCE * min(sizes)
     return {"least": f"{min(sizes):,}", "most": words.number(max(sizes), "image"), "split": first} if unequal else None
 
 
-def _tiny(facts: Facts) -> dict[str, str] | None:
+def _tiny(facts: ConvertJson) -> dict[str, str] | None:
     side = facts["images"]["shorter_side"]
     if side["min"] >= _TINY:
         return None
@@ -126,7 +135,7 @@ def _tiny(facts: Facts) -> dict[str, str] | None:
     return {"most": f"{count:,}", "least": _pixels(side["min"])}
 
 
-_RULES: tuple[Rule[Facts], ...] = (
+_RULES: tuple[Rule[ConvertJson], ...] = (
     Rule(
         name="conflicts",
         level="problem",
@@ -215,7 +224,7 @@ _RULES: tuple[Rule[Facts], ...] = (
 )
 
 
-def write(directory: Path, facts: Facts, thumbnails: Sequence[Thumbnail], pictures: Mapping[str, bytes]) -> None:
+def write(directory: Path, facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mapping[str, bytes]) -> None:
     """Writes `card.html`, whole or not at all.
 
     Args:
@@ -228,7 +237,7 @@ def write(directory: Path, facts: Facts, thumbnails: Sequence[Thumbnail], pictur
         file.write(render(facts, thumbnails, pictures).encode())
 
 
-def render(facts: Facts, thumbnails: Sequence[Thumbnail], pictures: Mapping[str, bytes] = {}) -> str:
+def render(facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mapping[str, bytes] = {}) -> str:
     """Returns the page as HTML: the same for the same facts, without scripts, complete without a network."""
     images = facts["images"]
     return page.render(
@@ -260,7 +269,7 @@ def render(facts: Facts, thumbnails: Sequence[Thumbnail], pictures: Mapping[str,
     )
 
 
-def _noted(notes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def _noted(notes: Sequence[NoteEntry]) -> Iterator[Finding]:
     """Yield what notes on images say."""
     for note in notes:
         if note["images"]:
@@ -274,10 +283,13 @@ def _noted(notes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             )
 
 
-def _classes(facts: Facts) -> list[_Row]:
+def _classes(facts: ConvertJson) -> list[_Row]:
     """Return the rows of the table of classes; the middle of many classes is one row."""
     classes, records = facts["classes"], {name: split["records"] for name, split in facts["splits"].items()}
-    highest = {split: max(row[split] for row in classes) for split in records}
+    highest = {split: max(class_records(entry, split) for entry in classes) for split in records}
+
+    def counts_of(entry: ClassEntry) -> dict[str, int]:
+        return {split: class_records(entry, split) for split in records}
 
     def row(label: int | None, name: str, counts: Mapping[str, int]) -> _Row:
         cells = [
@@ -290,14 +302,14 @@ def _classes(facts: Facts) -> list[_Row]:
         ]
         return _Row(label=label, name=name, cells=cells)
 
-    def rows(some: Sequence[Mapping[str, Any]]) -> list[_Row]:
-        return [row(one["label"], one["name"], one) for one in some]
+    def rows(entries: Sequence[ClassEntry]) -> list[_Row]:
+        return [row(entry["label"], entry["name"], counts_of(entry)) for entry in entries]
 
     if len(classes) <= _CLASSES_LISTED:
         return rows(classes)
-    ordered = sorted(classes, key=lambda one: (-sum(one[split] for split in records), one["label"]))
+    ordered = sorted(classes, key=lambda entry: (-sum(counts_of(entry).values()), entry["label"]))
     middle = ordered[_CLASSES_AT_ENDS:-_CLASSES_AT_ENDS]
-    sums = {split: sum(one[split] for one in middle) for split in records}
+    sums = {split: sum(class_records(entry, split) for entry in middle) for split in records}
     between = row(None, f"{words.number(len(middle), 'class')} between these", sums)
     return [*rows(ordered[:_CLASSES_AT_ENDS]), between, *rows(ordered[-_CLASSES_AT_ENDS:])]
 
@@ -306,36 +318,34 @@ def _share(part: float) -> str:
     return "<0.1%" if 0 < part < 0.0005 else f"{part:.1%}"
 
 
-def _samples(
-    classes: Sequence[Mapping[str, Any]], thumbnails: Sequence[Thumbnail]
-) -> list[tuple[str, list[Thumbnail]]]:
+def _samples(classes: Sequence[ClassEntry], thumbnails: Sequence[Thumbnail]) -> list[tuple[str, list[Thumbnail]]]:
     """Return the name and the thumbnails of each class that has some."""
     groups = itertools.groupby(thumbnails, key=lambda thumbnail: thumbnail.label)
     return [(classes[label]["name"], list(group)) for label, group in groups]
 
 
-def _histogram(title: str, facts: Facts, written: Callable[[float], str]) -> _Histogram:
-    low, median, high = (facts[key] for key in ("min", "median", "max"))
+def _histogram(title: str, histogram: Histogram, written: Callable[[float], str]) -> _Histogram:
+    low, median, high = histogram["min"], histogram["median"], histogram["max"]
     plain = _Histogram(title=title, low=written(low), median=written(median), high=written(high))
     if low == high:
         return plain
-    bins = len(facts["counts"])
+    bins = len(histogram["counts"])
     return dataclasses.replace(
         plain,
         place=f"{100 * math.log(median / low) / math.log(high / low):.2f}",
-        highest=max(facts["counts"]),
-        images=sum(facts["counts"]),
-        bars=_bars(facts, written),
+        highest=max(histogram["counts"]),
+        images=sum(histogram["counts"]),
+        bars=_bars(histogram, written),
         edges=[
-            (f"{100 * i / bins:.2f}", written(facts["edges"][i]))
+            (f"{100 * i / bins:.2f}", written(histogram["edges"][i]))
             for i in range(0, bins + 1, max(1, bins // _AXIS_PARTS))
         ],
     )
 
 
-def _bars(facts: Facts, written: Callable[[float], str]) -> list[_Bar]:
+def _bars(histogram: Histogram, written: Callable[[float], str]) -> list[_Bar]:
     """Return the bars, each with a text that says its edges and count."""
-    counts, edges = facts["counts"], [written(edge) for edge in facts["edges"]]
+    counts, edges = histogram["counts"], [written(edge) for edge in histogram["edges"]]
     width, highest, bars = 100 / len(counts), max(counts), []
     for i, count in enumerate(counts):
         height = max(1.5, 100 * count / highest) if count else 0  # A single image can be seen.
@@ -355,7 +365,7 @@ def _types(found: Mapping[str, int], stored: Mapping[str, int]) -> list[list[str
     return [[name, f"{found.get(name, 0):,}", f"{stored.get(name, 0):,}"] for name in {**found, **stored}]
 
 
-def _reasons(facts: Facts) -> list[list[str]]:
+def _reasons(facts: ConvertJson) -> list[list[str]]:
     """Return why files are no records as they are, with a row for the reasons that convert.json does not list."""
     counts, reasons = facts["files"], facts["reasons"]
     rows = [[reason["reason"], reason["done"], f"{reason['files']:,}"] for reason in reasons]
@@ -363,27 +373,28 @@ def _reasons(facts: Facts) -> list[list[str]]:
     return [*rows, ["Other reasons", "", f"{rest:,}"]] if rest else rows
 
 
-def _shown_duplicates(found: Facts) -> list[dict[str, Any]]:
+def _shown_duplicates(duplicates: DuplicateCounts) -> list[dict[str, Any]]:
     """Return each kind of duplicates, with some of them to look at."""
     return [
         {
             "title": title,
-            "files": found[kind],
+            "files": duplicates[kind],
             "by_label": kind == "conflicts",
-            "examples": found["examples"][kind],
-            "others": found[kind] - sum(len(same) for same in found["examples"][kind]),
+            "examples": duplicates["examples"][kind],
+            "others": duplicates[kind] - sum(len(same) for same in duplicates["examples"][kind]),
         }
         for kind, title in _DUPLICATES.items()
-        if found[kind]
+        if duplicates[kind]
     ]
 
 
-def _colors(colors: Facts) -> dict[str, Any]:
+def _colors(colors: Colors) -> dict[str, Any]:
     """Return mean and standard deviation of the channels, in 0..255 and in 0..1."""
     channels = zip(("Red", "Green", "Blue"), colors["mean"], colors["std"])
     return {
         "channels": [[name, f"{m:.2f}", f"{s:.2f}", f"{m / 255:.4f}", f"{s / 255:.4f}"] for name, m, s in channels],
-        **{key: [round(value / 255, 4) for value in colors[key]] for key in ("mean", "std")},
+        "mean": [round(value / 255, 4) for value in colors["mean"]],
+        "std": [round(value / 255, 4) for value in colors["std"]],
     }
 
 

@@ -8,7 +8,6 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +20,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import preparation
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import schema
+from tfrecord_tools.layout.dataset_files import Colors, DuplicateFile, Histogram, Report
 from tfrecord_tools.layout.findings import FINDINGS
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.sources.base import ReadError
@@ -57,15 +57,16 @@ class Samples:
         pictures: Path -> a small JPEG, of what notes and duplicates name.
     """
 
-    colors: dict[str, Any]
+    colors: Colors
     thumbnails: list[Thumbnail]
     pictures: dict[str, bytes]
 
 
-def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
+def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verified: str) -> Report:
     """What `convert.json` says of the images, without decoding any."""
     table = facts.table[plan.rows.numbers]
     height, width = table["height"].astype(np.float64), table["width"].astype(np.float64)
+    same = plan.duplicates.counts
     done = Counter(r.done for r in plan.rejected)
     reasons = Counter((r.done, _without_numbers(r.reason)) for r in plan.rejected if r.done != "dropped")
     return {
@@ -78,13 +79,17 @@ def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
             "longer_side": _histogram(np.maximum(height, width)),
             "aspect": _histogram(width / height),
             "bytes": _histogram(table["bytes"].astype(np.float64)),
+            "colors": colors,
+            "verified": verified,
         },
-        "files": {name: done[name] for name in ("skipped", "repaired", "dropped")},
+        "files": {"skipped": done["skipped"], "repaired": done["repaired"], "dropped": done["dropped"]},
         "reasons": [
             {"done": name, "reason": reason, "files": count} for (name, reason), count in reasons.most_common(_REASONS)
         ],
         "duplicates": {
-            **plan.duplicates.counts,
+            "copies": same["copies"],
+            "leaks": same["leaks"],
+            "conflicts": same["conflicts"],
             "files": plan.duplicates.files,
             "groups_in_several_splits": plan.group_leaks,
             "examples": _examples(plan, sources),
@@ -92,12 +97,12 @@ def describe(plan: Plan, sources: Sources, facts: Facts) -> dict[str, Any]:
     }
 
 
-def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[dict[str, str]]]]:
+def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[DuplicateFile]]]:
     """Kind -> contents that several files have, each with path, class and split of its files; no split if dropped."""
     shown = {kind: contents[:_SHOWN] for kind, contents in plan.duplicates.examples.items()}
     rows = _rows(plan, [i for contents in shown.values() for numbers in contents for i in numbers])
 
-    def described(number: int) -> dict[str, str]:
+    def described(number: int) -> DuplicateFile:
         return {
             "path": sources.paths[number],
             "class": sources.class_names[sources.labels[number]],
@@ -258,7 +263,7 @@ def _names(types: np.ndarray) -> dict[str, int]:
     return {TYPES[t]: int(count) for t, count in enumerate(np.bincount(types, minlength=len(TYPES))) if count}
 
 
-def _histogram(values: np.ndarray) -> dict[str, Any]:
+def _histogram(values: np.ndarray) -> Histogram:
     """Least, median and greatest value, and counts between `edges`, which are evenly spaced in the logarithm."""
     low, high = float(values.min()), float(values.max())
     edges = np.geomspace(low, high, _BINS + 1) if high > low else np.array([low, high])

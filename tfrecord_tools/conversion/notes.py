@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from tfrecord_tools.conversion.survey import TYPES, Facts
 from tfrecord_tools.errors import named
 from tfrecord_tools.images import levels
 from tfrecord_tools.layout import duplicates
+from tfrecord_tools.layout.dataset_files import NoteEntry
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.findings import FINDINGS
 from tfrecord_tools.sources.scan import Sources
@@ -49,9 +49,16 @@ class Note:
         """The note as the console prints it."""
         return f"{self.text}. {words.sentence(self.advice)}" if self.advice else self.text
 
-    def as_json(self, sources: Sources) -> dict[str, Any]:
-        """The note as convert.json holds it."""
-        return dataclasses.asdict(self) | {"examples": [sources.paths[i] for i in self.examples]}
+    def as_json(self, sources: Sources) -> NoteEntry:
+        """Return the note as convert.json holds it."""
+        return {
+            "kind": self.kind,
+            "text": self.text,
+            "advice": self.advice,
+            "level": self.level,
+            "images": self.images,
+            "examples": [sources.paths[number] for number in self.examples],
+        }
 
 
 def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:

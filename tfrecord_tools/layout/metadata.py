@@ -7,14 +7,14 @@ import importlib.metadata
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 import tfrecord_tools
 from tfrecord_tools.base import files, tabular
 from tfrecord_tools.layout import findings, index, schema
-from tfrecord_tools.layout.dataset_files import CONVERT_JSON
+from tfrecord_tools.layout.dataset_files import CONVERT_JSON, ConvertJson, Counts, Report, Versions, class_entry
 from tfrecord_tools.layout.digest import Rejected
 from tfrecord_tools.layout.schema import Keys
 
@@ -56,7 +56,7 @@ class Description:
     keys: Keys = schema.OURS
 
 
-def write(directory: Path, described: Description, report: Mapping[str, Any]) -> None:
+def write(directory: Path, described: Description, report: Report) -> None:
     """Writes all of them, each whole or not at all.
 
     Args:
@@ -89,16 +89,16 @@ def changed_rows(index_path: Path) -> Iterator[list[str]]:
             yield [*known, findings.lost(filter(None, kinds.split(",")))]
 
 
-def summary(described: Description) -> dict[str, Any]:
+def summary(described: Description) -> ConvertJson:
     """What `convert.json` says: nothing in it differs between two runs of the same command."""
     counts, records = described.counts, sum(int(row.sum()) for row in described.counts.values())
     frames = sum(int(shards.sum()) for shards in described.shards.values()) * schema.FRAME_BYTES
-    return {
+    first: Counts = {
         "digest": described.digest,
         "name": described.name,
-        "config": described.config,
+        "config": dict(described.config),
         "classes": [
-            {"label": label, "name": name, **{split: int(row[label]) for split, row in counts.items()}}
+            class_entry(label, name, {split: int(row[label]) for split, row in counts.items()})
             for label, name in enumerate(described.class_names)
         ],
         "splits": {
@@ -107,13 +107,21 @@ def summary(described: Description) -> dict[str, Any]:
         "records": records,
         "bytes": sum(described.split_bytes.values()) + frames,
         "rejected": sum(r.done != "repaired" for r in described.rejected),
-        **({"keys": dataclasses.asdict(described.keys)} if described.keys != schema.OURS else {}),
-        "versions": {
-            "tfrecord_tools": tfrecord_tools.__version__,
-            "pillow": importlib.metadata.version("pillow"),  # Decides what is sound.
-            "pyarrow": importlib.metadata.version("pyarrow"),  # Decides the bytes of the index.
-        },
     }
+    if described.keys != schema.OURS:
+        keys = described.keys
+        first["keys"] = {
+            "image": keys.image,
+            "label": keys.label,
+            "path": keys.path,
+            "label_offset": keys.label_offset,
+        }
+    versions: Versions = {
+        "tfrecord_tools": tfrecord_tools.__version__,
+        "pillow": importlib.metadata.version("pillow"),  # Decides which images are valid.
+        "pyarrow": importlib.metadata.version("pyarrow"),  # Decides the bytes of the index.
+    }
+    return cast(ConvertJson, {**first, "versions": versions})
 
 
 def labels_file(keys: Keys) -> str:
