@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, usage, words, workers
+from tfrecord_tools.base import command, files, tabular, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.conversion import plan
 from tfrecord_tools.conversion.plan import PlanConfig, listed, shard_name
@@ -524,10 +524,7 @@ def _class_table(described: metadata.Description) -> Iterator[str]:
         rows.append(["…", f"{len(names) - _TABLE_ROWS:,} more classes", *rest])
     rows.append(["", "all", *(f"{row.sum():,}" for row in counts.values())])
     rows.append(["", "files", *(f"{len(described.shards[split]):,}" for split in counts)])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for first, second, *cells in rows:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[2:])]
-        yield "  " + "  ".join([first.rjust(widths[0]), second.ljust(widths[1]), *padded])
+    yield from (f"  {line}" for line in tabular.aligned(rows, left=(1,)))
 
 
 def define_flags() -> None:

@@ -22,12 +22,11 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, usage, words, workers
+from tfrecord_tools.base import command, files, tabular, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
 from tfrecord_tools.conversion import beam_engine, notes, source_flags, update, workspace
-from tfrecord_tools.conversion.notes import size
 from tfrecord_tools.conversion.plan import (
     DUPLICATES,
     Plan,
@@ -344,7 +343,7 @@ def _check_space(decided: Plan, missing: Sequence[int], space: Workspace) -> Non
     free = shutil.disk_usage(space.root).free
     if needed > free:
         raise UserError(
-            f"{space.root}: {size(needed)} are needed and {size(free)} are free."
+            f"{space.root}: {words.size(needed, 'MB')} are needed and {words.size(free, 'MB')} are free."
             " Free some space and run the same command again, or choose an --out elsewhere."
         )
 
@@ -357,7 +356,7 @@ def _closing(decided: Plan, facts: Facts, out: Path, seconds: float) -> str:
     changed = np.count_nonzero(facts.table["changes"][decided.numbers])
     return (
         f"{out}/: {words.number(len(decided.numbers), 'record')} in"
-        f" {words.number(len(decided.shards), 'shard')}{kept}, {size(decided.bytes)},"
+        f" {words.number(len(decided.shards), 'shard')}{kept}, {words.size(decided.bytes, 'MB')},"
         f" digest {decided.digest[:12]}; {rejected or '0 skipped'} (rejected.csv), {changed:,} changed"
         f" ({metadata.CHANGED}); card.html; {seconds:.1f} s"
     )
@@ -373,12 +372,10 @@ def _class_table(decided: Plan, sources: Sources, facts: Facts) -> Iterator[str]
     totals = ["", "all", *(f"{row.sum():,}" for row in counts.values())]
     shards = ["", "shards", *(f"{sum(s.split == split for s in decided.shards):,}" for split in counts)]
     lines = [header, *rows, totals, shards]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     made = "splits of the source" if sources.has_splits else "automatic split"
-    yield f"{sources.root}: {words.number(len(decided.numbers), 'image')}, {size(decided.bytes)} to store, {made}"
-    for line in lines:
-        cells = [line[0].rjust(widths[0]), line[1].ljust(widths[1])]
-        yield "  " + "  ".join(cells + [cell.rjust(width) for cell, width in zip(line[2:], widths[2:])])
+    images = words.number(len(decided.numbers), "image")
+    yield f"{sources.root}: {images}, {words.size(decided.bytes, 'MB')} to store, {made}"
+    yield from (f"  {line}" for line in tabular.aligned(lines, left=(1,)))
     yield from (f"  note: {note.line()}" for note in notes.of(decided, sources, facts))
     for name, count in sources.left_out.items():
         yield f"  left out, not in --classes: {name} ({words.number(count, 'file')})"

@@ -8,6 +8,7 @@ import io
 import shlex
 import traceback
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 # Errors of the system that a file's name explains; others need the call too.
 _CLEAR = frozenset(
@@ -46,6 +47,18 @@ def refusal(error: OSError) -> str:
     if error.errno is not None and not reason.endswith(")") and not (error.filename and error.errno in _CLEAR):
         reason += _call(error)
     return f"{error.filename}: {reason}" if error.filename else reason
+
+
+def one_line(error: BaseException, keep: Literal["first", "last", "all"] = "first") -> str:
+    """Return the message of an exception as one line, without a full stop at its end.
+
+    Args:
+        error: Exception; one without a message gives the name of its type.
+        keep: Which of the lines of its message.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    chosen = {"first": lines[:1], "last": lines[-1:], "all": lines}[keep]
+    return " ".join(" ".join(chosen).split()).rstrip(".")
 
 
 def _call(error: OSError) -> str:

@@ -26,7 +26,7 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from tfrecord_tools.base import command, usage
+from tfrecord_tools.base import command, tabular, usage, words
 from tfrecord_tools.base.files import atomic
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.foreign import example_parser, tfrecord_files
@@ -86,9 +86,9 @@ def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
     for line in itertools.chain(_files(path, contents), _features(contents, class_names), _code(contents)):
         log(line)
     if config.grid and pictures:
-        title = f"{path}: the first {_number(len(pictures), 'image')}"
+        title = f"{path}: the first {words.number(len(pictures), 'image')}"
         _save(_contact_sheet(title, pictures), config.grid)
-        log(f"\n{config.grid}: {_number(len(pictures), 'image')}")
+        log(f"\n{config.grid}: {words.number(len(pictures), 'image')}")
     if damage:
         more = [f"and {len(damage) - _SHOWN_DAMAGE:,} more"] if len(damage) > _SHOWN_DAMAGE else []
         raise UserError(
@@ -127,7 +127,7 @@ def _files(path: Path, contents: Sequence[Contents]) -> Iterator[str]:
     """The table of files: a line a group; below it its files or, if they are many, their range."""
     files = [facts for one in contents for facts in one.files]
     records, size = map(sum, zip(*files))
-    yield f"{path}: {_number(records, 'record')} in {_number(len(files), 'file')}, {size:,} bytes"
+    yield f"{path}: {words.number(records, 'record')} in {words.number(len(files), 'file')}, {size:,} bytes"
     rows = [["files", "records", "bytes", "compression"]]
     for one in contents:
         group, columns = one.group, list(zip(*one.files))
@@ -148,7 +148,7 @@ def _features(contents: Sequence[Contents], class_names: ClassNames) -> Iterator
     found = [f"{count:,} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.most_common()]
     looked = sum(one.looked for one in contents)
     some = "" if looked == kinds.total() else f"; values are those of {looked:,}"
-    yield from ("", f"{_number(kinds.total(), 'record')}: {', '.join(found)}{some}")
+    yield from ("", f"{words.number(kinds.total(), 'record')}: {', '.join(found)}{some}")
     keys = sorted({key for one in contents for key in one.columns})
     rows = [["feature", "type", "steps", "length", "missing in", "values"]]
     for key in keys:
@@ -176,23 +176,23 @@ def _values(kind: str, seen: Sequence[Seen]) -> str:
         return _images(seen)
     values = list(dict.fromkeys(value for s in seen for value in s.values))
     span, nans = _span([bound for s in seen for bound in s.bounds]), sum(s.nans for s in seen)
-    words = [f"{span} bytes" if kind == "bytes" else span] * bool(values) + [f"{nans:,} NaN"] * (nans > 0)
+    parts = [f"{span} bytes" if kind == "bytes" else span] * bool(values) + [f"{nans:,} NaN"] * (nans > 0)
     if kind != "float" and len(values) > 1 and all(s.complete for s in seen):
-        words.append(f"{len(values):,} distinct")
+        parts.append(f"{len(values):,} distinct")
     few = values[:_SHOWN_VALUES] if kind == "bytes" or len(values) > _SHOWN_VALUES else sorted(values)
     listed = ", ".join(map(_short, few)) + ", …" * (len(few) < len(values))
-    return ", ".join(words) + f": {listed}" * (kind == "bytes" or len(values) > 1)
+    return ", ".join(parts) + f": {listed}" * (kind == "bytes" or len(values) > 1)
 
 
 def _images(seen: Sequence[Seen]) -> str:
     images = [image for s in seen for image in s.images]
     sizes = [image.size for image in images if image.size]
     others = sum(s.length for s in seen) - len(images)
-    words = [f"{count:,} {kind}" for kind, count in Counter(image.type for image in images).most_common()]
-    words += [f"{others:,} no images"] * (others > 0)
-    words += ["all decode" if len(sizes) == len(images) else f"{len(sizes):,} decode"]
-    words += [" x ".join(map(_span, zip(*sizes))) + " px"] * bool(sizes)  # Width x height.
-    return ", ".join(words)
+    parts = [f"{count:,} {kind}" for kind, count in Counter(image.type for image in images).most_common()]
+    parts += [f"{others:,} no images"] * (others > 0)
+    parts += ["all decode" if len(sizes) == len(images) else f"{len(sizes):,} decode"]
+    parts += [" x ".join(map(_span, zip(*sizes))) + " px"] * bool(sizes)  # Width x height.
+    return ", ".join(parts)
 
 
 def _code(contents: Sequence[Contents]) -> Iterator[str]:
@@ -259,14 +259,14 @@ def _pictures(example: Mapping[str, Feature], class_names: ClassNames) -> Iterat
     image = example_parser.decode(next(filter(example_parser.image_type, values), b""))
     if image is None:
         return
-    words = []
+    parts = []
     for name, feature in example.items():
         known = dict(enumerate(_names_of(name, class_names)))
         for value in feature.values[:_SHOWN_VALUES] if "label" in name or "class" in name else ():
             plain = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-            words.append(f"{plain} {known.get(value, '')}".strip())
+            parts.append(f"{plain} {known.get(value, '')}".strip())
     width, height = (max(1, round(side * _CELL / max(image.size))) for side in image.size)
-    yield image.convert("RGB").resize((width, height)), ", ".join(words)
+    yield image.convert("RGB").resize((width, height)), ", ".join(parts)
 
 
 def _contact_sheet(title: str, pictures: Sequence[tuple[Image.Image, str]]) -> Image.Image:
@@ -309,10 +309,9 @@ def _names_of(feature: str, class_names: ClassNames) -> Sequence[str]:
 def _table(rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[str]:
     """Aligns the columns, `numbers` to the right, under a heading; leaves out those that are empty below it."""
     kept = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
-    widths = {column: max(len(row[column]) for row in rows) for column in kept}
-    for row in rows:
-        cells = (row[c].rjust(widths[c]) if c in numbers else row[c].ljust(widths[c]) for c in kept)
-        yield f"  {'  '.join(cells)}".rstrip()
+    left = [place for place, column in enumerate(kept) if column not in numbers]
+    lines = tabular.aligned([[row[column] for column in kept] for row in rows], left)
+    yield from (f"  {line}".rstrip() for line in lines)
 
 
 def _span(values: Sequence[float]) -> str:
@@ -335,10 +334,6 @@ def _short(value: Any) -> str:
 def _quoted(value: str | list[str]) -> str:
     """A literal of Python, in double quotes."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _cut(text: str, length: int) -> str:

@@ -25,7 +25,7 @@ from absl import flags
 from tfrecord_tools.base import command, files, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.conversion import plan
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.layout import duplicates, index, metadata, schema
 from tfrecord_tools.layout.schema import Keys
 from tfrecord_tools.records import Dataset, open_dataset
@@ -249,7 +249,7 @@ def _check_decodes(encoded: bytes, size: tuple[int, int]) -> str:
             with tf.device("CPU"):
                 pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         except tf.errors.InvalidArgumentError as error:
-            return f"TensorFlow does not decode it: {error.message.splitlines()[0]}"
+            return f"TensorFlow does not decode it: {one_line(error)}"
     shape = tuple(pixels.shape)
     return "" if shape == (*size, 3) else f"decodes to {shape}, and the index says {size[0]} x {size[1]} pixels"
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools.base import command, usage, words
+from tfrecord_tools.base import command, tabular, usage, words
 from tfrecord_tools.errors import UserError
 from trainers.models import model_file
 from trainers.results import image_files, predictions
@@ -113,7 +113,7 @@ def _csv_writer(
     path: str | None, classes: Sequence[str]
 ) -> contextlib.AbstractContextManager[csv.DictWriter[str] | None]:
     """Open the file of --csv, if the user wants one."""
-    return predictions.csv_writer(Path(path), predictions.columns(classes)) if path else contextlib.nullcontext()
+    return tabular.csv_writer(Path(path), predictions.columns(classes)) if path else contextlib.nullcontext()
 
 
 def _check_csv(path: Path) -> None:

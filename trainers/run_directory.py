@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import importlib.metadata
-import io
 import json
 import os
 import platform
@@ -15,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import tfrecord_tools
-from tfrecord_tools.base import files
+from tfrecord_tools.base import files, tabular
 from tfrecord_tools.errors import UserError
 
 RUNS = Path("runs")
@@ -198,13 +196,7 @@ def appears(path: Path, seconds: float = 60.0) -> bool:
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes history.csv anew, a line an epoch."""
-    text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    with files.atomic(path / HISTORY) as file:
-        file.write(text.getvalue().encode())
+    tabular.write_csv(path / HISTORY, list(rows[0]) if rows else [], rows)
 
 
 def write_json(path: Path, value: Any) -> None:

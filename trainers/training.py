@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from tfrecord_tools.base import words
-from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.errors import UserError, one_line, refusal
 from tfrecord_tools.records import Dataset
 from trainers import checkpoint, run_directory
 from trainers.checkpoint import Checkpointer, DivergedError
@@ -216,7 +216,7 @@ def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe
         return damage
     if config.deterministic and "determinis" in str(error.message):
         return (
-            f"--deterministic: TensorFlow has no reproducible form of an operation: {_first_line(error)} Remove the"
+            f"--deterministic: TensorFlow has no reproducible form of an operation: {one_line(error)}. Remove the"
             " flag, with another --run, or train another model."
         )
     if isinstance(error, tf.errors.ResourceExhaustedError):
@@ -226,14 +226,10 @@ def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe
         )
     if isinstance(error, _WORKER_GONE) and config.strategy == "multi_worker":
         return (
-            f"the job has come apart: {_first_line(error)} If another worker is gone, its own output says why."
+            f"the job has come apart: {one_line(error)}. If another worker is gone, its own output says why."
             " Start all of them again with the same commands: they continue from the last checkpoint."
         )
     return None
-
-
-def _first_line(error: tf.errors.OpError) -> str:
-    return (error.message or type(error).__name__).strip().partition("\n")[0].rstrip(".") + "."
 
 
 def _log_results(run: Path, metrics: Metrics, log: Callable[[str], object]) -> None:

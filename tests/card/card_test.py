@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import configparser
 import copy
 import itertools
 import json
@@ -16,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_sources import REPOSITORY, converted, image
+from image_sources import converted, image
 from PIL import Image
 
+from tfrecord_tools.base import words
 from tfrecord_tools.card import card_page
 from tfrecord_tools.card.statistics import Thumbnail
 from tfrecord_tools.images import preparation
@@ -219,7 +219,7 @@ def test_facts_stand_on_the_page(odd: Path) -> None:
         "2",
         "26",
         "1",
-        card_page._size(facts["bytes"]),
+        words.size(facts["bytes"]),
         facts["digest"][:12],
     ]
     assert facts["digest"] in [text for _, text in page.all("pre")]
@@ -427,7 +427,7 @@ def test_histogram(calm: Path) -> None:
         "counts": [1, 2000, 500, 0],
     }  # fmt: skip
     text = card_page.render(facts, [])
-    (figure,) = re.findall(r"<figure>(?:(?!<figure>).)*Longer side.*?</figure>", text)
+    (figure,) = re.findall(r"<figure>(?:(?!<figure>).)*Longer side.*?</figure>", text, re.DOTALL)
     page = Page(figure)
     heights = [float(attrs["height"]) for attrs, _ in page.all("rect")]
     assert heights == [1.5, 100, 25, 0]  # A single image can be seen.
@@ -524,9 +524,3 @@ def _luminance(color: str) -> float:
 
 def _contrast(first: float, second: float) -> float:
     return (max(first, second) + 0.05) / (min(first, second) + 0.05)
-
-
-def test_template_is_packaged() -> None:
-    setup = configparser.ConfigParser()
-    setup.read(REPOSITORY / "setup.cfg")
-    assert card_page._TEMPLATE in setup["options.package_data"]["tfrecord_tools"].split(", ")

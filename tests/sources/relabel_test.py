@@ -44,12 +44,15 @@ def source(tmp_path_factory) -> Path:
     return with_splits(tmp_path_factory.mktemp("source") / "pets")
 
 
+def suspects(path: Path, predicted: str = "predicted_label", given: str = "given_label") -> Path:
+    """Write lines of suspects.csv, the first of which the dataset has right already."""
+    rows = [{"rank": 1, "path": "train/dogs/003.jpg", predicted: "dogs", given: "cats"}]
+    return write(path, rows + [{"rank": 2, "path": path, predicted: other(path), given: "?"} for path in WRONG])
+
+
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> Path:
-    """As lines of suspects.csv, the first of which the dataset has right already."""
-    rows = [{"rank": 1, "path": "train/dogs/003.jpg", "label": "dogs", "was": "cats"}]
-    rows += [{"rank": 2, "path": path, "label": other(path), "was": "?"} for path in WRONG]
-    return write(tmp_path_factory.mktemp("table") / "relabel.csv", rows)
+    return suspects(tmp_path_factory.mktemp("table") / "relabel.csv")
 
 
 def test_the_named_images_get_the_labels_and_nothing_else_changes(source, table, tmp_path):
@@ -64,6 +67,20 @@ def test_the_named_images_get_the_labels_and_nothing_else_changes(source, table,
     assert "relabelled" not in plain
     assert facts["digest"] != plain["digest"]
     assert facts["config"] == plain["config"]
+
+
+def test_lines_of_an_earlier_release_mean_the_same(source, table, tmp_path):
+    before = suspects(tmp_path / "before.csv", "label", "was")
+    old, new = (scanned(source, relabel=str(path)) for path in (before, table))
+    assert list(old.labels) == list(new.labels)
+    assert old.notes == new.notes
+
+
+def test_labels_in_two_columns_are_refused(source, tmp_path):
+    path = write(tmp_path / "both.csv", [{"path": WRONG[0], "label": "cats", "predicted_label": "dogs"}])
+    message = r"both\.csv: the columns 'label' and 'predicted_label' both hold labels\. Remove one of them\."
+    with pytest.raises(UserError, match=message):
+        scanned(source, relabel=str(path))
 
 
 def test_they_are_said(source, table, tmp_path):

@@ -14,7 +14,7 @@ from typing import Any, TextIO, TypeVar
 
 from absl import app, flags
 
-from tfrecord_tools.base import console, files, usage
+from tfrecord_tools.base import console, files, tabular, usage
 from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
@@ -157,6 +157,5 @@ def from_flags(config_type: type[Config], **values: Any) -> Config:
 
 def print_list(package: str, commands: Mapping[str, str]) -> None:
     """Prints the commands of a package, a line each: `python -m package.name   what it does`."""
-    width = max(map(len, commands))
-    for name, purpose in commands.items():
-        print(f"python -m {package}.{name:<{width}}  {purpose}")
+    rows = [[f"python -m {package}.{name}", purpose] for name, purpose in commands.items()]
+    print("\n".join(tabular.aligned(rows, left=(0, 1))))

@@ -1,8 +1,9 @@
-"""English for messages and pages: numbers with their nouns, plurals, articles."""
+"""English for messages and pages: numbers with their nouns, plurals, articles, sizes."""
 
 from __future__ import annotations
 
 _SAID_AS_WORDS = frozenset({"FITS", "HEIC", "HEIF", "RAW", "SUN"})
+_UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1}
 
 
 def number(count: int, one: str, many: str | None = None) -> str:
@@ -26,3 +27,19 @@ def with_article(name: str) -> str:
     """A name with `a` or `an`, as it is spoken: `an AVIF`, `a JPEG`, `an MPO`, `a WebP`."""
     spelled = name.isupper() and name not in _SAID_AS_WORDS  # Letter by letter: "em-pee-oh".
     return f"{'an' if name[:1] in ('AEIOFHLMNRSX' if spelled else 'AEIOaeio') else 'a'} {name}"
+
+
+def sentence(advice: str) -> str:
+    """Advice as a sentence, without a full stop, so that a flag at its end can be copied."""
+    return advice if advice.startswith("--") else advice[:1].upper() + advice[1:]
+
+
+def size(count: float, smallest: str = "B") -> str:
+    """Write a number of bytes: `1.5 GB`, `45.9 MB`, `999 B`.
+
+    Args:
+        count: Number of bytes.
+        smallest: Unit of the numbers that are too small for any larger unit: "B", "kB" or "MB".
+    """
+    unit = next(unit for unit, scale in _UNITS.items() if count >= scale or unit == smallest)
+    return f"{count / _UNITS[unit]:,.{0 if unit == 'B' else 1}f} {unit}"

@@ -33,7 +33,7 @@ from typing import Any, BinaryIO
 import tfrecord_tools
 from tfrecord_tools.base import files, workers
 from tfrecord_tools.base.workers import Job, Result
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, one_line
 
 _POLL_SECONDS = 0.05
 _LATE_SECONDS = 60.0  # NFS may show files of other machines half a minute late.
@@ -110,9 +110,9 @@ class BeamPool(workers.Pool):
                 f"Beam's pipeline ended ({run.state}), but its workers left no results in {path.parent}. The directory"
                 " of --out must be one that the workers share with this machine, under the same path."
             )
-        last = (str(run.error).strip().splitlines() or [""])[-1].rstrip(".")
         raise UserError(
-            f"Beam's pipeline failed: {type(run.error).__name__}: {last}. Mend the cause; the same command continues."
+            f"Beam's pipeline failed: {type(run.error).__name__}: {one_line(run.error, 'last')}. Mend the cause; the"
+            " same command continues."
         ) from run.error
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ class Note:
 
     def line(self) -> str:
         """The note as the console prints it."""
-        return f"{self.text}. {sentence(self.advice)}" if self.advice else self.text
+        return f"{self.text}. {words.sentence(self.advice)}" if self.advice else self.text
 
     def as_json(self, sources: Sources) -> dict[str, Any]:
         """The note as convert.json holds it."""
@@ -61,21 +61,11 @@ def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
     return notes + list(_findings(plan, facts))
 
 
-def sentence(advice: str) -> str:
-    """Advice as a sentence, without a full stop, so that a flag at its end can be copied."""
-    return advice if advice.startswith("--") else advice[:1].upper() + advice[1:]
-
-
-def size(count: int) -> str:
-    """A number of bytes for the screen."""
-    return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 1e6:,.1f} MB"
-
-
 def _raw(plan: Plan, facts: Facts) -> Iterator[Note]:
     table = facts.table[plan.numbers]
     files = int(table["size"].sum())
     if (table["type"] == TYPES.index("RAW")).any():
-        text = f"raw pixels take {plan.bytes / files:.1f} times the {size(files)} of the files"
+        text = f"raw pixels take {plan.bytes / files:.1f} times the {words.size(files, 'MB')} of the files"
         yield Note(kind="raw", text=text, advice="--store=jpeg takes less")
 
 

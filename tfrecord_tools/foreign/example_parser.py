@@ -16,27 +16,26 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tfrecord_tools.layout import schema
+from tfrecord_tools.layout import wire
+from tfrecord_tools.layout.wire import DELIMITED, FIXED32, VARINT
 
 T = TypeVar("T")
-_VARINT, _DELIMITED, _FIXED32 = 0, 2, 5  # Wire types.
 _LISTS = {  # Field of Feature -> type, wire types of its values.
-    1: ("bytes", {_DELIMITED}),
-    2: ("float", {_DELIMITED, _FIXED32}),
-    3: ("int64", {_DELIMITED, _VARINT}),
+    1: ("bytes", {DELIMITED}),
+    2: ("float", {DELIMITED, FIXED32}),
+    3: ("int64", {DELIMITED, VARINT}),
 }
 _IMAGE = re.compile(  # "BM" alone would make an image of many a text: four reserved bytes are zero.
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<BMP>BM.{4}\0{4})|(?P<WEBP>RIFF.{4}WEBP)",
     re.DOTALL,
 )
-_MOST_VARINT_BYTES = 10
 _BMP_BITS = 28  # Where a BMP says its bits per pixel, of which TensorFlow takes no less than 8.
 _WHITE_SPACE = str.maketrans("\n\r\t", "   ")
 _MAX_VALUES, _MAX_LENGTH = 1000, 64  # What is kept of a feature of a record: distinct values, characters of each.
@@ -91,7 +90,7 @@ def parse_sequence(serialized: bytes) -> tuple[dict[str, Feature], dict[str, lis
     """
     parts = {1: b"", 2: b""}
     try:
-        for number, content in _fields(serialized, {1: (_DELIMITED,), 2: (_DELIMITED,)}):
+        for number, content in wire.fields(serialized, {1: (DELIMITED,), 2: (DELIMITED,)}):
             parts[number] += content
         return _map(parts[1], _feature), _map(parts[2], lambda steps: [_feature(step) for step in _contents(steps)])
     except (IndexError, ValueError):
@@ -139,19 +138,19 @@ def _usual_counts(data: bytes) -> Iterator[tuple[str, tuple[str, int]]]:
     Raises:
         ValueError, LookupError: The record is written in another way, or is no example.
     """
-    position, end = _span(data, 0, 0x0A, len(data))
+    position, end = wire.span(data, 0, 0x0A, len(data))
     names = set()
     while position < end:
-        start, position = _span(data, position, 0x0A, end)
-        key, value = _span(data, start, 0x0A, position)
+        start, position = wire.span(data, position, 0x0A, end)
+        key, value = wire.span(data, start, 0x0A, position)
         name = data[key:value]
-        start, stop = _span(data, value, 0x12, position)
-        first, last = _span(data, start, data[start], stop)
+        start, stop = wire.span(data, value, 0x12, position)
+        first, last = wire.span(data, start, data[start], stop)
         if name in names or stop != position or last != stop:
             raise ValueError("a message in several parts")
         names.add(name)
         kind, _ = _LISTS[data[start] >> 3]
-        if data[start] & 7 != _DELIMITED:
+        if data[start] & 7 != DELIMITED:
             raise ValueError("no list")
         yield name.decode(), (kind, _values_in(data, first, last, kind))
     if end != len(data):
@@ -162,29 +161,16 @@ def _values_in(data: bytes, position: int, end: int, kind: str) -> int:
     """The number of values in a list."""
     count = 0
     while kind == "bytes" and position < end:
-        position = _span(data, position, 0x0A, end)[1]
+        position = wire.span(data, position, 0x0A, end)[1]
         count += 1
     if position == end:
         return count
-    first, last = _span(data, position, 0x0A, end)
+    first, last = wire.span(data, position, 0x0A, end)
     if last != end or (kind == "float" and (last - first) % 4):
         raise ValueError("numbers in several parts")
     if kind == "int64" and last - first == 1 and data[first] < 0x80:  # What most labels and sizes are.
         return 1
     return (last - first) // 4 if kind == "float" else len(_int64s(data[first:last]))
-
-
-def _span(data: bytes, position: int, tag: int, end: int) -> tuple[int, int]:
-    """Where the content of a delimited field starts and ends."""
-    if data[position] != tag:
-        raise ValueError(f"a field {data[position]}")
-    length = data[position + 1]
-    position += 2
-    if length > 0x7F:
-        length, position = schema.read_varint(data, position - 1)
-    if position + length > end:
-        raise ValueError("it ends within a field")
-    return position, position + length
 
 
 def _look_at_numbers(values: NDArray[Any]) -> Seen:
@@ -218,7 +204,7 @@ def _map(message: bytes, read: Callable[[bytes], T]) -> dict[str, T]:
     values = {}
     for entry in _contents(message):
         key = content = b""
-        for number, part in _fields(entry, {1: (_DELIMITED,), 2: (_DELIMITED,)}):
+        for number, part in wire.fields(entry, {1: (DELIMITED,), 2: (DELIMITED,)}):
             key, content = (part, content) if number == 1 else (key, content + part)
         values[key.decode()] = read(content)
     return dict(sorted(values.items()))
@@ -226,12 +212,12 @@ def _map(message: bytes, read: Callable[[bytes], T]) -> dict[str, T]:
 
 def _feature(message: bytes) -> Feature:
     kind, content = 0, b""
-    for number, part in _fields(message, dict.fromkeys(_LISTS, (_DELIMITED,))):
+    for number, part in wire.fields(message, dict.fromkeys(_LISTS, (DELIMITED,))):
         kind, content = number, content + part if number == kind else part
     if kind == 0:
         return Feature("", [])
     name, wire_types = _LISTS[kind]
-    values = [part for _, part in _fields(content, {1: wire_types})]
+    values = [part for _, part in wire.fields(content, {1: wire_types})]
     if name == "bytes":
         return Feature(name, values)
     data = b"".join(values)  # A packed list is the bytes of its numbers: one number, or many, it is all the same.
@@ -240,14 +226,14 @@ def _feature(message: bytes) -> Feature:
 
 def _int64s(varints: bytes) -> NDArray[np.int64]:
     """Decode i64[n]; vectorized, since records may hold pixels so, except for one number, which most lists hold."""
-    if 0 < len(varints) <= _MOST_VARINT_BYTES:
-        value, end = schema.read_varint(varints, 0)
+    if 0 < len(varints) <= wire.MAX_VARINT_BYTES:
+        value, end = wire.read_varint(varints, 0)
         if end == len(varints):
             return np.array([value & 0xFFFF_FFFF_FFFF_FFFF], np.uint64).view(np.int64)
     data = np.frombuffer(varints, np.uint8)
     ends = np.flatnonzero(data < 0x80) + 1
     lengths = np.diff(ends, prepend=0)
-    if lengths.sum() != len(data) or np.any(lengths > _MOST_VARINT_BYTES):
+    if lengths.sum() != len(data) or np.any(lengths > wire.MAX_VARINT_BYTES):
         raise ValueError("a damaged number")
     starts = ends - lengths
     shifts = 7 * (np.arange(len(data)) - np.repeat(starts, lengths))
@@ -257,29 +243,4 @@ def _int64s(varints: bytes) -> NDArray[np.int64]:
 
 def _contents(message: bytes) -> Iterator[bytes]:
     """The contents of a message that has nothing but field 1, delimited."""
-    return (content for _, content in _fields(message, {1: (_DELIMITED,)}))
-
-
-def _fields(message: bytes, allowed: Mapping[int, Collection[int]]) -> Iterator[tuple[int, bytes]]:
-    """Yields number and content of each field; the content of a number is its bytes as they stand.
-
-    Raises:
-        ValueError, IndexError: It is no message, or has another field than `allowed`: number -> wire types.
-    """
-    position = 0
-    while position < len(message):
-        tag, position = schema.read_varint(message, position)
-        number, wire_type = tag >> 3, tag & 7
-        if wire_type not in allowed.get(number, ()):
-            raise ValueError(f"field {number} of wire type {wire_type}")
-        if wire_type == _VARINT:
-            _, end = schema.read_varint(message, position)
-        elif wire_type == _FIXED32:
-            end = position + 4
-        else:
-            length, position = schema.read_varint(message, position)
-            end = position + length
-        if end > len(message):
-            raise ValueError("it ends within a field")
-        yield number, message[position:end]
-        position = end
+    return (content for _, content in wire.fields(message, {1: (DELIMITED,)}))

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
 import dataclasses
 import importlib.metadata
-import io
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +14,7 @@ import numpy as np
 import PIL
 
 import tfrecord_tools
-from tfrecord_tools.base import files
+from tfrecord_tools.base import files, tabular
 from tfrecord_tools.conversion import plan as plans
 from tfrecord_tools.conversion.plan import Plan, Shard
 from tfrecord_tools.layout import findings, index, schema
@@ -30,6 +27,7 @@ if TYPE_CHECKING:
 
 CONVERT_JSON = "convert.json"
 CHANGED = "changed.csv"
+_REJECTED_COLUMNS = ("path", "reason", "done")
 CHANGED_COLUMNS = ("path", "found", "stored", "changes", "lost")
 DIGESTED = ("split", "shard", "label", "path", "group", "sha256", "source_sha256")
 VERSION = "1.0.0"  # TensorFlow Datasets asks for one; a dataset of ours is told apart by its digest.
@@ -95,16 +93,14 @@ def write(directory: Path, described: Description, report: Mapping[str, Any]) ->
         "features.json": _json(_features(described)),
         "dataset_info.json": _json(_dataset_info(described)),
         labels_file(described.keys): "".join(f"{name}\n" for name in stored_names(described)),
-        "rejected.csv": _rejected(described.rejected),
         CONVERT_JSON: _json({**summary(described), **report}),
     }
     for name, text in contents.items():
         with files.atomic(directory / name) as file:
             file.write(text.encode())
-    with files.atomic(directory / CHANGED) as file:
-        writer = csv.writer(codecs.getwriter("utf-8")(file), lineterminator="\n")
-        writer.writerow(CHANGED_COLUMNS)
-        writer.writerows(changed_rows(directory / index.FILE_NAME))  # Never all at once.
+    tabular.write_csv(directory / "rejected.csv", _REJECTED_COLUMNS, map(dataclasses.asdict, described.rejected))
+    changed = (dict(zip(CHANGED_COLUMNS, row)) for row in changed_rows(directory / index.FILE_NAME))
+    tabular.write_csv(directory / CHANGED, CHANGED_COLUMNS, changed)
 
 
 def changed_rows(index_path: Path) -> Iterator[list[str]]:
@@ -230,14 +226,6 @@ def _dataset_info(described: Description) -> dict[str, Any]:
         "supervisedKeys": {"tuple": {"items": items}},
         "splits": splits,
     }
-
-
-def _rejected(rejected: Sequence[Rejected]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "reason", "done"])
-    writer.writerows([r.path, r.reason, r.done] for r in rejected)
-    return text.getvalue()
 
 
 def _json(value: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ from typing import Any
 import google_crc32c
 import numpy as np
 
+from tfrecord_tools.layout import wire
+
 HEADER_BYTES = 12
 FRAME_BYTES = HEADER_BYTES + 4
 _BYTES_LIST, _INT64_LIST = 1, 3  # Fields of tf.train.Feature.
@@ -63,10 +65,10 @@ def decode_example(serialized: bytes, keys: Keys = OURS) -> dict[str, Any]:
         ValueError: It is no example, or what is to be one value of a type is not.
     """
     try:
-        entries = _fields(_only(memoryview(serialized)))  # A view, so that the image is copied once.
-        values = {bytes(key): value for key, value in map(_fields, entries)}  # Of what nobody asks for, anything.
+        entries = wire.contents(_only(memoryview(serialized)))  # A view, so that the image is copied once.
+        values = {bytes(key): value for key, value in map(wire.contents, entries)}  # Of what nobody asks for, anything.
         packed = _value(values[keys.label.encode()], _INT64_LIST)
-        label, end = read_varint(packed, 0) if packed else (0, -1)
+        label, end = wire.read_varint(packed, 0) if packed else (0, -1)
     except IndexError as error:
         raise ValueError("it ends within a field") from error
     if end != len(packed):
@@ -108,23 +110,6 @@ def data_bytes(header: bytes) -> int | None:
     return int.from_bytes(header[:8], "little") if sound else None
 
 
-def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
-    """Returns the value, below 2**70, and the position behind it.
-
-    Raises:
-        ValueError: It is longer than the ten bytes that 64 bits need.
-        IndexError: The data ends within it.
-    """
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position]
-        value |= (byte & 0x7F) << shift
-        position += 1
-        if byte < 0x80:
-            return value, position
-    raise ValueError("a varint of more than ten bytes")
-
-
 def _masked_crc(data: bytes) -> bytes:
     """The masking is crc32c.h's: rotated, plus a constant, since CRCs of data with CRCs in it are weak."""
     crc = google_crc32c.value(data)
@@ -152,20 +137,6 @@ def _field_bytes(content_bytes: np.ndarray | np.int64) -> np.ndarray:
     return 1 + _varint_bytes(content_bytes) + content_bytes
 
 
-def _fields(message: memoryview) -> list[memoryview]:
-    """The contents of a message whose fields are all length-delimited, in order."""
-    contents, position, end = [], 0, len(message)
-    while position < end:
-        length = message[position + 1]
-        if length < 0x80:  # The most, and a call costs more than all else here.
-            position += 2
-        else:
-            length, position = read_varint(message, position + 1)
-        contents.append(message[position : position + length])
-        position += length
-    return contents
-
-
 def _value(feature: memoryview, kind: int) -> memoryview:
     """The one value of a feature of this kind; of numbers all, packed, as every protobuf library writes them."""
     if not feature or feature[0] != kind << 3 | 2:
@@ -174,7 +145,7 @@ def _value(feature: memoryview, kind: int) -> memoryview:
 
 
 def _only(message: memoryview) -> memoryview:
-    (content,) = _fields(message)
+    (content,) = wire.contents(message)
     return content
 
 

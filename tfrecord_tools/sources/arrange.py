@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, named
@@ -52,26 +53,14 @@ def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listin
     Raises:
         UserError: A pattern matches nothing.
     """
-    excluded = np.zeros(len(listing.paths), bool)
-    rejected = listing.rejected
-    for pattern in patterns:
-        compiled = glob(pattern.removeprefix("./").removeprefix(listing.top))
-        matching = np.fromiter(
-            (compiled.fullmatch(_nfc(_file(path, listing))) is not None for path in listing.paths),
-            bool,
-            len(listing.paths),
-        )
-        others = [r for r in rejected if compiled.fullmatch(_nfc(r.path)) is None]
-        if not matching.any() and len(others) == len(rejected):
-            raise _matches_nothing(pattern, src, listing.paths)
-        excluded |= matching
-        rejected = others
+    names = [_file(path, listing) for path in listing.paths] + [rejected.path for rejected in listing.rejected]
+    excluded, excluded_rejected = np.split(_excluded(names, patterns, src, listing.top), [len(listing.paths)])
     kept = np.flatnonzero(~excluded)
     if not len(kept):
         raise UserError(f"--exclude={' --exclude='.join(patterns)}: all files in {src} match. Leave fewer out.")
-    rest = listing.take(kept, rejected)
-    count = len(listing.paths) - len(rest.paths) + len(listing.rejected) - len(rejected)
-    return rest, [f"{_files(count)} left out by --exclude"]
+    rejected = [one for one, out in zip(listing.rejected, excluded_rejected) if not out]
+    count = int(excluded.sum() + excluded_rejected.sum())
+    return listing.take(kept, rejected), [f"{_files(count)} left out by --exclude"]
 
 
 def without_files(paths: Sequence[str], patterns: Sequence[str], src: str) -> tuple[list[str], list[str]]:
@@ -80,21 +69,25 @@ def without_files(paths: Sequence[str], patterns: Sequence[str], src: str) -> tu
     Raises:
         UserError: A pattern matches nothing.
     """
-    excluded: set[str] = set()
+    excluded = _excluded(paths, patterns, src)
+    rest = [path for path, out in zip(paths, excluded) if not out]
+    return rest, [f"{_files(int(excluded.sum()))} left out by --exclude"]
+
+
+def _excluded(paths: Sequence[str], patterns: Sequence[str], src: str, top: str = "") -> NDArray[np.bool_]:
+    """Return which paths match a pattern; patterns may begin with `top`, paths do not."""
+    excluded = np.zeros(len(paths), bool)
     for pattern in patterns:
-        compiled = glob(pattern)
-        matching = {path for path in paths if compiled.fullmatch(_nfc(path))}
-        if not matching:
-            raise _matches_nothing(pattern, src, paths)
+        compiled = glob(pattern.removeprefix("./").removeprefix(top))
+        matching = np.fromiter((compiled.fullmatch(_nfc(path)) is not None for path in paths), bool, len(paths))
+        if not matching.any():
+            raise UserError(
+                f"--exclude={pattern}: no path in {src} matches. Paths look like {next(iter(paths), 'none')!r}. A"
+                " pattern of paths relative to --src is expected, in which * stands for any part of a name and ** for"
+                " any directories."
+            )
         excluded |= matching
-    return [path for path in paths if path not in excluded], [f"{_files(len(excluded))} left out by --exclude"]
-
-
-def _matches_nothing(pattern: str, src: str, paths: Sequence[str]) -> UserError:
-    return UserError(
-        f"--exclude={pattern}: no path in {src} matches. Paths look like {next(iter(paths), 'none')!r}. A pattern of"
-        " paths relative to --src is expected, in which * stands for any part of a name and ** for any directories."
-    )
+    return excluded
 
 
 def glob(pattern: str) -> re.Pattern[str]:

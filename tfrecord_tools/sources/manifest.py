@@ -66,6 +66,7 @@ class Reading:
     Attributes:
         columns: The names of the columns path, label, split, group. The last two need not be there, unless they have
             another name than these.
+        also: Use of a column -> another name that the column may have instead.
         label_columns: One column per class, instead of the column of labels.
         classes: Names that are those of classes, whatever they look like.
         encoding: The encoding of a CSV. None: UTF-8, or that of its byte order mark.
@@ -74,6 +75,7 @@ class Reading:
     """
 
     columns: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(zip(COLUMNS, COLUMNS)))
+    also: Mapping[str, str] = dataclasses.field(default_factory=dict)
     label_columns: Sequence[str] = ()
     classes: Collection[str] = ()
     encoding: str | None = None
@@ -101,7 +103,9 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
         raise UserError(
             f"--{reading.flag}={path}: no such file. A CSV or Parquet file with a path and a label is expected."
         )
-    table, delimiter = tables.read(path, reading.encoding, {*reading.columns.values(), *reading.label_columns})
+    table, delimiter = tables.read(
+        path, reading.encoding, {*reading.columns.values(), *reading.also.values(), *reading.label_columns}
+    )
     columns, notes = find_columns(path, table, reading)
     if not len(table):
         raise UserError(f"{path}: it has no rows.")
@@ -161,6 +165,11 @@ def find_columns(
     for name, column in reading.columns.items():
         if name in given or (name == "label" and reading.label_columns):
             continue
+        other = reading.also.get(name)
+        if other is not None and other in table.column_names:
+            if column in table.column_names:
+                raise UserError(f"{path}: the columns {column!r} and {other!r} both hold {name}s. Remove one of them.")
+            column = other
         count = table.column_names.count(column)
         if count > 1:
             raise UserError(f"{path}: {count} columns are named {column!r}; there is {_there(table)}.")

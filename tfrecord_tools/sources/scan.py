@@ -62,7 +62,8 @@ class ScanConfig:
         label_columns: Columns of a manifest of which exactly one is 1 in each row; their names are the classes. None:
             `label_column` holds the labels.
         manifest_encoding: Encoding of a CSV manifest. None: UTF-8, or what its byte order mark says.
-        relabel: A CSV or Parquet file with the columns `path` and `label`: these images get these labels instead.
+        relabel: CSV or Parquet file with the columns `path` and `label` (or `predicted_label`), whose images get these
+            labels instead.
     """
 
     src: str
@@ -402,8 +403,13 @@ def _relabel(
     """
     if config.relabel is None:
         return labels, Counter(), 0
-    columns = {"path": "path", "label": "label"}
-    reading = Reading(columns=columns, classes=set(filter(None, labels)), flag="relabel", exact=True)
+    reading = Reading(
+        columns={"path": "path", "label": "label"},
+        also={"label": "predicted_label"},  # In suspects.csv, whose column `label` it was in earlier releases.
+        classes=set(filter(None, labels)),
+        flag="relabel",
+        exact=True,
+    )
     rows = manifest.read(config.relabel, config.src, reading)
     number_of = {path: number for number, path in enumerate(paths) if labels[number] is not None}
     unknown = [path for path in rows.paths if path not in number_of]

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.base import words
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, one_line
 from trainers.devices.cluster import Cluster
 
 
@@ -178,9 +178,8 @@ def _make_strategy(
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            line = str(error).strip().partition("\n")[0]
             raise UserError(
-                f"TF_CONFIG: the workers do not come together: {line} This is worker {cluster.worker}, at"
+                f"TF_CONFIG: the workers do not come together: {one_line(error)}. This is worker {cluster.worker}, at"
                 f" {cluster.addresses[cluster.worker]}; all have to be started, each with a port that is free."
             ) from error
     # Also for one GPU: a distributed dataset copies its batches there ahead of time, which `fit` alone does not.

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrecord_tools.base import workers
+from tfrecord_tools.errors import one_line
 
 FINE, NOTE, BROKEN = "fine", "note", "BROKEN"
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI's vendor, and the first byte of a class.
@@ -223,9 +224,8 @@ def _guarded(check: str, run: Callable[[], Finding]) -> Finding:
     try:
         return run()
     except Exception as error:  # noqa: BLE001  Whatever a broken installation raises is the finding.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         advice = "Reinstall: pip install --force-reinstall tfrecord-tools" if isinstance(error, ImportError) else ""
-        return Finding(check, BROKEN, f"{type(error).__name__}: {reason}", advice)
+        return Finding(check, BROKEN, f"{type(error).__name__}: {one_line(error)}", advice)
 
 
 def _cuda(tf: Any) -> Cuda:

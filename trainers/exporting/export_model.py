@@ -18,7 +18,7 @@ import numpy as np
 
 from tfrecord_tools.base import files, words
 from tfrecord_tools.decoding import decoder
-from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.errors import UserError, one_line, refusal
 from tfrecord_tools.layout import schema
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers.models import model_file
@@ -214,9 +214,8 @@ def _as_user_error(to: str) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"--format={to}: this model cannot be converted: {reason.rstrip('.')}. Pass another --format."
+            f"--format={to}: this model cannot be converted: {one_line(error)}. Pass another --format."
         ) from error
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools.base import files
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import metadata
 from tfrecord_tools.records import Dataset
@@ -241,7 +241,7 @@ def load(path: Path, info: ModelInfo | None = None) -> tuple[keras.Model, ModelI
     except Exception as error:  # What Keras raises on a file of any origin is no narrower.
         if isinstance(error, MemoryError) or getattr(error, "errno", None):  # Of this machine, not of the file.
             raise
-        reason = " ".join(str(error).split()).split(". ")[0].rstrip(".")
+        reason = one_line(error, "all").split(". ")[0]
         raise UserError(
             f"{path}: refused by Keras: {reason}. Only models of Keras's own layers, without Lambda, are loaded: no"
             " code of a file is executed."

@@ -17,7 +17,7 @@ import h5py
 import keras
 
 from tfrecord_tools.base import words
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, one_line
 from trainers import backbones
 from trainers.recipes import ModelConfig
 
@@ -240,14 +240,14 @@ def _build_base(config: ModelConfig) -> keras.Model:
         base = constructor(**fixed, **config.backbone_kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{describe(config)} at --image_size={config.size}: refused by Keras: {_one_line(error)}"
+            f"{describe(config)} at --image_size={config.size}: refused by Keras: {one_line(error, 'all')}."
             " Change --image_size or --backbone_kwargs."
         ) from error
     except Exception as error:  # What keras.utils.get_file raises when a download fails is no narrower.
         if config.weights != "imagenet":
             raise
         raise UserError(
-            f"--weights=imagenet: the weights of {describe(config)} could not be downloaded: {_one_line(error)}"
+            f"--weights=imagenet: the weights of {describe(config)} could not be downloaded: {one_line(error, 'all')}."
             " Download that file elsewhere and pass --weights=FILE, or pass --weights=none to train from scratch."
         ) from error
     _scale_in_float32(base)
@@ -297,7 +297,7 @@ def load_weights(base: keras.Model, config: ModelConfig) -> None:
         with h5py.File(path) as file:
             stored = Counter(_stored_shapes(file))
     except OSError as error:
-        raise UserError(f"--weights={path}: not a readable HDF5 file: {_one_line(error)}") from error
+        raise UserError(f"--weights={path}: not a readable HDF5 file: {one_line(error, 'all')}.") from error
     expected = Counter(tuple(weight.shape) for weight in base.weights)
     if stored != expected:
         raise UserError(
@@ -309,7 +309,9 @@ def load_weights(base: keras.Model, config: ModelConfig) -> None:
     try:
         base.load_weights(path)
     except (ValueError, KeyError) as error:
-        raise UserError(f"--weights={path}: not the weights of {describe(config)}: {_one_line(error)}") from error
+        raise UserError(
+            f"--weights={path}: not the weights of {describe(config)}: {one_line(error, 'all')}."
+        ) from error
 
 
 def describe(config: ModelConfig) -> str:
@@ -367,8 +369,3 @@ def _some(shapes: Counter[tuple[int, ...]]) -> str:
     largest = sorted(shapes.items(), key=lambda item: math.prod(item[0]), reverse=True)[:3]
     named = [f"{shape}" if count == 1 else f"{count} x {shape}" for shape, count in largest]
     return ", ".join(named + ["..."] * (len(shapes) > 3)) or "none"
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if text.endswith(".") else text + "."

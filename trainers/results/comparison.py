@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import re
 import shlex
 import statistics
@@ -12,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfrecord_tools.base import files
+from tfrecord_tools.base import files, tabular
 from tfrecord_tools.errors import UserError
 from trainers import backbones as known
 from trainers import recipes, run_directory
@@ -190,13 +188,7 @@ def table(rows: Sequence[Row]) -> str:
                 _shown(values["latency_ms"], ".1f"),
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(line, widths))
-        )
-        for line in lines
-    )
+    return "\n".join(tabular.aligned(lines, left=(0,)))
 
 
 def _shown(value: float | None, form: str) -> str:
@@ -205,16 +197,11 @@ def _shown(value: float | None, form: str) -> str:
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
     """Writes the CSV, a line a variant in the order given."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0].as_dict()), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.as_dict() for row in rows)
-    with files.atomic(path) as file:
-        file.write(text.getvalue().encode())
+    tabular.write_csv(path, list(rows[0].as_dict()), (row.as_dict() for row in rows))
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draws accuracy against the time of training, a dot a seed, a ring at the mean of a variant."""
+    """Draw each variant's accuracy (a dot per seed, an upright line at the mean) and, beside it, its training time."""
     from matplotlib.figure import Figure
 
     finished = [row for row in rows if row.runs]

@@ -1,4 +1,4 @@
-"""The plots of a report: drawn once, as a PNG file on white and as SVG that takes the colours of the page around it."""
+"""The plots of a report: drawn once, as a PNG file on white and as SVG that a page recolors by its style."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# As in report_template.html in the light; the page's own variables take their place in SVG.
+# Of the page in the light; the style of report.html puts the page's variables of these names in their place.
 COLORS = {"text": "#1c2228", "muted": "#59636e", "line": "#dde1e6", "bar": "#4a78ab", "other": "#c2571a"}
 _STYLE = {
     "svg.fonttype": "none",  # Text stays text, in the page's font.
@@ -50,6 +50,7 @@ _MORE_FONTS = (
     "Malgun Gothic", "Yu Gothic", "Microsoft YaHei", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai",
 )  # fmt: skip
 _SIZE = (4.7, 3.2)  # Inches.
+_POINTS_PER_INCH = 72  # In matplotlib's SVG.
 _PIXELS_PER_INCH = 104  # At most, on the page: letters are then as large as its smaller text.
 NAMES = frozenset(
     {"accuracy", "loss", "throughput", "confusion", "calibration", "probabilities", "roc", "precision_recall"}
@@ -67,7 +68,7 @@ class Plot:
 
     Attributes:
         png: The bytes of a file.
-        svg: An element that takes its colours from the page's variables.
+        svg: An element, in `COLORS`.
         told: In words, for who does not see it.
     """
 
@@ -277,17 +278,14 @@ def _png(figure: Figure) -> bytes:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The plot as an element for a page that has variables of the names in `COLORS`; `name` tells its parts apart."""
-    text = _saved(figure, "svg", transparent=True, metadata={"Date": None, "Creator": None}).decode()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r' (xmlns(:\w+)?|version)="[^"]*"', "", text)  # For files on their own.
-    width = figure.get_figwidth() * _PIXELS_PER_INCH
-    text = re.sub(r'^<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg \1 style="max-width:{width:.0f}px">', text)
-    text = re.sub(r'((?:\bid="|url\(#|href="#))', rf"\g<1>{name}-", text).replace("xlink:href", "href")
-    for color, value in COLORS.items():
-        text = text.replace(value, f"var(--{color})")
-    return text
+    """The plot as an element of a page; `name` tells its parts from those of other plots."""
+    unnamed = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    text = _saved(figure, "svg", transparent=True, metadata=unnamed).decode()
+    content = text[text.index(">", text.index("<svg")) + 1 :].replace("xlink:href", "href")
+    content = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", content)
+    width, height = figure.get_size_inches()
+    points, pixels = f"{width * _POINTS_PER_INCH:g} {height * _POINTS_PER_INCH:g}", f"{width * _PIXELS_PER_INCH:.0f}"
+    return f'<svg viewBox="0 0 {points}" style="max-width:{pixels}px">{content}'
 
 
 def _saved(figure: Figure, kind: str, **options: Any) -> bytes:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import dataclasses
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrecord_tools.base import files
+from tfrecord_tools.base import tabular
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.records import Dataset, Records
 from trainers.models.model_file import ModelInfo
@@ -25,7 +22,7 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.csv"
 SUSPECTS = "suspects.csv"
 BATCH_SIZE = 32
-_SUSPECT_COLUMNS = ("rank", "path", "label", "was", "p_label", "p_was", "record")
+_SUSPECT_COLUMNS = ("rank", "path", "predicted_label", "given_label", "p_predicted", "p_given", "record")
 _DIFFERENCES_NAMED = 5
 
 
@@ -161,10 +158,10 @@ def write(directory: Path, predictions: Predictions) -> None:
     """Writes predictions.csv, and suspects.csv, which ranks all records by how wrong their labels look.
 
     Lines of the latter, kept in a file of their own, are what `tfrecord_tools.convert --relabel` takes: its column
-    `label` is what the model says, and `was` what the dataset does.
+    `predicted_label` is what the model says, and `given_label` what the dataset does.
     """
-    write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
-    write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
+    tabular.write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
+    tabular.write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
 
 
 def columns(classes: Sequence[str]) -> list[str]:
@@ -197,23 +194,6 @@ def ranked(predictions: Predictions) -> np.ndarray:
     return np.argsort(own - others.max(1), kind="stable")
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a CSV, whole or not at all; its rows as they come."""
-    with csv_writer(path, columns) as writer:
-        writer.writerows(rows)
-
-
-@contextlib.contextmanager
-def csv_writer(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter[str]]:
-    """Open a CSV for writing. The file appears when the block succeeds, with all rows that were written in it."""
-    with files.atomic(path) as file:
-        text = io.TextIOWrapper(file, "utf-8", newline="")
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        yield writer
-        text.detach()  # Writes the rest, and leaves the file open.
-
-
 def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
     labels, names = predictions.truth, predictions.classes
     for rank, i in enumerate(ranked(predictions).tolist(), start=1):
@@ -221,10 +201,10 @@ def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
         yield {
             "rank": rank,
             "path": predictions.paths[i],
-            "label": names[said],
-            "was": names[labels[i]],
-            "p_label": str(predictions.probabilities[i, said]),
-            "p_was": str(predictions.probabilities[i, labels[i]]),
+            "predicted_label": names[said],
+            "given_label": names[labels[i]],
+            "p_predicted": str(predictions.probabilities[i, said]),
+            "p_given": str(predictions.probabilities[i, labels[i]]),
             "record": "" if predictions.records is None else int(predictions.records[i]),
         }
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from tfrecord_tools.base import files, page, words
+from tfrecord_tools.base import files, page, rules, words
+from tfrecord_tools.base.rules import Finding, Rule
 from tfrecord_tools.records import Records
 from trainers import run_directory
 from trainers.models.model_file import ModelInfo
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 PLOTS = "plots"
-_TEMPLATE = "report_template.html"
 _MISTAKES = 24  # Shown.
 _CLASSES_LISTED = 50
 _PAIRS_LISTED = 10
@@ -128,267 +127,220 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 def render(facts: Facts) -> str:
     """Returns the page as HTML: without scripts, complete without a network."""
-    sections = {
-        "training": ("Training", _training(facts)),
-        "decisions": ("Decisions", _decisions(facts)),
-        "threshold": ("Threshold", _threshold(facts)),
-        "calibration": ("Calibration", _calibration(facts)),
-        "mistakes": ("Worst mistakes", _worst(facts)),
-        "settings": ("Settings", _settings(facts)),
-    }
-    shown = {name: section for name, section in sections.items() if section[1]}
-    return page.fill(
-        "trainers",
-        _TEMPLATE,
-        title=page.text(f"{facts.info.trainer} on {facts.info.dataset_name}"),
-        subtitle=page.text(f"judged on {facts.metrics['split']}"),
-        overview=_overview(facts),
-        findings=_findings(facts),
-        contents="".join(f'<li><a href="#{name}">{title}</a></li>' for name, (title, _) in shown.items()),
-        sections="".join(
-            f'<section id="{name}"><h2>{title}</h2>{content}</section>' for name, (title, content) in shown.items()
-        ),
+    predicted = facts.predictions
+    counts = scores.confusion(predicted.truth, predicted.predicted, len(predicted.classes))
+    return page.render(
+        "trainers.results",
+        "report.html",
+        heading=f"{facts.info.trainer} on {facts.info.dataset_name}",
+        kind="report",
+        facts=facts,
+        metrics=facts.metrics,
+        images=len(predicted),
+        colors=plots.COLORS,
+        findings=findings(facts),
+        curves=[name for name in ("accuracy", "loss", "throughput") if name in facts.plots],
+        waited=_waited(facts),
+        rates=_rates(counts, predicted.classes),
+        pairs=_pairs(counts, predicted.classes),
+        threshold=_best_threshold(facts),
+        wrong=len(_wrong(predicted)),
+        mistakes=[_shown(predicted, one) for one in facts.mistakes],
+        subject=_subject(facts),
+        flags=[f"--{name}={_value(value)}" for name, value in facts.settings.get("flags", {}).items()],
+        environment={**facts.info.versions, **facts.settings.get("environment", {})},
     )
 
 
-def _overview(facts: Facts) -> str:
-    metrics = facts.metrics
-    low, high = metrics["accuracy_interval"]
-    values = {
-        "Accuracy": f'{metrics["accuracy"]:.1%} <span class="range">{100 * low:.1f} to {100 * high:.1f} %</span>',
-        **({"AUC": f"{metrics['auc']:.4f}"} if "auc" in metrics else {}),
-        "Loss": f"{metrics['loss']:.4f}",
-        "Calibration error": f"{metrics['calibration_error']:.1%}",
-        "Images": f"{len(facts.predictions):,}",
-        "Classes": f"{len(facts.info.classes):,}",
-    }
-    return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in values.items())
+def findings(facts: Facts) -> list[Finding]:
+    """What is to be known before a figure is believed, and what is worth doing; the worst first."""
+    return rules.worst_first(rules.found(_RULES, facts))
 
 
-def _findings(facts: Facts) -> str:
-    """What is to be known before a figure is believed, and what is worth doing."""
-    items = "".join(
-        f'<li class="{level}"><span class="level">{level.capitalize()}</span>'
-        f'<div><a href="#{section}">{title}</a><p>{text}</p></div></li>'
-        for level, section, title, text in _found(facts)
-    )
-    level = "check" if '<li class="check">' in items else "note"
-    return f'<section class="verdict {level}"><h2>What to know</h2><ul class="findings">{items}</ul></section>'
+def _contradicted(facts: Facts) -> dict[str, Any] | None:
+    predicted = facts.predictions
+    sure = int((predicted.confidence[_wrong(predicted)] >= _SURE).sum())
+    if not sure:
+        return None
+    # Of a model that is too sure, many of them are its own.
+    too_sure = float(predicted.confidence.mean()) > facts.metrics["accuracy_interval"][1]
+    own = ", or the model too sure, as it is on the whole" if too_sure else ""
+    return {"labels": words.number(sure, "label"), "own": own}
 
 
-def _found(facts: Facts) -> Iterator[tuple[str, str, str, str]]:
-    """Yields level, section, title and text of each finding as HTML, the gravest first."""
-    metrics, predicted = facts.metrics, facts.predictions
-    wrong = _wrong(predicted)
-    sure = int((predicted.confidence[wrong] >= _SURE).sum())
-    low, high = metrics["accuracy_interval"]
-    confidence = float(predicted.confidence.mean())
-    if sure:
-        # Of a model that is too sure, many of them are its own.
-        own = ", or the model too sure, as it is on the whole" if confidence > high else ""
-        yield (
-            "check",
-            "mistakes",
-            f"{words.number(sure, 'label')} contradicted with {_SURE:.0%} or more",
-            f"They may be wrong{own}. Go through <code>suspects.csv</code> from the top, append the lines whose column"
-            " <code>label</code> is right to a file of their own, and pass that file to"
-            " <code>python -m tfrecord_tools.convert --relabel</code>.",
-        )
-    weak = _weakest(predicted)
-    if weak is not None:
-        name, recall = page.text(predicted.classes[weak[0]]), weak[1]
-        yield (
-            "check",
-            "decisions",
-            f"Class {name}: {recall:.1%} of its images are found",
-            f"That is clearly less than of all images. {_help_for_a_class(facts.info.trainer)}",
-        )
-    waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
-    if waits and np.mean(waits) >= _WAITING:
-        yield (
-            "check",
-            "training",
-            f"The model waited for its input {np.mean(waits):.0%} of the time",
-            _help_for_input(facts.info.trainer),
-        )
-    # Of few images the error is large by chance; the mean confidence lies outside of the interval by chance rarely.
-    if metrics["calibration_error"] >= _MISCALIBRATED and not low <= confidence <= high:
-        yield (
-            "check",
-            "calibration",
-            f"The model is {'surer' if confidence > high else 'less sure'} than it is right",
-            f"On average it is {confidence:.1%} confident, and {metrics['accuracy']:.1%} are right:"
-            " do not take its probabilities at their word.",
-        )
-    if metrics["corrupt"]:
-        yield (
-            "check",
-            "settings",
-            f"{words.number(len(metrics['corrupt']), 'record')} corrupt and left out",
-            f"Such as {page.text(metrics['corrupt'][0])}",
-        )
-    yield (
-        "note",
-        "decisions",
-        f"Accuracy lies between {100 * low:.1f} and {100 * high:.1f} %",
-        f"That is what {words.number(len(predicted), 'image')} can tell (95 % interval, Wilson); a difference of two"
-        f" models within it may be chance. {page.text(metrics['note'])}",
-    )
+def _weak_class(facts: Facts) -> dict[str, Any] | None:
+    weak = _weakest(facts.predictions)
+    if weak is None:
+        return None
+    name, recall = facts.predictions.classes[weak[0]], weak[1]
+    balanced = advice.command(facts.info.trainer, "--order=balanced", "--class_weights=balanced")
+    anew = page.marked(", or train with `{command}`", command=balanced) if balanced else ""
+    return {"name": name, "recall": f"{recall:.1%}", "anew": anew}
 
 
-def _help_for_a_class(trainer: str) -> str:
-    """What to do about a class that is not found."""
-    balanced = advice.command(trainer, "--order=balanced", "--class_weights=balanced")
-    anew = f", or train with <code>{balanced}</code>" if balanced else ""
-    return f"Look at the mistakes of this class, add images of it{anew}."
+def _waits(facts: Facts) -> dict[str, Any] | None:
+    waited = _waited(facts)
+    if waited is None or waited < _WAITING:
+        return None
+    return {"waited": f"{waited:.0%}", "help": _help_for_input(facts.info.trainer)}
 
 
 def _help_for_input(trainer: str) -> str:
     """What to do about an input that the model waits for."""
-    smaller = "<code>python -m tfrecord_tools.convert --resize=N</code> makes records that decode faster"
+    smaller = "`python -m tfrecord_tools.convert --resize=N` makes records that decode faster"
     if probe := advice.command(trainer, "--probe"):
         once = advice.command(trainer, "--cache=memory")
-        return (
-            f"<code>{probe}</code> measures which of the two binds. {smaller}; <code>{once}</code> decodes each image"
-            " only once."
-        )
+        text = f"`{{probe}}` measures which of the two binds. {smaller}; `{{once}}` decodes each image only once."
+        return page.marked(text, probe=probe, once=once)
     if fewer := advice.command(trainer, "--batch_size=N"):
-        return f"Steps on features are short; <code>{fewer}</code> with a larger N makes fewer and longer ones."
-    return f"{smaller}."
+        text = "Steps on features are short; `{fewer}` with a larger N makes fewer and longer ones."
+        return page.marked(text, fewer=fewer)
+    return page.marked(f"{smaller}.")
 
 
-def _training(facts: Facts) -> str:
-    """Curves, and what a second was spent on."""
-    names = [name for name in ("accuracy", "loss", "throughput") if name in facts.plots]
-    if not names:
-        return ""
-    metrics = facts.metrics
-    speed = ""
-    if "images_per_second" in metrics:
-        speed = (
-            f" It took {metrics['seconds']:,.0f} s for {words.number(metrics['steps'], 'step')}, validation and saving"
-            f" included; steps alone made {metrics['images_per_second']:,.0f} images a second."
-        )
+def _miscalibrated(facts: Facts) -> dict[str, Any] | None:
+    low, high = facts.metrics["accuracy_interval"]
+    confidence = float(facts.predictions.confidence.mean())
+    # Of few images the error is large by chance; the mean confidence lies outside of the interval by chance rarely.
+    if facts.metrics["calibration_error"] < _MISCALIBRATED or low <= confidence <= high:
+        return None
+    how = "surer" if confidence > high else "less sure"
+    return {"how": how, "confidence": f"{confidence:.1%}", "accuracy": f"{facts.metrics['accuracy']:.1%}"}
+
+
+def _corrupt(facts: Facts) -> dict[str, Any] | None:
+    corrupt = facts.metrics["corrupt"]
+    return {"records": words.number(len(corrupt), "record"), "first": corrupt[0]} if corrupt else None
+
+
+def _interval(facts: Facts) -> dict[str, Any]:
+    low, high = facts.metrics["accuracy_interval"]
+    images = words.number(len(facts.predictions), "image")
+    return {"low": f"{100 * low:.1f}", "high": f"{100 * high:.1f}", "images": images, "note": facts.metrics["note"]}
+
+
+_RULES: tuple[Rule[Facts], ...] = (
+    Rule(
+        name="contradicted",
+        level="check",
+        section="mistakes",
+        condition=_contradicted,
+        title=f"{{labels}} contradicted with {_SURE:.0%} or more",
+        text="They may be wrong{own}.",
+        advice="Go through `suspects.csv` from the top, append the lines whose column `predicted_label` is right to a"
+        " file of their own, and pass that file to `python -m tfrecord_tools.convert --relabel`.",
+    ),
+    Rule(
+        name="weak_class",
+        level="check",
+        section="decisions",
+        condition=_weak_class,
+        title="Class {name}: {recall} of its images are found",
+        text="That is clearly less than of all images.",
+        advice="Look at the mistakes of this class, add images of it{anew}.",
+    ),
+    Rule(
+        name="waits",
+        level="check",
+        section="training",
+        condition=_waits,
+        title="The model waited for its input {waited} of the time",
+        text="{help}",
+    ),
+    Rule(
+        name="miscalibrated",
+        level="check",
+        section="calibration",
+        condition=_miscalibrated,
+        title="The model is {how} than it is right",
+        text="On average it is {confidence} confident, and {accuracy} are right: do not take its probabilities at their"
+        " word.",
+    ),
+    Rule(
+        name="corrupt",
+        level="check",
+        section="settings",
+        condition=_corrupt,
+        title="{records} corrupt and left out",
+        text="Such as {first}",
+    ),
+    Rule(
+        name="interval",
+        level="note",
+        section="decisions",
+        condition=_interval,
+        title="Accuracy lies between {low} and {high} %",
+        text="That is what {images} can tell (95 % interval, Wilson); a difference of two models within it may be"
+        " chance. {note}",
+    ),
+)
+
+
+def _waited(facts: Facts) -> float | None:
+    """The share of the time that the model waited for its input; None where it is not known."""
     waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
-    waited = f" The model waited for its input {np.mean(waits):.0%} of the time." if waits else ""
-    return (
-        f'<p class="aside">One point an epoch; a dotted line begins a phase.{speed}{waited}</p>{_plots(facts, *names)}'
-    )
+    return float(np.mean(waits)) if waits else None
 
 
-def _decisions(facts: Facts) -> str:
-    """Confusion matrix and the rates of each class."""
-    predicted = facts.predictions
-    counts = scores.confusion(predicted.truth, predicted.predicted, len(predicted.classes))
+def _rates(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rates of each class, None where there are none; of many classes, those of the worst."""
     rates = scores.per_class(counts)
     order = np.arange(len(counts))
-    note = (
-        '<p class="aside">Recall: of the images of a class, the share that is found. Precision: of the images that are'
-        " said to be of it, the share that is.</p>"
-    )
     if len(order) > _CLASSES_LISTED:
         order = np.argsort(np.nan_to_num(rates.f1, nan=2.0), kind="stable")[:_CLASSES_LISTED]
-        note += f'<p class="aside">The {_CLASSES_LISTED} worst of {len(counts):,} classes.</p>'
-    rows = (
-        [
-            f'<span class="name">{page.text(predicted.classes[i])}</span>',
-            f"{rates.count[i]:,}",
-            *(_rate(value[i]) for value in (rates.recall, rates.precision, rates.f1)),
-        ]
+    columns = np.stack([rates.recall, rates.precision, rates.f1], 1)
+    return [
+        {
+            "name": classes[i],
+            "images": int(rates.count[i]),
+            "rates": [None if np.isnan(value) else float(value) for value in columns[i]],
+        }
         for i in order.tolist()
-    )
-    table = page.table(["Class", "Images", "Recall", "Precision", "F1"], rows, numbers=(1,), kind="rates")
-    return f"{note}{table}{_plots(facts, 'confusion')}{_pairs(counts, predicted.classes)}"
+    ]
 
 
-def _pairs(counts: np.ndarray, classes: Sequence[str]) -> str:
+def _pairs(counts: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
     """Which classes are taken for which, the most frequent first; of two classes, the matrix says it."""
     if len(classes) == 2:
-        return ""
+        return []
     off = counts - np.diag(np.diag(counts))
     order = np.argsort(-off, axis=None, kind="stable")[:_PAIRS_LISTED]
-    pairs = [(true, said) for true, said in zip(*np.unravel_index(order, off.shape)) if off[true, said]]
-    if not pairs:
-        return ""
-    rows = ([page.text(classes[true]), page.text(classes[said]), f"{off[true, said]:,}"] for true, said in pairs)
-    return "<h3>Most often confused</h3>" + page.table(["True", "Predicted", "Images"], rows, numbers=(2,))
+    pairs = zip(*np.unravel_index(order, off.shape))
+    return [[classes[true], classes[said], f"{off[true, said]:,}"] for true, said in pairs if off[true, said]]
 
 
-def _threshold(facts: Facts) -> str:
-    """Curves over all thresholds, of two classes."""
+def _best_threshold(facts: Facts) -> scores.Threshold | None:
+    """The threshold with which most of these images would be right; None where there are no curves over thresholds."""
     predicted = facts.predictions
-    if "roc" not in facts.plots:
-        return ""
-    best = scores.best_threshold(predicted.truth, predicted.probabilities[:, 1])
-    name = page.text(predicted.classes[1])
-    return (
-        f'<p class="aside">An image is said to be of {name} from a probability of {facts.info.threshold:g} on. Of these'
-        f" images most, {best.accuracy:.1%}, would be right with <code>--threshold={best.value:.6g}</code> of"
-        " <code>trainers.evaluate</code>, <code>trainers.predict</code> and <code>trainers.export</code>; chosen on"
-        f" them, it promises less on others.</p>{_plots(facts, 'roc', 'precision_recall', 'probabilities')}"
-    )
+    return scores.best_threshold(predicted.truth, predicted.probabilities[:, 1]) if "roc" in facts.plots else None
 
 
-def _calibration(facts: Facts) -> str:
-    return (
-        '<p class="aside">On the dashed line, of what is said with a confidence of 80 %, 80 % are right; below it, the'
-        " model is too sure. Upright lines are 95 % intervals. The expected calibration error is the mean distance,"
-        f" here {facts.metrics['calibration_error']:.1%}.</p>{_plots(facts, 'calibration')}"
-    )
-
-
-def _worst(facts: Facts) -> str:
-    """The surest mistakes, with what the model looked at."""
-    count = len(_wrong(facts.predictions))
-    if not count:
-        return f"<p>None of {words.number(len(facts.predictions), 'image')} was mistaken.</p>"
-    heat = ", and beside it where the evidence for the prediction lies (Grad-CAM: red much, blue none)"
-    note = (
-        f'<p class="aside">{words.number(count, "mistake")}, the {len(facts.mistakes)} surest of them shown: what the'
-        f" model saw{heat if facts.mistakes[0].heat else ''}. <code>predictions.csv</code> has all predictions,"
-        " <code>suspects.csv</code> ranks all labels by how wrong they look.</p>"
-    )
-    return note + f'<ul class="mistakes">{"".join(_mistake(facts.predictions, one) for one in facts.mistakes)}</ul>'
-
-
-def _mistake(predicted: Predictions, one: Mistake) -> str:
+def _shown(predicted: Predictions, one: Mistake) -> dict[str, Any]:
+    """A mistake with what the page says of it."""
     i, rows = one.number, predicted.records
-    true, said = (page.text(predicted.classes[which[i]]) for which in (predicted.truth, predicted.predicted))
-    path = page.text(predicted.paths[i])
-    images = _image(one.image, f"{true} taken for {said}: {path}")
-    if one.heat:
-        images += _image(one.heat, f"Evidence for {said}")
-    record = "" if rows is None else f"<br><small>record {rows[i]:,}</small>"
-    return (
-        f'<li><div class="pair">{images}</div><p><b>{true}</b>, said to be <b>{said}</b> with'
-        f" {_percent(predicted.confidence[i])}<br><code>{path}</code>{record}</p></li>"
-    )
-
-
-def _settings(facts: Facts) -> str:
-    info, metrics, settings = facts.info, facts.metrics, facts.settings
-    flags = "\n".join(page.text(f"--{name}={_value(value)}") for name, value in settings.get("flags", {}).items())
-    where = {
-        "Split judged": metrics["split"],
-        "Trained on": info.dataset_name,
-        "Digest of that dataset": info.dataset_digest,
-        **({"Judged on": metrics["dataset"]} if "dataset" in metrics else {}),
-        **({"Digest of that": metrics["digest"]} if "digest" in metrics else {}),
-        "Image size": f"{info.image_size} px, crop {info.crop:g}",
-        "The model takes": info.pixels,
+    return {
+        "image": one.image,
+        "heat": one.heat,
+        "true": predicted.classes[predicted.truth[i]],
+        "said": predicted.classes[predicted.predicted[i]],
+        "path": predicted.paths[i],
+        "confidence": _percent(predicted.confidence[i]),
+        "record": None if rows is None else int(rows[i]),
     }
-    environment = {**info.versions, **settings.get("environment", {})}
-    table = page.table(
-        ["What", "Value"], ([name, page.text(str(value))] for name, value in where.items()), kind="settings"
-    )
-    parts = [
-        f"<h3>Data and model</h3>{table}",
-        f"<h3>Settings</h3><pre>{flags}</pre>" if flags else "",
-        "<h3>Environment</h3>"
-        + page.table(["What", "Version"], ([page.text(n), page.text(str(v))] for n, v in environment.items())),
-        f'<p class="aside">All plots lie as PNG files in <code>{PLOTS}/</code>.</p>',
+
+
+def _subject(facts: Facts) -> list[tuple[str, str]]:
+    """What was judged, on what."""
+    info, metrics = facts.info, facts.metrics
+    return [
+        ("Split judged", metrics["split"]),
+        ("Trained on", info.dataset_name),
+        ("Digest of that dataset", info.dataset_digest),
+        *([("Judged on", metrics["dataset"])] if "dataset" in metrics else []),
+        *([("Digest of that", metrics["digest"])] if "digest" in metrics else []),
+        ("Image size", f"{info.image_size} px, crop {info.crop:g}"),
+        ("The model takes", info.pixels),
     ]
-    return "".join(parts)
 
 
 def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: Predictions) -> list[Mistake]:
@@ -430,20 +382,6 @@ def _wrong(predicted: Predictions) -> np.ndarray:
     return np.flatnonzero(predicted.predicted != predicted.truth)
 
 
-def _plots(facts: Facts, *names: str) -> str:
-    drawn = [facts.plots[name] for name in names]
-    figures = "".join(f'<figure role="img" aria-label="{page.text(one.told)}">{one.svg}</figure>' for one in drawn)
-    return f'<div class="plots">{figures}</div>'
-
-
-def _rate(value: float) -> str:
-    """A share with a bar."""
-    if np.isnan(value):
-        return '<span class="share"><small>none</small></span>'
-    bar = f'<span class="bar"><i style="width:{100 * value:.1f}%"></i></span>'
-    return f'<span class="share"><span>{value:.1%}</span></span>{bar}'
-
-
 def _percent(value: float) -> str:
     """A probability; near 1, with as many digits as it takes to tell it from that."""
     return f"{100 * value:.1f} %" if value < 0.9995 else "99.9+ %"
@@ -453,10 +391,6 @@ def _value(value: Any) -> str:
     if isinstance(value, Mapping):
         return ",".join(f"{name}={item}" for name, item in value.items())
     return str(value)
-
-
-def _image(jpeg: bytes, described: str) -> str:
-    return f'<img src="data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" alt="{described}">'
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:

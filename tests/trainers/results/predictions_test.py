@@ -100,18 +100,18 @@ def test_suspects_are_ranked_by_how_surely_they_are_contradicted(tmp_path):
     three = np.array([[0.4, 0.35, 0.25], [0.1, 0.8, 0.1], [0.05, 0.05, 0.9], [0.34, 0.33, 0.33]], np.float32)
     predictions.write(tmp_path, made(three, [1, 0, 2, 2], ("a", "b", "c")))
     rows = read_csv(tmp_path / "suspects.csv")
-    assert [(row["rank"], row["path"], row["label"], row["was"]) for row in rows] == [
+    assert [(row["rank"], row["path"], row["predicted_label"], row["given_label"]) for row in rows] == [
         ("1", "1.jpg", "b", "a"),  # 0.8 against 0.1,
         ("2", "0.jpg", "a", "b"),  # 0.4 against 0.35,
         ("3", "3.jpg", "a", "c"),  # 0.34 against 0.33, although its label is the less probable one,
         ("4", "2.jpg", "c", "c"),  # and this is no suspect.
     ]
-    assert (rows[0]["p_label"], rows[0]["p_was"], rows[0]["record"]) == ("0.8", "0.1", "11")
+    assert (rows[0]["p_predicted"], rows[0]["p_given"], rows[0]["record"]) == ("0.8", "0.1", "11")
 
 
 def test_at_a_half_suspects_say_what_the_table_says(tmp_path):
     predictions.write(tmp_path, made(TWO, [0, 1, 0, 1]))
-    said = {row["path"]: row["label"] for row in read_csv(tmp_path / "suspects.csv")}
+    said = {row["path"]: row["predicted_label"] for row in read_csv(tmp_path / "suspects.csv")}
     assert said == {row["path"]: row["prediction"] for row in read_csv(tmp_path / "predictions.csv")}
     assert said["2.jpg"] == "b"  # A half is from the threshold on.
 

@@ -1,0 +1,77 @@
+"""Tests of pages: what is filled in is escaped and written out, marks and flags stand out, templates are packaged."""
+
+from __future__ import annotations
+
+import fnmatch
+from pathlib import Path
+
+import pytest
+from image_sources import REPOSITORY
+from setuptools.config.setupcfg import read_configuration
+
+from tfrecord_tools.base import page, rules
+from tfrecord_tools.base.rules import Finding, Rule
+
+
+@pytest.fixture
+def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that fills a text, as a template of a package of its own."""
+    package = tmp_path.name  # Another one for each test, since a package is imported once.
+    (tmp_path / package / "templates").mkdir(parents=True)
+    (tmp_path / package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def fill(text: str, **values: object) -> str:
+        (tmp_path / package / "templates/it.html").write_text(text)
+        return page.render(package, "it.html", **values)
+
+    return fill
+
+
+def test_values_are_escaped_and_control_characters_written_out(filled) -> None:
+    text = '<p title="{{ value }}">{{ value }}</p>\n'
+    shown = "&lt;b&gt;&#34;&amp;&#39;\\n\\x00\\x7f"
+    assert filled(text, value="<b>\"&'\n\0\x7f") == f'<p title="{shown}">{shown}</p>'
+
+
+def test_a_missing_value_is_an_error(filled) -> None:
+    with pytest.raises(Exception, match="'value' is undefined"):
+        filled("{{ value }}")
+
+
+def test_filters(filled) -> None:
+    text = "{{ 1234 | number('image') }} {{ 1500 | size }} {{ 0.5 | form('.1%') }} {{ flag | with_flags }}"
+    assert filled(text, flag="<--a=b") == "1,234 images 1.5 kB 50.0% &lt;<code>--a=b</code>"
+
+
+def test_marks_stand_out_and_values_stay_as_they_are() -> None:
+    assert page.marked("use `--a={b}` <", b="`<\n`") == "use <code>--a=`&lt;\\n`</code> &lt;"
+    assert page.marked("{a}", a=page.marked("`b`")) == "<code>b</code>"
+
+
+def test_flags_stand_out() -> None:
+    assert page.with_flags("pass --x=1,2 or --y <b>{}") == "pass <code>--x=1,2</code> or <code>--y</code> &lt;b&gt;{}"
+
+
+def rule(name: str, level: str, limit: int) -> Rule[int]:
+    return Rule(
+        name=name, level=level, section="there", condition=lambda facts: {"n": facts} if facts > limit else None,
+        title="{n} above", text="Too many <of> them.", advice="Pass `--n={n}`.",
+    )  # fmt: skip
+
+
+def test_rules_find_what_their_conditions_say() -> None:
+    table = [rule("note", "note", 1), rule("problem", "problem", 2), rule("check", "check", 3), rule("b", "note", 9)]
+    found = rules.worst_first(rules.found(table, 5))
+    assert [one.name for one in found] == ["problem", "check", "note"]
+    text = "Too many &lt;of&gt; them. Pass <code>--n=5</code>."
+    assert found[0] == Finding(name="problem", level="problem", title="5 above", text=text, section="there")
+
+
+def test_templates_are_packaged() -> None:
+    packaged = read_configuration(REPOSITORY / "setup.cfg")["options"]["package_data"]
+    for package, patterns in packaged.items():
+        root = REPOSITORY / package
+        templates = [path.relative_to(root).as_posix() for path in root.rglob("templates/*")]
+        assert len(templates) >= 1
+        assert [name for name in templates if not any(fnmatch.fnmatch(name, one) for one in patterns)] == []

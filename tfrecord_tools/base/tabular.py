@@ -1,0 +1,47 @@
+"""Rows for files and for the screen: CSV, and text with aligned columns."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrecord_tools.base import files
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV, whole or not at all; its rows as they come, never all at once.
+
+    Args:
+        path: File to write.
+        columns: Names of the columns; none: the file is empty.
+        rows: Values of each row by their columns.
+    """
+    with csv_writer(path, columns) as writer:
+        writer.writerows(rows)
+
+
+@contextlib.contextmanager
+def csv_writer(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter[str]]:
+    """Open a CSV for writing. The file appears when the block succeeds, with all rows that were written in it."""
+    with files.atomic(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        if columns:
+            writer.writeheader()
+        yield writer
+        text.detach()  # Writes the rest, and leaves the file open.
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]:
+    """Yield rows as lines of text, two spaces between columns: the columns `left` begin alike, the others end alike."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        cells = (
+            cell.ljust(width) if column in left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        )
+        yield "  ".join(cells).rstrip()
