@@ -163,7 +163,7 @@ def figures(root: Path) -> dict[str, object]:
 
 
 def main(roots: list[str]) -> None:
-    columns = [figures(Path(root)) for root in roots or [Path(__file__).parents[1]]]
+    columns = [figures(Path(root)) for root in roots or [str(Path(__file__).parents[1])]]
     for title in columns[0]:
         cells = [column[title] for column in columns]
         texts = [", ".join(f"{v} {k}" for k, v in c.items()) if isinstance(c, dict) else f"{c:,}" for c in cells]

@@ -14,7 +14,7 @@ from flag_runs import RUNS, Ended, Run, stock
 from image_sources import REPOSITORY, run
 
 # Values of flags that need more than one process, with the test that runs them as commands.
-ELSEWHERE = {("strategy", "multi_worker"): "multi_worker_test.py"}
+ELSEWHERE = {("strategy", "multi_worker"): "trainers/devices/multi_worker_test.py"}
 
 
 @pytest.fixture(scope="session")

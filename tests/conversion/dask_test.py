@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from image_sources import contents, converted, run, start, with_splits
-from killed_runs import in_survey, in_write, many_images
+from killed_runs import in_survey, in_write, many_images, without_bars
 from local_dask import Cluster, until
 
 from tfrecord_tools.conversion import beam_engine, dask_cluster
@@ -158,11 +158,6 @@ def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path_factory.mktemp("frail"), 2, IMPORTABLE)
     yield cluster
     cluster.close()
-
-
-def without_bars(err: str) -> list[str]:
-    """The lines of an error output but for those of progress, which appear when a conversion takes long."""
-    return [line for line in err.splitlines() if line.strip() and not re.match(r"(survey|write): ", line)]
 
 
 @with_dask

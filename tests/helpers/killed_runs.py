@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from image_sources import converted, image
@@ -26,3 +27,8 @@ def in_survey(partial: Path) -> bool:
 
 def in_write(partial: Path) -> bool:
     return any(partial.glob("index/*.parquet"))
+
+
+def without_bars(err: str) -> list[str]:
+    """The lines of an error output but for those of progress, which appear when a conversion takes long."""
+    return [line for line in err.splitlines() if line.strip() and not re.match(r"(survey|write): ", line)]

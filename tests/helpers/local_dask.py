@@ -30,7 +30,7 @@ class Cluster:
 
     def __init__(self, directory: Path, workers: int = 0, importable: Iterable[Path] = (), allowed_failures: int = 3):
         directory.mkdir(parents=True, exist_ok=True)
-        self._directory = directory
+        self._directory = directory = directory.resolve()
         self._environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(map(str, (REPOSITORY, *importable))),
