@@ -32,7 +32,7 @@ HOSTILE = (
     "x" * 250,
     "\N{RIGHT-TO-LEFT OVERRIDE}txt.exe",
 )
-Facts = dict[str, Any]
+Facts = Any  # The content of convert.json, with anything changed.
 
 
 class Page(HTMLParser):
