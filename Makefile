@@ -39,7 +39,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy tfrecord_tools trainers examples
+	$(RUN) -m mypy tfrecord_tools trainers examples tests benchmarks tools
 	$(VENV)/bin/lint-imports --no-cache
 	$(RUN) -m pytest
 

@@ -160,7 +160,7 @@ def plan_shards(images: int, shard_bytes: int | None, shards: int | None) -> Pla
     before, seconds = common.peak_bytes(), []
     for _ in range(3):  # It is one thread; what else the machine does slows it all the same.
         start = time.process_time()
-        decided = plan.plan(sources, facts, config, "simulated", config.output_settings())
+        decided = plan.make_plan(sources, facts, config, "simulated", config.output_settings())
         seconds.append(time.process_time() - start)
         shard_count, grown = len(decided.shards), common.peak_bytes() - before
         del decided

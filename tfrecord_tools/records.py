@@ -15,7 +15,7 @@ import numpy as np
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
-from tfrecord_tools.layout import dataset_files, index, schema, splitting
+from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
 from tfrecord_tools.layout.schema import Keys
 
@@ -270,6 +270,8 @@ class Records:
         Returns:
             (rest, held out). Duplicates of an image, and images of one group, are on the same side.
         """
+        from tfrecord_tools.layout import splitting  # Here: readers that hold nothing out do not need it.
+
         table = index.read(Path(self._index_path), ["source_sha256", "group"], self._split)
         sha256 = index.hashes(table, "source_sha256")
         keys = splitting.split_keys(sha256[self._rows], table.column("group").to_numpy()[self._rows])

@@ -42,9 +42,12 @@ def modules(root: Path) -> dict[str, ast.Module]:
 
 
 def imports(trees: dict[str, ast.Module]) -> Graph:
-    """Return the modules of this project that each module imports, wherever in the file."""
-    graph: Graph = {name: set() for name in trees}
-    for name, tree in trees.items():
+    """Return the modules of this project that each module imports, wherever in the file.
+
+    The packages themselves are left out: they name what is public, and load it when it is used.
+    """
+    graph: Graph = {name: set() for name in trees if name not in PACKAGES}
+    for name, tree in ((name, trees[name]) for name in graph):
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 candidates = [alias.name for alias in node.names]
@@ -53,7 +56,7 @@ def imports(trees: dict[str, ast.Module]) -> Graph:
                 candidates = [one if one in trees else node.module for one in full]
             else:
                 continue
-            graph[name] |= {one for one in candidates if one in trees and one != name}
+            graph[name] |= {one for one in candidates if one in graph and one != name}
     return graph
 
 

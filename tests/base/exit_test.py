@@ -285,8 +285,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(place: Path, *command: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{EXAMPLES}", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *command], cwd=place, env=environment, **pipes)
+    return subprocess.Popen(
+        [sys.executable, *command],
+        cwd=place,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def watch(process: subprocess.Popen[str], signals: int = 0) -> tuple[str, float]:

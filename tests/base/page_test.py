@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import configparser
 import fnmatch
 from pathlib import Path
 
 import pytest
 from image_sources import REPOSITORY
-from setuptools.config.setupcfg import read_configuration
 
 from tfrecord_tools.base import page, rules
 from tfrecord_tools.base.rules import Finding, Rule
@@ -69,9 +69,10 @@ def test_rules_find_what_their_conditions_say() -> None:
 
 
 def test_templates_are_packaged() -> None:
-    packaged = read_configuration(REPOSITORY / "setup.cfg")["options"]["package_data"]
-    for package, patterns in packaged.items():
+    packaged = configparser.ConfigParser(interpolation=None)
+    packaged.read(REPOSITORY / "setup.cfg")
+    for package, patterns in packaged["options.package_data"].items():
         root = REPOSITORY / package
         templates = [path.relative_to(root).as_posix() for path in root.rglob("templates/*")]
         assert len(templates) >= 1
-        assert [name for name in templates if not any(fnmatch.fnmatch(name, one) for one in patterns)] == []
+        assert [name for name in templates if not any(fnmatch.fnmatch(name, one) for one in patterns.split())] == []

@@ -170,7 +170,9 @@ def test_help_shows_the_commands_own_flags(module: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == help_of["--help"].stdout
     lines = done.stdout.splitlines()
-    assert lines[0] == importlib.import_module(module).__doc__.splitlines()[0]
+    documentation = importlib.import_module(module).__doc__
+    assert documentation is not None
+    assert lines[0] == documentation.splitlines()[0]
     assert lines[2].startswith(f"usage: python -m {module}")
     assert max(map(len, lines)) <= 120
     kinds, _ = flags_of(module, tmp_path)

@@ -59,7 +59,7 @@ def test_jobs_are_taken_as_the_work_proceeds() -> None:
         results = pool.map(square, jobs())
         assert next(results) == 0
         assert len(taken) <= 10  # Not a thousand: what waits lies in memory.
-        results.close()  # type: ignore[attr-defined]
+        results.close()
 
 
 def test_processes_are_gone_after_the_block() -> None:

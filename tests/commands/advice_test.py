@@ -19,6 +19,7 @@ from trainers import recipes
 from trainers.models.model_file import ModelInfo
 from trainers.results import advice, predictions, report
 from trainers.results.predictions import Predictions
+from trainers.run_directory import Metrics
 
 READERS_OF_SOURCES = ("tfrecord_tools.convert", "tfrecord_tools.to_csv")
 WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
@@ -176,7 +177,7 @@ def worst_report(trainer: str) -> report.Facts:
         probabilities=probabilities,
         records=np.arange(120),
     )
-    metrics: dict[str, Any] = predictions.summary(predicted) | {"split": "s", "note": "n", "corrupt": ["record 3"]}
+    metrics: Metrics = predictions.summary(predicted) | {"split": "s", "note": "n", "corrupt": ["record 3"]}
     return report.Facts(
         info=ModelInfo(classes=("cats", "dogs"), image_size=8, trainer=trainer),
         predictions=predicted,
@@ -190,8 +191,8 @@ def worst_report(trainer: str) -> report.Facts:
 
 @pytest.mark.parametrize("trainer", [*recipes.RECIPES, "mine"])
 def test_reports_name_flags_of_the_trainer(trainer: str) -> None:
-    found = list(report._found(worst_report(trainer)))
-    assert [section for _, section, _, _ in found] == [
+    found = report.findings(worst_report(trainer))
+    assert [finding.section for finding in found] == [
         "mistakes",
         "decisions",
         "training",
@@ -199,7 +200,7 @@ def test_reports_name_flags_of_the_trainer(trainer: str) -> None:
         "settings",
         "decisions",
     ]  # All that there are.
-    text = "\n".join(text for *_, text in found)
+    text = "\n".join(finding.text for finding in found)
     for reader in {f"trainers.{trainer}", "trainers.evaluate"} & set(COMMANDS):  # Who trains, and who judges later.
         assert list(unknown(text, [reader])) == []
     assert set(FLAG.findall(text)) == {
@@ -212,7 +213,7 @@ def test_reports_name_flags_of_the_trainer(trainer: str) -> None:
 @pytest.mark.parametrize(
     ("command", "given"), [("tfrecord_tools.bench", {}), *((one, {"in_memory": "--cache=memory"}) for one in OF_IMAGES)]
 )
-def test_verdicts_name_flags_of_who_asks(command: str, given: dict[str, str], binding: str) -> None:
+def test_verdicts_name_flags_of_who_asks(command: str, given: dict[str, Any], binding: str) -> None:
     verdict = bench.verdict([Stage("start", 1e6), Stage(binding, 100.0)], 1000, 160, 0.875, **given)
     assert f"{binding} binds" in verdict
     assert list(unknown(verdict, [command])) == []

@@ -191,9 +191,9 @@ def test_same_bytes_with_any_number_of_workers_and_at_any_place(class_source: Pa
 
 
 def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) -> None:
+    several: list[dict[str, Any]] = [{}, {"seed": 1}, {"validation_fraction": 0.4}]
     digests = [
-        converted(class_source, tmp_path / f"{number}", **settings)["digest"]
-        for number, settings in enumerate([{}, {"seed": 1}, {"validation_fraction": 0.4}])
+        converted(class_source, tmp_path / f"{number}", **settings)["digest"] for number, settings in enumerate(several)
     ]
     assert len(set(digests)) == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,7 @@ def test_panels_are_draws_of_one_image() -> None:
 
 
 def test_grid_lays_out_row_by_row() -> None:
-    colors = np.arange(0, 240, 40, np.uint8)
+    colors = np.arange(0, 240, 40, dtype=np.uint8)
     picture = np.asarray(grid(np.broadcast_to(colors[:, None, None, None], (6, 10, 12, 3)), columns=3))
     assert picture.shape == (2 * 14 + 4, 3 * 16 + 4, 3)
     assert picture[4:14:14, 4::16][0, :3, 0].tolist() == colors[:3].tolist()
@@ -42,7 +43,7 @@ def test_grid_lays_out_row_by_row() -> None:
         ({"image": "a", "image_size": 0}, r"--image_size=0: 1 to 2,048 are expected\."),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, str], message: str) -> None:
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         PreviewConfig(**settings)
 

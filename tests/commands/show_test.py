@@ -104,7 +104,7 @@ def test_report_of_the_model_gardens_imagenet(tmp_path: Path) -> None:
     assert [record["image/class/text"].decode() for record in found] == [FISH[i % 3] for i in range(90)]
     for number, record in enumerate(found):
         if number % 4:  # What TensorFlow makes of a JPEG is its own.
-            pixels = Image.open(io.BytesIO(fish(number, "PNG")["image/encoded"]))
+            pixels = np.asarray(Image.open(io.BytesIO(fish(number, "PNG")["image/encoded"])))
             assert np.array_equal(record["image/encoded"], pixels)
 
 

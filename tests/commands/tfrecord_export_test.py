@@ -241,7 +241,9 @@ def test_command(out: Path, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "images/validation-{000000..000000}.tar"
     with tarfile.open(tmp_path / "images/train-000000.tar") as tar:
-        about = json.load(tar.extractfile("000000011.json"))
+        member = tar.extractfile("000000011.json")
+        assert member is not None
+        about = json.load(member)
     assert about["path"] == open_dataset(out).records("train").paths[11]
     failed = run("tfrecord_tools.export", f"--tfrecords={out}", "--out=images", cwd=tmp_path)
     assert (failed.returncode, failed.stderr.splitlines()[0][:27]) == (1, "error: --out=images exists.")

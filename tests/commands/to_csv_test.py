@@ -30,7 +30,8 @@ pytestmark = pytest.mark.usefixtures("no_fsync")
 
 def made(src: Path, out: Path, /, **settings: Any) -> dict[str, int]:
     """Writes CSVs without a word, in this process."""
-    return to_csv(CsvConfig(**{"src": str(src), "out": str(out), "image_size": 4, "workers": 1} | settings), log=str)
+    config: dict[str, Any] = {"src": str(src), "out": str(out), "image_size": 4, "workers": 1}
+    return to_csv(CsvConfig(**config | settings), log=str)
 
 
 def rows(path: Path) -> list[tuple[str, list[int]]]:

@@ -251,7 +251,7 @@ def test_that_a_directory_is_removed_is_told(tmp_path: Path) -> None:
 def test_a_worker_that_ended_late_is_none_of_the_next_jobs(tmp_path: Path) -> None:
     with beam_engine.pool("", tmp_path / "beam") as pool:
         assert list(pool.map(abs, [-1])) == [1]
-        pool.died.set()  # type: ignore[attr-defined]
+        pool.died.set()
         assert list(pool.map(abs, [-1])) == [1]
 
 

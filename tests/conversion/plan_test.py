@@ -205,8 +205,9 @@ def test_splits_of_the_source_are_kept() -> None:
 
 @pytest.mark.parametrize("flag", ["validation_fraction", "test_fraction"])
 def test_fractions_for_a_source_with_splits_are_refused(flag: str) -> None:
+    settings: dict[str, Any] = {flag: 0.2}
     with pytest.raises(UserError, match=rf"--{flag}=0\.2: src has splits of its own, .* Leave the flag out\."):
-        decide(many(3, "train/"), PlanConfig(**{flag: 0.2}))
+        decide(many(3, "train/"), PlanConfig(**settings))
 
 
 def test_a_train_split_alone_is_divided_if_asked() -> None:
@@ -522,7 +523,7 @@ def test_dataset_name(source: str, name: str) -> None:
 
 def test_counts_of_more_classes_than_a_byte_holds() -> None:
     classes = 130
-    splits = np.repeat(np.int8([0, 1, 2]), classes)
+    splits = np.repeat(np.array([0, 1, 2], np.int8), classes)
     labels = np.tile(np.arange(classes, dtype=np.int32), 3)
     nothing = np.zeros(3 * classes, np.int64)
     decided = Plan(

@@ -287,6 +287,7 @@ def test_facts_come_back_as_they_were(src: Path, out: Path) -> None:
     sources = scanned(src)
     found = survey.survey(sources, workers.Pool(None, 1)).table
     known = base.known(sources.paths)
+    assert survey.FACT.names is not None
     for name in set(survey.FACT.names) - {"size", "mtime_ns"}:
         assert np.array_equal(known[name], found[name]), name
 

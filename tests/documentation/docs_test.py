@@ -125,8 +125,8 @@ def test_the_documented_adoptions(tmp_path: Path) -> None:
         values = [{"image/encoded": image(n), "image/class/label": 1 + n % 2} for n in range(count)]
         write(tmp_path / f"imagenet/{split}-00000-of-00001", map(example, values))
     for split, count in (("train", 6), ("val", 4), ("test", 3)):
-        label = [{"class": n % 2} if split != "test" else {} for n in range(count)]
-        values = [{"image": image(n), "id": b"%06x" % n} | label[n] for n in range(count)]
+        label: list[dict[str, Any]] = [{"class": n % 2} if split != "test" else {} for n in range(count)]
+        values = [{"image": image(n), "id": b"%06x" % n, **label[n]} for n in range(count)]
         write(tmp_path / f"flowers/tfrecords-jpeg-224x224/{split}/00-224x224-{count}.tfrec", map(example, values))
     (tmp_path / "classes.txt").write_text("pink primrose\nhard-leaved pocket orchid\n")
     for directory, count in (("a", 6), ("b", 4)):

@@ -16,7 +16,7 @@ from PIL import Image
 from tfrecord_tools.foreign import example_parser
 from tfrecord_tools.foreign.example_parser import Feature, ImageSeen, Seen, look, parse
 
-VALUES = {
+VALUES: dict[str, dict[str, Any]] = {
     "no features": {},
     "one of each": {"bytes": b"x", "float": 0.5, "int64": 7},
     "many": {"bytes": [b"a", b"", b"c" * 300], "float": [0.5, -1e30, 1e-30], "int64": list(range(-500, 500))},
@@ -177,7 +177,8 @@ def plain_series(serialized: bytes) -> tuple[Any, Any] | None:
 
 def test_damaged_series_are_parsed_as_protobuf_does_or_not_at_all() -> None:
     rng = np.random.default_rng(0)
-    steps = {"frames": [b"a", b"bc"], "n": [[1, 2], [], -3], "f": [0.5], "none": [], "untyped": [None]}
+    steps: dict[str, list[Any]] = {"frames": [b"a", b"bc"], "n": [[1, 2], [], -3], "f": [0.5]}
+    steps |= {"none": [], "untyped": [None]}
     whole = sequence({"id": 1, "texts": [b"a", b"bc"]}, steps)
     survived = 0
     for _ in range(3000):
@@ -224,7 +225,7 @@ def test_images_are_known_and_decoded(kind: str) -> None:
     decoded = example_parser.decode(data)
     assert decoded is not None
     assert decoded.size == (12, 9)
-    assert np.array_equal(decoded.convert("RGB"), Image.open(io.BytesIO(data)).convert("RGB"))
+    assert np.array_equal(np.asarray(decoded.convert("RGB")), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ def converted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_plain_tensorflow_snippet_reads_every_record(converted: Path) -> None:
     snippet = BLOCKS[0]
     assert len([line for line in snippet.splitlines() if line.strip()]) <= 15
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(snippet, names)
-    ((images, labels),) = names["train"]  # type: ignore[misc]  # Twelve records are one batch.
+    ((images, labels),) = names["train"]  # Twelve records are one batch.
     assert images.shape == (12, 160, 160, 3)
     read = sorted((int(label), image.numpy().tobytes()) for image, label in zip(images, labels))
     stored = [
@@ -49,12 +50,12 @@ def test_the_plain_tensorflow_snippet_reads_every_record(converted: Path) -> Non
 
 
 def test_the_index_snippet_yields_batches(converted: Path) -> None:
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(BLOCKS[1], names)
-    images, labels = next(iter(names["train"]))  # type: ignore[call-overload]
+    images, labels = next(iter(names["train"]))
     assert images.shape == (32, 160, 160, 3)
     assert set(labels.numpy()) == {0, 1}
-    assert sum(len(labels) for _, labels in names["validation"]) == 6  # type: ignore[attr-defined]
+    assert sum(len(labels) for _, labels in names["validation"]) == 6
 
 
 def test_the_readme_starts_with_the_two_set_up_commands() -> None:

@@ -67,13 +67,15 @@ def adopted(model_garden: Path) -> Path:
 
 def quietly(records: Path | str, out: Path, **settings: Any) -> Path:
     """Adopts in this process; returns `out`."""
-    adopt(AdoptConfig(**{"records": str(records), "out": str(out), "workers": 1} | settings), lambda line: None)
+    config: dict[str, Any] = {"records": str(records), "out": str(out), "workers": 1}
+    adopt(AdoptConfig(**config | settings), lambda line: None)
     return out
 
 
 def report(records: Path | str, out: Path, **settings: Any) -> str:
     lines: list[str] = []
-    adopt(AdoptConfig(**{"records": str(records), "out": str(out), "workers": 1} | settings), lines.append)
+    config: dict[str, Any] = {"records": str(records), "out": str(out), "workers": 1}
+    adopt(AdoptConfig(**config | settings), lines.append)
     return "\n".join(lines)
 
 
@@ -476,8 +478,8 @@ FORMS = {  # Name -> record by its number, and the names of the classes 0, 1, 2.
 @pytest.mark.parametrize("form", FORMS)
 def test_records_are_written_anew(tmp_path: Path, form: str) -> None:
     record, names = FORMS[form]
-    for split, numbers in (("train", range(9)), ("val", range(9, 15))):
-        shards(tmp_path / f"d/{split}", "{:02d}.tfrec", [record(n) for n in numbers])
+    for split, span in (("train", range(9)), ("val", range(9, 15))):
+        shards(tmp_path / f"d/{split}", "{:02d}.tfrec", [record(n) for n in span])
     if form != "plain":
         with pytest.raises(UserError, match=r"train/00\.tfrec: .* Add --rewrite to write such records anew"):
             quietly(tmp_path / "d", tmp_path / "out")
@@ -565,8 +567,8 @@ def test_labels_that_need_a_decision(tmp_path: Path, record: Any, settings: dict
     write(tmp_path / "d/train.tfrec", (example({"image": image(n)} | record(n)) for n in range(12)))
     lines: list[str] = []
     try:
-        config = {"records": str(tmp_path / "d"), "out": str(tmp_path / "out"), "workers": 1, "rewrite": True}
-        adopt(AdoptConfig(**config | settings), lines.append)
+        config: dict[str, Any] = {"records": str(tmp_path / "d"), "out": str(tmp_path / "out"), "workers": 1}
+        adopt(AdoptConfig(**config | {"rewrite": True} | settings), lines.append)
     except UserError as error:
         lines.append(str(error))
         assert not (tmp_path / "out").exists()
@@ -618,7 +620,7 @@ def test_a_record_without_a_label_is_left_out(tmp_path: Path, missing: int, rewr
 def test_a_split_without_labels_is_left_out(tmp_path: Path, unlabeled: dict[str, Any], rewrite: bool) -> None:
     """The layout of Kaggle's flowers, by the documented command."""
     for split, count in (("train", 9), ("val", 6), ("test", 7)):
-        values = [{"image": image(n), "id": b"%06x" % n} for n in range(count)]
+        values: list[dict[str, Any]] = [{"image": image(n), "id": b"%06x" % n} for n in range(count)]
         values = [v | ({"class": n % 3} if split != "test" else unlabeled) for n, v in enumerate(values)]
         shards(tmp_path / f"flowers/tfrecords-jpeg-12x9/{split}", "{:02d}-12x9-{}.tfrec", values)
     pattern = f"{tmp_path}/flowers/tfrecords-jpeg-12x9/*/*.tfrec"

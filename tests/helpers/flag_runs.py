@@ -450,7 +450,7 @@ CONVERT = [
             "--resize=16": lambda e: (16, 12) in sizes(e),
             "--resize_mode=longer": lambda e: (16, 5) in sizes(e),  # Of 64 x 20.
             "--store=jpeg": lambda e: {row["type"] for row in records(e)} == {"JPEG"},
-            "--quality=10": lambda e: e.images("made")[0].quantization[0][0] > 50,  # type: ignore[attr-defined]
+            "--quality=10": lambda e: e.images("made")[0].quantization[0][0] > 50,
         },
     ),
     Run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -53,7 +54,10 @@ class Cluster:
             name = f"worker-{len(self.workers)}"
             self.workers.append(self._start(name, f"--scheduler-file={self.file}", *flags))
         for number in range(count):
-            until(lambda log=self._directory / f"worker-{number}.log": "Registered to:" in log.read_text())
+            until(functools.partial(self._registered, number))
+
+    def _registered(self, number: int) -> bool:
+        return "Registered to:" in (self._directory / f"worker-{number}.log").read_text()
 
     def _start(self, name: str, *flags: str) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "dask", name.partition("-")[0], "--no-dashboard", *flags]

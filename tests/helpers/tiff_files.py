@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import struct
 import zlib
+from typing import Literal
 
 import numpy as np
+
+Order = Literal["<", ">"]  # Of bytes.
 
 _KINDS = {"u": 1, "i": 2, "f": 3}  # SampleFormat.
 
 
-def tiff(pixels: np.ndarray, order: str = "<", *, deflate: bool = False, bits: int = 0, **tags: int) -> bytes:
+def tiff(pixels: np.ndarray, order: Order = "<", *, deflate: bool = False, bits: int = 0, **tags: int) -> bytes:
     """Returns a TIFF of one strip.
 
     Args:
@@ -21,7 +24,7 @@ def tiff(pixels: np.ndarray, order: str = "<", *, deflate: bool = False, bits: i
         **tags: `photometric`, `extra` (what the bands behind the colors are: 0 unknown, 2 transparency).
     """
     height, width, bands = pixels.shape
-    strip = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()  # type: ignore[call-overload]
+    strip = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
     strip = zlib.compress(strip) if deflate else strip
     size = len(strip)
     strip += bytes(size % 2)

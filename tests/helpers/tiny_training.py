@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,7 @@ def make_task() -> Task:
     )
 
 
-def train(
-    directory: Path, stop: Stop | None = None, callbacks: tuple[keras.callbacks.Callback, ...] = ()
-) -> keras.Model:
+def train(directory: Path, stop: Stop | None = None, callbacks: Sequence[keras.callbacks.Callback] = ()) -> keras.Model:
     """Trains until it ends or is stopped; writes history.csv as trainers do."""
     keras.utils.set_random_seed(0)
     task = make_task()

@@ -96,6 +96,7 @@ def tensorflow_reads(data: bytes) -> bool:
 def judged(path: Path) -> Verdict:
     data = path.read_bytes()
     start = time.process_time()
+    changes: tuple[str, ...]
     try:
         prepared = prepare(data, CONFIG)
     except BadImage as error:

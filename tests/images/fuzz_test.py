@@ -116,7 +116,7 @@ def fuzz(
 
     Keys: "mutants", "records", "decodes" in TensorFlow, "kept" of these as records.
     """
-    found = {}
+    found: dict[str, Counter[str]] = {}
     for name, data in seeds.items():
         counts: Counter[str] = Counter()
         for mutant in mutate(data, count, np.random.default_rng(len(found))):

@@ -13,7 +13,7 @@ import pytest
 from image_sources import converted, image
 from odd_files import PNG_START, chunk
 from PIL import Image
-from tiff_files import tiff
+from tiff_files import Order, tiff
 
 from tfrecord_tools import convert
 from tfrecord_tools.errors import UserError
@@ -62,7 +62,7 @@ def png16(values: np.ndarray, color: int, extra: bytes = b"") -> bytes:
 @pytest.mark.parametrize("deflate", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize(("dtype", "low", "high", "kind"), KINDS, ids=[case[0] for case in KINDS])
-def test_gray_tiff(dtype: str, low: float, high: float, kind: str, order: str, deflate: bool) -> None:
+def test_gray_tiff(dtype: str, low: float, high: float, kind: str, order: Order, deflate: bool) -> None:
     values = ramp(dtype, low, high)
     data = tiff(values, order, deflate=deflate)
     assert (stored(data, "auto") == mapped(values, low, high)[:, :, 0]).all()
@@ -81,7 +81,7 @@ def test_gray_tiff(dtype: str, low: float, high: float, kind: str, order: str, d
 
 @pytest.mark.parametrize("deflate", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_white_is_zero(order: str, deflate: bool) -> None:
+def test_white_is_zero(order: Order, deflate: bool) -> None:
     values = ramp("u2", 0, 65535)
     data = tiff(values, order, deflate=deflate, photometric=0)
     assert (stored(data) == 255 - (values[:, :, 0] >> 8)).all()

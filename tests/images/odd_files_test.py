@@ -8,6 +8,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -342,8 +343,8 @@ def test_sound_images_are_not_touched_by_repair() -> None:
 # --- Store and resize ----------------------------------------------------------------------------------------------
 
 
-def made(data: bytes = JPEG, **settings: object) -> Prepared:
-    return prepare(data, ImageConfig(**settings))  # type: ignore[arg-type]
+def made(data: bytes = JPEG, **settings: Any) -> Prepared:
+    return prepare(data, ImageConfig(**settings))
 
 
 @pytest.mark.parametrize(
@@ -362,7 +363,7 @@ def made(data: bytes = JPEG, **settings: object) -> Prepared:
         ({"resize": 1}, (1, 1)),
     ],
 )
-def test_resize(settings: dict[str, object], size: tuple[int, int]) -> None:
+def test_resize(settings: dict[str, Any], size: tuple[int, int]) -> None:
     prepared = made(**settings)
     assert (prepared.width, prepared.height) == size
     assert pixels(prepared.data).shape == (size[1], size[0], 3)

@@ -7,6 +7,7 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_every_split_in_shuffled_files(builder: tfds.core.DatasetBuilder) -> Non
     assert len(set(names)) == 27
 
 
-def plain_tensorflow(out: Path, split: str) -> Iterator[dict[str, object]]:
+def plain_tensorflow(out: Path, split: str) -> Iterator[dict[str, Any]]:
     files = sorted(map(str, out.glob(f"*-{split}.tfrecord-*")))
     features = {
         "image": tf.io.FixedLenFeature([], tf.string),

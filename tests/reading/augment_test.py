@@ -132,7 +132,7 @@ def test_images_that_are_not_square() -> None:
 
 @pytest.mark.parametrize("name", ["theta", "tx", "ty", "shear", "zx", "zy"])
 def test_distributions_are_those_of_image_data_generator(name: str) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "rotation_range": 40, "width_shift_range": 0.2, "height_shift_range": 0.2, "shear_range": 15, "zoom_range": 0.3,
     }  # fmt: skip
     theirs = generator(**settings)
@@ -371,7 +371,7 @@ def test_batches_of_any_size() -> None:
         ({"zoom_range": float("nan")}, r"zoom_range=nan: expected a share"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, float], message: str) -> None:
+def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         AugmentConfig(**settings)
 
@@ -382,7 +382,8 @@ def test_shifts_in_pixels() -> None:
 
 
 def test_settings_from_json() -> None:
-    config = AugmentConfig(zoom_range=[0.8, 1.2], brightness_range=[0.5, 1.5])
+    settings: dict[str, Any] = {"zoom_range": [0.8, 1.2], "brightness_range": [0.5, 1.5]}
+    config = AugmentConfig(**settings)
     assert config == AugmentConfig(zoom_range=(0.8, 1.2), brightness_range=(0.5, 1.5))
     assert hash(config)
 

@@ -89,7 +89,8 @@ def test_batches_are_the_order(train: Records) -> None:
 
 def test_images_and_labels_are_those_of_the_numbers(train: Records) -> None:
     for images, labels, chosen in batches(train, 5, with_numbers=True):
-        assert (images.shape, images.dtype, labels.dtype) == ((4, SIZE, SIZE, 3), np.uint8, np.int64)
+        assert images.shape == (4, SIZE, SIZE, 3)
+        assert (images.dtype, labels.dtype) == (np.dtype(np.uint8), np.dtype(np.int64))
         for image, label, number in zip(images, labels, chosen):
             record = train[int(number)]
             np.testing.assert_array_equal(image, decode_pixels(tf.constant(record["image"]), SIZE))
@@ -172,7 +173,8 @@ def test_streams_have_the_parts_of_batches_by_name(train: Records, validation: R
     expected = batches(train, 3, with_numbers=True, with_keys=True, augment=SHIFT)
     for batch, parts in zip(stream.take(3), expected, strict=True):
         assert isinstance(batch, dataset.Batch)
-        assert [part.numpy().tobytes() for part in batch] == [part.tobytes() for part in parts]
+        received: list[Any] = list(batch)
+        assert [part.numpy().tobytes() for part in received] == [part.tobytes() for part in parts]
     assert [part.shape.as_list() for part in stream.element_spec] == [[4, SIZE, SIZE, 3], [4], [4], [4]]
     evaluation = dataset.eval_stream(validation, batch_size=4, image_size=SIZE)
     for batch, parts in zip(evaluation, evaluated(validation), strict=True):
@@ -391,10 +393,12 @@ def test_keys_are_yielded_for_what_mixes_batches(train: Records) -> None:
 STRONG = PRESETS["strong"]
 
 
-def stream(records: Records, count: int, **settings: Any) -> dict[str, bytes]:
+def stream(
+    records: Records, count: int, *, batch_size: int = 20, augment: Any = STRONG, **settings: Any
+) -> dict[str, bytes]:
     """Position -> (record number, pixels) of the first `count` positions, as one hash each."""
-    settings = {"batch_size": 20, "augment": STRONG} | settings
-    found = batches(records, -(-count // settings["batch_size"]), with_numbers=True, **settings)
+    settings |= {"batch_size": batch_size, "augment": augment, "with_numbers": True}
+    found = batches(records, -(-count // batch_size), **settings)
     images, _, chosen = (np.concatenate(parts)[:count] for parts in zip(*found))
     return {"numbers": hashlib.sha256(chosen.tobytes()).digest(), "pixels": hashlib.sha256(images.tobytes()).digest()}
 

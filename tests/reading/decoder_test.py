@@ -61,7 +61,7 @@ def test_bits_are_those_of_the_definition(kind: str, mode: str, save: dict[str, 
     data = encoded(kind, size, mode, **save)
     for wanted, crop in ((1, 0.0), (8, 0.0), (60, 0.875), (150, 0.0), (97, 1.0)):
         pixels = decoder.decode(data, wanted, crop)
-        assert (pixels.shape, pixels.dtype) == ((wanted, wanted, 3), np.uint8)
+        assert (pixels.shape, pixels.dtype) == ((wanted, wanted, 3), np.dtype(np.uint8))
         np.testing.assert_array_equal(pixels, by_definition(data, wanted, crop))
 
 

@@ -191,7 +191,7 @@ def test_number_of_any_integer_type(sound: Path) -> None:
     assert records[np.int64(3)] == records[np.uint8(3)] == records[3]  # As samplers draw them.
 
 
-def read_all(records: Records, queue: multiprocessing.Queue) -> None:
+def read_all(records: Records, queue: multiprocessing.Queue[list[str]]) -> None:
     queue.put([records[i]["path"] for i in range(len(records))])
 
 

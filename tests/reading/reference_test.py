@@ -34,7 +34,7 @@ def test_colours_arrive(data: bytes, color: tuple[int, int, int]) -> None:
     pixels = decode_pixels(tf.constant(data), 8)
     assert pixels.dtype == tf.uint8
     assert pixels.shape == (8, 8, 3)
-    np.testing.assert_array_equal(pixels, np.broadcast_to(np.uint8(color), (8, 8, 3)))
+    np.testing.assert_array_equal(pixels, np.broadcast_to(np.array(color, np.uint8), (8, 8, 3)))
 
 
 def test_jpeg_of_one_colour_within_its_loss() -> None:

@@ -10,7 +10,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from image_sources import image, scanned
@@ -48,7 +48,7 @@ def counts(found: Sources) -> dict[str, dict[str, int]]:
     return table
 
 
-def each(names: Sequence[str] = PETS, **splits: int) -> dict[str, dict[str, int]]:
+def each(names: Sequence[str] = PETS, /, **splits: int) -> dict[str, dict[str, int]]:
     return dict.fromkeys(sorted(names), splits)
 
 
@@ -211,7 +211,7 @@ def test_understood(tmp_path: Path, names: list[str], expected: dict[str, Any], 
 
 
 def test_unicode_forms_are_one_name(tmp_path: Path) -> None:
-    forms = {"train": "NFC", "val": "NFD"}
+    forms: dict[str, Literal["NFC", "NFD"]] = {"train": "NFC", "val": "NFD"}
     for split, form in forms.items():
         made(tmp_path, classes(split, [unicodedata.normalize(form, name) for name in ("고양이", "Müsli")]))
     found = scanned(tmp_path)

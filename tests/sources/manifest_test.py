@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,16 @@ from tfrecord_tools.sources import manifest
 from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources
 
 COLUMNS = {name: name for name in ("path", "label", "split", "group")}
-Write = Callable[[Path, dict[str, Sequence[Any]]], Path]
+Write = Callable[[Path, Mapping[str, Sequence[Any]]], Path]
 
 
-def write_csv(path: Path, columns: dict[str, Sequence[Any]]) -> Path:
+def write_csv(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
     path = path.with_suffix(".csv")
     pyarrow.csv.write_csv(pa.table({name: list(map(str, values)) for name, values in columns.items()}), path)
     return path
 
 
-def write_parquet(path: Path, columns: dict[str, Sequence[Any]]) -> Path:
+def write_parquet(path: Path, columns: Mapping[str, Sequence[Any]]) -> Path:
     path = path.with_suffix(".parquet")
     pq.write_table(pa.table(columns), path)
     return path
@@ -200,7 +200,7 @@ def test_groups_stay_on_one_side(tmp_path: Path, write: Write) -> None:
     rows = {"path": names, "label": ["a", "b"] * 30, "group": [f"animal {i // 4}" for i in range(60)]}
     converted(source, tmp_path / "out", manifest=str(write(tmp_path / "list", rows)), validation_fraction=0.5)
     data = open_dataset(tmp_path / "out")
-    sides = {}
+    sides: dict[str, set[str]] = {}
     for split in data.splits:
         for number in range(len(data.records(split))):
             place = names.index(data.records(split)[number]["path"])

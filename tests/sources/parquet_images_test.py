@@ -270,6 +270,7 @@ def test_other_parquet_files_are_none(tmp_path: Path) -> None:
 
 
 def test_images_that_are_only_named(tmp_path: Path) -> None:
+    rows: list[dict[str, str | None] | None]
     rows = [{"bytes": None, "path": f"images/{number}.jpg"} for number in range(3)]
     rows += [{"bytes": None, "path": None}, {"bytes": None, "path": "../gone.jpg"}, None]
     (tmp_path / "images").mkdir()

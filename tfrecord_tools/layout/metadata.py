@@ -64,18 +64,18 @@ def write(directory: Path, described: Description, report: Report) -> None:
         described: The dataset.
         report: What else `convert.json` says.
     """
+    tabular.write_csv(directory / "rejected.csv", _REJECTED_COLUMNS, map(dataclasses.asdict, described.rejected))
+    changed = (dict(zip(CHANGED_COLUMNS, row)) for row in changed_rows(directory / index.FILE_NAME))
+    tabular.write_csv(directory / CHANGED, CHANGED_COLUMNS, changed)
     contents = {
         "features.json": _json(_features(described)),
         "dataset_info.json": _json(_dataset_info(described)),
         labels_file(described.keys): "".join(f"{name}\n" for name in stored_names(described)),
-        CONVERT_JSON: _json({**summary(described), **report}),
+        CONVERT_JSON: _json({**summary(described), **report}),  # Last: readers take a directory with it for whole.
     }
     for name, text in contents.items():
         with files.atomic(directory / name) as file:
             file.write(text.encode())
-    tabular.write_csv(directory / "rejected.csv", _REJECTED_COLUMNS, map(dataclasses.asdict, described.rejected))
-    changed = (dict(zip(CHANGED_COLUMNS, row)) for row in changed_rows(directory / index.FILE_NAME))
-    tabular.write_csv(directory / CHANGED, CHANGED_COLUMNS, changed)
 
 
 def changed_rows(index_path: Path) -> Iterator[list[str]]:

@@ -19,6 +19,7 @@ from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from trainers.results import comparison
 from trainers.results.comparison import Row, Variant
+from trainers.run_directory import Metrics
 
 MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
 
@@ -117,13 +118,17 @@ def test_run_directories_have_plain_names():
 
 
 def test_the_table_has_the_best_first():
-    runs = [
-        {"accuracy": 0.9, "auc": 0.95, "loss": 0.3, "parameters": 1000, "seconds": 10.0, "images_per_second": 50.0}
-        | {"model_bytes": 2_000_000, "latency_ms": 1.5},
-        {"accuracy": 0.8, "auc": 0.85, "loss": 0.5, "parameters": 1000, "seconds": 12.0, "images_per_second": 40.0}
-        | {"model_bytes": 2_000_000, "latency_ms": 2.5},
+    size: Metrics = {"parameters": 1000, "model_bytes": 2_000_000}
+    rates: list[Metrics] = [
+        {"seconds": 10.0, "images_per_second": 50.0, "latency_ms": 1.5},
+        {"seconds": 12.0, "images_per_second": 40.0, "latency_ms": 2.5},
     ]
-    five_classes = {name: value for name, value in runs[0].items() if name != "auc"} | {"accuracy": 0.95}
+    runs: list[Metrics] = [
+        {**size, **rates[0], "accuracy": 0.9, "auc": 0.95, "loss": 0.3},
+        {**size, **rates[1], "accuracy": 0.8, "auc": 0.85, "loss": 0.5},
+    ]
+    five_classes: Metrics = {**runs[0], "accuracy": 0.95}
+    del five_classes["auc"]
     rows = [Row(name="a", runs=tuple(runs), failed=1), Row(name="b", runs=(five_classes,)), Row(name="c", runs=())]
     lines = [re.split(r"\s{2,}", line.strip()) for line in comparison.table(rows).splitlines()]
     assert lines[1:] == [

@@ -198,9 +198,10 @@ def test_names_that_are_no_utf8_are_written(place, tmp_path):
 
 
 def test_a_threshold(place, tmp_path):
-    config = {"run": str(place / "run"), "images": [str(place / "src/test")], "csv": str(tmp_path / "a.csv")}
-    predict(PredictConfig(**config, threshold=0.9), lambda line: None)
-    rows = read_csv(tmp_path / "a.csv")
+    table = tmp_path / "a.csv"
+    config = PredictConfig(run=str(place / "run"), images=[str(place / "src/test")], csv=str(table), threshold=0.9)
+    predict(config, lambda line: None)
+    rows = read_csv(table)
     for row in rows:
         assert row["prediction"] == ("reds" if float(row["p_reds"]) >= 0.9 else "greens")
     assert any(0.5 <= float(row["p_reds"]) < 0.9 for row in rows)  # Else nothing is shown.
@@ -285,7 +286,7 @@ def test_a_file_is_decoded_or_the_reason_is_returned(place):
     _, info = model_file.load(place / "run/model.keras")
     pixels = image_files.decode_file(photo("reds", 1), info)
     assert isinstance(pixels, np.ndarray)
-    assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.uint8)
+    assert (pixels.shape, pixels.dtype) == ((16, 16, 3), np.dtype(np.uint8))
     text = image_files.decode_file(b"<html>", info)
     assert isinstance(text, image_files.Unreadable)
     assert text.reason.startswith("not an image (starts with b'<html>')")

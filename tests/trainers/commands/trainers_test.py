@@ -20,6 +20,7 @@ from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
 from trainers import checkpoint, recipes, training
 from trainers.models import networks
+from trainers.run_directory import Metrics
 
 BACKBONE = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
 BACKBONE_FLAGS = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32")
@@ -42,7 +43,7 @@ def place(tmp_path_factory) -> Path:
     return place
 
 
-def train(trainer: str, out: Path, run: Path, recipe: recipes.Recipe, **config: Any) -> dict[str, Any]:
+def train(trainer: str, out: Path, run: Path, recipe: recipes.Recipe, **config: Any) -> Metrics:
     settings = recipes.TrainConfig(tfrecords=str(out), run=str(run), features=str(run.parent / "features"), **config)
     return training.train(trainer, dataset.open(out), recipe, settings, {})
 
@@ -50,7 +51,8 @@ def train(trainer: str, out: Path, run: Path, recipe: recipes.Recipe, **config: 
 def small(trainer: str, place: Path, **values: Any) -> recipes.Recipe:
     model = {"image_size": 24} if trainer == "scratch" else BACKBONE | {"weights": str(place / "w.weights.h5")}
     recipe = recipes.RECIPES[trainer]["default"](**model)
-    return recipes.override(recipe, **({"batch_size": 8, "epochs": [1] * len(recipe.phases)} | values))
+    replaced: dict[str, Any] = {"batch_size": 8, "epochs": [1] * len(recipe.phases)}
+    return recipes.override(recipe, **replaced | values)
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from trainers.devices import diagnosis
 from trainers.devices.diagnosis import BROKEN, FINE, NOTE, Cuda
 
-WHOLE = {"cards": 1, "driver": "550.54.15", "driver_library": True}
+WHOLE: dict[str, Any] = {"cards": 1, "driver": "550.54.15", "driver_library": True}
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def check_equal_to_one(place: Path, workers: int) -> None:
     for row, other in zip(history(place / "one"), history(place / "job"), strict=True):
         for name in ("loss", "accuracy", "auc", "val_loss", "val_accuracy", "val_auc"):
             assert float(other[name]) == pytest.approx(float(row[name]), rel=1e-4), name  # Sums in another order.
-    for one, other in zip(weights(place / "one"), weights(place / "job"), strict=True):
-        np.testing.assert_allclose(other, one, atol=1e-6)
+    for expected, weight in zip(weights(place / "one"), weights(place / "job"), strict=True):
+        np.testing.assert_allclose(weight, expected, atol=1e-6)
 
 
 def test_two_processes_learn_as_one_does(place):

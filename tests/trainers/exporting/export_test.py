@@ -94,6 +94,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def with_records(place: Path, directory: Path, **settings: Any) -> ExportConfig:
+    """Settings that export the run of two classes and compare it on the records in `directory`."""
+    run, tfrecords, out = str(place / "two"), str(directory / "out"), str(directory / "export")
+    return ExportConfig(run=run, tfrecords=tfrecords, out=out, **settings)
+
+
 def expected(run_directory: Path, images: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Pixels u8[n h w 3] and probabilities f32[n classes] of the run's model."""
     pixels = decoded(images)
@@ -181,11 +187,12 @@ def test_saved_model_obeys_the_threshold(place: Path, tmp_path: Path) -> None:
 def test_all_formats_answer_alike(
     place: Path,
     name: str,
-    settings: dict[str, str],
+    settings: dict[str, Any],
     ask: Callable[[Path], Callable[[np.ndarray], np.ndarray]],
     tolerance: float,
 ) -> None:
-    few = {"tolerance": 0.5} if "quantize" in settings else {}  # Seven images are too few for a share of 3 %.
+    # Seven images are too few for a share of 3 %.
+    few: dict[str, Any] = {"tolerance": 0.5} if "quantize" in settings else {}
     config = ExportConfig(run=str(place / name), tfrecords=str(place / "out"), **(settings | few))
     exported = export(config)
     pixels, probabilities = expected(place / name, IMAGES)
@@ -291,7 +298,7 @@ def test_a_missing_package_is_named(
 
 @needs("litert")
 def test_what_is_not_near_enough_is_not_kept(place: Path, tmp_path: Path) -> None:
-    config = {"run": str(place / "five"), "format": "litert", "out": str(tmp_path / "out")}
+    config: dict[str, Any] = {"run": str(place / "five"), "format": "litert", "out": str(tmp_path / "out")}
     before = export(ExportConfig(**config)).check
     old = contents(tmp_path)
     with pytest.raises(
@@ -384,8 +391,7 @@ def test_adopted_records_are_read_by_their_own_names(place: Path, tmp_path: Path
     records = [example({"jpeg": data, "class": number % 2}) for number, data in enumerate(IMAGES)]
     write(tmp_path / "theirs/train-00000-of-00001", records)
     adopt(AdoptConfig(records=str(tmp_path / "theirs"), out=str(tmp_path / "out"), workers=1), lambda line: None)
-    config = {"run": str(place / "two"), "tfrecords": str(tmp_path / "out"), "out": str(tmp_path / "export")}
-    check = export(ExportConfig(**(config | settings))).check
+    check = export(with_records(place, tmp_path, **settings)).check
     assert (check.images, check.count) == ("records of train", len(IMAGES))
 
 
@@ -402,8 +408,7 @@ def test_a_model_that_cannot_be_converted(tmp_path: Path) -> None:
 
 def test_records_of_raw_pixels(place: Path, tmp_path: Path) -> None:
     converted(place / "pets", tmp_path / "out", store="raw", resize=8, resize_mode="exact")
-    config = {"run": str(place / "two"), "tfrecords": str(tmp_path / "out"), "out": str(tmp_path / "export")}
-    check = export(ExportConfig(**config, samples=5)).check
+    check = export(with_records(place, tmp_path, samples=5)).check
     assert (check.images, check.count) == ("records of validation", 5)
     records = dataset.open(tmp_path / "out").records("validation")
     pixels = [decode_pixels(tf.constant(records[n]["image"]), SIZE, CROP, records.raw_size).numpy() for n in range(5)]
@@ -417,8 +422,7 @@ def test_corrupt_records_and_no_validation_split(place: Path, tmp_path: Path) ->
     (shard,) = (tmp_path / "out").glob("*.tfrecord-*")
     flip(shard, 40)
     break_image(tmp_path / "out", 3)
-    config = {"run": str(place / "two"), "tfrecords": str(tmp_path / "out"), "out": str(tmp_path / "export")}
-    check = export(ExportConfig(**config)).check
+    check = export(with_records(place, tmp_path)).check
     assert (check.images, check.count) == ("records of train", 38)
 
 

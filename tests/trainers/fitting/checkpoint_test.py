@@ -166,7 +166,7 @@ def test_a_damaged_file_is_refused(keep, tmp_path):
 
 
 def test_phases_are_one_stream_of_batches_with_their_own_optimizers(tmp_path, monkeypatch):
-    seen = []
+    seen: list[tuple[object, ...]] = []
     make_task = tiny_training.make_task
 
     def spying() -> fit.Task:

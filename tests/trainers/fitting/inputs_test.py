@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def test_mixed_batches_have_mixed_targets(how, out):
     config = recipes.TrainConfig(tfrecords=str(out))
     model = recipes.ModelConfig(image_size=16)
 
-    def batches(**settings: float) -> list[tuple[np.ndarray, np.ndarray]]:
+    def batches(**settings: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         recipe = recipes.Recipe(model=model, phases=(), batch_size=10, augment="none", **settings)
         stream = inputs.train_batches(records, recipe, config, None, 3)(1)
         return list(itertools.islice(stream.as_numpy_iterator(), 3))

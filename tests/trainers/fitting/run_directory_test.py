@@ -13,7 +13,7 @@ import pytest
 from tfrecord_tools.errors import UserError
 from trainers import run_directory
 
-SETTINGS = {
+SETTINGS: dict[str, dict[str, object]] = {
     "flags": {"backbone": "VGG16", "backbone_kwargs": {}, "epochs": {"head": 5, "finetune": 8}, "seed": 0},
     "recipe": {"phases": ({"name": "head", "learning_rate": 0.001},)},
     "weights": {},

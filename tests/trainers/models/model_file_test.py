@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -74,7 +75,7 @@ def test_saving_replaces_the_file_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_the_info_of_a_dataset_and_how_its_images_were_prepared(tmp_path):
-    settings = {"resize": 16, "resize_mode": "exact", "store": "raw", "upscale": True}
+    settings: dict[str, Any] = {"resize": 16, "resize_mode": "exact", "store": "raw", "upscale": True}
     out = tmp_path / "out"
     converted(with_splits(tmp_path / "pets"), out, **settings)
     data = dataset.open(out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
@@ -9,9 +11,9 @@ from tfrecord_tools.errors import UserError
 from trainers import recipes
 from trainers.recipes import ModelConfig, Phase
 
-VGG16 = {"backbone": "VGG16", "image_size": 150, "scaling": "unit", "pooling": "flatten", "hidden": 256}
-HEAD = {"name": "head", "trainable": "head", "optimizer": "rmsprop", "learning_rate": 1e-2}
-MOVES = {"rotation_range": 90, "zoom_range": 0.2, "horizontal_flip": True, "vertical_flip": True}
+VGG16: dict[str, Any] = {"backbone": "VGG16", "image_size": 150, "scaling": "unit", "pooling": "flatten", "hidden": 256}
+HEAD: dict[str, Any] = {"name": "head", "trainable": "head", "optimizer": "rmsprop", "learning_rate": 1e-2}
+MOVES: dict[str, Any] = {"rotation_range": 90, "zoom_range": 0.2, "horizontal_flip": True, "vertical_flip": True}
 
 
 @pytest.mark.parametrize(

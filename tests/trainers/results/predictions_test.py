@@ -41,6 +41,8 @@ def test_each_prediction_is_that_of_its_record(pair):
     records = dataset.open(out).records("test")
     chosen = records.select(np.array([7, 30, 2]))
     found = predictions.of_records(model, info, chosen)
+    assert found.records is not None
+    assert found.labels is not None
     assert found.records.tolist() == [7, 30, 2]
     for i, number in enumerate(found.records.tolist()):
         record = records[number]
@@ -62,6 +64,8 @@ def test_other_orders_of_the_classes_are_mapped_by_name(pair, tmp_path):
     one, other = found
     assert predictions.summary(one)["accuracy"] > 0.8
     assert predictions.summary(other)["accuracy"] == predictions.summary(one)["accuracy"]
+    assert one.labels is not None
+    assert other.labels is not None
     assert [one.classes[i] for i in one.labels] == [other.classes[i] for i in other.labels]
     np.testing.assert_allclose(one.probabilities, other.probabilities[:, ::-1], atol=1e-6)
 

@@ -9,6 +9,7 @@ import io
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -178,6 +179,8 @@ def test_the_mistakes_show_what_the_model_saw(pair):
     predicted = predictions.of_records(model, info, records)
     mistakes = report._mistakes(model, info, records, predicted)
     assert len(mistakes) > 1
+    assert predicted.labels is not None
+    assert predicted.records is not None
     for one in mistakes:
         assert predicted.labels[one.number] != predicted.predicted[one.number]
         with Image.open(io.BytesIO(one.image)) as image:
@@ -206,7 +209,7 @@ def test_names_are_escaped(evil):
     assert f"third {EVIL}" in page.text
 
 
-def changed(evil: Facts, predicted: Predictions, **changes: object) -> Page:
+def changed(evil: Facts, predicted: Predictions, **changes: Any) -> Page:
     """The page of other predictions, without a history."""
     metrics = {**evil.metrics, **predictions.summary(predicted)}
     drawn = plots.draw(predicted, 0.5, [])
