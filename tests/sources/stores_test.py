@@ -596,7 +596,7 @@ def test_archive_that_changes_between_survey_and_write(
 ) -> None:
     members = small(tmp_path / "pets")
     PACKED[name](tmp_path / name, members)
-    original = convert_module.plan
+    original = convert_module.make_plan
 
     def plan(*args: Any) -> Any:
         decided = original(*args)
@@ -604,7 +604,7 @@ def test_archive_that_changes_between_survey_and_write(
         return decided
 
     with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "plan", plan)
+        patch.setattr(convert_module, "make_plan", plan)
         with pytest.raises(UserError, match=message):
             converted(tmp_path / name, tmp_path / "out", validation_fraction=0)
     assert not (tmp_path / "out").exists()
