@@ -6,7 +6,7 @@
 
 `GET /` says that it is up, and its classes. A photograph with an EXIF orientation is turned upright, as `convert` does
 before training, and the answer says so: `"turned": true`. TIFF, WebP, transparency and 16 bits are not prepared:
-`tfrecord_tools.images.preparation.prepare` does that. A SavedModel is a program: serve only models you trust.
+`tfrecord_tools.images.prepare` does that. A SavedModel is a program: serve only models you trust.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     if flags_of_images := exported.info.preparation():
         print(
             f"note: its training's images were made with {flags_of_images}: make others alike, as predict does"
-            " (tfrecord_tools.images.preparation.prepare)"
+            " (tfrecord_tools.images.prepare)"
         )
 
 

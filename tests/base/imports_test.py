@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,3 +133,33 @@ def test_only_packages_and_modules_are_below_the_repository() -> None:
         path.parent for package in ("tfrecord_tools", "trainers") for path in Path(REPOSITORY / package).rglob("*.py")
     }
     assert [path for path in directories if not (path / "__init__.py").exists()] == []
+
+
+def documented_names() -> list[str]:
+    """Dotted names of this project that README, docs and examples mention."""
+    paths = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "examples").glob("*.py")]
+    found = {
+        name for path in paths for name in re.findall(r"\b(?:tfrecord_tools|trainers)(?:\.\w+)+", path.read_text())
+    }
+    return sorted(name for name in found if not name.endswith((".md", ".py")))
+
+
+RESOLVE = """
+import importlib, sys
+for name in sys.argv[1:]:
+    module, *rest = name.split(".")
+    value = importlib.import_module(module)
+    for part in rest:
+        try:
+            value = getattr(value, part)
+        except AttributeError:
+            value = importlib.import_module(f"{value.__name__}.{part}")
+print("resolved", len(sys.argv) - 1)
+"""
+
+
+def test_documented_names_exist() -> None:
+    names = documented_names()
+    assert {"tfrecord_tools.convert", "tfrecord_tools.images.prepare", "trainers.finetune"} <= set(names)
+    done = subprocess.run([sys.executable, "-c", RESOLVE, *names], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.stdout == f"resolved {len(names)}\n", done.stderr

@@ -438,7 +438,7 @@ def test_command(place: Path, tmp_path: Path) -> None:
     )
     assert lines[2:] == [
         "note: its training's images were made with --resize=48: make others alike, as predict does"
-        " (tfrecord_tools.images.preparation.prepare)"
+        " (tfrecord_tools.images.prepare)"
     ]
     for flags, message in [
         ((), "error: --run is missing: the run directory of a trainer, or a .keras file that one wrote.\n"),
