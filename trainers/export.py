@@ -14,16 +14,16 @@ from absl import flags, logging
 
 from tfrecord_tools.base import command, usage
 from trainers.exporting import export_model
-from trainers.exporting.export_model import ExportConfig
+from trainers.exporting.export_model import ModelExportConfig
 from trainers.models import model_file
 
 
 def define_flags() -> None:
     usage.define_path("run", None, "The run directory of a trainer, or a .keras file that one wrote.")
-    flags.DEFINE_enum("format", ExportConfig.format, list(export_model.FORMATS), "What to write.")
+    flags.DEFINE_enum("format", ModelExportConfig.format, list(export_model.FORMATS), "What to write.")
     flags.DEFINE_enum(
         "quantize",
-        ExportConfig.quantize,
+        ModelExportConfig.quantize,
         export_model.QUANTIZE,
         "Of LiteRT: weights in half precision, or all in int8.",
     )
@@ -32,7 +32,7 @@ def define_flags() -> None:
         None,
         "A dataset directory to compare the answers on, and to calibrate int8; else images are drawn.",
     )
-    flags.DEFINE_integer("samples", ExportConfig.samples, "How many of its records at most, for either.")
+    flags.DEFINE_integer("samples", ModelExportConfig.samples, "How many of its records at most, for either.")
     flags.DEFINE_float(
         "tolerance",
         None,
@@ -42,12 +42,12 @@ def define_flags() -> None:
     )
     usage.define_path("out", None, "The directory to write; by default export/FORMAT[-QUANTIZE] in the run directory.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
-    flags.DEFINE_boolean("overwrite", ExportConfig.overwrite, "Replace an export that is there.")
+    flags.DEFINE_boolean("overwrite", ModelExportConfig.overwrite, "Replace an export that is there.")
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    config = command.from_flags(ExportConfig)
+    config = command.from_flags(ModelExportConfig)
     logging.set_verbosity(logging.WARNING)  # TensorFlow logs every file that it writes.
     exported = export_model.export(config)
     names = sorted(path.name for path in exported.directory.iterdir())

@@ -24,7 +24,7 @@ import tensorflow as tf
 from image_sources import REPOSITORY
 from PIL import Image, ImageOps
 
-from trainers.exporting.export_model import ExportConfig, export
+from trainers.exporting.export_model import ModelExportConfig, export
 from trainers.models import model_file
 
 SERVER = REPOSITORY / "examples/http_server.py"
@@ -41,7 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = keras.Model(pixels, keras.layers.Softmax()(x))
     info = model_file.ModelInfo(classes=CLASSES, image_size=SIZE)
     model_file.save(model, info, place / "model.keras")
-    return export(ExportConfig(run=str(place / "model.keras"))).directory
+    return export(ModelExportConfig(run=str(place / "model.keras"))).directory
 
 
 @pytest.fixture(scope="module")

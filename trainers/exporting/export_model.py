@@ -39,7 +39,7 @@ _DRAWN = 32  # Images that are drawn where no records are given.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExportConfig:
+class ModelExportConfig:
     """What is exported.
 
     Attributes:
@@ -96,7 +96,7 @@ class Check:
         range: How far the Keras model's probabilities of a class lie apart: with all alike, little is shown.
         difference: The largest, of any probability of any image.
         other_answers: Share of images whose class is another.
-        tolerance: As in `ExportConfig`.
+        tolerance: As in `ModelExportConfig`.
         quantized: Whether `other_answers` is what must lie within `tolerance`, and not `difference`.
     """
 
@@ -143,7 +143,7 @@ class Exported:
     check: Check
 
 
-def export(config: ExportConfig) -> Exported:
+def export(config: ModelExportConfig) -> Exported:
     """Writes a directory with the model in another format, labels.txt (a name a line) and export.json (how to use it).
 
     Raises:
@@ -171,7 +171,9 @@ def export(config: ExportConfig) -> Exported:
     return Exported(directory=out, info=info, check=check)
 
 
-def _write(config: ExportConfig, model: keras.Model, info: ModelInfo, data: Dataset | None, directory: Path) -> Check:
+def _write(
+    config: ModelExportConfig, model: keras.Model, info: ModelInfo, data: Dataset | None, directory: Path
+) -> Check:
     """Writes all of the output, and checks it."""
     from trainers.exporting import formats
 
@@ -245,7 +247,7 @@ def _stored(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, lis
 
 
 def _compared(
-    config: ExportConfig, info: ModelInfo, images: str, expected: np.ndarray, answers: list[np.ndarray]
+    config: ModelExportConfig, info: ModelInfo, images: str, expected: np.ndarray, answers: list[np.ndarray]
 ) -> Check:
     """Compares f32[n classes] with each of the answers.
 
@@ -275,7 +277,7 @@ def _compared(
     return check
 
 
-def _check_packages(config: ExportConfig) -> None:
+def _check_packages(config: ModelExportConfig) -> None:
     missing = [name for name in _PACKAGES.get(config.format, ()) if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(

@@ -22,7 +22,7 @@ from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.decoding.reference import decode_pixels
 from tfrecord_tools.errors import UserError
 from trainers.exporting import export_model, formats
-from trainers.exporting.export_model import ExportConfig, export
+from trainers.exporting.export_model import ModelExportConfig, export
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 
@@ -94,10 +94,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def with_records(place: Path, directory: Path, **settings: Any) -> ExportConfig:
+def with_records(place: Path, directory: Path, **settings: Any) -> ModelExportConfig:
     """Settings that export the run of two classes and compare it on the records in `directory`."""
     run, tfrecords, out = str(place / "two"), str(directory / "out"), str(directory / "export")
-    return ExportConfig(run=run, tfrecords=tfrecords, out=out, **settings)
+    return ModelExportConfig(run=run, tfrecords=tfrecords, out=out, **settings)
 
 
 def expected(run_directory: Path, images: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +139,7 @@ def of_onnx(directory: Path) -> Callable[[np.ndarray], np.ndarray]:
 
 @pytest.mark.parametrize(("name", "classes"), [("two", TWO), ("five", FIVE)])
 def test_saved_model_takes_bytes(place: Path, name: str, classes: tuple[str, ...]) -> None:
-    out = export(ExportConfig(run=str(place / name))).directory
+    out = export(ModelExportConfig(run=str(place / name))).directory
     assert out == place / name / "export/saved_model"
     signatures = tf.saved_model.load(str(out)).signatures
     assert set(signatures) == {"serving_default", "pixels", "classes"}
@@ -162,8 +162,8 @@ def test_saved_model_obeys_the_threshold(place: Path, tmp_path: Path) -> None:
     threshold = float(np.median(probabilities[:, 1]))  # So that it lies just at one of them.
     run_directory = saved(tmp_path / "run", classifier(2), TWO, threshold=threshold)
     for config in (
-        ExportConfig(run=str(run_directory / "model.keras")),  # A model file does too.
-        ExportConfig(run=str(place / "two"), threshold=threshold, out=str(tmp_path / "given")),
+        ModelExportConfig(run=str(run_directory / "model.keras")),  # A model file does too.
+        ModelExportConfig(run=str(place / "two"), threshold=threshold, out=str(tmp_path / "given")),
     ):
         out = export(config).directory
         answer = tf.saved_model.load(str(out)).signatures["serving_default"](image_bytes=tf.constant(IMAGES))
@@ -193,7 +193,7 @@ def test_all_formats_answer_alike(
 ) -> None:
     # Seven images are too few for a share of 3 %.
     few: dict[str, Any] = {"tolerance": 0.5} if "quantize" in settings else {}
-    config = ExportConfig(run=str(place / name), tfrecords=str(place / "out"), **(settings | few))
+    config = ModelExportConfig(run=str(place / name), tfrecords=str(place / "out"), **(settings | few))
     exported = export(config)
     pixels, probabilities = expected(place / name, IMAGES)
     answers = ask(exported.directory)(pixels)
@@ -215,7 +215,7 @@ def test_all_formats_answer_alike(
 @needs("litert")
 def test_quantized_is_smaller_and_calibrated(place: Path, tmp_path: Path) -> None:
     def size(quantize: str) -> int:
-        config = ExportConfig(
+        config = ModelExportConfig(
             run=str(place / "two"), format="litert", quantize=quantize, tfrecords=str(place / "out"), samples=4,
             tolerance=1.0, out=str(tmp_path / quantize),
         )  # fmt: skip
@@ -262,7 +262,7 @@ def test_mistakes_leave_nothing(
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken/file").write_text("precious")
     with pytest.raises(UserError) as error:
-        export(ExportConfig(**({"run": str(place / "two"), "out": "new"} | settings)))
+        export(ModelExportConfig(**({"run": str(place / "two"), "out": "new"} | settings)))
     assert str(error.value).startswith(message)
     assert contents(tmp_path) == {"taken/file": b"precious"}
     assert not (tmp_path / "new").exists()
@@ -292,20 +292,20 @@ def test_a_missing_package_is_named(
         pytest.importorskip("onnxruntime")
     monkeypatch.setitem(sys.modules, module, None)  # How Python marks what cannot be imported.
     with pytest.raises(UserError) as error:
-        export(ExportConfig(run=str(place / "two"), format=format))
+        export(ModelExportConfig(run=str(place / "two"), format=format))
     assert str(error.value) == message
 
 
 @needs("litert")
 def test_what_is_not_near_enough_is_not_kept(place: Path, tmp_path: Path) -> None:
     config: dict[str, Any] = {"run": str(place / "five"), "format": "litert", "out": str(tmp_path / "out")}
-    before = export(ExportConfig(**config)).check
+    before = export(ModelExportConfig(**config)).check
     old = contents(tmp_path)
     with pytest.raises(
         UserError,
         match=r"litert-float16 is not near enough, and nothing was written: the probabilities of 32 generated images",
     ) as e:
-        export(ExportConfig(**config, quantize="float16", tolerance=before.difference / 2, overwrite=True))
+        export(ModelExportConfig(**config, quantize="float16", tolerance=before.difference / 2, overwrite=True))
     assert str(e.value).endswith("another class. If it is good enough, pass a larger --tolerance.")
     assert contents(tmp_path) == old  # The old one is there, the new one not even in part.
 
@@ -329,7 +329,7 @@ def test_what_is_not_near_enough_is_not_kept(place: Path, tmp_path: Path) -> Non
     ],
 )
 def test_the_verdict(settings: dict[str, Any], answers: list[list[float]], message: str) -> None:
-    config = ExportConfig(run="run", **settings)
+    config = ModelExportConfig(run="run", **settings)
     info = ModelInfo(classes=TWO, image_size=SIZE)
     right = np.array([[0.0, 1.0], [0.6, 0.4]])
     assert export_model._compared(config, info, "images", right, [right]).difference == 0
@@ -339,10 +339,10 @@ def test_the_verdict(settings: dict[str, Any], answers: list[list[float]], messa
 
 def test_replaces_an_export(place: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    export(ExportConfig(run=str(place / "two"), out=str(out)))
+    export(ModelExportConfig(run=str(place / "two"), out=str(out)))
     (tmp_path / "out.tmp").mkdir()
     (tmp_path / "out.tmp/mine").write_text("precious")  # What an export did not make is not its to remove.
-    export(ExportConfig(run=str(place / "five"), out=str(out), overwrite=True))
+    export(ModelExportConfig(run=str(place / "five"), out=str(out), overwrite=True))
     assert (out / "labels.txt").read_text(encoding="utf-8").splitlines() == list(FIVE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.tmp"]
     assert (tmp_path / "out.tmp/mine").read_text() == "precious"
@@ -352,7 +352,7 @@ def test_replaces_an_export(place: Path, tmp_path: Path) -> None:
 def test_of_two_exports_the_first_that_is_done_stays(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = ExportConfig(run=str(place / "two"), out=str(tmp_path / "out"))
+    config = ModelExportConfig(run=str(place / "two"), out=str(tmp_path / "out"))
     original = export_model._write
 
     def overtaken(*arguments: Any) -> export_model.Check:
@@ -379,7 +379,7 @@ def test_what_is_compared_with_is_the_model_as_loaded(
 
     monkeypatch.setattr(formats, "with_names", swapped)
     with pytest.raises(UserError, match=r"saved_model is not near enough, and nothing was written"):
-        export(ExportConfig(run=str(place / "two"), out=str(tmp_path / "made/for/it")))
+        export(ModelExportConfig(run=str(place / "two"), out=str(tmp_path / "made/for/it")))
     assert list(tmp_path.iterdir()) == []  # No directory that was made for the export is left.
 
 
@@ -402,7 +402,7 @@ def test_a_model_that_cannot_be_converted(tmp_path: Path) -> None:
     x = keras.ops.erfinv(x)  # Not one of LiteRT's operations.
     run_directory = saved(tmp_path / "run", keras.Model(pixels, keras.layers.Dense(1, "sigmoid")(x)), TWO)
     with pytest.raises(UserError, match=r"^--format=litert: this model cannot be converted: .*Pass another"):
-        export(ExportConfig(run=str(run_directory), format="litert"))
+        export(ModelExportConfig(run=str(run_directory), format="litert"))
     assert [path.name for path in run_directory.rglob("*") if path.is_file()] == ["model.keras"]
 
 
