@@ -43,11 +43,11 @@ test: $(VENV)/installed
 	$(VENV)/bin/lint-imports --no-cache
 	$(RUN) -m pytest
 
-# The rooms that need neither TensorFlow nor other processes: under a minute.
+# The rooms from layout to card: no training, few processes.
 test-unit: $(VENV)/installed
-	$(RUN) -m pytest -m 'not slow and not gpu and not interop and not process' $(UNIT)
+	$(RUN) -m pytest -m 'not slow and not gpu and not interop' $(UNIT)
 
-# Line and branch coverage of the quick tests, commands in their own processes among them. It lists files below 92 %.
+# Line and branch coverage of the quick tests, commands in their own processes among them, the least covered file first.
 coverage: $(VENV)/installed
 	$(RUN) -m coverage erase
 	$(RUN) -m pytest --cov --cov-report=

@@ -37,8 +37,7 @@ from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images.preparation import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.images.recode import RESIZE_MODES
 from tfrecord_tools.layout import dataset_files, index, metadata
-from tfrecord_tools.layout.dataset_files import ConvertJson, dataset_name
-from tfrecord_tools.layout.digest import Shard
+from tfrecord_tools.layout.dataset_files import ConvertJson, Shard, dataset_name
 from tfrecord_tools.sources import stores
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
 

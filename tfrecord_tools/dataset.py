@@ -88,7 +88,7 @@ def train_batches(
         batch_size: Of the global batch, over all workers.
         image_size: Height and width in pixels.
         seed: Of order and augmentation.
-        crop: 0 stretches the whole image, above 0 takes its central square (see `pixels.decode_pixels`).
+        crop: 0 stretches the whole image, above 0 takes its central square (see `reference.decode_pixels`).
         start_step: The first batch's number.
         shard: (i, w): yield the i-th of w equal, contiguous slices of each global batch.
         order: `order.Blocks` or `order.Balanced` of these records; by default they are `order.Shuffled`.

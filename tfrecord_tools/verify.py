@@ -26,8 +26,7 @@ from tfrecord_tools.base import command, files, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.layout import dataset_files, digest, duplicates, index, metadata, schema
-from tfrecord_tools.layout.dataset_files import ConvertJson
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import ConvertJson, Rejected
 from tfrecord_tools.layout.schema import Keys
 from tfrecord_tools.records import Dataset, open_dataset
 

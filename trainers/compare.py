@@ -117,7 +117,6 @@ def compare(config: CompareConfig) -> None:
     for job in jobs:  # Before hours are spent on the trainings in front of it.
         _check_same(job, digest)
     _check_alike(config)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Ends the running training, too.
     with files.lock(out / "lock", f"--out={out}: another comparison is at work in it. Wait for it."):
         failed = [job for number, job in enumerate(jobs, 1) if not _train(job, f"{number}/{len(jobs)}")]
     _check_alike(config)
@@ -134,7 +133,7 @@ def _check_same(job: Job, digest: str) -> None:
     if not job.is_done():
         return
     begun = json.loads(job.record.read_text())
-    if begun != job.variant.told(job.seed):
+    if begun != job.variant.arguments(job.seed):
         raise UserError(
             f"{job.run}: finished with other flags: {' '.join(begun)}. Give the variant another NAME, or pass another"
             " --out."
@@ -164,7 +163,7 @@ def _train(job: Job, position: str) -> bool:
     if code or metrics is None:
         command.say(f"failed with exit code {code}: {_last_error(job.log)}")
         return False
-    run_directory.write_json(job.record, job.variant.told(job.seed))
+    run_directory.write_json(job.record, job.variant.arguments(job.seed))
     command.say(f"accuracy {metrics['accuracy']:.2%} in {metrics['seconds']:,.0f} s")
     return True
 
@@ -223,6 +222,7 @@ def main(argv: Sequence[str]) -> None:
         for job in config.jobs():
             print(shlex.join(job.command()))
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Ends the running training, too.
         compare(config)
 
 

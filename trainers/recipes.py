@@ -72,8 +72,8 @@ class Phase:
     Attributes:
         name: As it is shown and stands in history.csv.
         trainable: "head" (the backbone frozen); "last_stage", "all", a number or a pattern: that much of the backbone
-            too, but not its BatchNormalization (see `models.chosen_layers`); "scratch": everything, BatchNormalization
-            too.
+            too, but not its BatchNormalization (see `networks.chosen_layers`); "scratch": everything, with its
+            BatchNormalization.
         learning_rate: At the start of the phase, or after the warm-up.
         optimizer: Name of a Keras optimizer.
         optimizer_kwargs: Its further arguments, such as momentum, weight_decay, global_clipnorm, use_ema or

@@ -108,6 +108,21 @@ def test_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert len(waits) == 3
 
 
+def test_lock_of_another_process_is_waited_for(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys, time; from tfrecord_tools.base import files\n"
+        "place = pathlib.Path(sys.argv[1])\n"
+        "with files.lock(place / 'lock', ''):\n"
+        "    print('held', flush=True); time.sleep(0.3); (place / 'done').touch()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        with files.lock(tmp_path / "lock", "in use"):
+            assert (tmp_path / "done").exists()
+
+
 def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys; from tfrecord_tools.base import files\n"

@@ -18,8 +18,7 @@ from tfrecord_tools.conversion.shards import MAX_SHARD_BYTES, MIN_SHARD_BYTES
 from tfrecord_tools.conversion.survey import FACT, Facts
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
-from tfrecord_tools.layout.dataset_files import dataset_name
-from tfrecord_tools.layout.digest import Rejected, Shard
+from tfrecord_tools.layout.dataset_files import Rejected, Shard, dataset_name
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.sources.base import SPAN

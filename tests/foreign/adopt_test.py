@@ -208,12 +208,17 @@ def test_directory_of_tensorflow_datasets(tfds_directory: Path, tmp_path: Path) 
 
 
 TINY = ("--weights=none", "--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--batch_size=8")
+SMALL = ("--image_size=32", "--batch_size=8")
 
 
-@pytest.mark.parametrize("origin", ["model_garden", pytest.param("tfds_directory", marks=pytest.mark.slow)])
-def test_fine_tuning_takes_it(origin: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("origin", "trainer", "flags"), [("model_garden", "finetune", TINY), ("tfds_directory", "scratch", SMALL)]
+)
+def test_trainers_take_it(
+    origin: str, trainer: str, flags: tuple[str, ...], request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     out = quietly(request.getfixturevalue(origin), tmp_path / "out")
-    command = ("trainers.finetune", f"--tfrecords={out}", f"--run={tmp_path / 'run'}", "--epochs=1", *TINY)
+    command = (f"trainers.{trainer}", f"--tfrecords={out}", f"--run={tmp_path / 'run'}", "--epochs=1", *flags)
     with start(*command, cwd=tmp_path) as process:
         _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err

@@ -24,7 +24,7 @@ IMAGENET = {
 
 
 def features(values: dict[str, Any]) -> dict[str, Feature]:
-    """What `examples.parse` gives of such values."""
+    """What `example_parser.parse` gives of such values."""
 
     def feature(value: Any) -> Feature:
         values = value if isinstance(value, list) else [value]

@@ -31,4 +31,5 @@ def in_write(partial: Path) -> bool:
 
 def without_bars(err: str) -> list[str]:
     """The lines of an error output but for those of progress, which appear when a conversion takes long."""
-    return [line for line in err.splitlines() if line.strip() and not re.match(r"(survey|write): ", line)]
+    bar = re.compile(r"(survey|write): +\d+(%\|| images \[)")  # As tqdm draws it, with and without a total.
+    return [line for line in err.splitlines() if line.strip() and not bar.match(line)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 
@@ -15,7 +14,7 @@ from image_sources import image
 from PIL import Image
 
 from tfrecord_tools.images import preparation
-from tfrecord_tools.images.preparation import BadImage, as_bad_image, prepare
+from tfrecord_tools.images.preparation import BadImage, prepare
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 
@@ -247,19 +246,3 @@ def test_damage_to_a_png_never_passes() -> None:
         if damaged != PNG:
             with pytest.raises(BadImage):
                 prepare(damaged)
-
-
-def test_pillows_limit_and_the_warnings_are_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are the process's: other code in it relies on them."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    filters = list(warnings.filters)
-    large = image(1, size=(40, 30))
-    assert prepare(large).width == 40
-    with as_bad_image(), as_bad_image():
-        assert Image.open(io.BytesIO(large)).size == (40, 30)
-    with pytest.raises(BadImage), as_bad_image():
-        Image.open(io.BytesIO(b"neither"))
-    assert Image.MAX_IMAGE_PIXELS == 50
-    assert list(warnings.filters) == filters
-    with pytest.raises(Image.DecompressionBombError):
-        Image.open(io.BytesIO(large))

@@ -15,7 +15,7 @@ import pytest
 from image_sources import contents, converted, scanned, tree
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import manifest

@@ -12,7 +12,7 @@ from image_sources import contents, converted, scanned
 from PIL import Image
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import pixel_csv

@@ -20,7 +20,7 @@ from image_sources import contents, converted, flip, image, tree, with_splits
 
 from tfrecord_tools import convert as convert_module
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import archives, directory
 from tfrecord_tools.sources.base import Listing, ReadError

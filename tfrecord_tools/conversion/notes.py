@@ -31,7 +31,7 @@ class Note:
     Attributes:
         kind: "source", "raw", "duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow": those of the kind
             "deep" that use few of their levels.
-        level: "check" or "note", as in `findings.Finding`.
+        level: "check" or "note", as in `findings.Trait`.
         text: What there is, without a full stop.
         advice: What can be done; "" if nothing.
         images: How many images the note is about; 0 if it is not about single images.

@@ -18,7 +18,8 @@ from tfrecord_tools.conversion.rows import Rows
 from tfrecord_tools.conversion.survey import Facts
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import duplicates, schema
-from tfrecord_tools.layout.digest import Rejected, Shard, digest_of
+from tfrecord_tools.layout.dataset_files import Rejected, Shard
+from tfrecord_tools.layout.digest import digest_of
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.splits import SPLITS
 from tfrecord_tools.layout.splitting import NO_GROUP, choose_splits, content_hashes, split_keys

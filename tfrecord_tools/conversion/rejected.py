@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.sources.scan import Sources
 
 _SHOWN = 5  # Files named on the screen.

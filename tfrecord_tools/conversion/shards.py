@@ -11,7 +11,7 @@ from tfrecord_tools.conversion.plan_config import PlanConfig
 from tfrecord_tools.conversion.previous import Previous
 from tfrecord_tools.conversion.rows import Rows
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.digest import Shard
+from tfrecord_tools.layout.dataset_files import Shard
 from tfrecord_tools.layout.splits import SPLITS
 
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 150 << 20

@@ -39,7 +39,7 @@ class Facts:
 
     Attributes:
         table: FACT[n]. Of the file: size in bytes and mtime in ns when it was read, sha256, type (index into
-            `TYPES`). Of what is stored of it: bytes, sha256, type, changes (bit i: `images.CHANGES[i]`), height
+            `TYPES`). Of what is stored of it: bytes, sha256, type, changes (bit i: `preparation.CHANGES[i]`), height
             and width in pixels, findings (bit i: the i-th of `findings.FINDINGS`), lowest and highest level of images
             with more than 8 bits. All 0 if it is no sound image.
         reasons: File number -> why it is not a sound image.
@@ -57,7 +57,7 @@ def change_names(bits: int) -> str:
 
 
 def change_bits(names: Iterable[str]) -> int:
-    """The other way round: bit i stands for `images.CHANGES[i]`."""
+    """The other way round: bit i stands for `preparation.CHANGES[i]`."""
     return sum(1 << preparation.CHANGES.index(name) for name in names)
 
 

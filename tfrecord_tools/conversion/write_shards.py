@@ -18,7 +18,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import pillow, preparation
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import findings, index, schema
-from tfrecord_tools.layout.digest import Shard
+from tfrecord_tools.layout.dataset_files import Shard
 from tfrecord_tools.sources.base import Files, ReadError
 from tfrecord_tools.sources.parquet_images import ParquetImages
 from tfrecord_tools.sources.scan import Sources

@@ -1,4 +1,4 @@
-"""The pixels that `pixels.decode_pixels` defines, from libraries that are faster than TensorFlow's operations.
+"""The pixels that `reference.decode_pixels` defines, from libraries that are faster than TensorFlow's operations.
 
 Both have the same bits, but of progressive JPEGs that lack scans: versions of libjpeg smooth those in different ways.
 Python holds its lock only between calls of the libraries, so that threads decode side by side.
@@ -34,7 +34,7 @@ _of_thread = threading.local()
 
 
 def decode(encoded: bytes, image_size: int, crop: float = 0.0, raw_size: int | None = None) -> np.ndarray:
-    """Decodes an image and resizes it to a square, as `pixels.decode_pixels` does, to the bit.
+    """Decodes an image and resizes it to a square, as `reference.decode_pixels` does, to the bit.
 
     Args:
         encoded: A JPEG, PNG, GIF or BMP, or raw pixels.

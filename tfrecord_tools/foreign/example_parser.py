@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tfrecord_tools.images import pillow
+from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import wire
 from tfrecord_tools.layout.wire import DELIMITED, FIXED32, VARINT
 
@@ -121,10 +122,15 @@ def image_type(data: bytes) -> str | None:
 
 
 def decode(data: bytes) -> Image.Image | None:
-    """Decode an image of one of these types, of several pictures the first; None if TensorFlow would not decode it."""
+    """Decode an image of one of these types, of several pictures the first; None if TensorFlow would not decode it.
+
+    An image of more than `ImageConfig.max_pixels` is not decoded: records may come from anyone.
+    """
     try:
         with pillow.unlimited():
             image = Image.open(io.BytesIO(data), formats=tuple(_IMAGE.groupindex))
+            if image.width * image.height > ImageConfig.max_pixels:
+                return None
             image.load()
             return image if image_type(data) != "BMP" or data[_BMP_BITS] >= 8 else None
     except Exception:  # noqa: BLE001  Any of five parsers, on bytes of any origin.

@@ -23,7 +23,7 @@ from tfrecord_tools.foreign.forms import INDEX, Form, Label, Unlabeled, Unusable
 from tfrecord_tools.images import preparation
 from tfrecord_tools.images.preparation import BadImage, ImageConfig, Prepared
 from tfrecord_tools.layout import index, schema
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import Rejected
 
 _DECODED = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # What TensorFlow decodes.
 _NO_EXAMPLE = "it is not a tf.train.Example"
@@ -92,7 +92,7 @@ class Found:
         texts: Stored label -> name of its class, if the records hold one.
         rejected: Records that cannot be used.
         unlabeled: How many of the rejected records have no label.
-        changes: `images.CHANGES` -> number of images that `convert` would change so, or that were changed so.
+        changes: `preparation.CHANGES` -> number of images that `convert` would change so, or that were changed so.
     """
 
     records: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -170,6 +171,37 @@ def class_entry(label: int, name: str, records: Mapping[str, int]) -> ClassEntry
 def class_records(entry: ClassEntry, split: str) -> int:
     """Return the number of records of a class in a split."""
     return cast(Mapping[str, int], entry)[split]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """A contiguous range of the dataset's records: one file."""
+
+    split: str
+    number: int  # Within the split.
+    of: int
+    start: int
+    stop: int
+    link: str = ""  # The file of the previous dataset that holds just these records.
+
+    def file_name(self, dataset: str) -> str:
+        """Return TensorFlow Datasets' name of the shard."""
+        return shard_name(dataset, self.split, self.number, self.of)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rejected:
+    """A file that does not become a record, or is repaired first.
+
+    Attributes:
+        path: Relative to the source.
+        reason: What is wrong with the file.
+        done: "skipped", "repaired" or "dropped".
+    """
+
+    path: str
+    reason: str
+    done: str = "skipped"
 
 
 def shard_name(dataset: str, split: str, number: int, of: int) -> str:

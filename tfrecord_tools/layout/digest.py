@@ -12,44 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfrecord_tools.layout import index
-from tfrecord_tools.layout.dataset_files import shard_name
+from tfrecord_tools.layout.dataset_files import Rejected, Shard
 from tfrecord_tools.layout.splits import SPLITS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 DIGESTED = ("split", "shard", "label", "path", "group", "sha256", "source_sha256")
-
-
-@dataclasses.dataclass(frozen=True)
-class Shard:
-    """A contiguous range of the dataset's records: one file."""
-
-    split: str
-    number: int  # Within the split.
-    of: int
-    start: int
-    stop: int
-    link: str = ""  # The file of the previous dataset that holds just these records.
-
-    def file_name(self, dataset: str) -> str:
-        """Return TensorFlow Datasets' name of the shard."""
-        return shard_name(dataset, self.split, self.number, self.of)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rejected:
-    """A file that does not become a record, or is repaired first.
-
-    Attributes:
-        path: Relative to the source.
-        reason: What is wrong with the file.
-        done: "skipped", "repaired" or "dropped".
-    """
-
-    path: str
-    reason: str
-    done: str = "skipped"
 
 
 def digest_of(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finding:
+class Trait:
     """A kind of thing to know of some images.
 
     Attributes:
@@ -24,38 +24,38 @@ class Finding:
 
 
 FINDINGS = {
-    "deep": Finding(
+    "deep": Trait(
         level="note",
-        text="{have} levels of more than 8 bits, which are reduced to 8 bits",  # `report` says more.
+        text="{have} levels of more than 8 bits, which are reduced to 8 bits",  # `conversion/notes` says more.
         advice="",
         lost="levels of more than 8 bits reduced to 8 bits",
     ),
-    "bands": Finding(
+    "bands": Trait(
         level="check",
         text="{have} more bands than red, green and blue, or than gray, and the other bands are dropped",
         advice="if other bands matter, write the three that do as RGB before the conversion",
         lost="further bands dropped",
     ),
-    "pages": Finding(
+    "pages": Trait(
         level="note",
         text="{have} several pages or frames, of which only the first is used",
         advice="if the others matter, write each one to a file of its own before the conversion",
         lost="further pages or frames dropped",
     ),
-    "transparent": Finding(
+    "transparent": Trait(
         level="check",
         text="{have} transparent pixels (alpha), which are laid on white",
         advice="if that hides something, or if the fourth band is not transparency, write the files as RGB before the"
         " conversion",
         lost="transparent pixels laid on white",
     ),
-    "one_color": Finding(
+    "one_color": Trait(
         level="check",
         text="{are} a single color after the conversion, so nothing is left to learn from",
         advice="remove the files, or write them as RGB on another background",
         lost="became a single color",
     ),
-    "gps": Finding(
+    "gps": Trait(
         level="check",
         text="carry GPS positions",
         advice="--strip_metadata removes EXIF and XMP without touching pixels",

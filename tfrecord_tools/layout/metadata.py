@@ -14,8 +14,15 @@ import numpy as np
 import tfrecord_tools
 from tfrecord_tools.base import files, tabular
 from tfrecord_tools.layout import findings, index, schema
-from tfrecord_tools.layout.dataset_files import CONVERT_JSON, ConvertJson, Counts, Report, Versions, class_entry
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import (
+    CONVERT_JSON,
+    ConvertJson,
+    Counts,
+    Rejected,
+    Report,
+    Versions,
+    class_entry,
+)
 from tfrecord_tools.layout.schema import Keys
 
 CHANGED = "changed.csv"
@@ -116,9 +123,11 @@ def summary(described: Description) -> ConvertJson:
             "path": keys.path,
             "label_offset": keys.label_offset,
         }
+    import PIL  # Here: what only reads this module needs no Pillow.
+
     versions: Versions = {
         "tfrecord_tools": tfrecord_tools.__version__,
-        "pillow": importlib.metadata.version("pillow"),  # Decides which images are valid.
+        "pillow": PIL.__version__,  # Decides which images are valid.
         "pyarrow": importlib.metadata.version("pyarrow"),  # Decides the bytes of the index.
     }
     return cast(ConvertJson, {**first, "versions": versions})

@@ -44,9 +44,8 @@ def choose_splits(
     strata = labels[first] if len(units) == len(keys) else _most_frequent(inverse, labels, len(units))
     sides = np.full(len(units), FREE, np.int8)
     if fixed is not None:
-        fixed_images = np.flatnonzero(fixed != FREE)[
-            ::-1
-        ]  # Reversed, so that the first image of a unit is written last.
+        # Reversed, so that the first image of a unit is written last.
+        fixed_images = np.flatnonzero(fixed != FREE)[::-1]
         sides[inverse[fixed_images]] = fixed[fixed_images]
     free = np.flatnonzero(sides == FREE)
     wanted = _missing(strata, sides, fractions)

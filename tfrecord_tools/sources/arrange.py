@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.images import formats
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.splits import SPLIT_WORDS, split_named
 from tfrecord_tools.sources import layouts
 from tfrecord_tools.sources.base import Listing, ReadError

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from tfrecord_tools.images import preparation
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import Rejected
 
 MAX_FILE_BYTES = preparation.MAX_IMAGE_BYTES  # What an example cannot hold is not read further.
 IGNORED = frozenset({"thumbs.db", "__macosx", "desktop.ini"})

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.sources.base import MAX_FILE_BYTES, Content, Listing, ReadError, is_litter
 
 OBJECT = np.dtype([("size", "<i8"), ("mtime_ns", "<i8")])  # As listed; asking again would be a second request an image.

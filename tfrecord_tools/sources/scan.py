@@ -19,7 +19,7 @@ import numpy as np
 
 from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.digest import Rejected
+from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.splits import SPLIT_WORDS, SPLITS, split_named
 from tfrecord_tools.layout.splitting import NO_GROUP
 from tfrecord_tools.sources import (

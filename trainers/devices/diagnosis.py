@@ -36,7 +36,7 @@ _ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """What a check found.
 
     Attributes:
@@ -73,10 +73,10 @@ class Cuda:
     hidden: str | None = None
 
 
-def examine() -> Iterator[Finding]:
+def examine() -> Iterator[Diagnosis]:
     """Runs all checks, one after the other, as each may depend on what the one before has imported."""
     yield _guarded("packages", packages)
-    checks: dict[str, Callable[[], Finding]] = {
+    checks: dict[str, Callable[[], Diagnosis]] = {
         "GPU": gpu,
         "precision": precision,
         "convolution": convolution,
@@ -89,59 +89,59 @@ def examine() -> Iterator[Finding]:
         yield _guarded(name, check)
 
 
-def packages() -> Finding:
+def packages() -> Diagnosis:
     """The versions of what a training computes with, and whether Keras runs on TensorFlow."""
     import keras
     import tensorflow as tf
 
     found = f"TensorFlow {tf.__version__}, Keras {keras.__version__} on {keras.backend.backend()}, {_python()}"
     if keras.backend.backend() != "tensorflow":
-        return Finding("packages", BROKEN, found, "Set KERAS_BACKEND=tensorflow: only that trains here.")
+        return Diagnosis("packages", BROKEN, found, "Set KERAS_BACKEND=tensorflow: only that trains here.")
     wanted = _wanted(("tensorflow", "keras"))
     wrong = [name for name, range_ in wanted.items() if not _within(importlib.metadata.version(name), range_)]
     if wrong:
         ranges = ", ".join(f"{name}{wanted[name]}" for name in wrong)
-        return Finding(
+        return Diagnosis(
             "packages", BROKEN, found, f"Exact resume is tested with {ranges} alone: pip install '{ranges}'."
         )
-    return Finding("packages", FINE, found)
+    return Diagnosis("packages", FINE, found)
 
 
-def gpu() -> Finding:
+def gpu() -> Diagnosis:
     """The GPUs that TensorFlow sees, or why it sees none."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         details = [tf.config.experimental.get_device_details(device) for device in gpus]
-        return Finding("GPU", FINE, ", ".join(map(_described, details)))
+        return Diagnosis("GPU", FINE, ", ".join(map(_described, details)))
     return no_gpu(_cuda(tf))
 
 
-def no_gpu(cuda: Cuda) -> Finding:
+def no_gpu(cuda: Cuda) -> Diagnosis:
     """Says why TensorFlow sees no GPU, the first cause on the way from the card to TensorFlow."""
     if platform.system() != "Linux":
-        return Finding("GPU", NOTE, f"none: TensorFlow uses GPUs on Linux alone, this is {platform.system()}")
+        return Diagnosis("GPU", NOTE, f"none: TensorFlow uses GPUs on Linux alone, this is {platform.system()}")
     if not cuda.cards and not cuda.driver:
-        return Finding("GPU", NOTE, "none: no card of NVIDIA's is on the PCI bus", "Small networks train on the CPU.")
+        return Diagnosis("GPU", NOTE, "none: no card of NVIDIA's is on the PCI bus", "Small networks train on the CPU.")
     if cuda.hidden is not None and not re.match(r"\d|GPU|MIG", cuda.hidden):
         found = f"none: CUDA_VISIBLE_DEVICES={cuda.hidden!r} hides them"
-        return Finding("GPU", NOTE, found, "Unset it to train on the GPU.")
+        return Diagnosis("GPU", NOTE, found, "Unset it to train on the GPU.")
     if not cuda.driver or not cuda.driver_library:
         what = "libcuda.so.1 cannot be loaded" if cuda.driver else "its kernel module is not loaded"
         advice = "Install NVIDIA's driver; in a container, start it with --gpus=all."
-        return Finding("GPU", BROKEN, f"none: there is a card, but not its driver: {what}", advice)
+        return Diagnosis("GPU", BROKEN, f"none: there is a card, but not its driver: {what}", advice)
     if not cuda.built:
         advice = f"{_GPU_EXTRA} instead of a package such as tensorflow-cpu."
-        return Finding("GPU", BROKEN, "none: this TensorFlow was built without CUDA", advice)
+        return Diagnosis("GPU", BROKEN, "none: this TensorFlow was built without CUDA", advice)
     if cuda.missing:
         found = f"none: driver {cuda.driver}, but CUDA's libraries are missing: {', '.join(cuda.missing)}"
-        return Finding("GPU", BROKEN, found, _GPU_EXTRA)
+        return Diagnosis("GPU", BROKEN, found, _GPU_EXTRA)
     found = f"none, though card, driver {cuda.driver} and CUDA's libraries are there"
-    return Finding("GPU", BROKEN, found, "TF_CPP_MAX_VLOG_LEVEL=1 makes TensorFlow say why; an old driver is likely.")
+    return Diagnosis("GPU", BROKEN, found, "TF_CPP_MAX_VLOG_LEVEL=1 makes TensorFlow say why; an old driver is likely.")
 
 
-def precision() -> Finding:
+def precision() -> Diagnosis:
     """The precision that trainers choose here."""
     import tensorflow as tf
 
@@ -151,16 +151,16 @@ def precision() -> Finding:
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     name = device.precision_for(details.get("compute_capability"))
     advice = "" if gpus else "Half precision is emulated on CPUs, many times slower; trainers choose float32 here."
-    return Finding("precision", FINE, f"{name} for this device", advice)
+    return Diagnosis("precision", FINE, f"{name} for this device", advice)
 
 
-def convolution() -> Finding:
+def convolution() -> Diagnosis:
     """A convolution with its gradients, as a training step is made of: is it right, and how fast."""
     import tensorflow as tf
 
     center = float(tf.nn.conv2d(tf.ones((1, 3, 3, 8)), tf.ones((3, 3, 8, 1)), 1, "SAME")[0, 1, 1, 0])
     if center != 72:
-        return Finding(
+        return Diagnosis(
             "convolution", BROKEN, f"a sum of 72 ones is {center:g}", "Reinstall TensorFlow, and the driver."
         )
     images, side, channels = _STEP
@@ -178,54 +178,54 @@ def convolution() -> Finding:
     operations = 3 * 2 * images * side**2 * 9 * channels**2  # Forward, and the gradients of both factors.
     where = "the GPU" if tf.config.list_physical_devices("GPU") else "the CPU"
     found = f"{seconds * 1e3:.1f} ms a step on {where}, {operations / seconds / 1e9:,.0f} GFLOP/s"
-    return Finding("convolution", FINE, found)
+    return Diagnosis("convolution", FINE, found)
 
 
-def xla() -> Finding:
+def xla() -> Diagnosis:
     """Whether XLA compiles, as the augmentation needs it on any device."""
     import tensorflow as tf
 
     total = float(tf.function(lambda x: tf.reduce_sum(x * 2), jit_compile=True)(tf.ones(1000)))
     if total != 2000:
-        return Finding("XLA", BROKEN, f"a sum of 2,000 is {total:g}", "Reinstall TensorFlow.")
+        return Diagnosis("XLA", BROKEN, f"a sum of 2,000 is {total:g}", "Reinstall TensorFlow.")
     gpu = bool(tf.config.list_physical_devices("GPU"))
     use = (
         "trainers compile their steps with it" if gpu else "for the augmentation; on CPUs it makes convolutions slower"
     )
-    return Finding("XLA", FINE, f"compiles, {use}")
+    return Diagnosis("XLA", FINE, f"compiles, {use}")
 
 
-def memory(available: int) -> Finding:
+def memory(available: int) -> Diagnosis:
     """The memory that can be had."""
     found = f"{available / 1e9:.1f} GB available"
     if available < _SMALL_MEMORY:
         less = "python -m trainers.finetune --cache=off --batch_size=8"
-        return Finding("memory", NOTE, found, f"Little: run nothing beside a training, such as {less}")
-    return Finding("memory", FINE, found)
+        return Diagnosis("memory", NOTE, found, f"Little: run nothing beside a training, such as {less}")
+    return Diagnosis("memory", FINE, found)
 
 
-def disk(free: int) -> Finding:
+def disk(free: int) -> Diagnosis:
     """The space where runs are written."""
     found = f"{free / 1e9:,.0f} GB free here, where runs/ is written"
     if free < _SMALL_DISK:
         elsewhere = "python -m trainers.finetune --run=DIRECTORY"
-        return Finding("disk", NOTE, found, f"Little for checkpoints: free some, or train elsewhere: {elsewhere}")
-    return Finding("disk", FINE, found)
+        return Diagnosis("disk", NOTE, found, f"Little for checkpoints: free some, or train elsewhere: {elsewhere}")
+    return Diagnosis("disk", FINE, found)
 
 
-def processors() -> Finding:
+def processors() -> Diagnosis:
     """How many decode images."""
     count = workers.default_workers()
     advice = "python -m tfrecord_tools.bench out/ says whether they feed the model." if count < 4 else ""
-    return Finding("processors", FINE, f"{count:,} may be used", advice)
+    return Diagnosis("processors", FINE, f"{count:,} may be used", advice)
 
 
-def _guarded(check: str, run: Callable[[], Finding]) -> Finding:
+def _guarded(check: str, run: Callable[[], Diagnosis]) -> Diagnosis:
     try:
         return run()
     except Exception as error:  # noqa: BLE001  Whatever a broken installation raises is the finding.
         advice = "Reinstall: pip install --force-reinstall tfrecord-tools" if isinstance(error, ImportError) else ""
-        return Finding(check, BROKEN, f"{type(error).__name__}: {one_line(error)}", advice)
+        return Diagnosis(check, BROKEN, f"{type(error).__name__}: {one_line(error)}", advice)
 
 
 def _cuda(tf: Any) -> Cuda:

@@ -42,12 +42,12 @@ class ModelInfo:
     """What else than the model it takes to classify an image as in training, and where the model comes from.
 
     The model takes pixels in 0..255 and scales them itself; all before that is `images.prepare` with
-    `image_config()`, then `pixels.decode_pixels` with `image_size`, `crop` and `raw_size`.
+    `image_config()`, then `reference.decode_pixels` with `image_size`, `crop` and `raw_size`.
 
     Attributes:
         classes: The names, in the order of the labels. Of two, the model puts out the probability of the second.
         image_size: Height and width of its input in pixels.
-        crop: As in `pixels.decode_pixels`.
+        crop: As in `reference.decode_pixels`.
         threshold: Of two classes, the probability from which an image is said to be of the second.
         images: How the dataset's images were prepared, as `ImageConfig.image_settings` gives it; empty for adopted
             ones that were not written anew, which are as they were.

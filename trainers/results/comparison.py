@@ -41,7 +41,7 @@ class Variant:
         plain = re.sub(r"[^\w.+-]+", "_", self.name)
         return f"{plain}-seed{seed}"
 
-    def told(self, seed: int) -> list[str]:
+    def arguments(self, seed: int) -> list[str]:
         """What decides what a run trains, as its JSON file beside the run directory keeps it."""
         return [f"trainers.{self.trainer}", f"--seed={seed}", *self.flags]
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import keras
 
 _AHEAD = 2 * predictions.BATCH_SIZE  # Files that are read and decoded ahead, while the model computes.
+_MOST_FILES = 1024  # Of a part, so that a directory without images is reported on the way.
 _NO_IMAGE = ("not an image", "empty file")  # The reasons of `preparation.BadImage` for other files begin so.
 # fmt: off
 _SUFFIXES = frozenset(
@@ -185,13 +186,13 @@ def _decode(data: bytes, info: ModelInfo) -> Pixels:
 
 
 def _batches(sources: Sequence[Source], info: ModelInfo) -> Iterator[list[tuple[Source, Pixels | Unreadable]]]:
-    """Yield the files with their results; each part but the last has `BATCH_SIZE` images."""
+    """Yield the files with their results; a part ends with `BATCH_SIZE` images, or with `_MOST_FILES` files."""
     batch: list[tuple[Source, Pixels | Unreadable]] = []
     images = 0
     for source, result in zip(sources, _read_ahead(sources, info), strict=True):
         batch.append((source, result))
         images += not isinstance(result, Unreadable)
-        if images == predictions.BATCH_SIZE:
+        if images == predictions.BATCH_SIZE or len(batch) == _MOST_FILES:
             yield batch
             batch, images = [], 0
     if batch:
@@ -201,13 +202,16 @@ def _batches(sources: Sequence[Source], info: ModelInfo) -> Iterator[list[tuple[
 def _read_ahead(sources: Sequence[Source], info: ModelInfo) -> Iterator[Pixels | Unreadable]:
     """Yield the result for each file, in their order; threads read and decode some files ahead."""
     waiting: deque[Future[Pixels | Unreadable]] = deque()
-    with ThreadPoolExecutor(workers.default_workers()) as pool:
+    pool = ThreadPoolExecutor(workers.default_workers())
+    try:
         for source in sources:
             waiting.append(pool.submit(_read, source, info))
             if len(waiting) > _AHEAD:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # After Ctrl-C, files that wait are not decoded first.
 
 
 def _read(source: Source, info: ModelInfo) -> Pixels | Unreadable:

@@ -132,7 +132,7 @@ def test_a_wrong_convolution_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_a_check_raises_is_its_finding() -> None:
-    def fails() -> diagnosis.Finding:
+    def fails() -> diagnosis.Diagnosis:
         raise ImportError("libfoo.so.1: cannot open shared object file\nmore")
 
     finding = diagnosis._guarded("packages", fails)

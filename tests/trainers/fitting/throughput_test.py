@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -61,6 +63,25 @@ def test_the_share_of_time_that_is_waited(
     pace.on_epoch_end(0, logs)
     assert logs["data_wait"] == pytest.approx(share)
     assert logs["images_per_second"] == pytest.approx(3 / (makes + works))
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_the_real_clocks_agree(deterministic: bool) -> None:
+    """A sleep may take longer than it should, never less: the bounds hold on any machine."""
+
+    def make(number: np.ndarray) -> np.ndarray:
+        time.sleep(0.02)
+        return number
+
+    meter = Throughput(batch_size=3, deterministic=deterministic)
+    data = tf.data.Dataset.range(12).map(lambda number: tf.numpy_function(make, [number], tf.int64))
+    meter.on_epoch_begin(0)
+    for step, _ in enumerate(meter.measured(data)):
+        meter.on_train_batch_end(step, {"loss": 0.0})
+    logs: dict[str, float] = {}
+    meter.on_epoch_end(0, logs)
+    assert 0 < logs["images_per_second"] <= 3 / 0.02
+    assert logs["images_per_second"] / 3 * 0.02 * 0.99 <= logs["data_wait"] <= 1  # At least the sleeps were waited for.
 
 
 def test_what_is_made_in_advance_is_not_waited_for(clock: Clock) -> None:
