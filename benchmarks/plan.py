@@ -22,7 +22,7 @@ from tfrecord_tools.convert import ConvertConfig
 from tfrecord_tools.layout import index
 from tfrecord_tools.sources.base import SPAN
 from tfrecord_tools.sources.directory import Directory
-from tfrecord_tools.sources.layouts import TO_BE_SPLIT
+from tfrecord_tools.sources.folder_rules import TO_BE_SPLIT
 from tfrecord_tools.sources.scan import Sources
 
 _CLASSES = 1000

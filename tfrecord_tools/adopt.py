@@ -36,7 +36,7 @@ from tfrecord_tools.images.preparation import VERIFY, ImageConfig
 from tfrecord_tools.layout import dataset_files, digest, index, metadata
 from tfrecord_tools.layout.dataset_files import ConvertJson, shard_name
 from tfrecord_tools.layout.schema import OURS, Keys
-from tfrecord_tools.layout.splits import SPLITS, split_named
+from tfrecord_tools.layout.split_names import SPLITS, split_named
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -113,7 +113,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         return self.scan_settings() | self.image_settings() | self.plan_settings()
 
     def request(self) -> dict[str, Any]:
-        """What two commands must share for the second to continue the first."""
+        """Return what a command asks for: a finished commit with the same request needs no second conversion."""
         return self.output_settings() | {
             "src": _real(self.src),
             "update": self.update,

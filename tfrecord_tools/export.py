@@ -30,7 +30,7 @@ from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.conversion.workspace import fresh
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.foreign.example_parser import image_type
-from tfrecord_tools.layout.splits import split_named
+from tfrecord_tools.layout.split_names import split_named
 from tfrecord_tools.records import Dataset, open_dataset
 
 _SUFFIXES = {

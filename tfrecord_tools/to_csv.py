@@ -27,7 +27,7 @@ from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images import preparation
 from tfrecord_tools.images.preparation import BadImage, ImageConfig
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.layout.splitting import choose_splits, split_keys
 from tfrecord_tools.sources import pixel_csv
 from tfrecord_tools.sources.base import Files, ReadError

@@ -20,7 +20,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
 from tfrecord_tools.layout.dataset_files import Rejected, Shard, dataset_name
 from tfrecord_tools.layout.duplicates import Duplicates
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.sources.base import SPAN
 from tfrecord_tools.sources.directory import Directory
 from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources

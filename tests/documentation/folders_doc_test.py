@@ -10,7 +10,7 @@ import pytest
 from image_sources import REPOSITORY, draw, scanned
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.splits import SPLITS, split_named
+from tfrecord_tools.layout.split_names import SPLITS, split_named
 from tfrecord_tools.sources.scan import TO_BE_SPLIT
 
 TEXT = (REPOSITORY / "docs/folders.md").read_text("utf-8")

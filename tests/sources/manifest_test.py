@@ -16,7 +16,7 @@ from image_sources import contents, converted, scanned, tree
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import manifest
 from tfrecord_tools.sources.scan import TO_BE_SPLIT, Sources

@@ -17,7 +17,7 @@ from image_sources import contents, converted, image, run, scanned, tree
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import index
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import parquet_images
 from tfrecord_tools.sources.base import ReadError

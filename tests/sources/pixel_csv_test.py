@@ -13,7 +13,7 @@ from PIL import Image
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import pixel_csv
 from tfrecord_tools.sources.base import ReadError

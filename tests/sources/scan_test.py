@@ -13,7 +13,7 @@ from image_sources import scanned, tree
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.sources.scan import NO_GROUP, TO_BE_SPLIT, Sources
 
 

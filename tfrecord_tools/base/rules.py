@@ -1,4 +1,4 @@
-"""The rules that judge a dataset or a run: each page has a table of them, and shows what they find."""
+"""How rules judge a dataset or a run. The rules are `card.card_page._RULES` and `trainers.results.report._RULES`."""
 
 from __future__ import annotations
 

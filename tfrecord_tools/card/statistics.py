@@ -22,7 +22,7 @@ from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import schema
 from tfrecord_tools.layout.dataset_files import Colors, DuplicateFile, Histogram, Report
 from tfrecord_tools.layout.findings import FINDINGS
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.sources.base import ReadError
 from tfrecord_tools.sources.scan import Sources
 

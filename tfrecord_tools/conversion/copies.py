@@ -12,7 +12,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import duplicates
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.duplicates import Duplicates
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.sources.scan import Sources
 
 

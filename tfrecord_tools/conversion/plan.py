@@ -21,7 +21,7 @@ from tfrecord_tools.layout import duplicates, schema
 from tfrecord_tools.layout.dataset_files import Rejected, Shard
 from tfrecord_tools.layout.digest import digest_of
 from tfrecord_tools.layout.duplicates import Duplicates
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.layout.splitting import NO_GROUP, choose_splits, content_hashes, split_keys
 from tfrecord_tools.sources.scan import Sources
 

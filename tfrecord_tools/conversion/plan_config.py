@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.splits import SPLITS
-from tfrecord_tools.sources.layouts import TO_BE_SPLIT
+from tfrecord_tools.layout.split_names import SPLITS
+from tfrecord_tools.sources.folder_rules import TO_BE_SPLIT
 from tfrecord_tools.sources.scan import Sources
 
 DEFAULT_VALIDATION_FRACTION = 0.2

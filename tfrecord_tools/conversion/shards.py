@@ -12,7 +12,7 @@ from tfrecord_tools.conversion.previous import Previous
 from tfrecord_tools.conversion.rows import Rows
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Shard
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 150 << 20
 DEFAULT_SHARDS = 64  # Enough to read in parallel, if shards are not too small.

@@ -16,7 +16,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import dataset_files, findings, index
 from tfrecord_tools.layout.dataset_files import shard_name
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 
 Config = TypeVar("Config", bound=ImageConfig)
 _COLUMNS = (

@@ -1,0 +1,1 @@
+"""TFRecords that other tools wrote."""

@@ -17,7 +17,7 @@ from tfrecord_tools.foreign import forms
 from tfrecord_tools.foreign.example_parser import Feature, image_type
 from tfrecord_tools.foreign.forms import INDEX, NUMBER, ONE_HOT, TEXT, Example, Form, Pixels
 from tfrecord_tools.layout.schema import Keys
-from tfrecord_tools.layout.splits import SPLITS, split_named
+from tfrecord_tools.layout.split_names import SPLITS, split_named
 
 # The first ones are of ImageNet's scripts (build_imagenet_data.py, the Model Garden), then come those of TensorFlow
 # Datasets, then what is to be found on Kaggle.

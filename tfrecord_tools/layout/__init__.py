@@ -1,0 +1,1 @@
+"""What reader and writer share: examples, index, names of files, digest, convert.json, splits."""

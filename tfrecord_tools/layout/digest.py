@@ -13,7 +13,7 @@ import numpy as np
 
 from tfrecord_tools.layout import index
 from tfrecord_tools.layout.dataset_files import Rejected, Shard
-from tfrecord_tools.layout.splits import SPLITS
+from tfrecord_tools.layout.split_names import SPLITS
 
 if TYPE_CHECKING:
     import pyarrow as pa

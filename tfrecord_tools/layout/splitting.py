@@ -34,11 +34,11 @@ def choose_splits(
         seed: Another seed gives another, independent choice.
         purpose: Another number gives another, independent choice, so that an image that was held out for one purpose
             may be anywhere for another. 0 is taken: it orders the records.
-        fixed: i8[n], index into `splits.SPLITS` where the side is decided already, else `FREE`. Other images of the
+        fixed: i8[n], index into `split_names.SPLITS` where the side is decided already, else `FREE`. Other images of the
             same unit follow, and the free units fill up what the shares lack.
 
     Returns:
-        i8[n], index into `splits.SPLITS`.
+        i8[n], index into `split_names.SPLITS`.
     """
     units, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
     strata = labels[first] if len(units) == len(keys) else _most_frequent(inverse, labels, len(units))

@@ -1,0 +1,1 @@
+"""Where images come from, and what their folders, tables and names mean."""

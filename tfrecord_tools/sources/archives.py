@@ -17,7 +17,7 @@ import numpy as np
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.layout.splits import split_named
+from tfrecord_tools.layout.split_names import split_named
 from tfrecord_tools.sources.base import (
     MAX_FILE_BYTES,
     NOT_UTF8,

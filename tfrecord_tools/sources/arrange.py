@@ -16,10 +16,10 @@ from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.images import formats
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.layout.splits import SPLIT_WORDS, split_named
-from tfrecord_tools.sources import layouts
+from tfrecord_tools.layout.split_names import SPLIT_WORDS, split_named
+from tfrecord_tools.sources import folder_rules
 from tfrecord_tools.sources.base import Listing, ReadError
-from tfrecord_tools.sources.layouts import Layout
+from tfrecord_tools.sources.folder_rules import Layout
 
 _SNIFFED_FILES = 4  # Of a directory in which no name ends as an image's does.
 _SNIFFED_BYTES = 1 << 25  # Larger files are not opened for that.
@@ -159,10 +159,10 @@ def arrange(
     known = _Files(listing)
     if label_regex:
         label = by_regex(label_regex)
-        layout = known.without_unlabeled(layouts.read_splits(known.tree, src, classes, splits), label)
+        layout = known.without_unlabeled(folder_rules.read_splits(known.tree, src, classes, splits), label)
         return known.placed(layout, label, classes)
-    layout = layouts.read(known.tree, src, classes, splits, tables_beside(listing))
-    return known.placed(layout, layouts.class_in_name, classes)
+    layout = folder_rules.read(known.tree, src, classes, splits, tables_beside(listing))
+    return known.placed(layout, folder_rules.class_in_name, classes)
 
 
 def tables_beside(listing: Listing) -> list[str]:
@@ -187,7 +187,7 @@ def _tables(listing: Listing, src: str, label_regex: str | None, splits: Sequenc
             "--label_regex and a CSV of pixels exclude each other: each line holds its class. Remove the flag."
         )
     names = sorted({_file(path, listing) for path in listing.paths})
-    layout = layouts.read_tables(names, src, splits)
+    layout = folder_rules.read_tables(names, src, splits)
     places = {name: layout.place(name) for name in names}
     labels: list[str | None] = []
     sides, rejected, left_out = [], list(listing.rejected), Counter[str]()
@@ -214,7 +214,7 @@ class _Files:
                 numbers = self._by_directory[directory] = []
             numbers.append(number)
         self._images = _images_in(listing, self._by_directory)
-        self.tree = layouts.tree({d: [listing.paths[i] for i in numbers] for d, numbers in self._images.items()})
+        self.tree = folder_rules.tree({d: [listing.paths[i] for i in numbers] for d, numbers in self._images.items()})
         self._with_images = {""} | {directory[:end] for directory in self._images for end in _ends(directory)}
 
     def without_unlabeled(self, layout: Layout, named_class: Callable[[str], str | None]) -> Layout:
@@ -242,7 +242,7 @@ class _Files:
         """Give every file what its directory says, a directory at a time."""
         paths = self._listing.paths
         labels = np.full(len(paths), None, object)
-        splits = np.full(len(paths), layouts.TO_BE_SPLIT, np.int8)
+        splits = np.full(len(paths), folder_rules.TO_BE_SPLIT, np.int8)
         rejected: list[Rejected] = []
         left_out, without_images = Counter[str](), Counter[str]()
         loose: list[str] = []
@@ -263,7 +263,7 @@ class _Files:
                 for number in numbers:
                     label = labels[number] = named_class(paths[number]) if place.by_name else None
                     if label is None and number in images:
-                        rejected.append(Rejected(path=paths[number], reason=place.reason or layouts.NOT_IN_NAME))
+                        rejected.append(Rejected(path=paths[number], reason=place.reason or folder_rules.NOT_IN_NAME))
                     elif label is None:
                         loose.append(paths[number])
         names: list[str | None] = labels.tolist()
@@ -288,7 +288,7 @@ class _Files:
             directory = one.path.rpartition("/")[0]
             place = layout.place(directory)
             label = named_class(one.path) if place.by_name else place.label
-            counts = directory in self._with_images or label in found or layouts.has_image_ending(one.path)
+            counts = directory in self._with_images or label in found or folder_rules.has_image_ending(one.path)
             if place.left_out or not counts:
                 yield one, place.left_out or "they cannot be read, and lie in directories without images"
             elif not classes or label in {*classes, None}:
@@ -320,7 +320,7 @@ def _images_in(listing: Listing, by_directory: dict[str, list[int]]) -> dict[str
             dot = path.rfind(".", len(directory))
             ending = path[dot:] if dot >= 0 else ""
             if (is_image := known.get(ending)) is None:
-                is_image = known[ending] = layouts.has_image_ending(f"a{ending}")
+                is_image = known[ending] = folder_rules.has_image_ending(f"a{ending}")
             if is_image:
                 with_ending.append(number)
         if with_ending:

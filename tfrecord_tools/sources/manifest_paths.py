@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import numpy as np
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.splits import split_named
-from tfrecord_tools.sources.layouts import IMAGE_ENDINGS
+from tfrecord_tools.layout.split_names import split_named
+from tfrecord_tools.sources.folder_rules import IMAGE_ENDINGS
 
 MISSING = -1
 _LAST = "\U0010ffff"  # Sorts behind all else.

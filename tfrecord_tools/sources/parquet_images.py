@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.splits import split_named
+from tfrecord_tools.layout.split_names import split_named
 from tfrecord_tools.sources.base import Content, ReadError, is_litter
 from tfrecord_tools.sources.directory import Directory
 

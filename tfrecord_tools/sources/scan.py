@@ -20,7 +20,7 @@ import numpy as np
 from tfrecord_tools.base import files, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.layout.splits import SPLIT_WORDS, SPLITS, split_named
+from tfrecord_tools.layout.split_names import SPLIT_WORDS, SPLITS, split_named
 from tfrecord_tools.layout.splitting import NO_GROUP
 from tfrecord_tools.sources import (
     arrange,
@@ -33,7 +33,7 @@ from tfrecord_tools.sources import (
 )
 from tfrecord_tools.sources.base import Files, Listing, Store, is_utf8, printable
 from tfrecord_tools.sources.directory import stat_files
-from tfrecord_tools.sources.layouts import EXAMPLES, NO_CLASS, TO_BE_SPLIT
+from tfrecord_tools.sources.folder_rules import EXAMPLES, NO_CLASS, TO_BE_SPLIT
 from tfrecord_tools.sources.manifest import COLUMNS, Reading
 
 _NAMES_SHOWN = 10  # Of classes, in a message.

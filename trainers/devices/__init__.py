@@ -1,0 +1,1 @@
+"""GPUs, workers, and what is wrong with them."""

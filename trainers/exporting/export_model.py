@@ -175,29 +175,29 @@ def _write(
     config: ModelExportConfig, model: keras.Model, info: ModelInfo, data: Dataset | None, directory: Path
 ) -> Check:
     """Writes all of the output, and checks it."""
-    from trainers.exporting import formats
+    from trainers.exporting import writers
 
     calibration: Iterable[np.ndarray] = ()
     if data is None:
-        images, encoded = "generated images", formats.drawn(_DRAWN)
+        images, encoded = "generated images", writers.drawn(_DRAWN)
     else:
         images, encoded = _stored(data, ("validation", "test", "train"), config.samples)
         if config.quantize == "int8":
-            calibration = formats.decoded(_stored(data, ("train", *data.splits), config.samples)[1], info).numpy()
-    pixels = formats.decoded(encoded, info).numpy()
-    expected = formats.answers_of_keras(model, pixels)  # Before writers change layers of it.
-    named = formats.with_names(model, info)
+            calibration = writers.decoded(_stored(data, ("train", *data.splits), config.samples)[1], info).numpy()
+    pixels = writers.decoded(encoded, info).numpy()
+    expected = writers.answers_of_keras(model, pixels)  # Before writers change layers of it.
+    named = writers.with_names(model, info)
     path = directory / FORMATS[config.format]
     with _as_user_error(config.format):
         if config.format == "saved_model":
-            formats.write_saved_model(named, info, path)
-            answers = formats.answers_of_saved_model(path, encoded, pixels)
+            writers.write_saved_model(named, info, path)
+            answers = writers.answers_of_saved_model(path, encoded, pixels)
         elif config.format == "litert":
-            formats.write_litert(named, info, path, config.quantize, calibration)
-            answers = formats.answers_of_litert(path, pixels)
+            writers.write_litert(named, info, path, config.quantize, calibration)
+            answers = writers.answers_of_litert(path, pixels)
         else:
-            formats.write_onnx(named, info, path)
-            answers = formats.answers_of_onnx(path, pixels)
+            writers.write_onnx(named, info, path)
+            answers = writers.answers_of_onnx(path, pixels)
     check = _compared(config, info, images, expected, answers)
     facts = {"format": config.format, "quantize": config.quantize} | dataclasses.asdict(info)
     facts["check"] = dataclasses.asdict(check)
@@ -227,7 +227,7 @@ def _stored(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, lis
     Returns:
         What they are, in words, and their bytes.
     """
-    from trainers.exporting import formats
+    from trainers.exporting import writers
 
     split = next((split for split in splits if data.splits.get(split)), None)
     records = data.records(split or "")
@@ -242,7 +242,7 @@ def _stored(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, lis
     if not encoded:
         raise UserError(f"--tfrecords={data.directory}: {split} has no sound record. Copy or convert it again.")
     if data.raw_size is not None:
-        encoded = [formats.as_png(image, data.raw_size) for image in encoded]
+        encoded = [writers.as_png(image, data.raw_size) for image in encoded]
     return f"records of {split}", encoded
 
 

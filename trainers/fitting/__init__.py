@@ -1,0 +1,1 @@
+"""What a training consists of: set-up, tasks, settings, batches, cache of features."""

@@ -1,0 +1,1 @@
+"""Networks, model files, and models as functions of images."""

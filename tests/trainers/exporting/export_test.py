@@ -21,7 +21,7 @@ from tfrecord_tools import dataset
 from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.decoding.reference import decode_pixels
 from tfrecord_tools.errors import UserError
-from trainers.exporting import export_model, formats
+from trainers.exporting import export_model, writers
 from trainers.exporting.export_model import ModelExportConfig, export
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
@@ -377,7 +377,7 @@ def test_what_is_compared_with_is_the_model_as_loaded(
         first = model(pixels)
         return keras.Model(pixels, {"probabilities": keras.layers.Concatenate()([first, 1 - first])})
 
-    monkeypatch.setattr(formats, "with_names", swapped)
+    monkeypatch.setattr(writers, "with_names", swapped)
     with pytest.raises(UserError, match=r"saved_model is not near enough, and nothing was written"):
         export(ModelExportConfig(run=str(place / "two"), out=str(tmp_path / "made/for/it")))
     assert list(tmp_path.iterdir()) == []  # No directory that was made for the export is left.

@@ -16,8 +16,8 @@ import pytest
 from image_sources import image, scanned
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.splits import SPLITS, split_named
-from tfrecord_tools.sources import arrange, layouts
+from tfrecord_tools.layout.split_names import SPLITS, split_named
+from tfrecord_tools.sources import arrange, folder_rules
 from tfrecord_tools.sources.scan import Sources
 
 PETS = ("cats", "dogs")
@@ -236,7 +236,7 @@ def test_files_without_endings_are_looked_into(tmp_path: Path) -> None:
     [("a.jpg", True), ("a.JPEG", True), ("a.tar.png", True), ("jpg", False), ("x.jpg/a", False), ("a.jpg.txt", False)],
 )
 def test_endings(name: str, counts: bool) -> None:
-    assert layouts.has_image_ending(name) == counts
+    assert folder_rules.has_image_ending(name) == counts
 
 
 def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """What the directories of a source mean: which ones are splits, which ones are classes, and what is left out.
 
-Nothing is guessed where two meanings are possible: `read` stops and names the flag that decides. docs/layouts.md shows
+Nothing is guessed where two meanings are possible: `read` stops and names the flag that decides. docs/folders.md shows
 the rules with an example of each.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, as_flag, named
-from tfrecord_tools.layout.splits import SPLITS, split_named, without_split
+from tfrecord_tools.layout.split_names import SPLITS, split_named, without_split
 
 TO_BE_SPLIT = -1  # The split of a file whose side the source does not give.
 EXAMPLES = "cat_dog_img/train/cats/1.jpg (split/class/image) or cat_dog_img/cats/1.jpg (class/image)"
