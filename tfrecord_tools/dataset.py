@@ -5,8 +5,8 @@ train = dataset.train_batches(data.records("train"), batch_size=32, image_size=1
 validation = dataset.eval_batches(data.records("validation"), batch_size=32, image_size=160)
 model.fit(train, steps_per_epoch=100, epochs=10, validation_data=validation)
 
-`_Chosen.batches` asks `order` for positions. A corrupt record, found by `Records.get_or_none`, is replaced in training by
-the next valid one of the order (`_next_sound`), and left out in evaluation.
+`_Chosen.batches` asks `order` for positions. A corrupt record, found by `Records.get_or_none`, is replaced in training
+by the next valid one of the order (`_next_sound`), and left out in evaluation.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ out.partial/data/            becomes `out` in one rename
 out.partial/index/*.parquet  one a complete shard
 out.partial/commit.json      `data` is complete: the commit goes forward, whatever happens
 
-What a later command takes over: images that did not change (`survey._take_over`), the shards of a plan with the same digest
-(`start_writing`), each shard whose part of the index exists (`convert._Conversion._write`), a commit that was begun
-(`finish_commit`).
+A later command takes over: images that did not change (`survey._take_over`), the shards of a plan with the same
+digest (`start_writing`), each shard whose part of the index exists (`convert._Conversion._write`), and a commit that
+was begun (`finish_commit`).
 """
 
 from __future__ import annotations

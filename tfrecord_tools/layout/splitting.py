@@ -34,8 +34,8 @@ def choose_splits(
         seed: Another seed gives another, independent choice.
         purpose: Another number gives another, independent choice, so that an image that was held out for one purpose
             may be anywhere for another. 0 is taken: it orders the records.
-        fixed: i8[n], index into `split_names.SPLITS` where the side is decided already, else `FREE`. Other images of the
-            same unit follow, and the free units fill up what the shares lack.
+        fixed: i8[n], index into `split_names.SPLITS` where the side is decided already, else `FREE`. Other images of
+            the same unit follow, and the free units fill up what the shares lack.
 
     Returns:
         i8[n], index into `split_names.SPLITS`.
