@@ -74,14 +74,14 @@ def measure(entries: int) -> Measured:
     sources, facts = simulated(entries)
     before = common.peak_bytes()
     start = time.perf_counter()
-    decided = make_plan(sources, facts, config, "simulated", config.output_settings())
+    plan = make_plan(sources, facts, config, "simulated", config.output_settings())
     planned = time.perf_counter()
     plan_bytes = common.peak_bytes()
     with tempfile.TemporaryDirectory() as work:
         parts = []
-        for number, shard in enumerate(decided.shards):
+        for number, shard in enumerate(plan.shards):
             parts.append(Path(work) / f"{number:07d}.parquet")
-            job = shard_job(shard, decided, sources, facts, config, Path(work) / "shard", parts[-1])
+            job = shard_job(shard, plan, sources, facts, config, Path(work) / "shard", parts[-1])
             framed = job.rows.frame_bytes
             index.write_part(job.index_path, index_part(job, np.cumsum(framed) - framed))
         whole = Path(work) / index.FILE_NAME
@@ -102,12 +102,12 @@ def main(argv: Sequence[str]) -> None:
     print(f"{'images':>12} {'scan, survey':>14} {'plan':>20} {'index':>30}")
     for entries in map(int, flags.FLAGS.entries):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            found = pool.submit(measure, entries).result()
+            result = pool.submit(measure, entries).result()
         print(
-            f"{entries:>12,} {found.sources_bytes / entries:>7,.0f} B each"
-            f" {found.plan_seconds:>7.1f} s, {(found.plan_bytes - found.sources_bytes) / entries:>4,.0f} B more"
-            f" {found.index_seconds:>7.1f} s, {(found.index_bytes - found.plan_bytes) / entries:>4,.0f} B more,"
-            f" {found.file_bytes / entries:,.0f} B in {found.shards:,} row groups"
+            f"{entries:>12,} {result.sources_bytes / entries:>7,.0f} B each"
+            f" {result.plan_seconds:>7.1f} s, {(result.plan_bytes - result.sources_bytes) / entries:>4,.0f} B more"
+            f" {result.index_seconds:>7.1f} s, {(result.index_bytes - result.plan_bytes) / entries:>4,.0f} B more,"
+            f" {result.file_bytes / entries:,.0f} B in {result.shards:,} row groups"
         )
 
 

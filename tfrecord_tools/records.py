@@ -17,7 +17,7 @@ from tfrecord_tools.base import files
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
-from tfrecord_tools.layout.schema import Keys
+from tfrecord_tools.layout.schema import Example, Keys
 
 _log = logging.getLogger(__name__)
 
@@ -167,16 +167,17 @@ class Records:
         """i64[n], their places in that split, in the order of the index."""
         return self._rows
 
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        """Returns image (encoded bytes), label (int) and path (str) of a record.
+    def __getitem__(self, number: int) -> Example:
+        """Return a record; a record that holds no path gets its place in the shards as its path.
 
         Raises:
             CorruptRecord: Its bytes are not what was written.
         """
         number = range(len(self))[number]
         record = schema.decode_example(self.serialized(number), self.keys)
-        stand_in = index.place(os.path.basename(self._shards[self._shard[number]]), int(self._offset[number]))
-        return record | {"path": record["path"] or stand_in}
+        if not record["path"]:
+            record["path"] = index.place(os.path.basename(self._shards[self._shard[number]]), int(self._offset[number]))
+        return record
 
     def __repr__(self) -> str:
         """The same in every process, and another one for other records: by it, Grain knows its source again."""

@@ -229,12 +229,11 @@ def _check_record(framed: bytes, row: dict[str, Any], place: str, job: _Job) -> 
         example = schema.decode_example(data, job.keys)
     except (IndexError, KeyError, ValueError):
         return "its checksum is right, but it is no example as the directory's convert.json describes them"
-    example["path"] = example["path"] or place
     if hashlib.sha256(example["image"]).digest() != row["sha256"]:
         return "the image has another sha256 than the index says"
-    for name in ("label", "path"):
-        if example[name] != row[name]:
-            return f"its {name} is {example[name]!r}, and the index says {row[name]!r}"
+    for name, value in {"label": example["label"], "path": example["path"] or place}.items():
+        if value != row[name]:
+            return f"its {name} is {value!r}, and the index says {row[name]!r}"
     if row["type"] == "RAW":
         right = len(example["image"]) == row["height"] * row["width"] * 3
         return "" if right else "not as many pixels as the index says"

@@ -27,6 +27,7 @@ from tfrecord_tools.conversion import workspace
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
+from tfrecord_tools.layout.schema import Example
 from tfrecord_tools.records import open_dataset
 
 MODULE = "tfrecord_tools.convert"
@@ -41,7 +42,7 @@ def src(split_source: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(split_source, tmp_path / "pets"))
 
 
-def read(out: Path) -> dict[str, dict[str, dict[str, Any]]]:
+def read(out: Path) -> dict[str, dict[str, Example]]:
     """Returns split -> path -> record of a dataset, through the index."""
     data = open_dataset(out)
     splits = {split: data.records(split) for split in data.splits}

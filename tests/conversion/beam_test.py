@@ -147,7 +147,7 @@ def test_to_close_hides_no_error_behind_a_job_that_takes_long(
     monkeypatch.setattr(beam_engine, "_GONE_SECONDS", 0.1)
     monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
     pool = beam_engine.BeamPool([], tmp_path / "beam")
-    pool._run = SimpleNamespace(place=place, join=time.sleep, stop=threading.Event())  # type: ignore[assignment]
+    pool._run = SimpleNamespace(job_directory=place, join=time.sleep, stop=threading.Event())  # type: ignore[assignment]
     with open(place / "0000001.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         pool.close()

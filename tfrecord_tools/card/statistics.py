@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -34,6 +35,7 @@ _THUMBNAILS = 8  # Of each class ...
 _CLASSES_SHOWN = 40
 THUMBNAIL_PIXELS = 112
 _RECORDS_PER_JOB = 64
+Decoded = tuple[np.ndarray, bytes]  # Moments of the colors and a small JPEG, see `_decode_job`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,46 +140,51 @@ def sample(
         config: How files are prepared of which no record is there, since they were dropped.
         notes: Notes whose examples are to be seen.
     """
-    count = len(plan.rows.numbers)
+    count = len(plan.rows)
     colored = np.unique(np.linspace(0, count - 1, min(count, _COLOR_SAMPLES)).astype(np.int64))
     shown = _shown_rows(plan)
     same = [numbers for contents in plan.duplicates.examples.values() for numbers in contents[:_SHOWN]]
     pictured = _rows(plan, [i for note in notes for i in note.examples] + [i for numbers in same for i in numbers])
     rows = np.unique([*colored.tolist(), *shown, *pictured.values()])
-    chunks = [rows[i : i + _RECORDS_PER_JOB] for i in range(0, len(rows), _RECORDS_PER_JOB)]
-    jobs = (_job(plan, facts, data, chunk) for chunk in chunks)
-    found = dict(zip(rows.tolist(), (one for result in pool.map(_decode_job, jobs) for one in result)))
-    moments = [one[0] for row in colored.tolist() if (one := found[row]) is not None]
+    decoded = _decode_rows(plan, facts, data, rows, pool)
+    moments = [image[0] for row in colored.tolist() if (image := decoded[row]) is not None]
     if not moments:
         raise UserError(
             f"none of {len(colored):,} records looked at decodes, such as {sources.paths[int(plan.rows.numbers[0])]}:"
             " what --verify=header passes may be damaged. Convert with --verify=full and --restart."
         )
-    mean, square = np.mean(moments, axis=0)
     return Samples(
-        colors={
-            "sampled": len(colored),
-            "undecodable": len(colored) - len(moments),
-            "mean": np.round(mean, 2).tolist(),
-            "std": np.round(np.sqrt(np.maximum(square - mean**2, 0)), 2).tolist(),
-        },
-        thumbnails=[
-            Thumbnail(
-                int(plan.rows.labels[row]),
-                SPLITS[plan.rows.splits[row]],
-                sources.paths[int(plan.rows.numbers[row])],
-                one[1],
-            )
-            for row in shown
-            if (one := found[row]) is not None
-        ],
+        colors=_colors(moments, len(colored)),
+        thumbnails=[_thumbnail(plan, sources, row, image[1]) for row in shown if (image := decoded[row]) is not None],
         pictures=_pictures(
-            {number: one[1] for number, row in pictured.items() if (one := found[row]) is not None},
+            {number: image[1] for number, row in pictured.items() if (image := decoded[row]) is not None},
             same,
             lambda number: _from_source(sources, number, config),
             sources,
         ),
     )
+
+
+def _decode_rows(plan: Plan, facts: Facts, data: Path, rows: np.ndarray, pool: Pool) -> dict[int, Decoded | None]:
+    """Return what `_decode_job` makes of each row's record."""
+    chunks = [rows[i : i + _RECORDS_PER_JOB] for i in range(0, len(rows), _RECORDS_PER_JOB)]
+    images = itertools.chain.from_iterable(pool.map(_decode_job, (_job(plan, facts, data, chunk) for chunk in chunks)))
+    return dict(zip(rows.tolist(), images))
+
+
+def _colors(moments: Sequence[np.ndarray], sampled: int) -> Colors:
+    mean, square = np.mean(moments, axis=0)
+    return {
+        "sampled": sampled,
+        "undecodable": sampled - len(moments),
+        "mean": np.round(mean, 2).tolist(),
+        "std": np.round(np.sqrt(np.maximum(square - mean**2, 0)), 2).tolist(),
+    }
+
+
+def _thumbnail(plan: Plan, sources: Sources, row: int, jpeg: bytes) -> Thumbnail:
+    rows = plan.rows
+    return Thumbnail(int(rows.labels[row]), SPLITS[rows.splits[row]], sources.paths[int(rows.numbers[row])], jpeg)
 
 
 def _pictures(
@@ -228,12 +235,12 @@ def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[s
     return places
 
 
-def _decode_job(places: Sequence[tuple[str, int, int, int, int]]) -> list[tuple[np.ndarray, bytes] | None]:
+def _decode_job(places: Sequence[tuple[str, int, int, int, int]]) -> list[Decoded | None]:
     """For each place: f64[2 3], the channels' means and mean squares in 0..255, and a small JPEG; None if damaged."""
     return [_decode(place) for place in places]
 
 
-def _decode(place: tuple[str, int, int, int, int]) -> tuple[np.ndarray, bytes] | None:
+def _decode(place: tuple[str, int, int, int, int]) -> Decoded | None:
     path, offset, size, height, width = place
     with open(path, "rb") as file:
         file.seek(offset)
@@ -241,7 +248,7 @@ def _decode(place: tuple[str, int, int, int, int]) -> tuple[np.ndarray, bytes] |
     return _decoded(schema.decode_example(framed[schema.HEADER_BYTES : -4])["image"], height, width)
 
 
-def _decoded(encoded: bytes, height: int, width: int) -> tuple[np.ndarray, bytes] | None:
+def _decoded(encoded: bytes, height: int, width: int) -> Decoded | None:
     """Height and width are those of raw pixels, else 0."""
     if height:
         image = Image.frombytes("RGB", (width, height), encoded)

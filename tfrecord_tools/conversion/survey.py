@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -108,33 +109,17 @@ def survey(
         progress: Shows how far it is.
         check: Called with the reasons for all files found bad so far; may raise to stop.
     """
-    table = np.zeros(len(sources), FACT)
+    table, done = np.zeros(len(sources), FACT), np.zeros(len(sources), bool)
     reasons: dict[int, str] = {}
     repaired: dict[int, str] = {}
-    done = np.zeros(len(sources), bool)
-    chunk_number = 0
-    surveyor = _surveyor(config)
     if saved is not None:
         saved.mkdir(exist_ok=True)
-        number_of = {path: number for number, path in enumerate(sources.paths)} if any(saved.iterdir()) else {}
-        for path in sorted(saved.glob("*.npz")):
-            chunk_number = int(path.stem)
-            if (chunk := _load(path, surveyor)) is not None:
-                _take_over(chunk, number_of, sources, table, repaired, done)
+        done = _take_over(saved, _surveyor(config), sources, table, repaired)
     if progress:
         progress.skip(int(done.sum()))
     pending = np.flatnonzero(~done)
     parts = [pending[i : i + FILES_PER_JOB] for i in range(0, len(pending), FILES_PER_JOB)]
-    jobs = (
-        _Job(
-            sources.files(part),
-            None if known is None else known[part],
-            preparation.config_of(config),
-            None if saved is None else saved / f"{chunk_number + i:07d}.npz",
-            surveyor,
-        )
-        for i, part in enumerate(parts, 1)
-    )
+    jobs = _jobs(sources, parts, config, known, saved)
     for part, chunk in zip(parts, pool.map(_survey_job, jobs)):
         table[part] = chunk.table
         reasons |= {int(part[i]): reason for i, reason in chunk.reasons.items()}
@@ -143,6 +128,22 @@ def survey(
             progress(len(part))
         check(reasons)
     return Facts(table=table, reasons=dict(sorted(reasons.items())), repaired=dict(sorted(repaired.items())))
+
+
+def _jobs(
+    sources: Sources, parts: Sequence[np.ndarray], config: ImageConfig, known: np.ndarray | None, saved: Path | None
+) -> Iterator[_Job]:
+    image_config, surveyor = preparation.config_of(config), _surveyor(config)
+    for part, save in zip(parts, _new_names(saved)):
+        yield _Job(sources.files(part), None if known is None else known[part], image_config, save, surveyor)
+
+
+def _new_names(saved: Path | None) -> Iterator[Path | None]:
+    """Return an endless iterator over names for chunks that are not saved yet; over None if nothing is saved."""
+    if saved is None:
+        return itertools.repeat(None)
+    last = max((int(path.stem) for path in saved.glob("*.npz")), default=0)
+    return (saved / f"{number:07d}.npz" for number in itertools.count(last + 1))
 
 
 @pillow.unlimited()  # Once per job: within it, another image costs 1 us instead of 15.
@@ -215,21 +216,28 @@ def _load(path: Path, surveyor: str) -> _Chunk | None:
         return _Chunk(text["paths"], arrays["table"], reasons, repaired)
 
 
-def _take_over(
-    chunk: _Chunk,
-    number_of: dict[str, int],
-    sources: Sources,
-    table: np.ndarray,
-    repaired: dict[int, str],
-    done: np.ndarray,
-) -> None:
-    """Fills in the facts of files that are unchanged. One found bad is read again: it may be readable now."""
-    for i, path in enumerate(chunk.paths):
-        number = number_of.get(path)
-        if number is None or i in chunk.reasons:
-            continue
-        row = chunk.table[i]
-        if row["size"] == sources.sizes[number] and row["mtime_ns"] == sources.mtimes_ns[number]:
-            table[number], done[number] = row, True
-            if i in chunk.repaired:
-                repaired[number] = chunk.repaired[i]
+def _take_over(saved: Path, surveyor: str, sources: Sources, table: np.ndarray, repaired: dict[int, str]) -> np.ndarray:
+    """Fill in the saved facts of unchanged files; return bool[n], the files that have facts now."""
+    done = np.zeros(len(sources), bool)
+    names = sorted(saved.glob("*.npz"))
+    number_of = {path: number for number, path in enumerate(sources.paths)} if names else {}
+    for chunk in filter(None, (_load(name, surveyor) for name in names)):
+        rows, numbers = _unchanged(chunk, number_of, sources)
+        table[numbers], done[numbers] = chunk.table[rows], True
+        number_in = dict(zip(rows.tolist(), numbers.tolist()))
+        repaired |= {number_in[row]: wrong for row, wrong in chunk.repaired.items() if row in number_in}
+    return done
+
+
+def _unchanged(chunk: _Chunk, number_of: Mapping[str, int], sources: Sources) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of a chunk whose files are valid and as they were, and the numbers of these files, both i64[k].
+
+    A file that was found bad is read again: it may be readable now.
+    """
+    numbers = np.array([number_of.get(path, -1) for path in chunk.paths], np.int64)
+    numbers[list(chunk.reasons)] = -1
+    rows = np.flatnonzero(numbers >= 0)
+    numbers = numbers[rows]
+    same = chunk.table["size"][rows] == sources.sizes[numbers]
+    same &= chunk.table["mtime_ns"][rows] == sources.mtimes_ns[numbers]
+    return rows[same], numbers[same]

@@ -253,10 +253,10 @@ def reason(error: BaseException, data: bytes = b"", kind: str | None = None) -> 
 
 def versions() -> str:
     """The versions of what decodes images: others may decode to other pixels."""
-    found = [f"Pillow {PIL.__version__}"]
+    parts = [f"Pillow {PIL.__version__}"]
     for package in _PACKAGES.values():
         try:
-            found.append(f"{package} {metadata.version(package)}")
+            parts.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             continue
-    return ", ".join(found)
+    return ", ".join(parts)

@@ -128,7 +128,7 @@ def repair(data: bytes) -> tuple[bytes, str]:
     whole, start = data, data.find(SIGNATURE, 0, _MAX_JUNK_BYTES)
     if start < 0:
         return data, ""
-    found = [f"{start:,} bytes before the JPEG"] if start else []
+    wrong = [f"{start:,} bytes before the JPEG"] if start else []
     data = data[start:]
     try:
         end = check_markers(data)
@@ -140,8 +140,8 @@ def repair(data: bytes) -> tuple[bytes, str]:
         raise
     except DamagedJpegError:
         data = data.rstrip(b"\xff") + END  # A broken marker at the very end would be taken for one with a length.
-        found.append("no end marker")
-    return data, " and ".join(found)
+        wrong.append("no end marker")
+    return data, " and ".join(wrong)
 
 
 def decodes_cleanly(data: bytes) -> bool:

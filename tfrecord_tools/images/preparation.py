@@ -185,12 +185,12 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
 def _from_within(data: bytes, config: ImageConfig) -> Prepared:
     """Repairs a JPEG behind junk, where that is wanted and no other format claims the file."""
     if config.on_bad_image == "repair" and not formats.is_claimed(data):
-        found, wrong = jpeg.repair(data)
+        within, wrong = jpeg.repair(data)
         if wrong:
             try:
-                found, wrong = repair.repaired(data, None, lambda size: _check_pixels(size, config))
-                with as_bad_image(found, "JPEG"):
-                    return _prepare(found, "JPEG", "JPEG", wrong, config)
+                within, wrong = repair.repaired(data, None, lambda size: _check_pixels(size, config))
+                with as_bad_image(within, "JPEG"):
+                    return _prepare(within, "JPEG", "JPEG", wrong, config)
             except repair.TooMuchLostError:
                 raise
             except (OSError, SyntaxError, BadImage):

@@ -28,8 +28,8 @@ def stripped(data: bytes, kind: str) -> bytes:
     pictures and films there have metadata of their own. Color profiles, comments and pixels stay as they are.
     """
     parts = {"JPEG": _jpeg_parts, "PNG": _png_parts}[kind](data)
-    kept = b"".join(parts)
-    return kept if kept != data else data
+    rest = b"".join(parts)
+    return rest if rest != data else data
 
 
 def _jpeg_parts(data: bytes) -> Iterator[bytes]:

@@ -34,7 +34,7 @@ def read_directory(data: bytes, offset: int | None = None) -> Directory:
     order = ">" if data.startswith(b"MM") else "<"
     big = data[2:4] in (b"+\0", b"\0+")
     pointer, counted, size = ("Q", "Q", 20) if big else ("I", "H", 12)
-    found: Directory = {}
+    directory: Directory = {}
     try:
         if offset is None:
             (offset,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
@@ -48,10 +48,10 @@ def read_directory(data: bytes, offset: int | None = None) -> Directory:
             at = position + 4 + struct.calcsize(pointer)
             if struct.calcsize(layout) > struct.calcsize(pointer):
                 (at,) = struct.unpack_from(order + pointer, data, at)
-            found[tag] = struct.unpack_from(layout, data, at)
+            directory[tag] = struct.unpack_from(layout, data, at)
     except (struct.error, OverflowError):  # It points behind the end of the file.
         pass
-    return found
+    return directory
 
 
 def is_raw(data: bytes) -> bool:

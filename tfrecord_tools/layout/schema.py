@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import struct
-from typing import Any
+from typing import TypedDict
 
 import google_crc32c
 import numpy as np
@@ -46,6 +46,14 @@ class Keys:
 OURS = Keys()
 
 
+class Example(TypedDict):
+    """A record: the encoded image, its source path ("": the record holds none) and its label, from 0."""
+
+    image: bytes
+    path: str
+    label: int
+
+
 def encode_example(image: bytes, filename: str, label: int) -> bytes:
     """Serializes a `tf.train.Example`; always the same bytes, keys sorted."""
     path, number = filename.encode(), _varint(label)
@@ -57,8 +65,8 @@ def encode_example(image: bytes, filename: str, label: int) -> bytes:
     return b"".join((_head(1, sum(map(len, pieces))), *pieces))
 
 
-def decode_example(serialized: bytes, keys: Keys = OURS) -> dict[str, Any]:
-    """Reads the parts of an example: image (bytes), path (str, "" where it holds none) and label (int, from 0).
+def decode_example(serialized: bytes, keys: Keys = OURS) -> Example:
+    """Return the parts of a serialized example.
 
     Raises:
         KeyError: There is no image or label in it.

@@ -222,8 +222,8 @@ class _Files:
         labeled: dict[int, bool] = {}
         for directory, numbers in self._images.items():
             split = layout.place(directory).split
-            found = any(named_class(self._listing.paths[number]) for number in numbers)
-            labeled[split] = labeled.get(split, False) or found
+            is_labeled = any(named_class(self._listing.paths[number]) for number in numbers)
+            labeled[split] = labeled.get(split, False) or is_labeled
         if all(labeled.values()) or not any(labeled.values()):
             return layout
         roots = {
@@ -268,11 +268,11 @@ class _Files:
                         loose.append(paths[number])
         names: list[str | None] = labels.tolist()
         unread = []
-        for one, why in self._unread(layout, named_class, {*names} - {None}, classes):
+        for file, why in self._unread(layout, named_class, {*names} - {None}, classes):
             if why:
                 left_out[why] += 1
             else:
-                unread.append(one)
+                unread.append(file)
         notes = [*layout.notes, *_left_out_notes(left_out), *_beside_notes(without_images, loose, beside)]
         return Arranged(labels=names, splits=splits.tolist(), rejected=[*unread, *rejected], notes=notes)
 
@@ -280,19 +280,19 @@ class _Files:
         self,
         layout: Layout,
         named_class: Callable[[str], str | None],
-        found: Collection[str | None],
+        labels: Collection[str | None],
         classes: Collection[str] | None,
     ) -> Iterator[tuple[Rejected, str]]:
         """Yield what the listing rejected, but for other classes; and why it is left out, "" if it counts."""
-        for one in self._listing.rejected:
-            directory = one.path.rpartition("/")[0]
+        for rejected in self._listing.rejected:
+            directory = rejected.path.rpartition("/")[0]
             place = layout.place(directory)
-            label = named_class(one.path) if place.by_name else place.label
-            counts = directory in self._with_images or label in found or folder_rules.has_image_ending(one.path)
+            label = named_class(rejected.path) if place.by_name else place.label
+            counts = directory in self._with_images or label in labels or folder_rules.has_image_ending(rejected.path)
             if place.left_out or not counts:
-                yield one, place.left_out or "they cannot be read, and lie in directories without images"
+                yield rejected, place.left_out or "they cannot be read, and lie in directories without images"
             elif not classes or label in {*classes, None}:
-                yield one, ""
+                yield rejected, ""
 
     def _meant(self, directory: str, numbers: list[int]) -> list[int]:
         """The files of a class that may be meant as images: all, but for texts and tables beside images."""
@@ -311,7 +311,7 @@ def _images_in(listing: Listing, by_directory: dict[str, list[int]]) -> dict[str
 
     Where no name in a directory ends so, some files are opened, and all of them count if one is an image.
     """
-    found = {}
+    images = {}
     known: dict[str, bool] = {}  # Ending of a name -> whether images have it; there are few.
     for directory, numbers in by_directory.items():
         with_ending = []
@@ -324,12 +324,12 @@ def _images_in(listing: Listing, by_directory: dict[str, list[int]]) -> dict[str
             if is_image:
                 with_ending.append(number)
         if with_ending:
-            found[directory] = with_ending
-    above = {directory[:end] for directory in found for end in _ends(directory)} | ({""} if found else set())
+            images[directory] = with_ending
+    above = {directory[:end] for directory in images for end in _ends(directory)} | ({""} if images else set())
     for directory, numbers in by_directory.items():
         if directory not in above and any(_is_image(listing, i) for i in _sample(numbers)):
-            found[directory] = numbers
-    return dict(sorted(found.items(), key=lambda item: item[0].split("/")))
+            images[directory] = numbers
+    return dict(sorted(images.items(), key=lambda item: item[0].split("/")))
 
 
 def _is_image(listing: Listing, number: int) -> bool:

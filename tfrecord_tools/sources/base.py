@@ -90,7 +90,7 @@ class Listing:
     top: str = ""
 
     def take(self, numbers: np.ndarray, rejected: list[Rejected]) -> Listing:
-        """Return the files with these numbers, i64[k], ascending, and with what is rejected then."""
+        """Return the files with these numbers, i64[k], in this order, and other rejected ones."""
         return dataclasses.replace(
             self,
             paths=[self.paths[i] for i in numbers.tolist()],

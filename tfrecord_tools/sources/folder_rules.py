@@ -313,16 +313,16 @@ class _Reader:
         others = [child for child in node.children.values() if not split_named(child.name)]
         if not others:
             return
-        found = [child for child in node.children.values() if split_named(child.name)]
-        if any(child.children or _classes_in_names(child.images) for child in found):
+        splits = [child for child in node.children.values() if split_named(child.name)]
+        if any(child.children or _classes_in_names(child.images) for child in splits):
             meanings = (
-                f"{_split_flags(found)} if these are the splits (the rest is left out), {_exclude_flags(others)} to"
+                f"{_split_flags(splits)} if these are the splits (the rest is left out), {_exclude_flags(others)} to"
                 f" leave the rest out, or {_classes_flag(node.names)} if all are classes"
             )
         else:
-            meanings = f"{_classes_flag(node.names)} if all are classes, or {_exclude_flags(found)} to leave that out"
+            meanings = f"{_classes_flag(node.names)} if all are classes, or {_exclude_flags(splits)} to leave that out"
         raise UserError(
-            f"{self._src}: {_and([c.name for c in found])} {_are(found)} named like a split,"
+            f"{self._src}: {_and([c.name for c in splits])} {_are(splits)} named like a split,"
             f" {_and([c.name for c in others])} {_are(others)} not, and all of them hold images. Say what is meant:"
             f" {meanings}."
         )
@@ -380,9 +380,9 @@ class _Reader:
 
     def _named_split_roots(self, sides: Sequence[tuple[str, Node]]) -> dict[str, Root]:
         """The roots of splits without class directories, whose files may be named by class."""
-        found = {node.path: _classes_in_names(node.images) for _, node in sides}
-        of_train = {name for split, node in sides if split == "train" for name in found[node.path]}
-        labelled = [node for _, node in sides if found[node.path].keys() & (of_train or found[node.path].keys())]
+        classes = {node.path: _classes_in_names(node.images) for _, node in sides}
+        of_train = {name for split, node in sides if split == "train" for name in classes[node.path]}
+        labelled = [node for _, node in sides if classes[node.path].keys() & (of_train or classes[node.path].keys())]
         by_name = self._named_by_class(labelled)
         roots = {node.path: Root(SPLITS.index(split), by_name=by_name) for split, node in sides}
         for split, node in sides if by_name else ():
@@ -393,10 +393,10 @@ class _Reader:
 
     def _named_by_class(self, nodes: Sequence[Node]) -> bool:
         """Whether the names of the files tell several classes; says so in a note."""
-        found = [item for node in nodes for item in _classes_in_names(node.images).items()]
-        if len({name for name, _ in found}) < 2:
+        named_paths = [item for node in nodes for item in _classes_in_names(node.images).items()]
+        if len({name for name, _ in named_paths}) < 2:
             return False
-        name, path = found[0]
+        name, path = named_paths[0]
         count = sum(len(node.images) for node in nodes)
         self._notes.append(
             f"classes of {words.number(count, 'image')} are taken from the names of the files, such as {name} from"
@@ -554,15 +554,15 @@ class _Reader:
 
 def _classes_in_names(paths: Sequence[str]) -> dict[str, str]:
     """Return class -> a path that names it, if nearly all files bear names such as cat.0.jpg; else nothing."""
-    found: dict[str, str] = {}
+    path_of: dict[str, str] = {}
     count = 0
     for path in paths:
         if match := _NAMED_BY_CLASS.search(path):
             if says_nothing(match[1]):
                 return {}
-            found.setdefault(unicodedata.normalize("NFC", match[1]), path)
+            path_of.setdefault(unicodedata.normalize("NFC", match[1]), path)
             count += 1
-    return found if count and count >= _MIN_SHARE_NAMED * len(paths) else {}
+    return path_of if count and count >= _MIN_SHARE_NAMED * len(paths) else {}
 
 
 def says_nothing(name: str) -> bool:

@@ -161,7 +161,7 @@ def find_columns(
     Raises:
         UserError: A column that is needed is not there, there are several, or they are named twice.
     """
-    found, notes = {}, []
+    columns, notes = {}, []
     for name, column in reading.columns.items():
         if name in given or (name == "label" and reading.label_columns):
             continue
@@ -174,13 +174,13 @@ def find_columns(
         if count > 1:
             raise UserError(f"{path}: {count} columns are named {column!r}; there is {_there(table)}.")
         if count:
-            found[name] = column
+            columns[name] = column
         elif column != name or reading.exact:
             raise UserError(f"{path}: no column {column!r}; there is {_there(table)}. {_advice(name, reading)}")
         elif (usual := _usual(path, table, name, reading)) is not None:
-            found[name] = usual
+            columns[name] = usual
             notes.append(f"the column {usual!r} is read as the {name}s (see --{name}_column)")
-    return found, notes
+    return columns, notes
 
 
 def _usual(path: str, table: pa.Table, name: str, reading: Reading) -> str | None:

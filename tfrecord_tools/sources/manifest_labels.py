@@ -216,9 +216,9 @@ def _only_ones(path: str, column: str, lists: Sequence[Sequence[str]]) -> list[s
 def _several(labels: Collection[str]) -> list[str]:
     """Return the labels that are made of several."""
     for separator in _ALWAYS:
-        if found := [label for label in labels if len(_split(label, separator)) > 1]:
-            return found
-    return next((found for separator in _OFTEN if (found := _combined(labels, separator))), [])
+        if combined := [label for label in labels if len(_split(label, separator)) > 1]:
+            return combined
+    return next((combined for separator in _OFTEN if (combined := _combined(labels, separator))), [])
 
 
 def _combined(labels: Collection[str], separator: str) -> list[str]:
@@ -250,8 +250,8 @@ def _is_hierarchy(parts: Sequence[Sequence[str]]) -> bool:
     """Whether all labels have equally many parts, and no part stands at two places."""
     if len({len(of_label) for of_label in parts}) != 1:
         return False
-    places = [set(place) for place in zip(*parts)]
-    return sum(map(len, places)) == len(set().union(*places))
+    levels = [set(names) for names in zip(*parts)]
+    return sum(map(len, levels)) == len(set().union(*levels))
 
 
 def _split(label: str, separator: str) -> list[str]:

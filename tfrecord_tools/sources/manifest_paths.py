@@ -87,14 +87,15 @@ def _several(table: str, row: str, line: int, fitting: Sequence[str]) -> str:
 def _check_distinct(
     table: str, rows: Sequence[str], names: Sequence[str], lines: Sequence[int], numbers: np.ndarray
 ) -> None:
-    found = np.flatnonzero(numbers != MISSING)
-    order = found[np.argsort(numbers[found], kind="stable")]
+    matched = np.flatnonzero(numbers != MISSING)
+    order = matched[np.argsort(numbers[matched], kind="stable")]
     same = np.flatnonzero(numbers[order[1:]] == numbers[order[:-1]])
     if len(same):
-        one, other = int(order[same[0]]), int(order[same[0] + 1])
+        first, second = int(order[same[0]]), int(order[same[0] + 1])
         raise UserError(
-            f"{table}: rows {lines[one]:,} and {lines[other]:,}, {rows[one]!r} and {rows[other]!r}, both mean the file"
-            f" {names[int(numbers[one])]!r}. Keep one of them, or name a column of whole paths with --path_column."
+            f"{table}: rows {lines[first]:,} and {lines[second]:,}, {rows[first]!r} and {rows[second]!r}, both mean the"
+            f" file {names[int(numbers[first])]!r}."
+            " Keep one of them, or name a column of whole paths with --path_column."
         )
 
 
@@ -105,20 +106,20 @@ def parts(path: str) -> list[str]:
     """Return the names in a path as any system writes it, without drive, server, scheme, `.` and `..`; in NFC."""
     if "://" in path and (scheme := _URL.match(path)):
         path = urllib.parse.unquote(path[scheme.end() :].partition("?")[0].partition("#")[0])
-    found = unicodedata.normalize("NFC", path).replace("\\", "/").split("/")
-    if not {"", ".", ".."}.isdisjoint(found):
-        found = _resolved(found)
-    return found[1:] if found and _DRIVE.match(found[0]) else found
+    names = unicodedata.normalize("NFC", path).replace("\\", "/").split("/")
+    if not {"", ".", ".."}.isdisjoint(names):
+        names = _resolved(names)
+    return names[1:] if names and _DRIVE.match(names[0]) else names
 
 
 def _resolved(names: Sequence[str]) -> list[str]:
-    found: list[str] = []
+    resolved: list[str] = []
     for name in names:
         if name == "..":
-            del found[-1:]
+            del resolved[-1:]
         elif name not in ("", "."):
-            found.append(name)
-    return found
+            resolved.append(name)
+    return resolved
 
 
 def _key(path: str) -> str:
@@ -168,8 +169,8 @@ class _Files:
         elsewhere is another one. So is a file of another split.
         """
         keys, numbers = self._sorted(fold)
-        place = bisect.bisect_left(keys, key)
-        tail = max((_common(key, keys[i]) for i in (place - 1, place) if 0 <= i < len(keys)), key=len, default="")
+        position = bisect.bisect_left(keys, key)
+        tail = max((_common(key, keys[i]) for i in (position - 1, position) if 0 <= i < len(keys)), key=len, default="")
         if not tail:
             return []
         start, stop = bisect.bisect_left(keys, tail), bisect.bisect_left(keys, tail + _LAST)
@@ -194,12 +195,12 @@ class _Files:
     @functools.cached_property
     def _directories(self) -> frozenset[str]:
         """All directories by the ends of their paths, reversed and folded as keys are."""
-        found = set()
+        directories = set()
         for directory in {name.rpartition("/")[0] for name in self._names}:
             names = [part.casefold() for part in parts(directory)]
             for start, stop in itertools.combinations(range(len(names) + 1), 2):
-                found.add("/".join([*reversed(names[start:stop]), ""]))
-        return frozenset(found)
+                directories.add("/".join([*reversed(names[start:stop]), ""]))
+        return frozenset(directories)
 
 
 def _common(one: str, other: str) -> str:

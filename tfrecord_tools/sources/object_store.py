@@ -62,23 +62,23 @@ def list_objects(url: str) -> Listing:
     url = url.rstrip("/")
     with explained(url):
         system, root = opened(url)
-        found = system.find(root, detail=True)
-    if root in found:
+        objects = system.find(root, detail=True)
+    if root in objects:
         raise UserError(
             f"--src={url}: an object, no directory. Archives, manifests and CSVs of pixels are read from this machine:"
             " copy it here first."
         )
     infos: dict[str, dict[str, Any]] = {}
     rejected = []
-    for key in sorted(found, key=lambda key: key.split("/")):
+    for key in sorted(objects, key=lambda key: key.split("/")):
         path = key.removeprefix(f"{root}/")
         parts = path.split("/")
-        if path.endswith("/") or found[key].get("type") == "directory" or any(map(is_litter, filter(None, parts))):
+        if path.endswith("/") or objects[key].get("type") == "directory" or any(map(is_litter, filter(None, parts))):
             continue  # Consoles make objects of empty directories.
         if "" in parts:
             rejected.append(Rejected(path=path, reason="two slashes in a row in its name, as in no file's: rename it"))
         else:
-            infos[path] = found[key]
+            infos[path] = objects[key]
     if not infos and not rejected:
         raise UserError(f"--src={url}: no objects there. A bucket and the prefix above the classes is expected.")
     spans = np.array([(info["size"], mtime_ns(info)) for info in infos.values()], OBJECT)

@@ -299,10 +299,10 @@ def features(schema: pa.Schema) -> Mapping[str, Mapping[str, Any]]:
     """Return what Hugging Face's metadata says of each column; nothing where there is none."""
     try:
         metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        found = metadata["info"]["features"]
+        described = metadata["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return {}
-    return {name: of for name, of in found.items() if isinstance(of, dict)} if isinstance(found, dict) else {}
+    return {name: of for name, of in described.items() if isinstance(of, dict)} if isinstance(described, dict) else {}
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:

@@ -80,27 +80,27 @@ def _read(src: str, root: str, files: list[str], reading: Reading) -> ParquetSou
     relative = tuple(_relative(file, root) for file in files)
     paths = [f"{name}:{row}" for name, lines in zip(relative, rows) for row in range(1, len(lines) + 1)]
     spans = np.concatenate(rows)
-    kept = [row for row, label in enumerate(labels) if label]
+    labeled = [row for row, label in enumerate(labels) if label]
     splits = _splits(table, columns, file_splits, spans["file"].tolist())
     groups = tables.texts(table, columns["group"]) if "group" in columns else None
     notes = [*notes, *more, *described, *usual, *_left_out(paths, labels, splits, columns, unnamed)]
-    if not kept:
+    if not labeled:
         raise UserError(f"{src}: no row has a label. Name the column of labels with --label_column.")
     mtimes = np.array([os.stat(file).st_mtime_ns for file in files], np.int64)
-    splits = None if splits is None else [splits[row] for row in kept]
+    splits = None if splits is None else [splits[row] for row in labeled]
     return ParquetSource(
         listing=Listing(
             store=ParquetImages(root, relative, column),
-            paths=[paths[row] for row in kept],
-            spans=spans[kept],
-            sizes=spans["size"][kept],
-            mtimes_ns=mtimes[spans["file"][kept]],
+            paths=[paths[row] for row in labeled],
+            spans=spans[labeled],
+            sizes=spans["size"][labeled],
+            mtimes_ns=mtimes[spans["file"][labeled]],
             rejected=[Rejected(path=paths[row], reason=reason) for row, reason in unnamed.items()],
         ),
-        labels=[labels[row] for row in kept],
+        labels=[labels[row] for row in labeled],
         splits=splits if splits and len(set(splits)) > 1 else None,
-        groups=groups and [groups[row] for row in kept],
-        class_names=_in_order(names.get(columns.get("label", ""), []), {labels[row] for row in kept}),
+        groups=groups and [groups[row] for row in labeled],
+        class_names=_in_order(names.get(columns.get("label", ""), []), {labels[row] for row in labeled}),
         notes=tuple(notes),
     )
 
@@ -111,12 +111,12 @@ def _split_files(files: Sequence[str]) -> tuple[list[str], list[str] | None, lis
     named_splits = {split for split in splits.values() if split}
     if len(named_splits) < 2:
         return list(files), None, []
-    kept = [file for file in files if splits[file]]
+    used = [file for file in files if splits[file]]
     others = [os.path.basename(file) for file in files if not splits[file]]
     notes = (
         [f"{len(others):,} files are left out, since their names say no split: {named(others, 3)}"] if others else []
     )
-    return kept, [split for file in kept if (split := splits[file])], notes
+    return used, [split for file in used if (split := splits[file])], notes
 
 
 def _image_column(files: Sequence[str], reading: Reading) -> tuple[Column, list[str]]:
@@ -240,5 +240,5 @@ def _left_out(
         )
 
 
-def _in_order(names: Sequence[str], found: set[str]) -> tuple[str, ...] | None:
-    return tuple(name for name in names if name in found) or None
+def _in_order(names: Sequence[str], used: set[str]) -> tuple[str, ...] | None:
+    return tuple(name for name in names if name in used) or None

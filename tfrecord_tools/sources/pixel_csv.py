@@ -103,13 +103,13 @@ def is_one(path: str) -> bool:
 
 def files_in(directory: str, names: Sequence[str]) -> list[str]:
     """Return the CSVs of pixels among a directory's entries; none if others are more than tables and texts."""
-    found = []
+    csvs = []
     for name in names:
         if is_one(os.path.join(directory, name)):
-            found.append(name)
+            csvs.append(name)
         elif not (name.lower().endswith(_BESIDE) and os.path.isfile(os.path.join(directory, name))):
             return []
-    return found
+    return csvs
 
 
 def header(height: int, width: int, channels: int) -> str:
@@ -157,17 +157,17 @@ def _counted(line: bytes) -> tuple[list[str], int, int, str] | None:
     text = line.decode("utf-8-sig", "replace").rstrip("\r\n")
     delimiter = max(_DELIMITERS, key=text.count)
     names = [name.strip() for name in next(csv.reader([text], delimiter=delimiter), [])]
-    found = [_COUNTED.fullmatch(name) for name in names]
-    first = next((place for place, match in enumerate(found) if match and int(match[2]) in (0, 1)), -1)
+    matches = [_COUNTED.fullmatch(name) for name in names]
+    first = next((column for column, match in enumerate(matches) if match and int(match[2]) in (0, 1)), -1)
     if first < 0:
         return None
-    prefix, start = found[first][1], int(found[first][2])  # type: ignore[index]
+    prefix, start = matches[first][1], int(matches[first][2])  # type: ignore[index]
     count = 0
-    for match in found[first:]:
+    for match in matches[first:]:
         if not match or match[1] != prefix or int(match[2]) != start + count:
             break
         count += 1
-    others = [name for place, name in enumerate(names) if name and not first <= place < first + count]
+    others = [name for column, name in enumerate(names) if name and not first <= column < first + count]
     # Numbers alone may be a row without any header, and beside an identifier they may be classes.
     clear = prefix or any(name.casefold() in _LABELS for name in others)
     usual = clear and all(name.casefold() in _LABELS | _IDS for name in others)
@@ -175,7 +175,7 @@ def _counted(line: bytes) -> tuple[list[str], int, int, str] | None:
 
 
 def _of_counted(names: Sequence[str], first: int, count: int, delimiter: str) -> Header:
-    labels = [place for place, name in enumerate(names) if name.casefold() in _LABELS]
+    labels = [column for column, name in enumerate(names) if name.casefold() in _LABELS]
     if len(labels) > 1:
         raise ValueError(
             f"the header has {len(labels)} columns that may be the class: {', '.join(names[i] for i in labels)}"
@@ -232,9 +232,9 @@ def to_png(text: bytes, header: Header) -> bytes:
     try:
         pixels = np.array([_VALUES[field] for field in fields], np.uint8).reshape(shape)
     except KeyError:
-        place, wrong = next((place, field) for place, field in enumerate(fields, 1) if field not in _VALUES)
+        position, wrong = next((position, field) for position, field in enumerate(fields, 1) if field not in _VALUES)
         shown = wrong[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
-        raise ValueError(f"pixel value {place:,} is {shown!r}; a whole number of 0 to 255 is expected") from None
+        raise ValueError(f"pixel value {position:,} is {shown!r}; a whole number of 0 to 255 is expected") from None
     return recode.encoded(Image.fromarray(pixels[:, :, 0] if shape[2] == 1 else pixels), "PNG", quality=0)
 
 

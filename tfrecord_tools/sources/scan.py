@@ -204,7 +204,7 @@ def scan(config: ScanConfig) -> Sources:
             f"--label_columns={','.join(config.label_columns)}: only a manifest has columns. Remove the flag."
         )
     listing, notes = _without_excluded(config, _list(config))
-    found = arrange.arrange(
+    arranged = arrange.arrange(
         listing,
         config.src,
         classes=config.wanted,
@@ -212,7 +212,12 @@ def scan(config: ScanConfig) -> Sources:
         splits=arrange.given_splits(config.split or (), listing),
     )
     return _sources(
-        config, listing, found.labels, found.splits, found.rejected, notes=[*notes, *listing.notes, *found.notes]
+        config,
+        listing,
+        arranged.labels,
+        arranged.splits,
+        arranged.rejected,
+        notes=[*notes, *listing.notes, *arranged.notes],
     )
 
 
@@ -320,16 +325,9 @@ def _only_named(
             rejected.append(Rejected(path=rows.paths[row], reason=reason))
         else:
             numbers[number] = row
-    kept = sorted(numbers, key=lambda number: names[number].split("/"))
-    listed = dataclasses.replace(
-        listing,
-        paths=[names[number] for number in kept],
-        spans=listing.spans[kept],
-        sizes=listing.sizes[kept],
-        mtimes_ns=listing.mtimes_ns[kept],
-        rejected=rejected,
-    )
-    return listed, [numbers[number] for number in kept], matches.notes
+    ordered = sorted(numbers, key=lambda number: names[number].split("/"))
+    listed = listing.take(np.array(ordered, np.int64), rejected)
+    return listed, [numbers[number] for number in ordered], matches.notes
 
 
 def _scan_parquet(config: ScanConfig) -> Sources:
@@ -373,24 +371,24 @@ def _sources(
     class_names = _class_names(config, counts, rejected, listing)
     label_of = {name: label for label, name in enumerate(class_names)}
     numbers = np.array([-1 if label is None else label_of.get(label, -1) for label in labels], np.int32)
-    kept = np.flatnonzero(numbers >= 0)
-    paths = [listing.paths[i] for i in kept.tolist()]
+    rows = np.flatnonzero(numbers >= 0)
+    listing = listing.take(rows, [])
     if groups is not None:
-        groups = [groups[i] for i in kept.tolist()]
+        groups = [groups[i] for i in rows.tolist()]
     elif config.group_regex:
-        groups = _groups(config.group_regex, paths)
-    sides = np.array(splits, np.int8)[kept]
+        groups = _groups(config.group_regex, listing.paths)
+    sides = np.array(splits, np.int8)[rows]
     return Sources(
         root=config.src,
         store=listing.store,
         class_names=class_names,
-        paths=paths,
-        spans=listing.spans[kept],
-        labels=numbers[kept],
+        paths=listing.paths,
+        spans=listing.spans,
+        labels=numbers[rows],
         splits=sides,
-        groups=np.zeros(len(kept), np.uint64) if groups is None else _hashes(groups),
-        sizes=listing.sizes[kept],
-        mtimes_ns=listing.mtimes_ns[kept],
+        groups=np.zeros(len(rows), np.uint64) if groups is None else _hashes(groups),
+        sizes=listing.sizes,
+        mtimes_ns=listing.mtimes_ns,
         has_splits=bool(len(sides)) and bool((sides != TO_BE_SPLIT).all()),
         rejected=tuple(rejected),
         left_out={name: counts[name] for name in sorted(counts) if name not in label_of},
@@ -447,11 +445,11 @@ def _relabel_notes(relabelled: Counter[tuple[str, str]], unchanged: int) -> Iter
         more = f", {len(relabelled) - _WAYS_SHOWN:,} ways more" if len(relabelled) > _WAYS_SHOWN else ""
         yield f"{words.number(relabelled.total(), 'image')} relabelled: {ways}{more}"
     if unchanged:
-        one, many = (
+        singular, plural = (
             "line of --relabel changes nothing: its image has",
             "lines of --relabel change nothing: their images have",
         )
-        yield f"{words.number(unchanged, one, many)} that label already"
+        yield f"{words.number(unchanged, singular, plural)} that label already"
 
 
 def _split_of(name: str, path: str, column: str) -> int:
