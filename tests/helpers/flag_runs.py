@@ -49,6 +49,10 @@ class Ended:
     def text(self, path: str) -> str:
         return (self.place / path).read_text()
 
+    def prose(self, path: str) -> str:
+        """The text of a page with single spaces: where its lines break says nothing."""
+        return " ".join(self.text(path).split())
+
     def json(self, path: str, *keys: str) -> Any:
         """A value of a JSON file, by the keys that lead to it."""
         value = json.loads(self.text(path))
@@ -1076,9 +1080,7 @@ EVALUATE = [
             "--tfrecords=out": lambda e: e.json("made/metrics.json", "count") == 4,
             "--split=train": lambda e: e.json("made/metrics.json", "split") == "the train split of src",
             "--out=made": is_there("made/predictions.csv"),
-            "--threshold=0.75": lambda e: (
-                "from a probability of 0.75 on" in " ".join(e.text("made/report.html").split())
-            ),
+            "--threshold=0.75": lambda e: "from a probability of 0.75 on" in e.prose("made/report.html"),
         },
     )
 ]
