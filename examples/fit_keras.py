@@ -17,16 +17,13 @@ from tfrecord_tools.augment_config import AugmentConfig
 
 def network(image_size: int, classes: int) -> keras.Model:
     """A small convolutional network: u8[b h w 3] -> f32[b classes], probabilities."""
-    model = keras.Sequential([keras.Input((image_size, image_size, 3)), keras.layers.Rescaling(1 / 127.5, -1)])
+    layers = [keras.Input((image_size, image_size, 3)), keras.layers.Rescaling(1 / 127.5, -1)]
     for filters in (16, 32, 64, 64):
-        model.add(keras.layers.Conv2D(filters, 3, padding="same", use_bias=False))
-        model.add(keras.layers.BatchNormalization(momentum=0.9))  # Few steps: the usual 0.99 would lag behind.
-        model.add(keras.layers.ReLU())
-        model.add(keras.layers.MaxPooling2D())
-    model.add(keras.layers.Flatten())
-    model.add(keras.layers.Dropout(0.5))
-    model.add(keras.layers.Dense(classes, activation="softmax"))
-    return model
+        layers.append(keras.layers.Conv2D(filters, 3, padding="same", use_bias=False))
+        layers.append(keras.layers.BatchNormalization(momentum=0.9))  # Few steps: the usual 0.99 would lag behind.
+        layers += [keras.layers.ReLU(), keras.layers.MaxPooling2D()]
+    layers += [keras.layers.Flatten(), keras.layers.Dropout(0.5), keras.layers.Dense(classes, activation="softmax")]
+    return keras.Sequential(layers)
 
 
 def fit(directory: str, image_size: int = 64, batch_size: int = 16, epochs: int = 3) -> keras.callbacks.History:

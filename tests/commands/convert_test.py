@@ -594,6 +594,7 @@ def until(condition: Callable[[], object], process: subprocess.Popen[str], secon
             return
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path: Path) -> None:
     source = with_splits(tmp_path / "pets", train=100, validation=50)
     flags = ["--src=pets", "--shards=24", "--workers=2"]

@@ -48,6 +48,7 @@ def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None
         PreviewConfig(**settings)
 
 
+@pytest.mark.slow
 def test_command(tmp_path: Path) -> None:
     converted(with_splits(tmp_path / "pets"), tmp_path / "out")
     ended = run("tfrecord_tools.preview", "--tfrecords=out", "--record=3", "--image_size=32", cwd=tmp_path)

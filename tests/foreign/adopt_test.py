@@ -212,7 +212,11 @@ SMALL = ("--image_size=32", "--batch_size=8")
 
 
 @pytest.mark.parametrize(
-    ("origin", "trainer", "flags"), [("model_garden", "finetune", TINY), ("tfds_directory", "scratch", SMALL)]
+    ("origin", "trainer", "flags"),
+    [
+        ("tfds_directory", "scratch", SMALL),
+        pytest.param("model_garden", "finetune", TINY, marks=pytest.mark.slow),
+    ],
 )
 def test_trainers_take_it(
     origin: str, trainer: str, flags: tuple[str, ...], request: pytest.FixtureRequest, tmp_path: Path

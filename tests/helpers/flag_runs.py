@@ -995,6 +995,7 @@ FEATURES = [
 FROZEN = [
     Run(
         name="flags",
+        marks=SLOW,  # finetune has the same flags.
         before=pretrained,
         flags=TRAINING
         | ONE_PHASE

@@ -48,6 +48,7 @@ def test_one_image() -> None:
     np.testing.assert_array_equal(changed, EXPECTED[2])
 
 
+@pytest.mark.slow
 def test_in_a_function_of_unknown_batch_size_and_in_a_pipeline() -> None:
     layer = RandomAugment(PRESETS["strong"])
     function = tf.function(

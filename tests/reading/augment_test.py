@@ -152,10 +152,19 @@ def test_draws_are_uniform_and_independent() -> None:
 # --- The same bits --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", PRESETS.values(), ids=PRESETS)
-@pytest.mark.parametrize("fill_mode", FILL_MODES)
-def test_eager_graph_xla_and_batch_size_are_equal(config: AugmentConfig, fill_mode: str) -> None:
-    config, images, given = dataclasses.replace(config, fill_mode=fill_mode), noise(20), keys(20)
+QUICK = {("strong", "reflect"), ("standard", "constant")}  # The others take two minutes.
+
+
+@pytest.mark.parametrize(
+    ("preset", "fill_mode"),
+    [
+        pytest.param(preset, mode, marks=() if (preset, mode) in QUICK else pytest.mark.slow)
+        for preset in PRESETS
+        for mode in FILL_MODES
+    ],
+)
+def test_eager_graph_xla_and_batch_size_are_equal(preset: str, fill_mode: str) -> None:
+    config, images, given = dataclasses.replace(PRESETS[preset], fill_mode=fill_mode), noise(20), keys(20)
     expected = augmented(images, config)
     np.testing.assert_array_equal(augmented(images, config, jit=True), expected)
     for size in (1, 7):

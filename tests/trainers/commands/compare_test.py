@@ -237,6 +237,7 @@ def wait_for(done: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_runs_on_a_dataset_that_was_are_not_compared(place, tmp_path):
     shutil.copytree(place / "src", tmp_path / "src")
     converted(tmp_path / "src", tmp_path / "out")

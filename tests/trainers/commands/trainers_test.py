@@ -55,7 +55,10 @@ def small(trainer: str, place: Path, **values: Any) -> recipes.Recipe:
     return recipes.override(recipe, **replaced | values)
 
 
-@pytest.mark.parametrize("trainer", TRAINERS)
+@pytest.mark.parametrize(
+    "trainer",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("features", "frozen") else ()) for name in TRAINERS],
+)
 def test_five_classes_need_no_flag(trainer, place, tmp_path):
     metrics = train(trainer, place / "out5", tmp_path / "run", small(trainer, place))
     assert metrics["count"] == 25
@@ -140,6 +143,7 @@ def test_everything_that_recipes_can_ask_for_at_once(place, tmp_path):
     assert metrics["accuracy"] == pytest.approx(float(rows[best]["val_accuracy"]))  # The best averaged weights.
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_all_that_it_ends_the_same(place, tmp_path):
     flags = (
         "--tfrecords", place / "out", "--image_size=24", "--batch_size=8", "--epochs=6", "--checkpoint_every=1",
@@ -220,9 +224,7 @@ DETERMINISTIC = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "features" else pytest.mark.slow) for name in DETERMINISTIC]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in DETERMINISTIC])
 def test_deterministic_trainings_end_the_same(name, place, tmp_path):
     """Op determinism refuses operations, so every option that adds operations is among these."""
     trainer = name.partition(",")[0]
@@ -278,6 +280,7 @@ def test_two_devices_learn_as_one_does(place, tmp_path):
             assert float(row[name]) == pytest.approx(float(other[name]), rel=1e-4), name  # Other order of sums.
 
 
+@pytest.mark.slow
 def test_two_devices_with_moving_statistics_of_their_own_resume_exactly(place, tmp_path):
     mirrored(place, tmp_path / "whole", 2, batch_norm=True)
     mirrored(place, tmp_path / "killed", 2, batch_norm=True, kill_at=5)
@@ -317,7 +320,7 @@ def test_clipping_on_several_devices_is_refused(argument, place, tmp_path, monke
     assert str(error.value).startswith(f"--optimizer_kwargs={argument}: Keras clips what each of 2 devices finds, ")
 
 
-@pytest.mark.parametrize("strategy", ["auto", "none", "mirrored"])
+@pytest.mark.parametrize("strategy", ["auto", pytest.param("none", marks=pytest.mark.slow), "mirrored"])
 def test_gradients_are_accumulated_on_one_device(strategy, place, tmp_path, monkeypatch):
     """Under a strategy, be it of one device, Keras fails in the first step."""
     asked = []

@@ -88,6 +88,7 @@ def test_two_processes_learn_as_one_does(place):
     check_equal_to_one(place, 2)
 
 
+@pytest.mark.slow
 def test_a_device_that_gets_none_of_the_last_batch(place):
     """Of 13 validation images in batches of 12 the second device has none of the last, at which convolutions fail."""
     for name, strategy, devices in (("one", "none", 1), ("two", "mirrored", 2)):
@@ -123,6 +124,7 @@ def test_a_job_one_of_whose_workers_was_killed_resumes_exactly(killed, place):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_features_are_computed_once_and_the_chief_alone_reports(place):
     save_weights(place / "w.weights.h5")
     flags = (

@@ -64,6 +64,7 @@ def test_a_training_stopped_anywhere_ends_as_the_uninterrupted_one(uninterrupted
     np.testing.assert_equal([v.numpy() for v in model.variables], uninterrupted["variables"])
 
 
+@pytest.mark.slow
 def test_resume_in_half_precision_with_its_loss_scale(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "stopped").mkdir()

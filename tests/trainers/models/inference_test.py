@@ -27,7 +27,9 @@ def variables_in(function: tf.types.experimental.PolymorphicFunction) -> int:
     [
         (ModelConfig(backbone="MobileNetV2", image_size=32, weights="none"), 2, "float32"),
         (ModelConfig(backbone="MobileNetV2", image_size=32, weights="none"), 2, "mixed_bfloat16"),  # Casts of weights.
-        (ModelConfig(backbone="ConvNeXtTiny", image_size=32, weights="none"), 3, "float32"),  # Layers made of layers.
+        pytest.param(  # Layers made of layers.
+            ModelConfig(backbone="ConvNeXtTiny", image_size=32, weights="none"), 3, "float32", marks=pytest.mark.slow
+        ),
         (ModelConfig(backbone="EfficientNetB0", image_size=32, weights="none"), 3, "float32"),  # A state of its own.
     ],
     ids=lambda value: getattr(value, "backbone", value),
