@@ -224,7 +224,8 @@ DETERMINISTIC = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in DETERMINISTIC])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_deterministic_trainings_end_the_same(name, place, tmp_path):
     """Op determinism refuses operations, so every option that adds operations is among these."""
     trainer = name.partition(",")[0]
