@@ -89,7 +89,7 @@ def test_no_remarks_of_any_command(name: str, trained: Path) -> None:
     ],
 )
 def test_what_tensorflow_has_to_say_is_seen(environment: dict[str, str], expected: str, place: Path) -> None:
-    done = run(place, *COMMANDS["verify"], **environment)
+    done = run(place, *COMMANDS["bench"], **environment)
     assert done.returncode == 0
     assert expected in done.stderr
 

@@ -995,7 +995,6 @@ FEATURES = [
 FROZEN = [
     Run(
         name="flags",
-        marks=SLOW,  # finetune has the same flags.
         before=pretrained,
         flags=TRAINING
         | ONE_PHASE
