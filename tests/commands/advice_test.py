@@ -32,7 +32,7 @@ BORDER = frozenset({"trainers.fitting.csv_dataset.as_dataset"})
 NARROWED = {
     # Others pass checked values.
     "tfrecord_tools.images.preparation.ImageConfig.__post_init__": ("tfrecord_tools.convert",),
-    # Of to_csv: fractions, which it has.
+    # to_csv checks fractions, and has their flags.
     "tfrecord_tools.conversion.plan_config.PlanConfig.__post_init__": ("tfrecord_tools.convert",),
     # to_csv leaves `relabel` at None.
     "tfrecord_tools.sources.scan._relabel": ("tfrecord_tools.convert",),

@@ -1,4 +1,4 @@
-"""A clock that only moves when it is told to: what a test measures with it is exact on any machine."""
+"""A clock that only a test moves, so that a measurement with it is exact on any machine."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def succeed(command: Sequence[str | Path], cwd: Path) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("wheel")
-    copy = place / "source"  # Else setuptools writes into the checkout.
+    copy = place / "source"  # Setuptools writes into the directory that it builds.
     tracked = succeed(["git", "ls-files", "-z"], REPOSITORY).split("\0")
     for name in filter(None, tracked):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
