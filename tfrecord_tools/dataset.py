@@ -21,7 +21,7 @@ import tensorflow as tf
 from tfrecord_tools import order as orders
 from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.augmentation.augment import augment as augmented
-from tfrecord_tools.base import python_calls, words, workers
+from tfrecord_tools.base import graphs, python_calls, words, workers
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.decoding.geometry import check_crop
 from tfrecord_tools.errors import UserError
@@ -156,6 +156,7 @@ def train_stream(
         fetch = cache.get
     data = chosen.batches(start_step, fetch, tf.uint8, (image_size, image_size, 3), parallel)
 
+    @graphs.plain
     def finish(batch: Batch) -> Any:
         batch = batch._replace(images=augmented(batch.images, batch.keys, augment, jit))
         return select(batch) if select else batch
@@ -172,7 +173,7 @@ def serialized_batches(
     """
     chosen = _Chosen(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
     data = chosen.batches(start_step, records.get_or_none, tf.string, ())
-    return data.map(lambda batch: (batch.images, batch.numbers))
+    return data.map(graphs.plain(lambda batch: (batch.images, batch.numbers)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,7 +272,10 @@ class _Chosen:
         if chunk == self.share:
             return data
         data = data.rebatch(self.share, drop_remainder=True)
-        return data.map(lambda batch: Batch(*(tf.ensure_shape(part, [self.share, *part.shape[1:]]) for part in batch)))
+        sized = graphs.plain(
+            lambda batch: Batch(*(tf.ensure_shape(part, [self.share, *part.shape[1:]]) for part in batch))
+        )
+        return data.map(sized)
 
     def _next_sound(self, position: int, fetch: Fetch) -> tuple[Any, int]:
         """Fetches the next sound record behind a position, with its number."""
@@ -348,7 +352,7 @@ def eval_stream(
 
     chunks = tf.data.Dataset.range(len(records)).batch(_CHUNK)
     data = _map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape).rebatch(batch_size)
-    return (data.map(select) if select else data).prefetch(tf.data.AUTOTUNE)
+    return (data.map(graphs.plain(select)) if select else data).prefetch(tf.data.AUTOTUNE)
 
 
 def _map_python(
@@ -370,6 +374,7 @@ def _map_python(
         parallel: Number of threads; None: one per processor. More of them would wait for Python's lock.
     """
 
+    @graphs.plain
     def as_tensors(chunk: tf.Tensor) -> Batch:
         parts = python_calls.numpy_function(read, [chunk], dtypes)
         for number, part in enumerate(parts):

@@ -731,6 +731,7 @@ SHOW = [
 BENCH = [
     Run(
         name="decoding",
+        marks=SLOW,
         before=large,
         arguments=["large_out"],
         flags={
@@ -935,6 +936,7 @@ def no_cache(e: Ended) -> bool:
 SCRATCH = [
     Run(
         name="flags",
+        marks=SLOW,
         flags=TRAINING | ONE_PHASE | OF_IMAGES | {"--augment=document": setting("flags.augment", "document")},
     ),
     Run(
@@ -1022,6 +1024,7 @@ FROZEN = [
 FINETUNE = [
     Run(
         name="flags",
+        marks=SLOW,
         before=pretrained,
         flags=TRAINING
         | TWO_PHASES
@@ -1048,6 +1051,7 @@ FINETUNE = [
 COMPARE = [
     Run(
         name="two",
+        marks=SLOW,
         flags={
             "--tfrecords=out": is_there("both/comparison.csv"),
             "--out=both": is_there("both/comparison.png"),
@@ -1074,6 +1078,7 @@ COMPARE = [
 EVALUATE = [
     Run(
         name="train split",
+        marks=SLOW,
         before=judged,
         flags={
             "--run=run": is_there("made/report.html"),
@@ -1088,6 +1093,7 @@ EVALUATE = [
 PREDICT = [
     Run(
         name="files",
+        marks=SLOW,
         before=judged,
         arguments=["src/test/reds"],
         flags={
@@ -1099,11 +1105,12 @@ PREDICT = [
     )
 ]
 
-DOCTOR = [Run(name="machine")]
+DOCTOR = [Run(name="machine", marks=SLOW)]
 
 MODEL_EXPORT = [
     Run(
         name="SavedModel",
+        marks=SLOW,
         before=exported,
         flags={
             "--run=run": is_there("served/saved_model.pb"),

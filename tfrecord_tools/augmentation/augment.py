@@ -117,7 +117,7 @@ def _compiled(
 
     And each shape: TensorFlow warns of functions that are traced for many.
     """
-    return tf.function(lambda images, state: change(images, Draws(state), config), jit_compile=jit)
+    return tf.function(lambda images, state: change(images, Draws(state), config), jit_compile=jit, autograph=False)
 
 
 def _move(images: tf.Tensor, draw: Draws, config: AugmentConfig) -> tf.Tensor:

@@ -142,5 +142,7 @@ def _by_definition(side: int) -> Callable[..., tf.Tensor]:
             return resize(image, side, start, extent)
 
     pair = tf.TensorSpec([2], tf.float64)
-    graph: Callable[..., tf.Tensor] = tf.function(on_processor, [tf.TensorSpec([None, None, 3], tf.uint8), pair, pair])
+    graph: Callable[..., tf.Tensor] = tf.function(
+        on_processor, [tf.TensorSpec([None, None, 3], tf.uint8), pair, pair], autograph=False
+    )
     return graph

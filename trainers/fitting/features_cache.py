@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools import dataset, order
-from tfrecord_tools.base import files, python_calls
+from tfrecord_tools.base import files, graphs, python_calls
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records
@@ -80,6 +80,7 @@ class Features:
             chosen = choose(position)
             return self.values[chosen], self.labels[chosen]
 
+        @graphs.plain
         def as_tensors(position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             values, labels = python_calls.numpy_function(gather, [position], (tf.float32, tf.int64))
             return tf.ensure_shape(values, [rows, self.values.shape[1]]), tf.ensure_shape(labels, [rows])

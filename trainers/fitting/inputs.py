@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfrecord_tools import dataset, mix
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.base import words
+from tfrecord_tools.base import graphs, words
 from tfrecord_tools.dataset import Batch
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
@@ -141,6 +141,7 @@ def train_batches(
     """Makes the stream of a training: first step -> endless batches (u8[b h w 3], targets[, weights]) from it on."""
     weighted = weighing(records, recipe, classes)
 
+    @graphs.plain
     def finish(batch: Batch) -> tuple[tf.Tensor, ...]:
         images, blended = batch.images, targets(batch.labels, classes)
         if recipe.mixup:

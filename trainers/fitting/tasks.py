@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfrecord_tools.base import graphs
 from trainers.devices import multi_worker
 from trainers.devices.device import Device
 from trainers.fit import Task
@@ -121,11 +122,11 @@ def _feature_batches(training: Training, features: Features, step: int) -> tf.da
     recipe, shard = training.recipe, training.device.cluster.shard
     batches = features.shuffled(recipe.batch_size, training.config.seed, step, shard)
     weighted = inputs.weighing(training.splits.train, recipe, training.class_count)
-    return _with_targets(batches, training.class_count).map(weighted)
+    return _with_targets(batches, training.class_count).map(graphs.plain(weighted))
 
 
 def _with_targets(batches: tf.data.Dataset, class_count: int) -> tf.data.Dataset:
-    return batches.map(lambda values, labels: (values, inputs.targets(labels, class_count)))
+    return batches.map(graphs.plain(lambda values, labels: (values, inputs.targets(labels, class_count))))
 
 
 def _outputs(head: keras.Model, features: Features) -> tuple[np.ndarray, np.ndarray]:

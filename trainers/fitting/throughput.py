@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrecord_tools.base import python_calls
+from tfrecord_tools.base import graphs, python_calls
 
 
 class Throughput(keras.callbacks.Callback):
@@ -34,12 +34,13 @@ class Throughput(keras.callbacks.Callback):
     def measured(self, data: tf.data.Dataset) -> tf.data.Dataset:
         """Adds up the time that whoever takes the elements of a dataset waits for them; some 0.1 ms a step."""
 
+        @graphs.plain
         def note(before: tf.Tensor, element: Any) -> Any:
             self._waited.assign_add(self._now() - before)
             return element
 
         # A dataset asks its parts one after the other, in the thread that takes the element: the clock is read first.
-        clock = tf.data.Dataset.counter().map(lambda _: self._now())
+        clock = tf.data.Dataset.counter().map(graphs.plain(lambda _: self._now()))
         options = tf.data.Options()
         options.experimental_optimization.inject_prefetch = False  # Else it would be the prefetching that waits.
         return tf.data.Dataset.zip((clock, data)).map(note).with_options(options)

@@ -41,4 +41,4 @@ def compiled(model: keras.Model, jit_compile: bool = False) -> Callable[[tf.Tens
         return tf.cast(outputs, tf.float32)
 
     signature = [tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)]
-    return tf.function(call, input_signature=signature, jit_compile=jit_compile)
+    return tf.function(call, input_signature=signature, jit_compile=jit_compile, autograph=False)

@@ -25,6 +25,7 @@ _STYLE = {
     "svg.fonttype": "none",  # Text stays text, in the page's font.
     "svg.hashsalt": "tfrecord_tools",  # Else the names of its parts differ at each run.
     "font.size": 10,
+    "axes.facecolor": "none",
     "axes.edgecolor": COLORS["line"],
     "axes.labelcolor": COLORS["muted"],
     "axes.titlesize": 11,
@@ -89,6 +90,8 @@ def draw(predictions: Predictions, threshold: float, history: Sequence[Row]) -> 
 
     with matplotlib.rc_context({**_STYLE, "font.family": _fonts()}), _noted():
         figures = _of_training(history) | _of_predictions(predictions, threshold)
+        for figure in figures.values():
+            _lay_out(figure)
         return {
             name: Plot(png=_png(figure), svg=_svg(figure, name), told=figure.get_label())
             for name, figure in figures.items()
@@ -272,26 +275,38 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     return figure
 
 
+def _lay_out(figure: Figure) -> None:
+    """Finds the places of all parts once. Otherwise each of both files repeats that, which takes as long as drawing."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
+
+
+# Both are written by the canvases: `Figure.savefig` draws everything once more before it draws.
+
+
 def _png(figure: Figure) -> bytes:
     """The plot on white."""
-    return _saved(figure, "png", dpi=144, facecolor="white", metadata={"Software": None})
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set(dpi=144, facecolor="white")
+    stream = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(stream, metadata={"Software": None})
+    return stream.getvalue()
 
 
 def _svg(figure: Figure, name: str) -> str:
     """The plot as an element of a page; `name` tells its parts from those of other plots."""
-    unnamed = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    text = _saved(figure, "svg", transparent=True, metadata=unnamed).decode()
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    figure.set(facecolor="none")
+    stream = io.StringIO()
+    FigureCanvasSVG(figure).print_svg(stream, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = stream.getvalue()
     content = text[text.index(">", text.index("<svg")) + 1 :].replace("xlink:href", "href")
     content = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", content)
     width, height = figure.get_size_inches()
     points, pixels = f"{width * _POINTS_PER_INCH:g} {height * _POINTS_PER_INCH:g}", f"{width * _PIXELS_PER_INCH:.0f}"
     return f'<svg viewBox="0 0 {points}" style="max-width:{pixels}px">{content}'
-
-
-def _saved(figure: Figure, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format=kind, **options)
-    return stream.getvalue()
 
 
 def _axes(title: str, x: str, y: str, unit: bool = False) -> Axes:

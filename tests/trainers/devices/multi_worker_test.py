@@ -84,6 +84,7 @@ def check_equal_to_one(place: Path, workers: int) -> None:
         np.testing.assert_allclose(weight, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_two_processes_learn_as_one_does(place):
     check_equal_to_one(place, 2)
 
