@@ -20,6 +20,7 @@ UNIT := tests/layout tests/images tests/sources tests/conversion tests/card test
 TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=96 --crop=0 --epochs=30,--image_size=160)
 
 .PHONY: demo test test-unit test-slow test-interop coverage clean
+.PHONY: architecture release-check
 
 $(VENV)/installed: EXTRAS := dev
 $(INTEROP)/installed: EXTRAS := dev,interop
@@ -58,6 +59,15 @@ test-slow: $(VENV)/installed
 
 test-interop: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m pytest -m interop
+
+# The drawing of the rooms and the index of the decisions in docs/.
+architecture: $(VENV)/installed
+	@$(RUN) -m tools.architecture
+	@$(RUN) -m tools.decisions
+
+# Whether the current commit can be released; BUILD_NOTES.md has the steps of a release.
+release-check: $(VENV)/installed
+	@$(RUN) -m tools.release_check
 
 clean:
 	rm -rf $(VENV) $(INTEROP) demo build *.egg-info .coverage*

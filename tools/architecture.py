@@ -110,7 +110,10 @@ def reachable(graph: structure.Graph, start: Iterable[str]) -> set[str]:
 
 
 def reduced(graph: structure.Graph) -> structure.Graph:
-    """Return a graph without the arrows that a longer path of arrows implies. The graph must not have cycles."""
+    """Return a graph without the arrows that a longer path of arrows implies.
+
+    Raises ValueError if the graph has a cycle.
+    """
     if structure.cycles(graph):
         raise ValueError("The rooms import each other in a cycle. Remove the cycle: `lint-imports` names it.")
     return {node: targets - reachable(graph, targets) for node, targets in graph.items()}
@@ -131,7 +134,10 @@ def levels(graph: structure.Graph) -> dict[str, int]:
 
 
 def with_bends(package: Package) -> tuple[list[list[Box]], dict[str, list[str]]]:
-    """Return the rows of boxes from the bottom, and the arrows, with a bend in each row that an arrow passes."""
+    """Return the rows of boxes, from the bottom, and the arrows.
+
+    A long arrow has a bend in each row that it passes.
+    """
     rows = levels(package.graph)
     boxes = [[] for _ in range(1 + max(rows.values()))]  # type: list[list[Box]]
     arrows: dict[str, list[str]] = {}
@@ -226,7 +232,7 @@ def draw_arrow(boxes: dict[str, tuple[Box, float]], arrows: dict[str, list[str]]
 def position_boxes(
     package: Package, middle: float, top: float
 ) -> tuple[dict[str, tuple[Box, float]], dict[str, list[str]]]:
-    """Return each box with its top edge, and the arrows; the panel has its center at `middle` and starts at `top`."""
+    """Return each box with its top edge, and the arrows, of a panel around `middle` and below `top`."""
     rows, arrows = with_bends(package)
     arrange(rows, arrows)
     edges = [box.x + side * box.width / 2 for row in rows for box in row for side in (-1, 1)]

@@ -26,9 +26,12 @@ PLACEHOLDER = re.compile(r"\b(?:TODO|FIXME|TBD|XXX|PLACEHOLDER|lorem ipsum|your[
 CHECKED_FOR_PLACEHOLDERS = ("*.md", "*.cfg", "*.toml", "*.cff", "*.yml", "*.yaml", "tfrecord_tools", "trainers")
 
 
-def output(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
-    """Run a command. Returns what it prints; raises ValueError with its last error lines if it fails."""
-    done = subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
+def output(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
+    """Run a command in `cwd`, by default the repository, and return what it prints.
+
+    Raises ValueError with the last lines of its output if it fails.
+    """
+    done = subprocess.run(command, cwd=cwd or ROOT, env=os.environ | environment, capture_output=True, text=True)
     if done.returncode:
         lines = (done.stdout + done.stderr).strip().splitlines()
         raise ValueError(f"`{' '.join(map(str, command))}` failed: {' '.join(lines[-3:])}")
@@ -36,7 +39,10 @@ def output(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
 
 
 def package_version(root: Path) -> str:
-    """Return the version in tfrecord_tools/__init__.py. Raises ValueError if setup.cfg has another source for it."""
+    """Return the version in tfrecord_tools/__init__.py.
+
+    Raises ValueError if setup.cfg reads it from elsewhere.
+    """
     settings = configparser.ConfigParser()
     settings.read(root / "setup.cfg")
     if settings["metadata"]["version"] != "attr: tfrecord_tools.__version__":
@@ -56,7 +62,7 @@ def changelog_faults(text: str, version: str) -> Iterator[str]:
         return
     begin = text.index(f"## [{UNRELEASED}]\n") + len(f"## [{UNRELEASED}]\n")
     later = SECTION.search(text, begin)
-    if re.search(r"^- ", text[begin : later.start() if later else len(text)], re.MULTILINE):
+    if re.search(r"^[-*] ", text[begin : later.start() if later else len(text)], re.MULTILINE):
         yield f"{UNRELEASED} has entries. Move them into the section of the version that is released."
     if names[1:2] != [version]:
         yield f"the section below {UNRELEASED} must be `## [{version}] - YYYY-MM-DD`, as the package's version."
@@ -98,9 +104,7 @@ def check_clean(version: str) -> str:
     """Check that everything is committed."""
     changed = output("git", "status", "--porcelain").splitlines()
     if changed:
-        raise ValueError(
-            f"{len(changed)} files are not committed, for example {changed[0][3:]}. Commit or remove them."
-        )
+        raise ValueError(f"{len(changed)} files are not committed, such as {changed[0][3:]}. Commit or remove them.")
     return "everything is committed"
 
 
@@ -136,9 +140,9 @@ def build_wheel(directory: Path) -> Path:
 
 
 def check_wheel(version: str) -> str:
-    """Build the wheel, check its metadata and the README in it, install it and convert drawn images with it.
+    """Build the wheel, check that its README renders, install it and convert drawn images with it.
 
-    Its dependencies are those of this environment. tests/packaging/wheel_test.py installs it with all of them.
+    The dependencies are those of this environment. tests/packaging/wheel_test.py installs it with all of them.
     """
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
