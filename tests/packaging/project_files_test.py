@@ -103,7 +103,7 @@ def test_build_notes_give_a_reason_for_every_dependency() -> None:
         if extra == "dask":
             assert listed[extra] == {"dask", "distributed"}  # Beam's own extra brings them.
         else:
-            assert listed[extra] >= requirements(text) - {"fsspec"}, extra
+            assert listed[extra] >= requirements(text), extra
 
 
 def requirements(text: str) -> set[str]:
