@@ -187,7 +187,7 @@ def test_without_flock_a_file_stands_for_the_lock(tmp_path: Path, monkeypatch: p
             pass
     message = str(caught.value)
     assert message.startswith(f"in use: wait. It is process {os.getpid()} on ")
-    assert message.endswith(f". If that process does not run any more, remove {path}.owner.")
+    assert message.endswith(f". If that process does not run any more, delete {path}.owner.")
     assert set(contents(tmp_path)) == {"lock"}
     with files.lock(path, "in use", keep=lambda: False):
         pass  # Free again.
@@ -221,7 +221,7 @@ def test_without_flock_an_owner_on_another_machine_is_named(tmp_path: Path) -> N
     owner = tmp_path / "lock.owner"
     owner.write_text("4711\nnode17\n")
     os.utime(owner, (0, 0))
-    message = rf"^in use\. It is process 4711 on node17\. If that process does not run any more, remove {owner}\.$"
+    message = rf"^in use\. It is process 4711 on node17\. If that process does not run any more, delete {owner}\.$"
     with pytest.raises(UserError, match=message), files.lock(tmp_path / "lock", "in use."):
         pass
     owner.unlink()
@@ -368,7 +368,10 @@ def test_home_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path:
 
 def test_an_unknown_users_home_is_no_new_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    message = r"^--out=~nobody-here/x: there is no user 'nobody-here'\. Write \./~nobody-here/x for"
+    message = (
+        r"^--out=~nobody-here/x: user 'nobody-here' does not exist\."
+        r" For a file name that starts with ~, write \./~nobody-here/x\."
+    )
     with pytest.raises(UserError, match=message):
         files.expand_user("~nobody-here/x", "--out=")
 
@@ -378,5 +381,5 @@ def test_home_directories_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with_splits(tmp_path / "pets")
     convert(ConvertConfig(src="~/pets", out="~/out", workers=1), log=lambda line: None)
     assert len(open_dataset("~/out").records("train")) == 10
-    with pytest.raises(UserError, match=r"^--out=~nobody-here/x: there is no user"):
+    with pytest.raises(UserError, match=r"^--out=~nobody-here/x: user 'nobody-here' does not exist"):
         ConvertConfig(src="~/pets", out="~nobody-here/x")

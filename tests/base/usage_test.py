@@ -149,8 +149,12 @@ def test_home_directories_in_commands(module, flags, written, home, tmp_path):
         ("trainers.predict", ["--run=~/none", "~/x.jpg"], "HOME/none"),
         ("trainers.predict", ["--run=~/r", "--csv=~/none/x.csv", "~/x.jpg"], "--csv=HOME/none/x.csv: there is no dir"),
         ("trainers.export", ["--run=~/none"], "HOME/none"),
-        ("tfrecord_tools.convert", ["--src=~nobody-here/x"], "--src=~nobody-here/x: there is no user 'nobody-here'."),
-        ("tfrecord_tools.verify", ["~nobody-here/x"], "~nobody-here/x: there is no user 'nobody-here'."),
+        (
+            "tfrecord_tools.convert",
+            ["--src=~nobody-here/x"],
+            "--src=~nobody-here/x: user 'nobody-here' does not exist.",
+        ),
+        ("tfrecord_tools.verify", ["~nobody-here/x"], "~nobody-here/x: user 'nobody-here' does not exist."),
     ],
 )
 def test_home_directories_in_messages(module, flags, message, home, tmp_path):
@@ -257,11 +261,11 @@ def test_a_command_may_be_an_argument_of_its_package(home, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tfrecord_tools", "convrt"], "convrt: there is no such command of tfrecord_tools. Did you mean convert?"),
-        (["tfrecord_tools", "finetune"], "It is one of trainers: python -m trainers finetune"),
-        (["trainers", "convert"], "It is one of tfrecord_tools: python -m tfrecord_tools convert"),
-        (["trainers", "xyz"], "xyz: there is no such command of trainers. There is scratch, features, "),
-        (["tfrecord_tools", "--src=x"], "--src=x: a command is expected first, one of convert, adopt, "),
+        (["tfrecord_tools", "convrt"], "convrt: is not a command of tfrecord_tools. Did you mean convert?"),
+        (["tfrecord_tools", "finetune"], "It is a command of trainers: python -m trainers finetune"),
+        (["trainers", "convert"], "It is a command of tfrecord_tools: python -m tfrecord_tools convert"),
+        (["trainers", "xyz"], "xyz: is not a command of trainers. The commands are scratch, features, "),
+        (["tfrecord_tools", "--src=x"], "--src=x: the first word must be a command. The commands are convert, adopt, "),
         (["tfrecord_tools", "--src=x"], "--src is a flag of python -m tfrecord_tools.convert, "),
     ],
 )
@@ -290,11 +294,11 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
 @pytest.mark.parametrize(
     ("module", "words", "message"),
     [
-        (FINETUNE, ["--lr=1e-3"], "--lr=1e-3: there is no such flag. Use --learning_rate=1e-3."),
-        (FINETUNE, ["--lr", "1e-3"], "--lr: there is no such flag. Use --learning_rate."),
-        (FINETUNE, ["-lr=1e-3"], "--lr=1e-3: there is no such flag. Use --learning_rate=1e-3."),
+        (FINETUNE, ["--lr=1e-3"], "--lr=1e-3: is not a flag of this command. Use --learning_rate=1e-3."),
+        (FINETUNE, ["--lr", "1e-3"], "--lr: is not a flag of this command. Use --learning_rate."),
+        (FINETUNE, ["-lr=1e-3"], "--lr=1e-3: is not a flag of this command. Use --learning_rate=1e-3."),
         (FINETUNE, ["--lr_rate=1"], "Use --learning_rate=1."),
-        (FINETUNE, ["--learning-rate=1"], "--learning-rate=1: there is no such flag. Use --learning_rate=1."),
+        (FINETUNE, ["--learning-rate=1"], "--learning-rate=1: is not a flag of this command. Use --learning_rate=1."),
         (FINETUNE, ["--batch-size=3"], "Use --batch_size=3."),
         (FINETUNE, ["--epoch=3"], "Use --epochs=3."),
         (FINETUNE, ["--img_size=64"], "Use --image_size=64."),
@@ -302,11 +306,11 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         (FINETUNE, ["--data=out"], "Use --tfrecords=out."),
         (FINETUNE, ["--output=x"], "Use --run=x."),
         (FINETUNE, ["--weight_decay=1e-4"], "Use --optimizer_kwargs=weight_decay=1e-4."),
-        (FINETUNE, ["--resume"], "The same command, repeated, continues what was interrupted."),
-        (FINETUNE, ["--gpus=1"], "CUDA_VISIBLE_DEVICES limits them."),
+        (FINETUNE, ["--resume"], "To continue an interrupted run, run the same command again. No flag is needed."),
+        (FINETUNE, ["--gpus=1"], "To choose some, set the environment variable CUDA_VISIBLE_DEVICES."),
         (FINETUNE, ["--no-probe"], "Use --noprobe."),
         (FINETUNE, ["--sed=1"], "Use --seed=1."),  # By letters.
-        (FINETUNE, ["--xyzzy=1"], "there is no such flag. python -m trainers.finetune --help lists the flags."),
+        (FINETUNE, ["--xyzzy=1"], "is not a flag of this command. python -m trainers.finetune --help lists the flags."),
         (FINETUNE, ["--src=x"], "Use --tfrecords=x."),  # Images become a dataset first, but this is its flag.
         (FINETUNE, ["--validation_split=.1"], "--validation_fraction is a flag of python -m tfrecord_tools.convert, "),
         (CONVERT, ["--input=x"], "Use --src=x."),
@@ -330,19 +334,23 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         ("trainers.export", ["--output=x"], "Use --out=x."),
         ("trainers.compare", ["--seed=1"], "Use --seeds=1."),
         ("trainers.doctor", ["--epochs=1"], "--epochs is a flag of python -m trainers.scratch, "),
-        (CONVERT, ["--verify=ful"], "--verify=ful: one of full, header is expected. Use --verify=full."),
-        (CONVERT, ["--seed=abc"], "--seed=abc: a whole number is expected, such as --seed=0."),
-        (CONVERT, ["--seed", "1.5"], "--seed=1.5: a whole number is expected, such as --seed=0."),
-        (CONVERT, ["--seed="], "--seed=: a whole number is expected, such as --seed=0."),
-        (CONVERT, ["--shards=many"], "--shards=many: a whole number is expected."),
-        (CONVERT, ["--max_bad=a:b=c"], "--max_bad=a:b=c: a number is expected, such as --max_bad=0.05."),
-        (CONVERT, ["--dry_run=maybe"], "--dry_run=maybe: true or false is expected. Use --dry_run or --nodry_run."),
+        (CONVERT, ["--verify=ful"], "--verify=ful: must be one of full, header. Use --verify=full."),
+        (CONVERT, ["--seed=abc"], "--seed=abc: must be a whole number, such as --seed=0."),
+        (CONVERT, ["--seed", "1.5"], "--seed=1.5: must be a whole number, such as --seed=0."),
+        (CONVERT, ["--seed="], "--seed=: must be a whole number, such as --seed=0."),
+        (CONVERT, ["--shards=many"], "--shards=many: must be a whole number."),
+        (CONVERT, ["--max_bad=a:b=c"], "--max_bad=a:b=c: must be a number, such as --max_bad=0.05."),
+        (CONVERT, ["--dry_run=maybe"], "--dry_run=maybe: must be true or false. Use --dry_run or --nodry_run."),
         (CONVERT, ["--seed"], "--seed: a value is missing. Pass --seed=VALUE."),
         ("tfrecord_tools.sample", [], "--out is missing: Directory to create; it must not exist."),
-        (CONVERT, ["pets"], "unexpected argument 'pets': everything is given by flags, --name=value (see --help). Use"),
+        (
+            CONVERT,
+            ["pets"],
+            "unexpected argument 'pets': this command takes only flags, --name=value (see --help). Use",
+        ),
         (CONVERT, ["pets"], "Use --src=pets."),
         (CONVERT, ["--src=pets", "nothing"], "--name=value (see --help)\n"),
-        (CONVERT, ["--src=pets", "--dry_run", "true"], "The value of a switch stands behind =: --dry_run=true."),
+        (CONVERT, ["--src=pets", "--dry_run", "true"], "Write the value of a switch after =: --dry_run=true."),
         (FINETUNE, ["out"], "Use --tfrecords=out."),
     ],
 )
@@ -364,4 +372,4 @@ def test_what_people_know_from_elsewhere_names_flags_that_exist(tmp_path):
     from tfrecord_tools.base import usage
 
     known = {name for module in COMMANDS for name in flags_of(module, tmp_path)[0]} | {"exclude"}
-    assert {name for names in usage._KNOWN.values() for name in names} <= known
+    assert {name for names in usage._MEANINGS.values() for name in names} <= known

@@ -93,7 +93,7 @@ def test_a_users_error_comes_through() -> None:
 
 
 def test_a_dead_process_is_explained() -> None:
-    message = r"a worker process died .*continues; fewer --workers need less memory\."
+    message = r"a worker process died .* Run the same command again to continue\. Fewer --workers need less memory\."
     with pytest.raises(UserError, match=message), workers.pool(2) as pool:
         list(pool.map(die, range(3)))
 
