@@ -147,11 +147,11 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
         ),
         (
             "bands", "check", 1,
-            "1 image has more bands than red, green and blue, or than gray, and the other bands are dropped",
+            "1 image has more bands than red, green and blue, or than gray; the other bands are dropped",
         ),
-        ("pages", "note", 2, "2 images have several pages or frames, of which only the first is used"),
+        ("pages", "note", 2, "2 images have several pages or frames; only the first one is used"),
         ("transparent", "check", 1, "1 image has transparent pixels (alpha), which are laid on white"),
-        ("one_color", "check", 1, "1 image is a single color after the conversion, so nothing is left to learn from"),
+        ("one_color", "check", 1, "1 image is a single color after the conversion, so a model cannot learn from them"),
     ]  # fmt: skip
     assert notes[0]["advice"] == "pass --depth_range=0,4095 or --depth_range=auto"
     assert sorted(notes[0]["examples"]) == ["cats/deep.png", "dogs/deep.png"]
