@@ -162,9 +162,10 @@ ODD: dict[str, Odd] = {
     "svg": Odd(b"<svg xmlns='http://www.w3.org/2000/svg'/>", reason='not an image (starts with b"<svg'),
     "pdf": Odd(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3", reason="not an image (starts with b'%PDF"),
     "portable pixmap": Odd(encoded(smooth(), "PPM"), "PNG", "converted"),
-    "icon": Odd(encoded(smooth(), "ICO"), reason="a Windows icon (ICO), not a format that is read: export it"),
+    "icon": Odd(encoded(smooth(), "ICO"), reason="a Windows icon (ICO), not a supported format: export it"),
     "float tiff": Odd(
-        encoded(smooth().convert("F"), "TIFF"), reason="its floating-point levels (here 22.94 to 255) have no"
+        encoded(smooth().convert("F"), "TIFF"),
+        reason="the file does not say which of its floating-point levels (here 22.94 to 255) are black and white",
     ),
     **{name: Odd(data, reason="damaged image: ") for name, data in CUTS.items()},
     "without its last two bytes": Odd(JPEG[:-2], reason="damaged image: the JPEG ends at byte"),

@@ -51,12 +51,12 @@ class Verdict:
 Rule = Callable[[Verdict], bool]
 WHY_REJECTED: dict[str, Rule] = {  # Though TensorFlow or Pillow reads it.
     "larger than --max_pixels": lambda v: "--max_pixels" in v.reason,
-    "a format that only Pillow knows": lambda v: not v.tensorflow and "not a format that is read" in v.reason,
+    "a format that only Pillow knows": lambda v: not v.tensorflow and "not a supported format" in v.reason,
     "pages or text, which Pillow would render": lambda v: not v.tensorflow and v.reason.startswith("not an image"),
     "pixels whose range is not known": lambda v: not v.tensorflow and "whose range is not known" in v.reason,
     "Pillow passes over damage in a PNG": lambda v: not v.tensorflow and " PNG" in v.reason,
     "a JPEG that TensorFlow does not decode": lambda v: not v.tensorflow and "JPEG" in v.reason,
-    "most of a JPEG's data are missing, which both fill in": lambda v: "coded data end early" in v.reason,
+    "most of a JPEG's data are missing, which both fill in": lambda v: "image data ends early" in v.reason,
     "TensorFlow passes over wrong checksums": lambda v: not v.pillow and "wrong checksum of the PNG" in v.reason,
     "a BMP that Pillow does not read": lambda v: not v.pillow and v.path.read_bytes()[:2] == b"BM",
     "a WebP whose chunks are damaged": lambda v: not v.pillow and v.path.read_bytes()[8:12] == b"WEBP",

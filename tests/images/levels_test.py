@@ -74,7 +74,9 @@ def test_gray_tiff(dtype: str, low: float, high: float, kind: str, order: Order,
         return
     with pytest.raises(BadImage) as caught:
         prepare(data)
-    assert str(caught.value).startswith(f"its {kind} levels (here {levels.written(low)} to {levels.written(high)})")
+    assert str(caught.value).startswith(
+        f"the file does not say which of its {kind} levels (here {levels.written(low)} to {levels.written(high)})"
+    )
     assert "--depth_range=LO,HI" in str(caught.value)
     assert "--depth_range=auto" in str(caught.value)
 
@@ -169,7 +171,7 @@ def test_what_is_no_number() -> None:
     expected[0, :3] = [0, 255, 0]
     assert (stored(tiff(values), "auto") == expected).all()  # Of the finite ones.
     for depth_range in (None, "auto", "0,1"):
-        with pytest.raises(BadImage, match=r"^none of its levels is a finite number$"):
+        with pytest.raises(BadImage, match=r"^no level of the image is a finite number$"):
             prepare(tiff(values * np.float32(np.nan)), ImageConfig(depth_range=depth_range))
 
 

@@ -182,7 +182,11 @@ def test_resized_tiff_keeps_its_aspect(orientation: int) -> None:
 @pytest.mark.parametrize(
     ("picture", "config", "reason"),
     [
-        (Image.new("L", (70_000, 1)), ImageConfig(store="jpeg"), "70,000 x 1 pixels; JPEG can have 65,500 a side"),
+        (
+            Image.new("L", (70_000, 1)),
+            ImageConfig(store="jpeg"),
+            "70,000 x 1 pixels; JPEG allows at most 65,500 per side",
+        ),
         (
             Image.new("L", (1, 3000)),
             ImageConfig(resize=64, upscale=True, max_pixels=10**6),
@@ -289,8 +293,8 @@ LARGE = image(1, size=(160, 120))
         (b"HTTP/1.1 200 OK\r\n\r\n" + JPEG, "19 bytes before the JPEG"),
         (b"junk" + JPEG[:-2], "4 bytes before the JPEG and no end marker"),
         (LARGE[: len(LARGE) * 85 // 100], "no end marker, the last "),
-        (ODD["cut gif"].data, "its pixels break off, the last "),
-        (encoded(NOISE, "GIF", interlace=0)[:-20], "its pixels break off"),  # Within the last row.
+        (ODD["cut gif"].data, "its image data ends early, the last "),
+        (encoded(NOISE, "GIF", interlace=0)[:-20], "its image data ends early"),  # Within the last row.
         (WEBP[:16] + (len(WEBP) - 24).to_bytes(4, "little") + WEBP[20:], "its chunks are damaged"),  # 4 bytes too few.
     ],
 )
@@ -311,7 +315,7 @@ def test_repaired_jpeg_has_the_pixels_that_were_there() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (LARGE[: len(LARGE) * 40 // 100], "its last "),  # Too little is left to know what it shows ...
+        (LARGE[: len(LARGE) * 40 // 100], "the last "),  # Too little is left to know what it shows ...
         (JPEG[:300], "damaged image"),  # ... or nothing.
         (b"<html>", "not an image"),
         (encoded(NOISE, "GIF", interlace=1)[:-20], "damaged image"),  # It lacks rows all over the picture.

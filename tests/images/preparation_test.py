@@ -136,7 +136,7 @@ def flipped(data: bytes, position: int) -> bytes:
         (b"\xff\xd8\xff", "damaged image: "),  # Just the signatures.
         (PNG_START, "damaged image: the PNG ends at byte 8"),
         (b"%PDF-1.7 ...", "not an image (starts with b'%PDF-1.7"),
-        (image(1, "TGA"), "a TGA image, not a format that is read: export it as PNG or JPEG"),
+        (image(1, "TGA"), "a TGA image, not a supported format: export it as PNG or JPEG"),
         (JPEG[:-1], "damaged image: "),
         (JPEG[:-2], "damaged image: the JPEG ends at byte"),  # What TensorFlow fails on and viewers show.
         (JPEG[: len(JPEG) // 2], "damaged image: "),
@@ -152,7 +152,7 @@ def flipped(data: bytes, position: int) -> bytes:
         (flipped(PNG, len(PNG) - 3), "damaged image: wrong checksum of the PNG chunk b'IEND'"),
         (JPEG[:2] + b"\xff\xe1\xff\xff" + JPEG[2:], "damaged image: "),  # A segment longer than the file.
         (png(30_000, 30_000, rows=1), "30,000 x 30,000 pixels, more than convert's --max_pixels=178,956,970"),
-        (png(cut=4), "damaged image: the PNG's pixels have no end"),
+        (png(cut=4), "damaged image: the PNG's pixel data is incomplete"),
         (png(0, 5), "damaged image: the PNG's header has values"),
     ],
 )

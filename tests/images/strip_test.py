@@ -164,7 +164,7 @@ def test_positions_are_counted_and_removed(tmp_path: Path) -> None:
     facts = converted(tmp_path / "src", tmp_path / "out")
     note = next(note for note in facts["notes"] if note["kind"] == "gps")
     assert note["text"] == "3 of 10 images carry GPS positions"
-    assert note["advice"] == "--strip_metadata removes EXIF and XMP without touching pixels"
+    assert note["advice"] == "--strip_metadata removes EXIF and XMP without changing pixels"
     assert sorted(note["examples"]) == ["cats/exif.jpg", "cats/exif.png", "cats/xmp.jpg"]
     without = converted(tmp_path / "src", tmp_path / "without", strip_metadata=True)
     assert without["config"]["strip_metadata"] is True
