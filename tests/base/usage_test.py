@@ -1,4 +1,4 @@
-"""Tests of flags as people write them, in true commands: paths with `~`, help, versions, mistakes."""
+"""Tests of the command line of all commands: paths with `~`, help, versions, mistakes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainers.__main__ import COMMANDS as TRAINERS
 
 COMMANDS = [f"tfrecord_tools.{name}" for name in TOOLS] + [f"trainers.{name}" for name in TRAINERS]
 
-# Flags of text that is no path. A new flag of text stands here, or is defined by `usage.define_path`.
+# Flags with a text that is not a path. Every new flag with a text must be listed here or use `usage.define_path`.
 TEXTS = frozenset(
     {
         "label_regex",
@@ -51,7 +51,7 @@ TEXTS = frozenset(
         "variant",
     }
 )
-# `--grid` of `show` is a file, that of `preview` a size.
+# `--grid` is a file in `show` and a size in `preview`.
 ALSO_TEXTS = {"tfrecord_tools.preview": {"grid"}}
 ALSO_PATHS = {"tfrecord_tools.show": {"grid"}, "tfrecord_tools.adopt": {"split"}}
 
@@ -75,7 +75,7 @@ print(json.dumps([kinds, values]))
 
 
 def flags_of(module: str, home: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """The kinds of a command's flags, and the values of those that are paths, given as ~/NAME."""
+    """Return the types of a command's flags, and the values of its path flags, given as ~/NAME."""
     done = subprocess.run(
         [sys.executable, "-c", FLAGS_OF, module],
         cwd=REPOSITORY,
@@ -102,7 +102,7 @@ def test_every_flag_that_is_a_path_expands_home_directories(module: str, tmp_pat
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home directory with images and a dataset."""
+    """Create a home directory with images and a dataset."""
     home = tmp_path_factory.mktemp("home")
     converted(with_splits(home / "pets"), home / "out")
     return home
@@ -129,7 +129,7 @@ def test_home_directories_in_commands(module, flags, written, home, tmp_path):
     done = at_home(home, tmp_path, module, *flags)
     assert done.returncode == 0, done.stderr
     assert (home / written).exists()
-    assert list(tmp_path.iterdir()) == []  # No directory named ~.
+    assert list(tmp_path.iterdir()) == []  # A directory named ~ was not created.
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_home_directories_in_messages(module, flags, message, home, tmp_path):
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_help_shows_the_commands_own_flags(module: str, tmp_path: Path) -> None:
+def test_help_lists_the_flags_of_the_command(module: str, tmp_path: Path) -> None:
     help_of = {flag: run(module, flag, cwd=tmp_path) for flag in ("-h", "--help")}
     done = help_of["-h"]
     assert (done.returncode, done.stderr) == (0, "")
@@ -181,7 +181,7 @@ def test_help_shows_the_commands_own_flags(module: str, tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 120
     kinds, _ = flags_of(module, tmp_path)
     shown = [line.strip().removeprefix("--").removeprefix("[no]").split(":")[0] for line in lines if line[:4] == "  --"]
-    assert sorted(shown) == sorted(kinds)  # Each of its own and none of absl's.
+    assert sorted(shown) == sorted(kinds)  # All flags of the command, without those of absl.
 
 
 @pytest.mark.parametrize("module", ["tfrecord_tools", "trainers", *COMMANDS])
@@ -215,8 +215,8 @@ def test_help_of_a_package_lists_its_commands(package: str, commands: dict[str, 
     ],
 )
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_is_gone_does_not_end_the_work(words, unbuffered, home):
-    """As after `| head -0`, here before anything is written."""
+def test_a_reader_that_is_gone_does_not_stop_the_work(words, unbuffered, home):
+    """The reader is gone before anything is written, as after `| head -0`."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -233,7 +233,7 @@ def test_a_reader_that_is_gone_does_not_end_the_work(words, unbuffered, home):
     shutil.rmtree(home / "unheard", ignore_errors=True)
 
 
-def test_what_cannot_be_done_has_its_exit_code_though_nobody_reads(home):
+def test_an_error_has_its_exit_code_even_if_the_reader_is_gone(home):
     words = [sys.executable, "-m", "tfrecord_tools.convert", "--src=none"]
     done = subprocess.run(
         f"{shlex.join(words)} 2>&1 | head -0; exit ${{PIPESTATUS[0]}}",
@@ -269,7 +269,7 @@ def test_a_command_may_be_an_argument_of_its_package(home, tmp_path):
         (["tfrecord_tools", "--src=x"], "--src is a flag of python -m tfrecord_tools.convert, "),
     ],
 )
-def test_what_is_no_command(words, message, tmp_path):
+def test_unknown_commands(words, message, tmp_path):
     done = run(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
@@ -309,9 +309,9 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         (FINETUNE, ["--resume"], "To continue an interrupted run, run the same command again. No flag is needed."),
         (FINETUNE, ["--gpus=1"], "To choose some, set the environment variable CUDA_VISIBLE_DEVICES."),
         (FINETUNE, ["--no-probe"], "Use --noprobe."),
-        (FINETUNE, ["--sed=1"], "Use --seed=1."),  # By letters.
+        (FINETUNE, ["--sed=1"], "Use --seed=1."),  # Similar letters.
         (FINETUNE, ["--xyzzy=1"], "is not a flag of this command. python -m trainers.finetune --help lists the flags."),
-        (FINETUNE, ["--src=x"], "Use --tfrecords=x."),  # Images become a dataset first, but this is its flag.
+        (FINETUNE, ["--src=x"], "Use --tfrecords=x."),  # This command needs a dataset, not images.
         (FINETUNE, ["--validation_split=.1"], "--validation_fraction is a flag of python -m tfrecord_tools.convert, "),
         (CONVERT, ["--input=x"], "Use --src=x."),
         (CONVERT, ["--data_dir=x"], "Use --src=x."),
@@ -358,17 +358,17 @@ def test_mistakes_name_the_flag_that_is_meant(module, words, message, home):
     done = run(module, *words, cwd=home)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1  # One line: no traceback, no dump of flags.
+    assert done.stderr.count("\n") == 1  # One line, without a traceback or a list of flags.
     assert message in done.stderr
 
 
-def test_flags_are_taken_in_every_form(home, tmp_path):
+def test_flags_are_accepted_in_every_form(home, tmp_path):
     for words in (["--seed=3"], ["--seed", "3"], ["-seed=3"], ["-seed", "3"]):
         done = at_home(home, tmp_path, CONVERT, "--src=~/pets", "--dry_run", *words)
         assert done.returncode == 0, done.stderr
 
 
-def test_what_people_know_from_elsewhere_names_flags_that_exist(tmp_path):
+def test_suggested_flags_exist(tmp_path):
     from tfrecord_tools.base import usage
 
     known = {name for module in COMMANDS for name in flags_of(module, tmp_path)[0]} | {"exclude"}

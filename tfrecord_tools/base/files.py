@@ -159,7 +159,7 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
 
 
 def allocate(file: BinaryIO, size: int) -> None:
-    """Fill a new file with `size` zero bytes. If the disk is full, this raises OSError; a memory map crashes."""
+    """Fill a new file with `size` zero bytes: on a full disk this raises OSError, a memory map crashes."""
     if hasattr(os, "posix_fallocate"):
         try:
             with naming(file.name, "posix_fallocate"):

@@ -1,4 +1,4 @@
-"""Convert images to 8-bit gray or RGB, which every decoder reads alike; rotate, resize and encode them."""
+"""Convert images to 8-bit gray or RGB, which every decoder reads alike; rotate, resize, encode them."""
 
 from __future__ import annotations
 

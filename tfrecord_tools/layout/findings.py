@@ -54,7 +54,7 @@ FINDINGS = {
     ),
     "one_color": Trait(
         level="check",
-        text="{are} a single color after the conversion, so a model cannot learn from them",
+        text="{are} a single color after the conversion, so there is nothing left to learn",
         advice="remove the files, or save them as RGB on another background",
         lost="became a single color",
     ),
