@@ -64,7 +64,7 @@ class Case:
     """A script and its expected end.
 
     Attributes:
-        script: Code after `START`. Its last statement prints `last` and the time. A script that is interrupted prints
+        script: Code after `START`. The last statement prints `last` and the time. A script that is interrupted prints
             `ready` instead.
         code: Exit code. Negative: number of the signal that ended the script.
         error: Part of the output on standard error.
@@ -270,7 +270,7 @@ INTEROP = {
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Create a directory with a dataset in `out`. The images are so large that decoding takes milliseconds."""
+    """Create a dataset in `out` with images so large that decoding one takes milliseconds."""
     workspace = tmp_path_factory.mktemp("exit")
     random = np.random.default_rng(0)
     for split, count in (("train", 100), ("validation", 50)):

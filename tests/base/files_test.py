@@ -139,7 +139,7 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 def test_lock_that_is_deleted_while_it_is_opened_is_created_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the end, the holder deletes the lock file and its directory, perhaps when another process has opened it."""
+    """The holder deletes the lock file at the end, perhaps just after another process has opened it."""
     path = tmp_path / "partial" / "lock"
     flock = fcntl.flock
     removed: list[Path] = []

@@ -59,7 +59,7 @@ CASES = [
     ("16 bits", deep(65535), "deep"),
     ("alpha", ODD["alpha"].data, "transparent"),
     ("palette", ODD["palette with transparency"].data, "transparent"),
-    ("gray alpha", ODD["grey with alpha"].data, "transparent"),
+    ("gray alpha", ODD["gray with alpha"].data, "transparent"),
     ("webp alpha", ODD["webp with alpha"].data, "transparent"),
     ("white on transparent", encoded(logo(), "PNG"), "transparent,one_color"),
     ("gray and white on transparent", encoded(logo("LA"), "PNG"), "transparent,one_color"),

@@ -49,13 +49,13 @@ def choose_splits(
         fixed_images = np.flatnonzero(fixed != FREE)[::-1]
         sides[inverse[fixed_images]] = fixed[fixed_images]
     free = np.flatnonzero(sides == FREE)
-    wanted = _missing(strata, sides, fractions)
+    missing = _missing(strata, sides, fractions)
     by_hash = free[np.argsort(order.hash64(seed, purpose, units[free]), kind="stable")]
-    ordered = by_hash[np.argsort(strata[by_hash].astype(np.min_scalar_type(wanted.shape[1])), kind="stable")]
+    ordered = by_hash[np.argsort(strata[by_hash].astype(np.min_scalar_type(missing.shape[1])), kind="stable")]
     classes = strata[ordered]
-    starts = np.searchsorted(classes, np.arange(wanted.shape[1]))
+    starts = np.searchsorted(classes, np.arange(missing.shape[1]))
     ranks = np.arange(len(ordered)) - starts[classes]
-    validation, test = wanted[:, classes]
+    validation, test = missing[:, classes]
     sides[ordered] = np.select([ranks < validation, ranks < validation + test], [1, 2], 0)
     if len(units) < len(keys):
         _keep_every_class_in_train(sides, ordered, inverse, labels)
