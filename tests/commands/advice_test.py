@@ -135,7 +135,7 @@ def test_what_counts_as_named(text: str, commands: list[str], flags: list[str]) 
 @pytest.mark.parametrize("command", ["trainers.scratch", "trainers.predict"])
 def test_answers_to_unknown_flags_name_flags_of_the_command(command: str) -> None:
     message = run(command, "--shuffle").stderr
-    assert message.startswith("error: --shuffle: there is no such flag. ")
+    assert message.startswith("error: --shuffle: is not a flag of this command. ")
     assert ("--seed" in message) == has(command, "seed")
     assert set(unknown(message, [command])) == {"shuffle"}
 
