@@ -80,7 +80,9 @@ def _whole_words(text: Markup) -> Markup:
     """Return HTML in which a narrow page breaks commands between their words only."""
     from markupsafe import Markup, escape
 
-    return Markup(re.sub("(?<=<code>)[^<]+(?=</code>)", lambda code: re.sub(r"\S+", r"<span>\g<0></span>", code[0]), escape(text)))
+    return Markup(
+        re.sub("(?<=<code>)[^<]+(?=</code>)", lambda code: re.sub(r"\S+", r"<span>\g<0></span>", code[0]), escape(text))
+    )
 
 
 def _written_out(value: Any) -> Any:

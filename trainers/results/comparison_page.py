@@ -14,7 +14,19 @@ from trainers.results.comparison import Row
 from trainers.results.report import REPORT
 
 PAGE = "comparison.html"
-_COLUMNS = ("Variant", "Accuracy", "95% interval", "Seeds", "AUC", "Loss", "Parameters", "Seconds", "Images/s", "MB", "ms/image")
+_COLUMNS = (
+    "Variant",
+    "Accuracy",
+    "95% interval",
+    "Seeds",
+    "AUC",
+    "Loss",
+    "Parameters",
+    "Seconds",
+    "Images/s",
+    "MB",
+    "ms/image",
+)
 _MARGIN = 0.05  # Part of the axis that is free at each end.
 
 

@@ -46,6 +46,7 @@ _STYLE = {
     "lines.markersize": 4,
 }
 _FONT = "DejaVu Sans"  # Comes with matplotlib.
+_BOXES = "Last Resort"  # Fonts with a box for every letter: one comes with matplotlib, one with macOS.
 _SIZE = (4.7, 3.2)  # Inches.
 _POINTS_PER_INCH = 72  # In matplotlib's SVG.
 _PIXELS_PER_INCH = 104  # At most, on the page. The letters then have the size of the page's smaller text.
@@ -117,7 +118,7 @@ def _fonts(text: str) -> tuple[list[str], list[str]]:
     for font in sorted(font_manager.fontManager.ttflist, key=lambda font: (font.weight != 400, font.name)):
         if not missing:
             break
-        if font.style == "normal" and (letters := missing & _letters(font.fname)):
+        if font.style == "normal" and _BOXES not in font.name and (letters := missing & _letters(font.fname)):
             fonts.append(font.name)
             missing -= letters
     return fonts, sorted(missing)

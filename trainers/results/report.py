@@ -407,7 +407,9 @@ def _blending(facts: Facts) -> str:
         return ""
     text = f"The training loss is computed with {' and '.join(causes)}, the validation loss without."
     if smoothing:
-        text += f" Even if every prediction is right, the training loss stays above {_least_loss(facts, smoothing):.2f}."
+        text += (
+            f" Even if every prediction is right, the training loss stays above {_least_loss(facts, smoothing):.2f}."
+        )
     return text
 
 

@@ -49,7 +49,7 @@ def test_the_report_lies_beside_the_model(place):
         f"run/{out.name}/ with {', '.join(names)}",
     ]
     text = (out / "report.html").read_text()
-    assert "judged on the test split of src" in text
+    assert "Evaluated on the test split of src" in text
     assert "--seed=0" in text  # Settings and curves are those of the run.
     assert (out / "plots/accuracy.png").exists()
 
@@ -95,7 +95,9 @@ def test_a_threshold_is_used_and_told(place, tmp_path):
     assert {row["prediction"] for row in rows} == {"greens", "reds"}
     for row in rows:
         assert row["prediction"] == ("reds" if float(row["p_reds"]) >= 0.9 else "greens")
-    assert "from a probability of 0.9 on" in " ".join((out / "report.html").read_text().split())
+    assert "reds is predicted if its probability is at least 0.9." in " ".join(
+        (out / "report.html").read_text().split()
+    )
 
 
 @pytest.mark.parametrize(
