@@ -1,4 +1,4 @@
-"""Drawn images of colors, a run directory with a model of colors that needs no training, and parsed pages."""
+"""Drawn images of colors, a run with a model of colors that needs no training, and parsed pages."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HISTORY = [
 
 
 def photo(color: str, seed: int, kind: str = "JPEG", size: tuple[int, int] = (30, 24), **save: Any) -> bytes:
-    """Return a noisy image of a color. The upper half is darker, so that it differs from the image upside down."""
+    """Return a noisy image of a color. The upper half is darker than the lower half."""
     random = np.random.default_rng(seed)
     pixels = np.array(COLORS[color]) + random.normal(0, 60, (size[1], size[0], 3)) + random.normal(0, 60, 3)
     pixels[: size[1] // 2] *= 0.6
@@ -71,7 +71,7 @@ def color_model(classes: tuple[str, ...]) -> keras.Model:
 
 
 def run_of(directory: Path, out: Path, classes: tuple[str, ...] | None = None, crop: float = 0.875) -> Path:
-    """Make a run directory like that of a training on the dataset `out`, with the classes in the given order."""
+    """Make a run directory like that of a training on the dataset `out`, with classes in any order."""
     data = dataset.open(out)
     info = model_file.describe(data, image_size=SIZE, crop=crop, trainer="finetune")
     if classes:

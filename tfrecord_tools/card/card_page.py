@@ -1,4 +1,4 @@
-"""The report card of a dataset: one page that shows what is in it, what is wrong with it and what to do."""
+"""The report card of a dataset: one page with its content, its problems and what to do about them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CARD = "card.html"
 _TINY = 32  # Pixels of the shorter side. Networks for photographs recognize little in smaller images.
 _CLASSES_LISTED = 50  # If a dataset has more classes, only the largest and the smallest ones are listed ...
 _CLASSES_AT_ENDS = 20  # ... this many of each.
-_CLASSES_OPEN = 12  # Classes whose samples are visible without a click.
+_CLASSES_OPEN = 12  # Classes with samples that are visible without a click.
 _PATHS = 6  # Paths shown for each set of identical files.
 _AXIS_PARTS = 4  # Intervals between the labels of an axis.
 _ABOUT_SOURCE = ("source", "raw")  # Kinds of notes that need no attention. `_RULES` covers the other notes.
@@ -50,7 +50,7 @@ _DUPLICATES: dict[DuplicateKind, str] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Cell:
-    """The images of a class in a split: number, share of the split, share of the largest class (None: no bar)."""
+    """The images of a class in a split: number, share of the split, and size of the bar (None: no bar)."""
 
     images: int
     share: str
@@ -392,7 +392,7 @@ def _types(source: Mapping[str, int], stored: Mapping[str, int]) -> list[list[st
 
 
 def _reasons(facts: ConvertJson) -> list[list[str]]:
-    """Return why files were skipped or repaired, with a row for the reasons that convert.json does not list."""
+    """Return why files were skipped or repaired, with a last row for reasons not in convert.json."""
     counts, reasons = facts["files"], facts["reasons"]
     rows = [[reason["reason"], reason["done"], f"{reason['files']:,}"] for reason in reasons]
     rest = counts["skipped"] + counts["repaired"] - sum(reason["files"] for reason in reasons)

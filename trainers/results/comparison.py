@@ -214,7 +214,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def measures(row: Row) -> tuple[str, ...]:
-    """Return AUC, loss, parameters, seconds of training, images/s, model size in MB and latency in ms, as text."""
+    """Return AUC, loss, parameters, training seconds, images/s, model size in MB, latency in ms, as text."""
     values = row.as_dict()
     megabytes = None if values["model_bytes"] is None else values["model_bytes"] / 1e6
     return (
@@ -238,7 +238,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw each variant's accuracy (a dot per seed, a vertical line at the mean) and, beside it, its training time."""
+    """Draw the accuracy of each variant (a dot per seed, a line at the mean) and its training time."""
     from matplotlib.figure import Figure
 
     finished = [row for row in rows if row.runs]

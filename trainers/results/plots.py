@@ -95,8 +95,8 @@ def draw(
     fonts, missing = _fonts("".join((*predictions.classes, *phases)))
     if missing:
         log(
-            f"note: no installed font has these letters of the class names: {named(missing)}. They are boxes in"
-            " plots/*.png. Install a font that has them, such as one of Noto Sans, or use report.html, which shows them."
+            f"note: no installed font has these letters of the class names: {named(missing)}. plots/*.png shows boxes"
+            " instead. Install a font that has them, such as one of Noto Sans, or use report.html."
         )
     with matplotlib.rc_context({**_STYLE, "font.family": fonts}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # Reported above.
@@ -110,7 +110,7 @@ def draw(
 
 
 def _fonts(text: str) -> tuple[list[str], list[str]]:
-    """Return the fonts for a text, matplotlib's own font first, and the letters that no installed font has."""
+    """Return fonts for a text, matplotlib's own font first, and the letters that no installed font has."""
     from matplotlib import font_manager
 
     fonts = [_FONT]
@@ -204,7 +204,7 @@ def _roc(labels: np.ndarray, probabilities: np.ndarray) -> Figure:
 
 
 def _precision_recall(labels: np.ndarray, probabilities: np.ndarray, positive: str) -> Figure:
-    """Draw precision over recall of the second of two classes. The dashed line is the precision of guessing."""
+    """Draw precision over recall of the second of two classes; the dashed line is that of guessing."""
     curve = scores.precision_recall(labels, probabilities)
     axes = _axes(f"{_short(positive)}, average precision {curve.area:.4f}", "recall", "precision", unit=True)
     axes.figure.set_label(f"Precision over recall of {positive}, average precision {curve.area:.4f}")
@@ -289,7 +289,7 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Compute the layout once. Otherwise, it is computed for each of the two files and takes as long as drawing."""
+    """Compute the layout once, not for each of the two files: it takes as long as drawing."""
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
 
@@ -347,6 +347,6 @@ def _mark_phases(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _short(name: str) -> str:
-    """Return a name for an axis, shortened, with dollars escaped: matplotlib reads text between two as a formula."""
+    """Return a name for an axis: shortened, and with escaped dollars, which matplotlib reads as a formula."""
     shown = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
     return shown.replace("$", r"\$")

@@ -127,7 +127,7 @@ def test_an_evaluation_is_replaced_with_its_plots(place, tmp_path):
 
 @pytest.mark.parametrize(
     ("test", "message"),
-    [(40, "of 80 records are corrupt, the last one: "), (2, "all 4 records of test are corrupt, such as ")],
+    [(40, "of 80 records are corrupt, the last one: "), (2, "all 4 records of test are corrupt, for example ")],
 )
 def test_a_damaged_split_is_told(test, message, place, tmp_path):
     counts = {f"{split}/{color}": n for split, n in (("train", 2), ("test", test)) for color in ("greens", "reds")}
@@ -164,7 +164,7 @@ def test_a_corrupt_record_is_left_out_and_told(place, tmp_path):
         (("--run=run", "--tfrecords=out", "--split=validation"), "out: no split 'validation'; there is train, test."),
         (
             ("--run=run", "--tfrecords=blue"),
-            "blue: other classes than those the model was trained on: only the model has greens; only the dataset has"
+            "blue: the model was trained on other classes: only the model has greens; only the dataset has"
             " blues. Pass a dataset of the same classes; their order may differ.",
         ),
         (("--run=run", "--tfrecords=out", "--out=run/model.keras"), "--out=run/model.keras: a file, not a directory."),

@@ -55,7 +55,7 @@ def test_page_shows_chart_table_intervals_and_commands() -> None:
     assert shown.count("not finished") == 2
     links = [value for tag, name, value in page.attributes if (tag, name) == ("a", "href") and value[0] != "#"]
     assert len(links) == 4
-    assert all(link.endswith("-seed0/report.html") or link.endswith("-seed1/report.html") for link in links)
+    assert all(link.endswith(("-seed0/report.html", "-seed1/report.html")) for link in links)
     assert "script" not in page.elements
     assert EVIL not in text  # Escaped only.
 

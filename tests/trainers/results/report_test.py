@@ -1,4 +1,4 @@
-"""The report of a run: a complete page with the right figures, safe for all names of classes and files."""
+"""The report of a run: a complete page with the right figures, safe for all names."""
 
 from __future__ import annotations
 
