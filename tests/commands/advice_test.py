@@ -213,8 +213,8 @@ def test_cards_and_comparisons_name_flags_of_commands() -> None:
     # Both name other commands in full. The card's own flags are those of convert.
     for rule in card_page._RULES:
         assert list(unknown(f"{rule.title} {rule.text} {rule.advice}", ["tfrecord_tools.convert"])) == []
-    for rule in comparison_page._RULES:
-        assert list(unknown(f"{rule.title} {rule.text} {rule.advice}", ["trainers.compare"])) == []
+    for compared in comparison_page._RULES:
+        assert list(unknown(f"{compared.title} {compared.text} {compared.advice}", ["trainers.compare"])) == []
 
 
 @pytest.mark.parametrize("binding", ["reading", "decoding", "augmenting", "reading from memory"])

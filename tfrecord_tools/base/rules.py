@@ -98,6 +98,6 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def imbalance(sizes: Sequence[int]) -> str:
-    """Return the sizes of the largest and the smallest class, such as "600 : 40"; "" if they are not very different."""
+    """Return the sizes of the largest and the smallest class, such as "600 : 40"; "" if they are similar."""
     largest, smallest = max(sizes), min(sizes)
     return f"{largest:,} : {smallest:,}" if largest >= IMBALANCE * smallest else ""

@@ -196,7 +196,7 @@ def best_first(rows: Sequence[Row]) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the comparison as text, the best accuracy first."""
-    lines = [
+    lines: list[tuple[str, ...]] = [
         ("variant", "accuracy", "over seeds", "AUC", "loss", "parameters", "train s", "images/s", "MB", "ms/image")
     ]
     for row in best_first(rows):

@@ -62,9 +62,9 @@ def test_page_shows_chart_table_intervals_and_commands() -> None:
 
 def test_positions_are_those_of_the_values() -> None:
     text = comparison_page.render(facts(BAD, BEST))
-    low, high = (
-        float(value) / 100 for value in re.search(r"<span>([\d.]+)%</span><span>([\d.]+)%</span>", text).groups()
-    )
+    ends = re.search(r"<span>([\d.]+)%</span><span>([\d.]+)%</span>", text)
+    assert ends
+    low, high = (float(value) / 100 for value in ends.groups())
     for value, position in zip((0.9, 0.92, 0.5, 0.6), re.findall(r'<circle cx="([\d.]+)%"', text), strict=True):
         assert low + (high - low) * float(position) / 100 == pytest.approx(value, abs=2e-3)
     assert re.findall(r'<i style="width:([\d.]+)%">', text) == ["50.0", "100.0"]  # Training times.
