@@ -46,6 +46,9 @@ def test_the_report_lies_beside_the_model(place):
     assert done.stdout.splitlines() == [
         f"accuracy {right / 40:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on 40 images:"
         " the test split of src",
+        "  check: 2 labels contradicted with a confidence of 90% or more. They may be wrong. Go through suspects.csv from"
+        " the top. Copy the lines with a right predicted_label to a new CSV file with the same header and pass that file"
+        " to python -m tfrecord_tools.convert --relabel.",
         f"run/{out.name}/ with {', '.join(names)}",
     ]
     text = (out / "report.html").read_text()
@@ -165,7 +168,7 @@ def test_a_corrupt_record_is_left_out_and_told(place, tmp_path):
         (
             ("--run=run", "--tfrecords=blue"),
             "blue: the model was trained on other classes: only the model has greens; only the dataset has"
-            " blues. Pass a dataset of the same classes; their order may differ.",
+            " blues. Pass a dataset with the same classes, in any order.",
         ),
         (("--run=run", "--tfrecords=out", "--out=run/model.keras"), "--out=run/model.keras: a file, not a directory."),
         (("--run=run", "--tfrecords=out", "more"), "unexpected argument 'more': "),
