@@ -68,6 +68,38 @@ def test_rules_with_a_true_condition_give_findings() -> None:
     assert findings[0] == Finding(name="problem", level="problem", title="5 above", text=text, section="there")
 
 
+def test_findings_as_lines_of_the_console() -> None:
+    table = (rule("low", "note", 1), rule("high", "check", 3))
+    lines = list(rules.lines(rules.found(table, 5)))
+    assert lines == ["  check: 5 above. Too many <of> them. Pass --n=5."]  # The console shows no notes.
+
+
+@pytest.mark.parametrize(("sizes", "text"), [([40, 600], "600 : 40"), ([10, 99], ""), ([100, 1000], "1,000 : 100")])
+def test_imbalance(sizes: list[int], text: str) -> None:
+    assert rules.imbalance(sizes) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "html"),
+    [
+        ("train/cats/a_b-1.jpg", "train/<wbr>cats/<wbr>a_<wbr>b-<wbr>1.<wbr>jpg"),
+        ("<b>/&\n", "&lt;b&gt;/&amp;\\n"),
+        ("word", "word"),
+    ],
+)
+def test_paths_break_behind_their_separators(path: str, html: str) -> None:
+    assert page.breakable(path) == html
+
+
+def test_commands_break_between_words(filled) -> None:
+    text = page.marked("Run `python -m x --a=b` or `{code}` <now>.", code="rm -r <x>")
+    assert filled("{{ html | whole_words }}", html=text) == (
+        "Run <code><span>python</span> <span>-m</span> <span>x</span> <span>--a=b</span></code> or"
+        " <code><span>rm</span> <span>-r</span> <span>&lt;x&gt;</span></code> &lt;now&gt;."
+    )
+    assert filled("{{ html | whole_words }}", html="<b>") == "&lt;b&gt;"
+
+
 def test_templates_are_packaged() -> None:
     packaged = configparser.ConfigParser(interpolation=None)
     packaged.read(REPOSITORY / "setup.cfg")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _FLAG = re.compile(r"(--[a-z_]+(?:=[^\s;,)]*(?:,[^\s;)]+)?)?)")
+_BREAKS = re.compile(r"(?<=[/_.-])(?=\w)")  # Positions where a long path may break into the next line.
 _CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}  # Control character -> `\n`, `\x1b`.
 
 
@@ -35,11 +36,13 @@ def render(package: str, template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        breakable=breakable,
         data_uri=_data_uri,
         form=format,
         number=words.number,
         sentence=words.sentence,
         size=words.size,
+        whole_words=_whole_words,
         with_flags=with_flags,
     )
     return environment.get_template(template).render(values)
@@ -64,6 +67,22 @@ def with_flags(text: str) -> Markup:
 
     parts = enumerate(_FLAG.split(_written_out(text)))
     return Markup().join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in parts)
+
+
+def breakable(path: str) -> Markup:
+    """Return a path as HTML that a narrow page breaks behind `/`, `_`, `-` or `.`, and not within a word."""
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(_BREAKS.split(_written_out(path)))
+
+
+def _whole_words(text: Markup) -> Markup:
+    """Return HTML in which a narrow page breaks commands between their words only."""
+    from markupsafe import Markup, escape
+
+    return Markup(
+        re.sub("(?<=<code>)[^<]+(?=</code>)", lambda code: re.sub(r"\S+", r"<span>\g<0></span>", code[0]), escape(text))
+    )
 
 
 def _written_out(value: Any) -> Any:

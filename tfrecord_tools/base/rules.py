@@ -1,17 +1,18 @@
-"""Rules that find problems in a dataset or a run.
+"""Rules that find problems in a dataset, a run or a comparison.
 
-The rules themselves are in `card.card_page._RULES` and `trainers.results.report._RULES`.
+The rules are `card.card_page._RULES`, `trainers.results.report._RULES` and `trainers.results.comparison_page._RULES`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from tfrecord_tools.base import page
 
 LEVELS = ("problem", "check", "note")  # Worst first.
+IMBALANCE = 10  # At this ratio of the largest to the smallest class, accuracy alone can mislead.
 Facts = TypeVar("Facts")
 
 
@@ -50,6 +51,7 @@ class Rule(Generic[Facts]):
         title: The finding in a few words.
         text: Explanation.
         advice: Advice for the user. "": none.
+        examples: Function from the facts to the paths of images that show the problem.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Rule(Generic[Facts]):
     title: str
     text: str
     advice: str = ""
+    examples: Callable[[Facts], Sequence[str]] = lambda facts: ()
 
 
 def found(rules: Iterable[Rule[Facts]], facts: Facts) -> list[Finding]:
@@ -71,6 +74,7 @@ def found(rules: Iterable[Rule[Facts]], facts: Facts) -> list[Finding]:
             title=page.marked(rule.title, **values),
             text=page.marked(f"{rule.text} {rule.advice}".strip(), **values),
             section=rule.section,
+            examples=tuple(rule.examples(facts)),
         )
         for rule, values in results
         if values is not None
@@ -80,3 +84,20 @@ def found(rules: Iterable[Rule[Facts]], facts: Facts) -> list[Finding]:
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     """Sort findings by level, worst first; findings of one level keep their order."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield findings as the console prints them, without HTML. Pages alone show those of level "note"."""
+    from markupsafe import Markup
+
+    for finding in findings:
+        if finding.level == "note":
+            continue
+        texts = [Markup(text).striptags() for text in (finding.title, finding.text) if text]
+        yield f"  {finding.level}: {'. '.join(texts)}"
+
+
+def imbalance(sizes: Sequence[int]) -> str:
+    """Return the sizes of the largest and the smallest class, such as "600 : 40"; "" if they are similar."""
+    largest, smallest = max(sizes), min(sizes)
+    return f"{largest:,} : {smallest:,}" if largest >= IMBALANCE * smallest else ""
