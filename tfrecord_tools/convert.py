@@ -306,7 +306,7 @@ class _Conversion:
         return parts
 
     def _describe(self, plan: Plan, sources: Sources, facts: Facts, data: Path) -> None:
-        """Writes the metadata and the report card."""
+        """Write the metadata and the report card."""
         # At most a few hundred images are read here. To start a Beam pipeline would take longer.
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
         plan_notes = notes.of(plan, sources, facts)
