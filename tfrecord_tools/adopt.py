@@ -503,7 +503,8 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
     which = "CMYK, 16 bits, transparent, GIF, BMP, TIFF or WebP"
     if rewritten:
         if turned:
-            yield f"{words.number(turned, 'image was', 'images were')} turned upright, as their EXIF orientation says"
+            images = words.number(turned, "image was", "images were")
+            yield f"{images} turned upright, according to the EXIF orientation"
         if converted:
             yield f"{words.number(converted, 'image was', 'images were')} encoded again ({which})"
         return

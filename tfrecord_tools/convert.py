@@ -501,4 +501,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, "interrupted: the same command continues from here")
+    command.run(main, "interrupted: run the same command again to continue")

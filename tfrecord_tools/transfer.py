@@ -299,4 +299,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, "interrupted: the same command continues from here", arguments="SOURCE DESTINATION")
+    command.run(main, "interrupted: run the same command again to continue", arguments="SOURCE DESTINATION")
