@@ -138,7 +138,7 @@ Adopted = Sequence[tuple[Job, Found]]
 def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJson:
     """Make a dataset from TFRecords that another program wrote.
 
-    Each process needs memory for the index rows of one file. Writing the index needs 200 bytes per record.
+    The memory that it needs is that of the index rows of one file per process, and at the end 200 bytes per record.
 
     Args:
         config: All settings.

@@ -110,9 +110,9 @@ class Shuffled(Order):
 class Blocks(Order):
     """Shuffled in blocks of neighboring records, for disks on which random access is slow.
 
-    Each epoch is a new permutation. It cuts the records into blocks, beginning at another record, shuffles the blocks,
-    and shuffles the records of each `window` blocks in a row. That is about as good as `shuffle(window * block)` on
-    shuffled files.
+    Each epoch is a new permutation. The records are cut into blocks, beginning at another record in each epoch. The
+    blocks are shuffled, and then the records of each `window` blocks in a row are shuffled. The result is about as
+    random as `shuffle(window * block)` on shuffled files.
 
     Args:
         count: Number of records.

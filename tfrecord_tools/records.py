@@ -23,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 _HOLD_OUT = 2  # Input of the hash, so that `hold_out` differs from the converter's own split.
 _MAX_OPEN_FILES = 128  # Per `Records`. A process may usually open 1,024.
-_MAX_CORRUPT = (10, 0.01)  # Number, or share if that is more, of corrupt records at which reading goes on.
+_MAX_CORRUPT = (10, 0.01)  # Reading stops at more corrupt records than this number, and than this share of all records.
 _COLUMNS = ("shard", "offset", "length", "label")
 
 

@@ -591,8 +591,8 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: 0 arguments: one TFRecord file, or a directory of such, is expected, as in: python"),
-        (["a", "b"], "error: 2 arguments: one TFRecord file, or a directory of such, is expected, as in: python"),
+        ([], "error: 0 arguments: must be one TFRecord file or one directory of TFRecord files, for example: python"),
+        (["a", "b"], "error: 2 arguments: must be one TFRecord file or one directory of TFRecord files, for example: "),
         (["missing"], "error: missing: no such file or directory. Expected a TFRecord file, "),
         (["above"], "error: above: no TFRecord in this directory itself. Name one that has some: above/train."),
         (["image.jpg"], "error: image.jpg: no TFRecord: it is a JPEG image. Expected a TFRecord file, "),
