@@ -80,7 +80,7 @@ def test_report_of_a_converted_directory(tmp_path: Path, monkeypatch: pytest.Mon
     assert row(lines, "image/filename").startswith('bytes | 1 | 18..23 bytes, 16 distinct: "')
     assert row(lines, "label") == "int64 | 1 | 0..1, 2 distinct: 0, 1"
     assert "2 classes of label: 0 cats, 1 dogs" in lines
-    assert "# Likewise: pets-validation.tfrecord-00000-of-00001" in lines
+    assert "# The same code reads: pets-validation.tfrecord-00000-of-00001" in lines
     stored = [record["image"].tobytes() for record in read(lines)]
     files = [path.read_bytes() for path in (tmp_path / "pets/train").rglob("*.*")]
     assert sorted(stored) == sorted(tf.io.decode_image(data, channels=3).numpy().tobytes() for data in files)
@@ -130,7 +130,7 @@ def test_report_of_the_model_gardens_imagenet(tmp_path: Path) -> None:
         ([bytes(784)], "bytes | 1 | 784 bytes: b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00'…"),
         ([b""], 'bytes | 1 | 0 bytes: ""'),
         ([image(1), image(2)[:99], image(3)], "bytes | 1 | 3 JPEG, 2 decode, 12 x 9 px"),
-        ([image(1), image(2, "PNG"), b"none"], "bytes | 1 | 1 JPEG, 1 PNG, 1 no images, all decode, 12 x 9 px"),
+        ([image(1), image(2, "PNG"), b"none"], "bytes | 1 | 1 JPEG, 1 PNG, 1 not images, all decode, 12 x 9 px"),
         ([image(1, "GIF"), image(2, "WEBP", (9, 99))], "bytes | 1 | 1 GIF, 1 WEBP, all decode, 9..12 x 9..99 px"),
         ([[image(1, "BMP"), image(2, "BMP")]], "bytes | 2 | 2 BMP, all decode, 12 x 9 px"),
         ([image(1)[:9]], "bytes | 1 | 1 JPEG, 0 decode"),
@@ -336,7 +336,7 @@ def test_code_does_not_decode_damaged_images(tmp_path: Path) -> None:
     images[1], images[3] = images[1][:200], b"no image"
     path = write(tmp_path / "a.tfrecord", (example({"image": data, "i": i}) for i, data in enumerate(images)))
     lines = report(path)
-    assert row(lines, "image") == "bytes | 1 | 4 PNG, 1 no images, 3 decode, 12 x 9 px"
+    assert row(lines, "image") == "bytes | 1 | 4 PNG, 1 not images, 3 decode, 12 x 9 px"
     assert [record["i"] for record in read(lines)] == [0, 2, 4]
 
 
@@ -430,7 +430,7 @@ def test_code_reads_the_largest_group_and_names_similar_groups(tmp_path: Path) -
     write(tmp_path / "zipped.tfrecord", [example({"image": b"x", "label": 1})], "GZIP")
     lines = report(tmp_path)
     assert row(lines, "label") == "int64 | 1 | 3 | 0..6, 7 distinct: 0, 1, 2, 3, …"
-    assert "# Likewise: validation-00000-of-00001" in lines
+    assert "# The same code reads: validation-00000-of-00001" in lines
     assert [record["label"] for record in read(lines)] == list(range(7))
 
 

@@ -70,7 +70,7 @@ def test_folder_equals_the_source(source: Path, out: Path, tmp_path: Path) -> No
     assert lines == [
         f"{tmp_path}/images/: 12 images of train, read again and counted",
         f"{tmp_path}/images/: 6 images of validation, read again and counted",
-        f"back: python -m tfrecord_tools.convert --src={tmp_path}/images",
+        f"to convert them back: python -m tfrecord_tools.convert --src={tmp_path}/images",
     ]
     assert os.listdir(tmp_path) == ["images"]
 

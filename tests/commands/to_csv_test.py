@@ -219,9 +219,9 @@ def test_notes_are_printed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 0}, r"--image_size=0: a length of 1 to 4,096 pixels is expected\."),
-        ({"image_size": 70_000}, r"--image_size=70000: a length of 1 to"),
-        ({"color": "bgr"}, r"--color=bgr: one of rgb, gray is expected\."),
+        ({"image_size": 0}, r"--image_size=0: must be 1 to 4,096 pixels\."),
+        ({"image_size": 70_000}, r"--image_size=70000: must be 1 to 4,096"),
+        ({"color": "bgr"}, r"--color=bgr: must be one of rgb, gray\."),
         ({"resize_mode": "shorter"}, r"--resize_mode=shorter: must be one of exact, center_crop\."),
         ({"workers": 0}, r"--workers=0: at least 1\."),
         ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: a share between 0 and 1"),
@@ -390,7 +390,7 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "csv")) == ["train.csv", "validation.csv"]
     again = run(MODULE, *flags, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == "error: csv/train.csv exists. Pass --overwrite to replace it, or choose another --out.\n"
+    assert again.stderr == "error: csv/train.csv: exists. Add --overwrite to replace it, or choose another --out.\n"
 
 
 @pytest.mark.parametrize(
@@ -401,7 +401,7 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
             "error: --image_size is missing. Add the height and width of the images in pixels, for example --image_s",
         ),
         (["--image_size=4"], "error: --src is missing: images such as cat_dog_img/train"),
-        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: one of rgb, gray is expected."),
+        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: must be one of rgb, gray."),
         (["--src=pets", "--image_size=x"], "--image_size=x: a whole number is expected."),
         (["--src=pets", "--size=4"], "--size=4: there is no such flag. Use --image_size=4."),
         (["--src=pets", "4"], "error: unexpected argument '4'"),

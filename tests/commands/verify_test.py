@@ -229,7 +229,7 @@ def test_an_image_that_tensorflow_does_not_decode_is_found(out: Path) -> None:
     edit_index(lambda listed: [row.update(sha256=hashes[0]) for row in listed if row["path"] == path])(out)
     problems = [problem for problem in verified(out, decode=True)[0] if "digest" not in problem]
     assert len(problems) == 1
-    assert f"{path}: TensorFlow does not decode it: " in problems[0]
+    assert f"{path}: TensorFlow cannot decode it: " in problems[0]
 
 
 def test_wrong_size_in_the_index_is_found(out: Path) -> None:

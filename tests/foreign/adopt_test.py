@@ -104,7 +104,7 @@ def test_every_record_is_there_and_nothing_is_copied(model_garden: Path, adopted
 def test_verify_proves_it(adopted: Path) -> None:
     lines: list[str] = []
     assert verify(VerifyConfig(directory=str(adopted), decode=False, workers=1), lines.append) == []
-    assert "24 records in 4 shards are sound" in lines[-1]
+    assert "24 records in 4 shards are valid" in lines[-1]
 
 
 def test_tensorflow_datasets_reads_it(adopted: Path) -> None:

@@ -263,10 +263,10 @@ def test_get_or_none_logs_once(out: Path, caplog: pytest.LogCaptureFixture) -> N
 def test_former_names_warn(out: Path) -> None:
     damage(out, "train", 4)
     records = open_dataset(out).records("train")
-    with pytest.warns(DeprecationWarning, match=r"^Records\.valid was renamed: use Records\.get_or_none\.$"):
-        assert records.valid(4) is None
+    with pytest.warns(DeprecationWarning, match=r"^Records\.sound was renamed: use Records\.get_or_none\.$"):
+        assert records.sound(4) is None
     with pytest.warns(DeprecationWarning, match=r"^Records\.valid was"):
-        assert records.valid(3, len) == len(records.serialized(3))
+        assert records.sound(3, len) == len(records.serialized(3))
     records.failure = "so many"
     with pytest.warns(DeprecationWarning, match=r"^Records\.damage was renamed: use Records\.failure\.$"):
         assert records.damage == "so many"
