@@ -98,7 +98,7 @@ def test_a_conversion_an_update_and_reading(tmp_path: Path, workers: str) -> Non
     (tmp_path / "pets/train/cats/new.png").write_bytes((tmp_path / "pets/train/cats/002.png").read_bytes() + b"1")
     done = without_unix(CONVERT, tmp_path, "out", workers, "update")
     assert done.returncode == 0, done.stderr
-    assert "note: 2 unchanged shards copied, since the file system has no hard links\n" in done.stdout
+    assert "note: 2 unchanged shards were copied, because the file system has no hard links\n" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".partial") == []
 
 
@@ -116,7 +116,7 @@ if __name__ == "__main__":
 """
     done = without_unix(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "  note: 1 file copied, since the file system has no symbolic links\n" in done.stdout
+    assert "  note: 1 file was copied, because the file system has no symbolic links\n" in done.stdout
     assert done.stdout.endswith("[]\n")
     assert not any(path.is_symlink() for path in (tmp_path / "adopted").iterdir())
 

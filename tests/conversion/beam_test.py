@@ -48,10 +48,16 @@ def on_beam(count: int = 2) -> list[str]:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": "spark"}, r"--engine=spark: one of local, beam is expected\."),
-        ({"beam_options": "--x"}, r"--beam_options=--x: nothing but --engine=beam takes them\. Pass it too\."),
-        ({"engine": "beam", "workers": 2}, r"--workers=2: Beam's runner decides\. Say it in --beam_options, such as"),
-        ({"engine": "beam", "dry_run": True}, r"--dry_run makes its plan on this machine\. Leave --engine out\."),
+        ({"engine": "spark"}, r"--engine=spark: must be one of local, beam\."),
+        (
+            {"beam_options": "--x"},
+            r"--beam_options=--x: only --engine=beam uses these options\. Add --engine=beam, or remove",
+        ),
+        (
+            {"engine": "beam", "workers": 2},
+            r"--workers=2: cannot be combined with --engine=beam\. Set .* in --beam_options, for example",
+        ),
+        ({"engine": "beam", "dry_run": True}, r"with --dry_run, which plans on this machine\. Remove --engine\."),
     ],
 )
 def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
@@ -377,7 +383,7 @@ def test_killed_and_repeated_it_ends_the_same(
     assert saved
     rerun = run(MODULE, *flags, cwd=tmp_path)  # At once, while workers of the killed driver may still be at a job.
     assert (rerun.returncode, without_bars(rerun.stderr)) == (0, [])
-    assert "what an interrupted conversion has done is taken over" in rerun.stdout
+    assert "continuing an interrupted conversion" in rerun.stdout
     assert contents(out) == contents(many / "local")
     assert os.listdir(tmp_path) == ["out"]
     until(lambda: not any(alive(worker) for worker in workers), 10)
@@ -405,7 +411,7 @@ def test_an_interrupt_ends_it_within_seconds(many: Path, tmp_path: Path) -> None
         os.killpg(process.pid, signal.SIGINT)  # As the terminal does: to the workers too.
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "interrupted: the same command continues from here"
+    assert err.strip() == "interrupted: run the same command again to continue"
     assert time.monotonic() - sent < 15
     until(lambda: not any(alive(worker) for worker in workers), 10)
 

@@ -216,7 +216,7 @@ def test_killed_and_repeated_it_ends_the_same(
         frail.grow(3)
     rerun = run(MODULE, *flags, cwd=tmp_path)
     assert (rerun.returncode, without_bars(rerun.stderr)) == (0, [])
-    assert "what an interrupted conversion has done is taken over" in rerun.stdout
+    assert "continuing an interrupted conversion" in rerun.stdout
     assert contents(tmp_path / "out") == contents(many / "local")
     assert os.listdir(tmp_path) == ["out"]
 
@@ -229,7 +229,7 @@ def test_an_interrupt_ends_it_and_leaves_the_cluster(many: Path, tmp_path: Path,
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "interrupted: the same command continues from here"
+    assert err.strip() == "interrupted: run the same command again to continue"
     assert os.listdir(tmp_path / "out.partial") != []
     assert not (tmp_path / "out.partial/beam").exists()
     rerun = run(MODULE, *flags, cwd=tmp_path)

@@ -162,7 +162,7 @@ def test_nothing_to_do_changes_nothing(src: Path, out: Path) -> None:
     inode = out.stat().st_ino
     lines: list[str] = []
     convert(ConvertConfig(src=str(src), out=str(out), update=True, workers=1), log=lines.append)
-    assert lines[-1] == f"{out}/: up to date, nothing is added, changed or removed."
+    assert lines[-1] == f"{out}/: up to date. No image was added, changed or removed."
     assert contents(out) == before
     assert out.stat().st_ino == inode
     assert not (out.parent / "out.partial").exists()
@@ -208,7 +208,7 @@ def test_repaired_images_stay_listed(src: Path, tmp_path: Path) -> None:
     [
         ({"resize": 8}, r"--update: --resize was None for .* and is 8 now\. Leave the flag out, or convert anew"),
         ({"seed": 3}, r"--seed was 0 .* and is 3 now"),
-        ({"overwrite": True}, r"--update and --overwrite exclude each other"),
+        ({"overwrite": True}, r"--update and --overwrite cannot be combined"),
     ],
 )
 def test_other_settings_are_refused(src: Path, out: Path, settings: dict[str, Any], message: str) -> None:

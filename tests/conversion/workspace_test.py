@@ -122,7 +122,9 @@ def test_commit_ended_at_any_step_can_be_finished(
         if not out.exists():
             assert crashed
             assert not exchange or not before
-            with pytest.raises(UserError, match=r"out: the conversion is unfinished\. Repeat its command"):
+            with pytest.raises(
+                UserError, match=r"out: the conversion is unfinished\. Run the same convert command again"
+            ):
                 open_dataset(out)
         else:
             assert contents(out) in (old, NEW)

@@ -26,7 +26,7 @@ def test_its_accuracy_means_something(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    said = r"accuracy (0\.\d{3}|1\.000) on the 180 images of the validation split \(by chance 0\.500\)\n"
+    said = r"accuracy (0\.\d{3}|1\.000) on the 180 images of the validation split \(random guess: 0\.500\)\n"
     found = re.fullmatch(said, done.stdout)
     assert found, done.stdout
     assert float(found.group(1)) > 0.8

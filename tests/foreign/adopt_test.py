@@ -104,7 +104,7 @@ def test_every_record_is_there_and_nothing_is_copied(model_garden: Path, adopted
 def test_verify_proves_it(adopted: Path) -> None:
     lines: list[str] = []
     assert verify(VerifyConfig(directory=str(adopted), decode=False, workers=1), lines.append) == []
-    assert "24 records in 4 shards are sound" in lines[-1]
+    assert "24 records in 4 shards are valid" in lines[-1]
 
 
 def test_tensorflow_datasets_reads_it(adopted: Path) -> None:
@@ -146,7 +146,7 @@ def test_kaggle_files_without_paths_and_names(tmp_path: Path) -> None:
         shards(tmp_path / f"flowers/{split}", "{:02d}-12x9-{}.tfrec", [kaggle(n) for n in range(count)])
     said = report(f"{tmp_path}/flowers/*/*.tfrec", tmp_path / "out")
     assert said.splitlines() == [
-        "image in 'image', label in 'class', no path", "3 classes, the first one, '0', is label 0",
+        "image in 'image', label in 'class', no path", "3 classes; label 0 is '0'",
         "  label  class  train  validation", "      0  0          3           2", "      1  1          3           2",
         "      2  2          3           2", "         all        9           6", "         files      2           2",
         said.splitlines()[-1],
@@ -201,7 +201,7 @@ def test_directory_of_tensorflow_datasets(tfds_directory: Path, tmp_path: Path) 
     assert len(rejected) == 2
     assert rejected[1].endswith(",it has no label (-1),skipped")
     assert "         all       16           8" in said
-    assert "  note: 1 record left out, but still in the files, where readers without the index meet them;" in said
+    assert "  note: 1 record is left out of the index, but still in the files, where other readers find them;" in said
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
     builder = tfds.builder_from_directory(tmp_path / "out")  # By position: what is left out is in the file.
     assert len(list(builder.as_dataset(split="train"))) == 17
@@ -251,7 +251,7 @@ def test_everything_given(model_garden: Path, tmp_path: Path) -> None:
     assert (data.class_names, data.splits) == (("a", "b", "c"), {"train": 16, "validation": 4})
     assert sorted(set(data.records("train").labels.tolist())) == [1, 2]
     assert "note: " in said
-    assert "1 file is missing, as the names of the others say" in said
+    assert "1 file is missing, according to the names of the others" in said
 
 
 def test_bad_images_are_left_out(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_images_that_convert_would_change_are_told(tmp_path: Path) -> None:
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", values)
     said = report(tmp_path / "d", tmp_path / "out")
     assert "  note: 1 image has an EXIF orientation, which TensorFlow's decoders ignore" in said
-    assert "  note: 1 image is one that `convert` would encode anew" in said
+    assert "  note: 1 image has a format that convert would encode again (" in said
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), lambda line: None) == []  # Sizes as well.
 
 
@@ -299,8 +299,8 @@ def test_compressed_files_are_refused_with_what_unpacks_them(tmp_path: Path, kin
         quietly(tmp_path / "d", tmp_path / "out")
     start, command = str(caught.value).split(", or unpack such files first: ")
     assert start == (
-        f"{path}: compressed as a whole ({kind}), so that no record in it can be read alone. Add --rewrite to write the"
-        " records anew, uncompressed"
+        f"{path}: is compressed as a whole ({kind}), so that single records cannot be read. Add --rewrite to write new,"
+        " uncompressed records"
     )
     quietly(tmp_path / "d", tmp_path / "rewritten", rewrite=True)
     assert open_dataset(tmp_path / "rewritten").splits == {"train": 4}
@@ -369,7 +369,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             {n: {"class": -1} for n in range(6)},
             {"max_bad": 1.0},
             r"no record in 2 files can be used: train is left out: none of its 6 records in 2 files has a label"
-            r" \(it has no label \(-1\)\)\. Pass the feature of the label with --label_key",
+            r" \(it has no label \(-1\)\)\. Name the feature of the label with --label_key",
         ),
     ],
 )
@@ -386,21 +386,21 @@ def test_records_that_do_not_fit(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"the records are missing, or given twice: either --records=DIRECTORY_OR_PATTERN, or --split="),
-        ({"records": "d", "split": ["train=d"]}, r"the records are missing, or given twice"),
-        ({"records": "d/none*"}, r"--records=d/none\*: no file matches\. A directory, or a pattern in quotes"),
+        ({}, r"the records are missing or given twice\. Use either --records=DIRECTORY_OR_PATTERN, or --split="),
+        ({"records": "d", "split": ["train=d"]}, r"the records are missing or given twice"),
+        ({"records": "d/none*"}, r"--records=d/none\*: no file matches\. Must be a directory, or a pattern in quotes"),
         ({"records": "d/names.txt"}, r"d/names\.txt: no TFRecord: it starts with b'cats\\ndogs"),
-        ({"split": ["all=d"]}, r"--split=all=d: NAME=PATTERN is expected, NAME one of train, validation, test\."),
-        ({"split": ["train"]}, r"--split=train: NAME=PATTERN is expected"),
-        ({"split": ["train=d", "test=d"]}, r"a\.tfrecord: is matched twice\. Give each file once, in one split\."),
+        ({"split": ["all=d"]}, r"--split=all=d: must be NAME=PATTERN, with NAME one of train, validation, test\."),
+        ({"split": ["train"]}, r"--split=train: must be NAME=PATTERN"),
+        ({"split": ["train=d", "test=d"]}, r"a\.tfrecord: is matched twice\. Each file must be in one split"),
         (
             {"records": "d", "label_offset": -1},
-            r"--label_offset=-1: the label of the first class is expected, at least 0",
+            r"--label_offset=-1: must be the label of the first class, at least 0",
         ),
-        ({"records": "d", "max_bad": 2}, r"--max_bad=2: a share between 0 and 1"),
-        ({"records": "d", "verify": "no"}, r"--verify=no: one of full, header"),
+        ({"records": "d", "max_bad": 2}, r"--max_bad=2: must be a share between 0 and 1"),
+        ({"records": "d", "verify": "no"}, r"--verify=no: must be one of full, header"),
         ({"records": "d", "out": "d"}, r"--out=d exists and is no dataset of this tool, so it is not touched"),
-        ({"records": "other"}, r"other/a: its records are no tf\.train\.Example\. See what they are with"),
+        ({"records": "other"}, r"other/a: the records are not of type tf\.train\.Example\. To see their contents, run"),
     ],
 )
 def test_settings_are_refused(
@@ -417,9 +417,8 @@ def test_settings_are_refused(
 def test_files_without_a_split_are_all_of_train(tmp_path: Path) -> None:
     shards(tmp_path / "d", "part{}_{}.tfrecord", [kaggle(n) for n in range(6)])
     (tmp_path / "d/part9.tfrecord").write_bytes(b"")
-    assert "no file is named by a split: all 2 are of train (--split=NAME=PATTERN)" in report(
-        tmp_path / "d", tmp_path / "out"
-    )
+    note = "no file name contains a split, so all 2 files become the train split; to name splits: --split=NAME=PATTERN"
+    assert note in report(tmp_path / "d", tmp_path / "out")
 
 
 def test_moved_records_are_told(tmp_path: Path) -> None:
@@ -428,9 +427,7 @@ def test_moved_records_are_told(tmp_path: Path) -> None:
     (tmp_path / "out").rename(tmp_path / "moved")
     assert len(open_dataset(tmp_path / "moved").records("train")) == 6  # Links are absolute.
     (tmp_path / "d").rename(tmp_path / "gone")
-    with pytest.raises(
-        UserError, match=r"is a link to .*/d/train-00000-of-00002, which is not there any more\. Bring it"
-    ):
+    with pytest.raises(UserError, match=r"is a link to .*/d/train-00000-of-00002, which does not exist\. Put the file"):
         open_dataset(tmp_path / "moved").records("train")
     assert not out.exists()
 
@@ -490,7 +487,7 @@ def test_records_are_written_anew(tmp_path: Path, form: str) -> None:
     for split, span in (("train", range(9)), ("val", range(9, 15))):
         shards(tmp_path / f"d/{split}", "{:02d}.tfrec", [record(n) for n in span])
     if form != "plain":
-        with pytest.raises(UserError, match=r"train/00\.tfrec: .* Add --rewrite to write such records anew"):
+        with pytest.raises(UserError, match=r"train/00\.tfrec: .* Add --rewrite to write new records"):
             quietly(tmp_path / "d", tmp_path / "out")
     out = quietly(tmp_path / "d", tmp_path / "out", rewrite=True)
     data = open_dataset(out)
@@ -538,8 +535,8 @@ def test_images_are_stored_as_convert_stores_them(tmp_path: Path) -> None:
     stored = [image(0), image(1, exif=exif), tiff.getvalue(), image(3, "GIF"), b"<html>"]
     shards(tmp_path / "d", "train{}.tfrec", [kaggle(n, image=data) for n, data in enumerate(stored)], count=1)
     said = report(tmp_path / "d", tmp_path / "out", rewrite=True, max_bad=0.2)
-    assert "  note: turned upright by their EXIF orientation: 1 image" in said
-    assert "  note: encoded anew: 2 images (" in said
+    assert "  note: 1 image was turned upright, according to the EXIF orientation" in said
+    assert "  note: 2 images were encoded again (" in said
     assert "  skipped: train0.tfrec:4: not an image (starts with b'<html>'); " in said
     records = open_dataset(tmp_path / "out").records("train")
     with_sizes = [(Image.open(io.BytesIO(records[n]["image"])).format, records[n]["label"]) for n in range(4)]
@@ -555,7 +552,7 @@ CATS = [b"Cat", b"cat", b"dog"]
     [
         (lambda n: {"label": CATS[n % 3]}, {}, r"the classes 'Cat' and 'cat' in 'label' differ only by case\. Pas"),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "dog"]}, r"note: 4 records labeled 'Cat' belong to "),
-        (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes, the first one, 'c"),
+        (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes; label 0 is 'c"),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are none"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {}, r"b'caf\\xe9' in 'label' is not utf-8 text \(--l"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {"label_encoding": "latin-1"}, r"2 classes, .* 'café'"),
@@ -616,7 +613,7 @@ def test_a_record_without_a_label_is_left_out(tmp_path: Path, missing: int, rewr
     write(tmp_path / "d/train.tfrec", map(example, values))
     said = report(tmp_path / "d", tmp_path / "out", rewrite=rewrite)
     assert f"  skipped: train.tfrec:{missing}: it has no label: 'label' is missing or empty" in said
-    assert ("left out, but still in the files" in said) == (not rewrite)
+    assert ("left out of the index, but still in the files" in said) == (not rewrite)
     records = open_dataset(tmp_path / "out").records("train")
     expected = [v["image"] for n, v in enumerate(values) if n != missing]
     assert [records[n]["image"] for n in range(39)] == expected
@@ -647,19 +644,17 @@ def test_a_split_without_labels_is_left_out(tmp_path: Path, unlabeled: dict[str,
 def test_empty_files(tmp_path: Path) -> None:
     for name in ("train-0.tfrec", "val-0.tfrec"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(
-        UserError, match=r"^--records=.*: there is no record: all 2 files are empty \(.*train-0\.tfrec,"
-    ):
+    with pytest.raises(UserError, match=r"^--records=.*: all 2 files are empty \(.*train-0\.tfrec,"):
         quietly(tmp_path, tmp_path / "out")
-    with pytest.raises(UserError, match=r"^--records=.*: there is no record: the file is empty \("):
+    with pytest.raises(UserError, match=r"^--records=.*: the file is empty \("):
         quietly(tmp_path / "train*", tmp_path / "out")
     write(tmp_path / "train-0.tfrec.gz", [], "GZIP")
     (tmp_path / "val-0.tfrec").unlink()
-    with pytest.raises(UserError, match=r"there is no record in these files\."):
+    with pytest.raises(UserError, match=r"there are no records in the files\."):
         quietly(tmp_path, tmp_path / "out", rewrite=True)
     (tmp_path / "train-0.tfrec.gz").unlink()
     write(tmp_path / "train-1.tfrec", [example(kaggle(n)) for n in range(3)])
-    assert "  note: 1 of 2 files are empty and left out: " in report(tmp_path, tmp_path / "out")
+    assert "  note: 1 of 2 files are empty and are left out: " in report(tmp_path, tmp_path / "out")
 
 
 def test_files_in_a_directory_and_below_it(tmp_path: Path) -> None:

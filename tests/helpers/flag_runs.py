@@ -581,7 +581,7 @@ CONVERT = [
         flags={
             "--src=pets": lambda e: len(records(e, "out")) == 21,
             "--out=out": lambda e: len(records(e, "out")) == 21,
-            "--update": says("as they were)"),
+            "--update": says(" unchanged)"),
         },
     ),
     Run(
@@ -740,7 +740,7 @@ BENCH = [
             "--batch_size=4": says("batches of 4"),
             "--augment=none": lambda e: "augmenting" not in e.out,
             "--crop=0": says("--resize=16 --resize_mode=exact"),
-            "--seconds=0.2": says("decoding binds"),
+            "--seconds=0.2": says("bottleneck: decoding"),
         },
     ),
     Run(
@@ -750,7 +750,7 @@ BENCH = [
         flags={
             "--cached": says("reading from memory"),
             "--augment=document_transfer": says("augmenting"),
-            "--seconds=0.2": says(" binds"),
+            "--seconds=0.2": says("bottleneck: "),
             "--image_size=16": says("16 px"),
         },
     ),

@@ -192,12 +192,15 @@ def test_an_update_keeps_the_findings_of_old_records(mixed: Path, tmp_path: Path
     assert verify.verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), log=lambda line: None) == []
 
 
+DIFFERS = "the files or changes differ from those in records.parquet"
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda text: text.replace("GIF", "BMP"), "changed.csv: other files or changes than in records.parquet"),
-        (lambda text: "\n".join(text.splitlines()[:-1]), "changed.csv: other files or changes than in records.parquet"),
-        (lambda text: text + "a,b,c,d,e\n", "changed.csv: other files or changes than in records.parquet"),
+        (lambda text: text.replace("GIF", "BMP"), f"changed.csv: {DIFFERS}"),
+        (lambda text: "\n".join(text.splitlines()[:-1]), f"changed.csv: {DIFFERS}"),
+        (lambda text: text + "a,b,c,d,e\n", f"changed.csv: {DIFFERS}"),
         (None, "changed.csv: cannot be read: No such file or directory"),
     ],
 )

@@ -46,13 +46,13 @@ def pets(tmp_path: Path) -> Path:
 
 
 def test_out_is_local_and_the_way_is_told() -> None:
-    message = r"--out=s3://b/out: a dataset grows in a local directory.*tfrecord_tools\.transfer DIRECTORY s3://b/out$"
+    message = r"--out=s3://b/out: must be a local directory\. .*tfrecord_tools\.transfer DIRECTORY s3://b/out$"
     with pytest.raises(UserError, match=message):
         ConvertConfig(src="pets", out="s3://b/out")
 
 
 def test_datasets_are_opened_here_and_the_way_is_told() -> None:
-    message = r"s3://b/out: datasets are read from local directories.*tfrecord_tools\.transfer s3://b/out DIRECTORY$"
+    message = r"s3://b/out: must be a local directory\. .*tfrecord_tools\.transfer s3://b/out DIRECTORY$"
     with pytest.raises(UserError, match=message):
         open_dataset("s3://b/out")
 

@@ -203,7 +203,7 @@ def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
     ("flags", "message"),
     [
         ((), "--tfrecords is missing: the dataset to train on."),
-        (("--tfrecords=nowhere",), "nowhere: no such directory."),
+        (("--tfrecords=nowhere",), "nowhere: does not exist."),
         (("--tfrecords=out", "--seeds=a"), "--seeds=a: whole numbers, as in 0,1,2, are expected."),
         (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: from 0 to 4294967295 is expected."),
         (("--tfrecords=out", "--seeds="), "--seeds=: whole numbers, as in 0,1,2, are expected."),

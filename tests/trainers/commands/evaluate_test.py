@@ -163,8 +163,11 @@ def test_a_corrupt_record_is_left_out_and_told(place, tmp_path):
         (("--run=run",), "--tfrecords is missing: the images to judge it on. Pass the --out of "),
         (("--run=nowhere", "--tfrecords=out"), "--run=nowhere: no such directory."),
         (("--run=src", "--tfrecords=out"), "--run=src: no run directory (it has no model.keras)."),
-        (("--run=run", "--tfrecords=src"), "src: no dataset (it has no convert.json)"),
-        (("--run=run", "--tfrecords=out", "--split=validation"), "out: no split 'validation'; there is train, test."),
+        (("--run=run", "--tfrecords=src"), "src: is not a dataset (it has no convert.json)"),
+        (
+            ("--run=run", "--tfrecords=out", "--split=validation"),
+            "out: split 'validation' does not exist. Splits: train, test.",
+        ),
         (
             ("--run=run", "--tfrecords=blue"),
             "blue: the model was trained on other classes: only the model has greens; only the dataset has"

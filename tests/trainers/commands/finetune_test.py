@@ -122,7 +122,7 @@ def test_cache_and_probe_change_nothing(place, whole, monkeypatch, capsys):
     out = capsys.readouterr().out.splitlines()
     assert not any(line.startswith("cache:") for line in out)
     (line,) = [line for line in out if line.startswith("probe: ")]
-    assert " binds: " in line
+    assert "bottleneck: " in line
     for one, other in zip(weights_of(run_directory), weights_of(place / "two")):
         np.testing.assert_array_equal(one, other)
     assert history(run_directory) == history(place / "two")
@@ -223,8 +223,8 @@ def test_killed_five_times_in_each_phase(steps, place, tmp_path):
     ("flags", "message"),
     [
         ((), "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."),
-        (("--tfrecords=nowhere",), "nowhere: no such directory. "),
-        (("--tfrecords=src",), "src: no dataset (it has no convert.json)"),
+        (("--tfrecords=nowhere",), "nowhere: does not exist. "),
+        (("--tfrecords=src",), "src: is not a dataset (it has no convert.json)"),
         (("--tfrecords=out", "--backbone=mobilenet"), "--backbone=mobilenet: unknown; did you mean MobileNet or "),
         (("--tfrecords=out", "--backbone_kwargs=0.25"), "--backbone_kwargs=0.25: not understood; "),
         (("--tfrecords=out", "--weights=nowhere.h5"), "--weights=nowhere.h5: there is no such file."),

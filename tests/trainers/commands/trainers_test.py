@@ -102,7 +102,7 @@ def test_csvs_are_a_dataset(place, tmp_path):
     assert ", 24 px, " in done.stdout  # Theirs.
     assert json.loads((tmp_path / "run/metrics.json").read_text())["count"] == 12
     again = run("trainers.scratch", *flags, "--run=run", cwd=tmp_path)
-    assert "csv-tfrecords/: up to date, nothing is added, changed or removed.\n" in again.stdout
+    assert "csv-tfrecords/: up to date. No image was added, changed or removed.\n" in again.stdout
     assert "run: run is finished already" in again.stdout
     both = run("trainers.scratch", *flags, "--tfrecords=csv-tfrecords", cwd=tmp_path)
     assert both.stderr.splitlines()[-1] == (

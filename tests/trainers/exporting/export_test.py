@@ -242,7 +242,7 @@ def test_quantized_is_smaller_and_calibrated(place: Path, tmp_path: Path) -> Non
         ),
         ({"samples": 0}, "--samples=0: at least 1."),
         ({"tolerance": -0.1}, "--tolerance=-0.1: 0 to 1 is expected."),
-        ({"tfrecords": "nowhere"}, "nowhere: no such directory."),
+        ({"tfrecords": "nowhere"}, "nowhere: does not exist."),
         ({"run": "nowhere"}, "--run=nowhere: no such directory."),
         ({"out": "taken"}, "--out=taken: it is there already. Pass --overwrite to replace it, or another --out."),
         (
