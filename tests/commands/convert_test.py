@@ -205,8 +205,8 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"src": "gone"}, r"--src=gone: no such file or directory\. A directory"),
-        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: neither a directory, nor a zip or tar"),
+        ({"src": "gone"}, r"--src=gone: does not exist\. Pass a directory"),
+        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: not a directory, a zip or tar"),
         ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
         ({"src": "pets/train/cats"}, r"no images in class directories\. 5 images such as 000\.jpg"),
         ({"src": "one"}, r"--src=one: only one class, 'cats'"),
@@ -525,7 +525,7 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
         (["--scr=pets"], "--scr=pets: there is no such flag. Use --src=pets."),
         (["--src=pets", "extra"], "error: unexpected argument 'extra': everything is given by flags"),
         ([], "error: --src is missing: images such as cat_dog_img/train"),
-        (["--src=gone"], "error: --src=gone: no such file or directory."),
+        (["--src=gone"], "error: --src=gone: does not exist."),
     ],
 )
 def test_wrong_commands(src: Path, tmp_path: Path, flags: list[str], message: str) -> None:
@@ -666,7 +666,7 @@ def test_the_source_is_checked_before_the_output(tmp_path):
     """Nobody should choose another --out only to read then that --src is mistyped."""
     converted(with_splits(tmp_path / "pets"), tmp_path / "out")
     for source, message in (
-        ("pest", "--src=pest: no such file"),
+        ("pest", "--src=pest: does not exist"),
         ("pets", "--out=out exists"),
     ):
         done = run(MODULE, f"--src={source}", "--out=out", cwd=tmp_path)

@@ -229,7 +229,7 @@ def test_notes_are_told(tmp_path: Path) -> None:
         ({"max_bad": -1.0}, r"--max_bad=-1\.0: a share between 0 and 1"),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
-        ({"src": "gone"}, r"--src=gone: no such file or directory\."),
+        ({"src": "gone"}, r"--src=gone: does not exist\."),
         ({"classes": ["cats", "cows"]}, r"'cows' is no class"),
         ({"out": "pets/csv"}, r"--out=pets/csv: its CSVs would replace --src=pets or lie among its images\. Choose an"),
         ({"out": "pets"}, r"--out=pets: its CSVs would"),

@@ -200,7 +200,7 @@ def test_a_row_that_fits_nothing_is_rejected_as_before(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label\n0,a\n1,b\n2,b\n9,a\n")
     found = scanned(tmp_path / "pets", manifest=str(tmp_path / "t.csv"))
     assert [(r.path, r.reason) for r in found.rejected] == [
-        ("9", "named by the manifest, but cannot be found: No such file or directory")
+        ("9", "named by the manifest, but not found: No such file or directory")
     ]
 
 

@@ -275,7 +275,7 @@ def test_members_that_are_missing_or_cannot_be_read(tmp_path: Path, write: Write
     found = scanned(tmp_path / "a.zip", manifest=str(write(tmp_path / "list", rows)))
     assert list(found.paths) == ["1.jpg", "2.jpg"]
     assert sorted(found.rejected, key=lambda r: r.path) == [
-        Rejected(path="3.jpg", reason="an unusual compression of zip: unpack the archive first"),
+        Rejected(path="3.jpg", reason="unsupported zip compression: unpack the archive first"),
         Rejected(path="5.jpg", reason="named by the manifest, but not in the archive"),
     ]
 
@@ -285,7 +285,7 @@ def test_members_that_are_missing_or_cannot_be_read(tmp_path: Path, write: Write
 
 def test_missing_files_are_rejected(pool: Path, write: Write) -> None:
     found = scanned(write(pool / "list", {"path": [*NAMES, "gone.jpg"], "label": ["a", "b"] * 3 + ["a"]}))
-    reason = "named by the manifest, but cannot be found: No such file or directory"
+    reason = "named by the manifest, but not found: No such file or directory"
     assert found.rejected == (Rejected(path="gone.jpg", reason=reason),)
     assert len(found) == 6
 
@@ -301,7 +301,7 @@ def test_no_file_is_found_at_all(pool: Path, tmp_path: Path, write: Write) -> No
         scanned(pool, manifest=str(table))
     assert str(caught.value) == (
         f"--src={pool}: no image of any class; 2 files cannot be used, such as x/1.jpg:"
-        " named by the manifest, but cannot be found: No such file or directory."
+        " named by the manifest, but not found: No such file or directory."
     )
 
 
@@ -423,7 +423,7 @@ def test_files_that_are_no_tables(tmp_path: Path, name: str, data: bytes, messag
     assert told.startswith(f"{tmp_path}/{name}: cannot be read as a table of images and labels: ")
     assert message in told
     assert told.endswith(
-        "A CSV in UTF-8, its values separated by commas, semicolons, tabs or |, or a Parquet file is expected."
+        "Pass a Parquet file, or a CSV in UTF-8 with values separated by commas, semicolons, tabs or |."
     )
 
 

@@ -82,9 +82,15 @@ def test_time_of_change_of_each_kind_of_store(info: dict[str, Any], expected: in
     ("url", "message"),
     [
         ("s3://no-such-bucket/pets", r"bucket does not exist\. Is the name of the bucket right\?"),
-        ("{bucket}/nothing", r"no objects there\. A bucket and the prefix above the classes is expected\."),
-        ("{bucket}/one.zip", r"an object, no directory\. .* are read from this machine: copy it here first\."),
-        ("{bucket}/labels.csv", r"labels\.csv: an object, no directory\. .*, manifests .*: copy it here first\."),
+        ("{bucket}/nothing", r"there are no objects\. Pass the bucket and the prefix above the class directories\."),
+        (
+            "{bucket}/one.zip",
+            r"this is a single object, not a directory of images\. .* must be on this machine: download it first\.",
+        ),
+        (
+            "{bucket}/labels.csv",
+            r"labels\.csv: this is a single object, not a directory of images\. .*, manifests .*: download it first\.",
+        ),
         ("gs://bucket/pets", r"a package is missing \(.*gcsfs.*\): pip install gcsfs$"),
         ("other://bucket/pets", r"Protocol not known: other\. s3://bucket/prefix, gs://bucket/prefix or the like"),
     ],
@@ -101,7 +107,7 @@ def test_what_is_not_there(bucket: Bucket, url: str, message: str) -> None:
     ("environment", "message"),
     [
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Is the store reached from here"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Check the connection, and try again"),
     ],
     ids=["credentials", "endpoint"],
 )
@@ -170,7 +176,7 @@ def test_a_key_that_is_no_file_name_is_rejected(bucket: Bucket, pets: Path) -> N
     bucket.upload(pets, "pets")
     bucket.put("pets/train/cats//1.jpg", image("x"))
     rejected = {r.path: r.reason for r in object_store.list_objects(f"{bucket.url}/pets").rejected}
-    assert rejected == {"train/cats//1.jpg": "two slashes in a row in its name, as in no file's: rename it"}
+    assert rejected == {"train/cats//1.jpg": "two slashes in a row in its name: rename it"}
 
 
 # --- What changes, and what fails ----------------------------------------------------------------------------------
@@ -224,14 +230,14 @@ def test_an_object_that_is_gone_is_bad_but_a_store_that_is_gone_stops_it(
     sources = scanned(url)
     bucket.remove("pets/train/cats/001.jpg")
     here = workers.Pool(None, 1)
-    assert survey(sources, here).reasons == {1: "cannot be read: it is not there any more"}
+    assert survey(sources, here).reasons == {1: "cannot be read: it no longer exists"}
 
     def unreachable(*args: Any, **options: Any) -> bytes:
         raise ConnectionResetError("reset by peer")
 
     system, _ = object_store._opened(url, os.getpid())
     monkeypatch.setattr(system, "cat_file", unreachable)
-    with pytest.raises(UserError, match=r"ConnectionResetError: reset by peer\. Is the store reached from here"):
+    with pytest.raises(UserError, match=r"ConnectionResetError: reset by peer\. Check the connection, and try again"):
         survey(sources, here)
 
 
@@ -255,7 +261,7 @@ def test_a_forbidden_object_is_bad_but_an_expired_token_stops_it(
 
     monkeypatch.setattr(system, "cat_file", refused)
     code = "AccessDenied"
-    assert survey(sources, here).reasons == {1: "cannot be read: forbidden"}
+    assert survey(sources, here).reasons == {1: "cannot be read: access is denied"}
     for code in ("ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "403"):
         with pytest.raises(
             UserError, match=rf"access is denied \(it is {code}\)\. Give credentials .* still valid, for S3"

@@ -298,7 +298,7 @@ def test_flipped_byte_in_a_zip_is_found_and_told(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("position", "message"),
     [
-        (0, "damaged archive: no member where its directory says"),  # The signature.
+        (0, "damaged archive: its directory points to a position without a member"),  # The signature.
         (26, "damaged archive: wrong checksum"),  # The length of the name.
     ],
 )
@@ -323,10 +323,10 @@ def test_flipped_byte_in_a_tar_is_left_to_the_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "kept", "message"),
     [
-        ("stored.zip", 0.5, "a zip archive that was cut off: its directory, which is at the end, is missing."),
-        ("stored.zip", 0.97, "a zip archive that was cut off"),  # Within its directory.
-        ("pax.tar", 0.02, "a damaged tar archive: unexpected end of data."),  # Within a member's data ...
-        ("pax.tar", 0.45, "a damaged tar archive: "),  # ... and somewhere.
+        ("stored.zip", 0.5, "the zip archive is incomplete: the directory at its end is missing."),
+        ("stored.zip", 0.97, "the zip archive is incomplete"),  # Within its directory.
+        ("pax.tar", 0.02, "the tar archive is damaged: unexpected end of data."),  # Within a member's data ...
+        ("pax.tar", 0.45, "the tar archive is damaged: "),  # ... and somewhere.
     ],
 )
 def test_cut_archive_is_refused(tmp_path: Path, name: str, kept: float, message: str) -> None:
@@ -336,7 +336,7 @@ def test_cut_archive_is_refused(tmp_path: Path, name: str, kept: float, message:
     (tmp_path / name).write_bytes(whole[: int(len(whole) * kept)])
     told = refusal(tmp_path / name)
     assert told.startswith(f"--src={tmp_path / name}: {message}")
-    assert told.endswith("Fetch it again, or unpack what can be read of it and give that directory.")
+    assert told.endswith("Download it again, or unpack the readable part and pass that directory as --src.")
 
 
 def tar_headers(path: Path) -> list[int]:
@@ -349,8 +349,8 @@ def test_damaged_header_of_a_tar_member_does_not_hide_what_follows(tmp_path: Pat
     third = tar_headers(tmp_path / "a.tar")[2]
     flip(tmp_path / "a.tar", third + 3)
     assert (
-        f"a.tar: a damaged tar archive: neither a member nor the end of the archive at byte {third:,}. Fetch"
-        in refusal(tmp_path / "a.tar")
+        f"a.tar: the tar archive is damaged: at byte {third:,} there is neither a member nor the end of the archive."
+        " Download" in refusal(tmp_path / "a.tar")
     )
 
 
@@ -359,7 +359,7 @@ def test_tar_cut_between_members_is_refused(tmp_path: Path) -> None:
     pack_tar(tmp_path / "a.tar", small(tmp_path / "pets"), tarfile.USTAR_FORMAT)
     third = tar_headers(tmp_path / "a.tar")[2]
     os.truncate(tmp_path / "a.tar", third)
-    assert f"neither a member nor the end of the archive at byte {third:,}" in refusal(tmp_path / "a.tar")
+    assert f"at byte {third:,} there is neither a member nor the end of the archive" in refusal(tmp_path / "a.tar")
 
 
 def directory_of_a_zip(path: Path) -> int:
@@ -379,16 +379,16 @@ def test_damaged_directory_of_a_zip_is_refused(tmp_path: Path, at: int, bits: in
     pack_zip(tmp_path / "a.zip", small(tmp_path / "pets"))
     flip(tmp_path / "a.zip", directory_of_a_zip(tmp_path / "a.zip") + at, bits)
     told = refusal(tmp_path / "a.zip")
-    assert "a.zip: a damaged zip archive: " in told
+    assert "a.zip: the zip archive is damaged: " in told
     assert any(part in told for part in message.split("|"))
-    assert told.endswith("Fetch it again, or unpack what can be read of it and give that directory.")
+    assert told.endswith("Download it again, or unpack the readable part and pass that directory as --src.")
 
 
 def test_name_in_a_zip_that_only_claims_to_be_utf8(tmp_path: Path) -> None:
     pack_zip(tmp_path / "a.zip", {"cats/é.jpg": b"", "dogs/1.jpg": b""})
     data = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace("é".encode(), b"\xe9\xe9"))
-    assert "a damaged zip archive: 'utf-8' codec can't decode" in refusal(tmp_path / "a.zip")
+    assert "the zip archive is damaged: 'utf-8' codec can't decode" in refusal(tmp_path / "a.zip")
 
 
 @pytest.mark.parametrize("flag", [0, 0x800])
@@ -412,7 +412,7 @@ def test_name_in_a_zip_of_old_windows(tmp_path: Path) -> None:
     data = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace(b"__.jpg", b"\x82\x94.jpg"))
     told = refusal(tmp_path / "a.zip")
-    assert "the archive does not say in which encoding its names are, and b'cats/\\x82\\x94.jpg' is not UTF-8" in told
+    assert "the name b'cats/\\x82\\x94.jpg' is not in UTF-8, and the archive does not name its encoding" in told
     assert "Pass --zip_encoding=NAME. It reads as: cp949 'cats/굱.jpg', " in told
     assert list_store(str(tmp_path / "a.zip"), zip_encoding="cp437").paths[0] == "cats/éö.jpg"
     with pytest.raises(UserError, match=r"--zip_encoding=ascii: the name b'cats/.* is not in this encoding"):
@@ -449,7 +449,7 @@ def test_encrypted_member_is_rejected(tmp_path: Path) -> None:
 def test_unusual_compression_of_zip_is_rejected(tmp_path: Path, method: int) -> None:
     pack_zip(tmp_path / "a.zip", {"top/cats/1.jpg": b"x", "top/dogs/1.jpg": b"y"}, method)
     found = list_store(str(tmp_path / "a.zip"))
-    reason = "an unusual compression of zip: unpack the archive first"
+    reason = "unsupported zip compression: unpack the archive first"
     assert found.rejected == [Rejected(path=f"{name}/1.jpg", reason=reason) for name in ("cats", "dogs")]
     with pytest.raises(UserError) as caught:
         converted(tmp_path / "a.zip", tmp_path / "out")
@@ -466,7 +466,7 @@ def test_links_and_devices_in_a_tar_are_rejected(tmp_path: Path, kind: bytes) ->
         link.type, link.linkname = kind, "cats/1.jpg"
         archive.addfile(link)
     found = list_store(str(tmp_path / "a.tar"))
-    reason = "a link or a device in the archive, no file: unpack the archive first"
+    reason = "a link or a device, not a file: unpack the archive first"
     assert found.rejected == [Rejected(path="cats/2.jpg", reason=reason)]
     assert found.paths == ["cats/1.jpg", "dogs/1.jpg"]
 
@@ -490,7 +490,7 @@ def test_file_with_holes_in_a_tar_is_rejected(tmp_path: Path) -> None:
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
     (tmp_path / "a.tar").write_bytes(bytes(header) + (tmp_path / "a.tar").read_bytes()[512:])
     found = list_store(str(tmp_path / "a.tar"))
-    assert found.rejected == [Rejected(path="cats/1.jpg", reason="stored with holes: unpack the archive first")]
+    assert found.rejected == [Rejected(path="cats/1.jpg", reason="a sparse file: unpack the archive first")]
 
 
 @pytest.mark.parametrize(
@@ -512,7 +512,8 @@ def test_compressed_tar_is_refused_with_the_remedy(
     monkeypatch.chdir(tmp_path)
     quoted = f"'{name}'" if " " in name else name
     assert refusal(Path(name)) == (
-        f"--src={name}: a compressed file, of which nothing can be read at random. Run `{command} {quoted}` first."
+        f"--src={name}: images cannot be read from a compressed file. Run `{command} {quoted}` first, and pass the"
+        " result."
     )
 
 
@@ -527,8 +528,8 @@ def test_compressed_tar_is_refused_with_the_remedy(
 def test_any_other_file_is_refused(tmp_path: Path, data: bytes, shown: str) -> None:
     (tmp_path / "file").write_bytes(data)
     told = refusal(tmp_path / "file")
-    assert f"--src={tmp_path}/file: neither a directory, nor a zip or tar archive (" in told
-    assert told.endswith(f"nor a CSV of pixels (header label,1x1,1x2,…). It starts with {shown}.")
+    assert f"--src={tmp_path}/file: not a directory, a zip or tar archive (" in told
+    assert told.endswith(f"or a CSV of pixels (header label,1x1,1x2,…). It begins with {shown}.")
 
 
 @pytest.mark.parametrize("pack", [pack_zip, pack_tar])
@@ -617,7 +618,7 @@ def test_archive_that_changes_between_survey_and_write(
 def test_cut_after_listing_is_no_silent_empty_file(tmp_path: Path) -> None:
     pack_zip(tmp_path / "a.zip", {"cats/1.jpg": b"x" * 100, "dogs/1.jpg": b"y" * 100})
     found = list_store(str(tmp_path / "a.zip"))
-    for kept, message in [(100, "wrong checksum"), (20, "no member where its directory says")]:
+    for kept, message in [(100, "wrong checksum"), (20, "to a position without a member")]:
         os.truncate(tmp_path / "a.zip", kept)
         with pytest.raises(ReadError, match=message):
             found.store.read(found.paths[0], found.spans[0])
@@ -633,10 +634,10 @@ def stat_all(root: Path, names: Iterable[str]) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gone.jpg", "named by the manifest, but cannot be found: No such file or directory"),
-        ("cats/000.jpg/x", "named by the manifest, but cannot be found: Not a directory"),
-        ("cats", "a directory, no file"),
-        ("a\0b", "named by the manifest, but no name of a file: embedded null byte"),
+        ("gone.jpg", "named by the manifest, but not found: No such file or directory"),
+        ("cats/000.jpg/x", "named by the manifest, but not found: Not a directory"),
+        ("cats", "a directory, not a file"),
+        ("a\0b", "named by the manifest, but not a valid file name: embedded null byte"),
     ],
 )
 def test_named_files_that_are_none(tmp_path: Path, name: str, reason: str) -> None:

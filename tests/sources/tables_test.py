@@ -51,8 +51,8 @@ def test_encodings_by_their_flag(tmp_path: Path, encoding: str, label: str) -> N
     if encoding != "utf-16-le":
         with pytest.raises(UserError) as caught:
             read(tmp_path / "t.csv", data)
-        assert f"{tmp_path}/t.csv: line 2 is not utf-8: its bytes b'" in str(caught.value)
-        assert "Save the table as UTF-8, or name its encoding, such as --manifest_encoding=cp1252 (Western" in str(
+        assert f"{tmp_path}/t.csv: line 2 is not in utf-8: the bytes b'" in str(caught.value)
+        assert "Save the table as UTF-8, or name its encoding, for example --manifest_encoding=cp1252 (Western" in str(
             caught.value
         )
 
@@ -60,18 +60,22 @@ def test_encodings_by_their_flag(tmp_path: Path, encoding: str, label: str) -> N
 @pytest.mark.parametrize(
     ("data", "settings", "message"),
     [
-        (b"PK\x03\x04xl", {}, "an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8."),
+        (
+            b"PK\x03\x04xl",
+            {},
+            "is an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8.",
+        ),
         (
             "sep=é\npathélabel\n".encode(),
             {},
-            "its first line says that 'é' separates the values. An ASCII character is expected there, such as ; in",
+            "the first line names 'é' as the separator. It must be an ASCII character, for example",
         ),
-        (b'sep="\npath,label\n', {}, "its first line says that '\"' separates the values."),
-        (b"PAR1xx", {}, "a Parquet file by another name. Its name must end with .parquet."),
+        (b'sep="\npath,label\n', {}, "the first line names '\"' as the separator."),
+        (b"PAR1xx", {}, "is a Parquet file, but its name does not end with .parquet. Rename it."),
         (
             b"path,label\n",
             {"encoding": "utf-9"},
-            "--manifest_encoding=utf-9: not an encoding. Names such as utf-8, cp1252",
+            "--manifest_encoding=utf-9: is not a known encoding. Use a name such as utf-8, cp1252",
         ),
     ],
 )
