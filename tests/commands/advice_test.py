@@ -35,13 +35,13 @@ NARROWED = {
     # to_csv checks fractions, and has their flags.
     "tfrecord_tools.conversion.plan_config.PlanConfig.__post_init__": ("tfrecord_tools.convert",),
     # to_csv leaves `relabel` at None.
-    "tfrecord_tools.sources.scan._relabel": ("tfrecord_tools.convert",),
+    "tfrecord_tools.sources.relabel.relabel": ("tfrecord_tools.convert",),
     # Others leave `depth_range` at None.
     "tfrecord_tools.images.preparation._normalized_range": ("tfrecord_tools.convert",),
     # Others take names and losses of it.
     "tfrecord_tools.layout.findings.FINDINGS": ("tfrecord_tools.convert",),
     # As for `_relabel`.
-    "tfrecord_tools.sources.scan._relabel_notes": ("tfrecord_tools.convert",),
+    "tfrecord_tools.sources.relabel.notes": ("tfrecord_tools.convert",),
     "tfrecord_tools.base.usage._ADVICE": WITH_SEED,  # A sentence is shown to who has the flags in it.
     "tfrecord_tools.base.usage._unknown": TRAINING,  # Arguments of an optimizer are asked for where there is one.
     "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes directories alone.

@@ -209,8 +209,8 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: not a directory, a zip or tar"),
         ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
         ({"src": "pets/train/cats"}, r"no images in class directories\. 5 images such as 000\.jpg"),
-        ({"src": "one"}, r"--src=one: only one class, 'cats'"),
-        ({"src": ""}, r"--src is missing: images such as .*, an archive of these"),
+        ({"src": "one"}, r"--src=one: there is only one class, 'cats'"),
+        ({"src": ""}, r"--src is missing\. Pass a directory of images such as .*, an archive, or a manifest\."),
         ({"out": "pets/out"}, r"--out=pets/out lies inside --src=pets: .* Choose one outside\."),
         ({"out": "pets"}, r"--out=pets lies inside --src=pets"),
         ({"out": "."}, r"lies inside --out=.*, which would be replaced\. Choose another --out\."),
@@ -524,7 +524,7 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
     [
         (["--scr=pets"], "--scr=pets: there is no such flag. Use --src=pets."),
         (["--src=pets", "extra"], "error: unexpected argument 'extra': everything is given by flags"),
-        ([], "error: --src is missing: images such as cat_dog_img/train"),
+        ([], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
         (["--src=gone"], "error: --src=gone: does not exist."),
     ],
 )

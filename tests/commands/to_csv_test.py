@@ -393,7 +393,7 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--src=pets"], "error: --image_size is missing: height and width of the images in pixels, such as --image_s"),
-        (["--image_size=4"], "error: --src is missing: images such as cat_dog_img/train"),
+        (["--image_size=4"], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
         (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: one of rgb, gray is expected."),
         (["--src=pets", "--image_size=x"], "--image_size=x: a whole number is expected."),
         (["--src=pets", "--size=4"], "--size=4: there is no such flag. Use --image_size=4."),

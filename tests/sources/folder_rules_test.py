@@ -17,7 +17,7 @@ from image_sources import image, scanned
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.split_names import SPLITS, split_named
-from tfrecord_tools.sources import arrange, folder_rules
+from tfrecord_tools.sources import arrange, folder_names
 from tfrecord_tools.sources.scan import Sources
 
 PETS = ("cats", "dogs")
@@ -236,7 +236,7 @@ def test_files_without_endings_are_looked_into(tmp_path: Path) -> None:
     [("a.jpg", True), ("a.JPEG", True), ("a.tar.png", True), ("jpg", False), ("x.jpg/a", False), ("a.jpg.txt", False)],
 )
 def test_endings(name: str, counts: bool) -> None:
-    assert folder_rules.has_image_ending(name) == counts
+    assert folder_names.has_image_ending(name) == counts
 
 
 def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
@@ -322,7 +322,10 @@ def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
             ["images/Train_#.jpg*5", "images/Test_#.jpg*5", "train.csv"],
             "If train.csv holds the labels, pass --manifest=",
         ),
-        (["IMG_#.jpg*5", "DSC_#.jpg*5"], "10 images such as DSC_0.jpg lie in no class directory."),  # Of cameras.
+        (
+            ["IMG_#.jpg*5", "DSC_#.jpg*5"],
+            "10 images are not in a class directory, for example DSC_0.jpg.",
+        ),  # Of cameras.
         (
             ["video1_frame#.jpg*5", "video2_frame#.jpg*5"],
             "10 images such as video1_frame0.jpg lie in no class directory",
@@ -332,7 +335,7 @@ def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
             "--exclude='d [[]1]' --exclude='it'\"'\"'s' to leave the rest out",
         ),
         (classes("train", ["Cat", "cat", "dog"]), "the class name 'cat' differs from 'Cat' only by capital letters."),
-        (["train/#.jpg*3", "test/#.jpg*2"], "5 images such as test/0.jpg lie in no class directory."),
+        (["train/#.jpg*3", "test/#.jpg*2"], "5 images are not in a class directory, for example test/0.jpg."),
     ],
 )
 def test_stops(tmp_path: Path, names: list[str], message: str) -> None:

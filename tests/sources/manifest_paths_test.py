@@ -215,7 +215,7 @@ def test_addresses(tmp_path: Path) -> None:
     assert [(r.path, r.reason) for r in found.rejected] == [
         (
             "https://host.org/a%20b/3.jpg?size=l",
-            "an address, and no file of its name is in the source: download the images first",
+            "a URL, and the source has no file with its name: download the images first",
         )
     ]
 

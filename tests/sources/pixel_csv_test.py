@@ -385,7 +385,7 @@ def test_classes_leave_others_out(tmp_path: Path) -> None:
 
 def test_label_regex_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="--label_regex and a CSV of pixels exclude each other: each line holds its class"
+        UserError, match="--label_regex and a CSV of pixels cannot be combined: each line holds its class"
     ):
         scanned(written(tmp_path / "a.csv", GREY + LINES), label_regex="(.)")
 

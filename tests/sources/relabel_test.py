@@ -86,8 +86,8 @@ def test_labels_in_two_columns_are_refused(source, tmp_path):
 def test_they_are_said(source, table, tmp_path):
     done = run("tfrecord_tools.convert", f"--src={source}", f"--relabel={table}", "--dry_run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "  note: 3 images relabelled: 2 from cats to dogs, 1 from dogs to cats\n" in done.stdout
-    assert "  note: 1 line of --relabel changes nothing: its image has that label already\n" in done.stdout
+    assert "  note: 3 images relabeled: 2 from cats to dogs, 1 from dogs to cats\n" in done.stdout
+    assert "  note: 1 row of --relabel has no effect: the image has this label already\n" in done.stdout
 
 
 def test_a_class_that_nobody_is_left_in_is_gone(source, tmp_path):
@@ -95,7 +95,7 @@ def test_a_class_that_nobody_is_left_in_is_gone(source, tmp_path):
         {"path": f"{split}/cats/{i:03d}.{'png' if i == 2 else 'jpg'}", "label": "dogs"}
         for split, i in (*(("train", i) for i in range(5)), *(("validation", i) for i in range(3)))
     ]
-    with pytest.raises(UserError, match="only one class, 'dogs'"):
+    with pytest.raises(UserError, match="there is only one class, 'dogs'"):
         scanned(source, relabel=str(write(tmp_path / "all.csv", rows)))
 
 
@@ -115,10 +115,21 @@ def test_an_update_keeps_them_or_is_refused(source, table, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([("nowhere.jpg", "cats")], "1 of 1 paths are none of an image in {src}, such as 'nowhere.jpg'. Paths are"),
+        (
+            [("nowhere.jpg", "cats")],
+            "1 of 1 paths do not match any image in {src}, for example 'nowhere.jpg'. Write paths as in"
+            " predictions.csv",
+        ),
         ([("cats/000.jpg", "cats")], "such as 'train/cats/000.jpg'."),  # Of another source's layout.
-        ([(WRONG[0], "dog")], "'dog', the label of 'train/cats/000.jpg', is no class; there is dogs."),
-        ([(WRONG[0], "birds")], "'birds', the label of 'train/cats/000.jpg', is no class; there is cats, dogs."),
+        (
+            [(WRONG[0], "dog")],
+            "the label 'dog' of 'train/cats/000.jpg' is not a class. Use a class of the source, for example dogs.",
+        ),
+        (
+            [(WRONG[0], "birds")],
+            "the label 'birds' of 'train/cats/000.jpg' is not a class. Use a class of the source, for example cats,"
+            " dogs.",
+        ),
         ([(WRONG[0], "")], "row 1 has no value in the column 'label'."),
         ([(WRONG[0], "cats"), (WRONG[0], "dogs")], "stands in rows 1 and 2. Keep one."),
     ],

@@ -179,7 +179,10 @@ def test_class_names_of_any_script_are_kept(tmp_path: Path, name: str) -> None:
 def test_class_names_that_cannot_be_kept_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError) as caught:
         scanned(touch(two_classes(tmp_path), f"{name}/1.jpg"))
-    assert f"the class name {name!r} cannot be kept" in str(caught.value)
+    assert (
+        f"the class name {name!r} must not be empty, begin or end with a space, or contain control characters"
+        in str(caught.value)
+    )
     assert str(caught.value).endswith("leave it out with --exclude, or give the labels with --manifest.")
 
 
@@ -195,7 +198,7 @@ def test_class_names_that_differ_by_case_are_refused(tmp_path: Path, one: str, o
 def test_one_class_is_refused_with_a_guess(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         scanned(touch(tmp_path, "cats/1.jpg", "cats/2.jpg"))
-    assert f"--src={tmp_path}: only one class, 'cats'" in str(caught.value)
+    assert f"--src={tmp_path}: there is only one class, 'cats'" in str(caught.value)
     assert f"Did you mean --src={tmp_path}/cats" in str(caught.value)
 
 
@@ -235,12 +238,15 @@ def test_classes_fix_labels_in_their_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (["cat", "dogs"], r"--classes: 'cat' is no class directory with files in .*; there is cats\."),  # Near.
+        (
+            ["cat", "dogs"],
+            r"--classes: 'cat' is not a class with files in .*\. There are classes such as cats\.",
+        ),  # Near.
         (["zebra", "dogs"], r"--classes: 'zebra' is no .*; there is birds, cats, dogs\."),  # Nothing near: all.
-        (["cats", "dogs", "cats"], r"the class name 'cats' stands twice in --classes"),
-        (["cats", "Cats"], r"'Cats' is no class directory with files in .*; there is cats"),
+        (["cats", "dogs", "cats"], r"the class name 'cats' is listed twice in --classes"),
+        (["cats", "Cats"], r"'Cats' is not a class with files in .*\. There are classes such as cats"),
         (["cats", "empty"], r"'empty' is no class directory with files"),
-        (["cats"], r"--classes=cats: at least two class names, separated by commas\."),
+        (["cats"], r"--classes=cats: must be at least two class names, separated by commas\."),
         ([], r"--classes=: at least two"),
     ],
 )
@@ -406,7 +412,7 @@ def test_nothing_is_told_of_usual_layouts(tmp_path: Path) -> None:
 def test_label_regex(tmp_path: Path, pattern: str, expected: dict[str, str] | None) -> None:
     touch(tmp_path, "x/cat1.jpg", "x/y/dog2.jpg")
     if expected is None:
-        with pytest.raises(UserError, match=r"only one class, 'x'"):
+        with pytest.raises(UserError, match=r"there is only one class, 'x'"):
             scanned(tmp_path, label_regex=pattern)
         return
     assert labels(scanned(tmp_path, label_regex=pattern)) == expected
@@ -447,7 +453,7 @@ def test_label_regex_that_matches_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         scanned(two_classes(tmp_path), label_regex="(birds)")
     assert str(caught.value) == (
-        f"--src={tmp_path}: no image of any class; 2 files cannot be used, such as cats/1.jpg:"
+        f"--src={tmp_path}: no usable images. 2 files cannot be used, for example cats/1.jpg:"
         " its name does not say its class (see --label_regex)."
     )
 
@@ -456,8 +462,8 @@ def test_label_regex_that_matches_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("cat", "it has no group; put parentheses around the part that is meant."),
-        ("(?:cat)", "it has no group; put parentheses"),
+        ("cat", "has no group. Put parentheses around the part to use."),
+        ("(?:cat)", "has no group. Put parentheses"),
         ("(cat", "no regular expression: missing ), unterminated subpattern at position 0."),
         ("*", "no regular expression: nothing to repeat at position 0."),
     ],
@@ -478,7 +484,7 @@ def test_group_regex(tmp_path: Path) -> None:
 
 
 def test_group_regex_that_matches_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--group_regex=\(z\): no path matches, such as cats/1\.jpg\."):
+    with pytest.raises(UserError, match=r"--group_regex=\(z\): no path matches\. Paths look like cats/1\.jpg\."):
         scanned(two_classes(tmp_path), group_regex="(z)")
 
 

@@ -454,7 +454,7 @@ def test_unusual_compression_of_zip_is_rejected(tmp_path: Path, method: int) -> 
     with pytest.raises(UserError) as caught:
         converted(tmp_path / "a.zip", tmp_path / "out")
     assert str(caught.value) == (
-        f"--src={tmp_path}/a.zip: no image of any class; 2 files cannot be used, such as cats/1.jpg: {reason}."
+        f"--src={tmp_path}/a.zip: no usable images. 2 files cannot be used, for example cats/1.jpg: {reason}."
     )
 
 

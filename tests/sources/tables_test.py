@@ -177,11 +177,11 @@ def test_columns_that_are_no_splits(tmp_path: Path, values: tuple[str, str]) -> 
         ({"label_columns": ["a", "a"]}, "--label_columns=a,a: must be two or more different columns, one per class."),
         (
             {"label_columns": ["a", "b"], "label_column": "c"},
-            "--label_columns=a,b and --label_column=c exclude each other",
+            "--label_columns=a,b and --label_column=c cannot be combined",
         ),
         (
             {"label_columns": ["a", "b"]},
-            "--label_columns=a,b: only a manifest has columns. Remove the flag.",
+            "--label_columns=a,b: needs a table. Pass it as --manifest, or remove the flag.",
         ),
     ],
 )

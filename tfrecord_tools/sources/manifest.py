@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.split_names import split_named
 from tfrecord_tools.sources import manifest_labels, parquet_images, pixel_csv, tables
-from tfrecord_tools.sources.folder_rules import IMAGE_ENDINGS, has_image_ending
+from tfrecord_tools.sources.folder_names import IMAGE_ENDINGS, has_image_ending
 
 if TYPE_CHECKING:
     import pyarrow as pa

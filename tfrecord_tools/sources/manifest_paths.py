@@ -21,7 +21,7 @@ import numpy as np
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.split_names import split_named
-from tfrecord_tools.sources.folder_rules import IMAGE_ENDINGS
+from tfrecord_tools.sources.folder_names import IMAGE_ENDINGS
 
 MISSING = -1
 _LAST = "\U0010ffff"  # Sorts behind all else.
