@@ -147,7 +147,7 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
         ("train/dogs/moving.jpg", "skipped"),
     ]
     assert rows[2]["reason"] == "a TGA image, not a format that is read: export it as PNG or JPEG"
-    assert "  note: 1 file is left out, in no class directory: readme.txt" in lines
+    assert "  note: 1 file is left out, not in a class directory: readme.txt" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
 

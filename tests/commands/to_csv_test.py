@@ -199,7 +199,7 @@ def test_report(split_source: Path, tmp_path: Path) -> None:
     assert lines[:3] == [
         f"{tmp_path}/csv/train.csv: 10 images of 4 x 4 pixels, rgb",
         f"{tmp_path}/csv/validation.csv: 6 images of 4 x 4 pixels, rgb",
-        "  note: 1 file is left out, in no class directory: readme.txt",
+        "  note: 1 file is left out, not in a class directory: readme.txt",
     ]
     assert len([line for line in lines if line.endswith(".jpg: empty file")]) == 5
     assert lines[-1] == "  and 1 more such file"

@@ -201,7 +201,7 @@ def test_no_column_of_labels(tmp_path: Path) -> None:
 
 def test_label_regex_is_refused(tmp_path: Path) -> None:
     assert refusal(plain(tmp_path / "p.parquet"), label_regex="(.)") == (
-        "--label_regex and Parquet files of images cannot be combined: a column gives the labels."
+        "--label_regex and Parquet files of images cannot be combined: a column gives the labels. Remove the flag."
     )
 
 
@@ -233,7 +233,8 @@ def test_exclude_leaves_files_out(tmp_path: Path, patterns: list[str], files: li
 def test_exclude_that_cannot_be(tmp_path: Path) -> None:
     source = plain(tmp_path / "p.parquet")
     assert refusal(source, exclude=["q*"]).startswith(
-        f"--exclude=q*: no path in {source} matches. Paths look like 'p.parquet'. A pattern of paths relative to --src"
+        f"--exclude=q*: no path in {source} matches. Paths look like 'p.parquet'. Pass a pattern of paths relative to"
+        " --src"
     )
     assert refusal(source, exclude=["p*"]) == (
         f"--exclude=p*: no Parquet file of images in {source} is left. Remove a pattern."

@@ -365,7 +365,7 @@ def test_directory_of_csvs(tmp_path: Path, names: list[str], splits: list[str] |
 def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
     for name in ("val.csv", "validation.csv"):
         written(tmp_path / name, GREY + LINES)
-    with pytest.raises(UserError, match=r"val and validation both mean the validation split\. Say which"):
+    with pytest.raises(UserError, match=r"val and validation mean the same split, validation\. Pass --split"):
         scanned(tmp_path)
 
 
@@ -375,7 +375,7 @@ def test_directory_with_anything_else_is_one_of_images(tmp_path: Path) -> None:
     written(tmp_path / "dogs/1.jpg", "")
     found = scanned(tmp_path)
     assert found.class_names == ("cats", "dogs")
-    assert found.notes == ("1 file is left out, in no class directory: train.csv",)
+    assert found.notes == ("1 file is left out, not in a class directory: train.csv",)
 
 
 def test_classes_leave_others_out(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_an_update_keeps_them_or_is_refused(source, table, tmp_path):
             "1 of 1 paths do not match any image in {src}, for example 'nowhere.jpg'. Write paths as in"
             " predictions.csv",
         ),
-        ([("cats/000.jpg", "cats")], "such as 'train/cats/000.jpg'."),  # Of another source's layout.
+        ([("cats/000.jpg", "cats")], "for example 'train/cats/000.jpg'."),  # Of another source's layout.
         (
             [(WRONG[0], "dog")],
             "the label 'dog' of 'train/cats/000.jpg' is not a class. Use a class of the source, for example dogs.",
