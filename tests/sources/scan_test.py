@@ -407,7 +407,7 @@ def test_usual_layouts_have_no_notes(tmp_path: Path) -> None:
     assert scanned(touch(tmp_path / "2", "train/cats/1.jpg", "test/dogs/1.jpg")).notes == ()
 
 
-# --- Regular expressions ---------------------------------------------------------------------------------------------------
+# --- Regular expressions ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

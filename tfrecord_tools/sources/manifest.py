@@ -43,8 +43,8 @@ class Manifest:
     """The rows of a manifest that have a label, sorted by the parts of their paths.
 
     Attributes:
-        paths: Distinct paths with `/` as separator, relative to the source of the images. Paths outside of the source are
-            absolute.
+        paths: Distinct paths with `/` as separator, relative to the source of the images. Paths outside of the source
+            are absolute.
         labels: Class names.
         splits: Splits as written. None: there is no such column.
         groups: Groups as written, "" for a row without a group. None: there is no such column.

@@ -186,7 +186,7 @@ def _members(value: Any) -> list[str]:
 
 
 def _listed(label: str, labels: Collection[str]) -> list[str] | None:
-    """Return the items of a label that is a list in the notation of Python, JSON or numpy. None: it is not."""
+    """Return the items of a label that is a list as Python, JSON or numpy print it. None: no list."""
     if len(label) < 2 or _BRACKETS.get(label[0]) != label[-1]:
         return None
     try:
