@@ -39,13 +39,13 @@ NARROWED = {
     # to_csv checks only fractions, and has the flags of fractions.
     "tfrecord_tools.conversion.plan_config.PlanConfig.__post_init__": ("tfrecord_tools.convert",),
     # to_csv leaves `relabel` at None.
-    "tfrecord_tools.sources.scan._relabel": ("tfrecord_tools.convert",),
+    "tfrecord_tools.sources.relabel.relabel": ("tfrecord_tools.convert",),
     # Other commands leave `depth_range` at None.
     "tfrecord_tools.images.preparation._normalized_range": ("tfrecord_tools.convert",),
     # Other commands use only names and losses.
     "tfrecord_tools.layout.findings.FINDINGS": ("tfrecord_tools.convert",),
     # to_csv leaves `relabel` at None.
-    "tfrecord_tools.sources.scan._relabel_notes": ("tfrecord_tools.convert",),
+    "tfrecord_tools.sources.relabel.notes": ("tfrecord_tools.convert",),
     "tfrecord_tools.base.usage._ADVICE": WITH_SEED,  # A sentence is shown if the command has its flags.
     "tfrecord_tools.base.usage._unknown": TRAINING,  # Only trainers have optimizer arguments.
     "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes only directories.

@@ -147,7 +147,7 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
         ("train/dogs/moving.jpg", "skipped"),
     ]
     assert rows[2]["reason"] == "a TGA image, not a supported format: export it as PNG or JPEG"
-    assert "  note: 1 file is left out, in no class directory: readme.txt" in lines
+    assert "  note: 1 file is left out, not in a class directory: readme.txt" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
 
@@ -205,12 +205,12 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"src": "gone"}, r"--src=gone: no such file or directory\. A directory"),
-        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: neither a directory, nor a zip or tar"),
+        ({"src": "gone"}, r"--src=gone: does not exist\. Pass a directory"),
+        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: not a directory, a zip or tar"),
         ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
         ({"src": "pets/train/cats"}, r"no images in class directories\. 5 images such as 000\.jpg"),
-        ({"src": "one"}, r"--src=one: only one class, 'cats'"),
-        ({"src": ""}, r"--src is missing: images such as .*, an archive of these"),
+        ({"src": "one"}, r"--src=one: there is only one class, 'cats'"),
+        ({"src": ""}, r"--src is missing\. Pass a directory of images such as .*, an archive, or a manifest\."),
         ({"out": "pets/out"}, r"--out=pets/out lies inside --src=pets: .* Choose one outside\."),
         ({"out": "pets"}, r"--out=pets lies inside --src=pets"),
         ({"out": "."}, r"lies inside --out=.*, which would be replaced\. Choose another --out\."),
@@ -528,8 +528,8 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
     [
         (["--scr=pets"], "--scr=pets: is not a flag of this command. Use --src=pets."),
         (["--src=pets", "extra"], "error: unexpected argument 'extra': this command takes only flags"),
-        ([], "error: --src is missing: images such as cat_dog_img/train"),
-        (["--src=gone"], "error: --src=gone: no such file or directory."),
+        ([], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
+        (["--src=gone"], "error: --src=gone: does not exist."),
     ],
 )
 def test_wrong_commands(src: Path, tmp_path: Path, flags: list[str], message: str) -> None:
@@ -670,7 +670,7 @@ def test_the_source_is_checked_before_the_output(tmp_path):
     """A mistyped --src is reported before an existing --out."""
     converted(with_splits(tmp_path / "pets"), tmp_path / "out")
     for source, message in (
-        ("pest", "--src=pest: no such file"),
+        ("pest", "--src=pest: does not exist"),
         ("pets", "--out=out exists"),
     ):
         done = run(MODULE, f"--src={source}", "--out=out", cwd=tmp_path)

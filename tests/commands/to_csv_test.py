@@ -199,7 +199,7 @@ def test_report(split_source: Path, tmp_path: Path) -> None:
     assert lines[:3] == [
         f"{tmp_path}/csv/train.csv: 10 images of 4 x 4 pixels, rgb",
         f"{tmp_path}/csv/validation.csv: 6 images of 4 x 4 pixels, rgb",
-        "  note: 1 file is left out, in no class directory: readme.txt",
+        "  note: 1 file is left out, not in a class directory: readme.txt",
     ]
     assert len([line for line in lines if line.endswith(".jpg: empty file")]) == 5
     assert lines[-1] == "  and 1 more such file"
@@ -232,7 +232,7 @@ def test_notes_are_printed(tmp_path: Path) -> None:
         ({"max_bad": -1.0}, r"--max_bad=-1\.0: a share between 0 and 1"),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
-        ({"src": "gone"}, r"--src=gone: no such file or directory\."),
+        ({"src": "gone"}, r"--src=gone: does not exist\."),
         ({"classes": ["cats", "cows"]}, r"'cows' is no class"),
         ({"out": "pets/csv"}, r"--out=pets/csv: the CSV files would be inside --src=pets or replace it\. Choose an"),
         ({"out": "pets"}, r"--out=pets: the CSV files would"),
@@ -400,7 +400,7 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
             ["--src=pets"],
             "error: --image_size is missing. Add the height and width of the images in pixels, for example --image_s",
         ),
-        (["--image_size=4"], "error: --src is missing: images such as cat_dog_img/train"),
+        (["--image_size=4"], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
         (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: must be one of rgb, gray."),
         (["--src=pets", "--image_size=x"], "--image_size=x: must be a whole number."),
         (["--src=pets", "--size=4"], "--size=4: is not a flag of this command. Use --image_size=4."),
