@@ -224,9 +224,9 @@ def test_notes_are_told(tmp_path: Path) -> None:
         ({"color": "bgr"}, r"--color=bgr: one of rgb, gray is expected\."),
         ({"resize_mode": "shorter"}, r"--resize_mode=shorter: one of exact, center_crop is expected\."),
         ({"workers": 0}, r"--workers=0: at least 1\."),
-        ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: a share between 0 and 1"),
+        ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: must be a fraction from 0 to 1"),
         ({"validation_fraction": 2.0, "src": "gone"}, r"--validation_fraction=2\.0: a share"),  # Before all else.
-        ({"max_bad": -1.0}, r"--max_bad=-1\.0: a share between 0 and 1"),
+        ({"max_bad": -1.0}, r"--max_bad=-1\.0: must be a fraction from 0 to 1"),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
         ({"src": "gone"}, r"--src=gone: no such file or directory\."),

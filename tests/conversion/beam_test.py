@@ -61,7 +61,7 @@ def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str
 
 def test_without_beam_its_extra_is_named(split_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
-    with pytest.raises(UserError, match=r"needs Apache Beam .*: pip install 'tfrecord-tools\[beam\]'\. Or leave"):
+    with pytest.raises(UserError, match=r"needs Apache Beam .*: pip install 'tfrecord-tools\[beam\]'\. Or remove"):
         converted(split_source, tmp_path / "out", workers=None, engine="beam")
     assert os.listdir(tmp_path) == []
 
@@ -73,7 +73,7 @@ def test_without_beam_its_extra_is_named(split_source: Path, tmp_path: Path, mon
         ("--direct_num_workers=two", "refused by Beam: argument --direct_num_workers: invalid int value: 'two'."),
         ("--direct_num_wokers=2", "Beam has no option --direct_num_wokers."),
         ("--runner=NoRunner", "Unexpected pipeline runner: NoRunner. Valid values are DataflowRunner, "),
-        ("'--runner", "No closing quotation. It is read as a shell would read it."),
+        ("'--runner", "No closing quotation. The options must be quoted as on a command line. Correct the quotes."),
     ],
 )
 def test_options_that_beam_refuses(split_source: Path, tmp_path: Path, options: str, message: str) -> None:
@@ -117,7 +117,7 @@ def test_what_an_earlier_run_had_to_do_is_not_begun_any_more(place: Path, tmp_pa
 
 def test_a_job_of_an_earlier_run_is_waited_for(place: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    told = "a worker of Beam is still at this job of an earlier run: waiting for it, up to ten minutes."
+    waiting = "a worker of Beam is still running this job of an earlier run. Waiting up to ten minutes."
     with open(place / "0000000.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         ending = threading.Thread(target=beam_engine.end_earlier, args=(tmp_path / "beam", lines.append))
@@ -127,7 +127,7 @@ def test_a_job_of_an_earlier_run_is_waited_for(place: Path, tmp_path: Path) -> N
         assert os.listdir(place) == ["0000000.job"]  # The other one is called off at once.
     ending.join(10)
     assert not ending.is_alive()
-    assert lines == [f"{place}/0000000.job: {told}"]
+    assert lines == [f"{place}/0000000.job: {waiting}"]
     assert os.listdir(tmp_path) == []
 
 
@@ -136,7 +136,9 @@ def test_a_job_that_does_not_end_is_named(place: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
     with open(place / "0000001.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still at this job\. Wait until it has"):
+        with pytest.raises(
+            UserError, match=r"0000001\.job: a worker of Beam is still running this job\. Wait until it ends"
+        ):
             beam_engine.end_earlier(tmp_path / "beam", print)
 
 
@@ -152,7 +154,7 @@ def test_to_close_hides_no_error_behind_a_job_that_takes_long(
         fcntl.flock(busy, fcntl.LOCK_EX)
         pool.close()
         assert not place.exists()  # By this, workers on this machine end.
-        with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still at this job\."):
+        with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still running this job\."):
             beam_engine.end_earlier(tmp_path / "beam", print)
     beam_engine.end_earlier(tmp_path / "beam", print)
     assert os.listdir(tmp_path) == []
@@ -171,7 +173,7 @@ def test_a_worker_of_other_versions_is_refused(place: Path, tmp_path: Path, monk
     monkeypatch.setattr(beam_engine.tfrecord_tools, "__version__", "0")
     beam_engine.work(str(place), 0)
     outcome = pickle.loads((place / "0000000.result").read_bytes())
-    assert str(outcome.error).startswith("a worker of Beam has tfrecord_tools 0, and the driver ")
+    assert str(outcome.error).startswith("a worker of Beam has tfrecord_tools 0, but the driver has ")
     assert not (tmp_path / "0").exists()
 
 
@@ -240,7 +242,8 @@ def test_results_that_are_seen_late_are_waited_for(tmp_path: Path, monkeypatch: 
 def test_that_a_directory_is_removed_is_told(tmp_path: Path) -> None:
     with (
         pytest.raises(
-            UserError, match=r"beam/[0-9a-f]*: removed while Beam was at work\. The same command continues\."
+            UserError,
+            match=r"beam/[0-9a-f]*: the directory was removed while Beam was running\. Run the same command again",
         ),
         beam_engine.pool("", tmp_path / "beam") as pool,
     ):
@@ -371,7 +374,7 @@ def test_killed_and_repeated_it_ends_the_same(
     if victim == "worker":
         assert process.returncode == 1
         assert err.startswith("error: a worker process of Beam died (killed, out of memory, or crashed in an image")
-        assert "The same command continues." in err
+        assert "Run the same command again to continue." in err
         assert "Traceback" not in err
     saved = len(list(partial.glob("survey/*.npz")))
     assert saved

@@ -208,7 +208,7 @@ def test_killed_and_repeated_it_ends_the_same(
         assert process.returncode == 1
         assert re.match(
             r"error: Beam's pipeline failed: ConnectionError: the Dask scheduler at tcp://127\.0\.0\.1:\d+ is gone\."
-            r" Mend the cause; the same command continues\.\n",
+            r" Fix the cause, then run the same command again to continue\.\n",
             err,
         )
         assert "Traceback" not in err
@@ -247,7 +247,9 @@ def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
     try:
         with (
             pytest.raises(
-                UserError, match=r"Beam.s pipeline failed: KilledWorker: Attempted .*; the same command continues\."
+                UserError,
+                match=r"Beam.s pipeline failed: KilledWorker: Attempted .*, then run"
+                r" the same command again to continue\.",
             ),
             beam_engine.pool("", tmp_path / "beam", str(cluster.file), lambda line: None) as pool,
         ):

@@ -205,7 +205,7 @@ def test_splits_of_the_source_are_kept() -> None:
 @pytest.mark.parametrize("flag", ["validation_fraction", "test_fraction"])
 def test_fractions_for_a_source_with_splits_are_refused(flag: str) -> None:
     settings: dict[str, Any] = {flag: 0.2}
-    with pytest.raises(UserError, match=rf"--{flag}=0\.2: src has splits of its own, .* Leave the flag out\."):
+    with pytest.raises(UserError, match=rf"--{flag}=0\.2: src has splits of its own, .* Remove the flag\."):
         decide(many(3, "train/"), PlanConfig(**settings))
 
 
@@ -310,7 +310,7 @@ def test_max_bad(bad: int, total: int, max_bad: float, fine: bool) -> None:
     assert message.startswith(f"{bad} of {total} files cannot be records, more than --max_bad={max_bad:g} allows:\n")
     assert message.count("empty file") == min(3, bad)
     assert "Is --src right?" in message
-    assert message.endswith("Mend or remove the files, or allow more with --max_bad.")
+    assert message.endswith("Repair or remove the files, or allow more with --max_bad.")
 
 
 def test_loose_files_count_as_bad() -> None:
@@ -423,7 +423,7 @@ def test_never_more_shards_than_records() -> None:
     ("shards", "message"),
     [
         (1, r"--shards=1: there are 2 splits, and each needs a shard\."),
-        (30, r"--shards=30: there are 20 records\. Ask for fewer\."),
+        (30, r"--shards=30: there are only 20 records\. Pass a smaller number\."),
     ],
 )
 def test_shards_that_cannot_be(shards: int, message: str) -> None:
@@ -486,17 +486,20 @@ def test_digest_does_not_change_with_what_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"validation_fraction": 1.5}, r"--validation_fraction=1\.5: a share between 0 and 1 is expected\."),
-        ({"validation_fraction": -0.1}, r"--validation_fraction=-0\.1: a share between"),
-        ({"validation_fraction": float("nan")}, r"--validation_fraction=nan: a share between"),
-        ({"test_fraction": 2}, r"--test_fraction=2: a share between"),
-        ({"max_bad": 5}, r"--max_bad=5: a share between 0 and 1"),  # Per cent were meant.
-        ({"validation_fraction": 0.5, "test_fraction": 0.5}, r"leave nothing to train on: together .* below 1\."),
-        ({"test_fraction": 0.8}, r"--validation_fraction=0\.2 and --test_fraction=0\.8 leave nothing"),  # The default.
-        ({"duplicates": "merge"}, r"--duplicates=merge: one of keep, drop, fail is expected\."),
-        ({"shards": 2, "shard_bytes": 2000}, r"--shards and --shard_bytes exclude each other: give one\."),
-        ({"shards": 0}, r"--shards=0: at least 1\."),
-        ({"shard_bytes": 150}, r"--shard_bytes=150: bytes are meant, at least 1,024\."),  # MiB were meant.
+        ({"validation_fraction": 1.5}, r"--validation_fraction=1\.5: must be a fraction from 0 to 1\."),
+        ({"validation_fraction": -0.1}, r"--validation_fraction=-0\.1: must be a fraction from"),
+        ({"validation_fraction": float("nan")}, r"--validation_fraction=nan: must be a fraction from"),
+        ({"test_fraction": 2}, r"--test_fraction=2: must be a fraction from"),
+        ({"max_bad": 5}, r"--max_bad=5: must be a fraction from 0 to 1"),  # Per cent were meant.
+        ({"validation_fraction": 0.5, "test_fraction": 0.5}, r"leave no training images\. .* below 1\."),
+        ({"test_fraction": 0.8}, r"--validation_fraction=0\.2 and --test_fraction=0\.8 leave no training images"),  # The default.
+        ({"duplicates": "merge"}, r"--duplicates=merge: must be one of keep, drop, fail\."),
+        (
+            {"shards": 2, "shard_bytes": 2000},
+            r"--shards and --shard_bytes exclude each other\. Pass only one of them\.",
+        ),
+        ({"shards": 0}, r"--shards=0: must be at least 1\."),
+        ({"shard_bytes": 150}, r"--shard_bytes=150: must be a number of bytes, at least 1,024\."),  # MiB were meant.
     ],
 )
 def test_config_that_cannot_be(settings: dict[str, Any], message: str) -> None:

@@ -206,7 +206,7 @@ def test_repaired_images_stay_listed(src: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"resize": 8}, r"--update: --resize was None for .* and is 8 now\. Leave the flag out, or convert anew"),
+        ({"resize": 8}, r"--update: --resize was None for .* and is 8 now\. Remove the flag, or convert again"),
         ({"seed": 3}, r"--seed was 0 .* and is 3 now"),
         ({"overwrite": True}, r"--update and --overwrite exclude each other"),
     ],
@@ -219,7 +219,7 @@ def test_other_settings_are_refused(src: Path, out: Path, settings: dict[str, An
 
 
 def test_no_dataset_to_update(src: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--update: there is no dataset in .*/nowhere to update\. Leave the flag out"):
+    with pytest.raises(UserError, match=r"--update: there is no dataset in .*/nowhere to update\. Remove the flag"):
         converted(src, tmp_path / "nowhere", update=True)
     assert not (tmp_path / "nowhere.partial").exists()
 
@@ -228,7 +228,9 @@ def test_another_format_is_refused(src: Path, out: Path) -> None:
     facts = json.loads((out / "convert.json").read_text())
     facts["config"]["format_version"] = 1
     (out / "convert.json").write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"in format 1; this one writes 4\. Convert it anew with --overwrite"):
+    with pytest.raises(
+        UserError, match=r"format version 1, .* writes format version 4\. Convert again with --overwrite"
+    ):
         converted(src, out, update=True)
 
 

@@ -184,7 +184,7 @@ def test_what_appeared_at_out_meanwhile_is_not_touched(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Workspace, "finish_commit", lambda self: write(self.out, {"precious.txt": b"mine"}))
         space.commit_data(REQUEST)
-    with pytest.raises(UserError, match=r"out appeared while it was being converted\. Move it away"):
+    with pytest.raises(UserError, match=r"out was created while the conversion was running\. Move it away"):
         finish(tmp_path / "out")
     assert (tmp_path / "out/precious.txt").read_bytes() == b"mine"
     os.rename(tmp_path / "out", tmp_path / "elsewhere")
@@ -216,7 +216,7 @@ def test_two_at_a_time_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
     with open_workspace(tmp_path / "out") as space:
         space.start_writing("digest", {})
-        message = r"out: another conversion is writing it\. Wait for it, or choose another --out\."
+        message = r"out: another conversion is writing this directory\. Wait until it ends, or choose another --out\."
         with pytest.raises(UserError, match=message), open_workspace(tmp_path / "out"):
             pass
     assert space.plan.exists()
@@ -255,13 +255,13 @@ def test_the_same_plan_continues(tmp_path: Path) -> None:
         (
             "other",
             {"seed": 1},
-            "seed was 0 and is 1. Repeat that command to finish it, or pass --restart to discard it.",
+            "seed was 0 and is 1. Run the old command again to finish it, or pass --restart to discard it.",
         ),
-        ("other", {"seed": 0, "shards": 3}, "shards was None and is 3. Repeat that command"),
+        ("other", {"seed": 0, "shards": 3}, "shards was None and is 3. Run the old command again"),
         (
             "other",
             {"seed": 0},
-            "the files in --src, or what was found in them, changed meanwhile. Pass --restart to begin anew.",
+            "files in --src have changed since then. Pass --restart to start again.",
         ),
     ],
 )
@@ -279,12 +279,16 @@ def test_another_plan_is_refused(tmp_path: Path, digest: str, config: dict[str, 
 @pytest.mark.parametrize(
     ("out", "source", "message"),
     [
-        ("images/out", "images", r"--out=.*images/out lies inside --src=.*images: .* Choose one outside\."),
-        ("images/a/b/out", "images", r"lies inside --src"),
-        ("images", "images", r"lies inside --src"),  # The same.
-        ("link/out", "images", r"lies inside --src"),  # By a link.
-        ("data", "data/images", r"--src=.*data/images lies inside --out=.*data, which would be replaced"),
-        ("images/../images/out", "images", r"lies inside --src"),
+        (
+            "images/out",
+            "images",
+            r"--out=.*images/out: is inside --src=.*images, .* Choose a directory outside --src\.",
+        ),
+        ("images/a/b/out", "images", r": is inside --src"),
+        ("images", "images", r": is inside --src"),  # The same.
+        ("link/out", "images", r": is inside --src"),  # By a link.
+        ("data", "data/images", r"--out=.*data: contains --src=.*data/images and would be replaced"),
+        ("images/../images/out", "images", r": is inside --src"),
     ],
 )
 def test_one_inside_the_other_is_refused(tmp_path: Path, out: str, source: str, message: str) -> None:
@@ -306,10 +310,18 @@ def test_apart_is_fine(tmp_path: Path, out: str, source: str) -> None:
         ("nothing", False, None),
         ("empty", False, None),
         ("dataset", True, None),
-        ("dataset", False, r"--out=.*out exists\. Pass --overwrite to replace it \(it stays until the new one is"),
-        ("photos", False, r"--out=.*out exists and is no dataset of this tool, so it is not touched\. Choose another"),
-        ("photos", True, r"is no dataset of this tool"),  # --overwrite is for datasets alone.
-        ("file", False, r"--out=.*out is a file\. Choose a directory that is not there yet\."),
+        (
+            "dataset",
+            False,
+            r"--out=.*out: the dataset exists\. Pass --overwrite to replace it when the new one is complete",
+        ),
+        (
+            "photos",
+            False,
+            r"--out=.*out: exists and is not a dataset of this tool\. Nothing was changed\. Choose another",
+        ),
+        ("photos", True, r"is not a dataset of this tool"),  # --overwrite is for datasets alone.
+        ("file", False, r"--out=.*out: is a file\. Choose a directory that does not exist yet\."),
         ("file", True, r"is a file"),
     ],
 )
@@ -381,7 +393,7 @@ def test_fresh_output_does_not_take_the_place_of_a_conversion(tmp_path: Path) ->
         space.survey.mkdir()
         (space.survey / "0.npz").write_bytes(b"hours of work")
     with pytest.raises(
-        UserError, match=r"out\.partial holds an unfinished conversion\. Repeat its command to finish it"
+        UserError, match=r"out\.partial holds an unfinished conversion\. Run its command again to finish it"
     ):
         fresh(tmp_path / "out", lambda: None).__enter__()
     assert (tmp_path / "out.partial/survey/0.npz").exists()

@@ -110,7 +110,9 @@ def test_source_that_changed_is_found(case: Case, change: str) -> None:
         flip(path, 50)
     else:
         draw(path, key="another")
-    message = rf"{job.files.paths[-1]}: changed between survey and write\. .* run the command with --restart\."
+    message = (
+        rf"{job.files.paths[-1]}: the file has changed since it was inspected\. .* run the command with --restart\."
+    )
     with pytest.raises(UserError, match=message):
         write_shard(job)
     assert contents(job.shard_path.parent) == {}
@@ -120,7 +122,7 @@ def test_source_that_vanished_is_found(case: Case) -> None:
     job = case.jobs[0]
     (Path(job.files.store.root) / job.files.paths[1]).unlink()
     message = (
-        rf"{job.files.paths[1]}: was surveyed but cannot be read any more: No such file or directory\."
+        rf"{job.files.paths[1]}: the file was inspected, but can no longer be read: No such file or directory\."
         r" Bring it back and run the same command again, or pass --restart"
     )
     with pytest.raises(UserError, match=message):

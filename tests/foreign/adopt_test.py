@@ -397,9 +397,9 @@ def test_records_that_do_not_fit(
             {"records": "d", "label_offset": -1},
             r"--label_offset=-1: the label of the first class is expected, at least 0",
         ),
-        ({"records": "d", "max_bad": 2}, r"--max_bad=2: a share between 0 and 1"),
+        ({"records": "d", "max_bad": 2}, r"--max_bad=2: must be a fraction from 0 to 1"),
         ({"records": "d", "verify": "no"}, r"--verify=no: one of full, header"),
-        ({"records": "d", "out": "d"}, r"--out=d exists and is no dataset of this tool, so it is not touched"),
+        ({"records": "d", "out": "d"}, r"--out=d: exists and is not a dataset of this tool\. Nothing was changed\."),
         ({"records": "other"}, r"other/a: its records are no tf\.train\.Example\. See what they are with"),
     ],
 )
@@ -438,7 +438,7 @@ def test_moved_records_are_told(tmp_path: Path) -> None:
 def test_overwriting(tmp_path: Path) -> None:
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", [kaggle(n) for n in range(6)])
     out = quietly(tmp_path / "d", tmp_path / "out")
-    with pytest.raises(UserError, match=r"--out=.*out exists\. Pass --overwrite to replace it"):
+    with pytest.raises(UserError, match=r"--out=.*out: the dataset exists\. Pass --overwrite to replace it"):
         quietly(tmp_path / "d", out)
     shards(tmp_path / "e", "train-{:05d}-of-{:05d}", [kaggle(n) for n in range(9)])
     quietly(tmp_path / "e", out, overwrite=True)

@@ -209,7 +209,7 @@ def test_an_object_that_changes_between_survey_and_write_is_found(
         return facts
 
     monkeypatch.setattr(convert_module, "survey", then_change)
-    with pytest.raises(UserError, match=r"train/cats/001\.jpg: changed between survey and write\."):
+    with pytest.raises(UserError, match=r"train/cats/001\.jpg: the file has changed since it was inspected\."):
         converted(f"{bucket.url}/pets", tmp_path / "out")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 

@@ -586,9 +586,10 @@ def test_member_of_a_zip_that_is_larger_than_it_says_is_not_unpacked(tmp_path: P
     [
         (
             "stored.zip",
-            r"(cats|dogs)/00\d\.\w+: (changed between survey and write\. .*|was surveyed but cannot be read )",
+            r"(cats|dogs)/00\d\.\w+: the file (has changed since it was inspected\."
+            r" .*|was inspected, but can no longer )",
         ),
-        ("pax.tar", r"(cats|dogs)/00\d\.\w+: changed between survey and write\. .*--restart"),
+        ("pax.tar", r"(cats|dogs)/00\d\.\w+: the file has changed since it was inspected\. .*--restart"),
     ],
 )
 def test_archive_that_changes_between_survey_and_write(
