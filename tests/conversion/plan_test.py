@@ -243,14 +243,14 @@ def test_seed_changes_the_order() -> None:
             PlanConfig(validation_fraction=0.0, max_bad=1.0),
             {2: "empty file", 3: "empty file"},  # All dogs are bad.
             "the class 'dogs' has no valid image in the train split (0 in all splits)."
-            " Add images of it, or list the other classes in --classes to leave it out.",
+            " Add images of this class, or list the other classes in --classes to leave it out.",
         ),
         (
             ["train/cats/1", "validation/cats/2", "validation/dogs/3"],  # Nothing to learn dogs from.
             PlanConfig(),
             {},
             "the class 'dogs' has no valid image in the train split (1 in all splits)."
-            " Add images of it, or list the other classes in --classes to leave it out.",
+            " Add images of this class, or list the other classes in --classes to leave it out.",
         ),
         (
             ["test/cats/1", "test/dogs/2", "validation/cats/1", "validation/dogs/1"],
@@ -492,7 +492,10 @@ def test_digest_does_not_change_with_what_does_not_matter() -> None:
         ({"test_fraction": 2}, r"--test_fraction=2: must be a fraction from"),
         ({"max_bad": 5}, r"--max_bad=5: must be a fraction from 0 to 1"),  # Per cent were meant.
         ({"validation_fraction": 0.5, "test_fraction": 0.5}, r"leave no training images\. .* below 1\."),
-        ({"test_fraction": 0.8}, r"--validation_fraction=0\.2 and --test_fraction=0\.8 leave no training images"),  # The default.
+        (
+            {"test_fraction": 0.8},
+            r"--validation_fraction=0\.2 and --test_fraction=0\.8 leave no training images",
+        ),  # The default.
         ({"duplicates": "merge"}, r"--duplicates=merge: must be one of keep, drop, fail\."),
         (
             {"shards": 2, "shard_bytes": 2000},

@@ -227,7 +227,10 @@ def test_a_directory_of_the_users_is_not_taken(tmp_path: Path, names: list[str])
     """All that lies in the workspace is removed at the end; `data` without our lock is not ours."""
     write(tmp_path / "out.partial", dict.fromkeys(names, b"precious"))
     foreign = "data" if names == ["data"] else r"holiday\.jpg"
-    message = rf"out\.partial is needed .* not of this tool: it holds {foreign}\. Move it away, or choose another --out"
+    message = (
+        rf"out\.partial: .* it contains {foreign}, which this tool did not write\."
+        rf" Move it away, or choose another --out"
+    )
     with pytest.raises(UserError, match=message), open_workspace(tmp_path / "out"):
         pass
     assert contents(tmp_path / "out.partial") == dict.fromkeys(names, b"precious")

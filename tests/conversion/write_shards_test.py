@@ -123,7 +123,7 @@ def test_source_that_vanished_is_found(case: Case) -> None:
     (Path(job.files.store.root) / job.files.paths[1]).unlink()
     message = (
         rf"{job.files.paths[1]}: the file was inspected, but can no longer be read: No such file or directory\."
-        r" Bring it back and run the same command again, or pass --restart"
+        r" Restore it and run the same command again, or pass --restart"
     )
     with pytest.raises(UserError, match=message):
         write_shard(job)

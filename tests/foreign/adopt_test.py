@@ -315,7 +315,9 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "d/train-00001-of-00002"
     sound = path.read_bytes()
     os.truncate(path, len(sound) - 5)
-    with pytest.raises(UserError, match=rf"^{path}: record 2 .* the file ends within it.* Copy the file again from"):
+    with pytest.raises(
+        UserError, match=rf"^{path}: record 2 .* the file ends inside the record.* Copy the file again from"
+    ):
         quietly(tmp_path / "d", tmp_path / "out")
     path.write_bytes(sound)
     flip(path, 40)
@@ -345,25 +347,26 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (
             {},
             {"classes": ["a", "b"]},
-            r"train-00000-of-00002: 1 record with label 2 in 'class'; of 2 classes, counted from 0, 0 to 1 are",
+            r"train-00000-of-00002: 1 record with label 2 in 'class'\. 2 classes,"
+            r" counted from 0, have the labels 0 to 1\.",
         ),
         (
             {},
             {"label_offset": 1},
-            r"with label 0 in 'class'; of 100,000 classes at most, counted from 1, 1 to 100,000 are",
+            r"with label 0 in 'class'\. At most 100,000 classes, counted from 1, have the labels 1 to 100,000\.",
         ),
         ({0: {"class": 1 << 40}}, {}, r"with label 1,099,511,627,776 in 'class'"),
         (
             {},
             {"image_key": "picture"},
-            r"--image_key=picture: no such feature holds an encoded image or raw pixels in .*/train-00000-of-00002",
+            r"--image_key=picture: there is no such feature in .*/train-00000-of-00002",
         ),
-        ({}, {"classes": ["a", "b", "a"]}, r"the class name 'a' is given twice\. Tell the classes apart"),
+        ({}, {"classes": ["a", "b", "a"]}, r"the class name 'a' is given twice\. Class names must be unique\."),
         ({}, {"classes": ["none.txt"]}, r"--classes=none\.txt: there is no such file\."),
         (
             {n: {"image": b"none"} for n in range(1, 6)},
             {"image_key": "image"},
-            r"--image_key=image: no such feature holds",
+            r"--image_key=image: this feature does not hold",
         ),
         (
             {n: {"class": -1} for n in range(6)},
@@ -389,7 +392,7 @@ def test_records_that_do_not_fit(
         ({}, r"the records are missing, or given twice: either --records=DIRECTORY_OR_PATTERN, or --split="),
         ({"records": "d", "split": ["train=d"]}, r"the records are missing, or given twice"),
         ({"records": "d/none*"}, r"--records=d/none\*: no file matches\. A directory, or a pattern in quotes"),
-        ({"records": "d/names.txt"}, r"d/names\.txt: no TFRecord: it starts with b'cats\\ndogs"),
+        ({"records": "d/names.txt"}, r"d/names\.txt: is not a TFRecord file: it starts with b'cats\\ndogs"),
         ({"split": ["all=d"]}, r"--split=all=d: NAME=PATTERN is expected, NAME one of train, validation, test\."),
         ({"split": ["train"]}, r"--split=train: NAME=PATTERN is expected"),
         ({"split": ["train=d", "test=d"]}, r"a\.tfrecord: is matched twice\. Give each file once, in one split\."),
@@ -553,7 +556,11 @@ CATS = [b"Cat", b"cat", b"dog"]
 @pytest.mark.parametrize(
     ("record", "settings", "said"),
     [
-        (lambda n: {"label": CATS[n % 3]}, {}, r"the classes 'Cat' and 'cat' in 'label' differ only by case\. Pas"),
+        (
+            lambda n: {"label": CATS[n % 3]},
+            {},
+            r"the classes 'Cat' and 'cat' in 'label' differ only in upper and lower case\. Pass",
+        ),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "dog"]}, r"note: 4 records labeled 'Cat' belong to "),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes, the first one, 'c"),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are none"),
@@ -566,7 +573,11 @@ CATS = [b"Cat", b"cat", b"dog"]
         (lambda n: {"y": [int(k == n % 2 or n == 3) for k in range(2)]}, {}, r":3: 2 of 2 values in 'y' are not 0; an"),
         (lambda n: {"y": [int(k == n % 2) * (n != 3) for k in range(2)]}, {}, r":3: it has no label: all 2 values of"),
         (lambda n: {"y": [int(k == n % 2) for k in range(2)]}, {"classes": ["a", "b", "c"]}, r"\(one-hot\), and 3 cl"),
-        (lambda n: {"label": float(n % 2) + (n == 3) / 2}, {}, r":3: 1\.5 in 'label' is not a whole number, so"),
+        (
+            lambda n: {"label": float(n % 2) + (n == 3) / 2},
+            {},
+            r":3: 1\.5 in 'label' is not a whole number, so it cannot",
+        ),
         (lambda n: {"label": n % 2 * 2 - 1}, {}, r":0: it has no label \(-1\)(?s:.*) If -1 is a class, add --l"),
         (lambda n: {"label": n % 2 * 2 - 1}, {"label_offset": -1}, r"note: 1 of 3 classes have no record: 0"),
         (lambda n: {"label": [5, 9][n % 2]}, {}, r"note: 8 of 10 classes have no record: 0, 1, 2, 3, 4, 6, 7, 8"),
@@ -587,13 +598,16 @@ def test_labels_that_need_a_decision(tmp_path: Path, record: Any, settings: dict
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"height": 9}, r"144 values in 'image_raw', where 9 x 6 x 3 need 162"),
-        ({"image_raw": bytes(8 * 6 * 3 * 4)}, r"576 values in 'image_raw', where 8 x 6 x 3 need 144 \(float32 pixels"),
-        ({"height": 0}, r"0 x 6 x 3 is no size of an image \(height, width, 1 to 4 channels\) for 144 values"),
-        ({"depth": 5}, r"8 x 6 x 5 is no size of an image"),
-        ({"height": b"8"}, r"'height' and 'width' do not hold one whole number each"),
-        ({"image_raw": [bytes(144), bytes(144)]}, r"2 values in 'image_raw', where the pixels of one image"),
-        ({"image_raw": [300] * 144}, r"values of 300 to 300 in 'image_raw', where pixels of 0\.\.255 are expected"),
+        ({"height": 9}, r"'image_raw' must hold 9 x 6 x 3 = 162 values, but holds 144"),
+        (
+            {"image_raw": bytes(8 * 6 * 3 * 4)},
+            r"'image_raw' must hold 8 x 6 x 3 = 144 values, but holds 576 \(float32 pixels",
+        ),
+        ({"height": 0}, r"0 x 6 x 3 is not an image size \(height, width, 1 to 4 channels\) for 144 values"),
+        ({"depth": 5}, r"8 x 6 x 5 is not an image size"),
+        ({"height": b"8"}, r"'height' and 'width' must hold one whole number each"),
+        ({"image_raw": [bytes(144), bytes(144)]}, r"'image_raw' must hold the pixels of one image, but holds 2 values"),
+        ({"image_raw": [300] * 144}, r"'image_raw' holds values from 300 to 300, but pixels must be from 0 to 255"),
         ({"image_raw": [float("nan")] * 144}, r"values of nan to nan in 'image_raw'"),
         ({"image_raw": None}, r"it has no image: 'image_raw' is missing or empty"),
     ],
@@ -666,7 +680,8 @@ def test_files_in_a_directory_and_below_it(tmp_path: Path) -> None:
     for name in ("train.tfrec", "old/train.tfrec"):
         write(tmp_path / "d" / name, [example(kaggle(1))])
     with pytest.raises(
-        UserError, match=r"d: TFRecords lie both in this directory and below it, such as .* with a patt"
+        UserError,
+        match=r"d: there are TFRecords in this directory and in its subdirectories, for example .* with a patt",
     ):
         quietly(tmp_path / "d", tmp_path / "out")
 
@@ -682,7 +697,7 @@ def test_records_of_other_kinds_are_named(tmp_path: Path) -> None:
     records += [record + b"\x0a" + bytes([len(entry)]) + entry, b"\xff\xff"]
     write(tmp_path / "u/train.tfrec", records)
     said = report(tmp_path / "u", tmp_path / "out", max_bad=0.1)
-    assert "train.tfrec:19: readers do not take it as it is written; --rewrite writes such records anew" in said
+    assert "train.tfrec:19: readers cannot parse it in this encoding; --rewrite rewrites such records" in said
     assert "train.tfrec:20: it is not a tf.train.Example" in said
     assert open_dataset(quietly(tmp_path / "u", tmp_path / "again", rewrite=True)).splits == {"train": 20}
 

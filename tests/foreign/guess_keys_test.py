@@ -63,7 +63,7 @@ def test_keys_that_are_given() -> None:
         (
             {"pixels": [1.0, 2.0], "label": 1},
             (None, None),
-            r"^a: no feature holds an encoded image or raw pixels\. Name it with --image_key\."
+            r"^a: no feature holds an encoded image or raw pixels\. Pass the right feature with --image_key\."
             r" The features: label \(1 int64\), pixels \(2 float\)\.$",
         ),
         (
@@ -74,32 +74,32 @@ def test_keys_that_are_given() -> None:
         (
             {"image": JPEG, "a": 1, "b": 2},
             (None, None),
-            r"^a: several features hold a label: one whole number, .*\. Name it with --label_key",
+            r"^a: several features hold a label: one whole number, .*\. Pass the right feature with --label_key",
         ),
         (
             {"image": JPEG, "label": [1, 2]},
             (None, None),
-            r"^a: no feature holds a label: .* 'label' holds 2 values per record, and an image must have one label\."
+            r"^a: no feature holds a label: .* 'label' holds 2 values per record, but an image must have one label\."
             r" .*label \(2 int64\)",
         ),
         (
             {"image": JPEG, "label": [1.0, 1.0, 0.0]},  # Several classes at once.
             (None, None),
-            r"'label' holds 3 values per record, and an image must have one label\.",
+            r"'label' holds 3 values per record, but an image must have one label\.",
         ),
-        ({"image": JPEG, "label": 20.5}, (None, None), r"'label' holds numbers such as 20\.5, which are no classes\."),
-        ({"image": JPEG, "target": 20.5}, (None, "target"), r"^--label_key=target: .* 20\.5, which are no classes\."),
+        ({"image": JPEG, "label": 20.5}, (None, None), r"'label' holds numbers such as 20\.5, which are not classes\."),
+        ({"image": JPEG, "target": 20.5}, (None, "target"), r"^--label_key=target: .* 20\.5, which are not classes\."),
         ({"image": JPEG, "id": 17}, (None, None), r"no feature holds a label"),  # A number that names the record.
         ({"image_raw": bytes(12), "height": 2, "width": 2}, (None, None), r"no feature holds a label"),  # Sizes.
         (
             {"image": JPEG, "label": 1},
             ("img", None),
-            r"^--image_key=img: no such feature holds an encoded image or raw pixels in a\.",
+            r"^--image_key=img: there is no such feature in a\.",
         ),
         (
             {"image": JPEG, "label": 1},
             (None, "image"),
-            r"^--label_key=image: no such feature holds a label: one whole",
+            r"^--label_key=image: this feature does not hold a label: one whole",
         ),
     ],
 )
@@ -163,7 +163,9 @@ def test_pixels_that_may_be_stored_plane_by_plane(planes: bool, gray: bool) -> N
         stored = image.transpose(2, 0, 1) if planes else image
         samples.append(features({"image_raw": stored.tobytes(), "height": 24, "width": 20, "label": 1}))
     if planes:
-        with pytest.raises(UserError, match=r"'image_raw': the raw pixels look as if .* --pixel_order=chw .*=hwc"):
+        with pytest.raises(
+            UserError, match=r"'image_raw': the raw pixels seem to be stored plane by plane .* --pixel_order=chw .*=hwc"
+        ):
             guess_keys.form(samples, None, None, "a")
     else:
         assert guess_keys.form(samples, None, None, "a").pixels == Pixels(height="height", width="width")
@@ -198,12 +200,12 @@ def test_split_of_a_file(tmp_path: Path, path: str, expected: str | None) -> Non
 
 def test_splits_that_cannot_be_told(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"train_and_test\.tfrec: its name says both test and train\. Name the files of each split"
+        UserError, match=r"train_and_test\.tfrec: the name contains both test and train\. List the files of each split"
     ):
         guess_keys.splits([tmp_path / "train_and_test.tfrec"])
     with pytest.raises(
         UserError,
-        match=r"b\.tfrec: neither the file's name nor its directory's says a split, while .*train\.tfrec belongs",
+        match=r"b\.tfrec: neither the file name nor the directory name contains a split, but .*train\.tfrec belongs",
     ):
         guess_keys.splits([tmp_path / "train.tfrec", tmp_path / "b.tfrec"])
 

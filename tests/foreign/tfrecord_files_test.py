@@ -140,19 +140,27 @@ def test_a_file_named_like_a_tfrecord_that_is_none_is_damage(tmp_path: Path) -> 
     damage: list[str] = []
     assert names(find(tmp_path, damage.append)) == {"a-00000-of-00002": ["a-00000-of-00002"]}
     (message,) = damage
-    assert message.startswith(f"{tmp_path}/a-00001-of-00002: no TFRecord: it is a JPEG image. Expected ")
+    assert message.startswith(f"{tmp_path}/a-00001-of-00002: is not a TFRecord file: it is a JPEG image. Expected ")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jpg", image("any"), r"a\.jpg: no TFRecord: it is a JPEG image\. Expected a TFRecord file, plain or"),
-        ("a.tfrecord", image("any", "PNG"), r"a\.tfrecord: no TFRecord: it is a PNG image"),
-        ("a.tfrecord", b"a text of some length", r"no TFRecord: it starts with b'a text of so'\. Expected"),
-        ("a", b"", r"a: no TFRecord: it is empty"),
-        ("a.gz", gzip.compress(b"a text of some length", mtime=0), r"no TFRecord: it starts with b'\\x1f\\x8b"),
-        ("a.bin", bytes(100), r"no TFRecord: it starts with b'\\x00\\x00"),
-        ("a.bin", zlib.compress(b""), r"no TFRecord: it starts with b'x\\x9c"),
+        (
+            "a.jpg",
+            image("any"),
+            r"a\.jpg: is not a TFRecord file: it is a JPEG image\. Expected a TFRecord file, plain or",
+        ),
+        ("a.tfrecord", image("any", "PNG"), r"a\.tfrecord: is not a TFRecord file: it is a PNG image"),
+        ("a.tfrecord", b"a text of some length", r"is not a TFRecord file: it starts with b'a text of so'\. Expected"),
+        ("a", b"", r"a: is not a TFRecord file: it is empty"),
+        (
+            "a.gz",
+            gzip.compress(b"a text of some length", mtime=0),
+            r"is not a TFRecord file: it starts with b'\\x1f\\x8b",
+        ),
+        ("a.bin", bytes(100), r"is not a TFRecord file: it starts with b'\\x00\\x00"),
+        ("a.bin", zlib.compress(b""), r"is not a TFRecord file: it starts with b'x\\x9c"),
     ],
 )
 def test_what_is_no_tfrecord_is_refused(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -162,12 +170,12 @@ def test_what_is_no_tfrecord_is_refused(tmp_path: Path, name: str, content: byte
 
 
 def test_places_without_a_tfrecord_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none: no such file or directory\. Expected .*convert --src=DIRECTORY"):
+    with pytest.raises(UserError, match=r"none: does not exist\. Expected .*convert --src=DIRECTORY"):
         find(tmp_path / "none", pytest.fail)
-    with pytest.raises(UserError, match=r"no TFRecord in this directory\. Exp"):
+    with pytest.raises(UserError, match=r"no TFRecord file in this directory\. Exp"):
         find(tmp_path, pytest.fail)
     os.mkfifo(tmp_path / "pipe.tfrecord")
-    with pytest.raises(UserError, match=r"pipe\.tfrecord: neither a file nor a directory\. Expected"):
+    with pytest.raises(UserError, match=r"pipe\.tfrecord: is neither a file nor a directory\. Expected"):
         find(tmp_path / "pipe.tfrecord", pytest.fail)
     with pytest.raises(UserError, match=r"/proc/self/mem: cannot be read \(Input/output error\)\. Make it readable"):
         find(Path("/proc/self/mem"), pytest.fail)  # Nothing is at address 0.
@@ -178,9 +186,9 @@ def test_places_without_a_tfrecord_are_refused(tmp_path: Path) -> None:
 THREE = [b"first", b"second" * 50, b"third"]
 SECOND = len(schema.frame(THREE[0]))  # Where the second record starts.
 THIRD = SECOND + len(schema.frame(THREE[1]))
-WRONG_DATA = "the checksum of its data is wrong; it is left out"
-WRONG_LENGTH = "the checksum of its length is wrong; nothing can be read from there on"
-CUT = "the file ends within it; nothing can be read from there on"
+WRONG_DATA = "the checksum of its data is wrong; the record is left out"
+WRONG_LENGTH = "the checksum of its length is wrong; the rest of the file cannot be read"
+CUT = "the file ends inside the record; the rest of the file cannot be read"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +210,7 @@ def test_flipped_bit(tmp_path: Path, position: int, number: int, offset: int, re
     flip(path, position)
     damage: list[str] = []
     assert list(read(path, compression(path), damage.append)) == [THREE[i] for i in left]
-    assert damage == [f"{path}: record {number} (the first is 0) at byte {offset}: {reason}"]
+    assert damage == [f"{path}: record {number} (counted from 0) at byte {offset}: {reason}"]
 
 
 @pytest.mark.parametrize(
@@ -221,7 +229,7 @@ def test_cut_file(tmp_path: Path, length: int, number: int, offset: int, left: i
     path.write_bytes(path.read_bytes()[:length])
     damage: list[str] = []
     assert list(read(path, compression(path), damage.append)) == THREE[:left]
-    assert damage == [f"{path}: record {number} (the first is 0) at byte {offset}: {CUT}"]
+    assert damage == [f"{path}: record {number} (counted from 0) at byte {offset}: {CUT}"]
 
 
 def test_file_cut_between_records_cannot_be_told(tmp_path: Path) -> None:
@@ -237,9 +245,9 @@ def test_every_damaged_record_is_named(tmp_path: Path) -> None:
     damage: list[str] = []
     assert list(read(path, "", damage.append)) == []
     assert [message.split(":")[1] for message in damage] == [
-        " record 0 (the first is 0) at byte 0",
-        f" record 1 (the first is 0) at byte {SECOND}",
-        f" record 2 (the first is 0) at byte {THIRD}",
+        " record 0 (counted from 0) at byte 0",
+        f" record 1 (counted from 0) at byte {SECOND}",
+        f" record 2 (counted from 0) at byte {THIRD}",
     ]
 
 
@@ -253,8 +261,9 @@ def test_cut_compressed_file(tmp_path: Path, kind: str) -> None:
     assert list(read(path, kind, damage.append)) == RECORDS[:4]
     offset = sum(len(schema.frame(record)) for record in RECORDS[:4])
     assert damage == [
-        f"{path}: record 4 (the first is 0) at byte {offset:,} of what {kind} holds: the compressed file ends before"
-        " its end marker; nothing can be read from there on"
+        f"{path}: record 4 (counted from 0) at byte {offset:,} of the unpacked"
+        f" {kind} data: the compressed file ends before"
+        " its end marker; the rest of the file cannot be read"
     ]
 
 
@@ -276,7 +285,7 @@ def test_damaged_compressed_file(tmp_path: Path, kind: str, trailer: int) -> Non
     damage: list[str] = []
     assert list(read(path, kind, damage.append))[:4] == RECORDS[:4]
     (message,) = damage
-    assert f"of what {kind} holds: Error -3 while decompressing data: incorrect data check; nothing" in message
+    assert f"of the unpacked {kind} data: Error -3 while decompressing data: incorrect data check; the rest" in message
 
 
 def test_length_that_no_memory_holds(tmp_path: Path) -> None:
@@ -286,4 +295,6 @@ def test_length_that_no_memory_holds(tmp_path: Path) -> None:
     damage: list[str] = []
     assert list(read(path, "", damage.append)) == THREE
     (message,) = damage
-    assert ": its 4,611,686,018,427,387,904 bytes do not fit into memory; nothing can be read from there on" in message
+    assert (
+        ": its 4,611,686,018,427,387,904 bytes do not fit into memory; the rest of the file cannot be read" in message
+    )
