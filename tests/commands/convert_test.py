@@ -213,7 +213,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"src": ""}, r"--src is missing: images such as .*, an archive of these"),
         ({"out": "pets/out"}, r"--out=pets/out: is inside --src=pets, .* Choose a directory outside --src\."),
         ({"out": "pets"}, r"--out=pets: is inside --src=pets"),
-        ({"out": "."}, r"--out=\.: contains --src=.* and would be replaced\. Choose another --out\."),
+        ({"out": "."}, r"--out=.*: contains --src=.* and would be replaced\. Choose another --out\."),
         ({"out": "notes.txt"}, r"--out=notes\.txt: is a file\. Choose a directory that does not exist yet\."),
         ({"out": "one"}, r"--out=one: exists and is not a dataset of this tool\. Nothing was changed\."),
         ({"out": "one", "overwrite": True}, r"--out=one: exists and is not a dataset of this tool"),
@@ -245,7 +245,7 @@ def test_existing_out_is_refused_before_any_work(
 ) -> None:
     converted(src, tmp_path / "out")
     monkeypatch.setattr(convert_module, "scan", lambda *_: pytest.fail("it was scanned"))
-    with pytest.raises(UserError, match=r"out exists\. Pass --overwrite to replace it"):
+    with pytest.raises(UserError, match=r"out: the dataset exists\. Pass --overwrite to replace it"):
         convert(ConvertConfig(src=str(src), out=f"{tmp_path}/{out}", workers=1))
 
 
@@ -483,7 +483,7 @@ def test_interrupted_commit_is_finished_before_another_command(
         patch.setattr(workspace.Workspace, "clear", lambda self: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             converted(src, tmp_path / "out")
-    with pytest.raises(UserError, match=r"out exists\. Pass --overwrite"):
+    with pytest.raises(UserError, match=r"out: the dataset exists\. Pass --overwrite"):
         converted(src, tmp_path / "out", seed=1)
     assert converted(src, tmp_path / "out", seed=1, overwrite=True)["config"]["seed"] == 1
     assert sorted(os.listdir(tmp_path)) == ["out", "pets"]

@@ -220,7 +220,7 @@ def test_workers_that_see_another_directory_are_told(tmp_path: Path, monkeypatch
     monkeypatch.setattr(beam_engine, "work", lambda place, number: None)  # As where nothing lies under that path.
     monkeypatch.setattr(beam_engine, "_LATE_SECONDS", 0.2)
     with (
-        pytest.raises(UserError, match=r"left no results in .*must be one that the workers share with this machine"),
+        pytest.raises(UserError, match=r"left no results in .*must be shared by the workers and this machine"),
         beam_engine.pool("", tmp_path / "beam") as pool,
     ):
         list(pool.map(abs, [1]))

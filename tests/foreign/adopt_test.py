@@ -264,7 +264,7 @@ def test_bad_images_are_left_out(tmp_path: Path) -> None:
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", values, count=1)
     said = report(tmp_path / "d", tmp_path / "out", max_bad=0.1)
     assert "  skipped: photo 3: not an image (starts with b'<html>'); " in said
-    assert "  skipped: photo 7: a TIFF image, which TensorFlow does not decode" in said
+    assert "  skipped: photo 7: a TIFF image, which TensorFlow cannot decode" in said
     assert "  skipped: photo 39: damaged image: " in said
     records = open_dataset(tmp_path / "out").records("train")
     assert sorted(records.paths) == sorted(f"photo {n}" for n in range(40) if n not in (3, 7, 39))
@@ -400,7 +400,7 @@ def test_records_that_do_not_fit(
             {"records": "d", "label_offset": -1},
             r"--label_offset=-1: the label of the first class is expected, at least 0",
         ),
-        ({"records": "d", "max_bad": 2}, r"--max_bad=2: must be a fraction from 0 to 1"),
+        ({"records": "d", "max_bad": 2}, r"--max_bad=2: a share between 0 and 1"),
         ({"records": "d", "verify": "no"}, r"--verify=no: one of full, header"),
         ({"records": "d", "out": "d"}, r"--out=d: exists and is not a dataset of this tool\. Nothing was changed\."),
         ({"records": "other"}, r"other/a: its records are no tf\.train\.Example\. See what they are with"),
@@ -450,7 +450,7 @@ def test_overwriting(tmp_path: Path) -> None:
 
 
 def test_converting_does_not_update_it(adopted: Path) -> None:
-    with pytest.raises(UserError, match=r"--update: .*out was adopted, not converted: .* Adopt them again with"):
+    with pytest.raises(UserError, match=r"--update: .*out was adopted, not converted, .* Adopt them again with"):
         update.read(adopted)
 
 
@@ -563,7 +563,7 @@ CATS = [b"Cat", b"cat", b"dog"]
         ),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "dog"]}, r"note: 4 records labeled 'Cat' belong to "),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes, the first one, 'c"),
-        (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are none"),
+        (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are" r" not among these classes"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {}, r"b'caf\\xe9' in 'label' is not utf-8 text \(--l"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {"label_encoding": "latin-1"}, r"2 classes, .* 'café'"),
         (lambda n: {"label": [b"a", b"dog"][n % 2]}, {"label_encoding": "no"}, r"--label_encoding=no: not an en"),
@@ -572,7 +572,7 @@ CATS = [b"Cat", b"cat", b"dog"]
         (lambda n: {"y": [int(k == n % 2) for k in range(2 + n // 11)]}, {}, r"'y' holds 3 values of type int64"),
         (lambda n: {"y": [int(k == n % 2 or n == 3) for k in range(2)]}, {}, r":3: 2 of 2 values in 'y' are not 0; an"),
         (lambda n: {"y": [int(k == n % 2) * (n != 3) for k in range(2)]}, {}, r":3: it has no label: all 2 values of"),
-        (lambda n: {"y": [int(k == n % 2) for k in range(2)]}, {"classes": ["a", "b", "c"]}, r"\(one-hot\), and 3 cl"),
+        (lambda n: {"y": [int(k == n % 2) for k in range(2)]}, {"classes": ["a", "b", "c"]}, r"\(one-hot\), but 3 cl"),
         (
             lambda n: {"label": float(n % 2) + (n == 3) / 2},
             {},
@@ -608,7 +608,7 @@ def test_labels_that_need_a_decision(tmp_path: Path, record: Any, settings: dict
         ({"height": b"8"}, r"'height' and 'width' must hold one whole number each"),
         ({"image_raw": [bytes(144), bytes(144)]}, r"'image_raw' must hold the pixels of one image, but holds 2 values"),
         ({"image_raw": [300] * 144}, r"'image_raw' holds values from 300 to 300, but pixels must be from 0 to 255"),
-        ({"image_raw": [float("nan")] * 144}, r"values of nan to nan in 'image_raw'"),
+        ({"image_raw": [float("nan")] * 144}, r"'image_raw' holds values from nan to nan"),
         ({"image_raw": None}, r"it has no image: 'image_raw' is missing or empty"),
     ],
 )
