@@ -563,7 +563,11 @@ CATS = [b"Cat", b"cat", b"dog"]
         ),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "dog"]}, r"note: 4 records labeled 'Cat' belong to "),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes, the first one, 'c"),
-        (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are" r" not among these classes"),
+        (
+            lambda n: {"label": CATS[n % 3]},
+            {"classes": ["a", "b"]},
+            r"--classes=a, b: 3 texts in 'label' are not among these classes",
+        ),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {}, r"b'caf\\xe9' in 'label' is not utf-8 text \(--l"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {"label_encoding": "latin-1"}, r"2 classes, .* 'café'"),
         (lambda n: {"label": [b"a", b"dog"][n % 2]}, {"label_encoding": "no"}, r"--label_encoding=no: not an en"),
