@@ -61,15 +61,15 @@ def is_valid(out: Path) -> bool:
 
 
 def test_added_images_do_not_change_old_shards(src: Path, out: Path) -> None:
-    before, was = files(out), splits_and_labels(out)
+    before, labels_before = files(out), splits_and_labels(out)
     for number in range(12):
         draw(src / "cats" / f"new{number}.jpg")
     converted(src, out, update=True)
-    after, now = files(out), splits_and_labels(out)
+    after, labels_after = files(out), splits_and_labels(out)
     assert before.keys() <= after.keys()
     assert len(after) > len(before) > 5
-    assert {path: now[path] for path in was} == was
-    assert len(now) == 132
+    assert {path: labels_after[path] for path in labels_before} == labels_before
+    assert len(labels_after) == 132
     assert all(
         f"-of-{sum('train' in name for name in after.values()):05d}" in n for n in after.values() if "train" in n
     )
@@ -91,20 +91,20 @@ def test_images_keep_their_split_and_new_images_restore_the_fractions(src: Path,
     }
     assert after[f"{in_validation}.copy.jpg"] == before[in_validation]
     del after[f"{in_validation}.copy.jpg"]
-    held = [sum(where == ("validation", label) for where in after.values()) for label in range(3)]
-    assert held == [20, 14, 1]  # round(0.2 * 100), round(0.2 * 72), round(0.2 * 7)
+    counts = [sum(where == ("validation", label) for where in after.values()) for label in range(3)]
+    assert counts == [20, 14, 1]  # round(0.2 * 100), round(0.2 * 72), round(0.2 * 7)
 
 
-@pytest.mark.parametrize("gone", [1, 3])
-def test_removed_image_rewrites_at_most_one_shard(src: Path, out: Path, gone: int) -> None:
-    before, was = files(out), splits_and_labels(out)
-    for number in range(gone):
+@pytest.mark.parametrize("removed", [1, 3])
+def test_removed_image_rewrites_at_most_one_shard(src: Path, out: Path, removed: int) -> None:
+    before, labels_before = files(out), splits_and_labels(out)
+    for number in range(removed):
         (src / "dogs" / f"{number * 9:03d}.jpg").unlink()
     converted(src, out, update=True)
-    now = splits_and_labels(out)
-    assert len(before.keys() - files(out).keys()) <= gone
-    assert len(now) == 120 - gone
-    assert now.items() <= was.items()
+    labels_after = splits_and_labels(out)
+    assert len(before.keys() - files(out).keys()) <= removed
+    assert len(labels_after) == 120 - removed
+    assert labels_after.items() <= labels_before.items()
     assert is_valid(out)
 
 
@@ -123,13 +123,13 @@ def test_changed_image_is_converted_again(src: Path, out: Path) -> None:
 
 
 def test_new_class_comes_after_the_old_classes(src: Path, out: Path) -> None:
-    was = splits_and_labels(out)
+    labels_before = splits_and_labels(out)
     tree(src, {"birds": 30})
     converted(src, out, update=True)
     assert open_dataset(out).class_names == ("cats", "dogs", "birds")
-    now = splits_and_labels(out)
-    assert {path: now[path] for path in was} == was
-    assert {label for path, (_, label) in now.items() if path.startswith("birds")} == {2}
+    labels_after = splits_and_labels(out)
+    assert {path: labels_after[path] for path in labels_before} == labels_before
+    assert {label for path, (_, label) in labels_after.items() if path.startswith("birds")} == {2}
     assert is_valid(out)
 
 
@@ -151,9 +151,9 @@ def test_image_moved_to_another_split_of_the_source(tmp_path: Path) -> None:
     converted(src, tmp_path / "out")
     shutil.move(src / "train/cats/000.jpg", src / "validation/cats/moved.jpg")
     converted(src, tmp_path / "out", update=True)
-    now = splits_and_labels(tmp_path / "out")
-    assert now["validation/cats/moved.jpg"] == ("validation", 0)
-    assert "train/cats/000.jpg" not in now
+    labels_after = splits_and_labels(tmp_path / "out")
+    assert labels_after["validation/cats/moved.jpg"] == ("validation", 0)
+    assert "train/cats/000.jpg" not in labels_after
     assert is_valid(tmp_path / "out")
 
 
@@ -206,7 +206,11 @@ def test_repaired_images_stay_listed(src: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"resize": 8}, r"--update: --resize was None for .* and is 8 now\. Remove the flag, or convert again"),
+        (
+            {"resize": 8},
+            r"--update: --resize was None for .* and is 8"
+            r" now\. Remove the flag, or convert again",
+        ),
         ({"seed": 3}, r"--seed was 0 .* and is 3 now"),
         ({"overwrite": True}, r"--update and --overwrite exclude each other"),
     ],
@@ -287,11 +291,11 @@ def test_facts_from_the_index_equal_those_of_the_survey(src: Path, out: Path) ->
     """The facts that are read from the index equal those of the inspection."""
     base = update.read(out)
     sources = scanned(src)
-    found = survey.survey(sources, workers.Pool(None, 1)).table
+    expected = survey.survey(sources, workers.Pool(None, 1)).table
     known = base.known(sources.paths)
     assert survey.FACT.names is not None
     for name in set(survey.FACT.names) - {"size", "mtime_ns"}:
-        assert np.array_equal(known[name], found[name]), name
+        assert np.array_equal(known[name], expected[name]), name
 
 
 def test_full_verification_after_verify_header(src: Path, tmp_path: Path) -> None:
@@ -333,9 +337,9 @@ def test_new_groups_are_an_update(tmp_path: Path, src: Path) -> None:
 def test_explicit_default_is_compared_with_the_dataset(src: Path, tmp_path: Path) -> None:
     assert run("tfrecord_tools.convert", f"--src={src}", "--seed=7", cwd=tmp_path).returncode == 0
     draw(src / "cats/new.jpg")
-    told = run("tfrecord_tools.convert", f"--src={src}", "--update", "--seed=0", cwd=tmp_path)
-    assert told.returncode == 1
-    assert "--update: --seed was 7 for out and is 0 now." in told.stderr
+    done = run("tfrecord_tools.convert", f"--src={src}", "--update", "--seed=0", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "--update: --seed was 7 for out and is 0 now." in done.stderr
     assert run("tfrecord_tools.convert", f"--src={src}", "--update", cwd=tmp_path).returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""Images of plain colours, and a run directory with a model that knows colours: nothing has to be trained."""
+"""Colored images, and a run directory with a model that recognizes colors without training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HISTORY = [
 
 
 def photo(color: str, seed: int, kind: str = "JPEG", size: tuple[int, int] = (30, 24), **save: Any) -> bytes:
-    """A noisy image of a colour, the upper half darker: not the same upside down."""
+    """Return a noisy image of a color. The upper half is darker, so that rotation changes the image."""
     random = np.random.default_rng(seed)
     pixels = np.array(COLORS[color]) + random.normal(0, 60, (size[1], size[0], 3)) + random.normal(0, 60, 3)
     pixels[: size[1] // 2] *= 0.6
@@ -37,7 +37,7 @@ def photo(color: str, seed: int, kind: str = "JPEG", size: tuple[int, int] = (30
 
 
 def photos(root: Path, counts: Mapping[str, int]) -> Path:
-    """Writes images below directories such as `test/reds`; the last part names the colour."""
+    """Write images to directories such as `test/reds`; the last part is the color."""
     for directory, count in counts.items():
         (root / directory).mkdir(parents=True)
         for number in range(count):
@@ -47,7 +47,7 @@ def photos(root: Path, counts: Mapping[str, int]) -> Path:
 
 
 def color_model(classes: tuple[str, ...]) -> keras.Model:
-    """u8[b SIZE SIZE 3] -> probabilities; the names of the classes say what it knows."""
+    """Return a model u8[b SIZE SIZE 3] -> probabilities of these colors."""
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(pixels)
     x = keras.layers.Conv2D(3, 4, strides=4, name="surplus")(x)
@@ -68,7 +68,7 @@ def color_model(classes: tuple[str, ...]) -> keras.Model:
 
 
 def run_of(directory: Path, out: Path, classes: tuple[str, ...] | None = None, crop: float = 0.875) -> Path:
-    """Makes a run directory as a training on the dataset `out` would have left it, its classes in another order."""
+    """Create the run directory of a training on `out`; `classes` gives the classes another order."""
     data = dataset.open(out)
     info = model_file.describe(data, image_size=SIZE, crop=crop, trainer="finetune")
     if classes:
@@ -89,7 +89,7 @@ def run_of(directory: Path, out: Path, classes: tuple[str, ...] | None = None, c
 
 
 def judged_pair(root: Path, colors: tuple[str, ...] = ("greens", "reds"), test: int = 20) -> tuple[Path, Path]:
-    """Returns a dataset with splits train and test of these colours, and a run on it."""
+    """Return a dataset of these colors with splits train and test, and a run on it."""
     counts = {f"{split}/{color}": n for split, n in (("train", 2), ("test", test)) for color in colors}
     converted(photos(root / "src", counts), root / "out")
     return root / "out", run_of(root / "run", root / "out")
