@@ -20,11 +20,11 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.base import command, files, usage, words
+from tfrecord_tools.base import command, files, rules, usage, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import recipes, run_directory, training_flags
-from trainers.results import comparison
+from trainers.results import comparison, comparison_page
 from trainers.results.comparison import Row, Variant
 
 
@@ -176,7 +176,7 @@ def _last_error(log: Path) -> str:
 
 
 def _write_results(config: CompareConfig, failed: Sequence[Job]) -> None:
-    """Write the table and the chart, and print the table."""
+    """Write the table, the chart and the page, and print the table and what needs attention."""
     rows = []
     for variant in config.variants:
         metrics = [run_directory.read_metrics(job.run) for job in config.jobs() if job.variant == variant]
@@ -184,8 +184,23 @@ def _write_results(config: CompareConfig, failed: Sequence[Job]) -> None:
         rows.append(Row(name=variant.name, runs=tuple(filter(None, metrics)), failed=failures))
     comparison.write_table(rows, config.out / comparison.TABLE)
     comparison.draw(rows, config.out / comparison.CHART)
+    data = open_dataset(config.tfrecords)
+    commands = [
+        comparison_page.Command(
+            title=str(job),
+            text=shlex.join(["python", *job.command()[1:]]),
+            run=job.run.name,
+            finished=run_directory.read_metrics(job.run) is not None,
+        )
+        for job in config.jobs()
+    ]
+    facts = comparison_page.Facts(dataset=data.name, digest=data.digest, rows=rows, commands=commands)
+    comparison_page.write(config.out, facts)
     print(comparison.table(rows))
-    print(f"results: {config.out}/ with {comparison.TABLE}, {comparison.CHART} and the runs")
+    for line in rules.lines(comparison_page.findings(facts)):
+        print(line)
+    names = (comparison_page.PAGE, comparison.TABLE, comparison.CHART)
+    print(f"results: {config.out}/ with {', '.join(names)} and the runs")
 
 
 def define_flags() -> None:

@@ -89,12 +89,12 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
     }
     out.mkdir(parents=True, exist_ok=True)
     run_directory.write_json(out / run_directory.METRICS, metrics)  # First: by it the directory is known again.
-    report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run)
     low, high = metrics["accuracy_interval"]
     log(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
         f" {words.number(len(predicted), 'image')}: {metrics['split']}"
     )
+    report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run, log=log)
     log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
     return metrics
 

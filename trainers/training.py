@@ -156,7 +156,7 @@ def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> Me
         fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=verbose, log=log)
     except DivergedError as error:
         raise UserError(_diverged(run, training, task, error)) from error
-    return judging.judge(run, training, task, checkpointer) if chief else {}
+    return judging.judge(run, training, task, checkpointer, log) if chief else {}
 
 
 def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -> Checkpointer:

@@ -146,7 +146,7 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
         ("train/cats/page.jpg", "skipped"),
         ("train/dogs/moving.jpg", "skipped"),
     ]
-    assert rows[2]["reason"] == "a TGA image, not a format that is read: export it as PNG or JPEG"
+    assert rows[2]["reason"] == "a TGA image, not a supported format: export it as PNG or JPEG"
     assert "  note: 1 file is left out, in no class directory: readme.txt" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
@@ -220,8 +220,8 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"out": "notes.txt/out"}, r"notes\.txt/out\.partial: cannot be created: Not a directory\. Choose another"),
         ({"classes": ["cat", "dogs"]}, r"--classes: 'cat' is no class directory .*; there is cats\."),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
-        ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: one of skip, repair, fail is expected\."),
-        ({"workers": 0}, r"--workers=0: at least 1\."),
+        ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: must be one of skip, repair, fail\."),
+        ({"workers": 0}, r"--workers=0: must be at least 1\."),
     ],
 )
 def test_refused_and_nothing_left(
@@ -524,8 +524,8 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--scr=pets"], "--scr=pets: there is no such flag. Use --src=pets."),
-        (["--src=pets", "extra"], "error: unexpected argument 'extra': everything is given by flags"),
+        (["--scr=pets"], "--scr=pets: is not a flag of this command. Use --src=pets."),
+        (["--src=pets", "extra"], "error: unexpected argument 'extra': this command takes only flags"),
         ([], "error: --src is missing: images such as cat_dog_img/train"),
         (["--src=gone"], "error: --src=gone: no such file or directory."),
     ],

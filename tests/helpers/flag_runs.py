@@ -1085,7 +1085,9 @@ EVALUATE = [
             "--tfrecords=out": lambda e: e.json("made/metrics.json", "count") == 4,
             "--split=train": lambda e: e.json("made/metrics.json", "split") == "the train split of src",
             "--out=made": is_there("made/predictions.csv"),
-            "--threshold=0.75": lambda e: "from a probability of 0.75 on" in e.prose("made/report.html"),
+            "--threshold=0.75": lambda e: (
+                "is predicted if its probability is at least 0.75." in e.prose("made/report.html")
+            ),
         },
     )
 ]

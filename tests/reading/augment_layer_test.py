@@ -107,7 +107,8 @@ def test_config_or_settings() -> None:
 
 def test_what_cannot_be() -> None:
     layer = RandomAugment(PRESETS["strong"])
-    with pytest.raises(UserError, match=r"keys of shape \(1,\) for images of shape \(4, 20, 24, 3\): one an image is"):
+    message = r"keys of shape \(1,\) for images of shape \(4, 20, 24, 3\): must be one key per image"
+    with pytest.raises(UserError, match=message):
         layer(IMAGES, KEYS[:1], training=True)
     with pytest.raises(UserError, match=r"scale=0: the value of white, above 0, is expected\."):
         RandomAugment(scale=0)

@@ -78,19 +78,19 @@ def test_variants_are_read(given, backbones, expected):
     [
         (
             ["scratsch"],
-            "--variant=scratsch: [NAME=]TRAINER [FLAGS] is expected, with one of scratch, features, frozen, ",
+            "--variant=scratsch: must be [NAME=]TRAINER [FLAGS]. TRAINER is one of scratch, features, frozen, ",
         ),
-        ([""], "--variant=: [NAME=]TRAINER [FLAGS] is expected"),
-        (["a=b=scratch"], "--variant=a=b=scratch: [NAME=]TRAINER [FLAGS] is expected"),
-        (["scratch --epochs='3"], "--epochs='3: not understood: No closing quotation."),
-        (["scratch", "scratch --epochs=3"], "--variant: the runs of two are called 'scratch'. Give them names, as in "),
-        (["a b=scratch", "a/b=scratch"], "--variant: the runs of two are called 'a b'."),
+        ([""], "--variant=: must be [NAME=]TRAINER [FLAGS]."),
+        (["a=b=scratch"], "--variant=a=b=scratch: must be [NAME=]TRAINER [FLAGS]."),
+        (["scratch --epochs='3"], "--epochs='3: these flags cannot be parsed: No closing quotation."),
+        (["scratch", "scratch --epochs=3"], "--variant: two variants are named 'scratch'. Names must be unique. Pass "),
+        (["a b=scratch", "a/b=scratch"], "--variant: two variants are named 'a b'."),
         (
             ["scratch --seed=3"],
-            "--variant=scratch --seed=3: --seed is the same for all variants: this command sets it.",
+            "--variant=scratch --seed=3: --seed is set by this command for all variants. Remove it.",
         ),
-        (["scratch --run=x"], "--variant=scratch --run=x: --run is the same for all variants: this command sets it."),
-        (["scratch --csv=x"], "--variant=scratch --csv=x: --csv is the same for all variants: this command sets it."),
+        (["scratch --run=x"], "--variant=scratch --run=x: --run is set by this command for all variants. Remove it."),
+        (["scratch --csv=x"], "--variant=scratch --csv=x: --csv is set by this command for all variants. Remove it."),
     ],
 )
 def test_what_is_no_variant_is_told(given, message):
@@ -103,8 +103,8 @@ def test_what_is_no_variant_is_told(given, message):
     ("given", "message"),
     [
         ("MobileNetV22", "--backbone=MobileNetV22: unknown; did you mean MobileNetV2 or "),
-        ("", "--backbone=: [NAME=]BACKBONE [FLAGS] is expected, as in MobileNetV2 --weights=none."),
-        ("--weights=none", "--backbone=--weights=none: [NAME=]BACKBONE [FLAGS] is expected"),
+        ("", "--backbone=: must be [NAME=]BACKBONE [FLAGS], for example 'MobileNetV2 --weights=none'."),
+        ("--weights=none", "--backbone=--weights=none: must be [NAME=]BACKBONE [FLAGS]"),
     ],
 )
 def test_what_is_no_backbone_is_told(given, message):
@@ -167,6 +167,11 @@ def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
     assert all(float(plain[name]) > 0 for name in ("parameters", "seconds", "model_bytes", "latency_ms"))
     with Image.open(place / "comparison/comparison.png") as chart:
         assert chart.width > 1000
+    page = (place / "comparison/comparison.html").read_text()
+    assert 'href="plain-seed0/report.html"' in page
+    assert "2 trainings failed" in page
+    assert done.stdout.count("  problem: 2 trainings failed. ") == 1
+    assert "results: comparison/ with comparison.html, comparison.csv, comparison.png and the runs" in done.stdout
 
     absolute = (f"--tfrecords={place / 'out'}/", f"--out={place / 'comparison'}")  # The same, said otherwise.
     again = run("trainers.compare", *absolute, *flags[1:3], cwd=place)
@@ -191,7 +196,7 @@ def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
     changed["environment"]["keras"] = "3.0.0"
     settings.write_text(json.dumps(changed))
     done = run("trainers.compare", *flags[:3], cwd=place)
-    assert "comparison/plain-seed1: not trained as comparison/plain-seed0 was: environment.keras was '3." in done.stderr
+    assert "comparison/plain-seed1: not trained like comparison/plain-seed0: environment.keras was '3." in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -203,7 +208,7 @@ def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
         (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: from 0 to 4294967295 is expected."),
         (("--tfrecords=out", "--seeds="), "--seeds=: whole numbers, as in 0,1,2, are expected."),
         (("--tfrecords=out", "--out=src/train/cats/000.jpg"), "--out=src/train/cats/000.jpg: a file, not a directory."),
-        (("--tfrecords=out", "--variant=x"), "--variant=x: [NAME=]TRAINER [FLAGS] is expected"),
+        (("--tfrecords=out", "--variant=x"), "--variant=x: must be [NAME=]TRAINER [FLAGS]."),
         (("--tfrecords=out", "x"), "unexpected argument 'x'"),
     ],
 )

@@ -46,10 +46,13 @@ def test_the_report_lies_beside_the_model(place):
     assert done.stdout.splitlines() == [
         f"accuracy {right / 40:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on 40 images:"
         " the test split of src",
+        "  check: 2 labels contradicted with a confidence of 90% or more. They may be wrong. Go through suspects.csv"
+        " from the top. Copy the lines with a right predicted_label to a new CSV file with the same header and pass"
+        " that file to python -m tfrecord_tools.convert --relabel.",
         f"run/{out.name}/ with {', '.join(names)}",
     ]
     text = (out / "report.html").read_text()
-    assert "judged on the test split of src" in text
+    assert "Evaluated on the test split of src" in text
     assert "--seed=0" in text  # Settings and curves are those of the run.
     assert (out / "plots/accuracy.png").exists()
 
@@ -95,7 +98,9 @@ def test_a_threshold_is_used_and_told(place, tmp_path):
     assert {row["prediction"] for row in rows} == {"greens", "reds"}
     for row in rows:
         assert row["prediction"] == ("reds" if float(row["p_reds"]) >= 0.9 else "greens")
-    assert "from a probability of 0.9 on" in " ".join((out / "report.html").read_text().split())
+    assert "reds is predicted if its probability is at least 0.9." in " ".join(
+        (out / "report.html").read_text().split()
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +130,7 @@ def test_an_evaluation_is_replaced_with_its_plots(place, tmp_path):
 
 @pytest.mark.parametrize(
     ("test", "message"),
-    [(40, "of 80 records are corrupt, the last one: "), (2, "all 4 records of test are corrupt, such as ")],
+    [(40, "of 80 records are corrupt, the last one: "), (2, "all 4 records of test are corrupt, for example ")],
 )
 def test_a_damaged_split_is_told(test, message, place, tmp_path):
     counts = {f"{split}/{color}": n for split, n in (("train", 2), ("test", test)) for color in ("greens", "reds")}
@@ -162,8 +167,8 @@ def test_a_corrupt_record_is_left_out_and_told(place, tmp_path):
         (("--run=run", "--tfrecords=out", "--split=validation"), "out: no split 'validation'; there is train, test."),
         (
             ("--run=run", "--tfrecords=blue"),
-            "blue: other classes than those the model was trained on: only the model has greens; only the dataset has"
-            " blues. Pass a dataset of the same classes; their order may differ.",
+            "blue: the model was trained on other classes: only the model has greens; only the dataset has"
+            " blues. Pass a dataset with the same classes, in any order.",
         ),
         (("--run=run", "--tfrecords=out", "--out=run/model.keras"), "--out=run/model.keras: a file, not a directory."),
         (("--run=run", "--tfrecords=out", "more"), "unexpected argument 'more': "),

@@ -302,12 +302,12 @@ def test_a_file_is_decoded_or_the_reason_is_returned(place):
     [
         ((), "--run is missing: the model to ask. Pass the run directory of a trainer."),
         (("--run=run",), "no images are given. Pass images, or directories of images."),
-        (("--run=run", "nowhere.jpg"), "nowhere.jpg: no such file or directory. Pass images, or"),
+        (("--run=run", "nowhere.jpg"), "nowhere.jpg: does not exist. Pass images, or"),
         (("--run=nowhere", "src"), "--run=nowhere: no such directory."),
         (("--run=run", "src", "--csv=nowhere/a.csv"), "--csv=nowhere/a.csv: there is no directory to write it to."),
         (("--run=run", "src", "--csv=src"), "--csv=src: a directory. Pass the name of a file."),
         (("--run=run", "src", "--threshold=1"), "--threshold=1: a probability between 0 and 1 is expected"),
-        (("--run=run", "nothing"), "nothing: no files there."),
+        (("--run=run", "nothing"), "nothing: contains no files."),
     ],
 )
 def test_mistakes_are_told_before_tensorflow_is_imported(place, arguments, message):

@@ -171,7 +171,7 @@ def test_override():
         ({"batch_size": 0}, "--batch_size=0: at least 1 image is needed."),
         (
             {"crop": 1.5},
-            "--crop=1.5: a share of the shorter side within 0..1 is expected; 0 stretches the whole image.",
+            "--crop=1.5: must be between 0 and 1, a fraction of the shorter side. 0 stretches the whole image.",
         ),
         ({"mixup": 1.5}, "--mixup=1.5: a share of the images within 0..1 is expected."),
         ({"cutmix": -1.0}, "--cutmix=-1.0: a share of the images within 0..1 is expected."),
