@@ -225,7 +225,10 @@ def test_notes_are_told(tmp_path: Path) -> None:
         ({"resize_mode": "shorter"}, r"--resize_mode=shorter: one of exact, center_crop is expected\."),
         ({"workers": 0}, r"--workers=0: must be at least 1\."),
         ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: must be a fraction from 0 to 1"),
-        ({"validation_fraction": 2.0, "src": "gone"}, r"--validation_fraction=2\.0: must be a fraction"),  # Checked first.
+        (
+            {"validation_fraction": 2.0, "src": "gone"},
+            r"--validation_fraction=2\.0: must be a fraction",
+        ),  # Checked first.
         ({"max_bad": -1.0}, r"--max_bad=-1\.0: must be a fraction from 0 to 1"),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
