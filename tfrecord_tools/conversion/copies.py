@@ -61,7 +61,7 @@ def drop(rows: Rows, first: np.ndarray, sources: Sources) -> tuple[np.ndarray, l
 
 
 def _dropped(rows: Rows, first: np.ndarray, dropped: np.ndarray, sources: Sources) -> Iterator[Rejected]:
-    """Yield an entry per dropped row; it names a file with the same bytes, and another label if any."""
+    """Yield an entry per dropped row. The reason names a duplicate, if possible with another label."""
     for row, same in zip(dropped.tolist(), duplicates.positions(first, first[dropped])):
         differing = same[rows.labels[same] != rows.labels[row]]
         other = sources.paths[int(rows.numbers[(differing if len(differing) else same[same != row])[0]])]

@@ -154,7 +154,7 @@ def _valid(sources: Sources, facts: Facts, labels: np.ndarray, bad: Sequence[Rej
 def _splits(
     rows: Rows, sha256: np.ndarray, sources: Sources, config: PlanConfig, previous: Previous | None
 ) -> np.ndarray:
-    """Return i8[n], the split of each row: that of the unchanged record, the source's or automatic."""
+    """Return i8[n], each row's split: kept for unchanged records, else the source's or automatic."""
     splits = rows.splits
     if not sources.has_splits:
         keys = split_keys(sha256, rows.groups)

@@ -32,7 +32,9 @@ def define_source_flags() -> None:
         "NAME=DIR: use the images of DIR, a directory relative to --src, as the split NAME. May be repeated.",
     )
     flags.DEFINE_multi_string(
-        "exclude", None, "Leave out the paths, relative to --src, that match this pattern. May be repeated."
+        "exclude",
+        None,
+        "Leave out the paths, relative to --src, that match this pattern, for example '**/masks'. May be repeated.",
     )
     flags.DEFINE_string(
         "zip_encoding", None, "Encoding of file names in an archive that does not state it, for example cp949."
@@ -45,8 +47,7 @@ def define_source_flags() -> None:
     flags.DEFINE_list(
         "label_columns",
         None,
-        "Manifest columns, one per class. In each row, the column of the image's class is 1 and all others are 0."
-        " Default: the class is in --label_column.",
+        "Manifest columns, one per class. In each row, exactly one of them is 1. Default: the class is in --label_column.",
     )
     flags.DEFINE_string(
         "manifest_encoding",

@@ -183,7 +183,7 @@ def _survey_job(job: _Job) -> _Chunk:
 
 
 def _is_known(fact: np.void, digest: bytes) -> bool:
-    """Return whether the fact holds for this content; repaired images must be reported, so never."""
+    """Return whether a fact can be reused. Repaired images are inspected again to report the defect."""
     return fact["source_sha256"].tobytes() == digest and not fact["changes"] & change_bits(["repaired"])
 
 

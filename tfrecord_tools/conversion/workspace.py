@@ -137,7 +137,7 @@ class Workspace:
         files.sync(self.out.parent)
 
     def clear(self) -> None:
-        """Remove everything but the lock; commit.json last, so that the commit stays repeatable."""
+        """Remove all files but the lock. commit.json is last, so that the commit can be finished until then."""
         for entry in sorted(self.root.iterdir(), key=lambda path: path == self.commit):
             if entry.is_dir():
                 shutil.rmtree(entry)
