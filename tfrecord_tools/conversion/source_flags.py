@@ -47,7 +47,8 @@ def define_source_flags() -> None:
     flags.DEFINE_list(
         "label_columns",
         None,
-        "Manifest columns, one per class. In each row, exactly one of them is 1. Default: the class is in --label_column.",
+        "Manifest columns, one per class. In each row, exactly one of them is 1."
+        " Default: the class is in --label_column.",
     )
     flags.DEFINE_string(
         "manifest_encoding",
