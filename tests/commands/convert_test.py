@@ -209,14 +209,14 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: not a directory, a zip or tar"),
         ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
         ({"src": "pets/train/cats"}, r"no images in class directories\. 5 images such as 000\.jpg"),
-        ({"src": "one"}, r"--src=one: there is only one class, 'cats'"),
+        ({"src": "one"}, r"--src=one: only one class, 'cats'"),
         ({"src": ""}, r"--src is missing\. Pass a directory of images such as .*, an archive, or a manifest\."),
-        ({"out": "pets/out"}, r"--out=pets/out lies inside --src=pets: .* Choose one outside\."),
-        ({"out": "pets"}, r"--out=pets lies inside --src=pets"),
-        ({"out": "."}, r"lies inside --out=.*, which would be replaced\. Choose another --out\."),
-        ({"out": "notes.txt"}, r"--out=notes\.txt is a file\. Choose a directory that is not there yet\."),
-        ({"out": "one"}, r"--out=one exists and is no dataset of this tool, so it is not touched"),
-        ({"out": "one", "overwrite": True}, r"--out=one exists and is no dataset of this tool"),
+        ({"out": "pets/out"}, r"--out=pets/out: is inside --src=pets, .* Choose a directory outside --src\."),
+        ({"out": "pets"}, r"--out=pets: is inside --src=pets"),
+        ({"out": "."}, r"--out=.*: contains --src=.* and would be replaced\. Choose another --out\."),
+        ({"out": "notes.txt"}, r"--out=notes\.txt: is a file\. Choose a directory that does not exist yet\."),
+        ({"out": "one"}, r"--out=one: exists and is not a dataset of this tool\. Nothing was changed\."),
+        ({"out": "one", "overwrite": True}, r"--out=one: exists and is not a dataset of this tool"),
         ({"out": "notes.txt/out"}, r"notes\.txt/out\.partial: cannot be created: Not a directory\. Choose another"),
         ({"classes": ["cat", "dogs"]}, r"--classes: 'cat' is no class directory .*; there is cats\."),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
@@ -245,7 +245,7 @@ def test_existing_out_is_refused_before_any_work(
 ) -> None:
     converted(src, tmp_path / "out")
     monkeypatch.setattr(convert_module, "scan", lambda *_: pytest.fail("it was scanned"))
-    with pytest.raises(UserError, match=r"out exists\. Pass --overwrite to replace it"):
+    with pytest.raises(UserError, match=r"out: the dataset exists\. Pass --overwrite to replace it"):
         convert(ConvertConfig(src=str(src), out=f"{tmp_path}/{out}", workers=1))
 
 
@@ -416,7 +416,7 @@ def test_unfinished_conversion_with_other_settings_needs_restart(
     with pytest.raises(UserError) as caught:
         converted(class_source, tmp_path / "out", **flags)
     assert f"out.partial holds an unfinished conversion that differs: {difference}." in str(caught.value)
-    assert "Repeat that command to finish it, or pass --restart to discard it." in str(caught.value)
+    assert "Run the old command again to finish it, or pass --restart to discard it." in str(caught.value)
     converted(class_source, tmp_path / "out", restart=True, **flags)
     converted(class_source, tmp_path / "fresh", **flags)
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
@@ -449,7 +449,9 @@ def test_source_that_changes_between_survey_and_write(
 
     with monkeypatch.context() as patch:
         patch.setattr(convert_module, "make_plan", make_plan)
-        with pytest.raises(UserError, match=r"train/dogs/000\.jpg: changed between survey and write\. .*--restart"):
+        with pytest.raises(
+            UserError, match=r"train/dogs/000\.jpg: the file has changed since it was inspected\. .*--restart"
+        ):
             converted(src, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="--restart"):  # A mixture of both versions must not be possible.
@@ -485,7 +487,7 @@ def test_interrupted_commit_is_finished_before_another_command(
         patch.setattr(workspace.Workspace, "clear", lambda self: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             converted(src, tmp_path / "out")
-    with pytest.raises(UserError, match=r"out exists\. Pass --overwrite"):
+    with pytest.raises(UserError, match=r"out: the dataset exists\. Pass --overwrite"):
         converted(src, tmp_path / "out", seed=1)
     assert converted(src, tmp_path / "out", seed=1, overwrite=True)["config"]["seed"] == 1
     assert sorted(os.listdir(tmp_path)) == ["out", "pets"]
@@ -647,7 +649,10 @@ def test_interrupt_and_a_second_conversion_at_the_same_time(
     saved = tmp_path / "out.partial/survey"
     with start(MODULE, f"--src={many_files}", "--workers=2", cwd=tmp_path, start_new_session=True) as process:
         until((saved / "0000001.npz").exists, process)
-        with pytest.raises(UserError, match=r"out: another conversion is writing it\. Wait for it, or choose another"):
+        with pytest.raises(
+            UserError,
+            match=r"out: another conversion is writing this directory\. Wait until it ends, or choose another",
+        ):
             converted(many_files, tmp_path / "out")
         assert process.poll() is None
         sent = time.monotonic()
@@ -671,7 +676,7 @@ def test_the_source_is_checked_before_the_output(tmp_path):
     converted(with_splits(tmp_path / "pets"), tmp_path / "out")
     for source, message in (
         ("pest", "--src=pest: does not exist"),
-        ("pets", "--out=out exists"),
+        ("pets", "--out=out: the dataset exists"),
     ):
         done = run(MODULE, f"--src={source}", "--out=out", cwd=tmp_path)
         assert done.returncode == 1

@@ -224,12 +224,12 @@ def test_notes_are_printed(tmp_path: Path) -> None:
         ({"color": "bgr"}, r"--color=bgr: must be one of rgb, gray\."),
         ({"resize_mode": "shorter"}, r"--resize_mode=shorter: must be one of exact, center_crop\."),
         ({"workers": 0}, r"--workers=0: must be at least 1\."),
-        ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: a share between 0 and 1"),
+        ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: must be a fraction from 0 to 1"),
         (
             {"validation_fraction": 2.0, "src": "gone"},
-            r"--validation_fraction=2\.0: a share",
-        ),  # Settings are checked before the source.
-        ({"max_bad": -1.0}, r"--max_bad=-1\.0: a share between 0 and 1"),
+            r"--validation_fraction=2\.0: must be a fraction",
+        ),  # Checked first.
+        ({"max_bad": -1.0}, r"--max_bad=-1\.0: must be a fraction from 0 to 1"),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
         ({"src": "gone"}, r"--src=gone: does not exist\."),

@@ -142,7 +142,7 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
     assert [(note["kind"], note["level"], note["images"], note["text"]) for note in notes] == [
         (
             "narrow", "check", 2,
-            "2 images have 16-bit levels, of which only 0 to 4,095 are used (6% of all), so the records look nearly"
+            "2 images have 16-bit levels but use only 0 to 4,095 (6% of all), so the records look nearly"
             " black",
         ),
         (
@@ -163,7 +163,7 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
     first = next(number for number, line in enumerate(lines) if line.startswith("  note: "))
     assert lines[first - 1].split()[0] == "shards"  # Notes follow the class table.
     assert lines[first] == (
-        "  note: 2 images have 16-bit levels, of which only 0 to 4,095 are used (6% of all), so the records look nearly"
+        "  note: 2 images have 16-bit levels but use only 0 to 4,095 (6% of all), so the records look nearly"
         " black. Pass --depth_range=0,4095 or --depth_range=auto"
     )
     assert sum(line.startswith("  note: ") for line in lines) == len(notes)
@@ -178,7 +178,7 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
 def test_levels_that_use_the_whole_range_are_only_a_note(tmp_path: Path) -> None:
     facts = converted(source(tmp_path / "src", {"cats/deep.png": deep(60_000)}), tmp_path / "out")
     assert [(note["kind"], note["level"], note["text"]) for note in facts["notes"]] == [
-        ("deep", "note", "1 image has 16-bit levels, of which the high byte is kept")
+        ("deep", "note", "1 image has 16-bit levels, and only the high byte of each is kept")
     ]
 
 

@@ -216,7 +216,7 @@ def test_object_that_changes_during_conversion_is_refused(
         return facts
 
     monkeypatch.setattr(convert_module, "survey", survey_and_change)
-    with pytest.raises(UserError, match=r"train/cats/001\.jpg: changed between survey and write\."):
+    with pytest.raises(UserError, match=r"train/cats/001\.jpg: the file has changed since it was inspected\."):
         converted(f"{bucket.url}/pets", tmp_path / "out")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
