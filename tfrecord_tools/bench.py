@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS
 from tfrecord_tools.base import command, words, workers
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
@@ -177,7 +177,7 @@ def define_flags() -> None:
         "crop", BenchConfig.crop, "Share of the shorter side whose central square is taken; 0 stretches."
     )
     flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Images a batch.")
-    flags.DEFINE_enum("augment", BenchConfig.augment, list(PRESETS), "The augmentation.")
+    flags.DEFINE_enum("augment", BenchConfig.augment, [*PRESETS, *FORMER_NAMES], "The augmentation.")
     flags.DEFINE_bool(
         "cached", BenchConfig.cached, "Read decoded images from memory, as trainers do that keep them there."
     )

@@ -1,6 +1,6 @@
 """Draws what an augmentation makes of an image: one image, many draws.
 
-python -m tfrecord_tools.preview --tfrecords=out --augment=document --grid=3x4
+python -m tfrecord_tools.preview --tfrecords=out --augment=reference --grid=3x4
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from absl import flags
 from PIL import Image
 
 from tfrecord_tools import order
-from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS, AugmentConfig
 from tfrecord_tools.base import command, files, usage
 from tfrecord_tools.decoding import decoder, geometry
 from tfrecord_tools.errors import UserError
@@ -49,7 +49,7 @@ class PreviewConfig:
     split: str = "train"
     record: int = 0
     image: str | None = None
-    augment: str = "document"
+    augment: str = "reference"
     grid: str = "3x4"
     image_size: int = 150
     crop: float = 0.0
@@ -135,7 +135,7 @@ def define_flags() -> None:
     flags.DEFINE_string("split", default.split, "Whose record.")
     flags.DEFINE_integer("record", default.record, "Its number.")
     usage.define_path("image", None, "An image file instead.")
-    flags.DEFINE_enum("augment", default.augment, list(PRESETS), "The augmentation.")
+    flags.DEFINE_enum("augment", default.augment, [*PRESETS, *FORMER_NAMES], "The augmentation.")
     flags.DEFINE_string("grid", default.grid, "Rows x columns.")
     flags.DEFINE_integer("image_size", default.image_size, "Height and width of a panel in pixels.")
     flags.DEFINE_float("crop", default.crop, "Share of the shorter side whose central square is taken; 0 stretches.")
