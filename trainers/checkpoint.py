@@ -141,8 +141,9 @@ def load(path: Path) -> State:
 class Checkpointer(keras.callbacks.Callback):
     """Callback that saves and restores a training.
 
-    It must be the last callback, so that it sees the changes of the others. One checkpointer is used for all phases of a training. Call `begin_phase`, then
-    `model.fit(initial_epoch=position.epoch)` on batches that start at `position.global_step`.
+    It must be the last callback, so that it sees the changes of the others. One checkpointer is used for all phases of
+    a training. Call `begin_phase`, then `model.fit(initial_epoch=position.epoch)` on batches that start at
+    `position.global_step`.
 
     Attributes:
         position: The position of the training.

@@ -19,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     broken = []
     for finding in diagnosis.examine():
-        print(f"{finding.state:<7} {finding.check:<12} {finding.found}", flush=True)
+        print(f"{finding.state:<7} {finding.check:<12} {finding.result}", flush=True)
         if finding.advice:
             print(f"{'':<20} {finding.advice}")
         if finding.state == diagnosis.BROKEN:

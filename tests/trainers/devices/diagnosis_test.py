@@ -37,13 +37,13 @@ def test_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, state:
     monkeypatch.setattr("platform.system", lambda: "Linux")
     finding = diagnosis.no_gpu(cuda)
     assert finding.state == state
-    assert found in finding.found
+    assert found in finding.result
     assert advice in finding.advice
 
 
 def test_gpus_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    assert diagnosis.no_gpu(Cuda()).found == "none: TensorFlow uses GPUs on Linux alone, this is Darwin"
+    assert diagnosis.no_gpu(Cuda()).result == "none: TensorFlow uses GPUs on Linux alone, this is Darwin"
 
 
 def test_cards_on_the_bus(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_wrong_convolution_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     right = tf.nn.conv2d
     monkeypatch.setattr(tf.nn, "conv2d", lambda *values: right(*values) * 1.01)
     finding = diagnosis.convolution()
-    assert (finding.state, finding.found) == (BROKEN, "a sum of 72 ones is 72.72")
+    assert (finding.state, finding.result) == (BROKEN, "a sum of 72 ones is 72.72")
 
 
 def test_what_a_check_raises_is_its_finding() -> None:
@@ -137,5 +137,5 @@ def test_what_a_check_raises_is_its_finding() -> None:
 
     finding = diagnosis._guarded("packages", fails)
     assert finding.state == BROKEN
-    assert finding.found == "ImportError: libfoo.so.1: cannot open shared object file"
+    assert finding.result == "ImportError: libfoo.so.1: cannot open shared object file"
     assert "--force-reinstall" in finding.advice
