@@ -113,7 +113,8 @@ def set_up(
 ) -> Device:
     """Find the device and configure Keras for it.
 
-    Memory growth, the dtype policy, seeds and deterministic operations are set. Call it once, before any model or tensor is made.
+    It sets memory growth, the dtype policy, seeds and deterministic operations. Call it once, before any model or
+    tensor is made.
 
     Args:
         precision: One of `recipes.PRECISIONS`. "auto": mixed precision on GPUs that support it, else float32.

@@ -2,8 +2,8 @@
 
 Keras 3.15 fails under `tf.distribute.MultiWorkerMirroredStrategy` in two places of its TensorFlow trainer. It builds
 the model from a batch that it reduces over the processes, and it reduces the results of steps over an axis that scalars
-do not have. The version of Keras is pinned, and a test trains in two processes. On CPUs, TensorFlow's oneDNN convolutions
-also fail for empty batches, which devices get at the end of a validation.
+do not have. The version of Keras is pinned, and a test trains in two processes. On CPUs, TensorFlow's oneDNN
+convolutions also fail for empty batches, which devices get at the end of a validation.
 """
 
 from __future__ import annotations
