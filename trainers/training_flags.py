@@ -17,7 +17,7 @@ from trainers.recipes import ModelConfig, Recipe, TrainConfig
 flags.disclaim_key_flags()  # The flags belong to the trainer that defines them, so that its --help lists them.
 
 FLAGS = flags.FLAGS
-INTERRUPTED = "interrupted; run the same command again to continue"
+INTERRUPTED = "interrupted: run the same command again to continue"
 
 # Flags with the names of fields of `Phase` (changed in every phase) and of `Recipe`.
 _PHASE = ("optimizer", "schedule", "warmup_steps", "patience")

@@ -233,25 +233,25 @@ def test_quantized_is_smaller_and_calibrated(place: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"format": "torch"}, "--format=torch: one of saved_model, litert, onnx is expected."),
-        ({"quantize": "int4", "format": "litert"}, "--quantize=int4: one of none, float16, int8 is expected."),
-        ({"quantize": "int8"}, "--quantize=int8 is of --format=litert; saved_model holds float32."),
+        ({"format": "torch"}, "--format=torch: must be one of saved_model, litert, onnx."),
+        ({"quantize": "int4", "format": "litert"}, "--quantize=int4: must be one of none, float16, int8."),
+        ({"quantize": "int8"}, "--quantize=int8 with --format=saved_model: only --format=litert can be quantized."),
         (
             {"quantize": "int8", "format": "litert"},
-            "--quantize=int8 is calibrated on images: pass --tfrecords, the dataset of the training.",
+            "--quantize=int8: --tfrecords is missing, the images for calibration. Pass the dataset of the training.",
         ),
-        ({"samples": 0}, "--samples=0: at least 1."),
-        ({"tolerance": -0.1}, "--tolerance=-0.1: 0 to 1 is expected."),
+        ({"samples": 0}, "--samples=0: must be at least 1."),
+        ({"tolerance": -0.1}, "--tolerance=-0.1: must be from 0 to 1."),
         ({"tfrecords": "nowhere"}, "nowhere: no such directory."),
-        ({"run": "nowhere"}, "--run=nowhere: no such directory."),
-        ({"out": "taken"}, "--out=taken: it is there already. Pass --overwrite to replace it, or another --out."),
+        ({"run": "nowhere"}, "--run=nowhere: does not exist."),
+        ({"out": "taken"}, "--out=taken: exists already. Pass --overwrite to replace it, or another --out."),
         (
             {"out": "taken", "overwrite": True},  # A slip of the finger must not cost somebody's directory.
-            "--out=taken: no export (it has no export.json), and not replaced. Pass another --out.",
+            "--out=taken: is not replaced, because it is not an export (it has no export.json). Pass another --out.",
         ),
         (
             {"out": "taken/file/out"},
-            "--out=taken/file/out: it cannot be written (taken/file: File exists). Mend the cause, or pass another",
+            "--out=taken/file/out: cannot be written (taken/file: File exists). Correct the cause, or pass another",
         ),
     ],
 )
@@ -274,14 +274,12 @@ def test_mistakes_leave_nothing(
         (
             "litert",
             "ai_edge_litert",
-            "--format=litert needs ai_edge_litert, not installed here."
-            " pip install 'tfrecord-tools[litert]' installs what it needs.",
+            "--format=litert: ai_edge_litert must be installed. Run pip install 'tfrecord-tools[litert]'.",
         ),
         (
             "onnx",
             "tf2onnx",
-            "--format=onnx needs tf2onnx, not installed here."
-            " pip install 'tfrecord-tools[onnx]' installs what it needs.",
+            "--format=onnx: tf2onnx must be installed. Run pip install 'tfrecord-tools[onnx]'.",
         ),
     ],
 )
@@ -303,10 +301,11 @@ def test_what_is_not_near_enough_is_not_kept(place: Path, tmp_path: Path) -> Non
     old = contents(tmp_path)
     with pytest.raises(
         UserError,
-        match=r"litert-float16 is not near enough, and nothing was written: the probabilities of 32 generated images",
+        match=r"^litert-float16: the exported model differs too much from the Keras model, and nothing was written: the"
+        r" probabilities of 32 generated images",
     ) as e:
         export(ModelExportConfig(**config, quantize="float16", tolerance=before.difference / 2, overwrite=True))
-    assert str(e.value).endswith("another class. If it is good enough, pass a larger --tolerance.")
+    assert str(e.value).endswith("another class. If this is good enough, pass a larger --tolerance.")
     assert contents(tmp_path) == old  # The old one is there, the new one not even in part.
 
 
@@ -316,15 +315,16 @@ def test_what_is_not_near_enough_is_not_kept(place: Path, tmp_path: Path) -> Non
         (
             {},
             [[0.1, 0.9], [0.6, 0.4]],
-            r"at most 0\.1, and 1e-05 is allowed; .* 0\.00% get another class\. If it is good enough,",
+            r"at most 0\.1 \(1e-05 is allowed\); .* 0\.00% get another class\. If this is good enough,",
         ),
-        ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"at most 0\.1, and 0\.05 is allowed;"),
+        ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"at most 0\.1 \(0\.05 is allowed\);"),
         ({}, [[0.0, 1.0], [0.6, np.nan]], r"differ from the Keras model's by at most nan"),  # Nothing compares to it.
         (
             {"format": "litert", "quantize": "int8", "tfrecords": "out"},
             [[0.0, 1.0], [0.4, 0.6]],
-            r"written: 50\.00% of 2 images get the same class .*, and 97\.00% must\. .* here by up to 0\.2: int8"
-            r" has 256 steps .*\. Calibrate on more --samples, take --quantize=float16, or pass a larger --tolerance\.",
+            r"written: 50\.00% of 2 images get the same class .* \(at least 97\.00% is required\)\. .* by up to 0\.2,"
+            r" since int8 has 256 steps .*\. Calibrate on more --samples, use --quantize=float16, or pass a larger"
+            r" --tolerance\.",
         ),
     ],
 )
@@ -361,7 +361,7 @@ def test_of_two_exports_the_first_that_is_done_stays(
         return original(*arguments)
 
     monkeypatch.setattr(export_model, "_write", overtaken)
-    with pytest.raises(UserError, match=r"--out=.*/out: it is there already\. Pass --overwrite to replace it"):
+    with pytest.raises(UserError, match=r"--out=.*/out: exists already\. Pass --overwrite to replace it"):
         export(config)
     assert (tmp_path / "out/labels.txt").read_text(encoding="utf-8").splitlines() == list(FIVE)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -378,7 +378,9 @@ def test_what_is_compared_with_is_the_model_as_loaded(
         return keras.Model(pixels, {"probabilities": keras.layers.Concatenate()([first, 1 - first])})
 
     monkeypatch.setattr(writers, "with_names", swapped)
-    with pytest.raises(UserError, match=r"saved_model is not near enough, and nothing was written"):
+    with pytest.raises(
+        UserError, match=r"^saved_model: .* differs too much from the Keras model, and nothing was written"
+    ):
         export(ModelExportConfig(run=str(place / "two"), out=str(tmp_path / "made/for/it")))
     assert list(tmp_path.iterdir()) == []  # No directory that was made for the export is left.
 
@@ -401,7 +403,7 @@ def test_a_model_that_cannot_be_converted(tmp_path: Path) -> None:
     x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 300)(pixels))
     x = keras.ops.erfinv(x)  # Not one of LiteRT's operations.
     run_directory = saved(tmp_path / "run", keras.Model(pixels, keras.layers.Dense(1, "sigmoid")(x)), TWO)
-    with pytest.raises(UserError, match=r"^--format=litert: this model cannot be converted: .*Pass another"):
+    with pytest.raises(UserError, match=r"^--format=litert: cannot convert this model: .*Pass another"):
         export(ModelExportConfig(run=str(run_directory), format="litert"))
     assert [path.name for path in run_directory.rglob("*") if path.is_file()] == ["model.keras"]
 
@@ -437,12 +439,12 @@ def test_command(place: Path, tmp_path: Path) -> None:
         "check: the probabilities of 7 records of validation differ from the Keras model's by at most "
     )
     assert lines[2:] == [
-        "note: its training's images were made with --resize=48: make others alike, as predict does"
+        "note: the training images were prepared with --resize=48. Prepare other images in the same way, as predict does"
         " (tfrecord_tools.images.prepare)"
     ]
     for flags, message in [
-        ((), "error: --run is missing: the run directory of a trainer, or a .keras file that one wrote.\n"),
-        ((f"--run={resized}", "--out=new"), "error: --out=new: it is there already."),
+        ((), "error: --run is missing: the model to export. Pass the run directory or .keras file of a trainer.\n"),
+        ((f"--run={resized}", "--out=new"), "error: --out=new: exists already."),
         (("more",), "error: unexpected argument 'more'"),
     ]:
         ended = run("trainers.export", *flags, cwd=tmp_path)

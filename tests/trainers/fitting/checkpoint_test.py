@@ -162,7 +162,7 @@ def test_a_damaged_file_is_refused(keep, tmp_path):
     path = tmp_path / "c.npz"
     checkpoint.save(path, State(arrays={"model": [np.ones(100)]}))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"c.npz: damaged .*Remove it to begin this run anew\."):
+    with pytest.raises(UserError, match=r"c.npz: is damaged .*Delete it to start this run from the beginning\."):
         checkpoint.load(path)
 
 

@@ -145,7 +145,7 @@ def test_a_split_of_corrupt_records_is_told(out, tmp_path):
         flip_one(copy, number)
     records = dataset.open(copy).records("train").select(np.array([3, 4]))
     for _ in range(2):  # Computed; opened.
-        with pytest.raises(UserError, match=r"^all 2 records of train are corrupt, such as .*: train record 3, "):
+        with pytest.raises(UserError, match=r"^all 2 records of train are corrupt, for example .*: train record 3, "):
             load(records, Extractor(), tmp_path / "features")
 
 
@@ -157,7 +157,7 @@ def test_features_of_a_record_that_is_sound_again_are_not_missing_for_ever(out, 
     flip(shard, place)
     load(dataset.open(copy).records("train"), Extractor(), tmp_path / "features")
     flip(shard, place)
-    with pytest.raises(UserError, match=r"computed when train record 7, .* was corrupt, which it is not any more"):
+    with pytest.raises(UserError, match=r"was computed when train record 7, .* was corrupt, but now it is valid\."):
         load(dataset.open(copy).records("train"), Extractor(), tmp_path / "features")
 
 
@@ -167,11 +167,11 @@ def test_what_is_damaged_or_at_work_is_told(out, tmp_path):
     (place,) = tmp_path.iterdir()
     about = (place / "about.json").read_text()
     (place / "about.json").write_text("{}")
-    with pytest.raises(UserError, match=r"damaged \('corrupt'\)\. Remove it: the features are computed again\."):
+    with pytest.raises(UserError, match=r"is damaged \('corrupt'\)\. Delete it, and the features are computed again\."):
         load(records, Extractor(), tmp_path)
     (place / "about.json").write_text(about)
     (place / "features.npy").write_bytes(b"cut")
-    with pytest.raises(UserError, match=r"damaged \(.*\)\. Remove it: the features are computed again\."):
+    with pytest.raises(UserError, match=r"is damaged \(.*\)\. Delete it, and the features are computed again\."):
         load(records, Extractor(), tmp_path)
     assert json.loads(about)["key"] | {"rows": ""} == {"a": 1, "rows": "", "split": "train"}
 
@@ -181,7 +181,7 @@ def test_what_is_damaged_or_at_work_is_told(out, tmp_path):
     try:
         with (
             files.lock(place / "lock", ""),
-            pytest.raises(UserError, match=r"another process computes these features\. Wait for it\."),
+            pytest.raises(UserError, match=r"another process computes these features\. Wait until it ends\."),
         ):
             load(records, Extractor(), tmp_path)
     finally:

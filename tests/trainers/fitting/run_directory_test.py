@@ -48,7 +48,7 @@ def test_a_new_directory_holds_its_settings(tmp_path):
 def test_a_run_of_the_reference_recipe_under_its_former_name_is_continued():
     begin(settings=changed("flags", recipe="document"))
     assert begin(settings=changed("flags", recipe="reference")) == "run"
-    with pytest.raises(UserError, match=r"begun with other settings: --recipe was 'reference', is 'default'"):
+    with pytest.raises(UserError, match=r"was started with other settings: --recipe was 'reference', is 'default'"):
         begin(settings=changed("flags", recipe="default"))
 
 
@@ -68,14 +68,14 @@ def test_the_default_continues_an_unfinished_run_of_the_same_settings(capsys):
     assert first not in others
     capsys.readouterr()
     assert begin(None, changed("other", checkpoint_every=7)) == first  # These have no say in the results.
-    assert capsys.readouterr().out == f"run: continues {first}, unfinished and of the same settings\n"
+    assert capsys.readouterr().out == f"run: continues {first}, an unfinished run with the same settings\n"
     run_directory.finish(run_directory.Path(first), {"accuracy": 1.0})
     assert begin(None) not in [*others, first]
 
 
 def test_a_directory_at_work_is_left_alone():
-    at_work = "--run=run: another process is at work in it"
-    with run_directory.opened("run", SETTINGS, "finetune"), pytest.raises(UserError, match=at_work):
+    in_use = "--run=run: another process is using it"
+    with run_directory.opened("run", SETTINGS, "finetune"), pytest.raises(UserError, match=in_use):
         begin("run")
     assert begin("run") == "run"
     with run_directory.opened(None, SETTINGS, "finetune") as path:
@@ -110,8 +110,8 @@ def test_a_run_of_other_settings_is_refused_and_the_difference_named(topic, valu
         with pytest.raises(UserError) as error:
             look("run", changed(topic, **values))
         assert str(error.value) == (
-            f"--run=run: begun with other settings: {message}. "
-            "Repeat the command it was begun with, or pass another --run."
+            f"--run=run: was started with other settings: {message}. "
+            "Repeat the command that started it, or pass another --run."
         )
 
 
@@ -136,7 +136,7 @@ def test_what_is_no_run_directory_is_refused(tmp_path):
     (tmp_path / "file").touch()
     for run in ("home", "file"):
         with pytest.raises(
-            UserError, match=f"--run={run}: not a run directory .no settings.json in it.. Pass a new or empty one"
+            UserError, match=f"--run={run}: is not a run directory, since it has no settings.json. Pass a new or empty "
         ):
             begin(run)
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["letter.txt"]
@@ -146,7 +146,7 @@ def test_damaged_settings_are_told(tmp_path):
     begin("run")
     (tmp_path / "run/settings.json").write_text("{")
     with pytest.raises(
-        UserError, match=r"run/settings.json: damaged .*Remove this run, or use another run directory\."
+        UserError, match=r"run/settings.json: is damaged .*Delete this run, or use another run directory\."
     ):
         begin("run")
 

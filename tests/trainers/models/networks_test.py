@@ -185,12 +185,15 @@ def test_layers_are_chosen_by_rules(rule, names):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("block9", "--unfreeze=block9: no layer with weights of mobilenet_1.00_32 has a name like that; the last are "),
-        ("0", "--unfreeze=0: mobilenet_1.00_32 has 27 layers with weights; 1 to so many."),
-        ("28", "--unfreeze=28: mobilenet_1.00_32 has 27 layers with weights; 1 to so many."),
-        ("_bn$", "--unfreeze=_bn$: no layer with weights of"),  # They stay frozen.
-        ("pad", "--unfreeze=pad: no layer with weights of"),  # Some are called so, but have nothing to train.
-        ("(", "--unfreeze=(: not a regular expression: missing ), unterminated subpattern"),
+        ("block9", "--unfreeze=block9: matches no layer with weights of mobilenet_1.00_32. The last layers are "),
+        ("0", "--unfreeze=0: mobilenet_1.00_32 has 27 layers with weights. --unfreeze must be a number from 1 to 27."),
+        (
+            "28",
+            "--unfreeze=28: mobilenet_1.00_32 has 27 layers with weights. --unfreeze must be a number from 1 to 27.",
+        ),
+        ("_bn$", "--unfreeze=_bn$: matches no layer with weights of"),  # They stay frozen.
+        ("pad", "--unfreeze=pad: matches no layer with weights of"),  # Some are called so, but have nothing to train.
+        ("(", "--unfreeze=(: is not a regular expression: missing ), unterminated subpattern"),
     ],
 )
 def test_rules_that_choose_nothing_are_told(rule, message):
@@ -361,7 +364,7 @@ class TestWeights:
         (model.save_weights if name.startswith("new") else model.save)(file)
         with pytest.raises(UserError) as error:
             networks.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2)
-        assert f"--weights={file}: not the weights of MobileNet(alpha=0.25) without its top: {message}" in str(
+        assert f"--weights={file}: is not a weights file of MobileNet(alpha=0.25) without top layers: {message}" in str(
             error.value
         )
         assert str(error.value).endswith("Pass the file of this architecture, or its --backbone and --backbone_kwargs.")
@@ -373,7 +376,7 @@ class TestWeights:
             names = stored["model_weights"].attrs["layer_names"]
             stored["model_weights"].attrs["layer_names"] = names[::-1]
         with pytest.raises(
-            UserError, match=r"not the weights of MobileNet\(alpha=0.25\): (Weight count|Shape) mismatch"
+            UserError, match=r"is not a weights file of MobileNet\(alpha=0.25\): (Weight count|Shape) mismatch"
         ):
             networks.build(ModelConfig(**{**vars(SMALL), "weights": str(file)}), 2)
 
@@ -381,9 +384,9 @@ class TestWeights:
         file = tmp_path / "page.h5"
         file.write_text("<html>")
         for weights, message in {
-            str(file): f"--weights={file}: not a readable HDF5 file: ",
-            "nowhere.h5": "--weights=nowhere.h5: there is no such file.",
-            "w.zip": "--weights=w.zip: imagenet, none, or a .h5 or .weights.h5 file is expected.",
+            str(file): f"--weights={file}: is not a readable HDF5 file: ",
+            "nowhere.h5": "--weights=nowhere.h5: does not exist.",
+            "w.zip": "--weights=w.zip: must be imagenet, none, or the path of a .h5 or .weights.h5 file.",
         }.items():
             with pytest.raises(UserError) as error:
                 networks.build(ModelConfig(**{**vars(SMALL), "weights": weights}), 2)
@@ -406,31 +409,32 @@ class TestWeights:
 @pytest.mark.parametrize(
     ("config", "classes", "message"),
     [
-        (SMALL, 1, "the dataset has 1 class: a training has nothing to learn"),
+        (SMALL, 1, "the dataset has 1 class. Training needs at least 2."),
         (
             ModelConfig(backbone="VGG16", weights="none", image_size=20),
             2,
-            "VGG16 at --image_size=20: refused by Keras: Input size must be at least 32x32; ",
+            "--image_size=20: Keras rejects it for VGG16: Input size must be at least 32x32; ",
         ),
         (
             ModelConfig(backbone="Xception", weights="none", image_size=64),
             2,
-            "Xception at --image_size=64: refused by Keras: Input size must be at least 71x71; ",
+            "--image_size=64: Keras rejects it for Xception: Input size must be at least 71x71; ",
         ),
         (
             ModelConfig(backbone="MobileNet", backbone_kwargs={"beta": 1}, weights="none"),
             2,
-            "--backbone_kwargs=beta=...: MobileNet has no such argument; it takes alpha, depth_multiplier, dropout.",
+            "--backbone_kwargs=beta=...: MobileNet has no such argument. It has the arguments alpha, depth_multiplier,"
+            " dropout.",
         ),
         (
             ModelConfig(backbone="VGG16", backbone_kwargs={"pooling": "avg"}, weights="none"),
             2,
-            "--backbone_kwargs=pooling=...: VGG16 has no such argument; it takes none.",
+            "--backbone_kwargs=pooling=...: VGG16 has no such argument. It has no arguments.",
         ),
         (
             ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.3}, weights="imagenet"),
             2,
-            "MobileNet(alpha=0.3) at --image_size=224: refused by Keras: If imagenet weights are being loaded, "
+            "--image_size=224: Keras rejects it for MobileNet(alpha=0.3): If imagenet weights are being loaded, "
             "alpha can be one of",
         ),
     ],

@@ -107,13 +107,13 @@ def test_the_notes_scaling_is_not_put_in_front_of_networks_that_scale(backbone, 
 def test_seeds_are_those_of_numpy(seed):
     with pytest.raises(UserError) as error:
         recipes.TrainConfig(tfrecords="out", seed=seed)
-    assert str(error.value) == f"--seed={seed}: from 0 to 4294967295 is expected."
+    assert str(error.value) == f"--seed={seed}: must be from 0 to 4294967295."
 
 
 @pytest.mark.parametrize("values", [{"augment": "standard"}, {"mixup": 0.1}, {"cutmix": 0.1}])
 def test_features_are_of_images_as_they_are(values):
     with pytest.raises(
-        UserError, match="features are computed once, of images as they are: none, 0 and 0 are expected"
+        UserError, match="must be none, 0 and 0, since features are computed once from unchanged images"
     ):
         recipes.override(recipes.features(), **values)
 
@@ -155,34 +155,39 @@ def test_override():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": [3]}, "--epochs=3: one number for each phase of the recipe is expected: head, finetune."),
-        ({"epochs": [0, 0]}, "--epochs=0,0: numbers from 0 on are expected, and not all 0."),
-        ({"epochs": [3, -1]}, "--epochs=3,-1: numbers from 0 on are expected, and not all 0."),
+        ({"epochs": [3]}, "--epochs=3: must be one number for each phase of the recipe: head, finetune."),
+        ({"epochs": [0, 0]}, "--epochs=0,0: must be numbers from 0 on, and not all 0."),
+        ({"epochs": [3, -1]}, "--epochs=3,-1: must be numbers from 0 on, and not all 0."),
         (
             {"learning_rate": [0.1]},
-            "--learning_rate=0.1: one number for each phase of the recipe is expected: head, finetune.",
+            "--learning_rate=0.1: must be one number for each phase of the recipe: head, finetune.",
         ),
-        ({"learning_rate": [0.1, 0.0]}, "--learning_rate=0: above 0 is expected."),
-        ({"learning_rate": [0.1, float("nan")]}, "--learning_rate=nan: above 0 is expected."),
+        ({"learning_rate": [0.1, 0.0]}, "--learning_rate=0: must be a number above 0."),
+        ({"learning_rate": [0.1, float("nan")]}, "--learning_rate=nan: must be a number above 0."),
         (
             {"unfreeze": "scratch"},
-            "--unfreeze=scratch: last_stage, all, a number or a regular expression is expected.",
+            "--unfreeze=scratch: must be last_stage, all, a number or a regular expression.",
         ),  # BatchNormalization would be trained too.
-        ({"batch_size": 0}, "--batch_size=0: at least 1 image is needed."),
+        ({"batch_size": 0}, "--batch_size=0: must be at least 1 image."),
         (
             {"crop": 1.5},
             "--crop=1.5: a share of the shorter side within 0..1 is expected; 0 stretches the whole image.",
         ),
-        ({"mixup": 1.5}, "--mixup=1.5: a share of the images within 0..1 is expected."),
-        ({"cutmix": -1.0}, "--cutmix=-1.0: a share of the images within 0..1 is expected."),
-        ({"label_smoothing": 1.0}, "--label_smoothing=1.0: a share from 0 to below 1 is expected."),
-        ({"early_stopping": -1}, "--early_stopping=-1: a number of epochs, or 0, is expected."),
+        ({"mixup": 1.5}, "--mixup=1.5: must be a share of the images, from 0 to 1."),
+        ({"cutmix": -1.0}, "--cutmix=-1.0: must be a share of the images, from 0 to 1."),
+        ({"label_smoothing": 1.0}, "--label_smoothing=1.0: must be a share from 0 to below 1."),
+        ({"early_stopping": -1}, "--early_stopping=-1: must be a number of epochs, or 0."),
         (
             {"phase": {"schedule": "constant", "warmup_steps": 5}},
-            "--warmup_steps=5 with --schedule=constant: a number of steps in front of --schedule=cosine is expected.",
+            "--warmup_steps=5 with --schedule=constant: only --schedule=cosine has a warm-up. Pass --schedule=cosine, or"
+            " remove --warmup_steps.",
         ),
-        ({"phase": {"schedule": "plateau", "patience": 0}}, "--patience=0: a number of epochs from 1 on is expected."),
-        ({"phase": {"patience": 2}}, "--patience=2: it has a meaning with --schedule=plateau alone."),
+        ({"phase": {"schedule": "cosine", "warmup_steps": -1}}, "--warmup_steps=-1: must be a number of steps, or 0."),
+        ({"phase": {"schedule": "plateau", "patience": 0}}, "--patience=0: must be at least 1 epoch."),
+        (
+            {"phase": {"patience": 2}},
+            "--patience=2: only --schedule=plateau uses it. Add --schedule=plateau, or remove --patience.",
+        ),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )
@@ -195,4 +200,6 @@ def test_override_refuses(values, message):
 def test_there_are_no_imagenet_weights_of_the_notes_network():
     with pytest.raises(UserError) as error:
         ModelConfig(backbone="CNN")
-    assert str(error.value) == "--weights=imagenet: there are none for CNN. Pass --weights=none, or a file."
+    assert str(error.value) == (
+        "--weights=imagenet: CNN has no ImageNet weights. Pass --weights=none or the path of a weights file."
+    )
