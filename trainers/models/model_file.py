@@ -237,7 +237,7 @@ def with_threshold(info: ModelInfo, threshold: float | None) -> ModelInfo:
             " classes. Remove the flag."
         )
     if not 0 < threshold < 1:
-        raise UserError(f"--threshold={threshold:g}: must be a probability between 0 and 1.")
+        raise UserError(f"--threshold={threshold:g}: must be above 0 and below 1.")
     return dataclasses.replace(info, threshold=threshold)
 
 

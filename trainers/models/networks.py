@@ -239,8 +239,10 @@ def _build_base(config: ModelConfig) -> keras.Model:
     allowed = [name for name in inspect.signature(constructor).parameters if name not in _RESERVED]
     for name in config.backbone_kwargs:
         if name not in allowed:
-            known = f"It has the arguments {', '.join(allowed)}" if allowed else "It has no arguments"
-            raise UserError(f"--backbone_kwargs={name}=...: {config.backbone} has no such argument. {known}.")
+            raise UserError(
+                f"--backbone_kwargs={name}=...: is not allowed for {config.backbone}. Allowed arguments:"
+                f" {', '.join(allowed) or 'none'}."
+            )
     try:
         base = constructor(**fixed, **config.backbone_kwargs)
     except (TypeError, ValueError) as error:

@@ -22,7 +22,7 @@ def default_out(run: Path, out: Path, split: str) -> Path:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
-    """Return a directory with a dataset `out`, a `run`, and datasets with other classes and another class order."""
+    """Return a directory with a dataset `out`, a `run`, and datasets with other classes."""
     workspace = tmp_path_factory.mktemp("workspace")
     judged_pair(workspace)
     counts = {f"{split}/{color}": 3 for split in ("train", "test") for color in ("blues", "reds")}

@@ -32,7 +32,7 @@ TWO_PHASES = (*TINY, "--weights=w.weights.h5", "--epochs=1,2")  # An epoch has 4
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
-    """Return a directory with a dataset of two classes, one of three classes without validation, and weights."""
+    """Return a directory with datasets of two classes and of three classes, and with weights."""
     workspace = tmp_path_factory.mktemp("workspace")
     converted(with_splits(workspace / "src", train=16, validation=6), workspace / "out")
     converted(

@@ -308,7 +308,7 @@ def test_decode_file_returns_pixels_or_the_reason(workspace):
         (("--run=nowhere", "src"), "--run=nowhere: does not exist."),
         (("--run=run", "src", "--csv=nowhere/a.csv"), "--csv=nowhere/a.csv: its directory does not exist."),
         (("--run=run", "src", "--csv=src"), "--csv=src: is a directory. Pass the name of a file."),
-        (("--run=run", "src", "--threshold=1"), "--threshold=1: must be a probability between 0 and 1."),
+        (("--run=run", "src", "--threshold=1"), "--threshold=1: must be above 0 and below 1."),
         (("--run=run", "nothing"), "nothing: no files there."),
     ],
 )

@@ -170,7 +170,7 @@ def test_killed_five_times_each_trainer_ends_with_the_same_weights(trainer, work
 
 
 def check_kills(trainer: str, flags: tuple[str, ...], steps: list[int], workspace: Path) -> None:
-    """Train once without interruption, and once with a kill as soon as the checkpoint has reached each step."""
+    """Train once without interruption, and once with a kill whenever the checkpoint has reached a step."""
     assert run(f"trainers.{trainer}", *flags, "--run=whole", cwd=workspace).returncode == 0
     for step in steps:
         with start(f"trainers.{trainer}", *flags, "--run=killed", cwd=workspace) as process:
@@ -318,7 +318,7 @@ def test_batch_size_that_devices_cannot_share_is_reported(workspace, tmp_path, m
 
 @pytest.mark.parametrize("argument", ["clipnorm", "clipvalue", "global_clipnorm"])
 def test_clipping_on_several_devices_is_rejected(argument, workspace, tmp_path, monkeypatch):
-    """Keras clips the gradients of each device before adding them, so the result would depend on their number."""
+    """Keras clips the gradients of each device, so the result would depend on the number of devices."""
     device = training.devices.Device(name="GPU", precision="float32", jit_compile=False, replicas=2)
     monkeypatch.setattr(training.devices, "set_up", lambda **settings: device)
     recipe = small("scratch", workspace, phase={"optimizer_kwargs": {argument: 1.0}})
