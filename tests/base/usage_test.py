@@ -143,11 +143,11 @@ def test_home_directories_in_commands(module, flags, written, home, tmp_path):
         ("tfrecord_tools.bench", ["~/none"], "HOME/none: no such directory"),
         ("trainers.finetune", ["--tfrecords=~/none"], "HOME/none: no such directory"),
         ("trainers.finetune", ["--tfrecords=~/out", "--weights=~/none.h5"], "--weights=HOME/none.h5"),
-        ("trainers.scratch", ["--csv=~/none"], "--csv=HOME/none: there is no such file"),
+        ("trainers.scratch", ["--csv=~/none"], "--csv=HOME/none: does not exist"),
         ("trainers.compare", ["--tfrecords=~/none"], "HOME/none: no such directory"),
         ("trainers.evaluate", ["--run=~/none", "--tfrecords=~/out"], "HOME/none"),
         ("trainers.predict", ["--run=~/none", "~/x.jpg"], "HOME/none"),
-        ("trainers.predict", ["--run=~/r", "--csv=~/none/x.csv", "~/x.jpg"], "--csv=HOME/none/x.csv: there is no dir"),
+        ("trainers.predict", ["--run=~/r", "--csv=~/none/x.csv", "~/x.jpg"], "--csv=HOME/none/x.csv: its directory d"),
         ("trainers.export", ["--run=~/none"], "HOME/none"),
         (
             "tfrecord_tools.convert",

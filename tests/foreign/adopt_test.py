@@ -144,8 +144,8 @@ def test_output_depends_only_on_the_records(model_garden: Path, adopted: Path, t
 def test_kaggle_files_without_paths_and_names(tmp_path: Path) -> None:
     for split, count in (("train", 9), ("val", 6)):
         shards(tmp_path / f"flowers/{split}", "{:02d}-12x9-{}.tfrec", [kaggle(n) for n in range(count)])
-    said = report(f"{tmp_path}/flowers/*/*.tfrec", tmp_path / "out")
-    assert said.splitlines() == [
+    output = report(f"{tmp_path}/flowers/*/*.tfrec", tmp_path / "out")
+    assert output.splitlines() == [
         "image in 'image', label in 'class', no path", "3 classes; label 0 is '0'",
         "  label  class  train  validation", "      0  0          3           2", "      1  1          3           2",
         "      2  2          3           2", "         all        9           6", "         files      2           2",
@@ -200,8 +200,8 @@ def test_directory_of_tensorflow_datasets(tfds_directory: Path, tmp_path: Path) 
     rejected = (tmp_path / "out/rejected.csv").read_text().splitlines()
     assert len(rejected) == 2
     assert rejected[1].endswith(",it has no label (-1),skipped")
-    assert "         all       16           8" in said
-    assert "  note: 1 record is left out of the index, but still in the files, where other readers find them;" in said
+    assert "         all       16           8" in output
+    assert "  note: 1 record is left out of the index, but still in the files, where other readers find them;" in output
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
     builder = tfds.builder_from_directory(
         tmp_path / "out"
@@ -252,8 +252,8 @@ def test_all_settings(model_garden: Path, tmp_path: Path) -> None:
     data = open_dataset(tmp_path / "out")
     assert (data.class_names, data.splits) == (("a", "b", "c"), {"train": 16, "validation": 4})
     assert sorted(set(data.records("train").labels.tolist())) == [1, 2]
-    assert "note: " in said
-    assert "1 file is missing, according to the names of the others" in said
+    assert "note: " in output
+    assert "1 file is missing, according to the names of the others" in output
 
 
 def test_bad_images_are_left_out(tmp_path: Path) -> None:
@@ -288,9 +288,9 @@ def test_images_that_convert_would_change_are_reported(tmp_path: Path) -> None:
     values = [kaggle(n) for n in range(4)]
     values[1]["image"], values[2]["image"] = image(1, exif=exif), image(2, mode="CMYK")
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", values)
-    said = report(tmp_path / "d", tmp_path / "out")
-    assert "  note: 1 image has an EXIF orientation, which TensorFlow's decoders ignore" in said
-    assert "  note: 1 image has a format that convert would encode again (" in said
+    output = report(tmp_path / "d", tmp_path / "out")
+    assert "  note: 1 image has an EXIF orientation, which TensorFlow's decoders ignore" in output
+    assert "  note: 1 image has a format that convert would encode again (" in output
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), lambda line: None) == []  # Sizes as well.
 
 
@@ -539,10 +539,10 @@ def test_images_are_stored_as_convert_stores_them(tmp_path: Path) -> None:
     Image.new("RGB", (4, 5)).save(tiff, "TIFF")
     stored = [image(0), image(1, exif=exif), tiff.getvalue(), image(3, "GIF"), b"<html>"]
     shards(tmp_path / "d", "train{}.tfrec", [kaggle(n, image=data) for n, data in enumerate(stored)], count=1)
-    said = report(tmp_path / "d", tmp_path / "out", rewrite=True, max_bad=0.2)
-    assert "  note: 1 image was turned upright, according to the EXIF orientation" in said
-    assert "  note: 2 images were encoded again (" in said
-    assert "  skipped: train0.tfrec:4: not an image (starts with b'<html>'); " in said
+    output = report(tmp_path / "d", tmp_path / "out", rewrite=True, max_bad=0.2)
+    assert "  note: 1 image was turned upright, according to the EXIF orientation" in output
+    assert "  note: 2 images were encoded again (" in output
+    assert "  skipped: train0.tfrec:4: not an image (starts with b'<html>'); " in output
     records = open_dataset(tmp_path / "out").records("train")
     with_sizes = [(Image.open(io.BytesIO(records[n]["image"])).format, records[n]["label"]) for n in range(4)]
     assert with_sizes == [("JPEG", 0), ("JPEG", 1), ("PNG", 2), ("PNG", 0)]
@@ -562,7 +562,7 @@ CATS = [b"Cat", b"cat", b"dog"]
         ),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "dog"]}, r"note: 4 records labeled 'Cat' belong to "),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes; label 0 is 'c"),
-        (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are not among these classes"),
+        (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are not am"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {}, r"b'caf\\xe9' in 'label' is not utf-8 text \(--l"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {"label_encoding": "latin-1"}, r"2 classes, .* 'café'"),
         (lambda n: {"label": [b"a", b"dog"][n % 2]}, {"label_encoding": "no"}, r"--label_encoding=no: not an en"),
@@ -627,9 +627,9 @@ def test_raw_pixels_of_another_size_are_left_out(tmp_path: Path, change: dict[st
 def test_a_record_without_a_label_is_left_out(tmp_path: Path, missing: int, rewrite: bool) -> None:
     values = [{"image": image(n)} | ({"label": n % 2} if n != missing else {}) for n in range(40)]
     write(tmp_path / "d/train.tfrec", map(example, values))
-    said = report(tmp_path / "d", tmp_path / "out", rewrite=rewrite)
-    assert f"  skipped: train.tfrec:{missing}: it has no label: 'label' is missing or empty" in said
-    assert ("left out of the index, but still in the files" in said) == (not rewrite)
+    output = report(tmp_path / "d", tmp_path / "out", rewrite=rewrite)
+    assert f"  skipped: train.tfrec:{missing}: it has no label: 'label' is missing or empty" in output
+    assert ("left out of the index, but still in the files" in output) == (not rewrite)
     records = open_dataset(tmp_path / "out").records("train")
     expected = [v["image"] for n, v in enumerate(values) if n != missing]
     assert [records[n]["image"] for n in range(39)] == expected

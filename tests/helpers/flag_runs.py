@@ -749,7 +749,7 @@ BENCH = [
         arguments=["out"],
         flags={
             "--cached": says("reading from memory"),
-            "--augment=document_transfer": says("augmenting"),
+            "--augment=reference_transfer": says("augmenting"),
             "--seconds=0.2": says("bottleneck: "),
             "--image_size=16": says("16 px"),
         },
@@ -912,7 +912,7 @@ OF_IMAGES: dict[str, Check] = {
     "--block=4": setting("flags.block", 4),
 }
 # The reference recipe, and flags that exclude those of `TRAINING`. An epoch always has 100 steps.
-NOTES: dict[str, Check] = {
+REFERENCE: dict[str, Check] = {
     "--recipe=reference": setting("flags.recipe", "reference"),
     "--tfrecords=out": setting("dataset.name", "pets"),
     "--run=run": is_there("run/metrics.json"),
@@ -923,7 +923,7 @@ NOTES: dict[str, Check] = {
     "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
     "--image_size=24": says(", 24 px, "),
 }
-NOTES_OF_IMAGES: dict[str, Check] = {
+REFERENCE_OF_IMAGES: dict[str, Check] = {
     "--order=balanced": setting("flags.order", "balanced"),
     "--probe": says("probe: "),
 }
@@ -937,14 +937,14 @@ SCRATCH = [
     Run(
         name="flags",
         marks=SLOW,
-        flags=TRAINING | ONE_PHASE | OF_IMAGES | {"--augment=document": setting("flags.augment", "document")},
+        flags=TRAINING | ONE_PHASE | OF_IMAGES | {"--augment=document": setting("flags.augment", "reference")},
     ),
     Run(
-        name="the notes",
+        name="the reference recipe",
         marks=SLOW,
         before=pretrained,
-        flags=NOTES
-        | NOTES_OF_IMAGES
+        flags=REFERENCE
+        | REFERENCE_OF_IMAGES
         | {
             "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
             "--cache_mb=0": no_cache,
@@ -983,13 +983,13 @@ FEATURES = [
         },
     ),
     Run(
-        name="the notes, by the recipe's former name",
+        name="the reference recipe, by its old name",
         marks=SLOW,
-        flags={flag: check for flag, check in NOTES.items() if flag != "--recipe=reference"}
+        flags={flag: check for flag, check in REFERENCE.items() if flag != "--recipe=reference"}
         | {
             "--recipe=document": setting("flags.recipe", "reference"),
             "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
-            "--weights=none": says("weights none"),
+            "--weights=none": says("--weights=none: the backbone has random weights and is not pretrained"),
         },
     ),
 ]
@@ -1007,16 +1007,16 @@ FROZEN = [
         },
     ),
     Run(
-        name="the notes",
+        name="the reference recipe",
         marks=SLOW,
-        flags=NOTES
-        | NOTES_OF_IMAGES
+        flags=REFERENCE
+        | REFERENCE_OF_IMAGES
         | {
             "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
             "--cache_mb=0": no_cache,
-            "--weights=none": says("weights none: there is nothing to transfer"),
+            "--weights=none": says("--weights=none: the backbone has random weights and is not pretrained"),
             "--precision=mixed_float16": setting("flags.precision", "mixed_float16"),
-            "--augment=document_transfer": setting("flags.augment", "document_transfer"),
+            "--augment=document_transfer": setting("flags.augment", "reference_transfer"),
         },
     ),
 ]
@@ -1036,14 +1036,14 @@ FINETUNE = [
         },
     ),
     Run(
-        name="the notes",
+        name="the reference recipe",
         marks=SLOW,
-        flags=NOTES
-        | NOTES_OF_IMAGES
+        flags=REFERENCE
+        | REFERENCE_OF_IMAGES
         | {
             "--epochs=1,1": lambda e: len(e.rows("run/history.csv")) == 2,
             "--cache_mb=0": no_cache,
-            "--weights=none": says("weights none"),
+            "--weights=none": says("--weights=none: the backbone has random weights and is not pretrained"),
         },
     ),
 ]

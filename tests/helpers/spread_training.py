@@ -70,7 +70,7 @@ def main(out: str, run: str, strategy: str, devices: str, kill_at: str, backbone
         recipe,
         batch_size=12,
         epochs=[3],
-        augment="document",
+        augment="reference",
         class_weights="balanced",
         learning_rate=[1e-2],
         # Adam would amplify the rounding errors of gradients that should be 0.
