@@ -1,8 +1,8 @@
 """Make the pictures of README and docs from drawn images: `make pictures`.
 
-    python tools/pictures.py DIRECTORY [--weights=FILE] [--chromium=PROGRAM]
+    python -m tools.pictures DIRECTORY [--weights=FILE] [--write] [--chromium=PROGRAM]
 
-DIRECTORY is that of tools/tutorial.py, which is run first: the pictures show what the tutorial's commands wrote. Pages
+DIRECTORY is that of tools.tutorial, which is run first: the pictures show what the tutorial's commands wrote. Pages
 are photographed by a headless Chromium (Debian: apt-get install chromium), which nothing else here needs.
 """
 
@@ -15,8 +15,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import tutorial
-from PIL import Image
+from PIL import Image, ImageChops
+
+from tools import tutorial
 
 PICTURES = tutorial.REPOSITORY / "docs/pictures"
 MOST_BYTES = 600_000  # All pictures together.
@@ -25,7 +26,8 @@ SHOWN = ("tfrecord_tools.convert", "trainers.finetune", "trainers.predict")  # I
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>
 body {{ margin: 0; padding: 16px; background: #fff; }}
 .window {{ background: #1e2430; border-radius: 8px; color: #dfe6ee; font: 13px/1.45 "DejaVu Sans Mono", monospace; }}
-.bar {{ height: 28px; border-bottom: 1px solid #343d4d; padding: 0 12px; display: flex; gap: 7px; align-items: center; }}
+.bar {{ height: 28px; border-bottom: 1px solid #343d4d; padding: 0 12px; }}
+.bar {{ display: flex; gap: 7px; align-items: center; }}
 .bar i {{ width: 11px; height: 11px; border-radius: 6px; background: #57627a; }}
 pre {{ margin: 0; padding: 14px 18px; font: inherit; white-space: pre-wrap; overflow-wrap: anywhere; }}
 b {{ color: #7fd1c1; font-weight: 600; }}
@@ -35,7 +37,14 @@ b {{ color: #7fd1c1; font-weight: 600; }}
 
 def photograph(chromium: str, page: Path, picture: Path, width: int, height: int) -> None:
     """Write a PNG of a page's top `height` pixels at a window of `width` pixels."""
-    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--virtual-time-budget=3000"]
+    command = [
+        chromium,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--virtual-time-budget=3000",
+    ]
     command += [f"--window-size={width},{height}", f"--screenshot={picture}", page.resolve().as_uri()]
     subprocess.run(command, check=True, capture_output=True)
 
@@ -62,11 +71,9 @@ def save_small(source: Path, name: str, width: int, colors: int = 128) -> None:
 
 
 def without_margin(image: Image.Image) -> Image.Image:
-    """Return an image without the rows at its bottom that have the color of its last pixel, except 16 of them."""
+    """Return an image without its bottom margin, except 16 rows."""
     corner = image.getpixel((image.width - 1, image.height - 1))
     background = Image.new("RGB", image.size, corner)
-    from PIL import ImageChops
-
     box = ImageChops.difference(image, background).getbbox()
     return image if box is None else image.crop((0, 0, image.width, min(image.height, box[3] + 16)))
 
@@ -93,11 +100,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--weights", default="")
+    parser.add_argument("--write", action="store_true", help="Also write the outputs into the tutorial's page.")
     parser.add_argument("--chromium", default=shutil.which("chromium") or shutil.which("chromium-browser") or "")
     options = parser.parse_args()
     if not options.chromium:
         parser.error("Chromium is not installed. On Debian and Ubuntu: apt-get install chromium")
-    total = make(options.directory, options.chromium, tutorial.run_all(options.directory, options.weights))
+    outputs = tutorial.run_all(options.directory, options.weights)
+    if options.write:
+        tutorial.write(outputs, options.directory)
+    total = make(options.directory, options.chromium, outputs)
     print(f"{PICTURES}: {total:,} bytes")
     if total > MOST_BYTES:
         parser.error(f"The pictures have {total:,} bytes together; at most {MOST_BYTES:,} are wanted.")

@@ -1,6 +1,6 @@
-"""Run the commands of docs/tutorial.md, and write into it what they print and what accuracy they reach.
+"""Run the commands of docs/tutorial.md, and write their output and accuracies into the page.
 
-    python tools/tutorial.py DIRECTORY [--weights=FILE] [--write]
+    python -m tools.tutorial DIRECTORY [--weights=FILE] [--write]
 
 The commands run in DIRECTORY. A command that has run there is not run again: its output is in DIRECTORY/output.
 --weights gives a weights file for the pretrained networks, where the download is impossible. --write changes the page.
@@ -42,13 +42,11 @@ def run(step: Step, directory: Path, extra: list[str]) -> str:
     """Run a command in `directory` and return its standard output."""
     command = [sys.executable, "-m", step.module, *step.arguments, *extra]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        command, cwd=directory, env=environment, stdout=subprocess.PIPE, text=True, check=True
-    ).stdout
+    return subprocess.run(command, cwd=directory, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
 def quotable(module: str, output: str) -> str:
-    """Return the lines that the page quotes: of a training the result, of `show` what stands before the code."""
+    """Return the lines that the page quotes: the result of a training, and all but the code of `show`."""
     lines = [line.rstrip() for line in output.splitlines() if not _PROGRESS.match(line)]
     if module == "tfrecord_tools.show":
         lines = "\n".join(lines).partition("\n\nTo read")[0].splitlines()
@@ -78,7 +76,7 @@ def run_all(directory: Path, weights: str = "") -> dict[str, str]:
 
 
 def written(page: str, outputs: dict[str, str], directory: Path) -> str:
-    """Return the page with the lines of `outputs` below its commands, and the accuracies of the runs in its table."""
+    """Return the page with the current outputs below its commands and the accuracies in its table."""
 
     def with_quote(match: re.Match[str]) -> str:
         module, rest, quote = match.groups()
@@ -95,6 +93,11 @@ def written(page: str, outputs: dict[str, str], directory: Path) -> str:
     return re.sub(r"^(\| [^|]+ \| `(\w+)` \| )[^|]* \|", with_accuracy, page, flags=re.MULTILINE)
 
 
+def write(outputs: dict[str, str], directory: Path) -> None:
+    """Write the outputs and the accuracies into the page."""
+    PAGE.write_text(written(PAGE.read_text("utf-8"), outputs, directory), "utf-8")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("directory", type=Path)
@@ -103,4 +106,4 @@ if __name__ == "__main__":
     options = parser.parse_args()
     outputs = run_all(options.directory, options.weights)
     if options.write:
-        PAGE.write_text(written(PAGE.read_text("utf-8"), outputs, options.directory), "utf-8")
+        write(outputs, options.directory)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 import re
@@ -24,15 +25,45 @@ from tfrecord_tools.layout import index, schema
 from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 
-DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
+DOCS = sorted((REPOSITORY / "docs").rglob("*.md"))
+READMES = [REPOSITORY / "README.md", REPOSITORY / "README.ko.md"]
 
 
 def code(name: str) -> dict[str, Any]:
-    """Runs all Python of a document; returns its names."""
+    """Run all Python of a document and return its names."""
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / name).read_text(), re.DOTALL):
         exec(block, names)
     return names
+
+
+# Other tests run the code of these pages and look at its results; the tutorial's is in the slow set.
+RUN_ELSEWHERE = {
+    "format.md",
+    "from_image_data_generator.md",
+    "interop.md",
+    "pipeline.md",
+    "scaling.md",
+    "trainers.md",
+    "tutorial.md",
+}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        path.relative_to(REPOSITORY / "docs").as_posix()
+        for path in DOCS
+        if "```python" in path.read_text() and path.name not in RUN_ELSEWHERE
+    ],
+)
+def test_the_code_of_a_page_runs(page: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    names = code(page)
+    for name in ("train", "mine"):
+        if name in names:
+            images, labels = next(iter(names[name]))
+            assert (images.shape[1:], len(images)) == ((160, 160, 3), len(labels))
 
 
 @pytest.fixture(scope="module")
@@ -170,14 +201,15 @@ def test_no_argument_of_the_generator_is_left_out(function: Callable[..., Any], 
     assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} == arguments
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_what_is_named_is_there(path: Path) -> None:
+@pytest.mark.parametrize("path", [*READMES, *DOCS], ids=lambda path: path.name)
+def test_named_files_and_sections_exist(path: Path) -> None:
     text = path.read_text()
-    for target in re.findall(r"\]\((\S+?)\)", text):
+    for target in re.findall(r"\]\((?!https://)(\S+?)\)", text):
         name, _, anchor = target.partition("#")
         assert (path.parent / name).exists(), target
-        titles = re.findall(r"^#+ (.*)$", (path.parent / name).read_text() if name else text, re.MULTILINE)
-        assert not anchor or anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", (path.parent / name).read_text() if name else text, re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
     for target in re.findall(r"\b(?:examples|tests|tfrecord_tools|trainers)/[\w/]+\.py\b", text):
         assert (REPOSITORY / target).exists(), target
     for package, module in re.findall(r"python -m (tfrecord_tools|trainers)\.(\w+)", text):
@@ -316,6 +348,14 @@ def test_the_pipeline_as_documented(place: Path, monkeypatch: pytest.MonkeyPatch
     assert forwards.tolist() == names["records"].labels[:4].tolist()
     for stream in ("augmented", "cached", "tail", "blended"):
         assert next(iter(names[stream]))[0].dtype == tf.uint8, stream
+
+
+def test_documented_names_of_the_api_exist() -> None:
+    table = re.findall(r"^\| `([\w.]+)` \| .+? \| (.+) \|$", (REPOSITORY / "docs/reference/api.md").read_text(), re.M)
+    assert len(table) > 8
+    for module, names in table:
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
 
 
 def test_one_shards_rows_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,26 +9,39 @@ import pytest
 from command_list import COMMANDS, EVERYWHERE, FLAG, FOREIGN, TRAINING, has, named
 from image_sources import REPOSITORY
 
-DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))]
+PAGES = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "docs").rglob("*.md"))
+DOCUMENTS = ["README.md", "README.ko.md", *PAGES]
 CONVERT, ADOPT = ("tfrecord_tools.convert",), ("tfrecord_tools.adopt",)
 NOT_THERE = frozenset({"lr"})  # Shown as flags that do not exist.
 JUDGES = ("trainers.evaluate", "trainers.predict", "trainers.export")
 
 # Document and title -> of which commands it speaks; what is below a title belongs to it. "" is the whole document.
 SPEAKS_OF = {
-    ("README.md", "Converting"): CONVERT,
-    ("README.md", "Training"): (*TRAINING, "trainers.compare"),
-    ("README.md", "After training"): JUDGES,
+    ("README.md", "Install"): TRAINING,
+    ("README.md", "You want …"): (*TRAINING, "trainers.export", "tfrecord_tools.export"),
+    ("README.ko.md", "설치"): TRAINING,
+    ("README.ko.md", "하고 싶은 일 …"): (*TRAINING, "trainers.export", "tfrecord_tools.export"),
+    ("docs/converting.md", ""): CONVERT,
+    ("docs/converting.md", "Command line conventions"): TRAINING,
+    ("docs/after_training.md", ""): (*JUDGES, *CONVERT),
+    ("docs/results.md", ""): TRAINING,
+    ("docs/tutorial.md", ""): TRAINING,
+    ("docs/howto/own_folder.md", ""): CONVERT,
+    ("docs/howto/kaggle.md", ""): CONVERT,
+    ("docs/decisions/0044-stratified-automatic-split.md", ""): CONVERT,
+    ("docs/decisions/0052-no-autograph.md", ""): TRAINING,
+    ("docs/howto/imbalanced.md", ""): (*TRAINING, *JUDGES),
+    ("docs/howto/resume.md", ""): (*TRAINING, *CONVERT),
+    ("docs/howto/several_gpus.md", ""): TRAINING,
+    ("docs/howto/android.md", ""): JUDGES,
     ("docs/trainers.md", ""): TRAINING,
     ("docs/interop.md", "TFRecords that others wrote"): ADOPT,
     ("docs/folders.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
     ("docs/folders.md", "TFRecords that others wrote"): ADOPT,
     ("docs/manifests.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
-    ("README.md", "Reading the records elsewhere"): ADOPT,
-    ("README.md", "The two commands"): TRAINING,
     ("docs/scaling.md", ""): CONVERT,
     ("docs/format.md", ""): (*CONVERT, *ADOPT),
-    ("docs/pipeline.md", "What holds it back"): TRAINING,
+    ("docs/pipeline.md", "Bottlenecks"): (*TRAINING, "tfrecord_tools.bench"),
     ("docs/from_image_data_generator.md", ""): CONVERT,
 }
 
