@@ -126,8 +126,10 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     return markdown
 
 
-def on_page_content(content: str, **_: Any) -> str:
-    """Keep short inline code on one line: `--flag` would break after its hyphens."""
+def on_page_content(content: str, page: Page, **_: Any) -> str:
+    """Keep short code on one line, as `--flag` would break after its hyphens, and mark the tables of flags."""
+    if page.file.src_uri.startswith("commands/") and page.file.src_uri != "commands/index.md":
+        content = content.replace("<table>", '<div class="flags"><table>').replace("</table>", "</table></div>")
     return re.sub(r"<code>([^<]{1,32})</code>", r'<code class="short">\1</code>', content)
 
 
