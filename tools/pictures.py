@@ -24,8 +24,8 @@ MOST_BYTES = 600_000  # All pictures together.
 RUNS = ("csv", "images", "augmented", "features", "frozen", "finetune")
 SHOWN = ("tfrecord_tools.convert", "trainers.finetune", "trainers.predict")  # In the picture of a terminal.
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>
-body {{ margin: 0; padding: 16px; background: #fff; }}
-.window {{ background: #1e2430; border-radius: 8px; color: #dfe6ee; font: 13px/1.45 "DejaVu Sans Mono", monospace; }}
+body {{ margin: 0; background: #1e2430; }}
+.window {{ color: #dfe6ee; font: 13px/1.45 "DejaVu Sans Mono", monospace; }}
 .bar {{ height: 28px; border-bottom: 1px solid #343d4d; padding: 0 12px; }}
 .bar {{ display: flex; gap: 7px; align-items: center; }}
 .bar i {{ width: 11px; height: 11px; border-radius: 6px; background: #57627a; }}
@@ -50,7 +50,7 @@ def photograph(chromium: str, page: Path, picture: Path, width: int, height: int
 
 
 def terminal_page(outputs: dict[str, str]) -> str:
-    """Return a page that looks like a terminal with the commands `SHOWN` and the lines that the tutorial quotes."""
+    """Return a page that looks like a terminal, with the commands `SHOWN` and their quoted lines."""
     lines = []
     for command, output in outputs.items():
         module = command.partition(" ")[0]

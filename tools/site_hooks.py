@@ -127,7 +127,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def on_page_content(content: str, page: Page, **_: Any) -> str:
-    """Keep short code on one line, as `--flag` would break after its hyphens, and mark the tables of flags."""
+    """Keep short code, such as a flag, on one line, and mark the tables of flags."""
     if page.file.src_uri.startswith("commands/") and page.file.src_uri != "commands/index.md":
         content = content.replace("<table>", '<div class="flags"><table>').replace("</table>", "</table></div>")
     return re.sub(r"<code>([^<]{1,32})</code>", r'<code class="short">\1</code>', content)

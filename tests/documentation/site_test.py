@@ -1,4 +1,4 @@
-"""The site of the documentation builds without a warning, loads nothing from other hosts, and has every flag."""
+"""The site builds without a warning, needs no other host, and has every flag."""
 
 from __future__ import annotations
 
