@@ -66,7 +66,8 @@ def save_small(source: Path, name: str, width: int, colors: int = 128) -> None:
         picture = without_margin(image.convert("RGB"))
     if picture.width > width:
         picture = picture.resize((width, round(picture.height * width / picture.width)), Image.Resampling.LANCZOS)
-    picture = picture.quantize(colors, dither=Image.Dither.NONE)
+    dither = Image.Dither.FLOYDSTEINBERG if colors == 256 else Image.Dither.NONE  # Only drawings have smooth colors.
+    picture = picture.quantize(colors, dither=dither)
     picture.save(PICTURES / f"{name}.png", optimize=True)
 
 
@@ -84,13 +85,13 @@ def make(directory: Path, chromium: str, outputs: dict[str, str]) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         shot, page = Path(temporary, "shot.png"), Path(temporary, "terminal.html")
         page.write_text(terminal_page(outputs), "utf-8")
-        photograph(chromium, page, shot, 1000, 900)
-        save_small(shot, "terminal", 1000, colors=32)
+        photograph(chromium, page, shot, 1100, 900)
+        save_small(shot, "terminal", 1100, colors=32)
         for name, path in (("card", "out/card.html"), ("report", "runs/finetune/report.html")):
-            photograph(chromium, directory / path, shot, 1100, 900)
+            photograph(chromium, directory / path, shot, 1100, 940)
             save_small(shot, name, 800)
-    save_small(directory / "preview.png", "augmentation", 600)
-    save_small(directory / "grid.png", "records", 600)
+    save_small(directory / "preview.png", "augmentation", 600, colors=256)
+    save_small(directory / "grid.png", "records", 600, colors=256)
     for run in RUNS:
         save_small(directory / f"runs/{run}/plots/accuracy.png", f"accuracy_{run}", 560, colors=32)
     return sum(path.stat().st_size for path in PICTURES.glob("*.png"))
