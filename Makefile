@@ -20,7 +20,7 @@ UNIT := tests/layout tests/images tests/sources tests/conversion tests/card test
 TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=96 --crop=0 --epochs=30,--image_size=160)
 
 .PHONY: demo test test-unit test-slow test-interop coverage clean
-.PHONY: architecture release-check
+.PHONY: architecture release-check docs pictures
 
 $(VENV)/installed: EXTRAS := dev
 $(INTEROP)/installed: EXTRAS := dev,interop
@@ -54,11 +54,26 @@ coverage: $(VENV)/installed
 	$(RUN) -m pytest --cov --cov-report=
 	$(RUN) -m coverage report --show-missing --skip-covered --sort=cover
 
-test-slow: $(VENV)/installed
+test-slow: $(VENV)/docs-installed
 	$(RUN) -m pytest -m slow
 
 test-interop: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m pytest -m interop
+
+# What builds the documentation. It is not needed for anything else.
+$(VENV)/docs-installed: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+# The documentation as a site in site/, without a network. Broken links are errors.
+docs: $(VENV)/docs-installed
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "Read it: $(RUN) -m http.server --directory=site"
+
+# The commands of the tutorial, their output in its page, and the pictures. Half an hour; it needs Chromium.
+# Without a connection: make pictures WEIGHTS=FILE, ImageNet's weights of MobileNet (alpha=0.25) without top.
+pictures: $(VENV)/installed
+	$(RUN) -m tools.pictures demo/tutorial --write $(if $(wildcard $(WEIGHTS)),--weights="$(WEIGHTS)")
 
 # The drawing of the rooms and the index of the decisions in docs/.
 architecture: $(VENV)/installed
@@ -70,4 +85,4 @@ release-check: $(VENV)/installed
 	@$(RUN) -m tools.release_check
 
 clean:
-	rm -rf $(VENV) $(INTEROP) demo build *.egg-info .coverage*
+	rm -rf $(VENV) $(INTEROP) demo build site *.egg-info .coverage*

@@ -29,6 +29,7 @@ FOREIGN = frozenset(
     {
         "gpus",
         "force-reinstall",
+        "no-deps",
         "upgrade",
         "direct_running_mode",
         "direct_num_workers",
