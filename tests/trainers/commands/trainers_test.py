@@ -335,7 +335,7 @@ def test_gradients_are_accumulated_on_one_device(strategy, workspace, tmp_path, 
     strategies = []
     set_up = training.devices.set_up
 
-    def record_strategy(**settings: Any) -> training.devices.Device:
+    def record_strategy(**settings: Any) -> Any:
         strategies.append(settings["strategy"])
         return set_up(**settings)
 

@@ -94,7 +94,7 @@ def test_two_processes_give_the_result_of_one(workspace):
 
 @pytest.mark.slow
 def test_device_without_images_of_the_last_batch(workspace):
-    """With 13 images in batches of 12, the second device gets an empty last batch, at which convolutions fail."""
+    """The second device gets an empty last batch of 13 images in batches of 12. Convolutions fail on it."""
     for name, strategy, devices in (("one", "none", 1), ("two", "mirrored", 2)):
         ((code, _, err),) = finished(
             [spread_training.start(workspace / "out", workspace / name, strategy, devices=devices)]

@@ -1,4 +1,4 @@
-"""Tests of `python -m trainers.export`: an exported model gives the outputs of the Keras model, or is not written."""
+"""Tests of `python -m trainers.export`: an exported model gives the outputs of the Keras model."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def saved(directory: Path, model: keras.Model, classes: tuple[str, ...], **info:
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with runs "two" and "five", and a dataset "out" with `IMAGES` in train and validation."""
+    """Return a directory with the runs "two" and "five" and the dataset "out" of `IMAGES`."""
     workspace = tmp_path_factory.mktemp("workspace")
     saved(workspace / "two", classifier(2), TWO)
     saved(workspace / "five", classifier(5), FIVE)

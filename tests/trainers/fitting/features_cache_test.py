@@ -1,4 +1,4 @@
-"""Tests of the cache of features: computed once, continued after a kill, and equal to the extractor's outputs."""
+"""Tests of the feature cache: computed once, resumed after a kill, equal to the extractor's outputs."""
 
 from __future__ import annotations
 

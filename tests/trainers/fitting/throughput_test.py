@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def slow(clock: Clock, seconds: float) -> tf.data.Dataset:
-    """Return a dataset of numbers, each of which takes some seconds to make when it is needed."""
+    """Return a dataset of numbers. Each number takes some seconds to make."""
 
     def make(number: np.ndarray) -> np.ndarray:
         clock.sleep(seconds)

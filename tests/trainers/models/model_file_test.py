@@ -1,4 +1,4 @@
-"""Tests of model files: Keras reads them, their description is complete, and their content is not trusted."""
+"""Tests of model files: Keras reads them, and their content is not trusted."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def _clean():
 
 
 def pixels(size: int, count: int = 2) -> np.ndarray:
-    """Return images of coarse patches of color. With noise in single pixels, all images would give similar outputs."""
+    """Return images of coarse patches of color. Noise in single pixels would give similar outputs."""
     patches = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
     patches[0, 0, :2] = [[0, 0, 0], [255, 255, 255]]
     side = -(-size // 4)
@@ -44,7 +44,7 @@ def preprocess_input(name: str, images: np.ndarray) -> np.ndarray:
 
 
 def settle(classifier: networks.Classifier) -> None:
-    """Make every layer affect the output: fit BatchNormalization to some images, and open ConvNeXt's branches.
+    """Make every layer affect the output, also BatchNormalization and the branches of ConvNeXt.
 
     Without it, BatchNormalization makes the outputs of random layers fade to 0. Branches of ConvNeXt are scaled by
     1e-6, so that their gradients are below half of float32's resolution at gamma = 1 and would not change it.
