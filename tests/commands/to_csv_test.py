@@ -401,7 +401,7 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
             "error: --image_size is missing. Add the height and width of the images in pixels, for example --image_s",
         ),
         (["--image_size=4"], "error: --src is missing: images such as cat_dog_img/train"),
-        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: must be one of rgb, gray."),
+        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: one of rgb, gray is expected."),
         (["--src=pets", "--image_size=x"], "--image_size=x: a whole number is expected."),
         (["--src=pets", "--size=4"], "--size=4: there is no such flag. Use --image_size=4."),
         (["--src=pets", "4"], "error: unexpected argument '4'"),
