@@ -120,29 +120,48 @@ def _checked_range(name: str, value: Range | list[float], most: float) -> Range:
     return float(value[0]), float(value[1])
 
 
-_NOTES = AugmentConfig(rotation_range=90.0, zoom_range=0.2, horizontal_flip=True, vertical_flip=True)
-PRESETS = {
-    "none": AugmentConfig(),
-    # The settings of the reference recipe, for training from scratch and for transfer learning.
-    "document": dataclasses.replace(_NOTES, width_shift_range=0.2, height_shift_range=0.2),
-    "document_transfer": dataclasses.replace(_NOTES, width_shift_range=0.1, height_shift_range=0.1),
-    # Photographs are seldom upside down, so rotations are small and there is no vertical flip.
-    "standard": AugmentConfig(
-        rotation_range=15.0, width_shift_range=0.1, height_shift_range=0.1, zoom_range=0.15, horizontal_flip=True
-    ),
-    "strong": AugmentConfig(
-        rotation_range=30.0,
-        width_shift_range=0.15,
-        height_shift_range=0.15,
-        shear_range=10.0,
-        zoom_range=(0.7, 1.2),
-        horizontal_flip=True,
-        fill_mode="reflect",
-        channel_shift_range=10.0,
-        brightness_range=(0.7, 1.3),
-        contrast_range=(0.7, 1.3),
-        saturation_range=(0.5, 1.5),
-        erasing=0.25,
-        cval=127.0,
-    ),
-}
+_REFERENCE = AugmentConfig(rotation_range=90.0, zoom_range=0.2, horizontal_flip=True, vertical_flip=True)
+FORMER_NAMES = {"document": "reference", "document_transfer": "reference_transfer"}  # Old name of a preset -> its name.
+
+
+def current_name(name: str) -> str:
+    """Return the current name of a preset or recipe that may be given by its old name, such as `document`."""
+    return FORMER_NAMES.get(name, name)
+
+
+class _Presets(dict[str, AugmentConfig]):
+    """Presets by name. Old names are found too, but not listed."""
+
+    def __missing__(self, name: str) -> AugmentConfig:
+        if name not in FORMER_NAMES:
+            raise KeyError(name)
+        return self[FORMER_NAMES[name]]
+
+
+PRESETS = _Presets(
+    {
+        "none": AugmentConfig(),
+        # The settings of the reference recipe, for training from scratch and for transfer learning.
+        "reference": dataclasses.replace(_REFERENCE, width_shift_range=0.2, height_shift_range=0.2),
+        "reference_transfer": dataclasses.replace(_REFERENCE, width_shift_range=0.1, height_shift_range=0.1),
+        # Photographs are seldom upside down, so rotations are small and there is no vertical flip.
+        "standard": AugmentConfig(
+            rotation_range=15.0, width_shift_range=0.1, height_shift_range=0.1, zoom_range=0.15, horizontal_flip=True
+        ),
+        "strong": AugmentConfig(
+            rotation_range=30.0,
+            width_shift_range=0.15,
+            height_shift_range=0.15,
+            shear_range=10.0,
+            zoom_range=(0.7, 1.2),
+            horizontal_flip=True,
+            fill_mode="reflect",
+            channel_shift_range=10.0,
+            brightness_range=(0.7, 1.3),
+            contrast_range=(0.7, 1.3),
+            saturation_range=(0.5, 1.5),
+            erasing=0.25,
+            cval=127.0,
+        ),
+    }
+)

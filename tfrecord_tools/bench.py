@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS
 from tfrecord_tools.base import command, words, workers
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
@@ -182,7 +182,7 @@ def define_flags() -> None:
         "Side of the central square that is cropped, as a share of the shorter side. 0: stretch the whole image.",
     )
     flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Images per batch.")
-    flags.DEFINE_enum("augment", BenchConfig.augment, list(PRESETS), "Augmentation preset.")
+    flags.DEFINE_enum("augment", BenchConfig.augment, [*PRESETS, *FORMER_NAMES], "Augmentation preset.")
     flags.DEFINE_bool(
         "cached",
         BenchConfig.cached,

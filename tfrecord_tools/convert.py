@@ -317,7 +317,7 @@ class _Conversion:
             changes = sorted(sources.relabelled.items())
             report["relabelled"] = [{"from": old, "to": new, "images": count} for (old, new), count in changes]
         metadata.write(data, describe.describe(plan), report)
-        card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures)
+        card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures, self._log)
 
 
 def _is_copy(shard: Shard, data: Path, name: str) -> bool:

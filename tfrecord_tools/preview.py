@@ -1,6 +1,6 @@
 """Draw the results of an augmentation: one image with many random changes, as a grid.
 
-python -m tfrecord_tools.preview --tfrecords=out --augment=document --grid=3x4
+python -m tfrecord_tools.preview --tfrecords=out --augment=reference --grid=3x4
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from absl import flags
 from PIL import Image
 
 from tfrecord_tools import order
-from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS, AugmentConfig
 from tfrecord_tools.base import command, files, usage
 from tfrecord_tools.decoding import decoder, geometry
 from tfrecord_tools.errors import UserError
@@ -49,7 +49,7 @@ class PreviewConfig:
     split: str = "train"
     record: int = 0
     image: str | None = None
-    augment: str = "document"
+    augment: str = "reference"
     grid: str = "3x4"
     image_size: int = 150
     crop: float = 0.0
@@ -148,7 +148,7 @@ def define_flags() -> None:
     flags.DEFINE_string("split", default.split, "Split of the record to draw: train, validation or test.")
     flags.DEFINE_integer("record", default.record, "Index of the record to draw within --split, from 0.")
     usage.define_path("image", None, "Image file to draw. Use either --image or --tfrecords.")
-    flags.DEFINE_enum("augment", default.augment, list(PRESETS), "Augmentation preset.")
+    flags.DEFINE_enum("augment", default.augment, [*PRESETS, *FORMER_NAMES], "Augmentation preset.")
     flags.DEFINE_string("grid", default.grid, "Number of panels as ROWSxCOLUMNS, for example 3x4.")
     flags.DEFINE_integer("image_size", default.image_size, "Height and width of a panel in pixels.")
     flags.DEFINE_float(

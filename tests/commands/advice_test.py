@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Iterator
@@ -15,12 +16,15 @@ from shown_texts import Definition, definitions, reached
 
 from tfrecord_tools import bench
 from tfrecord_tools.bench import Stage
+from tfrecord_tools.card import card_page
 from trainers import recipes
 from trainers.models.model_file import ModelInfo
-from trainers.results import advice, predictions, report
+from trainers.results import advice, comparison_page, predictions, report
 from trainers.results.predictions import Predictions
 from trainers.run_directory import Metrics
 
+# Flags in the findings of every trainer of this package.
+TRAINED = {"relabel", "class_weights", "learning_rate", "early_stopping", "label_smoothing", "overwrite"}
 READERS_OF_SOURCES = ("tfrecord_tools.convert", "tfrecord_tools.to_csv")
 WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
 OF_IMAGES = tuple(command for command in TRAINING if command != "trainers.features")
@@ -35,13 +39,13 @@ NARROWED = {
     # to_csv checks only fractions, and has the flags of fractions.
     "tfrecord_tools.conversion.plan_config.PlanConfig.__post_init__": ("tfrecord_tools.convert",),
     # to_csv leaves `relabel` at None.
-    "tfrecord_tools.sources.scan._relabel": ("tfrecord_tools.convert",),
+    "tfrecord_tools.sources.relabel.relabel": ("tfrecord_tools.convert",),
     # Other commands leave `depth_range` at None.
     "tfrecord_tools.images.preparation._normalized_range": ("tfrecord_tools.convert",),
     # Other commands use only names and losses.
     "tfrecord_tools.layout.findings.FINDINGS": ("tfrecord_tools.convert",),
     # to_csv leaves `relabel` at None.
-    "tfrecord_tools.sources.scan._relabel_notes": ("tfrecord_tools.convert",),
+    "tfrecord_tools.sources.relabel.notes": ("tfrecord_tools.convert",),
     "tfrecord_tools.base.usage._ADVICE": WITH_SEED,  # A sentence is shown if the command has its flags.
     "tfrecord_tools.base.usage._unknown": TRAINING,  # Only trainers have optimizer arguments.
     "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes only directories.
@@ -136,7 +140,7 @@ def test_unknown_flags_in_texts(text: str, commands: list[str], flags: list[str]
 @pytest.mark.parametrize("command", ["trainers.scratch", "trainers.predict"])
 def test_answers_to_unknown_flags_name_flags_of_the_command(command: str) -> None:
     message = run(command, "--shuffle").stderr
-    assert message.startswith("error: --shuffle: there is no such flag. ")
+    assert message.startswith("error: --shuffle: is not a flag of this command. ")
     assert ("--seed" in message) == has(command, "seed")
     assert set(unknown(message, [command])) == {"shuffle"}
 
@@ -166,17 +170,17 @@ def test_advice_takes_the_first_flag_that_the_trainer_has(trainer: str, flags: t
 
 
 def worst_report(trainer: str) -> report.Facts:
-    """Return facts for which the report has all its findings."""
-    truth = np.repeat([0, 1], 60)
-    predicted_labels = np.where(truth == 1, np.arange(120) % 2, 0)  # Half of the second class is predicted wrongly.
-    probabilities = np.eye(2)[predicted_labels] * 0.98 + 0.01
+    """Return the facts of a report with every finding except "perhaps_guessed", which excludes "guessed"."""
+    truth = np.repeat([0, 1], [600, 40])
+    answers = np.where(truth == 1, np.arange(640) % 2, np.arange(640) < 30)  # Half of the second class is not found.
+    probabilities = np.eye(2)[answers.astype(int)] * 0.98 + 0.01
     predicted = Predictions(
         classes=("cats", "dogs"),
-        paths=[f"{i}.jpg" for i in range(120)],
+        paths=[f"{i}.jpg" for i in range(640)],
         labels=truth,
-        predicted=predicted_labels,
+        predicted=answers.astype(int),
         probabilities=probabilities,
-        records=np.arange(120),
+        records=np.arange(640),
     )
     metrics: Metrics = predictions.summary(predicted) | {"split": "s", "note": "n", "corrupt": ["record 3"]}
     return report.Facts(
@@ -184,7 +188,7 @@ def worst_report(trainer: str) -> report.Facts:
         predictions=predicted,
         metrics=metrics,
         settings={},
-        history=[{"data_wait": 0.9}],
+        history=[{"data_wait": 0.9, "loss": 0.5, "val_loss": 0.5}, {"data_wait": 0.9, "loss": 0.1, "val_loss": 0.9}],
         plots={},
         mistakes=[],
     )
@@ -192,22 +196,26 @@ def worst_report(trainer: str) -> report.Facts:
 
 @pytest.mark.parametrize("trainer", [*recipes.RECIPES, "mine"])
 def test_reports_name_flags_of_the_trainer(trainer: str) -> None:
-    findings = report.findings(worst_report(trainer))
-    assert [finding.section for finding in findings] == [
-        "mistakes",
-        "decisions",
-        "training",
-        "calibration",
-        "settings",
-        "decisions",
-    ]  # All kinds of findings.
-    text = "\n".join(finding.text for finding in findings)
-    for reader in {f"trainers.{trainer}", "trainers.evaluate"} & set(COMMANDS):  # The trainer, and evaluate.
+    found = report.findings(worst_report(trainer))
+    assert {finding.name for finding in found} == {rule.name for rule in report._RULES} - {"perhaps_guessed"}
+    fewer = dataclasses.replace(worst_report(trainer), metrics={**worst_report(trainer).metrics, "accuracy": 0.94})
+    found += [finding for finding in report.findings(fewer) if finding.name == "perhaps_guessed"]
+    assert {finding.name for finding in found} == {rule.name for rule in report._RULES}
+    text = "\n".join(finding.text for finding in found)
+    for reader in {f"trainers.{trainer}", "trainers.evaluate"} & set(COMMANDS):  # Who trains, and who judges later.
         assert list(unknown(text, [reader])) == []
     assert set(FLAG.findall(text)) == {
-        "features": {"relabel", "class_weights", "batch_size"},
-        "mine": {"relabel", "resize"},
-    }.get(trainer, {"relabel", "order", "probe", "cache", "resize"})
+        "features": {*TRAINED, "batch_size"},
+        "mine": {"relabel", "resize", "overwrite"},
+    }.get(trainer, {*TRAINED, "order", "probe", "cache", "resize"})
+
+
+def test_cards_and_comparisons_name_flags_of_commands() -> None:
+    # Both name other commands in full. The card's own flags are those of convert.
+    for rule in card_page._RULES:
+        assert list(unknown(f"{rule.title} {rule.text} {rule.advice}", ["tfrecord_tools.convert"])) == []
+    for compared in comparison_page._RULES:
+        assert list(unknown(f"{compared.title} {compared.text} {compared.advice}", ["trainers.compare"])) == []
 
 
 @pytest.mark.parametrize("binding", ["reading", "decoding", "augmenting", "reading from memory"])

@@ -146,8 +146,8 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
         ("train/cats/page.jpg", "skipped"),
         ("train/dogs/moving.jpg", "skipped"),
     ]
-    assert rows[2]["reason"] == "a TGA image, not a format that is read: export it as PNG or JPEG"
-    assert "  note: 1 file is left out, in no class directory: readme.txt" in lines
+    assert rows[2]["reason"] == "a TGA image, not a supported format: export it as PNG or JPEG"
+    assert "  note: 1 file is left out, not in a class directory: readme.txt" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
 
@@ -205,23 +205,23 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"src": "gone"}, r"--src=gone: no such file or directory\. A directory"),
-        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: neither a directory, nor a zip or tar"),
+        ({"src": "gone"}, r"--src=gone: does not exist\. Pass a directory"),
+        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: not a directory, a zip or tar"),
         ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
         ({"src": "pets/train/cats"}, r"no images in class directories\. 5 images such as 000\.jpg"),
         ({"src": "one"}, r"--src=one: only one class, 'cats'"),
-        ({"src": ""}, r"--src is missing: images such as .*, an archive of these"),
-        ({"out": "pets/out"}, r"--out=pets/out lies inside --src=pets: .* Choose one outside\."),
-        ({"out": "pets"}, r"--out=pets lies inside --src=pets"),
-        ({"out": "."}, r"lies inside --out=.*, which would be replaced\. Choose another --out\."),
-        ({"out": "notes.txt"}, r"--out=notes\.txt is a file\. Choose a directory that is not there yet\."),
-        ({"out": "one"}, r"--out=one exists and is no dataset of this tool, so it is not touched"),
-        ({"out": "one", "overwrite": True}, r"--out=one exists and is no dataset of this tool"),
+        ({"src": ""}, r"--src is missing\. Pass a directory of images such as .*, an archive, or a manifest\."),
+        ({"out": "pets/out"}, r"--out=pets/out: is inside --src=pets, .* Choose a directory outside --src\."),
+        ({"out": "pets"}, r"--out=pets: is inside --src=pets"),
+        ({"out": "."}, r"--out=.*: contains --src=.* and would be replaced\. Choose another --out\."),
+        ({"out": "notes.txt"}, r"--out=notes\.txt: is a file\. Choose a directory that does not exist yet\."),
+        ({"out": "one"}, r"--out=one: exists and is not a dataset of this tool\. Nothing was changed\."),
+        ({"out": "one", "overwrite": True}, r"--out=one: exists and is not a dataset of this tool"),
         ({"out": "notes.txt/out"}, r"notes\.txt/out\.partial: cannot be created: Not a directory\. Choose another"),
         ({"classes": ["cat", "dogs"]}, r"--classes: 'cat' is no class directory .*; there is cats\."),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
-        ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: one of skip, repair, fail is expected\."),
-        ({"workers": 0}, r"--workers=0: at least 1\."),
+        ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: must be one of skip, repair, fail\."),
+        ({"workers": 0}, r"--workers=0: must be at least 1\."),
     ],
 )
 def test_errors_leave_no_files(
@@ -245,7 +245,7 @@ def test_existing_out_is_refused_before_any_work(
 ) -> None:
     converted(src, tmp_path / "out")
     monkeypatch.setattr(convert_module, "scan", lambda *_: pytest.fail("it was scanned"))
-    with pytest.raises(UserError, match=r"out exists\. Pass --overwrite to replace it"):
+    with pytest.raises(UserError, match=r"out: the dataset exists\. Pass --overwrite to replace it"):
         convert(ConvertConfig(src=str(src), out=f"{tmp_path}/{out}", workers=1))
 
 
@@ -416,7 +416,7 @@ def test_unfinished_conversion_with_other_settings_needs_restart(
     with pytest.raises(UserError) as caught:
         converted(class_source, tmp_path / "out", **flags)
     assert f"out.partial holds an unfinished conversion that differs: {difference}." in str(caught.value)
-    assert "Repeat that command to finish it, or pass --restart to discard it." in str(caught.value)
+    assert "Run the old command again to finish it, or pass --restart to discard it." in str(caught.value)
     converted(class_source, tmp_path / "out", restart=True, **flags)
     converted(class_source, tmp_path / "fresh", **flags)
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
@@ -449,7 +449,9 @@ def test_source_that_changes_between_survey_and_write(
 
     with monkeypatch.context() as patch:
         patch.setattr(convert_module, "make_plan", make_plan)
-        with pytest.raises(UserError, match=r"train/dogs/000\.jpg: changed between survey and write\. .*--restart"):
+        with pytest.raises(
+            UserError, match=r"train/dogs/000\.jpg: the file has changed since it was inspected\. .*--restart"
+        ):
             converted(src, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="--restart"):  # A mixture of both versions must not be possible.
@@ -485,7 +487,7 @@ def test_interrupted_commit_is_finished_before_another_command(
         patch.setattr(workspace.Workspace, "clear", lambda self: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             converted(src, tmp_path / "out")
-    with pytest.raises(UserError, match=r"out exists\. Pass --overwrite"):
+    with pytest.raises(UserError, match=r"out: the dataset exists\. Pass --overwrite"):
         converted(src, tmp_path / "out", seed=1)
     assert converted(src, tmp_path / "out", seed=1, overwrite=True)["config"]["seed"] == 1
     assert sorted(os.listdir(tmp_path)) == ["out", "pets"]
@@ -526,10 +528,10 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--scr=pets"], "--scr=pets: there is no such flag. Use --src=pets."),
-        (["--src=pets", "extra"], "error: unexpected argument 'extra': everything is given by flags"),
-        ([], "error: --src is missing: images such as cat_dog_img/train"),
-        (["--src=gone"], "error: --src=gone: no such file or directory."),
+        (["--scr=pets"], "--scr=pets: is not a flag of this command. Use --src=pets."),
+        (["--src=pets", "extra"], "error: unexpected argument 'extra': this command takes only flags"),
+        ([], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
+        (["--src=gone"], "error: --src=gone: does not exist."),
     ],
 )
 def test_wrong_commands(src: Path, tmp_path: Path, flags: list[str], message: str) -> None:
@@ -647,7 +649,10 @@ def test_interrupt_and_a_second_conversion_at_the_same_time(
     saved = tmp_path / "out.partial/survey"
     with start(MODULE, f"--src={many_files}", "--workers=2", cwd=tmp_path, start_new_session=True) as process:
         until((saved / "0000001.npz").exists, process)
-        with pytest.raises(UserError, match=r"out: another conversion is writing it\. Wait for it, or choose another"):
+        with pytest.raises(
+            UserError,
+            match=r"out: another conversion is writing this directory\. Wait until it ends, or choose another",
+        ):
             converted(many_files, tmp_path / "out")
         assert process.poll() is None
         sent = time.monotonic()
@@ -670,8 +675,8 @@ def test_the_source_is_checked_before_the_output(tmp_path):
     """A mistyped --src is reported before an existing --out."""
     converted(with_splits(tmp_path / "pets"), tmp_path / "out")
     for source, message in (
-        ("pest", "--src=pest: no such file"),
-        ("pets", "--out=out exists"),
+        ("pest", "--src=pest: does not exist"),
+        ("pets", "--out=out: the dataset exists"),
     ):
         done = run(MODULE, f"--src={source}", "--out=out", cwd=tmp_path)
         assert done.returncode == 1

@@ -185,9 +185,9 @@ OTHER = b"\x08\x01"
 @pytest.mark.parametrize(
     ("records", "line"),
     [
-        ([b"\x08\x01\x12\x03abc", b"any bytes"], "2 records: no tf.train.Example"),
-        ([OTHER, STEPS], "2 records: 1 no tf.train.Example, 1 tf.train.SequenceExample"),
-        ([example({"k": 1}), OTHER], "2 records: 1 tf.train.Example, 1 no tf.train.Example"),
+        ([b"\x08\x01\x12\x03abc", b"any bytes"], "2 records: not a tf.train.Example"),
+        ([OTHER, STEPS], "2 records: 1 not a tf.train.Example, 1 tf.train.SequenceExample"),
+        ([example({"k": 1}), OTHER], "2 records: 1 tf.train.Example, 1 not a tf.train.Example"),
         ([b""], "1 record: tf.train.Example"),  # An example without features.
         ([sequence({}, {"steps": []})], "1 record: tf.train.SequenceExample"),  # An example without features.
     ],
@@ -541,12 +541,12 @@ def test_damage_is_reported_after_the_valid_records(tmp_path: Path) -> None:
         show(ShowConfig(path=str(tmp_path)), lines.append)
     first, *damage, last = str(caught.value).splitlines()
     assert first == f"{tmp_path} is damaged:"
-    assert damage[0].startswith(f"  {tmp_path}/a-00002-of-00003: no TFRecord: it is a JPEG image. ")
+    assert damage[0].startswith(f"  {tmp_path}/a-00002-of-00003: is not a TFRecord file: it is a JPEG image. ")
     assert damage[1:] == [
-        f"  {tmp_path}/a-00000-of-00003: record 1 (the first is 0) at byte {offset}: the checksum of its data is"
-        " wrong; it is left out",
-        f"  {tmp_path}/a-00001-of-00003: record 3 (the first is 0) at byte {3 * offset}: the checksum of its length is"
-        " wrong; nothing can be read from there on",
+        f"  {tmp_path}/a-00000-of-00003: record 1 (counted from 0) at byte {offset}: the checksum of its data is"
+        " wrong; the record is left out",
+        f"  {tmp_path}/a-00001-of-00003: record 3 (counted from 0) at byte {3 * offset}: the checksum of its length is"
+        " wrong; the rest of the file cannot be read",
     ]
     assert last.startswith("The report shows everything that can be read. ")
     assert row(lines, "  a-00000-of-00003").startswith("4 | ")
@@ -593,9 +593,12 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
     [
         ([], "error: 0 arguments: must be one TFRecord file or one directory of TFRecord files, for example: python"),
         (["a", "b"], "error: 2 arguments: must be one TFRecord file or one directory of TFRecord files, for example: "),
-        (["missing"], "error: missing: no such file or directory. Expected a TFRecord file, "),
-        (["above"], "error: above: no TFRecord in this directory itself. Name one that has some: above/train."),
-        (["image.jpg"], "error: image.jpg: no TFRecord: it is a JPEG image. Expected a TFRecord file, "),
+        (["missing"], "error: missing: does not exist. Expected a TFRecord file, "),
+        (
+            ["above"],
+            "error: above: no TFRecord file directly in this directory. Pass a directory that has some: above/train.",
+        ),
+        (["image.jpg"], "error: image.jpg: is not a TFRecord file: it is a JPEG image. Expected a TFRecord file, "),
         (["cut.tfrecord", "--records=5"], "error: cut.tfrecord is damaged:\n  cut.tfrecord: record 0 "),
     ],
 )

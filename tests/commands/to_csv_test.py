@@ -199,7 +199,7 @@ def test_report(split_source: Path, tmp_path: Path) -> None:
     assert lines[:3] == [
         f"{tmp_path}/csv/train.csv: 10 images of 4 x 4 pixels, rgb",
         f"{tmp_path}/csv/validation.csv: 6 images of 4 x 4 pixels, rgb",
-        "  note: 1 file is left out, in no class directory: readme.txt",
+        "  note: 1 file is left out, not in a class directory: readme.txt",
     ]
     assert len([line for line in lines if line.endswith(".jpg: empty file")]) == 5
     assert lines[-1] == "  and 1 more such file"
@@ -223,16 +223,16 @@ def test_notes_are_printed(tmp_path: Path) -> None:
         ({"image_size": 70_000}, r"--image_size=70000: must be 1 to 4,096"),
         ({"color": "bgr"}, r"--color=bgr: must be one of rgb, gray\."),
         ({"resize_mode": "shorter"}, r"--resize_mode=shorter: must be one of exact, center_crop\."),
-        ({"workers": 0}, r"--workers=0: at least 1\."),
-        ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: a share between 0 and 1"),
+        ({"workers": 0}, r"--workers=0: must be at least 1\."),
+        ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: must be a fraction from 0 to 1"),
         (
             {"validation_fraction": 2.0, "src": "gone"},
-            r"--validation_fraction=2\.0: a share",
-        ),  # Settings are checked before the source.
-        ({"max_bad": -1.0}, r"--max_bad=-1\.0: a share between 0 and 1"),
+            r"--validation_fraction=2\.0: must be a fraction",
+        ),  # Checked first.
+        ({"max_bad": -1.0}, r"--max_bad=-1\.0: must be a fraction from 0 to 1"),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
-        ({"src": "gone"}, r"--src=gone: no such file or directory\."),
+        ({"src": "gone"}, r"--src=gone: does not exist\."),
         ({"classes": ["cats", "cows"]}, r"'cows' is no class"),
         ({"out": "pets/csv"}, r"--out=pets/csv: the CSV files would be inside --src=pets or replace it\. Choose an"),
         ({"out": "pets"}, r"--out=pets: the CSV files would"),
@@ -400,10 +400,10 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
             ["--src=pets"],
             "error: --image_size is missing. Add the height and width of the images in pixels, for example --image_s",
         ),
-        (["--image_size=4"], "error: --src is missing: images such as cat_dog_img/train"),
-        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: one of rgb, gray is expected."),
-        (["--src=pets", "--image_size=x"], "--image_size=x: a whole number is expected."),
-        (["--src=pets", "--size=4"], "--size=4: there is no such flag. Use --image_size=4."),
+        (["--image_size=4"], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
+        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: must be one of rgb, gray."),
+        (["--src=pets", "--image_size=x"], "--image_size=x: must be a whole number."),
+        (["--src=pets", "--size=4"], "--size=4: is not a flag of this command. Use --image_size=4."),
         (["--src=pets", "4"], "error: unexpected argument '4'"),
     ],
 )

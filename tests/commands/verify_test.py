@@ -282,7 +282,7 @@ def test_command(out: Path) -> None:
         ),
         (["a", "b"], "error: 2 arguments were given: a dataset's directory"),
         (["gone"], "error: gone: does not exist. Must be a directory written by"),
-        (["--workers=0", "."], "error: --workers=0: at least 1."),
+        (["--workers=0", "."], "error: --workers=0: must be at least 1."),
     ],
 )
 def test_wrong_commands(tmp_path: Path, arguments: list[str], message: str) -> None:

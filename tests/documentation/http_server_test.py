@@ -34,7 +34,7 @@ SIZE = 8
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SavedModel whose class is the strongest colour of an image: red, green, blue."""
+    """Return a SavedModel that classifies an image by its strongest color: red, green, blue."""
     place = tmp_path_factory.mktemp("model")
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 20)(pixels))
@@ -73,10 +73,10 @@ def ask(
     return response.status, json.loads(response.read())
 
 
-def plain(colour: str, kind: str = "JPEG") -> bytes:
-    """An image of one colour."""
+def plain(color: str, kind: str = "JPEG") -> bytes:
+    """An image of one color."""
     stream = io.BytesIO()
-    Image.new("RGB", (30, 20), colour).save(stream, kind)
+    Image.new("RGB", (30, 20), color).save(stream, kind)
     return stream.getvalue()
 
 
@@ -120,11 +120,11 @@ def test_turned_images_are_turned_upright_and_it_is_said(address: tuple[str, int
 
 
 def test_each_client_gets_its_own_answer(address: tuple[str, int]) -> None:
-    colours = {"red": "cats", "lime": "dögs", "blue": "eels"}
-    asked = [*colours] * 8
+    colors = {"red": "cats", "lime": "dögs", "blue": "eels"}
+    asked = [*colors] * 8
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(lambda colour: ask(address, "POST", "/classify", plain(colour)), asked))
-    assert [answer["class"] for _, answer in answers] == [colours[colour] for colour in asked]
+        answers = list(clients.map(lambda color: ask(address, "POST", "/classify", plain(color)), asked))
+    assert [answer["class"] for _, answer in answers] == [colors[color] for color in asked]
 
 
 LIMIT = 20_000_000

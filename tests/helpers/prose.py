@@ -199,6 +199,14 @@ def _blocks(source: str) -> Iterator[tuple[int, str]]:
             block.append(line)
 
 
+def readability(path: Path) -> float:
+    """The automated readability index of a page (Senter and Smith, 1967): years of school that a reader needs."""
+    running = [text.content for text in texts(path) if len(text.content.split()) > 5]  # No titles, no cells of numbers.
+    count = sum(len(sentences(content)) for content in running)
+    words = [word for content in running for word in re.findall(r"\w[\w'-]*", _CODE.sub("code", content))]
+    return 4.71 * sum(map(len, words)) / len(words) + 0.5 * len(words) / count - 21.43 if words else 0.0
+
+
 def files() -> list[Path]:
     """The files of the project that are checked."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True)

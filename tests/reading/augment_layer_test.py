@@ -109,7 +109,8 @@ def test_config_and_settings_exclude_each_other() -> None:
 
 def test_errors() -> None:
     layer = RandomAugment(PRESETS["strong"])
-    with pytest.raises(UserError, match=r"keys of shape \(1,\) for images of shape \(4, 20, 24, 3\): one an image is"):
+    message = r"keys of shape \(1,\) for images of shape \(4, 20, 24, 3\): must be one key per image"
+    with pytest.raises(UserError, match=message):
         layer(IMAGES, KEYS[:1], training=True)
     with pytest.raises(UserError, match=r"scale=0: must be the value of white, above 0\."):
         RandomAugment(scale=0)

@@ -329,7 +329,7 @@ def test_truncated_example_counts_as_corrupt(out: Path, tmp_path: Path) -> None:
     rewrite(tmp_path / "copy", 4, lambda example: example[:-1] + b"\x81")  # A number with missing bytes.
     records = dataset.open(tmp_path / "copy").records("train")
     assert sum(len(batch[2]) for batch in evaluated(records)) == 9
-    assert records.corrupt[4].endswith("cannot be decoded: it ends within a field")
+    assert records.corrupt[4].endswith("cannot be decoded: the example ends within a field")
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------
@@ -378,9 +378,9 @@ def test_order_must_fit_the_records(train: Records) -> None:
 
 @pytest.mark.parametrize("crop", [-1.0, 2.0])
 def test_crop_must_be_a_share(train: Records, crop: float) -> None:
-    with pytest.raises(UserError, match=rf"crop={crop}: a share of the shorter side within 0\.\.1 is expected"):
+    with pytest.raises(UserError, match=rf"crop={crop}: must be between 0 and 1, a fraction of the shorter side"):
         batches(train, 1, crop=crop)
-    with pytest.raises(UserError, match=rf"crop={crop}: a share"):
+    with pytest.raises(UserError, match=rf"crop={crop}: must be between 0 and 1"):
         dataset.eval_batches(train, batch_size=4, image_size=SIZE, crop=crop)
 
 

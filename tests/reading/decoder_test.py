@@ -112,7 +112,7 @@ def test_pngs_are_resized_as_in_pillow() -> None:
         (b"", None, "Input is empty"),
         (image(1)[:200], None, "Invalid JPEG data"),  # The file is truncated.
         (image(1, "PNG")[:100], None, "Invalid PNG data"),
-        (b"1234", 8, "4 bytes are no 8 x 8 raw pixels of three"),
+        (b"1234", 8, "4 bytes are not 8 x 8 raw RGB pixels"),
     ],
 )
 def test_bytes_that_are_not_an_image(data: bytes, raw_size: int | None, message: str) -> None:
@@ -139,8 +139,8 @@ def test_subsampling_that_simplejpeg_does_not_support() -> None:
         (9, 3, 0.1, Box(4, 1, 1, 1)),  # At least one pixel.
     ],
 )
-def test_cropped_region(height: int, width: int, crop: float, box: Box) -> None:
-    assert geometry.taken(height, width, crop) == box
+def test_crop_box(height: int, width: int, crop: float, box: Box) -> None:
+    assert geometry.crop_box(height, width, crop) == box
 
 
 @pytest.mark.parametrize(

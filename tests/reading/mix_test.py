@@ -83,5 +83,6 @@ def test_errors(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
         function(images, labels, keys)
     with pytest.raises(UserError, match=r"images of tf\.float32"):
         function(tf.cast(images, tf.float32), labels[:, None], keys)
-    with pytest.raises(UserError, match=r"keys of shape \(3,\) for images of shape \(4, 20, 30, 3\): one an image"):
+    message = r"keys of shape \(3,\) for images of shape \(4, 20, 30, 3\): must be one key per image"
+    with pytest.raises(UserError, match=message):
         function(images, labels[:, None], keys[:3])
