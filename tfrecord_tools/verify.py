@@ -263,7 +263,7 @@ def _check_decodes(encoded: bytes, size: tuple[int, int]) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide messages of TensorFlow and libjpeg on the terminal. Errors are still raised."""
+    """Hide the messages that TensorFlow and libjpeg write to the terminal. Errors still raise."""
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:

@@ -344,7 +344,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (
             {2: {"image": None}},
             {},
-            r"train-00000-of-00002:1: it has no image: 'image' is missing or empty\nAre --image_key and",
+            r"train-00000-of-00002:1: it has no image: 'image' is missing or empty\nCheck --image_key and",
         ),
         (
             {},
@@ -364,7 +364,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             r"--image_key=picture: there is no such feature in .*/train-00000-of-00002",
         ),
         ({}, {"classes": ["a", "b", "a"]}, r"the class name 'a' is given twice\. Class names must be unique\."),
-        ({}, {"classes": ["none.txt"]}, r"--classes=none\.txt: there is no such file\."),
+        ({}, {"classes": ["none.txt"]}, r"--classes=none\.txt: the file does not exist\."),
         (
             {n: {"image": b"none"} for n in range(1, 6)},
             {"image_key": "image"},
@@ -564,8 +564,8 @@ CATS = [b"Cat", b"cat", b"dog"]
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes; label 0 is 'c"),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are not am"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {}, r"b'caf\\xe9' in 'label' is not utf-8 text \(--l"),
-        (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {"label_encoding": "latin-1"}, r"2 classes, .* 'café'"),
-        (lambda n: {"label": [b"a", b"dog"][n % 2]}, {"label_encoding": "no"}, r"--label_encoding=no: not an en"),
+        (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {"label_encoding": "latin-1"}, r"2 classes; .* is 'café'"),
+        (lambda n: {"label": [b"a", b"dog"][n % 2]}, {"label_encoding": "no"}, r"--label_encoding=no: is not an en"),
         (lambda n: {"label": [b"a\0", b"dog"][n % 2]}, {}, r"b'a\\x00' in 'label' has characters that a cl"),
         (lambda n: {"label": [b"a", b"b"][n % 2] if n else b" "}, {}, r"train\.tfrec:0: it has no label: the text in"),
         (lambda n: {"y": [int(k == n % 2) for k in range(2 + n // 11)]}, {}, r"'y' holds 3 values of type int64"),
@@ -687,7 +687,7 @@ def test_files_in_a_directory_and_its_subdirectories(tmp_path: Path) -> None:
 
 def test_records_of_other_kinds_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "s/train.tfrec", [sequence({"label": 1}, {"frames": [image(1)]})])
-    with pytest.raises(UserError, match=r"no tf\.train\.Example; they are tf\.train\.SequenceExample, a series"):
+    with pytest.raises(UserError, match=r"not of type tf\.train\.Example but of type tf\.train\.SequenceExample, with a series"):
         quietly(tmp_path / "s", tmp_path / "out")
     unpacked = b"".join((b"\x0a\x05label", b"\x12\x04\x1a\x02\x08\x01"))  # Some writers do not pack numbers.
     record = example({"image": image(1)})

@@ -265,7 +265,7 @@ def test_former_names_warn(out: Path) -> None:
     records = open_dataset(out).records("train")
     with pytest.warns(DeprecationWarning, match=r"^Records\.sound was renamed: use Records\.get_or_none\.$"):
         assert records.sound(4) is None
-    with pytest.warns(DeprecationWarning, match=r"^Records\.valid was"):
+    with pytest.warns(DeprecationWarning, match=r"^Records\.sound was"):
         assert records.sound(3, len) == len(records.serialized(3))
     records.failure = "so many"
     with pytest.warns(DeprecationWarning, match=r"^Records\.damage was renamed: use Records\.failure\.$"):
