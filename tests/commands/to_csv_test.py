@@ -230,7 +230,7 @@ def test_notes_are_told(tmp_path: Path) -> None:
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
         ({"src": "gone"}, r"--src=gone: does not exist\."),
-        ({"classes": ["cats", "cows"]}, r"'cows' is no class"),
+        ({"classes": ["cats", "cows"]}, r"'cows' is not a class"),
         ({"out": "pets/csv"}, r"--out=pets/csv: its CSVs would replace --src=pets or lie among its images\. Choose an"),
         ({"out": "pets"}, r"--out=pets: its CSVs would"),
         ({"out": "notes.txt"}, r"notes\.txt: File exists\. Nothing was written\."),
