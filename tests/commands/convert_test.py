@@ -208,7 +208,10 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"src": "gone"}, r"--src=gone: does not exist\. Pass a directory"),
         ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: not a directory, a zip or tar"),
         ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
-        ({"src": "pets/train/cats"}, r"no images in class directories\. 5 images such as 000\.jpg"),
+        (
+            {"src": "pets/train/cats"},
+            r"no images in class directories\. 5 images are not in a class directory, for example 000\.jpg\.",
+        ),
         ({"src": "one"}, r"--src=one: only one class, 'cats'"),
         ({"src": ""}, r"--src is missing\. Pass a directory of images such as .*, an archive, or a manifest\."),
         ({"out": "pets/out"}, r"--out=pets/out: is inside --src=pets, .* Choose a directory outside --src\."),
@@ -218,7 +221,10 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"out": "one"}, r"--out=one: exists and is not a dataset of this tool\. Nothing was changed\."),
         ({"out": "one", "overwrite": True}, r"--out=one: exists and is not a dataset of this tool"),
         ({"out": "notes.txt/out"}, r"notes\.txt/out\.partial: cannot be created: Not a directory\. Choose another"),
-        ({"classes": ["cat", "dogs"]}, r"--classes: 'cat' is no class directory .*; there is cats\."),
+        (
+            {"classes": ["cat", "dogs"]},
+            r"--classes: 'cat' is not a class with files in .*\. There are classes such as cats\.",
+        ),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: must be one of skip, repair, fail\."),
         ({"workers": 0}, r"--workers=0: must be at least 1\."),

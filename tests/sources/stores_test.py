@@ -336,7 +336,7 @@ def test_cut_archive_is_refused(tmp_path: Path, name: str, share: float, message
     (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
     error = refusal(tmp_path / name)
     assert error.startswith(f"--src={tmp_path / name}: {message}")
-    assert error.endswith("Download it again, or unpack the readable part and pass that directory as --src.")
+    assert error.endswith("Download it again, or unpack the readable part and use that directory instead.")
 
 
 def tar_headers(path: Path) -> list[int]:
@@ -381,7 +381,7 @@ def test_damaged_directory_of_a_zip_is_refused(tmp_path: Path, at: int, bits: in
     error = refusal(tmp_path / "a.zip")
     assert "a.zip: the zip archive is damaged: " in error
     assert any(part in error for part in message.split("|"))
-    assert error.endswith("Download it again, or unpack the readable part and pass that directory as --src.")
+    assert error.endswith("Download it again, or unpack the readable part and use that directory instead.")
 
 
 def test_name_in_a_zip_with_a_wrong_utf8_flag(tmp_path: Path) -> None:

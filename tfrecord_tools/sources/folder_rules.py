@@ -221,7 +221,7 @@ class _Reader:
 
     def _unwrapped(self, node: Node) -> Node:
         """Go down through directories that contain everything else."""
-        passed = []
+        skipped = []
         while len(node.children) == 1 and not node.images:
             (child,) = node.children.values()
             is_kind = plain(child.name) in KINDS
@@ -230,10 +230,10 @@ class _Reader:
             if child.images and (child.children or not is_kind):
                 break  # The images would have no class, or it is the only class.
             node = child
-            passed.append(child.name)
-        if passed:
+            skipped.append(child.name)
+        if skipped:
             self._notes.append(
-                f"the directory {'/'.join(passed)} holds all {words.number(node.count, 'image')}; it is not a class"
+                f"the directory {'/'.join(skipped)} holds all {words.number(node.count, 'image')}; it is not a class"
             )
         return node
 
