@@ -32,7 +32,7 @@ from tfrecord_tools.decoding import decoder
 from tfrecord_tools.records import Dataset, Records
 
 _FEATURES = {"image": tf.io.FixedLenFeature([], tf.string)}
-_REFERENCE = PRESETS["document"]
+_REFERENCE = PRESETS["reference"]
 Rate = Callable[[], float]  # Measures images/s.
 
 

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
         records = dataset.open(out).records("train")
         settings = {"batch_size": given.batch_size, "image_size": given.image_size, "seed": 0}
         cache = dataset.cache_pixels(records, image_size=given.image_size)
-        make = functools.partial(dataset.train_batches, records, augment=PRESETS["document"], **settings)
+        make = functools.partial(dataset.train_batches, records, augment=PRESETS["reference"], **settings)
         sources = {"pixels in memory, as in trainers if all fit": iter(make(cache=cache)), "decoded": iter(make())}
         recipe = recipes.scratch_reference(augmented=True)
         constant = itertools.repeat(next(sources["decoded"]))

@@ -1,6 +1,6 @@
 """Models, training phases and recipes as plain values. Does not need TensorFlow.
 
-All values of all recipes are in this module.
+All values of all recipes are in this module. Section numbers are those of docs/tutorial.md.
 """
 
 from __future__ import annotations
@@ -458,6 +458,9 @@ def override(
     Raises:
         UserError: The number of epochs or rates is not the number of phases, no epoch is left, or a value is not
             allowed.
+
+    Example:
+        recipe = override(finetune(backbone="VGG16"), epochs=[3, 5], batch_size=64, phase={"optimizer": "adamw"})
     """
     phases = _with_fields(recipe.phases, {name: value for name, value in (phase or {}).items() if value is not None})
     if unfreeze is not None:

@@ -155,7 +155,7 @@ def _define_image_flags() -> None:
         "memory: keep decoded training images in memory; off: decode them in every epoch; auto: memory if there are"
         " several epochs and the images fit into --cache_mb.",
     )
-    flags.DEFINE_integer("cache_mb", TrainConfig.cache_mb, "Memory limit for decoded images, in MB. For --cache=auto.")
+    flags.DEFINE_integer("cache_mb", TrainConfig.cache_mb, "Memory limit for decoded training images, in MB.")
     flags.DEFINE_enum(
         "order",
         TrainConfig.order,
@@ -192,7 +192,9 @@ def define_model_flags(weights: str = ModelConfig.weights) -> None:
         " .weights.h5 file without the top layers.",
     )
     flags.DEFINE_integer(
-        "image_size", None, "Height and width of the network's input in pixels. Default: the recipe's or backbone's."
+        "image_size",
+        None,
+        "Height and width of the network's input in pixels. Default: the recipe's, else the backbone's.",
     )
 
 

@@ -212,7 +212,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
             {"src": "pets/train/cats"},
             r"no images in class directories\. 5 images are not in a class directory, for example 000\.jpg\.",
         ),
-        ({"src": "one"}, r"--src=one: only one class, 'cats'"),
+        ({"src": "one"}, r"--src=one: there is only one class, 'cats'"),
         ({"src": ""}, r"--src is missing\. Pass a directory of images such as .*, an archive, or a manifest\."),
         ({"out": "pets/out"}, r"--out=pets/out: is inside --src=pets, .* Choose a directory outside --src\."),
         ({"out": "pets"}, r"--out=pets: is inside --src=pets"),

@@ -408,7 +408,7 @@ def test_bool_is_false_only_without_changes() -> None:
 
 def test_presets_of_the_reference_recipe() -> None:
     """The presets have the numbers of the reference recipe."""
-    assert PRESETS["document"] == AugmentConfig(
+    assert PRESETS["reference"] == AugmentConfig(
         rotation_range=90,
         width_shift_range=0.2,
         height_shift_range=0.2,
@@ -416,7 +416,7 @@ def test_presets_of_the_reference_recipe() -> None:
         horizontal_flip=True,
         vertical_flip=True,
     )
-    assert PRESETS["document_transfer"] == AugmentConfig(
+    assert PRESETS["reference_transfer"] == AugmentConfig(
         rotation_range=90,
         width_shift_range=0.1,
         height_shift_range=0.1,

@@ -209,7 +209,7 @@ def test_augmentation_is_reproducible_and_differs_between_steps(train: Records) 
 def test_augmentation_changes_only_images(train: Records) -> None:
     plain = batches(train, 5, with_numbers=True)
     none = batches(train, 5, with_numbers=True, augment=PRESETS["none"])
-    changed = batches(train, 5, with_numbers=True, augment=PRESETS["document"])
+    changed = batches(train, 5, with_numbers=True, augment=PRESETS["reference"])
     assert as_bytes(none) == as_bytes(plain)
     for before, after in zip(plain, changed):
         assert not np.array_equal(before[0], after[0])
