@@ -26,7 +26,7 @@ def test_the_accuracy_is_above_chance(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    expected = r"accuracy (0\.\d{3}|1\.000) on the 180 images of the validation split \(by chance 0\.500\)\n"
+    expected = r"accuracy (0\.\d{3}|1\.000) on the 180 images of the validation split \(random guess: 0\.500\)\n"
     match = re.fullmatch(expected, done.stdout)
     assert match, done.stdout
     assert float(match.group(1)) > 0.8

@@ -1,4 +1,4 @@
-"""Tests of what directories mean: splits, classes, what is left out, and where the owner has to say it."""
+"""Tests of the rules for directories: splits, classes, left-out files, and ambiguous folders."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from image_sources import image, scanned
 
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.split_names import SPLITS, split_named
-from tfrecord_tools.sources import arrange, folder_rules
+from tfrecord_tools.sources import arrange, folder_names
 from tfrecord_tools.sources.scan import Sources
 
 PETS = ("cats", "dogs")
 
 
-def made(root: Path, names: Sequence[str]) -> Path:
-    """Writes files of one byte; `a/#.jpg*3` stands for a/0.jpg, a/1.jpg and a/2.jpg."""
+def write_files(root: Path, names: Sequence[str]) -> Path:
+    """Write files of one byte. `a/#.jpg*3` means a/0.jpg, a/1.jpg and a/2.jpg."""
     for name in names:
         path, _, count = name.partition("*")
         for number in range(int(count or 1)):
@@ -35,13 +35,15 @@ def made(root: Path, names: Sequence[str]) -> Path:
 
 
 def classes(directory: str, names: Sequence[str] = PETS, count: int = 2) -> list[str]:
-    """Patterns of `count` images in a directory of each class."""
+    """Patterns for `write_files`: `count` images in a directory of each class."""
     return [f"{directory}/{name}/#.jpg*{count}".lstrip("/") for name in names]
 
 
-def counts(found: Sources) -> dict[str, dict[str, int]]:
-    """Class -> split ("" where it is to be chosen) -> images."""
-    pairs = Counter((found.class_names[label], split) for label, split in zip(found.labels, found.splits.tolist()))
+def counts(sources: Sources) -> dict[str, dict[str, int]]:
+    """Class -> split ("" for the automatic split) -> number of images."""
+    pairs = Counter(
+        (sources.class_names[label], split) for label, split in zip(sources.labels, sources.splits.tolist())
+    )
     table: dict[str, dict[str, int]] = {}
     for (name, split), number in sorted(pairs.items()):
         table.setdefault(name, {})[SPLITS[split] if split >= 0 else ""] = number
@@ -59,17 +61,17 @@ def each(names: Sequence[str] = PETS, /, **splits: int) -> dict[str, dict[str, i
     ("name", "split"),
     [
         ("train", "train"),
-        ("TRAINING", "train"),  # Capital letters do not matter ...
+        ("TRAINING", "train"),  # Capital letters do not matter.
         ("trn", "train"),
-        ("training_set", "train"),  # ... nor do words that say nothing, ...
+        ("training_set", "train"),  # Words such as set do not matter.
         ("Train Data", "train"),
         ("seg_train", "train"),
         ("train-images", "train"),
         ("data.train", "train"),
         ("train_data_set_2", "train"),
-        ("trainset", "train"),  # ... be they written together, ...
+        ("trainset", "train"),  # Words may be written together.
         ("TrainImages", "train"),
-        ("train2017", "train"),  # ... nor do numbers.
+        ("train2017", "train"),  # Numbers do not matter.
         ("test1", "test"),
         ("test_001", "test"),
         ("Testing", "test"),
@@ -82,7 +84,7 @@ def each(names: Sequence[str] = PETS, /, **splits: int) -> dict[str, dict[str, i
         ("devset", "validation"),
         ("eval", "validation"),
         ("val_imgs", "validation"),
-        ("test_tube", None),  # Another word gives another meaning, ...
+        ("test_tube", None),  # Any other word: not a split.
         ("protest", None),
         ("train_station", None),
         ("tests", None),
@@ -90,26 +92,26 @@ def each(names: Sequence[str] = PETS, /, **splits: int) -> dict[str, dict[str, i
         ("testA", None),
         ("latest", None),
         ("devices", None),
-        ("trainval", None),  # ... and so do two splits in one name.
+        ("trainval", None),  # Two splits in one name: not a split.
         ("train_test", None),
         ("set", None),
         ("2017", None),
         ("", None),
     ],
 )
-def test_names_of_splits(name: str, split: str | None) -> None:
+def test_split_names(name: str, split: str | None) -> None:
     assert split_named(name) == split
 
 
 @pytest.mark.parametrize("name", ["set data " * 2000 + "x", "images" * 5000 + "x", "1" * 50_000, "_" * 50_000 + "x"])
-def test_a_long_name_takes_no_longer_than_it_must(name: str) -> None:
-    """An expression that can read a text in two ways would take years."""
+def test_long_names_are_checked_in_linear_time(name: str) -> None:
+    """A regular expression with two ways to match would take years."""
     start = time.process_time()
     assert split_named(name) is None
     assert time.process_time() - start < 5
 
 
-# --- What is understood --------------------------------------------------------------------------------------------
+# --- Folders that are read --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_a_long_name_takes_no_longer_than_it_must(name: str) -> None:
             [r"each of test/test, train/train holds all images of its split"],
         ),
         (
-            [*classes("train"), *classes("val/images")],  # Wrapped in one split only.
+            [*classes("train"), *classes("val/images")],  # An extra directory in one split only.
             each(train=2, validation=2),
             ["each of val/images holds"],
         ),
@@ -139,7 +141,10 @@ def test_a_long_name_takes_no_longer_than_it_must(name: str) -> None:
             [],
         ),
         (
-            [*classes("train", ["cats/images", "dogs/images"]), "val/cats/images/1.jpg"],  # Its only class is one.
+            [
+                *classes("train", ["cats/images", "dogs/images"]),
+                "val/cats/images/1.jpg",
+            ],  # The only class of val is not skipped.
             {"cats": {"train": 2, "validation": 1}, "dogs": {"train": 2}},
             [],
         ),
@@ -158,12 +163,15 @@ def test_a_long_name_takes_no_longer_than_it_must(name: str) -> None:
         (
             ["train/cat.#.jpg*9", "train/dog.#.jpg*9", "test/#.jpg*7"],
             each(["cat", "dog"], train=9),
-            ["classes of 18 images are taken from the names of the files", "7 files are left out: test has no labels"],
+            ["the classes of 18 images come from the names of the files", "7 files are left out: test has no labels"],
         ),
         (
-            ["train/cat.#.jpg*9", "train/dog.#.jpg*9", "test/test_#.jpg*7"],  # "test" would be a class by name.
+            ["train/cat.#.jpg*9", "train/dog.#.jpg*9", "test/test_#.jpg*7"],  # "test" in a file name is not a class.
             each(["cat", "dog"], train=9),
-            ["classes of 18 images", "7 files are left out: test has no labels, since the names of its files tell"],
+            [
+                "the classes of 18 images",
+                "7 files are left out: test has no labels, since the names of its files do not",
+            ],
         ),
         (
             [*classes("animal", ["cat", "dog"]), *classes("vehicle", ["bus", "car"])],
@@ -183,7 +191,11 @@ def test_a_long_name_takes_no_longer_than_it_must(name: str) -> None:
         ),
         (classes("", ["cats/images", "dogs/images"]), each(**{"": 2}), []),
         (
-            [*classes(""), *classes("cats", ["new", "old"]), *classes("dogs", ["new", "old"])],  # Images lie in cats.
+            [
+                *classes(""),
+                *classes("cats", ["new", "old"]),
+                *classes("dogs", ["new", "old"]),
+            ],  # Some images are directly in cats.
             each(**{"": 6}),
             ["8 images in subdirectories are merged into their class: new, old in each of cats, dogs"],
         ),
@@ -191,7 +203,10 @@ def test_a_long_name_takes_no_longer_than_it_must(name: str) -> None:
         (
             [*classes("", PETS), "models/model.h5", "ckpt/model.data-00000-of-00001", "README", "a.csv"],
             each(**{"": 2}),
-            ["2 files are left out, in directories without images: ckpt, models", "2 files are left out, in no class"],
+            [
+                "2 files are left out, in directories without images: ckpt, models",
+                "2 files are left out, not in a class",
+            ],
         ),
         (["images/cat.#.jpg*5", "images/dog.#.jpg*5"], each(["cat", "dog"], **{"": 5}), ["the directory images", "10"]),
         (
@@ -201,51 +216,53 @@ def test_a_long_name_takes_no_longer_than_it_must(name: str) -> None:
         ),
     ],
 )
-def test_understood(tmp_path: Path, names: list[str], expected: dict[str, Any], notes: list[str]) -> None:
-    found = scanned(made(tmp_path, names))
-    assert counts(found) == expected
-    assert found.rejected == ()
-    assert len(found.notes) == len(notes)
-    for note, pattern in zip(found.notes, notes):
+def test_folders_that_are_read(tmp_path: Path, names: list[str], expected: dict[str, Any], notes: list[str]) -> None:
+    sources = scanned(write_files(tmp_path, names))
+    assert counts(sources) == expected
+    assert sources.rejected == ()
+    assert len(sources.notes) == len(notes)
+    for note, pattern in zip(sources.notes, notes):
         assert re.search(pattern, note), note
 
 
 def test_unicode_forms_are_one_name(tmp_path: Path) -> None:
     forms: dict[str, Literal["NFC", "NFD"]] = {"train": "NFC", "val": "NFD"}
     for split, form in forms.items():
-        made(tmp_path, classes(split, [unicodedata.normalize(form, name) for name in ("고양이", "Müsli")]))
-    found = scanned(tmp_path)
-    assert found.class_names == ("Müsli", "고양이")
-    assert all(unicodedata.is_normalized("NFC", name) for name in found.class_names)
-    assert counts(found) == each(found.class_names, train=2, validation=2)
-    given = [unicodedata.normalize("NFD", name) for name in found.class_names]
-    assert scanned(tmp_path, classes=given).class_names == found.class_names
+        write_files(tmp_path, classes(split, [unicodedata.normalize(form, name) for name in ("고양이", "Müsli")]))
+    sources = scanned(tmp_path)
+    assert sources.class_names == ("Müsli", "고양이")
+    assert all(unicodedata.is_normalized("NFC", name) for name in sources.class_names)
+    assert counts(sources) == each(sources.class_names, train=2, validation=2)
+    given = [unicodedata.normalize("NFD", name) for name in sources.class_names]
+    assert scanned(tmp_path, classes=given).class_names == sources.class_names
 
 
-def test_files_without_endings_are_looked_into(tmp_path: Path) -> None:
+def test_files_without_endings_are_opened(tmp_path: Path) -> None:
     for path in ("a/1", "a/2", "b/1", "b/2.image"):
-        made(tmp_path, [path])
+        write_files(tmp_path, [path])
         (tmp_path / path).write_bytes(image(path))
-    found = scanned(made(tmp_path, ["notes/1"]))
-    assert list(found.paths) == ["a/1", "a/2", "b/1", "b/2.image"]
-    assert found.notes == ("1 file is left out, in directories without images: notes",)
+    sources = scanned(write_files(tmp_path, ["notes/1"]))
+    assert list(sources.paths) == ["a/1", "a/2", "b/1", "b/2.image"]
+    assert sources.notes == ("1 file is left out, in directories without images: notes",)
 
 
 @pytest.mark.parametrize(
     ("name", "counts"),
     [("a.jpg", True), ("a.JPEG", True), ("a.tar.png", True), ("jpg", False), ("x.jpg/a", False), ("a.jpg.txt", False)],
 )
-def test_endings(name: str, counts: bool) -> None:
-    assert folder_rules.has_image_ending(name) == counts
+def test_image_endings(name: str, counts: bool) -> None:
+    assert folder_names.has_image_ending(name) == counts
 
 
-def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
-    found = scanned(made(tmp_path, [*classes("a.jpg"), *classes("b.jpg"), "jpg", "g"]), classes=["cats", "dogs"])
-    assert found.rejected == ()
-    assert found.notes[1:] == ("2 files are left out, in no class directory: g, jpg",)
+def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
+    sources = scanned(
+        write_files(tmp_path, [*classes("a.jpg"), *classes("b.jpg"), "jpg", "g"]), classes=["cats", "dogs"]
+    )
+    assert sources.rejected == ()
+    assert sources.notes[1:] == ("2 files are left out, not in a class directory: g, jpg",)
 
 
-# --- Where two meanings are possible -------------------------------------------------------------------------------
+# --- Folders with two possible meanings -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -253,32 +270,32 @@ def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
     [
         (
             [*classes("train"), *classes("test"), "pred/#.jpg*3"],
-            "test and train are named like a split, pred is not, and all of them hold images. Say what is meant:"
+            "test and train are named like splits, but pred is not, and all of them contain images. Pass"
             " --split=test=test --split=train=train if these are the splits (the rest is left out), --exclude=pred to"
             " leave the rest out, or --classes=pred,test,train if all are classes.",
         ),
-        (classes("", ["bus", "train"]), "train is named like a split, bus is not, and all of them hold images."),
-        ([*classes("trainval"), *classes("test")], "test is named like a split, trainval is not"),
+        (classes("", ["bus", "train"]), "train is named like a split, but bus is not, and all of them contain images."),
+        ([*classes("trainval"), *classes("test")], "test is named like a split, but trainval is not"),
         (
             [*classes("train_1"), *classes("train_2")],
-            "train_1 and train_2 both mean the train split. Say which directories are meant, for example"
-            " --split=train=train_1 --split=train=train_2 to use both, or leave one out with --exclude=train_2.",
+            "train_1 and train_2 mean the same split, train. Pass"
+            " --split=train=train_1 --split=train=train_2 to use all of them, or keep one with --exclude=train_2.",
         ),
         (
             [*classes("site_a"), *classes("site_b")],
-            "site_a and site_b hold directories of the same names (cats, dogs). Say what is meant:"
-            " --split=train=site_a --split=validation=site_b (one for each part) if these names are the classes and the"
-            " upper directories say the split; --classes=cats,dogs if these are the classes, wherever they lie; or"
-            " --classes=site_a,site_b if the upper directories are the classes.",
+            "site_a and site_b contain directories with the same names (cats, dogs). Pass"
+            " --split=train=site_a --split=validation=site_b (one for each directory) if the upper directories are"
+            " splits and the lower ones are classes; --classes=cats,dogs if the lower directories are the classes,"
+            " without splits; or --classes=site_a,site_b if the upper directories are the classes.",
         ),
         (
             [*classes("a", ["x", "y", "z"]), *classes("b", ["x", "y"])],
-            "a and b hold directories of the same names (x, y)",
+            "a and b contain directories with the same names (x, y)",
         ),
-        ([*classes("a/images"), *classes("b/images")], "a and b hold directories of the same names (cats, dogs)"),
+        ([*classes("a/images"), *classes("b/images")], "a and b contain directories with the same names (cats, dogs)"),
         (
-            [*classes("train/a"), *classes("train/b"), *classes("val/a"), *classes("val/b")],  # Within splits, too.
-            "--split=train=train/a --split=validation=train/b (one for each part)",
+            [*classes("train/a"), *classes("train/b"), *classes("val/a"), *classes("val/b")],  # Also within splits.
+            "--split=train=train/a --split=validation=train/b (one for each directory)",
         ),
         (
             [*classes("a/train"), *classes("a/test"), *classes("b/train"), *classes("b/test")],
@@ -286,58 +303,62 @@ def test_a_file_called_as_an_ending_is_loose(tmp_path: Path) -> None:
         ),
         (
             [*classes("cats", ["train", "test"]), *classes("dogs", ["train", "test", "extra"])],
-            "cats holds directories with names of splits (test, train), but there is also dogs/extra. Leave one of them"
+            "cats contains split directories (test, train), but there is also dogs/extra. Leave one of them"
             " out with --exclude=DIRECTORY, or pass --classes=cats,dogs to merge all directories into their class.",
         ),
-        ([*classes("cats", ["train"]), "dogs/1.jpg"], "but there is also dogs with images of no split"),
+        ([*classes("cats", ["train"]), "dogs/1.jpg"], "but there is also dogs with images in no split"),
         (
             ["images/#.jpg*3", "masks/#.png*3"],
-            "images and masks are names of kinds of files, not of classes. Leave out what is not meant, for example"
+            "images and masks describe kinds of files, not classes. Leave out what you do not need, for example"
             " with --exclude=masks, or pass --classes=images,masks if they are classes.",
         ),
-        ([*classes("images"), *classes("masks")], "images and masks are names of kinds of files"),
+        ([*classes("images"), *classes("masks")], "images and masks describe kinds of files, not classes."),
         (
             ["train/#.jpg*3", *classes("val")],
-            "train has no class directories, while other splits have. Expected cat_dog_img/train/cats/1.jpg"
+            "train has no class directories, but other splits have them. Expected cat_dog_img/train/cats/1.jpg"
             " (split/class/image) or cat_dog_img/cats/1.jpg (class/image). Leave it out with --exclude=train, or give"
             " the labels in a table with --manifest.",
         ),
         (
-            [*classes("", ["yes", "no"]), *classes("scans", ["yes", "no"])],  # Unpacked twice.
-            "scans holds directories of the same names as there are beside it (no, yes). Leave it out with"
+            [*classes("", ["yes", "no"]), *classes("scans", ["yes", "no"])],  # A copy of the classes.
+            "scans contains directories with the same names as the directories beside it (no, yes). Leave it out with"
             " --exclude=scans if it is a copy, or pass --classes=no,scans,yes if it is a class.",
         ),
         (
             [*classes("asl_test", ["A", "B"]), *classes("asl_train", ["A", "B", "C"])],
-            "the names of asl_test and asl_train differ only by the word of a split. Say what is meant:"
+            "the names of asl_test and asl_train differ only by the name of a split. Pass"
             " --split=test=asl_test --split=train=asl_train if they are splits, or --classes=asl_test,asl_train if they"
             " are classes.",
         ),
         ([*classes("rps"), *classes("rps-test-set")], "--split=train=rps --split=test=rps-test-set if they are splits"),
         (
-            ["part_1/#.jpg*3", "part_2/#.jpg*3", "labels.csv"],  # Without the table, they may be classes.
-            "the names of part_1 and part_2 differ only by numbers, and labels.csv may hold the labels. Pass --manif",
+            ["part_1/#.jpg*3", "part_2/#.jpg*3", "labels.csv"],  # Without the table, they are classes.
+            "the names of part_1 and part_2 differ only by numbers, and labels.csv may contain the labels. Pass"
+            " --manif",
         ),
         (
             ["images/Train_#.jpg*5", "images/Test_#.jpg*5", "train.csv"],
             "If train.csv holds the labels, pass --manifest=",
         ),
-        (["IMG_#.jpg*5", "DSC_#.jpg*5"], "10 images such as DSC_0.jpg lie in no class directory."),  # Of cameras.
+        (
+            ["IMG_#.jpg*5", "DSC_#.jpg*5"],
+            "10 images are not in a class directory, for example DSC_0.jpg.",  # Names that cameras give.
+        ),
         (
             ["video1_frame#.jpg*5", "video2_frame#.jpg*5"],
-            "10 images such as video1_frame0.jpg lie in no class directory",
+            "10 images are not in a class directory, for example video1_frame0.jpg.",
         ),
         (
             [*classes("", ["d [1]", "it's"]), *classes("train", ["x"])],
             "--exclude='d [[]1]' --exclude='it'\"'\"'s' to leave the rest out",
         ),
         (classes("train", ["Cat", "cat", "dog"]), "the class name 'cat' differs from 'Cat' only by capital letters."),
-        (["train/#.jpg*3", "test/#.jpg*2"], "5 images such as test/0.jpg lie in no class directory."),
+        (["train/#.jpg*3", "test/#.jpg*2"], "5 images are not in a class directory, for example test/0.jpg."),
     ],
 )
-def test_stops(tmp_path: Path, names: list[str], message: str) -> None:
+def test_ambiguous_folders_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        scanned(made(tmp_path, names))
+        scanned(write_files(tmp_path, names))
     assert message in str(caught.value)
 
 
@@ -350,7 +371,7 @@ def test_stops(tmp_path: Path, names: list[str], message: str) -> None:
             each(train=2, test=2),
         ),
         (
-            [*classes("fold_0"), *classes("fold_1"), *classes("fold_2")],  # Several directories are one split.
+            [*classes("fold_0"), *classes("fold_1"), *classes("fold_2")],  # Several directories for one split.
             {"split": ["val=fold_0", "train=fold_1", "train=./fold_2/"]},
             each(validation=2, train=4),
         ),
@@ -386,26 +407,29 @@ def test_stops(tmp_path: Path, names: list[str], message: str) -> None:
                 "x/dog_1.jpg",
                 "y/cat_2.jpg",
                 "z/dog_9.jpg",
-            ],  # Classes by an expression, splits by --split.
+            ],
+            # Classes by --label_regex, splits by --split.
             {"label_regex": r"/(\w+)_\d", "split": ["train=x", "test=y"]},
             {"cat": {"train": 1, "test": 1}, "dog": {"train": 1}},
         ),
         (
-            ["train/a_1.jpg", "bus/b_1.jpg"],  # A class called train, with an expression.
+            ["train/a_1.jpg", "bus/b_1.jpg"],  # A class called train, with --label_regex.
             {"label_regex": r"^(\w+)/", "classes": ["bus", "train"]},
             each(["bus", "train"], **{"": 1}),
         ),
         (
-            ["train/cat_1.jpg", "train/dog_1.jpg", "test1/1.jpg"],  # A split that the expression never matches.
+            ["train/cat_1.jpg", "train/dog_1.jpg", "test1/1.jpg"],  # --label_regex matches no file of test1.
             {"label_regex": r"/(\w+)_\d"},
             each(["cat", "dog"], train=1),
         ),
     ],
 )
-def test_flags_decide(tmp_path: Path, names: list[str], settings: dict[str, Any], expected: dict[str, Any]) -> None:
-    found = scanned(made(tmp_path, names), **settings)
-    assert counts(found) == expected
-    assert found.rejected == ()
+def test_flags_resolve_ambiguous_folders(
+    tmp_path: Path, names: list[str], settings: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    sources = scanned(write_files(tmp_path, names), **settings)
+    assert counts(sources) == expected
+    assert sources.rejected == ()
 
 
 FLAG = re.compile(r"--(?:split|exclude|classes)=(?:'[^']*'(?:\"'\"'[^']*')*|[^\s,;.]\S*[^\s,;.])")
@@ -425,10 +449,10 @@ FLAG = re.compile(r"--(?:split|exclude|classes)=(?:'[^']*'(?:\"'\"'[^']*')*|[^\s
         [*classes("train", ["x", "y"]), *classes("", ["d [1]", "it's", "a, b"])],
     ],
 )
-def test_the_flags_of_a_message_decide(tmp_path: Path, names: list[str]) -> None:
-    """Copied as they are printed, the flags of each kind together make a dataset."""
+def test_flags_in_messages_work_as_printed(tmp_path: Path, names: list[str]) -> None:
+    """The printed flags of each kind can be copied, and lead to a dataset."""
     with pytest.raises(UserError) as caught:
-        scanned(made(tmp_path, names))
+        scanned(write_files(tmp_path, names))
     printed = shlex.split(" ".join(FLAG.findall(str(caught.value))))
     assert printed
     for kind in ("split", "exclude"):
@@ -440,15 +464,15 @@ def test_the_flags_of_a_message_decide(tmp_path: Path, names: list[str]) -> None
             assert scanned(tmp_path, classes=names).class_names == tuple(names)
 
 
-def test_texts_beside_images_are_left_out_and_other_files_are_judged(tmp_path: Path) -> None:
-    found = scanned(made(tmp_path, [*classes(""), "cats/boxes.txt", "cats/0.json", "dogs/purr.wav"]))
-    assert [path for path in found.paths if not path.endswith(".jpg")] == ["dogs/purr.wav"]
-    assert found.notes == ("2 files are left out: texts and tables beside the images of a class",)
+def test_texts_beside_images_are_left_out(tmp_path: Path) -> None:
+    sources = scanned(write_files(tmp_path, [*classes(""), "cats/boxes.txt", "cats/0.json", "dogs/purr.wav"]))
+    assert [path for path in sources.paths if not path.endswith(".jpg")] == ["dogs/purr.wav"]
+    assert sources.notes == ("2 files are left out: texts and tables beside the images of a class",)
 
 
-def test_what_no_split_names_is_left_out_with_its_number(tmp_path: Path) -> None:
-    found = scanned(made(tmp_path, [*classes("a"), *classes("b", count=3)]), split=["train=a"])
-    assert found.notes == ("6 files are left out: no --split names their directory",)
+def test_directories_without_split_flag_are_left_out(tmp_path: Path) -> None:
+    sources = scanned(write_files(tmp_path, [*classes("a"), *classes("b", count=3)]), split=["train=a"])
+    assert sources.notes == ("6 files are left out: no --split includes their directory",)
 
 
 @pytest.mark.parametrize(
@@ -456,26 +480,26 @@ def test_what_no_split_names_is_left_out_with_its_number(tmp_path: Path) -> None
     [
         (
             {"split": ["train=zebra"]},
-            r"--split=train=zebra: .* has no directory 'zebra' with images\. At its top .* a and b",
+            r"--split=train=zebra: .* has no directory 'zebra' with images\. Directories at its top: a and b\.",
         ),
         (
             {"split": ["later=a"]},
-            r"--split=later=a: NAME=DIR is expected, such as --split=train=site_a\. NAME is one of tr",
+            r"--split=later=a: must be NAME=DIR, for example --split=train=site_a\. NAME is one of tr",
         ),
-        ({"split": ["train"]}, r"--split=train: NAME=DIR is expected"),
+        ({"split": ["train"]}, r"--split=train: must be NAME=DIR"),
         (
             {"split": ["train=a", "test=a"]},
-            r"--split=test=a: --split=train=a names the same images\. Name each directory",
+            r"--split=test=a: --split=train=a already includes these images\. Name each directory",
         ),
-        ({"split": ["train=a", "test=a/cats"]}, r"--split=test=a/cats: --split=train=a names the same images"),
+        ({"split": ["train=a", "test=a/cats"]}, r"--split=test=a/cats: --split=train=a already includes these images"),
         ({"exclude": ["c/**"]}, r"--exclude=c/\*\*: no path in .* matches\. Paths look like 'a/cats/0\.jpg'\."),
-        ({"exclude": ["[z-a]/**"]}, r"--exclude=\[z-a\]/\*\*: not a pattern of paths: bad character range z-a"),
-        ({"exclude": ["a", "b"]}, r"--exclude=a --exclude=b: all files in .* match\. Leave fewer out\."),
-        ({"zip_encoding": "cp94"}, r"--zip_encoding=cp94: not a known encoding\. Common ones are cp949 \(Korean\)"),
+        ({"exclude": ["[z-a]/**"]}, r"--exclude=\[z-a\]/\*\*: is not a pattern of paths: bad character range z-a"),
+        ({"exclude": ["a", "b"]}, r"--exclude=a --exclude=b: all files in .* match\. Remove a pattern\."),
+        ({"zip_encoding": "cp94"}, r"--zip_encoding=cp94: is not a known encoding\. Common ones are cp949 \(Korean\)"),
     ],
 )
-def test_flags_that_cannot_be(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    made(tmp_path, [*classes("a"), *classes("b")])
+def test_invalid_flags_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    write_files(tmp_path, [*classes("a"), *classes("b")])
     with pytest.raises(UserError, match=message):
         scanned(tmp_path, **settings)
 
@@ -484,14 +508,14 @@ def test_flags_that_cannot_be(tmp_path: Path, settings: dict[str, Any], message:
     ("pattern", "path", "matches"),
     [
         ("a/**", "a/b/c.jpg", True),
-        ("a", "a/b/c.jpg", True),  # A directory means everything in it.
+        ("a", "a/b/c.jpg", True),  # A directory matches everything in it.
         ("a/", "a/b.jpg", True),
         ("./a", "a/b.jpg", True),
         ("a", "ab/c.jpg", False),
         ("*/masks/**", "cats/masks/1.png", True),
-        ("*/masks", "cats/x/masks/1.png", False),  # One star stays within a name ...
-        ("**/masks", "cats/x/masks/1.png", True),  # ... and two cross directories, ...
-        ("**/masks", "masks/1.png", True),  # ... none of them included.
+        ("*/masks", "cats/x/masks/1.png", False),  # One star matches within a name.
+        ("**/masks", "cats/x/masks/1.png", True),  # Two stars match any directories.
+        ("**/masks", "masks/1.png", True),  # Two stars also match no directory.
         ("*.gif", "a.gif", True),
         ("*.gif", "x/a.gif", False),
         ("**/*.gif", "x/a.gif", True),
@@ -500,9 +524,9 @@ def test_flags_that_cannot_be(tmp_path: Path, settings: dict[str, Any], message:
         ("x/?.jpg", "x/12.jpg", False),
         ("x/[12].jpg", "x/2.jpg", True),
         ("x/[!12].jpg", "x/2.jpg", False),
-        ("x/a+(b).jpg", "x/a+(b).jpg", True),  # Other characters stand for themselves.
+        ("x/a+(b).jpg", "x/a+(b).jpg", True),  # Other characters match themselves.
         ("x/a.jpg", "x/abjpg", False),
     ],
 )
-def test_patterns(pattern: str, path: str, matches: bool) -> None:
+def test_exclude_patterns(pattern: str, path: str, matches: bool) -> None:
     assert (arrange.glob(pattern).fullmatch(path) is not None) == matches

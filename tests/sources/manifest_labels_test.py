@@ -1,4 +1,4 @@
-"""Tests of what a label column may hold: what is a class, and what stops with the flag that decides."""
+"""Tests of label columns: which values are class names, and which values are refused."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def parquet_labels(tmp_path: Path, labels: Any, **settings: Any) -> list[str]:
     ("labels", "names"),
     [
         (["0.0", "1.0", "2.0"], ["0", "1", "2"]),
-        (["0.0", "", "1.0"], ["0", "1"]),  # Gaps make whole numbers to floats.
+        (["0.0", "", "1.0"], ["0", "1"]),  # Tables with gaps store whole numbers as floats.
         (["0.0", "nan", "1.0"], ["0", "1"]),
         (["1", "2.0"], ["1", "2"]),
         (["-1.0", "1.0"], ["-1", "1"]),
@@ -52,37 +52,32 @@ def parquet_labels(tmp_path: Path, labels: Any, **settings: Any) -> list[str]:
         (["black bear", "bear", "cat"], ["black bear", "bear", "cat"]),
         (["(unknown)", "cat"], ["(unknown)", "cat"]),
         (["[other]", "cat"], ["[other]", "cat"]),
-        (["['dog']", "['cat']"], ["dog", "cat"]),  # One label a list.
+        (["['dog']", "['cat']"], ["dog", "cat"]),  # Lists of one label.
         (["C++", "C"], ["C++", "C"]),
         (
             ["Apple Braeburn", "Apple Golden 1", "Apple Golden 2"],
             ["Apple Braeburn", "Apple Golden 1", "Apple Golden 2"],
         ),
         (
-            [
-                "Apple 1",
-                "Apple 2",
-                "Plum 1",
-                "Plum 2",
-                "Plum Red",
-                "Apple",
-            ],  # Fewer parts than names, but one is alone.
+            # Fewer parts than names, but one part occurs once.
+            ["Apple 1", "Apple 2", "Plum 1", "Plum 2", "Plum Red", "Apple"],
             ["Apple 1", "Apple 2", "Plum 1", "Plum 2", "Plum Red", "Apple"],
         ),
         (
+            # A hierarchy: every part has only one position.
             [f"{plant}/{state}" for plant in ("Tomato", "Apple", "Corn") for state in ("healthy", "scab", "rust")],
             [f"{plant}/{state}" for plant in ("Tomato", "Apple", "Corn") for state in ("healthy", "scab", "rust")],
-        ),  # A hierarchy: no part stands at two places.
+        ),
         (
             [f"{color} {fruit}" for color in ("red", "green", "ripe") for fruit in ("apple", "pear", "plum")],
             [f"{color} {fruit}" for color in ("red", "green", "ripe") for fruit in ("apple", "pear", "plum")],
         ),
         (["12345678901234567891.0", "12345678901234567890.0"], ["12345678901234567891", "12345678901234567890"]),
         (["-0.0", "1e3", "+2."], ["0", "1000", "2"]),
-        (["0", "nan", "1"], ["0", "1"]),  # Among numbers it is a missing one.
+        (["0", "nan", "1"], ["0", "1"]),  # Among numbers, nan is a missing value.
         (["007", "NaN", "008"], ["007", "008"]),
         (["Nan", "Pita"], ["Nan", "Pita"]),
-        (["{[1]}", "cat"], ["{[1]}", "cat"]),  # No list of Python, though it is written as one.
+        (["{[1]}", "cat"], ["{[1]}", "cat"]),  # Not a valid list of Python.
     ],
 )
 def test_class_names(tmp_path: Path, labels: list[str], names: list[str]) -> None:
@@ -106,11 +101,11 @@ def test_two_unicode_forms_are_one_class(tmp_path: Path) -> None:
         (pa.array([["dog"], ["cat"], []]), ["dog", "cat"]),
     ],
 )
-def test_types_of_parquet(tmp_path: Path, labels: pa.Array, names: list[str]) -> None:
+def test_label_types_of_parquet(tmp_path: Path, labels: pa.Array, names: list[str]) -> None:
     assert parquet_labels(tmp_path, labels) == names
 
 
-ONE = "An image has one label here. Name a column of single labels with --label_column"
+ONE = "Every image must have exactly one label. Name a column of single labels with --label_column"
 
 
 @pytest.mark.parametrize(
@@ -118,27 +113,25 @@ ONE = "An image has one label here. Name a column of single labels with --label_
     [
         (
             ["dog|cat", "dog", "cat"],
-            "1 of 3 rows seem to have several labels in the column 'label', such as 'dog|cat' in",
+            "1 of 3 rows seem to have several labels in the column 'label', for example 'dog|cat' in",
         ),
-        (["Mass|Nodule", "Hernia"], "1 of 2 rows seem to have several labels"),  # No class name has a pipe.
+        (["Mass|Nodule", "Hernia"], "1 of 2 rows seem to have several labels"),  # A pipe never occurs in class names.
         (["dog;cat", "bird"], "1 of 2 rows seem to have several labels"),
-        (["dog, cat", "dog", "cat"], "such as 'dog, cat' in row 1."),
+        (["dog, cat", "dog", "cat"], "for example 'dog, cat' in row 1."),
         (["dog,cat", "dog", "cat", "cat,dog"], "2 of 4 rows seem to have several labels"),
-        (["dog / cat", "dog", "cat"], "such as 'dog / cat' in row 1."),
-        (["dog+cat", "dog", "cat"], "such as 'dog+cat'"),
-        (["scab frog_eye", "scab", "frog_eye"], "such as 'scab frog_eye' in row 1."),
-        (["7 1 2 0", "5", "3"], "such as '7 1 2 0' in row 1."),  # Numbers are no words of a name.
-        (["7 1 2 0", "5", "nan"], "such as '7 1 2 0' in row 1."),
+        (["dog / cat", "dog", "cat"], "for example 'dog / cat' in row 1."),
+        (["dog+cat", "dog", "cat"], "for example 'dog+cat'"),
+        (["scab frog_eye", "scab", "frog_eye"], "for example 'scab frog_eye' in row 1."),
+        (["7 1 2 0", "5", "3"], "for example '7 1 2 0' in row 1."),  # Numbers are not words of a name.
+        (["7 1 2 0", "5", "nan"], "for example '7 1 2 0' in row 1."),
         (["7 1", "2 0"], "2 of 2 rows seem"),
         (["haze primary", "clear primary", "haze water", "clear primary water", "clear water"], "5 of 5 rows seem"),
-        (
-            ["dog/cat", "cat/dog", "cat/bird", "bird/dog"],
-            "4 of 4 rows seem",
-        ),  # No hierarchy: `cat` stands at both places.
-        (["a, b", "b, c", "a, c", "a, b, c"], "4 of 4 rows seem"),  # None stands alone, but they are combined again.
+        # Not a hierarchy: `cat` has two positions.
+        (["dog/cat", "cat/dog", "cat/bird", "bird/dog"], "4 of 4 rows seem"),
+        (["a, b", "b, c", "a, c", "a, b, c"], "4 of 4 rows seem"),  # No single labels, but the parts repeat.
     ],
 )
-def test_several_labels_in_a_text(tmp_path: Path, labels: list[str], shown: str) -> None:
+def test_several_labels_in_a_text_are_refused(tmp_path: Path, labels: list[str], shown: str) -> None:
     with pytest.raises(UserError) as caught:
         csv_labels(tmp_path, labels)
     assert shown in str(caught.value)
@@ -150,20 +143,20 @@ def test_several_labels_in_a_text(tmp_path: Path, labels: list[str], shown: str)
     [
         (
             ["['dog', 'cat']", "['dog']"],
-            "1 of 2 rows have several labels in the column 'label', such as 'dog', 'cat' in r",
+            "1 of 2 rows have several labels in the column 'label', for example 'dog', 'cat' in r",
         ),
-        (["('dog', 'cat')", "('dog',)"], "such as 'dog', 'cat' in row 1."),
-        (["{'dog', 'cat'}", "dog"], "such as 'cat', 'dog' in row 1."),
-        (["['dog' 'cat']", "['dog']"], "such as 'dog', 'cat' in row 1."),  # As numpy prints it.
-        (["[dog, cat]", "[dog]"], "such as 'dog', 'cat' in row 1."),
+        (["('dog', 'cat')", "('dog',)"], "for example 'dog', 'cat' in row 1."),
+        (["{'dog', 'cat'}", "dog"], "for example 'cat', 'dog' in row 1."),
+        (["['dog' 'cat']", "['dog']"], "for example 'dog', 'cat' in row 1."),  # The notation of numpy.
+        (["[dog, cat]", "[dog]"], "for example 'dog', 'cat' in row 1."),
         (
             ["[0, 1, 0]", "[1, 0, 0]"],
-            "2 of 2 rows have several labels in the column 'label', such as '0', '1', '0' in r",
+            "2 of 2 rows have several labels in the column 'label', for example '0', '1', '0' in r",
         ),
         (["[0. 1.]", "[1. 0.]"], "2 of 2 rows have several labels"),
     ],
 )
-def test_lists_as_text(tmp_path: Path, labels: list[str], shown: str) -> None:
+def test_lists_in_a_text(tmp_path: Path, labels: list[str], shown: str) -> None:
     with pytest.raises(UserError) as caught:
         csv_labels(tmp_path, labels)
     assert shown in str(caught.value)
@@ -172,7 +165,7 @@ def test_lists_as_text(tmp_path: Path, labels: list[str], shown: str) -> None:
 
 def test_lists_as_json(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"1 of 2 rows have several labels .*, such as 'dog', 'cat' in row 1\. An image"
+        UserError, match=r"1 of 2 rows have several labels .*, for example 'dog', 'cat' in row 1\. Every image"
     ):
         csv_labels(tmp_path, ['[""dog"", ""cat""]', '[""dog""]'])
 
@@ -180,7 +173,8 @@ def test_lists_as_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [[["dog", "cat"], ["dog"]], [[1, 2], [1]], [{"a": 1, "b": 2}, {"a": 1, "b": 1}]])
 def test_lists_of_parquet(tmp_path: Path, labels: Any) -> None:
     with pytest.raises(
-        UserError, match=r"rows have several labels in the column 'label', such as .*\. An image has one"
+        UserError,
+        match=r"rows have several labels in the column 'label', for example .*\. Every image must have exactly one",
     ):
         parquet_labels(tmp_path, labels)
 
@@ -188,25 +182,26 @@ def test_lists_of_parquet(tmp_path: Path, labels: Any) -> None:
 @pytest.mark.parametrize(
     ("labels", "delimiter", "shown"),
     [
-        (["20.0", "20.5"], ",", "such as 20.5 in row 2."),
-        (["1.0", "12345678901234567890.5"], ",", "such as 12345678901234567890.5 in row 2."),
-        (["1.0", "1e999"], ",", "such as 1e999 in row 2."),
-        (["1", "2.25"], ",", "such as 2.25 in row 2."),
-        (["0,5", "1,25"], ";", "such as 0,5 in row 1."),
-        (["1e-3", "2.0"], ",", "such as 1e-3 in row 1."),
-        (["-0.5", ".5", "3"], ",", "such as -0.5 in row 1."),
-        (["0.5", "nan", ""], ",", "such as 0.5 in row 1."),
+        (["20.0", "20.5"], ",", "for example 20.5 in row 2."),
+        (["1.0", "12345678901234567890.5"], ",", "for example 12345678901234567890.5 in row 2."),
+        (["1.0", "1e999"], ",", "for example 1e999 in row 2."),
+        (["1", "2.25"], ",", "for example 2.25 in row 2."),
+        (["0,5", "1,25"], ";", "for example 0,5 in row 1."),
+        (["1e-3", "2.0"], ",", "for example 1e-3 in row 1."),
+        (["-0.5", ".5", "3"], ",", "for example -0.5 in row 1."),
+        (["0.5", "nan", ""], ",", "for example 0.5 in row 1."),
     ],
 )
 def test_numbers_with_fractions(tmp_path: Path, labels: list[str], delimiter: str, shown: str) -> None:
     with pytest.raises(UserError) as caught:
         csv_labels(tmp_path, labels, delimiter)
-    told = str(caught.value)
-    assert told.startswith(
-        f"{tmp_path}/t.csv: the column 'label' holds numbers with fractions, {shown} These are no cla"
+    message = str(caught.value)
+    assert message.startswith(
+        f"{tmp_path}/t.csv: the column 'label' contains numbers with fractions, {shown} Labels must be cla"
     )
     assert (
-        "regression is not supported. Add a column of ranges, such as 20-25, and name it with --label_column." in told
+        "regression is not supported. Add a column of ranges, such as 20-25, and name it with --label_column."
+        in message
     )
 
 
@@ -215,11 +210,11 @@ def test_whole_numbers_with_decimal_commas(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("labels", [["dog, cat", "dog", "cat"], ["a|b", "c"], ["1.5", "2.0"], ["['a', 'b']", "c"]])
-def test_the_flag_that_is_printed_decides(tmp_path: Path, labels: list[str]) -> None:
+def test_printed_classes_flag_works(tmp_path: Path, labels: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         csv_labels(tmp_path, labels)
-    _, found, flag = str(caught.value).partition("--classes=")
-    if found:  # A list is none of names; who means it may name it too.
+    _, has_flag, flag = str(caught.value).partition("--classes=")
+    if has_flag:  # The message for lists has no --classes, but the flag works there too.
         import csv
 
         (value,) = shlex.split(flag)
@@ -253,49 +248,55 @@ def test_one_hot(tmp_path: Path, columns: dict[str, Any]) -> None:
     with pytest.raises(UserError) as caught:
         manifest.read(path, str(tmp_path))
     assert str(caught.value).endswith(
-        "no column 'label'; there is 'path', 'a', 'b'. 2 columns hold 0 and 1 alone. If each is a class, pass"
-        " --label_columns=a,b; else name the column of labels with --label_column."
+        "there is no column 'label'. The columns are 'path', 'a', 'b'. 2 columns contain only 0 and 1. If each is a"
+        " class, pass --label_columns=a,b. Otherwise name the column of labels with --label_column."
     )
 
 
 @pytest.mark.parametrize(
     ("columns", "counts"),
     [
-        ({"a": [1, 1, 0], "b": [0, 1, 1]}, "1 of 3 rows have several 1s and 0 have none, such as row 2."),
-        ({"a": [1, 0, 0], "b": [0, 0, 1]}, "0 of 3 rows have several 1s and 1 have none, such as row 2."),
-        ({"a": [True, True], "b": [True, False]}, "1 of 2 rows have several 1s and 0 have none, such as row 1."),
+        ({"a": [1, 1, 0], "b": [0, 1, 1]}, "1 of 3 rows have several 1s and 0 have none, for example row 2."),
+        ({"a": [1, 0, 0], "b": [0, 0, 1]}, "0 of 3 rows have several 1s and 1 have none, for example row 2."),
+        ({"a": [True, True], "b": [True, False]}, "1 of 2 rows have several 1s and 0 have none, for example row 1."),
     ],
 )
-def test_columns_of_0_and_1_that_are_not_one_hot(tmp_path: Path, columns: dict[str, Any], counts: str) -> None:
+def test_several_1s_per_row_are_reported(tmp_path: Path, columns: dict[str, Any], counts: str) -> None:
     path = table(tmp_path, columns)
     with pytest.raises(UserError) as caught:
         manifest.read(path, str(tmp_path))
-    assert f"2 columns hold 0 and 1 alone, but {counts} An image has one label here." in str(caught.value)
-    assert "as in --label_columns=a,b; else name the column of labels with --label_column." in str(caught.value)
+    assert f"2 columns contain only 0 and 1, but {counts} Every image must have exactly one label." in str(caught.value)
+    assert "as in --label_columns=a,b. Otherwise name the column of labels with --label_column." in str(caught.value)
 
 
-def test_the_flag_is_ready_for_a_shell(tmp_path: Path) -> None:
+def test_printed_flag_is_quoted_for_the_shell(tmp_path: Path) -> None:
     path = table(tmp_path, {"No Finding": [1, 0], "a,b": [0, 1]})
-    with pytest.raises(UserError, match="""pass --label_columns='No Finding,"a,b"'; else"""):
+    with pytest.raises(UserError, match="""pass --label_columns='No Finding,"a,b"'\\. Otherwise"""):
         manifest.read(path, str(tmp_path))
 
 
 @pytest.mark.parametrize(
     ("columns", "given", "message"),
     [
-        ({"a": [1, 0], "b": [0, 1]}, ["a", "c"], "has no column 'c'. It has 'path', 'a', 'b'."),
-        ({"a": [1, 0], "b": [0, 2]}, ["a", "b"], "must hold 0 and 1 alone, one column per class."),
+        ({"a": [1, 0], "b": [0, 1]}, ["a", "c"], "has no column 'c'. The columns are 'path', 'a', 'b'."),
+        ({"a": [1, 0], "b": [0, 2]}, ["a", "b"], "must contain only 0 and 1. Pass one column per class."),
         ({"a": [1, 0], "b": ["x", "y"]}, ["a", "b"], "the column 'b' of "),
         ({"a": [1, None], "b": [0, 1]}, ["a", "b"], "the column 'a' of "),
-        ({"a": [1, 0, 0], "b": [0, 1, 0]}, ["a", "b"], "1 of 3 rows of {} have no 1 in these columns, such as row 3."),
+        (
+            {"a": [1, 0, 0], "b": [0, 1, 0]},
+            ["a", "b"],
+            "1 of 3 rows of {} have no 1 in these columns, for example row 3.",
+        ),
         (
             {"a": [1, 1, 0], "b": [0, 1, 1]},
             ["a", "b"],
-            "1 of 3 rows of {} have several 1s in these columns, such as row 2.",
+            "1 of 3 rows of {} have several 1s in these columns, for example row 2.",
         ),
     ],
 )
-def test_one_hot_that_is_none(tmp_path: Path, columns: dict[str, Any], given: list[str], message: str) -> None:
+def test_invalid_label_columns_are_refused(
+    tmp_path: Path, columns: dict[str, Any], given: list[str], message: str
+) -> None:
     path = table(tmp_path, columns)
     with pytest.raises(UserError) as caught:
         manifest.read(path, str(tmp_path), Reading(label_columns=given))

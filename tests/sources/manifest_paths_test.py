@@ -1,4 +1,4 @@
-"""Tests of which files the rows of a table mean: the one that is meant, none, or a stop where several may be."""
+"""Tests of matching the paths in a table to files: one match, no match, or several."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TREE = ["train/0000.jpg", "train/0001.png", "val/0002.jpg", "val/cats/7.jpg"]
 
 
 def matched(rows: list[str], names: list[str]) -> list[str | None]:
-    found = manifest_paths.match("t.csv", rows, names, range(1, len(rows) + 1)).numbers
-    return [None if number == MISSING else names[number] for number in found]
+    sources = manifest_paths.match("t.csv", rows, names, range(1, len(rows) + 1)).numbers
+    return [None if number == MISSING else names[number] for number in sources]
 
 
 @pytest.mark.parametrize(
@@ -43,45 +43,46 @@ def matched(rows: list[str], names: list[str]) -> list[str | None]:
         ("train/0000.JPG", "train/0000.jpg"),
         ("Train/0000.jpg", "train/0000.jpg"),
         ("train/0000", "train/0000.jpg"),
-        ("train/0000.png", "train/0000.jpg"),  # Converted since.
+        ("train/0000.png", "train/0000.jpg"),  # The file was converted later.
         ("0000", "train/0000.jpg"),
         ("0000.jpg", "train/0000.jpg"),
         ("0000.JPEG", "train/0000.jpg"),
-        ("1", "train/0001.png"),  # A spreadsheet took it for a number,
-        ("1.0", "train/0001.png"),  # or a table with gaps.
+        ("1", "train/0001.png"),  # A spreadsheet changed 0001 to a number.
+        ("1.0", "train/0001.png"),  # A table with gaps changed it to a float.
         ("cats/7.jpg", "val/cats/7.jpg"),
-        ("val/7.jpg", "val/cats/7.jpg"),  # Below the directory that the row names.
+        ("val/7.jpg", "val/cats/7.jpg"),  # Below the directory in the row.
         ("elsewhere/0000.jpg", "train/0000.jpg"),
-        ("val/0000.jpg", None),  # `val` is there, and the file is not in it.
+        ("val/0000.jpg", None),  # `val` exists, but the file is not in it.
         ("x/train/0002.jpg", None),
-        ("val/dogs/7.jpg", "val/cats/7.jpg"),  # There is no directory `dogs`.
+        ("val/dogs/7.jpg", "val/cats/7.jpg"),  # The directory `dogs` does not exist.
         ("0003.jpg", None),
-        ("1.jpg", None),  # With an ending it is a name, and no number.
+        ("1.jpg", None),  # With an ending it is a name, not a number.
         ("0000.xml", None),
         ("train", None),
         ("", None),
         ("..", None),
     ],
 )
-def test_the_file_that_is_meant(row: str, file: str | None) -> None:
+def test_matching_file(row: str, file: str | None) -> None:
     assert matched([row], TREE) == [file]
 
 
 @pytest.mark.parametrize(
     ("row", "names", "file"),
     [
-        ("a.jpg", ["A.jpg", "a.jpg", "x/a.jpg"], "a.jpg"),  # Exactly.
-        ("a.jpg", ["A.jpg", "x/a.jpg"], "A.jpg"),  # The place counts more than capital letters.
-        ("a", ["a.xml", "a.txt", "a.jpg"], "a.jpg"),  # Of the files of this name one is an image.
-        (
-            "IMG.2020.01",
-            ["IMG.2020.01.jpg", "IMG.2020.02.jpg"],
-            "IMG.2020.01.jpg",
-        ),  # Not all that follows a dot ends it.
+        ("a.jpg", ["A.jpg", "a.jpg", "x/a.jpg"], "a.jpg"),  # An exact match.
+        ("a.jpg", ["A.jpg", "x/a.jpg"], "A.jpg"),  # The directory is more important than capital letters.
+        ("a", ["a.xml", "a.txt", "a.jpg"], "a.jpg"),  # Only one file with this name is an image.
+        # .01 is not an ending.
+        ("IMG.2020.01", ["IMG.2020.01.jpg", "IMG.2020.02.jpg"], "IMG.2020.01.jpg"),
         ("7", ["7.jpg", "007.jpg"], "7.jpg"),
         ("y/b/1.jpg", ["b/1.jpg", "c/1.jpg"], "b/1.jpg"),  # The longest common end.
-        ("train/cats/17.jpg", ["train/cats/1.jpg", "val/cats/17.jpg"], None),  # Else a split would leak into another.
-        ("train/1.png", ["test/1.png", "val/2.png"], None),  # `train` is not there.
+        (
+            "train/cats/17.jpg",
+            ["train/cats/1.jpg", "val/cats/17.jpg"],
+            None,
+        ),  # A match would leak images between splits.
+        ("train/1.png", ["test/1.png", "val/2.png"], None),  # `train` does not exist.
         ("train/1.png", ["test/1.png", "train_set/1.png"], "train_set/1.png"),
         ("validation/a/1.png", ["val/a/1.png"], "val/a/1.png"),  # Two names of one split.
         ("/test/pets/train/1.png", ["test/1.png"], None),  # The innermost directory counts.
@@ -89,7 +90,7 @@ def test_the_file_that_is_meant(row: str, file: str | None) -> None:
         (unicodedata.normalize("NFD", "é.jpg"), [unicodedata.normalize("NFC", "é.jpg")], "é.jpg"),
     ],
 )
-def test_what_comes_first(row: str, names: list[str], file: str | None) -> None:
+def test_priority_of_matches(row: str, names: list[str], file: str | None) -> None:
     assert matched([row], names) == [file and unicodedata.normalize("NFC", file)]
 
 
@@ -104,62 +105,65 @@ def test_what_comes_first(row: str, names: list[str], file: str | None) -> None:
         ("7", ["07.jpg", "007.jpg"]),
     ],
 )
-def test_several_files_stop_it(row: str, names: list[str]) -> None:
+def test_several_matching_files_are_refused(row: str, names: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         matched(["other", row], names)
-    told = str(caught.value)
-    assert told.startswith(f"t.csv: row 2, {row!r}, fits several files, such as ")
-    assert all(repr(name) in told for name in names)
-    assert told.endswith(
-        ". Each row must name one file. Name a column of whole paths with --path_column, or pass the directory that is"
-        " meant as --src."
+    message = str(caught.value)
+    assert message.startswith(f"t.csv: row 2, {row!r}, matches several files, for example ")
+    assert all(repr(name) in message for name in names)
+    assert message.endswith(
+        ". Each row must match one file. Name a column of full paths with --path_column, or pass the directory of the"
+        " files as --src."
     )
 
 
-def test_two_rows_that_mean_one_file_stop_it() -> None:
+def test_two_rows_for_one_file_are_refused() -> None:
     with pytest.raises(UserError) as caught:
         matched(["/x/cats/1.jpg", "/x/dogs/1.jpg"], ["1.jpg"])
     assert str(caught.value) == (
-        "t.csv: rows 1 and 2, '/x/cats/1.jpg' and '/x/dogs/1.jpg', both mean the file '1.jpg'. Keep one of them, or"
-        " name a column of whole paths with --path_column."
+        "t.csv: rows 1 and 2, '/x/cats/1.jpg' and '/x/dogs/1.jpg', match the same file, '1.jpg'. Keep one of them,"
+        " or name a column of full paths with --path_column."
     )
 
 
-def test_a_file_of_a_row_is_no_other_rows_file() -> None:
+def test_exact_match_has_priority_over_other_rows() -> None:
     assert matched(["a.png", "a.jpg"], ["a.jpg"]) == [None, "a.jpg"]
 
 
 @pytest.mark.parametrize(
     ("rows", "note"),
     [
-        (["0000", "0002"], "2 of 2 rows name files without their ending and without their directory, such as 0000"),
+        (["0000", "0002"], "2 of 2 rows name files without their ending and without their directory, for example 0000"),
         (
             ["train\\0000.jpg"],
-            "1 of 1 rows name files with backslashes, such as train\\0000.jpg (read as train/0000.jpg)",
+            "1 of 1 rows name files with backslashes, for example train\\0000.jpg (read as train/0000.jpg)",
         ),
-        (["train/0000.JPG"], "1 of 1 rows name files in other capital and small letters, such as train/0000.JPG (read"),
-        (["train/0000.png"], "1 of 1 rows name files with another ending, such as train/0000.png (read as train/0000."),
-        (["/a/train/0000.jpg"], "1 of 1 rows name files with directories that are not in the source, such as /a/train"),
-        (["train/0000.jpg", "0002.jpg"], "1 of 2 rows name files without their directory, such as 0002.jpg (read as v"),
-        (["1"], "1 of 1 rows name files without their ending and without leading zeros and without their directory, s"),
-        (["http://x/train/0000.jpg"], "1 of 1 rows name files by addresses and with directories that are not in the s"),
+        (["train/0000.JPG"], "1 of 1 rows name files with other capital letters, for example train/0000.JPG (read"),
+        (["train/0000.png"], "1 of 1 rows name files with another ending, for example train/0000.png (read as train/0"),
+        (
+            ["/a/train/0000.jpg"],
+            "1 of 1 rows name files with directories that are not in the source, for example /a/tr",
+        ),
+        (["train/0000.jpg", "0002.jpg"], "1 of 2 rows name files without their directory, for example 0002.jpg (read"),
+        (["1"], "1 of 1 rows name files without their ending and without leading zeros and without their directory, f"),
+        (["http://x/train/0000.jpg"], "1 of 1 rows name files by URLs and with directories that are not in the s"),
         (
             ["cats/7.jpg"],
-            "1 of 1 rows name files without the first of their directories, such as cats/7.jpg (read as v",
+            "1 of 1 rows name files without the first directories of their path, for example cats/7.jpg (read as v",
         ),
     ],
 )
 def test_notes(rows: list[str], note: str) -> None:
-    (told,) = manifest_paths.match("t.csv", rows, TREE, range(1, 9)).notes
-    assert told.startswith(note)
+    (printed,) = manifest_paths.match("t.csv", rows, TREE, range(1, 9)).notes
+    assert printed.startswith(note)
 
 
 def test_exact_rows_have_no_note() -> None:
     assert manifest_paths.match("t.csv", TREE, TREE, range(1, 9)).notes == ()
 
 
-def test_time_grows_with_the_number_of_rows_alone() -> None:
-    """Files of one name in every directory are compared with one row each."""
+def test_time_is_proportional_to_the_number_of_rows() -> None:
+    """A table must not be slow if every directory has files with the same names."""
     seconds = []
     for count in (20, 80):
         names = [f"{directory:03d}/{number}.png" for directory in range(count) for number in range(100)]
@@ -169,10 +173,10 @@ def test_time_grows_with_the_number_of_rows_alone() -> None:
     assert seconds[1] < 12 * seconds[0]
 
 
-# --- From a command --------------------------------------------------------------------------------------------------
+# --- In a conversion --------------------------------------------------------------------------------------------------
 
 
-def test_directories_and_archives_alike(tmp_path: Path) -> None:
+def test_directory_and_archive_give_the_same_records(tmp_path: Path) -> None:
     for number in range(6):
         draw(tmp_path / f"pets/train/{number:04d}.jpg")
     with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
@@ -187,40 +191,40 @@ def test_directories_and_archives_alike(tmp_path: Path) -> None:
     assert facts[0]["digest"] == facts[1]["digest"]
 
 
-def test_records_bear_the_files_own_names(tmp_path: Path) -> None:
+def test_records_have_the_names_of_the_files(tmp_path: Path) -> None:
     for number in range(2):
         draw(tmp_path / f"pets/{number}.jpg")
     (tmp_path / "t.csv").write_text("path,label\nC:\\x\\0.JPG,a\nC:\\x\\1.JPG,b\n")
     assert list(scanned(tmp_path / "pets", manifest=str(tmp_path / "t.csv")).paths) == ["0.jpg", "1.jpg"]
 
 
-def test_a_row_that_fits_nothing_is_rejected_as_before(tmp_path: Path) -> None:
+def test_row_without_a_file_is_rejected(tmp_path: Path) -> None:
     for number in range(3):
         draw(tmp_path / f"pets/{number}.jpg")
     (tmp_path / "t.csv").write_text("path,label\n0,a\n1,b\n2,b\n9,a\n")
-    found = scanned(tmp_path / "pets", manifest=str(tmp_path / "t.csv"))
-    assert [(r.path, r.reason) for r in found.rejected] == [
-        ("9", "named by the manifest, but cannot be found: No such file or directory")
+    sources = scanned(tmp_path / "pets", manifest=str(tmp_path / "t.csv"))
+    assert [(r.path, r.reason) for r in sources.rejected] == [
+        ("9", "named by the manifest, but not found: No such file or directory")
     ]
 
 
-def test_addresses(tmp_path: Path) -> None:
+def test_urls(tmp_path: Path) -> None:
     for number in range(3):
         draw(tmp_path / f"pets/{number}.jpg")
     rows = "".join(f"https://host.org/a%20b/{number}.jpg?size=l,{'ab'[number % 2]}\n" for number in range(4))
     (tmp_path / "t.csv").write_text("path,label\n" + rows)
-    found = scanned(tmp_path / "pets", manifest=str(tmp_path / "t.csv"))
-    assert list(found.paths) == ["0.jpg", "1.jpg", "2.jpg"]
-    assert found.notes[0].startswith("3 of 4 rows name files by addresses and with directories that are not in the sou")
-    assert [(r.path, r.reason) for r in found.rejected] == [
+    sources = scanned(tmp_path / "pets", manifest=str(tmp_path / "t.csv"))
+    assert list(sources.paths) == ["0.jpg", "1.jpg", "2.jpg"]
+    assert sources.notes[0].startswith("3 of 4 rows name files by URLs and with directories that are not in the sou")
+    assert [(r.path, r.reason) for r in sources.rejected] == [
         (
             "https://host.org/a%20b/3.jpg?size=l",
-            "an address, and no file of its name is in the source: download the images first",
+            "a URL, and the source has no file with its name: download the images first",
         )
     ]
 
 
-def test_the_note_is_printed(tmp_path: Path) -> None:
+def test_notes_are_printed(tmp_path: Path) -> None:
     for number in range(4):
         draw(tmp_path / f"pets/{number:03d}.jpg")
     (tmp_path / "t.csv").write_text("image_id;class\n" + "".join(f"{i:03d};{'ab'[i % 2]}\n" for i in range(4)))
@@ -229,4 +233,4 @@ def test_the_note_is_printed(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "note: the column 'image_id' is read as the paths (see --path_column)\n" in done.stdout
-    assert "note: 4 of 4 rows name files without their ending, such as 000 (read as 000.jpg)\n" in done.stdout
+    assert "note: 4 of 4 rows name files without their ending, for example 000 (read as 000.jpg)\n" in done.stdout

@@ -1,4 +1,4 @@
-"""Images in an object store become what the same files become in a directory; a store that fails is no bad image."""
+"""Tests of object stores: the same records as from a directory, and errors of the store."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("no_fsync")
 
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
-    """split/class/image with all that is passed over or rejected, and names that are hard to quote."""
+    """A split/class/image folder with ignored and rejected files, and names that are hard to quote."""
     source = with_splits(tmp_path / "pets", train=6, validation=3)
     (source / "train/cats/bad.jpg").write_bytes(b"<html>")
     (source / "train/cats/.hidden.jpg").write_bytes(b"x")
@@ -42,22 +42,22 @@ def pets(tmp_path: Path) -> Path:
     return source
 
 
-# --- What is refused -----------------------------------------------------------------------------------------------
+# --- Errors -----------------------------------------------------------------------------------------------
 
 
-def test_out_is_local_and_the_way_is_told() -> None:
-    message = r"--out=s3://b/out: a dataset grows in a local directory.*tfrecord_tools\.transfer DIRECTORY s3://b/out$"
+def test_url_as_out_is_refused_with_a_remedy() -> None:
+    message = r"--out=s3://b/out: must be a local directory\. .*tfrecord_tools\.transfer DIRECTORY s3://b/out$"
     with pytest.raises(UserError, match=message):
         ConvertConfig(src="pets", out="s3://b/out")
 
 
-def test_datasets_are_opened_here_and_the_way_is_told() -> None:
-    message = r"s3://b/out: datasets are read from local directories.*tfrecord_tools\.transfer s3://b/out DIRECTORY$"
+def test_opening_a_url_is_refused_with_a_remedy() -> None:
+    message = r"s3://b/out: must be a local directory\. .*tfrecord_tools\.transfer s3://b/out DIRECTORY$"
     with pytest.raises(UserError, match=message):
         open_dataset("s3://b/out")
 
 
-def test_without_a_package_its_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(UserError, match=r"s3://b/x: a package is missing .*: pip install 'tfrecord-tools\[s3\]'$"):
         scanned("s3://b/x")  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def test_without_a_package_its_extra_is_named(tmp_path: Path, monkeypatch: pytes
         ({"mtime": 1_767_312_000.5}, 1_767_312_000_500_000_000),
         ({}, 0),
     ],
-    ids=["S3", "Google", "files", "not told"],
+    ids=["S3", "Google", "files", "unknown"],
 )
 def test_time_of_change_of_each_kind_of_store(info: dict[str, Any], expected: int) -> None:
     assert object_store.mtime_ns(info) == expected
@@ -81,15 +81,24 @@ def test_time_of_change_of_each_kind_of_store(info: dict[str, Any], expected: in
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("s3://no-such-bucket/pets", r"bucket does not exist\. Is the name of the bucket right\?"),
-        ("{bucket}/nothing", r"no objects there\. A bucket and the prefix above the classes is expected\."),
-        ("{bucket}/one.zip", r"an object, no directory\. .* are read from this machine: copy it here first\."),
-        ("{bucket}/labels.csv", r"labels\.csv: an object, no directory\. .*, manifests .*: copy it here first\."),
+        ("s3://no-such-bucket/pets", r"bucket does not exist\. Check the name of the bucket\."),
+        ("{bucket}/nothing", r"there are no objects\. Pass the bucket and the prefix above the class directories\."),
+        (
+            "{bucket}/one.zip",
+            r"this is a single object, not a directory of images\. .* must be on this machine: download it first\.",
+        ),
+        (
+            "{bucket}/labels.csv",
+            r"labels\.csv: this is a single object, not a directory of images\. .*, manifests .*: download it first\.",
+        ),
         ("gs://bucket/pets", r"a package is missing \(.*gcsfs.*\): pip install gcsfs$"),
-        ("other://bucket/pets", r"Protocol not known: other\. s3://bucket/prefix, gs://bucket/prefix or the like"),
+        (
+            "other://bucket/pets",
+            r"Protocol not known: other\. Pass a URL such as s3://bucket/prefix or gs://bucket/prefix\.",
+        ),
     ],
 )
-def test_what_is_not_there(bucket: Bucket, url: str, message: str) -> None:
+def test_missing_objects_are_refused(bucket: Bucket, url: str, message: str) -> None:
     bucket.put("one.zip", b"PK")
     bucket.put("labels.csv", b"path,label\n")
     with pytest.raises(UserError, match=message):
@@ -101,13 +110,11 @@ def test_what_is_not_there(bucket: Bucket, url: str, message: str) -> None:
     ("environment", "message"),
     [
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or"),
-        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Is the store reached from here"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "Check the connection, and try again"),
     ],
     ids=["credentials", "endpoint"],
 )
-def test_a_store_that_does_not_answer(
-    bucket: Bucket, tmp_path: Path, environment: dict[str, str], message: str
-) -> None:
+def test_store_that_does_not_answer(bucket: Bucket, tmp_path: Path, environment: dict[str, str], message: str) -> None:
     done = run(MODULE, f"--src={bucket.url}/pets", cwd=tmp_path, env={**environment, "HOME": str(tmp_path)})
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {bucket.url}/pets: ")
@@ -116,13 +123,13 @@ def test_a_store_that_does_not_answer(
     assert os.listdir(tmp_path) == []
 
 
-# --- The same as files ---------------------------------------------------------------------------------------------
+# --- Same records as from files --------------------------------------------------------------------------------------
 
 
 @needs_s3
-def test_a_listing_is_that_of_a_directory(bucket: Bucket, pets: Path) -> None:
+def test_listing_equals_that_of_a_directory(bucket: Bucket, pets: Path) -> None:
     bucket.upload(pets, "pets")
-    bucket.put("pets/train/birds/", b"")  # As consoles make a directory.
+    bucket.put("pets/train/birds/", b"")  # A directory made by a web console.
     there, here = object_store.list_objects(f"{bucket.url}/pets/"), stores.list_store(str(pets))
     assert there.paths == here.paths
     assert there.sizes.tolist() == here.sizes.tolist()
@@ -133,7 +140,7 @@ def test_a_listing_is_that_of_a_directory(bucket: Bucket, pets: Path) -> None:
 
 @needs_s3
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_bytes_are_those_of_a_directory(bucket: Bucket, pets: Path, tmp_path: Path, workers: int) -> None:
+def test_dataset_equals_that_of_a_directory(bucket: Bucket, pets: Path, tmp_path: Path, workers: int) -> None:
     bucket.upload(pets, "any/pets")
     converted(pets, tmp_path / "local", max_bad=0.2)
     flags = [f"--src={bucket.url}/any/pets", "--max_bad=0.2", f"--workers={workers}"]
@@ -145,7 +152,7 @@ def test_the_bytes_are_those_of_a_directory(bucket: Bucket, pets: Path, tmp_path
 
 
 @needs_s3
-def test_beam_reads_objects_too(bucket: Bucket, pets: Path, tmp_path: Path) -> None:
+def test_beam_reads_objects(bucket: Bucket, pets: Path, tmp_path: Path) -> None:
     bucket.upload(pets, "pets")
     converted(pets, tmp_path / "local", max_bad=0.2)
     options = "--beam_options=--direct_running_mode=multi_processing --direct_num_workers=2"
@@ -155,7 +162,7 @@ def test_beam_reads_objects_too(bucket: Bucket, pets: Path, tmp_path: Path) -> N
 
 
 @needs_s3
-def test_a_manifest_of_this_machine_names_objects(bucket: Bucket, pets: Path, tmp_path: Path) -> None:
+def test_local_manifest_of_objects(bucket: Bucket, pets: Path, tmp_path: Path) -> None:
     bucket.upload(pets, "pets")
     rows = [f"{path},{path.split('/')[1]}" for path in contents(pets) if path.endswith(("0.jpg", "1.jpg", "2.png"))]
     rows = [f"{row},{row.split('/')[0]}" for row in rows if "/." not in row]
@@ -166,18 +173,18 @@ def test_a_manifest_of_this_machine_names_objects(bucket: Bucket, pets: Path, tm
 
 
 @needs_s3
-def test_a_key_that_is_no_file_name_is_rejected(bucket: Bucket, pets: Path) -> None:
+def test_key_with_two_slashes_is_rejected(bucket: Bucket, pets: Path) -> None:
     bucket.upload(pets, "pets")
     bucket.put("pets/train/cats//1.jpg", image("x"))
     rejected = {r.path: r.reason for r in object_store.list_objects(f"{bucket.url}/pets").rejected}
-    assert rejected == {"train/cats//1.jpg": "two slashes in a row in its name, as in no file's: rename it"}
+    assert rejected == {"train/cats//1.jpg": "two slashes in a row in its name: rename it"}
 
 
-# --- What changes, and what fails ----------------------------------------------------------------------------------
+# --- Changed objects and failing stores ------------------------------------------------------------------------------
 
 
 @needs_s3
-def test_what_was_surveyed_and_is_unchanged_is_not_read_again(
+def test_unchanged_objects_are_not_inspected_again(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = with_splits(tmp_path / "pets", train=2, validation=1)
@@ -194,7 +201,7 @@ def test_what_was_surveyed_and_is_unchanged_is_not_read_again(
 
 
 @needs_s3
-def test_an_object_that_changes_between_survey_and_write_is_found(
+def test_object_that_changes_during_conversion_is_refused(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = with_splits(tmp_path / "pets", train=2, validation=1)
@@ -203,19 +210,19 @@ def test_an_object_that_changes_between_survey_and_write_is_found(
 
     original = convert_module.survey
 
-    def then_change(*args: Any, **options: Any) -> Any:
+    def survey_and_change(*args: Any, **options: Any) -> Any:
         facts = original(*args, **options)
         bucket.put("pets/train/cats/001.jpg", image("changed", size=(20, 20)))
         return facts
 
-    monkeypatch.setattr(convert_module, "survey", then_change)
-    with pytest.raises(UserError, match=r"train/cats/001\.jpg: changed between survey and write\."):
+    monkeypatch.setattr(convert_module, "survey", survey_and_change)
+    with pytest.raises(UserError, match=r"train/cats/001\.jpg: the file has changed since it was inspected\."):
         converted(f"{bucket.url}/pets", tmp_path / "out")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 
 
 @needs_s3
-def test_an_object_that_is_gone_is_bad_but_a_store_that_is_gone_stops_it(
+def test_missing_object_is_rejected_and_missing_store_is_an_error(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = with_splits(tmp_path / "pets", train=2, validation=1)
@@ -224,19 +231,19 @@ def test_an_object_that_is_gone_is_bad_but_a_store_that_is_gone_stops_it(
     sources = scanned(url)
     bucket.remove("pets/train/cats/001.jpg")
     here = workers.Pool(None, 1)
-    assert survey(sources, here).reasons == {1: "cannot be read: it is not there any more"}
+    assert survey(sources, here).reasons == {1: "cannot be read: it no longer exists"}
 
     def unreachable(*args: Any, **options: Any) -> bytes:
         raise ConnectionResetError("reset by peer")
 
     system, _ = object_store._opened(url, os.getpid())
     monkeypatch.setattr(system, "cat_file", unreachable)
-    with pytest.raises(UserError, match=r"ConnectionResetError: reset by peer\. Is the store reached from here"):
+    with pytest.raises(UserError, match=r"ConnectionResetError: reset by peer\. Check the connection, and try again"):
         survey(sources, here)
 
 
 @needs_s3
-def test_a_forbidden_object_is_bad_but_an_expired_token_stops_it(
+def test_forbidden_object_is_rejected_and_expired_token_is_an_error(
     bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from botocore.exceptions import ClientError
@@ -255,15 +262,15 @@ def test_a_forbidden_object_is_bad_but_an_expired_token_stops_it(
 
     monkeypatch.setattr(system, "cat_file", refused)
     code = "AccessDenied"
-    assert survey(sources, here).reasons == {1: "cannot be read: forbidden"}
+    assert survey(sources, here).reasons == {1: "cannot be read: access is denied"}
     for code in ("ExpiredToken", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "403"):
         with pytest.raises(
-            UserError, match=rf"access is denied \(it is {code}\)\. Give credentials .* still valid, for S3"
+            UserError, match=rf"access is denied \(it is {code}\)\. Set valid credentials .* For S3, set"
         ):
             survey(sources, here)
 
 
-def test_processes_are_not_forked_from_threads_to_come() -> None:
+def test_processes_are_spawned_when_threads_are_used() -> None:
     assert workers._context(threads=True).get_start_method() == "spawn"
 
 

@@ -1,4 +1,4 @@
-"""Tests of Parquet files with images in them, as Hugging Face hands them out."""
+"""Tests of Parquet files that contain images, the format of Hugging Face."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tfrecord_tools.records import open_dataset
 from tfrecord_tools.sources import parquet_images
 from tfrecord_tools.sources.base import ReadError
 
-NAMES = ["dog", "cat"]  # Their order is that of the labels.
+NAMES = ["dog", "cat"]  # In label order.
 
 
 def pictures(count: int, key: str = "") -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def write(
     images: Sequence[str] = ("image",),
     **options: Any,
 ) -> Path:
-    """Writes a table with the metadata of `datasets`: `names` of classes by column."""
+    """Write a table with the metadata of the package `datasets`. `names`: column -> class names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     described: dict[str, Any] = {column: {"_type": "Image"} for column in images}
     described |= {column: {"names": list(of), "_type": "ClassLabel"} for column, of in (names or {}).items()}
@@ -56,17 +56,17 @@ def refusal(src: Path, **settings: Any) -> str:
     return str(caught.value)
 
 
-def read(found: Any, number: int) -> bytes:
-    return found.store.read(found.paths[number], found.spans[number]).data
+def read(sources: Any, number: int) -> bytes:
+    return sources.store.read(sources.paths[number], sources.spans[number]).data
 
 
-def test_a_file(tmp_path: Path) -> None:
-    found = scanned(plain(tmp_path / "pets.parquet"))
-    assert found.class_names == ("dog", "cat")  # As in the metadata, so that the numbers are the same.
-    assert found.labels.tolist() == [0, 1] * 3
-    assert list(found.paths) == [f"pets.parquet:{row}" for row in range(1, 7)]
-    assert [read(found, number) for number in range(6)] == [image(str(number)) for number in range(6)]
-    assert not found.has_splits
+def test_single_file(tmp_path: Path) -> None:
+    sources = scanned(plain(tmp_path / "pets.parquet"))
+    assert sources.class_names == ("dog", "cat")  # The order in the metadata.
+    assert sources.labels.tolist() == [0, 1] * 3
+    assert list(sources.paths) == [f"pets.parquet:{row}" for row in range(1, 7)]
+    assert [read(sources, number) for number in range(6)] == [image(str(number)) for number in range(6)]
+    assert not sources.has_splits
 
 
 @pytest.mark.parametrize(
@@ -74,18 +74,18 @@ def test_a_file(tmp_path: Path) -> None:
     [
         {"img": pictures(4), "label": ["a", "b"] * 2},
         {"picture": pictures(4), "class": ["a", "b"] * 2},
-        {"image": [p["bytes"] for p in pictures(4)], "label": ["a", "b"] * 2},  # Bytes alone,
+        {"image": [p["bytes"] for p in pictures(4)], "label": ["a", "b"] * 2},  # Only bytes.
         {"content": pa.array([p["bytes"] for p in pictures(4)], pa.large_binary()), "label": ["a", "b"] * 2},
         {"image": [{"bytes": p["bytes"]} for p in pictures(4)], "label": ["a", "b"] * 2},
         {"image": pictures(4), "label": pa.array(["a", "b"] * 2).dictionary_encode()},
         {"image": pictures(4), "a": [1, 0, 1, 0], "b": [0, 1, 0, 1]},
     ],
 )
-def test_columns(tmp_path: Path, columns: dict[str, Any]) -> None:
+def test_kinds_of_columns(tmp_path: Path, columns: dict[str, Any]) -> None:
     source = write(tmp_path / "pets.parquet", columns)
-    found = scanned(source, label_columns=["a", "b"] if "a" in columns else None)
-    assert (found.class_names, found.labels.tolist()) == (("a", "b"), [0, 1, 0, 1])
-    assert [read(found, number) for number in range(4)] == [image(str(number)) for number in range(4)]
+    sources = scanned(source, label_columns=["a", "b"] if "a" in columns else None)
+    assert (sources.class_names, sources.labels.tolist()) == (("a", "b"), [0, 1, 0, 1])
+    assert [read(sources, number) for number in range(4)] == [image(str(number)) for number in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -96,47 +96,47 @@ def test_columns(tmp_path: Path, columns: dict[str, Any]) -> None:
         (["test/0000", "train/0000", "train/0001"], ["test", "train", "train"]),
         (["default/test/0000", "default/train/0000"], ["test", "train"]),
         (["train", "val"], ["train", "validation"]),
-        (["train-00000-of-00002", "train-00001-of-00002"], None),  # One split is none.
+        (["train-00000-of-00002", "train-00001-of-00002"], None),  # A single split is ignored.
         (["pets-0", "pets-1"], None),
     ],
 )
-def test_directories(tmp_path: Path, files: list[str], splits: list[str] | None) -> None:
+def test_directories_of_files(tmp_path: Path, files: list[str], splits: list[str] | None) -> None:
     for file in files:
         plain(tmp_path / f"pets/{file}.parquet", 4, file)
     (tmp_path / "pets/README.md").write_text("# Pets")
-    found = scanned(tmp_path / "pets")
-    assert sorted({path.partition(":")[0] for path in found.paths}) == sorted(f"{file}.parquet" for file in files)
-    assert found.has_splits == (splits is not None)
+    sources = scanned(tmp_path / "pets")
+    assert sorted({path.partition(":")[0] for path in sources.paths}) == sorted(f"{file}.parquet" for file in files)
+    assert sources.has_splits == (splits is not None)
     if splits:
-        by_file = dict(zip((path.partition(":")[0] for path in found.paths), found.splits.tolist()))
+        by_file = dict(zip((path.partition(":")[0] for path in sources.paths), sources.splits.tolist()))
         assert [SPLITS[by_file[f"{file}.parquet"]] for file in sorted(files)] == splits
-    numbers = range(len(found.paths))
-    keys = [f"{path.partition('.')[0]}{int(path.partition(':')[2]) - 1}" for path in found.paths]
-    assert [read(found, number) for number in numbers] == [image(key) for key in keys]
+    numbers = range(len(sources.paths))
+    keys = [f"{path.partition('.')[0]}{int(path.partition(':')[2]) - 1}" for path in sources.paths]
+    assert [read(sources, number) for number in numbers] == [image(key) for key in keys]
 
 
-def test_an_unlabelled_test_split_is_left_out(tmp_path: Path) -> None:
+def test_unlabeled_test_split_is_left_out(tmp_path: Path) -> None:
     plain(tmp_path / "pets/train-00000-of-00001.parquet", 8, "train")
     plain(tmp_path / "pets/validation-00000-of-00001.parquet", 4, "validation")
     columns = {"image": pictures(3, "test"), "label": [-1, -1, -1]}
     write(tmp_path / "pets/test-00000-of-00001.parquet", columns, {"label": NAMES})
-    found = scanned(tmp_path / "pets")
-    assert len(found) == 12
-    assert found.rejected == ()
-    assert found.notes == (
-        "3 of 15 rows are left out, since they have no label in the column 'label', 3 in test, such as"
+    sources = scanned(tmp_path / "pets")
+    assert len(sources) == 12
+    assert sources.rejected == ()
+    assert sources.notes == (
+        "3 of 15 rows are left out, since they have no label in the column 'label', 3 in test, for example"
         " test-00000-of-00001.parquet:1",
     )
 
 
 def test_labels_without_a_name_are_rejected(tmp_path: Path) -> None:
     columns = {"image": pictures(5), "label": [0, 1, 2, None, -1]}
-    found = scanned(write(tmp_path / "pets.parquet", columns, {"label": NAMES}))
-    assert [(r.path, r.reason) for r in found.rejected] == [
-        ("pets.parquet:3", "its label 2 has no name: the table's metadata has 2 names")
+    sources = scanned(write(tmp_path / "pets.parquet", columns, {"label": NAMES}))
+    assert [(r.path, r.reason) for r in sources.rejected] == [
+        ("pets.parquet:3", "its label 2 has no name: the metadata of the table has 2 names")
     ]
-    assert found.notes[0].startswith(
-        "2 of 5 rows are left out, since they have no label in the column 'label', such as"
+    assert sources.notes[0].startswith(
+        "2 of 5 rows are left out, since they have no label in the column 'label', for example"
     )
 
 
@@ -145,69 +145,74 @@ def test_several_columns_of_classes(tmp_path: Path) -> None:
     names = {"fine_label": NAMES, "coarse_label": ["small", "large"]}
     source = write(tmp_path / "pets.parquet", columns, names, images=["img"])
     assert refusal(source) == (
-        f"{source}: the columns fine_label, coarse_label all hold classes. Name the one that is meant, such as"
-        " --label_column=fine_label."
+        f"{source}: the columns fine_label, coarse_label all contain classes. Name the column of labels, for"
+        " example --label_column=fine_label."
     )
     assert scanned(source, label_column="coarse_label").class_names == ("small", "large")
 
 
 def test_one_column_of_classes_by_another_name(tmp_path: Path) -> None:
     columns = {"image": pictures(4), "animal": [0, 1, 0, 1], "age": [1, 2, 3, 4]}
-    found = scanned(write(tmp_path / "pets.parquet", columns, {"animal": NAMES}))
-    assert found.class_names == ("dog", "cat")
-    assert found.notes == ("the column 'animal' is read as the labels (see --label_column)",)
+    sources = scanned(write(tmp_path / "pets.parquet", columns, {"animal": NAMES}))
+    assert sources.class_names == ("dog", "cat")
+    assert sources.notes == ("the column 'animal' is read as the labels (see --label_column)",)
 
 
 def test_several_columns_of_images(tmp_path: Path) -> None:
     columns = {"image": pictures(4), "mask": pictures(4, "mask"), "label": [0, 1, 0, 1]}
     source = write(tmp_path / "pets.parquet", columns, {"label": NAMES}, images=["image", "mask"])
-    found = scanned(source)
-    assert read(found, 1) == image("1")
-    assert found.notes == ("the images in the column 'image' are read, those in mask are not (see --path_column)",)
+    sources = scanned(source)
+    assert read(sources, 1) == image("1")
+    assert sources.notes == ("the images in the column 'image' are read, those in mask are not (see --path_column)",)
     assert read(scanned(source, path_column="mask"), 1) == image("mask1")
     assert refusal(source, path_column="nose") == (
-        f"{source}: no column of images is called 'nose'; there is 'image', 'mask'. Name the column of images with"
+        f"{source}: there is no column of images 'nose'. The columns of images are 'image', 'mask'. Name one with"
         " --path_column."
     )
     both = write(
         tmp_path / "two.parquet", {"left": pictures(2), "right": pictures(2), "label": [0, 1]}, {"label": NAMES}
     )
-    assert "several columns hold images; there is 'left', 'right'. Name the column of images with" in refusal(both)
+    assert (
+        "several columns contain images. The columns of images are 'left', 'right'. Name one with --path_column."
+        in refusal(both)
+    )
 
 
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ([0.5, 1.5, 2.0, 0.5], "the column 'label' holds numbers with fractions, such as 0.5 in row 1."),
+        ([0.5, 1.5, 2.0, 0.5], "the column 'label' contains numbers with fractions, for example 0.5 in row 1."),
         (
             [["a", "b"], ["a"], ["b"], ["a"]],
-            "1 of 4 rows have several labels in the column 'label', such as 'a', 'b' in",
+            "1 of 4 rows have several labels in the column 'label', for example 'a', 'b' in",
         ),
         (
             ["a|b", "a", "b", "a"],
-            "1 of 4 rows seem to have several labels in the column 'label', such as 'a|b' in row 1.",
+            "1 of 4 rows seem to have several labels in the column 'label', for example 'a|b' in row 1.",
         ),
         ([None, None, None, None], "no row has a label. Name the column of labels with --label_column."),
     ],
 )
-def test_labels_that_are_none(tmp_path: Path, label: list[Any], message: str) -> None:
+def test_invalid_labels_are_refused(tmp_path: Path, label: list[Any], message: str) -> None:
     assert message in refusal(write(tmp_path / "pets.parquet", {"image": pictures(4), "label": label}))
 
 
 def test_no_column_of_labels(tmp_path: Path) -> None:
-    told = refusal(write(tmp_path / "pets.parquet", {"image": pictures(2), "age": [1, 2]}))
-    assert told.endswith("no column 'label'; there is 'age'. Name the column of labels with --label_column.")
+    error = refusal(write(tmp_path / "pets.parquet", {"image": pictures(2), "age": [1, 2]}))
+    assert error.endswith(
+        "there is no column 'label'. The columns are 'age'. Name the column of labels with --label_column."
+    )
 
 
 def test_label_regex_is_refused(tmp_path: Path) -> None:
     assert refusal(plain(tmp_path / "p.parquet"), label_regex="(.)") == (
-        "--label_regex and Parquet files of images exclude each other: a column gives the labels."
+        "--label_regex and Parquet files of images cannot be combined: a column gives the labels. Remove the flag."
     )
 
 
 def test_split_is_refused(tmp_path: Path) -> None:
     assert refusal(plain(tmp_path / "p.parquet"), split=["train=p.parquet"]) == (
-        "--split=train=p.parquet and Parquet files of images exclude each other: the splits come from the names of the"
+        "--split=train=p.parquet and Parquet files of images cannot be combined: the splits come from the names of the"
         " files, such as train.parquet and test.parquet, or from a column. Remove --split and rename the files, or name"
         " the column with --split_column."
     )
@@ -224,16 +229,17 @@ def test_split_is_refused(tmp_path: Path) -> None:
 def test_exclude_leaves_files_out(tmp_path: Path, patterns: list[str], files: list[str]) -> None:
     for name in ("train", "test", "extra"):
         plain(tmp_path / f"pets/{name}.parquet", 2, name)
-    found = scanned(tmp_path / "pets", exclude=patterns)
-    assert sorted({path.partition(".")[0] for path in found.paths}) == files
+    sources = scanned(tmp_path / "pets", exclude=patterns)
+    assert sorted({path.partition(".")[0] for path in sources.paths}) == files
     count = 3 - len(files)
-    assert found.notes[0] == ("1 file is" if count == 1 else f"{count} files are") + " left out by --exclude"
+    assert sources.notes[0] == ("1 file is" if count == 1 else f"{count} files are") + " left out by --exclude"
 
 
-def test_exclude_that_cannot_be(tmp_path: Path) -> None:
+def test_invalid_exclude_is_refused(tmp_path: Path) -> None:
     source = plain(tmp_path / "p.parquet")
     assert refusal(source, exclude=["q*"]).startswith(
-        f"--exclude=q*: no path in {source} matches. Paths look like 'p.parquet'. A pattern of paths relative to --src"
+        f"--exclude=q*: no path in {source} matches. Paths look like 'p.parquet'. Pass a pattern of paths relative to"
+        " --src"
     )
     assert refusal(source, exclude=["p*"]) == (
         f"--exclude=p*: no Parquet file of images in {source} is left. Remove a pattern."
@@ -244,20 +250,20 @@ def test_directories_of_two_datasets(tmp_path: Path) -> None:
     for name in ("large", "small"):
         plain(tmp_path / f"pets/{name}/train.parquet")
     assert refusal(tmp_path / "pets") == (
-        f"--src={tmp_path}/pets: Parquet files with images lie in several directories, such as {tmp_path}/pets/large"
-        f" and {tmp_path}/pets/small. Pass the one that is meant as --src."
+        f"--src={tmp_path}/pets: Parquet files with images are in several directories, for example"
+        f" {tmp_path}/pets/large and {tmp_path}/pets/small. Pass one of them as --src."
     )
 
 
-def test_files_whose_names_say_no_split(tmp_path: Path) -> None:
+def test_files_without_split_in_their_name(tmp_path: Path) -> None:
     for name in ("train", "test", "extra"):
         plain(tmp_path / f"pets/{name}.parquet", 2, name)
-    found = scanned(tmp_path / "pets")
-    assert len(found) == 4
-    assert found.notes == ("1 files are left out, since their names say no split: extra.parquet",)
+    sources = scanned(tmp_path / "pets")
+    assert len(sources) == 4
+    assert sources.notes == ("1 files are left out, since their names do not contain a split: extra.parquet",)
 
 
-def test_other_parquet_files_are_none(tmp_path: Path) -> None:
+def test_other_parquet_files_are_not_images(tmp_path: Path) -> None:
     source = tree(tmp_path / "src", {"a": 3, "b": 3})
     converted(source, tmp_path / "out", validation_fraction=0)
     assert not parquet_images.is_one(str(tmp_path / "out" / index.FILE_NAME))
@@ -269,7 +275,7 @@ def test_other_parquet_files_are_none(tmp_path: Path) -> None:
 # --- Reading ---------------------------------------------------------------------------------------------------------
 
 
-def test_images_that_are_only_named(tmp_path: Path) -> None:
+def test_images_given_as_paths(tmp_path: Path) -> None:
     rows: list[dict[str, str | None] | None]
     rows = [{"bytes": None, "path": f"images/{number}.jpg"} for number in range(3)]
     rows += [{"bytes": None, "path": None}, {"bytes": None, "path": "../gone.jpg"}, None]
@@ -277,12 +283,12 @@ def test_images_that_are_only_named(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"images/{number}.jpg").write_bytes(image(str(number)))
     source = write(tmp_path / "pets.parquet", {"image": rows, "label": ["a", "b", "a", "b", "a", "b"]})
-    found = scanned(source)
-    assert [read(found, number) for number in range(3)] == [image(str(number)) for number in range(3)]
+    sources = scanned(source)
+    assert [read(sources, number) for number in range(3)] == [image(str(number)) for number in range(3)]
     reasons = {}
     for number in range(3, 6):
         with pytest.raises(ReadError) as caught:
-            read(found, number)
+            read(sources, number)
         reasons[number] = str(caught.value)
     assert reasons == {
         3: "its row has no image",
@@ -316,13 +322,13 @@ def test_small_windows_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.M
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
-def test_rows_are_read_at_random(tmp_path: Path) -> None:
-    found = scanned(plain(tmp_path / "pets.parquet", 50, row_group_size=20))
+def test_rows_in_random_order(tmp_path: Path) -> None:
+    sources = scanned(plain(tmp_path / "pets.parquet", 50, row_group_size=20))
     for number in np.random.default_rng(0).integers(0, 50, 100).tolist():
-        assert read(found, number) == image(str(number))
+        assert read(sources, number) == image(str(number))
 
 
-def test_an_update_adds_the_rows_that_are_new(tmp_path: Path) -> None:
+def test_update_adds_new_rows(tmp_path: Path) -> None:
     plain(tmp_path / "pets.parquet", 20)
     converted(tmp_path / "pets.parquet", tmp_path / "out", validation_fraction=0)
     plain(tmp_path / "pets.parquet", 24)
@@ -332,7 +338,7 @@ def test_an_update_adds_the_rows_that_are_new(tmp_path: Path) -> None:
     assert run("tfrecord_tools.verify", str(tmp_path / "out")).returncode == 0
 
 
-def test_rows_that_are_no_images_are_rejected(tmp_path: Path) -> None:
+def test_rows_without_images_are_rejected(tmp_path: Path) -> None:
     rows = pictures(20)
     rows[3] = {"bytes": b"<html>", "path": "3.jpg"}
     source = write(tmp_path / "pets.parquet", {"image": rows, "label": [n % 2 for n in range(20)]}, {"label": NAMES})
@@ -344,37 +350,37 @@ def test_rows_that_are_no_images_are_rejected(tmp_path: Path) -> None:
 
 
 def test_damaged_pages_are_rejected(tmp_path: Path) -> None:
-    """What can be read of the file is; what was damaged is named row by row."""
+    """Undamaged rows are read, and every damaged row is rejected."""
     source = plain(tmp_path / "pets.parquet", 40, row_group_size=20, compression="none", write_page_checksum=True)
     data = bytearray(source.read_bytes())
-    place = data.index(image("30")) + 100
-    data[place] ^= 0xFF
+    position = data.index(image("30")) + 100
+    data[position] ^= 0xFF
     source.write_bytes(data)
-    found = scanned(source)
-    assert read(found, 0) == image("0")
+    sources = scanned(source)
+    assert read(sources, 0) == image("0")
     with pytest.raises(ReadError, match="damaged Parquet file: "):
-        read(found, 30)
+        read(sources, 30)
     facts = converted(source, tmp_path / "out", validation_fraction=0, max_bad=0.5)
     assert facts["records"] == 20
     assert "damaged Parquet file: " in (tmp_path / "out/rejected.csv").read_text()
 
 
-def test_a_file_that_shrinks_meanwhile(tmp_path: Path) -> None:
+def test_file_that_shrinks_after_listing(tmp_path: Path) -> None:
     source = plain(tmp_path / "pets.parquet", 40, row_group_size=20)
-    found = scanned(source)
-    assert read(found, 39) == image("39")
+    sources = scanned(source)
+    assert read(sources, 39) == image("39")
     plain(source, 10)
     os.utime(source, ns=(1, 1))
-    with pytest.raises(ReadError, match="the Parquet file has no such row any more"):
-        read(found, 39)
+    with pytest.raises(ReadError, match="the row no longer exists in the Parquet file"):
+        read(sources, 39)
     source.unlink()
     with pytest.raises(FileNotFoundError):
-        read(found, 0)
+        read(sources, 0)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_as_a_command(tmp_path: Path, workers: int) -> None:
-    """With one worker, rows are left unread when Python ends: it must end without a word."""
+def test_convert_command(tmp_path: Path, workers: int) -> None:
+    """With one worker, Python exits with unread rows. It must exit without messages."""
     plain(tmp_path / "pets.parquet", 40)
     flags = ["--src=pets.parquet", "--validation_fraction=0", f"--workers={workers}"]
     done = run("tfrecord_tools.convert", *flags, cwd=tmp_path)
@@ -382,8 +388,8 @@ def test_as_a_command(tmp_path: Path, workers: int) -> None:
     assert [line.split() for line in done.stdout.splitlines()[2:4]] == [["0", "dog", "20"], ["1", "cat", "20"]]
 
 
-def test_like_directories_of_the_same_images(tmp_path: Path) -> None:
-    """Only the paths are others."""
+def test_same_records_as_from_directories(tmp_path: Path) -> None:
+    """Only the paths differ."""
     source = plain(tmp_path / "pets.parquet", 12)
     for number in range(12):
         file = tmp_path / f"pets/{NAMES[number % 2]}/{number:02d}.jpg"
@@ -397,7 +403,7 @@ def test_like_directories_of_the_same_images(tmp_path: Path) -> None:
     assert rows[0] == rows[1]
 
 
-def test_pictures_of_other_formats(tmp_path: Path) -> None:
+def test_other_image_formats(tmp_path: Path) -> None:
     rows = [{"bytes": image(str(n), "PNG" if n % 2 else "BMP"), "path": None} for n in range(6)]
     facts = converted(
         write(tmp_path / "pets.parquet", {"image": rows, "label": ["a", "b"] * 3}),

@@ -1,4 +1,4 @@
-"""Tests of the walk over a source directory: layouts, what is passed over, what is refused and how."""
+"""Tests of scanning a directory: layouts, ignored files, rejected files and errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tfrecord_tools.sources.scan import NO_GROUP, TO_BE_SPLIT, Sources
 
 
 def touch(root: Path, *names: str | bytes) -> Path:
-    """Writes files of one byte; scan opens none of them."""
+    """Write files of one byte."""
     for name in names:
         path = os.path.join(os.fsencode(root), os.fsencode(name))
         os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -31,33 +31,33 @@ def two_classes(root: Path) -> Path:
     return touch(root, "cats/1.jpg", "dogs/1.jpg")
 
 
-def test_class_layout_is_sorted_and_to_be_split(tmp_path: Path) -> None:
-    found = scanned(touch(tmp_path, "dogs/b.png", "cats/2.jpg", "dogs/a.jpg", "cats/10.jpg"))
-    assert found.class_names == ("cats", "dogs")
-    assert list(found.paths) == ["cats/10.jpg", "cats/2.jpg", "dogs/a.jpg", "dogs/b.png"]
-    assert found.labels.tolist() == [0, 0, 1, 1]
-    assert found.splits.tolist() == [TO_BE_SPLIT] * 4
-    assert not found.has_splits
-    assert found.rejected == ()
-    assert len(found) == 4
+def test_class_folders(tmp_path: Path) -> None:
+    sources = scanned(touch(tmp_path, "dogs/b.png", "cats/2.jpg", "dogs/a.jpg", "cats/10.jpg"))
+    assert sources.class_names == ("cats", "dogs")
+    assert list(sources.paths) == ["cats/10.jpg", "cats/2.jpg", "dogs/a.jpg", "dogs/b.png"]
+    assert sources.labels.tolist() == [0, 0, 1, 1]
+    assert sources.splits.tolist() == [TO_BE_SPLIT] * 4
+    assert not sources.has_splits
+    assert sources.rejected == ()
+    assert len(sources) == 4
 
 
-def test_split_layout(tmp_path: Path) -> None:
-    found = scanned(touch(tmp_path, "test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"))
-    assert found.class_names == ("cats", "dogs")
-    assert list(found.paths) == ["test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"]
-    assert [SPLITS[split] for split in found.splits] == ["test", "train", "train", "validation"]
-    assert found.labels.tolist() == [0, 0, 1, 1]
-    assert found.has_splits
+def test_split_folders(tmp_path: Path) -> None:
+    sources = scanned(touch(tmp_path, "test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"))
+    assert sources.class_names == ("cats", "dogs")
+    assert list(sources.paths) == ["test/cats/1.jpg", "train/cats/1.jpg", "train/dogs/1.jpg", "val/dogs/1.jpg"]
+    assert [SPLITS[split] for split in sources.splits] == ["test", "train", "train", "validation"]
+    assert sources.labels.tolist() == [0, 0, 1, 1]
+    assert sources.has_splits
 
 
-def test_sizes_and_times_are_the_files(tmp_path: Path) -> None:
+def test_sizes_and_times_of_files(tmp_path: Path) -> None:
     two_classes(tmp_path)
     (tmp_path / "cats/1.jpg").write_bytes(b"four")
     os.utime(tmp_path / "cats/1.jpg", ns=(5, 1_700_000_000_123_456_789))
-    found = scanned(tmp_path)
-    assert found.sizes.tolist() == [4, 1]
-    assert found.mtimes_ns[0] == 1_700_000_000_123_456_789
+    sources = scanned(tmp_path)
+    assert sources.sizes.tolist() == [4, 1]
+    assert sources.mtimes_ns[0] == 1_700_000_000_123_456_789
 
 
 def test_hidden_top_directory_does_not_prevent_splits(tmp_path: Path) -> None:
@@ -66,16 +66,16 @@ def test_hidden_top_directory_does_not_prevent_splits(tmp_path: Path) -> None:
 
 
 def test_nested_directories_are_followed(tmp_path: Path) -> None:
-    found = scanned(touch(tmp_path, "cats/a/b/1.jpg", "cats/a/2.jpg", "cats/3.jpg", "dogs/c/1.jpg"))
-    assert list(found.paths) == ["cats/3.jpg", "cats/a/2.jpg", "cats/a/b/1.jpg", "dogs/c/1.jpg"]
-    assert found.labels.tolist() == [0, 0, 0, 1]
+    sources = scanned(touch(tmp_path, "cats/a/b/1.jpg", "cats/a/2.jpg", "cats/3.jpg", "dogs/c/1.jpg"))
+    assert list(sources.paths) == ["cats/3.jpg", "cats/a/2.jpg", "cats/a/b/1.jpg", "dogs/c/1.jpg"]
+    assert sources.labels.tolist() == [0, 0, 0, 1]
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "cats/.hidden.jpg",
-        "cats/._1.jpg",  # macOS's resource forks.
+        "cats/._1.jpg",  # A resource fork of macOS.
         "cats/.git/x.jpg",
         "cats/Thumbs.db",
         "cats/thumbs.DB",
@@ -85,24 +85,24 @@ def test_nested_directories_are_followed(tmp_path: Path) -> None:
         ".hidden/1.jpg",
     ],
 )
-def test_passed_over_silently(tmp_path: Path, name: str) -> None:
-    found = scanned(touch(two_classes(tmp_path), name))
-    assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
-    assert found.rejected == ()
+def test_hidden_and_system_files_are_ignored(tmp_path: Path, name: str) -> None:
+    sources = scanned(touch(two_classes(tmp_path), name))
+    assert list(sources.paths) == ["cats/1.jpg", "dogs/1.jpg"]
+    assert sources.rejected == ()
 
 
-def test_empty_class_directory_is_no_class(tmp_path: Path) -> None:
+def test_empty_class_directories_are_ignored(tmp_path: Path) -> None:
     (two_classes(tmp_path) / "birds" / "inner").mkdir(parents=True)
     touch(tmp_path, "fish/.hidden.jpg")
     assert scanned(tmp_path).class_names == ("cats", "dogs")
 
 
 def test_loose_images_are_rejected_and_other_loose_files_are_left_out(tmp_path: Path) -> None:
-    found = scanned(touch(two_classes(tmp_path / "1"), "readme.txt", "cover.jpg"))
-    assert found.rejected == (Rejected(path="cover.jpg", reason="not inside a class directory"),)
-    assert found.notes == ("1 file is left out, in no class directory: readme.txt",)
-    found = scanned(touch(tmp_path / "2", "train/cats/1.jpg", "train/dogs/1.jpg", "train/3.jpg", "readme.txt"))
-    assert [r.path for r in found.rejected] == ["train/3.jpg"]
+    sources = scanned(touch(two_classes(tmp_path / "1"), "readme.txt", "cover.jpg"))
+    assert sources.rejected == (Rejected(path="cover.jpg", reason="not inside a class directory"),)
+    assert sources.notes == ("1 file is left out, not in a class directory: readme.txt",)
+    sources = scanned(touch(tmp_path / "2", "train/cats/1.jpg", "train/dogs/1.jpg", "train/3.jpg", "readme.txt"))
+    assert [r.path for r in sources.rejected] == ["train/3.jpg"]
 
 
 def test_links_are_followed(tmp_path: Path) -> None:
@@ -110,11 +110,17 @@ def test_links_are_followed(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/deep/7.jpg", "file.jpg")
     (tmp_path / "src/cats/linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "src/dogs/linked.jpg").symlink_to(tmp_path / "file.jpg")
-    (tmp_path / "src/birds").symlink_to(tmp_path / "elsewhere/deep")  # A whole class may be a link.
-    found = scanned(tmp_path / "src")
-    assert found.class_names == ("birds", "cats", "dogs")
-    assert list(found.paths) == ["birds/7.jpg", "cats/1.jpg", "cats/linked/deep/7.jpg", "dogs/1.jpg", "dogs/linked.jpg"]
-    assert found.rejected == ()
+    (tmp_path / "src/birds").symlink_to(tmp_path / "elsewhere/deep")  # A class directory may be a link.
+    sources = scanned(tmp_path / "src")
+    assert sources.class_names == ("birds", "cats", "dogs")
+    assert list(sources.paths) == [
+        "birds/7.jpg",
+        "cats/1.jpg",
+        "cats/linked/deep/7.jpg",
+        "dogs/1.jpg",
+        "dogs/linked.jpg",
+    ]
+    assert sources.rejected == ()
 
 
 @pytest.mark.parametrize(
@@ -124,25 +130,30 @@ def test_links_are_followed(tmp_path: Path) -> None:
         ("cats/self.jpg", "self.jpg", "cats/self.jpg", "cannot be followed: Too many levels of symbolic links"),
         ("cats/up", ".", "cats/up", "a link to a directory that contains it"),
         ("cats/a/top", "..", "cats/a/top", "a link to a directory that contains it"),
-        ("loop", "loop", "loop", "cannot be followed: Too many levels of symbolic links"),  # Would-be classes too.
+        (
+            "loop",
+            "loop",
+            "loop",
+            "cannot be followed: Too many levels of symbolic links",
+        ),  # At the level of the classes.
     ],
 )
 def test_bad_links_are_rejected(tmp_path: Path, link: str, target: str, rejected: str, reason: str) -> None:
     two_classes(tmp_path)
     (tmp_path / link).parent.mkdir(exist_ok=True)
     (tmp_path / link).symlink_to(target)
-    found = scanned(tmp_path)
-    assert found.rejected == (Rejected(path=rejected, reason=reason),)
-    assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
+    sources = scanned(tmp_path)
+    assert sources.rejected == (Rejected(path=rejected, reason=reason),)
+    assert list(sources.paths) == ["cats/1.jpg", "dogs/1.jpg"]
 
 
-def test_directories_that_link_to_each_other_end(tmp_path: Path) -> None:
+def test_directories_that_link_to_each_other(tmp_path: Path) -> None:
     two_classes(tmp_path)
     (tmp_path / "cats/to_dogs").symlink_to(tmp_path / "dogs")
     (tmp_path / "dogs/to_cats").symlink_to(tmp_path / "cats")
-    found = scanned(tmp_path)
-    assert list(found.paths) == ["cats/1.jpg", "cats/to_dogs/1.jpg", "dogs/1.jpg", "dogs/to_cats/1.jpg"]
-    assert [r.path for r in found.rejected] == ["cats/to_dogs/to_cats", "dogs/to_cats/to_dogs"]
+    sources = scanned(tmp_path)
+    assert list(sources.paths) == ["cats/1.jpg", "cats/to_dogs/1.jpg", "dogs/1.jpg", "dogs/to_cats/1.jpg"]
+    assert [r.path for r in sources.rejected] == ["cats/to_dogs/to_cats", "dogs/to_cats/to_dogs"]
 
 
 def test_pipe_is_rejected_and_not_waited_for(tmp_path: Path) -> None:
@@ -155,9 +166,9 @@ def test_pipe_is_rejected_and_not_waited_for(tmp_path: Path) -> None:
     [(b"cats/caf\xe9.jpg", r"cats/caf\xe9.jpg"), (b"caf\xe9/1.jpg", r"caf\xe9/1.jpg")],  # Latin-1.
 )
 def test_names_that_are_not_utf8_are_rejected(tmp_path: Path, name: bytes, printed: str) -> None:
-    found = scanned(touch(two_classes(tmp_path), name))
-    assert found.rejected == (Rejected(path=printed, reason="the name is not valid UTF-8: rename it"),)
-    assert found.class_names == ("cats", "dogs")
+    sources = scanned(touch(two_classes(tmp_path), name))
+    assert sources.rejected == (Rejected(path=printed, reason="the name is not valid UTF-8: rename it"),)
+    assert sources.class_names == ("cats", "dogs")
 
 
 @pytest.mark.parametrize("name", ["Katzen süß", "кошки", "猫", "cats & dogs", "a,b", "👩‍🔬", 'c\'est "ça"'])
@@ -168,18 +179,21 @@ def test_class_names_of_any_script_are_kept(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "birds ",  # TensorFlow Datasets strips it ...
+        "birds ",  # TensorFlow Datasets strips it.
         " birds",
-        "bir\nds",  # ... splits it ...
-        "bir\rds",  # ... here too, since it reads text ...
-        "birds\u3000",  # ... and Python's idea of a space is wide.
-        "bir\x1b[31mds",  # Would colour the terminal.
+        "bir\nds",  # TensorFlow Datasets splits it.
+        "bir\rds",  # Also a line break in text mode.
+        "birds\u3000",  # A wide space, which Python strips too.
+        "bir\x1b[31mds",  # Would color the terminal.
     ],
 )
-def test_class_names_that_cannot_be_kept_are_refused(tmp_path: Path, name: str) -> None:
+def test_invalid_class_names_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError) as caught:
         scanned(touch(two_classes(tmp_path), f"{name}/1.jpg"))
-    assert f"the class name {name!r} cannot be kept" in str(caught.value)
+    assert (
+        f"the class name {name!r} must not be empty, begin or end with a space, or contain control characters"
+        in str(caught.value)
+    )
     assert str(caught.value).endswith("leave it out with --exclude, or give the labels with --manifest.")
 
 
@@ -192,25 +206,21 @@ def test_class_names_that_differ_by_case_are_refused(tmp_path: Path, one: str, o
     assert "Leave one out with --exclude, or give the labels in a table with --manifest." in str(caught.value)
 
 
-def test_one_class_is_refused_with_a_guess(tmp_path: Path) -> None:
+def test_single_class_is_refused_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         scanned(touch(tmp_path, "cats/1.jpg", "cats/2.jpg"))
-    assert f"--src={tmp_path}: only one class, 'cats'" in str(caught.value)
+    assert f"--src={tmp_path}: there is only one class, 'cats'" in str(caught.value)
     assert f"Did you mean --src={tmp_path}/cats" in str(caught.value)
 
 
-def test_no_such_directory(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"--src=.*/gone: no such file or directory\. A directory of images, an archive, or"
-    ):
+def test_missing_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--src=.*/gone: does not exist\. Pass a directory of images, an archive, or"):
         scanned(tmp_path / "gone")
 
 
-def test_a_file_as_source(tmp_path: Path) -> None:
+def test_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"PK")
-    with pytest.raises(
-        UserError, match=r"images\.zip: neither a directory, nor a zip or tar archive .* starts with b'PK'"
-    ):
+    with pytest.raises(UserError, match=r"images\.zip: not a directory, a zip or tar archive .* begins with b'PK'"):
         scanned(tmp_path / "images.zip")
 
 
@@ -218,8 +228,8 @@ def test_a_file_as_source(tmp_path: Path) -> None:
     ("names", "loose"),
     [
         ([], ""),
-        (["1.jpg", "2.jpg"], r" 2 images such as 1\.jpg lie in no class directory\."),
-        (["train/1.jpg"], r" 1 image such as train/1\.jpg lies in no class directory\."),  # Splits without classes.
+        (["1.jpg", "2.jpg"], r" 2 images are not in a class directory, for example 1\.jpg\."),
+        (["train/1.jpg"], r" The image train/1\.jpg is not in a class directory\."),  # A split without classes.
         (["cats/.hidden.jpg"], ""),
     ],
 )
@@ -228,55 +238,56 @@ def test_no_images(tmp_path: Path, names: list[str], loose: str) -> None:
         scanned(touch(tmp_path, *names))
 
 
-def test_classes_fix_labels_in_their_order(tmp_path: Path) -> None:
+def test_classes_flag_sets_the_label_order(tmp_path: Path) -> None:
     touch(tmp_path, "cats/1.jpg", "dogs/1.jpg", "birds/1.jpg", "birds/2.jpg")
-    found = scanned(tmp_path, classes=["dogs", "cats"])
-    assert found.class_names == ("dogs", "cats")
-    assert dict(zip(found.paths, found.labels.tolist())) == {"cats/1.jpg": 1, "dogs/1.jpg": 0}
-    assert found.left_out == {"birds": 2}
+    sources = scanned(tmp_path, classes=["dogs", "cats"])
+    assert sources.class_names == ("dogs", "cats")
+    assert dict(zip(sources.paths, sources.labels.tolist())) == {"cats/1.jpg": 1, "dogs/1.jpg": 0}
+    assert sources.left_out == {"birds": 2}
 
 
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (["cat", "dogs"], r"--classes: 'cat' is no class directory with files in .*; there is cats\."),  # Near.
-        (["zebra", "dogs"], r"--classes: 'zebra' is no .*; there is birds, cats, dogs\."),  # Nothing near: all.
-        (["cats", "dogs", "cats"], r"the class name 'cats' stands twice in --classes"),
-        (["cats", "Cats"], r"'Cats' is no class directory with files in .*; there is cats"),
-        (["cats", "empty"], r"'empty' is no class directory with files"),
-        (["cats"], r"--classes=cats: at least two class names, separated by commas\."),
-        ([], r"--classes=: at least two"),
+        # A similar name.
+        (["cat", "dogs"], r"--classes: 'cat' is not a class with files in .*\. There are classes such as cats\."),
+        (["zebra", "dogs"], r"--classes: 'zebra' is not a .*\. There are classes such as birds, cats, dogs\."),
+        (["cats", "dogs", "cats"], r"the class name 'cats' is listed twice in --classes"),
+        (["cats", "Cats"], r"'Cats' is not a class with files in .*\. There are classes such as cats"),
+        (["cats", "empty"], r"'empty' is not a class with files"),
+        (["cats"], r"--classes=cats: must be at least two class names, separated by commas\."),
+        ([], r"--classes=: must be at least two"),
     ],
 )
-def test_classes_that_cannot_be(tmp_path: Path, classes: list[str], message: str) -> None:
+def test_invalid_classes_flag_is_refused(tmp_path: Path, classes: list[str], message: str) -> None:
     (touch(two_classes(tmp_path), "birds/1.jpg") / "empty").mkdir()
     with pytest.raises(UserError, match=message):
         scanned(tmp_path, classes=classes)
 
 
-def test_the_same_string_twice_is_found_too(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="stands twice"):
+def test_same_class_object_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is listed twice"):
         scanned(touch(tmp_path, "a/1.jpg", "b/1.jpg"), classes=["a"] * 2)
 
 
 def test_files_of_classes_left_out_are_not_rejected(tmp_path: Path) -> None:
-    """A bad name in a class that nobody asked for counts for nothing, as its other files do."""
-    found = scanned(touch(two_classes(tmp_path), b"birds/caf\xe9.jpg", "birds/1.jpg"), classes=["cats", "dogs"])
-    assert found.rejected == ()
+    """An invalid name in a class that is left out is not reported."""
+    sources = scanned(touch(two_classes(tmp_path), b"birds/caf\xe9.jpg", "birds/1.jpg"), classes=["cats", "dogs"])
+    assert sources.rejected == ()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root can list every directory")
 def test_unreadable_directory_is_refused(tmp_path: Path) -> None:
     (two_classes(tmp_path) / "cats").chmod(0)
     try:
-        with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable or move"):
+        with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable, or move"):
             scanned(tmp_path)
     finally:
         (tmp_path / "cats").chmod(0o755)
 
 
 def test_directory_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same for every user, through the border."""
+    """With a simulated error, since root can list every directory."""
     listed = os.scandir
 
     def scandir(path: str) -> object:
@@ -285,7 +296,7 @@ def test_directory_that_cannot_be_listed_is_refused(tmp_path: Path, monkeypatch:
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable or move"):
+    with pytest.raises(UserError, match=r"/cats: cannot be listed: Permission denied\. Make it readable, or move"):
         scanned(two_classes(tmp_path))
 
 
@@ -308,10 +319,10 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: p
             pass
 
     monkeypatch.setattr(os, "scandir", Shuffled)
-    found = scanned(tmp_path)
-    assert list(found.paths) == list(expected.paths)
-    assert found.labels.tolist() == expected.labels.tolist()
-    assert Counter(found.labels.tolist()) == {0: 20, 1: 20}
+    sources = scanned(tmp_path)
+    assert list(sources.paths) == list(expected.paths)
+    assert sources.labels.tolist() == expected.labels.tolist()
+    assert Counter(sources.labels.tolist()) == {0: 20, 1: 20}
 
 
 def test_link_to_the_source_itself_does_not_mix_the_classes(tmp_path: Path) -> None:
@@ -319,16 +330,16 @@ def test_link_to_the_source_itself_does_not_mix_the_classes(tmp_path: Path) -> N
         (tmp_path / "src" / name).mkdir(parents=True)
         (tmp_path / "src" / name / "1.jpg").write_bytes(b"")
     (tmp_path / "src" / "cats" / "up").symlink_to("..")
-    found = scanned(tmp_path / "src")
-    assert list(found.paths) == ["cats/1.jpg", "dogs/1.jpg"]
-    assert [(r.path, r.reason) for r in found.rejected] == [("cats/up", "a link to a directory that contains it")]
+    sources = scanned(tmp_path / "src")
+    assert list(sources.paths) == ["cats/1.jpg", "dogs/1.jpg"]
+    assert [(r.path, r.reason) for r in sources.rejected] == [("cats/up", "a link to a directory that contains it")]
 
 
-# --- Names that say the class --------------------------------------------------------------------------------------
+# --- Classes in file names --------------------------------------------------------------------------------------
 
 
-def labels(found: Sources) -> dict[str, str]:
-    return {path: found.class_names[label] for path, label in zip(found.paths, found.labels)}
+def labels(sources: Sources) -> dict[str, str]:
+    return {path: sources.class_names[label] for path, label in zip(sources.paths, sources.labels)}
 
 
 @pytest.mark.parametrize(
@@ -343,58 +354,60 @@ def labels(found: Sources) -> dict[str, str]:
     ],
 )
 def test_files_named_by_class(tmp_path: Path, names: list[str], class_names: tuple[str, ...]) -> None:
-    found = scanned(touch(tmp_path, *names))
-    assert found.class_names == class_names
-    assert not found.has_splits
+    sources = scanned(touch(tmp_path, *names))
+    assert sources.class_names == class_names
+    assert not sources.has_splits
     first = min(names)
     note = (
-        f"classes of {len(names)} images are taken from the names of the files, such as {labels(found)[first]} from"
-        f" {first} (see --label_regex)"
+        f"the classes of {len(names)} images come from the names of the files, for example {labels(sources)[first]}"
+        f" from {first} (see --label_regex)"
     )
-    assert found.notes == (note,)
+    assert sources.notes == (note,)
 
 
 def test_files_named_by_class_in_splits(tmp_path: Path) -> None:
-    found = scanned(touch(tmp_path, *(f"{side}/{name}.0.jpg" for side in ("train", "val") for name in ("cat", "dog"))))
-    assert labels(found) == {path: path.split("/")[1].split(".")[0] for path in found.paths}
-    assert [SPLITS[split] for split in found.splits] == ["train", "train", "validation", "validation"]
-    assert found.has_splits
+    sources = scanned(
+        touch(tmp_path, *(f"{side}/{name}.0.jpg" for side in ("train", "val") for name in ("cat", "dog")))
+    )
+    assert labels(sources) == {path: path.split("/")[1].split(".")[0] for path in sources.paths}
+    assert [SPLITS[split] for split in sources.splits] == ["train", "train", "validation", "validation"]
+    assert sources.has_splits
 
 
-def test_some_files_that_do_not_say_their_class_are_rejected(tmp_path: Path) -> None:
+def test_files_without_class_in_their_name_are_rejected(tmp_path: Path) -> None:
     names = [f"{name}.{i}.jpg" for name in ("cat", "dog") for i in range(10)]
-    found = scanned(touch(tmp_path, *names, "sunset.jpg", "readme.txt"))
-    reason = "its name does not say its class (see --label_regex)"
-    assert found.rejected == (Rejected(path="sunset.jpg", reason=reason),)
-    assert found.notes[1] == "1 file is left out, in no class directory: readme.txt"
-    assert len(found) == 20
+    sources = scanned(touch(tmp_path, *names, "sunset.jpg", "readme.txt"))
+    reason = "its name does not contain a class (see --label_regex)"
+    assert sources.rejected == (Rejected(path="sunset.jpg", reason=reason),)
+    assert sources.notes[1] == "1 file is left out, not in a class directory: readme.txt"
+    assert len(sources) == 20
 
 
 @pytest.mark.parametrize(
     "names",
     [
-        ["IMG_0001.jpg", "IMG_0002.jpg"],  # A camera's: one class is none.
+        ["IMG_0001.jpg", "IMG_0002.jpg"],  # Names that cameras give.
         ["0001.jpg", "0002.jpg"],
-        ["cat.jpg", "dog.jpg"],  # Each its own.
-        ["cat.1.jpg", "dog.2.jpg", "sunset.jpg"],  # Too few of them.
+        ["cat.jpg", "dog.jpg"],  # Names without numbers.
+        ["cat.1.jpg", "dog.2.jpg", "sunset.jpg"],  # Too few names with a class.
     ],
 )
-def test_names_that_say_no_class(tmp_path: Path, names: list[str]) -> None:
-    with pytest.raises(UserError, match=rf"{len(names)} images such as {names[0]} lie in no class directory"):
+def test_file_names_without_classes_are_refused(tmp_path: Path, names: list[str]) -> None:
+    with pytest.raises(UserError, match=rf"{len(names)} images are not in a class directory, for example {names[0]}\."):
         scanned(touch(tmp_path, *names))
 
 
-def test_class_directories_go_before_names(tmp_path: Path) -> None:
-    found = scanned(touch(tmp_path, "a/cat.0.jpg", "b/dog.0.jpg"))
-    assert (found.class_names, found.notes) == (("a", "b"), ())
+def test_class_directories_have_priority_over_file_names(tmp_path: Path) -> None:
+    sources = scanned(touch(tmp_path, "a/cat.0.jpg", "b/dog.0.jpg"))
+    assert (sources.class_names, sources.notes) == (("a", "b"), ())
 
 
-def test_nothing_is_told_of_usual_layouts(tmp_path: Path) -> None:
+def test_usual_layouts_have_no_notes(tmp_path: Path) -> None:
     assert scanned(two_classes(tmp_path / "1")).notes == ()
     assert scanned(touch(tmp_path / "2", "train/cats/1.jpg", "test/dogs/1.jpg")).notes == ()
 
 
-# --- Expressions ---------------------------------------------------------------------------------------------------
+# --- Regular expressions ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -410,23 +423,23 @@ def test_nothing_is_told_of_usual_layouts(tmp_path: Path) -> None:
 def test_label_regex(tmp_path: Path, pattern: str, expected: dict[str, str] | None) -> None:
     touch(tmp_path, "x/cat1.jpg", "x/y/dog2.jpg")
     if expected is None:
-        with pytest.raises(UserError, match=r"only one class, 'x'"):
+        with pytest.raises(UserError, match=r"there is only one class, 'x'"):
             scanned(tmp_path, label_regex=pattern)
         return
     assert labels(scanned(tmp_path, label_regex=pattern)) == expected
 
 
 @pytest.mark.parametrize("pattern", [r"(cat|dog)\d", r"(cat|dog)?\d", r"(cat|dog|)\d"])
-def test_files_that_label_regex_does_not_find_are_rejected(tmp_path: Path, pattern: str) -> None:
-    """Nor where it matches without its group."""
-    found = scanned(touch(tmp_path, "cat1.jpg", "dog2.jpg", "cow3.jpg"), label_regex=pattern)
-    reason = "its name does not say its class (see --label_regex)"
-    assert found.rejected == (Rejected(path="cow3.jpg", reason=reason),)
+def test_files_without_label_regex_match_are_rejected(tmp_path: Path, pattern: str) -> None:
+    """Also a match with an empty group is rejected."""
+    sources = scanned(touch(tmp_path, "cat1.jpg", "dog2.jpg", "cow3.jpg"), label_regex=pattern)
+    reason = "its name does not contain a class (see --label_regex)"
+    assert sources.rejected == (Rejected(path="cow3.jpg", reason=reason),)
 
 
 def test_label_regex_keeps_the_splits(tmp_path: Path) -> None:
-    found = scanned(touch(tmp_path, "train/cat1.jpg", "train/dog2.jpg", "test/dog3.jpg"), label_regex="(cat|dog)")
-    assert {path: SPLITS[split] for path, split in zip(found.paths, found.splits)} == {
+    sources = scanned(touch(tmp_path, "train/cat1.jpg", "train/dog2.jpg", "test/dog3.jpg"), label_regex="(cat|dog)")
+    assert {path: SPLITS[split] for path, split in zip(sources.paths, sources.splits)} == {
         "test/dog3.jpg": "test",
         "train/cat1.jpg": "train",
         "train/dog2.jpg": "train",
@@ -437,22 +450,22 @@ def test_label_regex_keeps_the_splits(tmp_path: Path) -> None:
     ("settings", "reason"),
     [
         ({}, "not inside a class directory"),
-        ({"label_regex": r"(cat|dog)"}, "lies beside the directories of the splits, in none of them"),
+        ({"label_regex": r"(cat|dog)"}, "not inside a split directory"),
     ],
 )
-def test_image_beside_the_splits_does_not_undo_them(tmp_path: Path, settings: dict[str, str], reason: str) -> None:
+def test_image_beside_the_splits_is_rejected(tmp_path: Path, settings: dict[str, str], reason: str) -> None:
     inside = [f"{side}/{name}.{i}.jpg" for side in ("train", "test") for name in ("cat", "dog") for i in range(5)]
-    found = scanned(touch(tmp_path, *inside, "dog.9.jpg"), **settings)
-    assert found.has_splits
-    assert found.rejected == (Rejected(path="dog.9.jpg", reason=reason),)
+    sources = scanned(touch(tmp_path, *inside, "dog.9.jpg"), **settings)
+    assert sources.has_splits
+    assert sources.rejected == (Rejected(path="dog.9.jpg", reason=reason),)
 
 
 def test_label_regex_that_matches_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         scanned(two_classes(tmp_path), label_regex="(birds)")
     assert str(caught.value) == (
-        f"--src={tmp_path}: no image of any class; 2 files cannot be used, such as cats/1.jpg:"
-        " its name does not say its class (see --label_regex)."
+        f"--src={tmp_path}: no usable images. 2 files cannot be used, for example cats/1.jpg:"
+        " its name does not contain a class (see --label_regex)."
     )
 
 
@@ -460,13 +473,13 @@ def test_label_regex_that_matches_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("cat", "it has no group; put parentheses around the part that is meant."),
-        ("(?:cat)", "it has no group; put parentheses"),
-        ("(cat", "no regular expression: missing ), unterminated subpattern at position 0."),
-        ("*", "no regular expression: nothing to repeat at position 0."),
+        ("cat", "has no group. Put parentheses around the part to use."),
+        ("(?:cat)", "has no group. Put parentheses"),
+        ("(cat", "is not a regular expression: missing ), unterminated subpattern at position 0."),
+        ("*", "is not a regular expression: nothing to repeat at position 0."),
     ],
 )
-def test_wrong_expressions(tmp_path: Path, flag: str, pattern: str, message: str) -> None:
+def test_invalid_regular_expressions_are_refused(tmp_path: Path, flag: str, pattern: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         scanned(two_classes(tmp_path), **{flag: pattern})
     assert str(caught.value).startswith(f"--{flag}={pattern}: {message}")
@@ -474,20 +487,20 @@ def test_wrong_expressions(tmp_path: Path, flag: str, pattern: str, message: str
 
 def test_group_regex(tmp_path: Path) -> None:
     names = ["cats/rex_1.jpg", "cats/rex_2.jpg", "cats/tom_1.jpg", "dogs/rex_3.jpg", "dogs/nobody.jpg"]
-    found = scanned(touch(tmp_path, *names), group_regex=r"/([a-z]+)_\d")
-    group = dict(zip(found.paths, found.groups.tolist()))
+    sources = scanned(touch(tmp_path, *names), group_regex=r"/([a-z]+)_\d")
+    group = dict(zip(sources.paths, sources.groups.tolist()))
     assert group["cats/rex_1.jpg"] == group["cats/rex_2.jpg"] == group["dogs/rex_3.jpg"] != group["cats/tom_1.jpg"]
     assert group["dogs/nobody.jpg"] == NO_GROUP
     assert NO_GROUP not in (group["cats/rex_1.jpg"], group["cats/tom_1.jpg"])
 
 
 def test_group_regex_that_matches_nothing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--group_regex=\(z\): no path matches, such as cats/1\.jpg\."):
+    with pytest.raises(UserError, match=r"--group_regex=\(z\): no path matches\. Paths look like cats/1\.jpg\."):
         scanned(two_classes(tmp_path), group_regex="(z)")
 
 
-def test_groups_of_any_source_have_the_same_hashes(tmp_path: Path) -> None:
-    """They decide the splits, which must not depend on where the images lie."""
+def test_group_hashes_do_not_depend_on_the_source(tmp_path: Path) -> None:
+    """The hashes decide the splits, which must not depend on where the images are stored."""
     touch(tmp_path / "src", "cats/rex_1.jpg", "dogs/tom_1.jpg")
     (tmp_path / "list.csv").write_text("path,label,group\ncats/rex_1.jpg,cats,rex\ndogs/tom_1.jpg,dogs,tom\n")
     by_name = scanned(tmp_path / "src", group_regex=r"([a-z]+)_\d")

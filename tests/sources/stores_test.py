@@ -1,4 +1,4 @@
-"""Tests of where images lie: the same as a directory, a zip and a tar archive; damage, litter, limits."""
+"""Tests of stores: directories, zip and tar archives, damaged archives, ignored files, size limits."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def deflated(path: Path, members: dict[str, bytes]) -> None:
 
 
 def streamed(path: Path, members: dict[str, bytes]) -> None:
-    """As programs write that cannot go back: sizes and checksum follow the data."""
+    """Write like a program that cannot seek: sizes and checksums follow the data."""
 
     class Pipe(io.RawIOBase):
         def __init__(self) -> None:
@@ -113,7 +113,7 @@ PACKED = {
 
 
 def records(out: Path) -> dict[str, list[tuple[str, int, bytes]]]:
-    """Returns split -> (path, label, image) of each record."""
+    """Return split -> (path, label, image) of each record."""
     data = open_dataset(out)
     return {
         split: [(r["path"], r["label"], r["image"]) for r in (rows[i] for i in range(len(rows)))]
@@ -124,7 +124,7 @@ def records(out: Path) -> dict[str, list[tuple[str, int, bytes]]]:
 
 @pytest.fixture(scope="module")
 def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """train and validation, with names of every kind that a directory can have."""
+    """A folder with train and validation, and all kinds of file names."""
     root = with_splits(tmp_path_factory.mktemp("stores") / "pets", train=3, validation=2)
     for name in ("cats/a b.jpg", "cats/été 猫.jpg", "dogs/deep/er/1.jpg", "dogs/deep.jpg", "dogs/back\\slash.jpg"):
         path = root / "train" / name
@@ -135,7 +135,7 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def reference(pets: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, int, bytes]]]:
-    """What the directory `pets` is converted into."""
+    """The records that the directory `pets` is converted to."""
     out = tmp_path_factory.mktemp("reference") / "out"
     converted(pets, out)
     return records(out)
@@ -145,8 +145,8 @@ def small(root: Path) -> dict[str, bytes]:
     return contents(tree(root, {"cats": 2, "dogs": 2}))
 
 
-def read_all(found: Listing) -> dict[str, bytes]:
-    return {path: found.store.read(path, span).data for path, span in zip(found.paths, found.spans)}
+def read_all(listing: Listing) -> dict[str, bytes]:
+    return {path: listing.store.read(path, span).data for path, span in zip(listing.paths, listing.spans)}
 
 
 def refusal(src: Path) -> str:
@@ -155,18 +155,18 @@ def refusal(src: Path) -> str:
     return str(caught.value)
 
 
-# --- The same images, however they are packed ----------------------------------------------------------------------
+# --- Same images in every kind of archive ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("top", ["", "holiday/"], ids=["bare", "enclosed"])
-def test_archive_becomes_the_records_of_the_directory(
+def test_archive_gives_the_records_of_the_directory(
     pets: Path, reference: dict[str, Any], tmp_path: Path, name: str, top: str
 ) -> None:
     PACKED[name](tmp_path / name, {top + path: data for path, data in sorted(contents(pets).items())})
-    found = list_store(str(tmp_path / name))
-    assert found.top == top
-    assert found.paths == list_store(str(pets)).paths  # In the same order.
+    listing = list_store(str(tmp_path / name))
+    assert listing.top == top
+    assert listing.paths == list_store(str(pets)).paths  # In the same order.
     converted(tmp_path / name, tmp_path / "out")
     assert records(tmp_path / "out") == reference
 
@@ -179,7 +179,7 @@ def test_long_names_in_tar(tmp_path: Path, form: int, prefix: str) -> None:
     assert read_all(list_store(str(tmp_path / "a.tar"))) == members
 
 
-def test_made_splits_are_those_of_the_directory(tmp_path: Path) -> None:
+def test_automatic_split_equals_that_of_the_directory(tmp_path: Path) -> None:
     members = contents(tree(tmp_path / "pets", {"cats": 15, "dogs": 15}))
     pack_zip(tmp_path / "pets.zip", members)
     facts = [
@@ -190,7 +190,7 @@ def test_made_splits_are_those_of_the_directory(tmp_path: Path) -> None:
     assert contents(tmp_path / "out0") == contents(tmp_path / "out1")
 
 
-def test_a_single_split_is_no_enclosing_directory(tmp_path: Path) -> None:
+def test_single_split_directory_is_kept(tmp_path: Path) -> None:
     members = {f"Train/{path}": data for path, data in contents(tree(tmp_path / "x", {"cats": 3, "dogs": 3})).items()}
     pack_zip(tmp_path / "pets.zip", members)
     assert list_store(str(tmp_path / "pets.zip")).paths == sorted(members)
@@ -207,18 +207,18 @@ def test_file_beside_the_directory_keeps_it(tmp_path: Path) -> None:
     assert list_store(str(tmp_path / "a.zip")).paths == ["license.txt", "pets/cats/1.jpg"]
 
 
-def test_backslashes_of_dos_part_directories(tmp_path: Path) -> None:
+def test_backslashes_of_dos_separate_directories(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         for name in ("pets\\", "pets\\cats\\1.jpg", "pets\\dogs\\1.jpg"):
             member = zipfile.ZipInfo(name)
             member.create_system = 0
             archive.writestr(member, b"")
-    found = list_store(str(tmp_path / "a.zip"))
-    assert (found.paths, found.rejected) == (["cats/1.jpg", "dogs/1.jpg"], [])
+    listing = list_store(str(tmp_path / "a.zip"))
+    assert (listing.paths, listing.rejected) == (["cats/1.jpg", "dogs/1.jpg"], [])
 
 
 @pytest.mark.parametrize("name", ["stored.zip", "pax.tar"])
-def test_hidden_and_litter_members_are_passed_over(tmp_path: Path, name: str) -> None:
+def test_hidden_and_system_files_are_ignored(tmp_path: Path, name: str) -> None:
     litter = [
         "cats/.DS_Store",
         "cats/Thumbs.db",
@@ -228,16 +228,16 @@ def test_hidden_and_litter_members_are_passed_over(tmp_path: Path, name: str) ->
         "dogs/desktop.ini",
     ]
     PACKED[name](tmp_path / name, dict.fromkeys(["cats/1.jpg", *litter, "../up/1.jpg", "/dogs/1.jpg"], b"x"))
-    found = list_store(str(tmp_path / name))
-    assert (found.paths, found.rejected) == (["cats/1.jpg", "dogs/1.jpg"], [])  # Nothing leads out of the archive.
+    listing = list_store(str(tmp_path / name))
+    assert (listing.paths, listing.rejected) == (["cats/1.jpg", "dogs/1.jpg"], [])  # No path leaves the archive.
 
 
 @pytest.mark.parametrize("name", ["stored.zip", "pax.tar"])
-def test_of_two_members_of_one_name_the_later_counts(tmp_path: Path, name: str) -> None:
-    """As when they are unpacked."""
+def test_last_member_of_one_name_is_used(tmp_path: Path, name: str) -> None:
+    """The same happens when the archive is unpacked."""
     PACKED[name](tmp_path / name, {"cats/1.jpg": b"old!", "dogs/1.jpg": b"dog"})
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zipfile's, of the name.
+        warnings.simplefilter("ignore")  # zipfile warns of the duplicate name.
         if name.endswith(".zip"):
             with zipfile.ZipFile(tmp_path / name, "a") as archive:
                 archive.writestr("cats/1.jpg", b"new")
@@ -246,12 +246,12 @@ def test_of_two_members_of_one_name_the_later_counts(tmp_path: Path, name: str) 
                 member = tarfile.TarInfo("cats/1.jpg")
                 member.size = 3
                 tar.addfile(member, io.BytesIO(b"new"))
-    found = list_store(str(tmp_path / name))
-    assert read_all(found) == {"cats/1.jpg": b"new", "dogs/1.jpg": b"dog"}
-    assert found.sizes.tolist() == [3, 3]
+    listing = list_store(str(tmp_path / name))
+    assert read_all(listing) == {"cats/1.jpg": b"new", "dogs/1.jpg": b"dog"}
+    assert listing.sizes.tolist() == [3, 3]
 
 
-def test_tar_of_which_a_member_is_a_zip_is_a_tar(tmp_path: Path) -> None:
+def test_tar_that_contains_a_zip(tmp_path: Path) -> None:
     pack_zip(tmp_path / "inner.zip", {"x": b""})
     pack_tar(tmp_path / "a.tar", {"cats/1.jpg": b"", "dogs/inner.zip": (tmp_path / "inner.zip").read_bytes()})
     assert list_store(str(tmp_path / "a.tar")).paths == ["cats/1.jpg", "dogs/inner.zip"]
@@ -260,31 +260,31 @@ def test_tar_of_which_a_member_is_a_zip_is_a_tar(tmp_path: Path) -> None:
 def test_sizes_and_times(tmp_path: Path) -> None:
     pack_zip(tmp_path / "a.zip", {"cats/1.jpg": b"four", "dogs/1.jpg": b"1"}, zipfile.ZIP_DEFLATED)
     os.utime(tmp_path / "a.zip", ns=(5, 1_700_000_000_123_456_789))
-    found = list_store(str(tmp_path / "a.zip"))
-    assert found.sizes.tolist() == [4, 1]
-    assert found.mtimes_ns.tolist() == [1_700_000_000_123_456_789] * 2
-    content = found.store.read(found.paths[0], found.spans[0])
+    listing = list_store(str(tmp_path / "a.zip"))
+    assert listing.sizes.tolist() == [4, 1]
+    assert listing.mtimes_ns.tolist() == [1_700_000_000_123_456_789] * 2
+    content = listing.store.read(listing.paths[0], listing.spans[0])
     assert (content.data, content.size, content.mtime_ns) == (b"four", 4, 1_700_000_000_123_456_789)
 
 
 @pytest.mark.parametrize("name", ["pets", "a.zip", "a.tar", "pixels.csv"])
-def test_stores_reach_other_processes_small(tmp_path: Path, name: str) -> None:
+def test_pickled_stores_are_small(tmp_path: Path, name: str) -> None:
     members = small(tmp_path / "pets")
     pack_zip(tmp_path / "a.zip", members)
     pack_tar(tmp_path / "a.tar", members)
     (tmp_path / "pixels.csv").write_text("label,1x1\n" + "a,1\n" * 1000)
-    found = list_store(str(tmp_path / name))
-    sent = pickle.dumps(found.store)
+    listing = list_store(str(tmp_path / name))
+    sent = pickle.dumps(listing.store)
     assert len(sent) < 500
-    path, span = found.paths[0], found.spans[0]
-    assert pickle.loads(sent).read(path, span) == found.store.read(path, span)
+    path, span = listing.paths[0], listing.spans[0]
+    assert pickle.loads(sent).read(path, span) == listing.store.read(path, span)
 
 
 # --- Damage --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["stored.zip", "deflated.zip", "streamed.zip"])
-def test_flipped_byte_in_a_zip_is_found_and_told(tmp_path: Path, name: str) -> None:
+def test_flipped_byte_in_a_zip_is_reported(tmp_path: Path, name: str) -> None:
     members = small(tmp_path / "pets")
     PACKED[name](tmp_path / name, members)
     with zipfile.ZipFile(tmp_path / name) as archive:
@@ -298,20 +298,20 @@ def test_flipped_byte_in_a_zip_is_found_and_told(tmp_path: Path, name: str) -> N
 @pytest.mark.parametrize(
     ("position", "message"),
     [
-        (0, "damaged archive: no member where its directory says"),  # The signature.
+        (0, "damaged archive: its directory points to a position without a member"),  # The signature.
         (26, "damaged archive: wrong checksum"),  # The length of the name.
     ],
 )
 def test_damaged_header_of_a_zip_member(tmp_path: Path, position: int, message: str) -> None:
     pack_zip(tmp_path / "a.zip", {"cats/1.jpg": b"data" * 50, "dogs/1.jpg": b""})
     flip(tmp_path / "a.zip", position, 0x03)
-    found = list_store(str(tmp_path / "a.zip"))
+    listing = list_store(str(tmp_path / "a.zip"))
     with pytest.raises(ReadError, match=message):
-        found.store.read(found.paths[0], found.spans[0])
+        listing.store.read(listing.paths[0], listing.spans[0])
 
 
-def test_flipped_byte_in_a_tar_is_left_to_the_image(tmp_path: Path) -> None:
-    """tar has no checksums of the data; those of PNG find it."""
+def test_flipped_byte_in_a_tar_is_found_in_the_image(tmp_path: Path) -> None:
+    """tar has no checksums of the data, but PNG has."""
     members = {f"{name}/{i}.png": image(f"{name}{i}", "PNG") for name in ("cats", "dogs") for i in range(2)}
     pack_tar(tmp_path / "a.tar", members)
     data = members["dogs/1.png"]
@@ -321,22 +321,22 @@ def test_flipped_byte_in_a_tar_is_left_to_the_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kept", "message"),
+    ("name", "share", "message"),
     [
-        ("stored.zip", 0.5, "a zip archive that was cut off: its directory, which is at the end, is missing."),
-        ("stored.zip", 0.97, "a zip archive that was cut off"),  # Within its directory.
-        ("pax.tar", 0.02, "a damaged tar archive: unexpected end of data."),  # Within a member's data ...
-        ("pax.tar", 0.45, "a damaged tar archive: "),  # ... and somewhere.
+        ("stored.zip", 0.5, "the zip archive is incomplete: the directory at its end is missing."),
+        ("stored.zip", 0.97, "the zip archive is incomplete"),  # Cut within the directory.
+        ("pax.tar", 0.02, "the tar archive is damaged: unexpected end of data."),  # Cut within the data of a member.
+        ("pax.tar", 0.45, "the tar archive is damaged: "),  # Cut at another position.
     ],
 )
-def test_cut_archive_is_refused(tmp_path: Path, name: str, kept: float, message: str) -> None:
+def test_cut_archive_is_refused(tmp_path: Path, name: str, share: float, message: str) -> None:
     members = {path: data * 40 for path, data in small(tmp_path / "pets").items()}
     PACKED[name](tmp_path / name, members)
     whole = (tmp_path / name).read_bytes()
-    (tmp_path / name).write_bytes(whole[: int(len(whole) * kept)])
-    told = refusal(tmp_path / name)
-    assert told.startswith(f"--src={tmp_path / name}: {message}")
-    assert told.endswith("Fetch it again, or unpack what can be read of it and give that directory.")
+    (tmp_path / name).write_bytes(whole[: int(len(whole) * share)])
+    error = refusal(tmp_path / name)
+    assert error.startswith(f"--src={tmp_path / name}: {message}")
+    assert error.endswith("Download it again, or unpack the readable part and pass that directory as --src.")
 
 
 def tar_headers(path: Path) -> list[int]:
@@ -344,22 +344,22 @@ def tar_headers(path: Path) -> list[int]:
         return [member.offset for member in archive]
 
 
-def test_damaged_header_of_a_tar_member_does_not_hide_what_follows(tmp_path: Path) -> None:
+def test_damaged_header_of_a_tar_member_is_refused(tmp_path: Path) -> None:
     pack_tar(tmp_path / "a.tar", small(tmp_path / "pets"), tarfile.USTAR_FORMAT)
     third = tar_headers(tmp_path / "a.tar")[2]
     flip(tmp_path / "a.tar", third + 3)
     assert (
-        f"a.tar: a damaged tar archive: neither a member nor the end of the archive at byte {third:,}. Fetch"
-        in refusal(tmp_path / "a.tar")
+        f"a.tar: the tar archive is damaged: at byte {third:,} there is neither a member nor the end of the archive."
+        " Download" in refusal(tmp_path / "a.tar")
     )
 
 
 def test_tar_cut_between_members_is_refused(tmp_path: Path) -> None:
-    """Else nobody would notice the images that are missing."""
+    """Without the check, nobody would notice the missing images."""
     pack_tar(tmp_path / "a.tar", small(tmp_path / "pets"), tarfile.USTAR_FORMAT)
     third = tar_headers(tmp_path / "a.tar")[2]
     os.truncate(tmp_path / "a.tar", third)
-    assert f"neither a member nor the end of the archive at byte {third:,}" in refusal(tmp_path / "a.tar")
+    assert f"at byte {third:,} there is neither a member nor the end of the archive" in refusal(tmp_path / "a.tar")
 
 
 def directory_of_a_zip(path: Path) -> int:
@@ -371,49 +371,49 @@ def directory_of_a_zip(path: Path) -> int:
     ("at", "bits", "message"),
     [
         (0, 0x10, "Bad magic number for central directory"),
-        (6, 0xF0, "zip file version 2"),  # Needed to unpack.
+        (6, 0xF0, "zip file version 2"),  # The version that is needed to unpack.
         (28, 0x70, "Truncated|Bad magic"),  # The length of a name.
     ],
 )
 def test_damaged_directory_of_a_zip_is_refused(tmp_path: Path, at: int, bits: int, message: str) -> None:
     pack_zip(tmp_path / "a.zip", small(tmp_path / "pets"))
     flip(tmp_path / "a.zip", directory_of_a_zip(tmp_path / "a.zip") + at, bits)
-    told = refusal(tmp_path / "a.zip")
-    assert "a.zip: a damaged zip archive: " in told
-    assert any(part in told for part in message.split("|"))
-    assert told.endswith("Fetch it again, or unpack what can be read of it and give that directory.")
+    error = refusal(tmp_path / "a.zip")
+    assert "a.zip: the zip archive is damaged: " in error
+    assert any(part in error for part in message.split("|"))
+    assert error.endswith("Download it again, or unpack the readable part and pass that directory as --src.")
 
 
-def test_name_in_a_zip_that_only_claims_to_be_utf8(tmp_path: Path) -> None:
+def test_name_in_a_zip_with_a_wrong_utf8_flag(tmp_path: Path) -> None:
     pack_zip(tmp_path / "a.zip", {"cats/é.jpg": b"", "dogs/1.jpg": b""})
     data = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace("é".encode(), b"\xe9\xe9"))
-    assert "a damaged zip archive: 'utf-8' codec can't decode" in refusal(tmp_path / "a.zip")
+    assert "the zip archive is damaged: 'utf-8' codec can't decode" in refusal(tmp_path / "a.zip")
 
 
 @pytest.mark.parametrize("flag", [0, 0x800])
 def test_name_in_a_zip_of_unix(tmp_path: Path, flag: int) -> None:
-    """Info-ZIP writes UTF-8 and does not set the flag that says so."""
+    """Info-ZIP writes UTF-8, but does not set the flag for it."""
     pack_zip(tmp_path / "a.zip", {"Große Katzen/1.jpg": b"", "dogs/1.jpg": b""})
     data = (tmp_path / "a.zip").read_bytes()
-    assert b"PK\x01\x02\x14\x03" in data  # Made on Unix.
+    assert b"PK\x01\x02\x14\x03" in data  # The mark of an archive from Unix.
     for header, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         parts = data.split(header)
         data = header.join([parts[0], *(p[: at - 4] + flag.to_bytes(2, "little") + p[at - 2 :] for p in parts[1:])])
     (tmp_path / "a.zip").write_bytes(data)
-    if flag:  # Of the other name too, which is ASCII and so the same.
+    if flag:  # The other name is ASCII and does not change.
         assert zipfile.ZipFile(tmp_path / "a.zip").namelist() == ["Große Katzen/1.jpg", "dogs/1.jpg"]
     assert list_store(str(tmp_path / "a.zip")).paths == ["Große Katzen/1.jpg", "dogs/1.jpg"]
 
 
 def test_name_in_a_zip_of_old_windows(tmp_path: Path) -> None:
-    """Without the mark of UTF-8, the format says code page 437; programs wrote the code page of their country."""
+    """Names without the UTF-8 flag should be in code page 437, but programs used local code pages."""
     pack_zip(tmp_path / "a.zip", {"cats/__.jpg": b"", "dogs/1.jpg": b""})
     data = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(data.replace(b"__.jpg", b"\x82\x94.jpg"))
-    told = refusal(tmp_path / "a.zip")
-    assert "the archive does not say in which encoding its names are, and b'cats/\\x82\\x94.jpg' is not UTF-8" in told
-    assert "Pass --zip_encoding=NAME. It reads as: cp949 'cats/굱.jpg', " in told
+    error = refusal(tmp_path / "a.zip")
+    assert "the name b'cats/\\x82\\x94.jpg' is not in UTF-8, and the archive does not name its encoding" in error
+    assert "Pass --zip_encoding=NAME. It reads as: cp949 'cats/굱.jpg', " in error
     assert list_store(str(tmp_path / "a.zip"), zip_encoding="cp437").paths[0] == "cats/éö.jpg"
     with pytest.raises(UserError, match=r"--zip_encoding=ascii: the name b'cats/.* is not in this encoding"):
         list_store(str(tmp_path / "a.zip"), zip_encoding="ascii")
@@ -421,16 +421,16 @@ def test_name_in_a_zip_of_old_windows(tmp_path: Path) -> None:
 
 def test_name_in_a_tar_that_is_not_utf8_is_rejected(tmp_path: Path) -> None:
     pack_tar(tmp_path / "a.tar", {"cats/caf\udce9.jpg": b"", "dogs/1.jpg": b""}, tarfile.GNU_FORMAT)
-    found = list_store(str(tmp_path / "a.tar"))
-    assert found.paths == ["dogs/1.jpg"]
-    assert found.rejected == [Rejected(path=r"cats/caf\xe9.jpg", reason="the name is not valid UTF-8: rename it")]
+    listing = list_store(str(tmp_path / "a.tar"))
+    assert listing.paths == ["dogs/1.jpg"]
+    assert listing.rejected == [Rejected(path=r"cats/caf\xe9.jpg", reason="the name is not valid UTF-8: rename it")]
 
 
-# --- What an archive may hold that is no plain file ----------------------------------------------------------------
+# --- Members that are not plain files ----------------------------------------------------------------
 
 
 def encrypted(path: Path) -> None:
-    """The bit that says so; the data need not be, since nobody reads it."""
+    """Set the flags for encryption. The data stay as they are, since they are not read."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.start_dir
     flip(path, 6, 0x01)
@@ -440,21 +440,21 @@ def encrypted(path: Path) -> None:
 def test_encrypted_member_is_rejected(tmp_path: Path) -> None:
     pack_zip(tmp_path / "a.zip", {"cats/1.jpg": b"x", "dogs/1.jpg": b"y"})
     encrypted(tmp_path / "a.zip")
-    found = list_store(str(tmp_path / "a.zip"))
-    assert found.paths == ["dogs/1.jpg"]
-    assert found.rejected == [Rejected(path="cats/1.jpg", reason="encrypted: unpack the archive first")]
+    listing = list_store(str(tmp_path / "a.zip"))
+    assert listing.paths == ["dogs/1.jpg"]
+    assert listing.rejected == [Rejected(path="cats/1.jpg", reason="encrypted: unpack the archive first")]
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_unusual_compression_of_zip_is_rejected(tmp_path: Path, method: int) -> None:
     pack_zip(tmp_path / "a.zip", {"top/cats/1.jpg": b"x", "top/dogs/1.jpg": b"y"}, method)
-    found = list_store(str(tmp_path / "a.zip"))
-    reason = "an unusual compression of zip: unpack the archive first"
-    assert found.rejected == [Rejected(path=f"{name}/1.jpg", reason=reason) for name in ("cats", "dogs")]
+    listing = list_store(str(tmp_path / "a.zip"))
+    reason = "unsupported zip compression: unpack the archive first"
+    assert listing.rejected == [Rejected(path=f"{name}/1.jpg", reason=reason) for name in ("cats", "dogs")]
     with pytest.raises(UserError) as caught:
         converted(tmp_path / "a.zip", tmp_path / "out")
     assert str(caught.value) == (
-        f"--src={tmp_path}/a.zip: no image of any class; 2 files cannot be used, such as cats/1.jpg: {reason}."
+        f"--src={tmp_path}/a.zip: no usable images. 2 files cannot be used, for example cats/1.jpg: {reason}."
     )
 
 
@@ -465,10 +465,10 @@ def test_links_and_devices_in_a_tar_are_rejected(tmp_path: Path, kind: bytes) ->
         link = tarfile.TarInfo("cats/2.jpg")
         link.type, link.linkname = kind, "cats/1.jpg"
         archive.addfile(link)
-    found = list_store(str(tmp_path / "a.tar"))
-    reason = "a link or a device in the archive, no file: unpack the archive first"
-    assert found.rejected == [Rejected(path="cats/2.jpg", reason=reason)]
-    assert found.paths == ["cats/1.jpg", "dogs/1.jpg"]
+    listing = list_store(str(tmp_path / "a.tar"))
+    reason = "a link or a device, not a file: unpack the archive first"
+    assert listing.rejected == [Rejected(path="cats/2.jpg", reason=reason)]
+    assert listing.paths == ["cats/1.jpg", "dogs/1.jpg"]
 
 
 def test_link_in_a_zip_is_rejected(tmp_path: Path) -> None:
@@ -480,17 +480,17 @@ def test_link_in_a_zip_is_rejected(tmp_path: Path) -> None:
     assert [r.path for r in list_store(str(tmp_path / "a.zip")).rejected] == ["cats/2.jpg"]
 
 
-def test_file_with_holes_in_a_tar_is_rejected(tmp_path: Path) -> None:
-    """Its bytes in the archive are not those of the file."""
+def test_sparse_file_in_a_tar_is_rejected(tmp_path: Path) -> None:
+    """A sparse file: its bytes in the archive are not those of the file."""
     pack_tar(tmp_path / "a.tar", {"cats/1.jpg": b"x", "dogs/1.jpg": b"y"}, tarfile.GNU_FORMAT)
     header = bytearray((tmp_path / "a.tar").read_bytes()[:512])
     header[156:157] = tarfile.GNUTYPE_SPARSE
-    header[386:410] = b"%011o\0%011o\0" % (4095, 1)  # One byte at 4095 ...
-    header[483:495] = b"%011o\0" % 4096  # ... of a file of 4096.
+    header[386:410] = b"%011o\0%011o\0" % (4095, 1)  # One byte at position 4095.
+    header[483:495] = b"%011o\0" % 4096  # The file has 4096 bytes.
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + sum(header[156:]) + 8 * 32)
     (tmp_path / "a.tar").write_bytes(bytes(header) + (tmp_path / "a.tar").read_bytes()[512:])
-    found = list_store(str(tmp_path / "a.tar"))
-    assert found.rejected == [Rejected(path="cats/1.jpg", reason="stored with holes: unpack the archive first")]
+    listing = list_store(str(tmp_path / "a.tar"))
+    assert listing.rejected == [Rejected(path="cats/1.jpg", reason="a sparse file: unpack the archive first")]
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,7 @@ def test_file_with_holes_in_a_tar_is_rejected(tmp_path: Path) -> None:
         ("a.tar.bz2", bz2.compress, "bunzip2 -k"),
         ("a.tar.xz", lzma.compress, "unxz -k"),
         ("a.tar.zst", lambda data: b"\x28\xb5\x2f\xfd" + data, "unzstd"),
-        ("my pets.gz", gzip.compress, "gunzip -k"),  # To be quoted.
+        ("my pets.gz", gzip.compress, "gunzip -k"),  # The name must be quoted.
     ],
 )
 def test_compressed_tar_is_refused_with_the_remedy(
@@ -512,7 +512,8 @@ def test_compressed_tar_is_refused_with_the_remedy(
     monkeypatch.chdir(tmp_path)
     quoted = f"'{name}'" if " " in name else name
     assert refusal(Path(name)) == (
-        f"--src={name}: a compressed file, of which nothing can be read at random. Run `{command} {quoted}` first."
+        f"--src={name}: images cannot be read from a compressed file. Run `{command} {quoted}` first, and pass the"
+        " result."
     )
 
 
@@ -526,9 +527,9 @@ def test_compressed_tar_is_refused_with_the_remedy(
 )
 def test_any_other_file_is_refused(tmp_path: Path, data: bytes, shown: str) -> None:
     (tmp_path / "file").write_bytes(data)
-    told = refusal(tmp_path / "file")
-    assert f"--src={tmp_path}/file: neither a directory, nor a zip or tar archive (" in told
-    assert told.endswith(f"nor a CSV of pixels (header label,1x1,1x2,…). It starts with {shown}.")
+    error = refusal(tmp_path / "file")
+    assert f"--src={tmp_path}/file: not a directory, a zip or tar archive (" in error
+    assert error.endswith(f"or a CSV of pixels (header label,1x1,1x2,…). It begins with {shown}.")
 
 
 @pytest.mark.parametrize("pack", [pack_zip, pack_tar])
@@ -543,15 +544,15 @@ def test_empty_archive(tmp_path: Path, pack: Pack) -> None:
 
 
 def read_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Notes how many bytes are asked for at once."""
-    asked: list[int] = []
+    """Return a list that receives the number of bytes of every read."""
+    sizes: list[int] = []
     original = os.pread
-    monkeypatch.setattr(os, "pread", lambda fd, count, at: (asked.append(count), original(fd, count, at))[1])
-    return asked
+    monkeypatch.setattr(os, "pread", lambda fd, count, at: (sizes.append(count), original(fd, count, at))[1])
+    return sizes
 
 
 @pytest.mark.parametrize("name", ["pets", "stored.zip", "deflated.zip", "pax.tar"])
-def test_huge_member_is_not_read_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_huge_member_is_read_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     huge = bytes(range(256)) * 20
     members = {"cats/1.jpg": huge, "dogs/1.jpg": huge[:1000]}
     if name == "pets":
@@ -562,20 +563,20 @@ def test_huge_member_is_not_read_beyond_the_limit(tmp_path: Path, monkeypatch: p
         PACKED[name](tmp_path / name, members)
     for module in (archives, directory):
         monkeypatch.setattr(module, "MAX_FILE_BYTES", 1000)
-    found = list_store(str(tmp_path / name))
-    asked = read_sizes(monkeypatch)
-    content = found.store.read(found.paths[0], found.spans[0])
-    assert (content.data, content.size) == (huge[:1001], 5120)  # One more tells that it is too large.
-    assert found.store.read(found.paths[1], found.spans[1]).data == huge[:1000]
-    assert max(asked, default=0) <= 1001
+    listing = list_store(str(tmp_path / name))
+    sizes = read_sizes(monkeypatch)
+    content = listing.store.read(listing.paths[0], listing.spans[0])
+    assert (content.data, content.size) == (huge[:1001], 5120)  # The extra byte shows that the file is too large.
+    assert listing.store.read(listing.paths[1], listing.spans[1]).data == huge[:1000]
+    assert max(sizes, default=0) <= 1001
 
 
-def test_member_of_a_zip_that_is_larger_than_it_says_is_not_unpacked(tmp_path: Path) -> None:
+def test_member_of_a_zip_with_a_wrong_size_is_not_unpacked(tmp_path: Path) -> None:
     deflated(tmp_path / "a.zip", {"cats/1.jpg": bytes(10_000_000), "dogs/1.jpg": b""})
-    found = list_store(str(tmp_path / "a.zip"))
-    found.spans["size"][0] = 100
+    listing = list_store(str(tmp_path / "a.zip"))
+    listing.spans["size"][0] = 100
     with pytest.raises(ReadError, match="damaged archive: wrong checksum"):
-        found.store.read(found.paths[0], found.spans[0])
+        listing.store.read(listing.paths[0], listing.spans[0])
 
 
 # --- Changes -------------------------------------------------------------------------------------------------------
@@ -586,25 +587,26 @@ def test_member_of_a_zip_that_is_larger_than_it_says_is_not_unpacked(tmp_path: P
     [
         (
             "stored.zip",
-            r"(cats|dogs)/00\d\.\w+: (changed between survey and write\. .*|was surveyed but cannot be read )",
+            r"(cats|dogs)/00\d\.\w+: the file (has changed since it was inspected\."
+            r" .*|was inspected, but can no longer )",
         ),
-        ("pax.tar", r"(cats|dogs)/00\d\.\w+: changed between survey and write\. .*--restart"),
+        ("pax.tar", r"(cats|dogs)/00\d\.\w+: the file has changed since it was inspected\. .*--restart"),
     ],
 )
-def test_archive_that_changes_between_survey_and_write(
+def test_archive_that_changes_during_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
 ) -> None:
     members = small(tmp_path / "pets")
     PACKED[name](tmp_path / name, members)
     original = convert_module.make_plan
 
-    def plan(*args: Any) -> Any:
-        decided = original(*args)
+    def plan_and_change(*args: Any) -> Any:
+        plan = original(*args)
         PACKED[name](tmp_path / name, {path: image(f"other {path}") for path in members})
-        return decided
+        return plan
 
     with monkeypatch.context() as patch:
-        patch.setattr(convert_module, "make_plan", plan)
+        patch.setattr(convert_module, "make_plan", plan_and_change)
         with pytest.raises(UserError, match=message):
             converted(tmp_path / name, tmp_path / "out", validation_fraction=0)
     assert not (tmp_path / "out").exists()
@@ -614,16 +616,16 @@ def test_archive_that_changes_between_survey_and_write(
     }
 
 
-def test_cut_after_listing_is_no_silent_empty_file(tmp_path: Path) -> None:
+def test_archive_that_is_cut_after_listing(tmp_path: Path) -> None:
     pack_zip(tmp_path / "a.zip", {"cats/1.jpg": b"x" * 100, "dogs/1.jpg": b"y" * 100})
-    found = list_store(str(tmp_path / "a.zip"))
-    for kept, message in [(100, "wrong checksum"), (20, "no member where its directory says")]:
-        os.truncate(tmp_path / "a.zip", kept)
+    listing = list_store(str(tmp_path / "a.zip"))
+    for size, message in [(100, "wrong checksum"), (20, "to a position without a member")]:
+        os.truncate(tmp_path / "a.zip", size)
         with pytest.raises(ReadError, match=message):
-            found.store.read(found.paths[0], found.spans[0])
+            listing.store.read(listing.paths[0], listing.spans[0])
 
 
-# --- Given files ---------------------------------------------------------------------------------------------------
+# --- Files in a manifest ---------------------------------------------------------------------------------------------
 
 
 def stat_all(root: Path, names: Iterable[str]) -> dict[str, str]:
@@ -633,12 +635,12 @@ def stat_all(root: Path, names: Iterable[str]) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gone.jpg", "named by the manifest, but cannot be found: No such file or directory"),
-        ("cats/000.jpg/x", "named by the manifest, but cannot be found: Not a directory"),
-        ("cats", "a directory, no file"),
-        ("a\0b", "named by the manifest, but no name of a file: embedded null byte"),
+        ("gone.jpg", "named by the manifest, but not found: No such file or directory"),
+        ("cats/000.jpg/x", "named by the manifest, but not found: Not a directory"),
+        ("cats", "a directory, not a file"),
+        ("a\0b", "named by the manifest, but not a valid file name: embedded null byte"),
     ],
 )
-def test_named_files_that_are_none(tmp_path: Path, name: str, reason: str) -> None:
+def test_missing_files_are_rejected(tmp_path: Path, name: str, reason: str) -> None:
     small(tmp_path)
     assert stat_all(tmp_path, ["cats/000.jpg", name]) == {name: reason}

@@ -1,1 +1,1 @@
-"""Where images come from, and what their folders, tables and names mean."""
+"""Find the images of a source and read their classes and splits from folders, tables and file names."""

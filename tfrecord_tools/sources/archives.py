@@ -1,4 +1,4 @@
-"""Images in a zip or an uncompressed tar archive, read at random."""
+"""Read images from a zip archive or an uncompressed tar archive, in any order."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from tfrecord_tools.sources.base import (
 )
 
 ZIP_SIGNATURE = b"PK\x03\x04"
-REMEDY = "Fetch it again, or unpack what can be read of it and give that directory."
-_ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7; the names of file and extra field follow.
-_UTF8 = 0x800  # The flag of a name in UTF-8.
-_ENCRYPTED = 1  # A bit of a member's flags.
-_DOS = 0  # Programs of such systems may put backslashes between the parts of a name.
-_NO_FILE = "a link or a device in the archive, no file: unpack the archive first"
+REMEDY = "Download it again, or unpack the readable part and pass that directory as --src."
+_ZIP_HEADER = struct.Struct("<4s5H3L2H")  # APPNOTE.TXT 4.3.7. The file name and the extra field follow.
+_UTF8 = 0x800  # Flag of a member: its name is in UTF-8.
+_ENCRYPTED = 1  # Flag of a member: it is encrypted.
+_DOS = 0  # Archives from MS-DOS and Windows may use backslashes in paths.
+_NOT_A_FILE = "a link or a device, not a file: unpack the archive first"
 _Spans = dict[str, tuple[int, int, int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Tar:
-    """Members of an uncompressed tar archive."""
+    """A store: the members of an uncompressed tar archive."""
 
     file: str
 
@@ -55,21 +55,21 @@ class Tar:
 
 @dataclasses.dataclass(frozen=True)
 class Zip:
-    """Members of a zip archive, stored or deflated.
+    """A store: the members of a zip archive, stored or deflated.
 
-    zipfile would read the whole directory of the archive in each process; the listing has what is needed.
+    Members are read without zipfile, which would read the whole directory of the archive in every process.
     """
 
     file: str
 
     def read(self, path: str, span: np.void) -> Content:
         offset, size = int(span["offset"]), int(span["size"])
-        limit = min(size, MAX_FILE_BYTES) + 1  # What is longer than its directory says is damaged, or a bomb.
+        limit = min(size, MAX_FILE_BYTES) + 1  # More bytes than the directory says: damaged, or a zip bomb.
         with open(self.file, "rb") as file:
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
             header = files.read_at(file.fileno(), _ZIP_HEADER.size, offset)
             if len(header) < _ZIP_HEADER.size or not header.startswith(ZIP_SIGNATURE):
-                raise ReadError("damaged archive: no member where its directory says")
+                raise ReadError("damaged archive: its directory points to a position without a member")
             method, name_bytes, extra_bytes = (_ZIP_HEADER.unpack(header)[i] for i in (3, 9, 10))
             start = offset + len(header) + name_bytes + extra_bytes
             data = files.read_at(file.fileno(), min(int(span["stored"]), MAX_FILE_BYTES + 1), start)
@@ -84,7 +84,15 @@ class Zip:
 
 
 def list_zip(file: str, encoding: str | None) -> Listing:
-    """List the members of a zip archive whose names are in `encoding` if the archive does not give one."""
+    """List the members of a zip archive.
+
+    Args:
+        file: The archive.
+        encoding: Encoding of the names that are not marked as UTF-8. None: UTF-8.
+
+    Raises:
+        UserError: The archive is damaged, or a name is not in this encoding.
+    """
     rejected = []
     spans: _Spans = {}
     for member in _zip_members(file):
@@ -95,19 +103,19 @@ def list_zip(file: str, encoding: str | None) -> Listing:
         if member.flag_bits & _ENCRYPTED:
             rejected.append(Rejected(path=path, reason="encrypted: unpack the archive first"))
         elif member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            rejected.append(Rejected(path=path, reason="an unusual compression of zip: unpack the archive first"))
+            rejected.append(Rejected(path=path, reason="unsupported zip compression: unpack the archive first"))
         elif stat.S_ISLNK(member.external_attr >> 16):
-            rejected.append(Rejected(path=path, reason=_NO_FILE))
+            rejected.append(Rejected(path=path, reason=_NOT_A_FILE))
         else:
             spans[path] = (member.header_offset, member.compress_size, member.file_size, member.CRC)
     return _listing(Zip(file), file, spans, rejected)
 
 
 def _zip_name(file: str, member: zipfile.ZipInfo, encoding: str | None) -> str:
-    """Decode a member's name, which zipfile takes for code page 437 where the archive does not say that it is UTF-8.
+    """Return the name of a member. zipfile decodes names that are not marked as UTF-8 as code page 437.
 
     Raises:
-        UserError: The archive does not say the encoding, and the name is not UTF-8 either.
+        UserError: The name is not in `encoding`, or not in UTF-8 if `encoding` is None.
     """
     name = member.filename
     if not name.isascii() and not member.flag_bits & _UTF8:
@@ -125,13 +133,13 @@ def _decoded(file: str, name: bytes, encoding: str | None) -> str:
                 f" {_readings(name)}"
             ) from None
         raise UserError(
-            f"--src={file}: the archive does not say in which encoding its names are, and {name!r} is not UTF-8. Pass"
+            f"--src={file}: the name {name!r} is not in UTF-8, and the archive does not name its encoding. Pass"
             f" --zip_encoding=NAME. {_readings(name)}"
         ) from None
 
 
 def _readings(name: bytes) -> str:
-    """Show how a name reads in the encodings that old archives are in."""
+    """Return how a name reads in the usual encodings of old archives, for a message."""
     shown = []
     for encoding in ("cp949", "cp932", "gbk", "big5", "cp1251", "cp850", "cp437"):
         with contextlib.suppress(UnicodeDecodeError):
@@ -143,12 +151,16 @@ def _zip_members(file: str) -> list[zipfile.ZipInfo]:
     try:
         with zipfile.ZipFile(file) as archive:
             return archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # Such as a name that is no UTF-8.
-        raise UserError(f"--src={file}: a damaged zip archive: {error}. {REMEDY}") from error
+    except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:  # For example a name that is not UTF-8.
+        raise UserError(f"--src={file}: the zip archive is damaged: {error}. {REMEDY}") from error
 
 
 def list_tar(file: str, archive: tarfile.TarFile) -> Listing:
-    """List the members of a tar archive that is open."""
+    """List the members of an open tar archive.
+
+    Raises:
+        UserError: The archive is damaged.
+    """
     rejected = []
     spans: _Spans = {}
     for member in _tar_members(file, archive):
@@ -158,36 +170,39 @@ def list_tar(file: str, archive: tarfile.TarFile) -> Listing:
         if not is_utf8(path):
             rejected.append(Rejected(path=printable(path), reason=NOT_UTF8))
         elif not member.isreg():
-            rejected.append(Rejected(path=path, reason=_NO_FILE))
+            rejected.append(Rejected(path=path, reason=_NOT_A_FILE))
         elif member.issparse():
-            rejected.append(Rejected(path=path, reason="stored with holes: unpack the archive first"))
+            rejected.append(Rejected(path=path, reason="a sparse file: unpack the archive first"))
         else:
             spans[path] = (member.offset_data, member.size, member.size, 0)
     return _listing(Tar(file), file, spans, rejected)
 
 
 def _tar_members(file: str, archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yields all members; tarfile alone would end at a damaged header as if the archive ended there.
+    """Yield all members. tarfile alone treats a damaged header as the end of the archive.
 
     Raises:
-        UserError: The archive is damaged or was cut off.
+        UserError: The archive is damaged or cut off.
     """
     try:
         for member in archive:
-            vars(archive)["members"] = []  # Else it keeps them all, a kilobyte each.
+            vars(archive)["members"] = []  # tarfile keeps all members otherwise, 1 kB each.
             yield member
     except tarfile.TarError as error:
-        raise UserError(f"--src={file}: a damaged tar archive: {error}. {REMEDY}") from error
+        raise UserError(f"--src={file}: the tar archive is damaged: {error}. {REMEDY}") from error
     with open(file, "rb") as opened:
         if files.read_at(opened.fileno(), tarfile.BLOCKSIZE, archive.offset) != bytes(tarfile.BLOCKSIZE):
             raise UserError(
-                f"--src={file}: a damaged tar archive: neither a member nor the end of the archive at byte"
-                f" {archive.offset:,}. {REMEDY}"
+                f"--src={file}: the tar archive is damaged: at byte {archive.offset:,} there is neither a member nor"
+                f" the end of the archive. {REMEDY}"
             )
 
 
 def _listing(store: Store, file: str, spans: _Spans, rejected: list[Rejected]) -> Listing:
-    """Sorts the members; a directory that contains everything is left out of the paths, unless it is a split."""
+    """Make a sorted listing.
+
+    A directory that contains everything is cut from the paths, unless it has the name of a split.
+    """
     names = sorted(spans, key=lambda path: path.split("/"))
     tops = {path.partition("/")[0] for path in [*names, *(r.path for r in rejected)]}
     enclosed = len(tops) == 1 and all("/" in name for name in names) and not any(map(split_named, tops))
@@ -205,6 +220,6 @@ def _listing(store: Store, file: str, spans: _Spans, rejected: list[Rejected]) -
 
 
 def _member_path(name: str) -> str:
-    """A member's path without `./`; "" if it is hidden or litter."""
+    """Return the path of a member without `./`. "" for hidden files and system files."""
     parts = [part for part in name.split("/") if part not in ("", ".")]
     return "" if any(map(is_litter, parts)) else "/".join(parts)

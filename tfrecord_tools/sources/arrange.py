@@ -1,4 +1,4 @@
-"""What the files of a listing are: the class and the split of each, what is left out, and what is rejected."""
+"""Give every file of a listing its class and split, leave files out, and reject files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.images import formats
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.split_names import SPLIT_WORDS, split_named
-from tfrecord_tools.sources import folder_rules
+from tfrecord_tools.sources import folder_names, folder_rules, folder_tree
 from tfrecord_tools.sources.base import Listing, ReadError
 from tfrecord_tools.sources.folder_rules import Layout
 
-_SNIFFED_FILES = 4  # Of a directory in which no name ends as an image's does.
-_SNIFFED_BYTES = 1 << 25  # Larger files are not opened for that.
+_SNIFFED_FILES = 4  # Files to open per directory, if no file name ends like an image name.
+_SNIFFED_BYTES = 1 << 25  # Larger files are not opened for this.
 _MAX_SHOWN = 6  # Names in a note.
 _TABLE_ENDINGS = (".csv", ".tsv", ".parquet")
-# Files that lie beside the images of a class and say something about them; they were never meant as images.
+# Files with these endings describe the images beside them. They are not images.
 _BESIDE_ENDINGS = frozenset(
     {"txt", "csv", "tsv", "json", "jsonl", "xml", "yaml", "yml", "md", "rst", "ini", "cfg", "log", "db", "url"}
 )
@@ -33,13 +33,13 @@ _BESIDE_ENDINGS = frozenset(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Arranged:
-    """Columns run over the files of a listing.
+    """The result of `arrange`: one entry of `labels` and `splits` per file of the listing.
 
     Attributes:
-        labels: The class name of each file, None for what is left out or rejected.
-        splits: Index into `SPLITS`, or `TO_BE_SPLIT`.
-        rejected: What cannot be a record, known without opening it.
-        notes: What the user should know.
+        labels: Class names. None: the file is left out or rejected.
+        splits: Indices into `SPLITS`, or `TO_BE_SPLIT`.
+        rejected: Files that cannot become records, as far as this is known without opening them.
+        notes: Notes for the user.
     """
 
     labels: list[str | None]
@@ -49,52 +49,61 @@ class Arranged:
 
 
 def without(listing: Listing, patterns: Sequence[str], src: str) -> tuple[Listing, list[str]]:
-    """Leave out the files that match a pattern of --exclude; returns the rest, and a note.
+    """Leave out the files that match a pattern of --exclude.
+
+    Returns:
+        The listing of the other files, and a note.
 
     Raises:
-        UserError: A pattern matches nothing.
+        UserError: A pattern matches nothing, or all files match.
     """
     names = [_file(path, listing) for path in listing.paths] + [rejected.path for rejected in listing.rejected]
     excluded, excluded_rejected = np.split(_excluded(names, patterns, src, listing.top), [len(listing.paths)])
-    kept = np.flatnonzero(~excluded)
-    if not len(kept):
-        raise UserError(f"--exclude={' --exclude='.join(patterns)}: all files in {src} match. Leave fewer out.")
-    rejected = [one for one, out in zip(listing.rejected, excluded_rejected) if not out]
+    remaining = np.flatnonzero(~excluded)
+    if not len(remaining):
+        raise UserError(f"--exclude={' --exclude='.join(patterns)}: all files in {src} match. Remove a pattern.")
+    rejected = [file for file, is_excluded in zip(listing.rejected, excluded_rejected) if not is_excluded]
     count = int(excluded.sum() + excluded_rejected.sum())
-    return listing.take(kept, rejected), [f"{_files(count)} left out by --exclude"]
+    return listing.take(remaining, rejected), [f"{_files(count)} left out by --exclude"]
 
 
 def without_files(paths: Sequence[str], patterns: Sequence[str], src: str) -> tuple[list[str], list[str]]:
-    """Leave out the paths of files that match a pattern of --exclude; returns the rest, and a note.
+    """Leave out the paths that match a pattern of --exclude.
+
+    Returns:
+        The other paths, and a note.
 
     Raises:
         UserError: A pattern matches nothing.
     """
     excluded = _excluded(paths, patterns, src)
-    rest = [path for path, out in zip(paths, excluded) if not out]
+    rest = [path for path, is_excluded in zip(paths, excluded) if not is_excluded]
     return rest, [f"{_files(int(excluded.sum()))} left out by --exclude"]
 
 
 def _excluded(paths: Sequence[str], patterns: Sequence[str], src: str, top: str = "") -> NDArray[np.bool_]:
-    """Return which paths match a pattern; patterns may begin with `top`, paths do not."""
+    """Return bool[n], whether each path matches a pattern. Patterns may begin with `top`, paths do not."""
     excluded = np.zeros(len(paths), bool)
     for pattern in patterns:
         compiled = glob(pattern.removeprefix("./").removeprefix(top))
         matching = np.fromiter((compiled.fullmatch(_nfc(path)) is not None for path in paths), bool, len(paths))
         if not matching.any():
             raise UserError(
-                f"--exclude={pattern}: no path in {src} matches. Paths look like {next(iter(paths), 'none')!r}. A"
-                " pattern of paths relative to --src is expected, in which * stands for any part of a name and ** for"
-                " any directories."
+                f"--exclude={pattern}: no path in {src} matches. Paths look like {next(iter(paths), 'none')!r}. Pass a"
+                " pattern of paths relative to --src: * stands for any part of a name, ** for any directories."
             )
         excluded |= matching
     return excluded
 
 
 def glob(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern of paths: `*` and `?` stay within a name, `**` crosses directories, `[ab]` is one of these.
+    """Compile a pattern of paths.
 
-    What lies below a directory that matches, matches too.
+    `*` and `?` match within a name, `**` matches any directories, `[ab]` matches a or b. A pattern that matches a
+    directory also matches everything below the directory.
+
+    Raises:
+        UserError: The pattern is not valid.
     """
     regex, position, given = "", 0, pattern
     pattern = _nfc(pattern.removeprefix("./").rstrip("/"))
@@ -106,11 +115,11 @@ def glob(pattern: str) -> re.Pattern[str]:
     try:
         return re.compile(f"{regex}{re.escape(pattern[position:])}(?:/.*)?", re.DOTALL)
     except re.error as error:
-        raise UserError(f"--exclude={given}: not a pattern of paths: {error}. Write [[] for a bracket.") from error
+        raise UserError(f"--exclude={given}: is not a pattern of paths: {error}. Write [[] for a bracket.") from error
 
 
 def _one_of(characters: str) -> str:
-    """The regular expression for `[ab]` or `[!ab]` in a pattern, without its brackets."""
+    """Return the regular expression for `[ab]` or `[!ab]`, given without the brackets."""
     negated = "^" * characters.startswith("!")
     escaped = re.sub(r"[\\\[^]", r"\\\g<0>", characters[len(negated) :])
     return f"[{negated}{escaped}]"
@@ -121,10 +130,10 @@ def _nfc(path: str) -> str:
 
 
 def given_splits(values: Sequence[str], listing: Listing) -> list[tuple[str, str]]:
-    """Parse the values of --split: (split, path of a directory).
+    """Parse the values of --split into pairs (split, path of a directory).
 
     Raises:
-        UserError: A value is not NAME=DIR, or NAME is no split.
+        UserError: A value is not NAME=DIR, or NAME is not a split.
     """
     pairs = []
     for value in values:
@@ -132,8 +141,8 @@ def given_splits(values: Sequence[str], listing: Listing) -> list[tuple[str, str
         split = split_named(name)
         if not equals or split is None or not path:
             raise UserError(
-                f"--split={value}: NAME=DIR is expected, such as --split=train=site_a. NAME is one of"
-                f" {', '.join(SPLIT_WORDS)}; DIR is a directory relative to --src."
+                f"--split={value}: must be NAME=DIR, for example --split=train=site_a. NAME is one of"
+                f" {', '.join(SPLIT_WORDS)}. DIR is a directory relative to --src."
             )
         parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
         cleaned = "/".join(parts)
@@ -149,29 +158,36 @@ def arrange(
     label_regex: str | None = None,
     splits: Sequence[tuple[str, str]] = (),
 ) -> Arranged:
-    """Find out the class and the split of every file, by its directories, its name, or its row in a CSV of pixels.
+    """Find the class and the split of every file from its path, or from its row in a CSV of pixels.
+
+    Args:
+        listing: The files.
+        src: The source, for messages.
+        classes: The names in --classes. None: all classes.
+        label_regex: Regular expression that finds the class in a path. None: directories or names decide.
+        splits: The values of --split, from `given_splits`.
 
     Raises:
         UserError: Two meanings are possible; the message names the flags that decide.
     """
     if listing.labels is not None:
         return _tables(listing, src, label_regex, splits)
-    known = _Files(listing)
+    file_tree = _Files(listing)
     if label_regex:
         label = by_regex(label_regex)
-        layout = known.without_unlabeled(folder_rules.read_splits(known.tree, src, classes, splits), label)
-        return known.placed(layout, label, classes)
-    layout = folder_rules.read(known.tree, src, classes, splits, tables_beside(listing))
-    return known.placed(layout, folder_rules.class_in_name, classes)
+        layout = file_tree.without_unlabeled(folder_rules.read_splits(file_tree.tree, src, classes, splits), label)
+        return file_tree.arranged(layout, label, classes)
+    layout = folder_rules.read(file_tree.tree, src, classes, splits, tables_beside(listing))
+    return file_tree.arranged(layout, folder_names.class_in_name, classes)
 
 
 def tables_beside(listing: Listing) -> list[str]:
-    """Return the tables at the top of a source, which may hold the labels of its images."""
+    """Return the paths of tables at the top of a source. They may contain the labels of its images."""
     return [path for path in listing.paths if "/" not in path and path.lower().endswith(_TABLE_ENDINGS)]
 
 
 def by_regex(pattern: str) -> Callable[[str], str | None]:
-    """Return a function that finds the class in a path: the first group of a regular expression."""
+    """Return a function that finds the class in a path: the first group of `pattern`. None: no match."""
     compiled = re.compile(pattern)
 
     def label(path: str) -> str | None:
@@ -184,26 +200,26 @@ def by_regex(pattern: str) -> Callable[[str], str | None]:
 def _tables(listing: Listing, src: str, label_regex: str | None, splits: Sequence[tuple[str, str]]) -> Arranged:
     if label_regex:
         raise UserError(
-            "--label_regex and a CSV of pixels exclude each other: each line holds its class. Remove the flag."
+            "--label_regex and a CSV of pixels cannot be combined: each line contains its class. Remove the flag."
         )
     names = sorted({_file(path, listing) for path in listing.paths})
     layout = folder_rules.read_tables(names, src, splits)
-    places = {name: layout.place(name) for name in names}
+    meanings = {name: layout.meaning(name) for name in names}
     labels: list[str | None] = []
-    sides, rejected, left_out = [], list(listing.rejected), Counter[str]()
+    split_numbers, rejected, left_out = [], list(listing.rejected), Counter[str]()
     for path, label in zip(listing.paths, listing.labels or ()):
-        place = places[_file(path, listing)]
-        if place.left_out:
-            left_out[place.left_out] += 1
+        meaning = meanings[_file(path, listing)]
+        if meaning.left_out:
+            left_out[meaning.left_out] += 1
         elif not label:
-            rejected.append(Rejected(path=path, reason="no class name in its line"))
-        labels.append(label if label and not place.left_out else None)
-        sides.append(place.split)
-    return Arranged(labels=labels, splits=sides, rejected=rejected, notes=list(_left_out_notes(left_out)))
+            rejected.append(Rejected(path=path, reason="its line has no class name"))
+        labels.append(label if label and not meaning.left_out else None)
+        split_numbers.append(meaning.split)
+    return Arranged(labels=labels, splits=split_numbers, rejected=rejected, notes=list(_left_out_notes(left_out)))
 
 
 class _Files:
-    """The files of a listing by their directories, and which of these have images."""
+    """The files of a listing, grouped by directory, and the directories that contain images."""
 
     def __init__(self, listing: Listing):
         self._listing = listing
@@ -214,14 +230,14 @@ class _Files:
                 numbers = self._by_directory[directory] = []
             numbers.append(number)
         self._images = _images_in(listing, self._by_directory)
-        self.tree = folder_rules.tree({d: [listing.paths[i] for i in numbers] for d, numbers in self._images.items()})
+        self.tree = folder_tree.tree({d: [listing.paths[i] for i in numbers] for d, numbers in self._images.items()})
         self._with_images = {""} | {directory[:end] for directory in self._images for end in _ends(directory)}
 
     def without_unlabeled(self, layout: Layout, named_class: Callable[[str], str | None]) -> Layout:
-        """Leave out the splits of which no image has a class, if others have."""
+        """Leave out splits without labeled images, if other splits have some."""
         labeled: dict[int, bool] = {}
         for directory, numbers in self._images.items():
-            split = layout.place(directory).split
+            split = layout.meaning(directory).split
             is_labeled = any(named_class(self._listing.paths[number]) for number in numbers)
             labeled[split] = labeled.get(split, False) or is_labeled
         if all(labeled.values()) or not any(labeled.values()):
@@ -236,10 +252,10 @@ class _Files:
         }
         return dataclasses.replace(layout, roots=roots)
 
-    def placed(
+    def arranged(
         self, layout: Layout, named_class: Callable[[str], str | None], classes: Collection[str] | None
     ) -> Arranged:
-        """Give every file what its directory says, a directory at a time."""
+        """Give every file a class and a split, one directory at a time."""
         paths = self._listing.paths
         labels = np.full(len(paths), None, object)
         splits = np.full(len(paths), folder_rules.TO_BE_SPLIT, np.int8)
@@ -248,22 +264,22 @@ class _Files:
         loose: list[str] = []
         beside = 0
         for directory, numbers in self._by_directory.items():
-            place = layout.place(directory)
-            splits[numbers] = place.split
+            meaning = layout.meaning(directory)
+            splits[numbers] = meaning.split
             if directory not in self._with_images:
                 without_images[self._top_without_images(directory)] += len(numbers)
-            elif place.left_out:
-                left_out[place.left_out] += len(numbers)
-            elif place.label is not None:
-                meant = self._meant(directory, numbers)
-                labels[meant] = place.label
-                beside += len(numbers) - len(meant)
+            elif meaning.left_out:
+                left_out[meaning.left_out] += len(numbers)
+            elif meaning.label is not None:
+                candidates = self._image_candidates(directory, numbers)
+                labels[candidates] = meaning.label
+                beside += len(numbers) - len(candidates)
             else:
                 images = {*self._images.get(directory, ())}
                 for number in numbers:
-                    label = labels[number] = named_class(paths[number]) if place.by_name else None
+                    label = labels[number] = named_class(paths[number]) if meaning.by_name else None
                     if label is None and number in images:
-                        rejected.append(Rejected(path=paths[number], reason=place.reason or folder_rules.NOT_IN_NAME))
+                        rejected.append(Rejected(path=paths[number], reason=meaning.reason or folder_rules.NOT_IN_NAME))
                     elif label is None:
                         loose.append(paths[number])
         names: list[str | None] = labels.tolist()
@@ -283,19 +299,19 @@ class _Files:
         labels: Collection[str | None],
         classes: Collection[str] | None,
     ) -> Iterator[tuple[Rejected, str]]:
-        """Yield what the listing rejected, but for other classes; and why it is left out, "" if it counts."""
+        """Yield the rejected files of the wanted classes, and why each is left out. "": it stays rejected."""
         for rejected in self._listing.rejected:
             directory = rejected.path.rpartition("/")[0]
-            place = layout.place(directory)
-            label = named_class(rejected.path) if place.by_name else place.label
-            counts = directory in self._with_images or label in labels or folder_rules.has_image_ending(rejected.path)
-            if place.left_out or not counts:
-                yield rejected, place.left_out or "they cannot be read, and lie in directories without images"
+            meaning = layout.meaning(directory)
+            label = named_class(rejected.path) if meaning.by_name else meaning.label
+            counts = directory in self._with_images or label in labels or folder_names.has_image_ending(rejected.path)
+            if meaning.left_out or not counts:
+                yield rejected, meaning.left_out or "they cannot be read, and their directories contain no images"
             elif not classes or label in {*classes, None}:
                 yield rejected, ""
 
-    def _meant(self, directory: str, numbers: list[int]) -> list[int]:
-        """The files of a class that may be meant as images: all, but for texts and tables beside images."""
+    def _image_candidates(self, directory: str, numbers: list[int]) -> list[int]:
+        """Return the files of a class that may be images: all except texts and tables beside images."""
         images = self._images.get(directory, ())
         if len(images) in (0, len(numbers)):
             return numbers
@@ -307,12 +323,12 @@ class _Files:
 
 
 def _images_in(listing: Listing, by_directory: dict[str, list[int]]) -> dict[str, list[int]]:
-    """Return the files of each directory that are images, by the endings of their names.
+    """Return directory -> the files in it that are images, by the endings of their names.
 
-    Where no name in a directory ends so, some files are opened, and all of them count if one is an image.
+    If no name in a directory ends like an image name, some files are opened. If one is an image, all files count.
     """
     images = {}
-    known: dict[str, bool] = {}  # Ending of a name -> whether images have it; there are few.
+    known: dict[str, bool] = {}  # Ending of a name -> whether it is an image ending.
     for directory, numbers in by_directory.items():
         with_ending = []
         for number in numbers:
@@ -320,7 +336,7 @@ def _images_in(listing: Listing, by_directory: dict[str, list[int]]) -> dict[str
             dot = path.rfind(".", len(directory))
             ending = path[dot:] if dot >= 0 else ""
             if (is_image := known.get(ending)) is None:
-                is_image = known[ending] = folder_rules.has_image_ending(f"a{ending}")
+                is_image = known[ending] = folder_names.has_image_ending(f"a{ending}")
             if is_image:
                 with_ending.append(number)
         if with_ending:
@@ -338,18 +354,18 @@ def _is_image(listing: Listing, number: int) -> bool:
     try:
         data = listing.store.read(listing.paths[number], listing.spans[number]).data
     except (OSError, ReadError):
-        return True  # To be reported as a file that cannot be read.
+        return True  # It will be reported as a file that cannot be read.
     return formats.detect(data) is not None
 
 
 def _sample(numbers: Sequence[int]) -> list[int]:
-    """Some numbers, spread evenly."""
+    """Return up to `_SNIFFED_FILES` of the numbers, spread evenly."""
     step = max(1, len(numbers) // _SNIFFED_FILES)
     return list(numbers[::step])[:_SNIFFED_FILES]
 
 
 def _ends(directory: str) -> Iterator[int]:
-    """Yield where the parts of a path end: 1 and 3 of a/b."""
+    """Yield the positions where the parts of a path end: 1 and 3 for a/b."""
     position = directory.find("/")
     while position >= 0:
         yield position
@@ -370,11 +386,11 @@ def _beside_notes(without_images: Counter[str], loose: Sequence[str], beside: in
         where = named(sorted(without_images), _MAX_SHOWN)
         yield f"{_files(without_images.total())} left out, in directories without images: {where}"
     if loose:
-        yield f"{_files(len(loose))} left out, in no class directory: {named(loose, _MAX_SHOWN)}"
+        yield f"{_files(len(loose))} left out, not in a class directory: {named(loose, _MAX_SHOWN)}"
 
 
 def _file(path: str, listing: Listing) -> str:
-    """The path of the file that a path of a listing means; a row of a CSV of pixels is `name.csv:line`."""
+    """Return the path of the file. For a row of a CSV of pixels, `name.csv:line`, it is `name.csv`."""
     return path if listing.labels is None else path.rpartition(":")[0]
 
 

@@ -1,4 +1,4 @@
-"""What a source of files is: a store that reads them, and a listing of what is in it."""
+"""The two parts of a source: a store that reads files, and a listing of the files in the store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from tfrecord_tools.images import preparation
 from tfrecord_tools.layout.dataset_files import Rejected
 
-MAX_FILE_BYTES = preparation.MAX_IMAGE_BYTES  # What an example cannot hold is not read further.
+MAX_FILE_BYTES = preparation.MAX_IMAGE_BYTES  # An example cannot hold more, so reading stops here.
 IGNORED = frozenset({"thumbs.db", "__macosx", "desktop.ini"})
 SPAN = np.dtype([("offset", "<i8"), ("stored", "<i8"), ("size", "<i8"), ("crc", "<u4")])
 NOT_UTF8 = "the name is not valid UTF-8: rename it"
@@ -18,7 +18,13 @@ NOT_UTF8 = "the name is not valid UTF-8: rename it"
 
 @dataclasses.dataclass(frozen=True)
 class Content:
-    """What was read: the bytes, and the size and mtime in ns by which a change since the listing is seen."""
+    """The content of one file.
+
+    Attributes:
+        data: The bytes, at most `MAX_FILE_BYTES` + 1.
+        size: The size of the file in bytes. Together with `mtime_ns` it shows whether the file changed after listing.
+        mtime_ns: The time of the last change in nanoseconds since the epoch.
+    """
 
     data: bytes
     size: int
@@ -26,28 +32,32 @@ class Content:
 
 
 class ReadError(Exception):
-    """Why a member cannot be read, in words that follow `path: `."""
+    """A file cannot be read. The message is the reason, printed after `path: `."""
 
 
 class Store(Protocol):
-    """Random access to the files of a source; picklable."""
+    """Random access to the files of a source. Stores can be pickled."""
 
     def read(self, path: str, span: np.void) -> Content:
-        """Reads one file.
+        """Read one file.
+
+        Args:
+            path: The path in the listing.
+            span: The file's row of `Listing.spans`.
 
         Raises:
-            OSError, ReadError: It cannot be read.
+            OSError, ReadError: The file cannot be read.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class Files:
-    """Some files of a store, as a worker gets them.
+    """Some files of a store, passed to a worker.
 
     Attributes:
         store: Reads the files.
         paths: The path of each file.
-        spans: As in `Listing`.
+        spans: The rows of `Listing.spans` for these files.
     """
 
     store: Store
@@ -58,25 +68,27 @@ class Files:
         return len(self.paths)
 
     def read(self, number: int) -> Content:
-        """Read one file; raises what `Store.read` does."""
+        """Read file `number`. Raises the same errors as `Store.read`."""
         return self.store.read(self.paths[number], self.spans[number])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Listing:
-    """What is in a store. Columns run over files, sorted by the parts of their paths.
+    """The files in a store, one column per property, sorted by the parts of their paths.
 
     Attributes:
-        store: Reads them.
-        paths: With `/`, valid UTF-8.
-        spans: What the store needs to read each, beside its path: SPAN[n], where in the store's file it lies; nothing
-            for directories; `object_store.OBJECT`[n] for objects.
+        store: Reads the files.
+        paths: Paths with `/` as separator, valid UTF-8.
+        spans: Store-specific data that locates each file. Archives and CSVs of pixels: `SPAN`[n], the position in the
+            file that holds them. Object stores: `object_store.OBJECT`[n]. Parquet files: `parquet_images.ROW`[n].
+            Directories: unused zeros.
         sizes: i64[n] in bytes.
         mtimes_ns: i64[n] in nanoseconds since the epoch.
-        rejected: What cannot be a record, known without opening it.
-        labels: The class names that the store itself gives, as a CSV of pixels does; None else.
-        notes: What the user should know of how the store was understood.
-        top: The directory that contains everything in an archive, with a `/`, which the paths lack; "" without one.
+        rejected: Files that cannot become records, as far as this is known without opening them.
+        labels: Class names, if the store itself has them (a CSV of pixels). None: it has none.
+        notes: How the store was read, for the user.
+        top: The directory that contains everything in an archive, with a trailing `/`. The paths do not include it. ""
+            if the archive has no such directory.
     """
 
     store: Store
@@ -90,7 +102,7 @@ class Listing:
     top: str = ""
 
     def take(self, numbers: np.ndarray, rejected: list[Rejected]) -> Listing:
-        """Return the files with these numbers, i64[k], in this order, and other rejected ones."""
+        """Return a listing of the files `numbers`, i64[k], in this order, with a new list of rejected files."""
         return dataclasses.replace(
             self,
             paths=[self.paths[i] for i in numbers.tolist()],
@@ -103,15 +115,15 @@ class Listing:
 
 
 def is_litter(name: str) -> bool:
-    """Whether a file or directory of this name is passed over."""
+    """Whether a file or directory with this name is ignored."""
     return name.startswith(".") or name.lower() in IGNORED
 
 
 def is_utf8(name: str) -> bool:
-    """Whether a name as the system gives it was valid UTF-8."""
+    """Whether a name from the operating system is valid UTF-8."""
     return name.isascii() or not any("\ud800" <= c <= "\udfff" for c in name)
 
 
 def printable(name: str) -> str:
-    """A name that can be printed and stored: bytes that are not UTF-8 appear as `\\xNN`."""
+    """Return a name that can be printed and stored. Bytes that are not UTF-8 become `\\xNN`."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Images in a directory."""
+"""Read images from a directory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tfrecord_tools.sources.base import (
 
 @dataclasses.dataclass(frozen=True)
 class Directory:
-    """Files below a directory."""
+    """A store: the files below a directory."""
 
     root: str
 
@@ -42,7 +42,7 @@ class Directory:
 
 
 def _read_up_to(descriptor: int, limit: int) -> bytes:
-    """Reads to the end of a file, or `limit` bytes; in one call of the system where it gives all at once."""
+    """Read up to `limit` bytes of a file, usually with a single system call."""
     data = os.read(descriptor, limit)
     while len(data) < limit and (more := os.read(descriptor, limit - len(data))):
         data += more
@@ -50,27 +50,32 @@ def _read_up_to(descriptor: int, limit: int) -> bytes:
 
 
 def list_directory(root: str, strict: bool) -> Listing:
-    """List the files below a directory; if not `strict`, a directory that cannot be listed is among the rejected."""
+    """List the files below a directory.
+
+    Args:
+        root: The directory.
+        strict: A subdirectory that cannot be listed raises a UserError. If False, it is rejected.
+    """
     columns = _Columns()
     _walk(root, "", frozenset(), columns, strict)
     return columns.listing(Directory(root))
 
 
 def stat_files(root: str, paths: list[str]) -> Listing:
-    """Lists given files of a directory, without walking through it; those that are not there are rejected."""
+    """List the given files of a directory without walking through it. Missing files are rejected."""
     columns = _Columns()
     for path in paths:
         try:
             columns.add(path, os.stat(os.path.join(root, path)))
         except OSError as error:
-            columns.reject(path, f"named by the manifest, but cannot be found: {error.strerror}")
+            columns.reject(path, f"named by the manifest, but not found: {error.strerror}")
         except ValueError as error:
-            columns.reject(path, f"named by the manifest, but no name of a file: {error}")
+            columns.reject(path, f"named by the manifest, but not a valid file name: {error}")
     return columns.listing(Directory(root))
 
 
 class _Columns:
-    """Columns that fill up during a listing; compact, since there may be many millions of rows."""
+    """Columns that grow during a listing. They are compact, since there may be many millions of rows."""
 
     def __init__(self) -> None:
         self.paths: list[str] = []
@@ -83,7 +88,7 @@ class _Columns:
             self.reject(path, NOT_UTF8)
         elif not stat.S_ISREG(status.st_mode):
             is_directory = stat.S_ISDIR(status.st_mode)
-            self.reject(path, "a directory, no file" if is_directory else "neither a file nor a directory")
+            self.reject(path, "a directory, not a file" if is_directory else "neither a file nor a directory")
         else:
             self.paths.append(path)
             self.sizes.append(status.st_size)
@@ -104,7 +109,7 @@ class _Columns:
 
 
 def _walk(root: str, directory: str, ancestors: frozenset[tuple[int, int]], columns: _Columns, strict: bool) -> None:
-    """Finds the files below `directory`, in the order of the sorted names."""
+    """Add the files below `directory` to `columns`, sorted by name."""
     status = os.stat(os.path.join(root, directory))
     identity = status.st_dev, status.st_ino
     if identity in ancestors:
@@ -131,13 +136,13 @@ def _walk(root: str, directory: str, ancestors: frozenset[tuple[int, int]], colu
 
 
 def entries(root: str, directory: str) -> list[os.DirEntry[str]]:
-    """The entries of a directory sorted by name, without hidden ones and system litter."""
+    """Return the entries of a directory sorted by name, without hidden files and system files."""
     path = os.path.join(root, directory)
     try:
         with os.scandir(path) as children:
             visible = [entry for entry in children if not is_litter(entry.name)]
     except OSError as error:
         raise UserError(
-            f"{printable(path)}: cannot be listed: {error.strerror}. Make it readable or move it away."
+            f"{printable(path)}: cannot be listed: {error.strerror}. Make it readable, or move it out of the source."
         ) from error
     return sorted(visible, key=lambda entry: entry.name)

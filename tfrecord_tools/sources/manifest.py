@@ -1,4 +1,4 @@
-"""Tables that name images: CSV or Parquet files with a path, a label, and perhaps split and group of each."""
+"""Read manifests: CSV or Parquet files with a path and a label per image."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.split_names import split_named
 from tfrecord_tools.sources import manifest_labels, parquet_images, pixel_csv, tables
-from tfrecord_tools.sources.folder_rules import IMAGE_ENDINGS, has_image_ending
+from tfrecord_tools.sources.folder_names import IMAGE_ENDINGS, has_image_ending
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("path", "label", "split", "group")
 _NEEDED = ("path", "label")
-# Usual names of columns, as `tables.normal` has them.
+# Usual names of columns, as `tables.normal` returns them.
 _USUAL = {
     "path": frozenset(
         {
@@ -35,20 +35,21 @@ _USUAL = {
     ),
 }  # fmt: skip
 _PROBED_ROWS = 1000
-_PICTURES = "A CSV of pixels is not a manifest: pass it as --src."
+_PIXELS = "A CSV of pixels is not a manifest: pass it as --src."
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The rows of a manifest that have a label, in the order of the paths' parts.
+    """The rows of a manifest that have a label, sorted by the parts of their paths.
 
     Attributes:
-        paths: Relative to the images' source, with `/`; distinct. Absolute only where they lie outside of it.
+        paths: Distinct paths with `/` as separator, relative to the source of the images. Paths outside of the source
+            are absolute.
         labels: Class names.
-        splits: As written; None without such a column.
-        groups: As written; "" in a row without one, None without such a column.
+        splits: Splits as written. None: there is no such column.
+        groups: Groups as written, "" for a row without a group. None: there is no such column.
         lines: The number of each row in the table, from 1.
-        notes: How the table was understood.
+        notes: How the table was read, for the user.
     """
 
     paths: list[str]
@@ -61,17 +62,17 @@ class Manifest:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a manifest is read.
+    """Settings for reading a manifest.
 
     Attributes:
-        columns: The names of the columns path, label, split, group. The last two need not be there, unless they have
-            another name than these.
-        also: Use of a column -> another name that the column may have instead.
-        label_columns: One column per class, instead of the column of labels.
-        classes: Names that are those of classes, whatever they look like.
-        encoding: The encoding of a CSV. None: UTF-8, or that of its byte order mark.
-        flag: By which the file was given.
-        exact: The columns must have these very names, and every row must have a label.
+        columns: Use (path, label, split or group) -> name of the column. Columns for split and group may be missing if
+            their names are the default.
+        also: Use of a column -> another name that is also accepted.
+        label_columns: One column per class, instead of one column of labels. Empty: there is one column of labels.
+        classes: Known class names. They are used as they are, even if they look like numbers or lists.
+        encoding: The encoding of a CSV. None: the one of its byte order mark, else UTF-8.
+        flag: The flag with the path of the file, for messages.
+        exact: Require exactly these column names, and a label in every row.
     """
 
     columns: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict(zip(COLUMNS, COLUMNS)))
@@ -84,7 +85,7 @@ class Reading:
 
 
 def is_one(path: str) -> bool:
-    """Whether a file's name and first bytes say that it is a manifest."""
+    """Whether the file is a manifest, by its name and first bytes."""
     return tables.is_table(path) and not pixel_csv.is_one(path) and not parquet_images.is_one(path)
 
 
@@ -93,22 +94,22 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
 
     Args:
         path: The file.
-        root: The images' source.
-        reading: How it is read.
+        root: The source of the images.
+        reading: Columns, encoding and checks.
 
     Raises:
-        UserError: It cannot be read, lacks a column or a value, or names a path twice.
+        UserError: The file cannot be read, a column or a value is missing, or a path occurs twice.
     """
     if not os.path.isfile(path):
         raise UserError(
-            f"--{reading.flag}={path}: no such file. A CSV or Parquet file with a path and a label is expected."
+            f"--{reading.flag}={path}: does not exist. Pass a CSV or Parquet file with columns for path and label."
         )
     table, delimiter = tables.read(
         path, reading.encoding, {*reading.columns.values(), *reading.also.values(), *reading.label_columns}
     )
     columns, notes = find_columns(path, table, reading)
     if not len(table):
-        raise UserError(f"{path}: it has no rows.")
+        raise UserError(f"{path}: the table has no rows.")
     values = {name: tables.texts(table, column) for name, column in columns.items() if name != "label"}
     if reading.label_columns:
         labels = manifest_labels.one_hot(path, table, reading.label_columns)
@@ -122,9 +123,9 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
     for name in ("path", "label", "split"):
         if name in values and "" in values[name]:
             raise UserError(f"{path}: row {values[name].index('') + 1:,} has no value in the column {columns[name]!r}.")
-    within = os.path.join(os.path.abspath(root), "")
-    # The two slashes in a row of an address are a part of it.
-    paths = [p if "://" in p else os.path.normpath(p).removeprefix(within) for p in values["path"]]
+    prefix = os.path.join(os.path.abspath(root), "")
+    # normpath would remove one of the two slashes of a URL.
+    paths = [p if "://" in p else os.path.normpath(p).removeprefix(prefix) for p in values["path"]]
     rows = sorted((row for row, label in enumerate(labels) if label), key=lambda row: paths[row].split("/"))
     _check_distinct(path, paths, labels if not reading.exact else [""] * len(labels), rows)
     ordered = {name: [column[row] for row in rows] for name, column in values.items()}
@@ -141,10 +142,10 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
 def _check_distinct(path: str, paths: Sequence[str], labels: Sequence[str], rows: Sequence[int]) -> None:
     for row, following in itertools.pairwise(rows):
         if paths[row] == paths[following]:
-            both = f"{paths[row]!r} stands in rows {row + 1:,} and {following + 1:,}"
+            message = f"{path}: rows {row + 1:,} and {following + 1:,} have the same path, {paths[row]!r}"
             if labels[row] != labels[following]:
-                both += f", with the labels {labels[row]!r} and {labels[following]!r}. {manifest_labels.ONE_LABEL}"
-            raise UserError(f"{path}: {both.rstrip('.')}. Keep one.")
+                message += f", with the labels {labels[row]!r} and {labels[following]!r}. {manifest_labels.ONE_LABEL}"
+            raise UserError(f"{message.rstrip('.')}. Keep one of the rows.")
 
 
 # --- Columns ---------------------------------------------------------------------------------------------------------
@@ -153,13 +154,19 @@ def _check_distinct(path: str, paths: Sequence[str], labels: Sequence[str], rows
 def find_columns(
     path: str, table: pa.Table, reading: Reading, given: Collection[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
-    """Find the columns of a table; those in `given` need none.
+    """Find the columns of a table.
+
+    Args:
+        path: Path of the table, for messages.
+        table: The table.
+        reading: The names of the columns.
+        given: Uses that do not need a column.
 
     Returns:
-        The use of a column -> its name, and notes on columns that were taken by a usual name.
+        Use of a column -> its name, and notes on columns that were found by a usual name.
 
     Raises:
-        UserError: A column that is needed is not there, there are several, or they are named twice.
+        UserError: A required column is missing, or several columns may be meant.
     """
     columns, notes = {}, []
     for name, column in reading.columns.items():
@@ -172,11 +179,15 @@ def find_columns(
             column = other
         count = table.column_names.count(column)
         if count > 1:
-            raise UserError(f"{path}: {count} columns are named {column!r}; there is {_there(table)}.")
+            raise UserError(
+                f"{path}: {count} columns are named {column!r}. Rename all but one. The columns are {_columns(table)}."
+            )
         if count:
             columns[name] = column
         elif column != name or reading.exact:
-            raise UserError(f"{path}: no column {column!r}; there is {_there(table)}. {_advice(name, reading)}")
+            raise UserError(
+                f"{path}: there is no column {column!r}. The columns are {_columns(table)}. {_advice(name, reading)}"
+            )
         elif (usual := _usual(path, table, name, reading)) is not None:
             columns[name] = usual
             notes.append(f"the column {usual!r} is read as the {name}s (see --{name}_column)")
@@ -184,30 +195,32 @@ def find_columns(
 
 
 def _usual(path: str, table: pa.Table, name: str, reading: Reading) -> str | None:
-    """Return the only column that can be meant; None if none is needed."""
+    """Return the only column with a usual name or values for this use. None: no column is required."""
     if name == "split":
-        fitting = list(_split_columns(table, reading))
-        return fitting[0] if len(fitting) == 1 else None
+        candidates = list(_split_columns(table, reading))
+        return candidates[0] if len(candidates) == 1 else None
     if name not in _NEEDED:
         return None
-    taken = [column for other, column in reading.columns.items() if other != name and column != other]
-    fitting = [c for c in table.column_names if tables.normal(c) in _USUAL[name] and c not in taken]
-    if name == "path" and len(fitting) > 1:
-        of_files = [column for column in fitting if _holds_images(table, column)]
-        fitting = of_files if len(of_files) == 1 else fitting
-    if len(fitting) == 1:
-        return fitting[0]
-    if len(fitting) > 1:
+    used = [column for other, column in reading.columns.items() if other != name and column != other]
+    candidates = [c for c in table.column_names if tables.normal(c) in _USUAL[name] and c not in used]
+    if name == "path" and len(candidates) > 1:
+        of_files = [column for column in candidates if _holds_images(table, column)]
+        candidates = of_files if len(of_files) == 1 else candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    if len(candidates) > 1:
         raise UserError(
-            f"{path}: no column {name!r}, but {named([repr(c) for c in fitting])}, which may each hold the {name}s."
-            f" {_advice(name, reading)}"
+            f"{path}: there is no column {name!r}, but several that may contain the {name}s:"
+            f" {named([repr(c) for c in candidates])}. {_advice(name, reading)}"
         )
     _check_header(path, table)
-    raise UserError(f"{path}: no column {name!r}; there is {_there(table)}. {_remedy(table, name, reading)}")
+    raise UserError(
+        f"{path}: there is no column {name!r}. The columns are {_columns(table)}. {_remedy(table, name, reading)}"
+    )
 
 
 def _holds_images(table: pa.Table, column: str) -> bool:
-    """Whether the values of a column end as names of images do."""
+    """Whether the first values of a column end like names of images."""
     if table.column_names.count(column) != 1:
         return False
     values = [value for value in tables.texts(table.slice(0, _PROBED_ROWS), column) if value]
@@ -215,22 +228,22 @@ def _holds_images(table: pa.Table, column: str) -> bool:
 
 
 def _check_header(path: str, table: pa.Table) -> None:
-    """Refuse a table whose first line is a row."""
+    """Refuse a table without a header."""
     names = table.column_names
     if any(os.path.splitext(name)[1].lower().lstrip(".") in IMAGE_ENDINGS for name in names):
         raise UserError(
-            f"{path}: its first line looks like a row, {named([repr(name) for name in names])}. Write a copy that"
-            " begins with a line of names, such as path,label."
+            f"{path}: the first line must name the columns, but it looks like a row:"
+            f" {named([repr(name) for name in names])}. Write a copy that begins with a line such as path,label."
         )
     if len(names) > 2 and all(name.isdecimal() for name in names):
         raise UserError(
-            f"{path}: its first line holds {len(names):,} numbers and no names. If it is a CSV of pixels, write a copy"
-            f" that begins with the line label,pixel0,…,pixel{len(names) - 2}."
+            f"{path}: the first line must name the columns, but it has {len(names):,} numbers. If this is a CSV of"
+            f" pixels, write a copy that begins with the line label,pixel0,…,pixel{len(names) - 2}."
         )
 
 
 def _split_columns(table: pa.Table, reading: Reading) -> Iterator[str]:
-    """Yield the columns whose values are names of splits, of two or more of them."""
+    """Yield the columns that contain only names of splits, and at least two splits."""
     for column in dict.fromkeys(table.column_names):
         if table.column_names.count(column) == 1 and column not in reading.columns.values():
             values = table.column(column).slice(0, _PROBED_ROWS)
@@ -251,7 +264,7 @@ def _splits_in(values: pa.ChunkedArray) -> set[str | None]:
 
 
 def _remedy(table: pa.Table, name: str, reading: Reading) -> str:
-    """Say what to do without a column."""
+    """Return what to do about a missing column."""
     if name == "label":
         path = next((c for c in table.column_names if tables.normal(c) in _USUAL["path"]), "path")
         columns = manifest_labels.one_hot_columns(table, {*reading.columns.values(), path})
@@ -262,10 +275,10 @@ def _remedy(table: pa.Table, name: str, reading: Reading) -> str:
 
 def _advice(name: str, reading: Reading) -> str:
     if reading.exact:
-        return f"The columns {' and '.join(reading.columns.values())} are expected."
+        return f"The columns {' and '.join(reading.columns.values())} must exist."
     advice = f"Name the column of {name}s with --{name}_column."
-    return f"{advice} ({_PICTURES})" if name == "path" else advice
+    return f"{advice} ({_PIXELS})" if name == "path" else advice
 
 
-def _there(table: pa.Table) -> str:
+def _columns(table: pa.Table) -> str:
     return named([repr(name) for name in table.column_names])

@@ -1,6 +1,7 @@
-"""Class names in the label column of a table. Several labels a row and numbers with fractions stop everything.
+"""Read class names from the label column of a table.
 
-`--classes` decides where a label could be read in two ways: what is listed there is the name of a class.
+Several labels per row and numbers with fractions are errors. If a label can be read in two ways, `--classes` decides:
+every name in it is a class.
 """
 
 from __future__ import annotations
@@ -22,34 +23,34 @@ if TYPE_CHECKING:
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d{1,6})?|[+-]?inf(?:inity)?", re.IGNORECASE)
 _INTEGER = re.compile(r"[+-]?\d+")
 _NAN = "nan"
-_ALWAYS = ("|", ";", "\n")  # No class name has these in it.
-_OFTEN = (",", "/", "+", "&", " ")  # Some class names have: `Bird, other`, `T-shirt/top`, `Apple Braeburn`.
+_ALWAYS = ("|", ";", "\n")  # These never occur in class names.
+_OFTEN = (",", "/", "+", "&", " ")  # In some class names: `Bird, other`, `T-shirt/top`, `Apple Braeburn`.
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _FLAGS = {"0": False, "1": True, "0.0": False, "1.0": True, "false": False, "true": True, "0,0": False, "1,0": True}
 _CLASSES_LISTED = 20
-_MAX_DIGITS = 300  # A larger number is a measurement.
-ONE_LABEL = "An image has one label here."
+_MAX_DIGITS = 300  # A number with more digits is a measurement.
+ONE_LABEL = "Every image must have exactly one label."
 
 
 def read(path: str, table: pa.Table, column: str, delimiter: str, classes: Collection[str]) -> list[str]:
-    """Return the class name of each row; "" where there is none.
+    """Return the class name of each row. "" for a row without a label.
 
     Args:
-        path: The table's own path, for messages.
+        path: Path of the table, for messages.
         table: The table.
-        column: The column.
-        delimiter: The table's; a comma in a number is a decimal point only where it does not separate values.
-        classes: Names that are those of classes, whatever they look like.
+        column: The column of labels.
+        delimiter: The delimiter of the table. Unless it is a comma, 1,5 is a number.
+        classes: Known class names. They are used as they are, even if they look like numbers or lists.
 
     Raises:
-        UserError: The labels are several a row, or numbers with fractions.
+        UserError: A row has several labels, or the labels are numbers with fractions.
     """
     import pyarrow as pa
 
     kind = table.schema.field(column).type
     if pa.types.is_nested(kind) and not pa.types.is_dictionary(kind):
         return _only_ones(path, column, [_members(value) for value in table.column(column).to_pylist()])
-    # Two Unicode forms of one name look alike and must not become two classes.
+    # Two Unicode forms of one name look the same, and must not become two classes.
     labels = [unicodedata.normalize("NFC", label) for label in tables.texts(table, column)]
     unclear = {label for label in labels if label} - set(classes)
     decimal = "." if delimiter == "," else ".,"
@@ -68,56 +69,58 @@ def one_hot(path: str, table: pa.Table, columns: Sequence[str]) -> list[str]:
     """Return the name of the column that is 1 in each row.
 
     Raises:
-        UserError: A column is not there or holds something else than 0 and 1, or a row has no 1 or several.
+        UserError: A column is missing or has values other than 0 and 1, or a row does not have exactly one 1.
     """
     given = f"--label_columns={','.join(columns)}"
     for column in columns:
         if table.column_names.count(column) != 1:
-            there = named([repr(name) for name in table.column_names])
-            raise UserError(f"{given}: {path} has no column {column!r}. It has {there}.")
+            names = named([repr(name) for name in table.column_names])
+            raise UserError(f"{given}: {path} has no column {column!r}. The columns are {names}.")
     ones = [_ones(table, column) for column in columns]
-    for column, found in zip(columns, ones):
-        if found is None:
-            raise UserError(f"{given}: the column {column!r} of {path} must hold 0 and 1 alone, one column per class.")
-    labels = [[name for name, one in zip(columns, row) if one] for row in zip(*(found or [] for found in ones))]
+    for column, values in zip(columns, ones):
+        if values is None:
+            raise UserError(
+                f"{given}: the column {column!r} of {path} must contain only 0 and 1. Pass one column per class."
+            )
+    labels = [[name for name, is_one in zip(columns, row) if is_one] for row in zip(*(values or [] for values in ones))]
     for count, wrong in ((0, "no 1"), (2, "several 1s")):
         bad = [number for number, row in enumerate(labels) if min(len(row), 2) == count]
         if bad:
             raise UserError(
-                f"{given}: {len(bad):,} of {len(labels):,} rows of {path} have {wrong} in these columns, such as row"
-                f" {bad[0] + 1:,}. {ONE_LABEL} Exactly one of the columns must be 1 in each row: name other columns, or"
-                " leave these rows out of the table."
+                f"{given}: {len(bad):,} of {len(labels):,} rows of {path} have {wrong} in these columns, for example"
+                f" row {bad[0] + 1:,}. {ONE_LABEL} Exactly one of the columns must be 1 in each row. Name other"
+                " columns, or remove these rows from the table."
             )
     return [row[0] for row in labels]
 
 
 def one_hot_columns(table: pa.Table, besides: Collection[str] = ()) -> list[str]:
-    """Return the columns that hold 0 and 1 alone, both of them; those that may be classes."""
+    """Return the columns that may be classes: they contain only 0 and 1, and at least one 1."""
     names = [name for name in table.column_names if name and name not in besides]
     return [name for name in names if table.column_names.count(name) == 1 and any(_ones(table, name) or ())]
 
 
 def advice(table: pa.Table, columns: Sequence[str]) -> str:
-    """Say how to have columns of 0 and 1 read as classes, or why they cannot be."""
+    """Return how to use columns of 0 and 1 as classes, or why this is not possible."""
     flag = as_flag("label_columns", columns)
     counts = [sum(row) for row in zip(*(_ones(table, column) or [] for column in columns))]
     bad = [row for row, count in enumerate(counts) if count != 1]
     if not bad:
         return (
-            f"{len(columns)} columns hold 0 and 1 alone. If each is a class, pass {flag}; else name the column of"
-            " labels with --label_column."
+            f"{len(columns)} columns contain only 0 and 1. If each is a class, pass {flag}. Otherwise name the column"
+            " of labels with --label_column."
         )
     several = sum(count > 1 for count in counts)
     return (
-        f"{len(columns)} columns hold 0 and 1 alone, but {several:,} of {len(counts):,} rows have several 1s and"
-        f" {len(bad) - several:,} have none, such as row {bad[0] + 1:,}. {ONE_LABEL} If some of the columns are classes"
-        f" of which exactly one is 1 in each row, name them alone, as in {flag}; else name the column of labels with"
-        " --label_column."
+        f"{len(columns)} columns contain only 0 and 1, but {several:,} of {len(counts):,} rows have several 1s and"
+        f" {len(bad) - several:,} have none, for example row {bad[0] + 1:,}. {ONE_LABEL} If some of the columns are the"
+        f" classes, and exactly one of them is 1 in each row, name only those, as in {flag}. Otherwise name the column"
+        " of labels with --label_column."
     )
 
 
 def _ones(table: pa.Table, column: str) -> list[bool] | None:
-    """Return where a column is 1; None if it holds anything else than 0 and 1."""
+    """Return whether each value is 1. None: the column has values other than 0 and 1."""
     import pyarrow as pa
 
     if pa.types.is_nested(table.schema.field(column).type):
@@ -133,17 +136,20 @@ def _ones(table: pa.Table, column: str) -> list[bool] | None:
 
 
 def _numbers(labels: Collection[str], decimal: str) -> dict[str, Decimal]:
-    """Return the value of each label if all are numbers, whatever stands for a missing one."""
+    """Return the value of each label if all are numbers or missing. Otherwise {}."""
     given = {label for label in labels if label.casefold() != _NAN}
     if not all(_NUMBER.fullmatch(label) and ("," not in label or "," in decimal) for label in given):
         return {}
-    return {label: Decimal(label.replace(",", ".")) for label in given}  # Exact: identifiers may be long.
+    return {label: Decimal(label.replace(",", ".")) for label in given}  # Exact, since identifiers may be long.
 
 
 def _whole(path: str, column: str, labels: Sequence[str], numbers: Mapping[str, Decimal]) -> dict[str, str]:
-    """Return the names of classes that are written as 0.0, 1.0, as tables with gaps have whole numbers.
+    """Return label -> class name, for whole numbers that are written as 0.0, 1.0.
 
-    Where all are written as whole numbers, they stay as they are: 007 is a name.
+    If all labels are written as whole numbers, the result is {}: they stay as they are, since 007 is a name.
+
+    Raises:
+        UserError: A number has a fraction.
     """
     if all(_INTEGER.fullmatch(label) for label in numbers):
         return {}
@@ -152,9 +158,9 @@ def _whole(path: str, column: str, labels: Sequence[str], numbers: Mapping[str, 
         return {label: f"{value or 0:.0f}" for label, value in numbers.items()}
     row = next(row for row, label in enumerate(labels) if label in fractions)
     raise UserError(
-        f"{path}: the column {column!r} holds numbers with fractions, such as {labels[row]} in row {row + 1:,}. These"
-        " are no classes, and regression is not supported. Add a column of ranges, such as 20-25, and name it with"
-        f" --label_column.{_escape(numbers)}"
+        f"{path}: the column {column!r} contains numbers with fractions, for example {labels[row]} in row {row + 1:,}."
+        " Labels must be classes: regression is not supported. Add a column of ranges, such as 20-25, and name it with"
+        f" --label_column.{_classes_hint(numbers)}"
     )
 
 
@@ -162,10 +168,10 @@ def _is_whole(value: Decimal) -> bool:
     return value.is_finite() and value.adjusted() < _MAX_DIGITS and value == value.to_integral_value()
 
 
-def _escape(names: Collection[str]) -> str:
-    """Say how to have labels taken as they are written."""
-    few = as_flag("classes", sorted(names)) if len(names) <= _CLASSES_LISTED else "--classes=NAME,NAME,…"
-    return f" If each of these is the name of a class, list all classes: {few}"
+def _classes_hint(names: Collection[str]) -> str:
+    """Return how to use the labels as they are written."""
+    flag = as_flag("classes", sorted(names)) if len(names) <= _CLASSES_LISTED else "--classes=NAME,NAME,…"
+    return f" If every value is the name of a class, list all classes: {flag}"
 
 
 # --- Several labels --------------------------------------------------------------------------------------------------
@@ -180,7 +186,7 @@ def _members(value: Any) -> list[str]:
 
 
 def _listed(label: str, labels: Collection[str]) -> list[str] | None:
-    """Return what is in a list as Python, JSON or numpy print it; None if it is none."""
+    """Return the items of a label that is a list as Python, JSON or numpy print it. None: no list."""
     if len(label) < 2 or _BRACKETS.get(label[0]) != label[-1]:
         return None
     try:
@@ -190,7 +196,7 @@ def _listed(label: str, labels: Collection[str]) -> list[str] | None:
     if isinstance(value, set):
         return sorted(map(str, value))
     if isinstance(value, (list, tuple, dict)):
-        # Neighbors without a comma, as numpy prints them, are one string for Python.
+        # numpy prints no commas: Python then joins neighboring strings.
         texts = re.findall(r"'[^']*'|\"[^\"]*\"", label)
         return [text[1:-1] for text in texts] if len(texts) > len(value) else [str(item) for item in value]
     if all(_BRACKETS.get(other[0]) == other[-1] for other in labels):  # [dog, cat], [0. 1. 0.]
@@ -201,20 +207,20 @@ def _listed(label: str, labels: Collection[str]) -> list[str] | None:
 
 
 def _only_ones(path: str, column: str, lists: Sequence[Sequence[str]]) -> list[str]:
-    """Return the only label of each row's list."""
+    """Return the only label of each row, "" for a row without labels. Refuses several labels per row."""
     several = [row for row, members in enumerate(lists) if len(members) > 1]
     if several:
         members = named([repr(member) for member in lists[several[0]]], 5)
         raise UserError(
-            f"{path}: {len(several):,} of {len(lists):,} rows have several labels in the column {column!r}, such as"
-            f" {members} in row {several[0] + 1:,}. {ONE_LABEL} Name a column of single labels with --label_column, or"
-            " write one label per row."
+            f"{path}: {len(several):,} of {len(lists):,} rows have several labels in the column {column!r}, for"
+            f" example {members} in row {several[0] + 1:,}. {ONE_LABEL} Name a column of single labels with"
+            " --label_column, or write one label per row."
         )
     return [members[0] if members else "" for members in lists]
 
 
 def _several(labels: Collection[str]) -> list[str]:
-    """Return the labels that are made of several."""
+    """Return the labels that combine several labels with a separator."""
     for separator in _ALWAYS:
         if combined := [label for label in labels if len(_split(label, separator)) > 1]:
             return combined
@@ -222,22 +228,23 @@ def _several(labels: Collection[str]) -> list[str]:
 
 
 def _combined(labels: Collection[str], separator: str) -> list[str]:
-    """Return the labels with a separator that are combinations, and not names that have one in them.
+    """Return the labels that are combinations, and not just names that contain the separator.
 
-    They are if all parts of one are labels themselves, or if the same parts are combined again and again.
+    A label is a combination if all its parts are labels themselves, or if the same parts occur in many combinations.
     """
     parts = {label: _split(label, separator) for label in labels}
-    joined = [label for label in labels if len(parts[label]) > 1]
-    if _combined_again(list(parts.values()), separator):
-        return joined
+    with_separator = [label for label in labels if len(parts[label]) > 1]
+    if _parts_repeat(list(parts.values()), separator):
+        return with_separator
     single = {label for label in labels if len(parts[label]) == 1}
-    return [label for label in joined if single.issuperset(parts[label])]
+    return [label for label in with_separator if single.issuperset(parts[label])]
 
 
-def _combined_again(parts: Sequence[Sequence[str]], separator: str) -> bool:
-    """Whether there are fewer parts than labels, and these are no hierarchy such as `Apple/scab`, `Apple/healthy`.
+def _parts_repeat(parts: Sequence[Sequence[str]], separator: str) -> bool:
+    """Whether there are fewer parts than labels, and the labels are not a hierarchy such as `Apple/scab`.
 
-    Names of several words share words: between spaces, each part must occur again, unless all are numbers.
+    Names of several words often share a word. With spaces as separator, every part must therefore occur at least twice,
+    unless all parts are numbers.
     """
     counts = collections.Counter(part for of_label in parts for part in of_label if part.casefold() != _NAN)
     if separator == " " and counts and all(map(_INTEGER.fullmatch, counts)):
@@ -247,7 +254,7 @@ def _combined_again(parts: Sequence[Sequence[str]], separator: str) -> bool:
 
 
 def _is_hierarchy(parts: Sequence[Sequence[str]]) -> bool:
-    """Whether all labels have equally many parts, and no part stands at two places."""
+    """Whether all labels have the same number of parts, and every part has always the same position."""
     if len({len(of_label) for of_label in parts}) != 1:
         return False
     levels = [set(names) for names in zip(*parts)]
@@ -263,17 +270,17 @@ def _refusal(path: str, column: str, labels: Sequence[str], several: Collection[
     row = next(row for row, label in enumerate(labels) if label in set(several))
     rows = sum(counts[label] for label in set(several))
     return (
-        f"{path}: {rows:,} of {len(labels):,} rows seem to have several labels in the column {column!r}, such as"
+        f"{path}: {rows:,} of {len(labels):,} rows seem to have several labels in the column {column!r}, for example"
         f" {labels[row]!r} in row {row + 1:,}. {ONE_LABEL} Name a column of single labels with --label_column."
-        f"{_escape({label for label in counts if label})}"
+        f"{_classes_hint({label for label in counts if label})}"
     )
 
 
 def without(labels: Sequence[str], column: str) -> Iterator[str]:
-    """Say how many rows have no label."""
+    """Yield a note on the rows without a label, if there are any."""
     missing = [row for row, label in enumerate(labels) if not label]
     if missing:
         yield (
             f"{len(missing):,} of {len(labels):,} rows are left out, since they have no label in the column {column!r},"
-            f" such as row {missing[0] + 1:,}"
+            f" for example row {missing[0] + 1:,}"
         )

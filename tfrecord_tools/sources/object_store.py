@@ -1,4 +1,4 @@
-"""Images in an object store, S3 or what else fsspec opens, read where they are."""
+"""Read images from an object store: S3, or any other store that fsspec supports."""
 
 from __future__ import annotations
 
@@ -17,47 +17,58 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.sources.base import MAX_FILE_BYTES, Content, Listing, ReadError, is_litter
 
-OBJECT = np.dtype([("size", "<i8"), ("mtime_ns", "<i8")])  # As listed; asking again would be a second request an image.
+OBJECT = np.dtype(
+    [("size", "<i8"), ("mtime_ns", "<i8")]
+)  # From the listing: asking again would be a second request per image.
 _EXTRAS = {"s3": "'tfrecord-tools[s3]'", "s3a": "'tfrecord-tools[s3]'", "gs": "gcsfs", "gcs": "gcsfs"}
-_MTIMES = ("LastModified", "mtime", "updated", "last_modified")  # Of S3, Google, others: each store has its own name.
+_MTIMES = (
+    "LastModified",
+    "mtime",
+    "updated",
+    "last_modified",
+)  # Names of the field in S3, Google Cloud Storage and other stores.
 
 
 @dataclasses.dataclass(frozen=True)
 class Objects:
-    """Objects below a URL; opened anew in each process, since connections cannot be shared."""
+    """A store: the objects below a URL. Every process opens a connection of its own."""
 
     url: str
 
     def read(self, path: str, span: np.void) -> Content:
-        """Reads an object.
+        """Read an object.
 
         Raises:
-            ReadError: It is gone or forbidden.
-            UserError: The store cannot be reached, or credentials expired. To take all images for bad would lose them.
+            ReadError: The object was deleted, or access to it is denied.
+            UserError: The store cannot be reached, or the credentials expired. This stops the command: otherwise all
+                remaining images would be rejected.
         """
         system, root = _opened(self.url, os.getpid())
         size = int(span["size"])
         with explained(self.url):
             try:
-                # A range of a size that is known saves s3fs asking for it; an empty object has none.
+                # With a range, s3fs does not ask for the size first. An empty object has no range.
                 limits = {"start": 0, "end": min(size, MAX_FILE_BYTES) + 1} if size else {}
                 data = system.cat_file(f"{root}/{path}", **limits)
-                if size < len(data) <= MAX_FILE_BYTES:  # It grew since.
+                if size < len(data) <= MAX_FILE_BYTES:  # The object grew after listing.
                     data = system.cat_file(f"{root}/{path}")
             except FileNotFoundError as error:
-                raise ReadError("cannot be read: it is not there any more") from error
+                raise ReadError("cannot be read: it no longer exists") from error
             except PermissionError as error:
-                if _code(error) != "AccessDenied":  # Such as ExpiredToken: no object can be read any more.
+                if _code(error) != "AccessDenied":  # For example ExpiredToken: no object can be read any longer.
                     raise
-                raise ReadError("cannot be read: forbidden") from error
+                raise ReadError("cannot be read: access is denied") from error
         return Content(data, size if size > MAX_FILE_BYTES else len(data), int(span["mtime_ns"]))
 
 
 def list_objects(url: str) -> Listing:
-    """Lists the objects below a URL by the rules for files in a directory (see `stores.list_store`).
+    """List the objects below a URL, by the rules for files in a directory (see `stores.list_store`).
+
+    Args:
+        url: For example `s3://bucket/prefix`.
 
     Raises:
-        UserError: There are none, or the store cannot be asked.
+        UserError: There are no objects, or the store cannot be reached.
     """
     url = url.rstrip("/")
     with explained(url):
@@ -65,8 +76,8 @@ def list_objects(url: str) -> Listing:
         objects = system.find(root, detail=True)
     if root in objects:
         raise UserError(
-            f"--src={url}: an object, no directory. Archives, manifests and CSVs of pixels are read from this machine:"
-            " copy it here first."
+            f"--src={url}: this is a single object, not a directory of images. Archives, manifests and CSVs of pixels"
+            " must be on this machine: download it first."
         )
     infos: dict[str, dict[str, Any]] = {}
     rejected = []
@@ -74,13 +85,15 @@ def list_objects(url: str) -> Listing:
         path = key.removeprefix(f"{root}/")
         parts = path.split("/")
         if path.endswith("/") or objects[key].get("type") == "directory" or any(map(is_litter, filter(None, parts))):
-            continue  # Consoles make objects of empty directories.
+            continue  # Web consoles create objects for empty directories.
         if "" in parts:
-            rejected.append(Rejected(path=path, reason="two slashes in a row in its name, as in no file's: rename it"))
+            rejected.append(Rejected(path=path, reason="two slashes in a row in its name: rename it"))
         else:
             infos[path] = objects[key]
     if not infos and not rejected:
-        raise UserError(f"--src={url}: no objects there. A bucket and the prefix above the classes is expected.")
+        raise UserError(
+            f"--src={url}: there are no objects. Pass the bucket and the prefix above the class directories."
+        )
     spans = np.array([(info["size"], mtime_ns(info)) for info in infos.values()], OBJECT)
     return Listing(
         store=Objects(url),
@@ -93,28 +106,28 @@ def list_objects(url: str) -> Listing:
 
 
 def opened(url: str) -> tuple[Any, str]:
-    """Returns fsspec's file system for a URL, which keeps no listings, and the path in it.
+    """Return fsspec's file system for a URL, without a cache of listings, and the path in it.
 
     Raises:
         UserError: A package is missing, or the scheme is unknown.
     """
     scheme = url.partition("://")[0]
-    package = _EXTRAS.get(scheme, "'tfrecord-tools[s3]', or what fsspec names for this scheme")
+    package = _EXTRAS.get(scheme, "'tfrecord-tools[s3]', or the package that fsspec needs for this scheme")
     try:
         import fsspec.core
 
         for name in ("botocore", "aiobotocore"):
-            logging.getLogger(name).setLevel(logging.WARNING)  # They inform of where they found what.
+            logging.getLogger(name).setLevel(logging.WARNING)  # They log where they found credentials.
         system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
         raise UserError(f"{url}: a package is missing ({error}): pip install {package}") from error
     except ValueError as error:
-        raise UserError(f"{url}: {error}. s3://bucket/prefix, gs://bucket/prefix or the like is expected.") from error
+        raise UserError(f"{url}: {error}. Pass a URL such as s3://bucket/prefix or gs://bucket/prefix.") from error
     return system, root.rstrip("/")
 
 
 def _code(error: PermissionError) -> str | None:
-    """S3's own code of an error; s3fs makes one exception of many of them."""
+    """Return the error code from S3. s3fs raises the same exception for several codes."""
     response: dict[str, Any] = getattr(error.__cause__, "response", {})
     return response.get("Error", {}).get("Code")
 
@@ -126,30 +139,30 @@ def _opened(url: str, process: int) -> tuple[Any, str]:
 
 @contextlib.contextmanager
 def explained(url: str) -> Iterator[None]:
-    """Makes a UserError with the remedy of what a store raises."""
+    """Turn the errors of a store into a UserError that says what to do."""
     try:
         yield
     except (UserError, ReadError):
         raise
     except FileNotFoundError as error:
-        raise UserError(f"{url}: {error}. Is the name of the bucket right?") from error
+        raise UserError(f"{url}: {error}. Check the name of the bucket.") from error
     except PermissionError as error:
         raise UserError(
-            f"{url}: access is denied ({error}). Give credentials that may list and read it and are still valid, for S3"
-            " by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
+            f"{url}: access is denied ({error}). Set valid credentials that may list and read it. For S3, set"
+            " AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
         ) from error
-    except Exception as error:  # Each store has errors of its own.
+    except Exception as error:  # Every store raises its own errors.
         if type(error).__name__ == "NoCredentialsError":
             remedy = "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
         else:
-            remedy = "Is the store reached from here (for one that is not Amazon's: AWS_ENDPOINT_URL)? Then try again"
+            remedy = "Check the connection, and try again. For a store that is not Amazon's, set AWS_ENDPOINT_URL"
         raise UserError(f"{url}: {type(error).__name__}: {error}. {remedy}.") from error
 
 
 def mtime_ns(info: dict[str, Any]) -> int:
-    """When an object was changed, in nanoseconds since the epoch; 0 where the store does not say."""
+    """Return when an object was last changed, in nanoseconds since the epoch. 0: unknown."""
     value = next((info[name] for name in _MTIMES if info.get(name)), 0)
     if isinstance(value, str):
         value = datetime.datetime.fromisoformat(value.replace("Z", "+00:00"))
     seconds = value.timestamp() if isinstance(value, datetime.datetime) else float(value)
-    return round(seconds * 1e6) * 1000  # Datetimes are exact to the microsecond, floats of today are not to more.
+    return round(seconds * 1e6) * 1000  # Both datetimes and floats are exact to the microsecond.

@@ -1,7 +1,7 @@
-"""Parquet files with the images in a column, as Hugging Face hands out datasets.
+"""Read images from a column of Parquet files, the format of datasets on Hugging Face.
 
 An image is a struct of `bytes` and `path`, or a binary value. If `bytes` is missing, `path` names a file beside the
-table. The table's metadata may hold the names of the classes, by which numbers in the label column are told.
+table. The metadata of the table may contain the names of the classes for the numbers in the label column.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ USUAL_NAMES = (
 )
 _ENDING = ".parquet"
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
-_BATCH_ROWS = 16  # Held in memory at once, beside the pages that they come from.
+_BATCH_ROWS = 16  # Rows in memory at once, in addition to their pages.
 _BUFFER_BYTES = 1 << 20
 _PROBED_ENTRIES = 100
 _SHARD = re.compile(r"[-_.]?\d+[-_.]of[-_.]\d+$", re.IGNORECASE)  # train-00000-of-00002
@@ -53,9 +53,9 @@ class Column:
     """A column of images.
 
     Attributes:
-        name: The column.
-        struct: Whether it holds structs of bytes and path; else bytes alone.
-        path: Whether the structs have a path.
+        name: Name of the column.
+        struct: Whether the values are structs with `bytes` and maybe `path`. If False, they are bytes.
+        path: Whether the structs have a `path`.
     """
 
     name: str
@@ -65,10 +65,10 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class ParquetImages:
-    """Images in the rows of Parquet files of one directory.
+    """A store: the images in the rows of Parquet files of one directory.
 
-    Rows are read fastest in the order of `ROW`: the rows before one in its row group have to be read too, unless the
-    one before was just read.
+    Rows are read fastest in the order of `ROW`. To read any other row, all rows before it in its row group are read as
+    well.
     """
 
     root: str
@@ -79,7 +79,7 @@ class ParquetImages:
         """Read the image of a row.
 
         Raises:
-            OSError, ReadError: It cannot be read, or there is none.
+            OSError, ReadError: The row has no image, or it cannot be read.
         """
         file = os.path.join(self.root, self.files[int(span["file"])])
         cursor = _cursor(file, self.column, int(span["group"]), os.getpid(), threading.get_ident())
@@ -92,7 +92,7 @@ class ParquetImages:
 
 
 def _beside(file: str, name: str) -> bytes:
-    """Read an image that a table only names."""
+    """Read an image file that a table contains only as a path."""
     try:
         return Directory(os.path.dirname(file)).read(name, np.zeros(1, ROW)[0]).data
     except (OSError, ValueError) as error:
@@ -106,16 +106,16 @@ def _cursor(file: str, column: Column, group: int, process: int, thread: int) ->
 
 
 class _Cursor:
-    """The images of one row group, read in batches from the first on."""
+    """Reads the images of one row group, in batches from the first row on."""
 
     def __init__(self, file: str, column: Column, group: int):
         self._file, self._column, self._group = file, column, group
-        self._broken: tuple[int, str] | None = None  # From which row on, and why.
+        self._broken: tuple[int, str] | None = None  # The first unreadable row, and the reason.
         self._batch: Sequence[Any] = ()
         self._rewind()
 
     def image(self, row: int) -> tuple[bytes | None, str | None]:
-        """Return the bytes and the path of a row; either may be None.
+        """Return the bytes and the path of a row. Both may be None.
 
         Raises:
             OSError, ReadError: The file cannot be read.
@@ -146,7 +146,7 @@ class _Cursor:
                 self._batches = _batches(self._file, self._column, self._group)
             self._batch = next(self._batches).column(0)
         except StopIteration:
-            raise ReadError("the Parquet file has no such row any more") from None
+            raise ReadError("the row no longer exists in the Parquet file") from None
         except FileNotFoundError:
             raise
         except (OSError, pa.ArrowException) as error:
@@ -155,10 +155,10 @@ class _Cursor:
 
 
 def _batches(file: str, column: Column, group: int) -> Iterator[pa.RecordBatch]:
-    """Return the rows of a row group, a few at a time."""
+    """Return an iterator over the rows of a row group, in batches."""
     import pyarrow.parquet as pq
 
-    # Not a generator of ours: one that is not used up would be closed when Python ends, with its modules gone.
+    # Not a generator function: an unfinished generator would be closed at the exit of Python, after its modules.
     names = [f"{column.name}.bytes", f"{column.name}.path"][: 1 + column.path] if column.struct else [column.name]
     opened = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
     if group >= opened.num_row_groups:
@@ -166,43 +166,43 @@ def _batches(file: str, column: Column, group: int) -> Iterator[pa.RecordBatch]:
     return opened.iter_batches(_BATCH_ROWS, row_groups=[group], columns=names, use_threads=False)
 
 
-# --- Which files ----------------------------------------------------------------------------------------------------
+# --- Files ----------------------------------------------------------------------------------------------------
 
 
 def is_one(path: str) -> bool:
-    """Whether this is a Parquet file with images in it, or a directory of such files."""
+    """Whether `path` is a Parquet file with images, or a directory of such files."""
     return bool(files_of(path))
 
 
 def files_of(src: str) -> list[str]:
-    """Return the Parquet files with images that `src` is or holds; none if it is anything else.
+    """Return the Parquet files with images: `src` itself, or the files in it. Otherwise [].
 
-    A directory is one of Parquet files if it has no other directories than those that hold them.
+    All subdirectories of the directory must contain Parquet files.
 
     Raises:
-        UserError: They lie in several directories that are not splits.
+        UserError: The files are in several directories that are not splits.
     """
     if os.path.isfile(src):
         return [src] if src.lower().endswith(_ENDING) and has_images(src) else []
-    here, below = _parts_of(src)
-    if here:
-        return [] if below else [file for file in here if has_images(file)]
+    tables, directories = _entries(src)
+    if tables:
+        return [] if directories else [file for file in tables if has_images(file)]
     inner: dict[str, list[str]] = {}
-    for directory in below:
+    for directory in directories:
         if not _begins_with_parquet(directory):
-            return files_of(directory) if len(below) == 1 else []
-        inner[directory] = _parts_of(directory)[0]
-    found = [file for files in inner.values() for file in files if has_images(file)]
-    if found and len(inner) > 1 and not all(split_named(os.path.basename(directory)) for directory in inner):
+            return files_of(directory) if len(directories) == 1 else []
+        inner[directory] = _entries(directory)[0]
+    with_images = [file for files in inner.values() for file in files if has_images(file)]
+    if with_images and len(inner) > 1 and not all(split_named(os.path.basename(directory)) for directory in inner):
         raise UserError(
-            f"--src={src}: Parquet files with images lie in several directories, such as {below[0]} and {below[1]}."
-            " Pass the one that is meant as --src."
+            f"--src={src}: Parquet files with images are in several directories, for example {directories[0]} and"
+            f" {directories[1]}. Pass one of them as --src."
         )
-    return found
+    return with_images
 
 
-def _parts_of(directory: str) -> tuple[list[str], list[str]]:
-    """Return the Parquet files and the directories in a directory."""
+def _entries(directory: str) -> tuple[list[str], list[str]]:
+    """Return the paths of the Parquet files and of the directories in a directory."""
     files, directories = [], []
     try:
         with os.scandir(directory) as entries:
@@ -226,7 +226,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
 
 
 def _begins_with_parquet(directory: str) -> bool:
-    """Whether there is a Parquet file among the first entries: a directory of images may have a million of them."""
+    """Whether one of the first entries is a Parquet file. A directory may have millions of images."""
     try:
         with os.scandir(directory) as entries:
             return any(entry.name.lower().endswith(_ENDING) for entry in itertools.islice(entries, _PROBED_ENTRIES))
@@ -235,17 +235,17 @@ def _begins_with_parquet(directory: str) -> bool:
 
 
 def split_of(file: str) -> str | None:
-    """Return the split that the name of a file says, or else that of its directory."""
+    """Return the split in the name of a file, or else the split of its directory. None: unknown."""
     stem = _SHARD.sub("", os.path.splitext(os.path.basename(file))[0])
     words = {split_named(word) for word in [stem, *re.split(r"[-_.]", stem)]} - {None}
     return words.pop() if len(words) == 1 else split_named(os.path.basename(os.path.dirname(file)))
 
 
-# --- Which columns --------------------------------------------------------------------------------------------------
+# --- Columns --------------------------------------------------------------------------------------------------
 
 
 def has_images(file: str) -> bool:
-    """Whether a Parquet file has a column of images; False for what cannot be read."""
+    """Whether a Parquet file has a column of images. False if it cannot be read."""
     import pyarrow as pa
 
     try:
@@ -261,12 +261,12 @@ def image_columns(file: str) -> list[Column]:
     with pq.ParquetFile(file) as opened:
         schema = opened.schema_arrow
         described = {name for name, feature in features(schema).items() if feature.get("_type") == "Image"}
-        found = []
+        columns = []
         for field in schema:
             column = _as_column(field)
             if column is not None and (column.struct or field.name in described or _begins_as_image(opened, field)):
-                found.append(column)
-        return found
+                columns.append(column)
+        return columns
 
 
 def _as_column(field: pa.Field) -> Column | None:
@@ -275,7 +275,7 @@ def _as_column(field: pa.Field) -> Column | None:
     if pa.types.is_struct(field.type):
         names = [field.type.field(i).name for i in range(field.type.num_fields)]
         kind = field.type.field(names.index("bytes")).type if "bytes" in names else pa.string()
-        if _is_binary(kind) or (pa.types.is_null(kind) and "path" in names):  # Null: only paths in all rows.
+        if _is_binary(kind) or (pa.types.is_null(kind) and "path" in names):  # Null: no row has bytes.
             return Column(field.name, True, "path" in names)
     return Column(field.name, False, False) if _is_binary(field.type) else None
 
@@ -287,7 +287,7 @@ def _is_binary(kind: pa.DataType) -> bool:
 
 
 def _begins_as_image(opened: Any, field: pa.Field) -> bool:
-    """Whether the first value of a binary column begins as images do."""
+    """Whether the first value of a binary column begins like an image."""
     for batch in opened.iter_batches(_BATCH_ROWS, columns=[field.name], use_threads=False):
         values = [value for value in batch.column(0).to_pylist() if value]
         if values:
@@ -296,7 +296,7 @@ def _begins_as_image(opened: Any, field: pa.Field) -> bool:
 
 
 def features(schema: pa.Schema) -> Mapping[str, Mapping[str, Any]]:
-    """Return what Hugging Face's metadata says of each column; nothing where there is none."""
+    """Return column -> its description in the metadata of Hugging Face. {}: there is none."""
     try:
         metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         described = metadata["info"]["features"]
@@ -306,7 +306,7 @@ def features(schema: pa.Schema) -> Mapping[str, Mapping[str, Any]]:
 
 
 def class_names(schema: pa.Schema) -> dict[str, list[str]]:
-    """Return the columns of class numbers, and the names of their classes."""
+    """Return column of class numbers -> the names of its classes."""
     return {
         name: [str(label) for label in feature["names"]]
         for name, feature in features(schema).items()
@@ -315,7 +315,7 @@ def class_names(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def rows_of(file: str, number: int) -> np.ndarray:
-    """Return ROW[n], where the rows of a file lie; `number` is the file's own."""
+    """Return `ROW`[n], the positions of all rows of a file. `number` is the number of the file."""
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(file) as opened:
@@ -324,5 +324,5 @@ def rows_of(file: str, number: int) -> np.ndarray:
     rows["file"] = number
     rows["group"] = np.repeat(np.arange(len(counts)), counts)
     rows["row"] = np.concatenate([np.arange(count) for count in counts]) if counts else 0
-    rows["size"] = os.path.getsize(file) // max(len(rows), 1)  # Nobody knows before it is read.
+    rows["size"] = os.path.getsize(file) // max(len(rows), 1)  # An estimate: the size is only known after reading.
     return rows

@@ -1,4 +1,4 @@
-"""Parquet files of images as a source: which column holds what, which file is which split, and how labels are named."""
+"""List Parquet files of images: the columns, the split of each file, and the names of the labels."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tfrecord_tools.sources.parquet_images import Column, ParquetImages
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_NO_LABEL = -1  # Hugging Face's label of what has none.
+_NO_LABEL = -1  # Hugging Face's label for rows without a label.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParquetSource:
-    """The rows of Parquet files that have a label. Columns run over rows.
+    """The rows of Parquet files that have a label, one column per property.
 
     Attributes:
-        listing: Where they lie; a row's path is `FILE:ROW`, rows counted from 1.
+        listing: The rows as files. The path of a row is `FILE:ROW`, with rows counted from 1.
         labels: Class names.
-        splits: As written, or as the files are called; None where nothing says it.
-        groups: As written; None without such a column.
-        class_names: In the order of the table's metadata, those that occur; None without metadata.
-        notes: How the files were understood.
+        splits: Splits as written in a column or in the names of the files. None: unknown.
+        groups: Groups as written. None: there is no such column.
+        class_names: The class names that occur, in the order of the metadata. None: there are no metadata.
+        notes: How the files were read, for the user.
     """
 
     listing: Listing
@@ -45,10 +45,15 @@ class ParquetSource:
 
 
 def read(src: str, reading: Reading, exclude: Sequence[str] = ()) -> ParquetSource:
-    """Read everything but the images; files that match a pattern of `exclude` are not opened.
+    """Read everything except the images.
+
+    Args:
+        src: A Parquet file, or a directory of Parquet files.
+        reading: Columns and encoding.
+        exclude: Patterns of files to leave out.
 
     Raises:
-        UserError: A file cannot be read, a pattern matches nothing, or the columns can be understood in several ways.
+        UserError: A file cannot be read, a pattern matches nothing, or several columns may be meant.
     """
     import pyarrow as pa
 
@@ -61,7 +66,7 @@ def read(src: str, reading: Reading, exclude: Sequence[str] = ()) -> ParquetSour
         source = _read(src, root, [os.path.join(root, file) for file in files], reading)
         return dataclasses.replace(source, notes=(*excluded, *source.notes))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{src}: cannot be read as Parquet files of images: {error}. Fetch them again.") from error
+        raise UserError(f"{src}: cannot be read as Parquet files of images: {error}. Download them again.") from error
 
 
 def _relative(file: str, root: str) -> str:
@@ -106,7 +111,7 @@ def _read(src: str, root: str, files: list[str], reading: Reading) -> ParquetSou
 
 
 def _split_files(files: Sequence[str]) -> tuple[list[str], list[str] | None, list[str]]:
-    """Return the files that count, the split of each if their names say several, and a note on the others."""
+    """Return the files to read, the split of each (None: unknown), and a note on the other files."""
     splits = {file: parquet_images.split_of(file) for file in files}
     named_splits = {split for split in splits.values() if split}
     if len(named_splits) < 2:
@@ -114,31 +119,36 @@ def _split_files(files: Sequence[str]) -> tuple[list[str], list[str] | None, lis
     used = [file for file in files if splits[file]]
     others = [os.path.basename(file) for file in files if not splits[file]]
     notes = (
-        [f"{len(others):,} files are left out, since their names say no split: {named(others, 3)}"] if others else []
+        [f"{len(others):,} files are left out, since their names do not contain a split: {named(others, 3)}"]
+        if others
+        else []
     )
     return used, [split for file in used if (split := splits[file])], notes
 
 
 def _image_column(files: Sequence[str], reading: Reading) -> tuple[Column, list[str]]:
-    """Return the column of images, and a note if others are left out.
+    """Return the column of images, and a note if other columns of images are not used.
 
     Raises:
-        UserError: There are several that may be meant, or a file lacks it.
+        UserError: Several columns may be meant, or a file does not have the column.
     """
     columns = {column.name: column for column in parquet_images.image_columns(files[0])}
     given = reading.columns["path"]
     usual = [name for name in columns if name in parquet_images.USUAL_NAMES]
-    fitting = [given] if given != "path" else list(columns) if len(columns) == 1 else usual
-    if len(fitting) != 1 or fitting[0] not in columns:
-        wrong = f"no column of images is called {given!r}" if given != "path" else "several columns hold images"
+    candidates = [given] if given != "path" else list(columns) if len(columns) == 1 else usual
+    if len(candidates) != 1 or candidates[0] not in columns:
+        problem = f"there is no column of images {given!r}" if given != "path" else "several columns contain images"
         raise UserError(
-            f"{files[0]}: {wrong}; there is {named([repr(name) for name in columns])}. Name the column of images with"
+            f"{files[0]}: {problem}. The columns of images are {named([repr(name) for name in columns])}. Name one with"
             " --path_column."
         )
-    column = columns[fitting[0]]
+    column = columns[candidates[0]]
     for file in files:
         if column not in parquet_images.image_columns(file):
-            raise UserError(f"{file}: it has no column {column.name!r} of images as {files[0]} has. Move it away.")
+            raise UserError(
+                f"{file}: there is no column of images {column.name!r}, but {files[0]} has one. Leave the file out"
+                " with --exclude."
+            )
     others = [name for name in columns if name != column.name]
     note = (
         f"the images in the column {column.name!r} are read, those in {', '.join(others)} are not (see --path_column)"
@@ -147,7 +157,7 @@ def _image_column(files: Sequence[str], reading: Reading) -> tuple[Column, list[
 
 
 def _table(src: str, files: Sequence[str]) -> pa.Table:
-    """Read all columns that may hold labels, splits and groups."""
+    """Read all columns that may contain labels, splits and groups."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -165,7 +175,7 @@ def _table(src: str, files: Sequence[str]) -> pa.Table:
 
 
 def _may_be_label(field: pa.Field) -> bool:
-    """Whether a column is none of bytes and none of embeddings."""
+    """Whether a column contains neither bytes nor lists of numbers such as embeddings."""
     import pyarrow as pa
 
     kind = field.type.value_type if pa.types.is_list(field.type) else field.type
@@ -174,7 +184,7 @@ def _may_be_label(field: pa.Field) -> bool:
 
 
 def _class_names(files: Sequence[str]) -> dict[str, list[str]]:
-    """Return the names of the classes by column, as the first file with metadata has them."""
+    """Return column -> names of its classes, from the first file with metadata."""
     import pyarrow.parquet as pq
 
     return next((names for file in files if (names := parquet_images.class_names(pq.read_schema(file)))), {})
@@ -183,14 +193,14 @@ def _class_names(files: Sequence[str]) -> dict[str, list[str]]:
 def _with_label_column(
     src: str, table: pa.Table, names: dict[str, list[str]], reading: Reading
 ) -> tuple[Reading, list[str]]:
-    """Take the column of labels that the metadata describes, if none is named and none is called label."""
+    """Use the column of labels in the metadata, if no column is given and none is called label."""
     described = [name for name in names if name in table.column_names]
     if reading.label_columns or reading.columns["label"] != "label" or "label" in table.column_names or not described:
         return reading, []
     if len(described) > 1:
         raise UserError(
-            f"{src}: the columns {', '.join(described)} all hold classes. Name the one that is meant, such"
-            f" as --label_column={described[0]}."
+            f"{src}: the columns {', '.join(described)} all contain classes. Name the column of labels, for example"
+            f" --label_column={described[0]}."
         )
     chosen = dataclasses.replace(reading, columns={**reading.columns, "label": described[0]})
     return chosen, [f"the column {described[0]!r} is read as the labels (see --label_column)"]
@@ -199,7 +209,7 @@ def _with_label_column(
 def _labels(
     src: str, table: pa.Table, columns: dict[str, str], reading: Reading, names: dict[str, list[str]]
 ) -> tuple[list[str], dict[int, str]]:
-    """Return the class name of each row, "" where there is none, and why rows with a label have no name."""
+    """Return the class name of each row ("": no label), and row -> why its label has no name."""
     import pyarrow as pa
 
     if reading.label_columns:
@@ -209,9 +219,9 @@ def _labels(
         return manifest_labels.read(src, table, column, "", {*reading.classes, *names.get(column, ())}), {}
     known = names[column]
     values = [_NO_LABEL if value is None else value for value in table.column(column).to_pylist()]
-    reason = f"its label {{}} has no name: the table's metadata has {len(known):,} names"
-    wrong = {row: reason.format(value) for row, value in enumerate(values) if not _NO_LABEL <= value < len(known)}
-    return ["" if value == _NO_LABEL or row in wrong else known[value] for row, value in enumerate(values)], wrong
+    reason = f"its label {{}} has no name: the metadata of the table has {len(known):,} names"
+    unnamed = {row: reason.format(value) for row, value in enumerate(values) if not _NO_LABEL <= value < len(known)}
+    return ["" if value == _NO_LABEL or row in unnamed else known[value] for row, value in enumerate(values)], unnamed
 
 
 def _splits(
@@ -229,14 +239,14 @@ def _left_out(
     columns: dict[str, str],
     unnamed: Collection[int],
 ) -> Iterator[str]:
-    """Say how many rows have no label, and in which splits."""
+    """Yield a note on the rows without a label, with their number per split."""
     missing = [row for row, label in enumerate(labels) if not label and row not in unnamed]
     if missing:
         counts = collections.Counter(splits[row] for row in missing) if splits else {}
         where = "".join(f", {count:,} in {split}" for split, count in counts.items())
         yield (
             f"{len(missing):,} of {len(labels):,} rows are left out, since they have no label in the column"
-            f" {columns.get('label')!r}{where}, such as {paths[missing[0]]}"
+            f" {columns.get('label')!r}{where}, for example {paths[missing[0]]}"
         )
 
 

@@ -1,8 +1,9 @@
-"""CSVs of pixels, a line an image: its class name and all values 0..255, row by row, channel last.
+"""Read and write CSVs of pixels, with one image per line.
 
-The header that is written here names each value by its place, from which the shape is read: `label,1x1,1x2,…,28x28` for
-grey, `label,1x1r,1x1g,1x1b,…,64x64b` for color: row x column, from 1. Headers of others count the values:
-`label,pixel0,…,pixel783`. Such images are square, in grey or, with three values per pixel, in RGB.
+A line has the class name and all values 0..255, row by row, channel last. The header that `to_csv` writes names each
+value by row x column, from 1, and so gives the shape: `label,1x1,1x2,…,28x28` for gray,
+`label,1x1r,1x1g,1x1b,…,64x64b` for color. Headers of other programs only count the values: `label,pixel0,…,pixel783`.
+Such images must be square, in gray or, with three values per pixel, in RGB.
 """
 
 from __future__ import annotations
@@ -22,32 +23,32 @@ from PIL import Image
 
 from tfrecord_tools.images import recode
 
-_FIRST = re.compile(rb'(?:\xef\xbb\xbf)?"?label"?,"?1x1r?"?(?:,|\r?\n)')  # Spreadsheets put a byte order mark first.
+_FIRST = re.compile(rb'(?:\xef\xbb\xbf)?"?label"?,"?1x1r?"?(?:,|\r?\n)')  # Spreadsheets write a byte order mark.
 _COUNTED = re.compile(r"((?:pixels?|px|pix|p|x|v|feature|attr)?[ _-]?)(\d+)", re.IGNORECASE)
 _LABELS = frozenset({"label", "labels", "class", "target", "digit", "category", "y", "letter", "emotion"})
 _IDS = frozenset({"id", "imageid", "image_id", "index", "unnamed: 0"})
 _BESIDE = (".csv", ".tsv", ".txt", ".md", ".json", ".pdf")
 _DELIMITERS = ",;\t|"
-_MIN_COUNTED = 64  # Images of 8 x 8 pixels; fewer columns with numbers may be anything.
+_MIN_COUNTED = 64  # 8 x 8 pixels. Fewer numbered columns may be anything.
 _MAX_HEADER_BYTES = 1 << 22
 _LAST = re.compile(rb'"?(\d+)x(\d+)(b?)"?\s*$')
 _HEAD_BYTES = 64
-_SHOWN_BYTES = 20  # Of a wrong value.
+_SHOWN_BYTES = 20  # Bytes of an invalid value in a message.
 _VALUES = {b"%d" % value: value for value in range(256)}
 _LABEL = re.compile(rb'"((?:[^"]|"")*)"\s*(?:,|$)|([^,\r\n]*)(?:,|$)?')
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What the first line of a CSV of pixels says.
+    """The content of the first line of a CSV of pixels.
 
     Attributes:
         shape: Height, width, channels.
-        label: The column of the class name, from 0; None without one.
-        first: The first column of pixels.
-        columns: How many columns there are.
-        delimiter: What separates them.
-        counted: The columns have numbers, so that the shape is a guess.
+        label: Number of the column of class names, from 0. None: there is none.
+        first: Number of the first column of pixels, from 0.
+        columns: Number of columns. 0: one more than the pixels.
+        delimiter: The character between the columns.
+        counted: The columns are only numbered, so the shape is a guess.
     """
 
     shape: tuple[int, int, int]
@@ -63,19 +64,19 @@ class Header:
 
     @property
     def plain(self) -> bool:
-        """Whether lines are as they are written here: the class name, then nothing but pixels."""
+        """Whether lines have the format of `to_csv`: the class name, then only pixels."""
         return self.label == 0 and self.first == 1 and self.delimiter == "," and self.columns in (0, 1 + self.size)
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Where an image lies in the file.
+    """The position of an image in the file.
 
     Attributes:
-        line: Its number in the file, from 1; the header is 1.
-        label: The class name.
-        offset: Of the line, in bytes.
-        length: Of the line, in bytes, with its end.
+        line: Number of the line, from 1. The header is line 1.
+        label: The class name. "": there is none.
+        offset: Position of the line in bytes.
+        length: Length of the line in bytes, with its line break.
     """
 
     line: int
@@ -85,7 +86,7 @@ class Row:
 
 
 def is_one(path: str) -> bool:
-    """Whether the file at `path` is a CSV of pixels, with class names or without."""
+    """Whether the file at `path` is a CSV of pixels, with or without class names."""
     try:
         if not os.path.isfile(path):
             return False
@@ -102,7 +103,7 @@ def is_one(path: str) -> bool:
 
 
 def files_in(directory: str, names: Sequence[str]) -> list[str]:
-    """Return the CSVs of pixels among a directory's entries; none if others are more than tables and texts."""
+    """Return the CSVs of pixels in a directory. [] if it has anything else than tables and texts."""
     csvs = []
     for name in names:
         if is_one(os.path.join(directory, name)):
@@ -113,17 +114,17 @@ def files_in(directory: str, names: Sequence[str]) -> list[str]:
 
 
 def header(height: int, width: int, channels: int) -> str:
-    """The first line of a CSV of images u8[height width channels], channels 1 or 3."""
+    """Return the first line of a CSV of images u8[height width channels]. `channels` is 1 or 3."""
     names = ("",) if channels == 1 else ("r", "g", "b")
-    places = (f"{y}x{x}{name}" for y in range(1, height + 1) for x in range(1, width + 1) for name in names)
-    return ",".join(("label", *places)) + "\n"
+    columns = (f"{y}x{x}{name}" for y in range(1, height + 1) for x in range(1, width + 1) for name in names)
+    return ",".join(("label", *columns)) + "\n"
 
 
 def read_shape(file: BinaryIO) -> tuple[int, int, int]:
-    """Read the header: height, width, channels.
+    """Read the header, and return height, width and channels.
 
     Raises:
-        ValueError: It does not say a shape.
+        ValueError: The header has no shape.
     """
     return read_header(file).shape
 
@@ -132,7 +133,7 @@ def read_header(file: BinaryIO) -> Header:
     """Read the first line.
 
     Raises:
-        ValueError: It does not say a shape.
+        ValueError: The line has no shape.
     """
     line = file.readline()
     counted = None if _FIRST.match(line) else _counted(line)
@@ -142,17 +143,20 @@ def read_header(file: BinaryIO) -> Header:
     height, width, channels = (int(last[1]), int(last[2]), 3 if last[3] else 1) if last else (0, 0, 1)
     if line.count(b",") != height * width * channels or not height:
         raise ValueError(
-            f"the header has {line.count(b','):,} columns of pixels and ends with {line[-20:].strip()!r}, which is no"
-            " shape: label,1x1,1x2,…,28x28 or label,1x1r,1x1g,1x1b,…,64x64b is expected"
+            f"the header has {line.count(b','):,} columns of pixels and ends with {line[-20:].strip()!r}, which does"
+            " not give a shape. It must be label,1x1,1x2,…,28x28 or label,1x1r,1x1g,1x1b,…,64x64b"
         )
     return Header((height, width, channels))
 
 
 def _counted(line: bytes) -> tuple[list[str], int, int, str] | None:
-    """Return the columns of a header that counts its pixels, where these start, how many they are, and the delimiter.
+    """Parse a header with numbered columns of pixels. None: it is something else.
 
-    They are neighbors with one name and numbers that go up by one from 0 or 1. Beside them there is one column with a
-    usual name of classes, or none with a name at all.
+    Columns of pixels are neighbors with the same name and the numbers 0, 1, 2, … or 1, 2, 3, …. Other columns must have
+    a usual name for classes or identifiers.
+
+    Returns:
+        The names of all columns, the first column of pixels, the number of columns of pixels, and the delimiter.
     """
     text = line.decode("utf-8-sig", "replace").rstrip("\r\n")
     delimiter = max(_DELIMITERS, key=text.count)
@@ -168,7 +172,7 @@ def _counted(line: bytes) -> tuple[list[str], int, int, str] | None:
             break
         count += 1
     others = [name for column, name in enumerate(names) if name and not first <= column < first + count]
-    # Numbers alone may be a row without any header, and beside an identifier they may be classes.
+    # Numbers only may be a row without a header. Numbers beside an identifier may be classes.
     clear = prefix or any(name.casefold() in _LABELS for name in others)
     usual = clear and all(name.casefold() in _LABELS | _IDS for name in others)
     return (names, first, count, delimiter) if count >= _MIN_COUNTED and usual else None
@@ -178,7 +182,8 @@ def _of_counted(names: Sequence[str], first: int, count: int, delimiter: str) ->
     labels = [column for column, name in enumerate(names) if name.casefold() in _LABELS]
     if len(labels) > 1:
         raise ValueError(
-            f"the header has {len(labels)} columns that may be the class: {', '.join(names[i] for i in labels)}"
+            f"the header has {len(labels)} columns that may be the class: {', '.join(names[i] for i in labels)}. Keep"
+            " one"
         )
     for channels in (1, 3):
         side = math.isqrt(count // channels)
@@ -186,19 +191,20 @@ def _of_counted(names: Sequence[str], first: int, count: int, delimiter: str) ->
             label = labels[0] if labels else None
             return Header((side, side, channels), label, first, len(names), delimiter, counted=True)
     raise ValueError(
-        f"the header has {count:,} columns of pixels. Images must be square: a square number of columns is expected,"
-        " such as 784 for 28 x 28 pixels in grey, or three times one for RGB"
+        f"the header has {count:,} columns of pixels. Images must be square: the number of columns must be a square"
+        " number, for example 784 for 28 x 28 pixels in gray, or three times a square number for RGB"
     )
 
 
 def rows(file: BinaryIO, header: Header | None = None) -> Iterator[Row]:
-    """Yield the lines behind the header, in the memory of one; the label is "" where there is none."""
+    """Yield the lines after the header. Only one line is in memory at a time."""
     offset = file.tell()
     plain = header is None or header.plain
     for number, line in enumerate(file, 2):
         if line.strip():
             label = _label(line) if header is None or plain else _label_at(line, header)
-            yield Row(number, sys.intern(label.decode("utf-8", "surrogateescape")), offset, len(line))  # One a class.
+            # One string object per class.
+            yield Row(number, sys.intern(label.decode("utf-8", "surrogateescape")), offset, len(line))
         offset += len(line)
 
 
@@ -215,38 +221,38 @@ def _fields(line: bytes, header: Header) -> list[bytes]:
 
 
 def line(label: str, pixels: np.ndarray) -> str:
-    """Writes an image u8[h w c] with its class name, in quotes where it needs them (RFC 4180)."""
+    """Return the line of an image u8[h w c]. The class name is quoted if necessary (RFC 4180)."""
     quoted = '"' + label.replace('"', '""') + '"' if {",", '"'} & set(label) else label
     return ",".join((quoted, *map(str, pixels.ravel().tolist()))) + "\n"
 
 
 def to_png(text: bytes, header: Header) -> bytes:
-    """Make a PNG of a line.
+    """Convert a line to a PNG.
 
     Raises:
-        ValueError: The line has not as many values as the header says, or others than 0..255.
+        ValueError: The line has another number of values than the header, or a value outside of 0..255.
     """
     shape, fields = header.shape, _values(text, header)
     if len(fields) != header.size:
-        raise ValueError(f"{len(fields):,} pixel values, where the header says {header.size:,}")
+        raise ValueError(f"{len(fields):,} pixel values in its line, but {header.size:,} in the header")
     try:
         pixels = np.array([_VALUES[field] for field in fields], np.uint8).reshape(shape)
     except KeyError:
         position, wrong = next((position, field) for position, field in enumerate(fields, 1) if field not in _VALUES)
         shown = wrong[:_SHOWN_BYTES].decode("utf-8", "backslashreplace")
-        raise ValueError(f"pixel value {position:,} is {shown!r}; a whole number of 0 to 255 is expected") from None
+        raise ValueError(f"pixel value {position:,} is {shown!r}. It must be a whole number from 0 to 255") from None
     return recode.encoded(Image.fromarray(pixels[:, :, 0] if shape[2] == 1 else pixels), "PNG", quality=0)
 
 
 def _values(text: bytes, header: Header) -> list[bytes]:
-    """Return the fields of a line that are pixels, as they are written."""
+    """Return the fields of a line that are pixels, as written."""
     if header.plain:
-        values = text[_LABEL.match(text).end() :].strip()  # type: ignore[union-attr]  # It may be "".
+        values = text[_LABEL.match(text).end() :].strip()  # type: ignore[union-attr]  # The expression also matches "".
         fields = _fields(values, header) if b'"' in values else values.split(b",") if values else []
         return [field.strip() for field in fields]
     fields = [field.strip() for field in _fields(text, header)]
     more = len(fields) - header.columns
-    return fields[header.first : header.first + header.size + max(more, 0)]  # Too many are to be noticed.
+    return fields[header.first : header.first + header.size + max(more, 0)]  # With extra fields, `to_png` reports them.
 
 
 def _label(line: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Images in CSVs of pixels: each line is read as a PNG."""
+"""Read images from CSVs of pixels. Each line is converted to a PNG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfrecord_tools.sources.base import SPAN, Content, Listing, ReadError
 
 @dataclasses.dataclass(frozen=True)
 class PixelCsv:
-    """Rows of pixel values in CSV files of one directory, each read as a PNG."""
+    """A store: the rows of pixel values in CSV files of one directory, each read as a PNG."""
 
     root: str
     headers: dict[str, pixel_csv.Header]  # By file name.
@@ -34,7 +34,7 @@ class PixelCsv:
 
 
 def list_csvs(root: str, names: list[str]) -> Listing:
-    """List the lines of CSV files in the directory `root`."""
+    """List the lines of the CSV files `names` in the directory `root`."""
     paths: list[str] = []
     labels: list[str] = []
     offsets, lengths, mtimes = array("q"), array("q"), array("q")
@@ -75,15 +75,15 @@ def _header(path: str) -> pixel_csv.Header:
 
 def _why_no_pixels(headers: list[pixel_csv.Header]) -> str:
     if any(header.label is not None for header in headers):
-        return "a CSV of pixels without a line behind its header."
-    return "a CSV of pixels without class names. A column named label is expected beside the pixels."
+        return "the CSV of pixels has no lines after its header."
+    return "the CSV of pixels has no class names. It must have a column named label."
 
 
 def _notes(root: str, headers: dict[str, pixel_csv.Header]) -> Iterator[str]:
-    """Say which shape was guessed, and which files have no class names."""
+    """Yield a note on every guessed shape, and on every file without class names."""
     counted = {header.shape: header.size for header in headers.values() if header.counted and header.label is not None}
     for (height, width, channels), size in counted.items():
-        color = "grey" if channels == 1 else "RGB, the three values of a pixel side by side"
+        color = "gray" if channels == 1 else "RGB, the three values of a pixel side by side"
         yield f"{size:,} pixel columns are read as {height} x {width} pixels in {color}"
     for name in (name for name, header in headers.items() if header.label is None):
         with open(os.path.join(root, name), "rb") as file:

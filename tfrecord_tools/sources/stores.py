@@ -1,4 +1,4 @@
-"""Where images lie: a directory, a zip or tar archive, a CSV of pixels. Listed once, then read at random."""
+"""Open a directory, a zip or tar archive, or a CSV of pixels as a store, and list its images."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ _COMPRESSED = {b"\x1f\x8b": "gunzip -k", b"BZh": "bunzip2 -k", b"\xfd7zXZ": "unx
 
 
 def check_exists(src: str) -> None:
-    """Raises UserError if there is nothing at `src`; a URL is not looked up."""
+    """Raise a UserError if `src` does not exist. URLs are not checked."""
     if not files.is_url(src) and not os.path.exists(src):
-        raise UserError(
-            f"--src={src}: no such file or directory. A directory of images, an archive, or a manifest is expected."
-        )
+        raise UserError(f"--src={src}: does not exist. Pass a directory of images, an archive, or a manifest.")
 
 
 def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -> Listing:
-    """Lists the images of a directory, an archive, or a CSV of pixels (or a directory of nothing but these).
+    """List the images of a directory, an archive, or a CSV of pixels.
 
-    Hidden files and directories, `Thumbs.db` and `__MACOSX` are passed over; links are followed in directories.
+    A directory may also hold CSVs of pixels instead of images.
+
+    Hidden files and directories, `Thumbs.db`, `desktop.ini` and `__MACOSX` are ignored. Links in directories are
+    followed.
 
     Args:
-        src: Where it lies.
-        strict: A directory below it that cannot be listed is an error; else it is among the rejected.
-        zip_encoding: Encoding of the names in an archive that does not say it.
+        src: Path of the directory, the archive or the CSV.
+        strict: A subdirectory that cannot be listed raises a UserError. If False, it is rejected.
+        zip_encoding: Encoding of the names in an archive that does not name its encoding. None: UTF-8.
 
     Raises:
-        UserError: There is no such thing, or it is none of these.
+        UserError: `src` does not exist, or is something else.
     """
     if os.path.isdir(src):
         if names := pixel_csv.files_in(src, [entry.name for entry in entries(src, "")]):
@@ -48,7 +49,7 @@ def list_store(src: str, strict: bool = True, zip_encoding: str | None = None) -
     try:
         archive = tarfile.open(src, "r:", encoding=zip_encoding or "utf-8")  # noqa: SIM115  Closed below.
     except tarfile.TarError as error:
-        if not zipfile.is_zipfile(src):  # Asked second: it would also take a tar for one, of which a member is a zip.
+        if not zipfile.is_zipfile(src):  # Checked second: True also for a tar archive with a zip in it.
             raise UserError(f"--src={src}: {_why_not(src, error)}") from error
         return archives.list_zip(src, zip_encoding)
     with archive:
@@ -61,11 +62,12 @@ def _why_not(src: str, error: Exception) -> str:
     for signature, command in _COMPRESSED.items():
         if start.startswith(signature):
             return (
-                f"a compressed file, of which nothing can be read at random. Run `{command} {shlex.quote(src)}` first."
+                f"images cannot be read from a compressed file. Run `{command} {shlex.quote(src)}` first, and pass the"
+                " result."
             )
     if start.startswith(archives.ZIP_SIGNATURE):
-        return f"a zip archive that was cut off: its directory, which is at the end, is missing. {archives.REMEDY}"
+        return f"the zip archive is incomplete: the directory at its end is missing. {archives.REMEDY}"
     return (
-        f"neither a directory, nor a zip or tar archive ({error}), nor a CSV of pixels (header label,1x1,1x2,…)."
-        f" It starts with {start!r}."
+        f"not a directory, a zip or tar archive ({error}), or a CSV of pixels (header label,1x1,1x2,…). It begins"
+        f" with {start!r}."
     )

@@ -1,4 +1,4 @@
-"""Tables as people save them: Parquet, or CSV in any usual dialect and encoding, all values of which are text."""
+"""Read tables: Parquet, or CSV with any usual delimiter and encoding. All values of a CSV are text."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DELIMITERS = (",", ";", "\t", "|")
 _PROBED_LINES = 200
 _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",  # Before UTF-16, whose mark this one begins with.
+    codecs.BOM_UTF32_LE: "utf-32",  # Before UTF-16: its mark is the beginning of this one.
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
-_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n')  # Excel's own way to say it, in a line before the header.
+_SEPARATOR = re.compile(r'"?sep=(.)"?\r?\n')  # Excel names the delimiter in a line before the header.
 _SEPARATORS = frozenset("\t" + "".join(map(chr, range(32, 127)))) - {'"'}
-_EXPECTED = "A CSV in UTF-8, its values separated by commas, semicolons, tabs or |, or a Parquet file is expected."
+_EXPECTED = "Pass a Parquet file, or a CSV in UTF-8 with values separated by commas, semicolons, tabs or |."
 
 
 def read(path: str, encoding: str | None = None, known: Collection[str] = ()) -> tuple[pa.Table, str]:
@@ -38,14 +38,14 @@ def read(path: str, encoding: str | None = None, known: Collection[str] = ()) ->
 
     Args:
         path: The file.
-        encoding: The encoding of a CSV. None: UTF-8, or that of its byte order mark.
-        known: Names of columns, by which the delimiter is told where several are possible.
+        encoding: The encoding of a CSV. None: the one of its byte order mark, else UTF-8.
+        known: Expected column names. They decide where several delimiters are possible.
 
     Returns:
-        The table, all columns of a CSV as text, and the delimiter ("" for Parquet).
+        The table (all columns of a CSV as text), and the delimiter ("" for Parquet).
 
     Raises:
-        UserError: It cannot be read.
+        UserError: The file cannot be read.
     """
     import pyarrow as pa
 
@@ -62,33 +62,35 @@ def read(path: str, encoding: str | None = None, known: Collection[str] = ()) ->
 def _read_parquet(path: str) -> pa.Table:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(path).read()  # pq.read_table would add columns from the names of its directories.
+    return pq.ParquetFile(path).read()  # pq.read_table would add columns from the directories' names.
 
 
 def _decoded(data: bytes, path: str, encoding: str | None) -> str:
     """Return the text of a CSV.
 
     Raises:
-        UserError: It is in another encoding, or not a text.
+        UserError: The text is in another encoding, or the file is not a text.
     """
     if data.startswith(b"PK\x03\x04"):
-        raise UserError(f"{path}: an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8.")
+        raise UserError(
+            f"{path}: is an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8."
+        )
     if data.startswith(b"PAR1"):
-        raise UserError(f"{path}: a Parquet file by another name. Its name must end with .parquet.")
+        raise UserError(f"{path}: is a Parquet file, but its name does not end with .parquet. Rename it.")
     marked = next((name for mark, name in _MARKS.items() if data.startswith(mark)), None)
     chosen = encoding or marked or "utf-8"
     try:
         text = data.decode(chosen)
     except LookupError as error:
         raise UserError(
-            f"--manifest_encoding={encoding}: not an encoding. Names such as utf-8, cp1252, cp949, cp932 or gb18030"
-            " are known."
+            f"--manifest_encoding={encoding}: is not a known encoding. Use a name such as utf-8, cp1252, cp949, cp932"
+            " or gb18030."
         ) from error
     except UnicodeDecodeError as error:
         row = data.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}: line {row:,} is not {chosen}: its bytes {data[error.start : error.start + 4]!r} are no character."
-            " Save the table as UTF-8, or name its encoding, such as --manifest_encoding=cp1252 (Western Europe),"
+            f"{path}: line {row:,} is not in {chosen}: the bytes {data[error.start : error.start + 4]!r} are not valid."
+            " Save the table as UTF-8, or name its encoding, for example --manifest_encoding=cp1252 (Western Europe),"
             " cp949 (Korea), cp932 (Japan) or gb18030 (China)."
         ) from error
     if "\0" in text[:4096]:
@@ -105,8 +107,8 @@ def _read_csv(text: str, path: str, known: Collection[str]) -> tuple[pa.Table, s
         text = text[first.end() :]
         if first[1] not in _SEPARATORS:
             raise UserError(
-                f"{path}: its first line says that {first[1]!r} separates the values. An ASCII character is expected"
-                " there, such as ; in sep=;. Write a copy without this line, its values separated by commas."
+                f"{path}: the first line names {first[1]!r} as the separator. It must be an ASCII character, for"
+                " example sep=;. Write a copy without this line, with values separated by commas."
             )
     delimiter = first[1] if first else delimiter_of(text, known)
     parse = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values='"' in text)
@@ -120,27 +122,28 @@ def _read_csv(text: str, path: str, known: Collection[str]) -> tuple[pa.Table, s
 
 
 def delimiter_of(text: str, known: Collection[str] = ()) -> str:
-    """Return what separates the values of a CSV: the delimiter by which its lines have most columns, and equally many.
+    """Return the delimiter of a CSV.
 
-    A header with a known name decides first, so that commas in numbers or labels do not count.
+    It gives all lines the same number of columns, and the most columns. A delimiter that gives the header a known name
+    is preferred, so that commas in numbers or labels do not count.
     """
     lines = list(itertools.islice(io.StringIO(text, newline=""), _PROBED_LINES))
 
-    def merit(delimiter: str) -> tuple[bool, bool, int]:
+    def score(delimiter: str) -> tuple[bool, bool, int]:
         rows = [row for row in csv.reader(lines, delimiter=delimiter) if row]
         header = [name.strip().casefold() for name in rows[0]] if rows else []
-        even = all(len(row) == len(header) for row in rows[:-1])  # The last one may be cut.
+        even = all(len(row) == len(header) for row in rows[:-1])  # The last row may be incomplete.
         return len(header) > 1 and not known_names.isdisjoint(header), even and len(header) > 1, len(header)
 
     known_names = {name.casefold() for name in known}
     try:
-        return max(DELIMITERS, key=merit)
-    except csv.Error:  # A field of more than 128 KiB.
+        return max(DELIMITERS, key=score)
+    except csv.Error:  # A field longer than 128 KiB.
         return ","
 
 
 def texts(table: pa.Table, column: str) -> list[str]:
-    """Return a column as text, without spaces at the ends, "" for what is missing; whole floats as whole numbers."""
+    """Return a column as text without surrounding spaces. Missing values and NaN become ""."""
     import pyarrow as pa
 
     array = table.column(column)
@@ -156,16 +159,16 @@ def _text(value: object) -> str:
 
 
 def normal(name: str) -> str:
-    """Return a column's name without what differs from table to table: capitals, spaces, dashes, a plural s."""
+    """Return a column name in lower case, without spaces, dashes, underscores and a plural s."""
     letters = re.sub(r"[\W_]+", "", name.casefold())
     return letters[:-1] if letters.endswith("s") and not letters.endswith(("ss", "is")) else letters
 
 
 def repeated(names: Sequence[str]) -> list[str]:
-    """Return the names that several columns have."""
+    """Return the names that occur more than once."""
     return [name for name, count in collections.Counter(names).items() if count > 1]
 
 
 def is_table(path: str) -> bool:
-    """Whether a file's name says that it is a table."""
+    """Whether the file exists and its name ends with .csv, .tsv or .parquet."""
     return path.lower().endswith(ENDINGS) and os.path.isfile(path)
