@@ -232,7 +232,7 @@ CALLED_FOR = {
     "scratch": recipes.scratch(),
     "scratch --backbone=MobileNetV2": recipes.scratch(backbone="MobileNetV2"),
     "scratch --recipe=reference": recipes.scratch_reference(),
-    "scratch --recipe=reference --augment=document": recipes.scratch_reference(augmented=True),
+    "scratch --recipe=reference --augment=reference": recipes.scratch_reference(augmented=True),
     "features": recipes.features(),
     "features --head=linear": recipes.features(head="linear"),
     "features --recipe=reference": recipes.features_reference(),
