@@ -210,9 +210,9 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
         (
             {"src": "pets/train/cats"},
-            r"no images in class directories\. 5 images are not in a class directory, for example 000\.jpg\.",
+            r"no images in class directories\. 5 images are not in a class directory, for example 000\.jpg",
         ),
-        ({"src": "one"}, r"--src=one: there is only one class, 'cats'"),
+        ({"src": "one"}, r"--src=one: there is only one class, 'cats'\. A classifier needs at least two\."),
         ({"src": ""}, r"--src is missing\. Pass a directory of images such as .*, an archive, or a manifest\."),
         ({"out": "pets/out"}, r"--out=pets/out: is inside --src=pets, .* Choose a directory outside --src\."),
         ({"out": "pets"}, r"--out=pets: is inside --src=pets"),
@@ -223,7 +223,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ({"out": "notes.txt/out"}, r"notes\.txt/out\.partial: cannot be created: Not a directory\. Choose another"),
         (
             {"classes": ["cat", "dogs"]},
-            r"--classes: 'cat' is not a class with files in .*\. There are classes such as cats\.",
+            r"--classes: 'cat' is not a class with files in pets\. There are classes such as cats\.",
         ),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: must be one of skip, repair, fail\."),
