@@ -1,4 +1,4 @@
-# Two commands do all the set-up: `make demo` and `make test`. Both reuse what is there.
+# `make demo` and `make test` set up everything that they need. Running them again skips what is finished.
 
 PYTHON ?= python3
 SAMPLE := demo/cat_dog_img
@@ -6,20 +6,21 @@ SRC ?= $(SAMPLE)
 WEIGHTS ?= none
 
 VENV := .venv
-# Its own: PyTorch takes gigabytes, and Apache Beam holds Pillow, protobuf and pyarrow at earlier versions.
+# A second environment, because PyTorch takes gigabytes and Apache Beam needs older Pillow, protobuf and pyarrow.
 INTEROP := .venv-interop
 RUN := $(VENV)/bin/python
-# One place for each source and kind of weights, so that a second call finds what the first one made.
+# Each source and kind of weights has its own directories, so that a second call finds the work of the first.
 NAME := $(subst /,_,$(SRC))
 OUT := demo/out/$(NAME)
 RUN_DIR := demo/runs/$(NAME)-$(subst /,_,$(WEIGHTS))
 
 UNIT := tests/layout tests/images tests/sources tests/conversion tests/card tests/foreign
 
-# From random weights, on drawings: small pictures, whole, since nothing lies around the animals.
+# Training from random weights on drawings: small images without a crop, because the drawings have no margin.
 TRAINING := $(if $(filter none,$(WEIGHTS)),--image_size=96 --crop=0 --epochs=30,--image_size=160)
 
 .PHONY: demo test test-unit test-slow test-interop coverage clean
+.PHONY: architecture release-check docs pictures
 
 $(VENV)/installed: EXTRAS := dev
 $(INTEROP)/installed: EXTRAS := dev,interop
@@ -43,21 +44,45 @@ test: $(VENV)/installed
 	$(VENV)/bin/lint-imports --no-cache
 	$(RUN) -m pytest
 
-# The rooms from layout to card: no training, few processes.
+# Tests of the rooms from layout to card, without training.
 test-unit: $(VENV)/installed
 	$(RUN) -m pytest -m 'not slow and not gpu and not interop' $(UNIT)
 
-# Line and branch coverage of the quick tests, commands in their own processes among them, the least covered file first.
+# Line and branch coverage of the quick tests, also of commands in other processes. The least covered file comes first.
 coverage: $(VENV)/installed
 	$(RUN) -m coverage erase
 	$(RUN) -m pytest --cov --cov-report=
 	$(RUN) -m coverage report --show-missing --skip-covered --sort=cover
 
-test-slow: $(VENV)/installed
+test-slow: $(VENV)/docs-installed
 	$(RUN) -m pytest -m slow
 
 test-interop: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m pytest -m interop
 
+# What builds the documentation. It is not needed for anything else.
+$(VENV)/docs-installed: $(VENV)/installed
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+# The documentation as a site in site/, without a network. Broken links are errors.
+docs: $(VENV)/docs-installed
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
+	@echo "Read it: $(RUN) -m http.server --directory=site"
+
+# The commands of the tutorial, their output in its page, and the pictures. Half an hour; it needs Chromium.
+# Without a connection: make pictures WEIGHTS=FILE, ImageNet's weights of MobileNet (alpha=0.25) without top.
+pictures: $(VENV)/installed
+	$(RUN) -m tools.pictures demo/tutorial --write $(if $(wildcard $(WEIGHTS)),--weights="$(WEIGHTS)")
+
+# The drawing of the rooms and the index of the decisions in docs/.
+architecture: $(VENV)/installed
+	@$(RUN) -m tools.architecture
+	@$(RUN) -m tools.decisions
+
+# Whether the current commit can be released; BUILD_NOTES.md has the steps of a release.
+release-check: $(VENV)/installed
+	@$(RUN) -m tools.release_check
+
 clean:
-	rm -rf $(VENV) $(INTEROP) demo build *.egg-info .coverage*
+	rm -rf $(VENV) $(INTEROP) demo build site *.egg-info .coverage*

@@ -1,4 +1,4 @@
-"""What the benchmarks share: images to work on, and processes that are measured."""
+"""Functions that the benchmarks share: they create images and measure processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TO_CSV = (sys.executable, "-m", "tfrecord_tools.to_csv")
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """A process that ended: its exit code, wall seconds and peak resident bytes."""
+    """A finished process: exit code, wall time in seconds and peak resident memory in bytes."""
 
     exit_code: int
     seconds: float
@@ -32,9 +32,9 @@ class Finished:
 
 
 def make_images(directory: Path, count: int, size: int = 32) -> None:
-    """Writes `count` different JPEGs of `size` x `size` pixels in two classes, class/image.
+    """Write `count` different JPEGs of `size` x `size` pixels in two class directories.
 
-    One image is encoded; the others differ from it by a comment segment (JPEG marker COM) with their number.
+    The images differ only in a comment segment (JPEG marker COM) with their number, so only one is encoded.
     """
     noise = np.random.default_rng(0).integers(0, 256, (size, size, 3), np.uint8)
     buffer = io.BytesIO()
@@ -42,14 +42,15 @@ def make_images(directory: Path, count: int, size: int = 32) -> None:
     start, rest = buffer.getvalue()[:2], buffer.getvalue()[2:]
     for number in range(count):
         name = ("cats", "dogs")[number % 2]
-        folder = directory / name / f"{name}-{number // 2000:04d}"  # Equal names below classes could be the classes.
+        # Directories with equal names in both classes could themselves be the classes.
+        folder = directory / name / f"{name}-{number // 2000:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         comment = b"\xff\xfe\x00\x0a%08d" % number
         (folder / f"{number:08d}.jpg").write_bytes(start + comment + rest)
 
 
 def run(command: Sequence[str], quiet: bool = True) -> Finished:
-    """Runs a command to its end."""
+    """Run a command and wait until it ends."""
     start = time.perf_counter()
     process = subprocess.Popen(
         command,
@@ -62,7 +63,7 @@ def run(command: Sequence[str], quiet: bool = True) -> Finished:
 
 
 def convert(*options: str) -> None:
-    """Converts as the flags say.
+    """Run `convert` with these flags.
 
     Raises:
         UserError: The conversion failed.
@@ -73,12 +74,12 @@ def convert(*options: str) -> None:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has taken so far."""
+    """Return the peak memory of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def images_a_second(batches: Iterable[Any], batch_size: int, count: int) -> float:
-    """Reads `count` images after a warm-up of a tenth, and at least a shuffle buffer's worth."""
+def images_per_second(batches: Iterable[Any], batch_size: int, count: int) -> float:
+    """Measure the reading of `count` images, after a warm-up of a tenth of them, at least 1,000."""
     iterator = iter(batches)
     for _ in range(max(count // 10, 1000) // batch_size):
         next(iterator)
@@ -89,5 +90,5 @@ def images_a_second(batches: Iterable[Any], batch_size: int, count: int) -> floa
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """All files below a directory, by relative path."""
+    """Return the content of all files below a directory, by relative path."""
     return {str(p.relative_to(directory)): p.read_bytes() for p in sorted(directory.rglob("*")) if p.is_file()}

@@ -1,6 +1,6 @@
-"""Conversion against a TFDS builder that checks nothing, and against the limit of the JPEG decoder, side by side.
+"""Compare the conversion with a TFDS builder that checks nothing, and with the JPEG decoder alone.
 
-Whole processes are timed at two numbers of images; their difference is the steady state, without start-up.
+Whole processes are timed for two numbers of images. The difference gives the steady state, without the start.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import jpeg
 
-_PEER = "import sys; from benchmarks.tfds_peer import write; write(*sys.argv[1:])"  # TFDS refuses builders of a main.
+_PEER = (
+    "import sys; from benchmarks.tfds_peer import write; write(*sys.argv[1:])"  # TFDS refuses builders in `__main__`.
+)
 
 
 def copy_photos(photos: Path, directory: Path, times: int) -> int:
-    """Copies split/class/image `times` over; returns the number of files."""
+    """Copy each image of split/class/image `times` times; return the number of files."""
     count = 0
     for path in sorted(photos.rglob("*.jpg")):
         folder = directory / path.parent.relative_to(photos)
@@ -38,7 +40,7 @@ def copy_photos(photos: Path, directory: Path, times: int) -> int:
 
 
 def decode_all(paths: Sequence[str]) -> int:
-    """The least that proves JPEGs sound: all entropy decoding, 1/8 of the size."""
+    """Do the least work that verifies JPEGs: decode all entropy-coded data, at 1/8 of the size."""
     for path in paths:
         with open(path, "rb") as file:
             jpeg.decodes_cleanly(file.read())
@@ -46,7 +48,7 @@ def decode_all(paths: Sequence[str]) -> int:
 
 
 def decoder_limit(source: Path, processes: int) -> float:
-    """Images a second that `processes` can prove sound, once they have started."""
+    """Return the images/s that `processes` can verify, without the start."""
     paths = [str(path) for path in sorted(source.rglob("*.jpg"))]
     parts = [paths[i : i + 256] for i in range(0, len(paths), 256)]
     with ProcessPoolExecutor(processes) as pool:
@@ -57,7 +59,7 @@ def decoder_limit(source: Path, processes: int) -> float:
 
 
 def seconds(arguments: Sequence[str], out: Path) -> float:
-    """Wall time of a whole process that writes `out`, which is then removed."""
+    """Return the wall time of a process that writes `out`, then remove `out`."""
     finished = common.run(arguments)
     if finished.exit_code:
         raise UserError(f"{' '.join(arguments)} failed with exit code {finished.exit_code}")
@@ -66,13 +68,13 @@ def seconds(arguments: Sequence[str], out: Path) -> float:
 
 
 def compare(sources: dict[int, Path], work: Path, rounds: int) -> None:
-    """Prints medians: images a second of whole processes and in steady state, and ratios to TFDS round by round."""
+    """Print the median images/s of whole processes and in steady state, and the ratios to TFDS."""
     small, large = sorted(sources)
     makers = {
         "convert, --verify=full": ["--workers=2"],
         "convert, --verify=header": ["--workers=2", "--verify=header"],
         "convert, --verify=full, one worker": ["--workers=1"],
-        "TFDS builder, nothing verified": None,
+        "TFDS builder, no verification": None,
     }
     whole: dict[str, list[float]] = {name: [] for name in makers}
     steady: dict[str, list[float]] = {name: [] for name in makers}
@@ -90,7 +92,7 @@ def compare(sources: dict[int, Path], work: Path, rounds: int) -> None:
             whole[name].append(large / times[large])
             steady[name].append((large - small) / (times[large] - times[small]))
         limits.append(decoder_limit(sources[large], 2))
-    print(f"{large:,} photographs, medians of {rounds} rounds, images a second (ratio to TFDS)")
+    print(f"{large:,} photographs, images/s (ratio to TFDS), medians of {rounds} rounds")
     print(f"  {'':<36} {'whole process':>20} {'steady state':>20}")
     peer = list(makers)[-1]
     for name in makers:
@@ -103,7 +105,7 @@ def compare(sources: dict[int, Path], work: Path, rounds: int) -> None:
     full = next(iter(makers))
     share = statistics.median(ours / theirs for ours, theirs in zip(steady[full], limits))
     print(f"  {'limit: decoder alone, two processes':<36} {'':>20} {limit:>20,.0f}")
-    print(f"  full verification reaches {share:.2f} of that limit in steady state")
+    print(f"  conversion with full verification reaches {share:.2f} of this limit in steady state")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -120,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.")
-    flags.DEFINE_integer("times", 10, "How many copies of each.")
-    flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.")
-    flags.DEFINE_string("work", None, "Where to write; default: the system's place for temporary files.")
+    flags.DEFINE_integer("times", 10, "Number of copies of each photograph.")
+    flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
+    flags.DEFINE_string("work", None, "Directory for temporary files. Default: the system's.")
     command.run(main)

@@ -1,6 +1,6 @@
-"""Conversion by two local processes against two of Apache Beam's own runner, in turn, as whole commands.
+"""Compare conversion by two local processes with two processes of Apache Beam's local runner.
 
-Both must write the same bytes; it fails where they do not.
+Whole commands are timed in turn. The benchmark fails if their files differ.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ENGINES = {
 
 
 def seconds(source: Path, out: Path, options: Sequence[str]) -> float:
-    """Wall time of a conversion into `out`, start included."""
+    """Return the wall time of a conversion into `out`, including its start."""
     arguments = [*common.CONVERT, f"--src={source}", f"--out={out}", *options]
     finished = common.run(arguments)
     if finished.exit_code:
@@ -33,19 +33,19 @@ def seconds(source: Path, out: Path, options: Sequence[str]) -> float:
 
 
 def compare(work: Path, images: int, image_size: int, rounds: int) -> None:
-    """Makes the images in `work` and prints the times of both engines, and the median of their ratios."""
+    """Create images in `work`, and print the times of both engines and the median of the ratios."""
     common.make_images(work / "images", images, image_size)
     times: dict[str, list[float]] = {name: [] for name in _ENGINES}
     for _ in range(rounds):
         for name, options in _ENGINES.items():
             times[name].append(seconds(work / "images", work / name, options))
         if common.contents(work / "local") != common.contents(work / "beam"):
-            raise UserError(f"local and beam made different files of {images:,} images")
+            raise UserError(f"local and beam wrote different files from {images:,} images")
         for name in _ENGINES:
             shutil.rmtree(work / name)
-    print(f"{images:,} images, {rounds} rounds, the same files from both; two processes each")
-    for name, found in times.items():
-        print(f"  {name:<6} {statistics.median(found):6.1f} s ({min(found):.1f}..{max(found):.1f})")
+    print(f"{images:,} images, {rounds} rounds, two processes each; both engines wrote the same files")
+    for name, seconds_of in times.items():
+        print(f"  {name:<6} {statistics.median(seconds_of):6.1f} s ({min(seconds_of):.1f}..{max(seconds_of):.1f})")
     ratios = [beam / local for local, beam in zip(times["local"], times["beam"])]
     print(f"  beam takes {statistics.median(ratios):.1f} times as long ({min(ratios):.1f}..{max(ratios):.1f})")
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("images", 5_000, "To convert.")
-    flags.DEFINE_integer("image_size", 160, "Height and width in pixels.")
-    flags.DEFINE_integer("rounds", 3, "Of which the medians are taken.")
+    flags.DEFINE_integer("images", 5_000, "Number of images to convert.")
+    flags.DEFINE_integer("image_size", 160, "Height and width of the images in pixels.")
+    flags.DEFINE_integer("rounds", 3, "Number of measurements; medians are printed.")
     command.run(main)

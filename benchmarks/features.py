@@ -1,6 +1,6 @@
-"""Features of a pretrained network, and a folder to a classifier, against the notes' own code, side by side.
+"""Compare feature extraction, and training from a folder, with the code of the reference recipe.
 
-Both in whole processes; the forward pass alone is measured on one batch that is there already.
+Whole processes are timed. The forward pass alone is measured on one batch in memory.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ BATCH = 32
 SECONDS = 10.0
 
 
-def notes(photos: str, weights: str, size: int) -> tuple[float, float, float]:
-    """Runs the notes' code: images a second of its extraction, seconds of all of it, accuracy."""
+def reference(photos: str, weights: str, size: int) -> tuple[float, float, float]:
+    """Run the code of the reference recipe; return images/s of the extraction, total seconds and accuracy."""
     out, seconds = _run("benchmarks.notes_peer", photos, weights, str(size))
     return _number("images_per_second", out), seconds, _number("accuracy", out)
 
 
 def ours(photos: str, weights: str, size: int, seed: int, work: Path) -> tuple[list[float], float, float]:
-    """Converts and trains: images a second of each extraction, seconds of both commands, accuracy."""
+    """Convert and train; return the images/s of each extraction, seconds of both commands and accuracy."""
     _, converting = _run("tfrecord_tools.convert", f"--src={photos}", f"--out={work / 'out'}")
     out, training = _run(
         "trainers.features",
@@ -52,8 +52,8 @@ def ours(photos: str, weights: str, size: int, seed: int, work: Path) -> tuple[l
     return rates, converting + training, accuracy
 
 
-def again(work: Path) -> float:
-    """Seconds that a second training needs for its features: they are read from disk, all of them here."""
+def seconds_of_reuse(work: Path) -> float:
+    """Return the seconds that a second training needs to read all its features from disk."""
     code = (
         "import sys, time; import numpy as np; began = time.perf_counter();"
         " [np.load(path, mmap_mode='r')[:].sum() for path in sys.argv[1:]]; print(time.perf_counter() - began)"
@@ -64,7 +64,7 @@ def again(work: Path) -> float:
 
 
 def forward_rate(weights: str, size: int) -> float:
-    """Images a second of the network on one batch in memory."""
+    """Return the images/s of the network on one batch in memory."""
     import tensorflow as tf
 
     from trainers.models import networks
@@ -78,7 +78,7 @@ def forward_rate(weights: str, size: int) -> float:
 
 
 def _run(module: str, *arguments: str) -> tuple[str, float]:
-    """Runs a command; returns what it printed, and its seconds."""
+    """Run a module; return its output and its seconds."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -101,9 +101,9 @@ def main(argv: Sequence[str]) -> None:
     given = flags.FLAGS
     photos, weights, size = given.photos, given.weights, given.image_size
     seconds, accuracies, shares, firsts = [], [], [], []
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as directory:
         for seed in range(given.seeds):
-            work = Path(place, str(seed))
+            work = Path(directory, str(seed))
             work.mkdir()
             forward = forward_rate(weights, size)
             rates, whole, accuracy = ours(photos, weights, size, seed, work)
@@ -112,21 +112,21 @@ def main(argv: Sequence[str]) -> None:
             firsts.append(rates[0])
             seconds.append(whole)
             accuracies.append(accuracy)
-        opened = again(work)
+        reading = seconds_of_reuse(work)
         count = sum(len(np.load(path, mmap_mode="r")) for path in (work / "features").glob("*/features.npy"))
-        notes_rate, notes_seconds, notes_accuracy = notes(photos, weights, size)
-    print(f"notes: {notes_rate:.1f} images/s, {notes_seconds:.1f} s, accuracy {notes_accuracy:.4f}")
+        reference_rate, reference_seconds, reference_accuracy = reference(photos, weights, size)
+    print(f"reference: {reference_rate:.1f} images/s, {reference_seconds:.1f} s, accuracy {reference_accuracy:.4f}")
     median = statistics.median(seconds)
-    gain = statistics.median(firsts) / notes_rate
-    print(f"extraction: {statistics.median(shares):.2f} of the forward pass, {gain:.2f} of the notes")
-    print(f"a second one: {count / opened:,.0f} images/s, {count / opened / notes_rate:,.0f} of the notes")
-    print(f"folder to classifier: {median:.1f} s, {median / notes_seconds:.2f} of the notes")
+    gain = statistics.median(firsts) / reference_rate
+    print(f"extraction: {statistics.median(shares):.2f} x the forward pass, {gain:.2f} x the reference")
+    print(f"reuse: {count / reading:,.0f} images/s, {count / reading / reference_rate:,.0f} x the reference")
+    print(f"folder to classifier: {median:.1f} s, {median / reference_seconds:.2f} x the reference")
     print(f"mean accuracy: {statistics.mean(accuracies):.4f}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
-    flags.DEFINE_string("weights", None, "Weights of MobileNetV2 without top.", required=True)
+    flags.DEFINE_string("weights", None, "Weights file of MobileNetV2 without top.", required=True)
     flags.DEFINE_integer("image_size", 160, "Height and width in pixels.")
-    flags.DEFINE_integer("seeds", 3, "How many trainings.")
+    flags.DEFINE_integer("seeds", 3, "Number of trainings.")
     command.run(main)

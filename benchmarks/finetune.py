@@ -1,7 +1,7 @@
-"""Fine-tunes on real photographs with default settings, several seeds; then kills trainings in each phase.
+"""Fine-tune on photographs with default settings and several seeds, or kill trainings in each phase.
 
-Prints accuracy of the last model and seconds of the whole command a seed; and with --kills whether a training
-that was killed that often in a phase ends with the same weights as the uninterrupted one, bit for bit.
+It prints the accuracy of the last model and the seconds of the whole command per seed. With --kills, it prints whether
+a training that was killed in a phase ends with exactly the same weights as a training that was not.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tfrecord_tools.errors import UserError
 
 
 def train_seeds(convert_out: Path, arguments: Sequence[str], seeds: Sequence[int], work: Path) -> None:
-    """Trains once a seed and prints a line each."""
+    """Train once per seed, and print a line for each."""
     accuracies = []
     for seed in seeds:
         run = work / f"seed{seed}"
@@ -40,11 +40,11 @@ def train_seeds(convert_out: Path, arguments: Sequence[str], seeds: Sequence[int
 
 
 def kill_phases(convert_out: Path, arguments: Sequence[str], kills: int, work: Path) -> None:
-    """Trains once undisturbed, and once a phase with `kills` kills at random moments of it."""
+    """Train once without kills, and once per phase with `kills` kills at random moments of the phase."""
     generator = random.Random(0)
     whole = _finetune(convert_out, work / "whole", arguments)
     seconds = _phase_seconds(whole)
-    print(f"undisturbed: {', '.join(f'{phase} {s:.0f} s' for phase, s in seconds.items())}", flush=True)
+    print(f"without kills: {', '.join(f'{phase} {s:.0f} s' for phase, s in seconds.items())}", flush=True)
     reference = _weights(work / "whole")
     for phase in list(seconds):
         run = work / f"killed-{phase}"
@@ -53,11 +53,11 @@ def kill_phases(convert_out: Path, arguments: Sequence[str], kills: int, work: P
             if not _kill_in(phase, _finetune(convert_out, run, arguments), after):
                 raise UserError(f"the training ended before it could be killed in phase {phase}")
         if common.run(_finetune(convert_out, run, arguments)).exit_code:
-            raise UserError(f"the training killed in phase {phase} did not go on; see {run}")
+            raise UserError(f"the training that was killed in phase {phase} did not continue; see {run}")
         same = all(np.array_equal(a, b) for a, b in zip(reference, _weights(run), strict=True))
         print(f"{kills} kills in phase {phase}: weights equal {same}", flush=True)
         if not same:
-            raise UserError(f"the training killed in {phase} ended with other weights; see {run}")
+            raise UserError(f"the training that was killed in phase {phase} ended with different weights; see {run}")
 
 
 def _finetune(convert_out: Path, run: Path, arguments: Sequence[str]) -> list[str]:
@@ -65,7 +65,7 @@ def _finetune(convert_out: Path, run: Path, arguments: Sequence[str]) -> list[st
 
 
 def _phase_seconds(words: Sequence[str]) -> dict[str, float]:
-    """Runs a training; how long each of its phases took."""
+    """Run a training; return the seconds of each phase."""
     starts: dict[str, float] = {}
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         for line in process.stdout or ():
@@ -77,7 +77,7 @@ def _phase_seconds(words: Sequence[str]) -> dict[str, float]:
 
 
 def _kill_in(phase: str, words: Sequence[str], after: float) -> bool:
-    """Starts a training and kills it `after` seconds of the phase; False if it ended by itself."""
+    """Start a training and kill it `after` seconds of the phase; return False if it ended before."""
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         for line in process.stdout or ():
             if line.startswith(f"phase {phase}"):
@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> None:
     ]
     work = Path(tempfile.mkdtemp())
     if common.run([*common.CONVERT, f"--src={given.photos}", f"--out={work / 'out'}"]).exit_code:
-        raise UserError(f"--photos={given.photos}: cannot be converted; try tfrecord_tools.convert on it")
+        raise UserError(f"--photos={given.photos}: cannot be converted. Run tfrecord_tools.convert to see the reason.")
     if given.kills:
         kill_phases(work / "out", [*arguments, "--checkpoint_every=7"], given.kills, work)
     else:
@@ -115,8 +115,8 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, train/ and validation/.", required=True)
-    flags.DEFINE_string("weights", None, "ImageNet weights of MobileNet(alpha=0.25) without top.", required=True)
+    flags.DEFINE_string("weights", None, "Weights file of MobileNet(alpha=0.25) without top.", required=True)
     flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds to train with.")
-    flags.DEFINE_integer("kills", 0, "Kills in each phase, instead of training with several seeds.")
-    flags.DEFINE_list("extra", [], "Further flags of trainers.finetune.")
+    flags.DEFINE_integer("kills", 0, "Number of kills in each phase. 0: train with several seeds instead.")
+    flags.DEFINE_list("extra", [], "Further flags for trainers.finetune.")
     command.run(main)

@@ -1,6 +1,7 @@
-"""PyTorch's DataLoader over records, beside torchvision's ImageFolder over the same files; the cost of random access.
+"""Compare PyTorch's DataLoader on records with torchvision's ImageFolder; measure random access.
 
-Both sides decode and resize with Pillow, in as many workers, fully shuffled: what differs is where the bytes come from.
+Both shuffle fully, and decode and resize with Pillow in the same number of workers. Only the source of the bytes
+differs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tfrecord_tools.records import Records, open_dataset
 
 
 class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """The images of records, u8[size size 3], and their labels."""
+    """A PyTorch dataset of images, u8[size size 3], and labels from records."""
 
     def __init__(self, records: Records, size: int):
         self._records, self._size = records, size
@@ -43,8 +44,8 @@ def pixels(image: Image.Image, size: int) -> torch.Tensor:
     return torch.from_numpy(np.array(image.resize((size, size), Image.Resampling.BILINEAR)))
 
 
-def images_a_second(data: torch.utils.data.Dataset[tuple[torch.Tensor, int]], batch_size: int, workers: int) -> float:
-    """One shuffled epoch, from the first batch on: starting the workers is not counted."""
+def images_per_second(data: torch.utils.data.Dataset[tuple[torch.Tensor, int]], batch_size: int, workers: int) -> float:
+    """Measure one shuffled epoch after its first batch, so that the workers' start is not counted."""
     loader = torch.utils.data.DataLoader(data, batch_size, shuffle=True, num_workers=workers, drop_last=True)
     batches = iter(loader)
     next(batches)
@@ -54,17 +55,17 @@ def images_a_second(data: torch.utils.data.Dataset[tuple[torch.Tensor, int]], ba
 
 
 def microseconds(read: Callable[[int], object], numbers: np.ndarray) -> np.ndarray:
-    """How long each single read takes, f64[n]."""
-    taken = []
+    """Return the time of each single read in microseconds, f64[n]."""
+    seconds = []
     for number in numbers.tolist():
         start = time.perf_counter()
         read(number)
-        taken.append(time.perf_counter() - start)
-    return np.array(taken) * 1e6
+        seconds.append(time.perf_counter() - start)
+    return np.array(seconds) * 1e6
 
 
 def latencies(records: Records, files: Sequence[str], size: int, seed: int) -> None:
-    """Prints what one image costs in one thread, of files that are in the page cache."""
+    """Print the time to read one image in one thread, from files in the page cache."""
     numbers = np.random.default_rng(seed).integers(0, len(records), 2000)
     contents = [records[number]["image"] for number in numbers[:200].tolist()]
 
@@ -73,13 +74,13 @@ def latencies(records: Records, files: Sequence[str], size: int, seed: int) -> N
             pixels(image.convert("RGB"), size)
 
     rows = {
-        "records[i], checksum proven": microseconds(records.__getitem__, numbers),
+        "records[i], checksum verified": microseconds(records.__getitem__, numbers),
         "open, read and close the file": microseconds(lambda number: Path(files[number]).read_bytes(), numbers),
         "decode and resize with Pillow": microseconds(decode, np.arange(len(contents))),
     }
-    print("microseconds an image, one thread, in random order: median (99 % are below)")
-    for name, taken in rows.items():
-        print(f"  {name:<32} {np.median(taken):8.1f} ({np.percentile(taken, 99):.1f})")
+    print("microseconds per image, one thread, in random order: median (99th percentile)")
+    for name, times in rows.items():
+        print(f"  {name:<32} {np.median(times):8.1f} ({np.percentile(times, 99):.1f})")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -92,9 +93,9 @@ def main(argv: Sequence[str]) -> None:
         files = datasets.ImageFolder(str(folder), functools.partial(pixels, size=given.image_size))
         sides = {"records": Images(records, given.image_size), "ImageFolder": files}
         rates: dict[str, list[float]] = {name: [] for name in sides}
-        for _ in range(1 + given.rounds):  # In turn, so that a slow moment hits both; the first fills caches.
+        for _ in range(1 + given.rounds):  # In turn, so that a slow moment hits both. The first round fills caches.
             for name, data in sides.items():
-                rates[name].append(images_a_second(data, given.batch_size, given.workers))
+                rates[name].append(images_per_second(data, given.batch_size, given.workers))
         ratios = [ours / theirs for ours, theirs in zip(rates["records"][1:], rates["ImageFolder"][1:])]
         for name, values in rates.items():
             print(f"{name:<12} {statistics.median(values[1:]):8,.0f} images/s, median of {given.rounds} epochs")
@@ -104,8 +105,8 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
-    flags.DEFINE_integer("batch_size", 20, "Images a batch.")
+    flags.DEFINE_integer("batch_size", 20, "Images per batch.")
     flags.DEFINE_integer("image_size", 150, "Height and width in pixels.")
-    flags.DEFINE_integer("workers", 2, "Processes of each DataLoader.")
-    flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.")
+    flags.DEFINE_integer("workers", 2, "Number of processes of each DataLoader.")
+    flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
     command.run(main)

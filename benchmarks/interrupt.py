@@ -1,6 +1,6 @@
-"""Kills a conversion with SIGKILL at random moments; each rerun must end with the same files, and no others.
+"""Kill a conversion with SIGKILL at random moments, and check the files of each rerun.
 
-Every second kill waits for the commit to begin. Prints a line a kill, and fails at the first difference.
+Every second kill happens during the commit. A line per kill is printed. The first difference is an error.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from benchmarks import common
 from tfrecord_tools.base import command
 from tfrecord_tools.errors import UserError
 
-_COMMIT_SECONDS = 0.08  # About as long as joining the index and the renames take.
+_COMMIT_SECONDS = 0.08  # Joining the index and renaming take about this long.
 
 
 def interrupt(work: Path, files: int, shards: int, kills: int, seed: int) -> None:
-    """Makes `files` images in `work`, converts them, then kills and repeats `kills` conversions."""
+    """Create `files` images in `work`, convert them, then kill and rerun `kills` conversions."""
     generator = random.Random(seed)
     common.make_images(work / "images", files)
     out = work / "out"
@@ -38,23 +38,23 @@ def interrupt(work: Path, files: int, shards: int, kills: int, seed: int) -> Non
         moment = _kill(convert, out, generator, whole.seconds, in_commit=number % 2 == 1)
         left = sorted(path.name for path in work.iterdir())
         if not moment or left == ["images", "out"]:
-            continue  # It had ended before, or had nothing left to do.
+            continue  # The conversion ended before the kill, or had only its own cleanup left.
         rerun = common.run(convert)
         if rerun.exit_code:
             raise UserError(
-                f"kill {number + 1} {moment}, left {left}: the rerun ended with exit code {rerun.exit_code}"
+                f"kill {number + 1} {moment} left {left}, and the rerun ended with exit code {rerun.exit_code}"
             )
         same = common.contents(out) == reference
         stray = sorted(path.name for path in work.iterdir()) != ["images", "out"]
         number += 1
         print(f"kill {number:2d} {moment}, left {left}, rerun {rerun.seconds:.1f} s, identical {same}, stray {stray}")
         if not same or stray:
-            raise UserError(f"kill {number} ended differently")
-    print(f"{kills} kills: all files identical to the uninterrupted run's, no stray files")
+            raise UserError(f"the rerun after kill {number} ended with different files")
+    print(f"{kills} kills: all files are identical to those of the uninterrupted run, no stray files")
 
 
 def _kill(convert: Sequence[str], out: Path, generator: random.Random, seconds: float, in_commit: bool) -> str:
-    """Starts the conversion and kills it; says when, or nothing if it had ended."""
+    """Start the conversion and kill it; return the moment as text, or "" if the conversion ended before."""
     start = time.perf_counter()
     process = subprocess.Popen(convert, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     data = out.with_name(out.name + ".partial") / "data"
@@ -79,8 +79,8 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("files", 10_000, "Images to convert.")
-    flags.DEFINE_integer("shards", 32, "Shards to write.")
-    flags.DEFINE_integer("kills", 20, "How often.")
-    flags.DEFINE_integer("seed", 0, "Of the moments.")
+    flags.DEFINE_integer("files", 10_000, "Number of images to convert.")
+    flags.DEFINE_integer("shards", 32, "Number of shards to write.")
+    flags.DEFINE_integer("kills", 20, "Number of kills.")
+    flags.DEFINE_integer("seed", 0, "Seed for the moments of the kills.")
     command.run(main)

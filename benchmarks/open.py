@@ -1,7 +1,7 @@
-"""Time to the first batch's place, and memory, at 10^3, 10^5 and 10^7 index rows that are only simulated.
+"""Measure time and memory to open a simulated index of 10^3, 10^5 and 10^7 rows.
 
-The shards are holes of the right length: what is measured is opening the index and computing the order, to which the
-reading of one batch is added whatever the number of records.
+The shards are sparse files of the right length. The index is opened and the order of the first batch is computed.
+Reading that batch is not measured, because its time does not depend on the number of records.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from tfrecord_tools.conversion import plan
 from tfrecord_tools.layout import dataset_files, index
 from tfrecord_tools.layout.schema import FRAME_BYTES
 
-_A_SHARD = 1_000_000
+_SHARD_RECORDS = 1_000_000
 _LENGTH = 20_000
 
 
 def simulate(directory: Path, rows: int) -> None:
-    """Writes the index of `rows` records of one length, and shards without content."""
-    shards = -(-rows // _A_SHARD)
-    counts = [min(_A_SHARD, rows - shard * _A_SHARD) for shard in range(shards)]
+    """Write the index of `rows` records of equal length, and shards without content."""
+    shards = -(-rows // _SHARD_RECORDS)
+    counts = [min(_SHARD_RECORDS, rows - shard * _SHARD_RECORDS) for shard in range(shards)]
     schema = index._schema()
     with pq.ParquetWriter(directory / index.FILE_NAME, schema) as writer:
         for shard, count in enumerate(counts):
@@ -58,7 +58,7 @@ def simulate(directory: Path, rows: int) -> None:
 
 
 def measure(directory: Path) -> tuple[float, float, int]:
-    """Seconds to open, seconds to the first batch's record numbers, bytes that the process has grown by."""
+    """Return seconds to open, seconds to compute the first batch's order, and growth of memory in bytes."""
     before = common.peak_bytes()
     start = time.perf_counter()
     records = dataset.open(directory).records("train")
@@ -77,10 +77,10 @@ def main(argv: Sequence[str]) -> None:
         ):
             simulate(Path(work), rows)
             opened, first, grown = pool.submit(measure, Path(work)).result()
-        memory = f"{grown / 1e6:,.0f} MB, {grown / rows:,.0f} B a row"
+        memory = f"{grown / 1e6:,.0f} MB, {grown / rows:,.0f} B per row"
         print(f"{rows:>12,} {opened:>8.2f} s {first * 1e3:>11.2f} ms {memory:>24}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("rows", ["1000", "100000", "10000000"], "Numbers of records.")
+    flags.DEFINE_list("rows", ["1000", "100000", "10000000"], "Numbers of index rows to measure.")
     command.run(main)

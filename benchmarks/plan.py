@@ -1,4 +1,4 @@
-"""Time and memory of plan and index at growing numbers of images that are only simulated: both must be linear."""
+"""Measure time and memory of plan and index for simulated images: both must grow linearly."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from tfrecord_tools.sources.folder_rules import TO_BE_SPLIT
 from tfrecord_tools.sources.scan import Sources
 
 _CLASSES = 1000
-_IMAGE_BYTES = 110_000  # The mean of ImageNet.
+_IMAGE_BYTES = 110_000  # ImageNet's mean size.
 
 
 class Measured(NamedTuple):
-    """Seconds, and what the process has taken at most until then, in bytes."""
+    """Seconds of each stage, and the process's peak memory in bytes at the end of the stage."""
 
     sources_bytes: int
     plan_seconds: float
@@ -42,7 +42,7 @@ class Measured(NamedTuple):
 
 
 def simulated(entries: int) -> tuple[Sources, Facts]:
-    """What scan and survey would find in `entries` different JPEGs."""
+    """Return the result of scan and inspection for `entries` different JPEGs, without files."""
     rng = np.random.default_rng(0)
     labels = np.sort(rng.integers(0, _CLASSES, entries, np.int32))
     table = np.zeros(entries, FACT)
@@ -99,7 +99,7 @@ def measure(entries: int) -> Measured:
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    print(f"{'images':>12} {'scan, survey':>14} {'plan':>20} {'index':>30}")
+    print(f"{'images':>12} {'inspection':>14} {'plan':>20} {'index':>30}")
     for entries in map(int, flags.FLAGS.entries):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             result = pool.submit(measure, entries).result()
@@ -112,5 +112,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("entries", ["100000", "300000", "1000000"], "Numbers of images.")
+    flags.DEFINE_list("entries", ["100000", "300000", "1000000"], "Numbers of images to measure.")
     command.run(main)

@@ -1,6 +1,6 @@
-"""Images a second of predict, beside the model alone and decoding alone, in turn; and the time of one image's answer.
+"""Compare the speed of predict with the model alone and the decoder alone; time predict on one image.
 
-On a processor, model and decoder share the same cores: at most 1 / (1 / model + 1 / decoder) is possible there.
+On a CPU, model and decoder share the cores. The limit there is 1 / (1 / model + 1 / decoder).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ model(numpy.zeros((1, {size}, {size}, 3), numpy.uint8)).numpy()
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     path = model_file.find(flags.FLAGS.run)
-    found = image_files.find([flags.FLAGS.photos])
-    _print_start(str(path), found.sources[0].path, model_file.read_info(path).image_size)
+    sources = image_files.find([flags.FLAGS.photos]).sources
+    _print_start(str(path), sources[0].path, model_file.read_info(path).image_size)
     import tensorflow as tf
 
     from trainers.models import inference
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
     batch = tf.zeros((predictions.BATCH_SIZE, info.image_size, info.image_size, 3), tf.uint8)
 
     def model_alone() -> int:
-        batches = -(-len(found.sources) // predictions.BATCH_SIZE)
+        batches = -(-len(sources) // predictions.BATCH_SIZE)
         return sum(len(predict(batch).numpy()) for _ in range(batches))
 
     def decode_alone() -> int:
@@ -49,20 +49,20 @@ def main(argv: Sequence[str]) -> None:
             return decoder.decode(source.read(), info.image_size, info.crop)
 
         with ThreadPoolExecutor(workers.default_workers()) as pool:
-            return sum(1 for _ in pool.map(decode, found.sources))
+            return sum(1 for _ in pool.map(decode, sources))
 
     def judge() -> int:
-        return sum(len(judged.predictions) for judged in image_files.judge(model, info, found.sources))
+        return sum(len(judged.predictions) for judged in image_files.judge(model, info, sources))
 
     runs = (model_alone, decode_alone, judge)
-    for run in runs:  # Traces, and fills the page cache.
+    for run in runs:  # The first run traces the model and fills the page cache.
         run()
     for _ in range(flags.FLAGS.rounds):
         model_rate, decoder_rate, rate = map(_rate, runs)
         shared = 1 / (1 / model_rate + 1 / decoder_rate)
         print(
             f"model {model_rate:,.0f}, decoder {decoder_rate:,.0f}, predict {rate:,.0f} images/s:"
-            f" {rate / min(model_rate, decoder_rate):.2f} of the lower, {rate / shared:.2f} of both on the same cores"
+            f" {rate / min(model_rate, decoder_rate):.2f} of the slower one, {rate / shared:.2f} of the limit on a CPU"
         )
 
 
@@ -80,12 +80,12 @@ def _print_start(model: str, image: str, size: int) -> None:
     for _ in range(flags.FLAGS.rounds):  # In turn, so that a slow moment hits both.
         for name, words in commands.items():
             seconds[name].append(common.run(words).seconds)
-    bare, one = (statistics.median(values) for values in seconds.values())
-    print(f"one image: {one:.2f} s, {one / bare:.2f} of {bare:.2f} s for import, load and one call")
+    script, predict = (statistics.median(values) for values in seconds.values())
+    print(f"one image: {predict:.2f} s, {predict / script:.2f} x the {script:.2f} s for import, load and one call")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of about 2,000 photographs.", required=True)
     flags.DEFINE_string("run", None, "Run directory of a trainer.", required=True)
-    flags.DEFINE_integer("rounds", 3, "Of each measurement.")
+    flags.DEFINE_integer("rounds", 3, "Number of measurements.")
     command.run(main)

@@ -1,8 +1,8 @@
-"""What the input pipeline delivers, beside what others make of the same photographs, in one run.
+"""Compare the speed of the input pipeline with other loaders on the same photographs.
 
-Ours reads through the index, fully shuffled. The others: ImageDataGenerator, image_dataset_from_directory with
-Keras's layers, and, with the extra `interop`, torchvision's transforms in a DataLoader. The limits: TFRecords read in
-sequence and only decoded; and only read.
+This project reads records through the index, fully shuffled. The other loaders are ImageDataGenerator,
+image_dataset_from_directory with Keras layers, and, with the extra `interop`, torchvision's transforms in a DataLoader.
+Two limits are measured: reading TFRecords sequentially, with and without decoding.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from tfrecord_tools.decoding import decoder
 from tfrecord_tools.records import Dataset, Records
 
 _FEATURES = {"image": tf.io.FixedLenFeature([], tf.string)}
-_DOCUMENT = PRESETS["document"]
-Rate = Callable[[], float]  # Measures images a second.
+_REFERENCE = PRESETS["document"]
+Rate = Callable[[], float]  # Measures images/s.
 
 
 def sequential(data: Dataset, decode: Callable[[tf.Tensor], tf.Tensor] | None, batch_size: int) -> tf.data.Dataset:
-    """What TensorFlow's own guide does: shards in order, a shuffle buffer, parallel decode."""
+    """Read as TensorFlow's guide does: shards in order, a shuffle buffer, parallel decoding."""
     records = (
         tf.data.TFRecordDataset(sorted(map(str, data.directory.glob("*-train.tfrecord-*")))).repeat().shuffle(1000)
     )
@@ -49,15 +49,15 @@ def sequential(data: Dataset, decode: Callable[[tf.Tensor], tf.Tensor] | None, b
 
 
 def generator(photos: Path, size: int, batch_size: int, augment: bool) -> Iterator[Any]:
-    """The notes' loader."""
+    """Return batches of ImageDataGenerator, the loader of the reference recipe."""
     settings: dict[str, Any] = {"rescale": 1 / 255}
     if augment:
         settings |= {
             "rotation_range": 90, "width_shift_range": 0.2, "height_shift_range": 0.2, "zoom_range": 0.2,
             "horizontal_flip": True, "vertical_flip": True, "fill_mode": "nearest",
         }  # fmt: skip
-    made = tf.keras.preprocessing.image.ImageDataGenerator(**settings)
-    flow: Iterator[Any] = made.flow_from_directory(
+    loader = tf.keras.preprocessing.image.ImageDataGenerator(**settings)
+    flow: Iterator[Any] = loader.flow_from_directory(
         str(photos), (size, size), batch_size=batch_size, class_mode="binary"
     )
     return flow
@@ -83,7 +83,7 @@ def keras_directory(photos: Path, size: int, batch_size: int, augment: bool) -> 
 
 
 def torchvision_rate(*options: str) -> float:
-    """Images a second of torchvision's loader; see benchmarks.torchvision_peer."""
+    """Return the images/s of torchvision's loader; see `benchmarks.torchvision_peer`."""
     ended = subprocess.run(
         [sys.executable, "-m", "benchmarks.torchvision_peer", *options], capture_output=True, text=True, check=True
     )
@@ -91,24 +91,24 @@ def torchvision_rate(*options: str) -> float:
 
 
 def rates(data: Dataset, prepared: Dataset, photos: Path, given: Any) -> dict[str, tuple[Rate, Rate]]:
-    """Name -> images a second without and with augmentation, measured anew at each call."""
+    """Return name -> functions that measure images/s without and with augmentation."""
     size, batch_size, count = given.image_size, given.batch_size, given.images
 
     def rate_of(make: Callable[[], Iterable[Any]]) -> Rate:
-        return lambda: common.images_a_second(make(), batch_size, count)
+        return lambda: common.images_per_second(make(), batch_size, count)
 
     def ours(records: Records, **settings: Any) -> tuple[Rate, Rate]:
         make = functools.partial(
             dataset.train_batches, records, batch_size=batch_size, image_size=size, seed=0, **settings
         )
-        return rate_of(make), rate_of(functools.partial(make, augment=_DOCUMENT))
+        return rate_of(make), rate_of(functools.partial(make, augment=_REFERENCE))
 
     def theirs(make: Callable[..., Iterable[Any]]) -> tuple[Rate, Rate]:
         plain, augmented = (functools.partial(make, photos, size, batch_size, augment) for augment in (False, True))
         return rate_of(plain), rate_of(augmented)
 
     records = data.records("train")
-    found = {
+    table = {
         "ours": ours(records),
         "ours, records made with --resize": ours(prepared.records("train")),
         "ours, from memory": ours(records, cache=dataset.cache_pixels(records, image_size=size)),
@@ -118,14 +118,14 @@ def rates(data: Dataset, prepared: Dataset, photos: Path, given: Any) -> dict[st
     if importlib.util.find_spec("torchvision"):
         options = [f"--photos={photos}", f"--image_size={size}", f"--batch_size={batch_size}", f"--images={count}"]
         plain, augmented = (functools.partial(torchvision_rate, *options, f"--augment={x}") for x in (False, True))
-        found["torchvision v2, 2 workers"] = plain, augmented
+        table["torchvision v2, 2 workers"] = plain, augmented
     else:
-        print("torchvision is not installed: left out")
-    return found
+        print("torchvision is not installed, so it is not measured")
+    return table
 
 
 def compare(table: dict[str, tuple[Rate, Rate]], limits: dict[str, Rate], rounds: int) -> None:
-    """Prints medians, and the ratios of ours to each, round by round."""
+    """Print medians, and the median ratio of ours to each."""
     figures: dict[tuple[str, int], list[float]] = {}
     for _ in range(rounds):
         for name, pair in table.items():
@@ -133,8 +133,8 @@ def compare(table: dict[str, tuple[Rate, Rate]], limits: dict[str, Rate], rounds
                 figures.setdefault((name, number), []).append(measure())
         for name, measure in limits.items():
             figures.setdefault((name, 0), []).append(measure())
-    print(f"images a second, medians of {rounds} rounds (ours : that, the median of the rounds' ratios)")
-    print(f"  {'':<34} {'plain':>16} {'document':>16}")
+    print(f"images/s, medians of {rounds} rounds (median ratio of ours to this loader)")
+    print(f"  {'':<34} {'plain':>16} {'augmented':>16}")
     for name in [*table, *limits]:
         cells = []
         for number in (0, 1):
@@ -145,7 +145,7 @@ def compare(table: dict[str, tuple[Rate, Rate]], limits: dict[str, Rate], rounds
 
 
 def quality(records: Records, size: int, count: int = 200) -> None:
-    """Prints how near to Pillow's antialiased full decoding ours is, and TensorFlow's."""
+    """Print the similarity of our pixels, and of TensorFlow's, to Pillow's antialiased full decoding."""
     print(f"PSNR in dB against Pillow, full decoding and antialiased resizing to {size} px, mean of {count}")
     for name in ("BILINEAR", "BICUBIC", "LANCZOS"):
         ours, theirs = [], []
@@ -180,7 +180,7 @@ def main(argv: Sequence[str]) -> None:
         quality(records, size)
 
         def rate(make: Callable[[], Iterable[Any]], count: int = given.images) -> Rate:
-            return lambda: common.images_a_second(make(), batch_size, count)
+            return lambda: common.images_per_second(make(), batch_size, count)
 
         def only_decoded(image: tf.Tensor) -> tf.Tensor:
             return tf.shape(tf.io.decode_jpeg(image, channels=3))
@@ -192,16 +192,16 @@ def main(argv: Sequence[str]) -> None:
             "index, full shuffle": rate(ours, given.images * 5),
             "sequential + shuffle(1000)": rate(lambda: sequential(data, None, batch_size), given.images * 5),
         }
-        print("records a second, bytes only")
+        print("records/s, bytes only")
         for name, measure in bytes_only.items():
             print(f"  {name:<34} {statistics.median(measure() for _ in range(given.rounds)):>16,.0f}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
-    flags.DEFINE_integer("batch_size", 20, "Images a batch.")
+    flags.DEFINE_integer("batch_size", 20, "Images per batch.")
     flags.DEFINE_integer("image_size", 150, "Height and width in pixels.")
-    flags.DEFINE_integer("resize", 160, "Of the prepared records: their shorter side.")
-    flags.DEFINE_integer("images", 2000, "Images read a round.")
-    flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.")
+    flags.DEFINE_integer("resize", 160, "Shorter side, in pixels, of the records that are made with --resize.")
+    flags.DEFINE_integer("images", 2000, "Number of images read per measurement.")
+    flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
     command.run(main)

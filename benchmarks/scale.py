@@ -1,7 +1,7 @@
-"""What grows with a dataset, simulated at sizes that no disk here holds: the index, the plan, the order.
+"""Measure index, plan and order for simulated datasets that are too large for a disk.
 
-The index is written as `index.join_parts` writes it, a row group a shard, with contents that compress as badly as real
-ones. The plan is of a million shards. The order is asked for positions that a training reaches after years.
+The index is written as `index.join_parts` writes it, with one row group per shard and values that compress as poorly
+as real ones. The plan has a million shards. The order is computed at positions that a training reaches after years.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from tfrecord_tools.layout.schema import FRAME_BYTES
 from tfrecord_tools.records import open_dataset
 
 _CLASSES = 1000
-_MEAN_BYTES = 110_000  # Of an image, the mean of ImageNet.
-_AT_ONCE = 500_000  # Rows that are made at once.
-_SAMPLE = 1_000_000  # Positions that the order is judged by.
+_MEAN_BYTES = 110_000  # Mean size of ImageNet's images.
+_ROWS_AT_ONCE = 500_000
+_SAMPLE = 1_000_000  # Number of positions at which the order is checked.
 _POSITION = 10**12
 _RECORDS = 10**9
-_SHARD_RECORDS = 10_000  # What a shard of 1.1 GB holds.
+_SHARD_RECORDS = 10_000  # Records in a shard of 1.1 GB.
 
 
 class Written(NamedTuple):
-    """Seconds to write the index, bytes of the file and of its footer, and what the process has taken at most."""
+    """Seconds to write the index, size of the file and of its footer, and peak memory, in bytes."""
 
     seconds: float
     file_bytes: int
@@ -50,7 +50,7 @@ class Written(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Seconds to the first row group, footer included, and to another one; bytes that the process has grown by."""
+    """Seconds to read footer and one row group, seconds for another one, and growth of memory."""
 
     first_seconds: float
     next_seconds: float
@@ -58,36 +58,36 @@ class Read(NamedTuple):
 
 
 class Planned(NamedTuple):
-    """Shards, seconds of the processor, the fastest of three, and what the process has grown by, in bytes."""
+    """Number of shards, CPU seconds of the fastest of three runs, and growth of memory in bytes."""
 
     shards: int
     seconds: float
     bytes: int
 
 
-def write_index(path: Path, rows: int, a_shard: int) -> Written:
-    """Writes `records.parquet` of so many records of one split, in memory of half a million."""
+def write_index(path: Path, rows: int, shard_rows: int) -> Written:
+    """Write the index of `rows` records of one split, in the memory of half a million rows."""
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     with pq.ParquetWriter(path, index._schema(), compression="zstd", use_dictionary=index._REPEATED) as writer:
-        for table in _tables(rng, rows, a_shard):
-            writer.write_table(table, row_group_size=a_shard)
+        for table in _tables(rng, rows, shard_rows):
+            writer.write_table(table, row_group_size=shard_rows)
     seconds = time.perf_counter() - start
     return Written(seconds, path.stat().st_size, pq.read_metadata(path).serialized_size, common.peak_bytes())
 
 
-def _tables(rng: np.random.Generator, rows: int, a_shard: int) -> Iterator[pa.Table]:
-    """The rows of whole shards, some at once."""
+def _tables(rng: np.random.Generator, rows: int, shard_rows: int) -> Iterator[pa.Table]:
+    """Yield the rows of some whole shards at a time."""
     names = pa.array([f"n{label:08d}" for label in range(_CLASSES)])
-    shards_at_once = max(1, _AT_ONCE // a_shard)
-    for first in range(0, rows, shards_at_once * a_shard):
-        count = min(shards_at_once * a_shard, rows - first)
+    shards_at_once = max(1, _ROWS_AT_ONCE // shard_rows)
+    for first in range(0, rows, shards_at_once * shard_rows):
+        count = min(shards_at_once * shard_rows, rows - first)
         numbers = first + np.arange(count)
         stored = rng.integers(_MEAN_BYTES // 2, _MEAN_BYTES * 3 // 2, count)
         lengths = stored + 80
         ends = np.cumsum(lengths + FRAME_BYTES)
         offsets = ends - (lengths + FRAME_BYTES)
-        offsets -= offsets[np.arange(count) // a_shard * a_shard]
+        offsets -= offsets[np.arange(count) // shard_rows * shard_rows]
         labels = rng.integers(0, _CLASSES, count)
         name = names.take(pa.array(labels))
         file = pc.cast(pa.array(rng.permutation(numbers)), pa.string())
@@ -96,7 +96,7 @@ def _tables(rng: np.random.Generator, rows: int, a_shard: int) -> Iterator[pa.Ta
         yield pa.table(
             {
                 "split": _constant("train", count),
-                "shard": (numbers // a_shard).astype(np.int32),
+                "shard": (numbers // shard_rows).astype(np.int32),
                 "offset": offsets,
                 "length": lengths,
                 "label": labels,
@@ -107,7 +107,7 @@ def _tables(rng: np.random.Generator, rows: int, a_shard: int) -> Iterator[pa.Ta
                 "type": _constant("JPEG", count),
                 "height": rng.integers(200, 1000, count).astype(np.int32),
                 "width": rng.integers(200, 1000, count).astype(np.int32),
-                "source_sha256": sha256,  # As of every image that is stored as it is.
+                "source_sha256": sha256,  # Equal to sha256, as for all images that are stored unchanged.
                 "source_type": _constant("JPEG", count),
                 "changes": _constant("", count),
             },
@@ -120,7 +120,7 @@ def _constant(value: str, count: int) -> pa.Array:
 
 
 def read_shard(path: Path) -> Read:
-    """Reads the rows of a shard in the middle, and of the next one of the same opened file."""
+    """Read the rows of a shard in the middle of the index, then those of the next shard."""
     before, start = common.peak_bytes(), time.perf_counter()
     file = pq.ParquetFile(path)
     file.read_row_group(file.num_row_groups // 2)
@@ -129,12 +129,12 @@ def read_shard(path: Path) -> Read:
     return Read(first - start, time.perf_counter() - first, common.peak_bytes() - before)
 
 
-def open_split(directory: Path, rows: int, a_shard: int) -> tuple[float, int]:
-    """Seconds and bytes to open all records of the split as trainings do; the shards are holes of the right length."""
-    shards = -(-rows // a_shard)
+def open_split(directory: Path, rows: int, shard_rows: int) -> tuple[float, int]:
+    """Return seconds and memory to open all records of the split as trainings do; shards are sparse files."""
+    shards = -(-rows // shard_rows)
     file = pq.ParquetFile(directory / index.FILE_NAME)
     for shard in range(shards):
-        last = file.read_row_group(shard, ["offset", "length"]).slice(-1 + min(a_shard, rows - shard * a_shard))
+        last = file.read_row_group(shard, ["offset", "length"]).slice(-1 + min(shard_rows, rows - shard * shard_rows))
         end = last.column("offset")[0].as_py() + last.column("length")[0].as_py() + FRAME_BYTES
         with open(directory / dataset_files.shard_name("simulated", "train", shard, shards), "wb") as shard_file:
             shard_file.truncate(end)
@@ -144,31 +144,31 @@ def open_split(directory: Path, rows: int, a_shard: int) -> tuple[float, int]:
         "splits": {"train": {"records": rows, "shards": shards}},
     }  # fmt: skip
     (directory / dataset_files.CONVERT_JSON).write_text(json.dumps(facts))
-    return apart(_opened, directory)
+    return in_new_process(_measure_open, directory)
 
 
-def _opened(directory: Path) -> tuple[float, int]:
+def _measure_open(directory: Path) -> tuple[float, int]:
     before, start = common.peak_bytes(), time.perf_counter()
     open_dataset(directory).records("train")
     return time.perf_counter() - start, common.peak_bytes() - before
 
 
 def plan_shards(images: int, shard_bytes: int | None, shards: int | None) -> Planned:
-    """Plans simulated images into shards of so many bytes, or so many shards."""
+    """Plan simulated images with a given size or number of shards."""
     config = ConvertConfig(src="simulated", shard_bytes=shard_bytes, shards=shards)
     sources, facts = simulated(images)
     before, seconds = common.peak_bytes(), []
-    for _ in range(3):  # It is one thread; what else the machine does slows it all the same.
+    for _ in range(3):  # Other work on the machine slows even CPU time.
         start = time.process_time()
-        decided = plan.make_plan(sources, facts, config, "simulated", config.output_settings())
+        result = plan.make_plan(sources, facts, config, "simulated", config.output_settings())
         seconds.append(time.process_time() - start)
-        shard_count, grown = len(decided.shards), common.peak_bytes() - before
-        del decided
+        shard_count, grown = len(result.shards), common.peak_bytes() - before
+        del result
     return Planned(shard_count, min(seconds), grown)
 
 
 def ask_order() -> list[str]:
-    """Times batches far out in the order of a billion records, and says how well it is shuffled."""
+    """Time batches at a late position in the order of a billion records, and check the shuffling."""
     before = common.peak_bytes()
     shuffled = order.Shuffled(_RECORDS, 0)
     step = _POSITION // 32
@@ -184,76 +184,76 @@ def ask_order() -> list[str]:
         shuffled[order.batch_positions(step // 1000 + later, 32_000, (7, 1000))]
     sliced = (time.perf_counter() - start) / 200
     grown = common.peak_bytes() - before
-    places = np.arange(_SAMPLE)
+    positions = np.arange(_SAMPLE)
     epoch = _POSITION // _RECORDS
-    here, there = (order.permute(places, _RECORDS, 0, np.full(_SAMPLE, e)) for e in (epoch, epoch + 1))
-    steps = np.abs(np.diff(here))
-    same_shard = (here[1:] // _SHARD_RECORDS == here[:-1] // _SHARD_RECORDS).mean()
-    filled = np.bincount(here * 1000 // _RECORDS, minlength=1000)
-    chi_square = ((filled - _SAMPLE / 1000) ** 2 / (_SAMPLE / 1000)).sum()
+    records, next_records = (order.permute(positions, _RECORDS, 0, np.full(_SAMPLE, e)) for e in (epoch, epoch + 1))
+    distances = np.abs(np.diff(records))
+    same_shard = (records[1:] // _SHARD_RECORDS == records[:-1] // _SHARD_RECORDS).mean()
+    counts = np.bincount(records * 1000 // _RECORDS, minlength=1000)
+    chi_square = ((counts - _SAMPLE / 1000) ** 2 / (_SAMPLE / 1000)).sum()
     slices = np.concatenate([order.batch_positions(step + i, 32_000, (7, 1000)) for i in range(100)])
-    touched = {
-        name: len(np.unique(one[slices] // _SHARD_RECORDS))
-        for name, one in (("Shuffled", shuffled), ("Blocks of 256", order.Blocks(_RECORDS, 0, 256)))
+    shards_read = {
+        name: len(np.unique(sequence[slices] // _SHARD_RECORDS))
+        for name, sequence in (("Shuffled", shuffled), ("Blocks of 256", order.Blocks(_RECORDS, 0, 256)))
     }
     return [
         f"batch of 32 at position {_POSITION:,}: first {first * 1e3:.2f} ms, following {following * 1e6:.0f} us each;"
         f" as one of 1,000 workers {sliced * 1e3:.1f} ms each; the process grew by {grown / 1e6:.1f} MB",
-        f"of {_SAMPLE:,} positions in a row: {len(np.unique(here)):,} different records; rank correlation with the"
-        f" position {_correlation(places, here):+.4f}, with the next epoch {_correlation(here, there):+.4f}"
-        f" (of chance {1 / _SAMPLE**0.5:.4f})",
-        f"neighbours that are neighbours on disk too: {(steps == 1).mean():.2e} (chance {2 / _RECORDS:.0e});"
-        f" of the same shard: {same_shard:.2e} (chance {_SHARD_RECORDS / _RECORDS:.0e});"
+        f"{_SAMPLE:,} positions in a row: {len(np.unique(records)):,} different records; rank correlation with the"
+        f" position {_correlation(positions, records):+.4f}, with the next epoch"
+        f" {_correlation(records, next_records):+.4f} (by chance {1 / _SAMPLE**0.5:.4f})",
+        f"neighbors that are also neighbors on disk: {(distances == 1).mean():.2e} (by chance {2 / _RECORDS:.0e});"
+        f" neighbors in the same shard: {same_shard:.2e} (by chance {_SHARD_RECORDS / _RECORDS:.0e});"
         f" chi-square over 1,000 equal parts {chi_square:,.0f} (999 +- 45)",
-        "shards that one of 1,000 workers touches for 3,200 records: "
-        + ", ".join(f"{count:,} with {name}" for name, count in touched.items()),
+        "shards that one of 1,000 workers reads for 3,200 records: "
+        + ", ".join(f"{count:,} with {name}" for name, count in shards_read.items()),
     ]
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's, of values without ties."""
+    """Return Spearman's correlation of values without ties."""
     return float(np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1])
 
 
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Calls in a process of its own, since the peak of memory never falls."""
+def in_new_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function in a new process, because a process's peak memory never falls."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def show_index(directory: Path, given: Any) -> None:
-    path, rows, a_shard = directory / index.FILE_NAME, given.rows, given.rows_a_shard
-    written: Written = apart(write_index, path, rows, a_shard)
-    shards = -(-rows // a_shard)
-    print(f"index of {rows:,} rows in {shards:,} row groups of {a_shard:,}")
+    path, rows, shard_rows = directory / index.FILE_NAME, given.rows, given.rows_a_shard
+    written: Written = in_new_process(write_index, path, rows, shard_rows)
+    shards = -(-rows // shard_rows)
+    print(f"index of {rows:,} rows in {shards:,} row groups of {shard_rows:,}")
     print(
-        f"  written in {written.seconds:,.1f} s ({written.seconds / rows * 1e6:.2f} us a row):"
-        f" {written.file_bytes / 1e9:,.2f} GB, {written.file_bytes / rows:.1f} B a row, of which the footer"
-        f" {written.footer_bytes / 1e6:,.1f} MB, {written.footer_bytes / shards:,.0f} B a row group;"
-        f" peak {written.peak_bytes / 1e6:,.0f} MB"
+        f"  written in {written.seconds:,.1f} s ({written.seconds / rows * 1e6:.2f} us per row):"
+        f" {written.file_bytes / 1e9:,.2f} GB, {written.file_bytes / rows:.1f} B per row; footer"
+        f" {written.footer_bytes / 1e6:,.1f} MB, {written.footer_bytes / shards:,.0f} B per row group;"
+        f" peak memory {written.peak_bytes / 1e6:,.0f} MB"
     )
-    read: Read = apart(read_shard, path)
+    read: Read = in_new_process(read_shard, path)
     print(
-        f"  one shard's rows: {read.first_seconds * 1e3:,.1f} ms with the footer, {read.next_seconds * 1e3:,.1f} ms"
-        f" without; {read.bytes / 1e6:,.1f} MB"
+        f"  rows of one shard: {read.first_seconds * 1e3:,.1f} ms with the footer, {read.next_seconds * 1e3:,.1f} ms"
+        f" without; {read.bytes / 1e6:,.1f} MB of memory"
     )
     if rows <= given.open_rows:
-        seconds, grown = open_split(directory, rows, a_shard)
-        print(f"  all records of the split opened: {seconds:.2f} s, {grown / 1e6:,.0f} MB, {grown / rows:.0f} B a row")
+        seconds, grown = open_split(directory, rows, shard_rows)
+        print(f"  open the whole split: {seconds:.2f} s, {grown / 1e6:,.0f} MB, {grown / rows:.0f} B per row")
     else:
-        print(f"  all records of the split opened: not tried above --open_rows={given.open_rows:,}")
+        print(f"  open the whole split: not measured, more rows than --open_rows={given.open_rows:,}")
 
 
 def show_plan(images: int) -> None:
     print(f"plan of {images:,} images")
     for name, settings in (
-        ("as many shards as by default", (None, None)),
-        ("two images a shard, by --shard_bytes", (_MEAN_BYTES * 2, None)),
-        ("two images a shard, by --shards", (None, images // 2)),
+        ("default number of shards", (None, None)),
+        ("two images per shard, by --shard_bytes", (_MEAN_BYTES * 2, None)),
+        ("two images per shard, by --shards", (None, images // 2)),
     ):
-        found: Planned = apart(plan_shards, images, *settings)
-        took = f"{found.seconds:6.1f} s of the processor, {found.bytes / 1e6:,.0f} MB more"
-        print(f"  {name:<37} {found.shards:>9,} shards: {took}")
+        planned: Planned = in_new_process(plan_shards, images, *settings)
+        cost = f"{planned.seconds:6.1f} s of CPU time, {planned.bytes / 1e6:,.0f} MB more memory"
+        print(f"  {name:<38} {planned.shards:>9,} shards: {cost}")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -266,15 +266,17 @@ def main(argv: Sequence[str]) -> None:
         show_plan(given.images)
     if "order" in given.parts:
         print(f"order of {_RECORDS:,} records")
-        for line in apart(ask_order):
+        for line in in_new_process(ask_order):
             print(f"  {line}")
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("parts", ["index", "plan", "order"], "What to measure.")
-    flags.DEFINE_integer("rows", 10_000_000, "Rows of the index: 100 bytes of disk each.")
-    flags.DEFINE_integer("rows_a_shard", _SHARD_RECORDS, "Rows of a row group: records of a shard.")
-    flags.DEFINE_integer("open_rows", 20_000_000, "Most rows that are opened whole: 80 bytes of memory each.")
-    flags.DEFINE_integer("images", 2_000_000, "Images of the plan; half as many shards.")
-    flags.DEFINE_string("work", None, "Where the index is written for a while; by default the system's place for that.")
+    flags.DEFINE_list("parts", ["index", "plan", "order"], "Parts to measure: index, plan, order.")
+    flags.DEFINE_integer("rows", 10_000_000, "Rows of the index. Each row needs about 100 bytes of disk.")
+    flags.DEFINE_integer("rows_a_shard", _SHARD_RECORDS, "Records per shard, and so rows per row group of the index.")
+    flags.DEFINE_integer(
+        "open_rows", 20_000_000, "Largest number of rows that are opened together. Each row needs 80 bytes of memory."
+    )
+    flags.DEFINE_integer("images", 2_000_000, "Images in the plan. The plan has half as many shards.")
+    flags.DEFINE_string("work", None, "Directory for temporary files. Default: the system's.")
     command.run(main)

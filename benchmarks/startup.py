@@ -1,4 +1,4 @@
-"""How long convert takes to answer --help, a wrong flag and --dry_run, against `import tensorflow`; side by side."""
+"""Compare the time of convert --help, a wrong flag and --dry_run with that of `import tensorflow`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ def main(argv: Sequence[str]) -> None:
             "convert --dry_run": [*common.CONVERT, f"--src={source}", "--dry_run"],
         }
         seconds: dict[str, list[float]] = {name: [] for name in commands}
-        for _ in range(1 + flags.FLAGS.rounds):  # In turn, so that a slow moment hits all; the first fills caches.
+        for _ in range(
+            1 + flags.FLAGS.rounds
+        ):  # In turn, so that a slow moment hits all. The first round fills caches.
             for name, words in commands.items():
                 seconds[name].append(common.run(words).seconds)
         for name, values in seconds.items():
@@ -37,6 +39,6 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("photos", None, "Directory of about 2,000 photographs; without it 2,000 images are made.")
-    flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.")
+    flags.DEFINE_string("photos", None, "Directory of about 2,000 photographs. Default: 2,000 images are created.")
+    flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
     command.run(main)

@@ -1,4 +1,4 @@
-"""What the guide of TensorFlow Datasets does to write a directory of images: their bytes pass through unchecked."""
+"""Write a directory of images as the guide of TensorFlow Datasets does, without checking the bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _Examples = Iterator[tuple[str, dict[str, str]]]
 
 
 class Photos(tfds.core.GeneratorBasedBuilder):
-    """Photographs of cats and dogs, split/class/image."""
+    """A builder for photographs of cats and dogs, split/class/image."""
 
     VERSION = tfds.core.Version("1.0.0")
     SOURCE = Path()
@@ -30,6 +30,6 @@ class Photos(tfds.core.GeneratorBasedBuilder):
 
 
 def write(source: str, out: str) -> None:
-    """Writes the directory `source` as TFRecords into `out`."""
+    """Write the directory `source` as TFRecords to `out`."""
     Photos.SOURCE = Path(source)
     Photos(data_dir=out).download_and_prepare()

@@ -1,6 +1,6 @@
-"""A loader of torchvision over the files of `--photos`, for benchmarks.read: prints images a second.
+"""Print the images/s of a torchvision loader on the files of `--photos`, for `benchmarks.read`.
 
-A process of its own, since its libraries and TensorFlow's do not bear each other in one.
+It is a separate process, because the libraries of torchvision and TensorFlow conflict in one process.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     given = flags.FLAGS
     batches = loader(Path(given.photos), given.image_size, given.batch_size, given.augment)
-    print(common.images_a_second(batches, given.batch_size, given.images))
+    print(common.images_per_second(batches, given.batch_size, given.images))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, class/image.", required=True)
-    flags.DEFINE_integer("batch_size", None, "Images a batch.", required=True)
+    flags.DEFINE_integer("batch_size", None, "Images per batch.", required=True)
     flags.DEFINE_integer("image_size", None, "Height and width in pixels.", required=True)
-    flags.DEFINE_integer("images", None, "Images that are read.", required=True)
-    flags.DEFINE_bool("augment", None, "With the notes' augmentation.", required=True)
+    flags.DEFINE_integer("images", None, "Number of images to read.", required=True)
+    flags.DEFINE_bool("augment", None, "Use the augmentation of the reference recipe.", required=True)
     command.run(main)

@@ -1,4 +1,7 @@
-"""Training the notes' network from scratch with full augmentation, against a constant batch in memory, side by side."""
+"""Compare training with full augmentation and training on a constant batch; measure a checkpoint.
+
+The network is that of the reference recipe, trained from scratch.
+"""
 
 from __future__ import annotations
 
@@ -35,15 +38,15 @@ def steps_seconds(model: keras.Model, batches: Iterable[Any], steps: int) -> flo
 
 
 def save_seconds(model: keras.Model, directory: Path) -> float:
-    """Seconds of a checkpoint, the median of nine."""
+    """Return the seconds to write a checkpoint, the median of nine."""
     checkpointer = Checkpointer(directory / "checkpoint.npz", every=1)
     checkpointer.set_model(model)
-    taken = []
+    seconds = []
     for _ in range(9):
         start = time.perf_counter()
         checkpointer.save()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -56,9 +59,9 @@ def main(argv: Sequence[str]) -> None:
         settings = {"batch_size": given.batch_size, "image_size": given.image_size, "seed": 0}
         cache = dataset.cache_pixels(records, image_size=given.image_size)
         make = functools.partial(dataset.train_batches, records, augment=PRESETS["document"], **settings)
-        sources = {"from memory, as trainers do if all fits": iter(make(cache=cache)), "decoded anew": iter(make())}
+        sources = {"pixels in memory, as in trainers if all fit": iter(make(cache=cache)), "decoded": iter(make())}
         recipe = recipes.scratch_reference(augmented=True)
-        constant = itertools.repeat(next(sources["decoded anew"]))
+        constant = itertools.repeat(next(sources["decoded"]))
         model = networks.build(dataclasses.replace(recipe.model, image_size=given.image_size), 2).model
         compile_model(model, optimizer=make_optimizer(recipe.phases[0], 1), jit_compile=False)
         for batches in sources.values():
@@ -67,21 +70,21 @@ def main(argv: Sequence[str]) -> None:
         rates = []
         for _ in range(given.rounds):
             for name, batches in sources.items():
-                alone = steps_seconds(model, constant, given.steps)
-                ratios[name].append(alone / steps_seconds(model, batches, given.steps))
-                rates.append(given.steps * given.batch_size / alone)
+                baseline = steps_seconds(model, constant, given.steps)
+                ratios[name].append(baseline / steps_seconds(model, batches, given.steps))
+                rates.append(given.steps * given.batch_size / baseline)
         saving = save_seconds(model, Path(work))
-    print(f"{statistics.median(rates):.1f} images/s on a constant batch; with document augmentation, of that speed:")
-    for name, found in ratios.items():
-        print(f"  {name:<40} {statistics.median(found):.3f} ({min(found):.3f}..{max(found):.3f})")
+    print(f"{statistics.median(rates):.1f} images/s on a constant batch; relative speed with augmentation:")
+    for name, values in ratios.items():
+        print(f"  {name:<44} {statistics.median(values):.3f} ({min(values):.3f}..{max(values):.3f})")
     share = saving / (CHECKPOINT_EVERY * given.batch_size / statistics.median(rates))
     print(f"a checkpoint takes {saving * 1000:.0f} ms, {share:.3%} of {CHECKPOINT_EVERY} steps")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.", required=True)
-    flags.DEFINE_integer("batch_size", 20, "Images a batch.")
+    flags.DEFINE_integer("batch_size", 20, "Images per batch.")
     flags.DEFINE_integer("image_size", 150, "Height and width in pixels.")
-    flags.DEFINE_integer("steps", 30, "A measurement.")
-    flags.DEFINE_integer("rounds", 5, "Of which the medians are taken.")
+    flags.DEFINE_integer("steps", 30, "Steps per measurement.")
+    flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
     command.run(main)

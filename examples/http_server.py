@@ -1,12 +1,12 @@
-"""A small HTTP server on an exported SavedModel; needs the directory, TensorFlow and Pillow, nothing of this project.
+"""A small HTTP server for an exported SavedModel, which needs only TensorFlow and Pillow.
 
     python examples/http_server.py runs/finetune-…/export/saved_model
     curl --data-binary @cat.jpg http://127.0.0.1:8000/classify
     {"class": "cats", "probabilities": {"cats": 0.98, "dogs": 0.02}, "turned": false}
 
-`GET /` says that it is up, and its classes. A photograph with an EXIF orientation is turned upright, as `convert` does
-before training, and the answer says so: `"turned": true`. TIFF, WebP, transparency and 16 bits are not prepared:
-`tfrecord_tools.images.prepare` does that. A SavedModel is a program: serve only models you trust.
+`GET /` returns the status and the classes. A photograph with an EXIF orientation is turned upright, as `convert` does
+before training; the answer then has `"turned": true`. TIFF, WebP, transparency and 16-bit images are not supported; use
+`tfrecord_tools.images.prepare` for such images. A SavedModel can contain any code, so serve only models that you trust.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _PIECE_BYTES = 1 << 16
 
 
 class Refused(Exception):
-    """A request that is answered with an error: its status and why."""
+    """A request that is answered with an error status and a reason."""
 
-    def __init__(self, status: HTTPStatus, why: str):
-        super().__init__(why)
+    def __init__(self, status: HTTPStatus, reason: str):
+        super().__init__(reason)
         self.status = status
 
 
 class Classifier:
-    """An exported SavedModel; to be used from any number of threads."""
+    """An exported SavedModel, which several threads can use."""
 
     def __init__(self, directory: Path):
         import tensorflow as tf
@@ -46,17 +46,17 @@ class Classifier:
         self.classes = [name.decode() for name in self._signatures["classes"]()["classes"].numpy()]
 
     def classify(self, data: bytes) -> dict[str, Any]:
-        """Classifies an image file.
+        """Classify an image file.
 
         Raises:
-            Refused: It cannot be decoded.
+            Refused: The image cannot be decoded, or the model fails.
         """
         upright = turned_upright(data)
         try:
             answer = self._signatures["serving_default"](image_bytes=self._tf.constant([upright or data]))
         except self._tf.errors.InvalidArgumentError as error:
             raise Refused(
-                HTTPStatus.BAD_REQUEST, "not an image, or damaged: JPEG, PNG, GIF and BMP are read"
+                HTTPStatus.BAD_REQUEST, "not an image, or damaged: must be a JPEG, PNG, GIF or BMP file"
             ) from error
         except self._tf.errors.OpError as error:
             raise Refused(HTTPStatus.INTERNAL_SERVER_ERROR, f"the model failed: {type(error).__name__}") from error
@@ -69,13 +69,13 @@ class Classifier:
 
 
 def turned_upright(data: bytes) -> bytes | None:
-    """Turns an image with an EXIF orientation, which TensorFlow ignores, and encodes it as PNG; None if it has none."""
+    """Turn an image upright by its EXIF orientation, and return it as PNG; None if it has no orientation."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9):
                 return None
             upright = ImageOps.exif_transpose(image).convert("RGB")
-    except Exception:  # noqa: BLE001  Pillow has many parsers; TensorFlow says what is wrong with the image.
+    except Exception:  # noqa: BLE001  Pillow can raise any error; TensorFlow reports it.
         return None
     encoded = io.BytesIO()
     upright.save(encoded, "PNG")
@@ -83,9 +83,9 @@ def turned_upright(data: bytes) -> bytes | None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one connection, in JSON."""
+    """Answers the requests of one connection in JSON."""
 
-    timeout = 30  # Seconds that a client may be silent for.
+    timeout = 30  # Seconds to wait for a silent client.
 
     def __init__(self, classifier: Classifier, *arguments: Any):
         self._classifier = classifier
@@ -95,32 +95,32 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/":
             self._answer(HTTPStatus.OK, {"status": "ok", "classes": self._classifier.classes})
         else:
-            self._answer(HTTPStatus.NOT_FOUND, {"error": "GET / and POST /classify are there"})
+            self._answer(HTTPStatus.NOT_FOUND, {"error": "not found: use GET / or POST /classify"})
 
     def do_POST(self) -> None:
         try:
             data = self._body()
             if self.path != "/classify":
-                raise Refused(HTTPStatus.NOT_FOUND, "GET / and POST /classify are there")
+                raise Refused(HTTPStatus.NOT_FOUND, "not found: use GET / or POST /classify")
             self._answer(HTTPStatus.OK, self._classifier.classify(data))
         except Refused as refused:
             self._answer(refused.status, {"error": str(refused)})
 
     def _body(self) -> bytes:
-        stated = self.headers.get("Content-Length", "")
-        if not re.fullmatch("[0-9]{1,15}", stated):
-            raise Refused(HTTPStatus.LENGTH_REQUIRED, "the image as the body, with its Content-Length, is expected")
-        length = int(stated)
+        content_length = self.headers.get("Content-Length", "")
+        if not re.fullmatch("[0-9]{1,15}", content_length):
+            raise Refused(HTTPStatus.LENGTH_REQUIRED, "the body must be the image, with a Content-Length header")
+        length = int(content_length)
         if length > MAX_IMAGE_BYTES:
-            self._pass_over(length)
-            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"at most {MAX_IMAGE_BYTES:,} bytes are taken")
+            self._discard(length)
+            raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the image must have at most {MAX_IMAGE_BYTES:,} bytes")
         data = self.rfile.read(length)
         if len(data) < length:
-            raise Refused(HTTPStatus.BAD_REQUEST, f"{len(data):,} bytes of {length:,} came")
+            raise Refused(HTTPStatus.BAD_REQUEST, f"only {len(data):,} of {length:,} bytes arrived")
         return data
 
-    def _pass_over(self, length: int) -> None:
-        """Reads a body for nothing: a client that is still sending would see a broken connection, not the answer."""
+    def _discard(self, length: int) -> None:
+        """Read and ignore a body. A client that is still sending could not receive the answer."""
         left = min(length, 10 * MAX_IMAGE_BYTES)
         while left and (piece := self.rfile.read(min(left, _PIECE_BYTES))):
             left -= len(piece)
@@ -135,21 +135,21 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Serves an exported SavedModel.")
-    parser.add_argument("directory", type=Path, help="what `python -m trainers.export` wrote")
+    parser = argparse.ArgumentParser(description="Serve an exported SavedModel over HTTP.")
+    parser.add_argument("directory", type=Path, help="saved_model directory written by python -m trainers.export")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8000, help="port; 0: any free port (default: %(default)s)")
     options = parser.parse_args()
     if not (options.directory / "saved_model.pb").is_file():
-        parser.error(f"{options.directory}: no SavedModel (it has no saved_model.pb)")
+        parser.error(f"{options.directory}: is not a SavedModel (it has no saved_model.pb)")
     try:
         classifier = Classifier(options.directory)
     except KeyError as error:
-        parser.error(f"{options.directory}: not of trainers.export (it has no signature {error})")
+        parser.error(f"{options.directory}: was not written by trainers.export (it has no signature {error})")
     try:
         listening = ThreadingHTTPServer((options.host, options.port), partial(Handler, classifier))
     except OSError as error:
-        parser.error(f"--host={options.host} --port={options.port}: {error.strerror}; --port=0 takes a free one")
+        parser.error(f"--host={options.host} --port={options.port}: {error.strerror}. Use --port=0 for any free port.")
     with listening as server:
         print(f"http://{options.host}:{server.server_port}/ classifies {', '.join(classifier.classes)}", flush=True)
         try:

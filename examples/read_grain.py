@@ -1,6 +1,6 @@
-"""Grain: the records are its random-access data source; shuffled, decoded and batched in other processes.
+"""Read a dataset with Grain: shuffled records, decoded in worker processes.
 
-python examples/read_grain.py out/ prints the shape of a batch and the number of images. It needs grain.
+python examples/read_grain.py out/ prints the shape of a batch and the number of images. It needs the package grain.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tfrecord_tools.records import Records, open_dataset
 
 
 class Decode(grain.transforms.Map):
-    """A record becomes (u8[size size 3], label)."""
+    """Turn a record into (u8[size size 3], label)."""
 
     def __init__(self, size: int):
         self.size = size
@@ -28,7 +28,7 @@ class Decode(grain.transforms.Map):
 
 
 def loader(records: Records, size: int, batch_size: int, workers: int) -> grain.DataLoader:
-    """One epoch of batches (u8[b size size 3], i64[b]); its iterator can be saved in a checkpoint and restored."""
+    """Return one epoch of batches (u8[b size size 3], i64[b]). A checkpoint can store its iterator."""
     return grain.DataLoader(
         data_source=records,
         sampler=grain.samplers.IndexSampler(len(records), shuffle=True, num_epochs=1, seed=0),

@@ -1,4 +1,4 @@
-"""TensorFlow alone: shards in parallel, a shuffle buffer, decoded and batched; this package is not needed to read.
+"""Read a dataset with TensorFlow alone, without this package.
 
 python examples/read_tf_data.py out/ prints the shape of a batch and the number of images.
 """
@@ -14,14 +14,17 @@ FEATURES = {"image": tf.io.FixedLenFeature([], tf.string), "label": tf.io.FixedL
 
 
 def decode(example: tf.Tensor, image_size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """string[] -> (f32[image_size image_size 3] in 0..255, i64[])."""
+    """Decode a record, string[], to (f32[image_size image_size 3] in 0..255, label i64[])."""
     parsed = tf.io.parse_single_example(example, FEATURES)
     image = tf.io.decode_image(parsed["image"], channels=3, expand_animations=False)
     return tf.image.resize(image, [image_size, image_size], antialias=True), parsed["label"]
 
 
 def batches(directory: str, split: str, image_size: int, batch_size: int) -> tf.data.Dataset:
-    """Of (f32[b h w 3], i64[b]); shuffled within a buffer: the records lie in shuffled order already."""
+    """Return one epoch of batches (f32[b h w 3], i64[b]).
+
+    A small shuffle buffer is enough, because `convert` stores the records in shuffled order.
+    """
     shards = sorted(map(str, Path(directory).glob(f"*-{split}.tfrecord-*")))
     data = tf.data.Dataset.from_tensor_slices(shards).shuffle(len(shards))
     data = data.interleave(tf.data.TFRecordDataset, num_parallel_calls=tf.data.AUTOTUNE).shuffle(1000)

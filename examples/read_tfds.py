@@ -1,6 +1,6 @@
-"""TensorFlow Datasets: any part of a split by its API, images decoded or as the bytes that are stored.
+"""Read a dataset with TensorFlow Datasets: any part of a split, with or without decoding.
 
-python examples/read_tfds.py out/ prints the names of the classes and how many images of each are in a tenth of train.
+python examples/read_tfds.py out/ prints the number of images per class in the first tenth of the train split.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 
 
 def stored_bytes(directory: str, split: str) -> Iterator[tuple[bytes, str, str]]:
-    """Yields (encoded image, class name, source path); `split` may be train[:10%] or train[5:7]+validation."""
+    """Yield (encoded image, class name, source path). `split` may be train[:10%] or train[5:7]+validation."""
     builder = tfds.builder_from_directory(directory)
     skip = {"image": tfds.decode.SkipDecoding()}
     for example in tfds.as_numpy(builder.as_dataset(split=split, decoders=skip)):

@@ -1,6 +1,6 @@
-"""PyTorch: a DataLoader whose workers read any record by its number; TensorFlow is not imported.
+"""Read a dataset with a DataLoader of PyTorch, without TensorFlow.
 
-python examples/read_torch.py out/ prints the shape of a batch and the number of images. It needs torch.
+python examples/read_torch.py out/ prints the shape of a batch and the number of images. It needs the package torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tfrecord_tools.records import Records, open_dataset
 
 
 class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
-    """The images of records, decoded and stretched to a square: u8[3 size size], and their labels."""
+    """Decoded records: (image stretched to a square, u8[3 size size], label)."""
 
     def __init__(self, records: Records, size: int):
         self.records, self.size = records, size
@@ -32,7 +32,7 @@ class Images(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
 
 
 def loader(records: Records, size: int, batch_size: int, workers: int) -> torch.utils.data.DataLoader:
-    """Batches of (u8[b 3 size size], i64[b]), another full shuffle each epoch."""
+    """Return batches (u8[b 3 size size], i64[b]). Each epoch is fully shuffled in a new order."""
     return torch.utils.data.DataLoader(Images(records, size), batch_size, shuffle=True, num_workers=workers)
 
 

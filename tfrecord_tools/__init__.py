@@ -1,10 +1,11 @@
-"""Image directories to verified, indexed TFRecords, and back into `tf.data` pipelines.
+"""Turn a folder of images into verified, indexed TFRecords, and read them for training.
 
-`python -m tfrecord_tools.convert`, or `convert.convert(ConvertConfig(src="images", out="out"))`, writes a dataset.
-`open_dataset("out").records("train")` reads it: any record, in any order, without TensorFlow, for PyTorch and Grain.
-`dataset.train_batches` and `dataset.eval_batches` are `tf.data` pipelines of images and labels for `model.fit`.
-`AugmentConfig` changes training images, `mix` blends them, `augment_layer` does it in a Keras model.
-`order` holds the orders of records. `UserError`, `CorruptRecord` and `UndecodableImage` say what to do.
+- `python -m tfrecord_tools.convert`, or `convert.convert(ConvertConfig(src="images", out="out"))`, writes a dataset.
+- `open_dataset("out").records("train")` reads any record in any order, without TensorFlow, also for PyTorch and Grain.
+- `dataset.train_batches` and `dataset.eval_batches` are `tf.data` pipelines of images and labels for `model.fit`.
+- `AugmentConfig` changes training images randomly, `mix` blends them, and `augment_layer` is a Keras layer.
+- `order` holds orders of records: shuffled, in blocks, balanced classes.
+- `UserError`, `CorruptRecord` and `UndecodableImage` are exceptions with messages that say what to do.
 """
 
 from typing import TYPE_CHECKING
@@ -47,10 +48,10 @@ _MODULE_OF = {
     "open_dataset": "records",
 }
 
-if not TYPE_CHECKING:  # A type checker must see that any other name is wrong.
+if not TYPE_CHECKING:  # With __getattr__, a type checker would accept any name.
 
     def __getattr__(name):
-        """Load a public name when it is first used: TensorFlow takes seconds, and most commands need little of this."""
+        """Import a public name when it is first used, because the import of TensorFlow takes seconds."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         import importlib

@@ -1,18 +1,18 @@
-"""Lists the commands, `python -m tfrecord_tools`, or is one of them, `python -m tfrecord_tools COMMAND …`."""
+"""Print the list of commands, or run one: python -m tfrecord_tools [COMMAND ...]."""
 
 from tfrecord_tools.base import command
 
 COMMANDS = {
-    "convert": "images -> verified, indexed TFRecords",
-    "adopt": "TFRecords of others -> a dataset of this tool; they stay as and where they are",
-    "export": "a dataset -> a directory of images, or webdataset's tar files",
-    "transfer": "copies a dataset between this machine and an object store; resumable",
-    "verify": "proves a dataset whole: every checksum, hash and image",
-    "show": "what is in any TFRecord file or directory, and the code that reads it",
-    "bench": "what holds a dataset's input pipeline back, and what would change it",
-    "preview": "what an augmentation makes of an image, as a picture",
-    "to_csv": "images -> CSVs of pixels",
-    "sample": "draws a small cats-and-dogs image directory to try things on",
+    "convert": "convert images into verified, indexed TFRecords",
+    "adopt": "index TFRecords of another program without copying them",
+    "export": "write the images of a dataset to folders, or to tar files for webdataset",
+    "transfer": "copy a dataset between this machine and an object store",
+    "verify": "check that a dataset is complete and undamaged",
+    "show": "show the contents of any TFRecord file, and the code that reads it",
+    "bench": "measure the input pipeline of a dataset, and name its bottleneck",
+    "preview": "draw an image with random changes of an augmentation",
+    "to_csv": "write images as CSV files of pixels",
+    "sample": "draw a small image dataset of cats and dogs, to try the other commands",
 }
 
 

@@ -1,6 +1,6 @@
-"""What may happen to a training image, by the names and meanings of Keras's `ImageDataGenerator`.
+"""Settings of the augmentation, with the names and meanings of Keras's `ImageDataGenerator`.
 
-Apart from `augment`, so that flags and settings can be checked without TensorFlow.
+This module does not need TensorFlow, so that commands can check their flags quickly.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ Range = tuple[float, float]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What may happen to an image, each drawn uniformly and independently.
+    """Random changes of training images, each drawn uniformly and independently. Default: no changes.
 
-    The settings of an `ImageDataGenerator` can be pasted: `AugmentConfig(rotation_range=90, width_shift_range=0.2)`.
-    Where that and Keras's layers differ, its meanings are followed (README, "Reading for training").
+    The arguments of an `ImageDataGenerator` can be copied: `AugmentConfig(rotation_range=90, width_shift_range=0.2)`.
+    They have the meanings of `ImageDataGenerator` where Keras's preprocessing layers differ.
 
     Attributes:
-        rotation_range: Largest rotation to either side, in degrees, 0..180.
-        width_shift_range: Largest shift to either side: below 1 a share of the width, from 1 on pixels.
-        height_shift_range: Likewise of the height.
-        shear_range: Largest shear to either side, in degrees, 0..89.
-        zoom_range: Width and height are each scaled within 1 - zoom_range .. 1 + zoom_range, or within the two given
-            factors; above 1 more than the image is shown.
-        horizontal_flip: Mirror left-right every second time.
-        vertical_flip: Mirror top-bottom every second time.
-        fill_mode: What is shown outside of the image: "nearest" its edge, "constant" `cval`, "reflect" its mirror
-            image, "wrap" its other side.
-        cval: Grey level 0..255 of what is filled or erased.
-        channel_shift_range: Largest number of grey levels that is added to all channels or taken from them, 0..255.
-        brightness_range: Factors within which the image is multiplied.
-        contrast_range: Factors within which the distance of all values to the image's mean is multiplied.
-        saturation_range: Factors within which the distance of each pixel to its grey is multiplied.
+        rotation_range: Largest rotation to either side in degrees, 0..180.
+        width_shift_range: Largest horizontal shift to either side. Below 1: share of the width; from 1: pixels.
+        height_shift_range: Largest vertical shift to either side. Below 1: share of the height; from 1: pixels.
+        shear_range: Largest shear to either side in degrees, 0..89.
+        zoom_range: Width and height are each scaled by a factor within 1 - zoom_range .. 1 + zoom_range, or within the
+            two given factors. A factor above 1 zooms out.
+        horizontal_flip: Flip left-right with probability 0.5.
+        vertical_flip: Flip top-bottom with probability 0.5.
+        fill_mode: Filling of the area outside the image. "nearest": its edge pixels; "constant": `cval`; "reflect": its
+            mirror image; "wrap": its opposite side.
+        cval: Gray level, 0..255, of the area that "constant" fills and of erased rectangles.
+        channel_shift_range: Largest number of levels, 0..255, that is added to or subtracted from all channels.
+        brightness_range: (lowest, highest) factor, 0..5, of all values.
+        contrast_range: (lowest, highest) factor, 0..5, of the distance of all values from the mean of the image.
+        saturation_range: (lowest, highest) factor, 0..5, of the distance of each pixel from its gray level.
         erasing: Probability that a rectangle is filled with `cval` (Zhong et al. 2017, "Random erasing").
-        erasing_area: Its area, as shares of the image's.
+        erasing_area: (smallest, largest) area of the rectangle, as a share of the image.
     """
 
     rotation_range: float = 0.0
@@ -62,11 +62,11 @@ class AugmentConfig:
         _check_within("shear_range", self.shear_range, 0, 89, "degrees")
         _check_within("width_shift_range", self.width_shift_range, 0, _MOST_PIXELS, "a share below 1, or pixels")
         _check_within("height_shift_range", self.height_shift_range, 0, _MOST_PIXELS, "a share below 1, or pixels")
-        _check_within("channel_shift_range", self.channel_shift_range, 0, 255, "grey levels")
-        _check_within("cval", self.cval, 0, 255, "a grey level")
+        _check_within("channel_shift_range", self.channel_shift_range, 0, 255, "gray levels")
+        _check_within("cval", self.cval, 0, 255, "a gray level")
         _check_within("erasing", self.erasing, 0, 1, "a probability")
         if self.fill_mode not in FILL_MODES:
-            raise UserError(f"fill_mode={self.fill_mode!r}: one of {', '.join(FILL_MODES)} is expected.")
+            raise UserError(f"fill_mode={self.fill_mode!r}: must be one of {', '.join(FILL_MODES)}.")
         if not isinstance(self.zoom_range, (tuple, list)):
             _check_within("zoom_range", self.zoom_range, 0, 0.99, "a share")
         for name, most in (
@@ -77,31 +77,31 @@ class AugmentConfig:
             if isinstance(value, (tuple, list)):
                 object.__setattr__(self, name, _checked_range(name, value, most))  # JSON gives lists.
         if self.zoom_factors[0] <= 0:
-            raise UserError(f"zoom_range={self.zoom_range}: expected factors above 0.")
+            raise UserError(f"zoom_range={self.zoom_range}: both factors must be above 0.")
 
     def __bool__(self) -> bool:
-        """Whether anything is changed at all."""
+        """Whether any change is possible."""
         return self != dataclasses.replace(
             AugmentConfig(), fill_mode=self.fill_mode, cval=self.cval, erasing_area=self.erasing_area
         )
 
     @property
     def zoom_factors(self) -> Range:
-        """The least and the greatest factor of width and height."""
+        """Smallest and largest factor of width and height."""
         if isinstance(self.zoom_range, tuple):
             return self.zoom_range
         return 1 - self.zoom_range, 1 + self.zoom_range
 
     @property
     def moves(self) -> bool:
-        """Whether pixels change their place."""
+        """Whether there are geometric changes."""
         flips = self.horizontal_flip or self.vertical_flip
         shifts = self.width_shift_range or self.height_shift_range
         return bool(flips or shifts or self.rotation_range or self.shear_range or self.zoom_factors != (1, 1))
 
     @property
     def recolors(self) -> bool:
-        """Whether values change at their place."""
+        """Whether there are color changes."""
         ranges = (self.brightness_range, self.contrast_range, self.saturation_range)
         return bool(self.channel_shift_range) or any(r is not None for r in ranges)
 
@@ -111,38 +111,57 @@ _MOST_PIXELS = 8192
 
 def _check_within(name: str, value: Any, low: float, high: float, what: str) -> None:
     if not isinstance(value, (int, float)) or not low <= value <= high:
-        raise UserError(f"{name}={value}: expected {what} within {low}..{high}.")
+        raise UserError(f"{name}={value}: must be {what} within {low}..{high}.")
 
 
 def _checked_range(name: str, value: Range | list[float], most: float) -> Range:
     if len(value) != 2 or not 0 <= value[0] <= value[1] <= most:
-        raise UserError(f"{name}={value}: expected two numbers within 0..{most}, the lower one first.")
+        raise UserError(f"{name}={value}: must be two numbers within 0..{most}, the lower one first.")
     return float(value[0]), float(value[1])
 
 
-_NOTES = AugmentConfig(rotation_range=90.0, zoom_range=0.2, horizontal_flip=True, vertical_flip=True)
-PRESETS = {
-    "none": AugmentConfig(),
-    # The settings of the notes that this project grew from, for training from scratch and for transfer.
-    "document": dataclasses.replace(_NOTES, width_shift_range=0.2, height_shift_range=0.2),
-    "document_transfer": dataclasses.replace(_NOTES, width_shift_range=0.1, height_shift_range=0.1),
-    # Photographs have a right way up: small turns, no vertical flip.
-    "standard": AugmentConfig(
-        rotation_range=15.0, width_shift_range=0.1, height_shift_range=0.1, zoom_range=0.15, horizontal_flip=True
-    ),
-    "strong": AugmentConfig(
-        rotation_range=30.0,
-        width_shift_range=0.15,
-        height_shift_range=0.15,
-        shear_range=10.0,
-        zoom_range=(0.7, 1.2),
-        horizontal_flip=True,
-        fill_mode="reflect",
-        channel_shift_range=10.0,
-        brightness_range=(0.7, 1.3),
-        contrast_range=(0.7, 1.3),
-        saturation_range=(0.5, 1.5),
-        erasing=0.25,
-        cval=127.0,
-    ),
-}
+_REFERENCE = AugmentConfig(rotation_range=90.0, zoom_range=0.2, horizontal_flip=True, vertical_flip=True)
+FORMER_NAMES = {"document": "reference", "document_transfer": "reference_transfer"}  # Old name of a preset -> its name.
+
+
+def current_name(name: str) -> str:
+    """Return the current name of a preset or recipe that may be given by its old name, such as `document`."""
+    return FORMER_NAMES.get(name, name)
+
+
+class _Presets(dict[str, AugmentConfig]):
+    """Presets by name. Old names are found too, but not listed."""
+
+    def __missing__(self, name: str) -> AugmentConfig:
+        if name not in FORMER_NAMES:
+            raise KeyError(name)
+        return self[FORMER_NAMES[name]]
+
+
+PRESETS = _Presets(
+    {
+        "none": AugmentConfig(),
+        # The settings of the reference recipe, for training from scratch and for transfer learning.
+        "reference": dataclasses.replace(_REFERENCE, width_shift_range=0.2, height_shift_range=0.2),
+        "reference_transfer": dataclasses.replace(_REFERENCE, width_shift_range=0.1, height_shift_range=0.1),
+        # Photographs are seldom upside down, so rotations are small and there is no vertical flip.
+        "standard": AugmentConfig(
+            rotation_range=15.0, width_shift_range=0.1, height_shift_range=0.1, zoom_range=0.15, horizontal_flip=True
+        ),
+        "strong": AugmentConfig(
+            rotation_range=30.0,
+            width_shift_range=0.15,
+            height_shift_range=0.15,
+            shear_range=10.0,
+            zoom_range=(0.7, 1.2),
+            horizontal_flip=True,
+            fill_mode="reflect",
+            channel_shift_range=10.0,
+            brightness_range=(0.7, 1.3),
+            contrast_range=(0.7, 1.3),
+            saturation_range=(0.5, 1.5),
+            erasing=0.25,
+            cval=127.0,
+        ),
+    }
+)

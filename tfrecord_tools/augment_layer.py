@@ -1,4 +1,4 @@
-"""The augmentation as a Keras layer, for anybody's model or pipeline."""
+"""The augmentation as a Keras layer, for any model or pipeline."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from tfrecord_tools.errors import UserError
 
 @keras.saving.register_keras_serializable(package="tfrecord_tools")
 class RandomAugment(keras.layers.Layer):
-    """Rotation, shift, shear, zoom and flips as one warp, colours as one matrix, erasing; in training only.
+    """Keras layer that changes images randomly during training: geometry, colors and erased rectangles.
 
     RandomAugment(rotation_range=90, width_shift_range=0.2, horizontal_flip=True)(images, training=True)
 
-    Images are [b h w c] or [h w c], c 1 or 3, sides known; uint8, or floats in 0..`scale`, which are rounded to 256
-    levels. The result has the shape and dtype of the input, whatever the dtype policy. With `keys`, i64[b] (or i64[]
-    for one image), it is a pure function of images and keys; without, a `keras.random.SeedGenerator` draws new ones at
-    each call: then the guarantee of the same changes whatever the batches does not hold.
+    Images must be [b h w c] or [h w c], with c = 1 or 3 and a known height and width. They must be uint8, or floats in
+    0..`scale`, which are rounded to 256 levels. The result has the shape and dtype of the input, for any dtype policy.
+
+    With the argument `keys`, i64[b] (or i64[] for one image), the same image and key give the same result. Without
+    `keys`, a `keras.random.SeedGenerator` draws new keys in each call, and the result depends on the earlier calls.
     """
 
     def __init__(
@@ -36,23 +37,26 @@ class RandomAugment(keras.layers.Layer):
         trainable: bool = False,
         **settings: Any,
     ):
-        """Takes an `AugmentConfig`, or its attributes as keywords.
+        """Make the layer from an `AugmentConfig`, or from its attributes as keywords.
 
         Args:
-            config: What may happen.
-            seed: Of the generator that is used without keys; None: another one each time.
-            scale: The value of white in images of floats.
-            name: As of every layer.
-            dtype: Has no influence.
-            trainable: There is nothing to train.
-            **settings: As of `AugmentConfig`.
+            config: The random changes.
+            seed: Seed of the generator that draws keys if the call has none. None: a random seed.
+            scale: Value of white in float images. Default: 255.
+            name: Name of the layer.
+            dtype: Has no effect.
+            trainable: Has no effect.
+            **settings: Attributes of `AugmentConfig`, instead of `config`.
+
+        Raises:
+            UserError: Both `config` and `settings` are given, or a value is out of its range.
         """
         super().__init__(name=name, dtype=dtype, trainable=trainable, autocast=False)
         if config is not None and settings:
-            raise UserError(f"RandomAugment: give a config or {', '.join(settings)}, not both.")
+            raise UserError(f"RandomAugment: use either config or {', '.join(settings)}, not both.")
         self.config = config or AugmentConfig(**settings)
         if not scale > 0:
-            raise UserError(f"scale={scale}: the value of white, above 0, is expected.")
+            raise UserError(f"scale={scale}: must be the value of white, above 0.")
         self.scale = float(scale)
         self.seed = seed
         self._generator = keras.random.SeedGenerator(seed)

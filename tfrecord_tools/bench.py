@@ -1,4 +1,4 @@
-"""Says what holds a dataset's input pipeline back, and what would change it.
+"""Measure the input pipeline of a dataset, and name its slowest stage and a remedy.
 
 python -m tfrecord_tools.bench out/ --image_size=160 --augment=standard
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS
 from tfrecord_tools.base import command, words, workers
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 CACHE_BYTES = 2 << 30
 _IN_MEMORY = "python -m trainers.finetune --cache=memory (or frozen, or scratch)"
-_WARM_UP = 0.2  # Share of the time of a measurement that is not counted.
-_NEAR = 0.9  # Input of less than this share of the model's own speed holds it back.
+_WARM_UP = 0.2  # Share of a measurement that is not counted.
+_NEAR = 0.9  # The model waits for its input if the input is slower than this share of the model's own speed.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What is measured.
+    """Settings of a measurement.
 
     Attributes:
         tfrecords: The dataset directory.
-        split: Whose records.
+        split: The split that is read.
         image_size: Height and width in pixels.
         crop: As in `dataset.train_batches`.
-        batch_size: Images a batch.
-        augment: Name of a preset.
-        cached: Decoded images come from memory.
-        seconds: How long each stage is measured.
+        batch_size: Images per batch.
+        augment: Name of an augmentation preset.
+        cached: Read decoded images from memory.
+        seconds: Seconds that each stage is measured.
     """
 
     tfrecords: str
@@ -55,20 +55,20 @@ class BenchConfig:
     def __post_init__(self) -> None:
         for name in ("image_size", "batch_size", "seconds"):
             if not getattr(self, name) > 0:
-                raise UserError(f"--{name}={getattr(self, name)}: above 0 is expected.")
+                raise UserError(f"--{name}={getattr(self, name)}: must be above 0.")
         geometry.check_crop(self.crop, "--crop=")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """A stage of the pipeline: images a second of all stages up to this one."""
+    """A stage of the pipeline, with the rate in images/s of all stages up to this one."""
 
     name: str
     rate: float
 
 
 def measure(records: Records, config: BenchConfig, cache: Cache | None = None) -> list[Stage]:
-    """Measures reading, then also decoding (or reading from a cache), then also augmenting."""
+    """Measure reading, then reading and decoding (or a cache), then all of it with augmentation."""
     from tfrecord_tools import dataset
 
     stages: dict[str, Callable[[], Any]] = {}
@@ -86,17 +86,17 @@ def measure(records: Records, config: BenchConfig, cache: Cache | None = None) -
 
 
 def rate(batches: Iterable[Any], batch_size: int, seconds: float) -> float:
-    """Images a second that come out of endless batches, after a warm-up."""
+    """Return the images/s of endless batches, after a warm-up."""
     iterator = iter(batches)
     next(iterator)
-    until = time.perf_counter() + seconds * _WARM_UP
-    while time.perf_counter() < until:
+    warm = time.perf_counter() + seconds * _WARM_UP
+    while time.perf_counter() < warm:
         next(iterator)
-    start, count, passed = time.perf_counter(), 0, 0.0
-    while passed < seconds * (1 - _WARM_UP):
+    start, count, elapsed = time.perf_counter(), 0, 0.0
+    while elapsed < seconds * (1 - _WARM_UP):
         next(iterator)
-        count, passed = count + batch_size, time.perf_counter() - start
-    return count / passed
+        count, elapsed = count + batch_size, time.perf_counter() - start
+    return count / elapsed
 
 
 def verdict(
@@ -107,43 +107,46 @@ def verdict(
     model_rate: float | None = None,
     in_memory: str = _IN_MEMORY,
 ) -> str:
-    """Says in one line which stage binds, by how much, and what to change.
+    """Return a line that names the bottleneck, its share of the time, and a remedy.
 
     Args:
-        stages: Of `measure`.
-        records: How many there are, for the size of a cache.
-        image_size: In pixels.
+        stages: Result of `measure`.
+        records: Number of records, for the size of a cache.
+        image_size: Height and width in pixels.
         crop: As in `BenchConfig`.
-        model_rate: Images a second of the model alone; None: there is none.
-        in_memory: The flag that keeps decoded images in memory, with its command unless that is what the user ran.
+        model_rate: Images/s of the model alone. None: only the input was measured.
+        in_memory: The flag that keeps decoded images in memory, with its command unless the user ran that command.
     """
     supply = stages[-1].rate
     if model_rate is not None and supply >= model_rate * _NEAR:
-        spare = f"{supply / model_rate:.1f} times what it takes" if supply > model_rate else "as fast as it"
+        input_rate = f"{supply / model_rate:.1f} times as fast" if supply > model_rate else "about as fast"
         return (
-            f"the model binds: {model_rate:,.0f} images/s; the input is {spare}. A faster device, or a smaller model."
+            f"bottleneck: the model, with {model_rate:,.0f} images/s; the input is {input_rate}. Use a faster device or"
+            " a smaller model."
         )
     times = [1 / stages[0].rate, *(1 / b.rate - 1 / a.rate for a, b in itertools.pairwise(stages))]
-    share, binding = max(zip((t * supply for t in times), stages), key=lambda pair: pair[0])
-    starved = f", {supply / model_rate:.0%} of what the model could take" if model_rate else ""
-    what = f"{binding.name} binds: {share:.0%} of the time at {supply:,.0f} images/s{starved}"
-    return f"{what}. {_remedy(binding, records, image_size, crop, in_memory)}"
+    share, bottleneck = max(zip((t * supply for t in times), stages), key=lambda pair: pair[0])
+    of_model = f", {supply / model_rate:.0%} of the model's own speed" if model_rate else ""
+    problem = f"bottleneck: {bottleneck.name}, {share:.0%} of the time at {supply:,.0f} images/s{of_model}"
+    return f"{problem}. {_remedy(bottleneck, records, image_size, crop, in_memory)}"
 
 
-def _remedy(binding: Stage, records: int, image_size: int, crop: float, in_memory: str) -> str:
+def _remedy(bottleneck: Stage, records: int, image_size: int, crop: float, in_memory: str) -> str:
     needed = records * image_size**2 * 3
-    if binding.name == "decoding":
+    if bottleneck.name == "decoding":
         cache = f"{in_memory} keeps all decoded images in {needed / 1e6:,.0f} MB" if needed <= CACHE_BYTES else ""
-        # Of just the size that, cropped, is the one wanted: then nothing is resized either.
+        # Images of this size are cropped to `image_size` and need not be resized.
         side, mode = (round(image_size / crop), "center_crop") if crop else (image_size, "exact")
         convert = f"python -m tfrecord_tools.convert --resize={side} --resize_mode={mode}"
         resize = f"{convert} makes records that decode faster"
         return "; or ".join(filter(None, (cache, resize))) + "."
-    if binding.name == "augmenting":
-        return "Fewer kinds of change (colours cost as much as all moves), or more processors."
-    if binding.name == "reading":
-        return "A faster disk, or fewer and larger reads: order.Blocks."
-    return "More processors, or larger batches."
+    if bottleneck.name == "augmenting":
+        return (
+            "Use fewer kinds of augmentation (color changes cost as much as all geometric changes), or more processors."
+        )
+    if bottleneck.name == "reading":
+        return "Use a faster disk, or fewer and larger reads with order.Blocks."
+    return "Use more processors, or larger batches."
 
 
 def main(argv: Sequence[str]) -> None:
@@ -162,7 +165,7 @@ def main(argv: Sequence[str]) -> None:
         if cache is None:
             raise UserError(
                 f"--cached: {words.number(len(records), 'image does not', 'images do not')} fit into"
-                f" {CACHE_BYTES / 1e9:.1f} GB."
+                f" {CACHE_BYTES / 1e9:.1f} GB. Remove --cached, or use a smaller --image_size."
             )
     stages = measure(records, config, cache)
     for number, stage in enumerate(stages):
@@ -171,17 +174,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def define_flags() -> None:
-    flags.DEFINE_string("split", BenchConfig.split, "Whose records.")
-    flags.DEFINE_integer("image_size", BenchConfig.image_size, "Height and width in pixels.")
+    flags.DEFINE_string("split", BenchConfig.split, "Split to read: train, validation or test.")
+    flags.DEFINE_integer("image_size", BenchConfig.image_size, "Height and width of the decoded images in pixels.")
     flags.DEFINE_float(
-        "crop", BenchConfig.crop, "Share of the shorter side whose central square is taken; 0 stretches."
+        "crop",
+        BenchConfig.crop,
+        "Side of the central square that is cropped, as a share of the shorter side. 0: stretch the whole image.",
     )
-    flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Images a batch.")
-    flags.DEFINE_enum("augment", BenchConfig.augment, list(PRESETS), "The augmentation.")
+    flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Images per batch.")
+    flags.DEFINE_enum("augment", BenchConfig.augment, [*PRESETS, *FORMER_NAMES], "Augmentation preset.")
     flags.DEFINE_bool(
-        "cached", BenchConfig.cached, "Read decoded images from memory, as trainers do that keep them there."
+        "cached",
+        BenchConfig.cached,
+        "Measure with decoded images in memory, as a trainer with a memory cache reads them.",
     )
-    flags.DEFINE_float("seconds", BenchConfig.seconds, "How long each stage is measured.")
+    flags.DEFINE_float("seconds", BenchConfig.seconds, "Seconds that each stage is measured.")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Converts images into verified, indexed TFRecords.
+"""Convert images into verified, indexed TFRecords.
 
-python -m tfrecord_tools.convert --src=cat_dog_img writes out/ from cat_dog_img/train/cats/1.jpg
-(split/class/image), cat_dog_img/cats/1.jpg (class/image; a validation split is then made) or cat.1.jpg (named by
-class). --src may also be a zip or tar archive of these, a CSV or Parquet manifest, or a CSV of pixels.
-Every image is proven sound; JPEG and PNG are stored byte for byte. A command that was killed continues when repeated.
+python -m tfrecord_tools.convert --src=cat_dog_img reads cat_dog_img/train/cats/1.jpg (split/class/image),
+cat_dog_img/cats/1.jpg (class/image, with an automatic validation split) or cat_dog_img/cat.1.jpg (class in the name),
+and writes out/. --src may also be a zip or tar archive of such a directory, a CSV or Parquet manifest, or a CSV of
+pixels. Every image is verified. JPEG and PNG files are stored byte for byte. If the command is stopped, run it again:
+it continues.
 """
 
 from __future__ import annotations
@@ -46,20 +47,21 @@ ENGINES = ("local", "beam")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
-    """All settings of a conversion: what to read, what to store of it, how to divide it, and how it is carried out.
+    """All settings of a conversion.
 
     Attributes:
-        out: The directory to write.
-        engine: Who does the work, "local" processes or a runner of "beam"; never changes the output.
-        workers: Number of local processes; likewise. None: one a processor.
-        beam_options: Beam's own, as a command line. Empty: its DirectRunner, in this process.
-        dask: Address or scheduler file of a Dask cluster that does the work by Beam; `engine` is then "beam".
+        out: Local directory to write.
+        engine: "local" converts in processes of this machine, "beam" with Apache Beam. The output is the same.
+        workers: Number of local processes. The output is the same for any number. None: one per processor.
+        beam_options: Options of Beam, as a command line. Empty: Beam's DirectRunner, in this process.
+        dask: Address or scheduler file of a Dask cluster that converts through Beam. It sets `engine` to "beam".
         overwrite: Replace an existing dataset at `out` when the new one is complete.
-        update: Bring the dataset at `out` up to date with `src`: what is new goes into new shards, and only shards
-            with a removed or changed image are written again. Its settings are taken over.
-        restart: Discard what an unfinished conversion left.
+        update: Bring the dataset at `out` up to date with `src`, with the settings of that dataset. New images go into
+            new shards. Other shards are rewritten only if one of their images was removed or changed.
+        restart: Delete the work of an unfinished conversion and start again.
         dry_run: Stop after the class table; nothing is written.
-        explicit: With `update`, names of settings that must be those of then although they have their defaults now.
+        explicit: With `update`, the names of settings that the caller has set. They must equal those of the existing
+            dataset, also where they have their default values.
     """
 
     out: str = "out"
@@ -84,11 +86,14 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         self._check_engine()
         if files.is_url(self.out):
             raise UserError(
-                f"--out={self.out}: a dataset grows in a local directory, which one rename makes whole. Convert into"
-                f" one, then copy it: python -m tfrecord_tools.transfer DIRECTORY {self.out}"
+                f"--out={self.out}: must be a local directory. Convert into a local directory, then copy it:"
+                f" python -m tfrecord_tools.transfer DIRECTORY {self.out}"
             )
         if self.update and self.overwrite:
-            raise UserError("--update and --overwrite exclude each other: the one keeps what is there.")
+            raise UserError(
+                "--update and --overwrite cannot be combined: --update keeps the existing dataset and --overwrite"
+                " replaces it. Remove one of the two flags."
+            )
 
     def _check_dask(self) -> None:
         others = {"beam_options": self.beam_options, "workers": self.workers, "dry_run": self.dry_run}
@@ -97,75 +102,83 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
 
     def _check_engine(self) -> None:
         if self.engine not in ENGINES:
-            raise UserError(f"--engine={self.engine}: one of {', '.join(ENGINES)} is expected.")
+            raise UserError(f"--engine={self.engine}: must be one of {', '.join(ENGINES)}.")
         if self.engine == "local" and self.beam_options:
-            raise UserError(f"--beam_options={self.beam_options}: nothing but --engine=beam takes them. Pass it too.")
+            raise UserError(
+                f"--beam_options={self.beam_options}: only --engine=beam uses these options. Add --engine=beam, or"
+                " remove them."
+            )
         if self.engine == "beam" and self.workers is not None:
             raise UserError(
-                f"--workers={self.workers}: Beam's runner decides. Say it in --beam_options, such as"
-                " --direct_running_mode=multi_processing --direct_num_workers=2."
+                f"--workers={self.workers}: cannot be combined with --engine=beam. Set the number of workers in"
+                " --beam_options, for example --direct_running_mode=multi_processing --direct_num_workers=2."
             )
         if self.engine == "beam" and self.dry_run:
-            raise UserError("--engine=beam: --dry_run makes its plan on this machine. Leave --engine out.")
+            raise UserError(
+                "--engine=beam: cannot be combined with --dry_run, which plans on this machine. Remove --engine."
+            )
 
     def output_settings(self) -> dict[str, Any]:
-        """The settings that the output depends on, for its record and its digest."""
+        """Return the settings that the output depends on. They are stored in convert.json and in the digest."""
         return self.scan_settings() | self.image_settings() | self.plan_settings()
 
     def request(self) -> dict[str, Any]:
-        """Return what a command asks for: a finished commit with the same request needs no second conversion."""
+        """Return what the command asks for. A finished commit with an equal request is not converted again."""
         return self.output_settings() | {
-            "src": _real(self.src),
+            "src": _canonical(self.src),
             "update": self.update,
             **({"relabel": _sha256(self.relabel)} if self.relabel else {}),
         }
 
 
 def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> ConvertJson:
-    """Converts `config.src` into `config.out`, continuing what an interrupted run began.
+    """Convert `config.src` into `config.out`, or continue an interrupted conversion.
 
-    The output is a function of the sources and the plan's settings: the same bytes whatever the number of
-    workers, the interruptions and the place. A call from a script with more than one worker needs the
-    usual `if __name__ == "__main__":`, as all of Python's process pools do.
+    The same sources and settings give the same bytes, with any number of workers, on any machine, and after any
+    interruption. A script that calls this function with more than one worker needs `if __name__ == "__main__":`, as for
+    every process pool in Python.
 
     Args:
-        config: What to do.
-        log: Takes each line of the report.
+        config: All settings.
+        log: Called with each line of the report.
 
     Returns:
-        The contents of `out/convert.json`: digest, counts, class table (with `dry_run`: of what it would be).
+        The contents of `out/convert.json`: digest, counts, class table. With `dry_run`, what they would be.
 
     Raises:
-        UserError: Anything that the user can mend; `out` is then as it was before.
+        UserError: Anything that the user can fix. `out` is then unchanged.
+
+    Example:
+        convert(ConvertConfig(src="cat_dog_img", out="out"))
     """
-    if config.engine == "beam":  # Its workers may be in another directory.
+    if config.engine == "beam":  # Beam's workers may run in another directory.
         source = config.src if files.is_url(config.src) else os.path.abspath(config.src)
         config = dataclasses.replace(config, src=source, out=os.path.abspath(config.out))
     out = Path(config.out)
     if out.is_symlink() or out.name in ("", ".."):
-        out = out.resolve()  # What the link names is replaced, not the link; and "." is no name to rename to.
+        out = out.resolve()  # The target of a link is replaced, not the link. A rename to "." is not possible.
     if not files.is_url(config.src):
         check_apart(out, Path(config.src))
     try:
         if config.dry_run:
             with _local_pool(config) as pool:
-                plan, _, _ = _Conversion(config, out, pool, log).decide()
+                plan, _, _ = _Conversion(config, out, pool, log).make_plan()
                 return metadata.summary(describe.describe(plan))
         if dataset_files.partial_of(out).exists():
             with open_workspace(out) as workspace:
                 beam_engine.end_earlier(workspace.beam, log)
                 if workspace.finish_commit() == config.request():
-                    log(f"{out}/: the interrupted commit of this conversion is finished.")
+                    log(f"{out}/: the last step of an interrupted conversion is now finished. The dataset is complete.")
                     return dataset_files.read(out)
         check_out(out, config.overwrite or config.update, lambda: stores.check_exists(config.src))
         with open_workspace(out) as workspace:
-            # Again: a conversion that we waited for may have made it.
+            # Checked again, because another conversion may have written `out` while we waited for the lock.
             check_out(out, config.overwrite or config.update)
             return _convert_in(workspace, config, log)
     except OSError as error:
         raise UserError(
-            f"{refusal(error)}. What is done is kept in {dataset_files.partial_of(out)}/."
-            " Mend the cause and run the same command again: it continues."
+            f"{refusal(error)}. The finished part is kept in {dataset_files.partial_of(out)}/."
+            " Fix the cause and run the same command again: it continues."
         ) from error
 
 
@@ -178,7 +191,7 @@ def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str]
     except UserError as error:
         if not workspace.survey.exists():
             raise
-        remedy = f"What is done is kept in {workspace.root}/ for the next try; delete it to give up."
+        remedy = f"The finished part is kept in {workspace.root}/ for the next run. To give up, delete that directory."
         raise UserError(f"{error}\n{remedy}") from error
 
 
@@ -191,50 +204,51 @@ def _pool(
 
 
 def _local_pool(config: ConvertConfig) -> contextlib.AbstractContextManager[Pool]:
-    return workers.pool(config.workers, threads=files.is_url(config.src))  # fsspec listens for answers in a thread.
+    # fsspec reads URLs with a thread of its own, which forked processes would not have.
+    return workers.pool(config.workers, threads=files.is_url(config.src))
 
 
 class _Conversion:
-    """The steps of one conversion, and what they have in common."""
+    """The steps of one conversion, and the objects that they share."""
 
     def __init__(self, config: ConvertConfig, out: Path, pool: Pool, log: Callable[[str], object]):
         self._base = update.read(out) if config.update else None
         if self._base is not None and self._base.relabelled and not config.relabel:
             raise UserError(
-                f"--update: {out} was made with --relabel. Pass that file again, for its images would get the labels of"
-                " the source back; or convert anew with --overwrite."
+                f"--update: {out} was converted with --relabel. Without that file, its images would get the labels of"
+                " the source back. Pass --relabel with the same file, or convert again with --overwrite."
             )
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._pool = pool
         self._log = log
 
     def run(self, workspace: Workspace) -> ConvertJson:
-        """Everything from the scan to the commit; returns what `convert.json` says."""
+        """Run all steps from the scan to the commit, and return the contents of `convert.json`."""
         start = time.monotonic()
         if workspace.survey.exists() and any(workspace.survey.iterdir()):
-            self._log(f"{workspace.root}/: what an interrupted conversion has done is taken over.")
-        plan, sources, facts = self.decide(workspace.survey)
+            self._log(f"{workspace.root}/: continuing an interrupted conversion")
+        plan, sources, facts = self.make_plan(workspace.survey)
         if self._base is not None and plan.digest == self._base.digest:
             workspace.clear()
-            self._log(f"{workspace.out}/: up to date, nothing is added, changed or removed.")
+            self._log(f"{workspace.out}/: up to date. No image was added, changed or removed.")
             return dataset_files.read(workspace.out)
-        workspace.start_writing(plan.digest, {"src": _real(self._config.src)} | plan.config)
+        workspace.start_writing(plan.digest, {"src": _canonical(self._config.src)} | plan.config)
         index.join_parts(self._write(plan, sources, facts, workspace), workspace.data / index.FILE_NAME)
         self._describe(plan, sources, facts, workspace.data)
         if copied := sum(_is_copy(shard, workspace.data, plan.name) for shard in plan.shards):
-            what = words.number(copied, "unchanged shard")
-            self._log(f"  note: {what} copied, since the file system has no hard links")
+            shards = words.number(copied, "unchanged shard was", "unchanged shards were")
+            self._log(f"  note: {shards} copied, because the file system has no hard links")
         workspace.commit_data(self._config.request() | {"update": self._base is not None})
-        self._log(_closing(plan, facts, workspace.out, time.monotonic() - start))
+        self._log(_summary(plan, facts, workspace.out, time.monotonic() - start))
         return dataset_files.read(workspace.out)
 
-    def decide(self, saved: Path | None = None) -> tuple[Plan, Sources, Facts]:
-        """Scans, surveys and plans; prints the class table."""
+    def make_plan(self, saved: Path | None = None) -> tuple[Plan, Sources, Facts]:
+        """Scan the source, inspect its images, plan the dataset, and print the class table."""
         config, base = self._config, self._base
         sources = scan(config)
         sources = divided(sources, config)
         self._check_bad(sources, {})
-        with Progress("survey", len(sources)) as progress:
+        with Progress("inspect", len(sources)) as progress:
             facts = survey(
                 sources,
                 self._pool,
@@ -244,7 +258,7 @@ class _Conversion:
                 progress=progress,
                 check=lambda reasons: self._check_bad(sources, reasons),
             )
-        name = dataset_name(_stem(_real(config.src))) if base is None else base.config["name"]
+        name = dataset_name(_stem(_canonical(config.src))) if base is None else base.config["name"]
         previous = None if base is None else base.previous
         plan = make_plan(sources, facts, config, name, config.output_settings(), previous)
         if config.store == "raw":
@@ -254,7 +268,7 @@ class _Conversion:
         return plan, sources, facts
 
     def _check_bad(self, sources: Sources, reasons: Mapping[int, str]) -> None:
-        """Stops where more files are bad than is allowed."""
+        """Raise UserError if more files are bad than the settings allow."""
         config = self._config
         total = len(sources) + len(sources.rejected)
         allowed = 0 if config.on_bad_image == "fail" else config.max_bad * total
@@ -266,7 +280,7 @@ class _Conversion:
         check_rejected(bad, total, config.max_bad)
 
     def _write(self, plan: Plan, sources: Sources, facts: Facts, workspace: Workspace) -> list[Path]:
-        """Writes the shards that are not complete yet; returns the index parts of all, in order."""
+        """Write the shards that are not complete yet, and return the index parts of all shards, in order."""
         parts = [workspace.index / f"{number:07d}.parquet" for number in range(len(plan.shards))]
         missing = [number for number, part in enumerate(parts) if not part.exists()]
         _check_space(plan, missing, workspace)
@@ -292,18 +306,18 @@ class _Conversion:
         return parts
 
     def _describe(self, plan: Plan, sources: Sources, facts: Facts, data: Path) -> None:
-        """Writes the metadata and the report card."""
-        # A few hundred images at most are looked at: not worth the seconds that a pipeline takes to start.
+        """Write the metadata and the report card."""
+        # At most a few hundred images are read here. To start a Beam pipeline would take longer.
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
-        noted = notes.of(plan, sources, facts)
-        samples = statistics.sample(plan, sources, facts, data, pool, self._config, noted)
+        plan_notes = notes.of(plan, sources, facts)
+        samples = statistics.sample(plan, sources, facts, data, pool, self._config, plan_notes)
         report = statistics.describe(plan, sources, facts, samples.colors, self._config.verify)
-        report["notes"] = [note.as_json(sources) for note in noted]
+        report["notes"] = [note.as_json(sources) for note in plan_notes]
         if sources.relabelled:
             changes = sorted(sources.relabelled.items())
             report["relabelled"] = [{"from": old, "to": new, "images": count} for (old, new), count in changes]
         metadata.write(data, describe.describe(plan), report)
-        card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures)
+        card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures, self._log)
 
 
 def _is_copy(shard: Shard, data: Path, name: str) -> bool:
@@ -315,27 +329,27 @@ def _sha256(path: str) -> str:
         return hashlib.sha256(file.read()).hexdigest()
 
 
-def _real(src: str) -> str:
-    """The one name of a source that has many."""
+def _canonical(src: str) -> str:
+    """Return a source's absolute path without links, or its URL without a slash at the end."""
     return src.rstrip("/") if files.is_url(src) else os.path.realpath(src)
 
 
 def _stem(path: str) -> str:
-    """A source's name without the ending of an archive or a table."""
+    """Return the name of a source without the ending of an archive or a table."""
     name = os.path.basename(path)
     return os.path.splitext(name)[0] if os.path.isfile(path) else name
 
 
 def _check_raw(plan: Plan, sources: Sources, facts: Facts, config: ConvertConfig) -> None:
-    """Raw pixels are of one size: an image that is smaller and not to be enlarged cannot be among them."""
+    """Raise UserError if an image is smaller than the size of all raw images."""
     table = facts.table[plan.rows.numbers]
     small = np.flatnonzero((table["height"] != config.resize) | (table["width"] != config.resize))
     if len(small):
         first = sources.paths[int(plan.rows.numbers[small[0]])]
         raise UserError(
             f"--store=raw: {words.number(len(small), 'image is', 'images are')} smaller than"
-            f" --resize={config.resize}, such as {first}"
-            f" ({table['width'][small[0]]} pixels). Pass --upscale to enlarge them, or a smaller --resize."
+            f" --resize={config.resize}, for example {first} ({table['width'][small[0]]} pixels wide). Add --upscale to"
+            " enlarge such images, or use a smaller --resize."
         )
 
 
@@ -346,13 +360,13 @@ def _check_space(plan: Plan, missing: Sequence[int], workspace: Workspace) -> No
     if needed > free:
         raise UserError(
             f"{workspace.root}: {words.size(needed, 'MB')} are needed and {words.size(free, 'MB')} are free."
-            " Free some space and run the same command again, or choose an --out elsewhere."
+            " Free some space and run the same command again, or choose an --out on another disk."
         )
 
 
-def _closing(plan: Plan, facts: Facts, out: Path, seconds: float) -> str:
+def _summary(plan: Plan, facts: Facts, out: Path, seconds: float) -> str:
     linked = sum(bool(shard.link) for shard in plan.shards)
-    unchanged = f" ({words.number(linked, 'as it was', 'as they were')})" if linked else ""
+    unchanged = f" ({linked:,} unchanged)" if linked else ""
     counts = Counter(r.done for r in plan.rejected)
     rejected = ", ".join(f"{count:,} {done}" for done, count in sorted(counts.items()))
     changed = np.count_nonzero(facts.table["changes"][plan.rows.numbers])
@@ -374,9 +388,9 @@ def _class_table(plan: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
     totals = ["", "all", *(f"{row.sum():,}" for row in counts.values())]
     shards = ["", "shards", *(f"{sum(s.split == split for s in plan.shards):,}" for split in counts)]
     lines = [header, *rows, totals, shards]
-    made = "splits of the source" if sources.has_splits else "automatic split"
+    splits = "splits of the source" if sources.has_splits else "automatic split"
     images = words.number(len(plan.rows), "image")
-    yield f"{sources.root}: {images}, {words.size(plan.bytes, 'MB')} to store, {made}"
+    yield f"{sources.root}: {images}, {words.size(plan.bytes, 'MB')} to store, {splits}"
     yield from (f"  {line}" for line in tabular.aligned(lines, left=(1,)))
     yield from (f"  note: {note.line()}" for note in notes.of(plan, sources, facts))
     for name, count in sources.left_out.items():
@@ -386,46 +400,97 @@ def _class_table(plan: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(ConvertConfig)}
-    usage.define_path("src", None, "Directory, URL (s3://…), zip or tar of images, manifest, CSV or Parquet of images.")
-    usage.define_path("out", default["out"], "Directory to write.")
+    usage.define_path(
+        "src",
+        None,
+        "The images: a directory, a URL such as s3://bucket/images, a zip or tar archive, a CSV or Parquet manifest, or"
+        " a CSV of pixels.",
+    )
+    usage.define_path("out", default["out"], "Local directory to write.")
     source_flags.define_source_flags()
-    usage.define_path("relabel", None, "CSV or Parquet with path and label: images that get other labels.")
-    flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the records.")
-    flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: by bytes.")
-    flags.DEFINE_integer("shard_bytes", None, "Aimed bytes a shard. Default: total/64 within 16..150 MiB.")
-    flags.DEFINE_enum("on_bad_image", default["on_bad_image"], ON_BAD_IMAGE, "List a bad file, mend it too, or stop.")
-    flags.DEFINE_enum("verify", default["verify"], VERIFY, "Decode every image, or look at headers and ends only.")
-    flags.DEFINE_integer("max_pixels", default["max_pixels"], "Larger images are refused before they are decoded.")
-    flags.DEFINE_enum("store", default["store"], STORES, "What is stored; original: the bytes of JPEG and PNG files.")
-    flags.DEFINE_integer("resize", None, "Shrink to this many pixels. Default: as they are.")
-    flags.DEFINE_enum("resize_mode", default["resize_mode"], RESIZE_MODES, "Which side that is, or squares.")
-    flags.DEFINE_bool("upscale", default["upscale"], "Enlarge what is smaller than --resize.")
-    flags.DEFINE_integer("quality", default["quality"], "Of the JPEGs that have to be encoded, 1..100.")
+    usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
+    flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")
+    flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: follows from --shard_bytes.")
+    flags.DEFINE_integer(
+        "shard_bytes", None, "Target size of a shard in bytes. Default: 1/64 of the total, but 16 to 150 MiB."
+    )
+    flags.DEFINE_enum(
+        "on_bad_image",
+        default["on_bad_image"],
+        ON_BAD_IMAGE,
+        "How to treat a bad image file. skip: leave it out and list it in rejected.csv; repair: repair it if possible,"
+        " else skip it, and list it; fail: stop.",
+    )
+    flags.DEFINE_enum(
+        "verify",
+        default["verify"],
+        VERIFY,
+        "full: decode every image; header: check only the start and the end of each file, which is faster.",
+    )
+    flags.DEFINE_integer(
+        "max_pixels", default["max_pixels"], "Reject images with more pixels than this, before they are decoded."
+    )
+    flags.DEFINE_enum(
+        "store",
+        default["store"],
+        STORES,
+        "original: store JPEG and PNG files unchanged; jpeg, png: store every image in that format; raw: store decoded"
+        " pixels.",
+    )
+    flags.DEFINE_integer("resize", None, "Shrink images to this many pixels. Default: sizes are kept.")
+    flags.DEFINE_enum(
+        "resize_mode",
+        default["resize_mode"],
+        RESIZE_MODES,
+        "How --resize=N is applied. shorter, longer: that side becomes N pixels; exact: stretch to N x N; center_crop:"
+        " crop the central square, then scale it to N x N.",
+    )
+    flags.DEFINE_bool("upscale", default["upscale"], "Enlarge images that are smaller than --resize.")
+    flags.DEFINE_integer("quality", default["quality"], "JPEG quality, 1 to 100, of images that have to be encoded.")
     flags.DEFINE_string(
         "depth_range",
         None,
-        "Levels LO,HI that become black and white, for PNG and TIFF images of 16-bit, 32-bit or floating-point levels."
-        " auto: the lowest and highest level of each image, which images with different ranges no longer share."
-        " Default: the high byte of 16-bit levels; images of other levels are rejected.",
+        "Levels LO,HI that become black and white, for PNG and TIFF images with 16-bit, 32-bit or floating-point"
+        " levels. auto: the lowest and highest level of each image, so that equal levels in two images may differ"
+        " afterwards. Default: the high byte of 16-bit levels; images with other levels are rejected.",
     )
     flags.DEFINE_bool(
         "strip_metadata",
         default["strip_metadata"],
         "Remove EXIF (with GPS positions), XMP and IPTC from JPEG and PNG images without changing pixels.",
     )
-    flags.DEFINE_enum("duplicates", default["duplicates"], DUPLICATES, "What becomes of files with the same bytes.")
+    flags.DEFINE_enum(
+        "duplicates",
+        default["duplicates"],
+        DUPLICATES,
+        "How to treat files with the same bytes. keep: store all of them; drop: store one, or none if their labels"
+        " differ; fail: stop.",
+    )
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
-    flags.DEFINE_bool("update", default["update"], "Bring the dataset at --out up to date; rewrite only what must be.")
-    flags.DEFINE_bool("restart", default["restart"], "Discard what an unfinished conversion left.")
-    flags.DEFINE_enum("engine", default["engine"], ENGINES, "Local processes, or Apache Beam (extra beam).")
-    flags.DEFINE_string("beam_options", default["beam_options"], "Beam's own. Default: DirectRunner, in this process.")
+    flags.DEFINE_bool(
+        "update",
+        default["update"],
+        "Bring the dataset at --out up to date with --src; rewrite only the shards with removed or changed images.",
+    )
+    flags.DEFINE_bool("restart", default["restart"], "Delete the work of an unfinished conversion and start again.")
+    flags.DEFINE_enum(
+        "engine",
+        default["engine"],
+        ENGINES,
+        "local: convert in processes of this machine; beam: convert with Apache Beam (pip extra beam).",
+    )
+    flags.DEFINE_string(
+        "beam_options",
+        default["beam_options"],
+        "Options of Apache Beam as a command line, for --engine=beam. Default: Beam's DirectRunner, in this process.",
+    )
     usage.define_path(
         "dask",
         default["dask"],
-        "Address of a Dask scheduler, for example tcp://10.0.0.1:8786, or its --scheduler-file: the workers of that"
-        " cluster convert (extra dask). Default: this machine converts.",
+        "Convert on a Dask cluster (pip extra dask): the address of its scheduler, for example tcp://10.0.0.1:8786, or"
+        " its scheduler file. Default: convert on this machine.",
     )
-    flags.DEFINE_bool("dry_run", default["dry_run"], "Stop after the class table; write nothing.")
+    flags.DEFINE_bool("dry_run", default["dry_run"], "Print the class table and stop; nothing is written.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -436,4 +501,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, "interrupted: the same command continues from here")
+    command.run(main, "interrupted: run the same command again to continue")

@@ -1,12 +1,12 @@
-"""`tf.data` pipelines over a converted directory: any order from any start, a pure function of (seed, step).
+"""`tf.data` pipelines of a converted directory. The same seed and step give the same batch.
 
 data = dataset.open("out")
 train = dataset.train_batches(data.records("train"), batch_size=32, image_size=160, seed=0)
 validation = dataset.eval_batches(data.records("validation"), batch_size=32, image_size=160)
 model.fit(train, steps_per_epoch=100, epochs=10, validation_data=validation)
 
-`_Chosen.batches` asks `order` for positions. A corrupt record, found by `Records.get_or_none`, is replaced in training
-by the next valid one of the order (`_next_sound`), and left out in evaluation.
+Training can start at any step. A corrupt record is reported and skipped: in training the next valid record of the order
+takes its position, in evaluation it is left out.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from tfrecord_tools.records import Records, open_dataset
 
 open = open_dataset
 
-_CHUNK = 64  # At most so many images are read and decoded in one call of Python: few calls, little to hold.
-_DRAWS = 6  # What these keys are for: other hashes of the same numbers are those of orders.
-_TRIED = 16  # Positions that are looked up at once.
+_CHUNK = 64  # Most images that one call of Python reads and decodes. More would need more memory.
+_DRAWS = 6  # Input of the hash, so that the keys of draws differ from the hashes of orders.
+_LOOKUP = 16  # Positions that are looked up at once.
 Fetch = Callable[[int], Any]
 
 
 class Batch(NamedTuple):
-    """A batch of `train_stream` or `eval_stream`: everything that is known about its images.
+    """A batch of `train_stream` or `eval_stream`.
 
     Attributes:
         images: u8[b h w 3].
         labels: i64[b].
         numbers: i64[b], the record numbers.
-        keys: i64[b], the keys of the random draws, as `mix` takes them; None for evaluation.
+        keys: i64[b], keys of the random draws, the argument `keys` of `mix`. None in evaluation.
     """
 
     images: tf.Tensor
@@ -53,7 +53,7 @@ class Batch(NamedTuple):
     keys: tf.Tensor | None = None
 
     def parts(self, with_numbers: bool, with_keys: bool = False) -> tuple[tf.Tensor, ...]:
-        """Return the tuple that users get: (images, labels[, numbers][, keys])."""
+        """Return the tuple (images, labels[, numbers][, keys]) that users get."""
         return (
             self.images,
             self.labels,
@@ -79,35 +79,42 @@ def train_batches(
     parallel: int | None = None,
     jit: bool = True,
 ) -> tf.data.Dataset:
-    """An endless stream of shuffled batches; batch k is the same whatever came before it.
+    """Return an endless `tf.data.Dataset` of shuffled training batches.
 
-    By default each epoch is another permutation of all records, and batches run on across epochs, so that nothing is
-    dropped or repeated within one. A corrupt record is replaced by another one, logged and kept in `records.corrupt`;
-    all other positions stay what they are. What is drawn for an image depends on the seed, its round (see `Order.at`)
-    and its number alone: not on its batch, the workers, `parallel` or `jit`.
+    Each epoch is a new permutation of all records. A batch may contain the end of one epoch and the start of the next,
+    so no record is dropped or repeated within an epoch. Batch k depends only on the arguments, not on earlier batches.
+
+    A corrupt record is logged and kept in `records.corrupt`, and another record takes its position; all other positions
+    stay the same. The random changes of an image depend only on the seed, the epoch (see `Order.at`) and the record
+    number, not on the batch, the number of workers, `parallel` or `jit`.
 
     Args:
-        records: What to read.
-        batch_size: Of the global batch, over all workers.
-        image_size: Height and width in pixels.
-        seed: Of order and augmentation.
-        crop: 0 stretches the whole image, above 0 takes its central square (see `reference.decode_pixels`).
-        start_step: The first batch's number.
-        shard: (i, w): yield the i-th of w equal, contiguous slices of each global batch.
-        order: `order.Blocks` or `order.Balanced` of these records; by default they are `order.Shuffled`.
-        augment: What may happen to the images, drawn anew for each occurrence.
-        cache: The images as `cache_pixels` returned them for the same size and crop; nothing is decoded then.
-        with_numbers: Yield the record numbers too.
-        with_keys: Yield the keys of the draws too, as `mix` takes them.
-        parallel: How many threads read and decode; None: one a processor.
-        jit: Compile the augmentation with XLA; its result is the same.
+        records: The records to read, from `open("out").records("train")`.
+        batch_size: Images per step, over all workers.
+        image_size: Height and width of the images in pixels.
+        seed: Seed of the order and the augmentation, any integer.
+        crop: 0: stretch the whole image. Above 0, at most 1: crop the central square that has this share of the shorter
+            side (see `reference.decode_pixels`).
+        start_step: Number of the first batch, from 0.
+        shard: (i, w): return the i-th of w equal, contiguous slices of each batch, for worker i of w.
+        order: `order.Blocks` or `order.Balanced` of these records. None: `order.Shuffled`.
+        augment: Random changes of the images, drawn anew in each epoch. Default: no changes.
+        cache: Decoded images from `cache_pixels` with the same `image_size` and `crop`. None: decode each image.
+        with_numbers: Add the record numbers to each batch.
+        with_keys: Add the keys of the random draws to each batch, the argument `keys` of `mix`.
+        parallel: Number of threads that read and decode. None: one per processor.
+        jit: Compile the augmentation with XLA. The result is the same.
 
     Returns:
-        Of (images u8[b h w 3], labels i64[b][, numbers i64[b]][, keys i64[b]]), b = batch_size / w.
+        Batches (images u8[b h w 3], labels i64[b][, numbers i64[b]][, keys i64[b]]) with b = batch_size / w.
 
     Raises:
-        UserError: A size that is not positive, a batch that w workers cannot share equally, or an order or a cache of
-            other records.
+        UserError: A size is not positive, w does not divide the batch size, or `order` or `cache` belongs to other
+            records.
+
+    Example:
+        train = train_batches(records, batch_size=32, image_size=160, seed=0, augment=AugmentConfig(zoom_range=0.2))
+        model.fit(train, steps_per_epoch=100, epochs=10)
     """
     return train_stream(
         records,
@@ -142,19 +149,22 @@ def train_stream(
     jit: bool = True,
     select: Callable[[Batch], Any] | None = None,
 ) -> tf.data.Dataset:
-    """Return the stream of `train_batches`, which explains the arguments, with a `Batch` as each element.
+    """Return the stream of `train_batches`, with a `Batch` as each element.
 
-    If `select` is given, its results are the elements. A `map` behind the stream would cost 0.3 ms a batch more.
+    Args:
+        select: Function of a `Batch` that returns the element instead. A later `map` would cost 0.3 ms more per batch.
+
+    The other arguments are those of `train_batches`.
     """
     _check_positive(batch_size=batch_size, image_size=image_size)
     check_crop(crop)
-    chosen = _Chosen(records, order or orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
+    selection = _Selection(records, order or orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
     if cache is None:
         fetch = fetch_decoded(records, image_size, crop)
     else:
         _check_cache(cache, records, image_size, crop)
         fetch = cache.get
-    data = chosen.batches(start_step, fetch, tf.uint8, (image_size, image_size, 3), parallel)
+    data = selection.batches(start_step, fetch, tf.uint8, (image_size, image_size, 3), parallel)
 
     @graphs.plain
     def finish(batch: Batch) -> Any:
@@ -167,23 +177,26 @@ def train_stream(
 def serialized_batches(
     records: Records, *, batch_size: int, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
 ) -> tf.data.Dataset:
-    """The stream of `train_batches` before it is decoded: (serialized examples string[b], record numbers i64[b]).
+    """Return the stream of `train_batches` without decoding the images.
 
-    An image that cannot be decoded is not found here, and stays in it.
+    A record with valid checksums and an image that cannot be decoded is part of this stream.
+
+    Returns:
+        Batches (serialized examples string[b], record numbers i64[b]).
     """
-    chosen = _Chosen(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
-    data = chosen.batches(start_step, records.get_or_none, tf.string, ())
+    selection = _Selection(records, orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
+    data = selection.batches(start_step, records.get_or_none, tf.string, ())
     return data.map(graphs.plain(lambda batch: (batch.images, batch.numbers)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cache:
-    """Decoded images.
+    """Decoded images in memory.
 
     Attributes:
-        pixels: u8[n h w 3], zeros where a record is corrupt.
+        pixels: u8[n h w 3]; zeros for corrupt records.
         crop: As in `train_batches`.
-        corrupt: The numbers of the corrupt ones.
+        corrupt: The numbers of the corrupt records.
     """
 
     pixels: np.ndarray
@@ -191,23 +204,23 @@ class Cache:
     corrupt: frozenset[int]
 
     def get(self, number: int) -> np.ndarray | None:
-        """Returns u8[h w 3]; None if the record is corrupt."""
+        """Return the pixels of a record, u8[h w 3], or None if the record is corrupt."""
         return None if number in self.corrupt else self.pixels[number]
 
 
 def cache_pixels(
     records: Records, *, image_size: int, crop: float = 0.0, budget_bytes: int | None = None
 ) -> Cache | None:
-    """Decodes all records once, for `train_batches(cache=...)`.
+    """Decode all records once, for `train_batches(cache=...)`. A record takes `image_size**2 * 3` bytes.
 
     Args:
-        records: What to read.
+        records: The records to decode.
         image_size: As in `train_batches`.
-        crop: Likewise.
-        budget_bytes: The most that it may take; None: any.
+        crop: As in `train_batches`.
+        budget_bytes: Largest size of the cache in bytes. None: no limit.
 
     Returns:
-        image_size**2 * 3 bytes a record; None if that is above the budget.
+        The cache, or None if it would be larger than `budget_bytes`.
     """
     shape = (len(records), image_size, image_size, 3)
     if budget_bytes is not None and np.prod(shape, dtype=np.int64) > budget_bytes:
@@ -218,21 +231,22 @@ def cache_pixels(
     return Cache(cached, crop, frozenset(records.corrupt))
 
 
-class _Chosen:
-    """Which records stand in a worker's share of each batch, and what is drawn for them."""
+class _Selection:
+    """The records in a worker's share of each batch, and the keys of their random draws."""
 
     def __init__(self, records: Records, order: Order, seed: int, batch_size: int, shard: tuple[int, int]):
-        _check_any(records)
+        _check_not_empty(records)
         _check_positive(batch_size=batch_size)
         index, workers = shard
         if not 0 <= index < workers or batch_size % workers:
             raise UserError(
-                f"shard={shard}: worker i of w with 0 <= i < w is expected, and w must divide the batch size"
+                f"shard={shard}: must be (i, w), for worker i of w with 0 <= i < w, and w must divide the batch size"
                 f" {batch_size}."
             )
         if order.count != len(records):
             raise UserError(
-                f"order: it is one of {words.number(order.count, 'record')}, and these are {len(records):,}."
+                f"order: is for {words.number(order.count, 'record')}, but there are {len(records):,} records. Make the"
+                " order with the number or the labels of the records that are read."
             )
         self.share = batch_size // workers
         self._records, self._order, self._seed = records, order, seed
@@ -241,30 +255,30 @@ class _Chosen:
     def batches(
         self, start_step: int, fetch: Fetch, dtype: tf.DType, shape: tuple[int, ...], parallel: int | None = None
     ) -> tf.data.Dataset:
-        """Return the batches from a step on, with what `fetch` returns in the place of the images.
+        """Return the batches from a step on, with the results of `fetch` as images.
 
         Args:
             start_step: Number of the first batch.
-            fetch: Record number -> what the batch holds of this record; None if the record is corrupt.
-            dtype: Type of what `fetch` returns.
-            shape: Shape of what `fetch` returns.
+            fetch: Function of a record number. None: the record is corrupt.
+            dtype: Type of the results of `fetch`.
+            shape: Shape of the results of `fetch`.
             parallel: As in `train_batches`.
         """
         if start_step < 0:
-            raise UserError(f"start_step={start_step}: at least 0.")
+            raise UserError(f"start_step={start_step}: must be at least 0.")
         start, chunk = start_step * self.share, min(self.share, _CHUNK)
 
         def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
             slots = start + int(number) * chunk + np.arange(chunk)
             positions = orders.stream_positions(slots, self._batch_size, self._shard)
-            rounds, numbers = self._order.at(positions)
+            epochs, numbers = self._order.at(positions)
             images = python_calls.each(fetch, numbers.tolist())
-            instead = np.zeros_like(numbers)  # Draws for a replacement differ from those at its own position.
+            replaced = np.zeros_like(numbers)  # A record gets other draws where it replaces a corrupt one.
             for i, image in enumerate(images):
                 if image is None:
-                    images[i], numbers[i] = self._next_sound(int(positions[i]), fetch)
-                    instead[i] = positions[i] + 1
-            keys = orders.hash64(self._seed, _DRAWS, rounds, numbers, instead).view(np.int64)
+                    images[i], numbers[i] = self._next_valid(int(positions[i]), fetch)
+                    replaced[i] = positions[i] + 1
+            keys = orders.hash64(self._seed, _DRAWS, epochs, numbers, replaced).view(np.int64)
             return _stacked(images, dtype, shape), self._records.labels[numbers], numbers, keys
 
         dtypes = (dtype, tf.int64, tf.int64, tf.int64)
@@ -277,17 +291,17 @@ class _Chosen:
         )
         return data.map(sized)
 
-    def _next_sound(self, position: int, fetch: Fetch) -> tuple[Any, int]:
-        """Fetches the next sound record behind a position, with its number."""
-        for start in range(position + 1, position + 1 + 2 * len(self._records), _TRIED):
-            for number in self._order[np.arange(start, start + _TRIED)].tolist():
+    def _next_valid(self, position: int, fetch: Fetch) -> tuple[Any, int]:
+        """Fetch the next valid record after a position, and return it with its number."""
+        for start in range(position + 1, position + 1 + 2 * len(self._records), _LOOKUP):
+            for number in self._order[np.arange(start, start + _LOOKUP)].tolist():
                 if (image := fetch(number)) is not None:
                     return image, number
-        raise UserError("every record is corrupt. Copy or convert the dataset again.")
+        raise UserError("all records are corrupt. Copy or convert the dataset again.")
 
 
 def fetch_decoded(records: Records, image_size: int, crop: float) -> Fetch:
-    """Return a function that reads and decodes a record: number -> u8[h w 3], None if the record is corrupt."""
+    """Return a function from a record number to its pixels, u8[h w 3], or None if it is corrupt."""
 
     def pixels(serialized: bytes) -> np.ndarray:
         encoded = schema.decode_example(serialized, records.keys)["image"]
@@ -305,17 +319,22 @@ def _stacked(images: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> 
 def eval_batches(
     records: Records, *, batch_size: int, image_size: int, crop: float = 0.0, with_numbers: bool = False
 ) -> tf.data.Dataset:
-    """All records once, in order; the last batch may be smaller. A corrupt record is left out and logged.
+    """Return a `tf.data.Dataset` with each record once, in order, for evaluation and prediction.
+
+    The last batch may be smaller. A corrupt record is left out and logged.
 
     Args:
-        records: What to read.
-        batch_size: Images a batch.
-        image_size: Height and width in pixels.
+        records: The records to read.
+        batch_size: Images per batch.
+        image_size: Height and width of the images in pixels.
         crop: As in `train_batches`.
-        with_numbers: Yield the record numbers too.
+        with_numbers: Add the record numbers to each batch.
 
     Returns:
-        Of (images u8[b h w 3], labels i64[b]) or (images, labels, numbers i64[b]).
+        Batches (images u8[b h w 3], labels i64[b][, numbers i64[b]]).
+
+    Raises:
+        UserError: There are no records, or a size is not positive.
     """
     return eval_stream(
         records,
@@ -334,11 +353,14 @@ def eval_stream(
     crop: float = 0.0,
     select: Callable[[Batch], Any] | None = None,
 ) -> tf.data.Dataset:
-    """Return the batches of `eval_batches`, which explains the arguments, with a `Batch` as each element.
+    """Return the batches of `eval_batches`, with a `Batch` as each element.
 
-    If `select` is given, its results are the elements.
+    Args:
+        select: Function of a `Batch` that returns the element instead.
+
+    The other arguments are those of `eval_batches`.
     """
-    _check_any(records)
+    _check_not_empty(records)
     _check_positive(batch_size=batch_size, image_size=image_size)
     check_crop(crop)
 
@@ -363,15 +385,15 @@ def _map_python(
     length: int | None = None,
     parallel: int | None = None,
 ) -> tf.data.Dataset:
-    """Call Python for each chunk, and return the results as `Batch`es.
+    """Call a Python function for each chunk, and return the results as `Batch`es.
 
     Args:
         chunks: A dataset of single tensors.
-        read: Chunk -> the fields of a `Batch`, as arrays of the same length.
-        dtypes: The types of these arrays.
-        shape: Shape of an element of the first array; the elements of the others are scalars.
+        read: Function from a chunk to the fields of a `Batch`, as arrays of the same length.
+        dtypes: The types of the arrays.
+        shape: Shape of an element of the first array. The other arrays hold scalars.
         length: Length of the arrays, if it is always the same.
-        parallel: Number of threads; None: one per processor. More of them would wait for Python's lock.
+        parallel: Number of threads. None: one per processor. More threads would wait for Python's lock.
     """
 
     @graphs.plain
@@ -384,21 +406,21 @@ def _map_python(
     return chunks.map(as_tensors, parallel or workers.default_workers())
 
 
-def _check_any(records: Records) -> None:
+def _check_not_empty(records: Records) -> None:
     if not len(records):
-        raise UserError("there are no records to read: the split, or what was selected of it, is empty.")
+        raise UserError("there are no records to read: the split or the selection is empty. Use another split.")
 
 
 def _check_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise UserError(f"{name}={value}: at least 1.")
+            raise UserError(f"{name}={value}: must be at least 1.")
 
 
 def _check_cache(cache: Cache, records: Records, image_size: int, crop: float) -> None:
     expected = (len(records), image_size, image_size, 3)
     if cache.pixels.shape != expected or cache.crop != crop:
         raise UserError(
-            f"cache: pixels of shape {cache.pixels.shape} with crop={cache.crop}; {expected} with crop={crop}"
-            " is expected, as of cache_pixels with the same settings."
+            f"cache: has pixels of shape {cache.pixels.shape} with crop={cache.crop}. Must be of shape {expected} with"
+            f" crop={crop}. Call cache_pixels with the same records, image_size and crop."
         )

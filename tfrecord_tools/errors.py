@@ -1,4 +1,4 @@
-"""The exceptions that carry a message for the person at the keyboard."""
+"""Exceptions with messages for users, and helpers that write such messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
-# Errors of the system that a file's name explains; others need the call too.
+# System errors that are clear with the file name alone. The message of others also shows the line of code.
 _CLEAR = frozenset(
     {
         errno.EACCES,
@@ -27,22 +27,22 @@ _CLEAR = frozenset(
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; commands print it without a traceback.
+    """A mistake that the user can fix. Commands print it without a traceback.
 
-    The message says what is wrong, which value, where, what is allowed and what to do.
+    A message names the flag and its value, then says what is wrong, which values are allowed, and what to do.
     """
 
 
 class CorruptRecord(UserError):
-    """A record whose stored bytes are not what was written: the checksum or the length is wrong."""
+    """A record with a wrong checksum or length, because its stored bytes are damaged."""
 
 
 class UndecodableImage(UserError):
-    """Bytes that are no image, or none that TensorFlow decodes."""
+    """Bytes that are not an image, or an image that TensorFlow cannot decode."""
 
 
 def refusal(error: OSError) -> str:
-    """What the system refused, in words, with the file and, unless they say all, the call; no full stop at the end."""
+    """Return a system error as a text with the file and, where needed, the line of code; without a period."""
     reason = error.strerror or str(error) or type(error).__name__
     if error.errno is not None and not reason.endswith(")") and not (error.filename and error.errno in _CLEAR):
         reason += _call(error)
@@ -50,32 +50,32 @@ def refusal(error: OSError) -> str:
 
 
 def one_line(error: BaseException, keep: Literal["first", "last", "all"] = "first") -> str:
-    """Return the message of an exception as one line, without a full stop at its end.
+    """Return the message of an exception as one line, without a period at its end.
 
     Args:
-        error: Exception; one without a message gives the name of its type.
-        keep: Which of the lines of its message.
+        error: The exception. If it has no message, the name of its type is returned.
+        keep: The lines of the message to return.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    chosen = {"first": lines[:1], "last": lines[-1:], "all": lines}[keep]
-    return " ".join(" ".join(chosen).split()).rstrip(".")
+    selected = {"first": lines[:1], "last": lines[-1:], "all": lines}[keep]
+    return " ".join(" ".join(selected).split()).rstrip(".")
 
 
 def _call(error: OSError) -> str:
-    """The line of code that the system refused, in brackets; "" where it is not known."""
+    """Return the line of code that raised a system error, in parentheses, or "" if it is not known."""
     frames = traceback.extract_tb(error.__traceback__)
     line = frames[-1].line if frames else None
     return f" ({line})" if line and not line.startswith("raise") else ""
 
 
 def named(names: Sequence[str], most: int = 10) -> str:
-    """Many names in a line: the first of them, and how many more there are."""
+    """Return names as one line: the first `most` names, and the number of the others."""
     more = len(names) - most
     return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def as_flag(flag: str, values: Iterable[str]) -> str:
-    """Return a flag with a list of values, ready to be copied into a shell."""
+    """Return a flag with a list of values, quoted for a shell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="").writerow(values)
     return f"--{flag}={shlex.quote(text.getvalue())}"

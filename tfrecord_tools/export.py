@@ -1,11 +1,11 @@
-"""Writes a dataset's images out again: as a directory, or as the tar files of webdataset.
+"""Export the images of a dataset to folders, or to tar files for webdataset.
 
     python -m tfrecord_tools.export --to=folder --tfrecords=out --out=images
     python -m tfrecord_tools.export --to=webdataset --tfrecords=out --out=shards --shard_bytes=250000000
 
-folder writes split/class/image, byte for byte as stored; tfrecord_tools.convert makes the same records of it.
-webdataset writes train-000000.tar …, of each record NUMBER.jpg (or .png), NUMBER.cls (the label) and NUMBER.json.
-What was written is read again and counted, and appears whole or not at all.
+folder writes split/class/image, byte for byte as stored. tfrecord_tools.convert makes the same records of these files.
+webdataset writes train-000000.tar and so on, with NUMBER.jpg (or .png), NUMBER.cls (the label) and NUMBER.json per
+record. All files are read again and counted before --out appears. If the command fails, --out does not exist.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ Counts = Counter[tuple[str, int]]  # (split, label) -> images.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
-    """What is written, and as what.
+    """Settings of `export`.
 
     Attributes:
         tfrecords: The dataset directory.
-        out: The directory to write; it must not be there yet.
+        out: Directory to write; it must not exist, or be empty.
         to: "folder" or "webdataset".
-        shard_bytes: The most bytes of a tar file, unless a single image takes more.
+        shard_bytes: Largest size of a tar file in bytes. A single larger image gets a larger file.
     """
 
     tfrecords: str
@@ -61,15 +61,25 @@ class ExportConfig:
     def __post_init__(self) -> None:
         for name in ("tfrecords", "out"):
             if not getattr(self, name):
-                raise UserError(f"--{name} is missing. It takes a directory: --tfrecords=out --out=images.")
+                raise UserError(f"--{name} is missing. It must be a directory: --tfrecords=out --out=images.")
         if self.to not in TO:
-            raise UserError(f"--to={self.to}: one of {', '.join(TO)} is expected.")
+            raise UserError(f"--to={self.to}: must be one of {', '.join(TO)}.")
         if self.shard_bytes < 1:
-            raise UserError(f"--shard_bytes={self.shard_bytes}: bytes are meant, at least 1.")
+            raise UserError(f"--shard_bytes={self.shard_bytes}: must be a number of bytes, at least 1.")
 
 
 class Picture(NamedTuple):
-    """A record as it goes out. `path` is that of its source, `kind` what `image` is: JPEG, PNG, GIF, BMP or WEBP."""
+    """A record to export.
+
+    Attributes:
+        split: Name of the split.
+        number: Number of the record in the split.
+        label: Label of the record.
+        class_name: Name of the class.
+        path: Path of the source file.
+        image: The encoded image.
+        kind: Format of the image: JPEG, PNG, GIF, BMP or WEBP.
+    """
 
     split: str
     number: int
@@ -81,33 +91,41 @@ class Picture(NamedTuple):
 
 
 def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[str, int]:
-    """Writes all records of all splits, in the memory of one.
+    """Export the records of all splits. Only one record is in memory at once.
 
     Args:
-        config: What, and as what.
-        log: Takes each line of the report.
+        config: All settings.
+        log: Called with each line of the report.
 
     Returns:
         Split -> number of images.
 
     Raises:
-        UserError: Anything that the user can mend, a corrupt record too; nothing is written then.
+        UserError: Anything that the user can fix, or a corrupt record. Nothing is written then.
+
+    Example:
+        export(ExportConfig(tfrecords="out", out="images"))
     """
     data, out = open_dataset(config.tfrecords), Path(config.out)
     sink = TO[config.to](data.class_names, config.shard_bytes)
     try:
-        with fresh(out, lambda: _check_free(out)) as space, Progress("export", sum(data.splits.values())) as progress:
+        with (
+            fresh(out, lambda: _check_free(out)) as workspace,
+            Progress("export", sum(data.splits.values())) as progress,
+        ):
             written = Counts()
-            with sink.writer(space.data) as write:
+            with sink.writer(workspace.data) as write:
                 for picture in _pictures(data):
                     write(picture)
                     written[picture.split, picture.label] += 1
                     progress(1)
-            files.sync_tree(space.data)
-            if sink.count(space.data) != written:
-                raise RuntimeError(f"{out}: what was written cannot be read again; please report this")
+            files.sync_tree(workspace.data)
+            if sink.count(workspace.data) != written:
+                raise RuntimeError(f"{out}: the written files cannot be read again; please report this")
     except OSError as error:
-        raise UserError(f"{refusal(error)}. Nothing was written; mend the cause and try again.") from error
+        raise UserError(
+            f"{refusal(error)}. Nothing was written. Fix the cause and run the same command again."
+        ) from error
     for split, count in data.splits.items():
         log(f"{out}/: {words.number(count, 'image')} of {split}, read again and counted")
     for line in sink.notes(out):
@@ -116,19 +134,19 @@ def export(config: ExportConfig, log: Callable[[str], object] = print) -> dict[s
 
 
 class Folder:
-    """split/class/image, as `convert` reads it."""
+    """Folders split/class/image, which `convert` reads."""
 
     def __init__(self, class_names: Sequence[str], shard_bytes: int):
         self._directories = _distinct([_file_name(name) for name in class_names])
 
     @contextlib.contextmanager
     def writer(self, root: Path) -> Iterator[Callable[[Picture], None]]:
-        """Gives what writes a picture below `root`."""
+        """Yield a function that writes a picture below `root`."""
 
         def write(picture: Picture) -> None:
             path = root / picture.split / self._directories[picture.label] / _relative(picture)
             stem, number = path.stem, 1
-            while path.exists():  # Other sources, the same name.
+            while path.exists():  # Different sources may have equal names.
                 number += 1
                 path = path.with_name(f"{stem}-{number}{path.suffix}")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +155,7 @@ class Folder:
         yield write
 
     def count(self, root: Path) -> Counts:
-        """Counts the files."""
+        """Count the written files per split and label."""
         counts = Counts()
         for split in root.iterdir():
             for label, name in enumerate(self._directories):
@@ -146,21 +164,21 @@ class Folder:
         return counts
 
     def notes(self, out: Path) -> Iterator[str]:
-        """Yields how to convert it back, with the same labels."""
+        """Yield the command that converts the folders into the same records."""
         names = self._directories
         classes = [] if names == sorted(names) else [f"--classes={','.join(names)}"]
-        yield f"back: python -m tfrecord_tools.convert {shlex.join([f'--src={out}', *classes])}"
+        yield f"to convert them back: python -m tfrecord_tools.convert {shlex.join([f'--src={out}', *classes])}"
 
 
 class Webdataset:
-    """Tar files of one split each; of a record three members, told apart by the ending: image, .cls and .json."""
+    """Tar files of one split each, with three members per record: image, .cls and .json."""
 
     def __init__(self, class_names: Sequence[str], shard_bytes: int):
         self._shard_bytes = shard_bytes
 
     @contextlib.contextmanager
     def writer(self, root: Path) -> Iterator[Callable[[Picture], None]]:
-        """Gives what writes a picture into the tar file whose turn it is."""
+        """Yield a function that appends a picture to the current tar file below `root`."""
         with contextlib.ExitStack() as opened:
             tar: tarfile.TarFile | None = None
             split, shard = "", 0
@@ -181,20 +199,20 @@ class Webdataset:
             yield write
 
     def count(self, root: Path) -> Counts:
-        """Reads the tar files."""
+        """Read the tar files, and count their images per split and label."""
         counts = Counts()
         for path in root.iterdir():
             with tarfile.open(path, "r:") as tar:
                 members = list(tar)
                 for image, label in zip(members[::3], members[1::3], strict=True):
-                    same = image.size and os.path.splitext(image.name)[0] == os.path.splitext(label.name)[0]
+                    paired = image.size and os.path.splitext(image.name)[0] == os.path.splitext(label.name)[0]
                     text = tar.extractfile(label)
-                    if same and text is not None:
+                    if paired and text is not None:
                         counts[path.name.split("-")[0], int(text.read())] += 1
         return counts
 
     def notes(self, out: Path) -> Iterator[str]:
-        """Yields the pattern of each split's files, as webdataset takes it."""
+        """Yield the webdataset pattern of the files of each split."""
         for split, last in sorted(Counter(path.name.split("-")[0] for path in out.glob("*.tar")).items()):
             yield f"{out}/{split}-{{000000..{last - 1:06d}}}.tar"
 
@@ -204,7 +222,7 @@ TO: dict[str, Callable[[Sequence[str], int], Folder | Webdataset]] = {"folder": 
 
 def _check_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out={out} exists. Choose a directory that is not there yet.")
+        raise UserError(f"--out={out}: exists. Choose a directory that does not exist, or is empty.")
 
 
 def _pictures(data: Dataset) -> Iterator[Picture]:
@@ -224,8 +242,8 @@ def _png(pixels: bytes, side: int) -> bytes:
 
 
 def _members(picture: Picture) -> dict[str, bytes]:
-    """Name in the tar file -> content. The key is a number: webdataset would cut a name at its first dot."""
-    key = f"{picture.number:09d}"
+    """Return name in the tar file -> content."""
+    key = f"{picture.number:09d}"  # Not the source path: webdataset would cut it at its first dot.
     about = {"path": picture.path, "label": picture.label, "class": picture.class_name, "split": picture.split}
     return {
         f"{key}{_SUFFIXES[picture.kind][0]}": picture.image,
@@ -235,7 +253,7 @@ def _members(picture: Picture) -> dict[str, bytes]:
 
 
 def _relative(picture: Picture) -> Path:
-    """Its source path below split and class, which it may begin with; of an ending that says what it is."""
+    """Return the source path without split and class, with the suffix of the stored format."""
     parts = [_file_name(part) for part in picture.path.split("/") if part not in ("", ".", "..")]
     if len(parts) > 1 and split_named(parts[0]) == picture.split:
         parts = parts[1:]
@@ -249,22 +267,28 @@ def _relative(picture: Picture) -> Path:
 
 
 def _file_name(text: str) -> str:
-    """Makes one visible file or directory of any text: hidden ones are not converted."""
+    """Return a text as the name of a file or directory that is not hidden, so that `convert` reads it."""
     name = text.replace("/", "_").replace("\0", "_")
     return f"_{name[1:]}" if name.startswith(".") else name
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """Appends a number to what stands there twice."""
+    """Append a number to names that occur more than once."""
     times = Counter(names)
     return [f"{name}-{number}" if times[name] > 1 else name for number, name in enumerate(names)]
 
 
 def define_flags() -> None:
-    flags.DEFINE_enum("to", ExportConfig.to, list(TO), "Images in directories, or tar files as of webdataset.")
-    usage.define_path("tfrecords", "", "The dataset directory.")
-    usage.define_path("out", "", "The directory to write; it must not be there yet.")
-    flags.DEFINE_integer("shard_bytes", ExportConfig.shard_bytes, "The most bytes of a tar file.")
+    flags.DEFINE_enum(
+        "to", ExportConfig.to, list(TO), "folder: images in split/class folders; webdataset: tar files for webdataset."
+    )
+    usage.define_path("tfrecords", "", "Dataset directory to export. Required.")
+    usage.define_path("out", "", "Directory to write; it must not exist, or be empty. Required.")
+    flags.DEFINE_integer(
+        "shard_bytes",
+        ExportConfig.shard_bytes,
+        "Largest size of a tar file in bytes, for --to=webdataset. A single larger image gets a larger file.",
+    )
 
 
 def main(argv: Sequence[str]) -> None:

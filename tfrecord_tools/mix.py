@@ -1,4 +1,4 @@
-"""MixUp and CutMix: batches in which each image is blended with, or has a piece of, another one of its batch."""
+"""MixUp and CutMix: mix each image of a batch, and its target, with another image of the batch."""
 
 from __future__ import annotations
 
@@ -7,22 +7,28 @@ import tensorflow as tf
 from tfrecord_tools.augmentation.augment import Draws, rectangles, state_of
 from tfrecord_tools.errors import UserError
 
-_MIXUP, _CUTMIX = 32, 40  # Numbers of draws from here on; `augment` uses those below.
+_MIXUP, _CUTMIX = 32, 40  # First numbers of the random draws. `augment` uses smaller numbers.
 
 
 def mixup(
     images: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor, probability: float = 1.0
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Blends each image with the next one of its batch (Zhang et al. 2018, "mixup", with alpha 1: any share alike).
+    """Blend each image with the next image of its batch (Zhang et al. 2018, "mixup").
+
+    The share of the first image is uniform in 0..1, which is alpha = 1 in the paper. Unlike augmentation, the result
+    for an image depends on the other images of the batch.
 
     Args:
         images: u8[b h w c].
-        targets: f32[b k], one-hot, or f32[b 1] of 0 and 1.
-        keys: i64[b], as of `augment`; the share is drawn from them.
-        probability: The share of images that are blended at all.
+        targets: f32[b k], one-hot, or f32[b 1] with values 0 and 1.
+        keys: i64[b], keys of the random draws, from `train_batches(with_keys=True)`.
+        probability: Share of the images that are blended, in 0..1. Default: all of them.
 
     Returns:
-        Images u8[b h w c] and targets f32, blended by the same share. They depend on who is in the batch.
+        Images u8[b h w c] and targets f32 of the shape of `targets`, both blended with the same shares.
+
+    Raises:
+        UserError: `probability`, the type of `images` or the shape of `targets` is wrong.
     """
     share = _share(images, targets, keys, _MIXUP, probability)
     weights = tf.cast(share, tf.float32)[:, None, None, None]
@@ -33,9 +39,10 @@ def mixup(
 def cutmix(
     images: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor, probability: float = 1.0
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Puts a rectangle of the next image of its batch into each (Yun et al. 2019, "CutMix", with alpha 1).
+    """Paste a rectangle of the next image of the batch into each image (Yun et al. 2019, "CutMix").
 
-    Arguments and results are those of `mixup`; targets are blended by the area that is really covered.
+    Arguments and results are those of `mixup`. Targets are blended by the area that the rectangle covers inside the
+    image.
     """
     share = _share(images, targets, keys, _CUTMIX, probability)
     height, width = images.shape[1:3]
@@ -46,13 +53,13 @@ def cutmix(
 
 
 def _share(images: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor, first: int, probability: float) -> tf.Tensor:
-    """f64[b] in 0..1, how much of each image stays: uniform, which is Beta(1, 1); 1 where nothing is mixed."""
+    """Draw the share of each image that stays, f64[b] in 0..1. 1: the image is not mixed."""
     if not 0 <= probability <= 1:
-        raise UserError(f"probability={probability}: within 0..1 is expected.")
+        raise UserError(f"probability={probability}: must be within 0..1.")
     if images.dtype != tf.uint8 or len(targets.shape) != 2:
         raise UserError(
-            f"images of {images.dtype!r}, targets of shape {targets.shape}: uint8 and [b k] are expected; make"
-            " one-hot targets of labels with tf.one_hot, or labels[:, None] for two classes."
+            f"images of {images.dtype!r}, targets of shape {targets.shape}: images must be uint8, and targets must have"
+            " the shape [b k]. Make targets from labels with tf.one_hot(labels, k), or labels[:, None] for two classes."
         )
     draw = Draws(state_of(keys, images))
     return tf.where(draw(first) < probability, draw(first + 1), tf.constant(1.0, tf.float64))

@@ -1,6 +1,6 @@
-"""Hashes and orders that are pure functions of a seed: who is where, without any state.
+"""Hashes and orders of records that are computed from a seed alone, without any state.
 
-All mixing is splitmix64's finalizer (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
+Hashing uses splitmix64's finalizer (Steele, Lea, Flood 2014, "Fast splittable pseudorandom number generators").
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import numpy as np
 from tfrecord_tools.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ROUNDS = 8  # Luby and Rackoff need 4 for a pseudorandom permutation; the rest is margin for the simple round function.
+_ROUNDS = 8  # Luby and Rackoff need 4 rounds for a pseudorandom permutation. This round function is simpler.
 
 
 def hash64(*values: int | np.ndarray) -> np.ndarray:
-    """Hashes integers or integer arrays (broadcast together) to u64, well mixed, order-sensitive."""
+    """Hash integers or integer arrays to u64. Arrays are broadcast; the order of the arguments matters."""
     state = np.uint64(0)
-    with np.errstate(over="ignore"):  # Arithmetic modulo 2**64 is meant.
+    with np.errstate(over="ignore"):  # Arithmetic modulo 2**64 is intended.
         for value in values:
             state = _finalize((state ^ _as_u64(value)) + _GOLDEN)
     return state
@@ -33,15 +33,18 @@ def mix(*values: int | np.ndarray) -> np.ndarray:
 
 
 def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.ndarray:
-    """Returns where `positions` go in a pseudorandom permutation of 0..count-1, in O(1) memory.
+    """Map positions through a pseudorandom permutation of 0..count-1, without storing the permutation.
 
-    A Feistel network over the smallest even number of bits that holds `count`; a result outside is
-    permuted again until it is inside ("cycle walking", Black and Rogaway 2002), fewer than 4 times on average.
+    It is a Feistel network over the smallest even number of bits that holds `count`. A result that is too large is
+    permuted again until it fits ("cycle walking", Black and Rogaway 2002), fewer than 4 times on average.
 
     Args:
         positions: i64[k], each in 0..count-1.
-        count: The size of the permuted set.
-        *key: What selects the permutation: integers, or arrays of one per position.
+        count: Size of the permuted set.
+        *key: Integers that select the permutation, or arrays of integers with one per position.
+
+    Returns:
+        i64[k], the permuted positions.
     """
     half = np.uint64(max(1, -(-max(count - 1, 1).bit_length() // 2)))
     mask = np.uint64((1 << int(half)) - 1)
@@ -56,34 +59,33 @@ def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.nda
 
 
 class Order(abc.ABC):
-    """Which record stands at each position of an endless stream: a pure function of a seed.
-
-    A subclass says it for some thousand positions at once: array operations cost the same for 20.
+    """Order of an endless stream of records: the record number at each position.
 
     Attributes:
-        count: Records are 0..count-1.
+        count: Number of records; record numbers are 0..count-1.
     """
 
-    _CHUNK = 4096
+    _CHUNK = 4096  # Positions that `_at` computes at once: arrays of 20 elements would take the same time.
 
     def __init__(self, count: int) -> None:
         self.count = count
         self._chunks = functools.lru_cache(maxsize=4)(self._chunk)
 
     def at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the round and the record number of i64[k] `positions`, both i64[k].
+        """Return the epochs and the record numbers at `positions`, i64[k].
 
-        No record occurs twice in a round; with its number, the round is a name for each occurrence.
+        Returns:
+            (epochs i64[k], record numbers i64[k]). A record occurs at most once per epoch.
         """
-        chunks, places = np.divmod(np.asarray(positions, np.int64), self._CHUNK)
-        pairs = np.empty((2, len(places)), np.int64)
+        chunks, offsets = np.divmod(np.asarray(positions, np.int64), self._CHUNK)
+        pairs = np.empty((2, len(offsets)), np.int64)
         for chunk in np.unique(chunks):
-            here = chunks == chunk
-            pairs[:, here] = self._chunks(int(chunk))[:, places[here]]
+            in_chunk = chunks == chunk
+            pairs[:, in_chunk] = self._chunks(int(chunk))[:, offsets[in_chunk]]
         return pairs[0], pairs[1]
 
     def __getitem__(self, positions: np.ndarray) -> np.ndarray:
-        """Returns the record numbers at `positions`, both i64[k]."""
+        """Return the record numbers, i64[k], at `positions`, i64[k]."""
         return self.at(positions)[1]
 
     def _chunk(self, chunk: int) -> np.ndarray:
@@ -94,82 +96,108 @@ class Order(abc.ABC):
 
 
 class Shuffled(Order):
-    """Each round, an epoch, is another permutation of all `count` records."""
+    """Fully shuffled: each epoch is a new permutation of all `count` records."""
 
     def __init__(self, count: int, seed: int):
         super().__init__(count)
         self._seed = seed
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        epochs, places = np.divmod(positions, self.count)
-        return epochs, permute(places, self.count, self._seed, epochs)
+        epochs, offsets = np.divmod(positions, self.count)
+        return epochs, permute(offsets, self.count, self._seed, epochs)
 
 
 class Blocks(Order):
-    """Shuffled by blocks of neighbours, for storage that is slow to seek: a permutation each epoch, but a coarser one.
+    """Shuffled in blocks of neighboring records, for disks on which random access is slow.
 
-    An epoch begins its blocks at another record, and takes them in another order. The records of `window` of them
-    are then mixed with each other: about what `shuffle(window * block)` does to shuffled files.
+    Each epoch is a new permutation. The records are cut into blocks, beginning at another record in each epoch. The
+    blocks are shuffled, and then the records of each `window` blocks in a row are shuffled. The result is about as
+    random as `shuffle(window * block)` on shuffled files.
+
+    Args:
+        count: Number of records.
+        seed: Any integer.
+        block: Records per block, at least 1.
+        window: Number of blocks that are shuffled together, at least 1.
     """
 
     def __init__(self, count: int, seed: int, block: int, window: int = 16):
         super().__init__(count)
         if block < 1 or window < 1:
-            raise UserError(f"block={block}, window={window}: at least 1 each.")
+            raise UserError(f"block={block}, window={window}: both must be at least 1.")
         self._seed = seed
         self._block = min(block, count)
         self._window = min(window * self._block, count)
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        epochs, places = np.divmod(positions, self.count)
-        windows, within = np.divmod(places, self._window)
-        whole, rest = divmod(self.count, self._window)
-        for here, length in ((windows < whole, self._window), (windows == whole, rest)):
-            mixed = permute(within[here], length, self._seed, 1, epochs[here], windows[here])
-            places[here] = windows[here] * self._window + mixed
-        blocks, within = np.divmod(places, self._block)
-        whole = self.count // self._block
-        moved = permute(np.where(blocks < whole, blocks, 0), whole, self._seed, 2, epochs)
+        epochs, offsets = np.divmod(positions, self.count)
+        windows, within = np.divmod(offsets, self._window)
+        full, rest = divmod(self.count, self._window)
+        for mask, length in ((windows < full, self._window), (windows == full, rest)):
+            shuffled = permute(within[mask], length, self._seed, 1, epochs[mask], windows[mask])
+            offsets[mask] = windows[mask] * self._window + shuffled
+        blocks, within = np.divmod(offsets, self._block)
+        full = self.count // self._block
+        shuffled = permute(np.where(blocks < full, blocks, 0), full, self._seed, 2, epochs)
         start = (hash64(self._seed, 3, epochs) % np.uint64(self.count)).astype(np.int64)
-        blocks = np.where(blocks < whole, moved, blocks)
+        blocks = np.where(blocks < full, shuffled, blocks)
         return epochs, (blocks * self._block + within + start) % self.count
 
 
 class Balanced(Order):
-    """Every class equally often: `classes` consecutive positions hold one record of each, in shuffled order.
+    """Every class equally often, for imbalanced datasets.
 
-    Each class runs through permutations of its own records. A round is that of the class: small ones are in
-    their tenth while large ones are still in their first.
+    With k classes, each k positions in a row hold one record of each class, in shuffled order. Each class has epochs
+    of its own, with a new permutation of its records in each. A small class may be in its tenth epoch while a large
+    class is still in its first.
     """
 
     def __init__(self, labels: np.ndarray, seed: int):
-        """Takes i64[n], the label of each record; classes without records are passed over."""
+        """Make the order from the label of each record, i64[n]. Classes without records are ignored."""
         super().__init__(len(labels))
         self._seed = seed
         self._records = np.argsort(labels, kind="stable")
         _, self._starts, self._counts = np.unique(labels[self._records], return_index=True, return_counts=True)
 
     def _at(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        turns, places = np.divmod(positions, len(self._counts))
-        classes = permute(places, len(self._counts), self._seed, 4, turns)
-        rounds = turns // self._counts[classes]
+        turns, offsets = np.divmod(positions, len(self._counts))
+        classes = permute(offsets, len(self._counts), self._seed, 4, turns)
+        epochs = turns // self._counts[classes]
         records = np.empty_like(positions)
         for number in range(len(self._counts)):
-            here = classes == number
+            of_class = classes == number
             count = int(self._counts[number])
-            within = permute(turns[here] % count, count, self._seed, 5, number, rounds[here])
-            records[here] = self._records[self._starts[number] + within]
-        return rounds, records
+            within = permute(turns[of_class] % count, count, self._seed, 5, number, epochs[of_class])
+            records[of_class] = self._records[self._starts[number] + within]
+        return epochs, records
 
 
 def batch_positions(step: int, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """The positions of worker i of w's contiguous slice of global batch `step`; i64[batch_size / w]."""
+    """Return the positions that worker i of w reads for global batch `step`.
+
+    Args:
+        step: Number of the batch, from 0.
+        batch_size: Images per step, over all workers.
+        shard: (i, w), with w a divisor of `batch_size`.
+
+    Returns:
+        i64[batch_size / w], contiguous.
+    """
     share = batch_size // shard[1]
     return stream_positions(step * share + np.arange(share), batch_size, shard)
 
 
 def stream_positions(places: np.ndarray, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """The positions of what worker i of w reads as its `places`-th, counted from the first batch on; both i64[k]."""
+    """Return the positions in the global order of the records that one worker reads.
+
+    Args:
+        places: i64[k], positions in the stream of worker i, counted from 0 at its first batch.
+        batch_size: Images per step, over all workers.
+        shard: (i, w), with w a divisor of `batch_size`.
+
+    Returns:
+        i64[k].
+    """
     index, workers = shard
     share = batch_size // workers
     steps, rest = np.divmod(places, share)

@@ -1,6 +1,6 @@
-"""Draws what an augmentation makes of an image: one image, many draws.
+"""Draw the results of an augmentation: one image with many random changes, as a grid.
 
-python -m tfrecord_tools.preview --tfrecords=out --augment=document --grid=3x4
+python -m tfrecord_tools.preview --tfrecords=out --augment=reference --grid=3x4
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from absl import flags
 from PIL import Image
 
 from tfrecord_tools import order
-from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS, AugmentConfig
 from tfrecord_tools.base import command, files, usage
 from tfrecord_tools.decoding import decoder, geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import preparation
 from tfrecord_tools.records import open_dataset
 
-_GAP = 4  # White pixels between the panels.
+_GAP = 4  # White pixels between panels.
 _MAX_PANELS = 400
 _MAX_SIZE = 2048
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreviewConfig:
-    """What is drawn.
+    """Settings of a preview. Set either `tfrecords` or `image`.
 
     Attributes:
         tfrecords: A dataset directory.
-        split: Whose record.
-        record: Its number.
-        image: An image file instead.
-        augment: Name of a preset.
-        grid: Rows x columns.
-        image_size: Height and width of a panel in pixels.
+        split: Split of the record.
+        record: Number of the record in its split, from 0.
+        image: An image file, instead of a record.
+        augment: Name of an augmentation preset.
+        grid: Number of panels as "ROWSxCOLUMNS", at most 400 panels.
+        image_size: Height and width of a panel in pixels, 1 to 2,048.
         crop: As in `dataset.train_batches`.
-        seed: Another one gives other draws.
-        out: The PNG to write.
+        seed: Another seed gives other random changes.
+        out: PNG file to write.
     """
 
     tfrecords: str | None = None
     split: str = "train"
     record: int = 0
     image: str | None = None
-    augment: str = "document"
+    augment: str = "reference"
     grid: str = "3x4"
     image_size: int = 150
     crop: float = 0.0
@@ -58,24 +58,34 @@ class PreviewConfig:
 
     def __post_init__(self) -> None:
         if bool(self.tfrecords) == bool(self.image):
-            raise UserError("give either --tfrecords, a dataset directory, or --image, a file.")
+            raise UserError("use either --tfrecords=DIRECTORY for a record, or --image=FILE for an image file.")
         if not 1 <= self.image_size <= _MAX_SIZE:
-            raise UserError(f"--image_size={self.image_size}: 1 to {_MAX_SIZE:,} are expected.")
+            raise UserError(f"--image_size={self.image_size}: must be 1 to {_MAX_SIZE:,} pixels.")
         geometry.check_crop(self.crop, "--crop=")
         if not 1 <= self.shape[0] * self.shape[1] <= _MAX_PANELS:
-            raise UserError(f"--grid={self.grid}: 1 to {_MAX_PANELS} panels are expected.")
+            raise UserError(f"--grid={self.grid}: must be 1 to {_MAX_PANELS} panels.")
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
-        found = re.fullmatch(r"(\d+)x(\d+)", self.grid)
-        if not found:
-            raise UserError(f"--grid={self.grid}: rows x columns, as in 3x4, are expected.")
-        return int(found[1]), int(found[2])
+        """Numbers of rows and columns."""
+        match = re.fullmatch(r"(\d+)x(\d+)", self.grid)
+        if not match:
+            raise UserError(f"--grid={self.grid}: must be ROWSxCOLUMNS, for example 3x4.")
+        return int(match[1]), int(match[2])
 
 
 def panels(encoded: bytes, config: PreviewConfig, augment: AugmentConfig, raw_size: int | None = None) -> np.ndarray:
-    """Returns u8[rows*columns h w 3]: what the first epochs of a training would see of this image."""
+    """Return the image with other random changes in each panel, as in the epochs of a training.
+
+    Args:
+        encoded: The image file, or raw pixels.
+        config: All settings.
+        augment: The augmentation.
+        raw_size: Height and width of raw pixels. None: the image is encoded.
+
+    Returns:
+        u8[rows * columns, h, w, 3].
+    """
     import tensorflow as tf
 
     from tfrecord_tools.augmentation.augment import augment as augmented
@@ -83,23 +93,23 @@ def panels(encoded: bytes, config: PreviewConfig, augment: AugmentConfig, raw_si
     count = config.shape[0] * config.shape[1]
     pixels = decoder.decode(encoded, config.image_size, config.crop, raw_size)
     keys = order.hash64(config.seed, np.arange(count)).view(np.int64)
-    drawn: np.ndarray = augmented(np.repeat(pixels[None], count, 0), tf.constant(keys), augment, jit=False).numpy()
-    return drawn
+    images: np.ndarray = augmented(np.repeat(pixels[None], count, 0), tf.constant(keys), augment, jit=False).numpy()
+    return images
 
 
-def grid(drawn: np.ndarray, columns: int) -> Image.Image:
-    """Lays u8[n h w 3] out in rows of `columns`, on white."""
-    height, width = (side + _GAP for side in drawn.shape[1:3])
-    rows = -(-len(drawn) // columns)
+def grid(images: np.ndarray, columns: int) -> Image.Image:
+    """Return a picture of images, u8[n h w 3], in rows of `columns` on white."""
+    height, width = (side + _GAP for side in images.shape[1:3])
+    rows = -(-len(images) // columns)
     picture = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), "white")
-    for number, panel in enumerate(drawn):
+    for number, panel in enumerate(images):
         row, column = divmod(number, columns)
         picture.paste(Image.fromarray(panel), (_GAP + column * width, _GAP + row * height))
     return picture
 
 
 def _encoded(config: PreviewConfig) -> tuple[bytes, str, int | None]:
-    """Bytes, name and raw size of the image; a file passes through the converter's own preparation."""
+    """Return bytes, name and raw size of the image. A file is prepared as `convert` would prepare it."""
     if config.image:
         try:
             data = Path(config.image).read_bytes()
@@ -110,7 +120,7 @@ def _encoded(config: PreviewConfig) -> tuple[bytes, str, int | None]:
     data_set = open_dataset(config.tfrecords or "")
     records = data_set.records(config.split)
     if not 0 <= config.record < len(records):
-        raise UserError(f"--record={config.record}: {config.split} has the records 0 to {len(records) - 1:,}.")
+        raise UserError(f"--record={config.record}: must be 0 to {len(records) - 1:,} in the {config.split} split.")
     record = records[config.record]
     return record["image"], record["path"], data_set.raw_size
 
@@ -125,22 +135,29 @@ def main(argv: Sequence[str]) -> None:
     with files.atomic(Path(config.out)) as file:
         file.write(stream.getvalue())
     print(
-        f"{config.out}: {name}, {config.grid} draws of --augment={config.augment}, {picture.width} x {picture.height}"
+        f"{config.out}: {name}, {config.grid} panels with --augment={config.augment}, {picture.width} x"
+        f" {picture.height} pixels"
     )
 
 
 def define_flags() -> None:
     default = PreviewConfig(image="-")
-    usage.define_path("tfrecords", None, "A dataset directory, as tfrecord_tools.convert wrote it.")
-    flags.DEFINE_string("split", default.split, "Whose record.")
-    flags.DEFINE_integer("record", default.record, "Its number.")
-    usage.define_path("image", None, "An image file instead.")
-    flags.DEFINE_enum("augment", default.augment, list(PRESETS), "The augmentation.")
-    flags.DEFINE_string("grid", default.grid, "Rows x columns.")
+    usage.define_path(
+        "tfrecords", None, "Dataset directory with the record to draw. Use either --tfrecords or --image."
+    )
+    flags.DEFINE_string("split", default.split, "Split of the record to draw: train, validation or test.")
+    flags.DEFINE_integer("record", default.record, "Index of the record to draw within --split, from 0.")
+    usage.define_path("image", None, "Image file to draw. Use either --image or --tfrecords.")
+    flags.DEFINE_enum("augment", default.augment, [*PRESETS, *FORMER_NAMES], "Augmentation preset.")
+    flags.DEFINE_string("grid", default.grid, "Number of panels as ROWSxCOLUMNS, for example 3x4.")
     flags.DEFINE_integer("image_size", default.image_size, "Height and width of a panel in pixels.")
-    flags.DEFINE_float("crop", default.crop, "Share of the shorter side whose central square is taken; 0 stretches.")
-    flags.DEFINE_integer("seed", default.seed, "Another one gives other draws.")
-    usage.define_path("out", default.out, "The PNG to write.")
+    flags.DEFINE_float(
+        "crop",
+        default.crop,
+        "Side of the central square that is cropped, as a share of the shorter side. 0: stretch the whole image.",
+    )
+    flags.DEFINE_integer("seed", default.seed, "Seed of the random changes; another seed gives other changes.")
+    usage.define_path("out", default.out, "PNG file to write.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Random access to the records of a dataset, with numpy alone: any record in any order, checksums proven."""
+"""Random access to the records of a dataset, with verified checksums and without TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 
 from tfrecord_tools.base import files
-from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
+from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
 from tfrecord_tools.layout.schema import Example, Keys
 
 _log = logging.getLogger(__name__)
 
-_HOLD_OUT = 2  # The purpose of this division: the converter made its own by the same hashes.
-_MAX_OPEN_FILES = 128  # Of each `Records`; a process may usually open 1,024.
-_MAX_CORRUPT = (10, 0.01)  # That many, or that share if it is more, are lost without an end of everything.
+_HOLD_OUT = 2  # Input of the hash, so that `hold_out` differs from the converter's own split.
+_MAX_OPEN_FILES = 128  # Per `Records`. A process may usually open 1,024.
+_MAX_CORRUPT = (10, 0.01)  # Reading stops at more corrupt records than this number, and than this share of all records.
 _COLUMNS = ("shard", "offset", "length", "label")
 
 
@@ -32,14 +32,15 @@ class Dataset:
     """A converted directory.
 
     Attributes:
-        directory: Where it lies.
-        name: The first part of the shards' names.
-        class_names: A label is an index into it.
+        directory: The directory.
+        name: The first part of the names of the shards.
+        class_names: Class names; a label is an index into them.
         splits: Split name -> number of records.
         shards: Split name -> number of shards.
-        digest: Hex; equal digests mean equal records in equal order.
-        raw_size: Height and width in pixels where images are stored as raw pixels, u8[h w 3]; None: encoded.
-        keys: Under which names the examples hold what.
+        digest: Hexadecimal. Equal digests mean equal records in the same order.
+        raw_size: Height and width in pixels of images that are stored as raw pixels, u8[h w 3]. None: images are
+            encoded.
+        keys: Names of the features that hold image, label and path.
     """
 
     directory: Path
@@ -52,15 +53,18 @@ class Dataset:
     keys: Keys = schema.OURS
 
     def records(self, split: str) -> Records:
-        """Opens the records of a split; reads its part of the index.
+        """Open the records of a split. Only its part of the index is read.
+
+        Args:
+            split: "train", "validation" or "test", if the dataset has that split.
 
         Raises:
-            UserError: There is no such split, or a shard is missing or has another length than written.
+            UserError: The split does not exist, or a shard is missing or has the wrong length.
         """
         if split not in self.splits:
-            raise UserError(f"{self.directory}: no split {split!r}; there is {', '.join(self.splits)}.")
-        of = self.shards[split]
-        paths = [str(self.directory / dataset_files.shard_name(self.name, split, i, of)) for i in range(of)]
+            raise UserError(f"{self.directory}: split {split!r} does not exist. Splits: {', '.join(self.splits)}.")
+        total = self.shards[split]
+        paths = [str(self.directory / dataset_files.shard_name(self.name, split, i, total)) for i in range(total)]
         index_path = self.directory / index.FILE_NAME
         table = index.read(index_path, _COLUMNS, split)
         columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
@@ -71,17 +75,17 @@ class Dataset:
 
 
 def read_numbers(path: str, count: int) -> np.ndarray:
-    """Reads a list of record numbers: a text file with one a line, or the first column of a Parquet file.
+    """Read a list of record numbers from a text file or from the first column of a Parquet file.
 
     Args:
-        path: The file.
-        count: How many records there are; the first is 0.
+        path: The file. A text file has one number per line.
+        count: Number of records; valid numbers are 0 to count - 1.
 
     Returns:
         i64[k], in the order of the file.
 
     Raises:
-        UserError: It cannot be read, or a number is none of a record, or stands there twice.
+        UserError: The file cannot be read, or a number is out of range or occurs twice.
     """
     try:
         if path.endswith(".parquet"):
@@ -91,31 +95,38 @@ def read_numbers(path: str, count: int) -> np.ndarray:
             values = table.column(0).to_numpy() if table.num_columns else np.zeros(0)
         else:
             values = np.loadtxt(path, ndmin=1, dtype=np.int64)
-    except (OSError, ValueError) as error:  # pyarrow's errors are among the latter.
-        raise UserError(f"{path}: no list of record numbers, one a line or a column of Parquet: {error}") from error
+    except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors.
+        raise UserError(
+            f"{path}: not a list of record numbers: {one_line(error)}. It must be a text file with one number per line,"
+            " or a Parquet file with the numbers in its first column."
+        ) from error
     if values.dtype.kind not in "iu" or not values.size or values.ndim > 1:
         shape = " x ".join(map(str, values.shape))
-        raise UserError(f"{path}: {shape} values of type {values.dtype}; record numbers, one a row, are expected.")
+        raise UserError(f"{path}: has {shape} values of type {values.dtype}. Must be record numbers, one per row.")
     outside = values[(values < 0) | (values >= count)]
     if len(outside):
-        raise UserError(f"{path}: {outside[0]:,} is no record; there are 0 to {count - 1:,}.")
+        raise UserError(f"{path}: record {outside[0]:,} does not exist. Record numbers must be 0 to {count - 1:,}.")
     numbers = values.astype(np.int64)
     if len(np.unique(numbers)) < len(numbers):
-        raise UserError(f"{path}: a number stands there twice.")
+        raise UserError(f"{path}: a record number occurs twice. Each number may occur once.")
     return numbers
 
 
 class Records:
-    """The records of a split, or some of them; `len`, `[i]`, picklable, safe to use after fork and in threads.
+    """The records of a split, or a selection of them, with `len(records)` and `records[i]`.
 
-    It is what PyTorch calls a map-style dataset and Grain a random-access data source. Its columns are numpy's, so that
-    forked workers share their memory; that of a list of Python objects would be copied, page by page, as it is read.
+    It works directly as a map-style dataset of PyTorch and as a random-access data source of Grain. It can be pickled,
+    and used after a fork and in several threads. The columns are numpy arrays, which forked workers share; lists of
+    Python objects would be copied when they are read.
 
     Attributes:
-        labels: i64[n].
-        corrupt: Record number -> message, of those that `get_or_none` found so far.
-        failure: The message with which `get_or_none` gave up, if it did. TensorFlow wraps the error itself beyond
-            recognition.
+        labels: i64[n], the label of each record.
+        corrupt: Record number -> message, for the corrupt records that `get_or_none` has met so far.
+        failure: The message of the UserError that `get_or_none` raised, else "". TensorFlow hides the error itself.
+
+    Example:
+        records = open_dataset("out").records("train")
+        image, label = records[0]["image"], records[0]["label"]
     """
 
     def __init__(
@@ -128,16 +139,16 @@ class Records:
         raw_size: int | None = None,
         keys: Keys = schema.OURS,
     ):
-        """Use `Dataset.records`.
+        """Use `Dataset.records` instead of this constructor.
 
         Args:
-            index_path: The index, from which paths are read when asked for.
-            split: The name of the split.
-            shards: Paths of its files, by number.
-            columns: shard, offset, length, label of *all* records of the split.
-            rows: i64[n], which of them these are.
+            index_path: Path of the index. Source paths are read from it when they are needed.
+            split: Name of the split.
+            shards: Paths of the shards of the split, by number.
+            columns: Columns shard, offset, length and label of *all* records of the split.
+            rows: i64[n], the rows of these columns that belong to this object.
             raw_size: As in `Dataset`.
-            keys: Likewise.
+            keys: As in `Dataset`.
         """
         self._index_path = index_path
         self._split = split
@@ -159,19 +170,21 @@ class Records:
 
     @property
     def split(self) -> str:
-        """The name of the split that they belong to."""
+        """Name of the split."""
         return self._split
 
     @property
     def rows(self) -> np.ndarray:
-        """i64[n], their places in that split, in the order of the index."""
+        """i64[n], the position of each record in its split, in the order of the index."""
         return self._rows
 
     def __getitem__(self, number: int) -> Example:
-        """Return a record; a record that holds no path gets its place in the shards as its path.
+        """Return a record, with the keys image (bytes), label (int) and path (str).
+
+        If the record holds no path, `path` is the shard's name and the record's byte offset.
 
         Raises:
-            CorruptRecord: Its bytes are not what was written.
+            CorruptRecord: The stored bytes are damaged.
         """
         number = range(len(self))[number]
         record = schema.decode_example(self.serialized(number), self.keys)
@@ -180,39 +193,41 @@ class Records:
         return record
 
     def __repr__(self) -> str:
-        """The same in every process, and another one for other records: by it, Grain knows its source again."""
+        """Return a text that identifies the records in every process. Grain stores it in checkpoints."""
         rows = zlib.crc32(self._rows.tobytes())
         return f"Records({self._index_path!r}, {self._split!r}, n={len(self)}, rows={rows:08x})"
 
     def serialized(self, number: int) -> bytes:
-        """Returns the serialized `tf.train.Example` of a record, its checksums proven.
+        """Return the serialized `tf.train.Example` of a record, after its checksums were verified.
 
         Raises:
-            CorruptRecord: Its bytes are not what was written; names shard, offset and source path.
+            CorruptRecord: The stored bytes are damaged. The message names shard, offset and source path.
         """
         shard = self._shard[number]
         reason = "corrupt"
         try:
             data = schema.unframe(self._read(int(shard), int(self._frame_bytes[number]), int(self._offset[number])))
-        except OSError as error:  # A bad sector, a file that is gone.
+        except OSError as error:  # A bad sector, or a deleted file.
             data, reason = None, f"unreadable ({error.strerror})"
         if data is None:
             raise CorruptRecord(
                 f"{self._shards[shard]}: the record at byte {self._offset[number]:,} is {reason}:"
-                f" {self.describe(number)}. Copy the shard again from where it is sound, or convert again."
+                f" {self.describe(number)}. Copy the shard again from an undamaged copy, or convert again."
             )
         return data
 
     def get_or_none(self, number: int, decode: Callable[[bytes], Any] = bytes) -> Any:
-        """Like `serialized`, but a corrupt record gives None; it is logged once and kept in `corrupt`.
+        """Return `decode(serialized)` of a record, or None if the record is corrupt.
+
+        A corrupt record is logged once and added to `corrupt`.
 
         Args:
-            number: Of the record.
-            decode: What is wanted of the serialized example; records where it raises `UndecodableImage`, KeyError or
-                ValueError are corrupt too.
+            number: Number of the record.
+            decode: Function of the serialized example. If it raises `UndecodableImage`, KeyError or ValueError, the
+                record is corrupt, too.
 
         Raises:
-            UserError: So many are corrupt that the dataset must be damaged as a whole, or was replaced.
+            UserError: More than 10 records and more than 1 % of all records are corrupt.
         """
         if number in self.corrupt:
             return None
@@ -228,7 +243,8 @@ class Records:
         if len(self.corrupt) > max(count, share * len(self)):
             self.failure = (
                 f"{len(self.corrupt):,} of {len(self):,} records are corrupt, the last one: {self.corrupt[number]}"
-                " Was the dataset replaced meanwhile?"
+                " Was the dataset replaced while it was read? Run the verify command to see all damage:"
+                f" python -m tfrecord_tools.verify {os.path.dirname(self._index_path)}"
             )
             raise UserError(self.failure)
         return None
@@ -245,42 +261,42 @@ class Records:
         return self.failure
 
     def describe(self, number: int) -> str:
-        """Says which record that is, for messages: split, row and source path."""
+        """Return split, row and source path of a record, for messages."""
         row = self._rows[number]
         return f"{self._split} record {row:,}, {self.paths[number]}"
 
     @property
     def paths(self) -> Sequence[str]:
-        """The source path of each record; read from the index at each call."""
+        """Source path of each record. Each access reads the index."""
         table = index.read(Path(self._index_path), ["path"], self._split)
         paths: list[str] = table.column("path").take(self._rows).to_pylist()
         return paths
 
     def select(self, numbers: np.ndarray) -> Records:
-        """Returns some of these records, i64[k], in the order given; nothing is read."""
+        """Return the records with these `numbers`, i64[k], in this order. Nothing is read."""
         rows = self._rows[numbers]
         return Records(self._index_path, self._split, self._shards, self._all, rows, self.raw_size, self.keys)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
-        """Divide the records in two by the converter's rule: the same share of every class, by the hash of the content.
+        """Split the records in two, with the same share of every class, by the hash of the image files.
 
         Args:
-            fraction: Share of the second part, in 0..1; at least one image of each class that has two or more.
-            seed: Another seed gives another division.
+            fraction: Share of the second part, in 0..1. It gets at least one image of each class with two or more.
+            seed: Another seed gives another split.
 
         Returns:
-            (rest, held out). Duplicates of an image, and images of one group, are on the same side.
+            (rest, held out). Duplicates of an image, and images of one group, are in the same part.
         """
-        from tfrecord_tools.layout import splitting  # Here: readers that hold nothing out do not need it.
+        from tfrecord_tools.layout import splitting  # Imported here, because most readers do not need it.
 
         table = index.read(Path(self._index_path), ["source_sha256", "group"], self._split)
         sha256 = index.hashes(table, "source_sha256")
         keys = splitting.split_keys(sha256[self._rows], table.column("group").to_numpy()[self._rows])
-        held = splitting.choose_splits(keys, self.labels, (fraction, 0.0), seed, purpose=_HOLD_OUT) == 1
-        return self.select(np.flatnonzero(~held)), self.select(np.flatnonzero(held))
+        held_out = splitting.choose_splits(keys, self.labels, (fraction, 0.0), seed, purpose=_HOLD_OUT) == 1
+        return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
 
     def check_shards(self) -> None:
-        """Raises UserError if a shard is missing or was cut; one look at the file's length each."""
+        """Raise UserError if a shard is missing or has the wrong length. File contents are not read."""
         ends = self._all["offset"] + self._all["length"] + schema.FRAME_BYTES
         expected = np.zeros(len(self._shards), np.int64)
         np.maximum.at(expected, self._all["shard"], ends)
@@ -288,26 +304,22 @@ class Records:
             actual = os.path.getsize(path) if os.path.exists(path) else None
             if actual is None and os.path.islink(path):
                 raise UserError(
-                    f"{path} is a link to {os.readlink(path)}, which is not there any more. Bring it back, or adopt the"
-                    " records again from where they are now."
+                    f"{path}: is a link to {os.readlink(path)}, which does not exist. Put the file back, or adopt the"
+                    " records again from their new location."
                 )
             if actual != size:
-                state = "is missing" if actual is None else f"has {actual:,} bytes and should have {size:,}"
-                raise UserError(f"{path} {state}: the dataset was not copied completely. Copy or convert it again.")
+                state = "does not exist" if actual is None else f"has {actual:,} bytes and should have {size:,}"
+                raise UserError(f"{path}: {state}. The dataset is incomplete. Copy or convert it again.")
 
     def _read(self, shard: int, count: int, offset: int) -> bytes:
-        """Reads `count` bytes at `offset`.
-
-        Raises:
-            OSError: With the shard's name.
-        """
+        """Read `count` bytes at `offset`; an OSError names the shard."""
         try:
             return self._read_at(shard, count, offset)
         except OSError as error:
             raise files.named(error, self._shards[shard], "read") from error
 
     def _read_at(self, shard: int, count: int, offset: int) -> bytes:
-        """Each process opens its own files, since a fork shares the position."""
+        """Read with a file that this process opened, because a forked process shares the file position."""
         key = (os.getpid(), shard)
         descriptor = self._open_files.get(key)
         if descriptor is not None:
@@ -317,7 +329,7 @@ class Records:
         try:
             return files.read_at(descriptor, count, offset)
         finally:
-            if not shared:  # Too many are open, or another thread was faster.
+            if not shared:  # Too many files are open, or another thread opened the same file first.
                 os.close(descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -330,27 +342,33 @@ class Records:
 
 
 def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
-    """Opens a converted directory; reads its `convert.json` only.
+    """Open a converted directory. Only its `convert.json` is read.
+
+    Args:
+        directory: The directory that `convert` or `adopt` wrote.
 
     Raises:
-        UserError: There is no such directory, it is unfinished, or it is no dataset of this tool.
+        UserError: The directory does not exist, is unfinished, or is not a dataset of this tool.
+
+    Example:
+        records = open_dataset("out").records("train")
     """
     if files.is_url(os.fspath(directory)):
         raise UserError(
-            f"{directory}: datasets are read from local directories, at random. Copy it here first:"
+            f"{directory}: must be a local directory. Copy the dataset to this machine first:"
             f" python -m tfrecord_tools.transfer {directory} DIRECTORY"
         )
     directory = Path(files.expand_user(os.fspath(directory)))
     if not (directory / dataset_files.CONVERT_JSON).exists():
         if partial_of(directory).exists():
-            raise UserError(f"{directory}: the conversion is unfinished. Repeat its command to finish it.")
-        what = "a file, not a directory" if directory.exists() else "no such directory"
+            raise UserError(f"{directory}: the conversion is unfinished. Run the same convert command again.")
+        problem = "is a file, not a directory" if directory.exists() else "does not exist"
         if directory.is_dir():
-            what = "no dataset (it has no convert.json)"
+            problem = "is not a dataset (it has no convert.json)"
         out = "OUT" if directory.exists() else directory
         raise UserError(
-            f"{directory}: {what}. Expected a directory that"
-            f" `python -m tfrecord_tools.convert --src=IMAGES --out={out}` wrote."
+            f"{directory}: {problem}. Must be a directory written by"
+            f" python -m tfrecord_tools.convert --src=IMAGES --out={out}"
         )
     try:
         facts = dataset_files.read(directory)

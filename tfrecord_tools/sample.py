@@ -1,16 +1,17 @@
-"""Draws a sample dataset of cats and dogs, to try the other tools on without downloading anything.
+"""Draw a sample dataset of cats and dogs, to try the other commands without a download.
 
     python -m tfrecord_tools.sample --out=cat_dog_img --images=600 --seed=0
 
-writes JPEG drawings of varying size in this layout (70 % for training, the rest for validation)::
+This command writes JPEG drawings of different sizes, 70 % for training and 30 % for validation::
 
     cat_dog_img/train/{cats,dogs}/cat.0.jpg ...
     cat_dog_img/validation/{cats,dogs}/cat.210.jpg ...
 
-The classes differ in shape only: ears, muzzle, nose, pupils, whiskers, tail. Colours, patterns, poses, sizes,
-backgrounds, light and noise are distributed alike, so that a model has to look at the animal.
+The classes differ in shape only: ears, muzzle, nose, pupils, whiskers, tail. Colors, patterns, poses, sizes,
+backgrounds, light and noise have the same distribution in both classes, so that a model has to look at the animal.
 
-Shapes are f64[n, 2], x to the right, y downwards, in units that make a head 2 wide, around the head's middle.
+In the code, shapes are f64[n, 2] with x to the right and y downwards. The origin is the center of the head, and the
+head is 2 units wide.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SPECIES = ("cat", "dog")
 VALIDATION_SHARE = 0.3
 MIN_IMAGES = 4
 SUPERSAMPLING = 2
-TOP, FEET = -2.3, 2.85  # The y of the tips of a cat's ears, and of the feet.
+TOP, FEET = -2.3, 2.85  # y of the tips of a cat's ears, and of the feet.
 
 FURS = ((226, 146, 72), (58, 52, 54), (142, 144, 152), (240, 234, 226), (136, 92, 60), (198, 158, 110))
 IRISES = ((126, 176, 86), (222, 170, 62), (104, 164, 208), (140, 92, 50))
@@ -50,31 +51,34 @@ BLACK, WHITE, PINK = (28, 24, 28), (252, 250, 246), (238, 134, 146)
 
 
 def pick(rng: Generator, choices: Sequence[T]) -> T:
-    """Returns one of `choices`, all equally likely."""
+    """Return one of `choices`, with equal probabilities."""
     return choices[int(rng.integers(len(choices)))]
 
 
 def mix(first: Color, second: Color, share: float) -> Color:
-    """Returns the colour that is `share` (0..1) of the way from `first` to `second`."""
+    """Return the color between `first` (`share` = 0) and `second` (`share` = 1)."""
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second))
     return red, green, blue
 
 
 def any_hue(rng: Generator, saturation: float = 0.25, value: float = 0.85) -> Color:
-    """Returns a colour of any hue, with saturation and value (0..1) around the given ones."""
+    """Return a color of random hue, with saturation and value (0..1) near the given ones."""
     hsv = rng.random(), saturation + rng.uniform(-0.15, 0.15), value + rng.uniform(-0.13, 0.13)
     red, green, blue = (round(255 * channel) for channel in colorsys.hsv_to_rgb(*hsv))
     return red, green, blue
 
 
 def oval(x: float, y: float, radius_x: float, radius_y: float) -> Points:
-    """Returns the outline, f64[32, 2], of an ellipse around (x, y); its first half is the lower one."""
+    """Return the outline of an ellipse around (x, y), f64[32, 2]. The first 17 points are the lower half."""
     angles = np.arange(0, 2 * np.pi, np.pi / 16)
     return np.stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)], axis=1)
 
 
 def rounded(corners: ArrayLike, rounds: int = 3) -> Points:
-    """Cuts the corners of a closed outline, f64[n, 2], repeatedly (Chaikin); one given twice stays sharper."""
+    """Round the corners of a closed outline, f64[n, 2], with Chaikin's algorithm.
+
+    A corner that is given twice stays sharper.
+    """
     points = np.asarray(corners, dtype=np.float64)
     for _ in range(rounds):
         step = np.roll(points, -1, axis=0) - points
@@ -83,7 +87,7 @@ def rounded(corners: ArrayLike, rounds: int = 3) -> Points:
 
 
 def symmetric(right_half: Sequence[tuple[float, float]]) -> Points:
-    """Rounds an outline of which the right half is given, from top to bottom."""
+    """Return a rounded, symmetric outline from the points of its right half, from top to bottom."""
     return rounded([*right_half, *((-x, y) for x, y in reversed(right_half))])
 
 
@@ -107,7 +111,7 @@ BOX = np.array([(-1, -0.8), (1, -0.8), (1, 0.9), (-1, 0.9)])
 
 
 class Look(NamedTuple):
-    """The colours of an animal's coat, which say nothing about its species."""
+    """Colors of an animal's coat. They do not depend on the species."""
 
     fur: Color
     marking: Color  # Spots and stripes, sometimes ears.
@@ -116,6 +120,7 @@ class Look(NamedTuple):
 
 
 def choose_look(rng: Generator) -> Look:
+    """Return random colors of a coat."""
     fur = mix(pick(rng, FURS), pick(rng, FURS), rng.uniform(0, 0.3))
     marking = mix(fur, BLACK if sum(fur) > 330 else WHITE, rng.uniform(0.3, 0.6))
     return Look(fur, marking, pale=mix(fur, WHITE, pick(rng, (0.15, 0.5, 0.8))), line=mix(fur, BLACK, 0.7))
@@ -123,40 +128,40 @@ def choose_look(rng: Generator) -> Look:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pen:
-    """Draws shapes at some place of a canvas."""
+    """Draw shapes on a canvas, with an origin, a rotation and a scale of its own."""
 
     canvas: Image.Image  # RGB.
-    coat: Image.Image  # Of the same size: the fur with its pattern, which parts of the animal are cut from.
+    coat: Image.Image  # Fur with its pattern, of the size of the canvas. Parts of the animal are cut from it.
     look: Look
-    matrix: Points  # f64[2, 2], takes points to canvas pixels, with `origin`.
+    matrix: Points  # f64[2, 2]; canvas pixels are matrix @ point + origin.
     origin: Points  # f64[2], in canvas pixels.
 
     def at(self, x: float, y: float, degrees: float = 0.0, scale: float = 1.0) -> Pen:
-        """Returns a pen whose origin is at (x, y) of this one, turned clockwise and scaled."""
+        """Return a pen with its origin at (x, y) of this pen, rotated clockwise and scaled."""
         cos, sin = scale * np.cos(np.deg2rad(degrees)), scale * np.sin(np.deg2rad(degrees))
         matrix = self.matrix @ [(cos, -sin), (sin, cos)]
         return dataclasses.replace(self, matrix=matrix, origin=self.place([(x, y)])[0])
 
     def sides(self) -> Iterator[Pen]:
-        """Yields a pen for the right side and one for the left, which mirrors."""
+        """Yield a pen for the right side, and a mirrored pen for the left side."""
         yield self
         yield dataclasses.replace(self, matrix=self.matrix * (-1, 1))
 
     def place(self, points: ArrayLike) -> Points:
-        """Returns where on the canvas points are, in pixels."""
+        """Return the pixels of points on the canvas."""
         return np.asarray(points) @ self.matrix.T + self.origin
 
     def fill(self, points: ArrayLike, color: Color, opacity: int = 255) -> None:
-        """Fills a shape, without an outline."""
+        """Fill a shape, without an outline."""
         ImageDraw.Draw(self.canvas, "RGBA").polygon(self.place(points).ravel().tolist(), (*color, opacity))
 
     def stroke(self, points: ArrayLike, width: float = 0.055, color: Color | None = None) -> None:
-        """Draws an open line, in the colour of the outlines by default."""
+        """Draw an open line, by default in the color of outlines."""
         pixels = max(1, round(width * float(np.hypot(*self.matrix[0]))))
         ImageDraw.Draw(self.canvas).line(self.place(points).ravel().tolist(), color or self.look.line, pixels)
 
     def shape(self, points: Points, color: Color | None = None, closed: bool = True) -> None:
-        """Draws a shape, of the coat's fur by default, with a shaded side and an outline, closed or not."""
+        """Draw a shape, by default of fur, with a shaded side and an outline."""
         outline = self.place(points)
         left, top = outline.min(axis=0).astype(int).tolist()
         width, height = (np.ptp(outline, axis=0) + 3).astype(int).tolist()
@@ -173,7 +178,7 @@ class Pen:
 
 
 def paint_coat(rng: Generator, coat: Pen) -> None:
-    """Paints spots, stripes or nothing on the fur."""
+    """Paint spots, stripes or nothing on the fur."""
     mark = pick(rng, (SPOT, STRIPE, None))
     for x, y in np.mgrid[-2.6:2.6:0.42, -2.5:2.9:0.75].reshape(2, -1).T + rng.uniform(-0.2, 0.2, (104, 2)):
         if mark is not None:
@@ -181,7 +186,13 @@ def paint_coat(rng: Generator, coat: Pen) -> None:
 
 
 def draw_cat_head(rng: Generator, head: Pen, turn: float) -> None:
-    """Draws pointed ears, slit pupils, a small triangular nose and whiskers; `turn` (-1..1) is where it looks."""
+    """Draw pointed ears, slit pupils, a small triangular nose and whiskers.
+
+    Args:
+        rng: Source of random numbers.
+        head: Pen at the center of the head.
+        turn: Direction in which the cat looks, -1..1.
+    """
     ears, iris = pick(rng, (head.look.marking, None, None)), pick(rng, IRISES)
     for side in head.sides():
         side.shape(CAT_EAR, ears)
@@ -200,7 +211,13 @@ def draw_cat_head(rng: Generator, head: Pen, turn: float) -> None:
 
 
 def draw_dog_head(rng: Generator, head: Pen, turn: float) -> None:
-    """Draws hanging ears, round pupils, a long muzzle and a big oval nose; `turn` (-1..1) is where it looks."""
+    """Draw hanging ears, round pupils, a long muzzle and a big oval nose.
+
+    Args:
+        rng: Source of random numbers.
+        head: Pen at the center of the head.
+        turn: Direction in which the dog looks, -1..1.
+    """
     ears, iris = pick(rng, (head.look.marking, None, None)), pick(rng, IRISES)
     head.shape(DOG_HEAD)
     muzzle = head.at(0.24 * turn, 0)
@@ -218,20 +235,20 @@ def draw_dog_head(rng: Generator, head: Pen, turn: float) -> None:
 
 
 def draw_eye(pen: Pen, width: float, pupil: float, iris: Color) -> None:
-    """Draws an eye of the given half widths."""
+    """Draw an eye. `width` and `pupil` are half widths."""
     pen.shape(oval(0, 0, width, 0.25), iris)
     pen.fill(oval(0, 0.01, pupil, 0.18), BLACK)
     pen.fill(oval(0.03, -0.08, 0.055, 0.055), WHITE)
 
 
 def draw_mouth(pen: Pen, y: float, width: float) -> None:
-    """Draws two arcs of the given width that meet at height `y`, below a nose."""
+    """Draw two arcs of the given width that meet at height `y`, below a nose."""
     for side in pen.sides():
         side.stroke(oval(width / 2, y, width / 2, 0.12)[:17])
 
 
 def draw_body(pen: Pen, species: str, sits: bool) -> None:
-    """Draws an animal that sits, seen from the front, or just its shoulders, all without the head."""
+    """Draw a sitting animal from the front, or only its shoulders, without the head."""
     if sits:
         pen.at(0.75, 2.3).shape(CAT_TAIL if species == "cat" else DOG_TAIL)
     pen.shape(BODY if sits else SHOULDERS)
@@ -245,18 +262,18 @@ def draw_body(pen: Pen, species: str, sits: bool) -> None:
 
 
 def blend(size: tuple[int, int], corners: ArrayLike) -> Image.Image:
-    """Returns an image blended from four colours or floats: top left, top right, bottom left, bottom right."""
+    """Return a gradient of four colors or floats: top left, top right, bottom left, bottom right."""
     small = Image.fromarray(np.reshape(corners, (2, 2, -1)).squeeze())
-    return small.resize(size, Image.Resampling.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))  # From the pixels' middles.
+    return small.resize(size, Image.Resampling.BILINEAR, box=(0.5, 0.5, 1.5, 1.5))  # Between the pixel centers.
 
 
 def paint_studio(rng: Generator, size: tuple[int, int], value: float = 0.85) -> Image.Image:
-    """Returns a smooth backdrop of four blended colours."""
+    """Return a smooth background of four blended colors."""
     return blend(size, np.array([any_hue(rng, value=value) for _ in range(4)], np.uint8))
 
 
 def paint_bokeh(rng: Generator, size: tuple[int, int]) -> Image.Image:
-    """Returns blurred discs of light on a dim backdrop."""
+    """Return blurred discs of light on a dark background."""
     lights = paint_studio(rng, (size[0] // 6 + 1, size[1] // 6 + 1), value=0.65)
     for x, y in rng.uniform((0, 0), lights.size, size=(int(rng.integers(8, 26)), 2)):
         ImageDraw.Draw(lights).circle((x, y), lights.width * rng.uniform(0.03, 0.12), any_hue(rng))
@@ -264,7 +281,7 @@ def paint_bokeh(rng: Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def paint_meadow(rng: Generator, size: tuple[int, int]) -> Image.Image:
-    """Returns sky, a hill, and grass with flowers."""
+    """Return sky, a hill, and grass with flowers."""
     width, height = size
     sky, green, horizon = any_hue(rng), pick(rng, GREENS), height * rng.uniform(0.4, 0.8)
     meadow = blend(size, np.array([sky, sky, mix(sky, WHITE, 0.7), mix(sky, WHITE, 0.6)], np.uint8))
@@ -280,7 +297,7 @@ def paint_meadow(rng: Generator, size: tuple[int, int]) -> Image.Image:
 
 
 def develop(rng: Generator, image: Image.Image) -> Image.Image:
-    """Varies light and camera: brightness, a shade across the image, noise."""
+    """Change light and camera: brightness, a gradient across the image, noise."""
     light = blend(image.size, (rng.uniform(0.88, 1.08, size=4) * rng.uniform(0.8, 1.1)).astype(np.float32))
     noise = rng.normal(0, 6 * rng.random() ** 2, (image.height, image.width, 1))
     pixels = np.asarray(image) * np.asarray(light)[:, :, None] + noise
@@ -288,7 +305,16 @@ def develop(rng: Generator, image: Image.Image) -> Image.Image:
 
 
 def draw_animal(rng: Generator, species: str, size: tuple[int, int]) -> Image.Image:
-    """Draws a "cat" or "dog" in a scene, an RGB image of the given width and height; equal `rng`s draw the same."""
+    """Draw a "cat" or "dog" in a scene.
+
+    Args:
+        rng: Source of random numbers. Generators with the same state give the same image.
+        species: "cat" or "dog".
+        size: Width and height in pixels.
+
+    Returns:
+        An RGB image.
+    """
     width, height = size[0] * SUPERSAMPLING, size[1] * SUPERSAMPLING
     look, sits = choose_look(rng), rng.random() < 0.5
     extent = min(width, height) * rng.uniform(0.75, 0.98)
@@ -308,12 +334,14 @@ def draw_animal(rng: Generator, species: str, size: tuple[int, int]) -> Image.Im
     ground.fill(oval(0, -0.1, 1.8, 0.3), BLACK, opacity=90)
     draw_body(pen, species, sits)
     draw_head = draw_cat_head if species == "cat" else draw_dog_head
-    draw_head(rng, pen.at(0, 0.1, rng.uniform(-7, 7), 1.4), rng.uniform(-1, 1))  # A big head looks young.
+    draw_head(
+        rng, pen.at(0, 0.1, rng.uniform(-7, 7), 1.4), rng.uniform(-1, 1)
+    )  # A big head makes the animal look young.
     return develop(rng, canvas.reduce(SUPERSAMPLING))
 
 
 def draw_jpeg(seed: int, species: str, index: int) -> bytes:
-    """Returns the JPEG file of one image, which depends on nothing but the arguments."""
+    """Return the JPEG file of one image. The same arguments give the same bytes."""
     rng = np.random.default_rng([seed, SPECIES.index(species), index])
     long = int(rng.integers(150, 401))
     short = round(long * rng.uniform(0.8, 1))
@@ -323,7 +351,10 @@ def draw_jpeg(seed: int, species: str, index: int) -> bytes:
 
 
 def plan_files(images: int) -> list[tuple[str, int, str]]:
-    """Returns species, index within it and path of each of that many images; one more is a cat if odd."""
+    """Return (species, index in the species, path) of each of `images` images.
+
+    Half of the images are cats. If the number is odd, there is one more cat.
+    """
     plan = []
     for label, species in enumerate(SPECIES):
         count = (images + 1 - label) // 2
@@ -335,38 +366,38 @@ def plan_files(images: int) -> list[tuple[str, int, str]]:
 
 
 def draw_sample(out: str | os.PathLike[str], *, images: int = 600, seed: int = 0) -> None:
-    """Writes a dataset of drawings, all of it or nothing.
+    """Write a dataset of drawings. If it fails, `out` does not exist.
 
     Args:
-        out: The directory to create, together with its parents.
-        images: How many images, both classes and both splits together.
-        seed: Which drawings; 0 or more.
+        out: Directory to create; missing parents are created, too.
+        images: Number of images in both classes and both splits together, at least 4.
+        seed: Seed of the drawings, at least 0.
 
     Raises:
         UserError: `out` exists or cannot be written, or a number is out of its range.
     """
     if images < MIN_IMAGES:
-        raise UserError(f"--images={images}: too few. At least {MIN_IMAGES}: one per class and split.")
+        raise UserError(f"--images={images}: must be at least {MIN_IMAGES}, one per class and split.")
     if seed < 0:
-        raise UserError(f"--seed={seed}: negative. Give a whole number from 0 on.")
+        raise UserError(f"--seed={seed}: must be a whole number, at least 0.")
     out = Path(out)
     if os.path.lexists(out):
-        raise UserError(f"--out={out}: exists already. Give another name, or remove it: rm -r {out}")
+        raise UserError(f"--out={out}: exists. Choose another directory, or remove this one: rm -r {out}")
     partial = out.with_name(f".{out.name}.drawing")
     try:
-        shutil.rmtree(partial, ignore_errors=True)  # Left by a run that was killed.
+        shutil.rmtree(partial, ignore_errors=True)  # A killed run may have left it.
         for species, index, path in plan_files(images):
             (partial / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).write_bytes(draw_jpeg(seed, species, index))
         partial.rename(out)
     except OSError as error:
-        raise UserError(f"--out={out}: {error.strerror}. Give a directory that can be written.") from error
+        raise UserError(f"--out={out}: {error.strerror}. Choose a directory that can be written.") from error
 
 
 def define_flags() -> None:
-    usage.define_path("out", None, "Directory to create; it must not exist.", required=True)
+    usage.define_path("out", None, "Directory to create; it must not exist. Required.", required=True)
     flags.DEFINE_integer("images", 600, f"Number of images, at least {MIN_IMAGES}; half of them are cats.")
-    flags.DEFINE_integer("seed", 0, "Which drawings: the same seed gives the same files.")
+    flags.DEFINE_integer("seed", 0, "Seed of the drawings, at least 0. The same seed gives the same files.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,11 +1,11 @@
-"""Report what any TFRecord holds, and print code that reads it.
+"""Show the contents of any TFRecord file, and print Python code that reads it.
 
     python -m tfrecord_tools.show FILE_OR_DIRECTORY [--grid=out.png] [--records=1000]
 
-prints the files with their records and bytes, the features with types, lengths and some values, the names of the
-classes where they are known, and Python code that reads it all; --grid draws the first images with their labels.
-All records are read, their checksums are verified, and types and numbers of values are those of all records, in the
-memory of the largest one. Of --records of them, values are listed and images are decoded. TensorFlow is not needed.
+The report lists the files with their records and bytes, the features with types, lengths and some values, the class
+names if they are known, and Python code that reads the records. --grid draws the first images with their labels.
+All records are read and their checksums are verified, in the memory of the largest record. Types and lengths are those
+of all records. Values are listed and images are decoded for --records of them. TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from tfrecord_tools.foreign.example_parser import Feature, Seen
 from tfrecord_tools.foreign.tfrecord_files import Group
 
 ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
-_WIDTH = 100  # Of a line that can be cut, in characters.
+_WIDTH = 100  # Longer lines are cut, in characters.
 _SHOWN_FILES, _SHOWN_VALUES, _SHOWN_DAMAGE = 8, 4, 10
-_SHOWN_CHARACTERS, _SHOWN_BYTES = 24, 8  # Of a value.
-_ACROSS, _MAX_PICTURES = 6, 24  # Of the contact sheet.
+_SHOWN_CHARACTERS, _SHOWN_BYTES = 24, 8  # Longest value.
+_ACROSS, _MAX_PICTURES = 6, 24  # Contact sheet: columns, images.
 _CELL, _GAP, _TEXT = 160, 14, 15  # Pixels.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShowConfig:
-    """What to look at.
+    """Settings of `show`.
 
     Attributes:
-        path: A TFRecord file, or a directory of such files.
-        records: Number of records whose values are listed and whose images are decoded: equally many of each file, its
-            first ones. Types and numbers of values are those of all records.
-        grid: The PNG file to write with the first images. None: no such file.
+        path: A TFRecord file, or a directory of TFRecord files.
+        records: Number of records for which values are listed and images are decoded: the first ones of each file,
+            equally many per file. Types and lengths are those of all records.
+        grid: PNG file to write with the first images. None: no file.
     """
 
     path: str
@@ -59,21 +59,21 @@ class ShowConfig:
 
     def __post_init__(self) -> None:
         if self.records < 1:
-            raise UserError(f"--records={self.records}: at least 1.")
+            raise UserError(f"--records={self.records}: must be at least 1.")
         if self.grid is not None and not self.grid.lower().endswith(".png"):
-            raise UserError(f"--grid={self.grid}: the name of a PNG file is expected, such as grid.png.")
+            raise UserError(f"--grid={self.grid}: must be the name of a PNG file, for example grid.png.")
 
 
 def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
-    """Reports what is in `config.path`.
+    """Report the contents of `config.path`.
 
     Args:
-        config: What to look at.
-        log: Takes each line of the report.
+        config: All settings.
+        log: Called with each line of the report.
 
     Raises:
-        UserError: It is no TFRecord; or, when all that can be read is reported: some of it is damaged, or there is
-            no image for `grid`.
+        UserError: It is not a TFRecord. Or, after the report: a part of it is damaged, or there is no image for
+            `grid`.
     """
     path = Path(config.path)
     damage: list[str] = []
@@ -93,28 +93,32 @@ def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
         more = [f"and {len(damage) - _SHOWN_DAMAGE:,} more"] if len(damage) > _SHOWN_DAMAGE else []
         raise UserError(
             "\n  ".join([f"{path} is damaged:", *damage[:_SHOWN_DAMAGE], *more])
-            + "\nAll that can be read is shown above. Copy it again from where it is sound, or write it again."
+            + "\nThe report shows everything that can be read. Copy the file again from an undamaged copy, or write it"
+            " again."
         )
     if config.grid and not pictures:
-        raise UserError(f"--grid={config.grid}: no image in the records looked at. Leave it out, or raise --records.")
+        raise UserError(
+            f"--grid={config.grid}: there is no image in the records that were read in full. Remove --grid, or use a"
+            " larger --records."
+        )
 
 
 def _read(contents: Sequence[Contents], records: int, damage: Callable[[str], object]) -> Iterator[dict[str, Feature]]:
-    """Read all records of all files into `contents`; yield the features of those looked at, `records` in all."""
-    files = [(one, path) for one in contents for path in one.group.paths]
-    for i, (one, path) in enumerate(tqdm(files, "read", unit=" files", delay=1, leave=False, disable=None)):
+    """Read all records of all files into `contents`, and yield the features of `records` of them."""
+    files = [(content, path) for content in contents for path in content.group.paths]
+    for i, (content, path) in enumerate(tqdm(files, "read", unit=" files", delay=1, leave=False, disable=None)):
         share = records * (i + 1) // len(files) - records * i // len(files)
         count = 0
-        for count, data in enumerate(tfrecord_files.read(path, one.group.compression, damage), 1):
+        for count, data in enumerate(tfrecord_files.read(path, content.group.compression, damage), 1):
             if count <= share:
-                yield one.look(data)
+                yield content.look(data)
             else:
-                one.count(data)
-        one.files.append(FileFacts(count, path.stat().st_size))
+                content.count(data)
+        content.files.append(FileFacts(count, path.stat().st_size))
 
 
 def _class_names(directory: Path) -> ClassNames:
-    """Reads the files in which TensorFlow Datasets keeps class names: label.labels.txt for the feature label."""
+    """Read the class names that TensorFlow Datasets stores, for example in label.labels.txt for `label`."""
     ending = ".labels.txt"
     paths = sorted(directory.glob(f"*{ending}"))
     return {
@@ -124,36 +128,36 @@ def _class_names(directory: Path) -> ClassNames:
 
 
 def _files(path: Path, contents: Sequence[Contents]) -> Iterator[str]:
-    """The table of files: a line a group; below it its files or, if they are many, their range."""
-    files = [facts for one in contents for facts in one.files]
+    """Yield the table of files: a line per group, then a line per file or, for many files, their range."""
+    files = [facts for content in contents for facts in content.files]
     records, size = map(sum, zip(*files))
     yield f"{path}: {words.number(records, 'record')} in {words.number(len(files), 'file')}, {size:,} bytes"
     rows = [["files", "records", "bytes", "compression"]]
-    for one in contents:
-        group, columns = one.group, list(zip(*one.files))
+    for content in contents:
+        group, columns = content.group, list(zip(*content.files))
         missing = f"  ({group.missing:,} missing)" if group.missing > 0 and path.is_dir() else ""
         rows.append([group.name + missing, *(f"{sum(column):,}" for column in columns), group.compression or "none"])
         if 1 < len(group.paths) <= _SHOWN_FILES:
-            rows += [[f"  {p.name}", f"{f.records:,}", f"{f.bytes:,}", ""] for p, f in zip(group.paths, one.files)]
+            rows += [[f"  {p.name}", f"{f.records:,}", f"{f.bytes:,}", ""] for p, f in zip(group.paths, content.files)]
         elif len(group.paths) > 1:
             rows.append([f"  each of {len(group.paths):,} files", *map(_span, columns), ""])
     yield from ("", *_table(rows, numbers=(1, 2)))
 
 
 def _features(contents: Sequence[Contents], class_names: ClassNames) -> Iterator[str]:
-    """The table of features, and the names of classes."""
-    kinds = sum((one.kinds for one in contents), Counter[str]())
+    """Yield the table of features, and the class names."""
+    kinds = sum((content.kinds for content in contents), Counter[str]())
     if not kinds:
         return
-    found = [f"{count:,} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.most_common()]
-    looked = sum(one.looked for one in contents)
-    some = "" if looked == kinds.total() else f"; values are those of {looked:,}"
-    yield from ("", f"{words.number(kinds.total(), 'record')}: {', '.join(found)}{some}")
-    keys = sorted({key for one in contents for key in one.columns})
+    named_kinds = [f"{count:,} {kind}" if len(kinds) > 1 else kind for kind, count in kinds.most_common()]
+    looked = sum(content.looked for content in contents)
+    sampled = "" if looked == kinds.total() else f"; values of {words.number(looked, 'record')} are shown"
+    yield from ("", f"{words.number(kinds.total(), 'record')}: {', '.join(named_kinds)}{sampled}")
+    keys = sorted({key for content in contents for key in content.columns})
     rows = [["feature", "type", "steps", "length", "missing in", "values"]]
     for key in keys:
-        columns = [one.columns[key] for one in contents if key in one.columns]
-        missing = sum(one.parsed for one in contents) - sum(column.records for column in columns)
+        columns = [content.columns[key] for content in contents if key in content.columns]
+        missing = sum(content.parsed for content in contents) - sum(column.records for column in columns)
         steps, lengths = (
             _span([bound for column in columns for bound in getattr(column, name) or ()])
             for name in ("steps", "lengths")
@@ -164,12 +168,12 @@ def _features(contents: Sequence[Contents], class_names: ClassNames) -> Iterator
         yield from ("", *(_cut(line, _WIDTH) for line in _table(rows, numbers=(2, 3, 4))))
     for key in keys:
         if key.type == "int64" and (names := _names_of(key.name, class_names)):
-            named = ", ".join(f"{label} {text}" for label, text in enumerate(names))
-            yield from ("", _cut(f"{len(names):,} classes of {key.name}: {named}", _WIDTH))
+            classes = ", ".join(f"{label} {text}" for label, text in enumerate(names))
+            yield from ("", _cut(f"{len(names):,} classes of {key.name}: {classes}", _WIDTH))
 
 
 def _values(kind: str, seen: Sequence[Seen]) -> str:
-    """A few words on the values of a feature."""
+    """Describe the values of a feature in a few words."""
     if not seen:
         return ""
     if are_images(seen):
@@ -179,8 +183,8 @@ def _values(kind: str, seen: Sequence[Seen]) -> str:
     parts = [f"{span} bytes" if kind == "bytes" else span] * bool(values) + [f"{nans:,} NaN"] * (nans > 0)
     if kind != "float" and len(values) > 1 and all(s.complete for s in seen):
         parts.append(f"{len(values):,} distinct")
-    few = values[:_SHOWN_VALUES] if kind == "bytes" or len(values) > _SHOWN_VALUES else sorted(values)
-    listed = ", ".join(map(_short, few)) + ", …" * (len(few) < len(values))
+    shown = values[:_SHOWN_VALUES] if kind == "bytes" or len(values) > _SHOWN_VALUES else sorted(values)
+    listed = ", ".join(map(_short, shown)) + ", …" * (len(shown) < len(values))
     return ", ".join(parts) + f": {listed}" * (kind == "bytes" or len(values) > 1)
 
 
@@ -189,15 +193,15 @@ def _images(seen: Sequence[Seen]) -> str:
     sizes = [image.size for image in images if image.size]
     others = sum(s.length for s in seen) - len(images)
     parts = [f"{count:,} {kind}" for kind, count in Counter(image.type for image in images).most_common()]
-    parts += [f"{others:,} no images"] * (others > 0)
+    parts += [f"{others:,} not images"] * (others > 0)
     parts += ["all decode" if len(sizes) == len(images) else f"{len(sizes):,} decode"]
     parts += [" x ".join(map(_span, zip(*sizes))) + " px"] * bool(sizes)  # Width x height.
     return ", ".join(parts)
 
 
 def _code(contents: Sequence[Contents]) -> Iterator[str]:
-    """Python code that reads the largest group with TensorFlow; records as they are if not all have features."""
-    main = max(contents, key=lambda one: (bool(one.kinds), sum(facts.records for facts in one.files)))
+    """Yield code that reads the largest group with TensorFlow, serialized if a record has no features."""
+    main = max(contents, key=lambda content: (bool(content.kinds), sum(facts.records for facts in content.files)))
     group = main.group
     parsed = bool(_specifications(main)) and not main.kinds[OTHER]
     yield from ("", "To read them:", "", "import tensorflow as tf", "")
@@ -206,36 +210,38 @@ def _code(contents: Sequence[Contents]) -> Iterator[str]:
     pattern, paths = _pattern(group), _quoted([str(path) for path in group.paths])
     yield "files = " + (f"tf.data.Dataset.list_files({_quoted(pattern)}, shuffle=False)" if pattern else paths)
     same = (_specifications(main), group.compression)
-    alike = [one.group.name for one in contents if (_specifications(one), one.group.compression) == same]
+    alike = [
+        content.group.name for content in contents if (_specifications(content), content.group.compression) == same
+    ]
     if len(alike) > 1:
-        yield f"# Likewise: {', '.join(name for name in alike if name != group.name)}"
+        yield f"# The same code reads: {', '.join(name for name in alike if name != group.name)}"
     option = f', compression_type="{group.compression}"' if group.compression else ""
-    mapped = ".map(parse)" if parsed else "  # Serialized, as they are."
+    mapped = ".map(parse)" if parsed else "  # Serialized records."
     yield f"data = tf.data.TFRecordDataset(files{option}){mapped}"
     if parsed and not all(main.images().values()):
-        yield f"# Leaves out images that do not decode; {main.looked:,} of {main.parsed:,} records were tried."
+        yield f"# Skip images that do not decode. {main.looked:,} of {main.parsed:,} records were tried."
         yield "data = data.ignore_errors(log_warning=True)"
 
 
-def _specifications(one: Contents) -> dict[str, dict[str, str]]:
-    """Name in the code -> how `tf.io` reads the features of that part; without parts that have none."""
-    parts = {"context" if one.kinds[SEQUENCE] else "features": FEATURES, "lists": LISTS}
-    return {name: found for name, part in parts.items() if (found := one.specifications(part))}
+def _specifications(content: Contents) -> dict[str, dict[str, str]]:
+    """Return variable name -> feature -> the `tf.io` object that reads it. Empty parts are left out."""
+    parts = {"context" if content.kinds[SEQUENCE] else "features": FEATURES, "lists": LISTS}
+    return {name: readers for name, part in parts.items() if (readers := content.specifications(part))}
 
 
 def _parser(main: Contents) -> Iterator[str]:
     specifications = _specifications(main)
-    for name, found in specifications.items():
+    for name, readers in specifications.items():
         part = LISTS if name == "lists" else FEATURES
-        others = sorted({key.name for key in main.columns if key.part == part} - found.keys())
-        yield from (f"{name} = {{", *(f"    {_quoted(feature)}: {how}," for feature, how in found.items()))
+        others = sorted({key.name for key in main.columns if key.part == part} - readers.keys())
+        yield from (f"{name} = {{", *(f"    {_quoted(feature)}: {reader}," for feature, reader in readers.items()))
         yield from (f"    # {_quoted(feature)} has several types." for feature in others)
         yield "}"
     yield from ("", "", "def parse(serialized):")
     if main.kinds[SEQUENCE]:
         arguments = {"context": "context_features=context", "lists": "sequence_features=lists"}
-        given = ", ".join(arguments[name] for name in specifications)
-        yield f"    example, steps = tf.io.parse_single_sequence_example(serialized, {given})"
+        passed = ", ".join(arguments[name] for name in specifications)
+        yield f"    example, steps = tf.io.parse_single_sequence_example(serialized, {passed})"
     else:
         yield "    example = tf.io.parse_single_example(serialized, features)"
     for key in map(_quoted, main.images()):
@@ -247,14 +253,14 @@ def _parser(main: Contents) -> Iterator[str]:
 
 
 def _pattern(group: Group) -> str | None:
-    """What exactly the files of a group match, if they are several."""
+    """Return a pattern that matches the files of a group and no others, or None."""
     directory = group.paths[0].parent
     matching = sum(fnmatch.fnmatchcase(name, group.name) for name in os.listdir(directory))
     return os.path.join(glob.escape(str(directory)), group.name) if 1 < matching == len(group.paths) else None
 
 
 def _pictures(example: Mapping[str, Feature], class_names: ClassNames) -> Iterator[tuple[Image.Image, str]]:
-    """Yields the first image of an example, if it has one, and what its features named like a label hold."""
+    """Yield the first image of an example, if there is one, with the values of its label features."""
     values = (value for feature in example.values() if feature.type == "bytes" for value in feature.values)
     image = example_parser.decode(next(filter(example_parser.image_type, values), b""))
     if image is None:
@@ -270,7 +276,7 @@ def _pictures(example: Mapping[str, Feature], class_names: ClassNames) -> Iterat
 
 
 def _contact_sheet(title: str, pictures: Sequence[tuple[Image.Image, str]]) -> Image.Image:
-    """Draws images, at most `_CELL` pixels wide and high, with their labels below."""
+    """Draw images, at most `_CELL` pixels wide and high, with their labels below."""
     font = ImageFont.load_default(_TEXT)
     down = math.ceil(len(pictures) / _ACROSS)
     pitch, step, top = _CELL + _GAP, _CELL + 2 * _TEXT + _GAP, 2 * _GAP + _TEXT
@@ -286,7 +292,7 @@ def _contact_sheet(title: str, pictures: Sequence[tuple[Image.Image, str]]) -> I
 
 
 def _fit(text: str, font: Any, pixels: int) -> str:
-    """Makes one line of a text and cuts it so that it is at most `pixels` wide."""
+    """Join the lines of a text, and cut it to at most `pixels` of width."""
     text = _cut(" ".join(text.split()), pixels)
     while font.getlength(text) > pixels:
         text = text.removesuffix("…")[:-1] + "…"
@@ -298,24 +304,25 @@ def _save(sheet: Image.Image, path: str) -> None:
         with atomic(Path(path)) as file:
             sheet.save(file, "PNG")
     except OSError as error:
-        raise UserError(f"--grid={path}: {error.strerror}. Give a file that can be written.") from error
+        raise UserError(f"--grid={path}: {error.strerror}. Choose a file that can be written.") from error
 
 
 def _names_of(feature: str, class_names: ClassNames) -> Sequence[str]:
-    """TensorFlow Datasets writes `-` between a feature and one in it, `.` for a slash in a name."""
+    """Return the class names of a feature, or an empty sequence."""
+    # In file names, TensorFlow Datasets writes `-` before a nested feature, and `.` for a slash in a name.
     return class_names.get(feature.replace("/", "-")) or class_names.get(feature.replace("/", "."), ())
 
 
 def _table(rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[str]:
-    """Aligns the columns, `numbers` to the right, under a heading; leaves out those that are empty below it."""
-    kept = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
-    left = [place for place, column in enumerate(kept) if column not in numbers]
-    lines = tabular.aligned([[row[column] for column in kept] for row in rows], left)
+    """Align a table with a heading, columns `numbers` to the right, and leave out empty columns."""
+    columns = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
+    left = [position for position, column in enumerate(columns) if column not in numbers]
+    lines = tabular.aligned([[row[column] for column in columns] for row in rows], left)
     yield from (f"  {line}".rstrip() for line in lines)
 
 
 def _span(values: Sequence[float]) -> str:
-    """The least and the greatest of some numbers; nothing of none."""
+    """Return the smallest and the largest number as text, or "" if there are no numbers."""
     if not values:
         return ""
     low, high = (f"{bound:.4g}" if isinstance(bound, float) else f"{bound:,}" for bound in (min(values), max(values)))
@@ -323,7 +330,7 @@ def _span(values: Sequence[float]) -> str:
 
 
 def _short(value: Any) -> str:
-    """A value in a list of some."""
+    """Return a value as a short text."""
     if isinstance(value, str):
         return _quoted(_cut(value, _SHOWN_CHARACTERS))
     if isinstance(value, bytes):
@@ -332,7 +339,7 @@ def _short(value: Any) -> str:
 
 
 def _quoted(value: str | list[str]) -> str:
-    """A literal of Python, in double quotes."""
+    """Return a Python literal in double quotes."""
     return json.dumps(value, ensure_ascii=False)
 
 
@@ -342,7 +349,7 @@ def _cut(text: str, length: int) -> str:
 
 def define_flags() -> None:
     flags.DEFINE_integer(
-        "records", ShowConfig.records, "Number of records whose values are listed and whose images are decoded."
+        "records", ShowConfig.records, "Number of records for which values are listed and images are decoded."
     )
     usage.define_path("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
 
@@ -350,8 +357,8 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise UserError(
-            f"{len(argv) - 1} arguments: one TFRecord file, or a directory of such, is expected,"
-            " as in: python -m tfrecord_tools.show out"
+            f"{len(argv) - 1} arguments: must be one TFRecord file or one directory of TFRecord files,"
+            " for example: python -m tfrecord_tools.show out"
         )
     show(command.from_flags(ShowConfig, path=argv[1]))
 

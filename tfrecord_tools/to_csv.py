@@ -1,7 +1,8 @@
-"""Writes images as CSVs of pixels, one file a split: class name, then all values 0..255 row by row.
+"""Write images as CSV files of pixels, one file per split.
 
-python -m tfrecord_tools.to_csv --src=cat_dog_img --image_size=64 writes csv/train.csv and csv/validation.csv.
-Split and what is a sound image are as in tfrecord_tools.convert, whose --src such files may be.
+python -m tfrecord_tools.to_csv --src=cat_dog_img --image_size=64 writes csv/train.csv and csv/validation.csv. Each line
+holds the class name and then all pixel values, 0 to 255, row by row. Splits are made and images are verified as in
+tfrecord_tools.convert, which also reads such files as its --src.
 """
 
 from __future__ import annotations
@@ -36,24 +37,26 @@ from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
 COLORS = {"rgb": 3, "gray": 1}
 _FILES_PER_JOB = 64
 _SQUARE_MODES = ("exact", "center_crop")
-_MAX_SIZE = 4096  # A line of some 180 MB.
+_MAX_SIZE = 4096  # A line has about 180 MB then.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CsvConfig(ScanConfig):
-    """What is written.
+    """Settings of `to_csv`, with those of the source.
 
     Attributes:
-        out: Directory of the CSVs.
-        image_size: Height and width of each image in pixels.
+        out: Directory of the CSV files.
+        image_size: Height and width of each image in pixels, 1 to 4,096.
         color: "rgb" or "gray".
-        resize_mode: "exact" stretches the whole image to the square, "center_crop" takes its central square.
-        validation_fraction: As in `PlanConfig`; likewise the next ones.
-        test_fraction: Share of the test split.
-        seed: Decides the splits and the order of the lines.
-        max_bad: Largest share of files that may be no sound images.
-        overwrite: Replace CSVs that are there.
-        workers: Number of processes; never changes the output. None: one a processor.
+        resize_mode: "exact" stretches the whole image to a square, "center_crop" crops its central square.
+        validation_fraction: Share of each class that becomes the validation split, in 0..1, if the source has no
+            splits of its own. None: 0.2.
+        test_fraction: Share of each class that becomes the test split, in 0..1, if the source has no splits of its
+            own. None: 0.
+        seed: Seed of the automatic split and of the order of the lines.
+        max_bad: Largest share of files, in 0..1, that may be left out because they are not valid images.
+        overwrite: Replace existing CSV files.
+        workers: Number of processes, which does not change the output. None: one per processor.
     """
 
     out: str = "csv"
@@ -70,18 +73,20 @@ class CsvConfig(ScanConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.color not in COLORS:
-            raise UserError(f"--color={self.color}: one of {', '.join(COLORS)} is expected.")
+            raise UserError(f"--color={self.color}: must be one of {', '.join(COLORS)}.")
         if self.resize_mode not in _SQUARE_MODES:
-            raise UserError(f"--resize_mode={self.resize_mode}: one of {', '.join(_SQUARE_MODES)} is expected.")
+            raise UserError(f"--resize_mode={self.resize_mode}: must be one of {', '.join(_SQUARE_MODES)}.")
         if not 1 <= self.image_size <= _MAX_SIZE:
-            raise UserError(f"--image_size={self.image_size}: a length of 1 to {_MAX_SIZE:,} pixels is expected.")
+            raise UserError(f"--image_size={self.image_size}: must be 1 to {_MAX_SIZE:,} pixels.")
         workers.check_count(self.workers)
-        self.plan_config()  # Checks its own.
+        self.plan_config()  # Raises UserError if a setting of the split is wrong.
 
     def image_config(self) -> ImageConfig:
+        """Return the settings with which `convert` would store the same pixels."""
         return ImageConfig(store="raw", resize=self.image_size, resize_mode=self.resize_mode, upscale=True)
 
     def plan_config(self) -> PlanConfig:
+        """Return the settings of the automatic split."""
         return PlanConfig(
             validation_fraction=self.validation_fraction,
             test_fraction=self.test_fraction,
@@ -92,7 +97,7 @@ class CsvConfig(ScanConfig):
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
-    """Some images; columns run over them."""
+    """Some images; each field holds one value per image."""
 
     files: Files
     labels: list[str]
@@ -101,21 +106,28 @@ class _Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Made:
-    """Lines of the CSVs, (split, line), and what is not among them."""
+class _Lines:
+    """Lines of the CSV files, as (split, line), and the files that were left out."""
 
     lines: list[tuple[str, str]]
     rejected: list[Rejected]
 
 
 def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str, int]:
-    """Writes the CSVs, in the memory of some images.
+    """Write the images of a source as CSV files of pixels. Only some images are in memory at once.
+
+    Args:
+        config: All settings.
+        log: Called with each line of the report.
 
     Returns:
         Split -> number of images.
 
     Raises:
-        UserError: Anything that the user can mend; no file is left half-written.
+        UserError: Anything that the user can fix. There are no incomplete files then.
+
+    Example:
+        to_csv(CsvConfig(src="cat_dog_img", image_size=64))
     """
     try:
         _check_apart(config)
@@ -126,7 +138,7 @@ def to_csv(config: CsvConfig, log: Callable[[str], object] = print) -> dict[str,
         with workers.pool(config.workers) as pool:
             counts, rejected = _write(sources, paths, config, pool)
     except OSError as error:
-        raise UserError(f"{refusal(error)}. Nothing was written. Mend the cause, or choose another --out.") from error
+        raise UserError(f"{refusal(error)}. Nothing was written. Fix the cause, or choose another --out.") from error
     for split, count in counts.items():
         log(
             f"{paths[split]}: {words.number(count, 'image')} of {config.image_size} x {config.image_size} pixels,"
@@ -143,24 +155,27 @@ def _check_apart(config: CsvConfig) -> None:
     out, source = Path(config.out).resolve(), Path(config.src).resolve()
     if source in (out, *out.parents, *(out / f"{split}.csv" for split in SPLITS)):
         raise UserError(
-            f"--out={config.out}: its CSVs would replace --src={config.src} or lie among its images. Choose another."
+            f"--out={config.out}: the CSV files would be inside --src={config.src} or replace it. Choose another --out."
         )
 
 
 def _free_paths(sources: Sources, config: CsvConfig) -> dict[str, Path]:
-    """The file of each split that there will be; refuses to replace or to join what is there."""
+    """Return the file of each split, or raise UserError if files of an earlier run are in the way."""
     paths = {split: Path(config.out) / f"{split}.csv" for split in SPLITS}
     written = _splits(sources, config)
     for split, path in paths.items():
         if path.exists() and not config.overwrite:
-            raise UserError(f"{path} exists. Pass --overwrite to replace it, or choose another --out.")
-        if path.exists() and split not in written:  # Together they would be read as one dataset.
-            raise UserError(f"{path} exists, and no {split} split will replace it. Remove it or choose another --out.")
+            raise UserError(f"{path}: exists. Add --overwrite to replace it, or choose another --out.")
+        if path.exists() and split not in written:  # The old and the new files would be read as one dataset.
+            raise UserError(
+                f"{path}: exists, but this source has no {split} split to replace it. Remove the file, or choose"
+                " another --out."
+            )
     return {split: paths[split] for split in written}
 
 
 def _splits(sources: Sources, config: CsvConfig) -> list[str]:
-    """The splits that there will be."""
+    """Return the names of the splits that will be written."""
     if sources.has_splits:
         return [SPLITS[number] for number in np.unique(sources.splits)]
     return config.plan_config().made_splits
@@ -176,7 +191,7 @@ def _write(
     splits, reasons = (sources.splits, {}) if sources.has_splits else _automatic_split(sources, config, pool)
     rejected += rejected_files(sources, reasons)
     check_rejected(rejected, total, config.max_bad)
-    # A reader of the lines gets mixed classes.
+    # The order is shuffled, so that a reader of the first lines gets all classes.
     numbers = order.permute(np.arange(len(sources)), len(sources), config.seed)
     numbers = numbers[~np.isin(numbers, list(reasons))]
     parts = (numbers[i : i + _FILES_PER_JOB] for i in range(0, len(numbers), _FILES_PER_JOB))
@@ -186,22 +201,22 @@ def _write(
         for file in opened.values():
             file.write(header.encode())
         progress = stack.enter_context(Progress("write", len(sources)))
-        for made in pool.map(_make_lines, (_job(sources, splits, part, config) for part in parts)):
-            for split, line in made.lines:
+        for result in pool.map(_make_lines, (_job(sources, splits, part, config) for part in parts)):
+            for split, line in result.lines:
                 opened[split].write(line.encode())
                 counts[split] += 1
-            rejected += made.rejected
+            rejected += result.rejected
             check_rejected(rejected, total, config.max_bad)
-            progress(len(made.lines) + len(made.rejected))
+            progress(len(result.lines) + len(result.rejected))
     return counts, rejected
 
 
 def _automatic_split(sources: Sources, config: CsvConfig, pool: Pool) -> tuple[np.ndarray, dict[int, str]]:
-    """Return the splits that convert chooses, i8[n], and the reasons for the files that cannot be records.
+    """Return the splits that `convert` would choose, i8[n], and number -> reason for rejected files.
 
-    Every file is read once for that: the share of a class follows from all of its contents.
+    This reads every file once, because the split depends on the contents of all files of a class.
     """
-    with Progress("survey", len(sources)) as progress:
+    with Progress("inspect", len(sources)) as progress:
         facts = survey(sources, pool, progress=progress)
     valid = np.setdiff1d(np.arange(len(sources)), list(facts.reasons))
     settings, splits = config.plan_config(), sources.splits.copy()
@@ -219,7 +234,7 @@ def _job(sources: Sources, splits: np.ndarray, part: np.ndarray, config: CsvConf
     )
 
 
-def _make_lines(job: _Job) -> _Made:
+def _make_lines(job: _Job) -> _Lines:
     lines, rejected = [], []
     for i, path in enumerate(job.files.paths):
         try:
@@ -228,11 +243,11 @@ def _make_lines(job: _Job) -> _Made:
             rejected.append(Rejected(path=path, reason=reason_of(error)))
             continue
         lines.append((SPLITS[job.splits[i]], pixel_csv.line(job.labels[i], pixels)))
-    return _Made(lines, rejected)
+    return _Lines(lines, rejected)
 
 
 def _pixels(data: bytes, config: CsvConfig) -> np.ndarray:
-    """Returns u8[size size channels]."""
+    """Return the pixels of an image file, u8[size size channels]."""
     prepared = preparation.prepare(data, config.image_config())
     pixels = np.frombuffer(prepared.data, np.uint8).reshape(prepared.height, prepared.width, 3)
     return pixels if config.color == "rgb" else np.asarray(Image.fromarray(pixels).convert("L"))[:, :, None]
@@ -240,20 +255,37 @@ def _pixels(data: bytes, config: CsvConfig) -> np.ndarray:
 
 def define_flags() -> None:
     default = {field.name: field.default for field in dataclasses.fields(CsvConfig)}
-    usage.define_path("src", None, "Images, as in tfrecord_tools.convert.")
-    usage.define_path("out", default["out"], "Directory of the CSVs.")
-    flags.DEFINE_integer("image_size", None, "Height and width in pixels.")
-    flags.DEFINE_enum("color", default["color"], list(COLORS), "Values of a pixel: red, green, blue, or grey.")
-    flags.DEFINE_enum("resize_mode", default["resize_mode"], _SQUARE_MODES, "Stretch, or take the central square.")
+    usage.define_path(
+        "src",
+        None,
+        "The images: a directory, a URL such as s3://bucket/images, a zip or tar archive, a CSV or Parquet manifest, or"
+        " a CSV of pixels.",
+    )
+    usage.define_path("out", default["out"], "Directory to write the CSV files to.")
+    flags.DEFINE_integer("image_size", None, f"Height and width of each image in pixels, 1 to {_MAX_SIZE:,}. Required.")
+    flags.DEFINE_enum(
+        "color",
+        default["color"],
+        list(COLORS),
+        "rgb: three values per pixel (red, green, blue); gray: one value per pixel.",
+    )
+    flags.DEFINE_enum(
+        "resize_mode",
+        default["resize_mode"],
+        _SQUARE_MODES,
+        "exact: stretch the whole image to a square; center_crop: crop the central square, then scale it.",
+    )
     source_flags.define_source_flags()
-    flags.DEFINE_integer("seed", default["seed"], "Decides split and order of the lines.")
-    flags.DEFINE_bool("overwrite", default["overwrite"], "Replace CSVs that are there.")
+    flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the lines.")
+    flags.DEFINE_bool("overwrite", default["overwrite"], "Replace existing CSV files.")
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     if flags.FLAGS.image_size is None:
-        raise UserError("--image_size is missing: height and width of the images in pixels, such as --image_size=64.")
+        raise UserError(
+            "--image_size is missing. Add the height and width of the images in pixels, for example --image_size=64."
+        )
     to_csv(command.from_flags(CsvConfig, src=flags.FLAGS.src or ""))
 
 

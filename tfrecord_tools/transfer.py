@@ -1,8 +1,11 @@
-"""Copies a dataset between this machine and an object store, so that no reader ever takes half a copy for a whole.
+"""Copy a dataset between this machine and an object store.
 
-python -m tfrecord_tools.transfer out/ s3://bucket/pets and python -m tfrecord_tools.transfer s3://bucket/pets out/ copy
-file by file, convert.json last. A command that was killed continues when repeated: of an unfinished copy, files stay
-whose MD5 is the source's. Where a store tells none (S3 with KMS keys, or parts of another size), they are copied again.
+    python -m tfrecord_tools.transfer out/ s3://bucket/pets
+    python -m tfrecord_tools.transfer s3://bucket/pets out/
+
+Files are copied one by one, convert.json last, so that no reader opens an incomplete copy. If the command is stopped,
+run it again: it continues. Files of an unfinished copy are kept if their MD5 equals that of the source. They are copied
+again if the store does not report an MD5 (S3 with KMS keys, or uploads in parts of another size).
 """
 
 from __future__ import annotations
@@ -24,16 +27,16 @@ from tfrecord_tools.layout.dataset_files import CONVERT_JSON
 from tfrecord_tools.sources import object_store
 from tfrecord_tools.sources.base import is_litter
 
-_PART_BYTES = 50 * 2**20  # As s3fs has it: the ETag of what was uploaded in parts depends on it.
+_PART_BYTES = 50 * 2**20  # The same as in s3fs, because the ETag of an upload in parts depends on it.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferConfig:
-    """What to copy.
+    """Source and destination of a copy.
 
     Attributes:
-        source: A dataset: a local directory, or a URL such as s3://bucket/pets.
-        destination: Likewise; nothing yet, or an unfinished copy of that dataset.
+        source: The dataset: a local directory, or a URL such as s3://bucket/pets.
+        destination: A local directory or a URL that does not exist, or that holds an unfinished copy of the source.
     """
 
     source: str
@@ -42,42 +45,48 @@ class TransferConfig:
     def __post_init__(self) -> None:
         for name in ("source", "destination"):
             if not getattr(self, name):
-                raise UserError(f"the {name} is empty: a directory or a URL such as s3://bucket/pets is expected.")
+                raise UserError(f"the {name} is empty. It must be a directory or a URL such as s3://bucket/pets.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Transferred:
-    """Numbers of files: copied now; there before, by checksum; there before, by their size alone."""
+    """Numbers of files.
+
+    Attributes:
+        copied: Files that were copied.
+        verified: Files that were at the destination before, with the same checksum.
+        by_size: Files that were at the destination before, with the same size; the store has no checksum.
+    """
 
     copied: int
     verified: int
     by_size: int
 
 
-class _Place(Protocol):
-    """A directory, on this machine or in an object store."""
+class _Directory(Protocol):
+    """A directory on this machine or in an object store."""
 
     @property
     def shown(self) -> str:
-        """Its name, for messages."""
+        """Name of the directory, for messages."""
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of each file, by name; in what lies deeper, which is of no dataset, there is a slash."""
+        """Return file name -> bytes. A name with a slash is not part of a dataset."""
 
     def read(self, name: str) -> bytes:
-        """The content of a small file."""
+        """Return the content of a small file."""
 
     def etag(self, name: str) -> str | None:
-        """What the store says of the content; None where it says nothing that can be compared."""
+        """Return the checksum that the store reports for a file, or None."""
 
     def path(self, name: str) -> Path | None:
-        """The file, if it is one of this machine."""
+        """Return the path of a file on this machine, or None in an object store."""
 
     def fetch(self, name: str, path: Path) -> None:
-        """Copies a file to a path of this machine."""
+        """Copy a file from here to a path on this machine."""
 
-    def store(self, name: str, source: _Place) -> None:
-        """Copies a file of another place to here, where it appears whole or not at all."""
+    def store(self, name: str, source: _Directory) -> None:
+        """Copy a file from another directory to here. It appears when it is complete."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +101,7 @@ class _Local:
         if not self.root.exists():
             return {}
         if not self.root.is_dir():
-            raise UserError(f"{self.root}: a file, not a directory.")
+            raise UserError(f"{self.root}: is a file, not a directory. Choose a directory.")
         entries = [path for path in self.root.iterdir() if not is_litter(path.name) and path.suffix != ".tmp"]
         return {f"{path.name}/" if path.is_dir() else path.name: path.stat().st_size for path in entries}
 
@@ -108,7 +117,7 @@ class _Local:
     def fetch(self, name: str, path: Path) -> None:
         shutil.copyfile(self.root / name, path)
 
-    def store(self, name: str, source: _Place) -> None:
+    def store(self, name: str, source: _Directory) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         with files.atomic(self.root / name) as file:
             source.fetch(name, Path(file.name))
@@ -122,10 +131,10 @@ class _Remote:
 
     def sizes(self) -> dict[str, int]:
         with object_store.explained(self.shown):
-            found = self._system.find(self._root, detail=True)
-        if self._root in found:
-            raise UserError(f"{self.shown}: an object, no directory.")
-        self._infos = {key.removeprefix(f"{self._root}/"): info for key, info in found.items() if key[-1] != "/"}
+            infos = self._system.find(self._root, detail=True)
+        if self._root in infos:
+            raise UserError(f"{self.shown}: is an object, not a directory. Choose a directory.")
+        self._infos = {key.removeprefix(f"{self._root}/"): info for key, info in infos.items() if key[-1] != "/"}
         return {name: info["size"] for name, info in self._infos.items() if not is_litter(name)}
 
     def read(self, name: str) -> bytes:
@@ -135,7 +144,7 @@ class _Remote:
 
     def etag(self, name: str) -> str | None:
         info = self._infos[name]
-        if "md5Hash" in info:  # Google's, whose ETag is another thing.
+        if "md5Hash" in info:  # Google's store, in which the ETag is not a checksum.
             return base64.b64decode(info["md5Hash"]).hex()
         etag = info.get("ETag")
         return etag.strip('"') if etag else None
@@ -147,7 +156,7 @@ class _Remote:
         with object_store.explained(self.shown):
             self._system.get_file(f"{self._root}/{name}", str(path))
 
-    def store(self, name: str, source: _Place) -> None:
+    def store(self, name: str, source: _Directory) -> None:
         path = source.path(name)
         if path is None:
             with tempfile.TemporaryDirectory() as directory:
@@ -162,93 +171,104 @@ class _Remote:
 
 
 def transfer(config: TransferConfig, log: Callable[[str], object] = print) -> Transferred:
-    """Copies a dataset; goes on where an earlier call was killed.
+    """Copy a dataset, or continue an interrupted copy.
 
     Args:
-        config: From where to where.
-        log: Takes the line of the report.
+        config: Source and destination.
+        log: Called with the line of the report.
+
+    Returns:
+        The numbers of files that were copied and that were already there.
 
     Raises:
-        UserError: The source is no dataset, something else is at the destination, or a store cannot be reached.
+        UserError: The source is not a dataset, the destination holds other files, or a store cannot be reached.
     """
-    source, destination = _place(config.source), _place(config.destination)
+    source, destination = _directory(config.source), _directory(config.destination)
     try:
-        done = _transfer(source, destination)
+        transferred = _transfer(source, destination)
     except OSError as error:
-        raise UserError(f"{refusal(error)}. Mend it and repeat the command: it continues.") from error
-    by_size = f" ({done.by_size:,} of these compared by size only)" if done.by_size else ""
-    there = done.verified + done.by_size
+        raise UserError(f"{refusal(error)}. Fix the cause and run the same command again: it continues.") from error
+    by_size = f" ({transferred.by_size:,} of them compared by size only)" if transferred.by_size else ""
+    existing = transferred.verified + transferred.by_size
     log(
-        f"{destination.shown}: complete; {words.number(done.copied, 'file')} copied,"
-        f" {words.number(there, 'was', 'were')} there{by_size}"
+        f"{destination.shown}: complete; {words.number(transferred.copied, 'file')} copied,"
+        f" {words.number(existing, 'was', 'were')} already there{by_size}"
     )
-    return done
+    return transferred
 
 
-def _place(name: str) -> _Place:
+def _directory(name: str) -> _Directory:
     return _Remote(name) if files.is_url(name) else _Local(Path(name))
 
 
-def _transfer(source: _Place, destination: _Place) -> Transferred:
+def _transfer(source: _Directory, destination: _Directory) -> Transferred:
     sizes = {name: size for name, size in source.sizes().items() if "/" not in name}
     if CONVERT_JSON not in sizes:
-        raise UserError(f"{source.shown}: no dataset (it has no {CONVERT_JSON}). Pass what a conversion wrote.")
-    there = destination.sizes()
-    _check_destination(source, destination, sizes, there)
-    whole = CONVERT_JSON in there  # Which was compared; without it, files of these sizes may be another dataset's.
+        raise UserError(
+            f"{source.shown}: is not a dataset (it has no {CONVERT_JSON}). Must be a directory written by convert or"
+            " adopt."
+        )
+    existing = destination.sizes()
+    _check_destination(source, destination, sizes, existing)
+    complete = CONVERT_JSON in existing  # Then both datasets are equal, and equal sizes mean equal files.
     data = {name: size for name, size in sizes.items() if name != CONVERT_JSON}
-    found: Counter[bool | None] = Counter({whole: 1})
+    counts: Counter[bool | None] = Counter({complete: 1})
     with Progress("transfer", len(data), unit="files") as progress:
         for name, size in sorted(data.items()):
-            same = _same(source, destination, name) if there.get(name) == size else False
-            if same is None and not whole:
+            same = _same(source, destination, name) if existing.get(name) == size else False
+            if same is None and not complete:
                 same = False
             if same is False:
                 destination.store(name, source)
-            found[same] += 1
+            counts[same] += 1
             progress(1)
     _check_sizes(destination, data)
-    if not whole:  # Last: where it is, everything is.
+    if not complete:  # This file comes last, because it marks a complete copy.
         destination.store(CONVERT_JSON, source)
         _check_sizes(destination, sizes)
-    return Transferred(copied=found[False], verified=found[True], by_size=found[None])
+    return Transferred(copied=counts[False], verified=counts[True], by_size=counts[None])
 
 
-def _check_destination(source: _Place, destination: _Place, sizes: Mapping[str, int], there: Mapping[str, int]) -> None:
-    """Refuses a destination that holds anything but a copy of the source, be it unfinished."""
-    foreign = sorted(there.keys() - sizes.keys())
+def _check_destination(
+    source: _Directory, destination: _Directory, sizes: Mapping[str, int], existing: Mapping[str, int]
+) -> None:
+    """Raise UserError if the destination holds anything but a copy of the source, complete or not."""
+    foreign = sorted(existing.keys() - sizes.keys())
     if foreign:
         raise UserError(
-            f"{destination.shown}: holds {foreign[0]}, which is not in {source.shown}. It is not touched: pass another"
-            " destination."
+            f"{destination.shown}: contains {foreign[0]}, which is not in {source.shown}. Nothing was changed. Choose"
+            " another destination."
         )
-    if CONVERT_JSON in there:
+    if CONVERT_JSON in existing:
         if destination.read(CONVERT_JSON) != source.read(CONVERT_JSON):
-            raise UserError(f"{destination.shown}: holds another dataset. It is not touched: pass another destination.")
-        return  # A file of another size is damaged, and copied again.
-    for name in sorted(there):
-        if there[name] != sizes[name]:
             raise UserError(
-                f"{destination.shown}: {name} has {there[name]:,} bytes there and {sizes[name]:,} in {source.shown}:"
-                " of another dataset? It is not touched: remove it, or pass another destination."
+                f"{destination.shown}: contains another dataset. Nothing was changed. Choose another destination."
+            )
+        return  # A file of another size is damaged, and is copied again.
+    for name in sorted(existing):
+        if existing[name] != sizes[name]:
+            raise UserError(
+                f"{destination.shown}: {name} has {existing[name]:,} bytes there and {sizes[name]:,} in {source.shown}."
+                " Perhaps it belongs to another dataset. Nothing was changed. Remove the file, or choose another"
+                " destination."
             )
 
 
-def _check_sizes(destination: _Place, sizes: Mapping[str, int]) -> None:
-    there = destination.sizes()
+def _check_sizes(destination: _Directory, sizes: Mapping[str, int]) -> None:
+    existing = destination.sizes()
     for name, size in sizes.items():
-        if there.get(name) != size:
-            state = f"has {there[name]:,} bytes" if name in there else "is missing"
+        if existing.get(name) != size:
+            state = f"has {existing[name]:,} bytes" if name in existing else "is missing"
             raise UserError(
-                f"{destination.shown}: {name} {state} after it was copied, and should have {size:,}. Does something"
-                " else write there? Repeat the command."
+                f"{destination.shown}: {name} {state} after it was copied, but should have {size:,} bytes. Check that"
+                " no other program writes there, and run the same command again."
             )
 
 
-def _same(source: _Place, destination: _Place, name: str) -> bool | None:
-    """Whether a file of the same size is the same at both places; None where it cannot be told without copying it."""
-    etags = [place.etag(name) for place in (source, destination)]
-    paths = [place.path(name) for place in (source, destination)]
+def _same(source: _Directory, destination: _Directory, name: str) -> bool | None:
+    """Return whether two files of equal size are equal, or None if the stores have no checksum to compare."""
+    etags = [directory.etag(name) for directory in (source, destination)]
+    paths = [directory.path(name) for directory in (source, destination)]
     if paths[0] is not None and paths[1] is not None:
         return _etag(paths[0]) == _etag(paths[1])
     if etags[0] is not None and etags[1] is not None:
@@ -257,13 +277,13 @@ def _same(source: _Place, destination: _Place, name: str) -> bool | None:
     path = paths[0] or paths[1]
     if etag is None or path is None:
         return None
-    if "-" in etag:  # Uploaded in parts, of whatever size.
+    if "-" in etag:  # An upload in parts. If the ETags differ, perhaps only the sizes of the parts do.
         return etag == _etag(path, parts=True) or None
     return etag == _etag(path)
 
 
 def _etag(path: Path, parts: bool = False) -> str:
-    """What S3 says of an object: its MD5; of one uploaded in parts, the MD5 of theirs, and their number."""
+    """Return the ETag of S3 for a file: its MD5, or with `parts` the MD5 of the MD5s of its parts."""
     whole, of_parts, count = hashlib.md5(usedforsecurity=False), hashlib.md5(usedforsecurity=False), 0
     with open(path, "rb") as file:
         while data := file.read(_PART_BYTES):
@@ -279,4 +299,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main, "interrupted: the same command continues from here", arguments="SOURCE DESTINATION")
+    command.run(main, "interrupted: run the same command again to continue", arguments="SOURCE DESTINATION")

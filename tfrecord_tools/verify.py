@@ -1,7 +1,8 @@
-"""Proves a dataset whole: every checksum, every hash, index against shards, counts, and that TensorFlow decodes all.
+"""Verify that a dataset is complete and undamaged.
 
-python -m tfrecord_tools.verify out/ names shard and record of whatever is wrong and then exits with 1.
-The same image in several splits is reported too, but is no damage.
+python -m tfrecord_tools.verify out/ checks all checksums, hashes and counts, compares the index with the shards, and
+decodes every image in TensorFlow. It prints shard and record of each problem and then exits with 1. An image that is
+in several splits is reported, too, but is not counted as a problem.
 """
 
 from __future__ import annotations
@@ -36,12 +37,12 @@ _SHARD_NAME = re.compile(r"\.tfrecord-\d+-of-\d+$")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VerifyConfig:
-    """What is verified.
+    """Settings of `verify`.
 
     Attributes:
-        directory: The dataset.
+        directory: The dataset directory.
         decode: Decode every image in TensorFlow.
-        workers: Number of processes. None: one a processor.
+        workers: Number of processes. None: one per processor.
     """
 
     directory: str
@@ -57,7 +58,7 @@ class _Job:
     directory: Path
     dataset: str
     group: int
-    of: dict[str, int]  # Split -> its number of shards.
+    shards: dict[str, int]  # Split -> number of shards.
     keys: Keys
     decode: bool
 
@@ -70,17 +71,17 @@ class _Verified:
 
 
 def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[str]:
-    """Verifies a dataset.
+    """Verify a dataset.
 
     Args:
-        config: Which.
-        log: Takes each line of the report.
+        config: The dataset, and how to verify it.
+        log: Called with each line of the report.
 
     Returns:
-        What is wrong, a line each, with file, record and source path; empty if nothing is.
+        One line per problem, with file, record and source path. Empty if there is no problem.
 
     Raises:
-        UserError: There is no dataset, or nothing of it can be read.
+        UserError: The dataset does not exist, or its index cannot be read.
     """
     data = open_dataset(config.directory)
     facts = dataset_files.read(data.directory)
@@ -100,13 +101,13 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
         how = "every image decodes in TensorFlow" if config.decode else "images were not decoded"
         log(
             f"{data.directory}: {words.number(len(table), 'record')} in"
-            f" {words.number(len(jobs), 'shard is', 'shards are')} sound; {how}"
+            f" {words.number(len(jobs), 'shard is', 'shards are')} valid; {how}"
         )
     return problems
 
 
 def _check_metadata(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
-    """Yields in what the files beside the shards contradict each other or the index, or that one is damaged."""
+    """Yield a line for each file beside the shards that is damaged or disagrees with the index."""
     checks: dict[str, Callable[[], Iterator[str]]] = {
         index.FILE_NAME: lambda: _check_counts(data, facts, table),
         metadata.labels_file(data.keys): lambda: _check_class_names(data),
@@ -122,31 +123,33 @@ def _check_metadata(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[s
             yield f"{name}: cannot be read: {error.strerror}"
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             yield f"{name}: damaged ({error})"
-    expected = {dataset_files.shard_name(data.name, s, i, of) for s, of in data.shards.items() for i in range(of)}
+    expected = {dataset_files.shard_name(data.name, s, i, n) for s, n in data.shards.items() for i in range(n)}
     for name in sorted(set(filter(_SHARD_NAME.search, os.listdir(data.directory))) - expected):
-        yield f"{name}: a shard that does not belong to this dataset; readers of a file pattern would take it in"
+        yield f"{name}: a shard that does not belong to this dataset, but readers of a file pattern would read it"
 
 
 def _check_counts(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
     splits = np.array(table.column("split").to_pylist())
     labels = table.column("label").to_numpy()
     for split, count in data.splits.items():
-        found = int(((splits == split) & (labels != index.LEFT_OUT)).sum())
-        if found != count:
-            yield f"{index.FILE_NAME}: {words.number(found, 'row')} of {split}, and convert.json says {count:,}"
+        rows = int(((splits == split) & (labels != index.LEFT_OUT)).sum())
+        if rows != count:
+            yield f"{index.FILE_NAME}: has {words.number(rows, 'row')} of {split}, but convert.json has {count:,}"
         for entry in facts["classes"]:
-            found = int(((splits == split) & (labels == entry["label"])).sum())
+            rows = int(((splits == split) & (labels == entry["label"])).sum())
             expected = dataset_files.class_records(entry, split)
-            if found != expected:
-                said = f"and convert.json says {expected:,}"
-                yield f"{index.FILE_NAME}: {found:,} rows of {split} are of the class {entry['name']!r}, {said}"
+            if rows != expected:
+                yield (
+                    f"{index.FILE_NAME}: has {words.number(rows, 'row')} of {split} in class {entry['name']!r}, but"
+                    f" convert.json has {expected:,}"
+                )
 
 
 def _check_class_names(data: Dataset) -> Iterator[str]:
     name = metadata.labels_file(data.keys)
     names = (data.directory / name).read_text("utf-8").removesuffix("\n").split("\n")
     if tuple(names[data.keys.label_offset :]) != data.class_names:
-        yield f"{name}: other class names than in convert.json"
+        yield f"{name}: the class names differ from those in convert.json"
 
 
 def _check_features(data: Dataset) -> Iterator[str]:
@@ -154,7 +157,7 @@ def _check_features(data: Dataset) -> Iterator[str]:
     count = int(described["featuresDict"]["features"][data.keys.label]["classLabel"]["numClasses"])
     count -= data.keys.label_offset
     if count != len(data.class_names):
-        yield f"features.json: {words.number(count, 'class')}, and convert.json has {len(data.class_names):,}"
+        yield f"features.json: has {words.number(count, 'class')}, but convert.json has {len(data.class_names):,}"
 
 
 def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
@@ -163,30 +166,32 @@ def _check_dataset_info(data: Dataset, table: Any) -> Iterator[str]:
     for split in described["splits"]:
         lengths = [int(length) for length in split["shardLengths"]]
         if sum(lengths) != rows[split["name"]] or len(lengths) != data.shards.get(split["name"]):
-            yield f"dataset_info.json: other numbers of records or shards of {split['name']} than in {index.FILE_NAME}"
+            yield (
+                f"dataset_info.json: the number of records or shards of {split['name']} differs from {index.FILE_NAME}"
+            )
 
 
 def _check_digest(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
     if _digest(data, facts, table) != data.digest:
-        yield "convert.json: the digest is not that of records.parquet, rejected.csv and the settings"
+        yield "convert.json: the digest does not match records.parquet, rejected.csv and the settings"
 
 
 def _check_changed(data: Dataset) -> Iterator[str]:
     path = data.directory / index.FILE_NAME
     if "findings" not in index.columns(path):
-        return  # Of an earlier version, which wrote no such file.
+        return  # An earlier version wrote the dataset, without this file.
     with open(data.directory / metadata.CHANGED, newline="", encoding="utf-8") as file:
         expected = itertools.chain([[*metadata.CHANGED_COLUMNS]], metadata.changed_rows(path))
         if any(row != right for row, right in itertools.zip_longest(csv.reader(file), expected)):
-            yield f"{metadata.CHANGED}: other files or changes than in {index.FILE_NAME}"
+            yield f"{metadata.CHANGED}: the files or changes differ from those in {index.FILE_NAME}"
 
 
 def _digest(data: Dataset, facts: ConvertJson, table: Any) -> str:
-    """What the digest must be by the index, `rejected.csv` and the settings."""
+    """Compute the digest from the index, `rejected.csv` and the settings."""
     with open(data.directory / "rejected.csv", newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         if next(reader, None) != [field.name for field in dataclasses.fields(Rejected)]:
-            raise ValueError("no header")
+            raise ValueError("the header is missing")
         rejected = [Rejected(path=path, reason=reason, done=done) for path, reason, done in reader]
     return digest.digest_of_index(facts["config"], data.class_names, rejected, data.shards, table)
 
@@ -194,7 +199,7 @@ def _digest(data: Dataset, facts: ConvertJson, table: Any) -> str:
 def _verify_shard(job: _Job) -> _Verified:
     rows = index.read_group(job.directory / index.FILE_NAME, job.group).to_pylist()
     split = rows[0]["split"]
-    name = dataset_files.shard_name(job.dataset, split, rows[0]["shard"], job.of[split])
+    name = dataset_files.shard_name(job.dataset, split, rows[0]["shard"], job.shards[split])
     problems: list[str] = []
     try:
         with open(job.directory / name, "rb") as file:
@@ -212,14 +217,17 @@ def _check_layout(rows: Sequence[dict[str, Any]], size: int) -> Iterator[str]:
     end = 0
     for number, row in enumerate(rows):
         if row["offset"] != end:
-            yield f"record {number:,} is said to start at byte {row['offset']:,}, the one before it ends at {end:,}"
+            yield (
+                f"record {number:,} must start at byte {end:,}, where the record before it ends, but the index has"
+                f" {row['offset']:,}"
+            )
         end = row["offset"] + row["length"] + schema.FRAME_BYTES
     if size != end:
         yield f"has {size:,} bytes and should have {end:,}"
 
 
-def _check_record(framed: bytes, row: dict[str, Any], place: str, job: _Job) -> str:
-    """Returns what is wrong with a record; "" if nothing is."""
+def _check_record(framed: bytes, row: dict[str, Any], location: str, job: _Job) -> str:
+    """Return the problem of a record, or "" if there is none."""
     data = schema.unframe(framed)
     if data is None:
         return "wrong checksum or length"
@@ -228,34 +236,34 @@ def _check_record(framed: bytes, row: dict[str, Any], place: str, job: _Job) -> 
     try:
         example = schema.decode_example(data, job.keys)
     except (IndexError, KeyError, ValueError):
-        return "its checksum is right, but it is no example as the directory's convert.json describes them"
+        return "the checksum is right, but the content is not a tf.train.Example with the features in convert.json"
     if hashlib.sha256(example["image"]).digest() != row["sha256"]:
-        return "the image has another sha256 than the index says"
-    for name, value in {"label": example["label"], "path": example["path"] or place}.items():
+        return "the sha256 of the image differs from the index"
+    for name, value in {"label": example["label"], "path": example["path"] or location}.items():
         if value != row[name]:
-            return f"its {name} is {value!r}, and the index says {row[name]!r}"
+            return f"the {name} is {value!r}, but the index has {row[name]!r}"
     if row["type"] == "RAW":
-        right = len(example["image"]) == row["height"] * row["width"] * 3
-        return "" if right else "not as many pixels as the index says"
+        matches = len(example["image"]) == row["height"] * row["width"] * 3
+        return "" if matches else "the number of pixels differs from the index"
     return _check_decodes(example["image"], (row["height"], row["width"])) if job.decode else ""
 
 
 def _check_decodes(encoded: bytes, size: tuple[int, int]) -> str:
     with _quiet():
-        import tensorflow as tf  # In the worker only: the driver starts at once.
+        import tensorflow as tf  # Imported in the workers only, so that the command starts quickly.
 
         try:
             with tf.device("CPU"):
                 pixels = tf.io.decode_image(encoded, channels=3, expand_animations=False)
         except tf.errors.InvalidArgumentError as error:
-            return f"TensorFlow does not decode it: {one_line(error)}"
+            return f"TensorFlow cannot decode it: {one_line(error)}"
     shape = tuple(pixels.shape)
-    return "" if shape == (*size, 3) else f"decodes to {shape}, and the index says {size[0]} x {size[1]} pixels"
+    return "" if shape == (*size, 3) else f"decodes to {shape}, but the index has {size[0]} x {size[1]} pixels"
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps what TensorFlow and libjpeg write to the terminal away from it; what is wrong comes as an exception."""
+    """Hide messages of TensorFlow and libjpeg on the terminal. Errors are still raised."""
     terminal, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
@@ -267,21 +275,21 @@ def _quiet() -> Iterator[None]:
 
 
 def _shared_images(table: Any) -> Iterator[str]:
-    """Yields a line for each kind of image that several records have."""
+    """Yield a line on images that have several labels, and one on images that are in several splits."""
     splits = np.unique(table.column("split").to_pylist(), return_inverse=True)[1].reshape(-1)
     first = duplicates.first_of(index.hashes(table, "sha256"))
-    found = duplicates.find(first, table.column("label").to_numpy(), splits)
-    what = {"conflicts": "with another label", "leaks": "in another split"}
-    for kind, meaning in what.items():
-        if found.counts[kind]:
-            paths = ", ".join(table.column("path").take(found.examples[kind][0]).to_pylist()[:2])
-            records = words.number(found.counts[kind], "record has", "records have")
-            yield f"note: {records} the image of a record {meaning}, such as {paths}"
+    matches = duplicates.find(first, table.column("label").to_numpy(), splits)
+    meanings = {"conflicts": "with another label", "leaks": "in another split"}
+    for kind, meaning in meanings.items():
+        if matches.counts[kind]:
+            paths = ", ".join(table.column("path").take(matches.examples[kind][0]).to_pylist()[:2])
+            records = words.number(matches.counts[kind], "record has", "records have")
+            yield f"note: {records} the same image as a record {meaning}, for example {paths}"
 
 
 def define_flags() -> None:
     flags.DEFINE_bool("decode", VerifyConfig.decode, "Decode every image in TensorFlow.")
-    flags.DEFINE_integer("workers", None, "Processes. Default: one a processor.")
+    flags.DEFINE_integer("workers", None, "Number of processes. Default: one per processor.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -291,7 +299,8 @@ def main(argv: Sequence[str]) -> None:
         shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
         more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
         raise UserError(
-            f"{directory}: {words.number(len(problems), 'problem')} found:{shown}{more}\nCopy or convert it again."
+            f"{directory}: {words.number(len(problems), 'problem')} found:{shown}{more}\nCopy or convert the dataset"
+            " again."
         )
 
 

@@ -1,8 +1,9 @@
-"""Print the figures of the code's structure: modules, rooms, arrows, cycles, functions, and what the reader loads.
+"""Print figures about the structure of the code: modules, packages, imports, cycles and functions.
 
     python tools/structure.py [CHECKOUT ...]
 
-One column per checkout. Without an argument, this repository. The reader's modules are counted in this environment.
+Each checkout is a column. Without an argument, this repository is measured. The modules that the reader loads are
+counted in the current environment.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ Graph = dict[str, set[str]]
 
 
 def modules(root: Path) -> dict[str, ast.Module]:
-    """Return the syntax tree of each module by its dotted name; `__init__` files without code are left out."""
-    found = {}
+    """Return the syntax tree of each module by its dotted name, without empty `__init__` files."""
+    trees = {}
     for package in PACKAGES:
         for path in sorted((root / package).rglob("*.py")):
             name = ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
             tree = ast.parse(path.read_text("utf-8"))
             if tree.body:
-                found[name] = tree
-    return found
+                trees[name] = tree
+    return trees
 
 
 def imports(trees: dict[str, ast.Module]) -> Graph:
-    """Return the modules of this project that each module imports, wherever in the file.
+    """Return the modules of this project that each module imports, anywhere in the file.
 
-    The packages themselves are left out: they name what is public, and load it when it is used.
+    The two top packages are left out, because they load modules only when they are used.
     """
     graph: Graph = {name: set() for name in trees if name not in PACKAGES}
     for name, tree in ((name, trees[name]) for name in graph):
@@ -52,30 +53,30 @@ def imports(trees: dict[str, ast.Module]) -> Graph:
             if isinstance(node, ast.Import):
                 candidates = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom) and node.module:
-                full = [f"{node.module}.{alias.name}" for alias in node.names]
-                candidates = [one if one in trees else node.module for one in full]
+                full_names = [f"{node.module}.{alias.name}" for alias in node.names]
+                candidates = [full_name if full_name in trees else node.module for full_name in full_names]
             else:
                 continue
-            graph[name] |= {one for one in candidates if one in graph and one != name}
+            graph[name] |= {candidate for candidate in candidates if candidate in graph and candidate != name}
     return graph
 
 
 def room(module: str) -> str:
-    """Return the package that a module of depth three lies in, else the module."""
+    """Return the subpackage of a module, or the module itself if it is at the front."""
     parts = module.split(".")
     return ".".join(parts[:2]) if len(parts) > 2 else module
 
 
 def rooms_of(graph: Graph) -> Graph:
-    """Return the graph of rooms and front modules."""
-    found: Graph = {room(name): set() for name in graph}
+    """Return the graph of imports between subpackages and front modules."""
+    rooms: Graph = {room(name): set() for name in graph}
     for name, targets in graph.items():
-        found[room(name)] |= {room(target) for target in targets} - {room(name)}
-    return found
+        rooms[room(name)] |= {room(target) for target in targets} - {room(name)}
+    return rooms
 
 
 def cycles(graph: Graph) -> int:
-    """Count the groups of nodes that reach each other: strongly connected components of two nodes or more (Tarjan)."""
+    """Count the strongly connected components of two or more nodes, by Tarjan's algorithm."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -109,12 +110,12 @@ def functions(trees: Iterable[ast.Module]) -> Iterator[Function]:
 
 
 def complexity(function: Function) -> int:
-    """Return McCabe's number: one more than the branches within."""
+    """Return McCabe's cyclomatic complexity: the number of branches plus one."""
     return 1 + sum(isinstance(node, BRANCHES) for node in ast.walk(function))
 
 
 def length(function: Function) -> int:
-    """Return the number of lines of a function, its docstring left out."""
+    """Return the number of lines of a function without its docstring."""
     lines = (function.end_lineno or function.lineno) - function.lineno + 1
     first = function.body[0]
     is_text = (
@@ -124,12 +125,12 @@ def length(function: Function) -> int:
 
 
 def percentile(values: list[int], share: float) -> int:
-    """Return the value that `share` of the values do not exceed."""
+    """Return the value that a fraction `share` of the values does not exceed."""
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
 def loaded_by_reader(root: Path) -> int:
-    """Return how many modules of this project `import tfrecord_tools.records` loads."""
+    """Return the number of this project's modules that `import tfrecord_tools.records` loads."""
     code = "import sys, tfrecord_tools.records; print(sum(n.split('.')[0] == 'tfrecord_tools' for n in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     return int(done.stdout)
@@ -141,26 +142,26 @@ def figures(root: Path) -> dict[str, object]:
     graph = imports(trees)
     rooms = rooms_of(graph)
     all_functions = list(functions(trees.values()))
-    lengths = [length(one) for one in all_functions]
+    lengths = [length(function) for function in all_functions]
     paths = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
     front = {
         package: sum(name.startswith(f"{package}.") and name.count(".") == 1 for name in trees) for package in PACKAGES
     }
     return {
         "modules": {package: sum(name.startswith(f"{package}.") for name in trees) for package in PACKAGES},
-        "modules at the front": front,
-        "rooms": {
+        "front modules": front,
+        "subpackages": {
             package: sum(len(list(d.glob("*.py"))) > 0 for d in (root / package).iterdir()) for package in PACKAGES
         },
-        "arrows between modules": sum(map(len, graph.values())),
-        "arrows between rooms and front modules": sum(map(len, rooms.values())),
-        "cycles of modules": cycles(graph),
-        "cycles of rooms": cycles(rooms),
+        "imports between modules": sum(map(len, graph.values())),
+        "imports between subpackages": sum(map(len, rooms.values())),
+        "import cycles of modules": cycles(graph),
+        "import cycles of subpackages": cycles(rooms),
         "longest function, lines": max(lengths),
-        "95th percentile, lines": percentile(lengths, 0.95),
+        "95th percentile of function lines": percentile(lengths, 0.95),
         "highest complexity": max(map(complexity, all_functions)),
         "95th percentile of complexity": percentile(list(map(complexity, all_functions)), 0.95),
-        "own modules that the reader loads": loaded_by_reader(root),
+        "modules that the reader loads": loaded_by_reader(root),
         "lines": sum(len(path.read_text("utf-8").splitlines()) for path in paths),
     }
 

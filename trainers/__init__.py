@@ -1,10 +1,10 @@
-"""Trainers: from a dataset directory to a run directory with a trained classifier.
+"""Trainers: train image classifiers on a dataset, and evaluate, use and export them.
 
-`python -m trainers.finetune --tfrecords=out` trains, `python -m trainers` lists all commands.
-`training.train` is what these commands call; it takes a `Recipe` and a `TrainConfig`.
-`recipes.finetune()`, `frozen()`, `features()` and `scratch()` are the recipes; `recipes.override` changes their values.
-`fit.fit` trains a model of your own in the `Phase`s of a recipe.
-`Checkpointer` lets an interrupted training continue at the same step, with the same weights and history.
+`python -m trainers.finetune --tfrecords=out` trains a classifier. `python -m trainers` lists all commands.
+From Python, `training.train` trains with a `Recipe` and a `TrainConfig`. `recipes.finetune()`, `frozen()`, `features()`
+and `scratch()` make recipes, and `recipes.override` changes their values. `fit.fit` trains your own model in the
+`Phase`s of a recipe. `Checkpointer` continues an interrupted training at the same step, with the same weights and
+history.
 """
 
 from typing import TYPE_CHECKING
@@ -33,10 +33,10 @@ _MODULE_OF = {
     "TrainConfig": "recipes",
 }
 
-if not TYPE_CHECKING:  # A type checker must see that any other name is wrong.
+if not TYPE_CHECKING:  # With __getattr__, a type checker would accept any name.
 
     def __getattr__(name):
-        """Load a public name when it is first used: Keras and TensorFlow take seconds."""
+        """Import a public name when it is first used, because importing TensorFlow takes seconds."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         import importlib

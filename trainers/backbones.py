@@ -1,4 +1,4 @@
-"""The backbones by name, with what is known of each before TensorFlow is imported."""
+"""Names of backbones, with their input sizes and scaling. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from tfrecord_tools.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """What a network expects.
+    """The input of a backbone.
 
     Attributes:
-        scaling: How pixels in 0..255 become its input, by the names of
-            `keras.src.applications.imagenet_utils.preprocess_input`: "tf" (x / 127.5 - 1), "torch" ((x / 255 - mean)
-            / deviation), "caffe" (BGR, x - mean), or "own" (the model scales by itself).
-        image_size: Height and width in pixels that its ImageNet weights were trained at.
+        scaling: Scaling of pixels 0..255, by the names of `keras.src.applications.imagenet_utils.preprocess_input`:
+            "tf" (x / 127.5 - 1), "torch" ((x / 255 - mean) / deviation), "caffe" (BGR, x - mean), "unit" (x / 255) or
+            "own" (the model scales by itself).
+        image_size: Height and width in pixels for which its ImageNet weights were trained.
     """
 
     scaling: str
     image_size: int
 
 
-CNN = "CNN"  # The notes' network, for training from scratch; the others are names in `keras.applications`.
+CNN = "CNN"  # The network of the reference recipe, for training from scratch. The others are in `keras.applications`.
 BACKBONES = {
     CNN: Backbone("unit", 150),
     "ConvNeXtBase": Backbone("own", 224),
@@ -73,56 +73,60 @@ BACKBONES = {
 
 
 def find(name: str) -> Backbone:
-    """Looks a backbone up.
+    """Return a backbone by name.
 
     Raises:
-        UserError: There is none of this name; the near ones are named.
+        UserError: The name is unknown. The message suggests similar names.
     """
     if name in BACKBONES:
         return BACKBONES[name]
     by_lower_case = {known.lower(): known for known in BACKBONES}
     near = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, n=3)]
-    meant = f"did you mean {' or '.join(near)}?" if near else "nothing comes near it."
-    where = f"python -m trainers.finetune --help lists all {len(BACKBONES)}."
-    raise UserError(f"--backbone={name}: unknown; {meant} {where}")
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise UserError(
+        f"--backbone={name}: is not a known backbone. {hint}python -m trainers.finetune --help lists all"
+        f" {len(BACKBONES)}."
+    )
 
 
 def check_weights(weights: str) -> None:
-    """Checks what can be known of a --weights value without reading weights.
+    """Check a value of --weights without reading the weights.
 
     Raises:
-        UserError: Neither a word that is known nor a weights file.
+        UserError: The value is neither imagenet or none, nor the path of a weights file.
     """
     if weights in ("imagenet", "none"):
         return
     if not weights.endswith((".h5", ".hdf5")):
-        raise UserError(f"--weights={weights}: imagenet, none, or a .h5 or .weights.h5 file is expected.")
+        raise UserError(f"--weights={weights}: must be imagenet, none, or the path of a .h5 or .weights.h5 file.")
     if not Path(weights).is_file():
-        raise UserError(f"--weights={weights}: there is no such file.")
+        raise UserError(f"--weights={weights}: does not exist. Pass the path of a weights file, imagenet or none.")
 
 
 def parse_kwargs(flag: str, text: str, example: str = "alpha=0.25,minimalistic=True") -> dict[str, Any]:
-    """Reads `name=value,name=value`, the values as Python literals: `alpha=0.25,minimalistic=True`.
+    """Parse `name=value,name=value`, such as `alpha=0.25,minimalistic=True`.
+
+    Values are Python literals.
 
     Args:
-        flag: The name of the flag that the text was given by.
-        text: What was given.
-        example: For the message.
+        flag: Name of the flag, for the error.
+        text: Value of the flag.
+        example: Example of a value, for the error.
 
     Raises:
-        UserError: A part that is no `name=literal`, or a name given twice.
+        UserError: A part is not `name=literal`, or a name is repeated.
     """
     try:
-        call = ast.parse(f"f({text})", mode="eval").body  # Python's own grammar splits at the right commas.
+        call = ast.parse(f"f({text})", mode="eval").body  # Python's grammar splits at the commas between arguments.
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError
         kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
         names = [name for name in kwargs if name is not None]
-        if len(names) < len(call.keywords):  # A name given twice, or a `**`.
+        if len(names) < len(call.keywords):  # A name is repeated, or there is a `**`.
             raise ValueError
     except (SyntaxError, ValueError):
         raise UserError(
-            f"--{flag}={text}: not understood; name=value pairs with Python literals are, "
-            f"separated by commas, as in {example}."
+            f"--{flag}={text}: must be name=value pairs, separated by commas, with Python literals as values, as in"
+            f" {example}."
         ) from None
     return {name: kwargs[name] for name in names}

@@ -1,7 +1,7 @@
-"""Exact resume: a training killed at any moment ends as the uninterrupted one does, bit for bit.
+"""Checkpoints for an exact resume: an interrupted training ends with the same result, bit for bit.
 
-Everything a step depends on is in one file: the model's variables (the seed generators of its random layers
-among them, which `.keras` files leave out), the optimizer's and the metrics', the state of the other callbacks,
+One file holds everything that the next step depends on: the variables of the model (with the seed generators of its
+random layers, which `.keras` files leave out), of the optimizer and of the metrics, the state of the other callbacks,
 and the position.
 """
 
@@ -24,8 +24,8 @@ from tfrecord_tools.errors import UserError
 
 Row = dict[str, Any]  # One line of the history: column -> value.
 
-# What Keras's own callbacks gather over epochs; a callback of another class names its attributes in `checkpointed`.
-# Not all of their attributes: EarlyStopping flips the sign of min_delta each time it sets itself up.
+# Attributes of Keras's callbacks that change during training. Other classes list theirs in `checkpointed`.
+# Attributes that are set up from arguments are left out: EarlyStopping, for example, flips the sign of min_delta.
 _KERAS_STATE: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
@@ -34,11 +34,11 @@ _KERAS_STATE: dict[type, tuple[str, ...]] = {
 
 
 class DivergedError(Exception):
-    """A training whose loss or weights are no numbers any more; nothing of it is saved.
+    """The loss or a variable is no longer a number. Nothing of this state is saved.
 
     Attributes:
-        step: The step that was found so; a loss is that of the weights which the step before it left.
-        saved: The step that the last checkpoint stands at.
+        step: The step at which it was noticed. The loss of a step depends on the weights after the step before.
+        saved: The step of the last checkpoint.
     """
 
     def __init__(self, step: int, saved: int) -> None:
@@ -49,13 +49,13 @@ class DivergedError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where a training stands: the step that comes next.
+    """The position of a training: the number of finished phases, epochs and steps.
 
     Attributes:
-        phase: Index of the phase; the number of phases when all are done.
-        epoch: Epochs of this phase that are done, validation included.
-        step: Steps of this epoch that are done.
-        global_step: Steps done since the start, over all phases: the position in the stream of batches.
+        phase: Index of the current phase. After the last phase, the number of phases.
+        epoch: Finished epochs of this phase, with their validation.
+        step: Finished steps of this epoch.
+        global_step: Finished steps of all phases, which is the position in the stream of batches.
     """
 
     phase: int = 0
@@ -66,15 +66,15 @@ class Position:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
-    """All that a training continues from.
+    """Everything that is needed to continue a training.
 
     Attributes:
-        position: Where it stands.
-        rows: The history so far, one row a finished epoch.
-        seconds: Wall-clock time of the phases up to there, in all processes together.
-        arrays: "model", "optimizer" and "metrics" -> their variables' values, in the order of Keras;
-            the optimizer has none at the start of a phase, the metrics at the start of an epoch.
-        callbacks: The state of each of the other callbacks, attribute -> value.
+        position: The position of the training.
+        rows: The history, one row per finished epoch.
+        seconds: Wall-clock time of the phases up to this position, over all processes.
+        arrays: "model", "optimizer" and "metrics" -> values of their variables, in Keras's order. There is no
+            "optimizer" at the start of a phase and no "metrics" at the start of an epoch.
+        callbacks: The state of each other callback, attribute -> value.
     """
 
     position: Position = Position()
@@ -85,7 +85,7 @@ class State:
 
 
 def save(path: Path, state: State) -> None:
-    """Writes a state: the old file or the new one is there at any moment, each of them whole."""
+    """Write a state to a file. At any moment, either the old or the new file exists completely."""
     arrays: dict[str, np.ndarray] = {}
 
     def put(values: Sequence[np.ndarray]) -> list[str]:
@@ -94,7 +94,7 @@ def save(path: Path, state: State) -> None:
         return keys
 
     def plain(value: Any) -> Any:
-        """Lists of arrays (EarlyStopping's best weights) go beside the JSON."""
+        """Replace a list of arrays, such as EarlyStopping's best weights, with their keys in the file."""
         if isinstance(value, list) and any(isinstance(item, np.ndarray) for item in value):
             return {"arrays": put(value)}
         return value
@@ -111,7 +111,7 @@ def save(path: Path, state: State) -> None:
 
 
 def load(path: Path) -> State:
-    """Reads a state; that of the very beginning if there is no file.
+    """Read a state. If the file does not exist, return the state at the start of a training.
 
     Raises:
         UserError: The file is damaged.
@@ -135,17 +135,18 @@ def load(path: Path) -> State:
     except FileNotFoundError:
         return State()
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged ({error}). Remove it to begin this run anew.") from error
+        raise UserError(f"{path}: is damaged ({error}). Delete it to start this run from the beginning.") from error
 
 
 class Checkpointer(keras.callbacks.Callback):
-    """Saves and restores a training; stands last among the callbacks, so that it sees what the others did.
+    """Callback that saves and restores a training.
 
-    One serves all phases of a training: `begin_phase`, then `model.fit(initial_epoch=position.epoch)` on batches
-    from `position.global_step` on.
+    It must be the last callback, so that it sees the changes of the others. One checkpointer is used for all phases of
+    a training. Call `begin_phase`, then `model.fit(initial_epoch=position.epoch)` on batches that start at
+    `position.global_step`.
 
     Attributes:
-        position: Where the training stands.
+        position: The position of the training.
         rows: The history so far.
     """
 
@@ -157,13 +158,13 @@ class Checkpointer(keras.callbacks.Callback):
         on_epoch: Callable[[list[Row]], object] = lambda rows: None,
         writes: bool = True,
     ) -> None:
-        """Reads where the training stands.
+        """Read the checkpoint, if there is one.
 
         Args:
-            path: Of the checkpoint.
-            every: Steps from one checkpoint within an epoch to the next; 0 writes them at the end of epochs alone.
+            path: File of the checkpoint.
+            every: Steps between checkpoints. 0: checkpoints are saved only at the end of each epoch.
             on_epoch: Called with the history after each epoch.
-            writes: Whether this process is the one of its job that writes.
+            writes: Whether this process writes the checkpoint. Exactly one process of a job does.
         """
         super().__init__()
         self._path = path
@@ -184,7 +185,7 @@ class Checkpointer(keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of the phases, in all processes together, up to where each was continued from."""
+        """Wall-clock time of the phases over all processes, without work that was lost when a process ended."""
         return self._seconds_before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def begin_phase(
@@ -194,11 +195,11 @@ class Checkpointer(keras.callbacks.Callback):
         others: Sequence[keras.callbacks.Callback] = (),
         sync: Callable[[], None] = lambda: None,
     ) -> None:
-        """Tells which phase comes.
+        """Prepare for a phase. Call it before `model.fit`.
 
         Args:
-            name: Of the phase.
-            metrics: What its model was compiled with besides the loss.
+            name: Name of the phase.
+            metrics: Metrics of the compiled model, without the loss.
             others: The other callbacks.
             sync: `sync_moving_statistics` of `fit.Task`.
         """
@@ -210,12 +211,12 @@ class Checkpointer(keras.callbacks.Callback):
         self._others = others
 
     def restore_model(self, model: keras.Model) -> None:
-        """Gives a model the saved variables, if there are any."""
+        """Set the variables of a model to the saved values, if there are any."""
         if self._saved and "model" in self._saved.arrays:
             _assign(model.variables, self._saved.arrays["model"])
 
     def on_train_begin(self, logs: Any = None) -> None:
-        # Here, since the other callbacks have just reset themselves in theirs, and on_epoch_begin may build on it.
+        # The state is restored here, because the other callbacks reset theirs in `on_train_begin`.
         self._restore()
         self._to_skip = self.position.step
         if self._to_skip:
@@ -224,7 +225,7 @@ class Checkpointer(keras.callbacks.Callback):
             self._saved = None
 
     def _skip_done_steps(self) -> None:
-        """Lets the steps that this epoch has behind it pass without touching the model or the batches."""
+        """Skip the finished steps of this epoch without changing the model or reading batches."""
         train_function = self.model.train_function
         left = self._to_skip
 
@@ -233,7 +234,7 @@ class Checkpointer(keras.callbacks.Callback):
             if left:
                 left -= 1
                 return {}
-            self._restore()  # Once more: since on_train_begin, `fit` and the callbacks have begun an epoch.
+            self._restore()  # Restored again, because `fit` and the callbacks have begun an epoch since on_train_begin.
             self._saved = None
             self.model.train_function = train_function
             return train_function(iterator)
@@ -249,7 +250,7 @@ class Checkpointer(keras.callbacks.Callback):
         position = self.position
         self.position = dataclasses.replace(position, step=position.step + 1, global_step=position.global_step + 1)
         due = self._every and self.position.global_step % self._every == 0
-        if due and self.position.step < self.params["steps"]:  # Else the end of the epoch saves.
+        if due and self.position.step < self.params["steps"]:  # After the last step, the end of the epoch saves.
             self.save()
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -263,8 +264,8 @@ class Checkpointer(keras.callbacks.Callback):
             | (logs or {})
             | {"learning_rate": learning_rate}
         )
-        # After the last epoch the others' on_train_end may still change the model (EarlyStopping puts the best weights
-        # back): on_train_end saves then.
+        # After the last epoch, on_train_end of the other callbacks may still change the model (EarlyStopping restores
+        # the best weights), so the checkpoint is saved in on_train_end.
         if epoch + 1 < self.params["epochs"] and not self.model.stop_training:
             self.save()
         self._on_epoch(self.rows)
@@ -279,7 +280,7 @@ class Checkpointer(keras.callbacks.Callback):
         self.restore_model(self.model)
         arrays = self._saved.arrays
         if "optimizer" in arrays:
-            if not self.model.optimizer.built:  # LossScaleOptimizer would add its variables once more.
+            if not self.model.optimizer.built:  # LossScaleOptimizer would add its variables a second time.
                 self.model.optimizer.build(self.model.trainable_variables)
             _assign(self.model.optimizer.variables, arrays["optimizer"])
         if "metrics" in arrays:
@@ -289,23 +290,25 @@ class Checkpointer(keras.callbacks.Callback):
                 setattr(callback, name, value)
 
     def save(self, new_phase: bool = False) -> None:
-        """Writes where the training stands.
+        """Save the current position.
 
-        Every process of a job gathers the state, since reading it may take them all; one of them writes it.
+        All processes of a job must call it, since reading the state may need all of them. Only one writes the file.
 
         Args:
-            new_phase: A phase is done: the next one's optimizer and callbacks begin anew.
+            new_phase: Whether a phase has ended. The next phase has a new optimizer and new callbacks.
 
         Raises:
-            DivergedError: A variable is no number any more.
+            DivergedError: A variable is no longer a number.
         """
         self._sync()
         arrays = {"model": _values(self.model.variables)}
         if not new_phase:
             arrays["optimizer"] = _values(self.model.optimizer.variables)
-        if not all(np.isfinite(array).all() for array in _lasting(arrays)):
+        if not all(np.isfinite(array).all() for array in _floats(arrays)):
             raise DivergedError(self.position.global_step - 1, self._saved_step)
-        if self.position.step:  # Else they hold what the validation left, which `fit` resets once they are traced only.
+        # At the end of an epoch, the metrics hold values of the validation. They are not saved, because `fit` cannot
+        # reset metrics before they are traced.
+        if self.position.step:
             arrays["metrics"] = _values(self._metric_variables())
         state = State(
             position=self.position,
@@ -319,13 +322,13 @@ class Checkpointer(keras.callbacks.Callback):
         self._saved_step = self.position.global_step
 
     def _metric_variables(self) -> list[Any]:
-        # Through the metric objects themselves: `model.metrics_variables` is empty until the first step is traced.
+        # `model.metrics_variables` is empty until the first step is traced, so the metrics themselves are read.
         loss_tracker = self.model.metrics[0]
         return [variable for metric in (loss_tracker, *self._metrics) for variable in metric.variables]
 
 
-def _lasting(arrays: dict[str, list[np.ndarray]]) -> Iterator[np.ndarray]:
-    """The floats of a state that must be numbers: those of the optimizer too, where moments and accumulators are."""
+def _floats(arrays: dict[str, list[np.ndarray]]) -> Iterator[np.ndarray]:
+    """Return all arrays of floats in a state, with the moments and accumulators of the optimizer."""
     return (array for values in arrays.values() for array in values if array.dtype.kind == "f")
 
 
@@ -339,6 +342,6 @@ def _values(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-    # By order: paths change when a model is built twice in one process.
+    # Variables are matched by order, since their paths change when a model is built twice in one process.
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

@@ -1,10 +1,10 @@
-"""Trains several variants with several seeds on one dataset, and shows side by side what came out.
+"""Train several variants with several seeds and compare the results in a table and a chart.
 
     python -m trainers.compare --tfrecords out/ --seeds=0,1,2 \\
         --variant='scratch --augment=none' --variant='augmented=scratch' --variant=features --variant=finetune \\
         --backbone=MobileNetV2 --backbone='MobileNet --backbone_kwargs=alpha=0.25'
 
-Each training is a process and a run directory of its own; the same command continues, and runs nothing twice.
+Each training is a separate process with its own run directory. Running the command again skips finished trainings.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.base import command, files, usage, words
+from tfrecord_tools.base import command, files, rules, usage, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import recipes, run_directory, training_flags
-from trainers.results import comparison
+from trainers.results import comparison, comparison_page
 from trainers.results.comparison import Row, Variant
 
 
@@ -34,9 +34,9 @@ class CompareConfig:
 
     Attributes:
         tfrecords: The dataset directory.
-        out: The directory of the runs, the table and the chart.
-        variants: The variants, each with a name of its own.
-        seeds: Each variant is trained once with each seed.
+        out: Directory for the runs, the table and the chart.
+        variants: Variants with distinct names.
+        seeds: Each variant is trained once per seed.
     """
 
     tfrecords: str
@@ -79,12 +79,12 @@ class Job:
 
     @property
     def log(self) -> Path:
-        """The file with everything that the training prints."""
+        """File with the output of the training."""
         return self.out / f"{self.run.name}.log"
 
     @property
     def record(self) -> Path:
-        """The file that keeps the trainer and the flags of a training that this command has seen end."""
+        """File with the trainer and the flags, written when this command has seen the training end."""
         return self.out / f"{self.run.name}.json"
 
     def command(self) -> list[str]:
@@ -101,48 +101,48 @@ class Job:
         ]
 
     def is_done(self) -> bool:
-        """Return whether the run is finished and was seen to end. If not, the trainer compares the settings itself."""
+        """Return whether the run is finished and has a record. Without one, the trainer checks the settings."""
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
 
 
 def compare(config: CompareConfig) -> None:
-    """Run the trainings that are not finished, and write and print the table and the chart.
+    """Run the trainings that are not finished. Write and print the table, and draw the chart.
 
     Raises:
         UserError: A training failed, or a finished run has other flags or another dataset.
     """
     digest, jobs, out = open_dataset(config.tfrecords).digest, config.jobs(), config.out
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out}: a file, not a directory. Pass another --out.")
-    for job in jobs:  # Before hours are spent on the trainings in front of it.
+        raise UserError(f"--out={out}: is a file, not a directory. Pass another --out.")
+    for job in jobs:  # Errors in later jobs are found before hours are spent on the first.
         _check_same(job, digest)
     _check_alike(config)
-    with files.lock(out / "lock", f"--out={out}: another comparison is at work in it. Wait for it."):
+    with files.lock(out / "lock", f"--out={out}: another comparison is using it. Wait until it ends."):
         failed = [job for number, job in enumerate(jobs, 1) if not _train(job, f"{number}/{len(jobs)}")]
     _check_alike(config)
     _write_results(config, failed)
     if failed:
         raise UserError(
             f"{len(failed)} of {words.number(len(jobs), 'training')} failed, see"
-            f" {', '.join(str(job.log) for job in failed)}. Where no flag is wrong, the same command tries them again."
+            f" {', '.join(str(job.log) for job in failed)}. Correct the causes and run the same command again."
         )
 
 
 def _check_same(job: Job, digest: str) -> None:
-    """Raise UserError if a finished run, which would not be trained again, has another trainer, flags or dataset."""
+    """Raise UserError if a finished run has another trainer, other flags or another dataset."""
     if not job.is_done():
         return
     begun = json.loads(job.record.read_text())
     if begun != job.variant.arguments(job.seed):
         raise UserError(
-            f"{job.run}: finished with other flags: {' '.join(begun)}. Give the variant another NAME, or pass another"
-            " --out."
+            f"{job.run}: is finished, with other flags: {' '.join(begun)}. Give the variant another NAME, or pass"
+            " another --out."
         )
     trained_on = run_directory.read_settings(job.run)["dataset"]["digest"]
     if trained_on != digest:
         raise UserError(
-            f"{job.run}: finished on another dataset, of digest {trained_on[:12]}; {job.tfrecords} is {digest[:12]}"
-            " now. Pass another --out."
+            f"{job.run}: is finished, on another dataset: its digest was {trained_on[:12]}, and {job.tfrecords} has"
+            f" {digest[:12]}. Pass another --out."
         )
 
 
@@ -153,7 +153,7 @@ def _check_alike(config: CompareConfig) -> None:
 def _train(job: Job, position: str) -> bool:
     """Run one training unless it is finished, and return whether it succeeded."""
     if job.is_done():
-        command.say(f"{position}  {job}: finished before")
+        command.say(f"{position}  {job}: is finished already")
         return True
     job.out.mkdir(parents=True, exist_ok=True)
     command.say(f"{position}  {job}: ", end="")
@@ -176,7 +176,7 @@ def _last_error(log: Path) -> str:
 
 
 def _write_results(config: CompareConfig, failed: Sequence[Job]) -> None:
-    """Write the table and the chart, and print the table."""
+    """Write the table, the chart and the page, and print the table and what needs attention."""
     rows = []
     for variant in config.variants:
         metrics = [run_directory.read_metrics(job.run) for job in config.jobs() if job.variant == variant]
@@ -184,36 +184,59 @@ def _write_results(config: CompareConfig, failed: Sequence[Job]) -> None:
         rows.append(Row(name=variant.name, runs=tuple(filter(None, metrics)), failed=failures))
     comparison.write_table(rows, config.out / comparison.TABLE)
     comparison.draw(rows, config.out / comparison.CHART)
+    data = open_dataset(config.tfrecords)
+    commands = [
+        comparison_page.Command(
+            title=str(job),
+            text=shlex.join(["python", *job.command()[1:]]),
+            run=job.run.name,
+            finished=run_directory.read_metrics(job.run) is not None,
+        )
+        for job in config.jobs()
+    ]
+    facts = comparison_page.Facts(dataset=data.name, digest=data.digest, rows=rows, commands=commands)
+    comparison_page.write(config.out, facts)
     print(comparison.table(rows))
-    print(f"results: {config.out}/ with {comparison.TABLE}, {comparison.CHART} and the runs")
+    for line in rules.lines(comparison_page.findings(facts)):
+        print(line)
+    names = (comparison_page.PAGE, comparison.TABLE, comparison.CHART)
+    print(f"results: {config.out}/ with {', '.join(names)} and the runs")
 
 
 def define_flags() -> None:
-    usage.define_path("tfrecords", None, "The dataset directory, as tfrecord_tools.convert wrote it.")
-    usage.define_path("out", "comparison", "Where the runs, the table and the chart go.")
+    usage.define_path("tfrecords", None, "Directory of the dataset: the --out of tfrecord_tools.convert.")
+    usage.define_path("out", "comparison", "Directory for the runs, the table and the chart.")
     flags.DEFINE_multi_string(
-        "variant", list(recipes.RECIPES), "[NAME=]TRAINER [FLAGS]; may be repeated; by default one of each trainer."
+        "variant",
+        list(recipes.RECIPES),
+        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. Repeat for each variant. Default: every trainer.",
     )
-    flags.DEFINE_multi_string("backbone", [], "[NAME=]BACKBONE [FLAGS]; may be repeated: variants are trained on each.")
-    flags.DEFINE_list("seeds", ["0"], "Each variant is trained once with each of them.")
-    flags.DEFINE_boolean("dry_run", False, "Print the commands and stop.")
+    flags.DEFINE_multi_string(
+        "backbone",
+        [],
+        "[NAME=]BACKBONE [FLAGS]: a backbone to train every variant with. Repeat for several. Default: the recipe's.",
+    )
+    flags.DEFINE_list("seeds", ["0"], "Seeds, as in 0,1,2. Each variant is trained once per seed.")
+    flags.DEFINE_boolean("dry_run", False, "Print the commands of the trainings without running them.")
 
 
 def _seeds(values: Sequence[str]) -> list[int]:
-    """Parse --seeds; a seed that is repeated counts once."""
+    """Parse --seeds. A repeated seed counts once."""
     try:
         if seeds := list(dict.fromkeys(map(int, values))):
             return seeds
     except ValueError:
         pass
-    raise UserError(f"--seeds={','.join(values)}: whole numbers, as in 0,1,2, are expected.")
+    raise UserError(f"--seeds={','.join(values)}: must be whole numbers, as in 0,1,2.")
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     values = flags.FLAGS
     if not values.tfrecords:
-        raise UserError("--tfrecords is missing: the dataset to train on.")
+        raise UserError(
+            "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
+        )
     seeds = _seeds(values.seeds)
     variants = comparison.variants(values.variant, values.backbone)
     config = CompareConfig(tfrecords=values.tfrecords, out=Path(values.out), variants=variants, seeds=seeds)
@@ -222,7 +245,7 @@ def main(argv: Sequence[str]) -> None:
         for job in config.jobs():
             print(shlex.join(job.command()))
     else:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # Ends the running training, too.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # This also ends the running training.
         compare(config)
 
 

@@ -1,9 +1,10 @@
-"""Says whether this machine can train, and what would make it train better.
+"""Check whether this machine can train, and how it could train faster.
 
     python -m trainers.doctor
 
-prints a line of each check: versions, GPUs or why there is none, precision, a convolution that is timed, XLA, memory,
-disk, processors; below it what to do. Exit code 0: a training runs here; 1: something is broken.
+It prints a line for each check: versions, GPUs or the reason why there are none, precision, speed of a convolution,
+XLA, memory, disk and processors. Advice is printed in the next line. The exit code is 0 if a training can run on this
+machine, and 1 if something is broken.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     broken = []
     for finding in diagnosis.examine():
-        print(f"{finding.state:<7} {finding.check:<12} {finding.found}", flush=True)
+        print(f"{finding.state:<7} {finding.check:<12} {finding.result}", flush=True)
         if finding.advice:
             print(f"{'':<20} {finding.advice}")
         if finding.state == diagnosis.BROKEN:
             broken.append(finding.check)
     if broken:
-        raise UserError(f"{', '.join(broken)}: broken. The advice above says what to do.")
+        raise UserError(f"{', '.join(broken)}: broken. Follow the advice above.")
 
 
 if __name__ == "__main__":

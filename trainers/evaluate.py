@@ -1,8 +1,8 @@
-"""Judges a trained model on a split of any dataset of the same classes, and writes the report.
+"""Evaluate a trained model on a split of any dataset with the same classes, and write a report.
 
     python -m trainers.evaluate --run runs/finetune-20250131-235959 --tfrecords out/ --split test
 
-The dataset may have its classes in another order than the one trained on: they are matched by name.
+Classes are matched by name, so that their order may differ from that of the training dataset.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from trainers.run_directory import Metrics
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """What is judged on what.
+    """Settings of an evaluation.
 
     Attributes:
-        run: The run directory of a trainer, or a model file.
+        run: A run directory or a model file.
         tfrecords: A dataset directory.
-        split: Of it.
-        out: The directory to write; None: one beside the model, named after dataset and split.
-        threshold: Of two classes, the probability from which an image is said to be of the second; None: the model's.
+        split: Split of the dataset: "train", "validation" or "test".
+        out: Directory to write. If None, a directory next to the model, with the names of the dataset and the split.
+        threshold: For two-class models, the probability at which the second class is chosen. If None, the model's.
     """
 
     run: str
@@ -43,37 +43,37 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if not self.run:
-            raise UserError("--run is missing: the model to judge. Pass the run directory of a trainer.")
+            raise UserError("--run is missing: the model to evaluate. Pass the run directory of a trainer.")
         if not self.tfrecords:
             raise UserError(
-                "--tfrecords is missing: the images to judge it on. Pass the --out of python -m tfrecord_tools.convert."
+                "--tfrecords is missing: the images to evaluate on. Pass the --out of python -m tfrecord_tools.convert."
             )
 
 
 def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Metrics:
-    """Judges a model and writes metrics.json, report.html, predictions.csv, suspects.csv and plots/.
+    """Evaluate a model and write metrics.json, report.html, predictions.csv, suspects.csv and plots/.
 
     Args:
         config: The model and the dataset.
-        log: Takes the lines for the user.
+        log: Receives the lines for the user.
 
     Returns:
         The content of metrics.json.
 
     Raises:
-        UserError: No such model, dataset or split, or other classes.
+        UserError: The model, the dataset or the split does not exist, or the dataset has other classes.
     """
     path = model_file.find(config.run)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
     data = open_dataset(config.tfrecords)
     predictions.check_classes(info, data)
     records = data.records(config.split)
-    name = f"evaluation-{data.name}-{config.split}-{data.digest[:8]}"  # Several datasets may be of one name.
+    name = f"evaluation-{data.name}-{config.split}-{data.digest[:8]}"  # Several datasets may have the same name.
     out = Path(config.out) if config.out else path.parent / name
     _check_out(out)
     run = _run_of(config.run, info)
 
-    from trainers.devices import device  # Here, since it takes seconds to import TensorFlow.
+    from trainers.devices import device  # TensorFlow takes seconds to import, and errors in flags are reported first.
 
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)
@@ -88,31 +88,31 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
         "digest": data.digest,
     }
     out.mkdir(parents=True, exist_ok=True)
-    run_directory.write_json(out / run_directory.METRICS, metrics)  # First: by it the directory is known again.
-    report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run)
+    run_directory.write_json(out / run_directory.METRICS, metrics)  # Written first, since it marks an evaluation.
     low, high = metrics["accuracy_interval"]
     log(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
         f" {words.number(len(predicted), 'image')}: {metrics['split']}"
     )
+    report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run, log=log)
     log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
     return metrics
 
 
 def _check_out(out: Path) -> None:
-    """Refuses what is no place for an evaluation: only an earlier one is replaced."""
+    """Check that the directory is new, empty, or an earlier evaluation, which is replaced."""
     run_directory.check_directory("out", out)
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names & {run_directory.SETTINGS, run_directory.MODEL}:
-        raise UserError(f"--out={out}: a run directory, whose own report is not replaced. Pass another --out.")
+        raise UserError(f"--out={out}: is a run directory, and its own report is not replaced. Pass another --out.")
     if names and run_directory.METRICS not in names:
         raise UserError(
-            f"--out={out}: not empty, and no evaluation (it has no {run_directory.METRICS}). Pass another --out."
+            f"--out={out}: is not empty and not an evaluation (it has no {run_directory.METRICS}). Pass another --out."
         )
 
 
 def _run_of(run: str, info: ModelInfo) -> Path | None:
-    """The run directory, if that is what was given and the model was trained as its settings say."""
+    """Return the run directory if the user passed one and its settings fit the model, else None."""
     directory = Path(run)
     settings = run_directory.read_settings(directory) if directory.is_dir() else {}
     trained_on = settings.get("dataset", {}).get("digest")
@@ -120,20 +120,20 @@ def _run_of(run: str, info: ModelInfo) -> Path | None:
 
 
 def _note(info: ModelInfo, data: Dataset, split: str) -> str:
-    """What to think of figures of this split."""
+    """Say what results on this split mean for new images."""
     if data.digest != info.dataset_digest:
-        return "This is another dataset than the model was trained on; whether they share images was not looked at."
+        return "This is not the dataset that the model was trained on. It was not checked whether they share images."
     return {
-        "train": "The model was trained on this split: its figures say nothing of new images.",
-        "validation": "The choices of its training were made on this split: expect somewhat less on new images.",
-    }.get(split, "No choice of its training was made on this split.")
+        "train": "The model was trained on this split: its results say nothing about new images.",
+        "validation": "The choices of the training were made on this split: expect slightly less on new images.",
+    }.get(split, "No choice of the training was made on this split.")
 
 
 def define_flags() -> None:
-    usage.define_path("run", "", "The run directory of a trainer, or a .keras file that one wrote.")
-    usage.define_path("tfrecords", "", "The dataset directory, as tfrecord_tools.convert wrote it.")
-    flags.DEFINE_string("split", EvaluateConfig.split, "Of it: train, validation or test.")
-    usage.define_path("out", None, "The directory to write; by default one in --run, by dataset and split.")
+    usage.define_path("run", "", "Run directory of a trainer, or a .keras file of a trainer.")
+    usage.define_path("tfrecords", "", "Directory of the dataset: the --out of tfrecord_tools.convert.")
+    flags.DEFINE_string("split", EvaluateConfig.split, "Split to evaluate on: train, validation or test.")
+    usage.define_path("out", None, "Directory to write. Default: evaluation-DATASET-SPLIT-DIGEST in the run directory.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
 
 

@@ -1,8 +1,9 @@
-"""Trains a head on the features of a pretrained network, which are computed once and kept in features/.
+"""Train a head on features of a pretrained network, which are computed once and kept in features/.
 
     python -m trainers.features --tfrecords out/
 
-A second training on the same images, with whatever head, starts at once. What is saved is the whole model, pixels in.
+Another training on the same images, with the same or another head, starts at once. The saved model is the whole
+network: its input is pixels.
 """
 
 from __future__ import annotations
@@ -21,8 +22,13 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     training_flags.define_training_flags("features")
     training_flags.define_model_flags()
-    flags.DEFINE_enum("head", "dense", ["dense", "linear"], "dense: a hidden layer; linear: a logistic regression.")
-    usage.define_path("features", TrainConfig.features, "Where features are kept.")
+    flags.DEFINE_enum(
+        "head",
+        "dense",
+        ["dense", "linear"],
+        "Layers of the head. dense: with a hidden layer of 256 units; linear: a logistic regression.",
+    )
+    usage.define_path("features", TrainConfig.features, "Directory in which features are kept for other trainings.")
 
 
 def main(argv: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
-"""Fine-tunes a pretrained network on a dataset directory: the head first, then the network's last stage.
+"""Fine-tune a pretrained network: train a new head first, then also the last stage of the network.
 
     python -m trainers.finetune --tfrecords out/
 
-The same command continues a training that was killed, and ends as if it had not been.
+Running the command again continues an interrupted training, with the same result as without the interruption.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "unfreeze",
         None,
-        "What the second phase trains of the backbone: last_stage, all, the last N layers with weights, or those that a"
-        " regular expression is found in; BatchNormalization stays frozen.",
+        "Layers of the backbone that the second phase trains. last_stage: those at its last resolution; all; a number"
+        " N: the last N layers with weights; else a regular expression for layer names. BatchNormalization always stays"
+        " frozen. Default: last_stage.",
     )
 
 

@@ -1,4 +1,4 @@
-"""The one fit function: a recipe's phases, one after the other, on one continuous stream of batches."""
+"""Train a model in the phases of a recipe."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from trainers.recipes import Phase
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is fitted to what.
+    """A model and the data that it is trained on.
 
     Attributes:
-        model: Anything -> f32[b 1], the probability of class 1, or f32[b classes].
-        set_trainable: Sets the layers that a rule of `Phase.trainable` names.
-        batches: Global step -> the endless batches (inputs, targets[, weights f32[b]]) from that step on; targets are
-            f32[b 1] or one-hot f32[b classes], as the model's output.
-        validation: The batches that each epoch is judged by, finite.
-        batch_numbers: Step -> the numbers of the records in its batch, i64[b]: for messages.
-        answers: Puts out what the model answers, f32[n 1] or f32[n classes], and the numbers of the validation records
-            i64[n] that these are, where it takes no images to know; None: it takes them.
-        steps_per_epoch: For phases that do not say.
-        blended: Whether targets may lie between classes, as those of MixUp and label smoothing.
-        early_stopping: As in `recipes.Recipe`.
-        jit_compile: Whether XLA compiles the steps.
-        scope: Makes the context that variables are created in.
-        seconds: What making this took; where it is kept for other trainings, when it was made.
-        sync_moving_statistics: Gives all devices the same ones, before they are judged or saved.
+        model: Maps inputs to f32[b 1], the probability of class 1, or to f32[b classes].
+        set_trainable: Function of a value of `Phase.trainable` that makes the named layers trainable.
+        batches: Function of a global step that returns the endless batches (inputs, targets[, weights f32[b]]) from
+            that step on. Targets have the shape of the model's output: f32[b 1], or one-hot f32[b classes].
+        validation: Finite dataset of batches with which each epoch is evaluated.
+        batch_numbers: Function of a step that returns the record numbers i64[b] of its batch, for error messages.
+        answers: Return the model's outputs f32[n 1] or f32[n classes] and their record numbers i64[n] in the validation
+            split without decoding images. If None, outputs are computed from the images.
+        steps_per_epoch: Steps per epoch of phases that do not set it.
+        blended: Whether targets may lie between classes, because of MixUp, CutMix or label smoothing.
+        early_stopping: Epochs without improvement after which a phase ends, as in `recipes.Recipe`. 0: never.
+        jit_compile: Whether steps are compiled with XLA.
+        scope: Function that returns the context in which variables are created.
+        seconds: Time that preparing the task took, in seconds. For cached features, the time when they were computed.
+        sync_moving_statistics: Function that makes the moving statistics of all devices equal. It is called before the
+            model is evaluated or saved.
     """
 
     model: keras.Model
@@ -62,18 +63,18 @@ def fit(
     verbose: int = 2,
     log: Callable[[str], object] = print,
 ) -> None:
-    """Trains a model through its phases, from where the checkpointer stands.
+    """Train a model through its phases, starting at the checkpointer's position.
 
     Args:
-        task: What to train, on what.
-        phases: In their order; batches go on where the phase before ended.
-        checkpointer: Holds the position and gathers the history.
-        callbacks: Makes further ones for a phase.
-        verbose: As in `keras.Model.fit`: 0 silent, 1 a progress bar, 2 a line an epoch.
-        log: Takes a line for each phase, unless `verbose` is 0.
+        task: The model and its data.
+        phases: Phases in their order. The stream of batches continues from one phase to the next.
+        checkpointer: Holds the position and collects the history.
+        callbacks: Function that makes further callbacks for a phase.
+        verbose: As in `keras.Model.fit`. 0: silent; 1: a progress bar; 2: one line per epoch.
+        log: Receives one line per phase, unless `verbose` is 0.
 
     Raises:
-        DivergedError: The loss or a weight is no number any more.
+        DivergedError: The loss or a weight is no longer a number.
     """
     for index, phase in enumerate(phases):
         if index < checkpointer.position.phase:
@@ -81,7 +82,7 @@ def fit(
         if verbose:
             log(f"phase {phase.name}: {describe(phase)}")
         steps = phase.steps_per_epoch or task.steps_per_epoch
-        # One place for the two, since `trainable` takes effect at the next compile only.
+        # A change of `trainable` takes effect only at the next compile, so both are done here.
         task.set_trainable(phase.trainable)
         with task.scope():
             metrics = compile_model(
@@ -98,24 +99,30 @@ def fit(
             epochs=phase.epochs,
             steps_per_epoch=steps,
             validation_data=task.validation,
-            shuffle=False,  # The batches are: Keras would warn that it cannot.
+            shuffle=False,  # The batches are shuffled already, and Keras would warn that it cannot shuffle them.
             callbacks=[*others, checkpointer],
             verbose=verbose,
         )
-    checkpointer.restore_model(task.model)  # Where all phases were done already.
+    checkpointer.restore_model(task.model)  # For the case that all phases were finished before.
 
 
 def compile_model(
     model: keras.Model, *, optimizer: Any, jit_compile: bool, blended: bool = False
 ) -> list[keras.metrics.Metric]:
-    """Compiles a classifier with the loss and the metrics that its output asks for.
+    """Compile a classifier with the loss and the metrics that fit its output.
+
+    Args:
+        model: The classifier, with output f32[b 1] or f32[b classes].
+        optimizer: The Keras optimizer.
+        jit_compile: Whether steps are compiled with XLA.
+        blended: Whether targets may lie between classes.
 
     Returns:
-        The metrics, besides the loss: accuracy, and for two classes the area under the ROC curve.
+        The metrics besides the loss: accuracy and, for two classes, the area under the ROC curve.
     """
     if model.output_shape[-1] == 1:
         loss: keras.losses.Loss = keras.losses.BinaryCrossentropy()
-        # Where nothing is blended they are Keras's own: a model saved with them loads without this package.
+        # Without blending, Keras's own classes are used, so that a saved model loads without this package.
         accuracy, auc = (_Accuracy, _AUC) if blended else (keras.metrics.BinaryAccuracy, keras.metrics.AUC)
         metrics: list[keras.metrics.Metric] = [accuracy(name="accuracy"), auc(name="auc")]
     else:
@@ -126,7 +133,7 @@ def compile_model(
 
 
 class _Hard:
-    """For metrics of two classes: blended targets count as the class that they have more of."""
+    """Mixin for metrics of two classes. It rounds blended targets to the nearer class."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true = keras.ops.round(keras.ops.cast(y_true, "float32"))
@@ -142,13 +149,13 @@ class _AUC(_Hard, keras.metrics.AUC):
 
 
 def describe(phase: Phase) -> str:
-    """A phase in words, for a line."""
+    """Describe a phase in a line for the user."""
     trained = {
         "head": "the head",
-        "last_stage": "the head and the backbone's last stage",
-        "all": "everything but BatchNormalization",
-        "scratch": "everything",
-    }.get(phase.trainable, f"the head and of the backbone {phase.trainable}")
+        "last_stage": "the head and the last stage of the backbone",
+        "all": "all layers except BatchNormalization",
+        "scratch": "all layers",
+    }.get(phase.trainable, f"the head and the part {phase.trainable} of the backbone")
     warmup = f" after {phase.warmup_steps} steps of warm-up" if phase.warmup_steps else ""
     return (
         f"trains {trained}, {phase.optimizer} {phase.learning_rate:g} {phase.schedule}{warmup}, {phase.epochs} epochs"
@@ -156,10 +163,10 @@ def describe(phase: Phase) -> str:
 
 
 def try_optimizer(phase: Phase, steps: int) -> None:
-    """Lets the optimizer of a phase take a step with one number, so that what is wrong with it is told at once.
+    """Take one step with the optimizer of a phase, on a single number, to find wrong arguments early.
 
     Raises:
-        UserError: As `make_optimizer`, or the step failed.
+        UserError: `make_optimizer` raised it, or the step failed.
     """
     optimizer = make_optimizer(phase, steps)
     try:
@@ -169,20 +176,25 @@ def try_optimizer(phase: Phase, steps: int) -> None:
 
 
 def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
-    """Makes the optimizer of a phase of so many steps.
+    """Make the optimizer of a phase.
+
+    Args:
+        phase: The phase.
+        steps: Number of steps of the phase, over all its epochs.
 
     Raises:
-        UserError: Keras knows no such optimizer, or the optimizer no such argument.
+        UserError: The warm-up or the gradient accumulation is longer than the phase, Keras has no such optimizer, or
+            the optimizer does not have such an argument.
     """
     if phase.warmup_steps and phase.warmup_steps >= steps:
         raise UserError(
-            f"--warmup_steps={phase.warmup_steps}: phase {phase.name} has {steps} steps; fewer are expected."
+            f"--warmup_steps={phase.warmup_steps}: must be fewer than the {steps} steps of phase {phase.name}."
         )
     accumulated = phase.accumulated_steps
     if accumulated > steps:
         raise UserError(
-            f"--optimizer_kwargs=gradient_accumulation_steps={accumulated}: phase {phase.name} has {steps} steps, in"
-            " which no weight would change; at most so many are expected."
+            f"--optimizer_kwargs=gradient_accumulation_steps={accumulated}: must be at most the {steps} steps of phase"
+            f" {phase.name}. Otherwise no weight would change."
         )
     rate: Any = phase.learning_rate
     if phase.schedule == "cosine" and phase.warmup_steps:
@@ -195,7 +207,7 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
         optimizer = type(keras.optimizers.get(phase.optimizer))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"--optimizer={phase.optimizer}: not one of Keras's, such as adam, adamw, sgd, rmsprop, lion."
+            f"--optimizer={phase.optimizer}: is not a Keras optimizer. Pass adam, adamw, sgd, rmsprop, lion or another."
         ) from error
     try:
         return optimizer(learning_rate=rate, **phase.optimizer_kwargs)
@@ -205,12 +217,13 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
 
 def _refused(phase: Phase, optimizer: type, error: Exception) -> UserError:
     given = ",".join(f"{name}={value!r}" for name, value in phase.optimizer_kwargs.items())
-    return UserError(f"--optimizer_kwargs={given}: refused by Keras's {optimizer.__name__}: {error}")
+    return UserError(f"--optimizer_kwargs={given}: Keras's {optimizer.__name__} rejects it: {error}")
 
 
 def _callbacks(phase: Phase, early_stopping: int) -> list[keras.callbacks.Callback]:
-    """Keras's own for what the phase asks for; those that look at weights stand behind the one that averages them."""
+    """Make the Keras callbacks of a phase."""
     chosen: list[keras.callbacks.Callback] = []
+    # This callback must be the first one, because the others must see the averaged weights.
     if phase.optimizer_kwargs.get("use_ema"):
         chosen.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     if early_stopping:

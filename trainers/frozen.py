@@ -1,8 +1,8 @@
-"""Trains a new head on a pretrained network that stays as it is, on augmented images.
+"""Train a new head on a frozen pretrained network, with augmented images.
 
     python -m trainers.frozen --tfrecords out/
 
-Without augmentation, `trainers.features` comes to the same end in a fraction of the time.
+Without augmentation, `trainers.features` gives the same result in a fraction of the time.
 """
 
 from __future__ import annotations

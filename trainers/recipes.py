@@ -1,6 +1,6 @@
-"""What is trained, and how: models, phases and recipes as plain values, without TensorFlow.
+"""Models, training phases and recipes as plain values. Does not need TensorFlow.
 
-The numbers of every recipe are here, and nowhere else.
+All values of all recipes are in this module.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tfrecord_tools import augment_config
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
 from trainers import backbones
@@ -21,7 +22,7 @@ ORDERS = ("shuffled", "balanced", "blocks")
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")  # Keras dtype policies.
 SCHEDULES = ("constant", "cosine", "plateau")
 STRATEGIES = ("auto", "none", "mirrored", "multi_worker")
-# Flags of trainers that read images in every epoch; a trainer that reads features has none of them.
+# Flags of the trainers that read images in every epoch. Trainers that read features do not have them.
 IMAGE_FLAGS = ("augment", "mixup", "cutmix", "cache", "cache_mb", "order", "block", "probe")
 
 
@@ -30,16 +31,17 @@ class ModelConfig:
     """A classifier: pixels -> scaling -> backbone -> head.
 
     Attributes:
-        backbone: Name in `keras.applications`.
-        backbone_kwargs: Further arguments of its constructor, such as alpha.
-        weights: "imagenet" (downloaded by Keras), "none" (random), or the path of a weights file without top.
-        image_size: Height and width of its input in pixels; None: what the backbone's ImageNet weights had.
-        scaling: "tf", "torch", "caffe", "unit" (x / 255) or "own" (none: the backbone scales by itself);
-            None: the backbone's.
-        pooling: "average" over positions, or "flatten": all of them one after the other.
-        hidden: Units of a hidden layer behind it; 0: none, which makes the head a logistic regression.
-        dropout: Share of the last layer's inputs dropped in training, in [0, 1).
-        batch_norm_momentum: Of the moving statistics of the backbone's BatchNormalization; None: as built.
+        backbone: "CNN", or the name of a network in `keras.applications`.
+        backbone_kwargs: Further arguments of the backbone's constructor, such as alpha.
+        weights: "imagenet" (downloaded by Keras), "none" (random), or the path of a weights file without top layers.
+        image_size: Height and width of the input in pixels. If None, the size of the backbone's ImageNet weights.
+        scaling: Scaling of pixels 0..255 in front of the backbone: "tf", "torch", "caffe", "unit" (x / 255) or "own"
+            (none, since the backbone scales by itself). If None, the backbone's. See `backbones.Backbone`.
+        pooling: "average" over all positions, or "flatten".
+        hidden: Units of a hidden layer in the head. 0: no hidden layer, so that the head is a logistic regression.
+        dropout: Share of the last layer's inputs that are dropped in training, in [0, 1).
+        batch_norm_momentum: Momentum of the moving statistics of the backbone's BatchNormalization, in [0, 1).
+            If None, the backbone's.
     """
 
     backbone: str = "MobileNetV2"
@@ -55,9 +57,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         backbones.find(self.backbone)
         if self.image_size is not None and self.image_size < 1:
-            raise UserError(f"--image_size={self.image_size}: a number of pixels is expected.")
+            raise UserError(f"--image_size={self.image_size}: must be at least 1 pixel.")
         if self.backbone == backbones.CNN and self.weights == "imagenet":
-            raise UserError("--weights=imagenet: there are none for CNN. Pass --weights=none, or a file.")
+            raise UserError(
+                "--weights=imagenet: CNN has no ImageNet weights. Pass --weights=none or the path of a weights file."
+            )
 
     @property
     def size(self) -> int:
@@ -67,23 +71,23 @@ class ModelConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """One stretch of training with its own trainable layers, optimizer and learning rate.
+    """A part of a training with its own trainable layers, optimizer and learning rate.
 
     Attributes:
-        name: As it is shown and stands in history.csv.
-        trainable: "head" (the backbone frozen); "last_stage", "all", a number or a pattern: that much of the backbone
-            too, but not its BatchNormalization (see `networks.chosen_layers`); "scratch": everything, with its
-            BatchNormalization.
-        learning_rate: At the start of the phase, or after the warm-up.
+        name: Name on the console and in history.csv.
+        trainable: Layers that are trained. "head": the head, with a frozen backbone. "last_stage", "all", a number or a
+            regular expression: the head and this part of the backbone, without BatchNormalization, see
+            `networks.chosen_layers`. "scratch": all layers, with BatchNormalization.
+        learning_rate: Learning rate at the start of the phase or, with `warmup_steps`, after the warm-up. Above 0.
         optimizer: Name of a Keras optimizer.
-        optimizer_kwargs: Its further arguments, such as momentum, weight_decay, global_clipnorm, use_ema or
-            gradient_accumulation_steps; what is not here is Keras's default.
-        schedule: "constant"; "cosine": falls to 0 at the end of the phase; "plateau": a tenth whenever the validation
-            loss has not improved for `patience` epochs.
-        warmup_steps: Steps in which the rate grows from 0, in front of a cosine.
-        patience: Epochs without an improvement, for "plateau".
-        epochs: How many, at least 1.
-        steps_per_epoch: Batches an epoch; None: as many as hold the training images once.
+        optimizer_kwargs: Further arguments of the optimizer, such as momentum, weight_decay, global_clipnorm, use_ema
+            or gradient_accumulation_steps. All others have Keras's defaults.
+        schedule: "constant". "cosine": falls to 0 by the end of the phase. "plateau": divided by 10 whenever the
+            validation loss has not improved for `patience` epochs.
+        warmup_steps: Steps over which the learning rate rises from 0. Needs schedule "cosine".
+        patience: Epochs without a lower validation loss, at least 1. For schedule "plateau".
+        epochs: Number of epochs, at least 1.
+        steps_per_epoch: Batches per epoch. If None, as many as contain each training image once.
     """
 
     name: str
@@ -99,38 +103,42 @@ class Phase:
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"--learning_rate={self.learning_rate:g}: above 0 is expected.")
+            raise UserError(f"--learning_rate={self.learning_rate:g}: must be a number above 0.")
         if self.patience < 1:
-            raise UserError(f"--patience={self.patience}: a number of epochs from 1 on is expected.")
-        if self.warmup_steps < 0 or (self.warmup_steps and self.schedule != "cosine"):
+            raise UserError(f"--patience={self.patience}: must be at least 1 epoch.")
+        if self.warmup_steps < 0:
+            raise UserError(f"--warmup_steps={self.warmup_steps}: must be a number of steps, or 0.")
+        if self.warmup_steps and self.schedule != "cosine":
             raise UserError(
-                f"--warmup_steps={self.warmup_steps} with --schedule={self.schedule}: a number of steps in front of"
-                " --schedule=cosine is expected."
+                f"--warmup_steps={self.warmup_steps} with --schedule={self.schedule}: only --schedule=cosine has a"
+                " warm-up. Pass --schedule=cosine, or remove --warmup_steps."
             )
 
     @property
     def accumulated_steps(self) -> int:
-        """Steps whose gradients are averaged before the weights change."""
-        given = self.optimizer_kwargs.get("gradient_accumulation_steps")
-        return given if isinstance(given, int) else 1  # What is no number, Keras refuses.
+        """Number of steps with gradients that are averaged before the weights change."""
+        steps = self.optimizer_kwargs.get("gradient_accumulation_steps")
+        return steps if isinstance(steps, int) else 1  # Keras rejects a value that is not a number.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """A model and the phases it is trained in.
+    """A model and the phases in which it is trained.
 
     Attributes:
-        batch_size: Images a step.
-        crop: 0: images are stretched to the square; above 0: their central square is taken, with sides of this share
-            of the shorter side. 0.875 is what ImageNet networks are evaluated with.
-        augment: Name in `tfrecord_tools.augment_config.PRESETS`.
-        from_features: Whether what the backbone makes of each image is computed once, and the head is trained on that.
-        label_smoothing: Share of each target that is spread over all classes, in [0, 1).
-        mixup: Share of the images that are blended with another one of their batch, in [0, 1].
-        cutmix: Share of the images that get a piece of another one of their batch, in [0, 1].
-        class_weights: "none", or "balanced": errors on rare classes count as much more as these are rarer.
-        early_stopping: A phase ends, with the weights of its best epoch, when the validation loss has not improved for
-            so many epochs; 0: never.
+        model: The classifier.
+        phases: Phases in the order in which they are run.
+        batch_size: Images per step, over all devices.
+        crop: 0: images are stretched to a square. Above 0: the central square is cropped, with this share of the
+            shorter side as its side. ImageNet networks are usually evaluated with 0.875.
+        augment: Name of a preset in `tfrecord_tools.augment_config.PRESETS`.
+        from_features: Whether the backbone's features of each image are computed once and the head is trained on them.
+        label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1).
+        mixup: Share of the images that are blended with another image of their batch, in [0, 1].
+        cutmix: Share of the images that get a piece of another image of their batch, in [0, 1].
+        class_weights: "none", or "balanced": images are weighted in the loss by the inverse frequency of their class.
+        early_stopping: Epochs without a lower validation loss after which a phase ends and the weights of its best
+            epoch are restored. 0: never.
     """
 
     model: ModelConfig
@@ -151,46 +159,48 @@ class Recipe:
         return bool(self.mixup or self.cutmix or self.label_smoothing)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "augment", augment_config.current_name(self.augment))
         if self.batch_size < 1:
-            raise UserError(f"--batch_size={self.batch_size}: at least 1 image is needed.")
+            raise UserError(f"--batch_size={self.batch_size}: must be at least 1 image.")
         geometry.check_crop(self.crop, "--crop=")
         if not 0 <= self.label_smoothing < 1:
-            raise UserError(f"--label_smoothing={self.label_smoothing}: a share from 0 to below 1 is expected.")
+            raise UserError(f"--label_smoothing={self.label_smoothing}: must be a share from 0 to below 1.")
         for name in ("mixup", "cutmix"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"--{name}={getattr(self, name)}: a share of the images within 0..1 is expected.")
+                raise UserError(f"--{name}={getattr(self, name)}: must be a share of the images, from 0 to 1.")
         if self.from_features and (self.mixup or self.cutmix or self.augment != "none"):
             raise UserError(
-                f"augment={self.augment}, mixup={self.mixup}, cutmix={self.cutmix}: features are computed once, of"
-                " images as they are: none, 0 and 0 are expected."
+                f"augment={self.augment}, mixup={self.mixup}, cutmix={self.cutmix}: must be none, 0 and 0, since"
+                " features are computed once from unchanged images."
             )
         if self.early_stopping < 0:
-            raise UserError(f"--early_stopping={self.early_stopping}: a number of epochs, or 0, is expected.")
+            raise UserError(f"--early_stopping={self.early_stopping}: must be a number of epochs, or 0.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A training, apart from its recipe.
+    """Settings of a training that are not part of its recipe.
 
     Attributes:
-        tfrecords: The dataset directory.
-        run: The run directory; None: an unfinished one of the same settings below runs/, else a fresh one there.
-        seed: Of everything random.
-        deterministic: Whether operations that are fast but not reproducible are given up.
-        checkpoint_every: Steps from one checkpoint to the next; 0: at the end of epochs alone.
-        precision: Name of a Keras dtype policy, or "auto": what suits the device.
-        cache: "memory" decodes every image once, "off" in every epoch; "auto": memory, if there are several epochs and
-            `cache_mb` are enough. The results are the same.
-        cache_mb: The most that decoded training images may take, in MB.
-        order: "shuffled"; "balanced": every class equally often; "blocks": neighbours together, for slow storage.
-        block: Records in a block.
-        records: A file with the numbers of the training records to use, see `records.read_numbers`.
-        probe: Measure the input and the model alone before training, and say which of them binds.
-        strategy: "none": one device; "mirrored": all GPUs, each with its share of every batch; "auto": mirrored if
-            there are GPUs, one of them too, since the batches then go to it ahead of time; "multi_worker": those of all
-            processes that the environment variable TF_CONFIG names.
-        features: Where features are kept, for recipes that train from them.
-        tensorboard: Whether to write the history for TensorBoard too.
+        tfrecords: Dataset directory.
+        run: Run directory. If None, an unfinished run with the same settings in runs/, else a new one there.
+        seed: Seed of all random numbers, 0 to 2**32 - 1.
+        deterministic: Whether only operations with reproducible results are used. Slower on GPUs.
+        checkpoint_every: Steps between checkpoints. 0: checkpoints are saved only at the end of each epoch.
+        precision: Name of a Keras dtype policy. "auto": mixed precision on GPUs that support it, else float32.
+        cache: "memory": every training image is decoded once. "off": in every epoch. "auto": "memory" if there are
+            several epochs and the images fit into `cache_mb`. The results are the same.
+        cache_mb: Memory limit for decoded training images, in MB.
+        order: "shuffled"; "balanced": all classes equally often; "blocks": neighboring records together, for slow
+            storage.
+        block: Records per block, for order "blocks".
+        records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
+        probe: Whether to measure the input and the model alone before training and print which of them is slower.
+        strategy: "none": one device. "mirrored": all GPUs of this machine, which share each batch. "auto": "mirrored"
+            if there is a GPU, even only one, because batches are then copied to it ahead of time. "multi_worker":
+            the devices of all processes in the environment variable TF_CONFIG.
+        features: Directory in which features are kept, for recipes that train on features.
+        tensorboard: Whether to also write the history for TensorBoard.
     """
 
     tfrecords: str
@@ -211,45 +221,48 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
-        if self.cache_mb < 0 or self.block < 1:
-            raise UserError(f"--cache_mb={self.cache_mb}, --block={self.block}: at least 0, and at least 1.")
+        if self.cache_mb < 0:
+            raise UserError(f"--cache_mb={self.cache_mb}: must be at least 0.")
+        if self.block < 1:
+            raise UserError(f"--block={self.block}: must be at least 1 record.")
         if self.strategy == "multi_worker" and self.run is None:
-            raise UserError("--strategy=multi_worker: pass --run, a directory that all workers see.")
+            raise UserError("--strategy=multi_worker: --run is missing. Pass a directory that all workers can access.")
         if self.checkpoint_every < 0:
-            raise UserError(f"--checkpoint_every={self.checkpoint_every}: a number of steps, or 0, is expected.")
+            raise UserError(f"--checkpoint_every={self.checkpoint_every}: must be a number of steps, or 0.")
 
 
 def check_seed(flag: str, seed: int) -> None:
-    """Raises UserError if a seed is not one of NumPy's."""
+    """Raise UserError if a seed is not within 0..2**32 - 1, as NumPy requires."""
     if not 0 <= seed < 2**32:
-        raise UserError(f"--{flag}={seed}: from 0 to {2**32 - 1} is expected.")
+        raise UserError(f"--{flag}={seed}: must be from 0 to {2**32 - 1}.")
 
 
-# Scaled by 1 / 255, which is not VGG16's own.
+# "unit" scales pixels by 1 / 255, which is not how VGG16's ImageNet weights were trained.
 _REFERENCE_VGG16: dict[str, Any] = {"backbone": "VGG16", "image_size": 150, "scaling": "unit", "pooling": "flatten"}
 
 
 def _reference_model(reference: Mapping[str, Any], model: Mapping[str, Any]) -> ModelConfig:
-    """Return the model of a reference recipe with the given values; a backbone that scales by itself is not scaled."""
+    """Make the model of a reference recipe with some values replaced."""
     values = {**reference, **model}
+    # A backbone that scales by itself keeps its own scaling.
     if backbones.find(values["backbone"]).scaling == "own" and "scaling" not in model:
         values["scaling"] = None
     return ModelConfig(**values)
 
 
 def scratch(**model: Any) -> Recipe:
-    """Everything is trained at once, from random weights.
+    """Make the recipe of `trainers.scratch`: all layers are trained from random weights.
 
     Args:
-        **model: Values of `ModelConfig` to use; without a backbone named, that of the notes, improved, whose
-            `backbone_kwargs` are added to what it has.
+        **model: Values of `ModelConfig`. Without a backbone, it is the reference network with improvements, and
+            `backbone_kwargs` are added to those of the improvements.
     """
     own: dict[str, Any] = {"weights": "none"}
-    # BatchNormalization's usual 0.99 averages over hundreds of steps, which a small dataset does not have.
+    # The usual momentum of 0.99 averages over hundreds of steps. A training on a small dataset has fewer.
     model = model | {"batch_norm_momentum": 0.9}
     if model.get("backbone", backbones.CNN) == backbones.CNN:
-        # The notes' network with a stage and BatchNormalization more. On a held-out fifth of 1,400 photographs: 81 %
-        # after 40 epochs at 64 px; the notes' 78 % after 80 epochs at 48 px, 76 % after 30 at 96 px.
+        # The reference network with one more stage and BatchNormalization. On a held-out fifth of 1,400 photographs:
+        # 81 % after 40 epochs at 64 px. Reference network: 78 % after 80 epochs at 48 px, 76 % after 30 at 96 px.
         layers = {"filters": (32, 64, 128, 256), "batch_norm": True, "padding": "same"}
         own |= {"backbone": backbones.CNN, "image_size": 96, "pooling": "flatten", "dropout": 0.5}
         own["backbone_kwargs"] = layers | model.pop("backbone_kwargs", {})
@@ -261,7 +274,7 @@ def scratch(**model: Any) -> Recipe:
             Phase(
                 name="scratch",
                 trainable="scratch",
-                # MobileNet on 700 drawings, 12 epochs of batches of 16: accuracy 0.96, with Adam at 0.003 0.89.
+                # MobileNet on 700 drawings, 12 epochs, batches of 16: accuracy 0.96. Adam with rate 0.003: 0.89.
                 optimizer="sgd",
                 optimizer_kwargs={"momentum": 0.9, "nesterov": True},
                 learning_rate=0.05,
@@ -274,11 +287,11 @@ def scratch(**model: Any) -> Recipe:
 
 
 def scratch_reference(*, augmented: bool = False, **model: Any) -> Recipe:
-    """Return the reference recipe of sections 2 and, augmented, 3: a small network at 150 px.
+    """Make the reference recipe of section 2 or, with augmentation, section 3: a small network at 150 px.
 
     Args:
-        augmented: Whether images are augmented, for twice as many epochs.
-        **model: Values of `ModelConfig` that replace those of the reference.
+        augmented: Whether images are augmented. The training is then twice as long.
+        **model: Values of `ModelConfig` that replace those of the reference recipe.
     """
     reference: dict[str, Any] = {"backbone": backbones.CNN, "image_size": 150, "weights": "none"}
     return Recipe(
@@ -294,22 +307,22 @@ def scratch_reference(*, augmented: bool = False, **model: Any) -> Recipe:
         ),
         batch_size=20,
         crop=0.0,
-        augment="document" if augmented else "none",
+        augment="reference" if augmented else "none",
     )
 
 
 def features(*, head: str = "dense", **model: Any) -> Recipe:
-    """A head on the features of a pretrained network, which are computed once.
+    """Make the recipe of `trainers.features`: a head on features of a pretrained network, computed once.
 
     Args:
-        head: "dense": with a hidden layer; "linear": a logistic regression.
-        **model: Values of `ModelConfig` to use.
+        head: "dense": with a hidden layer of 256 units. "linear": a logistic regression.
+        **model: Values of `ModelConfig` that replace those of the recipe.
     """
     shape: dict[str, Any] = {"dense": {"hidden": 256, "dropout": 0.5}, "linear": {"dropout": 0.0}}[head]
     return Recipe(
         model=ModelConfig(**(shape | model)),
-        # On two held-out fifths of 1,400 photographs (MobileNetV2, 160 px): 97.2 and 96.9 %; without label smoothing
-        # 96.5 and 96.2 %, and with thirty epochs 96.5 and 95.9 %.
+        # Accuracy on two held-out fifths of 1,400 photographs (MobileNetV2, 160 px): 97.2 % and 96.9 %. Without label
+        # smoothing: 96.5 % and 96.2 %. With 30 epochs: 96.5 % and 95.9 %.
         phases=(Phase(name="head", trainable="head", learning_rate=1e-3, schedule="cosine", epochs=10),),
         label_smoothing=0.1,
         augment="none",
@@ -318,11 +331,11 @@ def features(*, head: str = "dense", **model: Any) -> Recipe:
 
 
 def features_reference(*, head: str = "dense", **model: Any) -> Recipe:
-    """Return the reference recipe of section 4.1: VGG16, scaled by 1 / 255, and a head on all positions.
+    """Make the reference recipe of section 4.1: VGG16 scaled by 1 / 255, and a head on all positions.
 
     Args:
-        head: "dense": with a hidden layer; "linear": the last layer alone.
-        **model: Values of `ModelConfig` that replace those of the reference.
+        head: "dense": with a hidden layer of 256 units. "linear": the last layer only.
+        **model: Values of `ModelConfig` that replace those of the reference recipe.
     """
     shape: dict[str, Any] = {"dense": {"hidden": 256, "dropout": 0.5}, "linear": {"hidden": 0, "dropout": 0.0}}[head]
     return Recipe(
@@ -336,10 +349,10 @@ def features_reference(*, head: str = "dense", **model: Any) -> Recipe:
 
 
 def frozen(**model: Any) -> Recipe:
-    """A new head on a frozen pretrained network, on augmented images.
+    """Make the recipe of `trainers.frozen`: a new head on a frozen pretrained network.
 
     Args:
-        **model: Values of `ModelConfig` to use.
+        **model: Values of `ModelConfig` that replace those of the recipe.
     """
     return Recipe(
         model=ModelConfig(**model),
@@ -348,10 +361,10 @@ def frozen(**model: Any) -> Recipe:
 
 
 def frozen_reference(**model: Any) -> Recipe:
-    """Return the reference recipe of section 4.2.(1).
+    """Make the reference recipe of section 4.2.(1): a new head on frozen VGG16, with augmented images.
 
     Args:
-        **model: Values of `ModelConfig` that replace those of the reference.
+        **model: Values of `ModelConfig` that replace those of the reference recipe.
     """
     head = Phase(name="head", trainable="head", optimizer="rmsprop", learning_rate=1e-2, epochs=30, steps_per_epoch=100)
     return Recipe(
@@ -359,17 +372,17 @@ def frozen_reference(**model: Any) -> Recipe:
         phases=(head,),
         batch_size=20,
         crop=0.0,
-        augment="document_transfer",
+        augment="reference_transfer",
     )
 
 
 def finetune(**model: Any) -> Recipe:
-    """Transfer: a new head on a pretrained backbone, then its last stage with a far smaller rate.
+    """Make the recipe of `trainers.finetune`: a new head first, then also the last stage of the backbone.
 
-    With weights="none" there is nothing to transfer: it is `scratch` then.
+    With weights="none" there is nothing to transfer, and the recipe is that of `scratch`.
 
     Args:
-        **model: Values of `ModelConfig` to use.
+        **model: Values of `ModelConfig` that replace those of the recipe.
     """
     config = ModelConfig(**model)
     if config.weights == "none":
@@ -384,10 +397,10 @@ def finetune(**model: Any) -> Recipe:
 
 
 def finetune_reference(**model: Any) -> Recipe:
-    """Return the reference recipe of section 4.2.(2), "Fine Tuning": that of 4.2.(1), then the last stage.
+    """Make the reference recipe of section 4.2.(2), "Fine Tuning": that of 4.2.(1), then the last stage.
 
     Args:
-        **model: Values of `ModelConfig` that replace those of the reference.
+        **model: Values of `ModelConfig` that replace those of the reference recipe.
     """
     recipe = frozen_reference(**model)
     head = dataclasses.replace(recipe.phases[0], epochs=10)
@@ -395,7 +408,7 @@ def finetune_reference(**model: Any) -> Recipe:
     return dataclasses.replace(recipe, phases=(head, second))
 
 
-# Trainer -> name of a recipe -> how it is made.
+# Trainer -> recipe name -> function that makes the recipe.
 RECIPES: Mapping[str, Mapping[str, Callable[..., Recipe]]] = {
     "scratch": {"default": scratch, "reference": scratch_reference},
     "features": {"default": features, "reference": features_reference},
@@ -405,12 +418,12 @@ RECIPES: Mapping[str, Mapping[str, Callable[..., Recipe]]] = {
 
 
 def current_name(recipe: str) -> str:
-    """Return the name of a recipe in `RECIPES`: `document` is the former name of `reference`."""
-    return "reference" if recipe == "document" else recipe
+    """Return the name of a recipe in `RECIPES`; `document` is the old name of `reference`."""
+    return augment_config.current_name(recipe)
 
 
 def __getattr__(name: str) -> Callable[..., Recipe]:
-    """Find the reference recipes by their former names, such as `scratch_document`, for one release."""
+    """Return the reference recipes by their old names, such as `scratch_document`, for one release."""
     trainer, _, former = name.partition("_")
     if former != "document" or trainer not in RECIPES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -419,7 +432,7 @@ def __getattr__(name: str) -> Callable[..., Recipe]:
 
 
 def reads_features(trainer: str) -> bool:
-    """Whether a trainer reads features of its images, which are computed once, instead of the images."""
+    """Return whether a trainer reads features, which are computed once, instead of images."""
     return RECIPES[trainer]["default"]().from_features
 
 
@@ -432,18 +445,19 @@ def override(
     phase: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> Recipe:
-    """Replaces numbers of a recipe; None leaves them.
+    """Return a recipe with some values replaced. None keeps a value.
 
     Args:
         recipe: The recipe.
-        epochs: Of each phase; a phase of 0 epochs is left out.
-        learning_rate: Of each phase.
-        unfreeze: What phases that train a part of the backbone train of it, as in `Phase.trainable`.
-        phase: Fields of `Phase` -> their values in all phases.
-        **values: Of `Recipe`.
+        epochs: Epochs of each phase. 0: the phase is left out.
+        learning_rate: Learning rate of each phase.
+        unfreeze: Part of the backbone that is trained in phases that train a part, as in `Phase.trainable`.
+        phase: Fields of `Phase` and their values in all phases.
+        **values: Fields of `Recipe`.
 
     Raises:
-        UserError: Another number of epochs or rates than phases, no epoch left, or a value that is not allowed.
+        UserError: The number of epochs or rates is not the number of phases, no epoch is left, or a value is not
+            allowed.
     """
     phases = _with_fields(recipe.phases, {name: value for name, value in (phase or {}).items() if value is not None})
     if unfreeze is not None:
@@ -453,47 +467,50 @@ def override(
         phases = [dataclasses.replace(old, learning_rate=rate) for old, rate in zip(phases, learning_rate, strict=True)]
     if epochs is not None:
         phases = _with_epochs(phases, epochs)
-    given = {name: value for name, value in values.items() if value is not None}
-    return dataclasses.replace(recipe, phases=tuple(phases), **given)
+    replaced = {name: value for name, value in values.items() if value is not None}
+    return dataclasses.replace(recipe, phases=tuple(phases), **replaced)
 
 
 def _with_fields(phases: Sequence[Phase], fields: Mapping[str, Any]) -> list[Phase]:
     changed = [dataclasses.replace(phase, **{**fields, **_optimizer_kwargs(phase, fields)}) for phase in phases]
     if "patience" in fields and all(phase.schedule != "plateau" for phase in changed):
-        raise UserError(f"--patience={fields['patience']}: it has a meaning with --schedule=plateau alone.")
+        raise UserError(
+            f"--patience={fields['patience']}: only --schedule=plateau uses it. Add --schedule=plateau, or remove"
+            " --patience."
+        )
     return changed
 
 
 def _with_unfrozen(phases: Sequence[Phase], unfreeze: str) -> list[Phase]:
-    """Replace the layers of the backbone that phases train, in phases that train some of them."""
+    """Replace the part of the backbone that is trained, in phases that train a part of it."""
     if unfreeze in ("", "head", "scratch"):
-        raise UserError(f"--unfreeze={unfreeze}: last_stage, all, a number or a regular expression is expected.")
+        raise UserError(f"--unfreeze={unfreeze}: must be last_stage, all, a number or a regular expression.")
     if all(phase.trainable != "last_stage" for phase in phases):
-        raise UserError(f"--unfreeze={unfreeze}: no phase of this recipe trains a part of a backbone.")
+        raise UserError(f"--unfreeze={unfreeze}: no phase of this recipe trains a part of a backbone. Remove the flag.")
     return [
         dataclasses.replace(phase, trainable=unfreeze) if phase.trainable == "last_stage" else phase for phase in phases
     ]
 
 
 def _with_epochs(phases: Sequence[Phase], epochs: Sequence[int]) -> list[Phase]:
-    """Replace the epochs of phases; a phase of 0 epochs is left out."""
+    """Replace the epochs of phases. A phase of 0 epochs is left out."""
     shown = _check_count("epochs", epochs, phases)
     if min(epochs) < 0 or not any(epochs):
-        raise UserError(f"{shown}: numbers from 0 on are expected, and not all 0.")
+        raise UserError(f"{shown}: must be numbers from 0 on, and not all 0.")
     return [dataclasses.replace(phase, epochs=count) for phase, count in zip(phases, epochs, strict=True) if count]
 
 
 def _optimizer_kwargs(phase: Phase, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the recipe stay beside those given, unless they are another optimizer's."""
-    same = given.get("optimizer", phase.optimizer).lower() == phase.optimizer.lower()  # Keras knows no difference.
+    """Add the given arguments to those of the recipe, unless they are for another optimizer."""
+    same = given.get("optimizer", phase.optimizer).lower() == phase.optimizer.lower()  # Keras ignores case.
     inherited = phase.optimizer_kwargs if same else {}
     return {"optimizer_kwargs": {**inherited, **given.get("optimizer_kwargs", {})}}
 
 
 def _check_count(name: str, values: Sequence[float], phases: Sequence[Phase]) -> str:
-    """Checks that there is one value for each phase, and returns how they were given."""
+    """Check that there is one value for each phase. Return the flag as the user gave it."""
     shown = f"--{name}={','.join(map(str, values))}"
     if len(values) != len(phases):
         names = ", ".join(phase.name for phase in phases)
-        raise UserError(f"{shown}: one number for each phase of the recipe is expected: {names}.")
+        raise UserError(f"{shown}: must be one number for each phase of the recipe: {names}.")
     return shown

@@ -1,4 +1,7 @@
-"""The run directory: the settings of a training, its progress and its results. The types document the files."""
+"""The run directory of a training: settings, history, checkpoint and results.
+
+The types in this module document the files.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import tfrecord_tools
+from tfrecord_tools import augment_config
 from tfrecord_tools.base import files, tabular
 from tfrecord_tools.errors import UserError
 
@@ -27,25 +31,25 @@ TENSORBOARD = "tensorboard"
 
 
 class Metrics(TypedDict, total=False):
-    """The content of metrics.json. Only a training has `steps` to `latency_ms`, only an evaluation the last two.
+    """The content of metrics.json. Only trainings have `steps` to `latency_ms`, only evaluations the rest.
 
     Attributes:
         loss: Mean cross-entropy.
-        accuracy: Share of the images whose prediction is their label, 0..1.
-        accuracy_interval: Lower and upper end of its 95 % interval.
+        accuracy: Share of the images that are classified correctly, 0..1.
+        accuracy_interval: Lower and upper end of the 95 % interval of the accuracy.
         calibration_error: Expected calibration error, 0..1.
         auc: Area under the ROC curve. Two classes only.
         average_precision: Area under the precision-recall curve. Two classes only.
-        split: The evaluated images, in words.
-        note: What these figures say about new images, in words.
+        split: Description of the evaluated images.
+        note: Explanation of what these results mean for new images.
         count: Number of evaluated images.
         corrupt: A message for each corrupt record that was left out.
         steps: Training steps, over all phases.
         seconds: Duration of the training in all its processes, with validation and saving.
-        images_per_second: Median over epochs of the training rate.
+        images_per_second: Median training throughput of the epochs, in images/s.
         parameters: Number of the model's parameters.
         model_bytes: Size of model.keras.
-        latency_ms: Median time of a prediction for one image, in milliseconds.
+        latency_ms: Median time to classify one image, in milliseconds.
         dataset: Name of the evaluated dataset.
         digest: Digest of the evaluated dataset.
     """
@@ -71,7 +75,7 @@ class Metrics(TypedDict, total=False):
 
 
 class DatasetSettings(TypedDict):
-    """The dataset of a training, as settings.json has it."""
+    """The dataset of a training in settings.json."""
 
     digest: str
     name: str
@@ -80,14 +84,14 @@ class DatasetSettings(TypedDict):
 
 
 class Settings(TypedDict, total=False):
-    """The content of settings.json; empty where the file does not exist.
+    """The content of settings.json; empty if the file does not exist.
 
     Attributes:
-        flags: Flag name -> value in effect, for every flag that decides the result.
+        flags: Flag name -> value in effect, for every flag that affects the result.
         recipe: The fields of `recipes.Recipe`; `augment` holds the fields of its `AugmentConfig`.
         weights: The hash of the weights file; {} if the weights do not come from a file.
         dataset: The dataset.
-        environment: What the last bits of the results depend on: versions, device, precision.
+        environment: Versions, device and precision, which can change the last bits of the results.
         other: Values that do not change the results.
     """
 
@@ -100,43 +104,46 @@ class Settings(TypedDict, total=False):
 
 
 Topics = Mapping[str, object]  # `Settings`, or some of its topics.
-# The result of a training is a function of the topics of `_DECISIVE`.
+# The topics that determine the result of a training.
 _DECISIVE = ("flags", "recipe", "weights", "dataset")
-_REPRODUCTION = (*_DECISIVE, "environment")  # Down to the last bit.
+_REPRODUCTION = (*_DECISIVE, "environment")  # The topics that determine the result exactly.
 
 
 def check(run: str | None) -> None:
-    """Refuses a run directory that cannot be one, before anything slow is done.
+    """Check the value of --run before anything slow is done.
 
     Raises:
-        UserError: It is a file, or lies where nothing can be written.
+        UserError: The path is a file, or in a directory that is not writable.
     """
     if run is not None:
         check_directory("run", Path(run))
 
 
 def check_directory(flag: str, path: Path) -> None:
-    """Refuses the value of a flag that is no directory and cannot become one, or cannot be written to.
+    """Check that the value of a flag is a writable directory, or that it can be created.
 
     Raises:
-        UserError: It is a file, or lies where nothing can be written.
+        UserError: The path is a file, or in a directory that is not writable.
     """
     if path.exists() and not path.is_dir():
-        raise UserError(f"--{flag}={path}: a file, not a directory. Pass another --{flag}.")
-    above = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UserError(f"--{flag}={path}: nothing can be written in {above}. Pass another --{flag}.")
+        raise UserError(f"--{flag}={path}: is a file, not a directory. Pass another --{flag}.")
+    parent = next(directory for directory in (path, *path.absolute().parents) if directory.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise UserError(f"--{flag}={path}: {parent} is not a writable directory. Pass another --{flag}.")
 
 
 def results(run: str | None, settings: Topics) -> Metrics | None:
-    """Reads the results of a finished run; None if it is not finished, or not begun.
+    """Read the results of a finished run.
 
     Args:
-        run: The directory, None for one that is yet to be chosen.
-        settings: As for `opened`.
+        run: Run directory; None if it is not chosen yet.
+        settings: Settings of the training, as in `opened`.
+
+    Returns:
+        The content of metrics.json. None if the run is not finished or does not exist.
 
     Raises:
-        UserError: The directory belongs to a training with other settings, or to none.
+        UserError: The directory belongs to a training with other settings, or is not a run directory.
     """
     if run is None:
         return None
@@ -144,22 +151,25 @@ def results(run: str | None, settings: Topics) -> Metrics | None:
     metrics = read_metrics(path)
     _refuse_foreign(path, settings, _REPRODUCTION if metrics is None else _DECISIVE)
     if metrics is not None:
-        (path / CHECKPOINT).unlink(missing_ok=True)  # Left by a process that was killed in `finish`.
+        (path / CHECKPOINT).unlink(missing_ok=True)  # A process that is killed in `finish` leaves it.
     return metrics
 
 
 @contextlib.contextmanager
 def opened(run: str | None, settings: Topics, trainer: str, log: Callable[[str], object] = print) -> Iterator[Path]:
-    """Opens the directory of an unfinished training, new or begun before, and holds it for the block.
+    """Open and lock the directory of a training that is new or unfinished.
 
     Args:
-        run: The directory; None: an unfinished one of equal settings below `runs/`, else a fresh one there.
-        settings: What the training was told.
-        trainer: Its name, which a fresh directory is named after.
-        log: Takes a line if an unfinished run is continued.
+        run: Run directory. If None, an unfinished run with the same settings in `runs/`, else a new one there.
+        settings: Settings of the training.
+        trainer: Name of the trainer, with which the name of a new directory begins.
+        log: Receives a line if an unfinished run is continued.
+
+    Yields:
+        The run directory.
 
     Raises:
-        UserError: The directory belongs to a training with other settings, or to none, or is at work.
+        UserError: The directory belongs to a training with other settings, is not a run directory, or is in use.
     """
     with contextlib.ExitStack() as stack:
         if run is not None:
@@ -168,14 +178,14 @@ def opened(run: str | None, settings: Topics, trainer: str, log: Callable[[str],
             path.mkdir(parents=True, exist_ok=True)
             if not _lock(path, stack):
                 raise UserError(
-                    f"--run={run}: another process is at work in it. Wait for it, or pass another --run."
+                    f"--run={run}: another process is using it. Wait until it ends, or pass another --run."
                     f"{files.owner(path / LOCK)}"
                 )
         else:
             same = (path for path in _unfinished() if not differences(path, settings, _REPRODUCTION))
             free = next((path for path in same if _lock(path, stack)), None)
             if free:
-                log(f"run: continues {free}, unfinished and of the same settings")
+                log(f"run: continues {free}, an unfinished run with the same settings")
             path = free or _fresh(trainer)
             if not free:
                 _lock(path, stack)
@@ -185,7 +195,11 @@ def opened(run: str | None, settings: Topics, trainer: str, log: Callable[[str],
 
 
 def appears(path: Path, seconds: float = 60.0) -> bool:
-    """Waits for a run directory that another machine has just made: shared storage may show it late."""
+    """Wait for a run directory that another machine made, since shared storage may show it late.
+
+    Returns:
+        Whether it has appeared within `seconds`.
+    """
     deadline = time.monotonic() + seconds
     while not (path / SETTINGS).exists():
         if time.monotonic() > deadline:
@@ -195,18 +209,18 @@ def appears(path: Path, seconds: float = 60.0) -> bool:
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes history.csv anew, a line an epoch."""
+    """Write history.csv with one line per epoch."""
     tabular.write_csv(path / HISTORY, list(rows[0]) if rows else [], rows)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Write a JSON file, completely or not at all."""
     with files.atomic(path) as file:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
 
 def finish(path: Path, metrics: Metrics) -> None:
-    """Writes metrics.json, by which a run counts as finished, and drops the checkpoint."""
+    """Write metrics.json, which marks a run as finished, and delete the checkpoint."""
     write_json(path / METRICS, metrics)
     (path / CHECKPOINT).unlink(missing_ok=True)
 
@@ -222,21 +236,22 @@ def read_metrics(path: Path) -> Metrics | None:
 
 
 def read_settings(path: Path) -> Settings:
-    """Reads settings.json of a run directory; {} where there is none.
+    """Read settings.json of a run directory; {} if the file does not exist.
 
     Raises:
-        UserError: It is damaged.
+        UserError: The file is damaged.
     """
     settings: Settings = _read_json(path / SETTINGS) or Settings()
     if not isinstance(settings, dict) or not all(isinstance(topic, dict) for topic in settings.values()):
         raise UserError(
-            f"{path / SETTINGS}: damaged (no object of objects). Remove this run, or use the model file in it alone."
+            f"{path / SETTINGS}: is damaged (must be an object of objects). Delete this run, or pass its model file"
+            f" {MODEL} instead of the directory."
         )
     return settings
 
 
 def versions() -> dict[str, str]:
-    """The versions of what a training computes with."""
+    """Return the versions of the packages that affect the results."""
     packages = {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")}
     return packages | {"python": platform.python_version(), "tfrecord_tools": tfrecord_tools.__version__}
 
@@ -246,22 +261,29 @@ def _refuse_foreign(path: Path, settings: Topics, topics: Sequence[str]) -> None
         return
     if not (path / SETTINGS).is_file():
         raise UserError(
-            f"--run={path}: not a run directory (no {SETTINGS} in it). Pass a new or empty one, or that of a run."
+            f"--run={path}: is not a run directory, since it has no {SETTINGS}. Pass a new or empty directory, or a run"
+            " directory."
         )
     changes = differences(path, settings, topics)
     if changes:
         raise UserError(
-            f"--run={path}: begun with other settings: {'; '.join(changes)}. "
-            "Repeat the command it was begun with, or pass another --run."
+            f"--run={path}: was started with other settings: {'; '.join(changes)}. "
+            "Repeat the command that started it, or pass another --run."
         )
 
 
 def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str]:
-    """Names what a run's settings differ in from others, in the first topic that does: `--seed was 0, is 1`."""
+    """Compare a run's settings with others.
+
+    Returns:
+        The differences in the first topic that has any, such as `--seed was 0, is 1`.
+    """
     begun = _read_json(path / SETTINGS) or {}
     flags = begun.get("flags")
-    if isinstance(flags, dict) and flags.get("recipe") == "document":  # The former name of the recipe.
-        flags["recipe"] = "reference"
+    if isinstance(flags, dict):  # Runs of older versions have old names.
+        for flag in ("recipe", "augment"):
+            if isinstance(flags.get(flag), str):
+                flags[flag] = augment_config.current_name(flags[flag])
     now = json.loads(json.dumps(settings))  # Tuples become lists, as in the file.
     for topic in topics:
         old, new = _flat(begun.get(topic, {})), _flat(now[topic])
@@ -273,7 +295,7 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    """Turns nested dicts and lists into dotted names."""
+    """Turn nested dicts and lists into a flat dict with dotted names."""
     if isinstance(value, list) and any(isinstance(item, dict) for item in value):
         value = dict(enumerate(value))
     if not isinstance(value, dict):
@@ -291,27 +313,28 @@ def _unfinished() -> Iterator[Path]:
 
 
 def _fresh(trainer: str) -> Path:
-    """Makes a directory such as runs/finetune-20250131-235959."""
+    """Make a directory such as runs/finetune-20250131-235959."""
     name = f"{trainer}-{time.strftime('%Y%m%d-%H%M%S')}"
     for path in (RUNS / name, *(RUNS / f"{name}-{i}" for i in range(2, 1000))):
         with contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
             return path
-    raise UserError(f"{RUNS / name}: taken, and so are its numbered successors. Pass --run.")
+    raise UserError(f"{RUNS / name}: exists, and so do {RUNS / name}-2 to -999. Pass --run.")
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Takes the directory for this process until the stack unwinds or the process dies; False if it is taken."""
-    held = files.hold(path / LOCK)
-    if held is None:
+    """Lock the directory until the stack unwinds or the process dies. False if it is locked already."""
+    lock = files.hold(path / LOCK)
+    if lock is None:
         return False
-    stack.enter_context(held)
-    stack.callback(_remove_lock, path / LOCK)  # Before it is released: whoever waits for it notices.
+    stack.enter_context(lock)
+    # The file is removed before the lock is released, so that a process that waits for the lock notices.
+    stack.callback(_remove_lock, path / LOCK)
     return True
 
 
 def _remove_lock(path: Path) -> None:
-    with contextlib.suppress(PermissionError):  # Windows removes no open files.
+    with contextlib.suppress(PermissionError):  # Windows does not remove open files.
         path.unlink(missing_ok=True)
 
 
@@ -321,4 +344,4 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{path}: damaged ({error}). Remove this run, or use another run directory.") from error
+        raise UserError(f"{path}: is damaged ({error}). Delete this run, or use another run directory.") from error

@@ -1,9 +1,10 @@
-"""Trains a network from random weights, on a dataset directory or on CSVs of pixels.
+"""Train a network from random weights, on a dataset or on CSVs of pixels.
 
     python -m trainers.scratch --tfrecords out/
     python -m trainers.scratch --csv csv/
 
-CSVs, as tfrecord_tools.to_csv writes them, are first converted into records beside them; --image_size is theirs then.
+CSVs from tfrecord_tools.to_csv are first converted to TFRecords next to them. The default of --image_size is then the
+size of their images.
 """
 
 from __future__ import annotations
@@ -23,21 +24,23 @@ FLAGS = flags.FLAGS
 def define_flags() -> None:
     training_flags.define_training_flags("scratch")
     training_flags.define_model_flags(weights="none")
-    usage.define_path("csv", None, "A directory of CSVs of pixels, train.csv and others, in place of --tfrecords.")
+    usage.define_path(
+        "csv", None, "Directory of CSVs of pixels from tfrecord_tools.to_csv: train.csv, ... Instead of --tfrecords."
+    )
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     reference = recipes.current_name(FLAGS.recipe) == "reference"
     tfrecords = FLAGS.tfrecords
-    how: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     if reference:
-        how["augmented"] = FLAGS.augment not in (None, "none")
+        options["augmented"] = FLAGS.augment not in (None, "none")
     if FLAGS.csv:
         tfrecords, size = csv_dataset.as_dataset(FLAGS.csv, FLAGS.tfrecords, command.say)
         if FLAGS.image_size is None and not reference:
-            how["image_size"] = size
-    training_flags.train("scratch", argv, tfrecords, **how)
+            options["image_size"] = size
+    training_flags.train("scratch", argv, tfrecords, **options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training, from a dataset directory to a run directory: the same way for every trainer."""
+"""Train in a run directory: the function that all trainers call."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainers.recipes import Phase, Recipe, TrainConfig
 from trainers.results import judging
 from trainers.run_directory import Metrics, Settings
 
-# TensorFlow raises one of these in the other processes of a job when a process is gone.
+# TensorFlow raises one of these in the other workers when a worker process has ended.
 _WORKER_GONE = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -37,7 +37,7 @@ _WORKER_GONE = (
     tf.errors.DeadlineExceededError,
     tf.errors.InternalError,
 )
-_SHARED = "It must lie on storage that all workers share."
+_SHARED = "--run must be on storage that all workers share."
 
 
 def train(
@@ -48,21 +48,21 @@ def train(
     flags: dict[str, Any],
     log: Callable[[str], object] = print,
 ) -> Metrics:
-    """Train as the recipe says, or continue where an earlier process was stopped.
+    """Train with a recipe, or continue a training that was interrupted.
 
     Args:
         trainer: Name of the trainer.
         data: The dataset.
         recipe: The model and its phases.
         config: Everything else that the user chose.
-        flags: Flag name -> value in effect. A run is only continued with equal values.
-        log: Takes the lines for the user.
+        flags: Flag name -> value in effect. A run is only continued with the same values.
+        log: Receives the lines for the user.
 
     Returns:
         The content of metrics.json; {} in a worker that is not the chief.
 
     Raises:
-        UserError: The user can correct the cause; no run directory has been made then.
+        UserError: The user can correct the cause. If it is found before the training starts, there is no run directory.
     """
     run_directory.check(config.run)
     workers = cluster.from_environment() if config.strategy == "multi_worker" else cluster.Cluster()
@@ -81,7 +81,7 @@ def train(
         run = Path(str(config.run))
         metrics = _results(config.run, settings, device)
         if metrics is not None:
-            log(f"run: {run} is finished already; pass another --run to train once more")
+            log(f"run: {run} is finished already. Pass another --run to train again")
         else:
             training = setup.prepare(trainer, data, splits, recipe, config, device)
             run, metrics = _train(training, settings, log)
@@ -91,12 +91,12 @@ def train(
 
 
 def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> tuple[Path, Metrics]:
-    """Train in a new or an unfinished run directory; returns the directory and the content of metrics.json."""
+    """Train in a new or unfinished run directory. Return the directory and the content of metrics.json."""
     for line in setup.describe(training):
         log(line)
     with _opened(training, settings, log) as run:
         log(f"run: {run}")
-        metrics = _results(str(run), settings, training.device)  # Another process may just have finished the run.
+        metrics = _results(str(run), settings, training.device)  # Another process may have finished the run just now.
         if metrics is None:
             metrics = _train_in(run, training, log)
         training.device.barrier()
@@ -104,9 +104,9 @@ def _train(training: Training, settings: Settings, log: Callable[[str], object])
 
 
 def _results(run: str | None, settings: Settings, device: Device) -> Metrics | None:
-    """Return the results of a finished run, {} in workers that are not the chief; None if it is not finished.
+    """Read the results of a run: None if it is not finished, {} in workers that are not the chief.
 
-    The chief decides for the whole job: shared storage may show a file late to the other workers.
+    Only the chief reads them: shared storage may show a file late to the other workers.
     """
     metrics = run_directory.results(run, settings) if device.chief else {}
     return metrics if device.all_gather(metrics is not None)[0] else None
@@ -114,7 +114,7 @@ def _results(run: str | None, settings: Settings, device: Device) -> Metrics | N
 
 @contextlib.contextmanager
 def _opened(training: Training, settings: Settings, log: Callable[[str], object]) -> Iterator[Path]:
-    """Hold the run directory: the chief makes and locks it, the other workers wait until they see it."""
+    """Open the run directory. The chief makes and locks it; the other workers wait until they see it."""
     config, device = training.config, training.device
     if device.chief:
         with run_directory.opened(config.run, settings, training.trainer, log) as run:
@@ -125,14 +125,14 @@ def _opened(training: Training, settings: Settings, log: Callable[[str], object]
     run = Path(str(config.run))
     if not run_directory.appears(run):
         raise UserError(
-            f"--run={run}: worker {device.cluster.worker} does not see what the chief has made there. {_SHARED}"
+            f"--run={run}: worker {device.cluster.worker} cannot see the directory that the chief has made. {_SHARED}"
         )
-    run_directory.results(str(run), settings)  # Raises UserError if this worker was given other flags.
+    run_directory.results(str(run), settings)  # Raises UserError if this worker has other flags.
     yield run
 
 
 def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> Metrics:
-    """Fit, save, evaluate and report; a process that was killed in any of these continues or repeats it.
+    """Fit, save, evaluate and report. After a kill, the next call continues the fit and repeats the rest.
 
     Returns:
         The content of metrics.json; {} in a worker that is not the chief.
@@ -147,7 +147,7 @@ def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> Me
     def callbacks(phase: Phase) -> list[keras.callbacks.Callback]:
         if not config.tensorboard or not chief:
             return [throughput]
-        # A TensorBoard run for each phase, because Keras counts epochs from 0 in every phase.
+        # Each phase is a TensorBoard run of its own, because Keras counts epochs from 0 in every phase.
         directory = run / run_directory.TENSORBOARD / phase.name
         return [throughput, keras.callbacks.TensorBoard(directory, write_graph=False)]
 
@@ -156,11 +156,11 @@ def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> Me
         fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=verbose, log=log)
     except DivergedError as error:
         raise UserError(_diverged(run, training, task, error)) from error
-    return judging.judge(run, training, task, checkpointer) if chief else {}
+    return judging.judge(run, training, task, checkpointer, log) if chief else {}
 
 
 def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -> Checkpointer:
-    """Read the checkpoint of a run, and write the history that belongs to it."""
+    """Read the checkpoint of a run and write the history that belongs to it."""
     device = training.device
 
     def write_history(rows: Sequence[checkpoint.Row]) -> None:
@@ -175,30 +175,30 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
     )
     done = checkpointer.position.global_step
     if len(set(device.all_gather(done))) > 1:
-        raise UserError(f"--run={run}: the workers find different checkpoints there. {_SHARED}")
+        raise UserError(f"--run={run}: the workers see different checkpoints. {_SHARED}")
     if done:
         log(f"resumed: {words.number(done, 'step is', 'steps are')} done")
-    write_history(checkpointer.rows)  # The checkpoint may be older than the file, or a moment younger.
+    write_history(checkpointer.rows)  # The history file may be a little newer or older than the checkpoint.
     return checkpointer
 
 
 def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -> str:
-    """Name the batch whose loss is not a number, and the batch before it, after which the weights were updated."""
+    """Name the batch with the bad loss, and the batch before it, which was the last to change the weights."""
     batches = [
         f"the batch of step {step:,}: {inputs.describe_records(training.splits.train, task.batch_numbers(step))}"
         for step in range(max(error.step - 1, 0), error.step + 1)
     ]
     clipping = "" if training.device.replicas > 1 else ", or with --optimizer_kwargs=global_clipnorm=1"
     return (
-        f"--run={run}: step {error.step:,}: the loss or a weight is not a number any more; {'; '.join(batches)}."
-        f" The checkpoint of step {error.saved:,} is kept. Train anew with a lower"
-        f" --learning_rate{clipping}; look at these images if it happens at them again."
+        f"--run={run}: step {error.step:,}: the loss or a weight is not a number; {'; '.join(batches)}."
+        f" The checkpoint of step {error.saved:,} is kept. Train again with a lower"
+        f" --learning_rate{clipping}. If it happens at the same images again, look at them."
     )
 
 
 @contextlib.contextmanager
 def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> Iterator[None]:
-    """Turn errors that the user can correct into UserError."""
+    """Turn errors with a cause that the user can correct into UserError."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -207,34 +207,34 @@ def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> It
             raise
         raise UserError(explanation) from error
     except OSError as error:
-        raise UserError(f"{refusal(error)}. Mend the cause and run the same command again: it continues.") from error
+        raise UserError(f"{refusal(error)}. Correct the cause and run the same command again to continue.") from error
 
 
 def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> str | None:
-    """Return the message for the user; None if the user cannot correct the cause."""
+    """Return the message for the user, or None if the user cannot correct the cause."""
     if failure := splits.train.failure or splits.validation_share.failure or splits.validation.failure:
         return failure
     if config.deterministic and "determinis" in str(error.message):
         return (
-            f"--deterministic: TensorFlow has no reproducible form of an operation: {one_line(error)}. Remove the"
-            " flag, with another --run, or train another model."
+            f"--deterministic: TensorFlow has no reproducible version of an operation: {one_line(error)}. Remove the"
+            " flag and pass another --run, or train another model."
         )
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return (
-            f"the memory of the device is too small: pass a smaller --batch_size than {recipe.batch_size} or a"
-            f" smaller --image_size than {recipe.model.size}, with another --run."
+            f"the memory of the device is too small. Pass a --batch_size below {recipe.batch_size} or an --image_size"
+            f" below {recipe.model.size}, with another --run."
         )
     if isinstance(error, _WORKER_GONE) and config.strategy == "multi_worker":
         return (
-            f"the job has come apart: {one_line(error)}. If another worker is gone, its own output says why."
-            " Start all of them again with the same commands: they continue from the last checkpoint."
+            f"the connection between the workers is lost: {one_line(error)}. If another worker has ended, its output"
+            " says why. Run the same command on all workers again to continue from the last checkpoint."
         )
     return None
 
 
 def _log_results(run: Path, metrics: Metrics, log: Callable[[str], object]) -> None:
     scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
-    log(f"{scores} on {words.number(metrics['count'], 'image')}: {metrics['split']}, which choices were made on")
+    log(f"{scores} on {words.number(metrics['count'], 'image')}: {metrics['split']}; expect slightly less on new data")
     if metrics["corrupt"]:
-        log(f"corrupt: {words.number(len(metrics['corrupt']), 'record')}, named in {run_directory.METRICS}")
+        log(f"corrupt: {words.number(len(metrics['corrupt']), 'record')}, listed in {run_directory.METRICS}")
     log(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")

@@ -1,4 +1,4 @@
-"""The flags that trainers share, and their way into configs; without TensorFlow."""
+"""Flags that all trainers share, and the recipe and settings made from them. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,114 +7,206 @@ from typing import Any
 
 from absl import flags
 
-from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS
 from tfrecord_tools.base import command, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.recipes import ModelConfig, Recipe, TrainConfig
 
-flags.disclaim_key_flags()  # The flags belong to the trainer that has them defined, and stand in its --help.
+flags.disclaim_key_flags()  # The flags belong to the trainer that defines them, so that its --help lists them.
 
 FLAGS = flags.FLAGS
-INTERRUPTED = "interrupted: the same command continues from here"
+INTERRUPTED = "interrupted: run the same command again to continue"
 
-# Flags that replace a number of every phase, and of the recipe; by the names of their fields.
+# Flags with the names of fields of `Phase` (changed in every phase) and of `Recipe`.
 _PHASE = ("optimizer", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
 
 
 def define_training_flags(trainer: str) -> None:
-    """Defines what every trainer takes: from where, to where, and what of its recipe to replace.
+    """Define the flags that every trainer has.
 
     Args:
-        trainer: Its name in `recipes.RECIPES`.
+        trainer: Name of the trainer, a key of `recipes.RECIPES`.
     """
     flags.DEFINE_enum(
         "recipe",
         "default",
         [*recipes.RECIPES[trainer], "document"],
-        "default: the best known recipe; reference: the numbers of the notes that this project grew from; document: the"
-        " former name of reference.",
+        "default: the best known recipe; reference: the first recipe of this project, with its original values;"
+        " document: old name of reference.",
     )
-    usage.define_path("tfrecords", None, "The dataset directory, as tfrecord_tools.convert wrote it.")
+    usage.define_path("tfrecords", None, "Directory of the dataset: the --out of tfrecord_tools.convert.")
     usage.define_path(
-        "run", None, "The run directory; by default an unfinished one of the same settings, or a fresh one, in runs/."
+        "run", None, "Run directory. Default: an unfinished run with the same settings in runs/, else a new one there."
     )
-    usage.define_path("records", None, "A file with the numbers of the training records to use: text or Parquet.")
+    usage.define_path(
+        "records", None, "Text or Parquet file with the record numbers to train on. Default: the whole training split."
+    )
     flags.DEFINE_float(
-        "crop", None, "Share of the shorter side whose central square is taken; 0 stretches; by default the recipe's."
+        "crop",
+        None,
+        "Side of the central square that is cropped from each image, as a share of the shorter side, up to 1."
+        " 0: stretch the whole image to a square. Default: the recipe's.",
     )
-    flags.DEFINE_integer("seed", TrainConfig.seed, "Of everything random.")
-    flags.DEFINE_boolean("deterministic", TrainConfig.deterministic, "Reproducible operations only: slower on GPUs.")
+    flags.DEFINE_integer("seed", TrainConfig.seed, "Seed of the order, the augmentation, dropout and new weights.")
+    flags.DEFINE_boolean(
+        "deterministic",
+        TrainConfig.deterministic,
+        "Use only operations with reproducible results. Slower on GPUs.",
+    )
     flags.DEFINE_integer(
-        "checkpoint_every", TrainConfig.checkpoint_every, "Steps between checkpoints; 0: at the end of epochs alone."
+        "checkpoint_every",
+        TrainConfig.checkpoint_every,
+        "Steps between checkpoints. 0: save only at the end of each epoch.",
     )
     flags.DEFINE_enum(
-        "precision", TrainConfig.precision, ["auto", *recipes.PRECISIONS], "Of the steps; auto: what suits the device."
+        "precision",
+        TrainConfig.precision,
+        ["auto", *recipes.PRECISIONS],
+        "Keras dtype policy for training. auto: mixed precision on GPUs that support it, else float32.",
     )
     flags.DEFINE_enum(
         "strategy",
         TrainConfig.strategy,
         recipes.STRATEGIES,
-        "mirrored: all GPUs share each batch; auto: if there are; multi_worker: those of all processes in TF_CONFIG.",
+        "Devices to train on. none: one device; mirrored: all GPUs of this machine, which share each batch; auto:"
+        " mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in TF_CONFIG.",
     )
-    flags.DEFINE_boolean("tensorboard", TrainConfig.tensorboard, "Write the history for TensorBoard too.")
+    flags.DEFINE_boolean("tensorboard", TrainConfig.tensorboard, "Also write the history for TensorBoard.")
     _define_recipe_flags()
     if not recipes.reads_features(trainer):
         _define_image_flags()
 
 
 def _define_recipe_flags() -> None:
-    flags.DEFINE_integer("batch_size", None, "Images a step; by default the recipe's, as all that follows.")
-    flags.DEFINE_list("epochs", None, "Epochs of each phase, as in 5,8 (0 leaves it out).")
-    flags.DEFINE_list("learning_rate", None, "Of each phase, as in 3e-3,3e-4.")
-    flags.DEFINE_string("optimizer", None, "Name of a Keras optimizer, such as adam, adamw, sgd or rmsprop.")
+    flags.DEFINE_integer("batch_size", None, "Images per step, over all devices. Default: the recipe's.")
+    flags.DEFINE_list("epochs", None, "Epochs of each phase, as in 5,8. 0: skip the phase. Default: the recipe's.")
+    flags.DEFINE_list(
+        "learning_rate",
+        None,
+        "Learning rate of each phase, as in 3e-3,3e-4, at its start or after the warm-up. Default: the recipe's.",
+    )
+    flags.DEFINE_string(
+        "optimizer", None, "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, ... Default: the recipe's."
+    )
     flags.DEFINE_string(
         "optimizer_kwargs",
         None,
-        "Its arguments, as in weight_decay=1e-4,global_clipnorm=1,use_ema=True,gradient_accumulation_steps=4.",
+        "Arguments of the optimizer, as in"
+        " weight_decay=1e-4,global_clipnorm=1,use_ema=True,gradient_accumulation_steps=4. Default: the recipe's.",
     )
-    flags.DEFINE_enum("schedule", None, recipes.SCHEDULES, "Of the learning rate.")
-    flags.DEFINE_integer("warmup_steps", None, "In which the learning rate grows from 0, in front of a cosine.")
-    flags.DEFINE_integer("patience", None, "Epochs without an improvement, for --schedule=plateau.")
-    flags.DEFINE_integer("early_stopping", None, "End a phase, with its best weights, after so many such epochs.")
-    flags.DEFINE_float("label_smoothing", None, "Share of each target that is spread over all classes.")
-    flags.DEFINE_enum("class_weights", None, recipes.CLASS_WEIGHTS, "balanced: errors on rare classes count more.")
+    flags.DEFINE_enum(
+        "schedule",
+        None,
+        recipes.SCHEDULES,
+        "Learning rate schedule. cosine: falls to 0 by the end of the phase; plateau: divided by 10 when the validation"
+        " loss stops falling. Default: the recipe's.",
+    )
+    flags.DEFINE_integer(
+        "warmup_steps",
+        None,
+        "Steps over which the learning rate rises from 0. Needs --schedule=cosine. Default: the recipe's.",
+    )
+    flags.DEFINE_integer(
+        "patience",
+        None,
+        "Epochs without a lower validation loss after which the learning rate is divided by 10. Needs"
+        " --schedule=plateau. Default: the recipe's.",
+    )
+    flags.DEFINE_integer(
+        "early_stopping",
+        None,
+        "End a phase after this many epochs without a lower validation loss and restore its best weights. 0: never."
+        " Default: the recipe's.",
+    )
+    flags.DEFINE_float(
+        "label_smoothing",
+        None,
+        "Share of each target that is spread evenly over all classes, in [0, 1). Default: the recipe's.",
+    )
+    flags.DEFINE_enum(
+        "class_weights",
+        None,
+        recipes.CLASS_WEIGHTS,
+        "balanced: weight each image in the loss by the inverse frequency of its class. Default: the recipe's.",
+    )
 
 
 def _define_image_flags() -> None:
-    flags.DEFINE_enum("augment", None, list(PRESETS), "How images are changed at random.")
-    flags.DEFINE_float("mixup", None, "Share of the images that are blended with another one.")
-    flags.DEFINE_float("cutmix", None, "Share of the images that get a piece of another one.")
-    flags.DEFINE_enum("cache", TrainConfig.cache, recipes.CACHES, "Keep decoded images in memory; auto: if they fit.")
-    flags.DEFINE_integer("cache_mb", TrainConfig.cache_mb, "The most that these may take, in MB.")
-    flags.DEFINE_enum("order", TrainConfig.order, recipes.ORDERS, "balanced: all classes alike; blocks: slow storage.")
-    flags.DEFINE_integer("block", TrainConfig.block, "Neighbouring records in a block, for --order=blocks.")
-    flags.DEFINE_boolean("probe", TrainConfig.probe, "First measure what binds, the input or the model.")
+    flags.DEFINE_enum(
+        "augment",
+        None,
+        [*PRESETS, *FORMER_NAMES],
+        "Augmentation preset: random changes of training images. document, document_transfer: old names of reference,"
+        " reference_transfer. Default: the recipe's.",
+    )
+    flags.DEFINE_float(
+        "mixup", None, "Share of the images that are blended with another image, 0 to 1. Default: the recipe's."
+    )
+    flags.DEFINE_float(
+        "cutmix", None, "Share of the images that get a piece of another image, 0 to 1. Default: the recipe's."
+    )
+    flags.DEFINE_enum(
+        "cache",
+        TrainConfig.cache,
+        recipes.CACHES,
+        "memory: keep decoded training images in memory; off: decode them in every epoch; auto: memory if there are"
+        " several epochs and the images fit into --cache_mb.",
+    )
+    flags.DEFINE_integer("cache_mb", TrainConfig.cache_mb, "Memory limit for decoded images, in MB. For --cache=auto.")
+    flags.DEFINE_enum(
+        "order",
+        TrainConfig.order,
+        recipes.ORDERS,
+        "Order of the training images. shuffled: random; balanced: random, all classes equally often; blocks: random"
+        " blocks of neighboring records, for slow storage.",
+    )
+    flags.DEFINE_integer("block", TrainConfig.block, "Records per block. Needs --order=blocks.")
+    flags.DEFINE_boolean(
+        "probe",
+        TrainConfig.probe,
+        "Before training, measure the input and the model alone and print which of them limits the speed.",
+    )
 
 
 def define_model_flags(weights: str = ModelConfig.weights) -> None:
-    """Defines the choice of a backbone, with the weights that it has by default."""
-    flags.DEFINE_string(
-        "backbone", None, f"The network; by default the recipe's. One of {', '.join(backbones.BACKBONES)}."
-    )
-    flags.DEFINE_string("backbone_kwargs", "", "Arguments of its constructor, as in alpha=0.25,minimalistic=True.")
-    usage.define_path("weights", weights, "imagenet, none, or a .h5 or .weights.h5 file without top.")
-    flags.DEFINE_integer("image_size", None, "Height and width of its input in pixels; by default its own.")
-
-
-def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **how: Any) -> None:
-    """Does what the flags say: the main of every trainer.
+    """Define the flags that choose a backbone.
 
     Args:
-        trainer: Its name.
-        argv: As `main` got it.
-        tfrecords: The dataset directory; None: the value of --tfrecords.
-        **how: Further arguments of its recipe.
+        weights: Default of --weights.
+    """
+    flags.DEFINE_string(
+        "backbone",
+        None,
+        f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Default: the recipe's.",
+    )
+    flags.DEFINE_string(
+        "backbone_kwargs", "", "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True."
+    )
+    usage.define_path(
+        "weights",
+        weights,
+        "First weights of the backbone. imagenet: downloaded by Keras; none: random; or the path of a .h5 or"
+        " .weights.h5 file without the top layers.",
+    )
+    flags.DEFINE_integer(
+        "image_size", None, "Height and width of the network's input in pixels. Default: the recipe's or backbone's."
+    )
+
+
+def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **options: Any) -> None:
+    """Train with the settings that the flags give. The main function of every trainer calls it.
+
+    Args:
+        trainer: Name of the trainer, a key of `recipes.RECIPES`.
+        argv: Arguments of `main`.
+        tfrecords: Dataset directory. If None, the value of --tfrecords.
+        **options: Further arguments of the function that makes the recipe.
 
     Raises:
-        UserError: A flag's value is not allowed, or what `training.train` raises.
+        UserError: A flag has a value that is not allowed, or `training.train` raised it.
     """
     command.no_arguments(argv)
     tfrecords = tfrecords or FLAGS.tfrecords
@@ -122,27 +214,31 @@ def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **how
         raise UserError(
             "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
         )
-    if "block" in FLAGS and FLAGS["block"].present and FLAGS.order != "blocks":
-        raise UserError(f"--block={FLAGS.block}: it has a meaning with --order=blocks alone.")
+        raise UserError(f"--block={FLAGS.block}: only --order=blocks uses it. Add --order=blocks, or remove --block.")
     config = command.from_flags(TrainConfig, tfrecords=tfrecords)
     name = recipes.current_name(FLAGS.recipe)
-    chosen = recipe(recipes.RECIPES[trainer][name], **how)
+    chosen = recipe(recipes.RECIPES[trainer][name], **options)
     data = open_dataset(config.tfrecords)
     if chosen.model.weights == "none" and trainer != "scratch":
-        anew = chosen.phases[0].trainable == "scratch"
-        what = "so that everything is trained from scratch" if anew else "the backbone is a random one"
-        command.say(f"weights none: there is nothing to transfer, {what}")
+        if chosen.phases[0].trainable == "scratch":
+            command.say("--weights=none: there are no pretrained weights, so the whole network is trained from scratch")
+        else:
+            command.say("--weights=none: the backbone has random weights and is not pretrained")
 
-    from trainers import training  # Here, since it takes seconds to import TensorFlow: a wrong flag is told at once.
+    from trainers import training  # TensorFlow takes seconds to import, and errors in flags are reported before that.
 
     training.train(trainer, data, chosen, config, {"recipe": name} | in_effect(chosen), command.say)
 
 
-def recipe(make: Callable[..., Recipe], **how: Any) -> Recipe:
-    """Makes a recipe with the flags in place of its numbers where they are given.
+def recipe(make: Callable[..., Recipe], **options: Any) -> Recipe:
+    """Make a recipe and replace its values with those of the flags that were given.
+
+    Args:
+        make: Function that makes the recipe, such as `recipes.finetune`.
+        **options: Further arguments of `make`.
 
     Raises:
-        UserError: A flag's value is not allowed.
+        UserError: A flag has a value that is not allowed.
     """
     backbones.check_weights(FLAGS.weights)
     model = {"backbone_kwargs": backbones.parse_kwargs("backbone_kwargs", FLAGS.backbone_kwargs)}
@@ -153,7 +249,7 @@ def recipe(make: Callable[..., Recipe], **how: Any) -> Recipe:
             "optimizer_kwargs", FLAGS.optimizer_kwargs, "weight_decay=1e-4,global_clipnorm=1"
         )
     return recipes.override(
-        make(**model, **how),
+        make(**model, **options),
         epochs=_numbers("epochs", int),
         learning_rate=_numbers("learning_rate", float),
         phase=phase,
@@ -162,7 +258,7 @@ def recipe(make: Callable[..., Recipe], **how: Any) -> Recipe:
 
 
 def in_effect(recipe: Recipe) -> dict[str, Any]:
-    """The shared flags that decide a training's result, with the values that hold where a flag was not given."""
+    """Return the values in effect of the shared flags that affect the result."""
     model = {name: getattr(recipe.model, name) for name in ("backbone", "backbone_kwargs", "weights")}
     return model | {
         "image_size": recipe.model.size,
@@ -173,7 +269,7 @@ def in_effect(recipe: Recipe) -> dict[str, Any]:
 
 
 def _given(*names: str) -> dict[str, Any]:
-    """The flags among these that this trainer has and that were given."""
+    """Return the values of the named flags that this trainer defines and the user gave."""
     return {name: FLAGS[name].value for name in names if name in FLAGS and FLAGS[name].value is not None}
 
 
@@ -182,5 +278,5 @@ def _numbers(name: str, kind: type[int] | type[float]) -> list[Any] | None:
     try:
         return None if values is None else [kind(value) for value in values]
     except ValueError:
-        example = "whole numbers, as in 5,8," if kind is int else "numbers, as in 3e-3,3e-4,"
-        raise UserError(f"--{name}={','.join(values)}: {example} are expected.") from None
+        example = "whole numbers, as in 5,8" if kind is int else "numbers, as in 3e-3,3e-4"
+        raise UserError(f"--{name}={','.join(values)}: must be {example}.") from None

@@ -1,4 +1,4 @@
-"""Tests of what all commands share: exit codes, refused arguments, flags into settings."""
+"""Tests of the start and exit of commands: exit codes, wrong arguments, flags as settings."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ command.run(main)
     [
         ("print('done')", [], 0, ""),
         ("raise UserError('bad value 3. Give 4.')", [], 1, "error: bad value 3. Give 4.\n"),
-        ("raise CorruptRecord('shard 3')", [], 1, "error: shard 3\n"),  # A kind of it.
+        ("raise CorruptRecord('shard 3')", [], 1, "error: shard 3\n"),  # A subclass of UserError.
         ("raise KeyboardInterrupt", [], 130, "\ninterrupted\n"),
-        (  # The system's refusals are no bugs.
+        (  # Errors of the system have no traceback.
             "open('/proc/none', 'w')",
             [],
             1,
-            "error: /proc/none: No such file or directory. Mend the cause and repeat the command.\n",
+            "error: /proc/none: No such file or directory. Fix the cause and run the command again.\n",
         ),
-        ("raise OSError('h5')", [], 1, "error: h5. Mend the cause and repeat the command.\n"),
-        ("raise BrokenPipeError(32, 'Broken')", [], 1, "error: Broken. Mend the cause and repeat the command.\n"),
+        ("raise OSError('h5')", [], 1, "error: h5. Fix the cause and run the command again.\n"),
+        ("raise BrokenPipeError(32, 'Broken')", [], 1, "error: Broken. Fix the cause and run the command again.\n"),
         (
             "pass",
             ["out"],
             1,
-            "error: unexpected argument 'out': everything is given by flags, --name=value (see --help)\n",
+            "error: unexpected argument 'out': this command takes only flags, --name=value (see --help)\n",
         ),
     ],
 )
@@ -54,7 +54,7 @@ def test_exit_codes(body: str, arguments: list[str], code: int, err: str) -> Non
     assert (done.returncode, done.stderr) == (code, err)
 
 
-def test_who_has_read_enough_ends_the_command_quietly() -> None:
+def test_a_reader_that_stops_reading_causes_no_error() -> None:
     body = "print('line ' * 100_000); print('more')"
     command_line = [sys.executable, "-c", MAIN.format(body=body)]
     with subprocess.Popen(command_line, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -66,7 +66,7 @@ def test_who_has_read_enough_ends_the_command_quietly() -> None:
     assert process.returncode == 0
 
 
-def test_our_own_mistakes_show_their_traceback() -> None:
+def test_bugs_show_a_traceback() -> None:
     command_line = [sys.executable, "-c", MAIN.format(body="1 / 0")]
     done = subprocess.run(command_line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -74,7 +74,7 @@ def test_our_own_mistakes_show_their_traceback() -> None:
     assert "Traceback" in done.stderr
 
 
-def test_names_that_the_terminal_cannot_show_do_not_end_the_work() -> None:
+def test_names_that_the_terminal_cannot_show_are_escaped() -> None:
     command_line = [sys.executable, "-c", MAIN.format(body="print('кошки'); raise UserError('кошки')")]
     environment = os.environ | {"PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run(command_line, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
@@ -102,7 +102,7 @@ def test_settings_from_flags(monkeypatch: pytest.MonkeyPatch) -> None:
     flags.DEFINE_bool("unrelated", False, "", flag_values=values)
     values(["program", "--size=7", "--unrelated"])
     monkeypatch.setattr(command.flags, "FLAGS", values)
-    assert command.from_flags(Config) == Config(size=7)  # What has no flag keeps its default.
+    assert command.from_flags(Config) == Config(size=7)  # Fields without a flag keep their defaults.
     assert command.from_flags(Config, name="given", other=2.0) == Config(size=7, name="given", other=2.0)
 
 
@@ -112,7 +112,7 @@ def test_list_is_aligned(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_command_has_a_name_in_the_list() -> None:
-    """A module with flags and a main is a command; the list must not forget it."""
+    """A module with a main block is a command and must be in the list."""
     from tfrecord_tools.__main__ import COMMANDS
 
     package = REPOSITORY / "tfrecord_tools"

@@ -1,4 +1,4 @@
-"""Tests of exceptions in one line."""
+"""Tests of error messages on one line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every process ends by itself: within two seconds of its last statement, with the exit code that it would have had.
+"""Tests that every process exits within two seconds of its last statement, with the right exit code.
 
-The scripts are run as true processes. Each leaves iterators alive whose threads are decoding images.
+The scripts run as separate processes. Each script ends while threads of its iterators are decoding images.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from image_sources import REPOSITORY, converted
 from PIL import Image
 
 MOST_SECONDS = 2.0
-# Ending a process that has only imported TensorFlow takes a second of the processor. On a machine that is busy with
-# other work it takes longer; then that is measured, and so many times as long is allowed.
+# A process that has only imported TensorFlow needs one second of processor time to exit, and longer on a busy machine.
+# If a script takes more than MOST_SECONDS, that time is measured, and this factor is allowed.
 MOST_TIMES_BARE = 3.0
 BARE = "import time\nimport tensorflow as tf\ntf.zeros(1)\nprint('last', time.time(), flush=True)"
 RUNS = 20
@@ -61,15 +61,15 @@ def fit(data):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A script, and how it ends.
+    """A script and its expected end.
 
     Attributes:
-        script: What follows `START`. It prints `last` and the time when it has nothing more to do. A script that is
-            interrupted prints `ready` instead.
-        code: The exit code; negative: the signal that ended it.
-        error: A part of what it writes to standard error.
-        signals: How many times it is interrupted after `ready`.
-        quick: Whether it is in the quick set of tests.
+        script: Code after `START`. The last statement prints `last` and the time. A script that is interrupted prints
+            `ready` instead.
+        code: Exit code. Negative: number of the signal that ended the script.
+        error: Part of the output on standard error.
+        signals: Number of interrupts after `ready`.
+        quick: Whether the case is in the quick set of tests.
     """
 
     script: str
@@ -105,7 +105,7 @@ CASES = {
         last()
         """
     ),
-    "steps of the user behind ours": Case(
+    "further steps of the user": Case(
         """
         import tensorflow as tf
         data = train().unbatch().shuffle(50).batch(8).map(lambda x, y: (tf.cast(x, tf.float32), y), 4).prefetch(8)
@@ -114,7 +114,7 @@ CASES = {
         last()
         """
     ),
-    "an iterator that was never asked": Case("it = iter(train()); last()"),
+    "an iterator that was never used": Case("it = iter(train()); last()"),
     "an iterator in a cycle": Case("it = iter(train()); next(it); cycle = [it]; cycle.append(cycle); del it; last()"),
     "large chunks of slow images": Case("it = iter(train(batch_size=64, image_size=512)); next(it); last()"),
     "sys.exit": Case("it = iter(train()); next(it); last(); sys.exit(3)", 3),
@@ -202,7 +202,7 @@ CASES = {
         last()
         """
     ),
-    "forked workers beside it": Case(
+    "forked workers at the same time": Case(
         """
         import multiprocessing
         it = iter(train())
@@ -212,7 +212,7 @@ CASES = {
         last()
         """
     ),
-    "new workers beside it": Case(
+    "spawned workers at the same time": Case(
         """
         from concurrent.futures import ProcessPoolExecutor
         import multiprocessing
@@ -241,7 +241,7 @@ CASES = {
             last()
         """
     ),
-    "Grain beside TensorFlow": Case(
+    "Grain and TensorFlow": Case(
         """
         from read_grain import loader
         its = [iter(train()), iter(loader(records, 96, 8, workers=0))]
@@ -264,30 +264,30 @@ if __name__ == "__main__":
 INTEROP = {
     "PyTorch in this process": Case(TORCH.format(workers=0, first=1)),
     "PyTorch in other processes": Case(TORCH.format(workers=2, first=1)),
-    "PyTorch beside TensorFlow": Case(TORCH.format(workers=0, first=0)),
+    "PyTorch and TensorFlow": Case(TORCH.format(workers=0, first=0)),
 }
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a dataset of photographs' size in `out`: their decoding takes milliseconds."""
-    place = tmp_path_factory.mktemp("exit")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Create a dataset in `out` with images so large that decoding one takes milliseconds."""
+    workspace = tmp_path_factory.mktemp("exit")
     random = np.random.default_rng(0)
     for split, count in (("train", 100), ("validation", 50)):
         for name in ("cats", "dogs"):
-            (place / "src" / split / name).mkdir(parents=True)
+            (workspace / "src" / split / name).mkdir(parents=True)
             for number in range(count):
                 coarse = Image.fromarray(random.integers(0, 256, (30, 40, 3), np.uint8))
-                coarse.resize((640, 480)).save(place / "src" / split / name / f"{number}.jpg")
-    converted(place / "src", place / "out")
-    return place
+                coarse.resize((640, 480)).save(workspace / "src" / split / name / f"{number}.jpg")
+    converted(workspace / "src", workspace / "out")
+    return workspace
 
 
-def begin(place: Path, *command: str) -> subprocess.Popen[str]:
+def begin(workspace: Path, *command: str) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{EXAMPLES}", "TF_CPP_MIN_LOG_LEVEL": "2"}
     return subprocess.Popen(
         [sys.executable, *command],
-        cwd=place,
+        cwd=workspace,
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -296,9 +296,13 @@ def begin(place: Path, *command: str) -> subprocess.Popen[str]:
 
 
 def watch(process: subprocess.Popen[str], signals: int = 0) -> tuple[str, float]:
-    """Waits for the end, with a signal or several after `ready`; returns standard error and the seconds that it took.
+    """Wait for the exit of a process and return its standard error and the seconds until the exit.
 
-    They count from the last statement, or from the first signal.
+    The time starts at the last statement of the script, or at the first signal.
+
+    Args:
+        process: Process of a script.
+        signals: Number of interrupts to send after `ready`.
     """
     assert process.stdout is not None
     killer = threading.Timer(120, process.kill)
@@ -319,45 +323,45 @@ def watch(process: subprocess.Popen[str], signals: int = 0) -> tuple[str, float]
     return error, ended - began
 
 
-def check(case: Case, place: Path) -> None:
-    program = place / f"{abs(hash(case.script))}.py"
+def check(case: Case, workspace: Path) -> None:
+    program = workspace / f"{abs(hash(case.script))}.py"
     program.write_text(START + textwrap.dedent(case.script))
-    with begin(place, program.name) as process:
+    with begin(workspace, program.name) as process:
         error, seconds = watch(process, case.signals)
     assert process.returncode == case.code, error
     assert case.error in error
     if seconds >= MOST_SECONDS:
-        with begin(place, "-c", BARE) as process:
+        with begin(workspace, "-c", BARE) as process:
             assert seconds < MOST_TIMES_BARE * watch(process)[1]
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.quick])
-def test_a_process_ends(name: str, place: Path) -> None:
-    check(CASES[name], place)
+def test_a_process_exits(name: str, workspace: Path) -> None:
+    check(CASES[name], workspace)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_a_process_ends_each_time(name: str, place: Path) -> None:
+def test_a_process_exits_every_time(name: str, workspace: Path) -> None:
     for _ in range(RUNS):
-        check(CASES[name], place)
+        check(CASES[name], workspace)
 
 
 @pytest.mark.interop
 @pytest.mark.parametrize("name", INTEROP)
-def test_a_process_with_readers_of_pytorch_ends(name: str, place: Path) -> None:
-    check(INTEROP[name], place)
+def test_a_process_with_pytorch_exits(name: str, workspace: Path) -> None:
+    check(INTEROP[name], workspace)
 
 
 @pytest.mark.interop
 @pytest.mark.parametrize("restart", [False, True])
-def test_a_notebook_kernel_ends(restart: bool, place: Path) -> None:
-    """Interrupted in a training and then shut down, as notebooks do."""
+def test_a_notebook_kernel_exits(restart: bool, workspace: Path) -> None:
+    """Interrupt a training and shut down the kernel, as notebooks do."""
     from jupyter_client.manager import KernelManager
 
     manager = KernelManager()
-    manager.shutdown_wait_time = 30  # A kernel that does not end by itself is killed after so many seconds.
-    manager.start_kernel(cwd=str(place), env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    manager.shutdown_wait_time = 30  # After this number of seconds, the kernel would be killed.
+    manager.start_kernel(cwd=str(workspace), env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
     client = manager.blocking_client()
     client.start_channels()
     try:
@@ -381,11 +385,11 @@ def test_a_notebook_kernel_ends(restart: bool, place: Path) -> None:
 
 
 def test_no_other_module_lets_tensorflow_call_python() -> None:
-    """Calls that do not pass through `python_calls` would keep processes from ending."""
+    """Other calls than those of `python_calls` could prevent processes from exiting."""
     for package in ("tfrecord_tools", "trainers"):
         for path in sorted((REPOSITORY / package).rglob("*.py")):
             if path.name != "python_calls.py":
-                found = re.findall(
+                calls = re.findall(
                     r"tf\.(?:numpy_function|py_function|data\.Dataset\.from_generator)", path.read_text()
                 )
-                assert not found, path
+                assert not calls, path

@@ -1,4 +1,4 @@
-"""Tests of writing whole files or none, of swapping directories, and of the lock."""
+"""Tests of atomic writes, exchanged directories, locks, links, and paths with `~`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tfrecord_tools.records import open_dataset
 
 
 class Crash(BaseException):
-    """Ends the work in the middle, as a signal would."""
+    """Stops the work in the middle, like a signal."""
 
 
 def test_atomic_file_appears_whole(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_atomic_file_appears_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [OSError, Crash])
-def test_failed_write_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(error), files.atomic(path) as file:  # noqa: PT012  The failure in the block is the test.
@@ -51,7 +51,7 @@ def test_atomic_file_is_synced_before_it_is_renamed(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(files.os, "replace", lambda a, b: (steps.append("rename"), replace(a, b)))
     with files.atomic(tmp_path / "file") as file:
         file.write(b"data")
-    assert steps == ["fsync", "rename", "fsync"]  # The file's content, its name, the directory.
+    assert steps == ["fsync", "rename", "fsync"]  # The content, the name, the directory.
 
 
 def test_exchange_swaps(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_exchange_swaps(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"a/file": b"b", "b/file": b"a"}
 
 
-def test_exchange_names_what_is_missing(tmp_path: Path) -> None:
+def test_exchange_with_a_missing_directory_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     with pytest.raises(FileNotFoundError):
         files.exchange(tmp_path / "a", tmp_path / "gone")
@@ -71,7 +71,9 @@ def test_exchange_names_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", ["EINVAL", "no function"])
-def test_exchange_says_where_it_cannot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+def test_exchange_returns_false_where_it_is_not_supported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
     class Library:
         def __init__(self, *_: object, **__: object):
             if answer == "EINVAL":
@@ -92,7 +94,7 @@ def test_lock_is_held_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The workers of a killed run hold it a moment longer."""
+    """The workers of a killed run hold the lock for a moment longer."""
     holder = files.hold(tmp_path / "lock")
     assert holder is not None
     waits: list[float] = []
@@ -101,7 +103,7 @@ def test_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         waits.append(seconds)
         if len(waits) == 3:
             with holder:
-                pass  # It is gone now.
+                pass  # The lock is released here.
 
     monkeypatch.setattr(time, "sleep", sleep)
     with files.lock(tmp_path / "lock", "in use"):
@@ -111,9 +113,9 @@ def test_lock_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_lock_of_another_process_is_waited_for(tmp_path: Path) -> None:
     code = (
         "import pathlib, sys, time; from tfrecord_tools.base import files\n"
-        "place = pathlib.Path(sys.argv[1])\n"
-        "with files.lock(place / 'lock', ''):\n"
-        "    print('held', flush=True); time.sleep(0.3); (place / 'done').touch()"
+        "directory = pathlib.Path(sys.argv[1])\n"
+        "with files.lock(directory / 'lock', ''):\n"
+        "    print('held', flush=True); time.sleep(0.3); (directory / 'done').touch()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
@@ -134,8 +136,10 @@ def test_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
         pass
 
 
-def test_lock_that_vanishes_while_it_is_opened_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its holder removes it and its directory at the end, perhaps just when another one has opened it."""
+def test_lock_that_is_deleted_while_it_is_opened_is_created_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder deletes the lock file at the end, perhaps just after another process has opened it."""
     path = tmp_path / "partial" / "lock"
     flock = fcntl.flock
     removed: list[Path] = []
@@ -153,12 +157,12 @@ def test_lock_that_vanishes_while_it_is_opened_is_made_again(tmp_path: Path, mon
     assert removed
 
 
-def test_an_error_under_the_lock_comes_through(tmp_path: Path) -> None:
+def test_an_error_under_the_lock_is_raised(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="mine"), files.lock(tmp_path / "lock", "in use"):
         raise FileNotFoundError("mine")
 
 
-# --- Where the system cannot do it ---------------------------------------------------------------------------------
+# --- Systems without some functions --------------------------------------------------------------------------------
 
 NO_FLOCK = "import errno, fcntl, os\ndef refuse(*_): raise OSError(errno.ENOTSUP, 'no')\nfcntl.flock = refuse\n"
 
@@ -177,7 +181,7 @@ def no_flock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK])
-def test_without_flock_a_file_stands_for_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_without_flock_a_file_replaces_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setattr(fcntl, "flock", refusing(code))
     monkeypatch.setattr(files, "_LOCK_SECONDS", 0.1)
     path = tmp_path / "lock"
@@ -187,7 +191,7 @@ def test_without_flock_a_file_stands_for_the_lock(tmp_path: Path, monkeypatch: p
             pass
     message = str(caught.value)
     assert message.startswith(f"in use: wait. It is process {os.getpid()} on ")
-    assert message.endswith(f". If that process does not run any more, remove {path}.owner.")
+    assert message.endswith(f". If that process does not run any more, delete {path}.owner.")
     assert set(contents(tmp_path)) == {"lock"}
     with files.lock(path, "in use", keep=lambda: False):
         pass  # Free again.
@@ -217,11 +221,11 @@ def test_without_flock_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path
 
 @pytest.mark.usefixtures("no_flock")
 def test_without_flock_an_owner_on_another_machine_is_named(tmp_path: Path) -> None:
-    """Nobody here can know whether that process runs."""
+    """This machine cannot know whether the process on the other machine runs."""
     owner = tmp_path / "lock.owner"
     owner.write_text("4711\nnode17\n")
     os.utime(owner, (0, 0))
-    message = rf"^in use\. It is process 4711 on node17\. If that process does not run any more, remove {owner}\.$"
+    message = rf"^in use\. It is process 4711 on node17\. If that process does not run any more, delete {owner}\.$"
     with pytest.raises(UserError, match=message), files.lock(tmp_path / "lock", "in use."):
         pass
     owner.unlink()
@@ -231,7 +235,7 @@ def test_without_flock_an_owner_on_another_machine_is_named(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("no_flock")
 def test_without_flock_two_processes_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each adds one to a number, read and written under the lock."""
+    """Each process adds 1 to a number several times, under the lock."""
     (tmp_path / "number").write_text("0")
     code = NO_FLOCK + (
         "import pathlib, sys; from tfrecord_tools.base import files\n"
@@ -246,9 +250,7 @@ def test_without_flock_two_processes_take_turns(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.ENOSYS])
-def test_what_cannot_be_synced_is_written_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
+def test_files_that_cannot_be_synced_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setattr(os, "fsync", refusing(code))
     with files.atomic(tmp_path / "file") as file:
         file.write(b"data")
@@ -256,12 +258,12 @@ def test_what_cannot_be_synced_is_written_all_the_same(
 
 
 def test_directories_that_cannot_be_opened_are_not_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows opens none."""
+    """Windows cannot open directories."""
     monkeypatch.setattr(os, "open", refusing(errno.EACCES))
     files.sync(tmp_path)
 
 
-def test_a_disk_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
     with pytest.raises(OSError, match="fsync") as caught, files.atomic(tmp_path / "file"):
         pass
@@ -278,7 +280,7 @@ def test_a_full_disk_names_the_file() -> None:
     assert refusal(caught.value) == "out/x: No space left on device (write)"
 
 
-def test_the_refused_call_is_shown_where_no_file_is_known() -> None:
+def test_an_error_without_a_file_names_the_call() -> None:
     with pytest.raises(OSError, match="Bad file descriptor") as caught:
         os.fsync(999_999)
     assert refusal(caught.value) == "Bad file descriptor (os.fsync(999_999))"
@@ -295,14 +297,14 @@ def test_links_or_copies(tmp_path: Path, how: Callable[..., None], code: int | N
     assert os.path.samefile(source, path) == (code is None)
 
 
-def test_a_link_that_fails_for_another_reason_is_no_copy(tmp_path: Path) -> None:
+def test_a_link_that_fails_for_another_reason_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         files.link(tmp_path / "gone", tmp_path / "path", os.link)
 
 
 @pytest.mark.parametrize("pread", [True, False])
 def test_read_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pread: bool) -> None:
-    """Threads share the descriptor."""
+    """Several threads read with one descriptor."""
     if not pread:
         monkeypatch.delattr(os, "pread")
     (tmp_path / "file").write_bytes(bytes(range(256)))
@@ -356,7 +358,7 @@ def test_exchange_without_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("./~/x", "./~/x"),
         ("", ""),
         ("s3://bucket/~x", "s3://bucket/~x"),
-        ("~here/x", "~here/x"),  # A file's own name.
+        ("~here/x", "~here/x"),  # A file with this name exists.
     ],
 )
 def test_home_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, expected: str) -> None:
@@ -366,9 +368,12 @@ def test_home_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path:
     assert files.expand_user(path) == expected.replace("HOME", str(tmp_path))
 
 
-def test_an_unknown_users_home_is_no_new_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_of_an_unknown_user_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    message = r"^--out=~nobody-here/x: there is no user 'nobody-here'\. Write \./~nobody-here/x for"
+    message = (
+        r"^--out=~nobody-here/x: user 'nobody-here' does not exist\."
+        r" For a file name that starts with ~, write \./~nobody-here/x\."
+    )
     with pytest.raises(UserError, match=message):
         files.expand_user("~nobody-here/x", "--out=")
 
@@ -378,5 +383,5 @@ def test_home_directories_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with_splits(tmp_path / "pets")
     convert(ConvertConfig(src="~/pets", out="~/out", workers=1), log=lambda line: None)
     assert len(open_dataset("~/out").records("train")) == 10
-    with pytest.raises(UserError, match=r"^--out=~nobody-here/x: there is no user"):
+    with pytest.raises(UserError, match=r"^--out=~nobody-here/x: user 'nobody-here' does not exist"):
         ConvertConfig(src="~/pets", out="~nobody-here/x")

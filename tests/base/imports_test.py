@@ -1,4 +1,4 @@
-"""An import changes nothing but `sys.modules`, and that of the reader is light."""
+"""Tests of imports: they change only `sys.modules`, and the reader loads few modules."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ MODULES = sorted(
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
     for package in ("tfrecord_tools", "trainers")
     for path in (REPOSITORY / package).rglob("*.py")
-    if path.stem not in ("__init__", "__main__", "beam_worker")  # The last one runs on Beam's own machines alone.
+    if path.stem not in ("__init__", "__main__", "beam_worker")  # The last one runs only on Beam's machines.
 )
 
-# Libraries change some of it when they are imported: they are imported first. What is compared is what is left to us.
+# Some libraries change the process when they are imported. They are imported first, so that only this project's changes
+# are compared.
 SNAPSHOT = """
 import importlib, locale, logging, os, signal, sys, threading, warnings
 import absl.app, absl.flags, absl.logging, google_crc32c, h5py, matplotlib, numpy, PIL.Image, PIL.ImageFile, pyarrow
@@ -33,9 +34,9 @@ def snapshot():
         "warnings.filters": list(warnings.filters),
         "os.environ": dict(os.environ),
         "working directory": os.getcwd(),
-        "loggers": {name: (one.level, list(one.handlers)) for name, one in
+        "loggers": {name: (logger.level, list(logger.handlers)) for name, logger in
                     [("", logging.getLogger()), *logging.root.manager.loggerDict.items()]
-                    if isinstance(one, logging.Logger) and (one.level or one.handlers)},
+                    if isinstance(logger, logging.Logger) and (logger.level or logger.handlers)},
         "signals": [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],
         "sys.path": list(sys.path),
         "sys.meta_path": list(sys.meta_path),
@@ -66,7 +67,7 @@ def test_no_import_changes_the_process() -> None:
 
 
 def loaded(module: str) -> set[str]:
-    """Return the names of all modules that a fresh process loads for an import of one module, or "a, b"."""
+    """Return the names of all modules that a new process loads to import `module` (one name, or "a, b")."""
     code = f"import sys, {module}; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     return set(done.stdout.split())
@@ -83,7 +84,7 @@ def test_the_reader_is_light() -> None:
 
 
 def test_the_layout_is_light() -> None:
-    """Reader and writer share it: neither decodes images by it."""
+    """Reading and writing use this package, but neither decodes images with it."""
     modules = loaded(", ".join(module for module in MODULES if module.startswith("tfrecord_tools.layout.")))
     assert "tfrecord_tools.layout.findings" in modules
     assert not modules & HEAVY
@@ -93,14 +94,14 @@ PACKAGES = pytest.mark.parametrize("package", ["tfrecord_tools", "trainers"])
 
 
 @PACKAGES
-def test_packages_load_nothing_before_it_is_used(package: str) -> None:
+def test_packages_load_modules_only_when_they_are_used(package: str) -> None:
     modules = loaded(package)
     assert not modules & {*HEAVY, "numpy", "pyarrow"}
     assert {name for name in modules if name.partition(".")[0] in ("tfrecord_tools", "trainers")} == {package}
 
 
 @PACKAGES
-def test_every_public_name_is_there(package: str) -> None:
+def test_every_public_name_exists(package: str) -> None:
     module = importlib.import_module(package)
     assert set(module.__all__) <= set(dir(module))
     for name in module.__all__:
@@ -110,9 +111,9 @@ def test_every_public_name_is_there(package: str) -> None:
 
 
 @PACKAGES
-def test_other_names_are_not_there(package: str) -> None:
+def test_other_names_do_not_exist(package: str) -> None:
     with pytest.raises(AttributeError, match=rf"module '{package}' has no attribute 'datasett'"):
-        getattr(importlib.import_module(package), "datasett")  # noqa: B009  A type checker refuses it.
+        getattr(importlib.import_module(package), "datasett")  # noqa: B009  Type checkers reject the attribute.
     with pytest.raises(ImportError, match="cannot import name 'datasett'"):
         exec(f"from {package} import datasett")
 
@@ -127,8 +128,8 @@ def test_public_names_load_only_what_they_need() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
 
 
-def test_only_packages_and_modules_are_below_the_repository() -> None:
-    """A room without `__init__.py` would be missing from the wheel."""
+def test_every_directory_with_modules_is_a_package() -> None:
+    """A directory without `__init__.py` would be missing from the wheel."""
     directories = {
         path.parent for package in ("tfrecord_tools", "trainers") for path in Path(REPOSITORY / package).rglob("*.py")
     }
@@ -136,12 +137,12 @@ def test_only_packages_and_modules_are_below_the_repository() -> None:
 
 
 def documented_names() -> list[str]:
-    """Dotted names of this project that README, docs and examples mention."""
+    """Return the dotted names of this project in README, docs and examples."""
     paths = [REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md"), *(REPOSITORY / "examples").glob("*.py")]
-    found = {
+    names = {
         name for path in paths for name in re.findall(r"\b(?:tfrecord_tools|trainers)(?:\.\w+)+", path.read_text())
     }
-    return sorted(name for name in found if not name.endswith((".md", ".py")))
+    return sorted(name for name in names if not name.endswith((".md", ".py")))
 
 
 RESOLVE = """

@@ -9,7 +9,7 @@ from image_sources import run
 from tfrecord_tools.__main__ import COMMANDS
 
 
-def test_lists_each_command_in_a_line(tmp_path: Path) -> None:
+def test_each_command_is_listed_on_one_line(tmp_path: Path) -> None:
     done = run("tfrecord_tools", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()

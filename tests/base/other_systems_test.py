@@ -1,4 +1,4 @@
-"""The packages where what only Unix has is missing, as on Windows; here it is hidden in true processes."""
+"""Tests without functions that only Unix has, as on Windows; they are hidden in separate processes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from image_sources import REPOSITORY, converted, with_splits
 
-# What Windows lacks; not what Python itself uses on Unix in its place: os.fork, os.statvfs, SIGKILL.
+# Functions that Windows does not have, except those that Python itself uses on Unix: os.fork, os.statvfs, SIGKILL.
 HIDDEN = """
 import os, select, signal, sys, threading
 for name in ("fcntl", "grp", "pwd", "resource", "termios", "tty"):
-    sys.modules[name] = None  # An import of it fails.
+    sys.modules[name] = None  # Importing the module fails.
 for module, names in {
     os: "pread preadv sync getuid geteuid getpgid killpg posix_fallocate sched_getaffinity O_CLOEXEC",
     select: "poll epoll",
@@ -44,7 +44,7 @@ ctypes.CDLL = NamedLibrary
 
 
 def without_unix(code: str, tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Runs code, as a file that worker processes can import, where Unix's own is hidden; in `tmp_path`."""
+    """Run code in `tmp_path` with Unix's functions hidden. It is a file, so that workers can import it."""
     (tmp_path / "hidden.py").write_text(HIDDEN)
     (tmp_path / "program.py").write_text(f"import hidden\n{code}")
     return subprocess.run(
@@ -98,7 +98,7 @@ def test_a_conversion_an_update_and_reading(tmp_path: Path, workers: str) -> Non
     (tmp_path / "pets/train/cats/new.png").write_bytes((tmp_path / "pets/train/cats/002.png").read_bytes() + b"1")
     done = without_unix(CONVERT, tmp_path, "out", workers, "update")
     assert done.returncode == 0, done.stderr
-    assert "note: 2 unchanged shards copied, since the file system has no hard links\n" in done.stdout
+    assert "note: 2 unchanged shards were copied, because the file system has no hard links\n" in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".partial") == []
 
 
@@ -116,7 +116,7 @@ if __name__ == "__main__":
 """
     done = without_unix(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "  note: 1 file copied, since the file system has no symbolic links\n" in done.stdout
+    assert "  note: 1 file was copied, because the file system has no symbolic links\n" in done.stdout
     assert done.stdout.endswith("[]\n")
     assert not any(path.is_symlink() for path in (tmp_path / "adopted").iterdir())
 
@@ -131,7 +131,7 @@ def test_commands_print_help(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_training_continues(tmp_path: Path) -> None:
-    """With the features of a small network, which are kept in a file that is filled by and by."""
+    """Train on the features of a small network. They are stored in a file that is filled step by step."""
     converted(with_splits(tmp_path / "pets"), tmp_path / "out")
     code = """
 import runpy, sys

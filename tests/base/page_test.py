@@ -1,4 +1,4 @@
-"""Tests of pages: what is filled in is escaped and written out, marks and flags stand out, templates are packaged."""
+"""Tests of HTML pages: values are escaped, code and flags are marked, templates are packaged."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tfrecord_tools.base.rules import Finding, Rule
 
 @pytest.fixture
 def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Return a function that fills a text, as a template of a package of its own."""
-    package = tmp_path.name  # Another one for each test, since a package is imported once.
+    """Return a function that renders a text as a template of a new package."""
+    package = tmp_path.name  # Different for each test, since a package is imported only once.
     (tmp_path / package / "templates").mkdir(parents=True)
     (tmp_path / package / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
@@ -28,7 +28,7 @@ def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return fill
 
 
-def test_values_are_escaped_and_control_characters_written_out(filled) -> None:
+def test_values_and_control_characters_are_escaped(filled) -> None:
     text = '<p title="{{ value }}">{{ value }}</p>\n'
     shown = "&lt;b&gt;&#34;&amp;&#39;\\n\\x00\\x7f"
     assert filled(text, value="<b>\"&'\n\0\x7f") == f'<p title="{shown}">{shown}</p>'
@@ -44,12 +44,12 @@ def test_filters(filled) -> None:
     assert filled(text, flag="<--a=b") == "1,234 images 1.5 kB 50.0% &lt;<code>--a=b</code>"
 
 
-def test_marks_stand_out_and_values_stay_as_they_are() -> None:
+def test_backticks_mark_code_but_not_in_values() -> None:
     assert page.marked("use `--a={b}` <", b="`<\n`") == "use <code>--a=`&lt;\\n`</code> &lt;"
     assert page.marked("{a}", a=page.marked("`b`")) == "<code>b</code>"
 
 
-def test_flags_stand_out() -> None:
+def test_flags_are_marked_as_code() -> None:
     assert page.with_flags("pass --x=1,2 or --y <b>{}") == "pass <code>--x=1,2</code> or <code>--y</code> &lt;b&gt;{}"
 
 
@@ -60,12 +60,44 @@ def rule(name: str, level: str, limit: int) -> Rule[int]:
     )  # fmt: skip
 
 
-def test_rules_find_what_their_conditions_say() -> None:
+def test_rules_with_a_true_condition_give_findings() -> None:
     table = [rule("note", "note", 1), rule("problem", "problem", 2), rule("check", "check", 3), rule("b", "note", 9)]
-    found = rules.worst_first(rules.found(table, 5))
-    assert [one.name for one in found] == ["problem", "check", "note"]
+    findings = rules.worst_first(rules.found(table, 5))
+    assert [finding.name for finding in findings] == ["problem", "check", "note"]
     text = "Too many &lt;of&gt; them. Pass <code>--n=5</code>."
-    assert found[0] == Finding(name="problem", level="problem", title="5 above", text=text, section="there")
+    assert findings[0] == Finding(name="problem", level="problem", title="5 above", text=text, section="there")
+
+
+def test_findings_as_lines_of_the_console() -> None:
+    table = (rule("low", "note", 1), rule("high", "check", 3))
+    lines = list(rules.lines(rules.found(table, 5)))
+    assert lines == ["  check: 5 above. Too many <of> them. Pass --n=5."]  # The console shows no notes.
+
+
+@pytest.mark.parametrize(("sizes", "text"), [([40, 600], "600 : 40"), ([10, 99], ""), ([100, 1000], "1,000 : 100")])
+def test_imbalance(sizes: list[int], text: str) -> None:
+    assert rules.imbalance(sizes) == text
+
+
+@pytest.mark.parametrize(
+    ("path", "html"),
+    [
+        ("train/cats/a_b-1.jpg", "train/<wbr>cats/<wbr>a_<wbr>b-<wbr>1.<wbr>jpg"),
+        ("<b>/&\n", "&lt;b&gt;/&amp;\\n"),
+        ("word", "word"),
+    ],
+)
+def test_paths_break_behind_their_separators(path: str, html: str) -> None:
+    assert page.breakable(path) == html
+
+
+def test_commands_break_between_words(filled) -> None:
+    text = page.marked("Run `python -m x --a=b` or `{code}` <now>.", code="rm -r <x>")
+    assert filled("{{ html | whole_words }}", html=text) == (
+        "Run <code><span>python</span> <span>-m</span> <span>x</span> <span>--a=b</span></code> or"
+        " <code><span>rm</span> <span>-r</span> <span>&lt;x&gt;</span></code> &lt;now&gt;."
+    )
+    assert filled("{{ html | whole_words }}", html="<b>") == "&lt;b&gt;"
 
 
 def test_templates_are_packaged() -> None:
@@ -75,4 +107,4 @@ def test_templates_are_packaged() -> None:
         root = REPOSITORY / package
         templates = [path.relative_to(root).as_posix() for path in root.rglob("templates/*")]
         assert len(templates) >= 1
-        assert [name for name in templates if not any(fnmatch.fnmatch(name, one) for one in patterns.split())] == []
+        assert [name for name in templates if not any(fnmatch.fnmatch(name, p) for p in patterns.split())] == []

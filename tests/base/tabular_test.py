@@ -1,4 +1,4 @@
-"""Tests of rows: CSV files are whole or absent, columns of text are aligned."""
+"""Tests of tables: CSV files are complete or absent, columns of text are aligned."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_csv(tmp_path: Path) -> None:
     assert path.read_bytes() == b""
 
 
-def test_a_csv_that_cannot_be_finished_is_not_there(tmp_path: Path) -> None:
+def test_an_incomplete_csv_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         tabular.write_csv(tmp_path / "it.csv", ["n"], ({"n": 1 // i} for i in (1, 0)))
     assert list(tmp_path.iterdir()) == []

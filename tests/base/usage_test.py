@@ -1,4 +1,4 @@
-"""Tests of flags as people write them, in true commands: paths with `~`, help, versions, mistakes."""
+"""Tests of the command line of all commands: paths with `~`, help, versions, mistakes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from trainers.__main__ import COMMANDS as TRAINERS
 
 COMMANDS = [f"tfrecord_tools.{name}" for name in TOOLS] + [f"trainers.{name}" for name in TRAINERS]
 
-# Flags of text that is no path. A new flag of text stands here, or is defined by `usage.define_path`.
+# Flags with a text that is not a path. Every new flag with a text must be listed here or use `usage.define_path`.
 TEXTS = frozenset(
     {
         "label_regex",
@@ -51,7 +51,7 @@ TEXTS = frozenset(
         "variant",
     }
 )
-# `--grid` of `show` is a file, that of `preview` a size.
+# `--grid` is a file in `show` and a size in `preview`.
 ALSO_TEXTS = {"tfrecord_tools.preview": {"grid"}}
 ALSO_PATHS = {"tfrecord_tools.show": {"grid"}, "tfrecord_tools.adopt": {"split"}}
 
@@ -75,7 +75,7 @@ print(json.dumps([kinds, values]))
 
 
 def flags_of(module: str, home: Path) -> tuple[dict[str, str], dict[str, Any]]:
-    """The kinds of a command's flags, and the values of those that are paths, given as ~/NAME."""
+    """Return the types of a command's flags, and the values of its path flags, given as ~/NAME."""
     done = subprocess.run(
         [sys.executable, "-c", FLAGS_OF, module],
         cwd=REPOSITORY,
@@ -102,7 +102,7 @@ def test_every_flag_that_is_a_path_expands_home_directories(module: str, tmp_pat
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home directory with images and a dataset."""
+    """Create a home directory with images and a dataset."""
     home = tmp_path_factory.mktemp("home")
     converted(with_splits(home / "pets"), home / "out")
     return home
@@ -129,7 +129,7 @@ def test_home_directories_in_commands(module, flags, written, home, tmp_path):
     done = at_home(home, tmp_path, module, *flags)
     assert done.returncode == 0, done.stderr
     assert (home / written).exists()
-    assert list(tmp_path.iterdir()) == []  # No directory named ~.
+    assert list(tmp_path.iterdir()) == []  # A directory named ~ was not created.
 
 
 @pytest.mark.parametrize(
@@ -143,14 +143,18 @@ def test_home_directories_in_commands(module, flags, written, home, tmp_path):
         ("tfrecord_tools.bench", ["~/none"], "HOME/none: no such directory"),
         ("trainers.finetune", ["--tfrecords=~/none"], "HOME/none: no such directory"),
         ("trainers.finetune", ["--tfrecords=~/out", "--weights=~/none.h5"], "--weights=HOME/none.h5"),
-        ("trainers.scratch", ["--csv=~/none"], "--csv=HOME/none: there is no such file"),
+        ("trainers.scratch", ["--csv=~/none"], "--csv=HOME/none: does not exist"),
         ("trainers.compare", ["--tfrecords=~/none"], "HOME/none: no such directory"),
         ("trainers.evaluate", ["--run=~/none", "--tfrecords=~/out"], "HOME/none"),
         ("trainers.predict", ["--run=~/none", "~/x.jpg"], "HOME/none"),
-        ("trainers.predict", ["--run=~/r", "--csv=~/none/x.csv", "~/x.jpg"], "--csv=HOME/none/x.csv: there is no dir"),
+        ("trainers.predict", ["--run=~/r", "--csv=~/none/x.csv", "~/x.jpg"], "--csv=HOME/none/x.csv: its directory d"),
         ("trainers.export", ["--run=~/none"], "HOME/none"),
-        ("tfrecord_tools.convert", ["--src=~nobody-here/x"], "--src=~nobody-here/x: there is no user 'nobody-here'."),
-        ("tfrecord_tools.verify", ["~nobody-here/x"], "~nobody-here/x: there is no user 'nobody-here'."),
+        (
+            "tfrecord_tools.convert",
+            ["--src=~nobody-here/x"],
+            "--src=~nobody-here/x: user 'nobody-here' does not exist.",
+        ),
+        ("tfrecord_tools.verify", ["~nobody-here/x"], "~nobody-here/x: user 'nobody-here' does not exist."),
     ],
 )
 def test_home_directories_in_messages(module, flags, message, home, tmp_path):
@@ -164,7 +168,7 @@ def test_home_directories_in_messages(module, flags, message, home, tmp_path):
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_help_shows_the_commands_own_flags(module: str, tmp_path: Path) -> None:
+def test_help_lists_the_flags_of_the_command(module: str, tmp_path: Path) -> None:
     help_of = {flag: run(module, flag, cwd=tmp_path) for flag in ("-h", "--help")}
     done = help_of["-h"]
     assert (done.returncode, done.stderr) == (0, "")
@@ -177,7 +181,7 @@ def test_help_shows_the_commands_own_flags(module: str, tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 120
     kinds, _ = flags_of(module, tmp_path)
     shown = [line.strip().removeprefix("--").removeprefix("[no]").split(":")[0] for line in lines if line[:4] == "  --"]
-    assert sorted(shown) == sorted(kinds)  # Each of its own and none of absl's.
+    assert sorted(shown) == sorted(kinds)  # All flags of the command, without those of absl.
 
 
 @pytest.mark.parametrize("module", ["tfrecord_tools", "trainers", *COMMANDS])
@@ -211,8 +215,8 @@ def test_help_of_a_package_lists_its_commands(package: str, commands: dict[str, 
     ],
 )
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_reader_that_is_gone_does_not_end_the_work(words, unbuffered, home):
-    """As after `| head -0`, here before anything is written."""
+def test_a_reader_that_is_gone_does_not_stop_the_work(words, unbuffered, home):
+    """The reader is gone before anything is written, as after `| head -0`."""
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
@@ -229,7 +233,7 @@ def test_a_reader_that_is_gone_does_not_end_the_work(words, unbuffered, home):
     shutil.rmtree(home / "unheard", ignore_errors=True)
 
 
-def test_what_cannot_be_done_has_its_exit_code_though_nobody_reads(home):
+def test_an_error_has_its_exit_code_even_if_the_reader_is_gone(home):
     words = [sys.executable, "-m", "tfrecord_tools.convert", "--src=none"]
     done = subprocess.run(
         f"{shlex.join(words)} 2>&1 | head -0; exit ${{PIPESTATUS[0]}}",
@@ -257,15 +261,15 @@ def test_a_command_may_be_an_argument_of_its_package(home, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["tfrecord_tools", "convrt"], "convrt: there is no such command of tfrecord_tools. Did you mean convert?"),
-        (["tfrecord_tools", "finetune"], "It is one of trainers: python -m trainers finetune"),
-        (["trainers", "convert"], "It is one of tfrecord_tools: python -m tfrecord_tools convert"),
-        (["trainers", "xyz"], "xyz: there is no such command of trainers. There is scratch, features, "),
-        (["tfrecord_tools", "--src=x"], "--src=x: a command is expected first, one of convert, adopt, "),
+        (["tfrecord_tools", "convrt"], "convrt: is not a command of tfrecord_tools. Did you mean convert?"),
+        (["tfrecord_tools", "finetune"], "It is a command of trainers: python -m trainers finetune"),
+        (["trainers", "convert"], "It is a command of tfrecord_tools: python -m tfrecord_tools convert"),
+        (["trainers", "xyz"], "xyz: is not a command of trainers. The commands are scratch, features, "),
+        (["tfrecord_tools", "--src=x"], "--src=x: the first word must be a command. The commands are convert, adopt, "),
         (["tfrecord_tools", "--src=x"], "--src is a flag of python -m tfrecord_tools.convert, "),
     ],
 )
-def test_what_is_no_command(words, message, tmp_path):
+def test_unknown_commands(words, message, tmp_path):
     done = run(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
@@ -290,11 +294,11 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
 @pytest.mark.parametrize(
     ("module", "words", "message"),
     [
-        (FINETUNE, ["--lr=1e-3"], "--lr=1e-3: there is no such flag. Use --learning_rate=1e-3."),
-        (FINETUNE, ["--lr", "1e-3"], "--lr: there is no such flag. Use --learning_rate."),
-        (FINETUNE, ["-lr=1e-3"], "--lr=1e-3: there is no such flag. Use --learning_rate=1e-3."),
+        (FINETUNE, ["--lr=1e-3"], "--lr=1e-3: is not a flag of this command. Use --learning_rate=1e-3."),
+        (FINETUNE, ["--lr", "1e-3"], "--lr: is not a flag of this command. Use --learning_rate."),
+        (FINETUNE, ["-lr=1e-3"], "--lr=1e-3: is not a flag of this command. Use --learning_rate=1e-3."),
         (FINETUNE, ["--lr_rate=1"], "Use --learning_rate=1."),
-        (FINETUNE, ["--learning-rate=1"], "--learning-rate=1: there is no such flag. Use --learning_rate=1."),
+        (FINETUNE, ["--learning-rate=1"], "--learning-rate=1: is not a flag of this command. Use --learning_rate=1."),
         (FINETUNE, ["--batch-size=3"], "Use --batch_size=3."),
         (FINETUNE, ["--epoch=3"], "Use --epochs=3."),
         (FINETUNE, ["--img_size=64"], "Use --image_size=64."),
@@ -302,12 +306,12 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         (FINETUNE, ["--data=out"], "Use --tfrecords=out."),
         (FINETUNE, ["--output=x"], "Use --run=x."),
         (FINETUNE, ["--weight_decay=1e-4"], "Use --optimizer_kwargs=weight_decay=1e-4."),
-        (FINETUNE, ["--resume"], "The same command, repeated, continues what was interrupted."),
-        (FINETUNE, ["--gpus=1"], "CUDA_VISIBLE_DEVICES limits them."),
+        (FINETUNE, ["--resume"], "To continue an interrupted run, run the same command again. No flag is needed."),
+        (FINETUNE, ["--gpus=1"], "To choose some, set the environment variable CUDA_VISIBLE_DEVICES."),
         (FINETUNE, ["--no-probe"], "Use --noprobe."),
-        (FINETUNE, ["--sed=1"], "Use --seed=1."),  # By letters.
-        (FINETUNE, ["--xyzzy=1"], "there is no such flag. python -m trainers.finetune --help lists the flags."),
-        (FINETUNE, ["--src=x"], "Use --tfrecords=x."),  # Images become a dataset first, but this is its flag.
+        (FINETUNE, ["--sed=1"], "Use --seed=1."),  # Similar letters.
+        (FINETUNE, ["--xyzzy=1"], "is not a flag of this command. python -m trainers.finetune --help lists the flags."),
+        (FINETUNE, ["--src=x"], "Use --tfrecords=x."),  # This command needs a dataset, not images.
         (FINETUNE, ["--validation_split=.1"], "--validation_fraction is a flag of python -m tfrecord_tools.convert, "),
         (CONVERT, ["--input=x"], "Use --src=x."),
         (CONVERT, ["--data_dir=x"], "Use --src=x."),
@@ -330,19 +334,23 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
         ("trainers.export", ["--output=x"], "Use --out=x."),
         ("trainers.compare", ["--seed=1"], "Use --seeds=1."),
         ("trainers.doctor", ["--epochs=1"], "--epochs is a flag of python -m trainers.scratch, "),
-        (CONVERT, ["--verify=ful"], "--verify=ful: one of full, header is expected. Use --verify=full."),
-        (CONVERT, ["--seed=abc"], "--seed=abc: a whole number is expected, such as --seed=0."),
-        (CONVERT, ["--seed", "1.5"], "--seed=1.5: a whole number is expected, such as --seed=0."),
-        (CONVERT, ["--seed="], "--seed=: a whole number is expected, such as --seed=0."),
-        (CONVERT, ["--shards=many"], "--shards=many: a whole number is expected."),
-        (CONVERT, ["--max_bad=a:b=c"], "--max_bad=a:b=c: a number is expected, such as --max_bad=0.05."),
-        (CONVERT, ["--dry_run=maybe"], "--dry_run=maybe: true or false is expected. Use --dry_run or --nodry_run."),
+        (CONVERT, ["--verify=ful"], "--verify=ful: must be one of full, header. Use --verify=full."),
+        (CONVERT, ["--seed=abc"], "--seed=abc: must be a whole number, such as --seed=0."),
+        (CONVERT, ["--seed", "1.5"], "--seed=1.5: must be a whole number, such as --seed=0."),
+        (CONVERT, ["--seed="], "--seed=: must be a whole number, such as --seed=0."),
+        (CONVERT, ["--shards=many"], "--shards=many: must be a whole number."),
+        (CONVERT, ["--max_bad=a:b=c"], "--max_bad=a:b=c: must be a number, such as --max_bad=0.05."),
+        (CONVERT, ["--dry_run=maybe"], "--dry_run=maybe: must be true or false. Use --dry_run or --nodry_run."),
         (CONVERT, ["--seed"], "--seed: a value is missing. Pass --seed=VALUE."),
         ("tfrecord_tools.sample", [], "--out is missing: Directory to create; it must not exist."),
-        (CONVERT, ["pets"], "unexpected argument 'pets': everything is given by flags, --name=value (see --help). Use"),
+        (
+            CONVERT,
+            ["pets"],
+            "unexpected argument 'pets': this command takes only flags, --name=value (see --help). Use",
+        ),
         (CONVERT, ["pets"], "Use --src=pets."),
         (CONVERT, ["--src=pets", "nothing"], "--name=value (see --help)\n"),
-        (CONVERT, ["--src=pets", "--dry_run", "true"], "The value of a switch stands behind =: --dry_run=true."),
+        (CONVERT, ["--src=pets", "--dry_run", "true"], "Write the value of a switch after =: --dry_run=true."),
         (FINETUNE, ["out"], "Use --tfrecords=out."),
     ],
 )
@@ -350,18 +358,18 @@ def test_mistakes_name_the_flag_that_is_meant(module, words, message, home):
     done = run(module, *words, cwd=home)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1  # One line: no traceback, no dump of flags.
+    assert done.stderr.count("\n") == 1  # One line, without a traceback or a list of flags.
     assert message in done.stderr
 
 
-def test_flags_are_taken_in_every_form(home, tmp_path):
+def test_flags_are_accepted_in_every_form(home, tmp_path):
     for words in (["--seed=3"], ["--seed", "3"], ["-seed=3"], ["-seed", "3"]):
         done = at_home(home, tmp_path, CONVERT, "--src=~/pets", "--dry_run", *words)
         assert done.returncode == 0, done.stderr
 
 
-def test_what_people_know_from_elsewhere_names_flags_that_exist(tmp_path):
+def test_suggested_flags_exist(tmp_path):
     from tfrecord_tools.base import usage
 
     known = {name for module in COMMANDS for name in flags_of(module, tmp_path)[0]} | {"exclude"}
-    assert {name for names in usage._KNOWN.values() for name in names} <= known
+    assert {name for names in usage._MEANINGS.values() for name in names} <= known

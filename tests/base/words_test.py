@@ -1,4 +1,4 @@
-"""Tests of numbers with what they count, and of names with their articles."""
+"""Tests of numbers with nouns, and of names with articles."""
 
 from __future__ import annotations
 

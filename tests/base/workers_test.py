@@ -1,4 +1,4 @@
-"""Tests of the process pool: results in order, bounded waiting, and nothing that outlives it."""
+"""Tests of the process pool: results in order, a limited queue, and no process after the end."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def test_one_worker_is_this_process() -> None:
         assert set(pool.map(process_id, range(3))) == {os.getpid()}
 
 
-def test_jobs_are_taken_as_the_work_proceeds() -> None:
-    taken: list[int] = []
+def test_jobs_are_read_as_the_work_proceeds() -> None:
+    jobs_read: list[int] = []
 
     def jobs() -> Iterator[int]:
         for number in range(1000):
-            taken.append(number)
+            jobs_read.append(number)
             yield number
 
     with workers.pool(2) as pool:
         results = pool.map(square, jobs())
         assert next(results) == 0
-        assert len(taken) <= 10  # Not a thousand: what waits lies in memory.
+        assert len(jobs_read) <= 10  # Not all 1000 jobs are in memory.
         results.close()
 
 
@@ -73,10 +73,10 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_an_interrupt_ends_busy_processes_at_once() -> None:
+def test_an_interrupt_stops_busy_processes_at_once() -> None:
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        with pytest.raises(KeyboardInterrupt), workers.pool(2) as pool:  # noqa: PT012  Only the map is interrupted.
+        with pytest.raises(KeyboardInterrupt), workers.pool(2) as pool:  # noqa: PT012  The map is interrupted.
             ids = set(pool.map(process_id, range(20)))
             signal.setitimer(signal.ITIMER_REAL, 0.2)
             started = time.monotonic()
@@ -87,18 +87,18 @@ def test_an_interrupt_ends_busy_processes_at_once() -> None:
     assert not [number for number in ids if alive(number)]
 
 
-def test_a_users_error_comes_through() -> None:
+def test_a_user_error_of_a_worker_is_raised() -> None:
     with pytest.raises(UserError, match=r"^job 0 fails$"), workers.pool(2) as pool:
         list(pool.map(fail, range(3)))
 
 
 def test_a_dead_process_is_explained() -> None:
-    message = r"a worker process died .*continues; fewer --workers need less memory\."
+    message = r"a worker process died .* Run the same command again to continue\. Fewer --workers need less memory\."
     with pytest.raises(UserError, match=message), workers.pool(2) as pool:
         list(pool.map(die, range(3)))
 
 
-def test_default_is_what_this_process_may_use() -> None:
+def test_default_is_the_number_of_allowed_processors() -> None:
     allowed = os.sched_getaffinity(0)
     try:
         os.sched_setaffinity(0, {min(allowed)})

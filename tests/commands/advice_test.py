@@ -1,7 +1,8 @@
-"""Advice names only flags that its reader has: those of the command that shows it, or of one that it names in full."""
+"""Tests that advice names only flags that its reader has."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import re
 from collections.abc import Iterator
@@ -15,70 +16,73 @@ from shown_texts import Definition, definitions, reached
 
 from tfrecord_tools import bench
 from tfrecord_tools.bench import Stage
+from tfrecord_tools.card import card_page
 from trainers import recipes
 from trainers.models.model_file import ModelInfo
-from trainers.results import advice, predictions, report
+from trainers.results import advice, comparison_page, predictions, report
 from trainers.results.predictions import Predictions
 from trainers.run_directory import Metrics
 
+# Flags in the findings of every trainer of this package.
+TRAINED = {"relabel", "class_weights", "learning_rate", "early_stopping", "label_smoothing", "overwrite"}
 READERS_OF_SOURCES = ("tfrecord_tools.convert", "tfrecord_tools.to_csv")
 WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
 OF_IMAGES = tuple(command for command in TRAINING if command != "trainers.features")
 
-# What these call speaks of another command's flags: they print that command first, and name it in its errors.
+# Texts behind these functions are about another command, which is printed first and is named in its errors.
 BORDER = frozenset({"trainers.fitting.csv_dataset.as_dataset"})
 
-# Definitions whose texts are shown by fewer commands than refer to them, for reasons that no reference says.
+# Definitions that fewer commands show than reach, for reasons that the references do not contain.
 NARROWED = {
-    # Others pass checked values.
+    # Other commands pass checked values.
     "tfrecord_tools.images.preparation.ImageConfig.__post_init__": ("tfrecord_tools.convert",),
-    # to_csv checks fractions, and has their flags.
+    # to_csv checks only fractions, and has the flags of fractions.
     "tfrecord_tools.conversion.plan_config.PlanConfig.__post_init__": ("tfrecord_tools.convert",),
     # to_csv leaves `relabel` at None.
     "tfrecord_tools.sources.relabel.relabel": ("tfrecord_tools.convert",),
-    # Others leave `depth_range` at None.
+    # Other commands leave `depth_range` at None.
     "tfrecord_tools.images.preparation._normalized_range": ("tfrecord_tools.convert",),
-    # Others take names and losses of it.
+    # Other commands use only names and losses.
     "tfrecord_tools.layout.findings.FINDINGS": ("tfrecord_tools.convert",),
-    # As for `_relabel`.
+    # to_csv leaves `relabel` at None.
     "tfrecord_tools.sources.relabel.notes": ("tfrecord_tools.convert",),
-    "tfrecord_tools.base.usage._ADVICE": WITH_SEED,  # A sentence is shown to who has the flags in it.
-    "tfrecord_tools.base.usage._unknown": TRAINING,  # Arguments of an optimizer are asked for where there is one.
-    "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes directories alone.
-    "tfrecord_tools.sources.archives._decoded": READERS_OF_SOURCES,  # Likewise.
-    "tfrecord_tools.sources.stores.list_store": READERS_OF_SOURCES,  # predict passes directories alone.
-    "tfrecord_tools.sources.archives._zip_members": READERS_OF_SOURCES,  # Likewise.
-    "tfrecord_tools.sources.archives._tar_members": READERS_OF_SOURCES,  # Likewise.
+    "tfrecord_tools.base.usage._ADVICE": WITH_SEED,  # A sentence is shown if the command has its flags.
+    "tfrecord_tools.base.usage._unknown": TRAINING,  # Only trainers have optimizer arguments.
+    "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes only directories.
+    "tfrecord_tools.sources.archives._decoded": READERS_OF_SOURCES,  # predict passes only directories.
+    "tfrecord_tools.sources.stores.list_store": READERS_OF_SOURCES,  # predict passes only directories.
+    "tfrecord_tools.sources.archives._zip_members": READERS_OF_SOURCES,  # predict passes only directories.
+    "tfrecord_tools.sources.archives._tar_members": READERS_OF_SOURCES,  # predict passes only directories.
     "trainers.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
-    "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate make recipes of default values.
-    "trainers.recipes.Phase.__post_init__": TRAINING,  # Likewise.
-    "trainers.recipes.Recipe.__post_init__": TRAINING,  # Likewise.
-    "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features leaves what it has no flag for at its default.
-    "trainers.training_flags.train": OF_IMAGES,  # Likewise.
-    "trainers.fitting.inputs.check_cache": OF_IMAGES,  # Likewise.
-    "trainers.fitting.setup.check": OF_IMAGES,  # Likewise.
-    "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # Likewise.
-    "trainers.recipes._with_unfrozen": ("trainers.finetune",),  # Others leave `unfreeze` at None.
-    "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head, or all.
+    "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate use default values.
+    "trainers.recipes.Phase.__post_init__": TRAINING,  # compare and evaluate use default values.
+    "trainers.recipes.Recipe.__post_init__": TRAINING,  # compare and evaluate use default values.
+    "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features has no such flags.
+    "trainers.training_flags.train": OF_IMAGES,  # features has no such flags.
+    "trainers.fitting.inputs.check_cache": OF_IMAGES,  # features has no such flags.
+    "trainers.fitting.setup.check": OF_IMAGES,  # features has no such flags.
+    "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # features has no such flags.
+    "trainers.recipes._with_unfrozen": ("trainers.finetune",),  # Other commands leave `unfreeze` at None.
+    "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head or all layers.
 }
 
 
 @pytest.fixture(scope="module")
 def shown_by() -> dict[str, list[str]]:
-    """Each definition of the source with the commands that can come to it."""
+    """Return definition -> the commands that can reach it."""
     reach = {command: reached(command, BORDER) for command in COMMANDS}
     return {name: [command for command in COMMANDS if name in reach[command]] for name in definitions()}
 
 
 def parts_of_a_command(definition: Definition) -> set[str]:
-    """The commands whose arguments a definition puts together: `--seed={}` alone is one of them."""
+    """Return the commands that a definition builds, with arguments such as `--seed={}`."""
     texts = " ".join(text for _, text in definition.texts(every=True))
     passes_to_any = "trainers.{}" in texts or "trainers.results.advice.command" in definition.references()[0]
     return named(texts) | (set(TRAINING) if passes_to_any else set())
 
 
 def problems(name: str, definition: Definition, commands: list[str]) -> Iterator[str]:
-    """Yields what is wrong with the texts of a definition that these commands show."""
+    """Yield the flags in the texts of a definition that the commands do not have."""
     for line, text in definition.texts():
         alone = re.fullmatch(r"--(\w+)(=\S*)?", text)
         if alone and any(has(one, alone[1]) for one in parts_of_a_command(definition)):
@@ -88,14 +92,15 @@ def problems(name: str, definition: Definition, commands: list[str]) -> Iterator
             yield f"{name}, line {line}: --{flag}, shown by {', '.join(lacking) or 'no command'}: {text!r}"
 
 
-def test_every_text_of_the_source_names_flags_that_its_reader_has(shown_by: dict[str, list[str]]) -> None:
-    of_commands = {n: d for n, d in definitions().items() if not re.search(r"\bdefine_|\._define_", n)}  # See below.
+def test_texts_name_flags_that_their_reader_has(shown_by: dict[str, list[str]]) -> None:
+    # test_help_names_flags_of_its_command checks the texts of flags.
+    of_commands = {n: d for n, d in definitions().items() if not re.search(r"\bdefine_|\._define_", n)}
     assert sum(len(list(definition.texts())) for definition in of_commands.values()) > 150
-    found = [line for name, definition in of_commands.items() for line in problems(name, definition, shown_by[name])]
-    assert found == []
+    lines = [line for name, definition in of_commands.items() for line in problems(name, definition, shown_by[name])]
+    assert lines == []
 
 
-def test_what_is_narrowed_is_still_there_and_has_to_be(shown_by: dict[str, list[str]]) -> None:
+def test_narrowed_definitions_exist_and_are_needed(shown_by: dict[str, list[str]]) -> None:
     for name, commands in NARROWED.items():
         assert set(commands) < set(shown_by[name]), name
     assert definitions().keys() >= BORDER
@@ -114,9 +119,9 @@ def test_help_names_flags_of_its_command(command: str) -> None:
     ("text", "commands", "flags"),
     [
         ("Pass --order=balanced.", ["trainers.frozen"], []),
-        ("Pass --order=balanced.", ["trainers.frozen", "trainers.features"], ["order"]),  # All who show it have it.
-        ("Pass --order=balanced.", [], ["order"]),  # Nobody shows it.
-        ("python -m trainers.frozen --order=blocks", ["trainers.features"], []),  # Named in full.
+        ("Pass --order=balanced.", ["trainers.frozen", "trainers.features"], ["order"]),  # One command lacks it.
+        ("Pass --order=balanced.", [], ["order"]),  # No command shows it.
+        ("python -m trainers.frozen --order=blocks", ["trainers.features"], []),  # The command is named.
         ("python -m trainers frozen --order=blocks", ["trainers.features"], []),
         ("Use --order of trainers.frozen.", ["trainers.features"], []),
         ("Use trainers.frozen. There is --order.", ["trainers.features"], ["order"]),  # Another sentence.
@@ -128,19 +133,19 @@ def test_help_names_flags_of_its_command(command: str) -> None:
         ("rows of ---- and a--b", ["trainers.doctor"], []),
     ],
 )
-def test_what_counts_as_named(text: str, commands: list[str], flags: list[str]) -> None:
+def test_unknown_flags_in_texts(text: str, commands: list[str], flags: list[str]) -> None:
     assert list(unknown(text, commands)) == flags
 
 
 @pytest.mark.parametrize("command", ["trainers.scratch", "trainers.predict"])
 def test_answers_to_unknown_flags_name_flags_of_the_command(command: str) -> None:
     message = run(command, "--shuffle").stderr
-    assert message.startswith("error: --shuffle: there is no such flag. ")
+    assert message.startswith("error: --shuffle: is not a flag of this command. ")
     assert ("--seed" in message) == has(command, "seed")
     assert set(unknown(message, [command])) == {"shuffle"}
 
 
-# --- What is put together when it is shown ---------------------------------------------------------------------------
+# --- Texts that are built at run time ---------------------------------------------------------------------------------
 
 
 def test_flags_of_images_are_those_that_features_lacks() -> None:
@@ -159,23 +164,23 @@ def test_flags_of_images_are_those_that_features_lacks() -> None:
     ],
 )
 def test_advice_takes_the_first_flag_that_the_trainer_has(trainer: str, flags: tuple[str, ...], expected: str) -> None:
-    given = advice.command(trainer, *flags)
-    assert given.startswith(expected)
-    assert bool(given) == bool(expected)
+    command = advice.command(trainer, *flags)
+    assert command.startswith(expected)
+    assert bool(command) == bool(expected)
 
 
 def worst_report(trainer: str) -> report.Facts:
-    """A report in which everything is found that can be found."""
-    truth = np.repeat([0, 1], 60)
-    said = np.where(truth == 1, np.arange(120) % 2, 0)  # Every second one of the second class is not found.
-    probabilities = np.eye(2)[said] * 0.98 + 0.01
+    """Return the facts of a report with every finding except "perhaps_guessed", which excludes "guessed"."""
+    truth = np.repeat([0, 1], [600, 40])
+    answers = np.where(truth == 1, np.arange(640) % 2, np.arange(640) < 30)  # Half of the second class is not found.
+    probabilities = np.eye(2)[answers.astype(int)] * 0.98 + 0.01
     predicted = Predictions(
         classes=("cats", "dogs"),
-        paths=[f"{i}.jpg" for i in range(120)],
+        paths=[f"{i}.jpg" for i in range(640)],
         labels=truth,
-        predicted=said,
+        predicted=answers.astype(int),
         probabilities=probabilities,
-        records=np.arange(120),
+        records=np.arange(640),
     )
     metrics: Metrics = predictions.summary(predicted) | {"split": "s", "note": "n", "corrupt": ["record 3"]}
     return report.Facts(
@@ -183,7 +188,7 @@ def worst_report(trainer: str) -> report.Facts:
         predictions=predicted,
         metrics=metrics,
         settings={},
-        history=[{"data_wait": 0.9}],
+        history=[{"data_wait": 0.9, "loss": 0.5, "val_loss": 0.5}, {"data_wait": 0.9, "loss": 0.1, "val_loss": 0.9}],
         plots={},
         mistakes=[],
     )
@@ -192,28 +197,32 @@ def worst_report(trainer: str) -> report.Facts:
 @pytest.mark.parametrize("trainer", [*recipes.RECIPES, "mine"])
 def test_reports_name_flags_of_the_trainer(trainer: str) -> None:
     found = report.findings(worst_report(trainer))
-    assert [finding.section for finding in found] == [
-        "mistakes",
-        "decisions",
-        "training",
-        "calibration",
-        "settings",
-        "decisions",
-    ]  # All that there are.
+    assert {finding.name for finding in found} == {rule.name for rule in report._RULES} - {"perhaps_guessed"}
+    fewer = dataclasses.replace(worst_report(trainer), metrics={**worst_report(trainer).metrics, "accuracy": 0.94})
+    found += [finding for finding in report.findings(fewer) if finding.name == "perhaps_guessed"]
+    assert {finding.name for finding in found} == {rule.name for rule in report._RULES}
     text = "\n".join(finding.text for finding in found)
     for reader in {f"trainers.{trainer}", "trainers.evaluate"} & set(COMMANDS):  # Who trains, and who judges later.
         assert list(unknown(text, [reader])) == []
     assert set(FLAG.findall(text)) == {
-        "features": {"relabel", "class_weights", "batch_size"},
-        "mine": {"relabel", "resize"},
-    }.get(trainer, {"relabel", "order", "probe", "cache", "resize"})
+        "features": {*TRAINED, "batch_size"},
+        "mine": {"relabel", "resize", "overwrite"},
+    }.get(trainer, {*TRAINED, "order", "probe", "cache", "resize"})
+
+
+def test_cards_and_comparisons_name_flags_of_commands() -> None:
+    # Both name other commands in full. The card's own flags are those of convert.
+    for rule in card_page._RULES:
+        assert list(unknown(f"{rule.title} {rule.text} {rule.advice}", ["tfrecord_tools.convert"])) == []
+    for compared in comparison_page._RULES:
+        assert list(unknown(f"{compared.title} {compared.text} {compared.advice}", ["trainers.compare"])) == []
 
 
 @pytest.mark.parametrize("binding", ["reading", "decoding", "augmenting", "reading from memory"])
 @pytest.mark.parametrize(
     ("command", "given"), [("tfrecord_tools.bench", {}), *((one, {"in_memory": "--cache=memory"}) for one in OF_IMAGES)]
 )
-def test_verdicts_name_flags_of_who_asks(command: str, given: dict[str, Any], binding: str) -> None:
+def test_verdicts_name_flags_of_their_command(command: str, given: dict[str, Any], binding: str) -> None:
     verdict = bench.verdict([Stage("start", 1e6), Stage(binding, 100.0)], 1000, 160, 0.875, **given)
-    assert f"{binding} binds" in verdict
+    assert verdict.startswith(f"bottleneck: {binding}, ")
     assert list(unknown(verdict, [command])) == []

@@ -1,4 +1,4 @@
-"""Tests of the bottleneck verdict: what is measured, and what is concluded from it."""
+"""Tests of bench: the measurement, the bottleneck and the remedy."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ READ, DECODE, AUGMENT = Stage("reading", 20_000), Stage("decoding", 2000), Stage
         (
             [READ, DECODE, AUGMENT],
             None,
-            "decoding binds: 68% of the time at 1,500 images/s. python -m trainers.finetune --cache=memory (or frozen,"
-            " or scratch) keeps all decoded images in 77 MB; or python -m tfrecord_tools.convert --resize=183"
+            "bottleneck: decoding, 68% of the time at 1,500 images/s. python -m trainers.finetune --cache=memory (or"
+            " frozen, or scratch) keeps all decoded images in 77 MB; or python -m tfrecord_tools.convert --resize=183"
             " --resize_mode=center_crop makes records that decode faster.",
         ),
         (
             [Stage("reading", 20_000), Stage("augmenting", 4000)],
             None,
-            "augmenting binds: 80% of the time at 4,000 images/s.",
+            "bottleneck: augmenting, 80% of the time at 4,000 images/s.",
         ),
         (
             [Stage("reading", 900), Stage("decoding", 800)],
             None,
-            "reading binds: 89% of the time at 800 images/s. A faster",
+            "bottleneck: reading, 89% of the time at 800 images/s. Use a faster",
         ),
         (
             [READ, DECODE],
             4000.0,
-            "decoding binds: 90% of the time at 2,000 images/s, 50% of what the model could take.",
+            "bottleneck: decoding, 90% of the time at 2,000 images/s, 50% of the model's own speed.",
         ),
-        ([READ, DECODE], 200.0, "the model binds: 200 images/s; the input is 10.0 times what it takes."),
-        ([READ, DECODE], 2100.0, "the model binds: 2,100 images/s; the input is as fast as it."),
+        ([READ, DECODE], 200.0, "bottleneck: the model, with 200 images/s; the input is 10.0 times as fast."),
+        ([READ, DECODE], 2100.0, "bottleneck: the model, with 2,100 images/s; the input is about as fast."),
     ],
 )
 def test_verdict(stages: list[Stage], model_rate: float | None, expected: str) -> None:
     assert bench.verdict(stages, 1000, 160, 0.875, model_rate).startswith(expected)
 
 
-def test_a_cache_that_does_not_fit_is_not_advised() -> None:
+def test_too_large_cache_is_not_advised() -> None:
     advice = bench.verdict([READ, DECODE], 10_000_000, 160, 0.0)
     assert "--cache" not in advice
     assert "python -m tfrecord_tools.convert --resize=160 --resize_mode=exact makes" in advice
 
 
-def test_who_has_a_flag_for_the_cache_is_told_it() -> None:
+def test_advice_names_the_flag_of_the_cache() -> None:
     advice = bench.verdict([READ, DECODE], 1000, 160, 0.0, in_memory="--cache=memory")
     assert "images/s. --cache=memory keeps all decoded images in 77 MB; or" in advice
 
@@ -77,7 +77,7 @@ def test_advised_records_are_not_resized_again() -> None:
         np.testing.assert_array_equal(decode_pixels(tf.constant(data), 160, crop), expected)
 
 
-def test_rate_is_that_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_equals_that_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock()
     monkeypatch.setattr(bench, "time", clock)
 
@@ -98,7 +98,7 @@ def test_stages_of_a_dataset(tmp_path: Path) -> None:
     (stage,) = bench.measure(records, still, dataset.cache_pixels(records, image_size=16))
     assert stage.name == "reading from memory"
     assert np.isfinite(stage.rate)
-    with pytest.raises(UserError, match=r"--seconds=0: above 0 is expected\."):
+    with pytest.raises(UserError, match=r"--seconds=0: must be above 0\."):
         BenchConfig(tfrecords="", seconds=0)
 
 
@@ -109,6 +109,6 @@ def test_command(tmp_path: Path) -> None:
     lines = ended.stdout.splitlines()
     assert "records of train, 16 px, batches of 4" in lines[0]
     assert [line.split()[0] for line in lines[1:4]] == ["reading", "+", "+"]
-    assert " binds: " in lines[4]
+    assert lines[4].startswith("bottleneck: ")
     ended = run("tfrecord_tools.bench", cwd=tmp_path)
     assert (ended.returncode, ended.stderr.startswith("error: nothing was given: a dataset's directory")) == (1, True)

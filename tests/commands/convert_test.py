@@ -1,4 +1,4 @@
-"""Tests of a conversion from end to end: what comes out, what is refused, and that no interruption shows."""
+"""Tests of convert from end to end: output, errors, and interruptions."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ pytestmark = pytest.mark.usefixtures("no_fsync")
 
 @pytest.fixture
 def src(split_source: Path, tmp_path: Path) -> Path:
-    """A copy of `split_source` for a test to change."""
+    """Return a copy of `split_source` that a test may change."""
     return Path(shutil.copytree(split_source, tmp_path / "pets"))
 
 
 def read(out: Path) -> dict[str, dict[str, Example]]:
-    """Returns split -> path -> record of a dataset, through the index."""
+    """Return split -> path -> record of a dataset."""
     data = open_dataset(out)
     splits = {split: data.records(split) for split in data.splits}
     return {split: {records[i]["path"]: records[i] for i in range(len(records))} for split, records in splits.items()}
 
 
 class Stop(BaseException):
-    """Ends a conversion in this process as a signal would end the command."""
+    """Ends a conversion in this process, as a signal ends the command."""
 
 
-# --- What comes out ------------------------------------------------------------------------------------------------
+# --- Output --------------------------------------------------------------------------------------------------------
 
 
 def test_split_layout_end_to_end(split_source: Path, tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_bad_images_are_listed(src: Path, tmp_path: Path) -> None:
         ("train/cats/page.jpg", "skipped"),
         ("train/dogs/moving.jpg", "skipped"),
     ]
-    assert rows[2]["reason"] == "a TGA image, not a format that is read: export it as PNG or JPEG"
+    assert rows[2]["reason"] == "a TGA image, not a supported format: export it as PNG or JPEG"
     assert "  note: 1 file is left out, not in a class directory: readme.txt" in lines
     assert len(read(tmp_path / "out")["train"]) == 9
 
@@ -174,7 +174,7 @@ def test_table_comes_before_anything_is_written(split_source: Path, tmp_path: Pa
 # --- The same bytes ------------------------------------------------------------------------------------------------
 
 
-def test_same_bytes_with_any_number_of_workers_and_at_any_place(class_source: Path, tmp_path: Path) -> None:
+def test_same_bytes_with_any_number_of_workers_and_in_any_directory(class_source: Path, tmp_path: Path) -> None:
     flags = {"validation_fraction": 0.3, "shards": 7, "max_bad": 0.1}
     converted(class_source, tmp_path / "one", **flags)
     converted(class_source, tmp_path / "two", workers=2, **flags)
@@ -183,7 +183,7 @@ def test_same_bytes_with_any_number_of_workers_and_at_any_place(class_source: Pa
     moved = Path(shutil.copytree(class_source, tmp_path / "elsewhere/pets"))
     for path in moved.rglob("*.jpg"):
         os.utime(path, ns=(0, 1))
-    # As a command, where workers are forked; relative paths.
+    # As a command, with forked workers and relative paths.
     own = [f"--{name}={value}" for name, value in flags.items()]
     done = run(MODULE, "--src=pets", "--out=deep/er/three", "--workers=3", *own, cwd=moved.parent)
     assert (done.returncode, done.stderr) == (0, "")
@@ -199,7 +199,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
     assert len(set(digests)) == 3
 
 
-# --- Refusals ------------------------------------------------------------------------------------------------------
+# --- Errors --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -214,23 +214,23 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
         ),
         ({"src": "one"}, r"--src=one: there is only one class, 'cats'"),
         ({"src": ""}, r"--src is missing\. Pass a directory of images such as .*, an archive, or a manifest\."),
-        ({"out": "pets/out"}, r"--out=pets/out lies inside --src=pets: .* Choose one outside\."),
-        ({"out": "pets"}, r"--out=pets lies inside --src=pets"),
-        ({"out": "."}, r"lies inside --out=.*, which would be replaced\. Choose another --out\."),
-        ({"out": "notes.txt"}, r"--out=notes\.txt is a file\. Choose a directory that is not there yet\."),
-        ({"out": "one"}, r"--out=one exists and is no dataset of this tool, so it is not touched"),
-        ({"out": "one", "overwrite": True}, r"--out=one exists and is no dataset of this tool"),
+        ({"out": "pets/out"}, r"--out=pets/out: is inside --src=pets, .* Choose a directory outside --src\."),
+        ({"out": "pets"}, r"--out=pets: is inside --src=pets"),
+        ({"out": "."}, r"--out=.*: contains --src=.* and would be replaced\. Choose another --out\."),
+        ({"out": "notes.txt"}, r"--out=notes\.txt: is a file\. Choose a directory that does not exist yet\."),
+        ({"out": "one"}, r"--out=one: exists and is not a dataset of this tool\. Nothing was changed\."),
+        ({"out": "one", "overwrite": True}, r"--out=one: exists and is not a dataset of this tool"),
         ({"out": "notes.txt/out"}, r"notes\.txt/out\.partial: cannot be created: Not a directory\. Choose another"),
         (
             {"classes": ["cat", "dogs"]},
             r"--classes: 'cat' is not a class with files in .*\. There are classes such as cats\.",
         ),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
-        ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: one of skip, repair, fail is expected\."),
-        ({"workers": 0}, r"--workers=0: at least 1\."),
+        ({"on_bad_image": "ignore"}, r"--on_bad_image=ignore: must be one of skip, repair, fail\."),
+        ({"workers": 0}, r"--workers=0: must be at least 1\."),
     ],
 )
-def test_refused_and_nothing_left(
+def test_errors_leave_no_files(
     src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -251,11 +251,11 @@ def test_existing_out_is_refused_before_any_work(
 ) -> None:
     converted(src, tmp_path / "out")
     monkeypatch.setattr(convert_module, "scan", lambda *_: pytest.fail("it was scanned"))
-    with pytest.raises(UserError, match=r"out exists\. Pass --overwrite to replace it"):
+    with pytest.raises(UserError, match=r"out: the dataset exists\. Pass --overwrite to replace it"):
         convert(ConvertConfig(src=str(src), out=f"{tmp_path}/{out}", workers=1))
 
 
-def test_empty_directory_is_taken(split_source: Path, tmp_path: Path) -> None:
+def test_out_may_be_an_empty_directory(split_source: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     converted(split_source, tmp_path / "out")
     assert len(read(tmp_path / "out")["train"]) == 10
@@ -269,7 +269,7 @@ def test_on_bad_image_fail(src: Path, tmp_path: Path) -> None:
     assert str(caught.value) == (
         f"{src}/train/cats/page.jpg: not an image (starts with b'<html>'); an HTML page: download the file again."
         " Remove it, or pass --on_bad_image=skip."
-        f"\nWhat is done is kept in {tmp_path}/out.partial/ for the next try; delete it to give up."
+        f"\nThe finished part is kept in {tmp_path}/out.partial/ for the next run. To give up, delete that directory."
     )
     assert not (tmp_path / "out").exists()
 
@@ -280,19 +280,19 @@ def test_max_bad(src: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"3 of 19 files cannot be records, more than --max_bad=0\.05 allows"):
         converted(src, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert converted(src, tmp_path / "out", max_bad=0.2)["rejected"] == 3  # The same command, but for the limit.
+    assert converted(src, tmp_path / "out", max_bad=0.2)["rejected"] == 3  # The same command with a higher limit.
 
 
 def test_too_many_bad_files_stop_early(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong --src is noticed after some files, not after a million."""
+    """A wrong --src is reported after some files, not after a million."""
     for path in src.rglob("*.jpg"):
         path.write_bytes(b"")
-    surveyed: list[int] = []
-    monkeypatch.setattr(convert_module.Progress, "__call__", lambda self, count: surveyed.append(count))
+    inspected: list[int] = []
+    monkeypatch.setattr(convert_module.Progress, "__call__", lambda self, count: inspected.append(count))
     monkeypatch.setattr("tfrecord_tools.conversion.survey.FILES_PER_JOB", 2)
     with pytest.raises(UserError, match="more than --max_bad"):
         converted(src, tmp_path / "out")
-    assert sum(surveyed) == 2
+    assert sum(inspected) == 2
 
 
 def test_no_space(split_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +307,9 @@ def test_no_space(split_source: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 # --- Replacing -----------------------------------------------------------------------------------------------------
 
 
-def test_overwrite_keeps_the_old_one_until_the_end(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overwrite_keeps_the_old_dataset_until_the_end(
+    src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     converted(src, tmp_path / "out")
     old = contents(tmp_path / "out")
     draw(src / "train/cats/new.jpg")
@@ -315,7 +317,7 @@ def test_overwrite_keeps_the_old_one_until_the_end(src: Path, tmp_path: Path, mo
     checked: list[bool] = []
 
     def write(*arguments: Any) -> None:
-        original(*arguments)  # The last thing before the commit.
+        original(*arguments)  # The last step before the commit.
         checked.append(contents(tmp_path / "out") == old)
 
     monkeypatch.setattr(convert_module.card_page, "write", write)
@@ -327,16 +329,16 @@ def test_overwrite_keeps_the_old_one_until_the_end(src: Path, tmp_path: Path, mo
     assert sorted(os.listdir(tmp_path)) == ["fresh", "out", "pets"]
 
 
-def test_failed_overwrite_leaves_the_old_one(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_overwrite_keeps_the_old_dataset(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted(src, tmp_path / "out")
     old = contents(tmp_path / "out")
     monkeypatch.setattr(convert_module.metadata, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space")))
-    with pytest.raises(UserError, match=r"^No space \(.*\)\. What is done is kept in .*/out\.partial/\. Mend"):
+    with pytest.raises(UserError, match=r"^No space \(.*\)\. The finished part is kept in .*/out\.partial/\. Fix"):
         converted(src, tmp_path / "out", overwrite=True, seed=1)
     assert contents(tmp_path / "out") == old
 
 
-def test_where_the_file_system_cannot_exchange(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_without_exchange(src: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     converted(src, tmp_path / "out")
     monkeypatch.setattr(files, "exchange", lambda one, other: False)
     converted(src, tmp_path / "out", overwrite=True, seed=1)
@@ -345,14 +347,14 @@ def test_where_the_file_system_cannot_exchange(src: Path, tmp_path: Path, monkey
     assert sorted(os.listdir(tmp_path)) == ["fresh", "out", "pets"]
 
 
-@pytest.mark.parametrize("there", [True, False], ids=["to a dataset", "dangling"])
-def test_out_may_be_a_link(split_source: Path, tmp_path: Path, there: bool) -> None:
+@pytest.mark.parametrize("exists", [True, False], ids=["to a dataset", "dangling"])
+def test_out_may_be_a_link(split_source: Path, tmp_path: Path, exists: bool) -> None:
     (tmp_path / "disk").mkdir()
-    if there:
+    if exists:
         converted(split_source, tmp_path / "disk/real", seed=1)
     (tmp_path / "out").symlink_to("disk/real")
     converted(split_source, tmp_path / "out", overwrite=True)
-    assert (tmp_path / "out").is_symlink()  # What it names was replaced, not the link.
+    assert (tmp_path / "out").is_symlink()  # The target was replaced, not the link.
     assert json.loads((tmp_path / "disk/real/convert.json").read_text())["config"]["seed"] == 0
     assert sorted(os.listdir(tmp_path / "disk")) == ["real"]
     assert sorted(os.listdir(tmp_path)) == ["disk", "out"]
@@ -362,7 +364,7 @@ def test_out_may_be_a_link(split_source: Path, tmp_path: Path, there: bool) -> N
 
 
 def stop_writing_after(monkeypatch: pytest.MonkeyPatch, shards: int) -> list[str]:
-    """Makes the next conversion stop after some shards; returns the list of those that are written."""
+    """Make the next conversion stop after some shards, and return the list of shards that it writes."""
     written: list[str] = []
     original = convert_module.write_shard
 
@@ -409,7 +411,7 @@ def test_another_number_of_workers_or_limit_continues(class_source: Path, tmp_pa
         ({"classes": ["dogs", "cats"]}, "classes was None and is ['dogs', 'cats']"),
     ],
 )
-def test_differing_conversion_is_refused_until_restart(
+def test_unfinished_conversion_with_other_settings_needs_restart(
     class_source: Path, tmp_path: Path, settings: dict[str, Any], difference: str
 ) -> None:
     flags = {"shards": 3} | settings
@@ -420,14 +422,14 @@ def test_differing_conversion_is_refused_until_restart(
     with pytest.raises(UserError) as caught:
         converted(class_source, tmp_path / "out", **flags)
     assert f"out.partial holds an unfinished conversion that differs: {difference}." in str(caught.value)
-    assert "Repeat that command to finish it, or pass --restart to discard it." in str(caught.value)
+    assert "Run the old command again to finish it, or pass --restart to discard it." in str(caught.value)
     converted(class_source, tmp_path / "out", restart=True, **flags)
     converted(class_source, tmp_path / "fresh", **flags)
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
     assert sorted(os.listdir(tmp_path)) == ["fresh", "out"]
 
 
-def test_another_source_of_other_content_is_refused(src: Path, class_source: Path, tmp_path: Path) -> None:
+def test_unfinished_conversion_of_another_source_is_an_error(src: Path, class_source: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         stop_writing_after(patch, 1)
         with pytest.raises(Stop):
@@ -453,10 +455,12 @@ def test_source_that_changes_between_survey_and_write(
 
     with monkeypatch.context() as patch:
         patch.setattr(convert_module, "make_plan", make_plan)
-        with pytest.raises(UserError, match=r"train/dogs/000\.jpg: changed between survey and write\. .*--restart"):
+        with pytest.raises(
+            UserError, match=r"train/dogs/000\.jpg: the file has changed since it was inspected\. .*--restart"
+        ):
             converted(src, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UserError, match="--restart"):  # Never silently a mixture.
+    with pytest.raises(UserError, match="--restart"):  # A mixture of both versions must not be possible.
         converted(src, tmp_path / "out")
     converted(src, tmp_path / "out", restart=True)
     assert read(tmp_path / "out")["train"]["train/dogs/000.jpg"]["image"] == path.read_bytes()
@@ -475,7 +479,9 @@ def test_interrupted_commit_is_finished_by_the_same_command(
     assert sorted(os.listdir(tmp_path)) == ["out", "out.partial", "pets"]
     lines: list[str] = []
     facts = convert(ConvertConfig(src=str(src), out=str(tmp_path / "out"), workers=1), log=lines.append)
-    assert lines == [f"{tmp_path}/out/: the interrupted commit of this conversion is finished."]
+    assert lines == [
+        f"{tmp_path}/out/: the last step of an interrupted conversion is now finished. The dataset is complete."
+    ]
     assert facts == json.loads((tmp_path / "out/convert.json").read_text())
     assert sorted(os.listdir(tmp_path)) == ["out", "pets"]
 
@@ -487,7 +493,7 @@ def test_interrupted_commit_is_finished_before_another_command(
         patch.setattr(workspace.Workspace, "clear", lambda self: (_ for _ in ()).throw(Stop))
         with pytest.raises(Stop):
             converted(src, tmp_path / "out")
-    with pytest.raises(UserError, match=r"out exists\. Pass --overwrite"):
+    with pytest.raises(UserError, match=r"out: the dataset exists\. Pass --overwrite"):
         converted(src, tmp_path / "out", seed=1)
     assert converted(src, tmp_path / "out", seed=1, overwrite=True)["config"]["seed"] == 1
     assert sorted(os.listdir(tmp_path)) == ["out", "pets"]
@@ -499,7 +505,7 @@ def test_dry_run_touches_nothing(src: Path, tmp_path: Path) -> None:
         with pytest.raises(Stop):
             converted(src, tmp_path / "out")
     before = {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in tmp_path.rglob("*")}
-    facts = converted(src, tmp_path / "out", dry_run=True, seed=5)  # Nor does it mind what is unfinished.
+    facts = converted(src, tmp_path / "out", dry_run=True, seed=5)  # An unfinished conversion does not matter either.
     assert (facts["records"], facts["splits"]["train"]["records"]) == (16, 10)
     assert {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in tmp_path.rglob("*")} == before
 
@@ -507,7 +513,7 @@ def test_dry_run_touches_nothing(src: Path, tmp_path: Path) -> None:
 # --- The command ---------------------------------------------------------------------------------------------------
 
 
-def test_command_writes_and_says_what(src: Path, tmp_path: Path) -> None:
+def test_command_writes_and_prints_a_summary(src: Path, tmp_path: Path) -> None:
     done = run(MODULE, "--src=pets", "--workers=1", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("pets: 16 images")
@@ -528,8 +534,8 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--scr=pets"], "--scr=pets: there is no such flag. Use --src=pets."),
-        (["--src=pets", "extra"], "error: unexpected argument 'extra': everything is given by flags"),
+        (["--scr=pets"], "--scr=pets: is not a flag of this command. Use --src=pets."),
+        (["--src=pets", "extra"], "error: unexpected argument 'extra': this command takes only flags"),
         ([], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
         (["--src=gone"], "error: --src=gone: does not exist."),
     ],
@@ -544,7 +550,7 @@ def test_wrong_commands(src: Path, tmp_path: Path, flags: list[str], message: st
 
 def test_a_directory_whose_name_is_not_utf8(src: Path, tmp_path: Path) -> None:
     os.rename(src, os.fsencode(tmp_path) + b"/caf\xe9")
-    # Strict, as Python's output is under most locales.
+    # Python's output is strict under most locales.
     flags = [os.fsdecode(b"--src=caf\xe9"), "--workers=1"]
     done = run(MODULE, *flags, cwd=tmp_path, env={"PYTHONIOENCODING": "ascii:strict"})
     assert (done.returncode, done.stderr) == (0, "")
@@ -552,7 +558,7 @@ def test_a_directory_whose_name_is_not_utf8(src: Path, tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "out").splits == {"train": 10, "validation": 6}
 
 
-def test_nothing_dear_is_imported(src: Path, tmp_path: Path) -> None:
+def test_slow_imports_are_avoided(src: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from tfrecord_tools.convert import *\n"
         "convert(ConvertConfig(src='pets', dry_run=True, workers=1), log=lambda line: None)\n"
@@ -568,7 +574,7 @@ def test_nothing_dear_is_imported(src: Path, tmp_path: Path) -> None:
 
 
 def test_full_disk(tmp_path: Path) -> None:
-    """A limit on the size of files stands for it: the shard does not fit, all else does."""
+    """A limit on the file size replaces the full disk: the shard is too large, all other files fit."""
     for path in [tmp_path / f"pets/train/{name}/{i}.jpg" for name in ("cats", "dogs") for i in range(10)]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image(str(path.name), size=(80, 60)))
@@ -580,10 +586,10 @@ def test_full_disk(tmp_path: Path) -> None:
     done = run(MODULE, "--src=pets", "--workers=2", cwd=tmp_path, preexec_fn=limited)
     assert done.returncode == 1
     assert done.stderr.startswith(
-        "error: out.partial/data/pets-train.tfrecord-00000-of-00001.tmp: File too large (write). What is done is kept"
-        " in out.partial/."
+        "error: out.partial/data/pets-train.tfrecord-00000-of-00001.tmp: File too large (write). The finished part is"
+        " kept in out.partial/."
     )
-    assert done.stderr.endswith("Mend the cause and run the same command again: it continues.\n")
+    assert done.stderr.endswith("Fix the cause and run the same command again: it continues.\n")
     assert sorted(os.listdir(tmp_path)) == ["out.partial", "pets"]
     assert not list(tmp_path.rglob("*.tmp"))
     converted(tmp_path / "pets", tmp_path / "out")
@@ -613,12 +619,12 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
     moments: list[Callable[[subprocess.Popen[str]], None]] = [
         lambda process: until((partial / "survey/0000001.npz").exists, process),
         lambda process: until(lambda: len(list(partial.glob("index/*.parquet"))) > 5, process),
-        lambda process: until((partial / "commit.json").exists, process),  # During the commit.
+        lambda process: until((partial / "commit.json").exists, process),  # In the middle of the commit.
         *[lambda process: time.sleep(rng.uniform(0.2, 1.0) * duration)] * 2,
     ]
     for number, moment in enumerate(moments):
         if number == 2:
-            converted(source, out, seed=1)  # To be replaced.
+            converted(source, out, seed=1)  # The next command replaces it.
         with start(MODULE, *flags, "--overwrite", cwd=tmp_path) as process:
             moment(process)
             process.kill()
@@ -631,7 +637,7 @@ def test_killed_at_random_moments(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def many_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten thousand names of few files: some seconds of work."""
+    """Return a source of 10,000 links to two files, which takes some seconds to convert."""
     root = tmp_path_factory.mktemp("many") / "pets"
     for name in ("cats", "dogs"):
         first = root / f"train/{name}/first.jpg"
@@ -649,31 +655,34 @@ def test_interrupt_and_a_second_conversion_at_the_same_time(
     saved = tmp_path / "out.partial/survey"
     with start(MODULE, f"--src={many_files}", "--workers=2", cwd=tmp_path, start_new_session=True) as process:
         until((saved / "0000001.npz").exists, process)
-        with pytest.raises(UserError, match=r"out: another conversion is writing it\. Wait for it, or choose another"):
+        with pytest.raises(
+            UserError,
+            match=r"out: another conversion is writing this directory\. Wait until it ends, or choose another",
+        ):
             converted(many_files, tmp_path / "out")
         assert process.poll() is None
         sent = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # As the terminal does: to the workers too.
+        os.killpg(process.pid, signal.SIGINT)  # A terminal sends it to the workers, too.
         out, err = process.communicate(timeout=30)
         seconds = time.monotonic() - sent
     assert process.returncode == 130
-    assert err.strip() == "interrupted: the same command continues from here"
+    assert err.strip() == "interrupted: run the same command again to continue"
     assert out == ""
     assert seconds < 2
     with pytest.raises(ProcessLookupError):
-        os.killpg(process.pid, 0)  # No worker is left.
+        os.killpg(process.pid, 0)  # All workers have ended.
     known = sum(len(np.load(path)["table"]) for path in saved.glob("*.npz"))
     assert known >= 256
-    with workspace.open_workspace(tmp_path / "out"):  # Free for the next one.
+    with workspace.open_workspace(tmp_path / "out"):  # The lock is free again.
         pass
 
 
 def test_the_source_is_checked_before_the_output(tmp_path):
-    """Nobody should choose another --out only to read then that --src is mistyped."""
+    """A mistyped --src is reported before an existing --out."""
     converted(with_splits(tmp_path / "pets"), tmp_path / "out")
     for source, message in (
         ("pest", "--src=pest: does not exist"),
-        ("pets", "--out=out exists"),
+        ("pets", "--out=out: the dataset exists"),
     ):
         done = run(MODULE, f"--src={source}", "--out=out", cwd=tmp_path)
         assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""Every flag of every command runs once as a user types it, and does something; `flag_runs.py` has the runs."""
+"""Tests that every flag of every command has an effect, in the runs of `flag_runs.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from image_sources import REPOSITORY, run
 
 # Values of flags that need more than one process, with the test that runs them as commands.
 ELSEWHERE = {("strategy", "multi_worker"): "trainers/devices/multi_worker_test.py"}
-# Commands whose quick run is another test's: a training takes 20 seconds.
+# Commands with their quick run in another test, because a training takes 20 seconds.
 QUICK_ELSEWHERE = {
     "tfrecord_tools.bench": "commands/bench_test.py",
     "trainers.scratch": "trainers/commands/trainers_test.py",
@@ -41,28 +41,28 @@ def stocked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_run(command: str, chosen: Run, stocked: Path, tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    shutil.copytree(stocked, place)
-    chosen.before(place)
-    pages = set(place.rglob("*.html"))
-    done = run(command, *chosen.arguments, *chosen.flags, cwd=place)
+    directory = tmp_path / "run"
+    shutil.copytree(stocked, directory)
+    chosen.before(directory)
+    pages = set(directory.rglob("*.html"))
+    done = run(command, *chosen.arguments, *chosen.flags, cwd=directory)
     assert done.returncode == chosen.code, done.stdout + done.stderr
-    ended = Ended(place, done.returncode, done.stdout, done.stderr)
-    effects = {check: check(ended) for check in chosen.flags.values()}  # Several flags may share one.
+    ended = Ended(directory, done.returncode, done.stdout, done.stderr)
+    effects = {check: check(ended) for check in chosen.flags.values()}  # Several flags may share a check.
     idle = [argument for argument, check in chosen.flags.items() if not effects[check]]
     assert idle == [], done.stdout + done.stderr
     assert list(unknown(ended.out + ended.err, [command])) == []
-    for page in set(place.rglob("*.html")) - pages:
-        # A card is that of `convert`, whoever calls it. Of a report, the settings are those of the training.
+    for page in set(directory.rglob("*.html")) - pages:
+        # A card shows flags of `convert`, whichever command wrote it. A report shows settings of its training.
         text = re.sub("<style>.*?</style>|<pre>.*?</pre>|<[^>]*>", "", page.read_text(), flags=re.DOTALL)
         assert list(unknown(text, ["tfrecord_tools.convert" if page.name == "card.html" else command])) == []
 
 
-# --- That no flag is left out ----------------------------------------------------------------------------------------
+# --- No flag is left out ---------------------------------------------------------------------------------------------
 
 
 def given(command: str) -> Iterator[tuple[str, str]]:
-    """Yields name and value of each flag of a command's runs; a switch is `true` or `false`."""
+    """Yield name and value of each flag in the runs of a command; switches are `true` or `false`."""
     for one in RUNS[command]:
         for argument in one.flags:
             name, equals, value = argument.removeprefix("--").partition("=")
@@ -90,13 +90,13 @@ def test_every_flag_has_a_run(command: str) -> None:
     flags, runs = defined()[command], list(given(command))
     assert [f"--{name}" for name in {name for name, _ in runs} - flags.keys()] == [], "there are no such flags"
     assert [f"--{name}" for name in flags.keys() - {name for name, _ in runs}] == [], "these flags have no run"
-    # What is given as it is by default shows nothing.
+    # A run with the default value proves nothing.
     changed = {name for name, value in runs if value.lower() != default_of(flags[name])}
     assert [f"--{name}" for name in flags.keys() - changed] == [], "these flags are only run with their defaults"
 
 
 def test_every_value_of_a_choice_has_a_run() -> None:
-    """In a run of one of the commands that have this choice; a default is what the other runs have."""
+    """Some command has a run with the value. Runs without the flag use its default."""
     every = [(name, flag) for flags in defined().values() for name, flag in flags.items()]
     missing: list[Any] = []
     for name, values in sorted({(name, tuple(flag.values)) for name, flag in every if flag.values}):

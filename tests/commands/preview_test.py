@@ -1,4 +1,4 @@
-"""Tests of the picture of an augmentation."""
+"""Tests of preview."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_grid_lays_out_row_by_row() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"give either --tfrecords, a dataset directory, or --image, a file\."),
-        ({"image": "a", "tfrecords": "b"}, r"give either"),
-        ({"image": "a", "grid": "3"}, r"--grid=3: rows x columns, as in 3x4, are expected\."),
-        ({"image": "a", "grid": "0x4"}, r"--grid=0x4: 1 to 400 panels are expected\."),
-        ({"image": "a", "image_size": 0}, r"--image_size=0: 1 to 2,048 are expected\."),
+        ({}, r"use either --tfrecords=DIRECTORY for a record, or --image=FILE for an image file\."),
+        ({"image": "a", "tfrecords": "b"}, r"use either"),
+        ({"image": "a", "grid": "3"}, r"--grid=3: must be ROWSxCOLUMNS, for example 3x4\."),
+        ({"image": "a", "grid": "0x4"}, r"--grid=0x4: must be 1 to 400 panels\."),
+        ({"image": "a", "image_size": 0}, r"--image_size=0: must be 1 to 2,048 pixels\."),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+def test_errors_name_the_flag(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         PreviewConfig(**settings)
 
@@ -59,7 +59,7 @@ def test_command(tmp_path: Path) -> None:
     for flag, message in (
         ("--image=no.jpg", "error: --image=no.jpg: not an image (starts with b'<html>'); an HTML page: "),
         ("--image=none.jpg", "error: --image=none.jpg: No such file or directory."),
-        ("--tfrecords=out --record=99", "error: --record=99: train has the records 0 to "),
+        ("--tfrecords=out --record=99", "error: --record=99: must be 0 to "),
     ):
         ended = run("tfrecord_tools.preview", *flag.split(), cwd=tmp_path)
         assert ended.returncode == 1

@@ -1,4 +1,4 @@
-"""Tests of the sample drawings: layout, determinism, all or nothing, and that colours do not tell."""
+"""Tests of sample: layout, determinism, interruptions, and colors that are equal in both classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfrecord_tools.errors import UserError
 
 
 def drawn(out: Path, images: int, seed: int = 0) -> dict[str, bytes]:
-    """Draws a dataset and returns the bytes of its files by their path."""
+    """Draw a dataset, and return path -> bytes of its files."""
     sample.draw_sample(out, images=images, seed=seed)
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
@@ -31,15 +31,13 @@ def test_same_arguments_give_the_same_bytes(tmp_path: Path, ten_images: dict[str
     assert drawn(tmp_path / "again", 10) == ten_images
 
 
-def test_all_images_differ_from_each_other_and_from_those_of_another_seed(
-    tmp_path: Path, ten_images: dict[str, bytes]
-) -> None:
+def test_all_images_and_seeds_differ(tmp_path: Path, ten_images: dict[str, bytes]) -> None:
     other = drawn(tmp_path / "other", 10, seed=1)
     assert other.keys() == ten_images.keys()
     assert len({*other.values(), *ten_images.values()}) == 20
 
 
-def test_an_image_does_not_depend_on_how_many_there_are(ten_images: dict[str, bytes]) -> None:
+def test_an_image_does_not_depend_on_the_number_of_images(ten_images: dict[str, bytes]) -> None:
     assert sample.draw_jpeg(0, "dog", 0) == ten_images["train/dogs/dog.0.jpg"]
 
 
@@ -63,28 +61,28 @@ def test_images_decode_and_their_sizes_vary(ten_images: dict[str, bytes]) -> Non
 
 @pytest.mark.parametrize("species", sample.SPECIES)
 @pytest.mark.parametrize("size", [(120, 200), (201, 121), (1, 1)])
-def test_animal_has_the_size_asked_for(species: str, size: tuple[int, int]) -> None:
+def test_animal_has_the_given_size(species: str, size: tuple[int, int]) -> None:
     image = sample.draw_animal(np.random.default_rng(0), species, size)
     assert (image.size, image.mode) == (size, "RGB")
 
 
-def test_colors_do_not_tell_the_classes_apart() -> None:
+def test_colors_do_not_reveal_the_class() -> None:
     rngs = [np.random.default_rng([0, index]) for index in range(240)]
     drawings = (sample.draw_animal(rng, sample.SPECIES[index % 2], (32, 32)) for index, rng in enumerate(rngs))
     colors = np.stack([np.asarray(drawing).mean((0, 1)) for drawing in drawings])
     cat, dog = colors[:120:2].mean(0), colors[1:120:2].mean(0)
-    says_dog = np.linalg.norm(colors[120:] - dog, axis=1) < np.linalg.norm(colors[120:] - cat, axis=1)
-    assert np.mean(says_dog == np.tile([False, True], 60)) <= 0.6
+    dog_predicted = np.linalg.norm(colors[120:] - dog, axis=1) < np.linalg.norm(colors[120:] - cat, axis=1)
+    assert np.mean(dog_predicted == np.tile([False, True], 60)) <= 0.6
 
 
-def test_existing_directory_is_refused_and_kept(tmp_path: Path) -> None:
+def test_existing_directory_is_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("precious")
-    with pytest.raises(UserError, match=r"--out=.*: exists already\. .* remove it: rm -r "):
+    with pytest.raises(UserError, match=r"--out=.*: exists\. .* remove this one: rm -r "):
         sample.draw_sample(tmp_path, images=4)
     assert (tmp_path / "mine").read_text() == "precious"
 
 
-def test_run_that_was_killed_leaves_nothing_under_the_name_and_is_started_over(
+def test_killed_run_leaves_no_dataset_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ten_images: dict[str, bytes]
 ) -> None:
     def draw_three(seed: int, species: str, index: int) -> bytes:
@@ -101,14 +99,17 @@ def test_run_that_was_killed_leaves_nothing_under_the_name_and_is_started_over(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_directory_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_directory_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"--out=.*file/out: Not a directory\. Give a directory"):
+    with pytest.raises(UserError, match=r"--out=.*file/out: Not a directory\. Choose a directory"):
         sample.draw_sample(tmp_path / "file" / "out", images=4)
 
 
-@pytest.mark.parametrize(("images", "seed", "message"), [(3, 0, r"images=3: too few"), (4, -1, r"seed=-1: negative")])
-def test_numbers_out_of_range_are_refused(tmp_path: Path, images: int, seed: int, message: str) -> None:
+@pytest.mark.parametrize(
+    ("images", "seed", "message"),
+    [(3, 0, r"images=3: must be at least 4"), (4, -1, r"seed=-1: must be a whole number, at least 0")],
+)
+def test_numbers_out_of_range_are_errors(tmp_path: Path, images: int, seed: int, message: str) -> None:
     with pytest.raises(UserError, match=message):
         sample.draw_sample(tmp_path / "out", images=images, seed=seed)
 

@@ -1,4 +1,4 @@
-"""Tests of what is said of TFRecords, ours and others', and that the code which is printed reads them."""
+"""Tests of show: its report, and the printed code, which is run."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ FISH = ["tench", "goldfish", "great white shark"]
 
 
 def report(path: Path, **settings: Any) -> list[str]:
-    """Returns the lines that are printed."""
+    """Return the printed lines."""
     lines: list[str] = []
     show(ShowConfig(path=str(path), **settings), lines.append)
     return lines
 
 
 def row(lines: Sequence[str], name: str) -> str:
-    """Returns the cells of a table behind a name, each column's padding made " | "."""
+    """Return the cells after a name in a table, joined by " | "."""
     (line,) = [line for line in lines if line.startswith(f"  {name}  ")]
     return re.sub(" {2,}", " | ", line.removeprefix(f"  {name}").strip())
 
@@ -44,14 +44,14 @@ def code(lines: Sequence[str]) -> str:
 
 
 def read(lines: Sequence[str]) -> list[Any]:
-    """Runs the code that is printed, and returns what it yields, as numpy."""
+    """Run the printed code, and return its elements as numpy arrays."""
     names: dict[str, Any] = {}
     exec(code(lines), names)
     return list(names["data"].as_numpy_iterator())
 
 
 def fish(number: int, kind: str = "JPEG") -> dict[str, Any]:
-    """What the Model Garden stores of ImageNet: labels from 1, and their names."""
+    """Return an example of ImageNet in the format of the Model Garden, with labels from 1 and their names."""
     return {
         "image/encoded": image(number, kind, size=(20 + number, 30)),
         "image/class/label": number % 3 + 1,
@@ -60,7 +60,7 @@ def fish(number: int, kind: str = "JPEG") -> dict[str, Any]:
     }
 
 
-# --- What is said --------------------------------------------------------------------------------------------------
+# --- The report ----------------------------------------------------------------------------------------------------
 
 
 def test_report_of_a_converted_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +80,7 @@ def test_report_of_a_converted_directory(tmp_path: Path, monkeypatch: pytest.Mon
     assert row(lines, "image/filename").startswith('bytes | 1 | 18..23 bytes, 16 distinct: "')
     assert row(lines, "label") == "int64 | 1 | 0..1, 2 distinct: 0, 1"
     assert "2 classes of label: 0 cats, 1 dogs" in lines
-    assert "# Likewise: pets-validation.tfrecord-00000-of-00001" in lines
+    assert "# The same code reads: pets-validation.tfrecord-00000-of-00001" in lines
     stored = [record["image"].tobytes() for record in read(lines)]
     files = [path.read_bytes() for path in (tmp_path / "pets/train").rglob("*.*")]
     assert sorted(stored) == sorted(tf.io.decode_image(data, channels=3).numpy().tobytes() for data in files)
@@ -100,10 +100,10 @@ def test_report_of_the_model_gardens_imagenet(tmp_path: Path) -> None:
     assert row(lines, "image/class/text").startswith('bytes | 1 | 5..17 bytes, 3 distinct: "tench", "goldfish", "gr')
     assert row(lines, "image/height") == "int64 | 1 | 30"
     assert all(len(line) <= 100 for line in lines[3 : lines.index("To read them:")])
-    found = read(lines)
-    assert [record["image/class/text"].decode() for record in found] == [FISH[i % 3] for i in range(90)]
-    for number, record in enumerate(found):
-        if number % 4:  # What TensorFlow makes of a JPEG is its own.
+    elements = read(lines)
+    assert [record["image/class/text"].decode() for record in elements] == [FISH[i % 3] for i in range(90)]
+    for number, record in enumerate(elements):
+        if number % 4:  # TensorFlow decodes JPEGs a little differently.
             pixels = np.asarray(Image.open(io.BytesIO(fish(number, "PNG")["image/encoded"])))
             assert np.array_equal(record["image/encoded"], pixels)
 
@@ -114,12 +114,12 @@ def test_report_of_the_model_gardens_imagenet(tmp_path: Path) -> None:
         ([-5, 3, 3], "int64 | 1 | -5..3, 2 distinct: -5, 3"),
         ([7, 7], "int64 | 1 | 7"),
         ([*range(10_000, 10_009)], "int64 | 1 | 10,000..10,008, 9 distinct: 10000, 10001, 10002, 10003, …"),
-        ([[*range(2000)]], "int64 | 2,000 | 0..1,999: 0, 1, 2, 3, …"),  # How many distinct ones is not followed up.
+        ([[*range(2000)]], "int64 | 2,000 | 0..1,999: 0, 1, 2, 3, …"),  # The number of distinct values is not counted.
         ([[1, 2], [1, 2, 3]], "int64 | 2..3 | 1..3, 3 distinct: 1, 2, 3"),
         ([0.5, -0.25], "float | 1 | -0.25..0.5: -0.25, 0.5"),
         ([[1e-9, math.nan], [3e9, math.nan]], "float | 2 | 1e-09..3e+09, 2 NaN: 1e-09, 3e+09"),
         ([math.nan], "float | 1 | 1 NaN"),
-        ([1, None], "int64 | 1 | 1 | 1"),  # Behind the length: missing in how many.
+        ([1, None], "int64 | 1 | 1 | 1"),  # The number after the length: records without the feature.
         ([1, []], "int64 | 0..1 | 1"),
         ([[], []], "int64 | 0"),
         ([b"cat", b"dog", b"cat"], 'bytes | 1 | 3 bytes, 2 distinct: "cat", "dog"'),
@@ -130,19 +130,19 @@ def test_report_of_the_model_gardens_imagenet(tmp_path: Path) -> None:
         ([bytes(784)], "bytes | 1 | 784 bytes: b'\\x00\\x00\\x00\\x00\\x00\\x00\\x00\\x00'…"),
         ([b""], 'bytes | 1 | 0 bytes: ""'),
         ([image(1), image(2)[:99], image(3)], "bytes | 1 | 3 JPEG, 2 decode, 12 x 9 px"),
-        ([image(1), image(2, "PNG"), b"none"], "bytes | 1 | 1 JPEG, 1 PNG, 1 no images, all decode, 12 x 9 px"),
+        ([image(1), image(2, "PNG"), b"none"], "bytes | 1 | 1 JPEG, 1 PNG, 1 not images, all decode, 12 x 9 px"),
         ([image(1, "GIF"), image(2, "WEBP", (9, 99))], "bytes | 1 | 1 GIF, 1 WEBP, all decode, 9..12 x 9..99 px"),
         ([[image(1, "BMP"), image(2, "BMP")]], "bytes | 2 | 2 BMP, all decode, 12 x 9 px"),
         ([image(1)[:9]], "bytes | 1 | 1 JPEG, 0 decode"),
         ([b"GIF89a is old", b"text", b"more"], 'bytes | 1 | 4..13 bytes, 3 distinct: "GIF89a is old", "text", "more"'),
     ],
 )
-def test_what_is_said_of_values(tmp_path: Path, values: list[Any], expected: str) -> None:
+def test_values(tmp_path: Path, values: list[Any], expected: str) -> None:
     path = write(tmp_path / "a.tfrecord", (example({"other": 1, "k": value}) for value in values))
     assert row(report(path), "k") == expected
 
 
-def test_feature_without_any_list_is_no_feature(tmp_path: Path) -> None:
+def test_feature_without_a_list_is_ignored(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tfrecord", [example({"k": None, "other": 1})])
     assert not [line for line in report(path) if line.startswith("  k ")]
 
@@ -158,17 +158,19 @@ def test_classes_of_a_feature_in_a_directory_of_tensorflow_datasets(tmp_path: Pa
         assert "2 classes of objects/label: 0 кошки, 1 щенки" in lines
 
 
-def test_records_looked_at_are_those_of_all_files(tmp_path: Path) -> None:
+def test_values_come_from_all_files(tmp_path: Path) -> None:
     for shard in range(4):
         write(tmp_path / f"a-0000{shard}-of-00004", (example({"shard": shard, "i": i}) for i in range(100)))
     lines = report(tmp_path, records=10)
-    assert "400 records: tf.train.Example; values are those of 10" in lines
+    assert "400 records: tf.train.Example; values of 10 records are shown" in lines
     assert row(lines, "shard") == "int64 | 1 | 0..3, 4 distinct: 0, 1, 2, 3"
     assert row(lines, "i") == "int64 | 1 | 0..2, 3 distinct: 0, 1, 2"
-    assert row(report(tmp_path, records=2), "shard") == "int64 | 1 | 1..3, 2 distinct: 1, 3"  # Fewer than files.
+    assert (
+        row(report(tmp_path, records=2), "shard") == "int64 | 1 | 1..3, 2 distinct: 1, 3"
+    )  # Fewer records than files.
 
 
-def test_file_of_a_set_misses_no_others(tmp_path: Path) -> None:
+def test_single_file_of_a_set_has_no_missing_files(tmp_path: Path) -> None:
     path = write(tmp_path / "a-00000-of-00002", [example({"k": 1})])
     assert "missing" not in "".join(report(path))
     assert "a-00000-of-00002  (1 missing)" in "".join(report(tmp_path))
@@ -181,21 +183,21 @@ OTHER = b"\x08\x01"
 
 
 @pytest.mark.parametrize(
-    ("records", "said"),
+    ("records", "line"),
     [
-        ([b"\x08\x01\x12\x03abc", b"any bytes"], "2 records: no tf.train.Example"),
-        ([OTHER, STEPS], "2 records: 1 no tf.train.Example, 1 tf.train.SequenceExample"),
-        ([example({"k": 1}), OTHER], "2 records: 1 tf.train.Example, 1 no tf.train.Example"),
-        ([b""], "1 record: tf.train.Example"),  # One without features.
-        ([sequence({}, {"steps": []})], "1 record: tf.train.SequenceExample"),  # Likewise.
+        ([b"\x08\x01\x12\x03abc", b"any bytes"], "2 records: not a tf.train.Example"),
+        ([OTHER, STEPS], "2 records: 1 not a tf.train.Example, 1 tf.train.SequenceExample"),
+        ([example({"k": 1}), OTHER], "2 records: 1 tf.train.Example, 1 not a tf.train.Example"),
+        ([b""], "1 record: tf.train.Example"),  # An example without features.
+        ([sequence({}, {"steps": []})], "1 record: tf.train.SequenceExample"),  # An example without features.
     ],
 )
-def test_what_is_no_example_is_said_and_read_as_it_is(tmp_path: Path, records: list[bytes], said: str) -> None:
+def test_records_of_other_types_are_read_serialized(tmp_path: Path, records: list[bytes], line: str) -> None:
     path = write(tmp_path / "a.tfrecord", records)
     lines = report(path)
-    assert said in lines
+    assert line in lines
     assert row(lines, "a.tfrecord") == f"{len(records)} | {path.stat().st_size} | none"
-    assert lines[-1] == "data = tf.data.TFRecordDataset(files)  # Serialized, as they are."
+    assert lines[-1] == "data = tf.data.TFRecordDataset(files)  # Serialized records."
     assert read(lines) == records
 
 
@@ -212,7 +214,7 @@ def test_file_without_records(tmp_path: Path) -> None:
 
 
 def clip(number: int) -> bytes:
-    """A label and a list of frames, as of a video."""
+    """Return a SequenceExample with a label and a list of video frames."""
     frames = [image(10 * number + step, "PNG") for step in range(2 + number % 3)]
     return sequence({"label": number % 2}, {"frames": frames, "speed": [0.5] * number, "path": [[1, 2]] * number})
 
@@ -223,17 +225,19 @@ def test_report_of_series(tmp_path: Path) -> None:
     assert row(lines, "feature") == "type | steps | length | missing in | values"
     assert row(lines, "label") == "int64 | 1 | 0..1, 2 distinct: 0, 1"
     assert row(lines, "frames") == "bytes | 2..4 | 1 | 36 PNG, all decode, 12 x 9 px"
-    assert row(lines, "speed") == "float | 1..11 | 1 | 1 | 0.5"  # Behind the length: missing in how many.
+    assert (
+        row(lines, "speed") == "float | 1..11 | 1 | 1 | 0.5"
+    )  # The number after the length: records without the feature.
     assert row(lines, "path") == "int64 | 1..11 | 2 | 1 | 1..2, 2 distinct: 1, 2"
     assert '    # Encoded images: tf.io.decode_image(steps["frames"][0], channels=3, expand_animations=False)' in lines
-    found = read(lines)
-    assert [example["label"] for example, _ in found] == [number % 2 for number in range(12)]
-    assert [len(steps["frames"]) for _, steps in found] == [2 + number % 3 for number in range(12)]
-    assert [steps["path"].shape for _, steps in found] == [(number, 2) for number in range(12)]
+    elements = read(lines)
+    assert [example["label"] for example, _ in elements] == [number % 2 for number in range(12)]
+    assert [len(steps["frames"]) for _, steps in elements] == [2 + number % 3 for number in range(12)]
+    assert [steps["path"].shape for _, steps in elements] == [(number, 2) for number in range(12)]
 
 
 def numbers(steps: Any) -> Any:
-    """Ragged steps come as an array of arrays."""
+    """Return ragged steps, which are an array of arrays."""
     if isinstance(steps, np.ndarray):
         return [numbers(step) for step in steps]
     return steps.item() if isinstance(steps, np.generic) else steps
@@ -249,7 +253,7 @@ def numbers(steps: Any) -> Any:
         ([[[1], [2, 3]], [[4]]], "RaggedFeature(tf.int64)", [[[1], [2, 3]], [[4]]]),
         ([[[1], []], [[2]]], "RaggedFeature(tf.int64)", [[[1], []], [[2]]]),
         ([[b"a", None], [b"b"]], "RaggedFeature(tf.string)", [[[b"a"], []], [[b"b"]]]),
-        ([[1, b"a"], [2]], "", []),  # Of several types.
+        ([[1, b"a"], [2]], "", []),  # A feature with several types.
         ([[1], [b"a"]], "", []),
     ],
 )
@@ -260,13 +264,13 @@ def test_code_reads_series(
     stored = [sequence({"i": 1}, {"other": [1]} | ({"k": steps} if steps is not None else {})) for steps in records]
     lines = report(write(tmp_path / "a.tfrecord", stored), records=looked)
     assert (f'"k": tf.io.{specification}' if specification else '# "k" has several types.') in code(lines)
-    found = [steps for _, steps in read(lines)]
-    assert [numbers(steps["k"]) for steps in found if "k" in steps] == expected
-    assert [numbers(steps["other"]) for steps in found] == [[1], [1]]
+    elements = [steps for _, steps in read(lines)]
+    assert [numbers(steps["k"]) for steps in elements if "k" in steps] == expected
+    assert [numbers(steps["other"]) for steps in elements] == [[1], [1]]
 
 
 def test_code_reads_series_among_examples(tmp_path: Path) -> None:
-    """A series without lists is stored as an Example is."""
+    """A SequenceExample without lists has the same bytes as an Example."""
     lines = report(write(tmp_path / "a.tfrecord", [clip(1), example({"label": 1}), sequence({}, {"frames": [b"x"]})]))
     assert "3 records: 2 tf.train.SequenceExample, 1 tf.train.Example" in lines
     assert [len(steps["frames"]) for _, steps in read(lines)] == [3, 0, 1]
@@ -290,9 +294,9 @@ def test_code_reads_series_of_one_part(tmp_path: Path, parts: tuple[dict[str, An
         ([[1, 2, 3], [4]], "RaggedFeature(tf.int64)", [[1, 2, 3], [4]]),
         ([[0.5], [1.5, 2.5]], "RaggedFeature(tf.float32)", [[0.5], [1.5, 2.5]]),
         ([b"x", None], "RaggedFeature(tf.string)", [[b"x"], []]),
-        ([[], []], "RaggedFeature(tf.int64)", [[], []]),  # It would be missing to a FixedLenFeature.
+        ([[], []], "RaggedFeature(tf.int64)", [[], []]),  # A FixedLenFeature would raise an error.
         ([[image(1, "PNG"), image(2, "PNG")]], "FixedLenFeature([2], tf.string)", [[image(1, "PNG"), image(2, "PNG")]]),
-        ([image(1, "PNG"), None], "RaggedFeature(tf.string)", [[image(1, "PNG")], []]),  # Left as it is.
+        ([image(1, "PNG"), None], "RaggedFeature(tf.string)", [[image(1, "PNG")], []]),  # It stays encoded.
     ],
 )
 @pytest.mark.parametrize("name", ["k", 'a "name"\n', "кошки"])
@@ -312,11 +316,11 @@ def test_code_decodes_images(tmp_path: Path, kind: str) -> None:
     data = image(1, kind, size=(12, 9))
     (record,) = read(report(write(tmp_path / "a.tfrecord", [example({"image": data})])))
     assert record["image"].shape == (9, 12, 3)
-    if kind != "JPEG":  # Of which several decoders make several pictures.
+    if kind != "JPEG":  # Decoders disagree on such an image.
         assert np.abs(record["image"].astype(int) - np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))).max() <= 4
 
 
-def test_code_takes_the_first_picture_of_an_animation_and_three_channels_of_grey(tmp_path: Path) -> None:
+def test_code_decodes_the_first_frame_and_gray_as_three_channels(tmp_path: Path) -> None:
     animation = io.BytesIO()
     frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
     frames[0].save(animation, "GIF", save_all=True, append_images=frames[1:])
@@ -327,42 +331,40 @@ def test_code_takes_the_first_picture_of_an_animation_and_three_channels_of_grey
     assert first[0, 0].tolist() == [255, 0, 0]
 
 
-def test_code_leaves_out_what_does_not_decode(tmp_path: Path) -> None:
+def test_code_does_not_decode_damaged_images(tmp_path: Path) -> None:
     images = [image(i, "PNG") for i in range(5)]
     images[1], images[3] = images[1][:200], b"no image"
     path = write(tmp_path / "a.tfrecord", (example({"image": data, "i": i}) for i, data in enumerate(images)))
     lines = report(path)
-    assert row(lines, "image") == "bytes | 1 | 4 PNG, 1 no images, 3 decode, 12 x 9 px"
+    assert row(lines, "image") == "bytes | 1 | 4 PNG, 1 not images, 3 decode, 12 x 9 px"
     assert [record["i"] for record in read(lines)] == [0, 2, 4]
 
 
-LATE = [  # What the last of 60 records holds, the others hold 1; and the specification.
+LATE = [  # The value in the last of 60 records (the others hold 1), and its specification.
     (None, "RaggedFeature(tf.int64)"),
     ([], "RaggedFeature(tf.int64)"),
     ([1, 2], "RaggedFeature(tf.int64)"),
-    (b"x", ""),  # Of several types.
+    (b"x", ""),  # A feature with several types.
 ]
 
 
 @pytest.mark.parametrize("compression", ["", "GZIP"])
 @pytest.mark.parametrize(("last", "specification"), LATE)
-def test_code_reads_records_that_were_not_looked_at(
-    tmp_path: Path, compression: str, last: Any, specification: str
-) -> None:
+def test_code_reads_records_outside_the_sample(tmp_path: Path, compression: str, last: Any, specification: str) -> None:
     values: list[dict[str, Any]] = [{"k": 1, "image": image(1, "PNG")} for _ in range(60)]
     values[-1] = {"k": last, "image": image(1, "PNG"), "late": b"x"}
     lines = report(write(tmp_path / "a.tfrecord", map(example, values), compression), records=20)
-    assert "60 records: tf.train.Example; values are those of 20" in lines
+    assert "60 records: tf.train.Example; values of 20 records are shown" in lines
     assert (f'"k": tf.io.{specification},' if specification else '# "k" has several types.') in code(lines)
     assert row(lines, "late") == "bytes | 1 | 59"
-    found = read(lines)
-    assert [record["late"].tolist() for record in found] == [[]] * 59 + [[b"x"]]
+    elements = read(lines)
+    assert [record["late"].tolist() for record in elements] == [[]] * 59 + [[b"x"]]
 
 
-def test_code_leaves_out_images_that_do_not_decode_late(tmp_path: Path) -> None:
+def test_code_skips_damaged_images_outside_the_sample(tmp_path: Path) -> None:
     images = [image(1, "PNG")] * 9 + [image(1, "PNG")[:200], b"", image(2, "PNG")]
     lines = report(write(tmp_path / "a.tfrecord", (example({"image": data}) for data in images)), records=4)
-    assert "# Leaves out images that do not decode; 4 of 12 records were tried." in lines
+    assert "# Skip images that do not decode. 4 of 12 records were tried." in lines
     assert len(read(lines)) == 10
     all_tried = report(write(tmp_path / "b.tfrecord", [example({"image": image(1, "PNG")})] * 4), records=4)
     assert "ignore_errors" not in "".join(all_tried)
@@ -375,7 +377,7 @@ def test_images_that_tensorflow_does_not_decode(tmp_path: Path) -> None:
     assert len(read(lines)) == 3
 
 
-def test_code_omits_what_has_several_types(tmp_path: Path) -> None:
+def test_code_omits_features_with_several_types(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tfrecord", [example({"k": 1, "other": 3}), example({"k": b"x", "other": 4})])
     lines = report(path)
     assert [line for line in lines if line.startswith("  k ")] == [
@@ -396,17 +398,20 @@ def test_code_decompresses(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "found"),
+    ("files", "elements"),
     [
-        ({"a-00000-of-00002": 0, "a-00001-of-00002": 1, "b-00000-of-00001": 2}, [0, 1]),  # The larger group.
+        ({"a-00000-of-00002": 0, "a-00001-of-00002": 1, "b-00000-of-00001": 2}, [0, 1]),  # This group is larger.
         ({"a1.tfrec": 0, "a2.tfrec": 1, "a3.tfrec.txt": None}, [0, 1]),
-        ({"a1.tfrec": 0, "a2.tfrec": 1, "a-b.tfrec": None}, [0, 1]),  # Damaged; and found by the pattern a*.tfrec.
+        (
+            {"a1.tfrec": 0, "a2.tfrec": 1, "a-b.tfrec": None},
+            [0, 1],
+        ),  # A damaged file that the pattern a*.tfrec matches.
         ({"single.tfrecords": 5}, [5]),
     ],
 )
 @pytest.mark.parametrize("directory", ["plain", "a[1] *?", 'кошки "x"'])
 def test_code_finds_exactly_the_files(
-    tmp_path: Path, directory: str, files: dict[str, int | None], found: list[int]
+    tmp_path: Path, directory: str, files: dict[str, int | None], elements: list[int]
 ) -> None:
     for name, number in files.items():
         write(tmp_path / directory / name, [example({"k": number or 0})])
@@ -415,17 +420,17 @@ def test_code_finds_exactly_the_files(
     lines: list[str] = []
     with pytest.raises(UserError, match=r"a-b\.tfrec") if "a-b.tfrec" in files else contextlib.nullcontext():
         show(ShowConfig(path=str(tmp_path / directory)), lines.append)
-    assert read(lines) == [{"k": number} for number in found]
+    assert read(lines) == [{"k": number} for number in elements]
 
 
-def test_code_is_of_the_largest_group_and_names_those_that_are_alike(tmp_path: Path) -> None:
+def test_code_reads_the_largest_group_and_names_similar_groups(tmp_path: Path) -> None:
     write(tmp_path / "test-00000-of-00001", [example({"image": b"x"}) for _ in range(3)])
     write(tmp_path / "train-00000-of-00001", [example({"image": b"x", "label": i}) for i in range(7)])
     write(tmp_path / "validation-00000-of-00001", [example({"image": b"x", "label": i}) for i in range(5)])
     write(tmp_path / "zipped.tfrecord", [example({"image": b"x", "label": 1})], "GZIP")
     lines = report(tmp_path)
     assert row(lines, "label") == "int64 | 1 | 3 | 0..6, 7 distinct: 0, 1, 2, 3, …"
-    assert "# Likewise: validation-00000-of-00001" in lines
+    assert "# The same code reads: validation-00000-of-00001" in lines
     assert [record["label"] for record in read(lines)] == list(range(7))
 
 
@@ -448,7 +453,7 @@ def sheet_of(tmp_path: Path, records: Sequence[dict[str, Any]]) -> Image.Image:
 
 
 def captions(sheet: Image.Image) -> Iterator[np.ndarray]:
-    """Yields the pixels below each of six images of the first row."""
+    """Yield the pixels below each of the six images in the first row."""
     for column in range(6):
         left = 14 + 174 * column
         yield np.asarray(sheet.crop((left, 43 + 160, left + 160, 43 + 190)))
@@ -457,13 +462,13 @@ def captions(sheet: Image.Image) -> Iterator[np.ndarray]:
 def test_sheet_shows_the_first_images_and_their_labels(tmp_path: Path) -> None:
     colors = ["red", "lime", "blue", "yellow", "cyan"] * 6
     records = [{"image": colored(color), "label": i // 2, "note": b"x"} for i, color in enumerate(colors)]
-    sheet = sheet_of(tmp_path, [{"label": 0}, *records])  # The first has no image.
-    assert sheet.size == (14 + 6 * 174, 43 + 4 * 204)  # 24 of the 30.
+    sheet = sheet_of(tmp_path, [{"label": 0}, *records])  # The first record has no image.
+    assert sheet.size == (14 + 6 * 174, 43 + 4 * 204)  # 24 of the 30 images.
     for number in range(24):
         middle = 14 + 174 * (number % 6) + 80, 43 + 204 * (number // 6) + 80
         assert sheet.getpixel(middle) == Image.new("RGB", (1, 1), colors[number]).getpixel((0, 0))
     zero, again, one, *_ = captions(sheet)
-    assert zero.min() == 0  # Black on white.
+    assert zero.min() == 0  # The labels are black on white.
     assert np.array_equal(zero, again)
     assert not np.array_equal(zero, one)
 
@@ -481,7 +486,7 @@ def test_sheet_writes_the_names_of_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        {"image": colored("red", (1, 3000))},  # Its width would be rounded to zero.
+        {"image": colored("red", (1, 3000))},  # An image so narrow that its width would be rounded to zero.
         {"image": colored("red", (1, 1))},
         {"image": colored("red"), "label": [1] * 50, "class": b"\xff\n" * 500},
         {"image": colored("red"), "class": b"wide " * 100},
@@ -496,10 +501,12 @@ def test_sheet_of_strange_records(tmp_path: Path, record: dict[str, Any]) -> Non
     assert (np.asarray(sheet.crop((175, 43, sheet.width, 247))) == 255).all()  # The caption is not too wide.
 
 
-def test_sheet_without_images_is_refused_after_the_report(tmp_path: Path) -> None:
+def test_sheet_without_images_is_an_error_after_the_report(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tfrecord", [example({"k": 1})])
     lines: list[str] = []
-    with pytest.raises(UserError, match=r"--grid=g\.png: no image in the records looked at\. Leave it out, or raise"):
+    with pytest.raises(
+        UserError, match=r"--grid=g\.png: there is no image in the records .* Remove --grid, or use a larger"
+    ):
         show(ShowConfig(path=str(path), grid="g.png"), lines.append)
     assert row(lines, "k") == "int64 | 1 | 1"
 
@@ -510,18 +517,18 @@ def test_sheet_without_images_is_refused_after_the_report(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"records": 0}, r"--records=0: at least 1"),
-        ({"grid": "grid.jpg"}, r"--grid=grid\.jpg: the name of a PNG file is expected, such as grid\.png"),
-        ({"grid": "no/such/place.png"}, r"--grid=no/such/place\.png: No such file or directory\. Give a file that can"),
+        ({"records": 0}, r"--records=0: must be at least 1"),
+        ({"grid": "grid.jpg"}, r"--grid=grid\.jpg: must be the name of a PNG file, for example grid\.png"),
+        ({"grid": "no/such/a.png"}, r"--grid=no/such/a\.png: No such file or directory\. Choose a file that can"),
     ],
 )
-def test_settings_are_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_errors_name_the_flag(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "a.tfrecord", [example({"image": image(1)})])
     with pytest.raises(UserError, match=message):
         report(path, **settings)
 
 
-def test_damage_is_told_after_the_report_of_the_rest(tmp_path: Path) -> None:
+def test_damage_is_reported_after_the_valid_records(tmp_path: Path) -> None:
     records = [example({"k": i}) for i in range(5)]
     offset = len(schema.frame(records[0]))
     for shard in range(2):
@@ -534,20 +541,20 @@ def test_damage_is_told_after_the_report_of_the_rest(tmp_path: Path) -> None:
         show(ShowConfig(path=str(tmp_path)), lines.append)
     first, *damage, last = str(caught.value).splitlines()
     assert first == f"{tmp_path} is damaged:"
-    assert damage[0].startswith(f"  {tmp_path}/a-00002-of-00003: no TFRecord: it is a JPEG image. ")
+    assert damage[0].startswith(f"  {tmp_path}/a-00002-of-00003: is not a TFRecord file: it is a JPEG image. ")
     assert damage[1:] == [
-        f"  {tmp_path}/a-00000-of-00003: record 1 (the first is 0) at byte {offset}: the checksum of its data is"
-        " wrong; it is left out",
-        f"  {tmp_path}/a-00001-of-00003: record 3 (the first is 0) at byte {3 * offset}: the checksum of its length is"
-        " wrong; nothing can be read from there on",
+        f"  {tmp_path}/a-00000-of-00003: record 1 (counted from 0) at byte {offset}: the checksum of its data is"
+        " wrong; the record is left out",
+        f"  {tmp_path}/a-00001-of-00003: record 3 (counted from 0) at byte {3 * offset}: the checksum of its length is"
+        " wrong; the rest of the file cannot be read",
     ]
-    assert last.startswith("All that can be read is shown above. ")
+    assert last.startswith("The report shows everything that can be read. ")
     assert row(lines, "  a-00000-of-00003").startswith("4 | ")
     assert row(lines, "  a-00001-of-00003").startswith("3 | ")
     assert row(lines, "k") == "int64 | 1 | 0..4, 5 distinct: 0, 2, 3, 4, …"
 
 
-def test_much_damage_is_counted(tmp_path: Path) -> None:
+def test_long_list_of_damage_is_cut(tmp_path: Path) -> None:
     records = [example({"k": i}) for i in range(30)]
     path = write(tmp_path / "a.tfrecord", records)
     for number in range(25):
@@ -584,11 +591,14 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: 0 arguments: one TFRecord file, or a directory of such, is expected, as in: python"),
-        (["a", "b"], "error: 2 arguments: one TFRecord file, or a directory of such, is expected, as in: python"),
-        (["missing"], "error: missing: no such file or directory. Expected a TFRecord file, "),
-        (["above"], "error: above: no TFRecord in this directory itself. Name one that has some: above/train."),
-        (["image.jpg"], "error: image.jpg: no TFRecord: it is a JPEG image. Expected a TFRecord file, "),
+        ([], "error: 0 arguments: must be one TFRecord file or one directory of TFRecord files, for example: python"),
+        (["a", "b"], "error: 2 arguments: must be one TFRecord file or one directory of TFRecord files, for example: "),
+        (["missing"], "error: missing: does not exist. Expected a TFRecord file, "),
+        (
+            ["above"],
+            "error: above: no TFRecord file directly in this directory. Pass a directory that has some: above/train.",
+        ),
+        (["image.jpg"], "error: image.jpg: is not a TFRecord file: it is a JPEG image. Expected a TFRecord file, "),
         (["cut.tfrecord", "--records=5"], "error: cut.tfrecord is damaged:\n  cut.tfrecord: record 0 "),
     ],
 )
@@ -602,7 +612,7 @@ def test_mistakes_at_the_command_line(tmp_path: Path, arguments: list[str], mess
     assert done.stderr.startswith(message)
 
 
-def test_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+def test_closed_output_is_not_an_error(tmp_path: Path) -> None:
     write(tmp_path / "a.tfrecord", [example({f"feature {i}": i for i in range(3000)})])
     command = f"{sys.executable} -m tfrecord_tools.show {tmp_path} | head -1"
     done = subprocess.run(command, shell=True, cwd=REPOSITORY, capture_output=True, text=True, check=False)

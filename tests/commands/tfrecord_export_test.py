@@ -1,4 +1,4 @@
-"""Tests of writing images out again: nothing is lost, and webdataset itself reads its files."""
+"""Tests of export: no image is lost, and webdataset itself reads the tar files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(source: Path) -> Path:
-    """12 train and 6 validation records."""
+    """Return a dataset of 12 training and 6 validation records."""
     converted(source, source.parent / "out", shards=3)
     return source.parent / "out"
 
@@ -44,33 +44,33 @@ def quietly(tfrecords: Path, out: Path, **settings: Any) -> Path:
 
 
 def stored(out: Path) -> dict[tuple[str, str], tuple[int, bytes]]:
-    """(split, source path) -> label, image."""
+    """Return (split, source path) -> (label, image)."""
     data = open_dataset(out)
-    found = {}
+    exported = {}
     for split, count in data.splits.items():
         for record in map(data.records(split).__getitem__, range(count)):
-            found[split, record["path"]] = record["label"], record["image"]
-    return found
+            exported[split, record["path"]] = record["label"], record["image"]
+    return exported
 
 
 # --- Folder ----------------------------------------------------------------------------------------------------------
 
 
-def test_folder_is_the_source_again(source: Path, out: Path, tmp_path: Path) -> None:
+def test_folder_equals_the_source(source: Path, out: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     config = ExportConfig(tfrecords=str(out), out=str(tmp_path / "images"))
     assert export(config, lines.append) == {"train": 12, "validation": 6}
     expected = contents(source)
     expected["train/dogs/turned into.png"] = expected.pop("train/dogs/turned into.webp")
-    found = contents(tmp_path / "images")
-    assert found.keys() == expected.keys()
+    exported = contents(tmp_path / "images")
+    assert exported.keys() == expected.keys()
     turned = "train/dogs/turned into.png"
-    assert {k: v for k, v in found.items() if k != turned} == {k: v for k, v in expected.items() if k != turned}
-    assert found[turned].startswith(b"\x89PNG")
+    assert {k: v for k, v in exported.items() if k != turned} == {k: v for k, v in expected.items() if k != turned}
+    assert exported[turned].startswith(b"\x89PNG")
     assert lines == [
         f"{tmp_path}/images/: 12 images of train, read again and counted",
         f"{tmp_path}/images/: 6 images of validation, read again and counted",
-        f"back: python -m tfrecord_tools.convert --src={tmp_path}/images",
+        f"to convert them back: python -m tfrecord_tools.convert --src={tmp_path}/images",
     ]
     assert os.listdir(tmp_path) == ["images"]
 
@@ -80,12 +80,12 @@ def test_folder_converts_to_the_same_records(out: Path, tmp_path: Path) -> None:
     converted(images, tmp_path / "again", shards=3)
     before, after = stored(out), stored(tmp_path / "again")
     assert sorted(before.values()) == sorted(after.values())
-    orders = [[path for split, path in found if split == "train"] for found in (before, after)]
+    orders = [[path for split, path in exported if split == "train"] for exported in (before, after)]
     unchanged = [[path for path in order if "turned" not in path] for order in orders]
-    assert unchanged[0] == unchanged[1]  # Of sources' contents; that of the converted one is another now.
+    assert unchanged[0] == unchanged[1]  # It depends on the files of the source, which differ now.
 
 
-def test_labels_in_another_order_are_said(tmp_path: Path) -> None:
+def test_labels_in_another_order_are_printed(tmp_path: Path) -> None:
     source = tree(tmp_path / "pets", {"train/cats": 3, "train/dogs": 3, "train/ant eaters": 2})
     converted(source, tmp_path / "out", classes=["dogs", "cats", "ant eaters"], validation_fraction=None)
     lines: list[str] = []
@@ -110,14 +110,14 @@ def test_raw_pixels_become_png(source: Path, tmp_path: Path) -> None:
         ("training/cats/1.jpg", "JPEG", "1.jpg"),
         ("cats/1.JPEG", "JPEG", "1.JPEG"),
         ("cats/deeper/cats/1.jpg", "JPEG", "deeper/cats/1.jpg"),
-        ("validation/cats/1.jpg", "JPEG", "validation/cats/1.jpg"),  # Of another split: nothing is taken away.
+        ("validation/cats/1.jpg", "JPEG", "validation/cats/1.jpg"),  # The name of another split stays.
         ("cats", "JPEG", "cats.jpg"),
         ("cat.0.jpg", "JPEG", "cat.0.jpg"),
         ("cat.0", "JPEG", "cat.0.jpg"),
         ("a.webp", "PNG", "a.png"),
-        ("a.png", "JPEG", "a.jpg"),  # A JPEG that was called PNG.
+        ("a.png", "JPEG", "a.jpg"),  # A JPEG with the suffix of PNG.
         ("d-train.tfrecord-00000-of-00002@17", "JPEG", "d-train.tfrecord-00000-of-00002@17.jpg"),
-        ("/etc/../../a.jpg", "JPEG", "etc/a.jpg"),  # Others' paths lead nowhere else.
+        ("/etc/../../a.jpg", "JPEG", "etc/a.jpg"),  # Paths in foreign records must stay inside the directory.
         ("x/.hidden.jpg", "JPEG", "x/_hidden.jpg"),
         ("nul\0.jpg", "JPEG", "nul_.jpg"),
     ],
@@ -127,15 +127,15 @@ def test_names(path: str, kind: str, expected: str) -> None:
     assert module._relative(picture).as_posix() == expected
 
 
-def test_same_names_are_told_apart(tmp_path: Path) -> None:
+def test_equal_names_get_numbers(tmp_path: Path) -> None:
     values = [{"image": image(n), "label": n % 2, "image/filename": b"photo.jpg"} for n in range(6)]
     write(tmp_path / "d/train.tfrecord", map(example, values))
     names = ["a/b", "."]
     adopt(
         AdoptConfig(records=str(tmp_path / "d"), out=str(tmp_path / "out"), classes=names, workers=1), lambda line: None
     )
-    found = contents(quietly(tmp_path / "out", tmp_path / "images"))
-    assert found == {
+    exported = contents(quietly(tmp_path / "out", tmp_path / "images"))
+    assert exported == {
         f"train/{folder}/{name}": image(2 * n + label)
         for label, folder in enumerate(("a_b", "_"))
         for n, name in enumerate(("photo.jpg", "photo-2.jpg", "photo-3.jpg"))
@@ -145,7 +145,7 @@ def test_same_names_are_told_apart(tmp_path: Path) -> None:
 # --- webdataset ------------------------------------------------------------------------------------------------------
 
 
-def test_tars_are_of_the_standard_layout(out: Path, tmp_path: Path) -> None:
+def test_tars_have_the_standard_layout(out: Path, tmp_path: Path) -> None:
     images = quietly(out, tmp_path / "tars", to="webdataset", shard_bytes=20_000)
     paths = sorted(images.glob("train-*.tar"))
     assert [path.name for path in paths] == [f"train-{number:06d}.tar" for number in range(len(paths))]
@@ -180,13 +180,13 @@ def test_webdataset_reads_them(out: Path, tmp_path: Path) -> None:
                 np.testing.assert_array_equal(pixels, np.asarray(original.convert("RGB")))
 
 
-def test_tars_are_the_same_at_every_run(out: Path, tmp_path: Path) -> None:
+def test_tars_are_reproducible(out: Path, tmp_path: Path) -> None:
     one = contents(quietly(out, tmp_path / "one", to="webdataset", shard_bytes=20_000))
     assert one == contents(quietly(out, tmp_path / "two", to="webdataset", shard_bytes=20_000))
     assert len(contents(quietly(out, tmp_path / "each", to="webdataset", shard_bytes=1))) == 18
 
 
-# --- Whole or not at all ---------------------------------------------------------------------------------------------
+# --- Errors ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("to", ["folder", "webdataset"])
@@ -199,7 +199,7 @@ def test_a_corrupt_record_leaves_nothing(out: Path, tmp_path: Path, to: str) -> 
 
 
 @pytest.mark.parametrize("to", ["folder", "webdataset"])
-def test_what_is_lost_on_the_way_is_found(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
+def test_lost_files_are_found(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str) -> None:
     def lose(*arguments: Any) -> None:
         victim = sorted(path for path in (tmp_path / "images.partial/data").rglob("*") if path.is_file())[0]
         if to == "folder":
@@ -216,16 +216,16 @@ def test_what_is_lost_on_the_way_is_found(out: Path, tmp_path: Path, monkeypatch
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"out": "there"}, r"^--out=there exists\. Choose a directory that is not there yet\."),
-        ({"out": "file"}, r"^--out=file exists\."),
-        ({"out": ""}, r"^--out is missing\. It takes a directory"),
+        ({"out": "there"}, r"^--out=there: exists\. Choose a directory that does not exist, or is empty\."),
+        ({"out": "file"}, r"^--out=file: exists\."),
+        ({"out": ""}, r"^--out is missing\. It must be a directory"),
         ({"tfrecords": ""}, r"^--tfrecords is missing\."),
-        ({"tfrecords": "none"}, r"^none: no such directory\."),
-        ({"to": "zip"}, r"^--to=zip: one of folder, webdataset is expected"),
-        ({"shard_bytes": 0}, r"^--shard_bytes=0: bytes are meant, at least 1\."),
+        ({"tfrecords": "none"}, r"^none: does not exist\."),
+        ({"to": "zip"}, r"^--to=zip: must be one of folder, webdataset\."),
+        ({"shard_bytes": 0}, r"^--shard_bytes=0: must be a number of bytes, at least 1\."),
     ],
 )
-def test_settings_are_refused(
+def test_errors_name_the_flag(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
 ) -> None:
     draw(tmp_path / "there/1.jpg")
@@ -236,7 +236,7 @@ def test_settings_are_refused(
 
 
 def test_command(out: Path, tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()  # Empty: as good as none.
+    (tmp_path / "images").mkdir()  # An empty directory is allowed.
     done = run("tfrecord_tools.export", f"--tfrecords={out}", "--out=images", "--to=webdataset", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[-1] == "images/validation-{000000..000000}.tar"
@@ -246,4 +246,4 @@ def test_command(out: Path, tmp_path: Path) -> None:
         about = json.load(member)
     assert about["path"] == open_dataset(out).records("train").paths[11]
     failed = run("tfrecord_tools.export", f"--tfrecords={out}", "--out=images", cwd=tmp_path)
-    assert (failed.returncode, failed.stderr.splitlines()[0][:27]) == (1, "error: --out=images exists.")
+    assert (failed.returncode, failed.stderr.splitlines()[0][:28]) == (1, "error: --out=images: exists.")

@@ -1,4 +1,4 @@
-"""Tests of images written as CSVs of pixels: the values, the splits, what is refused, and that nothing is left half."""
+"""Tests of to_csv: values, splits, errors, and interruptions."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ MODULE = "tfrecord_tools.to_csv"
 pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
-def made(src: Path, out: Path, /, **settings: Any) -> dict[str, int]:
-    """Writes CSVs without a word, in this process."""
+def written(src: Path, out: Path, /, **settings: Any) -> dict[str, int]:
+    """Write CSV files in this process, without a report."""
     config: dict[str, Any] = {"src": str(src), "out": str(out), "image_size": 4, "workers": 1}
     return to_csv(CsvConfig(**config | settings), log=str)
 
 
 def rows(path: Path) -> list[tuple[str, list[int]]]:
-    """Returns class name and values of each line, as Python's reader sees them."""
+    """Return class name and values of each line, read by the csv module."""
     with open(path, newline="", encoding="utf-8") as file:
         return [(row[0], list(map(int, row[1:]))) for row in list(csv.reader(file))[1:]]
 
 
 def squared(data: bytes, mode: str = "RGB", size: int = 4) -> list[int]:
-    """What a line must hold of an image, by Pillow alone."""
+    """Return the values that a line must have, computed with Pillow alone."""
     with Image.open(io.BytesIO(data)) as opened:
         small = opened.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
         return np.asarray(small.convert(mode)).ravel().tolist()
 
 
 def pngs(root: Path, names: Sequence[str], **kind: Any) -> Path:
-    """Draws 4 x 4 images that need no resizing, two of each class."""
+    """Draw two 4 x 4 images of each class, which need no resizing."""
     for name in names:
         (root / name).mkdir(parents=True)
         for number in range(2):
@@ -60,17 +60,17 @@ def pngs(root: Path, names: Sequence[str], **kind: Any) -> Path:
 
 
 @pytest.mark.parametrize(("color", "mode"), [("rgb", "RGB"), ("gray", "L")])
-@pytest.mark.parametrize("size", [4, 20])  # Images of 12 x 9 are enlarged too.
-def test_values_are_those_of_the_images(tmp_path: Path, color: str, mode: str, size: int) -> None:
+@pytest.mark.parametrize("size", [4, 20])  # Images of 12 x 9 pixels are enlarged.
+def test_values_equal_the_pixels(tmp_path: Path, color: str, mode: str, size: int) -> None:
     source = tree(tmp_path / "pets", {"cats": 3, "dogs": 3})
-    lines = made(source, tmp_path / "csv", color=color, image_size=size, validation_fraction=0)
+    lines = written(source, tmp_path / "csv", color=color, image_size=size, validation_fraction=0)
     assert lines == {"train": 6}
     expected = [(path.split("/")[0], squared(data, mode, size)) for path, data in contents(source).items()]
     assert sorted(rows(tmp_path / "csv/train.csv")) == sorted(expected)
 
 
 def test_other_readers_find_the_header(tmp_path: Path) -> None:
-    made(pngs(tmp_path / "pets", ["cats", "dogs"]), tmp_path / "csv", validation_fraction=0)
+    written(pngs(tmp_path / "pets", ["cats", "dogs"]), tmp_path / "csv", validation_fraction=0)
     table = pyarrow.csv.read_csv(tmp_path / "csv/train.csv")
     assert table.column_names[:4] == ["label", "1x1r", "1x1g", "1x1b"]
     assert table.column_names[-1] == "4x4b"
@@ -82,11 +82,11 @@ def test_other_readers_find_the_header(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resize_mode", ["exact", "center_crop"])
 def test_resize_modes(tmp_path: Path, resize_mode: str) -> None:
     striped = np.zeros((10, 60, 3), np.uint8)
-    striped[:, 15:45] = 200  # The central square, and as far as a filter looks beyond it.
+    striped[:, 15:45] = 200  # The central square, with a margin for the filter.
     for name in ("cats", "dogs"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         Image.fromarray(striped).save(tmp_path / "pets" / name / "1.png")
-    made(tmp_path / "pets", tmp_path / "csv", resize_mode=resize_mode, validation_fraction=0)
+    written(tmp_path / "pets", tmp_path / "csv", resize_mode=resize_mode, validation_fraction=0)
     values = set(rows(tmp_path / "csv/train.csv")[0][1])
     assert (values == {200}) == (resize_mode == "center_crop")
     assert (min(values) < 100) == (resize_mode == "exact")
@@ -97,15 +97,15 @@ def test_resize_modes(tmp_path: Path, resize_mode: str) -> None:
 def test_round_trip_through_convert(tmp_path: Path, color: str, mode: str, drawn_in: str) -> None:
     names = ["a,b", 'the "dog"', "猫 süß"]
     source = pngs(tmp_path / "pets", names, mode=drawn_in)
-    made(source, tmp_path / "csv", color=color, validation_fraction=0)
+    written(source, tmp_path / "csv", color=color, validation_fraction=0)
     facts = converted(tmp_path / "csv/train.csv", tmp_path / "out", validation_fraction=0)
     assert [c["name"] for c in facts["classes"]] == sorted(names)
     data = open_dataset(tmp_path / "out").records("train")
     records = [data[i] for i in range(len(data))]
-    found = [(sorted(names)[r["label"]], Image.open(io.BytesIO(r["image"]))) for r in records]
-    assert {opened.mode for _, opened in found} == {mode}
+    stored = [(sorted(names)[r["label"]], Image.open(io.BytesIO(r["image"]))) for r in records]
+    assert {opened.mode for _, opened in stored} == {mode}
     expected = [(path.split("/")[0], squared(png, mode)) for path, png in contents(source).items()]
-    assert sorted((name, np.asarray(opened).ravel().tolist()) for name, opened in found) == sorted(expected)
+    assert sorted((name, np.asarray(opened).ravel().tolist()) for name, opened in stored) == sorted(expected)
 
 
 # --- The splits ----------------------------------------------------------------------------------------------------
@@ -114,9 +114,9 @@ def test_round_trip_through_convert(tmp_path: Path, color: str, mode: str, drawn
 def by_split_of_convert(out: Path, names: Sequence[str]) -> dict[str, list[tuple[str, list[int]]]]:
     data = open_dataset(out)
     return {
-        split: sorted((names[r["label"]], squared(r["image"])) for r in (found[i] for i in range(len(found))))
+        split: sorted((names[r["label"]], squared(r["image"])) for r in (stored[i] for i in range(len(stored))))
         for split in data.splits
-        for found in [data.records(split)]
+        for stored in [data.records(split)]
     }
 
 
@@ -131,8 +131,8 @@ def by_split_of_convert(out: Path, names: Sequence[str]) -> dict[str, list[tuple
         {"classes": ["dogs", "cats"]},
     ],
 )
-def test_split_is_that_of_convert(class_source: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    counts = made(class_source, tmp_path / "csv", **settings)
+def test_split_equals_that_of_convert(class_source: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    counts = written(class_source, tmp_path / "csv", **settings)
     converted(class_source, tmp_path / "out", **settings)
     expected = by_split_of_convert(tmp_path / "out", settings.get("classes") or ["cats", "dogs"])
     assert {split: sorted(rows(tmp_path / f"csv/{split}.csv")) for split in counts} == expected
@@ -140,14 +140,14 @@ def test_split_is_that_of_convert(class_source: Path, tmp_path: Path, settings: 
 
 
 def test_copies_join_groups_as_in_convert(tmp_path: Path) -> None:
-    """Groups that share an image are one, which no image can tell alone; a bad image joins nothing."""
+    """Groups that share an image become one group. A bad image does not join groups."""
     source = tree(tmp_path / "pets", {"cats": 40, "dogs": 40})
     for group in range(1, 8):
         shutil.copy(source / "cats/000.jpg", source / f"cats/{group}00.jpg")
     for path in ("cats/010.jpg", "dogs/020.jpg"):
         (source / path).write_bytes(b"<html>")
     settings: dict[str, Any] = {"validation_fraction": 0.5, "group_regex": r"/(\d\d?)\d\.", "max_bad": 0.1}
-    counts = made(source, tmp_path / "csv", **settings)
+    counts = written(source, tmp_path / "csv", **settings)
     converted(source, tmp_path / "out", **settings)
     expected = by_split_of_convert(tmp_path / "out", ["cats", "dogs"])
     assert {split: sorted(rows(tmp_path / f"csv/{split}.csv")) for split in counts} == expected
@@ -155,20 +155,20 @@ def test_copies_join_groups_as_in_convert(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group_regex", [None, r"/(\d)"])
 def test_splits_of_the_source_are_kept(split_source: Path, tmp_path: Path, group_regex: str | None) -> None:
-    assert made(split_source, tmp_path / "csv", group_regex=group_regex) == {"train": 10, "validation": 6}
+    assert written(split_source, tmp_path / "csv", group_regex=group_regex) == {"train": 10, "validation": 6}
     expected = [(path.split("/")[1], squared(data)) for path, data in contents(split_source).items() if "val" in path]
     assert sorted(rows(tmp_path / "csv/validation.csv")) == sorted(expected)
 
 
-def test_converted_again_the_splits_stay(class_source: Path, tmp_path: Path) -> None:
-    counts = made(class_source, tmp_path / "csv", validation_fraction=0.4, test_fraction=0.2)
+def test_splits_stay_after_conversion(class_source: Path, tmp_path: Path) -> None:
+    counts = written(class_source, tmp_path / "csv", validation_fraction=0.4, test_fraction=0.2)
     facts = converted(tmp_path / "csv", tmp_path / "out")
     assert {split: of["records"] for split, of in facts["splits"].items()} == counts
 
 
-def test_lines_are_mixed_and_the_seed_decides_how(split_source: Path, tmp_path: Path) -> None:
+def test_lines_are_shuffled_by_the_seed(split_source: Path, tmp_path: Path) -> None:
     for number, seed in enumerate([0, 0, 1]):
-        made(split_source, tmp_path / f"{number}", seed=seed)
+        written(split_source, tmp_path / f"{number}", seed=seed)
     first, again, other = (rows(tmp_path / f"{number}/train.csv") for number in range(3))
     assert first == again
     assert first != other
@@ -181,11 +181,11 @@ def test_same_bytes_with_any_number_of_workers(
 ) -> None:
     monkeypatch.setattr(to_csv_module, "_FILES_PER_JOB", 7)
     for workers in (1, 2):
-        made(class_source, tmp_path / f"{workers}", workers=workers, group_regex=r"/\d(\d\d)\.")
+        written(class_source, tmp_path / f"{workers}", workers=workers, group_regex=r"/\d(\d\d)\.")
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 
-# --- What is told --------------------------------------------------------------------------------------------------
+# --- The report ---------------------------------------------------------------------------------------------------
 
 
 def test_report(split_source: Path, tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_report(split_source: Path, tmp_path: Path) -> None:
     assert len(rows(tmp_path / "csv/train.csv")) == 10
 
 
-def test_notes_are_told(tmp_path: Path) -> None:
+def test_notes_are_printed(tmp_path: Path) -> None:
     tree(tmp_path / "pets", {"data/cats": 2, "data/dogs": 2})
     lines: list[str] = []
     to_csv(CsvConfig(src=str(tmp_path / "pets"), out=str(tmp_path / "csv"), image_size=4, workers=1), log=lines.append)
@@ -219,25 +219,28 @@ def test_notes_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 0}, r"--image_size=0: a length of 1 to 4,096 pixels is expected\."),
-        ({"image_size": 70_000}, r"--image_size=70000: a length of 1 to"),
-        ({"color": "bgr"}, r"--color=bgr: one of rgb, gray is expected\."),
-        ({"resize_mode": "shorter"}, r"--resize_mode=shorter: one of exact, center_crop is expected\."),
-        ({"workers": 0}, r"--workers=0: at least 1\."),
-        ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: a share between 0 and 1"),
-        ({"validation_fraction": 2.0, "src": "gone"}, r"--validation_fraction=2\.0: a share"),  # Before all else.
-        ({"max_bad": -1.0}, r"--max_bad=-1\.0: a share between 0 and 1"),
+        ({"image_size": 0}, r"--image_size=0: must be 1 to 4,096 pixels\."),
+        ({"image_size": 70_000}, r"--image_size=70000: must be 1 to 4,096"),
+        ({"color": "bgr"}, r"--color=bgr: must be one of rgb, gray\."),
+        ({"resize_mode": "shorter"}, r"--resize_mode=shorter: must be one of exact, center_crop\."),
+        ({"workers": 0}, r"--workers=0: must be at least 1\."),
+        ({"validation_fraction": 2.0}, r"--validation_fraction=2\.0: must be a fraction from 0 to 1"),
+        (
+            {"validation_fraction": 2.0, "src": "gone"},
+            r"--validation_fraction=2\.0: must be a fraction",
+        ),  # Checked first.
+        ({"max_bad": -1.0}, r"--max_bad=-1\.0: must be a fraction from 0 to 1"),
         ({"validation_fraction": 0.5}, r"--validation_fraction=0\.5: pets has splits of its own"),
         ({"src": ""}, r"--src is missing"),
         ({"src": "gone"}, r"--src=gone: does not exist\."),
         ({"classes": ["cats", "cows"]}, r"'cows' is not a class"),
-        ({"out": "pets/csv"}, r"--out=pets/csv: its CSVs would replace --src=pets or lie among its images\. Choose an"),
-        ({"out": "pets"}, r"--out=pets: its CSVs would"),
+        ({"out": "pets/csv"}, r"--out=pets/csv: the CSV files would be inside --src=pets or replace it\. Choose an"),
+        ({"out": "pets"}, r"--out=pets: the CSV files would"),
         ({"out": "notes.txt"}, r"notes\.txt: File exists\. Nothing was written\."),
         ({"out": "notes.txt/csv"}, r"notes\.txt/csv: Not a directory\. Nothing was written\."),
     ],
 )
-def test_refused_and_nothing_written(
+def test_errors_leave_no_files(
     split_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], message: str
 ) -> None:
     shutil.copytree(split_source, tmp_path / "pets")
@@ -245,7 +248,7 @@ def test_refused_and_nothing_written(
     monkeypatch.chdir(tmp_path)
     before = contents(tmp_path)
     with pytest.raises(UserError, match=message):
-        made(Path("pets"), Path("csv"), **settings)
+        written(Path("pets"), Path("csv"), **settings)
     assert contents(tmp_path) == before
     assert not (tmp_path / "csv").exists()
 
@@ -254,28 +257,29 @@ def test_existing_csv_is_kept_until_overwrite(split_source: Path, tmp_path: Path
     (tmp_path / "csv").mkdir()
     (tmp_path / "csv/validation.csv").write_text("precious")
     with pytest.raises(UserError) as caught:
-        made(split_source, tmp_path / "csv")
+        written(split_source, tmp_path / "csv")
     path = f"{tmp_path}/csv/validation.csv"
-    assert str(caught.value) == f"{path} exists. Pass --overwrite to replace it, or choose another --out."
+    assert str(caught.value) == f"{path}: exists. Add --overwrite to replace it, or choose another --out."
     assert contents(tmp_path) == {"csv/validation.csv": b"precious"}
-    made(split_source, tmp_path / "csv", overwrite=True)
+    written(split_source, tmp_path / "csv", overwrite=True)
     assert len(rows(tmp_path / "csv/validation.csv")) == 6
 
 
-def test_csv_of_a_split_that_there_will_not_be_does_not_stay_beside(class_source: Path, tmp_path: Path) -> None:
-    made(class_source, tmp_path / "csv", test_fraction=0.2)
+def test_old_file_of_another_split_is_an_error(class_source: Path, tmp_path: Path) -> None:
+    written(class_source, tmp_path / "csv", test_fraction=0.2)
     before = contents(tmp_path)
-    with pytest.raises(UserError, match=r"test\.csv exists, and no test split will replace it\. Remove it or choose"):
-        made(class_source, tmp_path / "csv", overwrite=True)
+    message = r"test\.csv: exists, but this source has no test split to replace it\. Remove the file, or choose"
+    with pytest.raises(UserError, match=message):
+        written(class_source, tmp_path / "csv", overwrite=True)
     assert contents(tmp_path) == before
 
 
-def test_a_csv_is_not_replaced_by_itself(split_source: Path, tmp_path: Path) -> None:
-    made(split_source, tmp_path / "csv")
+def test_a_csv_does_not_replace_its_source(split_source: Path, tmp_path: Path) -> None:
+    written(split_source, tmp_path / "csv")
     before = contents(tmp_path)
     for src in ("csv", "csv/train.csv"):
-        with pytest.raises(UserError, match="its CSVs would replace --src"):
-            made(tmp_path / src, tmp_path / "csv", overwrite=True, validation_fraction=0)
+        with pytest.raises(UserError, match=rf"would be inside --src={tmp_path}/{src} or replace it"):
+            written(tmp_path / src, tmp_path / "csv", overwrite=True, validation_fraction=0)
     assert contents(tmp_path) == before
 
 
@@ -285,7 +289,7 @@ def test_too_many_bad_images(class_source: Path, tmp_path: Path, group_regex: st
     for number in range(4):
         (source / f"cats/{number:03d}.{'png' if number % 3 == 2 else 'jpg'}").write_bytes(b"")
     with pytest.raises(UserError, match=r"4 of 60 files cannot be records, more than --max_bad=0\.05 allows:\n"):
-        made(source, tmp_path / "csv", group_regex=group_regex)
+        written(source, tmp_path / "csv", group_regex=group_regex)
     assert list((tmp_path / "csv").iterdir()) == []
 
 
@@ -297,11 +301,11 @@ def test_too_many_loose_files_stop_before_any_work(
         (source / f"{number}.jpg").write_text("")
     monkeypatch.setattr(to_csv_module, "survey", lambda *_, **__: pytest.fail("the images were read"))
     with pytest.raises(UserError, match=r"10 of 70 files cannot be records, more than --max_bad"):
-        made(source, tmp_path / "csv", group_regex=r"/(\d)")
+        written(source, tmp_path / "csv", group_regex=r"/(\d)")
 
 
 class Stop(BaseException):
-    """Ends the work in this process as a signal would end the command."""
+    """Ends the work in this process, as a signal ends the command."""
 
 
 @pytest.mark.parametrize(
@@ -315,17 +319,17 @@ class Stop(BaseException):
         ),
     ],
 )
-@pytest.mark.parametrize("there", [True, False])
-def test_interrupted_nothing_is_half_written(
+@pytest.mark.parametrize("exists", [True, False])
+def test_interruption_leaves_no_partial_file(
     class_source: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     raised: BaseException,
     seen: tuple[type[BaseException], str],
-    there: bool,
+    exists: bool,
 ) -> None:
-    if there:
-        made(class_source, tmp_path / "csv", seed=1)
+    if exists:
+        written(class_source, tmp_path / "csv", seed=1)
     before = contents(tmp_path)
     original, calls = to_csv_module._make_lines, []
 
@@ -339,11 +343,11 @@ def test_interrupted_nothing_is_half_written(
     with monkeypatch.context() as patch:
         patch.setattr(to_csv_module, "_make_lines", make_lines)
         with pytest.raises(seen[0], match=seen[1]):
-            made(class_source, tmp_path / "csv", overwrite=True)
+            written(class_source, tmp_path / "csv", overwrite=True)
     assert len(calls) == 3
     assert contents(tmp_path) == before
-    made(class_source, tmp_path / "csv", overwrite=True)
-    made(class_source, tmp_path / "fresh")
+    written(class_source, tmp_path / "csv", overwrite=True)
+    written(class_source, tmp_path / "fresh")
     assert contents(tmp_path / "csv") == contents(tmp_path / "fresh")
 
 
@@ -355,16 +359,16 @@ def test_from_an_archive_and_a_manifest(class_source: Path, tmp_path: Path) -> N
     names = sorted(contents(class_source))
     lines = "".join(f"{name},{name.split('/')[0]}\n" for name in names)
     (tmp_path / "list.csv").write_text(f"path,label\n{lines}")
-    made(class_source, tmp_path / "1")
-    made(tmp_path / "pets.zip", tmp_path / "2")
-    made(class_source, tmp_path / "3", manifest=str(tmp_path / "list.csv"))
+    written(class_source, tmp_path / "1")
+    written(tmp_path / "pets.zip", tmp_path / "2")
+    written(class_source, tmp_path / "3", manifest=str(tmp_path / "list.csv"))
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "3")
 
 
 def test_from_csvs_of_pixels(split_source: Path, tmp_path: Path) -> None:
-    """What has the size already is written as it was."""
-    made(split_source, tmp_path / "first")
-    made(tmp_path / "first", tmp_path / "second")
+    """Images that have the size already keep their values."""
+    written(split_source, tmp_path / "first")
+    written(tmp_path / "first", tmp_path / "second")
     for split in ("train", "validation"):
         assert sorted(rows(tmp_path / f"first/{split}.csv")) == sorted(rows(tmp_path / f"second/{split}.csv"))
 
@@ -386,17 +390,20 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path / "csv")) == ["train.csv", "validation.csv"]
     again = run(MODULE, *flags, cwd=tmp_path)
     assert (again.returncode, again.stdout) == (1, "")
-    assert again.stderr == "error: csv/train.csv exists. Pass --overwrite to replace it, or choose another --out.\n"
+    assert again.stderr == "error: csv/train.csv: exists. Add --overwrite to replace it, or choose another --out.\n"
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--src=pets"], "error: --image_size is missing: height and width of the images in pixels, such as --image_s"),
+        (
+            ["--src=pets"],
+            "error: --image_size is missing. Add the height and width of the images in pixels, for example --image_s",
+        ),
         (["--image_size=4"], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
-        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: one of rgb, gray is expected."),
-        (["--src=pets", "--image_size=x"], "--image_size=x: a whole number is expected."),
-        (["--src=pets", "--size=4"], "--size=4: there is no such flag. Use --image_size=4."),
+        (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: must be one of rgb, gray."),
+        (["--src=pets", "--image_size=x"], "--image_size=x: must be a whole number."),
+        (["--src=pets", "--size=4"], "--size=4: is not a flag of this command. Use --image_size=4."),
         (["--src=pets", "4"], "error: unexpected argument '4'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A dataset that is copied is whole or no dataset; what is there is not copied again; nothing else is touched."""
+"""Tests of transfer: no incomplete copy can be opened, no file is copied twice, other files stay."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ pytestmark = pytest.mark.usefixtures("no_fsync")
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of eleven files. Tests that change it copy it."""
-    place = tmp_path_factory.mktemp("transfer")
-    converted(with_splits(place / "pets"), place / "made", shards=3)
-    assert len(os.listdir(place / "made")) == 11
-    return place / "made"
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a dataset of eleven files. Tests that change it use a copy."""
+    directory = tmp_path_factory.mktemp("transfer")
+    converted(with_splits(directory / "pets"), directory / "dataset", shards=3)
+    assert len(os.listdir(directory / "dataset")) == 11
+    return directory / "dataset"
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=needs_s3)])
-def elsewhere(request: pytest.FixtureRequest, tmp_path: Path) -> Elsewhere:
-    """Where copies go: a directory, or a prefix of a bucket."""
+def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Destination:
+    """Return the destination of copies: a directory, or a prefix of a bucket."""
     if request.param == "local":
-        return Elsewhere(tmp_path / "there", None)
-    return Elsewhere(tmp_path, request.getfixturevalue("bucket"))
+        return Destination(tmp_path / "there", None)
+    return Destination(tmp_path, request.getfixturevalue("bucket"))
 
 
-class Elsewhere:
-    """The destination of a copy, looked at and changed by other means than those tested."""
+class Destination:
+    """The destination of a copy, with methods that do not use the tested code."""
 
     def __init__(self, directory: Path, bucket: Bucket | None):
         self._directory = directory
@@ -74,24 +74,24 @@ def copy(source: object, destination: object) -> Transferred:
     return transfer(TransferConfig(source=str(source), destination=str(destination)), log=lambda line: None)
 
 
-def test_a_copy_is_the_same_and_a_second_one_has_nothing_to_do(made: Path, elsewhere: Elsewhere) -> None:
+def test_a_second_copy_has_nothing_to_do(dataset: Path, destination: Destination) -> None:
     lines: list[str] = []
-    assert copy(made, elsewhere.name) == Transferred(copied=11, verified=0, by_size=0)
-    assert elsewhere.contents() == contents(made)
-    done = transfer(TransferConfig(source=f"{made}/", destination=f"{elsewhere.name}/"), log=lines.append)
+    assert copy(dataset, destination.name) == Transferred(copied=11, verified=0, by_size=0)
+    assert destination.contents() == contents(dataset)
+    done = transfer(TransferConfig(source=f"{dataset}/", destination=f"{destination.name}/"), log=lines.append)
     assert done == Transferred(copied=0, verified=11, by_size=0)
     assert len(lines) == 1
-    assert lines[0].startswith(elsewhere.name)
-    assert lines[0].endswith(": complete; 0 files copied, 11 were there")
+    assert lines[0].startswith(destination.name)
+    assert lines[0].endswith(": complete; 0 files copied, 11 were already there")
 
 
 @needs_s3
-def test_there_and_back_and_between_stores(made: Path, bucket: Bucket, tmp_path: Path) -> None:
-    copy(made, f"{bucket.url}/one")
+def test_there_and_back_and_between_stores(dataset: Path, bucket: Bucket, tmp_path: Path) -> None:
+    copy(dataset, f"{bucket.url}/one")
     copy(f"{bucket.url}/one", f"{bucket.url}/two")
     copy(f"{bucket.url}/two", tmp_path / "back")
-    assert bucket.contents("two") == contents(made)
-    assert contents(tmp_path / "back") == contents(made)
+    assert bucket.contents("two") == contents(dataset)
+    assert contents(tmp_path / "back") == contents(dataset)
     records = open_dataset(tmp_path / "back").records("train")
     assert len([records[number] for number in range(len(records))]) == 10
     assert copy(f"{bucket.url}/one", tmp_path / "back") == Transferred(copied=0, verified=11, by_size=0)
@@ -99,10 +99,10 @@ def test_there_and_back_and_between_stores(made: Path, bucket: Bucket, tmp_path:
 
 
 @needs_s3
-def test_what_was_uploaded_in_parts_is_compared(made: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of s3fs's size it is verified; of another one, only the sizes can be compared, and that is said."""
+def test_uploads_in_parts_are_compared(dataset: Path, bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of the size of s3fs are verified. For other parts, the report says "by size only"."""
     monkeypatch.setattr(transfer_module, "_PART_BYTES", 5 * 2**20)
-    source = Path(shutil.copytree(made, made.parent / "large"))
+    source = Path(shutil.copytree(dataset, dataset.parent / "large"))
     (source / "extra").write_bytes(os.urandom(11 * 2**20))
     copy(source, f"{bucket.url}/there")
     for part_bytes, expected in ((5, Transferred(copied=0, verified=12, by_size=0)), (6, None)):
@@ -120,18 +120,18 @@ def test_what_was_uploaded_in_parts_is_compared(made: Path, bucket: Bucket, monk
         lines: list[str] = []
         done = transfer(TransferConfig(source=str(source), destination=f"{bucket.url}/there"), log=lines.append)
         assert done == (expected or Transferred(copied=0, verified=11, by_size=1))
-    assert lines[0].endswith("12 were there (1 of these compared by size only)")
+    assert lines[0].endswith("12 were already there (1 of them compared by size only)")
 
 
 class Stop(BaseException):
-    """Ends a copy as a signal would."""
+    """Ends a copy as a signal does."""
 
 
 @pytest.mark.parametrize("after", [0, 1, 5, 9])
-def test_interrupted_it_is_no_dataset_and_continues(
-    made: Path, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch, after: int
+def test_interrupted_copy_cannot_be_opened_and_continues(
+    dataset: Path, destination: Destination, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    kind: Any = type(transfer_module._place(elsewhere.name))
+    kind: Any = type(transfer_module._directory(destination.name))
     stored: list[str] = []
     original = kind.store
 
@@ -144,26 +144,26 @@ def test_interrupted_it_is_no_dataset_and_continues(
     with monkeypatch.context() as patch:
         patch.setattr(kind, "store", counted)
         with pytest.raises(Stop):
-            copy(made, elsewhere.name)
-    assert sorted(elsewhere.contents()) == sorted(stored)
+            copy(dataset, destination.name)
+    assert sorted(destination.contents()) == sorted(stored)
     assert "convert.json" not in stored
-    assert copy(made, elsewhere.name) == Transferred(copied=11 - after, verified=after, by_size=0)
-    assert elsewhere.contents() == contents(made)
+    assert copy(dataset, destination.name) == Transferred(copied=11 - after, verified=after, by_size=0)
+    assert destination.contents() == contents(dataset)
 
 
-def test_a_file_of_the_same_size_that_differs_is_copied_again(made: Path, elsewhere: Elsewhere) -> None:
-    copy(made, elsewhere.name)
-    shard = next(name for name in sorted(elsewhere.contents()) if ".tfrecord-" in name)
-    damaged = bytearray(elsewhere.contents()[shard])
+def test_a_file_of_the_same_size_that_differs_is_copied_again(dataset: Path, destination: Destination) -> None:
+    copy(dataset, destination.name)
+    shard = next(name for name in sorted(destination.contents()) if ".tfrecord-" in name)
+    damaged = bytearray(destination.contents()[shard])
     damaged[100] ^= 1
-    elsewhere.put(shard, bytes(damaged))
-    assert copy(made, elsewhere.name) == Transferred(copied=1, verified=10, by_size=0)
-    assert elsewhere.contents() == contents(made)
+    destination.put(shard, bytes(damaged))
+    assert copy(dataset, destination.name) == Transferred(copied=1, verified=10, by_size=0)
+    assert destination.contents() == contents(dataset)
 
 
 @pytest.fixture
 def plain() -> Iterator[Any]:
-    """A store that tells sizes only, which is at memory://."""
+    """Return a store at memory://, which reports sizes only."""
     from fsspec.implementations.memory import MemoryFileSystem
 
     yield MemoryFileSystem
@@ -171,120 +171,131 @@ def plain() -> Iterator[Any]:
 
 
 def cut_off(source: Path, destination: str) -> None:
-    """Copies all but the last file."""
+    """Copy all files but the last one."""
     copy(source, destination)
     object_store.opened(destination)[0].rm_file(f"{destination}/convert.json")
 
 
 @needs_s3
-def test_sizes_alone_say_nothing_of_an_unfinished_copy(made: Path, plain: Any, tmp_path: Path) -> None:
-    """Else there would be shards of one dataset under the index of another, of the same sizes."""
-    other = Path(shutil.copytree(made, tmp_path / "other"))
+def test_unfinished_copy_is_not_trusted_by_size(dataset: Path, plain: Any, tmp_path: Path) -> None:
+    """Otherwise, shards of another dataset with equal sizes could stay under the new index."""
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
     shard = next(path for path in sorted(other.iterdir()) if ".tfrecord-" in path.name)
     flip(shard, 100)
     cut_off(other, "memory://there")
-    assert copy(made, "memory://there") == Transferred(copied=11, verified=0, by_size=0)
+    assert copy(dataset, "memory://there") == Transferred(copied=11, verified=0, by_size=0)
     copy("memory://there", tmp_path / "back")
-    assert contents(tmp_path / "back") == contents(made)
-    assert copy(made, "memory://there") == Transferred(copied=0, verified=1, by_size=10)
+    assert contents(tmp_path / "back") == contents(dataset)
+    assert copy(dataset, "memory://there") == Transferred(copied=0, verified=1, by_size=10)
 
 
 @needs_s3
-def test_googles_md5_is_compared(made: Path, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_googles_md5_is_compared(dataset: Path, plain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = plain.find
 
     def find(self: Any, path: str, **options: Any) -> dict[str, dict[str, Any]]:
-        found: dict[str, dict[str, Any]] = original(self, path, **options)
-        md5 = {key: hashlib.md5(self.cat_file(key)).digest() for key in found}
-        return {key: info | {"md5Hash": base64.b64encode(md5[key]).decode()} for key, info in found.items()}
+        infos: dict[str, dict[str, Any]] = original(self, path, **options)
+        md5 = {key: hashlib.md5(self.cat_file(key)).digest() for key in infos}
+        return {key: info | {"md5Hash": base64.b64encode(md5[key]).decode()} for key, info in infos.items()}
 
     monkeypatch.setattr(plain, "find", find)
-    other = Path(shutil.copytree(made, tmp_path / "other"))
+    other = Path(shutil.copytree(dataset, tmp_path / "other"))
     shard = next(path for path in sorted(other.iterdir()) if ".tfrecord-" in path.name)
     flip(shard, 100)
     cut_off(other, "memory://there")
-    assert copy(made, "memory://there") == Transferred(copied=2, verified=9, by_size=0)
+    assert copy(dataset, "memory://there") == Transferred(copied=2, verified=9, by_size=0)
 
 
-def test_what_is_there_is_compared_under_the_bar(
-    made: Path, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Since it takes as long as reading the files."""
-    copy(made, elsewhere.name)
+def test_comparison_shows_progress(dataset: Path, destination: Destination, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A comparison takes as long as reading the files, so it shows its progress."""
+    copy(dataset, destination.name)
     steps: list[str] = []
     compare, enter, count = transfer_module._etag, Progress.__enter__, Progress.__call__
     monkeypatch.setattr(transfer_module, "_etag", lambda *given: steps.append("compare") or compare(*given))
     monkeypatch.setattr(Progress, "__enter__", lambda self: steps.append("bar") or enter(self))
     monkeypatch.setattr(Progress, "__call__", lambda self, done: steps.append("count") or count(self, done))
-    copy(made, elsewhere.name)
+    copy(dataset, destination.name)
     assert (steps[0], steps.count("count")) == ("bar", 10)
 
 
-def test_a_damaged_copy_is_mended(made: Path, elsewhere: Elsewhere) -> None:
-    copy(made, elsewhere.name)
-    elsewhere.put("records.parquet", b"cut")
-    elsewhere.remove("card.html")
-    assert copy(made, elsewhere.name).copied == 2
-    assert elsewhere.contents() == contents(made)
+def test_a_damaged_copy_is_repaired(dataset: Path, destination: Destination) -> None:
+    copy(dataset, destination.name)
+    destination.put("records.parquet", b"cut")
+    destination.remove("card.html")
+    assert copy(dataset, destination.name).copied == 2
+    assert destination.contents() == contents(dataset)
 
 
-def test_what_is_there_and_no_copy_is_not_touched(made: Path, elsewhere: Elsewhere, tmp_path: Path) -> None:
-    elsewhere.put("thesis.txt", b"x")
-    with pytest.raises(UserError, match=r"holds thesis\.txt, which is not in .*made/\. It is not touched"):
-        copy(made, elsewhere.name)
-    elsewhere.remove("thesis.txt")
-    elsewhere.put("records.parquet", b"of something else")
-    with pytest.raises(UserError, match=r"records\.parquet has 17 bytes there and .* of another dataset\?"):
-        copy(made, elsewhere.name)
-    elsewhere.put("records.parquet", (made / "records.parquet").read_bytes())
-    copy(made, elsewhere.name)
-    before = elsewhere.contents()
-    converted(made.parent / "pets", tmp_path / "made", shards=3, seed=1)
-    with pytest.raises(UserError, match=r"holds another dataset\. It is not touched: pass another destination\."):
-        copy(tmp_path / "made", elsewhere.name)
-    assert elsewhere.contents() == before
+def test_other_files_are_not_changed(dataset: Path, destination: Destination, tmp_path: Path) -> None:
+    destination.put("thesis.txt", b"x")
+    with pytest.raises(UserError, match=r"contains thesis\.txt, which is not in .*dataset/\. Nothing was changed"):
+        copy(dataset, destination.name)
+    destination.remove("thesis.txt")
+    destination.put("records.parquet", b"of something else")
+    with pytest.raises(
+        UserError, match=r"records\.parquet has 17 bytes there and .* Perhaps it belongs to another dataset\."
+    ):
+        copy(dataset, destination.name)
+    destination.put("records.parquet", (dataset / "records.parquet").read_bytes())
+    copy(dataset, destination.name)
+    before = destination.contents()
+    converted(dataset.parent / "pets", tmp_path / "dataset", shards=3, seed=1)
+    with pytest.raises(
+        UserError, match=r"contains another dataset\. Nothing was changed\. Choose another destination\."
+    ):
+        copy(tmp_path / "dataset", destination.name)
+    assert destination.contents() == before
 
 
-def test_directories_are_no_part_of_a_dataset(made: Path, tmp_path: Path) -> None:
-    source = Path(shutil.copytree(made, tmp_path / "made"))
+def test_directories_are_not_copied(dataset: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     (source / "notes").mkdir()
     assert copy(source, tmp_path / "there").copied == 11
-    assert contents(tmp_path / "there") == contents(made)
-    with pytest.raises(UserError, match=r"holds notes/, which is not in "):
-        copy(made, source)
+    assert contents(tmp_path / "there") == contents(dataset)
+    with pytest.raises(UserError, match=r"contains notes/, which is not in "):
+        copy(dataset, source)
 
 
-def test_what_changes_meanwhile_is_found(made: Path, elsewhere: Elsewhere, monkeypatch: pytest.MonkeyPatch) -> None:
-    kind: Any = type(transfer_module._place(elsewhere.name))
+def test_changes_during_the_copy_are_found(
+    dataset: Path, destination: Destination, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind: Any = type(transfer_module._directory(destination.name))
     original = kind.store
 
     def spoiled(self: Any, name: str, source: Any) -> None:
         original(self, name, source)
-        elsewhere.put("card.html", b"")
+        destination.put("card.html", b"")
 
     monkeypatch.setattr(kind, "store", spoiled)
-    with pytest.raises(UserError, match=r"card\.html has 0 bytes after it was copied, and should have"):
-        copy(made, elsewhere.name)
-    assert "convert.json" not in elsewhere.contents()
+    with pytest.raises(UserError, match=r"card\.html has 0 bytes after it was copied, but should have"):
+        copy(dataset, destination.name)
+    assert "convert.json" not in destination.contents()
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("none", r"none/: no dataset \(it has no convert\.json\)\. Pass what a conversion wrote\."),
-        ("file", "a file, not"),
+        (
+            "none",
+            r"none/: is not a dataset \(it has no convert\.json\)\. Must be a directory written by convert or adopt\.",
+        ),
+        ("file", "is a file, not"),
     ],
 )
-def test_a_source_that_is_no_dataset(tmp_path: Path, source: str, message: str) -> None:
+def test_source_must_be_a_dataset(tmp_path: Path, source: str, message: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UserError, match=message):
         copy(tmp_path / source, tmp_path / "there")
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_as_a_command(made: Path, tmp_path: Path) -> None:
-    done = run(MODULE, str(made), "copy", cwd=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "copy/: complete; 11 files copied, 0 were there\n", "")
+def test_command(dataset: Path, tmp_path: Path) -> None:
+    done = run(MODULE, str(dataset), "copy", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "copy/: complete; 11 files copied, 0 were already there\n",
+        "",
+    )
     for flags in ([], ["a"], ["a", "b", "c"]):
         done = run(MODULE, *flags, cwd=tmp_path)
         assert done.returncode == 1
@@ -294,8 +305,8 @@ def test_as_a_command(made: Path, tmp_path: Path) -> None:
 
 
 @needs_s3
-def test_killed_it_continues(made: Path, bucket: Bucket, tmp_path: Path) -> None:
-    large = Path(shutil.copytree(made, tmp_path / "made"))
+def test_killed_command_continues(dataset: Path, bucket: Bucket, tmp_path: Path) -> None:
+    large = Path(shutil.copytree(dataset, tmp_path / "dataset"))
     (large / "a-large-one").write_bytes(os.urandom(30 * 2**20))
     with start(MODULE, str(large), f"{bucket.url}/there", cwd=tmp_path) as process:
         while not bucket.contents("there"):

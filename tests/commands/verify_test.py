@@ -1,4 +1,4 @@
-"""Tests of verify: a sound dataset passes, and whatever is done to one is found and named."""
+"""Tests of verify: a valid dataset passes, and every kind of damage is reported."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ MODULE = "tfrecord_tools.verify"
 
 
 @pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset of 40 images in three shards."""
+def valid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a dataset of 40 images in three shards."""
     root = tmp_path_factory.mktemp("verify")
     converted(tree(root / "pets", {"cats": 20, "dogs": 20}), root / "out", shards=3)
     return root / "out"
 
 
 @pytest.fixture
-def out(sound: Path, tmp_path: Path) -> Path:
-    """A copy of it for a test to damage."""
-    return Path(shutil.copytree(sound, tmp_path / "out"))
+def out(valid: Path, tmp_path: Path) -> Path:
+    """Return a copy that a test may damage."""
+    return Path(shutil.copytree(valid, tmp_path / "out"))
 
 
 def verified(out: Path, decode: bool = False) -> tuple[list[str], list[str]]:
-    """Returns (problems, lines) of a verification in this process."""
+    """Verify in this process, and return (problems, lines)."""
     lines: list[str] = []
     return verify(VerifyConfig(directory=str(out), decode=decode, workers=1), log=lines.append), lines
 
@@ -50,30 +50,30 @@ def shard(out: Path, number: int = 0) -> Path:
     return sorted(out.glob("*-train.tfrecord-*"))[number]
 
 
-def test_a_sound_dataset(sound: Path) -> None:
-    problems, lines = verified(sound, decode=True)
+def test_a_valid_dataset(valid: Path) -> None:
+    problems, lines = verified(valid, decode=True)
     assert problems == []
-    assert lines == [f"{sound}: 40 records in 3 shards are sound; every image decodes in TensorFlow"]
+    assert lines == [f"{valid}: 40 records in 3 shards are valid; every image decodes in TensorFlow"]
 
 
-def test_without_decoding_it_says_so(sound: Path) -> None:
-    assert verified(sound)[1] == [f"{sound}: 40 records in 3 shards are sound; images were not decoded"]
+def test_report_without_decoding(valid: Path) -> None:
+    assert verified(valid)[1] == [f"{valid}: 40 records in 3 shards are valid; images were not decoded"]
 
 
 @pytest.mark.parametrize("record", [0, 3, -1])
 @pytest.mark.parametrize(
-    "place",
+    "position",
     [
-        0,  # The length.
-        9,  # The length's checksum.
-        40,  # The image.
-        -2,  # The data's checksum.
+        0,  # Length.
+        9,  # Checksum of the length.
+        40,  # Image.
+        -2,  # Checksum of the data.
     ],
 )
-def test_a_flipped_byte_is_found_with_its_record(out: Path, record: int, place: int) -> None:
+def test_a_flipped_byte_is_found_with_its_record(out: Path, record: int, position: int) -> None:
     row = [row for row in rows(out) if row["split"] == "train" and row["shard"] == 0][record]
     end = row["offset"] + row["length"] + schema.FRAME_BYTES
-    flip(shard(out), row["offset"] + place if place >= 0 else end + place)
+    flip(shard(out), row["offset"] + position if position >= 0 else end + position)
     (problem,) = verified(out)[0]
     assert problem.startswith(f"{shard(out).name}: record ")
     assert problem.endswith(f" at byte {row['offset']:,}, {row['path']}: wrong checksum or length")
@@ -94,7 +94,7 @@ def remove(out: Path) -> None:
 
 
 def swap(out: Path) -> None:
-    """Two shards under each other's name."""
+    """Exchange the names of two shards."""
     one, other = shard(out, 0), shard(out, 1)
     one.rename(out / "x")
     other.rename(one)
@@ -106,7 +106,7 @@ def stray(out: Path) -> None:
 
 
 def rewrite(out: Path, change: Callable[[Any], bytes]) -> None:
-    """Writes the first record of the first shard anew, checksums right; it must keep its length."""
+    """Replace the first record of the first shard, with valid checksums and the same length."""
     row = next(row for row in rows(out) if row["split"] == "train")
     data = bytearray(shard(out).read_bytes())
     length = row["length"] + schema.FRAME_BYTES
@@ -129,7 +129,7 @@ def other_image(out: Path) -> None:
     rewrite(out, lambda e: schema.encode_example(e["image"][:-1] + b"X", e["path"], e["label"]))
 
 
-def no_example(out: Path) -> None:
+def not_an_example(out: Path) -> None:
     rewrite(out, lambda e: bytes(len(schema.encode_example(e["image"], e["path"], e["label"]))))
 
 
@@ -170,28 +170,34 @@ def rejected(out: Path) -> None:
         (cut, ["has {size} bytes and should have", "wrong checksum or length"]),
         (append, ["bytes and should have"]),
         (remove, ["cannot be read: No such file or directory"]),
-        (stray, ["a shard that does not belong to this dataset; readers of a file pattern would take it in"]),
-        (other_label, ["and the index says"]),
-        (other_path, ["and the index says"]),
-        (other_image, ["the image has another sha256 than the index says"]),
-        (no_example, ["its checksum is right, but it is no example as the directory's convert.json describes them"]),
-        (class_names, ["label.labels.txt: other class names than in convert.json"]),
-        (rejected, ["convert.json: the digest is not that of records.parquet, rejected.csv and the settings"]),
-        (edit_json("convert.json", lambda f: f["config"].update(seed=1)), ["the digest is not that of"]),
+        (stray, ["a shard that does not belong to this dataset, but readers of a file pattern would read it"]),
+        (other_label, ["but the index has"]),
+        (other_path, ["but the index has"]),
+        (other_image, ["the sha256 of the image differs from the index"]),
+        (
+            not_an_example,
+            ["the checksum is right, but the content is not a tf.train.Example with the features in convert.json"],
+        ),
+        (class_names, ["label.labels.txt: the class names differ from those in convert.json"]),
+        (rejected, ["convert.json: the digest does not match records.parquet, rejected.csv and the settings"]),
+        (edit_json("convert.json", lambda f: f["config"].update(seed=1)), ["the digest does not match"]),
         (
             edit_json("convert.json", lambda f: f["classes"][0].update(train=1)),
-            ["rows of train are of the class 'cats', and convert.json says 1"],
+            ["of train in class 'cats', but convert.json has 1"],
         ),
         (
             edit_json("dataset_info.json", lambda f: f["splits"][0]["shardLengths"].pop()),
-            ["dataset_info.json: other numbers of records or shards of train than in records.parquet"],
+            ["dataset_info.json: the number of records or shards of train differs from records.parquet"],
         ),
         (
-            edit_index(lambda listed: listed[0].update(offset=1)),
-            ["record 0 is said to start at byte 1, the one before it ends at 0", "wrong checksum or length"],
+            edit_index(lambda rows: rows[0].update(offset=1)),
+            [
+                "record 0 must start at byte 0, where the record before it ends, but the index has 1",
+                "wrong checksum or length",
+            ],
         ),
-        (edit_index(lambda listed: listed[0].update(sha256=b"x" * 32)), ["digest", "the image has another sha256"]),
-        (edit_index(lambda listed: listed[-1].update(label=7)), ["digest", "its label is"]),
+        (edit_index(lambda rows: rows[0].update(sha256=b"x" * 32)), ["digest", "the sha256 of the image differs"]),
+        (edit_index(lambda rows: rows[-1].update(label=7)), ["digest", "the label is"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -210,7 +216,7 @@ def test_swapped_shards_are_found(out: Path) -> None:
 
 
 def test_an_image_that_tensorflow_does_not_decode_is_found(out: Path) -> None:
-    """All hashes right, as by a tool that checks nothing."""
+    """All hashes are right, but the stored bytes are not an image."""
 
     def broken(example: dict[str, Any]) -> bytes:
         data = b"\x89PNG" + bytes(len(example["image"]) - 4)
@@ -223,14 +229,14 @@ def test_an_image_that_tensorflow_does_not_decode_is_found(out: Path) -> None:
     edit_index(lambda listed: [row.update(sha256=hashes[0]) for row in listed if row["path"] == path])(out)
     problems = [problem for problem in verified(out, decode=True)[0] if "digest" not in problem]
     assert len(problems) == 1
-    assert f"{path}: TensorFlow does not decode it: " in problems[0]
+    assert f"{path}: TensorFlow cannot decode it: " in problems[0]
 
 
 def test_wrong_size_in_the_index_is_found(out: Path) -> None:
     edit_index(lambda listed: listed[2].update(height=5))(out)
     problems = verified(out, decode=True)[0]
-    assert len(problems) == 3  # One in each shard.
-    assert all("and the index says 5 x 12 pixels" in problem for problem in problems)
+    assert len(problems) == 3  # One per shard.
+    assert all("but the index has 5 x 12 pixels" in problem for problem in problems)
 
 
 def test_raw_pixels(tmp_path: Path) -> None:
@@ -239,7 +245,7 @@ def test_raw_pixels(tmp_path: Path) -> None:
     assert verified(tmp_path / "out", decode=True)[0] == []
 
 
-def test_leaks_and_conflicts_are_told_but_no_damage(tmp_path: Path) -> None:
+def test_leaks_and_conflicts_are_notes(tmp_path: Path) -> None:
     source = with_splits(tmp_path / "pets")
     shutil.copy(source / "train/cats/000.jpg", source / "validation/cats/leak.jpg")
     shutil.copy(source / "train/cats/001.jpg", source / "train/dogs/conflict.jpg")
@@ -247,22 +253,24 @@ def test_leaks_and_conflicts_are_told_but_no_damage(tmp_path: Path) -> None:
     problems, lines = verified(tmp_path / "out")
     assert problems == []
     assert (
-        lines[0] == "note: 2 records have the image of a record with another label, such as train/cats/001.jpg,"
+        lines[0]
+        == "note: 2 records have the same image as a record with another label, for example train/cats/001.jpg,"
         " train/dogs/conflict.jpg"
     )
-    assert "note: 2 records have the image of a record in another split, such as " in lines[1]
-    assert {"train/cats/000.jpg", "validation/cats/leak.jpg"} == set(lines[1].split("such as ")[1].split(", "))
+    start, _, paths = lines[1].partition("for example ")
+    assert start == "note: 2 records have the same image as a record in another split, "
+    assert {"train/cats/000.jpg", "validation/cats/leak.jpg"} == set(paths.split(", "))
 
 
 def test_command(out: Path) -> None:
     done = run(MODULE, str(out), "--workers=2")
-    assert done.returncode == 0, done.stderr  # Where it is slow, its progress is shown there.
-    assert done.stdout == f"{out}: 40 records in 3 shards are sound; every image decodes in TensorFlow\n"
+    assert done.returncode == 0, done.stderr  # A slow run prints its progress there.
+    assert done.stdout == f"{out}: 40 records in 3 shards are valid; every image decodes in TensorFlow\n"
     flip(shard(out), 60)
     done = run(MODULE, str(out), "--nodecode")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {out}: 1 problem found:\n  {shard(out).name}: record 0 at byte 0, ")
-    assert done.stderr.endswith("Copy or convert it again.\n")
+    assert done.stderr.endswith("Copy or convert the dataset again.\n")
 
 
 @pytest.mark.parametrize(
@@ -273,8 +281,8 @@ def test_command(out: Path) -> None:
             "error: nothing was given: a dataset's directory, as in python -m tfrecord_tools.verify out/, is expected.",
         ),
         (["a", "b"], "error: 2 arguments were given: a dataset's directory"),
-        (["gone"], "error: gone: no such directory. Expected a directory that"),
-        (["--workers=0", "."], "error: --workers=0: at least 1."),
+        (["gone"], "error: gone: does not exist. Must be a directory written by"),
+        (["--workers=0", "."], "error: --workers=0: must be at least 1."),
     ],
 )
 def test_wrong_commands(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -287,7 +295,7 @@ def test_wrong_commands(tmp_path: Path, arguments: list[str], message: str) -> N
     "name", ["records.parquet", "convert.json", "dataset_info.json", "features.json", "rejected.csv"]
 )
 @pytest.mark.parametrize("how", ["gone", "empty", "junk"])
-def test_missing_and_damaged_files_beside_the_shards(out: Path, name: str, how: str) -> None:
+def test_missing_and_damaged_metadata(out: Path, name: str, how: str) -> None:
     if how == "gone":
         (out / name).unlink()
     else:
@@ -299,7 +307,7 @@ def test_missing_and_damaged_files_beside_the_shards(out: Path, name: str, how: 
     assert name in "".join(problems) or "digest" in "".join(problems)
 
 
-def test_many_problems_are_cut_on_the_screen(out: Path) -> None:
+def test_long_list_of_problems_is_cut(out: Path) -> None:
     for path in out.glob("*.tfrecord-*"):
         path.write_bytes(bytes(path.stat().st_size))
     done = run(MODULE, str(out), "--nodecode")
@@ -307,18 +315,18 @@ def test_many_problems_are_cut_on_the_screen(out: Path) -> None:
     assert "  and 20 more\n" in done.stderr
 
 
-def test_noise_is_not_taken_for_sound(out: Path) -> None:
-    """The test of the tests: noise in place of any file is always found."""
+def test_noise_in_any_file_is_found(out: Path) -> None:
+    """Every file is replaced by noise once, and the damage is reported each time."""
     rng = np.random.default_rng(0)
     for path in sorted(out.iterdir()):
-        if path.name == "card.html":  # Only people read it.
+        if path.name == "card.html":  # This file is for people only.
             continue
         was = path.read_bytes()
         path.write_bytes(rng.bytes(max(len(was), 1)))
         try:
-            found = verified(out)[0]
+            problems = verified(out)[0]
         except UserError as error:
-            found = [str(error)]
-        assert found, path.name
+            problems = [str(error)]
+        assert problems, path.name
         path.write_bytes(was)
     assert verified(out)[0] == []

@@ -1,4 +1,4 @@
-"""Tests of conversion on Apache Beam: the bytes of the local engine, whatever is killed, and errors in a line."""
+"""Tests of conversion on Apache Beam: the same bytes as locally, after kills too; one-line errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tfrecord_tools.errors import UserError
 MODULE = "tfrecord_tools.convert"
 WORK = beam_engine.work
 TESTS = Path(__file__).parents[1]
-IMPORTABLE = os.pathsep.join(map(str, (REPOSITORY, TESTS / "conversion", TESTS / "helpers")))  # For worker processes.
+IMPORTABLE = os.pathsep.join(map(str, (REPOSITORY, TESTS / "conversion", TESTS / "helpers")))  # PYTHONPATH of workers.
 
 with_beam = pytest.mark.interop
 
@@ -42,26 +42,34 @@ def on_beam(count: int = 2) -> list[str]:
     return ["--engine=beam", f"--beam_options={processes(count)}"]
 
 
-# --- What is refused -----------------------------------------------------------------------------------------------
+# --- Refused settings ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"engine": "spark"}, r"--engine=spark: one of local, beam is expected\."),
-        ({"beam_options": "--x"}, r"--beam_options=--x: nothing but --engine=beam takes them\. Pass it too\."),
-        ({"engine": "beam", "workers": 2}, r"--workers=2: Beam's runner decides\. Say it in --beam_options, such as"),
-        ({"engine": "beam", "dry_run": True}, r"--dry_run makes its plan on this machine\. Leave --engine out\."),
+        ({"engine": "spark"}, r"--engine=spark: must be one of local, beam\."),
+        (
+            {"beam_options": "--x"},
+            r"--beam_options=--x: only --engine=beam uses these options\. Add --engine=beam, or remove",
+        ),
+        (
+            {"engine": "beam", "workers": 2},
+            r"--workers=2: cannot be combined with --engine=beam\. Set .* in --beam_options, for example",
+        ),
+        ({"engine": "beam", "dry_run": True}, r"with --dry_run, which plans on this machine\. Remove --engine\."),
     ],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, Any], message: str) -> None:
+def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         ConvertConfig(src="pets", **settings)
 
 
-def test_without_beam_its_extra_is_named(split_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_without_beam_names_the_extra(
+    split_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "apache_beam.options.pipeline_options", None)
-    with pytest.raises(UserError, match=r"needs Apache Beam .*: pip install 'tfrecord-tools\[beam\]'\. Or leave"):
+    with pytest.raises(UserError, match=r"needs Apache Beam .*: pip install 'tfrecord-tools\[beam\]'\. Or remove"):
         converted(split_source, tmp_path / "out", workers=None, engine="beam")
     assert os.listdir(tmp_path) == []
 
@@ -73,10 +81,10 @@ def test_without_beam_its_extra_is_named(split_source: Path, tmp_path: Path, mon
         ("--direct_num_workers=two", "refused by Beam: argument --direct_num_workers: invalid int value: 'two'."),
         ("--direct_num_wokers=2", "Beam has no option --direct_num_wokers."),
         ("--runner=NoRunner", "Unexpected pipeline runner: NoRunner. Valid values are DataflowRunner, "),
-        ("'--runner", "No closing quotation. It is read as a shell would read it."),
+        ("'--runner", "No closing quotation. The options must be quoted as on a command line. Correct the quotes."),
     ],
 )
-def test_options_that_beam_refuses(split_source: Path, tmp_path: Path, options: str, message: str) -> None:
+def test_options_that_beam_refuses_are_named(split_source: Path, tmp_path: Path, options: str, message: str) -> None:
     done = run(MODULE, f"--src={split_source}", "--engine=beam", f"--beam_options={options}", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: --beam_options=")
@@ -89,77 +97,81 @@ def test_options_that_beam_refuses(split_source: Path, tmp_path: Path, options: 
 
 
 def note(path: str) -> int:
-    """A job that can be counted."""
+    """Count a run of this job in a file."""
     with open(path, "a") as file:
         return file.write("x")
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """Two jobs that `note` in files `0` and `1`."""
-    place = tmp_path / "beam/run"
-    beam_engine._write_jobs(place, note, [str(tmp_path / "0"), str(tmp_path / "1")])
-    return place
+def job_directory(tmp_path: Path) -> Path:
+    """Return a directory of two jobs that call `note` with the files `0` and `1`."""
+    job_directory = tmp_path / "beam/run"
+    beam_engine._write_jobs(job_directory, note, [str(tmp_path / "0"), str(tmp_path / "1")])
+    return job_directory
 
 
-def test_a_job_that_is_tried_twice_is_done_once(place: Path, tmp_path: Path) -> None:
-    beam_engine.work(str(place), 0)
-    beam_engine.work(str(place), 0)
+def test_a_retried_job_runs_once(job_directory: Path, tmp_path: Path) -> None:
+    beam_engine.work(str(job_directory), 0)
+    beam_engine.work(str(job_directory), 0)
     assert (tmp_path / "0").read_text() == "x"
     assert not (tmp_path / "1").exists()
 
 
-def test_what_an_earlier_run_had_to_do_is_not_begun_any_more(place: Path, tmp_path: Path) -> None:
+def test_jobs_of_an_earlier_run_do_not_start(job_directory: Path, tmp_path: Path) -> None:
     beam_engine.end_earlier(tmp_path / "beam", print)
-    beam_engine.work(str(place), 0)  # By a worker that outlived its driver.
+    beam_engine.work(str(job_directory), 0)  # As a worker does that outlives its driver.
     assert os.listdir(tmp_path) == []
 
 
-def test_a_job_of_an_earlier_run_is_waited_for(place: Path, tmp_path: Path) -> None:
+def test_running_job_of_an_earlier_run_is_awaited(job_directory: Path, tmp_path: Path) -> None:
     lines: list[str] = []
-    told = "a worker of Beam is still at this job of an earlier run: waiting for it, up to ten minutes."
-    with open(place / "0000000.job", "r+b") as busy:
+    waiting = "a worker of Beam is still running this job of an earlier run. Waiting up to ten minutes."
+    with open(job_directory / "0000000.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         ending = threading.Thread(target=beam_engine.end_earlier, args=(tmp_path / "beam", lines.append))
         ending.start()
         until(lambda: lines, 10)
         assert ending.is_alive()
-        assert os.listdir(place) == ["0000000.job"]  # The other one is called off at once.
+        assert os.listdir(job_directory) == ["0000000.job"]  # The other job is canceled at once.
     ending.join(10)
     assert not ending.is_alive()
-    assert lines == [f"{place}/0000000.job: {told}"]
+    assert lines == [f"{job_directory}/0000000.job: {waiting}"]
     assert os.listdir(tmp_path) == []
 
 
-def test_a_job_that_does_not_end_is_named(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_names_a_job_that_does_not_end(
+    job_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(beam_engine, "_GONE_SECONDS", 0.1)
     monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
-    with open(place / "0000001.job", "r+b") as busy:
+    with open(job_directory / "0000001.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still at this job\. Wait until it has"):
+        with pytest.raises(
+            UserError, match=r"0000001\.job: a worker of Beam is still running this job\. Wait until it ends"
+        ):
             beam_engine.end_earlier(tmp_path / "beam", print)
 
 
-def test_to_close_hides_no_error_behind_a_job_that_takes_long(
-    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_close_hides_no_error_while_a_job_is_running(
+    job_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(beam_engine, "_CLOSE_SECONDS", 0.1)
     monkeypatch.setattr(beam_engine, "_GONE_SECONDS", 0.1)
     monkeypatch.setattr(beam_engine, "_END_SECONDS", 0.1)
     pool = beam_engine.BeamPool([], tmp_path / "beam")
-    pool._run = SimpleNamespace(job_directory=place, join=time.sleep, stop=threading.Event())  # type: ignore[assignment]
-    with open(place / "0000001.job", "r+b") as busy:
+    pool._run = SimpleNamespace(job_directory=job_directory, join=time.sleep, stop=threading.Event())  # type: ignore[assignment]
+    with open(job_directory / "0000001.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
         pool.close()
-        assert not place.exists()  # By this, workers on this machine end.
-        with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still at this job\."):
+        assert not job_directory.exists()  # Local workers end when it is gone.
+        with pytest.raises(UserError, match=r"0000001\.job: a worker of Beam is still running this job\."):
             beam_engine.end_earlier(tmp_path / "beam", print)
     beam_engine.end_earlier(tmp_path / "beam", print)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_worker_whose_jobs_are_given_up_ends_as_if_done(tmp_path: Path) -> None:
-    """Beam would take another code for a crash."""
+def test_worker_exits_with_0_when_its_jobs_are_removed(tmp_path: Path) -> None:
+    """Beam treats any other code as a crash."""
     program = (
         "import os; from tfrecord_tools.conversion import beam_worker;"
         f" beam_worker._end_without({str(tmp_path / 'x')!r}, os.getppid())"
@@ -167,21 +179,23 @@ def test_a_worker_whose_jobs_are_given_up_ends_as_if_done(tmp_path: Path) -> Non
     assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY).returncode == 0
 
 
-def test_a_worker_of_other_versions_is_refused(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_with_other_versions_is_refused(
+    job_directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(beam_engine.tfrecord_tools, "__version__", "0")
-    beam_engine.work(str(place), 0)
-    outcome = pickle.loads((place / "0000000.result").read_bytes())
-    assert str(outcome.error).startswith("a worker of Beam has tfrecord_tools 0, and the driver ")
+    beam_engine.work(str(job_directory), 0)
+    outcome = pickle.loads((job_directory / "0000000.result").read_bytes())
+    assert str(outcome.error).startswith("a worker of Beam has tfrecord_tools 0, but the driver has ")
     assert not (tmp_path / "0").exists()
 
 
-def test_a_second_try_that_waited_finds_the_job_done(place: Path, tmp_path: Path) -> None:
-    with open(place / "0000000.job", "r+b") as busy:
+def test_waiting_retry_finds_the_job_finished(job_directory: Path, tmp_path: Path) -> None:
+    with open(job_directory / "0000000.job", "r+b") as busy:
         fcntl.flock(busy, fcntl.LOCK_EX)
-        second = threading.Thread(target=beam_engine.work, args=(str(place), 0))
+        second = threading.Thread(target=beam_engine.work, args=(str(job_directory), 0))
         second.start()
         second.join(0.2)
-        os.unlink(place / "0000000.job")  # As the driver does when it has taken the result.
+        os.unlink(job_directory / "0000000.job")  # As the driver does after it has read the result.
     second.join(10)
     assert sorted(os.listdir(tmp_path)) == ["beam"]
 
@@ -197,50 +211,51 @@ def fail(value: int) -> int:
 
 @with_beam
 @pytest.mark.parametrize("options", ["", processes(2)], ids=["here", "processes"])
-def test_results_in_order_and_a_users_error_as_it_is(
+def test_results_are_in_order_and_errors_are_raised_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", IMPORTABLE)  # Where workers find `fail`.
+    monkeypatch.setenv("PYTHONPATH", IMPORTABLE)  # Workers import `fail` from there.
     hook = threading.excepthook
     with beam_engine.pool(options, tmp_path / "beam") as pool:
         assert list(pool.map(abs, range(-20, 0))) == list(range(20, 0, -1))
         assert list(pool.map(abs, [])) == []
         with pytest.raises(UserError, match=r"^job 2 fails$"):
             list(pool.map(fail, range(4)))
-        with pytest.raises(FileNotFoundError, match="no such place"):
-            list(pool.map(os.listdir, ["no such place"]))
+        with pytest.raises(FileNotFoundError, match="no such job_directory"):
+            list(pool.map(os.listdir, ["no such job_directory"]))
     assert os.listdir(tmp_path) == []
     assert threading.excepthook is hook
 
 
 @with_beam
-def test_workers_that_see_another_directory_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beam_engine, "work", lambda place, number: None)  # As where nothing lies under that path.
+def test_error_if_workers_see_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beam_engine, "work", lambda job_directory, number: None)  # As if the path did not exist there.
     monkeypatch.setattr(beam_engine, "_LATE_SECONDS", 0.2)
     with (
-        pytest.raises(UserError, match=r"left no results in .*must be one that the workers share with this machine"),
+        pytest.raises(UserError, match=r"left no results in .*must be shared by the workers and this machine"),
         beam_engine.pool("", tmp_path / "beam") as pool,
     ):
         list(pool.map(abs, [1]))
 
 
-def later(place: str, number: int) -> None:
-    """Works after the pipeline has ended: as a result on another machine, which NFS shows late."""
-    threading.Timer(3, WORK, (place, number)).start()
+def later(job_directory: str, number: int) -> None:
+    """Write the result after the pipeline has ended, like a file on another machine that NFS shows late."""
+    threading.Timer(3, WORK, (job_directory, number)).start()
 
 
 @with_beam
-def test_results_that_are_seen_late_are_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_results_are_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beam_engine, "work", later)
     with beam_engine.pool("", tmp_path / "beam") as pool:
         assert list(pool.map(abs, [-1, -2])) == [1, 2]
 
 
 @with_beam
-def test_that_a_directory_is_removed_is_told(tmp_path: Path) -> None:
+def test_error_if_the_directory_is_removed(tmp_path: Path) -> None:
     with (
         pytest.raises(
-            UserError, match=r"beam/[0-9a-f]*: removed while Beam was at work\. The same command continues\."
+            UserError,
+            match=r"beam/[0-9a-f]*: the directory was removed while Beam was running\. Run the same command again",
         ),
         beam_engine.pool("", tmp_path / "beam") as pool,
     ):
@@ -248,7 +263,7 @@ def test_that_a_directory_is_removed_is_told(tmp_path: Path) -> None:
 
 
 @with_beam
-def test_a_worker_that_ended_late_is_none_of_the_next_jobs(tmp_path: Path) -> None:
+def test_late_worker_does_not_take_the_next_jobs(tmp_path: Path) -> None:
     with beam_engine.pool("", tmp_path / "beam") as pool:
         assert list(pool.map(abs, [-1])) == [1]
         pool.died.set()
@@ -259,8 +274,8 @@ def test_a_worker_that_ended_late_is_none_of_the_next_jobs(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("options", "level"), [("", logging.CRITICAL), ("--runner=FlinkRunner", logging.INFO)], ids=["here", "elsewhere"]
 )
-def test_a_runner_elsewhere_is_heard(tmp_path: Path, options: str, level: int) -> None:
-    """Its log has the job's id and address. Levels are those of before in the end, a caller's own too."""
+def test_log_level_depends_on_the_runner(tmp_path: Path, options: str, level: int) -> None:
+    """Logs of remote runners have the job's id and address. At the end, the old levels are restored."""
     logger = logging.getLogger("apache_beam")
     before, hook = logger.level, threading.excepthook
     logging.disable(logging.DEBUG)
@@ -286,7 +301,7 @@ def map_in_vain(directory: str) -> None:
 
 
 @with_beam
-def test_an_error_is_told_though_another_job_takes_long(tmp_path: Path) -> None:
+def test_error_is_raised_while_another_job_is_running(tmp_path: Path) -> None:
     program = f"import beam_test; beam_test.map_in_vain({str(tmp_path / 'beam')!r})"
     environment = {**os.environ, "PYTHONPATH": IMPORTABLE}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=90)
@@ -298,7 +313,7 @@ def test_an_error_is_told_though_another_job_takes_long(tmp_path: Path) -> None:
 
 @with_beam
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_the_bytes_are_those_of_the_local_engine(tmp_path: Path, count: int) -> None:
+def test_bytes_equal_those_of_the_local_engine(tmp_path: Path, count: int) -> None:
     source = with_splits(tmp_path / "pets", train=30, validation=20)
     (source / "train/cats/bad.jpg").write_bytes(b"<html>")
     converted(source, tmp_path / "local", shards=12)
@@ -309,7 +324,7 @@ def test_the_bytes_are_those_of_the_local_engine(tmp_path: Path, count: int) -> 
 
 
 @with_beam
-def test_an_update_on_beam_is_the_local_one(tmp_path: Path) -> None:
+def test_update_on_beam_equals_a_local_update(tmp_path: Path) -> None:
     source = with_splits(tmp_path / "pets", train=8, validation=4)
     for out in ("local", "beam"):
         converted(source, tmp_path / out, shards=4)
@@ -320,7 +335,7 @@ def test_an_update_on_beam_is_the_local_one(tmp_path: Path) -> None:
 
 
 @with_beam
-def test_a_bad_image_stops_it_as_on_this_machine(split_source: Path, tmp_path: Path) -> None:
+def test_bad_image_stops_beam_like_the_local_engine(split_source: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(split_source, tmp_path / "pets"))
     (source / "train/cats/bad.jpg").write_bytes(b"<html>")
     messages = []
@@ -341,13 +356,13 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def workers_of(driver: int) -> Iterator[int]:
-    """The process ids of Beam's workers below a process."""
+    """Yield the process ids of Beam's workers that are children of `driver`."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:  # It ended meanwhile.
+            except OSError:  # The process has ended.
                 continue
             if any(b"beam_worker.main(" in word for word in words) and parent == driver:
                 yield int(entry.name)
@@ -356,7 +371,7 @@ def workers_of(driver: int) -> Iterator[int]:
 @with_beam
 @pytest.mark.parametrize("moment", [in_survey, in_write])
 @pytest.mark.parametrize("victim", ["worker", "driver"])
-def test_killed_and_repeated_it_ends_the_same(
+def test_rerun_after_a_kill_writes_the_same_bytes(
     many: Path, tmp_path: Path, moment: Callable[[Path], bool], victim: str
 ) -> None:
     flags = [f"--src={many / 'pets'}", "--shards=40", *on_beam()]
@@ -371,20 +386,20 @@ def test_killed_and_repeated_it_ends_the_same(
     if victim == "worker":
         assert process.returncode == 1
         assert err.startswith("error: a worker process of Beam died (killed, out of memory, or crashed in an image")
-        assert "The same command continues." in err
+        assert "Run the same command again to continue." in err
         assert "Traceback" not in err
     saved = len(list(partial.glob("survey/*.npz")))
     assert saved
-    rerun = run(MODULE, *flags, cwd=tmp_path)  # At once, while workers of the killed driver may still be at a job.
+    rerun = run(MODULE, *flags, cwd=tmp_path)  # At once, while workers of the killed driver may still run a job.
     assert (rerun.returncode, without_bars(rerun.stderr)) == (0, [])
-    assert "what an interrupted conversion has done is taken over" in rerun.stdout
+    assert "continuing an interrupted conversion" in rerun.stdout
     assert contents(out) == contents(many / "local")
     assert os.listdir(tmp_path) == ["out"]
     until(lambda: not any(alive(worker) for worker in workers), 10)
 
 
 @with_beam
-def test_the_local_engine_takes_over_what_beam_began(many: Path, tmp_path: Path) -> None:
+def test_local_engine_continues_a_conversion_on_beam(many: Path, tmp_path: Path) -> None:
     flags = [f"--src={many / 'pets'}", "--shards=40"]
     with start(MODULE, *flags, *on_beam(), cwd=tmp_path) as process:
         until(lambda: in_write(tmp_path / "out.partial"))
@@ -396,16 +411,16 @@ def test_the_local_engine_takes_over_what_beam_began(many: Path, tmp_path: Path)
 
 
 @with_beam
-def test_an_interrupt_ends_it_within_seconds(many: Path, tmp_path: Path) -> None:
+def test_interrupt_ends_it_within_seconds(many: Path, tmp_path: Path) -> None:
     flags = [f"--src={many / 'pets'}", *on_beam()]
     with start(MODULE, *flags, cwd=tmp_path, start_new_session=True) as process:
         until(lambda: in_survey(tmp_path / "out.partial"))
         workers = list(workers_of(process.pid))
         sent = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # As the terminal does: to the workers too.
+        os.killpg(process.pid, signal.SIGINT)  # A terminal also sends the signal to the workers.
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "interrupted: the same command continues from here"
+    assert err.strip() == "interrupted: run the same command again to continue"
     assert time.monotonic() - sent < 15
     until(lambda: not any(alive(worker) for worker in workers), 10)
 

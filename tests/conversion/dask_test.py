@@ -1,4 +1,4 @@
-"""Tests of conversion on a Dask cluster: the bytes of the local engine, whatever is killed, and errors in a line."""
+"""Tests of conversion on Dask: the same bytes as locally, after kills too; one-line errors."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from tfrecord_tools.convert import ConvertConfig
 from tfrecord_tools.errors import UserError
 
 MODULE = "tfrecord_tools.convert"
-NOBODY = "tcp://127.0.0.1:9"  # The port of `discard`, which nothing serves.
+NOBODY = "tcp://127.0.0.1:9"  # The port of the service `discard`, which does not run.
 TESTS = Path(__file__).parents[1]
-IMPORTABLE = (TESTS / "conversion", TESTS / "helpers")  # Where workers find the functions of this file.
+IMPORTABLE = (TESTS / "conversion", TESTS / "helpers")  # PYTHONPATH of workers.
 
 with_dask = pytest.mark.interop
 
 
-# --- What is refused -----------------------------------------------------------------------------------------------
+# --- Refused settings ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("settings", "name"),
     [({"beam_options": "--x"}, "beam_options"), ({"workers": 2}, "workers"), ({"dry_run": True}, "dry_run")],
 )
-def test_settings_that_do_not_go_together(settings: dict[str, Any], name: str) -> None:
+def test_contradicting_settings_are_refused(settings: dict[str, Any], name: str) -> None:
     message = rf"^--dask=tcp://x:1: cannot be combined with --{name}\. Remove one of the two flags\.$"
     with pytest.raises(UserError, match=message):
         ConvertConfig(src="pets", dask="tcp://x:1", **settings)
 
 
-def test_without_a_package_its_extra_is_named(
+def test_error_without_a_package_names_the_extra(
     split_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "dask", None)
@@ -52,7 +52,7 @@ def test_without_a_package_its_extra_is_named(
 
 @with_dask
 @pytest.mark.parametrize("address", [NOBODY, "strange://127.0.0.1:1", "no.json"])
-def test_where_no_scheduler_answers_nothing_is_made(split_source: Path, tmp_path: Path, address: str) -> None:
+def test_nothing_is_written_if_no_scheduler_answers(split_source: Path, tmp_path: Path, address: str) -> None:
     done = run(MODULE, f"--src={split_source}", f"--dask={address}", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr == (
@@ -75,7 +75,7 @@ def test_where_no_scheduler_answers_nothing_is_made(split_source: Path, tmp_path
         ),
     ],
 )
-def test_the_line_on_the_workers(threads: dict[str, int], line: str) -> None:
+def test_line_about_the_workers(threads: dict[str, int], line: str) -> None:
     assert dask_cluster._line("x:1", threads) == line
 
 
@@ -84,14 +84,14 @@ def test_the_line_on_the_workers(threads: dict[str, int], line: str) -> None:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster that tests may let grow, but not harm."""
+    """Return a cluster that tests may enlarge but not harm."""
     cluster = Cluster(tmp_path_factory.mktemp("cluster"), importable=IMPORTABLE)
     yield cluster
     cluster.close()
 
 
 @with_dask
-def test_the_bytes_are_those_of_the_local_engine(cluster: Cluster, tmp_path: Path) -> None:
+def test_bytes_equal_those_of_the_local_engine(cluster: Cluster, tmp_path: Path) -> None:
     source = with_splits(tmp_path / "pets", train=30, validation=20)
     (source / "train/cats/bad.jpg").write_bytes(b"<html>")
     converted(source, tmp_path / "local", shards=12)
@@ -105,7 +105,7 @@ def test_the_bytes_are_those_of_the_local_engine(cluster: Cluster, tmp_path: Pat
 
 
 @with_dask
-def test_an_update_is_the_local_one(cluster: Cluster, tmp_path: Path) -> None:
+def test_update_equals_a_local_update(cluster: Cluster, tmp_path: Path) -> None:
     cluster.grow(1)
     source = with_splits(tmp_path / "pets", train=8, validation=4)
     for out in ("local", "dask"):
@@ -124,7 +124,7 @@ def process_of(value: int) -> int:
 
 
 @with_dask
-def test_the_jobs_are_spread_and_an_error_comes_as_it_is(cluster: Cluster, tmp_path: Path) -> None:
+def test_jobs_are_spread_and_errors_are_raised_unchanged(cluster: Cluster, tmp_path: Path) -> None:
     cluster.grow(2)
     lines: list[str] = []
     with beam_engine.pool("", tmp_path / "beam", str(cluster.file), lines.append) as pool:
@@ -137,7 +137,7 @@ def test_the_jobs_are_spread_and_an_error_comes_as_it_is(cluster: Cluster, tmp_p
 
 
 @with_dask
-def test_beams_own_options_do_the_same(cluster: Cluster, tmp_path: Path) -> None:
+def test_beams_own_options_work_too(cluster: Cluster, tmp_path: Path) -> None:
     cluster.grow(2)
     options = dask_cluster.options(str(cluster.file))
     with beam_engine.pool(f"{options} --dask_client_name=me", tmp_path / "beam") as pool:
@@ -154,7 +154,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A cluster of two workers that a test may kill."""
+    """Return a cluster of two workers that a test may kill."""
     cluster = Cluster(tmp_path_factory.mktemp("frail"), 2, IMPORTABLE)
     yield cluster
     cluster.close()
@@ -162,7 +162,7 @@ def frail(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @with_dask
 @pytest.mark.parametrize("moment", [in_survey, in_write])
-def test_a_worker_that_is_killed_costs_its_job_alone(
+def test_killed_worker_repeats_only_its_job(
     many: Path, tmp_path: Path, frail: Cluster, moment: Callable[[Path], bool]
 ) -> None:
     flags = [f"--src={many / 'pets'}", "--shards=40", f"--dask={frail.file}"]
@@ -177,7 +177,7 @@ def test_a_worker_that_is_killed_costs_its_job_alone(
 
 
 @with_dask
-def test_without_any_worker_it_waits_for_another(many: Path, tmp_path: Path, frail: Cluster) -> None:
+def test_conversion_without_workers_waits_for_one(many: Path, tmp_path: Path, frail: Cluster) -> None:
     flags = [f"--src={many / 'pets'}", "--shards=40", f"--dask={frail.file}"]
     with open(tmp_path / "log", "w") as log, start(MODULE, *flags, cwd=tmp_path, stdout=log) as process:
         until(lambda: in_survey(tmp_path / "out.partial"))
@@ -194,7 +194,7 @@ def test_without_any_worker_it_waits_for_another(many: Path, tmp_path: Path, fra
 @with_dask
 @pytest.mark.parametrize("moment", [in_survey, in_write])
 @pytest.mark.parametrize("victim", ["scheduler", "driver"])
-def test_killed_and_repeated_it_ends_the_same(
+def test_rerun_after_a_kill_writes_the_same_bytes(
     many: Path, tmp_path: Path, frail: Cluster, moment: Callable[[Path], bool], victim: str
 ) -> None:
     flags = [f"--src={many / 'pets'}", "--shards=40", f"--dask={frail.file}"]
@@ -208,7 +208,7 @@ def test_killed_and_repeated_it_ends_the_same(
         assert process.returncode == 1
         assert re.match(
             r"error: Beam's pipeline failed: ConnectionError: the Dask scheduler at tcp://127\.0\.0\.1:\d+ is gone\."
-            r" Mend the cause; the same command continues\.\n",
+            r" Fix the cause, then run the same command again to continue\.\n",
             err,
         )
         assert "Traceback" not in err
@@ -216,20 +216,20 @@ def test_killed_and_repeated_it_ends_the_same(
         frail.grow(3)
     rerun = run(MODULE, *flags, cwd=tmp_path)
     assert (rerun.returncode, without_bars(rerun.stderr)) == (0, [])
-    assert "what an interrupted conversion has done is taken over" in rerun.stdout
+    assert "continuing an interrupted conversion" in rerun.stdout
     assert contents(tmp_path / "out") == contents(many / "local")
     assert os.listdir(tmp_path) == ["out"]
 
 
 @with_dask
-def test_an_interrupt_ends_it_and_leaves_the_cluster(many: Path, tmp_path: Path, frail: Cluster) -> None:
+def test_interrupt_ends_it_and_leaves_the_cluster(many: Path, tmp_path: Path, frail: Cluster) -> None:
     flags = [f"--src={many / 'pets'}", "--shards=40", f"--dask={frail.file}"]
     with start(MODULE, *flags, cwd=tmp_path) as process:
         until(lambda: in_survey(tmp_path / "out.partial"))
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.strip() == "interrupted: the same command continues from here"
+    assert err.strip() == "interrupted: run the same command again to continue"
     assert os.listdir(tmp_path / "out.partial") != []
     assert not (tmp_path / "out.partial/beam").exists()
     rerun = run(MODULE, *flags, cwd=tmp_path)
@@ -242,12 +242,14 @@ def die(value: int) -> None:
 
 
 @with_dask
-def test_a_job_that_kills_its_workers_is_given_up(tmp_path: Path) -> None:
+def test_error_if_a_job_kills_its_workers(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path / "cluster", 2, IMPORTABLE, allowed_failures=0)
     try:
         with (
             pytest.raises(
-                UserError, match=r"Beam.s pipeline failed: KilledWorker: Attempted .*; the same command continues\."
+                UserError,
+                match=r"Beam.s pipeline failed: KilledWorker: Attempted .*, then run"
+                r" the same command again to continue\.",
             ),
             beam_engine.pool("", tmp_path / "beam", str(cluster.file), lambda line: None) as pool,
         ):

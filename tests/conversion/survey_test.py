@@ -1,4 +1,4 @@
-"""Tests of the survey: facts of real files, saved as they are found and taken over only while they hold."""
+"""Tests of the inspection of files: its facts, and the reuse of saved facts while they are valid."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tfrecord_tools.conversion.survey import TYPES, Facts, survey
 from tfrecord_tools.sources.directory import Directory
 from tfrecord_tools.sources.scan import Sources
 
-HERE = Pool(None, 1)  # Work in this process.
+HERE = Pool(None, 1)  # Runs jobs in this process.
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Six sound images and one bad."""
+    """Return a source of six valid images and a bad one."""
     tree(tmp_path / "src", {"cats": 3, "dogs": 3})
     (tmp_path / "src/dogs/page.jpg").write_bytes(b"<html>")
     return tmp_path / "src"
@@ -32,15 +32,15 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read_files(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that are really read, as they are."""
+    """Return a list that collects the names of files when they are read."""
     return noted_reads(monkeypatch, Directory)
 
 
-def equal(one: Facts, other: Facts) -> bool:
-    return one.table.tobytes() == other.table.tobytes() and vars(one) | {"table": 0} == vars(other) | {"table": 0}
+def equal(first: Facts, second: Facts) -> bool:
+    return first.table.tobytes() == second.table.tobytes() and vars(first) | {"table": 0} == vars(second) | {"table": 0}
 
 
-def test_facts_are_the_files(source: Path) -> None:
+def test_facts_match_the_files(source: Path) -> None:
     (source / "cats/000.jpg").write_bytes(data := image("x", size=(31, 17)))
     sources = scanned(source)
     facts = survey(sources, HERE)
@@ -54,7 +54,7 @@ def test_facts_are_the_files(source: Path) -> None:
 
 def test_progress_adds_up(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey_module, "FILES_PER_JOB", 3)
-    for expected in ((0, [3, 3, 1]), (6, [1])):  # Second: all but the bad one are known.
+    for expected in ((0, [3, 3, 1]), (6, [1])):  # In the second run only the bad file is read.
         counts: list[int] = []
         with Progress("survey", 7) as progress:
             monkeypatch.setattr(progress._bar, "update", counts.append)
@@ -67,7 +67,7 @@ def test_unchanged_files_are_not_read_again(source: Path, tmp_path: Path, read_f
     assert len(read_files) == 7
     read_files.clear()
     second = survey(scanned(source), HERE, saved=tmp_path / "saved")
-    assert read_files == ["dogs/page.jpg"]  # Found bad; it might have been mended.
+    assert read_files == ["dogs/page.jpg"]  # A bad file is read again, since it may have been repaired.
     assert equal(first, second)
 
 
@@ -75,13 +75,13 @@ def test_unchanged_files_are_not_read_again(source: Path, tmp_path: Path, read_f
     ("change", "again"),
     [
         ("content", ["cats/001.jpg"]),
-        ("mtime", ["cats/001.jpg"]),  # Restored from a backup, say: look again.
+        ("mtime", ["cats/001.jpg"]),  # For example, restored from a backup.
         ("renamed", ["cats/new.jpg"]),
         ("removed", []),
-        ("added", ["birds/000.jpg"]),  # Numbers of all files change with it.
+        ("added", ["birds/000.jpg"]),  # It changes the numbers of all files.
     ],
 )
-def test_what_changed_is_read_again(
+def test_changed_files_are_read_again(
     source: Path, tmp_path: Path, read_files: list[str], change: str, again: list[str]
 ) -> None:
     survey(scanned(source), HERE, saved=tmp_path / "saved")
@@ -89,7 +89,7 @@ def test_what_changed_is_read_again(
     if change == "content":
         stat = path.stat()
         draw(path, key="other").write_bytes(path.read_bytes() + b"tail")
-        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # The size alone tells.
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # Only the size differs.
     elif change == "mtime":
         os.utime(path, ns=(0, 12345))
     elif change == "renamed":
@@ -104,8 +104,8 @@ def test_what_changed_is_read_again(
     assert equal(facts, survey(scanned(source), HERE))
 
 
-def test_last_fact_counts(source: Path, tmp_path: Path, read_files: list[str]) -> None:
-    """A file surveyed twice has two facts saved; the newer one is that of the file."""
+def test_the_newest_saved_fact_is_used(source: Path, tmp_path: Path, read_files: list[str]) -> None:
+    """A file that was inspected twice has two saved facts. The newer one is valid."""
     path = source / "cats/001.jpg"
     for time in (111, 222):
         os.utime(path, ns=(0, time))
@@ -115,21 +115,21 @@ def test_last_fact_counts(source: Path, tmp_path: Path, read_files: list[str]) -
     assert read_files == ["dogs/page.jpg"]
 
 
-def test_mended_file_is_sound(source: Path, tmp_path: Path) -> None:
+def test_repaired_file_is_valid(source: Path, tmp_path: Path) -> None:
     survey(scanned(source), HERE, saved=tmp_path / "saved")
     draw(source / "dogs/page.jpg")
     assert survey(scanned(source), HERE, saved=tmp_path / "saved").reasons == {}
 
 
-def test_empty_file_of_no_date_stays_bad(source: Path, tmp_path: Path) -> None:
-    """Size 0 and time 0 are also what stands in the table where nothing is known."""
+def test_empty_file_with_mtime_0_stays_bad(source: Path, tmp_path: Path) -> None:
+    """Size 0 and mtime 0 are also the table's values for unknown files."""
     (source / "cats/000.jpg").write_bytes(b"")
     os.utime(source / "cats/000.jpg", ns=(0, 0))
     for _ in range(2):
         assert survey(scanned(source), HERE, saved=tmp_path / "saved").reasons[0] == "empty file"
 
 
-def test_interrupted_survey_keeps_what_it_found(
+def test_interrupted_survey_keeps_its_facts(
     source: Path, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(survey_module, "FILES_PER_JOB", 2)
@@ -155,7 +155,7 @@ def test_check_sees_each_bad_file(source: Path) -> None:
 
 def test_unreadable_file_is_bad(source: Path) -> None:
     sources = scanned(source)
-    (source / "cats/000.jpg").unlink()  # Gone between scan and survey.
+    (source / "cats/000.jpg").unlink()  # Removed between scan and inspection.
     assert survey(sources, HERE).reasons[0] == "cannot be read: No such file or directory"
 
 
@@ -165,21 +165,21 @@ def test_forbidden_file_is_bad(source: Path) -> None:
     assert survey(scanned(source), HERE).reasons[0] == "cannot be read: Permission denied"
 
 
-def test_no_files_but_bad_ones(tmp_path: Path) -> None:
+def test_only_bad_files(tmp_path: Path) -> None:
     for name in ("cats/1.jpg", "dogs/1.jpg"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(b"")
     assert survey(scanned(tmp_path), HERE).reasons == {0: "empty file", 1: "empty file"}
 
 
-def test_two_processes_find_the_same(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_give_the_same_facts(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(survey_module, "FILES_PER_JOB", 2)
     sources: Sources = scanned(source)
     with workers.pool(2) as pool:
         assert equal(survey(sources, pool), survey(sources, HERE))
 
 
-def test_content_counts_and_not_the_name(tmp_path: Path) -> None:
+def test_type_depends_on_the_content_and_not_on_the_name(tmp_path: Path) -> None:
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats/picture.png").write_bytes(image(1, "JPEG"))
     (tmp_path / "cats/without_ending").write_bytes(image(1, "PNG"))
@@ -190,7 +190,7 @@ def test_content_counts_and_not_the_name(tmp_path: Path) -> None:
     assert len(np.unique(facts.table["sha256"], axis=0)) == 3
 
 
-def test_facts_found_by_another_version_are_not_taken_over(
+def test_facts_of_another_version_are_not_reused(
     source: Path, tmp_path: Path, read_files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     survey(scanned(source), HERE, saved=tmp_path / "saved")

@@ -1,4 +1,4 @@
-"""Tests of writing a shard: what it holds, and that it is there whole or not at all."""
+"""Tests of writing a shard: its content, and that it is complete or missing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Case:
 
 @pytest.fixture
 def case(tmp_path: Path) -> Case:
-    """A source of 16 images and the jobs of its three shards."""
+    """Return a source of 16 images and the jobs of its three shards."""
     sources = scanned(with_splits(tmp_path / "src"))
     facts = survey(sources, workers.Pool(None, 1))
     decided = make_plan(sources, facts, PlanConfig(shards=3), "pets", {})
@@ -68,7 +68,7 @@ def test_shard_holds_the_planned_rows_in_order(case: Case) -> None:
             }
 
 
-def test_index_part_says_where_each_record_lies(case: Case) -> None:
+def test_index_part_locates_each_record(case: Case) -> None:
     job = case.jobs[1]
     write_shard(job)
     rows = pq.read_table(job.index_path).to_pylist()
@@ -95,13 +95,13 @@ def test_writing_again_gives_the_same_files(case: Case) -> None:
     assert len(first) == 6
 
 
-def test_job_travels_to_another_process(case: Case) -> None:
+def test_job_can_be_pickled(case: Case) -> None:
     write_shard(pickle.loads(pickle.dumps(case.jobs[0])))
     assert case.jobs[0].index_path.exists()
 
 
 @pytest.mark.parametrize("change", ["longer", "flipped byte", "another image"])
-def test_source_that_changed_is_found(case: Case, change: str) -> None:
+def test_changed_source_is_an_error(case: Case, change: str) -> None:
     job = case.jobs[0]
     path = Path(job.files.store.root) / job.files.paths[-1]
     if change == "longer":
@@ -110,26 +110,28 @@ def test_source_that_changed_is_found(case: Case, change: str) -> None:
         flip(path, 50)
     else:
         draw(path, key="another")
-    message = rf"{job.files.paths[-1]}: changed between survey and write\. .* run the command with --restart\."
-    with pytest.raises(UserError, match=message):
-        write_shard(job)
-    assert contents(job.shard_path.parent) == {}
-
-
-def test_source_that_vanished_is_found(case: Case) -> None:
-    job = case.jobs[0]
-    (Path(job.files.store.root) / job.files.paths[1]).unlink()
     message = (
-        rf"{job.files.paths[1]}: was surveyed but cannot be read any more: No such file or directory\."
-        r" Bring it back and run the same command again, or pass --restart"
+        rf"{job.files.paths[-1]}: the file has changed since it was inspected\. .* run the command with --restart\."
     )
     with pytest.raises(UserError, match=message):
         write_shard(job)
     assert contents(job.shard_path.parent) == {}
 
 
-def test_index_part_comes_last(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its existence says that the shard is whole."""
+def test_missing_source_is_an_error(case: Case) -> None:
+    job = case.jobs[0]
+    (Path(job.files.store.root) / job.files.paths[1]).unlink()
+    message = (
+        rf"{job.files.paths[1]}: the file was inspected, but can no longer be read: No such file or directory\."
+        r" Restore it and run the same command again, or pass --restart"
+    )
+    with pytest.raises(UserError, match=message):
+        write_shard(job)
+    assert contents(job.shard_path.parent) == {}
+
+
+def test_index_part_is_written_last(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the index part exists, the shard is complete."""
     job = case.jobs[0]
 
     def fail(path: Path, columns: object) -> None:
@@ -142,7 +144,7 @@ def test_index_part_comes_last(case: Case, monkeypatch: pytest.MonkeyPatch) -> N
     assert list(contents(job.shard_path.parent)) == [job.shard_path.name]
 
 
-def test_wrong_lengths_never_get_an_index(case: Case) -> None:
+def test_wrong_lengths_are_not_indexed(case: Case) -> None:
     rows = case.jobs[0].rows
     job = dataclasses.replace(case.jobs[0], rows=dataclasses.replace(rows, lengths=rows.lengths + 1))
     with pytest.raises(RuntimeError, match="please report"):
@@ -150,7 +152,7 @@ def test_wrong_lengths_never_get_an_index(case: Case) -> None:
     assert not job.index_path.exists()
 
 
-def test_joined_index_has_one_row_group_a_shard(case: Case, tmp_path: Path) -> None:
+def test_joined_index_has_one_row_group_per_shard(case: Case, tmp_path: Path) -> None:
     for job in case.jobs:
         write_shard(job)
     path = tmp_path / index.FILE_NAME
@@ -167,7 +169,7 @@ def test_joined_index_has_one_row_group_a_shard(case: Case, tmp_path: Path) -> N
     assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_nothing_of_the_write_is_left_when_it_is_interrupted(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_write_leaves_no_files(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = Directory.read
 

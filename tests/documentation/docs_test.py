@@ -1,8 +1,9 @@
-"""The code in docs/ does what the text says, and the text leaves nothing out."""
+"""The code in docs/ runs as the text describes, and the tables are complete."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 import re
@@ -24,37 +25,67 @@ from tfrecord_tools.layout import index, schema
 from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 
-DOCS = sorted((REPOSITORY / "docs").glob("*.md"))
+DOCS = sorted((REPOSITORY / "docs").rglob("*.md"))
+READMES = [REPOSITORY / "README.md", REPOSITORY / "README.ko.md"]
 
 
 def code(name: str) -> dict[str, Any]:
-    """Runs all Python of a document; returns its names."""
+    """Run all Python of a document and return its names."""
     names: dict[str, Any] = {}
     for block in re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / name).read_text(), re.DOTALL):
         exec(block, names)
     return names
 
 
+# Other tests run the code of these pages and look at its results; the tutorial's is in the slow set.
+RUN_ELSEWHERE = {
+    "format.md",
+    "from_image_data_generator.md",
+    "interop.md",
+    "pipeline.md",
+    "scaling.md",
+    "trainers.md",
+    "tutorial.md",
+}
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        path.relative_to(REPOSITORY / "docs").as_posix()
+        for path in DOCS
+        if "```python" in path.read_text() and path.name not in RUN_ELSEWHERE
+    ],
+)
+def test_the_code_of_a_page_runs(page: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    names = code(page)
+    for name in ("train", "mine"):
+        if name in names:
+            images, labels = next(iter(names[name]))
+            assert (images.shape[1:], len(images)) == ((160, 160, 3), len(labels))
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Has an `out` of 10 train and 6 validation records in several shards, and a `made` with splits by content."""
-    place = tmp_path_factory.mktemp("docs")
-    converted(with_splits(place / "cat_dog_img"), place / "out", shards=4)
-    converted(tree(place / "src", {"a": 40, "b": 40}), place / "made", seed=3, test_fraction=0.1)
-    return place
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with `out`, 10 train and 6 validation records, and `made`, an automatic split."""
+    workspace = tmp_path_factory.mktemp("docs")
+    converted(with_splits(workspace / "cat_dog_img"), workspace / "out", shards=4)
+    converted(tree(workspace / "src", {"a": 40, "b": 40}), workspace / "made", seed=3, test_fraction=0.1)
+    return workspace
 
 
-def test_the_documented_reader_reads_every_record(place: Path) -> None:
+def test_the_documented_reader_reads_every_record(workspace: Path) -> None:
     for split in ("train", "validation"):
-        records = open_dataset(place / "out").records(split)
-        count, read = code("format.md")["open_split"](str(place / "out"), split)
+        records = open_dataset(workspace / "out").records(split)
+        count, read = code("format.md")["open_split"](str(workspace / "out"), split)
         assert count == len(records)
         for number in range(count):
             assert read(number) == (records.serialized(number), records[number]["label"])
 
 
-def test_the_documented_frame_is_the_frame(place: Path) -> None:
-    shard = sorted((place / "out").glob("*-train.tfrecord-*"))[0].read_bytes()
+def test_the_documented_frame_is_the_frame(workspace: Path) -> None:
+    shard = sorted((workspace / "out").glob("*-train.tfrecord-*"))[0].read_bytes()
     length = int.from_bytes(shard[:8], "little")
     data = shard[12 : 12 + length]
     for crc, of in ((shard[8:12], shard[:8]), (shard[12 + length : 16 + length], data)):
@@ -64,7 +95,7 @@ def test_the_documented_frame_is_the_frame(place: Path) -> None:
 
 
 def crc32c(data: bytes) -> int:
-    """Bit by bit, as its definition has it; the reversed polynomial is 0x82F63B78."""
+    """Compute CRC-32C bit by bit from its definition; the reversed polynomial is 0x82F63B78."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -73,10 +104,10 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def test_the_index_has_the_documented_columns(place: Path) -> None:
+def test_the_index_has_the_documented_columns(workspace: Path) -> None:
     rows = re.findall(r"^\| (`[a-z0-9_`, ]+) \| [a-z0-9 ]+ \|", section("format.md", "## The index"), re.MULTILINE)
     names = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-    assert sorted(names) == sorted(pq.read_schema(place / "out" / index.FILE_NAME).names)
+    assert sorted(names) == sorted(pq.read_schema(workspace / "out" / index.FILE_NAME).names)
 
 
 def section(document: str, title: str) -> str:
@@ -84,10 +115,10 @@ def section(document: str, title: str) -> str:
     return text.split(f"{title}\n")[1].split("\n## ")[0]
 
 
-def test_splits_and_order_follow_from_the_documented_rule(place: Path) -> None:
+def test_splits_and_order_follow_from_the_documented_rule(workspace: Path) -> None:
     names = code("format.md")
     assert names["hash64"](3, 1, 2**63 + 5) == int(order.hash64(3, 1, np.uint64(2**63 + 5)))
-    table = pq.read_table(place / "made" / index.FILE_NAME).to_pylist()
+    table = pq.read_table(workspace / "made" / index.FILE_NAME).to_pylist()
     hashes = [int.from_bytes(row["source_sha256"][:8], "little") for row in table]
     splits = names["splits_of"](hashes, [row["label"] for row in table], 3, 0.2, 0.1)
     assert splits == [row["split"] for row in table]
@@ -97,30 +128,30 @@ def test_splits_and_order_follow_from_the_documented_rule(place: Path) -> None:
         assert ranks
 
 
-def test_the_index_for_dali_tells_where_each_frame_is(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_the_index_for_dali_tells_where_each_frame_is(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
     code("interop.md")
-    records = open_dataset(place / "out").records("train")
+    records = open_dataset(workspace / "out").records("train")
     expected = {records.serialized(number) for number in range(len(records))}
-    shards = sorted((place / "out").glob("*-train.tfrecord-*"))
-    found = set()
-    for shard, path in zip(shards, sorted(place.glob("train-*.idx")), strict=True):
+    shards = sorted((workspace / "out").glob("*-train.tfrecord-*"))
+    frames = set()
+    for shard, path in zip(shards, sorted(workspace.glob("train-*.idx")), strict=True):
         for line in path.read_text().splitlines():
             offset, size = map(int, line.split())
             data = schema.unframe(shard.read_bytes()[offset : offset + size])
             assert data is not None
-            found.add(data)
-    assert found == expected
+            frames.add(data)
+    assert frames == expected
 
 
 def commands(document: str, title: str) -> list[list[str]]:
-    """The arguments of each command in the indented blocks below a heading."""
+    """Return the arguments of each command in the indented blocks below a heading."""
     lines = re.findall(r"^    python -m (.*)$", section(document, title), re.MULTILINE)
     return [shlex.split(line) for line in lines]
 
 
 def test_the_documented_adoptions(tmp_path: Path) -> None:
-    """Each command, on files of the layout that it is for."""
+    """Run each command on files of the layout that it is for."""
     for split, count in (("train", 6), ("validation", 4)):
         values = [{"image/encoded": image(n), "image/class/label": 1 + n % 2} for n in range(count)]
         write(tmp_path / f"imagenet/{split}-00000-of-00001", map(example, values))
@@ -146,8 +177,8 @@ def test_the_documented_adoptions(tmp_path: Path) -> None:
         assert ("test is left out" in done.stdout) == (names == flowers)
 
 
-def test_batches_that_replace_the_generator(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_batches_that_replace_the_generator(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
     names = code("from_image_data_generator.md")
     images, labels = next(iter(names["train"]))
     assert (images.shape, images.dtype, labels.dtype) == ((20, 150, 150, 3), tf.uint8, tf.int64)
@@ -170,14 +201,15 @@ def test_no_argument_of_the_generator_is_left_out(function: Callable[..., Any], 
     assert {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)} == arguments
 
 
-@pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
-def test_what_is_named_is_there(path: Path) -> None:
+@pytest.mark.parametrize("path", [*READMES, *DOCS], ids=lambda path: path.name)
+def test_named_files_and_sections_exist(path: Path) -> None:
     text = path.read_text()
-    for target in re.findall(r"\]\((\S+?)\)", text):
+    for target in re.findall(r"\]\((?!https://)(\S+?)\)", text):
         name, _, anchor = target.partition("#")
         assert (path.parent / name).exists(), target
-        titles = re.findall(r"^#+ (.*)$", (path.parent / name).read_text() if name else text, re.MULTILINE)
-        assert not anchor or anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", (path.parent / name).read_text() if name else text, re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles], target
     for target in re.findall(r"\b(?:examples|tests|tfrecord_tools|trainers)/[\w/]+\.py\b", text):
         assert (REPOSITORY / target).exists(), target
     for package, module in re.findall(r"python -m (tfrecord_tools|trainers)\.(\w+)", text):
@@ -185,7 +217,7 @@ def test_what_is_named_is_there(path: Path) -> None:
 
 
 def rows(document: str, title: str) -> list[list[str]]:
-    """The cells of the first table below a heading, without its head."""
+    """Return the cells of the first table below a heading, without its head."""
     lines = section(document, title).split("\n\n")
     table = next(block for block in lines if block.lstrip().startswith("|")).strip().splitlines()
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table[2:]]
@@ -195,7 +227,7 @@ def shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# How each is called for, and what it is.
+# Each recipe with the command that uses it.
 CALLED_FOR = {
     "scratch": recipes.scratch(),
     "scratch --backbone=MobileNetV2": recipes.scratch(backbone="MobileNetV2"),
@@ -222,31 +254,31 @@ def test_no_recipe_is_left_out() -> None:
 
 
 def models_of_recipes() -> list[list[str]]:
-    found = []
+    table = []
     for call, recipe in CALLED_FOR.items():
         model = recipe.model
         scaling = model.scaling or backbones.find(model.backbone).scaling
         numbers = (model.size, scaling, model.pooling, model.hidden, model.dropout, recipe.batch_size, recipe.crop)
-        found.append(
+        table.append(
             [f"`{call}`", model.backbone, *map(shown, numbers), f"`{recipe.augment}`", shown(recipe.label_smoothing)]
         )
-    return found
+    return table
 
 
 def phases_of_recipes() -> list[list[str]]:
-    found = []
+    table = []
     for call, recipe in CALLED_FOR.items():
         for phase in recipe.phases:
             optimizer = ", ".join([phase.optimizer, *(f"{k}={v}" for k, v in phase.optimizer_kwargs.items())])
             numbers = (phase.learning_rate, phase.schedule, phase.epochs, phase.steps_per_epoch or "all images")
-            found.append([f"`{call}`", phase.name, f"`{phase.trainable}`", optimizer, *map(shown, numbers)])
-    return found
+            table.append([f"`{call}`", phase.name, f"`{phase.trainable}`", optimizer, *map(shown, numbers)])
+    return table
 
 
 def test_the_documented_recipes_are_the_recipes() -> None:
     assert rows("trainers.md", "### Models and images") == models_of_recipes()
     assert rows("trainers.md", "### Phases") == phases_of_recipes()
-    for recipe in CALLED_FOR.values():  # What the tables have no column for.
+    for recipe in CALLED_FOR.values():  # The tables have no columns for these.
         assert (recipe.mixup, recipe.cutmix, recipe.class_weights, recipe.early_stopping) == (0, 0, "none", 0)
         assert all(phase.warmup_steps == 0 for phase in recipe.phases)
 
@@ -257,12 +289,12 @@ TRAINERS = ("scratch", "features", "frozen", "finetune")
 def test_the_documented_flags_are_those_of_the_trainers() -> None:
     documented = dict(re.findall(r"^\| `--(\w+)` \| (.*?) \|", section("trainers.md", "## Flags"), re.MULTILINE))
     defaults: dict[str, str] = {}
-    for trainer in reversed(TRAINERS):  # What differs is that of the last one, `scratch` has other weights.
+    for trainer in reversed(TRAINERS):  # The last one counts: `scratch` has other weights.
         text = run(f"trainers.{trainer}", "--help").stdout
         for flag, rest in re.findall(r"^  --(?:\[no\])?(\w+):(.*?)(?=^  --|^\S|\Z)", text, re.MULTILINE | re.DOTALL):
-            found = re.search(r"\(default: '(.*?)'\)", rest)
+            match = re.search(r"\(default: '(.*?)'\)", rest)
             if (trainer, flag) != ("scratch", "weights"):
-                defaults[flag] = found.group(1) if found else ""
+                defaults[flag] = match.group(1) if match else ""
     assert set(documented) == set(defaults)
     for flag, default in defaults.items():
         assert documented[flag] == f"`{default}`" if default else "`-" not in documented[flag], flag
@@ -276,8 +308,8 @@ def first_cells(document: str, title: str) -> list[str]:
     return [name for row in rows(document, title) for name in names_in(row[0])]
 
 
-def test_a_training_as_documented_leaves_what_is_documented(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_a_training_as_documented_leaves_what_is_documented(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
     names = code("trainers.md")
     assert [(row["phase"], row["step"]) for row in names["history"]] == [("head", 2), ("all", 4)]
     directory = Path("runs/mine")
@@ -306,9 +338,9 @@ def test_the_documented_augmentation_is_the_augmentation() -> None:
     assert {"none": AugmentConfig()} | made == PRESETS
 
 
-def test_the_pipeline_as_documented(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    names = code("pipeline.md")  # Its own assertion: the slices of workers are the global batch.
+def test_the_pipeline_as_documented(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    names = code("pipeline.md")  # The page asserts itself that the slices of workers are the global batch.
     assert names["images"].shape == (32, 160, 160, 3)
     assert names["numbers"].shape == (32,)
     assert names["cache"].pixels.shape == (10, 160, 160, 3)
@@ -318,11 +350,19 @@ def test_the_pipeline_as_documented(place: Path, monkeypatch: pytest.MonkeyPatch
         assert next(iter(names[stream]))[0].dtype == tf.uint8, stream
 
 
-def test_one_shards_rows_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def test_documented_names_of_the_api_exist() -> None:
+    table = re.findall(r"^\| `([\w.]+)` \| .+? \| (.+) \|$", (REPOSITORY / "docs/reference/api.md").read_text(), re.M)
+    assert len(table) > 8
+    for module, names in table:
+        for name in re.findall(r"`(\w+)`", names):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
+
+
+def test_one_shards_rows_alone(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
     names = code("scaling.md")
     alone = names["rows"].to_pylist()
-    assert names["file"].num_row_groups == index.groups(place / "out" / index.FILE_NAME) > 3
+    assert names["file"].num_row_groups == index.groups(workspace / "out" / index.FILE_NAME) > 3
     assert {(row["split"], row["shard"]) for row in alone} == {("train", 1)}
-    everything = index.read(place / "out" / index.FILE_NAME, ["split", "shard", "offset", "length", "label"])
+    everything = index.read(workspace / "out" / index.FILE_NAME, ["split", "shard", "offset", "length", "label"])
     assert alone == [row for row in everything.to_pylist() if (row["split"], row["shard"]) == ("train", 1)]

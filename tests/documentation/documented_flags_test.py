@@ -1,4 +1,4 @@
-"""README and docs name flags that exist, of the command that they speak of."""
+"""README and docs name only flags that the command in question has."""
 
 from __future__ import annotations
 
@@ -9,32 +9,45 @@ import pytest
 from command_list import COMMANDS, EVERYWHERE, FLAG, FOREIGN, TRAINING, has, named
 from image_sources import REPOSITORY
 
-DOCUMENTS = ["README.md", *sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.md"))]
+PAGES = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY / "docs").rglob("*.md"))
+DOCUMENTS = ["README.md", "README.ko.md", *PAGES]
 CONVERT, ADOPT = ("tfrecord_tools.convert",), ("tfrecord_tools.adopt",)
-NOT_THERE = frozenset({"lr"})  # Shown as flags that do not exist.
+NOT_THERE = frozenset({"lr"})  # An example of a flag that does not exist.
 JUDGES = ("trainers.evaluate", "trainers.predict", "trainers.export")
 
-# Document and title -> of which commands it speaks; what is below a title belongs to it. "" is the whole document.
+# Document and title -> the commands that the section is about. The title "" is the whole document.
 SPEAKS_OF = {
-    ("README.md", "Converting"): CONVERT,
-    ("README.md", "Training"): (*TRAINING, "trainers.compare"),
-    ("README.md", "After training"): JUDGES,
+    ("README.md", "Install"): TRAINING,
+    ("README.md", "You want …"): (*TRAINING, "trainers.export", "tfrecord_tools.export"),
+    ("README.ko.md", "설치"): TRAINING,
+    ("README.ko.md", "하고 싶은 일 …"): (*TRAINING, "trainers.export", "tfrecord_tools.export"),
+    ("docs/converting.md", ""): CONVERT,
+    ("docs/converting.md", "Command line conventions"): TRAINING,
+    ("docs/after_training.md", ""): (*JUDGES, *CONVERT),
+    ("docs/results.md", ""): TRAINING,
+    ("docs/tutorial.md", ""): TRAINING,
+    ("docs/howto/own_folder.md", ""): CONVERT,
+    ("docs/howto/kaggle.md", ""): CONVERT,
+    ("docs/decisions/0044-stratified-automatic-split.md", ""): CONVERT,
+    ("docs/decisions/0052-no-autograph.md", ""): TRAINING,
+    ("docs/howto/imbalanced.md", ""): (*TRAINING, *JUDGES),
+    ("docs/howto/resume.md", ""): (*TRAINING, *CONVERT),
+    ("docs/howto/several_gpus.md", ""): TRAINING,
+    ("docs/howto/android.md", ""): JUDGES,
     ("docs/trainers.md", ""): TRAINING,
     ("docs/interop.md", "TFRecords that others wrote"): ADOPT,
     ("docs/folders.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
     ("docs/folders.md", "TFRecords that others wrote"): ADOPT,
     ("docs/manifests.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
-    ("README.md", "Reading the records elsewhere"): ADOPT,
-    ("README.md", "The two commands"): TRAINING,
     ("docs/scaling.md", ""): CONVERT,
     ("docs/format.md", ""): (*CONVERT, *ADOPT),
-    ("docs/pipeline.md", "What holds it back"): TRAINING,
+    ("docs/pipeline.md", "Bottlenecks"): (*TRAINING, "tfrecord_tools.bench"),
     ("docs/from_image_data_generator.md", ""): CONVERT,
 }
 
 
 def passages(document: str) -> Iterator[tuple[str, str]]:
-    """Yields each passage of a document with its title: a command with its arguments, or a sentence."""
+    """Yield each passage of a document with its title: a command with its arguments, or a sentence."""
     title = ""
     for block in re.split(r"\n\s*\n", (REPOSITORY / document).read_text()):
         if heading := re.match(r"#+ (.*)", block):
@@ -47,14 +60,14 @@ def passages(document: str) -> Iterator[tuple[str, str]]:
 
 
 def speaks_of(document: str, title: str, passage: str) -> set[str]:
-    """The commands that a passage names, in full or in backticks, and those of its section."""
+    """Return the commands that a passage names, in full or in backticks, and those of its section."""
     spoken = set(re.findall(r"`(?:python -m )?(\w+)\b", passage))
-    found = named(passage) | {command for command in COMMANDS if command.partition(".")[2] in spoken}
-    return found | set(SPEAKS_OF.get((document, title), SPEAKS_OF.get((document, ""), ())))
+    commands = named(passage) | {command for command in COMMANDS if command.partition(".")[2] in spoken}
+    return commands | set(SPEAKS_OF.get((document, title), SPEAKS_OF.get((document, ""), ())))
 
 
 def exists(name: str, commands: set[str], passage: str) -> bool:
-    """Whether one of the commands has a flag, or a benchmark that the passage names."""
+    """Return whether a command, or a benchmark that the passage names, has a flag."""
     if name in EVERYWHERE | FOREIGN | NOT_THERE or any(has(command, name) for command in commands):
         return True
     sources = [(REPOSITORY / f"benchmarks/{one}.py").read_text() for one in re.findall(r"benchmarks\.(\w+)", passage)]
@@ -73,6 +86,6 @@ def test_a_document_names_flags_that_exist(document: str) -> None:
     assert strange == []
 
 
-def test_what_is_spoken_of_is_there() -> None:
+def test_named_sections_exist() -> None:
     for document, title in SPEAKS_OF:
-        assert not title or title in {found for found, _ in passages(document)}, (document, title)
+        assert not title or title in {title for title, _ in passages(document)}, (document, title)

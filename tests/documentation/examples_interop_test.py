@@ -1,4 +1,4 @@
-"""The programs in examples/ deliver every record, with its label and its pixels, through the libraries themselves."""
+"""The programs in examples/ return every record with its label and its pixels."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tfrecord_tools.records import open_dataset
 EXAMPLES = REPOSITORY / "examples"
 CLASSES = ("cats", "dogs")
 SIZE = 16
-COUNTS = {"train": 12, "validation": 6}  # A class.
+COUNTS = {"train": 12, "validation": 6}  # Per class.
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """split/class/image, PNGs of just the size that is read: nothing is lost on the way. Cats are red, dogs blue."""
+    """Return a folder of PNGs of exactly the size that is read. Cats are red, dogs are blue."""
     root = tmp_path_factory.mktemp("examples") / "pets"
     random = np.random.default_rng(0)
     for split, count in COUNTS.items():
@@ -49,7 +49,7 @@ def out(source: Path) -> Path:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports an example by name, so that the processes it starts can, too; skips if its library is not installed."""
+    """Import an example by name, or skip the test if its library is not installed."""
 
     def load(name: str, library: str) -> ModuleType:
         pytest.importorskip(library, reason=f"{library} is not installed")
@@ -69,7 +69,7 @@ def expected(source: Path, split: str) -> list[tuple[int, bytes]]:
 
 
 def delivered(batches: Iterable[Any]) -> list[tuple[int, bytes]]:
-    """Likewise, of batches of (images [b h w 3], labels)."""
+    """Return the sorted labels and pixels of batches of (images [b h w 3], labels)."""
     pairs = [pair for images, labels in batches for pair in zip(np.asarray(images), np.asarray(labels))]
     return sorted((int(label), image.astype(np.uint8).tobytes()) for image, label in pairs)
 
@@ -110,14 +110,14 @@ def test_tf_data(load: Any, source: Path, out: Path) -> None:
     [("train", 24), ("validation", 12), ("train[:50%]", 12), ("train[5:7]+validation", 14)],
 )
 def test_tfds_gives_the_files_bytes(load: Any, source: Path, out: Path, split: str, count: int) -> None:
-    found = list(load("read_tfds", "tensorflow_datasets").stored_bytes(str(out), split))
-    assert len({path for _, _, path in found}) == count
-    for image, name, path in found:
+    stored = list(load("read_tfds", "tensorflow_datasets").stored_bytes(str(out), split))
+    assert len({path for _, _, path in stored}) == count
+    for image, name, path in stored:
         assert image == (source / path).read_bytes()
         assert path.split("/")[1] == name
 
 
-def test_keras_learns_the_colours(load: Any, out: Path) -> None:
+def test_keras_learns_the_colors(load: Any, out: Path) -> None:
     history = load("fit_keras", "keras").fit(str(out), image_size=SIZE, batch_size=4, epochs=5).history
     assert len(history["val_accuracy"]) == 5
     assert history["val_accuracy"][-1] >= 0.9

@@ -1,4 +1,4 @@
-"""Every row of the table of folders in docs/folders.md is what convert makes of such a folder."""
+"""`convert` makes the dataset of each row of the table in docs/folders.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TEXT = (REPOSITORY / "docs/folders.md").read_text("utf-8")
 ROWS = re.findall(r"^\| ((?:`[^`]+/[^`]+` ?|`[^`/]+\.\w+` ?)+) \| (.+?) \|", TEXT, re.MULTILINE)
 
 
-def test_the_table_is_found() -> None:
+def test_the_table_has_its_rows() -> None:
     assert len(ROWS) >= 15
 
 
@@ -35,10 +35,10 @@ def test_folder(tmp_path: Path, folder: str, dataset: str) -> None:
         for flag in re.findall(r"`(--\w+)`", dataset):
             assert flag in str(caught.value)
         return
-    found = scanned(tmp_path)
+    sources = scanned(tmp_path)
     classes, splits = (part.strip() for part in dataset.split(";"))
-    assert ", ".join(found.class_names) == classes.removeprefix("classes ")
-    present = [SPLITS[split] for split in np.unique(found.splits) if split != TO_BE_SPLIT]
+    assert ", ".join(sources.class_names) == classes.removeprefix("classes ")
+    present = [SPLITS[split] for split in np.unique(sources.splits) if split != TO_BE_SPLIT]
     assert (f"splits {', '.join(present)}" if present else "automatic split") == splits
 
 

@@ -34,7 +34,7 @@ SIZE = 8
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A SavedModel whose class is the strongest colour of an image: red, green, blue."""
+    """Return a SavedModel that classifies an image by its strongest color: red, green, blue."""
     place = tmp_path_factory.mktemp("model")
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 20)(pixels))
@@ -73,10 +73,10 @@ def ask(
     return response.status, json.loads(response.read())
 
 
-def plain(colour: str, kind: str = "JPEG") -> bytes:
-    """An image of one colour."""
+def plain(color: str, kind: str = "JPEG") -> bytes:
+    """An image of one color."""
     stream = io.BytesIO()
-    Image.new("RGB", (30, 20), colour).save(stream, kind)
+    Image.new("RGB", (30, 20), color).save(stream, kind)
     return stream.getvalue()
 
 
@@ -120,11 +120,11 @@ def test_turned_images_are_turned_upright_and_it_is_said(address: tuple[str, int
 
 
 def test_each_client_gets_its_own_answer(address: tuple[str, int]) -> None:
-    colours = {"red": "cats", "lime": "dögs", "blue": "eels"}
-    asked = [*colours] * 8
+    colors = {"red": "cats", "lime": "dögs", "blue": "eels"}
+    asked = [*colors] * 8
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(lambda colour: ask(address, "POST", "/classify", plain(colour)), asked))
-    assert [answer["class"] for _, answer in answers] == [colours[colour] for colour in asked]
+        answers = list(clients.map(lambda color: ask(address, "POST", "/classify", plain(color)), asked))
+    assert [answer["class"] for _, answer in answers] == [colors[color] for color in asked]
 
 
 LIMIT = 20_000_000
@@ -133,15 +133,33 @@ LIMIT = 20_000_000
 @pytest.mark.parametrize(
     ("path", "body", "headers", "status", "error"),
     [
-        ("/classify", b"<html>", {}, 400, "not an image, or damaged: JPEG, PNG, GIF and BMP are read"),
-        ("/classify", plain("red")[:200], {}, 400, "not an image, or damaged: JPEG, PNG, GIF and BMP are read"),
-        ("/classify", b"", {}, 400, "not an image, or damaged: JPEG, PNG, GIF and BMP are read"),
-        ("/classify", b"\0" * LIMIT, {}, 400, "not an image, or damaged: JPEG, PNG, GIF and BMP are read"),
-        ("/classify", b"\0" * (LIMIT + 1), {}, 413, "at most 20,000,000 bytes are taken"),  # All of it was sent.
-        ("/classify", b"", {"Content-Length": "9" * 5000}, 411, "the image as the body, with its Content-Length, is"),
-        ("/classify", b"", {"Content-Length": "-1"}, 411, "the image as the body, with its Content-Length, is"),
-        ("/classify", None, {"Transfer-Encoding": "chunked"}, 411, "the image as the body, with its Content-Length"),
-        ("/other", plain("red"), {}, 404, "GET / and POST /classify are there"),
+        ("/classify", b"<html>", {}, 400, "not an image, or damaged: must be a JPEG, PNG, GIF or BMP file"),
+        ("/classify", plain("red")[:200], {}, 400, "not an image, or damaged: must be a JPEG, PNG, GIF or BMP file"),
+        ("/classify", b"", {}, 400, "not an image, or damaged: must be a JPEG, PNG, GIF or BMP file"),
+        ("/classify", b"\0" * LIMIT, {}, 400, "not an image, or damaged: must be a JPEG, PNG, GIF or BMP file"),
+        (
+            "/classify",
+            b"\0" * (LIMIT + 1),
+            {},
+            413,
+            "the image must have at most 20,000,000 bytes",
+        ),  # All of it was sent.
+        (
+            "/classify",
+            b"",
+            {"Content-Length": "9" * 5000},
+            411,
+            "the body must be the image, with a Content-Length header",
+        ),
+        ("/classify", b"", {"Content-Length": "-1"}, 411, "the body must be the image, with a Content-Length header"),
+        (
+            "/classify",
+            None,
+            {"Transfer-Encoding": "chunked"},
+            411,
+            "the body must be the image, with a Content-Length header",
+        ),
+        ("/other", plain("red"), {}, 404, "not found: use GET / or POST /classify"),
     ],
 )
 def test_refuses(
@@ -154,7 +172,7 @@ def test_refuses(
 
 
 def test_other_paths(address: tuple[str, int]) -> None:
-    assert ask(address, "GET", "/x") == (404, {"error": "GET / and POST /classify are there"})
+    assert ask(address, "GET", "/x") == (404, {"error": "not found: use GET / or POST /classify"})
 
 
 def test_a_body_that_breaks_off(address: tuple[str, int]) -> None:
@@ -163,13 +181,13 @@ def test_a_body_that_breaks_off(address: tuple[str, int]) -> None:
         connection.shutdown(socket.SHUT_WR)
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.0 400 ")
-    assert answer.endswith(b'{"error": "5 bytes of 100 came"}\n')
+    assert answer.endswith(b'{"error": "only 5 of 100 bytes arrived"}\n')
 
 
 def test_a_directory_without_model(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, str(SERVER), str(tmp_path)], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert ended.stderr.endswith(f"error: {tmp_path}: no SavedModel (it has no saved_model.pb)\n")
+    assert ended.stderr.endswith(f"error: {tmp_path}: is not a SavedModel (it has no saved_model.pb)\n")
 
 
 def test_a_port_in_use_and_a_model_of_somebody_else(exported: Path, tmp_path: Path) -> None:
@@ -177,8 +195,8 @@ def test_a_port_in_use_and_a_model_of_somebody_else(exported: Path, tmp_path: Pa
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         for directory, message in (
-            (exported, f"--host=127.0.0.1 --port={port}: Address already in use; --port=0 takes a free one\n"),
-            (tmp_path, f"{tmp_path}: not of trainers.export (it has no signature 'classes')\n"),
+            (exported, f"--host=127.0.0.1 --port={port}: Address already in use. Use --port=0 for any free port.\n"),
+            (tmp_path, f"{tmp_path}: was not written by trainers.export (it has no signature 'classes')\n"),
         ):
             command = [sys.executable, str(SERVER), str(directory), f"--port={port}"]
             ended = subprocess.run(command, capture_output=True, text=True, check=False)

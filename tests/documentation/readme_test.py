@@ -1,4 +1,4 @@
-"""The README's code does what the README says."""
+"""The code of the README runs, and the Korean README has the same commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,24 @@ from PIL import Image
 from tfrecord_tools.convert import ConvertConfig, convert
 
 README = Path(__file__).parents[2] / "README.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+KOREAN = README.with_name("README.ko.md")
+LONGEST = 130  # Lines.
+SECTIONS = {
+    "Install": "설치",
+    "From a folder to a classifier": "폴더에서 분류기까지",
+    "Output files": "출력 파일",
+    "Reading the records elsewhere": "다른 곳에서 레코드 읽기",
+    "You want …": "하고 싶은 일 …",
+    "Compared with other tools": "다른 도구와 비교",
+    "More": "더 읽을거리",
+}
+
+
+def code_blocks(path: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
+
+
+BLOCKS = code_blocks(README)
 
 
 @pytest.fixture
@@ -58,6 +75,40 @@ def test_the_index_snippet_yields_batches(converted: Path) -> None:
     assert sum(len(labels) for _, labels in names["validation"]) == 6
 
 
-def test_the_readme_starts_with_the_two_set_up_commands() -> None:
-    commands = [line.split("#")[0].split() for line in README.read_text().splitlines() if line.startswith("    ")]
-    assert commands[:2] == [["make", "demo"], ["make", "test"]]
+def commands(path: Path) -> list[list[str]]:
+    """The words of each command in the indented blocks, without comments."""
+    text = re.sub(r"```.*?```", "", path.read_text("utf-8"), flags=re.DOTALL)
+    return [line.split("#")[0].split() for line in text.splitlines() if line.startswith("    ")]
+
+
+@pytest.mark.parametrize("path", [README, KOREAN], ids=lambda path: path.name)
+def test_the_readme_starts_with_the_two_set_up_commands(path: Path) -> None:
+    assert commands(path)[:2] == [["make", "demo"], ["make", "test"]]
+    assert len(path.read_text("utf-8").splitlines()) <= LONGEST
+
+
+def inline_commands(path: Path) -> list[str]:
+    return re.findall(r"`(python -m [^`]+|make [^`]+|pip [^`]+|--[^`]+)`", path.read_text("utf-8"))
+
+
+def links(path: Path) -> list[str]:
+    """The targets of links and pictures, without those to the other README."""
+    targets = re.findall(r"\]\((\S+?)\)", path.read_text("utf-8"))
+    return [target for target in targets if not target.startswith("README")]
+
+
+def without_comments(block: str) -> str:
+    return re.sub(r" +#.*", "", block)
+
+
+def test_the_korean_readme_has_the_same_sections_and_commands() -> None:
+    titles = [re.findall(r"^## (.+)$", path.read_text("utf-8"), re.MULTILINE) for path in (README, KOREAN)]
+    assert titles == [list(SECTIONS), list(SECTIONS.values())]
+    assert commands(KOREAN) == commands(README)
+    assert sorted(inline_commands(KOREAN)) == sorted(inline_commands(README))
+    assert [without_comments(block) for block in code_blocks(KOREAN)] == [without_comments(block) for block in BLOCKS]
+    assert links(KOREAN) == links(README)
+    rows = [
+        [line.count("|") for line in path.read_text("utf-8").splitlines() if "|" in line] for path in (README, KOREAN)
+    ]
+    assert rows[0] == rows[1]

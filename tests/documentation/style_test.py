@@ -1,4 +1,4 @@
-"""The English of the project: the rules that a program can check, spelling, and a measure of readability."""
+"""The English of the project: rules that a program can check, spelling, readability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of adopting others' TFRecords: every reader and trainer takes them, and nothing of them is written again."""
+"""Tests of adopting third-party TFRecords: all readers and trainers can use them without a copy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FISH = ["tench, Tinca tinca", "goldfish"]
 
 
 def imagenet(number: int, split: str = "train") -> dict[str, Any]:
-    """A record as build_imagenet_data.py writes it: labels count from 1."""
+    """Return a record as build_imagenet_data.py writes it, with labels from 1."""
     return {
         "image/encoded": image(f"{split}{number}"), "image/class/label": 1 + number % 2,
         "image/class/text": FISH[number % 2].encode(), "image/class/synset": b"n01440764",
@@ -45,14 +45,14 @@ def kaggle(number: int, **more: Any) -> dict[str, Any]:
 
 
 def shards(directory: Path, pattern: str, values: list[dict[str, Any]], count: int = 2) -> None:
-    """Writes records to `count` files, named by `pattern` of (number, count)."""
+    """Write records to `count` files; `pattern` makes names from (number, count)."""
     for number in range(count):
         write(directory / pattern.format(number, count), map(example, values[number::count]))
 
 
 @pytest.fixture(scope="module")
 def model_garden(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """16 + 8 records, two classes."""
+    """Return a directory of 16 + 8 records of two classes."""
     root = tmp_path_factory.mktemp("garden") / "imagenet2"
     for split, count in (("train", 16), ("validation", 8)):
         values = [imagenet(number, split) for number in range(count)]
@@ -66,7 +66,7 @@ def adopted(model_garden: Path) -> Path:
 
 
 def quietly(records: Path | str, out: Path, **settings: Any) -> Path:
-    """Adopts in this process; returns `out`."""
+    """Adopt without output; return `out`."""
     config: dict[str, Any] = {"records": str(records), "out": str(out), "workers": 1}
     adopt(AdoptConfig(**config | settings), lambda line: None)
     return out
@@ -83,10 +83,10 @@ def stored(records: Any) -> list[tuple[str, int, bytes]]:
     return sorted((r["path"], r["label"], r["image"]) for r in map(records.__getitem__, range(len(records))))
 
 
-# --- What comes out ------------------------------------------------------------------------------------------------
+# --- The adopted dataset -------------------------------------------------------------------------------------------
 
 
-def test_every_record_is_there_and_nothing_is_copied(model_garden: Path, adopted: Path) -> None:
+def test_all_records_are_linked_and_not_copied(model_garden: Path, adopted: Path) -> None:
     data = open_dataset(adopted)
     assert (data.class_names, data.splits) == (tuple(FISH), {"train": 16, "validation": 8})
     for split, count in data.splits.items():
@@ -101,14 +101,14 @@ def test_every_record_is_there_and_nothing_is_copied(model_garden: Path, adopted
     assert sorted(os.listdir(adopted.parent)) == ["imagenet2", "out"]
 
 
-def test_verify_proves_it(adopted: Path) -> None:
+def test_verify_accepts_it(adopted: Path) -> None:
     lines: list[str] = []
     assert verify(VerifyConfig(directory=str(adopted), decode=False, workers=1), lines.append) == []
-    assert "24 records in 4 shards are sound" in lines[-1]
+    assert "24 records in 4 shards are valid" in lines[-1]
 
 
 def test_tensorflow_datasets_reads_it(adopted: Path) -> None:
-    """Labels are as they are stored there; those below the first class have placeholders for names."""
+    """TFDS gives stored labels. Labels below the first class have placeholder names."""
     builder = tfds.builder_from_directory(adopted)
     label = builder.info.features["image/class/label"]
     assert label.names == ["(unused 0)", *FISH]
@@ -132,10 +132,10 @@ def test_pipelines_deliver_images_and_labels_from_0(adopted: Path) -> None:
     batches = dataset.eval_batches(records, batch_size=3, image_size=9, with_numbers=True)
     seen = [(int(n), int(y), x.mean()) for xs, ys, ns in batches.as_numpy_iterator() for x, y, n in zip(xs, ys, ns)]
     assert [(number, label) for number, label, _ in seen] == list(enumerate(records.labels.tolist()))
-    assert all(100 < mean < 156 for _, _, mean in seen)  # Noise, not zeros.
+    assert all(100 < mean < 156 for _, _, mean in seen)  # Images are noise and not zeros.
 
 
-def test_output_is_a_function_of_the_records(model_garden: Path, adopted: Path, tmp_path: Path) -> None:
+def test_output_depends_only_on_the_records(model_garden: Path, adopted: Path, tmp_path: Path) -> None:
     again = quietly(model_garden, tmp_path / "elsewhere", workers=2)
     same = {name: data for name, data in contents(adopted).items() if ".tfrecord-" not in name}
     assert {name: data for name, data in contents(again).items() if ".tfrecord-" not in name} == same
@@ -144,12 +144,12 @@ def test_output_is_a_function_of_the_records(model_garden: Path, adopted: Path, 
 def test_kaggle_files_without_paths_and_names(tmp_path: Path) -> None:
     for split, count in (("train", 9), ("val", 6)):
         shards(tmp_path / f"flowers/{split}", "{:02d}-12x9-{}.tfrec", [kaggle(n) for n in range(count)])
-    said = report(f"{tmp_path}/flowers/*/*.tfrec", tmp_path / "out")
-    assert said.splitlines() == [
-        "image in 'image', label in 'class', no path", "3 classes, the first one, '0', is label 0",
+    output = report(f"{tmp_path}/flowers/*/*.tfrec", tmp_path / "out")
+    assert output.splitlines() == [
+        "image in 'image', label in 'class', no path", "3 classes; label 0 is '0'",
         "  label  class  train  validation", "      0  0          3           2", "      1  1          3           2",
         "      2  2          3           2", "         all        9           6", "         files      2           2",
-        said.splitlines()[-1],
+        output.splitlines()[-1],
     ]  # fmt: skip
     data = open_dataset(tmp_path / "out")
     assert data.splits == {"train": 9, "validation": 6}
@@ -161,7 +161,7 @@ def test_kaggle_files_without_paths_and_names(tmp_path: Path) -> None:
 
 
 class Pets(tfds.core.GeneratorBasedBuilder):
-    """Written by the writer of TensorFlow Datasets; a record of the test split has no label."""
+    """A builder of TensorFlow Datasets. A record of the test split has no label."""
 
     VERSION = tfds.core.Version("1.0.0")
     SOURCE = Path()
@@ -191,7 +191,7 @@ def tfds_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_directory_of_tensorflow_datasets(tfds_directory: Path, tmp_path: Path) -> None:
-    said = report(tfds_directory, tmp_path / "out")
+    output = report(tfds_directory, tmp_path / "out")
     data = open_dataset(tmp_path / "out")
     assert (data.name, data.class_names, data.splits) == ("pets", ("cats", "dogs"), {"train": 16, "validation": 8})
     images = {path.read_bytes(): path.parent.name for path in Pets.SOURCE.rglob("train/*/*.jpg")}
@@ -200,10 +200,12 @@ def test_directory_of_tensorflow_datasets(tfds_directory: Path, tmp_path: Path) 
     rejected = (tmp_path / "out/rejected.csv").read_text().splitlines()
     assert len(rejected) == 2
     assert rejected[1].endswith(",it has no label (-1),skipped")
-    assert "         all       16           8" in said
-    assert "  note: 1 record left out, but still in the files, where readers without the index meet them;" in said
+    assert "         all       16           8" in output
+    assert "  note: 1 record is left out of the index, but still in the files, where other readers find them;" in output
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
-    builder = tfds.builder_from_directory(tmp_path / "out")  # By position: what is left out is in the file.
+    builder = tfds.builder_from_directory(
+        tmp_path / "out"
+    )  # TFDS reads by position, and records that are left out stay in the file.
     assert len(list(builder.as_dataset(split="train"))) == 17
 
 
@@ -218,7 +220,7 @@ SMALL = ("--image_size=32", "--batch_size=8")
         pytest.param("model_garden", "finetune", TINY, marks=pytest.mark.slow),
     ],
 )
-def test_trainers_take_it(
+def test_trainers_use_it(
     origin: str, trainer: str, flags: tuple[str, ...], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     out = quietly(request.getfixturevalue(origin), tmp_path / "out")
@@ -230,28 +232,28 @@ def test_trainers_take_it(
     assert (metrics["count"], metrics["steps"], metrics["corrupt"]) == (8, 2, [])
 
 
-def test_what_is_adopted_can_be_exported(model_garden: Path, adopted: Path, tmp_path: Path) -> None:
+def test_adopted_dataset_can_be_exported(model_garden: Path, adopted: Path, tmp_path: Path) -> None:
     export(ExportConfig(tfrecords=str(adopted), out=str(tmp_path / "images")), lambda line: None)
     assert len(contents(tmp_path / "images")) == 24
     path = tmp_path / "images/train" / FISH[0].replace("/", "_") / "train_0.JPEG"
     assert path.read_bytes() == imagenet(0)["image/encoded"]
 
 
-# --- What is told, and what is not as expected -----------------------------------------------------------------------
+# --- Messages and errors ---------------------------------------------------------------------------------------------
 
 
-def test_everything_given(model_garden: Path, tmp_path: Path) -> None:
+def test_all_settings(model_garden: Path, tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("a\nb\nc\n")
     splits = (f"train={model_garden}/t*", f"val={model_garden}/v*-00000-*")
-    said = report(
+    output = report(
         "", tmp_path / "out", split=splits, image_key="image/encoded", label_key="image/class/label", label_offset=0,
         classes=[str(tmp_path / "names.txt")], verify="header",
     )  # fmt: skip
     data = open_dataset(tmp_path / "out")
     assert (data.class_names, data.splits) == (("a", "b", "c"), {"train": 16, "validation": 4})
     assert sorted(set(data.records("train").labels.tolist())) == [1, 2]
-    assert "note: " in said
-    assert "1 file is missing, as the names of the others say" in said
+    assert "note: " in output
+    assert "1 file is missing, according to the names of the others" in output
 
 
 def test_bad_images_are_left_out(tmp_path: Path) -> None:
@@ -262,10 +264,10 @@ def test_bad_images_are_left_out(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tiff, "TIFF")
     values[7]["image"] = tiff.getvalue()
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", values, count=1)
-    said = report(tmp_path / "d", tmp_path / "out", max_bad=0.1)
-    assert "  skipped: photo 3: not an image (starts with b'<html>'); " in said
-    assert "  skipped: photo 7: a TIFF image, which TensorFlow does not decode" in said
-    assert "  skipped: photo 39: damaged image: " in said
+    output = report(tmp_path / "d", tmp_path / "out", max_bad=0.1)
+    assert "  skipped: photo 3: not an image (starts with b'<html>'); " in output
+    assert "  skipped: photo 7: a TIFF image, which TensorFlow cannot decode" in output
+    assert "  skipped: photo 39: damaged image: " in output
     records = open_dataset(tmp_path / "out").records("train")
     assert sorted(records.paths) == sorted(f"photo {n}" for n in range(40) if n not in (3, 7, 39))
     assert {records[i]["path"]: records[i]["image"] for i in range(37)} == {
@@ -280,27 +282,27 @@ def test_bad_images_are_left_out(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["d", "out"]
 
 
-def test_images_that_convert_would_change_are_told(tmp_path: Path) -> None:
+def test_images_that_convert_would_change_are_reported(tmp_path: Path) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6  # Turned by 90 degrees.
+    exif[0x0112] = 6  # Rotated by 90 degrees.
     values = [kaggle(n) for n in range(4)]
     values[1]["image"], values[2]["image"] = image(1, exif=exif), image(2, mode="CMYK")
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", values)
-    said = report(tmp_path / "d", tmp_path / "out")
-    assert "  note: 1 image has an EXIF orientation, which TensorFlow's decoders ignore" in said
-    assert "  note: 1 image is one that `convert` would encode anew" in said
+    output = report(tmp_path / "d", tmp_path / "out")
+    assert "  note: 1 image has an EXIF orientation, which TensorFlow's decoders ignore" in output
+    assert "  note: 1 image has a format that convert would encode again (" in output
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), lambda line: None) == []  # Sizes as well.
 
 
 @pytest.mark.parametrize("kind", ["GZIP", "ZLIB"])
-def test_compressed_files_are_refused_with_what_unpacks_them(tmp_path: Path, kind: str) -> None:
+def test_error_on_compressed_files_names_the_command_to_unpack(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path / "d/train a.tfrecord", [example(kaggle(n)) for n in range(4)], kind)
     with pytest.raises(UserError) as caught:
         quietly(tmp_path / "d", tmp_path / "out")
     start, command = str(caught.value).split(", or unpack such files first: ")
     assert start == (
-        f"{path}: compressed as a whole ({kind}), so that no record in it can be read alone. Add --rewrite to write the"
-        " records anew, uncompressed"
+        f"{path}: is compressed as a whole ({kind}), so that single records cannot be read. Add --rewrite to write new,"
+        " uncompressed records"
     )
     quietly(tmp_path / "d", tmp_path / "rewritten", rewrite=True)
     assert open_dataset(tmp_path / "rewritten").splits == {"train": 4}
@@ -315,12 +317,14 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     path = tmp_path / "d/train-00001-of-00002"
     sound = path.read_bytes()
     os.truncate(path, len(sound) - 5)
-    with pytest.raises(UserError, match=rf"^{path}: record 2 .* the file ends within it.* Copy the file again from"):
+    with pytest.raises(
+        UserError, match=rf"^{path}: record 2 .* the file ends inside the record.* Copy the file again from"
+    ):
         quietly(tmp_path / "d", tmp_path / "out")
     path.write_bytes(sound)
     flip(path, 40)
     with pytest.raises(UserError, match=rf"^{path}: record 0 .* the checksum of its data is wrong"):
-        quietly(tmp_path / "d", tmp_path / "out", workers=2)  # In a worker, too.
+        quietly(tmp_path / "d", tmp_path / "out", workers=2)  # In a worker process too.
     assert sorted(os.listdir(tmp_path)) == ["d"]
 
 
@@ -345,35 +349,36 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (
             {},
             {"classes": ["a", "b"]},
-            r"train-00000-of-00002: 1 record with label 2 in 'class'; of 2 classes, counted from 0, 0 to 1 are",
+            r"train-00000-of-00002: 1 record with label 2 in 'class'\. 2 classes,"
+            r" counted from 0, have the labels 0 to 1\.",
         ),
         (
             {},
             {"label_offset": 1},
-            r"with label 0 in 'class'; of 100,000 classes at most, counted from 1, 1 to 100,000 are",
+            r"with label 0 in 'class'\. At most 100,000 classes, counted from 1, have the labels 1 to 100,000\.",
         ),
         ({0: {"class": 1 << 40}}, {}, r"with label 1,099,511,627,776 in 'class'"),
         (
             {},
             {"image_key": "picture"},
-            r"--image_key=picture: no such feature holds an encoded image or raw pixels in .*/train-00000-of-00002",
+            r"--image_key=picture: there is no such feature in .*/train-00000-of-00002",
         ),
-        ({}, {"classes": ["a", "b", "a"]}, r"the class name 'a' is given twice\. Tell the classes apart"),
+        ({}, {"classes": ["a", "b", "a"]}, r"the class name 'a' is given twice\. Class names must be unique\."),
         ({}, {"classes": ["none.txt"]}, r"--classes=none\.txt: there is no such file\."),
         (
             {n: {"image": b"none"} for n in range(1, 6)},
             {"image_key": "image"},
-            r"--image_key=image: no such feature holds",
+            r"--image_key=image: this feature does not hold",
         ),
         (
             {n: {"class": -1} for n in range(6)},
             {"max_bad": 1.0},
             r"no record in 2 files can be used: train is left out: none of its 6 records in 2 files has a label"
-            r" \(it has no label \(-1\)\)\. Pass the feature of the label with --label_key",
+            r" \(it has no label \(-1\)\)\. Name the feature of the label with --label_key",
         ),
     ],
 )
-def test_records_that_do_not_fit(
+def test_unusable_records_are_refused(
     tmp_path: Path, change: dict[int, dict[str, Any]], settings: dict[str, Any], message: str
 ) -> None:
     values = [kaggle(n) | change.get(n, {}) for n in range(6)]
@@ -386,21 +391,21 @@ def test_records_that_do_not_fit(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, r"the records are missing, or given twice: either --records=DIRECTORY_OR_PATTERN, or --split="),
-        ({"records": "d", "split": ["train=d"]}, r"the records are missing, or given twice"),
-        ({"records": "d/none*"}, r"--records=d/none\*: no file matches\. A directory, or a pattern in quotes"),
-        ({"records": "d/names.txt"}, r"d/names\.txt: no TFRecord: it starts with b'cats\\ndogs"),
-        ({"split": ["all=d"]}, r"--split=all=d: NAME=PATTERN is expected, NAME one of train, validation, test\."),
-        ({"split": ["train"]}, r"--split=train: NAME=PATTERN is expected"),
-        ({"split": ["train=d", "test=d"]}, r"a\.tfrecord: is matched twice\. Give each file once, in one split\."),
+        ({}, r"the records are missing or given twice\. Use either --records=DIRECTORY_OR_PATTERN, or --split="),
+        ({"records": "d", "split": ["train=d"]}, r"the records are missing or given twice"),
+        ({"records": "d/none*"}, r"--records=d/none\*: no file matches\. Must be a directory, or a pattern in quotes"),
+        ({"records": "d/names.txt"}, r"d/names\.txt: is not a TFRecord file: it starts with b'cats\\ndogs"),
+        ({"split": ["all=d"]}, r"--split=all=d: must be NAME=PATTERN, with NAME one of train, validation, test\."),
+        ({"split": ["train"]}, r"--split=train: must be NAME=PATTERN"),
+        ({"split": ["train=d", "test=d"]}, r"a\.tfrecord: is matched twice\. Each file must be in one split"),
         (
             {"records": "d", "label_offset": -1},
-            r"--label_offset=-1: the label of the first class is expected, at least 0",
+            r"--label_offset=-1: must be the label of the first class, at least 0",
         ),
-        ({"records": "d", "max_bad": 2}, r"--max_bad=2: a share between 0 and 1"),
-        ({"records": "d", "verify": "no"}, r"--verify=no: one of full, header"),
-        ({"records": "d", "out": "d"}, r"--out=d exists and is no dataset of this tool, so it is not touched"),
-        ({"records": "other"}, r"other/a: its records are no tf\.train\.Example\. See what they are with"),
+        ({"records": "d", "max_bad": 2}, r"--max_bad=2: must be a share between 0 and 1"),
+        ({"records": "d", "verify": "no"}, r"--verify=no: must be one of full, header"),
+        ({"records": "d", "out": "d"}, r"--out=d: exists and is not a dataset of this tool\. Nothing was changed\."),
+        ({"records": "other"}, r"other/a: the records are not of type tf\.train\.Example\. To see their contents, run"),
     ],
 )
 def test_settings_are_refused(
@@ -414,23 +419,20 @@ def test_settings_are_refused(
         adopt(AdoptConfig(**{"out": "out"} | settings), lambda line: None)
 
 
-def test_files_without_a_split_are_all_of_train(tmp_path: Path) -> None:
+def test_files_without_a_split_belong_to_train(tmp_path: Path) -> None:
     shards(tmp_path / "d", "part{}_{}.tfrecord", [kaggle(n) for n in range(6)])
     (tmp_path / "d/part9.tfrecord").write_bytes(b"")
-    assert "no file is named by a split: all 2 are of train (--split=NAME=PATTERN)" in report(
-        tmp_path / "d", tmp_path / "out"
-    )
+    note = "no file name contains a split, so all 2 files become the train split; to name splits: --split=NAME=PATTERN"
+    assert note in report(tmp_path / "d", tmp_path / "out")
 
 
-def test_moved_records_are_told(tmp_path: Path) -> None:
+def test_error_on_moved_records(tmp_path: Path) -> None:
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", [kaggle(n) for n in range(6)])
     out = quietly(tmp_path / "d", tmp_path / "out")
     (tmp_path / "out").rename(tmp_path / "moved")
     assert len(open_dataset(tmp_path / "moved").records("train")) == 6  # Links are absolute.
     (tmp_path / "d").rename(tmp_path / "gone")
-    with pytest.raises(
-        UserError, match=r"is a link to .*/d/train-00000-of-00002, which is not there any more\. Bring it"
-    ):
+    with pytest.raises(UserError, match=r"is a link to .*/d/train-00000-of-00002, which does not exist\. Put the file"):
         open_dataset(tmp_path / "moved").records("train")
     assert not out.exists()
 
@@ -438,7 +440,7 @@ def test_moved_records_are_told(tmp_path: Path) -> None:
 def test_overwriting(tmp_path: Path) -> None:
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", [kaggle(n) for n in range(6)])
     out = quietly(tmp_path / "d", tmp_path / "out")
-    with pytest.raises(UserError, match=r"--out=.*out exists\. Pass --overwrite to replace it"):
+    with pytest.raises(UserError, match=r"--out=.*out: the dataset exists\. Pass --overwrite to replace it"):
         quietly(tmp_path / "d", out)
     shards(tmp_path / "e", "train-{:05d}-of-{:05d}", [kaggle(n) for n in range(9)])
     quietly(tmp_path / "e", out, overwrite=True)
@@ -446,12 +448,12 @@ def test_overwriting(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["d", "e", "out"]
 
 
-def test_converting_does_not_update_it(adopted: Path) -> None:
-    with pytest.raises(UserError, match=r"--update: .*out was adopted, not converted: .* Adopt them again with"):
+def test_convert_does_not_update_it(adopted: Path) -> None:
+    with pytest.raises(UserError, match=r"--update: .*out was adopted, not converted, .* Adopt them again with"):
         update.read(adopted)
 
 
-# --- Records that are written anew -----------------------------------------------------------------------------------
+# --- Rewritten records -----------------------------------------------------------------------------------------------
 
 
 def text_label(number: int) -> dict[str, Any]:
@@ -459,12 +461,12 @@ def text_label(number: int) -> dict[str, Any]:
 
 
 def rows(number: int, channels: int = 3) -> np.ndarray:
-    """Raw pixels of noise, u8[8 6 c]."""
+    """Return raw pixels of noise, u8[8 6 c]."""
     return np.random.default_rng(number).integers(0, 256, (8, 6, channels), np.uint8)
 
 
 SIZES = {"height": 8, "width": 6}
-FORMS = {  # Name -> record by its number, and the names of the classes 0, 1, 2.
+FORMS = {  # Name -> function from number to record, and the names of the classes 0, 1, 2.
     "text": (text_label, ("New York, NY", "café", "tench")),
     "digits": (lambda n: {"image": image(n), "label": b"%d" % (9 + n % 3)}, ("9", "10", "11")),
     "one-hot": (lambda n: {"image": image(n), "one_hot": [int(n % 3 == k) for k in range(3)]}, ("0", "1", "2")),
@@ -485,12 +487,12 @@ FORMS = {  # Name -> record by its number, and the names of the classes 0, 1, 2.
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_records_are_written_anew(tmp_path: Path, form: str) -> None:
+def test_records_are_rewritten(tmp_path: Path, form: str) -> None:
     record, names = FORMS[form]
     for split, span in (("train", range(9)), ("val", range(9, 15))):
         shards(tmp_path / f"d/{split}", "{:02d}.tfrec", [record(n) for n in span])
     if form != "plain":
-        with pytest.raises(UserError, match=r"train/00\.tfrec: .* Add --rewrite to write such records anew"):
+        with pytest.raises(UserError, match=r"train/00\.tfrec: .* Add --rewrite to write new records"):
             quietly(tmp_path / "d", tmp_path / "out")
     out = quietly(tmp_path / "d", tmp_path / "out", rewrite=True)
     data = open_dataset(out)
@@ -516,7 +518,7 @@ def test_records_are_written_anew(tmp_path: Path, form: str) -> None:
     assert seen == [number % 3 for number in order["train"]]
 
 
-def test_what_is_written_anew_is_a_function_of_the_records(tmp_path: Path) -> None:
+def test_rewritten_output_depends_only_on_the_records(tmp_path: Path) -> None:
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", [text_label(n) for n in range(9)])
     first = quietly(tmp_path / "d", tmp_path / "out", rewrite=True)
     second = quietly(tmp_path / "d", tmp_path / "elsewhere", rewrite=True, workers=2)
@@ -527,7 +529,7 @@ def test_what_is_written_anew_is_a_function_of_the_records(tmp_path: Path) -> No
     shards(tmp_path / "e", "train-{:05d}-of-{:05d}", [text_label(n) | {"image": b"none"} for n in range(9)])
     with pytest.raises(UserError, match=r"no feature holds an encoded image"):
         quietly(tmp_path / "e", first, rewrite=True, overwrite=True)
-    assert contents(first) == contents(second)  # The old one stays until the new one is complete.
+    assert contents(first) == contents(second)  # The old dataset stays until the new one is complete.
 
 
 def test_images_are_stored_as_convert_stores_them(tmp_path: Path) -> None:
@@ -537,10 +539,10 @@ def test_images_are_stored_as_convert_stores_them(tmp_path: Path) -> None:
     Image.new("RGB", (4, 5)).save(tiff, "TIFF")
     stored = [image(0), image(1, exif=exif), tiff.getvalue(), image(3, "GIF"), b"<html>"]
     shards(tmp_path / "d", "train{}.tfrec", [kaggle(n, image=data) for n, data in enumerate(stored)], count=1)
-    said = report(tmp_path / "d", tmp_path / "out", rewrite=True, max_bad=0.2)
-    assert "  note: turned upright by their EXIF orientation: 1 image" in said
-    assert "  note: encoded anew: 2 images (" in said
-    assert "  skipped: train0.tfrec:4: not an image (starts with b'<html>'); " in said
+    output = report(tmp_path / "d", tmp_path / "out", rewrite=True, max_bad=0.2)
+    assert "  note: 1 image was turned upright, according to the EXIF orientation" in output
+    assert "  note: 2 images were encoded again (" in output
+    assert "  skipped: train0.tfrec:4: not an image (starts with b'<html>'); " in output
     records = open_dataset(tmp_path / "out").records("train")
     with_sizes = [(Image.open(io.BytesIO(records[n]["image"])).format, records[n]["label"]) for n in range(4)]
     assert with_sizes == [("JPEG", 0), ("JPEG", 1), ("PNG", 2), ("PNG", 0)]
@@ -551,12 +553,16 @@ CATS = [b"Cat", b"cat", b"dog"]
 
 
 @pytest.mark.parametrize(
-    ("record", "settings", "said"),
+    ("record", "settings", "output"),
     [
-        (lambda n: {"label": CATS[n % 3]}, {}, r"the classes 'Cat' and 'cat' in 'label' differ only by case\. Pas"),
+        (
+            lambda n: {"label": CATS[n % 3]},
+            {},
+            r"the classes 'Cat' and 'cat' in 'label' differ only in upper and lower case\. Pass",
+        ),
         (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "dog"]}, r"note: 4 records labeled 'Cat' belong to "),
-        (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes, the first one, 'c"),
-        (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are none"),
+        (lambda n: {"label": CATS[n % 3]}, {"classes": ["cat", "Cat", "dog"]}, r"3 classes; label 0 is 'c"),
+        (lambda n: {"label": CATS[n % 3]}, {"classes": ["a", "b"]}, r"--classes=a, b: 3 texts in 'label' are not am"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {}, r"b'caf\\xe9' in 'label' is not utf-8 text \(--l"),
         (lambda n: {"label": [b"caf\xe9", b"dog"][n % 2]}, {"label_encoding": "latin-1"}, r"2 classes, .* 'café'"),
         (lambda n: {"label": [b"a", b"dog"][n % 2]}, {"label_encoding": "no"}, r"--label_encoding=no: not an en"),
@@ -565,14 +571,18 @@ CATS = [b"Cat", b"cat", b"dog"]
         (lambda n: {"y": [int(k == n % 2) for k in range(2 + n // 11)]}, {}, r"'y' holds 3 values of type int64"),
         (lambda n: {"y": [int(k == n % 2 or n == 3) for k in range(2)]}, {}, r":3: 2 of 2 values in 'y' are not 0; an"),
         (lambda n: {"y": [int(k == n % 2) * (n != 3) for k in range(2)]}, {}, r":3: it has no label: all 2 values of"),
-        (lambda n: {"y": [int(k == n % 2) for k in range(2)]}, {"classes": ["a", "b", "c"]}, r"\(one-hot\), and 3 cl"),
-        (lambda n: {"label": float(n % 2) + (n == 3) / 2}, {}, r":3: 1\.5 in 'label' is not a whole number, so"),
+        (lambda n: {"y": [int(k == n % 2) for k in range(2)]}, {"classes": ["a", "b", "c"]}, r"\(one-hot\), but 3 cl"),
+        (
+            lambda n: {"label": float(n % 2) + (n == 3) / 2},
+            {},
+            r":3: 1\.5 in 'label' is not a whole number, so it cannot",
+        ),
         (lambda n: {"label": n % 2 * 2 - 1}, {}, r":0: it has no label \(-1\)(?s:.*) If -1 is a class, add --l"),
         (lambda n: {"label": n % 2 * 2 - 1}, {"label_offset": -1}, r"note: 1 of 3 classes have no record: 0"),
         (lambda n: {"label": [5, 9][n % 2]}, {}, r"note: 8 of 10 classes have no record: 0, 1, 2, 3, 4, 6, 7, 8"),
     ],
 )  # fmt: skip
-def test_labels_that_need_a_decision(tmp_path: Path, record: Any, settings: dict[str, Any], said: str) -> None:
+def test_unclear_labels(tmp_path: Path, record: Any, settings: dict[str, Any], output: str) -> None:
     write(tmp_path / "d/train.tfrec", (example({"image": image(n)} | record(n)) for n in range(12)))
     lines: list[str] = []
     try:
@@ -581,28 +591,31 @@ def test_labels_that_need_a_decision(tmp_path: Path, record: Any, settings: dict
     except UserError as error:
         lines.append(str(error))
         assert not (tmp_path / "out").exists()
-    assert re.search(said, "\n".join(lines))
+    assert re.search(output, "\n".join(lines))
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "output"),
     [
-        ({"height": 9}, r"144 values in 'image_raw', where 9 x 6 x 3 need 162"),
-        ({"image_raw": bytes(8 * 6 * 3 * 4)}, r"576 values in 'image_raw', where 8 x 6 x 3 need 144 \(float32 pixels"),
-        ({"height": 0}, r"0 x 6 x 3 is no size of an image \(height, width, 1 to 4 channels\) for 144 values"),
-        ({"depth": 5}, r"8 x 6 x 5 is no size of an image"),
-        ({"height": b"8"}, r"'height' and 'width' do not hold one whole number each"),
-        ({"image_raw": [bytes(144), bytes(144)]}, r"2 values in 'image_raw', where the pixels of one image"),
-        ({"image_raw": [300] * 144}, r"values of 300 to 300 in 'image_raw', where pixels of 0\.\.255 are expected"),
-        ({"image_raw": [float("nan")] * 144}, r"values of nan to nan in 'image_raw'"),
+        ({"height": 9}, r"'image_raw' must hold 9 x 6 x 3 = 162 values, but holds 144"),
+        (
+            {"image_raw": bytes(8 * 6 * 3 * 4)},
+            r"'image_raw' must hold 8 x 6 x 3 = 144 values, but holds 576 \(float32 pixels",
+        ),
+        ({"height": 0}, r"0 x 6 x 3 is not an image size \(height, width, 1 to 4 channels\) for 144 values"),
+        ({"depth": 5}, r"8 x 6 x 5 is not an image size"),
+        ({"height": b"8"}, r"'height' and 'width' must hold one whole number each"),
+        ({"image_raw": [bytes(144), bytes(144)]}, r"'image_raw' must hold the pixels of one image, but holds 2 values"),
+        ({"image_raw": [300] * 144}, r"'image_raw' holds values from 300 to 300, but pixels must be from 0 to 255"),
+        ({"image_raw": [float("nan")] * 144}, r"'image_raw' holds values from nan to nan"),
         ({"image_raw": None}, r"it has no image: 'image_raw' is missing or empty"),
     ],
 )
-def test_raw_pixels_of_another_size_are_left_out(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+def test_raw_pixels_of_another_size_are_left_out(tmp_path: Path, change: dict[str, Any], output: str) -> None:
     values = [{"image_raw": rows(n).tobytes(), "depth": 3, "label": n % 2} | SIZES for n in range(20)]
     write(tmp_path / "d/train.tfrec", (example(v | (change if n == 7 else {})) for n, v in enumerate(values)))
     lines = report(tmp_path / "d", tmp_path / "out", rewrite=True)
-    assert re.search(rf"  skipped: train\.tfrec:7: {said}", lines)
+    assert re.search(rf"  skipped: train\.tfrec:7: {output}", lines)
     assert open_dataset(tmp_path / "out").splits == {"train": 19}
 
 
@@ -610,13 +623,13 @@ def test_raw_pixels_of_another_size_are_left_out(tmp_path: Path, change: dict[st
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
-@pytest.mark.parametrize("missing", [0, 7, 39])  # The first record as well.
+@pytest.mark.parametrize("missing", [0, 7, 39])  # Also the first record.
 def test_a_record_without_a_label_is_left_out(tmp_path: Path, missing: int, rewrite: bool) -> None:
     values = [{"image": image(n)} | ({"label": n % 2} if n != missing else {}) for n in range(40)]
     write(tmp_path / "d/train.tfrec", map(example, values))
-    said = report(tmp_path / "d", tmp_path / "out", rewrite=rewrite)
-    assert f"  skipped: train.tfrec:{missing}: it has no label: 'label' is missing or empty" in said
-    assert ("left out, but still in the files" in said) == (not rewrite)
+    output = report(tmp_path / "d", tmp_path / "out", rewrite=rewrite)
+    assert f"  skipped: train.tfrec:{missing}: it has no label: 'label' is missing or empty" in output
+    assert ("left out of the index, but still in the files" in output) == (not rewrite)
     records = open_dataset(tmp_path / "out").records("train")
     expected = [v["image"] for n, v in enumerate(values) if n != missing]
     assert [records[n]["image"] for n in range(39)] == expected
@@ -627,75 +640,76 @@ def test_a_record_without_a_label_is_left_out(tmp_path: Path, missing: int, rewr
 @pytest.mark.parametrize("rewrite", [False, True])
 @pytest.mark.parametrize("unlabeled", [{}, {"class": -1}, {"class": []}])
 def test_a_split_without_labels_is_left_out(tmp_path: Path, unlabeled: dict[str, Any], rewrite: bool) -> None:
-    """The layout of Kaggle's flowers, by the documented command."""
+    """The files are laid out as Kaggle's flowers, and the command is the documented one."""
     for split, count in (("train", 9), ("val", 6), ("test", 7)):
         values: list[dict[str, Any]] = [{"image": image(n), "id": b"%06x" % n} for n in range(count)]
         values = [v | ({"class": n % 3} if split != "test" else unlabeled) for n, v in enumerate(values)]
         shards(tmp_path / f"flowers/tfrecords-jpeg-12x9/{split}", "{:02d}-12x9-{}.tfrec", values)
     pattern = f"{tmp_path}/flowers/tfrecords-jpeg-12x9/*/*.tfrec"
-    said = report(pattern, tmp_path / "out", rewrite=rewrite)
-    assert "  note: test is left out: none of its 7 records in 2 files has a label (it has no label" in said
+    output = report(pattern, tmp_path / "out", rewrite=rewrite)
+    assert "  note: test is left out: none of its 7 records in 2 files has a label (it has no label" in output
     assert open_dataset(tmp_path / "out").splits == {"train": 9, "validation": 6}
-    assert (tmp_path / "out/rejected.csv").read_text() == "path,reason,done\n"  # The split is no damage.
+    assert (
+        tmp_path / "out/rejected.csv"
+    ).read_text() == "path,reason,done\n"  # Records of the split are not counted as bad.
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), decode=False, workers=1), lambda line: None) == []
     assert (
         contents(quietly(tmp_path / "flowers", tmp_path / "again", rewrite=rewrite)).keys()
         == contents(tmp_path / "out").keys()
-    )  # A directory above them is enough.
+    )  # Any directory above the files is accepted.
 
 
 def test_empty_files(tmp_path: Path) -> None:
     for name in ("train-0.tfrec", "val-0.tfrec"):
         (tmp_path / name).write_bytes(b"")
-    with pytest.raises(
-        UserError, match=r"^--records=.*: there is no record: all 2 files are empty \(.*train-0\.tfrec,"
-    ):
+    with pytest.raises(UserError, match=r"^--records=.*: all 2 files are empty \(.*train-0\.tfrec,"):
         quietly(tmp_path, tmp_path / "out")
-    with pytest.raises(UserError, match=r"^--records=.*: there is no record: the file is empty \("):
+    with pytest.raises(UserError, match=r"^--records=.*: the file is empty \("):
         quietly(tmp_path / "train*", tmp_path / "out")
     write(tmp_path / "train-0.tfrec.gz", [], "GZIP")
     (tmp_path / "val-0.tfrec").unlink()
-    with pytest.raises(UserError, match=r"there is no record in these files\."):
+    with pytest.raises(UserError, match=r"there are no records in the files\."):
         quietly(tmp_path, tmp_path / "out", rewrite=True)
     (tmp_path / "train-0.tfrec.gz").unlink()
     write(tmp_path / "train-1.tfrec", [example(kaggle(n)) for n in range(3)])
-    assert "  note: 1 of 2 files are empty and left out: " in report(tmp_path, tmp_path / "out")
+    assert "  note: 1 of 2 files are empty and are left out: " in report(tmp_path, tmp_path / "out")
 
 
-def test_files_in_a_directory_and_below_it(tmp_path: Path) -> None:
+def test_files_in_a_directory_and_its_subdirectories(tmp_path: Path) -> None:
     for name in ("train.tfrec", "old/train.tfrec"):
         write(tmp_path / "d" / name, [example(kaggle(1))])
     with pytest.raises(
-        UserError, match=r"d: TFRecords lie both in this directory and below it, such as .* with a patt"
+        UserError,
+        match=r"d: there are TFRecords in this directory and in its subdirectories, for example .* with a patt",
     ):
         quietly(tmp_path / "d", tmp_path / "out")
 
 
-def test_records_of_other_kinds_are_named(tmp_path: Path) -> None:
+def test_records_of_other_kinds_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "s/train.tfrec", [sequence({"label": 1}, {"frames": [image(1)]})])
     with pytest.raises(UserError, match=r"no tf\.train\.Example; they are tf\.train\.SequenceExample, a series"):
         quietly(tmp_path / "s", tmp_path / "out")
-    unpacked = b"".join((b"\x0a\x05label", b"\x12\x04\x1a\x02\x08\x01"))  # A writer that does not pack numbers.
+    unpacked = b"".join((b"\x0a\x05label", b"\x12\x04\x1a\x02\x08\x01"))  # Some writers do not pack numbers.
     record = example({"image": image(1)})
     entry = b"\x0a" + bytes([len(unpacked)]) + unpacked
     records = [example(kaggle(n) | {"label": 1}) for n in range(19)]
     records += [record + b"\x0a" + bytes([len(entry)]) + entry, b"\xff\xff"]
     write(tmp_path / "u/train.tfrec", records)
-    said = report(tmp_path / "u", tmp_path / "out", max_bad=0.1)
-    assert "train.tfrec:19: readers do not take it as it is written; --rewrite writes such records anew" in said
-    assert "train.tfrec:20: it is not a tf.train.Example" in said
+    output = report(tmp_path / "u", tmp_path / "out", max_bad=0.1)
+    assert "train.tfrec:19: readers cannot parse it in this encoding; --rewrite rewrites such records" in output
+    assert "train.tfrec:20: it is not a tf.train.Example" in output
     assert open_dataset(quietly(tmp_path / "u", tmp_path / "again", rewrite=True)).splits == {"train": 20}
 
 
 def test_mutated_records_are_left_out_or_read(tmp_path: Path) -> None:
-    """Checksums are right, contents are not: nothing ends in a traceback, and what is adopted can be read."""
+    """Checksums are right, but contents are damaged: no traceback, and adopted records are readable."""
     rng = np.random.default_rng(0)
     records = [example(kaggle(n, id=b"%d" % n)) for n in range(200)]
     for n in range(60, 200):
         damaged = bytearray(records[n])
         for place in rng.integers(0, len(damaged), 3):
             damaged[place] = rng.integers(256)
-        damaged[rng.integers(24)] ^= 1 << rng.integers(8) if n % 2 else 0  # Among the first keys.
+        damaged[rng.integers(24)] ^= 1 << rng.integers(8) if n % 2 else 0  # One of the first bytes, which hold keys.
         records[n] = bytes(damaged)
     write(tmp_path / "d/train.tfrec", records)
     classes = [str(label) for label in range(128)]
@@ -718,4 +732,4 @@ def test_command(model_garden: Path, tmp_path: Path) -> None:
     assert open_dataset(tmp_path / "out").splits == {"train": 16, "validation": 8}
     failed = run("tfrecord_tools.adopt", "--records=none", cwd=tmp_path)
     assert (failed.returncode, failed.stdout) == (1, "")
-    assert failed.stderr.startswith("error: --records=none: no file matches.")  # The source comes first.
+    assert failed.stderr.startswith("error: --records=none: no file matches.")  # The source is checked first.

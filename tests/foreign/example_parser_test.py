@@ -1,4 +1,4 @@
-"""Tests of the parser of examples against TensorFlow's protobuf messages, and of what is said of their features."""
+"""Tests of the parser of examples against TensorFlow's protobuf messages, and of feature summaries."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ VALUES: dict[str, dict[str, Any]] = {
 
 
 def delimited(number: int, content: bytes) -> bytes:
-    """A protobuf field of wire type 2; number below 16, content below 128 bytes."""
+    """Return a protobuf field of wire type 2; `number` is below 16, `content` shorter than 128 bytes."""
     return bytes([number << 3 | 2, len(content)]) + content
 
 
 def entry(name: bytes, *lists: bytes) -> bytes:
-    """An entry of the map of features, whose Feature is given as its parts."""
+    """Return an entry of the map of features; `lists` are the parts of the Feature."""
     return delimited(1, delimited(1, name) + delimited(2, b"".join(lists)))
 
 
@@ -44,16 +44,23 @@ WIRE = {
     "packed integers": delimited(1, entry(b"k", delimited(INT64, b"\x0a\x02\x05\x06"))),
     "packed and unpacked": delimited(1, entry(b"k", delimited(INT64, FIVE + b"\x0a\x02\x07\x08" + SIX))),
     "negative, unpacked": delimited(1, entry(b"k", delimited(INT64, b"\x08" + b"\xff" * 9 + b"\x01"))),
-    "more bits than 64": delimited(1, entry(b"k", delimited(INT64, b"\x08" + b"\xff" * 9 + b"\x7f"))),  # Dropped.
+    "more bits than 64": delimited(
+        1, entry(b"k", delimited(INT64, b"\x08" + b"\xff" * 9 + b"\x7f"))
+    ),  # Higher bits are dropped.
     "zero of two bytes": delimited(1, entry(b"k", delimited(INT64, b"\x08\x80\x00"))),
     "unpacked floats": delimited(1, entry(b"k", delimited(FLOAT, HALF + HALF))),
     "packed and unpacked floats": delimited(1, entry(b"k", delimited(FLOAT, HALF + b"\x0a\x04\x00\x00\x80\x3f"))),
     "the same key twice": delimited(1, entry(b"k", delimited(INT64, FIVE)) + entry(b"k", delimited(INT64, SIX))),
     "and of other types": delimited(1, entry(b"k", delimited(INT64, FIVE)) + entry(b"k", delimited(FLOAT, HALF))),
-    "two lists of a kind": delimited(1, entry(b"k", delimited(INT64, FIVE), delimited(INT64, SIX))),  # Merged.
-    "two kinds of lists": delimited(1, entry(b"k", delimited(INT64, FIVE), delimited(FLOAT, HALF))),  # The last one.
+    "two lists of a kind": delimited(
+        1, entry(b"k", delimited(INT64, FIVE), delimited(INT64, SIX))
+    ),  # The lists are merged.
+    "two kinds of lists": delimited(
+        1, entry(b"k", delimited(INT64, FIVE), delimited(FLOAT, HALF))
+    ),  # The last list is used.
     "there and back": delimited(1, entry(b"k", delimited(INT64, FIVE), delimited(FLOAT, HALF), delimited(INT64, SIX))),
-    "features twice": delimited(1, entry(b"k", delimited(INT64, FIVE))) + delimited(1, entry(b"l")),  # Merged.
+    "features twice": delimited(1, entry(b"k", delimited(INT64, FIVE)))
+    + delimited(1, entry(b"l")),  # The maps are merged.
     "an entry without a value": delimited(1, delimited(1, delimited(1, b"k"))),
     "an entry without a key": delimited(1, delimited(1, delimited(2, delimited(INT64, FIVE)))),
     "an empty entry": delimited(1, delimited(1, b"")),
@@ -66,7 +73,7 @@ WIRE = {
 
 
 def plain(parsed: dict[str, Feature] | None) -> dict[str, tuple[str, list[Any]]] | None:
-    """Its numbers as Python's, which are compared, and shown, as protobuf's are."""
+    """Return values as Python numbers, like those of protobuf."""
     if parsed is None:
         return None
     return {name: (f.type, f.values if f.type in ("bytes", "") else f.values.tolist()) for name, f in parsed.items()}
@@ -74,11 +81,11 @@ def plain(parsed: dict[str, Feature] | None) -> dict[str, tuple[str, list[Any]]]
 
 def by_tensorflow(serialized: bytes) -> dict[str, tuple[str, list[Any]]]:
     message = tf.train.Example.FromString(serialized)
-    found = {}
+    features = {}
     for name, value in sorted(message.features.feature.items()):
         kind = value.WhichOneof("kind")
-        found[name] = (kind.removesuffix("_list"), list(getattr(value, kind).value)) if kind else ("", [])
-    return found
+        features[name] = (kind.removesuffix("_list"), list(getattr(value, kind).value)) if kind else ("", [])
+    return features
 
 
 @pytest.mark.parametrize("values", VALUES.values(), ids=VALUES)
@@ -96,7 +103,7 @@ def lengths(parsed: dict[str, Feature] | None) -> dict[str, tuple[str, int]] | N
 
 
 @pytest.mark.parametrize("serialized", WIRE.values(), ids=WIRE)
-def test_parses_all_that_protobuf_allows(serialized: bytes) -> None:
+def test_parses_every_valid_encoding(serialized: bytes) -> None:
     assert plain(parse(serialized)) == by_tensorflow(serialized)
     assert example_parser.counts(serialized) == lengths(parse(serialized))
 
@@ -116,31 +123,31 @@ def test_types_of_numbers() -> None:
     [
         image("any"),
         b"some text",
-        b"\x00" * 30,  # No field has the number 0.
-        b"\x08\x01\x12\x03abc",  # Another message: a number and a text.
-        b"\xff" * 1_000_000,  # A number without an end; must not take minutes.
-        example({"k": 5}) + delimited(2, b""),  # A field that examples have not.
-        delimited(1, entry(b"k", delimited(INT64, FIVE)) + b"\x10\x01"),  # Likewise, deeper.
+        b"\x00" * 30,  # There is no field 0.
+        b"\x08\x01\x12\x03abc",  # Another message with a number and a text.
+        b"\xff" * 1_000_000,  # A number without an end, which must not take minutes.
+        example({"k": 5}) + delimited(2, b""),  # Examples do not have this field.
+        delimited(1, entry(b"k", delimited(INT64, FIVE)) + b"\x10\x01"),  # An unknown field in the map.
         delimited(1, entry(b"k", delimited(INT64, HALF))),  # A float among integers.
         delimited(1, entry(b"k", delimited(INT64, b"\x0a\x01\x80"))),  # A packed number that does not end.
-        delimited(1, entry(b"k", delimited(INT64, b"\x0a\x0b" + b"\x80" * 10 + b"\x01"))),  # Of eleven bytes.
+        delimited(1, entry(b"k", delimited(INT64, b"\x0a\x0b" + b"\x80" * 10 + b"\x01"))),  # A number of eleven bytes.
         delimited(1, entry(b"k", delimited(FLOAT, b"\x0a\x03\x00\x00\x00"))),  # Three quarters of a float.
         delimited(1, entry(b"\xff", delimited(INT64, FIVE))),  # A name that is not UTF-8.
         sequence({"id": 1}, {"steps": [1, 2]}),
     ],
 )
-def test_what_is_no_example_is_told(data: bytes) -> None:
+def test_other_bytes_are_not_examples(data: bytes) -> None:
     assert parse(data) is None
     assert example_parser.counts(data) is None
 
 
-def test_cut_examples_are_told() -> None:
+def test_cut_examples_are_not_examples() -> None:
     whole = example(VALUES["one of each"])
     assert [length for length in range(1, len(whole)) if parse(whole[:length]) is not None] == []
     assert [length for length in range(1, len(whole)) if example_parser.counts(whole[:length]) is not None] == []
 
 
-def test_damaged_examples_are_parsed_as_protobuf_does_or_not_at_all() -> None:
+def test_damaged_examples_are_parsed_like_protobuf_or_refused() -> None:
     rng = np.random.default_rng(0)
     whole = example(VALUES["one of each"] | {"many": [1, -2, 300], "floats": [0.5, 2.0], "texts": [b"a", b"bc"]})
     survived = 0
@@ -157,7 +164,7 @@ def test_damaged_examples_are_parsed_as_protobuf_does_or_not_at_all() -> None:
     assert survived > 100
 
 
-def series_by_tensorflow(serialized: bytes) -> tuple[Any, Any]:
+def sequence_by_tensorflow(serialized: bytes) -> tuple[Any, Any]:
     message = tf.train.SequenceExample.FromString(serialized)
     context = by_tensorflow(tf.train.Example(features=message.context).SerializeToString())
     lists = {}
@@ -167,7 +174,7 @@ def series_by_tensorflow(serialized: bytes) -> tuple[Any, Any]:
     return context, lists
 
 
-def plain_series(serialized: bytes) -> tuple[Any, Any] | None:
+def plain_sequence(serialized: bytes) -> tuple[Any, Any] | None:
     parsed = example_parser.parse_sequence(serialized)
     if parsed is None:
         return None
@@ -175,7 +182,7 @@ def plain_series(serialized: bytes) -> tuple[Any, Any] | None:
     return plain(parsed[0]), {name: [step[""] for step in steps if step] for name, steps in lists.items()}
 
 
-def test_damaged_series_are_parsed_as_protobuf_does_or_not_at_all() -> None:
+def test_damaged_sequences_are_parsed_like_protobuf_or_refused() -> None:
     rng = np.random.default_rng(0)
     steps: dict[str, list[Any]] = {"frames": [b"a", b"bc"], "n": [[1, 2], [], -3], "f": [0.5]}
     steps |= {"none": [], "untyped": [None]}
@@ -185,10 +192,10 @@ def test_damaged_series_are_parsed_as_protobuf_does_or_not_at_all() -> None:
         damaged = bytearray(whole)
         for place in rng.integers(0, len(whole), rng.integers(0, 3)):
             damaged[place] = rng.integers(256)
-        parsed = plain_series(bytes(damaged))
+        parsed = plain_sequence(bytes(damaged))
         if parsed is not None:
             survived += 1
-            assert repr(parsed) == repr(series_by_tensorflow(bytes(damaged)))
+            assert repr(parsed) == repr(sequence_by_tensorflow(bytes(damaged)))
     assert survived > 100
 
 
@@ -201,25 +208,28 @@ def test_records_of_any_bytes_are_counted_or_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "is_one"),
+    ("data", "is_sequence"),
     [
         (sequence({"id": 1}, {"steps": [1, 2], "words": [b"a", b"b"]}), True),
         (sequence({}, {"steps": [1]}), True),
         (sequence({"id": 1}, {"steps": []}), True),
         (b"\x08\x01\x12\x03abc", False),  # Another message with a field 2.
         (delimited(2, b"text"), False),
-        (delimited(2, delimited(1, delimited(1, b"k") + delimited(2, delimited(2, b"")))), False),  # No FeatureList.
+        (
+            delimited(2, delimited(1, delimited(1, b"k") + delimited(2, delimited(2, b"")))),
+            False,
+        ),  # The entry does not hold a FeatureList.
         (image("any"), False),
     ],
 )
-def test_sequences(data: bytes, is_one: bool) -> None:
-    assert (example_parser.parse_sequence(data) is not None) == is_one
-    if is_one:
-        assert plain_series(data) == series_by_tensorflow(data)
+def test_sequences(data: bytes, is_sequence: bool) -> None:
+    assert (example_parser.parse_sequence(data) is not None) == is_sequence
+    if is_sequence:
+        assert plain_sequence(data) == sequence_by_tensorflow(data)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "WEBP"])
-def test_images_are_known_and_decoded(kind: str) -> None:
+def test_images_are_recognized_and_decoded(kind: str) -> None:
     data = image("any", kind, size=(12, 9))
     assert example_parser.image_type(data) == kind
     decoded = example_parser.decode(data)
@@ -232,13 +242,13 @@ def test_images_are_known_and_decoded(kind: str) -> None:
     "data",
     [
         b"",
-        b"BMW 3 Series, 4 doors",  # Begins like a BMP.
+        b"BMW 3 Series, 4 doors",  # Starts like a BMP.
         b"RIFF\x00\x00\x00\x00WAVEfmt ",
         b"GIF is pronounced",
-        image("any", "TIFF"),  # TensorFlow does not decode it.
+        image("any", "TIFF"),  # TensorFlow cannot decode TIFF.
     ],
 )
-def test_what_is_no_image_is_told(data: bytes) -> None:
+def test_other_bytes_are_not_images(data: bytes) -> None:
     assert example_parser.image_type(data) is None
     assert example_parser.decode(data) is None
 
@@ -257,7 +267,7 @@ LONG = "long " * 100
 @pytest.mark.parametrize(
     ("feature", "seen"),
     [
-        (Feature("int64", INT), Seen(3, (-1, 3), 0, (3, -1), True, ())),  # In the order in which they come.
+        (Feature("int64", INT), Seen(3, (-1, 3), 0, (3, -1), True, ())),  # Values keep their order.
         (Feature("int64", INT[:0]), Seen(0, (), 0, (), True, ())),
         (Feature("int64", BIG), Seen(5000, (0, 4999), 0, tuple(range(1000)), False, ())),
         (Feature("float", np.array([np.nan, 0.5, -2.0], "f4")), Seen(3, (-2.0, 0.5), 1, (0.5, -2.0), True, ())),
@@ -273,7 +283,7 @@ LONG = "long " * 100
                 3,
                 (8, len(image("a"))),
                 0,
-                (image("a")[:64], "no image"),  # What is kept of both images is the same.
+                (image("a")[:64], "no image"),  # The first 64 bytes of both images are equal.
                 False,
                 (ImageSeen("JPEG", (12, 9)), ImageSeen("JPEG", None)),
             ),

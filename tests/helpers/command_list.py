@@ -1,4 +1,4 @@
-"""The commands of both packages with the flags that each defines, and what flags a text names that a reader lacks."""
+"""The commands of both packages, their flags, and a check of the flags that a text names."""
 
 from __future__ import annotations
 
@@ -18,15 +18,18 @@ from trainers.__main__ import COMMANDS as TRAINERS
 from trainers.recipes import RECIPES
 
 COMMANDS = (*(f"tfrecord_tools.{name}" for name in TOOLS), *(f"trainers.{name}" for name in TRAINERS))
-FLAG = re.compile(r"(?<![\w-])--(?!-)(?:\[no\])?(?![\w-]*\{)(\w[\w-]*)")  # Not `--{}`, which is put together later.
+FLAG = re.compile(
+    r"(?<![\w-])--(?!-)(?:\[no\])?(?![\w-]*\{)(\w[\w-]*)"
+)  # `--{}` is excluded, because it is filled in later.
 EVERYWHERE = frozenset(
     {"help", "helpfull", "helpshort", "version", "name", "flag"}
-)  # The latter stand for any, as in `--name=value`.
+)  # `name` and `flag` stand for any flag, as in `--name=value`.
 # Flags of other programs: docker, pip, Dask, Apache Beam's runners, servers of models, the tools of `make`.
 FOREIGN = frozenset(
     {
         "gpus",
         "force-reinstall",
+        "no-deps",
         "upgrade",
         "direct_running_mode",
         "direct_num_workers",
@@ -44,9 +47,9 @@ FOREIGN = frozenset(
         "data-binary",
     }
 )
-_NAMED = re.compile(r"\b(tfrecord_tools|trainers)[. ](\w+)")  # In full: with the package.
-_OWNED = re.compile(r"\b(\w+)'s --")  # Or as its owner: convert's --max_pixels.
-# Of compare: what stands behind a trainer or a backbone.
+_NAMED = re.compile(r"\b(tfrecord_tools|trainers)[. ](\w+)")  # Full names, with the package.
+_OWNED = re.compile(r"\b(\w+)'s --")  # Owners, as in: convert's --max_pixels.
+# Texts of compare that stand for the flags of a trainer.
 _OF_TRAINERS = "[FLAGS]"
 _QUOTED = re.compile(r"(?<=--variant=|-backbone=)'[^']*'")
 TRAINING = tuple(f"trainers.{name}" for name in RECIPES)
@@ -57,7 +60,7 @@ import importlib, json, sys
 from absl import flags
 defined = {}
 for command in sys.argv[1:]:
-    module = importlib.import_module(command)  # First, since absl's own modules define flags when they are imported.
+    module = importlib.import_module(command)  # It may load absl's modules, which define flags too.
     before = set(flags.FLAGS)
     getattr(module, "define_flags", lambda: None)()
     own = {name: flags.FLAGS[name] for name in flags.FLAGS if name not in before}
@@ -65,7 +68,7 @@ for command in sys.argv[1:]:
         name: {
             "kind": flag.flag_type(),
             "default": flag.default,
-            "help": flag.help.partition(";\\n")[0],  # Behind it stands what absl says of flags that may be repeated.
+            "help": flag.help.partition(";\\n")[0],  # absl adds text about repeated flags after it.
             "values": getattr(flag.parser, "enum_values", None) or [],
         }
         for name, flag in own.items()
@@ -77,7 +80,7 @@ print(json.dumps(defined))
 
 @dataclasses.dataclass(frozen=True)
 class Flag:
-    """A flag as its command defines it; `values` are those of an enum."""
+    """A flag as its command defines it; `values` are the values of an enum."""
 
     kind: str
     default: Any
@@ -87,7 +90,7 @@ class Flag:
 
 @functools.cache
 def defined() -> dict[str, dict[str, Flag]]:
-    """Each command with its flags by name. They are asked for in a process of their own: absl's flags are global."""
+    """Return the flags of each command by name, from another process, since absl's flags are global."""
     done = subprocess.run(
         [sys.executable, "-c", _DUMP, *COMMANDS], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
@@ -97,17 +100,17 @@ def defined() -> dict[str, dict[str, Flag]]:
 
 
 def named(text: str) -> set[str]:
-    """The commands that a text names in full, as `trainers.frozen`, or as owners, as `convert's --resize`."""
+    """Return the commands in a text, such as `trainers.frozen`, or as owners, `convert's --resize`."""
     found = {f"{package}.{name}" for package, name in _NAMED.findall(text)} & set(COMMANDS)
     found |= {command for command in COMMANDS if command.partition(".")[2] in _OWNED.findall(text)}
     return found | (set(TRAINING) if _OF_TRAINERS in text else set())
 
 
 def unknown(text: str, shown_by: Collection[str]) -> Iterator[str]:
-    """Yields the flags that a text names and its reader does not have.
+    """Yield the flags that a text names but that its reader cannot use.
 
-    A flag must be one of each command that shows the text, or of a command that the same sentence names; in quotes of
-    `compare --variant='…'` one of any trainer.
+    A flag must belong to every command that shows the text, or to a command in the same sentence. In the quotes of
+    `compare --variant='…'` it must belong to a trainer.
     """
     for name in FLAG.findall(" ".join(_QUOTED.findall(text))):
         if not any(has(command, name) for command in TRAINING):
@@ -123,6 +126,6 @@ def unknown(text: str, shown_by: Collection[str]) -> Iterator[str]:
 
 
 def has(command: str, name: str) -> bool:
-    """Whether a command has a flag; of a switch also as `noNAME`."""
+    """Return whether a command has a flag. A boolean flag may also be `noNAME`."""
     flags = defined()[command]
     return name in flags or (name.startswith("no") and flags.get(name[2:], Flag("", None, "", [])).kind == "bool")

@@ -1,4 +1,4 @@
-"""A clock that only a test moves, so that a measurement with it is exact on any machine."""
+"""A clock that only a test moves, so that measurements are exact on every machine."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import threading
 
 
 class Clock:
-    """Stands for the module `time` in the module under test."""
+    """A replacement for the module `time` in the module under test."""
 
     def __init__(self) -> None:
         self._now = 1000.0
         self._lock = threading.Lock()
 
     def monotonic(self) -> float:
-        """Return the seconds since some moment."""
+        """Return the clock's time in seconds."""
         return self._now
 
     perf_counter = monotonic

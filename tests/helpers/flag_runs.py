@@ -1,7 +1,7 @@
-"""The runs that give every flag of every command once, each with what shows that the flag did something.
+"""Runs that pass every flag of every command once, and checks that each flag has an effect.
 
-A new flag needs an entry in a run of its command, or a run of its own; `flags_test.py` names those that have none.
-All runs start in a copy of the same small place, see `stock`.
+A new flag needs an entry in a run of its command, or a new run. `flags_test.py` lists the flags without one.
+All runs start in a copy of the same small directory, which `stock` creates.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from PIL import Image
 from tfrecord_tools import convert as convert_module
 from tfrecord_tools.records import open_dataset
 
-SMALL = (4, 8)  # Filters of a network that trains in a moment.
+SMALL = (4, 8)  # Filters of a network that trains in less than a second.
 
 
 @dataclasses.dataclass(frozen=True)
 class Ended:
-    """A command that has ended: where it ran, its exit code, what it printed."""
+    """A finished command: its directory, exit code and output."""
 
     place: Path
     code: int
@@ -50,29 +50,29 @@ class Ended:
         return (self.place / path).read_text()
 
     def prose(self, path: str) -> str:
-        """The text of a page with single spaces: where its lines break says nothing."""
+        """Return the text of a page with single spaces, so that line breaks do not matter."""
         return " ".join(self.text(path).split())
 
     def json(self, path: str, *keys: str) -> Any:
-        """A value of a JSON file, by the keys that lead to it."""
+        """Return a value of a JSON file by its path of keys."""
         value = json.loads(self.text(path))
         for key in keys:
             value = value[int(key) if isinstance(value, list) else key]
         return value
 
     def rows(self, path: str) -> list[dict[str, Any]]:
-        """The rows of a CSV or a Parquet file."""
+        """Return the rows of a CSV or a Parquet file."""
         if path.endswith(".parquet"):
             return pq.read_table(self.place / path).to_pylist()
         return list(csv.DictReader(io.StringIO(self.text(path))))
 
     def images(self, out: str, split: str = "train") -> list[Image.Image]:
-        """The images of a split of a dataset."""
+        """Return the images of a split of a dataset."""
         records = open_dataset(self.place / out).records(split)
         return [Image.open(io.BytesIO(records[i]["image"])) for i in range(len(records))]
 
     def panels(self, path: str, side: int) -> np.ndarray:
-        """The panels of a picture of `preview`, u8[n side side 3]: they lie in white frames of 4 pixels."""
+        """Return the panels of a picture by `preview`, u8[n side side 3], without the white frames of 4 px."""
         pixels = np.asarray(Image.open(self.place / path))
         corners = [range(4, length - side, side + 4) for length in pixels.shape[:2]]
         return np.stack([pixels[y : y + side, x : x + side] for y in corners[0] for x in corners[1]])
@@ -86,12 +86,12 @@ class Run:
     """A run of a command.
 
     Attributes:
-        name: Says what the run is for.
-        flags: Arguments that are flags -> what must be true afterwards because of them.
+        name: The purpose of the run.
+        flags: Flag with value -> check that must be true after the run because of the flag.
         arguments: Other arguments.
-        before: Prepares the place.
+        before: Prepares the directory.
         code: The exit code.
-        marks: Of pytest: `slow` where a faster run shows that the command works, `interop`.
+        marks: Marks for pytest: `slow` if a faster run covers the command, or `interop`.
     """
 
     name: str
@@ -103,13 +103,13 @@ class Run:
 
 
 SLOW = (pytest.mark.slow,)
-INTEROP = (pytest.mark.interop,)  # Needs packages of an environment of its own.
+INTEROP = (pytest.mark.interop,)  # The packages need a separate environment.
 
-# --- The place -----------------------------------------------------------------------------------------------------
+# --- The directory -------------------------------------------------------------------------------------------------
 
 
 def stock(place: Path) -> Path:
-    """Makes what all runs find: images with and without splits, and a dataset."""
+    """Create the files of all runs: images with and without splits, and a dataset."""
     with_splits(place / "pets", train=6, validation=4)
     tree(place / "animals", {"cats": 20, "dogs": 20, "birds": 2})
     converted(place / "pets", place / "out")
@@ -118,7 +118,7 @@ def stock(place: Path) -> Path:
 
 
 def manifest(place: Path) -> None:
-    """A table of images by other columns than the usual ones; one owner has images in both splits."""
+    """Create a manifest with unusual column names. An owner has images in both splits."""
     (place / "pool").mkdir()
     lines = ["file,kind,part,owner"]
     for number in range(8):
@@ -128,7 +128,7 @@ def manifest(place: Path) -> None:
 
 
 def one_hot(place: Path) -> None:
-    """A table with a column for each class, in an encoding that it does not say."""
+    """Create a manifest with a column per class, in cp1252."""
     (place / "pool").mkdir()
     lines = ["path,café,thé"]
     for number in range(8):
@@ -138,7 +138,7 @@ def one_hot(place: Path) -> None:
 
 
 def flat(place: Path) -> None:
-    """Images that say their class in their names, and two of twelve files that are none."""
+    """Create twelve files with the class in their names; two are not images."""
     (place / "flat").mkdir()
     for number in range(10):
         (place / f"flat/a{number}-{'cat' if number % 2 else 'dog'}.jpg").write_bytes(image(number))
@@ -147,7 +147,7 @@ def flat(place: Path) -> None:
 
 
 def pictures(place: Path) -> None:
-    """Images of three sizes in two classes, one of them large."""
+    """Create images of three sizes in two classes, and a large image."""
     for name in ("cats", "dogs"):
         (place / "pictures/train" / name).mkdir(parents=True)
         for number, size in enumerate([(12, 9), (40, 30), (64, 20)]):
@@ -156,21 +156,21 @@ def pictures(place: Path) -> None:
 
 
 def odd(place: Path) -> None:
-    """Images of which one has junk in front, and one is twice there."""
+    """Create images; one has other bytes before its start, and one exists twice."""
     tree(place / "odd", {"cats": 8, "dogs": 8})
     (place / "odd/cats/junk.jpg").write_bytes(b"junk" * 4 + image("junk", size=(40, 30)))
     shutil.copy(place / "odd/cats/000.jpg", place / "odd/cats/copy.jpg")
 
 
 def damaged(place: Path) -> None:
-    """Images of which one is damaged between a sound header and a sound end."""
+    """Create images; one is damaged between its valid header and its valid end."""
     tree(place / "damaged", {"train/cats": 4, "train/dogs": 4})
     data = image("damaged", size=(64, 64))
     (place / "damaged/train/cats/damaged.jpg").write_bytes(data[:1000] + b"\xff\xff\x00\xff" + data[1004:])
 
 
 def scans(place: Path) -> None:
-    """Gray levels of 12 of 16 bits, and photographs that say who took them."""
+    """Create 16-bit images that use 12 bits, and photographs with the artist's name."""
     levels = np.linspace(0, 4095, 12 * 9).reshape(9, 12).astype(np.uint16)
     exif = Image.Exif()
     exif[0x013B] = "the artist"
@@ -181,7 +181,7 @@ def scans(place: Path) -> None:
 
 
 def begun(place: Path) -> None:
-    """A conversion that was stopped before its end."""
+    """Create an interrupted conversion."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convert_module.index, "join_parts", stop)
         with pytest.raises(KeyboardInterrupt):
@@ -194,18 +194,18 @@ def stop(*_: Any) -> None:
 
 
 def grown(place: Path) -> None:
-    """The source of the dataset has an image more."""
+    """Add an image to the source of the dataset."""
     (place / "pets/train/cats/new.jpg").write_bytes(image("new"))
 
 
 def parts(place: Path) -> None:
-    """Directories whose names do not say what they are, and one that is to be left out."""
+    """Create directories with names that are not splits; one of them must be left out."""
     for number, name in enumerate(("one", "two", "spare")):
         tree(place / "parts", {f"{name}/cats": 3 + number, f"{name}/dogs": 3 + number})
 
 
 class OldInfo(zipfile.ZipInfo):
-    """A member whose name is written as older programs do: in their country's encoding, without saying so."""
+    """A member with a name in a local encoding that is not declared, as in older programs."""
 
     def _encodeFilenameFlags(self) -> tuple[bytes, int]:
         return self.filename.encode("cp949"), 0
@@ -219,7 +219,7 @@ def korean_zip(place: Path) -> None:
 
 
 def deep(place: Path) -> None:
-    """Images of 12 bits in 16, and one with a GPS position."""
+    """Create 16-bit images that use 12 bits, and an image with a GPS position."""
     for number, name in enumerate(("cats", "dogs")):
         (place / f"deep/train/{name}").mkdir(parents=True)
         for i in range(3):
@@ -231,17 +231,17 @@ def deep(place: Path) -> None:
 
 
 def dask_cluster(place: Path) -> None:
-    """A cluster that ends with the tests."""
+    """Start a cluster that ends with the tests."""
     atexit.register(Cluster(place / "dask", workers=1).close)
 
 
 def planes(number: int) -> np.ndarray:
-    """u8[channel height width]"""
+    """Return raw pixels, u8[3 6 8] (channels, height, width)."""
     return np.random.default_rng(number).integers(0, 256, (3, 6, 8)).astype(np.uint8)
 
 
 def homemade(place: Path) -> None:
-    """TFRecords with labels that are text in Latin-1, and raw pixels."""
+    """Create TFRecords with text labels in Latin-1 and raw pixels."""
     from foreign_records import example, write
 
     size = {"height": 6, "width": 8, "depth": 3}
@@ -256,7 +256,7 @@ def relabelled(place: Path) -> None:
 
 
 def theirs(place: Path) -> None:
-    """TFRecords with two images and two labels each, and one whose second image is damaged."""
+    """Create TFRecords with two images and two labels each; one second image is damaged."""
     (place / "theirs").mkdir()
     from foreign_records import example, write
 
@@ -272,7 +272,7 @@ def adopted(place: Path) -> None:
 
 
 def large(place: Path) -> None:
-    """A dataset whose images take longer to decode than anything else takes."""
+    """Create a dataset of large images, so that decoding takes most of the time."""
     for split in ("train", "validation"):
         for number, name in enumerate(("cats", "dogs")):
             (place / f"large/{split}/{name}").mkdir(parents=True)
@@ -286,8 +286,8 @@ def csvs(place: Path) -> None:
 
 
 def judged(place: Path) -> None:
-    """A dataset of plain colors, and a run directory with a model that knows them."""
-    from judged_runs import judged_pair  # Here, since it imports TensorFlow.
+    """Create a dataset of colored images, and a run with a model that recognizes the colors."""
+    from judged_runs import judged_pair  # Imported here, because it loads TensorFlow.
 
     shutil.rmtree(place / "out")
     judged_pair(place)
@@ -301,8 +301,8 @@ def exported(place: Path) -> None:
 
 
 def pretrained(place: Path) -> None:
-    """Weights of a small network."""
-    import keras  # Here, since it takes seconds.
+    """Save the weights of a small network."""
+    import keras  # Imported here, because it takes seconds.
 
     from trainers.models import networks
 
@@ -320,12 +320,12 @@ def csvs_of_pixels(place: Path) -> None:
 
 
 def config(name: str, value: Any, out: str = "made") -> Check:
-    """A setting of a dataset."""
+    """Return a check of a setting of a dataset."""
     return lambda e: e.json(f"{out}/convert.json", "config", name) == value
 
 
 def setting(path: str, value: Any) -> Check:
-    """A setting of a training."""
+    """Return a check of a setting of a training."""
     return lambda e: e.json("run/settings.json", *path.split(".")) == value
 
 
@@ -350,7 +350,7 @@ def splits(e: Ended, out: str = "made") -> dict[str, int]:
 
 
 def has_planes(e: Ended, order: str) -> bool:
-    """Whether the raw pixels were understood in this order."""
+    """Return whether the raw pixels were read in this order."""
     pixels = [planes(n).transpose(1, 2, 0) if order == "chw" else planes(n).reshape(6, 8, 3) for n in range(6)]
     return {np.asarray(one).tobytes() for one in e.images("made")} == {one.tobytes() for one in pixels}
 
@@ -363,7 +363,7 @@ def groups_stay_together(e: Ended) -> bool:
 
 
 def lines_of_csv(e: Ended, **settings: Any) -> dict[str, bytes]:
-    """What `to_csv` writes of these settings beside those of the run, from Python."""
+    """Return the files that `to_csv` writes in Python with the run's settings, except those given here."""
     from tfrecord_tools.to_csv import CsvConfig, to_csv
 
     given: dict[str, Any] = {"src": str(e.place / "animals"), "out": str(e.place / "again"), "image_size": 8}
@@ -374,12 +374,12 @@ def lines_of_csv(e: Ended, **settings: Any) -> dict[str, bytes]:
 
 
 def decides_csv(**instead: Any) -> Check:
-    """The CSVs are those of the same setting from Python, and would be others with another one."""
+    """Return a check that the CSVs equal those from Python, and would differ with another setting."""
     return lambda e: contents(e.place / "csv") == lines_of_csv(e) != lines_of_csv(e, **instead)
 
 
 def draws_panels(e: Ended) -> bool:
-    """The picture is that of the same settings from Python."""
+    """Return whether the picture equals that of the same settings in Python."""
     from tfrecord_tools import preview
     from tfrecord_tools.augment_config import PRESETS
     from tfrecord_tools.images import preparation
@@ -407,7 +407,7 @@ def drawings(e: Ended) -> bool:
 
 
 def unchanged(e: Ended) -> bool:
-    """Of flags that never change what comes out: a test of the command shows that; here it does come out."""
+    """Return whether the command succeeded, for flags that never change the output."""
     return e.code == 0
 
 
@@ -422,11 +422,11 @@ CONVERT = [
             "--src=animals": lambda e: {row["path"].split("/")[0] for row in records(e)} == {"cats", "dogs"},
             "--out=made": is_there("made/card.html"),
             "--classes=cats,dogs": says("left out, not in --classes: birds (2 files)"),
-            "--validation_fraction=0.5": lambda e: splits(e)["validation"] > 10,  # By default 8.
-            "--test_fraction=0.25": lambda e: splits(e)["test"] > 0,  # By default there is no such split.
+            "--validation_fraction=0.5": lambda e: splits(e)["validation"] > 10,  # The default gives 8.
+            "--test_fraction=0.25": lambda e: splits(e)["test"] > 0,  # By default there is no test split.
             f"--group_regex={GROUP}": groups_stay_together,
             "--seed=7": config("seed", 7),
-            "--shards=6": lambda e: e.count("made/*.tfrecord-*") == 6,  # By default one a split.
+            "--shards=6": lambda e: e.count("made/*.tfrecord-*") == 6,  # The default is one shard per split.
             "--workers=2": unchanged,
         },
     ),
@@ -438,10 +438,10 @@ CONVERT = [
             "--out=made": is_there("made/convert.json"),
             "--resize=32": lambda e: sizes(e) == {(32, 32)},
             "--resize_mode=exact": lambda e: sizes(e) == {(32, 32)},
-            "--upscale": lambda e: len(records(e)) == 6 and sizes(e) == {(32, 32)},  # Else (12, 9) stays.
+            "--upscale": lambda e: len(records(e)) == 6 and sizes(e) == {(32, 32)},  # Without the flag, (12, 9) stays.
             "--store=png": lambda e: {row["type"] for row in records(e)} == {"PNG"},
             "--max_pixels=20000": lambda e: "--max_pixels=20,000" in e.rows("made/rejected.csv")[0]["reason"],
-            "--max_bad=0.5": lambda e: len(e.rows("made/rejected.csv")) == 1,  # Of 7, more than the default allows.
+            "--max_bad=0.5": lambda e: len(e.rows("made/rejected.csv")) == 1,  # The default refuses 1 of 7 files.
             "--shard_bytes=2048": lambda e: e.count("made/*.tfrecord-*") > 2,
         },
     ),
@@ -452,7 +452,7 @@ CONVERT = [
             "--src=pictures": is_there("made/convert.json"),
             "--out=made": is_there("made/convert.json"),
             "--resize=16": lambda e: (16, 12) in sizes(e),
-            "--resize_mode=longer": lambda e: (16, 5) in sizes(e),  # Of 64 x 20.
+            "--resize_mode=longer": lambda e: (16, 5) in sizes(e),  # The original is 64 x 20.
             "--store=jpeg": lambda e: {row["type"] for row in records(e)} == {"JPEG"},
             "--quality=10": lambda e: e.images("made")[0].quantization[0][0] > 50,
         },
@@ -504,7 +504,7 @@ CONVERT = [
             "--src=odd": is_there("made/convert.json"),
             "--out=made": is_there("made/convert.json"),
             "--on_bad_image=repair": lambda e: "cats/junk.jpg" in {row["path"] for row in records(e)},
-            "--duplicates=drop": lambda e: len(records(e)) == 17,  # Of 18.
+            "--duplicates=drop": lambda e: len(records(e)) == 17,  # One of 18 images is a duplicate.
             "--validation_fraction=0": lambda e: splits(e) == {"train": 17},
         },
     ),
@@ -516,7 +516,7 @@ CONVERT = [
             "--src=odd": says("cats/copy.jpg"),
             "--out=made": lambda e: not e.has("made"),
             "--duplicates=fail": says("error: --duplicates=fail: "),
-            "--max_bad=0.5": says("error: --duplicates=fail: "),  # Else the file with junk in front ends it.
+            "--max_bad=0.5": says("error: --duplicates=fail: "),  # Without the flag, junk.jpg is the error.
         },
     ),
     Run(
@@ -581,7 +581,7 @@ CONVERT = [
         flags={
             "--src=pets": lambda e: len(records(e, "out")) == 21,
             "--out=out": lambda e: len(records(e, "out")) == 21,
-            "--update": says("as they were)"),
+            "--update": says(" unchanged)"),
         },
     ),
     Run(
@@ -590,7 +590,7 @@ CONVERT = [
         flags={
             "--src=pets": is_there("made/convert.json"),
             "--out=made": lambda e: not e.has("made.partial"),
-            "--restart": config("shards", 3),  # Without it, another plan is refused.
+            "--restart": config("shards", 3),  # Without the flag, a different plan is refused.
             "--shards=3": config("shards", 3),
         },
     ),
@@ -620,7 +620,7 @@ CONVERT = [
         flags={
             "--src=deep": lambda e: len(records(e)) == 7,
             "--out=made": is_there("made/convert.json"),
-            "--depth_range=0,4095": lambda e: all(np.asarray(one).max() > 200 for one in e.images("made")),  # Else 15.
+            "--depth_range=0,4095": lambda e: all(np.asarray(one).max() > 200 for one in e.images("made")),  # Not 15.
             "--strip_metadata": lambda e: not any(0x8825 in one.getexif() for one in e.images("made")),
         },
     ),
@@ -659,7 +659,7 @@ ADOPT = [
             "--classes=cats,dogs": lambda e: (
                 [c["name"] for c in e.json("made/convert.json", "classes")] == ["cats", "dogs"]
             ),
-            "--max_bad=0.2": lambda e: len(e.rows("made/rejected.csv")) == 1,  # Of 8.
+            "--max_bad=0.2": lambda e: len(e.rows("made/rejected.csv")) == 1,  # One of 8 records is bad.
             "--workers=1": unchanged,
         },
     ),
@@ -698,7 +698,7 @@ EXPORT = [
             "--to=webdataset": is_there("tars"),
             "--tfrecords=out": says("12 images of train"),
             "--out=tars": lambda e: e.count("tars/*.tar") > 0,
-            "--shard_bytes=4096": lambda e: e.count("tars/train-*.tar") > 2,  # By default one.
+            "--shard_bytes=4096": lambda e: e.count("tars/train-*.tar") > 2,  # The default is one.
         },
     ),
     Run(
@@ -740,7 +740,7 @@ BENCH = [
             "--batch_size=4": says("batches of 4"),
             "--augment=none": lambda e: "augmenting" not in e.out,
             "--crop=0": says("--resize=16 --resize_mode=exact"),
-            "--seconds=0.2": says("decoding binds"),
+            "--seconds=0.2": says("bottleneck: decoding"),
         },
     ),
     Run(
@@ -749,8 +749,8 @@ BENCH = [
         arguments=["out"],
         flags={
             "--cached": says("reading from memory"),
-            "--augment=document_transfer": says("augmenting"),
-            "--seconds=0.2": says(" binds"),
+            "--augment=reference_transfer": says("augmenting"),
+            "--seconds=0.2": says("bottleneck: "),
             "--image_size=16": says("16 px"),
         },
     ),
@@ -854,7 +854,7 @@ TO_CSV = [
             "--path_column=file": lambda e: len(e.rows("csv/train.csv")) == 4,
             "--label_column=kind": lambda e: {row["label"] for row in e.rows("csv/train.csv")} == {"c", "d"},
             "--split_column=part": lambda e: len(e.rows("csv/validation.csv")) == 4,
-            "--group_column=owner": unchanged,  # Decides made splits alone, and the table has its own.
+            "--group_column=owner": unchanged,  # It affects automatic splits only, and the table has splits.
         },
     ),
 ]
@@ -872,7 +872,7 @@ SAMPLE = [
 
 # --- The runs of trainers --------------------------------------------------------------------------------------------
 
-# A training of a moment, with as many flags as go together. What a trainer has else is added below.
+# A short training with as many flags as can be combined. Flags of single trainers are added below.
 TRAINING: dict[str, Check] = {
     "--tfrecords=out": setting("dataset.name", "pets"),
     "--run=run": is_there("run/metrics.json", "run/model.keras"),
@@ -882,7 +882,7 @@ TRAINING: dict[str, Check] = {
     "--deterministic": setting("flags.deterministic", True),
     "--checkpoint_every=1": setting("other.checkpoint_every", 1),
     "--precision=float32": setting("flags.precision", "float32"),
-    "--strategy=none": says("device: "),  # As auto is on CPUs.
+    "--strategy=none": says("device: "),  # The same as auto on CPUs.
     "--tensorboard": lambda e: e.count("run/tensorboard/*/train/*") > 0,
     "--batch_size=4": says("2 steps of 4 images"),
     "--optimizer=sgd": setting("recipe.phases.0.optimizer", "sgd"),
@@ -911,8 +911,8 @@ OF_IMAGES: dict[str, Check] = {
     "--order=blocks": setting("flags.order", "blocks"),
     "--block=4": setting("flags.block", 4),
 }
-# The recipe of the notes, and flags that do not go with those above. Its epochs have 100 steps whatever the data.
-NOTES: dict[str, Check] = {
+# The reference recipe, and flags that exclude those of `TRAINING`. An epoch always has 100 steps.
+REFERENCE: dict[str, Check] = {
     "--recipe=reference": setting("flags.recipe", "reference"),
     "--tfrecords=out": setting("dataset.name", "pets"),
     "--run=run": is_there("run/metrics.json"),
@@ -923,28 +923,28 @@ NOTES: dict[str, Check] = {
     "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
     "--image_size=24": says(", 24 px, "),
 }
-NOTES_OF_IMAGES: dict[str, Check] = {
+REFERENCE_OF_IMAGES: dict[str, Check] = {
     "--order=balanced": setting("flags.order", "balanced"),
     "--probe": says("probe: "),
 }
 
 
 def no_cache(e: Ended) -> bool:
-    return "cache: " not in e.out and len(e.rows("run/history.csv")) == 2  # Two epochs would keep images otherwise.
+    return "cache: " not in e.out and len(e.rows("run/history.csv")) == 2  # Two epochs would otherwise cache images.
 
 
 SCRATCH = [
     Run(
         name="flags",
         marks=SLOW,
-        flags=TRAINING | ONE_PHASE | OF_IMAGES | {"--augment=document": setting("flags.augment", "document")},
+        flags=TRAINING | ONE_PHASE | OF_IMAGES | {"--augment=document": setting("flags.augment", "reference")},
     ),
     Run(
-        name="the notes",
+        name="the reference recipe",
         marks=SLOW,
         before=pretrained,
-        flags=NOTES
-        | NOTES_OF_IMAGES
+        flags=REFERENCE
+        | REFERENCE_OF_IMAGES
         | {
             "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
             "--cache_mb=0": no_cache,
@@ -979,17 +979,17 @@ FEATURES = [
         | {
             "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
             "--head=linear": setting("recipe.model.hidden", 0),
-            "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,  # Of train and validation.
+            "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,  # For train and validation.
         },
     ),
     Run(
-        name="the notes, by the recipe's former name",
+        name="the reference recipe, by its old name",
         marks=SLOW,
-        flags={flag: check for flag, check in NOTES.items() if flag != "--recipe=reference"}
+        flags={flag: check for flag, check in REFERENCE.items() if flag != "--recipe=reference"}
         | {
             "--recipe=document": setting("flags.recipe", "reference"),
             "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
-            "--weights=none": says("weights none"),
+            "--weights=none": says("--weights=none: the backbone has random weights and is not pretrained"),
         },
     ),
 ]
@@ -1007,16 +1007,16 @@ FROZEN = [
         },
     ),
     Run(
-        name="the notes",
+        name="the reference recipe",
         marks=SLOW,
-        flags=NOTES
-        | NOTES_OF_IMAGES
+        flags=REFERENCE
+        | REFERENCE_OF_IMAGES
         | {
             "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
             "--cache_mb=0": no_cache,
-            "--weights=none": says("weights none: there is nothing to transfer"),
+            "--weights=none": says("--weights=none: the backbone has random weights and is not pretrained"),
             "--precision=mixed_float16": setting("flags.precision", "mixed_float16"),
-            "--augment=document_transfer": setting("flags.augment", "document_transfer"),
+            "--augment=document_transfer": setting("flags.augment", "reference_transfer"),
         },
     ),
 ]
@@ -1036,14 +1036,14 @@ FINETUNE = [
         },
     ),
     Run(
-        name="the notes",
+        name="the reference recipe",
         marks=SLOW,
-        flags=NOTES
-        | NOTES_OF_IMAGES
+        flags=REFERENCE
+        | REFERENCE_OF_IMAGES
         | {
             "--epochs=1,1": lambda e: len(e.rows("run/history.csv")) == 2,
             "--cache_mb=0": no_cache,
-            "--weights=none": says("weights none"),
+            "--weights=none": says("--weights=none: the backbone has random weights and is not pretrained"),
         },
     ),
 ]
@@ -1070,7 +1070,7 @@ COMPARE = [
             "--seeds=0,1": says("--seed=1"),
             "--variant=scratch --backbone_kwargs=filters=(4,8)": says(
                 "'--backbone_kwargs=filters=(4,8)'"
-            ),  # For a shell.
+            ),  # Quoted for a shell.
         },
     ),
 ]
@@ -1085,7 +1085,9 @@ EVALUATE = [
             "--tfrecords=out": lambda e: e.json("made/metrics.json", "count") == 4,
             "--split=train": lambda e: e.json("made/metrics.json", "split") == "the train split of src",
             "--out=made": is_there("made/predictions.csv"),
-            "--threshold=0.75": lambda e: "from a probability of 0.75 on" in e.prose("made/report.html"),
+            "--threshold=0.75": lambda e: (
+                "is predicted if its probability is at least 0.75." in e.prose("made/report.html")
+            ),
         },
     )
 ]

@@ -1,4 +1,4 @@
-"""TFRecords as others write them: by TensorFlow, with features of any name, type and number."""
+"""Write third-party TFRecords with TensorFlow, with features of any name, type and number."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 
 def feature(values: Any) -> tf.train.Feature:
-    """Returns a feature of one value or a list; of the type of the first, `None` for one without a list."""
+    """Return a feature of one value or a list of values of one type; None: a feature without a list."""
     if values is None:
         return tf.train.Feature()
     values = values if isinstance(values, list) else [values]
@@ -26,13 +26,13 @@ def features(values: Mapping[str, Any]) -> tf.train.Features:
 
 
 def example(values: Mapping[str, Any]) -> bytes:
-    """Serializes a `tf.train.Example`."""
+    """Serialize a `tf.train.Example`."""
     serialized: bytes = tf.train.Example(features=features(values)).SerializeToString(deterministic=True)
     return serialized
 
 
 def sequence(context: Mapping[str, Any], lists: Mapping[str, list[Any]]) -> bytes:
-    """Serializes a `tf.train.SequenceExample`; of each list a feature a step."""
+    """Serialize a `tf.train.SequenceExample`; each list has one feature per step."""
     feature_list = {name: tf.train.FeatureList(feature=map(feature, steps)) for name, steps in lists.items()}
     serialized: bytes = tf.train.SequenceExample(
         context=features(context), feature_lists=tf.train.FeatureLists(feature_list=feature_list)
@@ -41,7 +41,7 @@ def sequence(context: Mapping[str, Any], lists: Mapping[str, list[Any]]) -> byte
 
 
 def write(path: Path, records: Iterable[bytes], compression: str = "") -> Path:
-    """Writes a TFRecord file."""
+    """Write a TFRecord file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path), compression) as writer:
         for record in records:

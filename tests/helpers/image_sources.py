@@ -1,4 +1,4 @@
-"""Tiny image files for the tests: real JPEGs and PNGs, each of other content, the same at every call."""
+"""Tiny JPEGs and PNGs for the tests, all different, and the same in every run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ REPOSITORY = Path(tfrecord_tools.__file__).parents[1]
 
 
 def image(key: str | int, kind: str = "JPEG", size: tuple[int, int] = (12, 9), mode: str = "RGB", **save: Any) -> bytes:
-    """Encodes noise that depends on `key` alone; `size` is width and height in pixels."""
+    """Encode noise that depends only on `key`; `size` is width and height in pixels."""
     seed = key if isinstance(key, int) else zlib.crc32(key.encode("utf-8", "surrogateescape"))
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     encoded = io.BytesIO()
@@ -37,7 +37,7 @@ def image(key: str | int, kind: str = "JPEG", size: tuple[int, int] = (12, 9), m
 
 
 def draw(path: Path, key: str | None = None) -> Path:
-    """Writes an image; its type follows the name, its content the path's last three parts."""
+    """Write an image. The name decides the type, and the path's last three parts the content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = "PNG" if path.suffix == ".png" else "JPEG"
     path.write_bytes(image(key or "/".join(path.parts[-3:]), kind))
@@ -45,7 +45,7 @@ def draw(path: Path, key: str | None = None) -> Path:
 
 
 def tree(root: Path, counts: Mapping[str, int]) -> Path:
-    """Draws `counts[directory]` images in each directory below `root`, every third a PNG."""
+    """Write `counts[directory]` images to each directory below `root`; every third is a PNG."""
     for directory, count in counts.items():
         for number in range(count):
             name = f"{number:03d}.{'png' if number % 3 == 2 else 'jpg'}"
@@ -54,13 +54,13 @@ def tree(root: Path, counts: Mapping[str, int]) -> Path:
 
 
 def with_splits(root: Path, train: int = 5, validation: int = 3) -> Path:
-    """Draws a source directory with splits and two classes; counts are per class."""
+    """Write a source directory with splits and two classes; counts are per class."""
     sides = {"train": train, "validation": validation}
     return tree(root, {f"{split}/{name}": count for split, count in sides.items() for name in ("cats", "dogs")})
 
 
 def rewrite(out: Path, number: int, change: Callable[[bytes], bytes]) -> None:
-    """Changes the example of a training record to one of the same length, with right checksums."""
+    """Replace the example of a training record by one of the same length, with correct checksums."""
     records = open_dataset(out).records("train")
     example = records.serialized(number)
     changed = change(example)
@@ -71,29 +71,29 @@ def rewrite(out: Path, number: int, change: Callable[[bytes], bytes]) -> None:
 
 
 def break_image(out: Path, number: int) -> None:
-    """Makes the image of a training record one that nothing decodes."""
+    """Make the image of a training record undecodable."""
     image = open_dataset(out).records("train")[number]["image"]
     rewrite(out, number, lambda example: example.replace(image[:6], b"<html>"))
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """Returns the bytes of every file below a directory by its path relative to it."""
+    """Return the bytes of all files below a directory, by relative path."""
     return {p.relative_to(directory).as_posix(): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
 
 
 def scanned(root: Path, **settings: Any) -> Sources:
-    """What `scan` finds below `root`."""
+    """Return the result of `scan` for `root`."""
     return scan(ScanConfig(src=str(root), **settings))
 
 
 def converted(src: Path, out: Path, /, **settings: Any) -> ConvertJson:
-    """Converts without a word, in this process; returns what `convert.json` says."""
+    """Convert without output in this process; return the content of `convert.json`."""
     config: dict[str, Any] = {"workers": 1, "src": str(src), "out": str(out)} | settings
     return convert(ConvertConfig(**config), log=lambda line: None)
 
 
 def noted_reads(monkeypatch: pytest.MonkeyPatch, store: type[Store]) -> list[str]:
-    """Lets a kind of store read as it does, and note the names of what it reads in the list returned."""
+    """Return a list that collects the names of all files that a kind of store reads."""
     read: list[str] = []
     original = store.read
 
@@ -106,19 +106,19 @@ def noted_reads(monkeypatch: pytest.MonkeyPatch, store: type[Store]) -> list[str
 
 
 def flip(path: Path, position: int, bits: int = 0x10) -> None:
-    """Flips bits of one byte of a file."""
+    """Flip bits of one byte of a file."""
     data = bytearray(path.read_bytes())
     data[position] ^= bits
     path.write_bytes(data)
 
 
 def save_weights(path: Path) -> None:
-    """Writes weights of MobileNet(alpha=0.25) at 32 px that tell images apart."""
-    import keras  # Here, since most tests do without.
+    """Write random weights of MobileNet(alpha=0.25) at 32 px that give different features per image."""
+    import keras  # Imported here, because most tests do not need it.
 
     keras.utils.set_random_seed(0)
     base = keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(32, 32, 3))
-    for layer in base.layers:  # Fits BatchNormalization's statistics: with fresh ones, random features fade to 0.
+    for layer in base.layers:  # Fit the statistics of BatchNormalization, or random features fade to 0.
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
     base(keras.random.uniform((8, 32, 32, 3), -1, 1, seed=0), training=True)
@@ -126,7 +126,7 @@ def save_weights(path: Path) -> None:
 
 
 def history(run_directory: Path) -> list[dict[str, str]]:
-    """Reads history.csv, without what differs from one training to the next: how fast it went."""
+    """Read history.csv without the speed columns, which differ between trainings."""
     with open(run_directory / "history.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return [
@@ -135,7 +135,7 @@ def history(run_directory: Path) -> list[dict[str, str]]:
 
 
 def start(module: str, *flags: str, **options: Any) -> subprocess.Popen[str]:
-    """Starts `python -m module` with its output in pipes."""
+    """Start `python -m module` with its output in pipes."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"} | options.pop("env", {})
     command = [sys.executable, "-m", module, *flags]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
@@ -143,7 +143,7 @@ def start(module: str, *flags: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def run(module: str, *flags: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Runs `python -m module` to its end."""
+    """Run `python -m module` until it ends."""
     with start(module, *flags, **options) as process:
         out, err = process.communicate(timeout=600)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -1,10 +1,12 @@
-"""Images of plain colours, and a run directory with a model that knows colours: nothing has to be trained."""
+"""Drawn images of colors, a run with a model of colors that needs no training, and parsed pages."""
 
 from __future__ import annotations
 
 import csv
+import html.parser
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from trainers.models import model_file
 
 COLORS = {"greens": (60, 200, 60), "reds": (200, 60, 60), "blues": (60, 60, 200)}
 SIZE = 16
+EVIL = "<b>\"&'$x^2$"  # Ends an attribute, begins an element, is a formula for matplotlib.
 HISTORY = [
     {"phase": "head", "epoch": 1, "step": 5, "accuracy": 0.6, "loss": 0.7, "val_accuracy": 0.7, "val_loss": 0.6},
     {"phase": "head", "epoch": 2, "step": 10, "accuracy": 0.7, "loss": 0.5, "val_accuracy": 0.8, "val_loss": 0.4},
@@ -27,7 +30,7 @@ HISTORY = [
 
 
 def photo(color: str, seed: int, kind: str = "JPEG", size: tuple[int, int] = (30, 24), **save: Any) -> bytes:
-    """A noisy image of a colour, the upper half darker: not the same upside down."""
+    """Return a noisy image of a color. The upper half is darker than the lower half."""
     random = np.random.default_rng(seed)
     pixels = np.array(COLORS[color]) + random.normal(0, 60, (size[1], size[0], 3)) + random.normal(0, 60, 3)
     pixels[: size[1] // 2] *= 0.6
@@ -37,7 +40,7 @@ def photo(color: str, seed: int, kind: str = "JPEG", size: tuple[int, int] = (30
 
 
 def photos(root: Path, counts: Mapping[str, int]) -> Path:
-    """Writes images below directories such as `test/reds`; the last part names the colour."""
+    """Write images to directories such as `test/reds`; the last part of the path is the color."""
     for directory, count in counts.items():
         (root / directory).mkdir(parents=True)
         for number in range(count):
@@ -47,7 +50,7 @@ def photos(root: Path, counts: Mapping[str, int]) -> Path:
 
 
 def color_model(classes: tuple[str, ...]) -> keras.Model:
-    """u8[b SIZE SIZE 3] -> probabilities; the names of the classes say what it knows."""
+    """Return a model u8[b SIZE SIZE 3] -> probabilities that recognizes the colors named by the classes."""
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(pixels)
     x = keras.layers.Conv2D(3, 4, strides=4, name="surplus")(x)
@@ -68,7 +71,7 @@ def color_model(classes: tuple[str, ...]) -> keras.Model:
 
 
 def run_of(directory: Path, out: Path, classes: tuple[str, ...] | None = None, crop: float = 0.875) -> Path:
-    """Makes a run directory as a training on the dataset `out` would have left it, its classes in another order."""
+    """Make a run directory like that of a training on the dataset `out`, with classes in any order."""
     data = dataset.open(out)
     info = model_file.describe(data, image_size=SIZE, crop=crop, trainer="finetune")
     if classes:
@@ -89,7 +92,7 @@ def run_of(directory: Path, out: Path, classes: tuple[str, ...] | None = None, c
 
 
 def judged_pair(root: Path, colors: tuple[str, ...] = ("greens", "reds"), test: int = 20) -> tuple[Path, Path]:
-    """Returns a dataset with splits train and test of these colours, and a run on it."""
+    """Return a dataset with the splits train and test of these colors, and a run on it."""
     counts = {f"{split}/{color}": n for split, n in (("train", 2), ("test", test)) for color in colors}
     converted(photos(root / "src", counts), root / "out")
     return root / "out", run_of(root / "run", root / "out")
@@ -98,3 +101,39 @@ def judged_pair(root: Path, colors: tuple[str, ...] = ("greens", "reds"), test: 
 def read_csv(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+class Page(html.parser.HTMLParser):
+    """A parsed page. Parsing fails if elements are not closed in order."""
+
+    VOID = ("meta", "link", "img", "br", "wbr")
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.elements: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+        self._space = " "
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self._space = "" if tag == "wbr" else " "
+        self.elements[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements[tag] += 1
+        self.attributes += [(tag, name, value or "") for name, value in attributes]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += self._space + data if self.open[-1:] != ["style"] else ""
+
+    def values(self, name: str) -> list[str]:
+        return [value for _, key, value in self.attributes if key == name]

@@ -1,4 +1,4 @@
-"""Conversions that take some seconds, and the moments at which tests kill them."""
+"""Conversions that take a few seconds, and the moments at which tests kill them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from image_sources import converted, image
 
 
 def many_images(place: Path, files: int) -> Path:
-    """Makes `pets`, many names of two files, which take some seconds, and `local`, what they become in 40 shards."""
+    """Create `pets`, many links to two images, and `local`, the dataset of `pets` in 40 shards."""
     for name in ("cats", "dogs"):
         first = place / f"pets/train/{name}/first.jpg"
         first.parent.mkdir(parents=True)
@@ -30,6 +30,6 @@ def in_write(partial: Path) -> bool:
 
 
 def without_bars(err: str) -> list[str]:
-    """The lines of an error output but for those of progress, which appear when a conversion takes long."""
-    bar = re.compile(r"(survey|write): +\d+(%\|| images \[)")  # As tqdm draws it, with and without a total.
+    """Return the lines of an error output without the progress bars of long conversions."""
+    bar = re.compile(r"(survey|write): +\d+(%\|| images \[)")  # A bar of tqdm, with or without a total.
     return [line for line in err.splitlines() if line.strip() and not bar.match(line)]

@@ -1,4 +1,4 @@
-"""A Dask cluster of this machine: a scheduler and workers, each a process that a test may kill."""
+"""A local Dask cluster: a scheduler and workers in processes that a test may kill."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from image_sources import REPOSITORY
 
 
 def until(condition: Callable[[], object], seconds: float = 120) -> None:
-    """Waits for something that happens in another process."""
+    """Wait until a condition in another process is true."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.01)
 
 
 class Cluster:
-    """A scheduler and workers of one thread, whose logs lie in `directory`.
+    """A scheduler and workers with one thread each; the logs are in `directory`.
 
     Attributes:
-        file: What `--dask` may name: the scheduler's address is in it.
-        workers: In the order in which they were started. A worker that dies is not started again.
+        file: The file with the scheduler's address, for `--dask`.
+        workers: The workers in the order of their start. A worker that dies is not restarted.
     """
 
     def __init__(self, directory: Path, workers: int = 0, importable: Iterable[Path] = (), allowed_failures: int = 3):
@@ -48,7 +48,7 @@ class Cluster:
         until(lambda: self.file.exists() and self.file.stat().st_size)
 
     def grow(self, count: int) -> None:
-        """Starts workers until there are `count`, and waits for all."""
+        """Start workers until there are `count`, and wait for all of them."""
         while len(self.workers) < count:
             flags = ["--no-nanny", "--nthreads=1", "--death-timeout=20", f"--local-directory={self._directory}"]
             name = f"worker-{len(self.workers)}"

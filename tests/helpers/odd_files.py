@@ -1,4 +1,4 @@
-"""Files as real collections have them: odd images that must become right records, and bad ones with a true reason."""
+"""Unusual files: images that must become records, and bad files with the reasons for rejecting them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ WIDTH, HEIGHT = 40, 30
 
 @dataclasses.dataclass(frozen=True)
 class Odd:
-    """A file and what becomes of it.
+    """A file and the expected result.
 
     Attributes:
-        data: Its bytes.
-        stored: The type of the record; "" if it is rejected.
-        changes: What is done to it, as the index has it.
-        reason: With what its reason begins if it is rejected.
+        data: Bytes of the file.
+        stored: Type of the record. "": the file is rejected.
+        changes: Changes to the image, as in the index.
+        reason: Start of the reason, if the file is rejected.
     """
 
     data: bytes
@@ -35,7 +35,7 @@ class Odd:
 
 
 def smooth(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """A colour gradient with a bright corner: turned or mirrored it is another one, and JPEG keeps it well."""
+    """Return a color gradient with a bright corner. Every orientation differs, and JPEG changes little."""
     y, x = np.mgrid[:height, :width]
     pixels = np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], -1)
     pixels[: height // 4, : width // 4] = 255
@@ -60,13 +60,13 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says it is that large and has next to no pixels."""
+    """Return a PNG with a size in its header and almost no pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return PNG_START + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\x00" * 100)) + chunk(b"IEND", b"")
 
 
 def jpeg_header(width: int, height: int) -> bytes:
-    """The JPEG of `smooth` with another size in its header."""
+    """Return the JPEG of `smooth` with another size in its header."""
     data = bytearray(encoded(smooth(), "JPEG"))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", height, width)
@@ -84,13 +84,13 @@ def palette(transparent: bool) -> bytes:
 
 
 def deep() -> bytes:
-    """A grey PNG of 16 bits."""
+    """Return a gray PNG of 16 bits."""
     values = (np.arange(WIDTH * HEIGHT, dtype=np.uint32).reshape(HEIGHT, WIDTH) * 54).astype(np.uint16)
     return encoded(Image.fromarray(values), "PNG")
 
 
 def deep_color() -> bytes:
-    """An RGB PNG of 16 bits, by the letter of the standard, since Pillow writes none."""
+    """Return an RGB PNG of 16 bits, which Pillow cannot write."""
     values = np.random.default_rng(0).integers(0, 65536, (HEIGHT, WIDTH, 3), np.uint16)
     lines = b"".join(b"\x00" + line.astype(">u2").tobytes() for line in values)
     header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 16, 2, 0, 0, 0)
@@ -98,7 +98,7 @@ def deep_color() -> bytes:
 
 
 def translucent(mode: str = "RGBA") -> Image.Image:
-    """`smooth` with alpha from 0 to 255."""
+    """Return `smooth` with alpha from 0 to 255."""
     alpha = Image.fromarray(np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1)))
     picture = smooth().convert(mode[:-1])
     picture.putalpha(alpha)
@@ -118,7 +118,7 @@ CUTS = {f"cut after {share} of 100": JPEG[: len(JPEG) * share // 100] for share 
 ODD: dict[str, Odd] = {
     "plain": Odd(JPEG, "JPEG"),
     "progressive": Odd(PROGRESSIVE, "JPEG"),
-    "grey": Odd(encoded(smooth().convert("L"), "JPEG"), "JPEG"),
+    "gray": Odd(encoded(smooth().convert("L"), "JPEG"), "JPEG"),
     "one pixel jpeg": Odd(image(1, size=(1, 1)), "JPEG"),
     "one pixel png": Odd(image(1, "PNG", size=(1, 1)), "PNG"),
     "png named jpg": Odd(PNG, "PNG"),
@@ -130,7 +130,7 @@ ODD: dict[str, Odd] = {
     "exif cut short": Odd(JPEG[:2] + b"\xff\xe1\x00\x0cExif\x00\x00MM\x00*" + JPEG[2:], "JPEG"),
     "turned png": Odd(turned(8, "PNG"), "PNG", "turned"),
     "turned webp": Odd(turned(3, "WEBP"), "JPEG", "turned,converted"),
-    "turned tiff": Odd(turned(6, "TIFF"), "PNG", "converted"),  # Pillow turns it while it decodes.
+    "turned tiff": Odd(turned(6, "TIFF"), "PNG", "converted"),  # Pillow rotates it while decoding.
     "cmyk with adobe marker": Odd(encoded(smooth().convert("CMYK"), "JPEG", quality=95), "JPEG", "converted"),
     "cmyk without": Odd(
         without_adobe_marker(encoded(smooth().convert("CMYK"), "JPEG", quality=95)), "JPEG", "converted"
@@ -138,11 +138,11 @@ ODD: dict[str, Odd] = {
     "palette": Odd(palette(transparent=False), "PNG"),
     "palette with transparency": Odd(palette(transparent=True), "PNG", "converted"),
     "black and white": Odd(encoded(smooth().convert("1"), "PNG"), "PNG"),
-    "16-bit grey": Odd(deep(), "PNG", "converted"),
-    "16-bit colour": Odd(deep_color(), "PNG", "converted"),
+    "16-bit gray": Odd(deep(), "PNG", "converted"),
+    "16-bit color": Odd(deep_color(), "PNG", "converted"),
     "opaque alpha": Odd(encoded(smooth().convert("RGBA"), "PNG"), "PNG"),
     "alpha": Odd(encoded(translucent(), "PNG"), "PNG", "converted"),
-    "grey with alpha": Odd(encoded(translucent("LA"), "PNG"), "PNG", "converted"),
+    "gray with alpha": Odd(encoded(translucent("LA"), "PNG"), "PNG", "converted"),
     "animated gif": Odd(animated("GIF"), "PNG", "converted"),
     "gif": Odd(encoded(smooth().quantize(64), "GIF"), "PNG", "converted"),
     "animated png": Odd(animated("PNG"), "PNG"),
@@ -162,9 +162,10 @@ ODD: dict[str, Odd] = {
     "svg": Odd(b"<svg xmlns='http://www.w3.org/2000/svg'/>", reason='not an image (starts with b"<svg'),
     "pdf": Odd(b"%PDF-1.4\n%\xe2\xe3\xcf\xd3", reason="not an image (starts with b'%PDF"),
     "portable pixmap": Odd(encoded(smooth(), "PPM"), "PNG", "converted"),
-    "icon": Odd(encoded(smooth(), "ICO"), reason="a Windows icon (ICO), not a format that is read: export it"),
+    "icon": Odd(encoded(smooth(), "ICO"), reason="a Windows icon (ICO), not a supported format: export it"),
     "float tiff": Odd(
-        encoded(smooth().convert("F"), "TIFF"), reason="its floating-point levels (here 22.94 to 255) have no"
+        encoded(smooth().convert("F"), "TIFF"),
+        reason="the file does not say which of its floating-point levels (here 22.94 to 255) are black and white",
     ),
     **{name: Odd(data, reason="damaged image: ") for name, data in CUTS.items()},
     "without its last two bytes": Odd(JPEG[:-2], reason="damaged image: the JPEG ends at byte"),

@@ -200,7 +200,10 @@ def _blocks(source: str) -> Iterator[tuple[int, str]]:
 
 
 def readability(path: Path) -> float:
-    """The automated readability index of a page (Senter and Smith, 1967): years of school that a reader needs."""
+    """Return the automated readability index of a page: the years of school that a reader needs.
+
+    Source: Senter and Smith (1967).
+    """
     running = [text.content for text in texts(path) if len(text.content.split()) > 5]  # No titles, no cells of numbers.
     count = sum(len(sentences(content)) for content in running)
     words = [word for content in running for word in re.findall(r"\w[\w'-]*", _CODE.sub("code", content))]

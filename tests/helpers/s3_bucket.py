@@ -1,4 +1,4 @@
-"""A bucket of a test, through Amazon's own client."""
+"""A bucket for a test, used through Amazon's client."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Bucket:
-    """What tests do with a bucket."""
+    """A bucket and the operations that tests need."""
 
     name: str
 
     @property
     def client(self) -> Any:
-        import boto3  # Here, since most tests do without.
+        import boto3  # Imported here, because most tests do not need it.
 
         return boto3.client("s3")
 
@@ -35,8 +35,8 @@ class Bucket:
         self.client.delete_object(Bucket=self.name, Key=key)
 
     def contents(self, prefix: str) -> dict[str, bytes]:
-        """Bytes by key, without the prefix."""
+        """Return the bytes of the objects by key, without the prefix."""
         client = self.client
         listed = client.list_objects_v2(Bucket=self.name, Prefix=f"{prefix}/").get("Contents", [])
         objects = {entry["Key"]: client.get_object(Bucket=self.name, Key=entry["Key"]) for entry in listed}
-        return {key.removeprefix(f"{prefix}/"): found["Body"].read() for key, found in objects.items()}
+        return {key.removeprefix(f"{prefix}/"): response["Body"].read() for key, response in objects.items()}

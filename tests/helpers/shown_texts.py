@@ -1,7 +1,7 @@
-"""Which commands can show a text of the source: followed from each main through all that it refers to.
+"""Find the commands that can show a text of the source, by following references from each main.
 
-The way is wider than the program's: whoever refers to a function is taken to call it, and a method is called by whoever
-names an attribute like it. So a text may be shown by fewer commands than are found, but not by more.
+The result may contain too many commands, but none is missing: a reference to a function counts as a call, and an
+attribute counts as a call of every method with this name.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from command_list import FLAG
 from image_sources import REPOSITORY
 
 PACKAGES = ("tfrecord_tools", "trainers")
-PARSER = "tfrecord_tools.base.usage.parse"  # What every command calls before its main.
+PARSER = "tfrecord_tools.base.usage.parse"  # Every command calls it before its main.
 _FUNCTIONS = (ast.FunctionDef, ast.ClassDef)
-_DYNAMIC = "{}"  # Stands for what is known at run time only.
+_DYNAMIC = "{}"  # Stands for values that are known only at run time.
 
 
 @dataclasses.dataclass(frozen=True)
 class Definition:
-    """A function, method, class without its methods, or variable of a module, with what it refers to.
+    """A function, method, class without its methods, or variable of a module, and its references.
 
     Attributes:
-        module: Its name.
-        node: The source.
-        names: Names of the module -> what they stand for.
-        skipped: Parts of it that are definitions of their own.
+        module: Dotted name of the module.
+        node: Syntax tree of the definition.
+        names: Name in the module -> dotted name.
+        skipped: Parts that are separate definitions.
     """
 
     module: str
@@ -44,7 +44,7 @@ class Definition:
             todo += [child for child in ast.iter_child_nodes(node) if child not in self.skipped]
 
     def references(self) -> tuple[set[str], set[str]]:
-        """Returns the dotted names that are mentioned, and the names of all attributes."""
+        """Return the dotted names in the definition, and the names of all attributes."""
         dotted, attributes = set(), set()
         for node in self.walk():
             if isinstance(node, ast.Name) and node.id in self.names:
@@ -56,9 +56,9 @@ class Definition:
         return dotted, attributes
 
     def texts(self, every: bool = False) -> Iterator[tuple[int, str]]:
-        """Yields line and text of each string that names a flag, or of every one; `{}` is what is not known.
+        """Yield line and text of each string that names a flag, or of every string.
 
-        Docstrings are left out.
+        `{}` stands for unknown values. Docstrings are left out.
         """
         inner = {id(part) for node in self.walk() if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
         inner |= {id(node.value) for node in self.walk() if isinstance(node, ast.Expr)}
@@ -70,7 +70,7 @@ class Definition:
 
 
 def _text(node: ast.AST) -> str:
-    """A string's text; strings within a formatted value, as of a condition, belong to it."""
+    """Return the text of a string, including strings in its formatted values."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else _DYNAMIC
     if isinstance(node, ast.JoinedStr):
@@ -83,7 +83,7 @@ def _text(node: ast.AST) -> str:
 
 @functools.cache
 def definitions() -> dict[str, Definition]:
-    """All definitions of both packages by their dotted names."""
+    """Return all definitions of both packages by dotted name."""
     found: dict[str, Definition] = {}
     for package in PACKAGES:
         for path in sorted((REPOSITORY / package).rglob("*.py")):
@@ -116,7 +116,7 @@ def _defines(node: ast.AST) -> Iterator[str]:
 
 @functools.cache
 def reached(command: str, border: frozenset[str] = frozenset()) -> frozenset[str]:
-    """The definitions that a command can come to; what is beyond those of the `border` is not followed."""
+    """Return the definitions that a command can reach without going beyond those in `border`."""
     everything = definitions()
     found, followed, attributes = {f"{command}.main", PARSER}, set[str](), set[str]()
     while todo := found - followed:

@@ -1,9 +1,9 @@
-"""A small training on several devices or in several processes, and the means to kill one of these anywhere.
+"""A small training on several devices or in several processes that can be killed at any step.
 
     python spread_training.py OUT RUN STRATEGY DEVICES KILL_AT [BACKBONE_KWARGS]
 
-trains on OUT in RUN with so many logical devices, and kills this process with SIGKILL before its KILL_AT-th step (0:
-never). TF_CONFIG says which worker this is, for the strategy multi_worker.
+trains on OUT in RUN with DEVICES logical devices, and kills this process with SIGKILL before its KILL_AT-th step (0:
+never). For the strategy multi_worker, TF_CONFIG gives the worker's number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def start(
     worker: dict[str, Any] | None = None,
     **backbone_kwargs: Any,
 ) -> subprocess.Popen[str]:
-    """Starts one process; `worker` is the content of its TF_CONFIG."""
+    """Start one process; `worker` is the content of TF_CONFIG."""
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "TF_CPP_MIN_LOG_LEVEL": "3"}
     if worker:
         environment["TF_CONFIG"] = json.dumps(worker)
@@ -63,17 +63,17 @@ def main(out: str, run: str, strategy: str, devices: str, kill_at: str, backbone
 
     if int(kill_at):
         throughput.Throughput.on_train_batch_begin = kill
-    # Without dropout, of which each device draws for its own images.
+    # No dropout, because each device draws its own random numbers.
     layers = {"batch_norm": False} | json.loads(backbone_kwargs)
     recipe = recipes.scratch(backbone_kwargs=layers, image_size=32, dropout=0.0)
     recipe = recipes.override(
         recipe,
         batch_size=12,
         epochs=[3],
-        augment="document",
+        augment="reference",
         class_weights="balanced",
         learning_rate=[1e-2],
-        # Adam would make much of gradients that are 0 but for their rounding.
+        # Adam would amplify the rounding errors of gradients that should be 0.
         phase={"schedule": "constant", "optimizer": "sgd", "optimizer_kwargs": {"momentum": 0.9}},
     )
     config = recipes.TrainConfig(tfrecords=out, run=run, strategy=strategy, checkpoint_every=1)

@@ -1,4 +1,4 @@
-"""TIFF files of any kind of levels, written by the letter of TIFF 6.0: Pillow writes few of them."""
+"""TIFF files with all kinds of levels, written directly, because Pillow writes few kinds."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Literal
 
 import numpy as np
 
-Order = Literal["<", ">"]  # Of bytes.
+Order = Literal["<", ">"]  # Byte order.
 
 _KINDS = {"u": 1, "i": 2, "f": 3}  # SampleFormat.
 
 
 def tiff(pixels: np.ndarray, order: Order = "<", *, deflate: bool = False, bits: int = 0, **tags: int) -> bytes:
-    """Returns a TIFF of one strip.
+    """Return a TIFF with one strip.
 
     Args:
         pixels: number[h w bands].
-        order: Of bytes, "<" or ">".
-        deflate: Compress the strip.
-        bits: Of a sample, if not those of the array; the strip is then `pixels` packed by the caller, u8[h w 1].
-        **tags: `photometric`, `extra` (what the bands behind the colors are: 0 unknown, 2 transparency).
+        order: Byte order, "<" or ">".
+        deflate: Whether the strip is compressed.
+        bits: Bits per sample, if not those of the array's type. `pixels` must then be packed already, u8[h w 1].
+        **tags: `photometric`, `extra` (kind of the bands after the colors: 0 unknown, 2 transparency).
     """
     height, width, bands = pixels.shape
     strip = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
@@ -35,7 +35,7 @@ def tiff(pixels: np.ndarray, order: Order = "<", *, deflate: bool = False, bits:
     }  # fmt: skip
     if "extra" in tags:
         fields[338] = [tags["extra"]]
-    end = 8 + len(strip) + 2 + 12 * len(fields) + 4  # Behind the directory lies what does not fit into it.
+    end = 8 + len(strip) + 2 + 12 * len(fields) + 4  # Values that do not fit into the directory follow it.
     entries = more = b""
     for tag, values in sorted(fields.items()):
         packed = struct.pack(f"{order}{len(values)}I", *values)

@@ -1,8 +1,8 @@
-"""A training of a second with everything that makes resuming hard, and the means to stop it anywhere.
+"""A training of one second with all that makes resuming hard; it can be stopped at any step.
 
     python tiny_training.py DIRECTORY KILL_AT_STEP
 
-trains in DIRECTORY and kills itself with SIGKILL after that many steps of this process (0: never).
+trains in DIRECTORY and kills itself with SIGKILL after KILL_AT_STEP steps of this process (0: never).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STEPS = STEPS_PER_EPOCH * 6
 
 
 class Stop(keras.callbacks.Callback):
-    """Ends the process, or raises, after so many steps (`at_step`) or before the n-th validation (`at_validation`)."""
+    """Kills the process, or raises, after step `at_step` or before validation `at_validation`."""
 
     def __init__(self, at_step: int = 0, at_validation: int = 0, kill: bool = False):
         super().__init__()
@@ -40,7 +40,7 @@ class Stop(keras.callbacks.Callback):
         self._kill = kill
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if logs:  # Steps that are skipped have none.
+        if logs:  # Skipped steps have no logs.
             self._count("step")
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -55,7 +55,7 @@ class Stop(keras.callbacks.Callback):
 
 
 def images(step: int, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
-    """u8[count 8 8 3] and i64[count]: a function of the step."""
+    """Return images, u8[count 8 8 3], and labels, i64[count], which depend only on the step."""
     random = np.random.default_rng(step)
     labels = random.integers(0, 2, count)
     return (random.integers(0, 200, (count, 8, 8, 3)) + 50 * labels[:, None, None, None]).astype(np.uint8), labels
@@ -70,7 +70,7 @@ def batches(start: int) -> tf.data.Dataset:
 
 
 def make_task() -> Task:
-    """A small network with BatchNormalization and two Dropouts."""
+    """Return the task of training a small network with BatchNormalization and two Dropouts."""
     base = keras.Sequential(
         [
             keras.Input((8, 8, 3), dtype="uint8"),
@@ -97,7 +97,7 @@ def make_task() -> Task:
 
 
 def train(directory: Path, stop: Stop | None = None, callbacks: Sequence[keras.callbacks.Callback] = ()) -> keras.Model:
-    """Trains until it ends or is stopped; writes history.csv as trainers do."""
+    """Train until the end or a stop; write history.csv as trainers do."""
     keras.utils.set_random_seed(0)
     task = make_task()
     checkpointer = Checkpointer(

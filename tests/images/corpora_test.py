@@ -1,6 +1,6 @@
-"""Files of public test corpora, beside TensorFlow's and Pillow's verdict: nothing aborts, each difference has a reason.
+"""Tests with public test corpora: no crash, and a reason for each difference from other readers.
 
-TFRECORD_TOOLS_CORPORA: a directory of such files, of any sort, such as the test images of Pillow, libjpeg-turbo,
+TFRECORD_TOOLS_CORPORA names a directory of files of all kinds, such as the test images of Pillow, libjpeg-turbo,
 libavif, libheif, libjxl, openjpeg, exiv2 and image-rs.
 """
 
@@ -22,22 +22,22 @@ from PIL import Image
 from tfrecord_tools.images.preparation import BadImage, ImageConfig, prepare
 
 CONFIG = ImageConfig(max_pixels=20_000_000)
-MOST_SECONDS = 5.0  # For an image of 20 million pixels that is encoded anew.
+MOST_SECONDS = 5.0  # For an image of 20 million pixels that is encoded again.
 
 pytestmark = [pytest.mark.slow, pytest.mark.corpora]
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What became of a file, and what two other readers say of it.
+    """The result for a file, and whether two other readers decode it.
 
     Attributes:
-        path: The file.
-        kind: What it is, if it became a record.
-        changes: What was done to it.
-        reason: Why it is no record; "" if it is.
-        tensorflow: Whether TensorFlow decodes the file as it is.
-        pillow: Whether Pillow does.
+        path: Path of the file.
+        kind: Type of the file, if it became a record. "": it was rejected.
+        changes: Changes to the image.
+        reason: Reason for the rejection. "": the file became a record.
+        tensorflow: Whether TensorFlow decodes the file.
+        pillow: Whether Pillow decodes the file.
     """
 
     path: Path
@@ -49,22 +49,22 @@ class Verdict:
 
 
 Rule = Callable[[Verdict], bool]
-WHY_REJECTED: dict[str, Rule] = {  # Though TensorFlow or Pillow reads it.
+WHY_REJECTED: dict[str, Rule] = {  # Reasons although TensorFlow or Pillow reads the file.
     "larger than --max_pixels": lambda v: "--max_pixels" in v.reason,
-    "a format that only Pillow knows": lambda v: not v.tensorflow and "not a format that is read" in v.reason,
+    "a format that only Pillow reads": lambda v: not v.tensorflow and "not a supported format" in v.reason,
     "pages or text, which Pillow would render": lambda v: not v.tensorflow and v.reason.startswith("not an image"),
-    "pixels whose range is not known": lambda v: not v.tensorflow and "whose range is not known" in v.reason,
-    "Pillow passes over damage in a PNG": lambda v: not v.tensorflow and " PNG" in v.reason,
+    "levels without a known black and white": lambda v: not v.tensorflow and "are black and white" in v.reason,
+    "Pillow ignores damage in a PNG": lambda v: not v.tensorflow and " PNG" in v.reason,
     "a JPEG that TensorFlow does not decode": lambda v: not v.tensorflow and "JPEG" in v.reason,
-    "most of a JPEG's data are missing, which both fill in": lambda v: "coded data end early" in v.reason,
-    "TensorFlow passes over wrong checksums": lambda v: not v.pillow and "wrong checksum of the PNG" in v.reason,
+    "a JPEG with missing data, which both fill with a color": lambda v: "image data ends early" in v.reason,
+    "TensorFlow ignores wrong checksums": lambda v: not v.pillow and "wrong checksum of the PNG" in v.reason,
     "a BMP that Pillow does not read": lambda v: not v.pillow and v.path.read_bytes()[:2] == b"BM",
-    "a WebP whose chunks are damaged": lambda v: not v.pillow and v.path.read_bytes()[8:12] == b"WEBP",
+    "a WebP with damaged chunks": lambda v: not v.pillow and v.path.read_bytes()[8:12] == b"WEBP",
     "a JPEG XL that the plugin does not decode": lambda v: not v.pillow and "JPEG XL" in v.reason,
 }  # fmt: skip
-WHY_A_RECORD: dict[str, Rule] = {  # Though TensorFlow or Pillow does not read it.
+WHY_A_RECORD: dict[str, Rule] = {  # Reasons although TensorFlow or Pillow does not read the file.
     "decoded and stored as JPEG or PNG": lambda v: "converted" in v.changes or "turned" in v.changes,
-    "Pillow refuses chunks that hold no pixels": lambda v: v.kind == "PNG" and v.tensorflow and not v.pillow,
+    "Pillow rejects chunks that do not hold pixels": lambda v: v.kind == "PNG" and v.tensorflow and not v.pillow,
 }
 
 
@@ -82,7 +82,7 @@ def pillow_reads(data: bytes) -> bool:
             if image.width * image.height <= CONFIG.max_pixels:
                 image.load()
             return True
-    except Exception:  # noqa: BLE001  Any of its parsers.
+    except Exception:  # noqa: BLE001  Pillow's parsers may raise anything.
         return False
 
 
@@ -93,7 +93,7 @@ def tensorflow_reads(data: bytes) -> bool:
         return False
 
 
-def judged(path: Path) -> Verdict:
+def verdict_of(path: Path) -> Verdict:
     data = path.read_bytes()
     start = time.process_time()
     changes: tuple[str, ...]
@@ -110,15 +110,15 @@ def judged(path: Path) -> Verdict:
 
 
 def explained(verdict: Verdict) -> str:
-    """Returns why it was decided otherwise than by another reader; "" without a difference, "?" without a reason."""
+    """Return why the result differs from another reader's; "" if it does not, "?" if no rule applies."""
     if verdict.tensorflow == verdict.pillow == (not verdict.reason):
         return ""
     rules = WHY_REJECTED if verdict.reason else WHY_A_RECORD
     return next((why for why, holds in rules.items() if holds(verdict)), "?")
 
 
-def test_no_verdict_is_without_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
-    verdicts = [judged(path) for path in corpus()]
+def test_every_difference_has_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    verdicts = [verdict_of(path) for path in corpus()]
     differences = Counter(why for verdict in verdicts if (why := explained(verdict)))
     with capsys.disabled():
         records = [verdict for verdict in verdicts if not verdict.reason]
@@ -132,7 +132,7 @@ def test_no_verdict_is_without_a_reason(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_decoders_print_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    """What a C library prints has no file's name: it floods the terminal, and helps nobody."""
+    """Messages of C libraries do not name the file and fill the terminal."""
     paths = corpus()
     capfd.readouterr()
     for path in paths:

@@ -1,4 +1,4 @@
-"""Which files are images: other formats become records or get their true names, whole JPEGs are told from cut ones."""
+"""Tests of formats: supported ones become records, others are named, and cut JPEGs are recognized."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ REPAIR = ImageConfig(on_bad_image="repair")
 
 
 def pixels(data: bytes) -> np.ndarray:
-    """u8[h w 3] as TensorFlow decodes it."""
+    """Decode to u8[h w 3] with TensorFlow."""
     return tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
 
 
@@ -44,7 +44,7 @@ def heic(picture: Image.Image, **save: Any) -> bytes:
 
 
 def packed(data: bytes) -> bytes:
-    """The JPEG XL into which a JPEG is packed without losses."""
+    """Return a JPEG XL with a JPEG packed into it without losses."""
     with Image.open(io.BytesIO(data)) as opened:
         encoder = pillow_jxl.Encoder(
             mode="RGB", lossless=True, quality=100, decoding_speed=0, effort=3, use_container=True,
@@ -64,7 +64,7 @@ GRAY, UPRIGHT = smooth().convert("L"), smooth().rotate(-90, expand=True)
 OTHERS = [Image.new("RGB", (40, 30))]
 DOTS = Image.fromarray(np.array([[[255, 0, 0], [0, 0, 255]]], np.uint8))
 LOSSLESS: dict[str, Any] = {"lossless": True, "use_original_profile": True}
-RECORDS: dict[str, tuple[bytes, str, Image.Image | None]] = {  # The file, the stored type, the picture if it is known.
+RECORDS: dict[str, tuple[bytes, str, Image.Image | None]] = {  # File, stored type, and the picture if it is known.
     "avif": (encoded(smooth(), "AVIF"), "JPEG", smooth()),
     "avif with alpha": (encoded(translucent(), "AVIF"), "JPEG", None),
     "avif turned": (encoded(smooth(), "AVIF", exif=exif(6)), "JPEG", UPRIGHT),
@@ -79,10 +79,14 @@ RECORDS: dict[str, tuple[bytes, str, Image.Image | None]] = {  # The file, the s
     "pbm": (encoded(smooth().convert("1"), "PPM"), "PNG", smooth().convert("1")),
     "pnm as text": (b"P3 # a comment\n2 1\n255\n255 0 0 0 0 255\n", "PNG", DOTS),
     "heic": (heic(smooth(), quality=95), "JPEG", smooth()),
-    "heic turned": (heic(smooth(), quality=95, exif=exif(6)), "JPEG", UPRIGHT),  # By its own boxes, so just once.
+    "heic turned": (
+        heic(smooth(), quality=95, exif=exif(6)),
+        "JPEG",
+        UPRIGHT,
+    ),  # Turned only once, by the file's boxes.
     "jpeg xl": (encoded(smooth(), "JXL", quality=95), "JPEG", smooth()),
-    "jpeg xl with exif": (encoded(smooth(), "JXL", quality=95, exif=exif(6)), "JPEG", smooth()),  # Has no say.
-    "jpeg xl grey": (encoded(GRAY, "JXL", quality=95), "JPEG", GRAY),
+    "jpeg xl with exif": (encoded(smooth(), "JXL", quality=95, exif=exif(6)), "JPEG", smooth()),  # EXIF does not count.
+    "jpeg xl gray": (encoded(GRAY, "JXL", quality=95), "JPEG", GRAY),
     "jpeg xl with alpha": (encoded(translucent(), "JXL", **LOSSLESS), "PNG", None),
     "jpeg xl lossless": (encoded(smooth(), "JXL", **LOSSLESS), "PNG", smooth()),
 }
@@ -95,14 +99,14 @@ def test_other_formats_become_records(name: str) -> None:
     assert (prepared.type, prepared.changes[-1]) == (kind, "converted")
     stored = pixels(prepared.data)
     assert stored.shape == (prepared.height, prepared.width, 3)
-    assert prepare(data) == prepared  # The same bytes each time.
+    assert prepare(data) == prepared  # Same bytes every time.
     if picture is not None:
         assert np.abs(stored.astype(int) - rgb(picture)).mean() < (4 if kind == "JPEG" else 0.01)
     else:
         assert stored.std() > 10
 
 
-def test_a_jpeg_packed_into_jpeg_xl_comes_out_as_it_was() -> None:
+def test_a_jpeg_packed_into_jpeg_xl_is_restored_byte_for_byte() -> None:
     prepared = prepare(packed(JPEG))
     assert (prepared.data, prepared.source_type, prepared.changes) == (JPEG, "JXL", ("converted",))
     upright = prepare(packed(turned(6)))
@@ -117,8 +121,8 @@ def test_size_is_checked_before_pixels_are_decoded(name: str) -> None:
         prepare(RECORDS[name][0], ImageConfig(max_pixels=1000))
 
 
-def test_an_icon_of_an_image_that_says_it_is_huge() -> None:
-    """Size in 30 bits: what a decoder would reserve 400 GB for."""
+def test_a_small_file_with_a_huge_size_in_its_header() -> None:
+    """A decoder would allocate 400 GB for a size of 30 bits."""
     bits = 0 | 3 << 1 | 299_999 << 3 | 0 << 33 | 3 << 36 | 299_999 << 38
     data = jxl.CODESTREAM + bits.to_bytes(16, "little")
     assert jxl.read_header(data).size == (300_000, 300_000)
@@ -135,7 +139,7 @@ def test_an_icon_of_an_image_that_says_it_is_huge() -> None:
     ],
 )
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, data: bytes, module: str, extra: str) -> None:
-    monkeypatch.setitem(sys.modules, module, None)  # As where it is not installed.
+    monkeypatch.setitem(sys.modules, module, None)  # As if it were not installed.
     with pytest.raises(
         BadImage, match=rf"^an? (HEIC or HEIF|JPEG XL) image, .*pip install 'tfrecord-tools\[{extra}\]'"
     ):
@@ -147,7 +151,10 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, data: bytes, 
 def test_a_build_of_pillow_without_a_decoder(monkeypatch: pytest.MonkeyPatch, name: str, feature: str) -> None:
     check = features.check
     monkeypatch.setattr(features, "check", lambda asked: asked != feature and check(asked))
-    with pytest.raises(BadImage, match=r"^an? (AVIF|JPEG 2000) image, which this build of Pillow does not read: pip"):
+    with pytest.raises(
+        BadImage,
+        match=r"^an? (AVIF|JPEG 2000) image, which this build of Pillow does not read\. Install another build: pip",
+    ):
         prepare(RECORDS[name][0])
 
 
@@ -181,7 +188,7 @@ def zipped(name: str) -> bytes:
 def directory(
     *, bits: int = 8, samples: int = 1, photometric: int = 1, form: int = 1, compression: int = 1, **more: int
 ) -> bytes:
-    """A TIFF of 8 x 8 pixels whose tags say this."""
+    """Return a TIFF of 8 x 8 pixels with these tags."""
     tags = {
         256: 8,
         257: 8,
@@ -200,7 +207,7 @@ def directory(
 
 
 def sof(marker: int, bits: int = 8, components: int = 3) -> bytes:
-    """`JPEG` with another frame header."""
+    """Return `JPEG` with another frame header."""
     at = JPEG.index(b"\xff\xc0")
     data = bytearray(JPEG)
     data[at + 1], data[at + 4], data[at + 9] = marker, bits, components
@@ -224,9 +231,9 @@ FOREIGN: dict[bytes, str] = {
     b"\xef\xbb\xbf\n<!DOCTYPE HTML>": "an HTML page",
     b"<?xml version='1.0'?>\n<svg/>": "an SVG drawing",
     b'{"a": 1}': "a JSON file",
-    b"#include <stdio.h>\n#define W 3\n": "a text file",  # No XBM.
+    b"#include <stdio.h>\n#define W 3\n": "a text file",  # Not an XBM image.
     "Stra\xdfe\n".encode() * 200: "a text file",
-    b"x" * 1023 + "ß".encode(): "a text file",  # Cut in the middle of a letter where the head ends.
+    b"x" * 1023 + "ß".encode(): "a text file",  # The inspected bytes end within a letter.
     b"version https://git-lfs.github.com/spec/v1\noid": "a Git LFS pointer",
     wav(b""): "a WAV recording",
     b"ID3\3\0": "an MP3 recording",
@@ -248,16 +255,16 @@ FOREIGN: dict[bytes, str] = {
     bytes(5000): "it holds only zeros",
     encoded(smooth(), "TGA"): "a TGA image",
     b"\x8f\x11\x93": "JPEG, PNG, GIF, BMP, WebP, TIFF, AVIF, JPEG 2000 and PNM are read",
-    sof(0xC1, bits=12): "a JPEG of 12 bits per sample",
-    sof(0xC0, components=2): "a JPEG of 2 components",
+    sof(0xC1, bits=12): "a JPEG with 12 bits per sample",
+    sof(0xC0, components=2): "a JPEG with 2 components",
     sof(0xF7): "a JPEG-LS image",
     sof(0xC3): "a lossless JPEG",
-    directory(bits=64, form=3): "its floating-point levels (here ",
+    directory(bits=64, form=3): "the file does not say which of its floating-point levels (here ",
     directory(bits=16, form=2, samples=5): "a TIFF with 5 bands and 16-bit signed pixels",
     directory(samples=5, photometric=5): "a TIFF with 5 bands (CMYK and others)",
     directory(compression=50001): "a TIFF with WebP compression",
     directory(bits=14): "a TIFF with 14-bit pixels",
-    encoded(smooth(), "BMP").replace(b"\x18\0\0\0\0\0", b"\x18\0\x09\0\0\0", 1): "a BMP of a kind that is not read",
+    encoded(smooth(), "BMP").replace(b"\x18\0\0\0\0\0", b"\x18\0\x09\0\0\0", 1): "a BMP of an unsupported kind",
     jxl.CODESTREAM + b"\x08\x08" + bytes(40): "JPEG XL",
     heic(smooth())[:400]: "an HEIC or HEIF image that does not decode",
     encoded(smooth(), "AVIF")[:-200]: "an AVIF image that does not decode",
@@ -266,7 +273,7 @@ FOREIGN: dict[bytes, str] = {
 
 @pytest.mark.parametrize("data", FOREIGN, ids=[f"{n}-{name[:30]}" for n, name in enumerate(FOREIGN.values())])
 @pytest.mark.parametrize("mode", ["skip", "repair"])
-def test_files_are_named_as_what_they_are(data: bytes, mode: str) -> None:
+def test_unsupported_files_are_named(data: bytes, mode: str) -> None:
     with pytest.raises(BadImage) as caught:
         prepare(data, ImageConfig(on_bad_image=mode))
     assert FOREIGN[data] in str(caught.value)
@@ -275,10 +282,10 @@ def test_files_are_named_as_what_they_are(data: bytes, mode: str) -> None:
 
 
 def damaged_before_pixels() -> bytes:
-    """A PNG whose bad checksum stands before its pixels: its header is fine."""
-    sound = encoded(smooth(), "PNG", dpi=(72, 72))
-    at = sound.index(b"pHYs")
-    return sound[: at + 5] + bytes([sound[at + 5] ^ 1]) + sound[at + 6 :]
+    """Return a PNG with a valid header and a wrong checksum before its pixels."""
+    valid = encoded(smooth(), "PNG", dpi=(72, 72))
+    at = valid.index(b"pHYs")
+    return valid[: at + 5] + bytes([valid[at + 5] ^ 1]) + valid[at + 6 :]
 
 
 def test_a_bad_checksum_before_the_pixels_is_named() -> None:
@@ -287,8 +294,8 @@ def test_a_bad_checksum_before_the_pixels_is_named() -> None:
 
 
 def with_chunk(kind: bytes, content: bytes) -> bytes:
-    sound = encoded(smooth(), "PNG")
-    return sound[:33] + chunk(kind, content) + sound[33:]
+    valid = encoded(smooth(), "PNG")
+    return valid[:33] + chunk(kind, content) + valid[33:]
 
 
 @pytest.mark.parametrize(
@@ -296,9 +303,9 @@ def with_chunk(kind: bytes, content: bytes) -> bytes:
     [
         with_chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3 << 20))),
         with_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3 << 20))),
-        with_chunk(b"zTXt", b"Comment\0\7" + zlib.compress(b"x")),  # A compression that nobody knows.
-        with_chunk(b"sRGB", b""),  # Cut short, and no one's pixels.
-        with_chunk(b"acTL", struct.pack(">II", 2, 0)),  # Frames that do not come.
+        with_chunk(b"zTXt", b"Comment\0\7" + zlib.compress(b"x")),  # Unknown compression.
+        with_chunk(b"sRGB", b""),  # Too short.
+        with_chunk(b"acTL", struct.pack(">II", 2, 0)),  # The frames are missing.
     ],
 )
 def test_chunks_without_pixels_do_not_make_a_png_bad(data: bytes) -> None:
@@ -308,7 +315,7 @@ def test_chunks_without_pixels_do_not_make_a_png_bad(data: bytes) -> None:
     assert prepare(data, ImageConfig(resize=16)).height == 16
 
 
-def test_an_orientation_beside_a_large_profile_counts() -> None:
+def test_an_orientation_next_to_a_large_profile_is_used() -> None:
     plain = turned(6, "PNG")
     data = plain[:33] + chunk(b"iCCP", b"p\0\0" + zlib.compress(bytes(3 << 20))) + plain[33:]
     assert prepare(data).changes == ("turned",)
@@ -324,7 +331,7 @@ def test_an_orientation_beside_a_large_profile_counts() -> None:
         encoded(translucent(), "PNG", icc_profile=b"x" * 5000),
     ],
 )
-def test_pngs_that_are_made_carry_no_profile(data: bytes) -> None:
+def test_encoded_pngs_have_no_color_profile(data: bytes) -> None:
     stored = prepare(data).data
     assert stored.startswith(PNG_START)
     assert b"iCCP" not in stored
@@ -344,22 +351,22 @@ CLAIMED = [
 
 @pytest.mark.parametrize("start", CLAIMED)
 @pytest.mark.parametrize("end", [b"", b"and what the file is about"])
-def test_a_jpeg_within_another_format_is_no_record(start: bytes, end: bytes) -> None:
-    with pytest.raises(BadImage, match=r"not an image|not a format that is read"):
+def test_a_jpeg_within_another_format_is_not_used(start: bytes, end: bytes) -> None:
+    with pytest.raises(BadImage, match=r"not an image|not a supported format"):
         prepare(start + bytes(300) + JPEG + end, REPAIR)
 
 
 JUNK = [
     bytes(300),
     b"HTTP/1.1 200 OK\r\nServer: x\r\n\r\n",
-    b"<br />\n<b>Warning</b>: in line 3<br />\n",  # Of a script that was to send the image alone.
+    b"<br />\n<b>Warning</b>: in line 3<br />\n",  # Output of a script that should send only the image.
     b"\x8f\x11\x93\xaa",
     JPEG[-200:-2],
 ]
 
 
 @pytest.mark.parametrize("junk", JUNK)
-def test_junk_before_a_jpeg_is_cut_off(junk: bytes) -> None:
+def test_junk_before_a_jpeg_is_removed(junk: bytes) -> None:
     prepared = prepare(junk + JPEG, REPAIR)
     assert (prepared.data, prepared.changes) == (JPEG, ("repaired",))
     assert prepared.repaired == f"{len(junk):,} bytes before the JPEG"
@@ -372,7 +379,7 @@ def test_bytes_that_look_like_a_jpeg(start: bytes) -> None:
         prepare(data, REPAIR)
 
 
-# JPEGs that lack data ------------------------------------------------------------------------------------------------
+# JPEGs with missing data ---------------------------------------------------------------------------------------------
 
 LARGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).resize((320, 240))
 KINDS: dict[str, bytes] = {
@@ -380,7 +387,7 @@ KINDS: dict[str, bytes] = {
     "progressive": encoded(LARGE, "JPEG", progressive=True),
     "restarts": encoded(LARGE, "JPEG", restart_marker_blocks=4),
     "progressive restarts": encoded(LARGE, "JPEG", progressive=True, restart_marker_rows=1),
-    "grey": encoded(LARGE.convert("L"), "JPEG"),
+    "gray": encoded(LARGE.convert("L"), "JPEG"),
     "cmyk": encoded(LARGE.convert("CMYK"), "JPEG"),
     "odd size": encoded(LARGE.crop((0, 0, 301, 217)), "JPEG", restart_marker_blocks=3),
     "turned": encoded(LARGE, "JPEG", exif=exif(6)),
@@ -390,37 +397,39 @@ KINDS: dict[str, bytes] = {
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("percent", [20, 45, 70, 90])
 @pytest.mark.parametrize("config", [ImageConfig(), ImageConfig(resize=100)], ids=["plain", "resized"])
-def test_a_jpeg_that_was_cut_and_ended_is_bad(kind: str, percent: int, config: ImageConfig) -> None:
+def test_a_cut_jpeg_with_an_end_marker_is_rejected(kind: str, percent: int, config: ImageConfig) -> None:
     whole = KINDS[kind]
     data = whole[: len(whole) * percent // 100] + jpeg.END
-    with pytest.raises(BadImage, match=r"^damaged image: the JPEG's coded data end early, for \d+\.\d% of its pixels"):
+    with pytest.raises(
+        BadImage, match=r"^damaged image: the JPEG's image data ends early, \d+\.\d% of its pixels are missing"
+    ):
         prepare(data, config)
 
 
-@pytest.mark.parametrize("kind", ["baseline", "restarts", "grey", "cmyk"])
-def test_half_of_it_must_be_there_to_be_repaired(kind: str) -> None:
+@pytest.mark.parametrize("kind", ["baseline", "restarts", "gray", "cmyk"])
+def test_a_jpeg_is_repaired_only_if_half_of_it_is_left(kind: str) -> None:
     whole = KINDS[kind]
     prepared = prepare(whole[: len(whole) * 70 // 100] + jpeg.END, REPAIR)
-    assert prepared.repaired.startswith("its coded data end early, the last ")
+    assert prepared.repaired.startswith("its image data ends early, the last ")
     assert prepared.changes[0] == "repaired"
-    with pytest.raises(BadImage, match=r"^its last \d+% of rows are lost, too much to be repaired$"):
+    with pytest.raises(BadImage, match=r"^the last \d+% of its rows are lost, too many to repair it$"):
         prepare(whole[: len(whole) * 40 // 100] + jpeg.END, REPAIR)
 
 
-def test_lost_restart_intervals_are_noticed() -> None:
+def test_lost_restart_intervals_are_detected() -> None:
     whole = KINDS["restarts"]
     first, last = (whole.index(bytes((0xFF, code))) for code in (0xD1, 0xD5))
-    with pytest.raises(BadImage, match="coded data end early"):
+    with pytest.raises(BadImage, match="image data ends early"):
         prepare(whole[:first] + whole[last:])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("junk", [bytes(40), b"\0" * 70_000, b"\xff" * 9, b"\x12\x34"])
 def test_junk_before_the_end_marker_is_harmless(kind: str, junk: bytes) -> None:
-    """libjpeg warns of it, and every pixel is there."""
+    """libjpeg warns, but no pixel is missing."""
     data = KINDS[kind][:-2] + junk + jpeg.END
     prepared = prepare(data)
-    assert kind in ("cmyk", "turned") or prepared.data == data  # These are encoded anew.
+    assert kind in ("cmyk", "turned") or prepared.data == data  # These two are encoded again.
     assert np.array_equal(pixels(prepared.data), pixels(prepare(KINDS[kind]).data))
 
 
@@ -429,8 +438,8 @@ def test_junk_before_the_end_marker_is_harmless(kind: str, junk: bytes) -> None:
     "marker", [b"\xff\xd8", b"\xff\xdf\0\2", b"\xff\2", b"\xff\xc0\0\x0b\x08\0\x10\0\x10\1\1\x11\0"]
 )
 @pytest.mark.parametrize("zeros", [0, 70_000, 200_000])
-def test_markers_that_tensorflow_stumbles_on(kind: str, marker: bytes, zeros: int) -> None:
-    """Pillow reads 64 KiB at once, and never sees what stands behind them."""
+def test_markers_that_tensorflow_cannot_decode(kind: str, marker: bytes, zeros: int) -> None:
+    """Pillow reads 64 KiB at once and does not see what follows."""
     data = KINDS[kind][:-2] + bytes(zeros) + marker + jpeg.END
     for mode in ("skip", "repair"):
         try:
@@ -444,7 +453,7 @@ def test_markers_that_tensorflow_stumbles_on(kind: str, marker: bytes, zeros: in
 
 
 def test_libtiff_prints_nothing(tmp_path: Path) -> None:
-    """Its lines carry no file's name; what it says is in the reason."""
+    """libtiff's messages do not name the file. They are part of the reason instead."""
     whole = encoded(smooth(), "TIFF", compression="tiff_lzw")
     at = whole.index(struct.pack("<HH", 278, 4)) if struct.pack("<HH", 278, 4) in whole else 0
     broken = whole[:8] + bytes(100) + whole[108:] if at == 0 else whole[:8] + b"\xff" * 60 + whole[68:]
@@ -466,7 +475,7 @@ def test_premultiplied_alpha() -> None:
     assert prepare(data).type == "PNG"
 
 
-def test_directories_that_point_anywhere() -> None:
+def test_directories_with_wrong_offsets() -> None:
     for offset in (0, 1, 8, 2**31, 2**32 - 1):
         data = struct.pack("<2sHI", b"II", 42, offset) + bytes(50)
         assert not tiff.is_raw(data)
@@ -474,11 +483,11 @@ def test_directories_that_point_anywhere() -> None:
     assert tiff.read_directory(big) == {}
 
 
-# Whatever the file ---------------------------------------------------------------------------------------------------
+# All files ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [RecursionError("deep"), MemoryError(), RuntimeError("a at 0x7f0000"), KeyError(3)])
-def test_whatever_a_parser_raises_is_a_bad_image(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+def test_every_exception_of_a_parser_is_a_bad_image(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*arguments: Any, **options: Any) -> Any:
         raise error
 

@@ -1,4 +1,4 @@
-"""JPEGs that are proven without Pillow: which, and that they are the ones that Pillow finds sound too."""
+"""Tests of the JPEGs that are verified without Pillow."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIZE = smooth().size
         (PLAIN, SIZE),
         (encoded(smooth().convert("L"), "JPEG"), SIZE),
         (encoded(smooth(), "JPEG", restart_marker_blocks=2), SIZE),
-        (encoded(smooth(), "JPEG", progressive=True), None),  # Any number of scans.
+        (encoded(smooth(), "JPEG", progressive=True), None),  # May have any number of scans.
         (encoded(smooth().convert("CMYK"), "JPEG"), None),
         (turned(6), None),  # EXIF.
         (PLAIN.replace(b"\xff\xc0", b"\xff\xc3"), None),  # Lossless.
@@ -38,8 +38,8 @@ def test_a_header_cut_anywhere_is_not_plain() -> None:
     assert all(jpeg.plain_size(PLAIN[:end]) is None for end in range(3, scan))
 
 
-def test_a_second_scan_is_no_clean_jpeg() -> None:
-    """What keeps files of a million scans from costing a pass over the pixels each."""
+def test_a_jpeg_with_more_scans_is_not_clean() -> None:
+    """A file with a million scans would otherwise take a pass over the pixels for each scan."""
     scan = PLAIN.index(b"\xff\xda")
     many = PLAIN[:-2] + PLAIN[scan:-2] * 2 + jpeg.END
     assert jpeg.plain_size(many) == SIZE
@@ -47,7 +47,7 @@ def test_a_second_scan_is_no_clean_jpeg() -> None:
 
 
 @pytest.mark.parametrize("end", [-1, -2, -3, -40, -400])
-def test_what_is_cut_is_not_clean(end: int) -> None:
+def test_a_cut_jpeg_is_not_clean(end: int) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     data = encoded(noise, "JPEG")
     for function in (jpeg.decodes_cleanly, jpeg.has_end):

@@ -1,4 +1,4 @@
-"""Tests of levels of more than 8 bits: every kind in every byte order becomes the 8 bits that the rule says."""
+"""Tests of levels of more than 8 bits: every kind and byte order is mapped to 8 bits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tfrecord_tools.images.preparation import BadImage, ImageConfig, prepare
 from trainers.models.model_file import ModelInfo
 
 RAMP = np.linspace(0, 1, 48).reshape(6, 8, 1)
-KINDS = [  # dtype, lowest, highest level, and how the reason names them.
+KINDS = [  # dtype, lowest level, highest level, name in the reason. "": not rejected.
     ("u2", 0, 4095, ""),
     ("i2", -1000, 2000, "signed 16-bit"),
-    ("u4", 0, 4_000_000_000, "32-bit integer"),  # Does not fit into the 32 bits with a sign that Pillow has.
+    ("u4", 0, 4_000_000_000, "32-bit integer"),  # Too large for Pillow's signed 32 bits.
     ("i4", -70_000, 70_000, "signed 32-bit"),
     ("f4", -0.5, 1.5, "floating-point"),
     ("f8", 0, 1, "floating-point"),
@@ -33,7 +33,7 @@ KINDS = [  # dtype, lowest, highest level, and how the reason names them.
 
 
 def ramp(dtype: str, low: float, high: float) -> np.ndarray:
-    """number[6 8 1] from `low` to `high`."""
+    """Return number[6 8 1] from `low` to `high`."""
     return (RAMP * (high - low) + low).astype(dtype)
 
 
@@ -45,13 +45,13 @@ def stored(data: bytes, depth_range: str | None = None) -> np.ndarray:
 
 
 def mapped(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """The rule, pixel by pixel: linear, clipped, rounded to the nearest, halves up."""
+    """Map levels one by one: linear, clipped, rounded, halves up."""
     flat = [min(max(int((value - low) * 255 / (high - low) + 0.5), 0), 255) for value in values.ravel().tolist()]
     return np.array(flat).reshape(values.shape)
 
 
 def png16(values: np.ndarray, color: int, extra: bytes = b"") -> bytes:
-    """A PNG of u16[h w bands]; Pillow writes gray ones only."""
+    """Return a PNG of u16[h w bands]. Pillow writes only gray PNGs of 16 bits."""
     height, width = values.shape[:2]
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
     header = struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)
@@ -74,7 +74,9 @@ def test_gray_tiff(dtype: str, low: float, high: float, kind: str, order: Order,
         return
     with pytest.raises(BadImage) as caught:
         prepare(data)
-    assert str(caught.value).startswith(f"its {kind} levels (here {levels.written(low)} to {levels.written(high)})")
+    assert str(caught.value).startswith(
+        f"the file does not say which of its {kind} levels (here {levels.written(low)} to {levels.written(high)})"
+    )
     assert "--depth_range=LO,HI" in str(caught.value)
     assert "--depth_range=auto" in str(caught.value)
 
@@ -88,7 +90,7 @@ def test_white_is_zero(order: Order, deflate: bool) -> None:
     assert (stored(data, "auto") == 255 - mapped(values, 0, 65535)[:, :, 0]).all()
 
 
-def test_twelve_bits_are_all_of_the_range() -> None:
+def test_twelve_bits_have_their_own_range() -> None:
     values = np.arange(48, dtype=np.uint16).reshape(6, 8) * 87
     pairs = values.reshape(6, 4, 2).astype(np.uint32)
     packed = np.stack(  # Two levels in three bytes.
@@ -96,7 +98,7 @@ def test_twelve_bits_are_all_of_the_range() -> None:
     ).astype(np.uint8)
     data = tiff(packed.reshape(6, 12, 1), bits=12)
     assert (stored(data) == values >> 4).all()
-    assert prepare(data).levels == (0, 47 * 87 * 16)  # As if they were 16 bits: nothing is dark.
+    assert prepare(data).levels == (0, 47 * 87 * 16)  # Scaled to 16 bits, so that the image is not dark.
     assert (stored(data, "0,4095") == mapped(values, 0, 4095)).all()
     assert prepare(data, ImageConfig(depth_range="auto")).levels == (0, 47 * 87)
 
@@ -125,7 +127,7 @@ def test_colors(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("color", [4, 6], ids=["gray", "colors"])
-def test_transparency_of_16_bits_is_laid_on_white_behind_the_mapping(color: int) -> None:
+def test_transparency_of_16_bits_is_laid_on_white_after_the_mapping(color: int) -> None:
     bands = RAMP if color == 4 else COLORS
     alpha = np.where(RAMP < 0.5, 0, 65535)
     values = np.concatenate([bands * 4095, alpha], axis=2).astype("u2")
@@ -135,12 +137,12 @@ def test_transparency_of_16_bits_is_laid_on_white_behind_the_mapping(color: int)
     assert (stored(data, "0,4095") == expected).all()
     assert prepare(data).findings == ("deep", "transparent")
     visible = values[:, :, :-1][alpha[:, :, 0] > 0]
-    assert prepare(data).levels == (visible.min(), visible.max())  # What is transparent has no say in it.
+    assert prepare(data).levels == (visible.min(), visible.max())  # Transparent pixels do not count.
 
 
 @pytest.mark.parametrize("color", [0, 2], ids=["gray", "colors"])
 def test_one_transparent_level_of_16_bits(color: int) -> None:
-    """Pillow compares such a level with what it has made of the pixels."""
+    """Pillow compares the transparent level with converted pixels, so it is not used for that."""
     bands = RAMP if color == 0 else COLORS
     values = (bands * 4095).astype("u2")
     key = values[2, 3]
@@ -155,21 +157,23 @@ def test_one_transparent_level_of_16_bits(color: int) -> None:
 def test_one_transparent_level_of_few_bits(bits: int) -> None:
     header = struct.pack(">IIBBBBB", 8 // bits, 1, bits, 0, 0, 0, 0)
     most = 2**bits - 1
-    pixels = chunk(b"IDAT", zlib.compress(bytes([0, most << (8 - bits)])))  # The first is white, the others black.
+    pixels = chunk(
+        b"IDAT", zlib.compress(bytes([0, most << (8 - bits)]))
+    )  # The first pixel is white, the others are black.
     data = PNG_START + chunk(b"IHDR", header) + chunk(b"tRNS", struct.pack(">H", 0)) + pixels + chunk(b"IEND", b"")
     assert prepare(data).findings == ("transparent", "one_color")  # Black is transparent, so all is white.
     white = data.replace(chunk(b"tRNS", struct.pack(">H", 0)), chunk(b"tRNS", struct.pack(">H", most - 1)))
     assert prepare(white).changes == ()  # No pixel has that level.
 
 
-def test_what_is_no_number() -> None:
+def test_levels_that_are_not_finite() -> None:
     values = ramp("f4", 0, 1)
     values[0, :3, 0] = [np.nan, np.inf, -np.inf]
     expected = mapped(np.where(np.isfinite(values), values, 0), float(values[0, 3, 0]), 1)[:, :, 0]
     expected[0, :3] = [0, 255, 0]
-    assert (stored(tiff(values), "auto") == expected).all()  # Of the finite ones.
+    assert (stored(tiff(values), "auto") == expected).all()  # The range of the finite levels.
     for depth_range in (None, "auto", "0,1"):
-        with pytest.raises(BadImage, match=r"^none of its levels is a finite number$"):
+        with pytest.raises(BadImage, match=r"^no level of the image is a finite number$"):
             prepare(tiff(values * np.float32(np.nan)), ImageConfig(depth_range=depth_range))
 
 
@@ -180,14 +184,14 @@ def test_equal_levels_become_black() -> None:
     assert prepared.findings == ("deep", "one_color")
 
 
-def test_images_of_8_bits_stay_as_they_are() -> None:
+def test_images_of_8_bits_stay_unchanged() -> None:
     for data in (image(1), image(1, "PNG"), image(1, "PNG", mode="L"), image(1, "BMP")):
         plain, ranged = (prepare(data, ImageConfig(depth_range=r)) for r in (None, "auto"))
         assert plain == ranged
 
 
 @pytest.mark.parametrize("text", ["", "1", "1,1", "2,1", "a,b", "0,1,2", "nan,1", "0,inf", "0,1e301", "automatic"])
-def test_ranges_that_are_none(text: str) -> None:
+def test_wrong_ranges(text: str) -> None:
     with pytest.raises(UserError, match=r"^--depth_range=.*: must be LO,HI, .*; or auto, "):
         ImageConfig(depth_range=text)
 
@@ -202,7 +206,7 @@ def test_ranges_that_are_none(text: str) -> None:
         ("AUTO", "auto"),
     ],
 )
-def test_a_range_is_recorded_in_one_way(text: str, recorded: str) -> None:
+def test_a_range_is_recorded_in_its_normal_form(text: str, recorded: str) -> None:
     assert ImageConfig(depth_range=text).depth_range == recorded
 
 
@@ -214,14 +218,14 @@ def source(root: Path) -> Path:
     return root
 
 
-def test_update_and_models_go_on_with_the_range(tmp_path: Path) -> None:
+def test_updates_and_models_use_the_recorded_range(tmp_path: Path) -> None:
     src = source(tmp_path / "src")
     with pytest.raises(UserError, match=r"--depth_range=LO,HI"):
         converted(src, tmp_path / "out")
     first = converted(src, tmp_path / "out", depth_range="-1000, 2000.0", restart=True)
     assert first["config"]["depth_range"] == "-1000,2000"
     info = ModelInfo(classes=("cats", "dogs"), image_size=32, images=ImageConfig(depth_range="0,9").image_settings())
-    assert info.image_config().depth_range == "0,9"  # What a model is asked about is prepared as its images were.
+    assert info.image_config().depth_range == "0,9"  # `predict` prepares images like the training images.
     assert info.preparation() == "--depth_range=0,9"
     (src / "cats/new.tif").write_bytes(tiff(ramp("i2", -300, 300)))
     for settings in ({}, {"depth_range": "-1000,2000.0"}):
@@ -229,12 +233,12 @@ def test_update_and_models_go_on_with_the_range(tmp_path: Path) -> None:
         assert added["config"] == first["config"]
     assert [note["text"] for note in added["notes"]] == [
         "11 images have levels of more than 8 bits, -1,000 to 2,001, mapped to 8 bits by --depth_range=-1000,2000;"
-        " 5 of them have levels outside, which become black or white"
+        " 5 of them have levels outside this range, which become black or white"
     ]
     with pytest.raises(UserError, match=r"--update: --depth_range was '-1000,2000' for .* and is 'auto' now"):
         converted(src, tmp_path / "out", update=True, depth_range="auto")
 
 
-def test_flag_is_that_of_the_config() -> None:
+def test_the_flags_are_fields_of_the_config() -> None:
     names = {field.name for field in dataclasses.fields(convert.ConvertConfig)}
     assert {"depth_range", "strip_metadata"} <= names

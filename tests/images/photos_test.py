@@ -1,7 +1,7 @@
-"""Checks on real photographs, named by environment variables; without them each is skipped with the reason.
+"""Tests with real photographs. They are skipped unless these environment variables are set.
 
-TFRECORD_TOOLS_PHOTOS: a directory of 700 + 700 train and 301 + 301 validation photographs of cats and dogs.
-TFRECORD_TOOLS_WEIGHTS: ImageNet weights of MobileNet(alpha=0.25) without top.
+TFRECORD_TOOLS_PHOTOS: directory of 700 + 700 train and 301 + 301 validation photographs of cats and dogs.
+TFRECORD_TOOLS_WEIGHTS: file of ImageNet weights of MobileNet(alpha=0.25) without top.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from trainers.models import model_file
 from trainers.results import image_files, predictions
 
 
-def named(variable: str) -> str:
+def path_from(variable: str) -> str:
     value = os.environ.get(variable)
     if not value:
         pytest.skip(f"{variable} is not set: it names {'photographs' if 'PHOTOS' in variable else 'weights'}")
@@ -33,7 +33,7 @@ def named(variable: str) -> str:
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("photos") / "out"
-    convert(ConvertConfig(src=named("TFRECORD_TOOLS_PHOTOS"), out=str(directory), workers=1), log=lambda line: None)
+    convert(ConvertConfig(src=path_from("TFRECORD_TOOLS_PHOTOS"), out=str(directory), workers=1), log=lambda line: None)
     return directory
 
 
@@ -56,12 +56,12 @@ def test_a_tenth_through_tensorflow_datasets(out: Path) -> None:
 
 @pytest.fixture(scope="module")
 def trained(out: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory."""
+    """Train a model and return the run directory."""
     run = tmp_path_factory.mktemp("trained") / "run"
     command = [
         *(sys.executable, "-m", "trainers.finetune", f"--tfrecords={out}", f"--run={run}"),
         *("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=160"),
-        f"--weights={named('TFRECORD_TOOLS_WEIGHTS')}",
+        f"--weights={path_from('TFRECORD_TOOLS_WEIGHTS')}",
     ]
     subprocess.run(command, check=True, capture_output=True)
     return run
@@ -75,26 +75,26 @@ def test_fine_tuning_reaches_92_percent(trained: Path) -> None:
 
 @pytest.mark.photos
 @pytest.mark.slow
-def test_of_wrong_labels_most_are_the_first_suspects(out: Path, trained: Path) -> None:
+def test_most_wrong_labels_are_among_the_first_suspects(out: Path, trained: Path) -> None:
     model, info = model_file.load(trained / "model.keras")
-    found = predictions.of_records(model, info, open_dataset(out).records("validation"))
-    assert found.labels is not None
-    count = len(found)
+    results = predictions.of_records(model, info, open_dataset(out).records("validation"))
+    assert results.labels is not None
+    count = len(results)
     for seed in range(3):
         flipped = np.random.default_rng(seed).choice(count, count // 20, replace=False)
-        labels = found.labels.copy()
+        labels = results.labels.copy()
         labels[flipped] = 1 - labels[flipped]
-        first = predictions.ranked(dataclasses.replace(found, labels=labels))[: count // 10]
+        first = predictions.ranked(dataclasses.replace(results, labels=labels))[: count // 10]
         assert np.isin(flipped, first).mean() >= 0.7
 
 
 @pytest.mark.photos
 @pytest.mark.slow
-def test_photographs_are_judged_as_their_records(out: Path, trained: Path) -> None:
+def test_predictions_of_files_and_records_are_equal(out: Path, trained: Path) -> None:
     model, info = model_file.load(trained / "model.keras")
     records = predictions.of_records(model, info, open_dataset(out).records("validation"))
-    source = Path(named("TFRECORD_TOOLS_PHOTOS"))
+    source = Path(path_from("TFRECORD_TOOLS_PHOTOS"))
     files = image_files.find([str(source / path) for path in records.paths])
     batches = image_files.judge(model, info, files.sources)
-    judged = np.concatenate([batch.predictions.probabilities for batch in batches])
-    np.testing.assert_allclose(judged, records.probabilities, atol=1e-5)
+    probabilities = np.concatenate([batch.predictions.probabilities for batch in batches])
+    np.testing.assert_allclose(probabilities, records.probabilities, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Pillow's limit and warnings are lifted while an image is prepared, and as before afterwards."""
+"""Tests that Pillow's pixel limit and warnings are off during `prepare`, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGE = image(1, size=(40, 30))
 
 
 def opens() -> bool:
-    """Whether Pillow opens an image above its limit."""
+    """Return whether Pillow opens an image above its limit."""
     try:
         Image.open(io.BytesIO(LARGE))
     except Image.DecompressionBombError:
@@ -34,8 +34,8 @@ def opens() -> bool:
     return True
 
 
-def test_both_are_as_before() -> None:
-    """They belong to the process: other code in it relies on them."""
+def test_limit_and_warnings_are_restored() -> None:
+    """They belong to the whole process, and other code relies on them."""
     filters = list(warnings.filters)
     assert prepare(LARGE).width == 40
     with as_bad_image(), as_bad_image():
@@ -46,7 +46,7 @@ def test_both_are_as_before() -> None:
     assert not opens()
 
 
-def test_a_filter_of_the_users_own_stays() -> None:
+def test_a_filter_of_the_user_is_kept() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
         filters = list(warnings.filters)
@@ -54,7 +54,7 @@ def test_a_filter_of_the_users_own_stays() -> None:
         assert list(warnings.filters) == filters
 
 
-def test_filters_that_change_meanwhile_are_kept() -> None:
+def test_filters_that_change_during_the_block_are_kept() -> None:
     with warnings.catch_warnings():
         with unlimited():
             warnings.filterwarnings("error", module="other")
@@ -86,7 +86,7 @@ def test_the_last_thread_that_leaves_restores_the_limit() -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="only Unix has fork")
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 @pytest.mark.parametrize("in_block", [False, True])
-def test_a_forked_process_forgets_threads_that_it_does_not_have(in_block: bool) -> None:
+def test_a_forked_process_forgets_other_threads(in_block: bool) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -108,7 +108,7 @@ def test_a_forked_process_forgets_threads_that_it_does_not_have(in_block: bool) 
 
 
 def forked(check: Callable[[], bool]) -> int:
-    """Exit code of a forked process: 0 if the check holds in it."""
+    """Return the exit code of a forked process: 0 if the check is true in it."""
     process = os.fork()
     if process == 0:
         os._exit(0 if check() else 1)

@@ -1,4 +1,4 @@
-"""Tests of the proof that an image is sound, and that TensorFlow decodes whatever passes it."""
+"""Tests that images are verified, and that TensorFlow decodes every image that is accepted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PNG_START = b"\x89PNG\r\n\x1a\n"
 
 
 def multi_picture() -> bytes:
-    """A JPEG with a second one behind it, as stereo cameras and some phones write."""
+    """Return a JPEG followed by a second one, as written by stereo cameras and some phones."""
     pictures = [Image.new("RGB", (12, 9), color) for color in ("red", "blue")]
     encoded = io.BytesIO()
     pictures[0].save(encoded, "MPO", save_all=True, append_images=pictures[1:])
@@ -45,7 +45,20 @@ def png(
     palette: bytes | None = None,
     cut: int = 0,
 ) -> bytes:
-    """A PNG by the letter of its specification, all checksums right; `rows` of one channel, `cut` bytes short."""
+    """Return a PNG with right checksums.
+
+    Args:
+        width: Width in the header.
+        height: Height in the header.
+        rows: Number of rows of one channel. None: `height`.
+        bits: Bits per channel in the header.
+        color: Color type in the header.
+        interlace: Interlace method in the header.
+        compression: Compression method in the header.
+        filter_type: Filter type of every row.
+        palette: Content of the palette chunk. None: no palette.
+        cut: Number of bytes that are missing at the end of the compressed pixels.
+    """
     header = struct.pack(">IIBBBBB", width, height, bits, color, compression, 0, interlace)
     line = bytes([filter_type]) + b"\x00" * ((width * bits + 7) // 8)
     data = zlib.compress(line * (height if rows is None else rows), level=0)
@@ -55,7 +68,7 @@ def png(
 
 
 def interlaced_png() -> bytes:
-    """8x8 pixels of one grey, in Adam7's seven passes."""
+    """Return 8 x 8 pixels of one gray level, in the seven passes of Adam7."""
     sizes = [(1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4)]
     data = b"".join((b"\x00" + b"\x80" * width) * height for width, height in sizes)
     header = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 1)
@@ -68,9 +81,9 @@ def sixteen_bit_png() -> bytes:
     return encoded.getvalue()
 
 
-SOUND = {
-    "colour JPEG": (image(1), "JPEG"),
-    "grey JPEG": (image(2, mode="L"), "JPEG"),
+VALID = {
+    "color JPEG": (image(1), "JPEG"),
+    "gray JPEG": (image(2, mode="L"), "JPEG"),
     "progressive JPEG": (image(4, progressive=True), "JPEG"),
     "JPEG without chroma subsampling": (image(5, subsampling=0), "JPEG"),
     "JPEG with restart markers": (image(6, size=(70, 40), restart_marker_blocks=2), "JPEG"),
@@ -79,13 +92,13 @@ SOUND = {
     "multi-picture JPEG": (multi_picture(), "JPEG"),
     "1x1 JPEG": (image(9, size=(1, 1)), "JPEG"),
     "1x1 PNG": (image(10, "PNG", size=(1, 1)), "PNG"),
-    "colour PNG": (image(11, "PNG"), "PNG"),
-    "grey PNG": (image(12, "PNG", mode="L"), "PNG"),
+    "color PNG": (image(11, "PNG"), "PNG"),
+    "gray PNG": (image(12, "PNG", mode="L"), "PNG"),
     "black-and-white PNG": (image(13, "PNG", mode="1"), "PNG"),
     "palette PNG": (image(14, "PNG", mode="P"), "PNG"),
     "PNG with alpha, opaque": (image(15, "PNG", mode="RGBA"), "PNG"),
-    "grey PNG with alpha, opaque": (image(16, "PNG", mode="LA"), "PNG"),
-    "PNG with a transparent colour that no pixel has": (image(17, "PNG", transparency=(1, 2, 3)), "PNG"),
+    "gray PNG with alpha, opaque": (image(16, "PNG", mode="LA"), "PNG"),
+    "PNG with a transparent color that no pixel has": (image(17, "PNG", transparency=(1, 2, 3)), "PNG"),
     "interlaced PNG": (interlaced_png(), "PNG"),
     "PNG of our own making": (png(), "PNG"),
     "PNG with bytes behind its end": (image(18, "PNG") + b"rest", "PNG"),
@@ -100,8 +113,8 @@ def tensorflow_decodes(data: bytes) -> bool:
     return decoded.shape[-1] == 3 and decoded.dtype == tf.uint8
 
 
-@pytest.mark.parametrize(("data", "kind"), SOUND.values(), ids=SOUND)
-def test_sound_images(data: bytes, kind: str) -> None:
+@pytest.mark.parametrize(("data", "kind"), VALID.values(), ids=VALID)
+def test_valid_images(data: bytes, kind: str) -> None:
     with Image.open(io.BytesIO(data)) as opened:
         width, height = opened.size
     prepared = prepare(data)
@@ -133,16 +146,16 @@ def flipped(data: bytes, position: int) -> bytes:
             r"not an image (starts with b'<html><body>404<'); an HTML page: download the file again",
         ),
         (b"\x00" * 1000, r"not an image (starts with b'\x00"),
-        (b"\xff\xd8\xff", "damaged image: "),  # Just the signatures.
+        (b"\xff\xd8\xff", "damaged image: "),  # Only the signature.
         (PNG_START, "damaged image: the PNG ends at byte 8"),
         (b"%PDF-1.7 ...", "not an image (starts with b'%PDF-1.7"),
-        (image(1, "TGA"), "a TGA image, not a format that is read: export it as PNG or JPEG"),
+        (image(1, "TGA"), "a TGA image, not a supported format: export it as PNG or JPEG"),
         (JPEG[:-1], "damaged image: "),
-        (JPEG[:-2], "damaged image: the JPEG ends at byte"),  # What TensorFlow fails on and viewers show.
+        (JPEG[:-2], "damaged image: the JPEG ends at byte"),  # Viewers show it, TensorFlow does not decode it.
         (JPEG[: len(JPEG) // 2], "damaged image: "),
-        (JPEG[:100], "damaged image: "),  # In the tables.
-        (PROGRESSIVE[: len(PROGRESSIVE) * 3 // 4], "damaged image: "),  # Whole but coarse.
-        (JPEG[:-40] + b"\x00" * 40, "damaged image: the JPEG ends"),  # A download broken off in a file of full size.
+        (JPEG[:100], "damaged image: "),  # Cut in the tables.
+        (PROGRESSIVE[: len(PROGRESSIVE) * 3 // 4], "damaged image: "),  # The whole picture, but coarse.
+        (JPEG[:-40] + b"\x00" * 40, "damaged image: the JPEG ends"),  # An interrupted download in a preallocated file.
         (JPEG[:-2] + b"\xff\xd8", "damaged image: the JPEG ends"),
         (PNG[:-1], "damaged image: the PNG ends at byte"),
         (PNG[:-12], "damaged image: the PNG ends at byte"),  # Without its end chunk.
@@ -152,7 +165,7 @@ def flipped(data: bytes, position: int) -> bytes:
         (flipped(PNG, len(PNG) - 3), "damaged image: wrong checksum of the PNG chunk b'IEND'"),
         (JPEG[:2] + b"\xff\xe1\xff\xff" + JPEG[2:], "damaged image: "),  # A segment longer than the file.
         (png(30_000, 30_000, rows=1), "30,000 x 30,000 pixels, more than convert's --max_pixels=178,956,970"),
-        (png(cut=4), "damaged image: the PNG's pixels have no end"),
+        (png(cut=4), "damaged image: the PNG's pixel data is incomplete"),
         (png(0, 5), "damaged image: the PNG's header has values"),
     ],
 )
@@ -162,9 +175,9 @@ def test_bad_images(data: bytes, message: str) -> None:
     assert str(caught.value).startswith(message)
 
 
-# Pillow passes these, libpng does not: no damage makes them, since all checksums are right, but a bad encoder does.
+# Pillow accepts such files, libpng does not. They come from wrong encoders, not from damage: all checksums are right.
 def with_chunks(*kinds: bytes, palette: bytes = bytes(6)) -> bytes:
-    """A palette PNG of 4 x 4 pixels with these chunks; its pixels are shared among its IDATs."""
+    """Return a palette PNG of 4 x 4 pixels with these chunks; IDAT chunks share the pixels."""
     pixels = zlib.compress(bytes(4 * 5))
     half = len(pixels) // kinds.count(b"IDAT")
     parts = iter([pixels[:half], pixels[half:]] if half < len(pixels) else [pixels])
@@ -172,7 +185,7 @@ def with_chunks(*kinds: bytes, palette: bytes = bytes(6)) -> bytes:
     return PNG_START + b"".join(chunk(k, next(parts) if k == b"IDAT" else contents.get(k, b"")) for k in kinds)
 
 
-def test_chunks_in_order_are_sound() -> None:
+def test_chunks_in_order_are_valid() -> None:
     data = with_chunks(b"IHDR", b"PLTE", b"tEXt", b"IDAT", b"IDAT", b"IEND")
     assert prepare(data).data == data
     assert tensorflow_decodes(data)
@@ -184,14 +197,14 @@ MALFORMED_PNG = {
     "rows shorter than declared": png(5, 5, rows=4),
     "unknown compression": png(compression=1),
     "unknown filter": png(filter_type=9),
-    "palette colour without a palette": png(color=3),
+    "palette color without a palette": png(color=3),
     "interlaced with too few pixels": png(8, 8, rows=1, interlace=1),
     "unknown critical chunk": with_chunks(b"IHDR", b"ABCD", b"IDAT", b"IEND"),
     "something between the pixels": with_chunks(b"IHDR", b"IDAT", b"tEXt", b"IDAT", b"IEND"),
     "two headers": with_chunks(b"IHDR", b"IHDR", b"IDAT", b"IEND"),
     "two palettes": with_chunks(b"IHDR", b"PLTE", b"PLTE", b"IDAT", b"IEND"),
     "palette of 7 bytes": with_chunks(b"IHDR", b"PLTE", b"IDAT", b"IEND", palette=bytes(7)),
-    "palette of 257 colours": with_chunks(b"IHDR", b"PLTE", b"IDAT", b"IEND", palette=bytes(771)),
+    "palette of 257 colors": with_chunks(b"IHDR", b"PLTE", b"IDAT", b"IEND", palette=bytes(771)),
     "a million and one pixels wide": png(1_000_001, 1, rows=1),
 }
 
@@ -210,7 +223,7 @@ def test_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def mutations(data: bytes, count: int, rng: np.random.Generator) -> Iterator[bytes]:
-    """Damage of the usual sorts: cut off, one bit, one byte, zeros to the end, bytes lost, a block of noise."""
+    """Yield damaged files: cut, one bit or byte changed, zeros to the end, bytes lost, a block of noise."""
     for number in range(count):
         at = int(rng.integers(2, len(data)))
         noise = rng.integers(0, 256, int(rng.integers(1, 9)), np.uint8).tobytes()
@@ -224,10 +237,10 @@ def mutations(data: bytes, count: int, rng: np.random.Generator) -> Iterator[byt
         )[number % 6]
 
 
-def test_what_is_accepted_tensorflow_decodes() -> None:
+def test_tensorflow_decodes_every_accepted_image() -> None:
     rng = np.random.default_rng(0)
     accepted, violations = 0, []
-    for name, (data, _) in SOUND.items():
+    for name, (data, _) in VALID.items():
         for number, damaged in enumerate(mutations(data, 36, rng)):
             try:
                 prepare(damaged)
@@ -237,7 +250,7 @@ def test_what_is_accepted_tensorflow_decodes() -> None:
             if not tensorflow_decodes(damaged):
                 violations.append((name, number))
     assert violations == []
-    assert accepted > 100  # Else nothing was tested: damage to colours alone passes, and should.
+    assert accepted > 100  # Damage that only changes colors is accepted, so the test has cases.
 
 
 def test_damage_to_a_png_never_passes() -> None:

@@ -1,4 +1,4 @@
-"""Tests of the removal of metadata: what says where and by whom is gone, all else stays byte for byte."""
+"""Tests of the removal of metadata: place and author are gone, everything else stays byte for byte."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PROFILE = b"ICC profile"
 
 
 def exif(orientation: int = 1) -> bytes:
-    """EXIF with a position."""
+    """Return EXIF with a GPS position."""
     data = Image.Exif()
     data[0x0112] = orientation
     data[0x010E] = PLACE.decode()
@@ -41,10 +41,10 @@ def with_segments(*segments: bytes, at: int = 2, **save: object) -> bytes:
     return data[:at] + b"".join(segments) + data[at:]
 
 
-def png_with(*chunks: bytes, behind: bytes = b"") -> bytes:
+def png_with(*chunks: bytes, after_pixels: bytes = b"") -> bytes:
     data = encoded(smooth(), "PNG", icc_profile=PROFILE)
     end = len(data) - 12
-    return data[:33] + b"".join(chunks) + data[33:end] + behind + data[end:]
+    return data[:33] + b"".join(chunks) + data[33:end] + after_pixels + data[end:]
 
 
 def text(keyword: bytes, kind: bytes = b"tEXt") -> bytes:
@@ -64,19 +64,19 @@ JPEGS = {
     ),
     "fill bytes": with_segments(b"\xff\xff" + EXIF),
     "progressive": with_segments(EXIF, progressive=True),
-    "behind the frame": with_segments(EXIF, at=with_segments().index(b"\xff\xda")),
-    "film behind the end": with_segments() + b"\0\0\0\x18ftypmp42" + PLACE,
+    "after the frame": with_segments(EXIF, at=with_segments().index(b"\xff\xda")),
+    "video after the end": with_segments() + b"\0\0\0\x18ftypmp42" + PLACE,
     "second picture": with_segments(segment(0xE2, b"MPF\0" + PLACE)) + with_segments(EXIF),
     "gray": encoded(smooth().convert("L"), "JPEG", exif=exif(), icc_profile=PROFILE, comment=KEPT),
 }  # fmt: skip
 PNGS = {
     "exif": png_with(chunk(b"eXIf", exif()[6:])),
-    "exif behind the pixels": png_with(behind=chunk(b"eXIf", exif()[6:])),
+    "exif after the pixels": png_with(after_pixels=chunk(b"eXIf", exif()[6:])),
     "xmp": png_with(chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP + PLACE)),
     "raw profile": png_with(
         text(b"Raw profile type exif"), text(b"Raw profile type xmp", b"zTXt"), text(b"raw profile type iptc")
     ),
-    "behind the end": png_with() + PLACE,
+    "after the end": png_with() + PLACE,
 }  # fmt: skip
 
 
@@ -105,14 +105,14 @@ def test_metadata_is_gone_and_the_rest_stays(data: bytes) -> None:
         assert picture.info.get("comment", KEPT) == KEPT
         assert not picture.getexif()
     again = clean(prepared.data)
-    assert (again.changes, again.data) == ((), prepared.data)  # What has none stays as it is.
+    assert (again.changes, again.data) == ((), prepared.data)  # Without metadata, nothing changes.
 
 
 @pytest.mark.parametrize("name", JPEGS)
-def test_coded_data_is_the_same(name: str) -> None:
-    data, kept = JPEGS[name], clean(JPEGS[name]).data
+def test_image_data_is_the_same(name: str) -> None:
+    data, stripped_data = JPEGS[name], clean(JPEGS[name]).data
     end = jpeg.check_markers(data)
-    assert kept.endswith(data[data.rindex(b"\xff\xda", 0, end) : end])
+    assert stripped_data.endswith(data[data.rindex(b"\xff\xda", 0, end) : end])
 
 
 @pytest.mark.parametrize(
@@ -138,11 +138,11 @@ def test_files_without_metadata_stay_byte_for_byte(data: bytes) -> None:
 def test_orientation_is_applied_first(kind: str) -> None:
     data = encoded(smooth(), kind, exif=exif(6), **({"quality": 95} if kind == "JPEG" else {}))
     prepared = clean(data)
-    assert prepared.changes == ("turned",)  # Encoded anew, without metadata.
+    assert prepared.changes == ("turned",)  # Encoded again, without metadata.
     assert prepared == prepare(turned(6, kind), ImageConfig(strip_metadata=True))
 
 
-def test_what_is_encoded_anew_has_no_metadata_anyway() -> None:
+def test_encoded_images_never_have_metadata() -> None:
     for data in (encoded(translucent(), "PNG", exif=exif()), encoded(smooth(), "WEBP", exif=exif())):
         assert prepare(data) == clean(data)
         assert PLACE not in prepare(data).data
@@ -153,7 +153,7 @@ def test_positions_are_counted_and_removed(tmp_path: Path) -> None:
         "cats/exif.jpg": with_segments(EXIF),
         "cats/xmp.jpg": JPEGS["xmp"],
         "cats/exif.png": PNGS["exif"],
-        "cats/turned.jpg": encoded(smooth(), "JPEG", exif=exif(8)),  # Its record has none any more.
+        "cats/turned.jpg": encoded(smooth(), "JPEG", exif=exif(8)),  # The record does not have EXIF any more.
         "cats/time.jpg": encoded(smooth(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0"),
         "dogs/broken.jpg": with_segments(segment(0xE1, exif()[:40])),
         **{f"dogs/{number}.jpg": image(number) for number in range(4)},
@@ -164,7 +164,7 @@ def test_positions_are_counted_and_removed(tmp_path: Path) -> None:
     facts = converted(tmp_path / "src", tmp_path / "out")
     note = next(note for note in facts["notes"] if note["kind"] == "gps")
     assert note["text"] == "3 of 10 images carry GPS positions"
-    assert note["advice"] == "--strip_metadata removes EXIF and XMP without touching pixels"
+    assert note["advice"] == "--strip_metadata removes EXIF and XMP without changing pixels"
     assert sorted(note["examples"]) == ["cats/exif.jpg", "cats/exif.png", "cats/xmp.jpg"]
     without = converted(tmp_path / "src", tmp_path / "without", strip_metadata=True)
     assert without["config"]["strip_metadata"] is True

@@ -19,7 +19,7 @@ from tfrecord_tools.layout.dataset_files import ConvertJson
 
 
 def problems(value: Any, kind: Any, path: str = "") -> list[str]:
-    """Return where a value is not of a type that is put together of TypedDict, dict, list and plain types."""
+    """Return where a value does not have a type, made of TypedDict, dict, list and plain types."""
     if kind is Any:
         return []
     if typing.is_typeddict(kind):
@@ -27,17 +27,17 @@ def problems(value: Any, kind: Any, path: str = "") -> list[str]:
         wrong = [f"{path}: {key} is missing" for key in kind.__required_keys__ - value.keys()]
         wrong += [f"{path}: {key} has no type" for key in value.keys() - hints.keys()]
         return wrong + [line for key in value.keys() & hints.keys() for line in problems(value[key], hints[key], key)]
-    of = typing.get_args(kind)
+    arguments = typing.get_args(kind)
     if typing.get_origin(kind) is dict:
-        return [line for key, entry in value.items() for line in problems(entry, of[1], f"{path}.{key}")]
+        return [line for key, entry in value.items() for line in problems(entry, arguments[1], f"{path}.{key}")]
     if typing.get_origin(kind) is list:
-        return [line for entry in value for line in problems(entry, of[0], f"{path}[]")]
-    return [] if type(value) is kind else [f"{path}: {value!r} is no {kind.__name__}"]
+        return [line for entry in value for line in problems(entry, arguments[0], f"{path}[]")]
+    return [] if type(value) is kind else [f"{path}: {value!r} is not of type {kind.__name__}"]
 
 
 @pytest.fixture(scope="module")
 def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source with duplicates of all kinds, a bad file, and labels to replace."""
+    """Create a source with duplicates of all kinds, a bad file, and labels to replace."""
     root = tree(tmp_path_factory.mktemp("types") / "pets", {"cats": 9, "dogs": 9})
     shutil.copy(root / "cats/000.jpg", root / "cats/copy.jpg")
     shutil.copy(root / "cats/001.jpg", root / "dogs/conflict.jpg")
@@ -68,13 +68,13 @@ def test_a_dry_run_has_no_report(src: Path) -> None:
     assert problems(facts, ConvertJson) == []
 
 
-def test_wrong_keys_and_types_are_noticed(src: Path, tmp_path: Path) -> None:
+def test_wrong_keys_and_types_are_detected(src: Path, tmp_path: Path) -> None:
     facts: Any = converted(src, tmp_path / "out", max_bad=0.5)
     del facts["versions"]["pillow"]
     facts["images"]["colors"]["mean"][0] = "gray"
     facts["more"] = 1
     assert sorted(problems(facts, ConvertJson)) == [
-        ": more has no type", "mean[]: 'gray' is no float", "versions: pillow is missing",
+        ": more has no type", "mean[]: 'gray' is not of type float", "versions: pillow is missing",
     ]  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Tests of what records lack of their images: found in each kind of file, counted in a note, listed in changed.csv."""
+"""Tests of findings: detected in each kind of file, counted in notes, listed in changed.csv."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pages(*pictures: Image.Image, kind: str = "TIFF", **save: Any) -> bytes:
 
 
 def with_preview() -> bytes:
-    """A TIFF whose second page is a small version of the first."""
+    """Return a TIFF with a small version of the first page as second page."""
     stream = io.BytesIO()
     with TiffImagePlugin.AppendingTiffWriter(stream, True) as writer:
         for picture, reduced in ((smooth(), 0), (smooth().resize((8, 6)), 1)):
@@ -41,7 +41,7 @@ def deep(highest: int) -> bytes:
 
 
 def logo(mode: str = "RGBA") -> Image.Image:
-    """White on transparent ground."""
+    """Return a white square on a transparent background."""
     picture = Image.new(mode[:-1], (WIDTH, HEIGHT), "white")
     alpha = Image.new("L", (WIDTH, HEIGHT), 0)
     alpha.paste(255, (5, 5, 20, 20))
@@ -59,25 +59,25 @@ CASES = [
     ("16 bits", deep(65535), "deep"),
     ("alpha", ODD["alpha"].data, "transparent"),
     ("palette", ODD["palette with transparency"].data, "transparent"),
-    ("gray alpha", ODD["grey with alpha"].data, "transparent"),
+    ("gray alpha", ODD["gray with alpha"].data, "transparent"),
     ("webp alpha", ODD["webp with alpha"].data, "transparent"),
     ("white on transparent", encoded(logo(), "PNG"), "transparent,one_color"),
     ("gray and white on transparent", encoded(logo("LA"), "PNG"), "transparent,one_color"),
     ("webp of white on transparent", encoded(logo(), "WEBP", lossless=True), "transparent,one_color"),
     ("gif of one color", encoded(Image.new("P", (9, 9)), "GIF"), "one_color"),
-    ("16 bits of which none of the high byte is used", deep(255), "deep,one_color"),
+    ("16 bits with empty high bytes", deep(255), "deep,one_color"),
     ("tiff of four bands", tiff(BANDS, extra=0), "bands"),
     ("tiff of gray and another band", tiff(BANDS[:, :, 2:], extra=0), "bands"),
     ("tiff of gray and alpha", tiff(BANDS[:, :, 2:], extra=2), "transparent"),
-    ("tiff whose fourth band is marked as alpha", tiff(BANDS, extra=2), "transparent"),
+    ("tiff with a fourth band that is marked as alpha", tiff(BANDS, extra=2), "transparent"),
     ("tiff of three bands", tiff(COLORS), ""),
     ("tiff of pages", pages(smooth(), smooth(), smooth()), "pages"),
     ("tiff with a preview", with_preview(), ""),
-    ("tiff whose second page is cut", CUT_PAGE, "pages"),
+    ("tiff with a cut second page", CUT_PAGE, "pages"),
     ("animated gif", animated("GIF"), "pages"),
     ("gif", ODD["gif"].data, ""),
     ("animated webp", animated("WEBP"), "pages"),
-    ("animated png", animated("PNG"), "pages"),  # Stored as it is; its readers see the first picture.
+    ("animated png", animated("PNG"), "pages"),  # Stored unchanged. Readers see the first picture.
     ("mpo", pages(smooth(), smooth().rotate(180), kind="MPO"), "pages"),
 ]
 if features.check("avif"):
@@ -85,7 +85,7 @@ if features.check("avif"):
 
 
 @pytest.mark.parametrize(("data", "names"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
-def test_what_is_found(data: bytes, names: str) -> None:
+def test_findings_of_each_kind_of_file(data: bytes, names: str) -> None:
     assert ",".join(prepare(data).findings) == names
 
 
@@ -122,7 +122,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-def test_every_record_that_is_not_its_file_is_listed(mixed: Path) -> None:
+def test_changed_csv_lists_every_changed_record(mixed: Path) -> None:
     with open(mixed / "changed.csv", newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert header == ["path", "found", "stored", "changes", "lost"]
@@ -142,16 +142,16 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
     assert [(note["kind"], note["level"], note["images"], note["text"]) for note in notes] == [
         (
             "narrow", "check", 2,
-            "2 images have 16-bit levels, of which only 0 to 4,095 are used (6% of all), so the records look nearly"
+            "2 images have 16-bit levels but use only 0 to 4,095 (6% of all), so the records look nearly"
             " black",
         ),
         (
             "bands", "check", 1,
-            "1 image has more bands than red, green and blue, or than gray, and the other bands are dropped",
+            "1 image has more bands than red, green and blue, or than gray; the other bands are dropped",
         ),
-        ("pages", "note", 2, "2 images have several pages or frames, of which only the first is used"),
+        ("pages", "note", 2, "2 images have several pages or frames; only the first one is used"),
         ("transparent", "check", 1, "1 image has transparent pixels (alpha), which are laid on white"),
-        ("one_color", "check", 1, "1 image is a single color after the conversion, so nothing is left to learn from"),
+        ("one_color", "check", 1, "1 image is a single color after the conversion, so there is nothing left to learn"),
     ]  # fmt: skip
     assert notes[0]["advice"] == "pass --depth_range=0,4095 or --depth_range=auto"
     assert sorted(notes[0]["examples"]) == ["cats/deep.png", "dogs/deep.png"]
@@ -161,9 +161,9 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
     done = run("tfrecord_tools.convert", f"--src={mixed.parent / 'src'}", f"--out={tmp_path / 'out'}", "--workers=1")
     lines = done.stdout.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("  note: "))
-    assert lines[first - 1].split()[0] == "shards"  # The class table stands before the notes.
+    assert lines[first - 1].split()[0] == "shards"  # Notes follow the class table.
     assert lines[first] == (
-        "  note: 2 images have 16-bit levels, of which only 0 to 4,095 are used (6% of all), so the records look nearly"
+        "  note: 2 images have 16-bit levels but use only 0 to 4,095 (6% of all), so the records look nearly"
         " black. Pass --depth_range=0,4095 or --depth_range=auto"
     )
     assert sum(line.startswith("  note: ") for line in lines) == len(notes)
@@ -175,14 +175,14 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
     assert "<code>--depth_range=0,4095</code> or <code>--depth_range=auto</code>" in page
 
 
-def test_levels_of_all_of_the_range_are_a_note_only(tmp_path: Path) -> None:
+def test_levels_that_use_the_whole_range_are_only_a_note(tmp_path: Path) -> None:
     facts = converted(source(tmp_path / "src", {"cats/deep.png": deep(60_000)}), tmp_path / "out")
     assert [(note["kind"], note["level"], note["text"]) for note in facts["notes"]] == [
-        ("deep", "note", "1 image has 16-bit levels, of which the high byte is kept")
+        ("deep", "note", "1 image has 16-bit levels, and only the high byte of each is kept")
     ]
 
 
-def test_an_update_knows_the_findings_of_old_records(mixed: Path, tmp_path: Path) -> None:
+def test_an_update_keeps_the_findings_of_old_records(mixed: Path, tmp_path: Path) -> None:
     src = source(tmp_path / "src", MIXED)
     converted(src, tmp_path / "out")
     (src / "cats/new.png").write_bytes(deep(50))
@@ -192,16 +192,19 @@ def test_an_update_knows_the_findings_of_old_records(mixed: Path, tmp_path: Path
     assert verify.verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), log=lambda line: None) == []
 
 
+DIFFERS = "the files or changes differ from those in records.parquet"
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda text: text.replace("GIF", "BMP"), "changed.csv: other files or changes than in records.parquet"),
-        (lambda text: "\n".join(text.splitlines()[:-1]), "changed.csv: other files or changes than in records.parquet"),
-        (lambda text: text + "a,b,c,d,e\n", "changed.csv: other files or changes than in records.parquet"),
+        (lambda text: text.replace("GIF", "BMP"), f"changed.csv: {DIFFERS}"),
+        (lambda text: "\n".join(text.splitlines()[:-1]), f"changed.csv: {DIFFERS}"),
+        (lambda text: text + "a,b,c,d,e\n", f"changed.csv: {DIFFERS}"),
         (None, "changed.csv: cannot be read: No such file or directory"),
     ],
 )
-def test_verify_compares_it_with_the_index(mixed: Path, tmp_path: Path, change: Any, problem: str) -> None:
+def test_verify_compares_changed_csv_with_the_index(mixed: Path, tmp_path: Path, change: Any, problem: str) -> None:
     for name, data in contents(mixed).items():
         (tmp_path / name).write_bytes(data)
     path = tmp_path / "changed.csv"
@@ -213,7 +216,7 @@ def test_verify_compares_it_with_the_index(mixed: Path, tmp_path: Path, change: 
     assert verify.verify(config, log=lambda line: None) == [problem]
 
 
-def test_conflicts_are_seen_side_by_side_also_if_none_is_a_record(tmp_path: Path) -> None:
+def test_conflicts_are_shown_side_by_side_even_if_they_are_dropped(tmp_path: Path) -> None:
     same = image("same")
     src = source(tmp_path / "src", {"cats/same.jpg": same, "dogs/same.jpg": same, "dogs/again.jpg": same})
     for duplicates, where in (("keep", ("train", "validation")), ("drop", ("left out",))):

@@ -1,4 +1,4 @@
-"""Tests of the metadata against TensorFlow Datasets and plain TensorFlow, which read it."""
+"""Tests of the metadata, read by TensorFlow Datasets and by plain TensorFlow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ODD_NAMES = ("with space.jpg", "line\nbreak.png", "emoji 🐕.jpg", "quote\"'.jp
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes with names of many scripts, files with odd names, and one that is no image."""
+    """Create classes with names in several scripts, files with odd names, and one that is not an image."""
     root = tmp_path_factory.mktemp("metadata") / "Meine Bilder"
     tree(root, {f"train/{name}": 7 for name in CLASSES} | {f"val/{name}": 3 for name in CLASSES})
     for name in ODD_NAMES:
@@ -33,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def out(source: Path) -> Path:
-    """The converted source, in two shards of train and one of validation."""
+    """Convert the source to two shards of train and one of validation."""
     converted(source, source.parent / "out", shards=3)
     return source.parent / "out"
 
@@ -44,7 +44,7 @@ def builder(out: Path) -> tfds.core.DatasetBuilder:
 
 
 def pixels(path: Path) -> np.ndarray:
-    """u8[h w 3] by the decoder that all of the project uses."""
+    """Decode a file to u8[h w 3] with TensorFlow."""
     return tf.io.decode_image(path.read_bytes(), channels=3, expand_animations=False).numpy()
 
 
@@ -134,7 +134,7 @@ def test_plain_tensorflow_reads_the_same(source: Path, out: Path) -> None:
         assert names[example["label"]] == Path(path).parts[1]
 
 
-def test_odd_names_arrive(out: Path) -> None:
+def test_odd_names_are_stored(out: Path) -> None:
     paths = {example["image/filename"].decode() for example in plain_tensorflow(out, "train")}
     assert {f"train/{CLASSES[0]}/{name}" for name in ODD_NAMES} <= paths
 
@@ -160,21 +160,21 @@ def test_convert_json(out: Path) -> None:
     assert facts["versions"]["pillow"] == Image.__version__
 
 
-def test_bytes_of_the_splits_are_without_frames(out: Path, builder: tfds.core.DatasetBuilder) -> None:
+def test_bytes_of_the_splits_do_not_count_frames(out: Path, builder: tfds.core.DatasetBuilder) -> None:
     for name, split in builder.info.splits.items():
         framed = sum(path.stat().st_size for path in out.glob(f"*-{name}.tfrecord-*"))
         assert split.num_bytes == framed - 16 * split.num_examples
 
 
-def test_nothing_machine_dependent_is_in_it(source: Path, out: Path) -> None:
+def test_files_do_not_contain_local_paths(source: Path, out: Path) -> None:
     for path in out.iterdir():
         assert str(source.parent).encode() not in path.read_bytes()
 
 
-def test_reading_warns_of_nothing(out: Path) -> None:
+def test_reading_gives_no_warning(out: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         tfds.builder_from_directory(out)
-    # What it calls of protobuf, of which some versions warn, is its own affair.
-    told = [w for w in caught if not issubclass(w.category, DeprecationWarning)]
-    assert [str(w.message) for w in told if "tensorflow_datasets" in str(w.filename)] == []
+    # TensorFlow Datasets uses deprecated functions of protobuf, so deprecation warnings are ignored.
+    others = [w for w in caught if not issubclass(w.category, DeprecationWarning)]
+    assert [str(w.message) for w in others if "tensorflow_datasets" in str(w.filename)] == []

@@ -1,4 +1,4 @@
-"""Tests of the record format against TensorFlow, which is not used to write it."""
+"""Tests of the record format: the bytes are the same as TensorFlow's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,20 @@ import tensorflow as tf
 
 from tfrecord_tools.layout import schema
 
-LENGTHS = [0, 1, 2, 100, 127, 128, 129, 16_383, 16_384, 16_385, 2_097_151, 2_097_152]  # A varint grows at 2**7k.
+LENGTHS = [
+    0,
+    1,
+    2,
+    100,
+    127,
+    128,
+    129,
+    16_383,
+    16_384,
+    16_385,
+    2_097_151,
+    2_097_152,
+]  # A varint becomes one byte longer at 2**(7 k).
 LABELS = [0, 1, 127, 128, 20_000, 2**31 - 1]
 EXAMPLES = {
     "empty": (b"", "", 0),
@@ -32,13 +45,13 @@ def tensorflow_example(image: bytes, path: str, label: int) -> tf.train.Example:
 
 
 @pytest.mark.parametrize(("image", "path", "label"), EXAMPLES.values(), ids=EXAMPLES)
-def test_example_is_tensorflows(image: bytes, path: str, label: int) -> None:
+def test_example_is_that_of_tensorflow(image: bytes, path: str, label: int) -> None:
     encoded = schema.encode_example(image, path, label)
     expected = tensorflow_example(image, path, label)
     parsed = tf.train.Example()
     assert parsed.ParseFromString(encoded) == len(encoded)
     assert parsed == expected
-    assert len(encoded) == expected.ByteSize()  # A map's entries may stand in any order; ours are sorted.
+    assert len(encoded) == expected.ByteSize()  # Entries of a map may have any order; here they are sorted.
     assert encoded.index(b"\x05image\x12") < encoded.index(b"\x0eimage/filename\x12") < encoded.index(b"\x05label\x12")
 
 
@@ -52,7 +65,7 @@ def test_example_bytes_is_the_length() -> None:
     table = [(image, 10, 1) for image in LENGTHS]
     table += [(10, path, 1) for path in [0, 1, 90, 100, 108, 110, 127, 128, 4096]]
     table += [(0, 0, label) for label in LABELS]
-    table += list(itertools.product(range(40, 140), [5], [0]))  # Where the lengths around the image grow.
+    table += list(itertools.product(range(40, 140), [5], [0]))  # The enclosing lengths become longer here.
     table += list(itertools.product(range(16_300, 16_390, 5), [5], [0]))
     lengths = schema.example_bytes(*np.array(table, np.int64).T)
     assert lengths.dtype == np.int64
@@ -64,7 +77,7 @@ def test_same_values_give_the_same_bytes() -> None:
 
 
 @pytest.mark.parametrize("length", [0, 1, 11, 12, 16, 127, 128, 65_536])
-def test_frame_is_tensorflows(tmp_path: Path, length: int) -> None:
+def test_frame_is_that_of_tensorflow(tmp_path: Path, length: int) -> None:
     data = np.random.default_rng(length).integers(0, 256, length, np.uint8).tobytes()
     with tf.io.TFRecordWriter(str(tmp_path / "records")) as writer:
         writer.write(data)
@@ -74,26 +87,26 @@ def test_frame_is_tensorflows(tmp_path: Path, length: int) -> None:
     assert schema.unframe(framed) == data
 
 
-def test_every_flipped_bit_is_found() -> None:
+def test_every_flipped_bit_is_detected() -> None:
     framed = schema.frame(b"some thirty bytes of any content")
-    for place, bit in itertools.product(range(len(framed)), range(8)):
+    for position, bit in itertools.product(range(len(framed)), range(8)):
         damaged = bytearray(framed)
-        damaged[place] ^= 1 << bit
-        assert schema.unframe(bytes(damaged)) is None, (place, bit)
+        damaged[position] ^= 1 << bit
+        assert schema.unframe(bytes(damaged)) is None, (position, bit)
 
 
 @pytest.mark.parametrize(
     "framed",
     [
-        b"",  # Read behind the end of a file.
+        b"",  # Read after the end of a file.
         b"x",
         schema.frame(b"data")[:-1],
         schema.frame(b"data") + b"\x00",
-        schema.frame(b"data")[:12],  # The header alone.
+        schema.frame(b"data")[:12],  # Only the header.
         schema.frame(b"")[:-1],
-        schema.frame(b"one") + schema.frame(b"two"),  # Not one frame.
+        schema.frame(b"one") + schema.frame(b"two"),  # Two frames.
         b"\x00" * 16,  # A hole in a file.
     ],
 )
-def test_what_is_no_whole_frame_is_found(framed: bytes) -> None:
+def test_incomplete_frames_are_detected(framed: bytes) -> None:
     assert schema.unframe(framed) is None

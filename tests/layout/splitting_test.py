@@ -1,4 +1,4 @@
-"""Tests of the automatic split: shares of every class, what stays together, what an update keeps."""
+"""Tests of the automatic split: fractions per class, units that stay together, updates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def hashes(count: int, seed: int = 0) -> np.ndarray:
 
 
 def counts(splits: np.ndarray, labels: np.ndarray, label: int) -> list[int]:
-    """Records of a class in train, validation and test."""
+    """Return the number of records of a class in train, validation and test."""
     return np.bincount(splits[labels == label], minlength=3).tolist()
 
 
@@ -24,13 +24,13 @@ def counts(splits: np.ndarray, labels: np.ndarray, label: int) -> list[int]:
     [
         (10, (0.2, 0.0), [8, 2, 0]),
         (20, (0.2, 0.0), [16, 4, 0]),
-        (2, (0.2, 0.0), [1, 1, 0]),  # At least one of two ...
+        (2, (0.2, 0.0), [1, 1, 0]),  # At least one of two images goes to validation.
         (5, (0.2, 0.0), [4, 1, 0]),
-        (1, (0.2, 0.1), [1, 0, 0]),  # ... but the only one goes to train,
-        (2, (0.2, 0.1), [1, 1, 0]),  # validation goes before test,
+        (1, (0.2, 0.1), [1, 0, 0]),  # A single image goes to train.
+        (2, (0.2, 0.1), [1, 1, 0]),  # Validation comes before test.
         (3, (0.2, 0.1), [1, 1, 1]),
         (1000, (0.001, 0.0), [999, 1, 0]),
-        (3, (0.9, 0.0), [1, 2, 0]),  # and one always stays in train.
+        (3, (0.9, 0.0), [1, 2, 0]),  # At least one image stays in train.
         (4, (0.45, 0.45), [1, 2, 1]),
         (10, (0.0, 0.1), [9, 0, 1]),
         (10, (0.0, 0.0), [10, 0, 0]),
@@ -39,7 +39,7 @@ def counts(splits: np.ndarray, labels: np.ndarray, label: int) -> list[int]:
         (10, (0.25, 0.0), [8, 2, 0]),  # round(2.5) is 2, as in Python.
     ],
 )
-def test_share_of_every_class(images: int, fractions: tuple[float, float], expected: list[int]) -> None:
+def test_fractions_of_every_class(images: int, fractions: tuple[float, float], expected: list[int]) -> None:
     classes = 7
     labels = np.tile(np.arange(classes, dtype=np.int32), images)
     splits = choose_splits(hashes(len(labels)), labels, fractions, seed=3)
@@ -57,8 +57,8 @@ def test_no_images_at_all() -> None:
     assert choose_splits(hashes(0), np.zeros(0, np.int32), (0.2, 0.0), seed=0).tolist() == []
 
 
-def test_the_choice_is_the_same_forever() -> None:
-    """A change of these values moves images between training and validation of every dataset written again."""
+def test_the_split_never_changes() -> None:
+    """If these values change, images move between train and validation when a dataset is rewritten."""
     keys = np.arange(20, dtype=np.uint64)
     splits = choose_splits(keys, np.arange(20, dtype=np.int32) % 2, (0.3, 0.2), 0)
     assert "".join(map(str, splits)) == "22010200102001101001"
@@ -66,7 +66,7 @@ def test_the_choice_is_the_same_forever() -> None:
     assert content_hashes(digest).tolist() == [0x0706050403020100, 0x2726252423222120]
 
 
-def test_seeds_and_purposes_choose_independently() -> None:
+def test_seeds_and_purposes_give_independent_splits() -> None:
     keys, labels = hashes(10_000), np.zeros(10_000, np.int32)
     first = choose_splits(keys, labels, (0.2, 0.0), 0) == 1
     for other in (choose_splits(keys, labels, (0.2, 0.0), 1), choose_splits(keys, labels, (0.2, 0.0), 0, purpose=2)):
@@ -90,13 +90,13 @@ def test_a_unit_stays_together_and_counts_once() -> None:
 
 def test_a_unit_of_several_classes_counts_for_the_most_frequent_one() -> None:
     keys = np.repeat(hashes(40), 3)
-    labels = np.tile(np.array([1, 0, 1], np.int32), 40)  # Every group is one of class 1.
+    labels = np.tile(np.array([1, 0, 1], np.int32), 40)  # Every group counts as class 1.
     splits = choose_splits(keys, labels, (0.25, 0.0), 0)
     assert Counter(splits.tolist()) == {0: 90, 1: 30}
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_every_class_is_in_train_also_where_groups_follow_another_class(seed: int) -> None:
+def test_every_class_is_in_train_even_if_its_groups_belong_to_another_class(seed: int) -> None:
     keys = np.repeat(np.arange(1, 7, dtype=np.uint64), 4)
     labels = np.tile(np.array([0, 0, 0, 0], np.int32), 6)
     labels[[3, 7]] = 1  # Class 1 has one image in each of two groups of class 0.
@@ -105,7 +105,7 @@ def test_every_class_is_in_train_also_where_groups_follow_another_class(seed: in
     assert all(len(set(splits[keys == key].tolist())) == 1 for key in set(keys.tolist()))
 
 
-def test_decided_sides_are_kept_and_others_fill_up() -> None:
+def test_fixed_splits_are_kept_and_free_images_fill_them_up() -> None:
     keys, labels = hashes(100), np.zeros(100, np.int32)
     before = choose_splits(keys[:50], labels[:50], (0.2, 0.0), 0)
     fixed = np.concatenate([before, np.full(50, FREE, np.int8)])
@@ -114,13 +114,13 @@ def test_decided_sides_are_kept_and_others_fill_up() -> None:
     assert counts(after, labels, 0) == [80, 20, 0]
 
 
-def test_a_new_image_of_a_decided_unit_follows() -> None:
+def test_a_new_image_follows_the_fixed_images_of_its_unit() -> None:
     keys = np.array([7, 8, 9, 7], np.uint64)
     fixed = np.array([1, 0, FREE, FREE], np.int8)
     assert choose_splits(keys, np.zeros(4, np.int32), (0.2, 0.0), 0, fixed=fixed).tolist() == [1, 0, 0, 1]
 
 
-def test_a_class_that_is_in_validation_only_gets_its_next_image_into_train() -> None:
+def test_the_next_image_of_a_class_without_train_images_goes_to_train() -> None:
     fixed = np.array([1, FREE], np.int8)
     assert choose_splits(hashes(2), np.zeros(2, np.int32), (0.5, 0.4), 0, fixed=fixed).tolist() == [1, 0]
 

@@ -1,4 +1,4 @@
-"""The wheel holds what an installation needs: it is built, installed into a fresh environment and used there."""
+"""The wheel is built, installed into a fresh environment, and used there."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def succeed(command: Sequence[str | Path], cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("wheel")
-    copy = place / "source"  # Setuptools writes into the directory that it builds.
+    directory = tmp_path_factory.mktemp("wheel")
+    copy = directory / "source"  # Setuptools writes into the directory that it builds.
     tracked = succeed(["git", "ls-files", "-z"], REPOSITORY).split("\0")
     for name in filter(None, tracked):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         (copy / name).write_bytes((REPOSITORY / name).read_bytes())
-    succeed([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", place, copy], place)
-    (path,) = place.glob("*.whl")
+    succeed([sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", directory, copy], directory)
+    (path,) = directory.glob("*.whl")
     return path
 
 

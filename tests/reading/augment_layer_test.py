@@ -1,4 +1,4 @@
-"""Tests of the Keras layer: in models, pipelines and files, whatever the policy."""
+"""Tests of the Keras layer in models, pipelines and saved files, under every dtype policy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def policy(request: pytest.FixtureRequest) -> Iterator[str]:
     keras.mixed_precision.set_global_policy(before)
 
 
-def test_it_is_augment() -> None:
+def test_layer_equals_augment() -> None:
     np.testing.assert_array_equal(RandomAugment(PRESETS["strong"])(IMAGES, KEYS, training=True), EXPECTED)
 
 
@@ -40,7 +40,9 @@ def test_floats_keep_their_values_under_every_policy(policy: str) -> None:
         changed = layer(images, KEYS, training=True)
         assert changed.dtype == tf.float32
         np.testing.assert_allclose(changed, EXPECTED.astype(np.float32) * (scale / 255), rtol=1e-6)
-        np.testing.assert_array_equal(layer(images, KEYS, training=False), images)  # 201.3 stays 201.3.
+        np.testing.assert_array_equal(
+            layer(images, KEYS, training=False), images
+        )  # 201.3 is not rounded to an integer.
 
 
 def test_one_image() -> None:
@@ -49,7 +51,7 @@ def test_one_image() -> None:
 
 
 @pytest.mark.slow
-def test_in_a_function_of_unknown_batch_size_and_in_a_pipeline() -> None:
+def test_unknown_batch_size_and_pipeline() -> None:
     layer = RandomAugment(PRESETS["strong"])
     function = tf.function(
         lambda images, keys: layer(images, keys, training=True),
@@ -62,7 +64,7 @@ def test_in_a_function_of_unknown_batch_size_and_in_a_pipeline() -> None:
     np.testing.assert_array_equal(np.concatenate(list(data.as_numpy_iterator())), EXPECTED)
 
 
-def test_without_keys_each_call_draws_anew() -> None:
+def test_calls_without_keys_differ() -> None:
     layers = [RandomAugment(rotation_range=90, seed=seed) for seed in (1, 1, 2)]
     first, again, other = ([layer(IMAGES, training=True).numpy().tobytes() for _ in range(2)] for layer in layers)
     assert first == again
@@ -100,15 +102,16 @@ def test_saved_in_a_model(tmp_path: Path) -> None:
     loaded.fit(IMAGES / 255, np.zeros(4), verbose=0)
 
 
-def test_config_or_settings() -> None:
-    with pytest.raises(UserError, match=r"RandomAugment: give a config or erasing, cval, not both\."):
+def test_config_and_settings_exclude_each_other() -> None:
+    with pytest.raises(UserError, match=r"RandomAugment: use either config or erasing, cval, not both\."):
         RandomAugment(AugmentConfig(), erasing=0.5, cval=3)
 
 
-def test_what_cannot_be() -> None:
+def test_errors() -> None:
     layer = RandomAugment(PRESETS["strong"])
-    with pytest.raises(UserError, match=r"keys of shape \(1,\) for images of shape \(4, 20, 24, 3\): one an image is"):
+    message = r"keys of shape \(1,\) for images of shape \(4, 20, 24, 3\): must be one key per image"
+    with pytest.raises(UserError, match=message):
         layer(IMAGES, KEYS[:1], training=True)
-    with pytest.raises(UserError, match=r"scale=0: the value of white, above 0, is expected\."):
+    with pytest.raises(UserError, match=r"scale=0: must be the value of white, above 0\."):
         RandomAugment(scale=0)
     np.testing.assert_array_equal(layer(IMAGES, KEYS.astype(np.int32), training=True), EXPECTED)

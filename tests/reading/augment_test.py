@@ -1,4 +1,4 @@
-"""Tests of the augmentation: parity with ImageDataGenerator, ranges, and the same bits wherever it runs."""
+"""Tests of augmentation: equality with ImageDataGenerator, ranges, and reproducibility."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tfrecord_tools.augmentation.augment import (
 from tfrecord_tools.errors import UserError
 
 SIDE = 41
-CENTRE = (SIDE - 1) / 2
+CENTER = (SIDE - 1) / 2
 
 
 def keys(count: int, seed: int = 0, epoch: int = 0) -> np.ndarray:
@@ -50,15 +50,15 @@ def noise(count: int = 4, side: int = SIDE) -> np.ndarray:
 
 
 def dots(count: int, *places: tuple[int, int]) -> np.ndarray:
-    """Black images with a white spot of 3x3 pixels at each (y, x)."""
+    """Return black images with a white spot of 3 x 3 pixels at each (y, x)."""
     images = np.zeros((count, SIDE, SIDE, 3), np.uint8)
     for y, x in places:
         images[:, y - 1 : y + 2, x - 1 : x + 2] = 255
     return images
 
 
-def centres(images: np.ndarray) -> np.ndarray:
-    """f64[b 2], y and x of the centre of brightness."""
+def centers(images: np.ndarray) -> np.ndarray:
+    """Return the center of brightness of each image, f64[b 2], as (y, x)."""
     bright = images[..., 0].astype(float)
     mass = bright.sum((1, 2))
     y = (bright.sum(2) * np.arange(SIDE)).sum(1) / mass
@@ -80,7 +80,7 @@ ALL = AugmentConfig(
 
 
 def photo(side: int = 64) -> np.ndarray:
-    """u8[side side 3], smooth as photographs are for the most part, with edges."""
+    """Return an image, u8[side side 3], that is smooth with some edges, like a photograph."""
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
     pixels = np.array(image)
@@ -103,7 +103,7 @@ CHANGES = [
 
 @pytest.mark.parametrize("fill_mode", FILL_MODES)
 @pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_warp_is_that_of_image_data_generator(change: dict[str, float], fill_mode: str) -> None:
+def test_warp_equals_image_data_generator(change: dict[str, float], fill_mode: str) -> None:
     image = photo()
     expected = generator(fill_mode=fill_mode, cval=90).apply_transform(image.astype(np.float32), STILL | change)
     given = STILL | {key: value for key, value in change.items() if not key.startswith("flip")}
@@ -114,7 +114,7 @@ def test_warp_is_that_of_image_data_generator(change: dict[str, float], fill_mod
 
 
 @pytest.mark.parametrize("side", [63, 64])
-def test_no_move_and_flips_lose_nothing(side: int) -> None:
+def test_flips_keep_all_pixels(side: int) -> None:
     image = photo(side)
     for flip_x, flip_y in ((1, 1), (-1, 1), (1, -1), (-1, -1)):
         still = Moves(*(tf.constant([float(v)], tf.float64) for v in (*STILL.values(), flip_x, flip_y)))
@@ -123,7 +123,7 @@ def test_no_move_and_flips_lose_nothing(side: int) -> None:
 
 
 def test_images_that_are_not_square() -> None:
-    """Keras's own generator takes the centre of height for that of width there, so that its images wander off."""
+    """Keras's generator swaps the centers of height and width of such images, so it cannot be compared."""
     image = photo()[:40]
     half = Moves(*(tf.constant([float(v)], tf.float64) for v in (180, 0, 0, 0, 1, 1, 1, 1)))
     moved = warp(tf.constant(image[None]), affine(half, (40, 64)), "nearest").numpy()[0]
@@ -131,12 +131,12 @@ def test_images_that_are_not_square() -> None:
 
 
 @pytest.mark.parametrize("name", ["theta", "tx", "ty", "shear", "zx", "zy"])
-def test_distributions_are_those_of_image_data_generator(name: str) -> None:
+def test_distributions_equal_image_data_generator(name: str) -> None:
     settings: dict[str, Any] = {
         "rotation_range": 40, "width_shift_range": 0.2, "height_shift_range": 0.2, "shear_range": 15, "zoom_range": 0.3,
     }  # fmt: skip
     theirs = generator(**settings)
-    np.random.seed(0)  # What it draws from.
+    np.random.seed(0)  # The range of the draws.
     expected = [theirs.get_random_transform((64, 64, 3))[name] for _ in range(10_000)]
     drawn = draw_moves(Draws(tf.bitcast(keys(10_000), tf.uint64)), (64, 64), AugmentConfig(**settings))
     assert scipy.stats.ks_2samp(getattr(drawn, name).numpy(), expected).pvalue > 0.001
@@ -152,7 +152,7 @@ def test_draws_are_uniform_and_independent() -> None:
 # --- The same bits --------------------------------------------------------------------------------------------------
 
 
-QUICK = {("strong", "reflect"), ("standard", "constant")}  # The others take two minutes.
+QUICK = {("strong", "reflect"), ("standard", "constant")}  # The other combinations take two minutes.
 
 
 @pytest.mark.parametrize(
@@ -178,14 +178,14 @@ def test_eager_graph_xla_and_batch_size_are_equal(preset: str, fill_mode: str) -
 
 
 def test_bits_are_pinned() -> None:
-    """Who trained with these draws yesterday continues with the same ones."""
+    """A training that is resumed with a new version must get the same draws."""
     assert [int(augmented(noise(3), PRESETS[name]).astype(np.int64).sum()) for name in ("document", "strong")] == PINNED
 
 
 PINNED = [1930519, 1715415]
 
 
-def test_keys_alone_decide() -> None:
+def test_result_depends_on_keys_alone() -> None:
     assert np.array_equal(augmented(noise(), ALL, 3, 5), augmented(noise(), ALL, 3, 5))
     same = np.repeat(noise(1), 8, 0)
     results = {
@@ -194,17 +194,17 @@ def test_keys_alone_decide() -> None:
     assert len(results) == 72
 
 
-def test_nothing_changes_nothing() -> None:
+def test_empty_config_changes_nothing() -> None:
     np.testing.assert_array_equal(augmented(noise(), AugmentConfig()), noise())
 
 
-def test_one_change_leaves_the_draws_of_others() -> None:
+def test_settings_do_not_change_the_draws_of_others() -> None:
     flips = AugmentConfig(horizontal_flip=True)
     colored = dataclasses.replace(flips, brightness_range=(0.5, 0.5))
     np.testing.assert_allclose(augmented(noise(), colored), augmented(noise(), flips) / 2, atol=0.51)
 
 
-# --- Colours and erasing --------------------------------------------------------------------------------------------
+# --- Colors and erasing ---------------------------------------------------------------------------------------------
 
 
 def recolored(image: np.ndarray, **colors: float) -> np.ndarray:
@@ -216,34 +216,34 @@ def recolored(image: np.ndarray, **colors: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.0, 1.5])
-def test_colours_are_those_of_pillow_and_tensorflow(factor: float) -> None:
+def test_colors_equal_pillow_and_tensorflow(factor: float) -> None:
     image = photo()
     values = image.astype(np.float64)
-    grey = (values @ [0.299, 0.587, 0.114])[..., None]
+    gray = (values @ [0.299, 0.587, 0.114])[..., None]
     expected = {
         "brightness": values * factor,
         "contrast": (values - values.mean()) * factor + values.mean(),
-        "saturation": (values - grey) * factor + grey,
+        "saturation": (values - gray) * factor + gray,
     }
     for name, result in expected.items():
         np.testing.assert_allclose(recolored(image, **{name: factor}), np.clip(result, 0, 255), atol=0.51)
     np.testing.assert_allclose(recolored(image, shift=-30.0), np.clip(values - 30, 0, 255), atol=0.51)
 
 
-def test_colours_together_are_one_after_the_other() -> None:
-    image = photo() // 2 + 60  # Nothing is cut off in between.
+def test_color_changes_are_applied_in_order() -> None:
+    image = photo() // 2 + 60  # Values are not clipped between the changes.
     step = recolored(recolored(recolored(image, saturation=0.7), contrast=0.8), brightness=1.1)
     np.testing.assert_allclose(recolored(image, saturation=0.7, contrast=0.8, brightness=1.1), step, atol=2)
 
 
-def test_colours_of_grey_images() -> None:
+def test_colors_of_gray_images() -> None:
     image = photo()[..., :1]
     rgb = np.repeat(image, 3, -1)
     change = {"brightness": 1.2, "contrast": 0.7, "saturation": 0.4, "shift": 5.0}
     np.testing.assert_allclose(recolored(image, **change), recolored(rgb, **change)[..., :1], atol=1)
 
 
-def test_ranges_of_colours() -> None:
+def test_ranges_of_colors() -> None:
     config = AugmentConfig(channel_shift_range=20, brightness_range=(0.5, 1.5), saturation_range=(0, 2))
     drawn = draw_colors(Draws(tf.bitcast(keys(2000), tf.uint64)), config)
     for values, low, high in ((drawn.shift, -20, 20), (drawn.brightness, 0.5, 1.5), (drawn.saturation, 0, 2)):
@@ -259,7 +259,7 @@ def test_erasing() -> None:
         rows, columns = np.nonzero((image == 9).all(-1))
         if len(rows):
             height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-            assert len(rows) == height * width  # One rectangle.
+            assert len(rows) == height * width  # The erased pixels form one rectangle.
             areas.append(height * width / SIDE**2)
     assert 85 < len(areas) < 155
     assert 0.08 < min(areas) < 0.13
@@ -278,22 +278,22 @@ def test_erasing() -> None:
     ],
 )
 def test_shifts(config: AugmentConfig, limit: tuple[float, float]) -> None:
-    shifts = centres(augmented(dots(300, (20, 20)), config)) - 20
+    shifts = centers(augmented(dots(300, (20, 20)), config)) - 20
     for axis, share in enumerate(limit):
         pixels = share * SIDE
         assert np.abs(shifts[:, axis]).max() <= pixels + 0.1
         if pixels:
-            assert shifts[:, axis].max() > 0.9 * pixels  # The range is used, to both sides ...
+            assert shifts[:, axis].max() > 0.9 * pixels  # Shifts use the full range to both sides ...
             assert shifts[:, axis].min() < -0.9 * pixels
-            assert np.std(shifts[:, axis]) == pytest.approx(pixels / np.sqrt(3), rel=0.15)  # ... and evenly.
+            assert np.std(shifts[:, axis]) == pytest.approx(pixels / np.sqrt(3), rel=0.15)  # ... and are uniform.
     if all(limit):
-        assert abs(np.corrcoef(shifts.T)[0, 1]) < 0.3  # Drawn independently.
+        assert abs(np.corrcoef(shifts.T)[0, 1]) < 0.3  # x and y are drawn independently.
 
 
 @pytest.mark.parametrize("degrees", [10.0, 90.0, 180.0])
 def test_rotation(degrees: float) -> None:
-    y, x = centres(augmented(dots(300, (20, 34)), AugmentConfig(rotation_range=degrees))).T - CENTRE
-    assert np.hypot(y, x) == pytest.approx(14, abs=0.6)  # About the centre.
+    y, x = centers(augmented(dots(300, (20, 34)), AugmentConfig(rotation_range=degrees))).T - CENTER
+    assert np.hypot(y, x) == pytest.approx(14, abs=0.6)  # The rotation is about the center.
     angles = np.degrees(np.arctan2(y, x))
     assert np.abs(angles).max() <= degrees + 1.5
     assert angles.max() > 0.9 * degrees
@@ -304,15 +304,17 @@ def test_zoom() -> None:
     config = AugmentConfig(zoom_range=0.3)
     wide = dots(300, (20, 27))
     tall = dots(300, (27, 20))
-    x = centres(augmented(wide, config))[:, 1] - CENTRE
-    y = centres(augmented(tall, config))[:, 0] - CENTRE
+    x = centers(augmented(wide, config))[:, 1] - CENTER
+    y = centers(augmented(tall, config))[:, 0] - CENTER
     for distance in (x, y):
-        scale = 7 / distance  # Keras: a factor above 0 shows more of the picture, hence smaller.
+        scale = 7 / distance  # As in Keras, a factor above 1 shows more of the image, and everything in it smaller.
         assert scale.min() >= 0.7 - 0.03
         assert scale.max() <= 1.3 + 0.03
         assert scale.min() < 0.75
         assert scale.max() > 1.25
-    assert abs(np.corrcoef(x, y)[0, 1]) < 0.3  # Width and height independently; the same draws for both calls.
+    assert (
+        abs(np.corrcoef(x, y)[0, 1]) < 0.3
+    )  # Width and height are drawn independently, and both calls have the same draws.
 
 
 @pytest.mark.parametrize(
@@ -324,15 +326,15 @@ def test_zoom() -> None:
     ],
 )
 def test_flips(config: AugmentConfig, axes: set[str]) -> None:
-    flipped = centres(augmented(dots(400, (10, 10)), config)) > CENTRE
+    flipped = centers(augmented(dots(400, (10, 10)), config)) > CENTER
     assert 140 < flipped[:, 1].sum() < 260 if "x" in axes else not flipped[:, 1].any()
     assert 140 < flipped[:, 0].sum() < 260 if "y" in axes else not flipped[:, 0].any()
     if len(axes) == 2:
         counts = np.bincount(flipped @ [1, 2], minlength=4)
-        assert counts.min() > 60  # Each of the four as often: the two are drawn independently.
+        assert counts.min() > 60  # The four combinations are equally frequent, because the two flips are independent.
 
 
-def test_drawn_flips_lose_nothing() -> None:
+def test_random_flips_keep_all_pixels() -> None:
     images = noise(20)
     both = AugmentConfig(horizontal_flip=True, vertical_flip=True)
     for before, after in zip(images, augmented(images, both)):
@@ -340,13 +342,13 @@ def test_drawn_flips_lose_nothing() -> None:
         assert any(np.array_equal(after, way) for way in ways)
 
 
-def test_edges_are_repeated_outwards() -> None:
+def test_nearest_fill_repeats_the_edges() -> None:
     white = np.full((50, SIDE, SIDE, 3), 255, np.uint8)
-    assert augmented(white, ALL).min() == 255  # No black corners.
+    assert augmented(white, ALL).min() == 255  # The corners are not black.
     assert augmented(np.zeros_like(white), ALL).max() == 0
 
 
-def test_colours_stay_apart_and_in_range() -> None:
+def test_colors_stay_in_range() -> None:
     images = np.zeros((4, SIDE, SIDE, 3), np.uint8)
     images[...] = (255, 0, 128)
     np.testing.assert_array_equal(augmented(images, ALL), images)
@@ -363,30 +365,30 @@ def test_batches_of_any_size() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"rotation_range": -1}, r"rotation_range=-1: expected degrees within 0\.\.180\."),
-        ({"rotation_range": 181}, r"rotation_range=181: expected degrees"),
-        ({"fill_mode": "mirror"}, r"fill_mode='mirror': one of nearest, constant, reflect, wrap is expected\."),
+        ({"rotation_range": -1}, r"rotation_range=-1: must be degrees within 0\.\.180\."),
+        ({"rotation_range": 181}, r"rotation_range=181: must be degrees"),
+        ({"fill_mode": "mirror"}, r"fill_mode='mirror': must be one of nearest, constant, reflect, wrap\."),
         (
             {"zoom_range": (1.2, 0.8)},
-            r"zoom_range=\(1\.2, 0\.8\): expected two numbers within 0\.\.100, the lower one",
+            r"zoom_range=\(1\.2, 0\.8\): must be two numbers within 0\.\.100, the lower one",
         ),
-        ({"zoom_range": (0, 1)}, r"zoom_range=\(0\.0, 1\.0\): expected factors above 0\."),
-        ({"brightness_range": (0.5,)}, r"brightness_range=\(0\.5,\): expected two numbers"),
-        ({"erasing": 25}, r"erasing=25: expected a probability within 0\.\.1\."),
-        ({"cval": 300}, r"cval=300: expected a grey level within 0\.\.255\."),
-        ({"rotation_range": (1, 2)}, r"rotation_range=\(1, 2\): expected degrees"),
-        ({"height_shift_range": -0.1}, r"height_shift_range=-0\.1: expected a share"),
-        ({"zoom_range": 20}, r"zoom_range=20: expected a share"),  # Per cent were meant.
-        ({"zoom_range": float("nan")}, r"zoom_range=nan: expected a share"),
+        ({"zoom_range": (0, 1)}, r"zoom_range=\(0\.0, 1\.0\): both factors must be above 0\."),
+        ({"brightness_range": (0.5,)}, r"brightness_range=\(0\.5,\): must be two numbers"),
+        ({"erasing": 25}, r"erasing=25: must be a probability within 0\.\.1\."),
+        ({"cval": 300}, r"cval=300: must be a gray level within 0\.\.255\."),
+        ({"rotation_range": (1, 2)}, r"rotation_range=\(1, 2\): must be degrees"),
+        ({"height_shift_range": -0.1}, r"height_shift_range=-0\.1: must be a share"),
+        ({"zoom_range": 20}, r"zoom_range=20: must be a share"),  # The user meant percent.
+        ({"zoom_range": float("nan")}, r"zoom_range=nan: must be a share"),
     ],
 )
-def test_settings_that_cannot_be(settings: dict[str, Any], message: str) -> None:
+def test_errors_name_the_setting(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         AugmentConfig(**settings)
 
 
 def test_shifts_in_pixels() -> None:
-    shifts = centres(augmented(dots(300, (20, 20)), AugmentConfig(width_shift_range=5)))[:, 1] - 20
+    shifts = centers(augmented(dots(300, (20, 20)), AugmentConfig(width_shift_range=5)))[:, 1] - 20
     assert 4.5 < np.abs(shifts).max() <= 5.1
 
 
@@ -397,15 +399,15 @@ def test_settings_from_json() -> None:
     assert hash(config)
 
 
-def test_none_is_false_and_all_else_true() -> None:
+def test_bool_is_false_only_without_changes() -> None:
     assert not AugmentConfig()
     assert not PRESETS["none"]
     assert AugmentConfig(vertical_flip=True)
     assert all(PRESETS[name] for name in PRESETS if name != "none")
 
 
-def test_presets_of_the_document() -> None:
-    """The numbers of the notes that this project grew from."""
+def test_presets_of_the_reference_recipe() -> None:
+    """The presets have the numbers of the reference recipe."""
     assert PRESETS["document"] == AugmentConfig(
         rotation_range=90,
         width_shift_range=0.2,

@@ -1,4 +1,4 @@
-"""Tests of the pipelines: the order, its start anywhere, slices of workers, and records that are corrupt."""
+"""Tests of the pipelines: order, start steps, worker slices, and corrupt records."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SHIFT = AugmentConfig(width_shift_range=0.2, horizontal_flip=True)
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """10 training and 7 validation records, each of other pixels."""
+    """Return a dataset of 10 training and 7 validation records with different pixels."""
     root = tmp_path_factory.mktemp("dataset")
     tree(root / "pets", {"train/cats": 5, "train/dogs": 5, "validation/cats": 4, "validation/dogs": 3})
     converted(root / "pets", root / "out", shards=5)
@@ -47,7 +47,7 @@ def validation(out: Path) -> Records:
 
 @pytest.fixture
 def damaged(out: Path, tmp_path: Path) -> Records:
-    """The training records with one byte of the fifth flipped."""
+    """Return the training records. The fifth has a damaged byte."""
     return damaged_copy(out, tmp_path / "damaged", [4])
 
 
@@ -60,7 +60,7 @@ def damaged_copy(out: Path, copy: Path, numbers: list[int]) -> Records:
 
 
 def batches(records: Records, steps: int, **settings: Any) -> list[tuple[np.ndarray, ...]]:
-    """The first batches of training as arrays; images, labels and, if asked for, numbers."""
+    """Return the first training batches as arrays: images, labels and, with `with_numbers`, numbers."""
     settings = {"batch_size": 4, "image_size": SIZE, "seed": 0} | settings
     data = dataset.train_batches(records, **settings)
     return [tuple(part.numpy() for part in batch) for batch in data.take(steps)]
@@ -82,12 +82,12 @@ def evaluated(records: Records, batch_size: int = 4) -> Iterator[tuple[np.ndarra
 # --- Training ------------------------------------------------------------------------------------------------------
 
 
-def test_batches_are_the_order(train: Records) -> None:
+def test_batches_follow_the_order(train: Records) -> None:
     expected = Shuffled(10, seed=3)[np.arange(60)].reshape(15, 4)
     assert numbers(train, 15, seed=3) == expected.tolist()
 
 
-def test_images_and_labels_are_those_of_the_numbers(train: Records) -> None:
+def test_images_and_labels_match_the_numbers(train: Records) -> None:
     for images, labels, chosen in batches(train, 5, with_numbers=True):
         assert images.shape == (4, SIZE, SIZE, 3)
         assert (images.dtype, labels.dtype) == (np.dtype(np.uint8), np.dtype(np.int64))
@@ -97,8 +97,10 @@ def test_images_and_labels_are_those_of_the_numbers(train: Records) -> None:
             assert label == record["label"]
 
 
-def test_epochs_are_other_permutations_and_batches_run_across_them(train: Records) -> None:
-    stream = list(itertools.chain(*numbers(train, 15)))  # 60 positions: 6 epochs, of which a batch covers two.
+def test_epochs_are_different_permutations(train: Records) -> None:
+    stream = list(
+        itertools.chain(*numbers(train, 15))
+    )  # 60 positions are 6 epochs; a batch covers the end of one and the start of the next.
     epochs = [stream[i : i + 10] for i in range(0, 60, 10)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6
@@ -121,13 +123,13 @@ def test_starting_at_a_step_equals_the_tail(train: Records, start: int, augment:
     assert as_bytes(tail) == as_bytes(whole[start:])
 
 
-def test_starting_far_out(train: Records) -> None:
+def test_starting_at_a_very_late_step(train: Records) -> None:
     expected = Shuffled(10, seed=0)[np.arange(4_000_000_000, 4_000_000_004)].tolist()
     assert numbers(train, 1, start_step=1_000_000_000) == [expected]
 
 
 @pytest.mark.parametrize("workers", [2, 4])
-def test_slices_of_workers_make_up_the_global_batches(train: Records, workers: int) -> None:
+def test_worker_slices_form_the_global_batches(train: Records, workers: int) -> None:
     whole = batches(train, 6, with_numbers=True)
     slices = [batches(train, 6, with_numbers=True, shard=(i, workers)) for i in range(workers)]
     for step, batch in enumerate(whole):
@@ -167,7 +169,7 @@ def test_shapes_are_static(train: Records, validation: Records) -> None:
     assert [part.shape.as_list() for part in spec] == [[None, SIZE, SIZE, 3], [None]]
 
 
-def test_streams_have_the_parts_of_batches_by_name(train: Records, validation: Records) -> None:
+def test_streams_have_named_parts(train: Records, validation: Records) -> None:
     settings: dict[str, Any] = {"batch_size": 4, "image_size": SIZE, "seed": 0, "augment": SHIFT}
     stream = dataset.train_stream(train, **settings)
     expected = batches(train, 3, with_numbers=True, with_keys=True, augment=SHIFT)
@@ -186,7 +188,7 @@ def test_streams_have_the_parts_of_batches_by_name(train: Records, validation: R
 def test_selected_records(train: Records) -> None:
     some = train.select(np.array([3, 9, 5]))
     stream = list(itertools.chain(*numbers(some, 3, batch_size=3)))
-    assert [sorted(stream[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3  # Numbers within the selection.
+    assert [sorted(stream[i : i + 3]) for i in (0, 3, 6)] == [[0, 1, 2]] * 3  # Numbers count within the selection.
     for images, _, chosen in batches(some, 1, batch_size=3, with_numbers=True):
         for image, number in zip(images, chosen):
             np.testing.assert_array_equal(image, decode_pixels(tf.constant(train[[3, 9, 5][number]]["image"]), SIZE))
@@ -195,8 +197,8 @@ def test_selected_records(train: Records) -> None:
 # --- Augmentation --------------------------------------------------------------------------------------------------
 
 
-def test_augmentation_is_the_same_again_and_another_at_each_step(train: Records) -> None:
-    one = train.select(np.array([0]))  # Each batch holds the same image four times.
+def test_augmentation_is_reproducible_and_differs_between_steps(train: Records) -> None:
+    one = train.select(np.array([0]))  # Each batch contains the same image four times.
     first = batches(one, 6, augment=SHIFT)
     assert as_bytes(batches(one, 6, augment=SHIFT)) == as_bytes(first)
     assert len({batch[0].tobytes() for batch in first}) == 6
@@ -204,7 +206,7 @@ def test_augmentation_is_the_same_again_and_another_at_each_step(train: Records)
     assert as_bytes(batches(one, 6, augment=SHIFT, seed=1)) != as_bytes(first)
 
 
-def test_augmentation_touches_images_alone(train: Records) -> None:
+def test_augmentation_changes_only_images(train: Records) -> None:
     plain = batches(train, 5, with_numbers=True)
     none = batches(train, 5, with_numbers=True, augment=PRESETS["none"])
     changed = batches(train, 5, with_numbers=True, augment=PRESETS["document"])
@@ -217,7 +219,7 @@ def test_augmentation_touches_images_alone(train: Records) -> None:
 
 
 def test_workers_draw_differently(train: Records) -> None:
-    """Equal draws for the slices of all workers would halve what augmentation gives."""
+    """With equal draws in all workers, augmentation would give only half of the variety."""
     one = train.select(np.array([0]))
     slices = [batches(one, 4, augment=SHIFT, shard=(i, 2)) for i in range(2)]
     assert as_bytes(slices[0]) != as_bytes(slices[1])
@@ -246,7 +248,7 @@ def test_evaluation_without_numbers(validation: Records) -> None:
 # --- Corrupt records -----------------------------------------------------------------------------------------------
 
 
-def test_evaluation_gives_the_nine_others_and_names_the_tenth(train: Records, damaged: Records) -> None:
+def test_evaluation_skips_and_reports_a_corrupt_record(train: Records, damaged: Records) -> None:
     seen = list(evaluated(damaged))
     assert np.concatenate([batch[2] for batch in seen]).tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9]
     assert [len(batch[1]) for batch in seen] == [4, 4, 1]
@@ -256,15 +258,15 @@ def test_evaluation_gives_the_nine_others_and_names_the_tenth(train: Records, da
     assert train.paths[4] in damaged.corrupt[4]
 
 
-def test_training_positions_stay_what_they_are(train: Records, damaged: Records) -> None:
+def test_other_positions_do_not_change(train: Records, damaged: Records) -> None:
     whole = list(itertools.chain(*numbers(train, 15)))
     seen = list(itertools.chain(*numbers(damaged, 15)))
-    replaced = [place for place in range(60) if whole[place] == 4]
-    assert [place for place in range(60) if whole[place] != seen[place]] == replaced
+    replaced = [position for position in range(60) if whole[position] == 4]
+    assert [position for position in range(60) if whole[position] != seen[position]] == replaced
     assert len(replaced) == 6
-    for place in replaced:  # By the next one of the epoch, from its end on by its first.
-        epoch = place - place % 10
-        assert seen[place] == whole[epoch + (place + 1) % 10]
+    for position in replaced:  # The next record of the order replaces it.
+        epoch = position - position % 10
+        assert seen[position] == whole[epoch + (position + 1) % 10]
     assert list(damaged.corrupt) == [4]
 
 
@@ -275,9 +277,9 @@ def test_replacement_is_the_same_for_any_start_and_worker(damaged: Records) -> N
     assert [first + second for first, second in zip(*halves)] == whole
 
 
-def test_replacement_is_sound_where_the_next_is_corrupt_too(out: Path, tmp_path: Path) -> None:
+def test_replacement_skips_further_corrupt_records(out: Path, tmp_path: Path) -> None:
     order = Shuffled(10, seed=0)[np.arange(20)].tolist()
-    bad = [order[2], order[3], order[9], order[0]]  # Two in a row, and the last of the first epoch.
+    bad = [order[2], order[3], order[9], order[0]]  # Two in a row, and the last record of the first epoch.
     records = damaged_copy(out, tmp_path / "copy", bad)
     seen = list(itertools.chain(*numbers(records, 5, batch_size=2)))
     assert seen[2:4] == [order[4], order[4]]
@@ -292,7 +294,7 @@ def test_all_but_one_corrupt(out: Path, tmp_path: Path) -> None:
 
 def test_all_corrupt(out: Path, tmp_path: Path) -> None:
     records = damaged_copy(out, tmp_path / "copy", list(range(10)))
-    with pytest.raises(tf.errors.OpError, match=r"every record is corrupt\. Copy or convert the dataset again\."):
+    with pytest.raises(tf.errors.OpError, match=r"all records are corrupt\. Copy or convert the dataset again\."):
         batches(records, 1)
     assert len(records.corrupt) == 10
 
@@ -305,15 +307,13 @@ def test_evaluation_of_nothing_but_corrupt_records(out: Path, tmp_path: Path) ->
 
 @pytest.fixture
 def undecodable(out: Path, tmp_path: Path) -> Records:
-    """The training records; the fifth is no image, but has the checksum of what it is."""
+    """Return the training records. The fifth has a valid checksum, but is not an image."""
     shutil.copytree(out, tmp_path / "undecodable")
     break_image(tmp_path / "undecodable", 4)
     return dataset.open(tmp_path / "undecodable").records("train")
 
 
-def test_an_image_that_cannot_be_decoded_is_like_a_corrupt_record(
-    train: Records, undecodable: Records, damaged: Records
-) -> None:
+def test_undecodable_image_counts_as_corrupt(train: Records, undecodable: Records, damaged: Records) -> None:
     assert numbers(undecodable, 15) == numbers(damaged, 15)
     assert train.paths[4] in undecodable.corrupt[4]
     assert "cannot be decoded: Unknown image file format" in undecodable.corrupt[4]
@@ -324,12 +324,12 @@ def test_an_image_that_cannot_be_decoded_is_like_a_corrupt_record(
     assert cache.corrupt == {4}
 
 
-def test_an_example_that_breaks_off_is_like_a_corrupt_record(out: Path, tmp_path: Path) -> None:
+def test_truncated_example_counts_as_corrupt(out: Path, tmp_path: Path) -> None:
     shutil.copytree(out, tmp_path / "copy")
-    rewrite(tmp_path / "copy", 4, lambda example: example[:-1] + b"\x81")  # A number that would go on.
+    rewrite(tmp_path / "copy", 4, lambda example: example[:-1] + b"\x81")  # A number with missing bytes.
     records = dataset.open(tmp_path / "copy").records("train")
     assert sum(len(batch[2]) for batch in evaluated(records)) == 9
-    assert records.corrupt[4].endswith("cannot be decoded: it ends within a field")
+    assert records.corrupt[4].endswith("cannot be decoded: the example ends within a field")
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------
@@ -338,16 +338,19 @@ def test_an_example_that_breaks_off_is_like_a_corrupt_record(out: Path, tmp_path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, r"batch_size=0: at least 1\."),
-        ({"image_size": 0}, r"image_size=0: at least 1\."),
-        ({"shard": (2, 2)}, r"shard=\(2, 2\): worker i of w with 0 <= i < w is expected"),  # Counted from 1.
+        ({"batch_size": 0}, r"batch_size=0: must be at least 1\."),
+        ({"image_size": 0}, r"image_size=0: must be at least 1\."),
+        (
+            {"shard": (2, 2)},
+            r"shard=\(2, 2\): must be \(i, w\), for worker i of w with 0 <= i < w",
+        ),  # Workers are counted from 0.
         ({"shard": (-1, 2)}, r"shard=\(-1, 2\)"),
         ({"shard": (0, 3)}, r"shard=\(0, 3\): .* w must divide the batch size 4\."),
         ({"shard": (0, 0)}, r"shard=\(0, 0\)"),
-        ({"start_step": -1}, r"start_step=-1: at least 0\."),
+        ({"start_step": -1}, r"start_step=-1: must be at least 0\."),
     ],
 )
-def test_settings_that_cannot_be(train: Records, settings: dict[str, Any], message: str) -> None:
+def test_errors_name_the_setting(train: Records, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         batches(train, 1, **settings)
 
@@ -360,28 +363,28 @@ def test_no_records(train: Records) -> None:
         dataset.eval_batches(none, batch_size=2, image_size=2)
 
 
-def test_a_replacement_is_changed_otherwise_than_at_its_own_place(damaged: Records) -> None:
+def test_replacement_has_other_draws_than_at_its_own_position(damaged: Records) -> None:
     for images, _, chosen in batches(damaged, 5, batch_size=10, augment=PRESETS["strong"], with_numbers=True):
         twice = [n for n in set(chosen.tolist()) if chosen.tolist().count(n) == 2]
         assert len(twice) == 1
         assert len({image.tobytes() for image in images[chosen == twice[0]]}) == 2
 
 
-def test_an_order_of_other_records(train: Records) -> None:
+def test_order_must_fit_the_records(train: Records) -> None:
     for count in (3, 11):
-        with pytest.raises(UserError, match=rf"order: it is one of {count} records, and these are 10\."):
+        with pytest.raises(UserError, match=rf"order: is for {count} records, but there are 10 records\."):
             batches(train, 1, order=Shuffled(count, 0))
 
 
 @pytest.mark.parametrize("crop", [-1.0, 2.0])
-def test_crop_that_is_no_share(train: Records, crop: float) -> None:
-    with pytest.raises(UserError, match=rf"crop={crop}: a share of the shorter side within 0\.\.1 is expected"):
+def test_crop_must_be_a_share(train: Records, crop: float) -> None:
+    with pytest.raises(UserError, match=rf"crop={crop}: must be between 0 and 1, a fraction of the shorter side"):
         batches(train, 1, crop=crop)
-    with pytest.raises(UserError, match=rf"crop={crop}: a share"):
+    with pytest.raises(UserError, match=rf"crop={crop}: must be between 0 and 1"):
         dataset.eval_batches(train, batch_size=4, image_size=SIZE, crop=crop)
 
 
-def test_keys_are_yielded_for_what_mixes_batches(train: Records) -> None:
+def test_keys_are_yielded(train: Records) -> None:
     ((images, labels, keys),) = batches(train, 1, with_keys=True)
     mixed, targets = mixup(tf.constant(images), tf.one_hot(labels, 2), tf.constant(keys))
     assert mixed.shape == images.shape
@@ -396,10 +399,10 @@ STRONG = PRESETS["strong"]
 def stream(
     records: Records, count: int, *, batch_size: int = 20, augment: Any = STRONG, **settings: Any
 ) -> dict[str, bytes]:
-    """Position -> (record number, pixels) of the first `count` positions, as one hash each."""
+    """Return a hash of (record number, pixels) for each of the first `count` positions."""
     settings |= {"batch_size": batch_size, "augment": augment, "with_numbers": True}
-    found = batches(records, -(-count // batch_size), **settings)
-    images, _, chosen = (np.concatenate(parts)[:count] for parts in zip(*found))
+    arrays = batches(records, -(-count // batch_size), **settings)
+    images, _, chosen = (np.concatenate(parts)[:count] for parts in zip(*arrays))
     return {"numbers": hashlib.sha256(chosen.tobytes()).digest(), "pixels": hashlib.sha256(images.tobytes()).digest()}
 
 
@@ -415,7 +418,7 @@ def stream(
     ],
     ids=str,
 )
-def test_the_stream_is_the_same_bit_for_bit(train: Records, settings: dict[str, Any]) -> None:
+def test_stream_is_reproducible_bit_for_bit(train: Records, settings: dict[str, Any]) -> None:
     assert stream(train, 140, **settings) == stream(train, 140)
 
 
@@ -425,7 +428,7 @@ def test_another_seed_gives_other_pixels_and_another_order(train: Records) -> No
     assert one["pixels"] != other["pixels"]
 
 
-def test_workers_side_by_side_are_one_also_when_augmented(train: Records) -> None:
+def test_augmented_worker_slices_form_the_global_batches(train: Records) -> None:
     whole = batches(train, 6, augment=STRONG)
     halves = zip(*(batches(train, 6, augment=STRONG, shard=(i, 2)) for i in range(2)))
     for (images, labels), (first, second) in zip(whole, halves):
@@ -436,7 +439,7 @@ def test_workers_side_by_side_are_one_also_when_augmented(train: Records) -> Non
 def test_cached_pixels_give_the_same_stream(train: Records, damaged: Records) -> None:
     for records in (train, damaged):
         cache = dataset.cache_pixels(records, image_size=SIZE)
-        again = dataset.open(Path(records._index_path).parent).records("train")  # Knows nothing of corrupt ones yet.
+        again = dataset.open(Path(records._index_path).parent).records("train")  # It has not met corrupt records yet.
         assert stream(again, 60, cache=cache) == stream(records, 60)
 
 
@@ -446,7 +449,8 @@ def test_cache_keeps_to_its_budget(train: Records) -> None:
     assert cached is not None
     assert cached.pixels.nbytes == size
     assert dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size - 1) is None
-    with pytest.raises(UserError, match=r"cache: pixels of shape \(10, 8, 8, 3\) with crop=0\.0; \(10, 9, 9, 3\) with"):
+    message = r"cache: has pixels of shape \(10, 8, 8, 3\) with crop=0\.0\. Must be of shape \(10, 9, 9, 3\) with"
+    with pytest.raises(UserError, match=message):
         dataset.train_batches(train, batch_size=4, image_size=9, seed=0, cache=cached)
 
 
@@ -459,8 +463,8 @@ def test_other_orders(train: Records) -> None:
     )
 
 
-def test_a_record_seen_again_is_changed_anew(train: Records) -> None:
-    one = Balanced(np.array([0] * 9 + [1]), seed=0)  # Every second position is record 9.
+def test_repeated_record_has_other_draws(train: Records) -> None:
+    one = Balanced(np.array([0] * 9 + [1]), seed=0)  # Record 9 is at every second position.
     images, _, chosen = (
         np.concatenate(p) for p in zip(*batches(train, 8, order=one, augment=STRONG, with_numbers=True))
     )

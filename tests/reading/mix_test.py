@@ -1,4 +1,4 @@
-"""Tests of MixUp and CutMix: shares, soft targets, and draws that are those of the keys."""
+"""Tests of MixUp and CutMix: shares, soft targets, and draws from keys."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tfrecord_tools.mix import cutmix, mixup
 
 COUNT = 400
 KEYS = order.hash64(0, np.arange(COUNT)).view(np.int64)
-# Image i is of grey level 255 * (i % 2), its target tells which: what is mixed can be read off both.
+# Image i has the gray level 255 * (i % 2) and the target i % 2, so both show the share of the mix.
 IMAGES = np.broadcast_to((np.arange(COUNT) % 2 * 255).astype(np.uint8)[:, None, None, None], (COUNT, 20, 30, 3))
 TARGETS = (np.arange(COUNT) % 2).astype(np.float32)[:, None]
 
 
 @pytest.mark.parametrize("function", [mixup, cutmix])
-def test_targets_are_the_shares_of_the_pixels(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
+def test_targets_equal_the_shares_of_the_pixels(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
     images, targets = function(tf.constant(IMAGES), tf.constant(TARGETS), tf.constant(KEYS))
     assert images.dtype == tf.uint8
     np.testing.assert_allclose(images.numpy().mean((1, 2, 3)) / 255, targets.numpy()[:, 0], atol=0.003)
@@ -36,7 +36,7 @@ def test_one_hot_targets() -> None:
     assert (np.count_nonzero(targets, axis=1) == 2).all()
 
 
-def test_cutmix_puts_in_one_rectangle() -> None:
+def test_cutmix_pastes_one_rectangle() -> None:
     images, _ = cutmix(tf.constant(IMAGES), tf.constant(TARGETS), tf.constant(KEYS))
     for image, own in zip(images.numpy()[..., 0], IMAGES[:, 0, 0, 0]):
         rows, columns = np.nonzero(image != own)
@@ -50,12 +50,12 @@ def test_probability(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> No
     np.testing.assert_array_equal(targets, TARGETS)
     _, targets = function(tf.constant(IMAGES), tf.constant(TARGETS), tf.constant(KEYS), 0.3)
     assert 80 < np.sum(targets != TARGETS) < 160
-    with pytest.raises(UserError, match=r"probability=2: within 0\.\.1 is expected\."):
+    with pytest.raises(UserError, match=r"probability=2: must be within 0\.\.1\."):
         function(IMAGES, TARGETS, KEYS, 2)
 
 
 @pytest.mark.parametrize("function", [mixup, cutmix])
-def test_the_same_in_a_pipeline(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
+def test_equal_in_a_pipeline(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
     data = tf.data.Dataset.from_tensor_slices((IMAGES, TARGETS, KEYS)).batch(8).map(function, 4)
     images, targets = next(iter(data))
     expected = function(tf.constant(IMAGES[:8]), tf.constant(TARGETS[:8]), tf.constant(KEYS[:8]))
@@ -74,11 +74,15 @@ def test_both_choose_independently() -> None:
 
 
 @pytest.mark.parametrize("function", [mixup, cutmix])
-def test_what_cannot_be_mixed(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
+def test_errors(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
     images, labels, keys = tf.constant(IMAGES[:4]), tf.constant([0, 1, 0, 1]), tf.constant(KEYS[:4])
-    with pytest.raises(UserError, match=r"targets of shape \(4,\): uint8 and \[b k\] are expected; make one-hot"):
+    with pytest.raises(
+        UserError,
+        match=r"targets of shape \(4,\): images must be uint8, and targets must have the shape \[b k\]\. Make",
+    ):
         function(images, labels, keys)
     with pytest.raises(UserError, match=r"images of tf\.float32"):
         function(tf.cast(images, tf.float32), labels[:, None], keys)
-    with pytest.raises(UserError, match=r"keys of shape \(3,\) for images of shape \(4, 20, 30, 3\): one an image"):
+    message = r"keys of shape \(3,\) for images of shape \(4, 20, 30, 3\): must be one key per image"
+    with pytest.raises(UserError, match=message):
         function(images, labels[:, None], keys[:3])

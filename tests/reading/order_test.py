@@ -1,4 +1,4 @@
-"""Tests of the order of training: true permutations, reproducible for ever, without visible pattern."""
+"""Tests of the orders: permutations that are reproducible and have no visible pattern."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def test_epochs_seeds_and_counts_differ() -> None:
     assert len({tuple(o) for o in orders}) == len(orders)
 
 
-def test_one_at_a_time_gives_the_same_as_all_at_once() -> None:
+def test_single_positions_equal_arrays() -> None:
     whole = permute(np.arange(50), 50, 3, 1)
     assert [int(permute(np.array([p]), 50, 3, 1)[0]) for p in range(50)] == whole.tolist()
-    epochs = np.repeat([0, 1, 2], 50)  # A key that differs from place to place.
+    epochs = np.repeat([0, 1, 2], 50)  # A key with one value per position.
     mixed = permute(np.tile(np.arange(50), 3), 50, 3, epochs)
     assert mixed.reshape(3, 50).tolist() == [permute(np.arange(50), 50, 3, epoch).tolist() for epoch in range(3)]
 
 
-def test_the_order_is_the_same_for_ever() -> None:
-    """A change of these values changes the order of every training that is to be resumed."""
+def test_order_is_pinned() -> None:
+    """If these values change, no earlier training can be resumed in its order."""
     assert [int(hash64(0)), int(hash64(1, 2)), int(hash64(-1))] == [
         0xE220A8397B1DCDAF,
         0xBCD9DBB49673066B,
@@ -63,29 +63,29 @@ def test_the_former_name_of_hash64_warns() -> None:
 
 def test_hash64_is_uniform() -> None:
     bits = np.unpackbits(hash64(0, np.arange(20_000)).view(np.uint8)).reshape(-1, 64)
-    assert np.abs(bits.mean(0) - 0.5).max() < 0.02  # 0.0035 standard deviation: 5 sigma.
+    assert np.abs(bits.mean(0) - 0.5).max() < 0.02  # 5 sigma, because the standard deviation is 0.0035.
 
 
 @pytest.mark.parametrize("count", [1000, 1024, 1025, 5000])
-def test_no_pattern_is_left(count: int) -> None:
+def test_order_has_no_pattern(count: int) -> None:
     positions = np.arange(count)
     one, two = permute(positions, count, 0, 0), permute(positions, count, 0, 1)
     limit = 5 / np.sqrt(count)
-    assert abs(np.corrcoef(positions, one)[0, 1]) < limit  # Of a permutation, this is the rank correlation.
-    assert abs(np.corrcoef(one, two)[0, 1]) < limit  # From epoch to epoch.
-    assert abs(np.corrcoef(one[:-1], one[1:])[0, 1]) < limit  # From record to record.
-    assert abs(np.mean(np.diff(one) == 1) - 1 / count) < 5 / count  # Neighbours are torn apart.
+    assert abs(np.corrcoef(positions, one)[0, 1]) < limit  # For permutations, this is the rank correlation.
+    assert abs(np.corrcoef(one, two)[0, 1]) < limit  # Between epochs.
+    assert abs(np.corrcoef(one[:-1], one[1:])[0, 1]) < limit  # Between records.
+    assert abs(np.mean(np.diff(one) == 1) - 1 / count) < 5 / count  # Neighbors do not stay together.
     assert abs(np.mean(one % 2 == positions % 2) - 0.5) < limit
 
 
 def test_every_record_comes_first_equally_often() -> None:
     firsts = permute(np.zeros(6000, np.int64), 6, 0, np.arange(6000))
     counts = np.bincount(firsts, minlength=6)
-    assert ((counts - 1000) ** 2 / 1000).sum() < 25  # Chi square with 5 degrees of freedom, p = 1e-4.
+    assert ((counts - 1000) ** 2 / 1000).sum() < 25  # Chi-squared test with 5 degrees of freedom, p = 1e-4.
 
 
 @pytest.mark.parametrize("count", [1, 3, 10, 1000, 4096, 5000])
-def test_order_is_the_permutations_one_after_the_other(count: int) -> None:
+def test_order_joins_the_permutations(count: int) -> None:
     length = max(3 * count, 10_000)
     positions = np.arange(length)
     expected = permute(positions % count, count, 9, positions // count)
@@ -98,11 +98,11 @@ def test_order_across_chunks_and_in_any_sequence() -> None:
     expected = permute(positions % 700, 700, 1, positions // 700)
     shuffled = Shuffled(700, seed=1)
     assert shuffled[positions].tolist() == expected.tolist()
-    assert shuffled[positions[::-1]].tolist() == expected[::-1].tolist()  # Some from the cache now.
+    assert shuffled[positions[::-1]].tolist() == expected[::-1].tolist()  # Some chunks come from the cache.
     assert shuffled[np.array([], np.int64)].tolist() == []
 
 
-def test_order_far_out() -> None:
+def test_order_at_large_positions() -> None:
     position = np.array([10**15])
     assert 0 <= Shuffled(1000, seed=0)[position][0] < 1000
     assert Shuffled(1000, seed=0)[position] == permute(position % 1000, 1000, 0, position // 1000)
@@ -115,7 +115,7 @@ def test_batch_positions() -> None:
     assert batch_positions(3, 4, (1, 2)).tolist() == [14, 15]
 
 
-def test_a_large_seed_and_a_negative_one_are_seeds() -> None:
+def test_large_and_negative_seeds() -> None:
     orders = {tuple(order.Shuffled(20, seed)[np.arange(20)]) for seed in (0, 1, -1, 2**63, 2**64 - 2)}
     assert len(orders) == 5
 
@@ -138,19 +138,19 @@ def test_blocks_are_permutations(count: int, block: int, window: int) -> None:
 def test_blocks_shuffle_small_datasets_and_the_end_of_an_epoch(count: int) -> None:
     chosen = Blocks(count, 0, block=256)[np.arange(count)]
     for part in (chosen, chosen[-count // 4 :]):
-        assert np.mean(np.diff(part) % count == 1) < 0.1  # Storage neighbours that come one after the other.
+        assert np.mean(np.diff(part) % count == 1) < 0.1  # Neighbors on the disk that follow each other.
 
 
 def test_blocks_are_read_together() -> None:
-    """A window of 4 blocks of 50 neighbours: 200 positions, which lie in at most five stretches of the storage."""
+    """A window of 4 blocks of 50 records has 200 positions in at most five parts of the storage."""
     chosen = np.sort(Blocks(10_000, 0, block=50, window=4)[np.arange(200)])
     stretches = 1 + np.sum(np.diff(chosen) > 1)
     assert stretches <= 5
 
 
 @pytest.mark.parametrize("order", [Shuffled(20_000, 1), Blocks(20_000, 1, block=64, window=64)], ids=["all", "blocks"])
-def test_quality_against_a_buffer_of_a_thousand(order: Order) -> None:
-    """How far positions still tell where a record was stored: `shuffle(1000)` leaves nearly all of it."""
+def test_quality_against_a_shuffle_buffer(order: Order) -> None:
+    """Positions must not correlate with the stored order. With `shuffle(1000)` they still do."""
     positions = np.arange(20_000)
     buffered = np.array(list(tf.data.Dataset.range(20_000).shuffle(1000, seed=0).as_numpy_iterator()))
     assert abs(scipy.stats.spearmanr(positions, buffered).statistic) > 0.98
@@ -159,8 +159,8 @@ def test_quality_against_a_buffer_of_a_thousand(order: Order) -> None:
     )
 
 
-def test_runs_of_a_class_are_those_of_chance() -> None:
-    labels = np.repeat([0, 1], 5000)  # Stored class by class.
+def test_runs_of_a_class_are_random() -> None:
+    labels = np.repeat([0, 1], 5000)  # The records are stored class by class.
     seen = labels[Shuffled(10_000, 1)[np.arange(10_000)]]
     runs = np.diff(np.flatnonzero(np.r_[True, np.diff(seen) != 0, True]))
     assert 1.9 < runs.mean() < 2.1
@@ -168,15 +168,15 @@ def test_runs_of_a_class_are_those_of_chance() -> None:
 
 
 def test_balanced() -> None:
-    labels = np.array([0] * 500 + [2] * 50 + [3] * 7)  # Nothing of class 1.
+    labels = np.array([0] * 500 + [2] * 50 + [3] * 7)  # Class 1 has no records.
     rounds, chosen = Balanced(labels, seed=0).at(np.arange(3 * 500))
     assert np.bincount(labels[chosen]).tolist() == [500, 0, 500, 500]
     assert all(sorted(labels[chosen[i : i + 3]].tolist()) == [0, 2, 3] for i in range(0, 1500, 3))
-    assert len(set(zip(rounds.tolist(), chosen.tolist()))) == 1500  # Within a round nobody comes twice.
+    assert len(set(zip(rounds.tolist(), chosen.tolist()))) == 1500  # A record occurs once per epoch.
     assert sorted(chosen[labels[chosen] == 0].tolist()) == list(range(500))
     assert np.bincount(chosen[labels[chosen] == 3] - 550).tolist() == pytest.approx([500 / 7] * 7, abs=1)
 
 
-def test_blocks_that_cannot_be() -> None:
-    with pytest.raises(UserError, match=r"block=0, window=16: at least 1 each\."):
+def test_errors() -> None:
+    with pytest.raises(UserError, match=r"block=0, window=16: both must be at least 1\."):
         Blocks(10, 0, block=0)

@@ -46,13 +46,13 @@ def pets(tmp_path: Path) -> Path:
 
 
 def test_url_as_out_is_refused_with_a_remedy() -> None:
-    message = r"--out=s3://b/out: a dataset grows in a local directory.*tfrecord_tools\.transfer DIRECTORY s3://b/out$"
+    message = r"--out=s3://b/out: must be a local directory\. .*tfrecord_tools\.transfer DIRECTORY s3://b/out$"
     with pytest.raises(UserError, match=message):
         ConvertConfig(src="pets", out="s3://b/out")
 
 
 def test_opening_a_url_is_refused_with_a_remedy() -> None:
-    message = r"s3://b/out: datasets are read from local directories.*tfrecord_tools\.transfer s3://b/out DIRECTORY$"
+    message = r"s3://b/out: must be a local directory\. .*tfrecord_tools\.transfer s3://b/out DIRECTORY$"
     with pytest.raises(UserError, match=message):
         open_dataset("s3://b/out")
 
@@ -216,7 +216,7 @@ def test_object_that_changes_during_conversion_is_refused(
         return facts
 
     monkeypatch.setattr(convert_module, "survey", survey_and_change)
-    with pytest.raises(UserError, match=r"train/cats/001\.jpg: changed between survey and write\."):
+    with pytest.raises(UserError, match=r"train/cats/001\.jpg: the file has changed since it was inspected\."):
         converted(f"{bucket.url}/pets", tmp_path / "out")  # type: ignore[arg-type]
     assert not (tmp_path / "out").exists()
 

@@ -104,7 +104,7 @@ def test_update_needs_the_same_table(source, table, tmp_path):
     shutil.copytree(source, copy)
     converted(copy, out, relabel=str(table))
     shutil.copy(copy / "train/cats/003.jpg", copy / "train/cats/new.jpg")
-    with pytest.raises(UserError, match=r"was made with --relabel\. Pass that file again"):
+    with pytest.raises(UserError, match=r"was converted with --relabel\. .* Pass --relabel with the same file"):
         converted(copy, out, update=True)
     converted(copy, out, update=True, relabel=str(table))
     new_labels = labels(out)

@@ -587,9 +587,10 @@ def test_member_of_a_zip_with_a_wrong_size_is_not_unpacked(tmp_path: Path) -> No
     [
         (
             "stored.zip",
-            r"(cats|dogs)/00\d\.\w+: (changed between survey and write\. .*|was surveyed but cannot be read )",
+            r"(cats|dogs)/00\d\.\w+: the file (has changed since it was inspected\."
+            r" .*|was inspected, but can no longer )",
         ),
-        ("pax.tar", r"(cats|dogs)/00\d\.\w+: changed between survey and write\. .*--restart"),
+        ("pax.tar", r"(cats|dogs)/00\d\.\w+: the file has changed since it was inspected\. .*--restart"),
     ],
 )
 def test_archive_that_changes_during_conversion(

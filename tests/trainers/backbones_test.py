@@ -1,4 +1,4 @@
-"""Names and arguments of backbones, and recipes: all that is checked before TensorFlow is imported."""
+"""Tests of the names and arguments of backbones, which are checked before TensorFlow is imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfrecord_tools.errors import UserError
 from trainers import backbones, recipes
 
 
-def test_nothing_here_imports_tensorflow():
+def test_training_flags_do_not_import_tensorflow():
     modules = "sys, trainers.training_flags, trainers.finetune"
     code = f"import {modules}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -22,21 +22,23 @@ def test_nothing_here_imports_tensorflow():
     [
         (
             "vgg16",
-            "--backbone=vgg16: unknown; did you mean VGG16 or VGG19? python -m trainers.finetune --help lists all 41.",
+            "--backbone=vgg16: is not a known backbone. Did you mean VGG16 or VGG19? python -m trainers.finetune --help"
+            " lists all 41.",
         ),
         (
             "ResNet5",
-            "--backbone=ResNet5: unknown; did you mean ResNet50 or ResNet152 or ResNet50V2?"
+            "--backbone=ResNet5: is not a known backbone. Did you mean ResNet50 or ResNet152 or ResNet50V2?"
             " python -m trainers.finetune --help lists all 41.",
         ),
         (
             "AlexNet",
-            "--backbone=AlexNet: unknown; did you mean MobileNet? python -m trainers.finetune --help lists all 41.",
+            "--backbone=AlexNet: is not a known backbone. Did you mean MobileNet? python -m trainers.finetune --help"
+            " lists all 41.",
         ),
-        ("???", "--backbone=???: unknown; nothing comes near it. python -m trainers.finetune --help lists all 41."),
+        ("???", "--backbone=???: is not a known backbone. python -m trainers.finetune --help lists all 41."),
     ],
 )
-def test_an_unknown_backbone_is_refused_and_near_ones_are_named(name, message):
+def test_unknown_backbone_is_rejected_with_suggestions(name, message):
     with pytest.raises(UserError) as error:
         recipes.finetune(backbone=name)
     assert str(error.value) == message
@@ -58,19 +60,18 @@ def test_parse_kwargs(text, kwargs):
 @pytest.mark.parametrize(
     "text",
     [
-        "alpha",  # no value
-        "alpha=",  # empty value
-        "alpha=a",  # no literal
-        "alpha=print(1)",  # nothing is called
-        "0.25",  # no name
-        "**{'alpha': 1}",  # no name either
-        "alpha=1,alpha=2",  # twice
-        "alpha=1) or (1",  # not one call
+        "alpha",  # No value.
+        "alpha=",  # Empty value.
+        "alpha=a",  # Not a literal.
+        "alpha=print(1)",  # A call.
+        "0.25",  # No name.
+        "**{'alpha': 1}",  # No name.
+        "alpha=1,alpha=2",  # The same name twice.
+        "alpha=1) or (1",  # Not a single call.
     ],
 )
-def test_parse_kwargs_refuses(text):
+def test_parse_kwargs_rejects(text):
     with pytest.raises(UserError) as error:
         backbones.parse_kwargs("backbone_kwargs", text)
-    assert str(error.value).startswith(
-        f"--backbone_kwargs={text}: not understood; name=value pairs with Python literals are"
-    )
+    message = f"--backbone_kwargs={text}: must be name=value pairs, separated by commas, with Python literals as values"
+    assert str(error.value).startswith(f"{message}, as in")

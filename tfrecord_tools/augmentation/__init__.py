@@ -1,1 +1,1 @@
-"""Random changes of images as tensors."""
+"""Random changes of images, as TensorFlow operations."""

@@ -1,7 +1,9 @@
-"""Random changes of training images: a pure function of (images, keys, config), the same bits wherever it runs.
+"""Random changes of training images: a pure function of (images, keys, config).
 
-All moves are one affine warp, all colours one matrix. What is drawn for an image depends on its key alone. The warp is
-computed in integers: in floats, batch size, XLA and graph would each round in their own way.
+The result has the same bits everywhere.
+All geometric changes are applied as one affine warp, all color changes as one matrix. The random numbers of an image
+depend only on its key. The warp uses integers, since floats would be rounded differently with another batch size, with
+XLA, or in a graph.
 """
 
 from __future__ import annotations
@@ -17,26 +19,26 @@ import tensorflow as tf
 from tfrecord_tools.augment_config import AugmentConfig
 from tfrecord_tools.errors import UserError
 
-_ONE = 1 << 16  # Of 16.16 fixed point: coordinates, and factors of colours.
-_GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and TensorFlow weigh.
+_ONE = 1 << 16  # 1 in 16.16 fixed point, for coordinates and color factors.
+_GRAY = (0.299, 0.587, 0.114)  # Weights of ITU-R BT.601, as in Pillow and TensorFlow.
 _GOLDEN = 0x9E3779B97F4A7C15
 _MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-_MOST_SIDE = 8192  # Coordinates of 16.16 in 32 bits.
+_MAX_SIDE = 8192  # Limit of 16.16 coordinates in 32 bits.
 Change = Callable[[tf.Tensor, "Draws", AugmentConfig], tf.Tensor]
 
 
 class Moves(NamedTuple):
-    """Of each image, in the names of `ImageDataGenerator.apply_transform`; all f64[b].
+    """Geometric changes of each image, named as in `ImageDataGenerator.apply_transform`; all f64[b].
 
     Attributes:
         theta: Rotation in degrees.
         tx: Shift along the width in pixels.
         ty: Shift along the height in pixels.
-        shear: In degrees.
-        zx: Factor of the width; above 1 more is shown.
-        zy: Factor of the height.
-        flip_x: -1: mirrored left-right; 1: not.
-        flip_y: -1: mirrored top-bottom; 1: not.
+        shear: Shear in degrees.
+        zx: Zoom factor along the width. Above 1: a larger part of the scene is shown.
+        zy: Zoom factor along the height.
+        flip_x: -1: flipped left-right. 1: not flipped.
+        flip_y: -1: flipped top-bottom. 1: not flipped.
     """
 
     theta: tf.Tensor
@@ -50,13 +52,13 @@ class Moves(NamedTuple):
 
 
 class Colors(NamedTuple):
-    """Of each image; all f64[b].
+    """Color changes of each image; all f64[b].
 
     Attributes:
-        shift: Grey levels added to all channels.
-        brightness: Factor of all values.
-        contrast: Factor of the distance to the image's mean.
-        saturation: Factor of the distance to the pixel's grey.
+        shift: Levels added to all channels.
+        brightness: Factor for all values.
+        contrast: Factor for the difference from the image's mean.
+        saturation: Factor for the difference from the pixel's gray.
     """
 
     shift: tf.Tensor
@@ -66,44 +68,44 @@ class Colors(NamedTuple):
 
 
 def augment(images: tf.Tensor, keys: tf.Tensor, config: AugmentConfig, jit: bool = True) -> tf.Tensor:
-    """Changes each image as its key says.
+    """Change each image at random; its key decides how.
 
     Args:
         images: u8[b h w c], c 1 or 3.
-        keys: i64[b], such as `order.hash64(seed, epoch, record)`, or other integers.
-        config: What may happen.
-        jit: Compile with XLA: three times as fast, the same result.
+        keys: Integers, i64[b], such as `order.hash64(seed, epoch, record)`.
+        config: The changes and their ranges.
+        jit: Compile with XLA, which gives the same result three times as fast.
 
     Returns:
         u8[b h w c].
 
     Raises:
-        UserError: Sides are unknown or too long, or there is not one key an image.
+        UserError: The height or width is unknown or above 8,192, or the number of keys is not that of the images.
     """
     images, state = tf.convert_to_tensor(images), state_of(keys, images)
     if None in images.shape[1:]:
         raise UserError(f"images of shape {images.shape}: height and width must be known. Resize them before.")
     changes = {_move: config.moves, _recolor: config.recolors, _erase: config.erasing > 0}
-    for change, wanted in changes.items():
-        if wanted:
+    for change, enabled in changes.items():
+        if enabled:
             images = _compiled(change, config, jit, tuple(images.shape))(images, state)
     return images
 
 
 def state_of(keys: Any, images: Any) -> tf.Tensor:
-    """Returns u64[b], where the draws of each image of a batch start.
+    """Return u64[b], the initial state of the random numbers of each image.
 
     Raises:
-        UserError: There is not one key an image.
+        UserError: The number of keys is not that of the images.
     """
     keys = tf.cast(keys, tf.int64)
     if not keys.shape.is_compatible_with(images.shape[:1]):
-        raise UserError(f"keys of shape {keys.shape} for images of shape {images.shape}: one an image is expected.")
+        raise UserError(f"keys of shape {keys.shape} for images of shape {images.shape}: must be one key per image.")
     return tf.bitcast(keys, tf.uint64)
 
 
 def keys_of(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Returns i64[count] keys, well mixed, of one seed, u32[2] or i32[2] as Keras's `SeedGenerator` gives it."""
+    """Return i64[count] keys from one seed, u32[2] or i32[2] as from Keras's `SeedGenerator`."""
     halves = tf.bitcast(tf.cast(seed, tf.int64), tf.uint64)
     state = tf.bitwise.bitwise_xor(tf.bitwise.left_shift(halves[0], _u64(32)), halves[1])
     return tf.bitcast(_finalized(state + tf.cast(tf.range(count), tf.uint64) * _u64(_GOLDEN)), tf.int64)
@@ -113,9 +115,10 @@ def keys_of(seed: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
 def _compiled(
     change: Change, config: AugmentConfig, jit: bool, shape: tuple[int | None, ...]
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Each change on its own: XLA would compute the warp anew for each of the three colours that need it.
+    """Compile one change for one shape.
 
-    And each shape: TensorFlow warns of functions that are traced for many.
+    Each change is compiled separately, since XLA would otherwise compute the warp once for each color channel. Each
+    shape has its own function, since TensorFlow warns about functions that are traced for many shapes.
     """
     return tf.function(lambda images, state: change(images, Draws(state), config), jit_compile=jit, autograph=False)
 
@@ -131,27 +134,33 @@ def _recolor(images: tf.Tensor, draw: Draws, config: AugmentConfig) -> tf.Tensor
 
 
 class Draws:
-    """Uniform numbers for each key: the n-th of the splitmix64 generator whose state the key is.
+    """Uniform random numbers for each key: the n-th number of a splitmix64 generator seeded with it.
 
-    Each purpose has its own number, so that switching one change off leaves the others as they are.
+    Each kind of change has its own n, so that switching one change off does not affect the others.
     """
 
     def __init__(self, keys: tf.Tensor):
         self._keys = keys
 
     def __call__(self, number: int, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
-        """Returns f64[b] in low..high."""
+        """Return f64[b] in low..high, the random numbers with index `number`."""
         state = _finalized(self._keys + _u64(_GOLDEN * (number + 1)))
         unit = tf.cast(tf.bitwise.right_shift(state, _u64(11)), tf.float64) * (1 / (1 << 53))
         return low + unit * (high - low)
 
-    def sign(self, number: int, wanted: bool) -> tf.Tensor:
-        """Returns f64[b], -1 every second time if `wanted`, else 1."""
-        return tf.where(self(number) < (0.5 if wanted else 0.0), tf.constant(-1.0, tf.float64), 1.0)
+    def sign(self, number: int, enabled: bool) -> tf.Tensor:
+        """Return f64[b]: -1 or 1 with equal probability if `enabled`, else 1."""
+        return tf.where(self(number) < (0.5 if enabled else 0.0), tf.constant(-1.0, tf.float64), 1.0)
 
 
 def draw_moves(draw: Draws, size: tuple[int, int], config: AugmentConfig) -> Moves:
-    """Draws as `ImageDataGenerator.get_random_transform` does; `size` is (height, width)."""
+    """Draw random geometric changes as `ImageDataGenerator.get_random_transform` does.
+
+    Args:
+        draw: Random numbers of the images.
+        size: Height and width of the images.
+        config: The changes and their ranges.
+    """
     height, width = size
     across = config.width_shift_range * (width if config.width_shift_range < 1 else 1)
     down = config.height_shift_range * (height if config.height_shift_range < 1 else 1)
@@ -168,7 +177,7 @@ def draw_moves(draw: Draws, size: tuple[int, int], config: AugmentConfig) -> Mov
 
 
 def draw_colors(draw: Draws, config: AugmentConfig) -> Colors:
-    """Draws what `color_matrices` composes."""
+    """Draw random color changes."""
     return Colors(
         shift=draw(8, -config.channel_shift_range, config.channel_shift_range),
         brightness=draw(9, *(config.brightness_range or (1, 1))),
@@ -178,48 +187,55 @@ def draw_colors(draw: Draws, config: AugmentConfig) -> Colors:
 
 
 def affine(moves: Moves, size: tuple[int, int]) -> tf.Tensor:
-    """Composes the moves: rotation, shift, shear, zoom, flips, about the centre, as `apply_transform` does.
+    """Combine rotation, shift, shear, zoom and flips about the center, as `apply_transform` does.
+
+    Args:
+        moves: Geometric changes.
+        size: Height and width of the images.
 
     Returns:
-        i32[b 2 3] in 16.16: (x, y) of the source of a result's pixel (x, y, 1).
+        i32[b 2 3] in 16.16 fixed point. It maps a pixel (x, y, 1) of the result to (x, y) in the source.
     """
     height, width = size
     sin, cos = _sin_cos(moves.theta)
     shear_sin, shear_cos = _sin_cos(moves.shear)
     x_scale, y_scale = moves.zx * moves.flip_x, moves.zy * moves.flip_y
     rows = []
-    for across, down, centre in ((cos, -sin, (width - 1) / 2), (sin, cos, (height - 1) / 2)):
+    for across, down, center in ((cos, -sin, (width - 1) / 2), (sin, cos, (height - 1) / 2)):
         by_x = tf.round(across * x_scale * _ONE)
         by_y = tf.round((down * shear_cos - across * shear_sin) * y_scale * _ONE)
-        shift = (across * moves.tx + down * moves.ty + centre) * _ONE
-        # The centre moves by what the rounded factors say, so that no side gets more of their error than the other.
+        shift = (across * moves.tx + down * moves.ty + center) * _ONE
+        # Uses the rounded factors, so that rounding errors are symmetric about the center.
         rows.append([by_x, by_y, tf.round(shift - by_x * ((width - 1) / 2) - by_y * ((height - 1) / 2))])
     return tf.cast(tf.stack([tf.stack(row, -1) for row in rows], 1), tf.int32)
 
 
 def warp(images: tf.Tensor, matrices: tf.Tensor, fill_mode: str, cval: int = 0) -> tf.Tensor:
-    """Moves pixels, bilinear with weights of 8 bits.
+    """Apply affine transforms to images, with bilinear interpolation and weights of 8 bits.
 
     Args:
         images: u8[b h w c], sides up to 8,192.
-        matrices: i32[b 2 3] of `affine`.
-        fill_mode: Of `FILL_MODES`.
-        cval: What "constant" fills with, 0..255.
+        matrices: i32[b 2 3] from `affine`.
+        fill_mode: One of `FILL_MODES`.
+        cval: Value of pixels outside the image for fill mode "constant", 0..255.
 
     Returns:
         u8[b h w c].
+
+    Raises:
+        UserError: A side is longer than 8,192 pixels.
     """
     height, width, channels = images.shape[1:]
-    if max(height, width) > _MOST_SIDE:
-        raise UserError(f"images of {height} x {width} pixels: at most {_MOST_SIDE:,} a side.")
+    if max(height, width) > _MAX_SIDE:
+        raise UserError(f"images of {height} x {width} pixels: each side must be at most {_MAX_SIDE:,}.")
     columns, rows = tf.range(width), tf.range(height)[:, None]
     by_x, by_y, offset = (matrices[:, :, i, None, None] for i in range(3))
     x, y = tf.unstack(by_x * columns + by_y * rows + offset + _ONE // 512, axis=1)  # i32[b h w]
     inner_x, inner_y = _folded(x, width, fill_mode), _folded(y, height, fill_mode)
-    # A column and a row more, so that every pixel has a neighbour; its weight is 0.
+    # One more column and row, so that every pixel has a neighbor. The weight of the new pixels is 0.
     flat = tf.reshape(tf.pad(images, [[0, 0], [0, 1], [0, 1], [0, 0]]), [-1, (height + 1) * (width + 1), channels])
-    place = tf.bitwise.right_shift(inner_y, 16) * (width + 1) + tf.bitwise.right_shift(inner_x, 16)
-    a, b, c, d = (tf.cast(tf.gather(flat, place + i, batch_dims=1), tf.int32) for i in (0, 1, width + 1, width + 2))
+    index = tf.bitwise.right_shift(inner_y, 16) * (width + 1) + tf.bitwise.right_shift(inner_x, 16)
+    a, b, c, d = (tf.cast(tf.gather(flat, index + i, batch_dims=1), tf.int32) for i in (0, 1, width + 1, width + 2))
     x_weight, y_weight = (tf.bitwise.right_shift(i, 8)[..., None] & 255 for i in (inner_x, inner_y))
     above, below = a * (256 - x_weight) + b * x_weight, c * (256 - x_weight) + d * x_weight
     mixed = tf.bitwise.right_shift(above * (256 - y_weight) + below * y_weight + _ONE // 2, 16)
@@ -235,41 +251,41 @@ def _inside(coordinate: tf.Tensor, side: int) -> tf.Tensor:
 
 
 def _folded(coordinate: tf.Tensor, side: int, fill_mode: str) -> tf.Tensor:
-    """Where in 0..side-1, in 16.16, a coordinate's value is found, as scipy's `affine_transform` extends an image."""
+    """Map a 16.16 coordinate into 0..side-1, extending the image as scipy's `affine_transform` does."""
     last = (side - 1) * _ONE
-    if fill_mode == "wrap":  # The first and the last pixel are one.
+    if fill_mode == "wrap":  # The first and the last pixel coincide.
         coordinate = tf.where(_inside(coordinate, side), coordinate, coordinate % max(1, last))
-    if fill_mode == "reflect":  # About the outer edges of the edge pixels.
+    if fill_mode == "reflect":  # Reflect about the outer edges of the edge pixels.
         shifted = (coordinate + _ONE // 2) % (2 * side * _ONE)
         coordinate = tf.minimum(shifted, 2 * side * _ONE - shifted) - _ONE // 2
     return tf.clip_by_value(coordinate, 0, last)
 
 
 def means(images: tf.Tensor) -> tf.Tensor:
-    """Returns f64[b], the exact mean of each of u8[b h w c]: integers add up to the same in any order."""
+    """Return f64[b], the exact mean of each image of u8[b h w c], computed with integers."""
     rows = tf.reduce_sum(tf.cast(images, tf.int32), axis=[2, 3])
     return tf.cast(tf.reduce_sum(tf.cast(rows, tf.int64), axis=1), tf.float64) / math.prod(images.shape[1:])
 
 
 def color_matrices(colors: Colors, about: tf.Tensor) -> tf.Tensor:
-    """Composes saturation, contrast, shift and brightness.
+    """Combine saturation, contrast, shift and brightness into one matrix per image.
 
     Args:
-        colors: What is drawn.
-        about: f64[b], the grey level that contrast leaves as it is.
+        colors: Color changes.
+        about: f64[b], gray level that a change of contrast does not change.
 
     Returns:
-        i32[b 3 4] in 16.16: of a pixel (r, g, b, 1).
+        i32[b 3 4] in 16.16 fixed point, to be multiplied with a pixel (r, g, b, 1).
     """
     own = colors.saturation * colors.contrast * colors.brightness
     mixed = (1 - colors.saturation) * colors.contrast * colors.brightness
     added = ((1 - colors.contrast) * about + colors.shift) * colors.brightness
-    rows = [tf.stack([mixed * grey + own * (i == j) for j, grey in enumerate(_GREY)] + [added], -1) for i in range(3)]
+    rows = [tf.stack([mixed * gray + own * (i == j) for j, gray in enumerate(_GRAY)] + [added], -1) for i in range(3)]
     return tf.cast(tf.round(tf.stack(rows, 1) * _ONE), tf.int32)
 
 
 def recolor(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
-    """Multiplies each pixel of u8[b h w c] with i32[b 3 4] of `color_matrices`; cut off at 0 and 255."""
+    """Multiply each pixel of u8[b h w c] with i32[b 3 4] from `color_matrices` and clip to 0..255."""
     values = tf.cast(images, tf.int32)
     factors = matrices[:, None, None]
     if images.shape[-1] == 1:
@@ -281,37 +297,37 @@ def recolor(images: tf.Tensor, matrices: tf.Tensor) -> tf.Tensor:
 
 
 def _erase(images: tf.Tensor, draw: Draws, config: AugmentConfig) -> tf.Tensor:
-    """Fills a rectangle of u8[b h w c], between three times as high as wide and three times as wide as high."""
+    """Fill a rectangle in each image of u8[b h w c], with an aspect ratio from 1:3 to 3:1."""
     height, width = images.shape[1:3]
     area, ratio = draw(13, *config.erasing_area), draw(14, 1.0, 3.0)
     ratio = tf.where(draw(15) < 0.5, ratio, 1 / ratio)
-    shares = (tf.sqrt(area * ratio), height), (tf.sqrt(area / ratio), width)
-    lengths = [tf.minimum(tf.round(share * side), side) for share, side in shares]
+    fractions = (tf.sqrt(area * ratio), height), (tf.sqrt(area / ratio), width)
+    lengths = [tf.minimum(tf.round(fraction * side), side) for fraction, side in fractions]
     erased = rectangles(draw, 16, lengths, (height, width)) & (draw(12) < config.erasing)[:, None, None]
     return tf.where(erased[..., None], tf.constant(round(config.cval), tf.uint8), images)
 
 
 def rectangles(draw: Draws, number: int, lengths: Sequence[tf.Tensor], size: tuple[int, int]) -> tf.Tensor:
-    """Returns bool[b h w], true in one rectangle of each image, anywhere within it.
+    """Return bool[b h w], true in one rectangle at a random position in each image.
 
     Args:
-        draw: The numbers `number` and `number` + 1 of it give the places.
-        number: Likewise.
+        draw: Random numbers of the images.
+        number: Index of the random number for the top of the rectangle; `number` + 1 gives the left side.
         lengths: Height and width of the rectangles in whole pixels, f64[b] each.
         size: Height and width of the images.
     """
     inside = []
     for axis, (length, side) in enumerate(zip(lengths, size)):
         start = tf.floor(draw(number + axis) * (side - length + 1))
-        places = tf.range(side, dtype=tf.float64)
-        inside.append((places >= start[:, None]) & (places < (start + length)[:, None]))
+        positions = tf.range(side, dtype=tf.float64)
+        inside.append((positions >= start[:, None]) & (positions < (start + length)[:, None]))
     return inside[0][:, :, None] & inside[1][:, None, :]
 
 
 def _sin_cos(degrees: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sine and cosine by their series in f64: TensorFlow's own differ in the last bit with the size of the batch."""
+    """Compute sine and cosine as series in f64; TensorFlow's depend on the batch size in the last bit."""
     quadrant = tf.round(degrees / 90)
-    angle = (degrees - 90 * quadrant) * (math.pi / 180)  # Within 45 degrees: nine terms are exact.
+    angle = (degrees - 90 * quadrant) * (math.pi / 180)  # Within 45 degrees, ten terms are exact.
     square = angle * angle
     sin = cos = tf.zeros_like(angle)
     for term in range(9, -1, -1):
@@ -325,12 +341,12 @@ def _sin_cos(degrees: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _finalized(state: tf.Tensor) -> tf.Tensor:
-    """splitmix64's mixing, as in `order`."""
+    """Apply splitmix64's mixing, as in `order`."""
     for shift, factor in _MIX:
         state = tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, _u64(shift))) * _u64(factor)
     return tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, _u64(31)))
 
 
 def _u64(value: int) -> tf.Tensor:
-    """A constant modulo 2**64; Python's integers above 2**63 become others in graphs than in eager execution."""
+    """Return a constant modulo 2**64, since graphs convert Python integers above 2**63 in another way."""
     return tf.constant(np.uint64(value % (1 << 64)))

@@ -1,1 +1,1 @@
-"""What every room uses: commands and flags, files and locks, workers, words, tables, pages."""
+"""Basic modules of all other packages: commands, flags, files, locks, workers, words, tables, pages."""

@@ -1,4 +1,4 @@
-"""What every command of this project shares: the way in, and the way out on a user's mistake."""
+"""Start and exit of every command: flags, exit codes, and a one-line message for a user's mistake."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
 EXIT_USER_ERROR = 1
-say = functools.partial(print, flush=True)  # For `log` arguments: a pipe or a file shows each line at once.
+say = functools.partial(print, flush=True)  # For `log` arguments. Pipes and files show each line at once.
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it.
 _READER_GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 
 
 def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted", arguments: str = "") -> None:
-    """Parses the flags, calls `main(argv)` and exits: 0, 1 (a user's mistake) or 130 (Ctrl-C, `interrupted` told).
+    """Parse the flags, call `main(argv)` and exit with 0, 1 (user's or system's error) or 130 (Ctrl-C).
 
-    What the system refuses (a full disk, a missing permission) is told in a line, as a mistake is. When the reader of
-    the output, `head` say, has enough, the work goes on and the exit code is that of the work.
+    An error of the system (a full disk, a missing permission) is printed as one line, like a user's mistake. If the
+    reader of the output stops reading (`head`, for example), the work continues and the exit code stays the same.
 
     Args:
-        main: Does the work; its argument is the program and the arguments that are not flags.
-        interrupted: The line that is printed after Ctrl-C.
-        arguments: How the help shows the arguments beside the flags, such as "DIRECTORY"; "" if there are none.
+        main: Function that does the work. It gets the program name and the arguments that are not flags.
+        interrupted: Line to print after Ctrl-C.
+        arguments: Arguments in the help besides the flags, such as "DIRECTORY". "": the command has none.
     """
 
     def parsed(argv: Sequence[str]) -> list[str]:
@@ -49,19 +49,19 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted",
 
 
 def run_package(package: str, commands: Mapping[str, str]) -> None:
-    """Does what `python -m package` is asked for: lists its commands, or is one of them, `python -m package name …`."""
+    """Run `python -m package`: list the commands, or run one of them (`python -m package name …`)."""
     _prepare_streams()
     first, *rest = sys.argv[1:] or [""]
     name = first.replace("-", "_")
     if name in commands:
         sys.argv[1:] = rest
-        runpy.run_module(f"{package}.{name}", run_name="__main__", alter_sys=True)  # As `python -m package.name`.
+        runpy.run_module(f"{package}.{name}", run_name="__main__", alter_sys=True)  # Like `python -m package.name`.
         return
     sys.exit(_exit_code(lambda: _answer(package, commands, first), "interrupted"))
 
 
 def _answer(package: str, commands: Mapping[str, str], first: str) -> None:
-    """Lists a package's commands; refuses whatever else is no command."""
+    """List a package's commands, or raise UserError for a word that is not a command."""
     if first in ("-h", "--help", "help"):
         print(f"usage: python -m {package} COMMAND [--flag=value ...]; COMMAND --help explains each.\n")
     if first in ("", "-h", "--help", "help"):
@@ -69,14 +69,15 @@ def _answer(package: str, commands: Mapping[str, str], first: str) -> None:
     elif first == "--version":
         print(usage.VERSION)
     elif first.startswith("-"):
-        found = usage.homes([first.lstrip("-").partition("=")[0].replace("-", "_")])
-        raise UserError(f"{first}: a command is expected first, one of {', '.join(commands)}. {found}".rstrip())
+        hint = usage.homes([first.lstrip("-").partition("=")[0].replace("-", "_")])
+        message = f"{first}: the first word must be a command. The commands are {', '.join(commands)}. {hint}"
+        raise UserError(message.rstrip())
     else:
-        raise UserError(f"{first}: there is no such command of {package}. {usage.command_meant(first, commands)}")
+        raise UserError(f"{first}: is not a command of {package}. {usage.command_meant(first, commands)}")
 
 
 def _exit_code(work: Callable[[], object], interrupted: str) -> int:
-    """Does the work and reports what ends it early in a line."""
+    """Do the work, print an error as one line, and return the exit code."""
     try:
         work()
         sys.stdout.flush()
@@ -84,7 +85,7 @@ def _exit_code(work: Callable[[], object], interrupted: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except OSError as error:
-        print(f"error: {refusal(error)}. Mend the cause and repeat the command.", file=sys.stderr)
+        print(f"error: {refusal(error)}. Fix the cause and run the command again.", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print(f"\n{interrupted}", file=sys.stderr)
@@ -93,7 +94,7 @@ def _exit_code(work: Callable[[], object], interrupted: str) -> int:
 
 
 class _Output(io.FileIO):
-    """A standard stream whose reader may go, as `head` does when it has enough: the work goes on, unheard."""
+    """A standard stream that ignores writes after its reader is gone (`head`, for example)."""
 
     def write(self, data: Any) -> int:
         try:
@@ -101,19 +102,19 @@ class _Output(io.FileIO):
         except OSError as error:
             if error.errno not in _READER_GONE:
                 raise files.named(error, f"standard {'error' if self.fileno() == 2 else 'output'}", "write") from error
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.fileno())
-        os.close(nowhere)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
         return len(data)
 
 
 def _prepare_streams() -> None:
-    sys.stdout, sys.stderr = _steady(sys.stdout), _steady(sys.stderr)
+    sys.stdout, sys.stderr = _robust(sys.stdout), _robust(sys.stderr)
 
 
-def _steady(stream: TextIO) -> TextIO:
-    """The same stream without two ends to the work: a reader that is gone, and a name that a terminal cannot show."""
-    if not isinstance(stream, io.TextIOWrapper):  # None, or what a notebook or a test has put there.
+def _robust(stream: TextIO) -> TextIO:
+    """Make a stream survive a reader that is gone and file names that the terminal cannot show."""
+    if not isinstance(stream, io.TextIOWrapper):  # None, or the stream of a notebook or a test.
         return stream
     stream.flush()
     raw: Any = _Output(stream.fileno(), "wb", closefd=False)
@@ -127,13 +128,13 @@ def _steady(stream: TextIO) -> TextIO:
 
 
 def no_arguments(argv: Sequence[str]) -> None:
-    """Refuses positional arguments, which would otherwise be ignored silently."""
+    """Raise UserError for positional arguments, which would otherwise be ignored."""
     if len(argv) > 1:
         raise UserError(usage.unexpected(argv[1]))
 
 
 def one_argument(argv: Sequence[str], what: str) -> str:
-    """Returns the only positional argument; `what` says in a message what is expected of it."""
+    """Return the only positional argument; `what` describes it in error messages."""
     if len(argv) != 2:
         given = f"{len(argv) - 1} arguments were given" if len(argv) > 2 else "nothing was given"
         raise UserError(f"{given}: {what} is expected.")
@@ -141,7 +142,7 @@ def one_argument(argv: Sequence[str], what: str) -> str:
 
 
 def two_arguments(argv: Sequence[str], what: str) -> tuple[str, str]:
-    """Returns the only two positional arguments; `what` says in a message what is expected of them."""
+    """Return the only two positional arguments; `what` describes them in error messages."""
     if len(argv) != 3:
         given = {1: "nothing was", 2: "one argument was"}.get(len(argv), f"{len(argv) - 1} arguments were")
         raise UserError(f"{given} given: {what} are expected.")
@@ -149,13 +150,13 @@ def two_arguments(argv: Sequence[str], what: str) -> tuple[str, str]:
 
 
 def from_flags(config_type: type[Config], **values: Any) -> Config:
-    """Builds a config dataclass of the flags that bear its fields' names; `values` go before flags."""
+    """Build a config dataclass from the flags that have the names of its fields; `values` override flags."""
     parsed = flags.FLAGS.flag_values_dict()
     names = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
     return config_type(**{name: parsed[name] for name in names if name in parsed} | values)
 
 
 def print_list(package: str, commands: Mapping[str, str]) -> None:
-    """Prints the commands of a package, a line each: `python -m package.name   what it does`."""
+    """Print the commands of a package, one per line: `python -m package.name   what it does`."""
     rows = [[f"python -m {package}.{name}", purpose] for name, purpose in commands.items()]
     print("\n".join(tabular.aligned(rows, left=(0, 1))))

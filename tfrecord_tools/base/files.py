@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all: atomic writes, durable renames, exchange, locks, reads by offset.
+"""File operations that never leave half a file: atomic writes, locks, links, reads at an offset.
 
-File systems differ: some have no locks (Lustre without its option, some NFS, Google Drive), no fsync of directories, no
-links. The functions here take the next best way then. What only Unix has is looked up when it is needed.
+Some file systems have no locks (Lustre without its lock option, some NFS, Google Drive), no links, or no fsync of
+directories. The functions then use the next best method. Functions that only Unix has are looked up when needed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
-_LOCK_SECONDS = 5.0  # How long the workers of a killed run may take to notice and end.
-_OWNER = ".owner"  # Added to a lock's name: the file that stands for the lock where the system cannot lock files.
+_LOCK_SECONDS = 5.0  # The workers of a killed run exit within this time.
+_OWNER = ".owner"  # Suffix of the file that replaces a lock where the file system cannot lock files.
 _READ = os.O_RDONLY | getattr(os, "O_BINARY", 0)
 _READ_LOCK = threading.Lock()
 _ZEROS = 1 << 20
@@ -40,32 +40,32 @@ _NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EINVAL, errno.EXDEV
 
 
 def is_url(path: str) -> bool:
-    """Whether this names something in an object store, such as s3://bucket/prefix."""
+    """Return whether a path is an address in an object store, such as s3://bucket/prefix."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
 def expand_user(path: str, flag: str = "") -> str:
-    """Expands `~` and `~user` at the start of a path; shells leave them as they are behind an `=`.
+    """Expand `~` and `~user` at the start of a path, since shells do not expand them after `=`.
 
     Args:
         path: A path, a pattern or a URL.
-        flag: What stands in front of the path in messages, such as "--out=".
+        flag: Text in front of the path in messages, such as "--out=".
 
     Raises:
-        UserError: There is no such user and no such file: a directory of that name would be made.
+        UserError: Neither the user nor a file of that name exists. (Otherwise, a directory `~user` would be created.)
     """
     if not path.startswith("~"):
         return path
     expanded = os.path.expanduser(path)
     first = re.split(r"[/\\]", path)[0]
     if expanded == path and not os.path.lexists(first):
-        user = f"user {first[1:]!r}" if first[1:] else "home directory known"
-        raise UserError(f"{flag}{path}: there is no {user}. Write ./{path} for a name that starts with ~.")
+        problem = f"user {first[1:]!r} does not exist" if first[1:] else "the home directory is not known"
+        raise UserError(f"{flag}{path}: {problem}. For a file name that starts with ~, write ./{path}.")
     return expanded
 
 
 def expand_fields(config: object, *names: str) -> None:
-    """Expands `~` in fields of a frozen dataclass, for its `__post_init__`; a field may be None."""
+    """Expand `~` in fields of a frozen dataclass, from its `__post_init__`; a field may be None."""
     for name in names:
         if value := getattr(config, name):
             object.__setattr__(config, name, expand_user(value, f"--{name}="))
@@ -73,7 +73,7 @@ def expand_fields(config: object, *names: str) -> None:
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike[str], call: str) -> Iterator[None]:
-    """Adds the file and the call to an OSError that has no file's name, as those of descriptors have not."""
+    """Add the file name and the call to an OSError without a file name, such as those of descriptors."""
     try:
         yield
     except OSError as error:
@@ -81,7 +81,7 @@ def naming(path: str | os.PathLike[str], call: str) -> Iterator[None]:
 
 
 def named(error: OSError, path: str | os.PathLike[str], call: str) -> OSError:
-    """Returns the error with the file and the call; as it is, if it has a file's name."""
+    """Return the error with the file name and the call, or unchanged if it already has a file name."""
     if error.filename is not None or error.errno is None:
         return error
     return OSError(error.errno, f"{os.strerror(error.errno)} ({call})", os.fspath(path))
@@ -89,7 +89,7 @@ def named(error: OSError, path: str | os.PathLike[str], call: str) -> OSError:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[BinaryIO]:
-    """Opens `path` for writing under a temporary name; it appears, durable, when the block succeeds."""
+    """Open a file for writing that appears at `path`, synced to disk, only if the block succeeds."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with naming(temporary, "write"), open(temporary, "wb") as file:
@@ -104,14 +104,14 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 
 def sync(path: Path) -> None:
-    """Makes a file, or the names in a directory, durable; does nothing where the system cannot open or sync it.
+    """Sync a file, or the file names in a directory, to disk. Do nothing where the system cannot.
 
-    fsync of a new file alone does not make its name durable.
+    To make a new file durable, sync the file and its directory.
     """
     try:
         descriptor = os.open(path, _READ)
     except OSError as error:
-        if error.errno in _NO_SYNC:  # Windows opens no directories.
+        if error.errno in _NO_SYNC:  # Windows cannot open directories.
             return
         raise
     try:
@@ -121,7 +121,7 @@ def sync(path: Path) -> None:
 
 
 def sync_tree(root: Path) -> None:
-    """Makes all files below a directory durable; at once where the system can, since they may be millions."""
+    """Sync all files below a directory to disk: with one call if possible, since there may be millions."""
     if hasattr(os, "sync"):
         os.sync()
         return
@@ -139,27 +139,27 @@ def _sync(descriptor: int, path: Path) -> None:
 
 
 def open_descriptor(path: str | os.PathLike[str]) -> int:
-    """Opens a file for `read_at`; the caller closes the descriptor. Programs that are started do not inherit it."""
+    """Open a file for `read_at`. The caller closes the descriptor; child programs do not inherit it."""
     return os.open(path, _READ)
 
 
 def read_at(descriptor: int, size: int, offset: int) -> bytes:
-    """Reads up to `size` bytes at `offset`; threads may share the descriptor, forked processes may not.
+    """Read up to `size` bytes at `offset`. Threads may share the descriptor, forked processes may not.
 
     Args:
-        descriptor: Of `open_descriptor`, or the `fileno()` of a binary file, whose position may be moved.
-        size: The most bytes to read; fewer come at the end of the file.
-        offset: Where to begin, in bytes.
+        descriptor: Result of `open_descriptor`, or the `fileno()` of a binary file. The file position may change.
+        size: Largest number of bytes to read. The result is shorter at the end of the file.
+        offset: Start of the bytes in the file.
     """
     if hasattr(os, "pread"):
         return os.pread(descriptor, size, offset)
-    with _READ_LOCK:  # Windows has the position of the file alone, which all threads share.
+    with _READ_LOCK:  # On Windows, a read uses the file position, which all threads share.
         os.lseek(descriptor, offset, os.SEEK_SET)
         return os.read(descriptor, size)
 
 
 def allocate(file: BinaryIO, size: int) -> None:
-    """Fills a new file with `size` zeros, so that a full disk shows at once and not as a bus error of a memory map."""
+    """Fill a new file with `size` zero bytes: on a full disk this raises OSError, a memory map crashes."""
     if hasattr(os, "posix_fallocate"):
         try:
             with naming(file.name, "posix_fallocate"):
@@ -175,27 +175,32 @@ def allocate(file: BinaryIO, size: int) -> None:
             file.write(bytes(min(_ZEROS, size - start)))
 
 
-def exchange(one: Path, other: Path) -> bool:
-    """Swaps two names in one step; False where the system or the file system cannot."""
+def exchange(first: Path, second: Path) -> bool:
+    """Swap two files or directories in one atomic step; return False where the system cannot."""
     try:
         renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    except (OSError, TypeError):  # Windows knows no library of the process itself.
+    except (OSError, TypeError):  # `CDLL(None)` does not exist on Windows.
         return False
     if renameat2 is None:
         return False
-    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+    if renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0:
         return True
     code = ctypes.get_errno()
     if code in _REFUSED:
         return False
-    raise OSError(code, f"{os.strerror(code)} (renameat2)", os.fspath(one))
+    raise OSError(code, f"{os.strerror(code)} (renameat2)", os.fspath(first))
 
 
 def link(source: Path, path: Path, how: Callable[[Path, Path], None]) -> bool:
-    """Makes a file appear at `path` as well, by `os.link` or `os.symlink`; by a copy where there are no links.
+    """Link `path` to the file `source`, or copy the file where the file system has no links.
+
+    Args:
+        source: Existing file.
+        path: New file. An existing file is replaced.
+        how: `os.link` or `os.symlink`.
 
     Returns:
-        Whether it is a link.
+        True for a link, False for a copy.
     """
     path.unlink(missing_ok=True)
     try:
@@ -213,10 +218,10 @@ def link(source: Path, path: Path, how: Callable[[Path, Path], None]) -> bool:
 
 
 class Held:
-    """A lock that this process holds, as a context manager that releases it.
+    """A lock that this process holds; a context manager that releases it.
 
     Attributes:
-        file: The locked file, open.
+        file: The open, locked file.
     """
 
     def __init__(self, file: BinaryIO, soft: filelock.SoftFileLock | None):
@@ -235,29 +240,29 @@ class Held:
 
 
 def hold(path: Path, create: bool = True) -> Held | None:
-    """Opens a file and locks it exclusively; None if somebody else holds it.
+    """Open a file and lock it exclusively; return None if another process holds the lock.
 
-    The system releases the lock when the process and those that it forked are gone. Where files cannot be locked, a
-    file `path` + ".owner" with process and host stands for the lock. A process that finds that process gone, on the
-    same host, takes the lock over.
+    The system releases the lock when the process and its forked children have exited. Where files cannot be locked,
+    a file `path` + ".owner" with the process number and the host replaces the lock. If that process does not run any
+    more, another process on the same host takes over the lock.
 
     Raises:
-        FileNotFoundError: There is no such file and `create` is False, or no such directory.
+        FileNotFoundError: The directory does not exist, or the file does not exist and `create` is False.
     """
     while True:
-        file: BinaryIO = open(path, "ab+" if create else "rb+")  # noqa: SIM115  For writing: NFS locks no others.
+        file: BinaryIO = open(path, "ab+" if create else "rb+")  # noqa: SIM115  Opened for writing, as NFS locks require.
         try:
-            held = _locked(file, path)
+            lock = _locked(file, path)
         except BaseException:
             file.close()
             raise
-        if held is None:
+        if lock is None:
             file.close()
             return None
         if _is_at(file, path):
-            return held
-        with held:
-            pass  # The one before removed the file under our hands: what is locked has no name any more.
+            return lock
+        with lock:
+            pass  # The previous holder deleted the file before we locked it: release it and try again.
 
 
 def _is_at(file: BinaryIO, path: Path) -> bool:
@@ -268,8 +273,8 @@ def _is_at(file: BinaryIO, path: Path) -> bool:
 
 
 def _locked(file: BinaryIO, path: Path) -> Held | None:
-    """Locks an open file, or makes the file that stands for its lock; None if somebody else holds it."""
-    import filelock  # Here, since workers and most commands take no lock, and it takes 17 ms to import.
+    """Lock an open file, or create its ".owner" file; return None if another process holds the lock."""
+    import filelock  # Imported here: it takes 17 ms, and workers and most commands do not need it.
 
     try:
         with naming(path, "flock"):
@@ -286,24 +291,24 @@ def _locked(file: BinaryIO, path: Path) -> Held | None:
 
 
 def lock_names(name: str) -> frozenset[str]:
-    """The names of the files that a lock consists of."""
+    """Return the names of the files that belong to a lock."""
     return frozenset({name, name + _OWNER})
 
 
 @contextlib.contextmanager
 def lock(path: Path, in_use: str, keep: Callable[[], bool] = lambda: True) -> Iterator[None]:
-    """Holds an exclusive lock on `path` for the block, as `hold` does; makes its directory.
+    """Hold an exclusive lock on `path` during the block; create the directory if necessary.
 
     Args:
-        path: The lock file.
-        in_use: The message if another process holds it.
-        keep: Whether the file stays at the end; called while the lock is still held.
+        path: Lock file.
+        in_use: Error message if another process holds the lock.
+        keep: Returns whether the lock file is kept at the end. It is called while the lock is still held.
 
     Raises:
-        UserError: Another process holds it.
+        UserError: Another process holds the lock.
     """
     deadline = time.monotonic() + _LOCK_SECONDS
-    while (held := _hold_in_made_directory(path)) is None:
+    while (held := _hold_in_new_directory(path)) is None:
         if time.monotonic() > deadline:
             raise UserError(in_use + owner(path))
         time.sleep(0.05)
@@ -312,23 +317,23 @@ def lock(path: Path, in_use: str, keep: Callable[[], bool] = lambda: True) -> It
             yield
         finally:
             if not keep():
-                with contextlib.suppress(PermissionError):  # Windows removes no open files.
+                with contextlib.suppress(PermissionError):  # Windows cannot delete open files.
                     path.unlink(missing_ok=True)
 
 
 def owner(path: Path) -> str:
-    """A sentence on who holds a lock where files cannot be locked, and what to do; "" elsewhere."""
+    """Return a sentence about the holder of a lock and what to do; "" where the file system has locks."""
     marker = path.with_name(path.name + _OWNER)
     try:
         process, host = marker.read_text().splitlines()[:2]
     except (OSError, ValueError):
-        return f" If no such process runs, remove {marker}." if marker.exists() else ""
-    return f" It is process {process} on {host}. If that process does not run any more, remove {marker}."
+        return f" If that process does not run any more, delete {marker}." if marker.exists() else ""
+    return f" It is process {process} on {host}. If that process does not run any more, delete {marker}."
 
 
-def _hold_in_made_directory(path: Path) -> Held | None:
+def _hold_in_new_directory(path: Path) -> Held | None:
     path.parent.mkdir(exist_ok=True)
     try:
         return hold(path)
-    except FileNotFoundError:  # Another one removed the directory under our hands.
+    except FileNotFoundError:  # Another process has just deleted the directory.
         return None

@@ -1,7 +1,7 @@
-"""Functions that become TensorFlow graphs as they are written.
+"""Switch off AutoGraph for functions that TensorFlow traces.
 
-By default, TensorFlow rewrites the source of each function that it traces, and of all functions that this one calls,
-so that `if` and `for` work with tensors (AutoGraph). None of our functions needs that. For an augmentation, rewriting
+By default, TensorFlow rewrites the source of each traced function and of all functions that it calls (AutoGraph), so
+that `if` and `for` work with tensors. The functions of this project do not need that. For an augmentation, rewriting
 takes ten times as long as tracing: 2 to 3 s at the start of each training.
 """
 
@@ -16,6 +16,6 @@ Step = TypeVar("Step", bound=Callable[..., Any])
 
 
 def plain(step: Step) -> Step:
-    """Marks a function, for use as a decorator too. What it calls while it is traced is not rewritten either."""
+    """Switch off AutoGraph for a function and the functions that it calls; also a decorator."""
     marked: Step = tf.autograph.experimental.do_not_convert(step)
     return marked

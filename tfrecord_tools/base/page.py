@@ -1,4 +1,4 @@
-"""Pages of HTML: templates that escape what is filled in, and texts in which code stands out."""
+"""HTML pages: templates that escape their values, and texts in which code is marked."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _FLAG = re.compile(r"(--[a-z_]+(?:=[^\s;,)]*(?:,[^\s;)]+)?)?)")
-_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}  # Such as newlines, as Python writes them.
+_BREAKS = re.compile(r"(?<=[/_.-])(?=\w)")  # Positions where a long path may break into the next line.
+_CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), 127)}  # Control character -> `\n`, `\x1b`.
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """Fill a template of a package, which may use those of this package: `page.html`, `parts.html`.
+    """Fill a template, which may include this package's `page.html` and `parts.html`.
 
     Args:
-        package: The package in whose directory `templates` the template lies.
-        template: File name.
-        **values: Values by their names in the template. Control characters are written out, all else is escaped.
+        package: Package with the template in its directory `templates`.
+        template: File name of the template.
+        **values: Values by their names in the template. Control characters are shown as `\\n`; HTML is escaped.
     """
-    import jinja2  # Only where a page is written: it takes a tenth of a second.
+    import jinja2  # Imported here: it takes 0.1 s, and only commands that write pages need it.
 
     loaders = [jinja2.PackageLoader(name) for name in (package, __package__)]
     environment = jinja2.Environment(
@@ -35,22 +36,24 @@ def render(package: str, template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        breakable=breakable,
         data_uri=_data_uri,
         form=format,
         number=words.number,
         sentence=words.sentence,
         size=words.size,
+        whole_words=_whole_words,
         with_flags=with_flags,
     )
     return environment.get_template(template).render(values)
 
 
 def marked(text: str, **values: Any) -> Markup:
-    """Return a text as HTML with values filled in, in which `code` between backticks stands out.
+    """Return a text as HTML with values filled in; text between backticks becomes `<code>`.
 
     Args:
-        text: Text with fields as of `str.format`.
-        **values: Values of the fields, as of `render`; backticks in them stay as they are.
+        text: Text with fields as in `str.format`.
+        **values: Values of the fields, escaped as in `render`. Backticks in values stay backticks.
     """
     from markupsafe import Markup, escape
 
@@ -59,11 +62,27 @@ def marked(text: str, **values: Any) -> Markup:
 
 
 def with_flags(text: str) -> Markup:
-    """Return a text as HTML in which the flags, which can be copied, stand out."""
+    """Return a text as HTML in which each flag is `<code>`, ready to be copied."""
     from markupsafe import Markup
 
     parts = enumerate(_FLAG.split(_written_out(text)))
     return Markup().join(Markup("<code>{}</code>").format(part) if i % 2 else part for i, part in parts)
+
+
+def breakable(path: str) -> Markup:
+    """Return a path as HTML that a narrow page breaks behind `/`, `_`, `-` or `.`, and not within a word."""
+    from markupsafe import Markup
+
+    return Markup("<wbr>").join(_BREAKS.split(_written_out(path)))
+
+
+def _whole_words(text: Markup) -> Markup:
+    """Return HTML in which a narrow page breaks commands between their words only."""
+    from markupsafe import Markup, escape
+
+    return Markup(
+        re.sub("(?<=<code>)[^<]+(?=</code>)", lambda code: re.sub(r"\S+", r"<span>\g<0></span>", code[0]), escape(text))
+    )
 
 
 def _written_out(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How far a long phase is: images a second and time left."""
+"""Progress of a long phase: images/s and time left."""
 
 from __future__ import annotations
 
@@ -7,24 +7,27 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-_SECONDS_BETWEEN_LINES = 30.0  # Where nobody watches, as in a log file.
+_SECONDS_BETWEEN_LINES = 30.0  # In a log file or a pipe.
 
 
 class Progress:
-    """A progress line on standard error; call it with the number of images (or other units) done since the last call.
+    """A progress line on standard error. Call it with the number of images finished since the last call.
 
-    Without a total it shows how many are done, and how fast.
+    Args:
+        phase: Name of the phase, in front of the line.
+        total: Number of images in all. None: only the number of finished images and the speed are shown.
+        unit: Plural noun if the units are not images.
     """
 
     def __init__(self, phase: str, total: int | None, unit: str = "images"):
-        watched = sys.stderr.isatty()
-        tqdm.monitor_interval = 0  # Its thread would forbid forking the workers.
+        terminal = sys.stderr.isatty()
+        tqdm.monitor_interval = 0  # No monitor thread: workers cannot be forked while other threads run.
         self._bar = tqdm(
             total=total,
             desc=phase,
             unit=f" {unit}",
-            mininterval=0.2 if watched else _SECONDS_BETWEEN_LINES,
-            delay=0 if watched else _SECONDS_BETWEEN_LINES,
+            mininterval=0.2 if terminal else _SECONDS_BETWEEN_LINES,
+            delay=0 if terminal else _SECONDS_BETWEEN_LINES,
             leave=False,
             file=sys.stderr,
         )
@@ -33,7 +36,7 @@ class Progress:
         self._bar.update(count)
 
     def skip(self, count: int) -> None:
-        """Counts images that were done before; they say nothing of the speed."""
+        """Count images that were finished in an earlier run; they do not count for the speed."""
         self._bar.initial += count
         self._bar.n += count
 

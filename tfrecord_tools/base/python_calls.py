@@ -1,8 +1,8 @@
-"""Python functions as steps of a `tf.data` pipeline that never keep a process from ending.
+"""Python functions in `tf.data` pipelines, without a deadlock when the process exits.
 
-TensorFlow's threads call such a function ahead of the consumer, also while the script ends. A thread that waits for
-Python's lock when the interpreter is finalized never returns, and the iterator's destructor waits for it forever.
-Therefore an exit handler refuses further calls and waits for the running ones, before the interpreter is finalized.
+TensorFlow's threads call such a function ahead of the consumer, even while the script exits. A thread that waits for
+the GIL when the interpreter is finalized never returns, and the destructor of the iterator waits for it forever.
+Therefore, an exit handler refuses new calls and waits for the running ones before the interpreter is finalized.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ import tensorflow as tf
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_LOOK_SECONDS = 0.004
-# The exit handler ends when it has looked so many times in a row without a call. Looks are counted, not seconds: a
-# machine that is overloaded or suspended delays the calling threads and the handler alike.
-_QUIET_LOOKS = 25
-_MOST_LOOKS = 250  # A daemon thread may go on asking for batches.
-_LONGEST_CALL_SECONDS = 60.0  # A running call ends with its current image; if not waited for, the process never ends.
+_POLL_SECONDS = 0.004
+# The exit handler ends after this number of polls in a row without a call. Polls are counted, not seconds, since an
+# overloaded or suspended machine delays the calling threads and the handler equally.
+_QUIET_POLLS = 25
+_MAX_POLLS = 250  # A limit is needed: a daemon thread may request batches forever.
+_LONGEST_CALL_SECONDS = 60.0  # A running call ends after its current image. Without waiting, the process would hang.
 
 
 class ProcessEnds(StopIteration):
-    """A call that came too late: the consumer gets an InvalidArgumentError, and TensorFlow logs nothing.
+    """Raised by a call during exit. The consumer gets an InvalidArgumentError.
 
-    TensorFlow logs every other exception, for each call that was ahead of the consumer.
+    It is a StopIteration because TensorFlow logs every other exception, once per call ahead of the consumer.
     """
 
 
 class _Calls:
-    """The calls of TensorFlow's threads: how many came, how many are running, and whether more are let in."""
+    """Counts the calls of TensorFlow's threads and refuses new calls during exit."""
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Starts anew, as a forked process must, which has none of the calling threads."""
+        """Reset the counters, also in a forked process, which does not have the calling threads."""
         self._lock = threading.Lock()
-        self._came = 0
+        self._started = 0
         self._running = 0
         self._ending = False
 
     def call(self, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Calls a function, or raises ProcessEnds."""
+        """Call a function, or raise ProcessEnds."""
         with self._lock:
-            self._came += 1
+            self._started += 1
             self._running += 1
         try:
             self.check()
@@ -61,12 +61,12 @@ class _Calls:
                 self._running -= 1
 
     def check(self) -> None:
-        """Raises ProcessEnds when it is time."""
+        """Raise ProcessEnds if the process is exiting."""
         if self._ending:
-            raise ProcessEnds("the process is ending, no more data are read")
+            raise ProcessEnds("the process is exiting, no more data is read")
 
     def end(self) -> None:
-        """Refuses calls from now on, and returns when none is running and none has come for a while."""
+        """Refuse new calls, and return when no call is running and no new one has started for 0.1 s."""
         self._ending = True
         deadline = time.monotonic() + _LONGEST_CALL_SECONDS
         while not self._ended(deadline):
@@ -75,21 +75,21 @@ class _Calls:
     def _ended(self, deadline: float) -> bool:
         try:
             while self._running and time.monotonic() < deadline:
-                time.sleep(_LOOK_SECONDS)  # Gives up Python's lock, which the calls need in order to end.
+                time.sleep(_POLL_SECONDS)  # Releases the GIL, which the running calls need.
             self._settle()
-        except KeyboardInterrupt:  # The process is ending already: leaving early would stop that.
+        except KeyboardInterrupt:  # The process is exiting already. Returning early could make it hang.
             return False
         return True
 
     def _settle(self) -> None:
-        """Waits until the threads have refilled TensorFlow's buffers with refusals: then they call no more."""
-        came, quiet = self._came, 0
-        for _ in range(_MOST_LOOKS):
-            time.sleep(_LOOK_SECONDS)
-            quiet = 0 if self._running or self._came != came else quiet + 1
-            if quiet == _QUIET_LOOKS:
+        """Wait until refused calls have filled TensorFlow's buffers: after that, its threads stop calling."""
+        started, quiet = self._started, 0
+        for _ in range(_MAX_POLLS):
+            time.sleep(_POLL_SECONDS)
+            quiet = 0 if self._running or self._started != started else quiet + 1
+            if quiet == _QUIET_POLLS:
                 return
-            came = self._came
+            started = self._started
 
 
 _calls = _Calls()
@@ -101,21 +101,21 @@ def numpy_function(
     dtypes: tf.DType | Sequence[tf.DType],
     stateful: bool = False,
 ) -> Any:
-    """Calls Python as `tf.numpy_function` does, until the process ends.
+    """Call a Python function like `tf.numpy_function`, without a deadlock at exit.
 
     Args:
-        function: Arrays -> an array of this type, or several.
-        inputs: The arguments.
-        dtypes: The type of the result, or of each result.
-        stateful: Whether equal arguments may give different results. Under op determinism, such a function is never
-            called in parallel.
+        function: Function of NumPy arrays that returns one array, or several.
+        inputs: Arguments of the function.
+        dtypes: Type of the result, or a type for each result.
+        stateful: Whether equal arguments may give different results. With
+            `tf.config.experimental.enable_op_determinism`, a stateful function is never called in parallel.
     """
     _at_exit()
     return tf.numpy_function(functools.partial(_calls.call, function), inputs, dtypes, stateful=stateful)
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """Applies a function to each item of a call's chunk. A process that ends waits for one item, not for the chunk."""
+    """Apply a function to each item of a chunk; at exit, the process waits for one item only."""
     results = []
     for item in items:
         _calls.check()
@@ -125,7 +125,7 @@ def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Resu
 
 @functools.cache
 def _at_exit() -> None:
-    """Registers the exit handler: with the first pipeline, since an import must not change the process."""
+    """Register the exit handler with the first pipeline, not on import: an import has no side effects."""
     atexit.register(_calls.end)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_calls.reset)

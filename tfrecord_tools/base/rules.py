@@ -1,28 +1,32 @@
-"""How rules judge a dataset or a run. The rules are `card.card_page._RULES` and `trainers.results.report._RULES`."""
+"""Rules that find problems in a dataset, a run or a comparison.
+
+The rules are `card.card_page._RULES`, `trainers.results.report._RULES` and `trainers.results.comparison_page._RULES`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from tfrecord_tools.base import page
 
-LEVELS = ("problem", "check", "note")  # The worst first.
+LEVELS = ("problem", "check", "note")  # Worst first.
+IMBALANCE = 10  # At this ratio of the largest to the smallest class, accuracy alone can mislead.
 Facts = TypeVar("Facts")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A thing that needs attention, as a page shows it; its texts are HTML, as of `page.marked`.
+    """A result of a rule, as a page shows it. The texts are HTML from `page.marked`.
 
     Attributes:
-        name: Name of its rule.
+        name: Name of the rule.
         level: One of `LEVELS`.
-        title: What there is.
-        text: What it means and what to do; "" if nothing.
-        section: Section of the page that says more; "" if none.
-        images: Number of images that it is about; 0 if it is not about single images.
+        title: The finding in a few words.
+        text: Explanation and advice. "": none.
+        section: Section of the page with details. "": none.
+        images: Number of images with this finding. 0: the finding is not about single images.
         examples: Paths of some of these images.
     """
 
@@ -37,16 +41,17 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rule(Generic[Facts]):
-    """A condition, and what is found where it holds. Its texts take the values of the condition as fields.
+    """A condition and the texts of its finding. The condition returns values for the fields in the texts.
 
     Attributes:
-        name: Name of the rule, once a table.
+        name: Name of the rule, unique within its table.
         level: One of `LEVELS`.
-        section: Section of the page that says more.
-        condition: Facts -> values of the fields; None if the rule finds nothing.
-        title: What there is.
-        text: What it means.
-        advice: What to do; "" if nothing.
+        section: Section of the page with details.
+        condition: Function from the facts to the values of the fields. It returns None if there is no finding.
+        title: The finding in a few words.
+        text: Explanation.
+        advice: Advice for the user. "": none.
+        examples: Function from the facts to the paths of images that show the problem.
     """
 
     name: str
@@ -56,11 +61,12 @@ class Rule(Generic[Facts]):
     title: str
     text: str
     advice: str = ""
+    examples: Callable[[Facts], Sequence[str]] = lambda facts: ()
 
 
 def found(rules: Iterable[Rule[Facts]], facts: Facts) -> list[Finding]:
-    """Return what the rules find, in their order."""
-    judged = [(rule, rule.condition(facts)) for rule in rules]
+    """Return the findings of the rules, in the order of the rules."""
+    results = [(rule, rule.condition(facts)) for rule in rules]
     return [
         Finding(
             name=rule.name,
@@ -68,12 +74,30 @@ def found(rules: Iterable[Rule[Facts]], facts: Facts) -> list[Finding]:
             title=page.marked(rule.title, **values),
             text=page.marked(f"{rule.text} {rule.advice}".strip(), **values),
             section=rule.section,
+            examples=tuple(rule.examples(facts)),
         )
-        for rule, values in judged
+        for rule, values in results
         if values is not None
     ]
 
 
 def worst_first(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings by their levels, otherwise in the order given."""
+    """Sort findings by level, worst first; findings of one level keep their order."""
     return sorted(findings, key=lambda finding: LEVELS.index(finding.level))
+
+
+def lines(findings: Iterable[Finding]) -> Iterator[str]:
+    """Yield findings as the console prints them, without HTML. Pages alone show those of level "note"."""
+    from markupsafe import Markup
+
+    for finding in findings:
+        if finding.level == "note":
+            continue
+        texts = [Markup(text).striptags() for text in (finding.title, finding.text) if text]
+        yield f"  {finding.level}: {'. '.join(texts)}"
+
+
+def imbalance(sizes: Sequence[int]) -> str:
+    """Return the sizes of the largest and the smallest class, such as "600 : 40"; "" if they are similar."""
+    largest, smallest = max(sizes), min(sizes)
+    return f"{largest:,} : {smallest:,}" if largest >= IMBALANCE * smallest else ""

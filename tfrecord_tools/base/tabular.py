@@ -1,4 +1,4 @@
-"""Rows for files and for the screen: CSV, and text with aligned columns."""
+"""Tables as CSV files and as text with aligned columns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tfrecord_tools.base import files
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV, whole or not at all; its rows as they come, never all at once.
+    """Write a CSV file atomically, row by row, so that the rows need not fit into memory.
 
     Args:
         path: File to write.
-        columns: Names of the columns; none: the file is empty.
-        rows: Values of each row by their columns.
+        columns: Names of the columns. If empty, the file is empty.
+        rows: Rows, each a mapping from column to value.
     """
     with csv_writer(path, columns) as writer:
         writer.writerows(rows)
@@ -26,18 +26,18 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 
 @contextlib.contextmanager
 def csv_writer(path: Path, columns: Sequence[str]) -> Iterator[csv.DictWriter[str]]:
-    """Open a CSV for writing. The file appears when the block succeeds, with all rows that were written in it."""
+    """Open a CSV file for writing. The file appears only when the block succeeds."""
     with files.atomic(path) as file:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         if columns:
             writer.writeheader()
         yield writer
-        text.detach()  # Writes the rest, and leaves the file open.
+        text.detach()  # Flushes the text, but leaves the file open.
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> Iterator[str]:
-    """Yield rows as lines of text, two spaces between columns: the columns `left` begin alike, the others end alike."""
+    """Yield rows as lines of text with aligned columns; `left`: the columns aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     for row in rows:
         cells = (

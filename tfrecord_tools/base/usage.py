@@ -1,4 +1,4 @@
-"""Flags as people write them: paths with `~`, the help of a command, what a flag that does not exist means."""
+"""Command-line flags: paths with `~`, the help of a command, and suggestions for mistyped flags."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ import tfrecord_tools
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError, named
 
-flags.disclaim_key_flags()  # The flags belong to the command that has them defined, and stand in its --help.
+flags.disclaim_key_flags()  # Flags defined here belong to the command that calls, and are listed in its --help.
 
-# Their commands are looked through for a flag that this command does not have; only after a mistake.
+# If a flag does not exist, the commands of these packages are searched for it.
 PACKAGES = ("tfrecord_tools", "trainers")
 VERSION = f"tfrecord-tools {tfrecord_tools.__version__}"
 _HELP = frozenset({"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"})
-_NEAR = 0.66  # Of difflib: `scr` is src, one or two letters of a longer word may differ.
+_NEAR = 0.66  # Cutoff for difflib: `scr` matches src; in longer words, one or two letters may differ.
 _HOMES_SHOWN = 4
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
 _TRUTH_VALUES = frozenset({"true", "false", "yes", "no", "on", "off", "0", "1"})
 
-# Flags of this project, of which a command has the first that it has, and what other tools call them.
+# Flags of this project -> the names that other tools use for them. The first flag that the command has is suggested.
 _SOURCE = ("src", "tfrecords", "records", "run")
-_IN_THEIR_WORDS: Mapping[tuple[str, ...], str] = {
+_OTHER_NAMES: Mapping[tuple[str, ...], str] = {
     _SOURCE: "input i in data d dataset data_dir datadir data_path dataset_dir dataset_path source source_dir input_dir"
     " input_path dir directory folder path image_dir images images_dir img_dir imgs root train_dir file src",
     ("tfrecords", "records", "src"): "tfrecords records tfrecord tfrecord_dir tfrecords_dir tf_records",
@@ -79,18 +79,24 @@ _IN_THEIR_WORDS: Mapping[tuple[str, ...], str] = {
     ("split",): "subset",
     ("tensorboard",): "tb",
 }
-_KNOWN = {word: meant for meant, words in _IN_THEIR_WORDS.items() for word in words.split()}
+_MEANINGS = {word: meanings for meanings, words in _OTHER_NAMES.items() for word in words.split()}
 _GIVEN_AS_ARGUMENTS = frozenset({"src", "tfrecords", "records", "image"})
 _OPTIMIZER_ARGUMENTS = ("weight_decay", "momentum", "nesterov", "clipnorm", "clipvalue", "global_clipnorm", "use_ema")
-_ADVICE = {  # Where no flag is needed.
-    **dict.fromkeys(("resume", "continue", "restore"), "The same command, repeated, continues what was interrupted."),
-    "shuffle": "Records are always shuffled; --seed decides the order.",
-    **dict.fromkeys(("gpu", "gpus", "device", "cuda"), "The devices found are used; CUDA_VISIBLE_DEVICES limits them."),
+_ADVICE = {  # For names that need no flag.
+    **dict.fromkeys(
+        ("resume", "continue", "restore"),
+        "To continue an interrupted run, run the same command again. No flag is needed.",
+    ),
+    "shuffle": "Records are always shuffled; --seed sets the order.",
+    **dict.fromkeys(
+        ("gpu", "gpus", "device", "cuda"),
+        "All GPUs are used. To choose some, set the environment variable CUDA_VISIBLE_DEVICES.",
+    ),
 }
 
 
 class PathParser(flags.ArgumentParser[str]):
-    """Parses a path, a pattern or a URL and expands `~` in it; with `named`, behind NAME=."""
+    """Parser for a path, a pattern or a URL that expands `~`; with `named`, for NAME=PATH."""
 
     syntactic_help = "a path"
 
@@ -108,39 +114,40 @@ class PathParser(flags.ArgumentParser[str]):
 
 
 def define_path(name: str, default: Any, help: str, **how: Any) -> None:
-    """Defines a flag whose value is a path; `~` in it is expanded."""
+    """Define a flag with a path as value; `~` in the path is expanded."""
     flags.DEFINE(PathParser(name), name, default, help, serializer=flags.ArgumentSerializer(), **how)
 
 
 def define_named_paths(name: str, help: str) -> None:
-    """Defines a flag, which may be repeated, of values NAME=PATH; `~` in the path is expanded."""
+    """Define a repeatable flag with values NAME=PATH; `~` in the path is expanded."""
     flags.DEFINE_multi(PathParser(name, named=True), flags.ArgumentSerializer(), name, [], help)
 
 
 def parse(argv: Sequence[str], arguments: str = "") -> list[str]:
-    """Parses the command line; returns the program and the arguments that are not flags, `~` in them expanded.
+    """Parse the command line, or print the help or the version.
 
     Args:
-        argv: The program, flags and arguments.
-        arguments: How the help shows the arguments beside the flags, such as "DIRECTORY"; "" if there are none.
+        argv: Program, flags and arguments.
+        arguments: Arguments in the help besides the flags, such as "DIRECTORY". "": the command has none.
 
     Returns:
-        []: help or the version was asked for, and printed.
+        The program and the arguments that are not flags, with `~` expanded. Empty if the help or the version was
+        printed.
 
     Raises:
-        UserError: A flag does not exist, has no value, or one that is not allowed.
+        UserError: A flag does not exist, has no value, or has a value that is not allowed.
     """
-    asked = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
-    if _HELP & set(asked):
+    words = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+    if _HELP & set(words):
         print(help_text(arguments))
         return []
-    if "--version" in asked:
+    if "--version" in words:
         print(VERSION)
         return []
     try:
         program, *rest = flags.FLAGS(list(argv))
     except flags.UnrecognizedFlagError as error:
-        value = error.flagvalue.partition("=")[2]  # absl passes the whole word.
+        value = error.flagvalue.partition("=")[2]  # `flagvalue` is "--name=value".
         raise UserError(_unknown(error.flagname, value, arguments)) from error
     except flags.Error as error:
         raise UserError(_wrong(error)) from error
@@ -151,13 +158,13 @@ def parse(argv: Sequence[str], arguments: str = "") -> list[str]:
 
 
 def command_name() -> str:
-    """What runs: `python -m tfrecord_tools.convert`."""
+    """Return the name of the running command, such as `python -m tfrecord_tools.convert`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name.removesuffix('.__main__')}" if spec else os.path.basename(sys.argv[0])
 
 
 def help_text(arguments: str = "") -> str:
-    """What the command does, how it is called, and its own flags."""
+    """Return the help of the running command: what it does, its usage, and its flags."""
     first, _, rest = (sys.modules["__main__"].__doc__ or "").strip().partition("\n")
     own = _own_flags()
     call = " ".join(filter(None, [command_name(), arguments, "[--flag=value ...]" if own else ""]))
@@ -168,12 +175,12 @@ def help_text(arguments: str = "") -> str:
 
 
 def _own_flags() -> list[flags.Flag[Any]]:
-    """The flags of the command that runs, in the order of their definition, without those of absl."""
+    """Return the flags of the running command, in the order of their definition, without those of absl."""
     return list(flags.FLAGS.get_key_flags_for_module(sys.argv[0]))
 
 
 def _flag_help(flag: flags.Flag[Any]) -> str:
-    """`--name: <a|b>: what it does (default: 'a')`, wrapped."""
+    """Return the wrapped help of a flag: `--name: <a|b>: what it does (default: 'a')`."""
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
     choices = getattr(flag.parser, "enum_values", None) or ()
     text = f"{name}: <{'|'.join(choices)}>: {flag.help}" if choices else f"{name}: {flag.help}"
@@ -188,12 +195,12 @@ def _flag_help(flag: flags.Flag[Any]) -> str:
 
 
 def _unknown(name: str, value: str, arguments: str) -> str:
-    """Says which flag is meant by one that does not exist."""
+    """Return the message for a flag that does not exist, with a suggestion."""
     own = {flag.name: flag for flag in _own_flags()}
     shown = f"--{name}={value}" if value else f"--{name}"
     plain = name.replace("-", "_").lower()
     see = f"{command_name()} --help lists the flags."
-    if arguments and set(_KNOWN.get(plain, (plain,))) & _GIVEN_AS_ARGUMENTS:
+    if arguments and set(_MEANINGS.get(plain, (plain,))) & _GIVEN_AS_ARGUMENTS:
         advice = f"Give {arguments} without a flag: {command_name()} {value or arguments}"
     elif meant := _meant(plain, own):
         advice = _instead(own[meant], value, off=meant != plain and plain.startswith("no"))
@@ -201,30 +208,30 @@ def _unknown(name: str, value: str, arguments: str) -> str:
         advice = f"Use --optimizer_kwargs={plain}={value or 'VALUE'}."
     elif plain in _ADVICE and own.keys() >= set(re.findall(r"--(\w+)", _ADVICE[plain])):
         advice = _ADVICE[plain]
-    elif found := homes([plain, *_KNOWN.get(plain, ())]):
-        advice = f"{found} {see}"
+    elif hint := homes([plain, *_MEANINGS.get(plain, ())]):
+        advice = f"{hint} {see}"
     else:
         near = difflib.get_close_matches(plain, own, 1, _NEAR)
         advice = _instead(own[near[0]], value) if near else see
-    return f"{shown}: there is no such flag. {advice}"
+    return f"{shown}: is not a flag of this command. {advice}"
 
 
 def _meant(plain: str, own: Mapping[str, flags.Flag[Any]]) -> str | None:
-    """The command's own flag that a name stands for, if that is sure."""
+    """Return the command's flag with the same meaning as `plain`, or None if there is none."""
     without = plain.removeprefix("no_") if plain.startswith("no_") else plain.removeprefix("no")
     if without in own and own[without].boolean:
         return without
-    return next((name for name in (plain, *_KNOWN.get(plain, ())) if name in own), None)
+    return next((name for name in (plain, *_MEANINGS.get(plain, ())) if name in own), None)
 
 
 def command_meant(name: str, commands: Mapping[str, str]) -> str:
-    """Says which command is meant by one that a package does not have."""
+    """Return a suggestion for a command that does not exist."""
     for package in PACKAGES:
         with contextlib.suppress(ImportError):
             if name in importlib.import_module(f"{package}.__main__").COMMANDS:
-                return f"It is one of {package}: python -m {package} {name}"
+                return f"It is a command of {package}: python -m {package} {name}"
     near = difflib.get_close_matches(name, commands, 1, 0.6)
-    return f"Did you mean {near[0]}?" if near else f"There is {', '.join(commands)}."
+    return f"Did you mean {near[0]}?" if near else f"The commands are {', '.join(commands)}."
 
 
 def _instead(flag: flags.Flag[Any], value: str, off: bool = False) -> str:
@@ -234,27 +241,27 @@ def _instead(flag: flags.Flag[Any], value: str, off: bool = False) -> str:
 
 
 def homes(names: Sequence[str]) -> str:
-    """Names other commands that have such a flag, `--x is a flag of python -m trainers.scratch.`; "" if none has."""
-    of_commands = dict(_flags_of_commands())
+    """Return which other commands have a flag: `--x is a flag of python -m trainers.scratch.`; "" if none."""
+    flags_of = dict(_flags_of_commands())
     for name in names:
-        found = [command for command, own in of_commands.items() if name in own]
-        if found:
-            return f"--{name} is a flag of {named([f'python -m {command}' for command in found], _HOMES_SHOWN)}."
+        commands = [f"python -m {command}" for command, own in flags_of.items() if name in own]
+        if commands:
+            return f"--{name} is a flag of {named(commands, _HOMES_SHOWN)}."
     return ""
 
 
 def _flags_of_commands() -> Iterator[tuple[str, Collection[str]]]:
-    """Yields each command of the project with the names of its flags; this command's own are gone afterwards."""
+    """Yield each command and the names of its flags. This removes the flags of the running command."""
     flags.FLAGS.remove_flag_values({flag.name: flag for flag in _own_flags()})
     for package in PACKAGES:
         with contextlib.suppress(ImportError):
-            listed = importlib.import_module(f"{package}.__main__").COMMANDS
-            for name in listed:
+            commands = importlib.import_module(f"{package}.__main__").COMMANDS
+            for name in commands:
                 yield f"{package}.{name}", _defined_by(importlib.import_module(f"{package}.{name}"))
 
 
 def _defined_by(module: ModuleType) -> Collection[str]:
-    """The names of the flags that a command defines."""
+    """Return the names of the flags that a command defines."""
     before = set(flags.FLAGS)
     getattr(module, "define_flags", lambda: None)()
     names = set(flags.FLAGS) - before
@@ -263,40 +270,40 @@ def _defined_by(module: ModuleType) -> Collection[str]:
 
 
 def _wrong(error: flags.Error) -> str:
-    """Says what is allowed in place of a value that is not."""
+    """Return the message for a missing or wrong value: the flag and which values are allowed."""
     text = str(error)
     if text.startswith("Missing value for flag "):
         name = text.removeprefix("Missing value for flag ").strip().lstrip("-")
         return f"--{name}: a value is missing. Pass --{name}=VALUE."
-    if found := re.fullmatch(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.", text):
-        name = found.group(1)
+    if match := re.fullmatch(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.", text):
+        name = match.group(1)
         return f"--{name} is missing: {flags.FLAGS[name].help}"
-    found = re.match(r"flag --(\w+)=", text)
-    if not found or found.group(1) not in flags.FLAGS:
+    match = re.match(r"flag --(\w+)=", text)
+    if not match or match.group(1) not in flags.FLAGS:
         return text
-    # absl appends the parser's own words, which speak Python.
+    # absl appends the message of Python's ValueError.
     shown = text.removeprefix("flag ").removesuffix(f": {error.__context__}")
-    return f"{shown}: {_allowed(flags.FLAGS[found.group(1)], shown.partition('=')[2])}"
+    return f"{shown}: {_allowed(flags.FLAGS[match.group(1)], shown.partition('=')[2])}"
 
 
 def _allowed(flag: flags.Flag[Any], value: str) -> str:
     kind = flag.flag_type().removeprefix("multi ")
     if choices := getattr(flag.parser, "enum_values", None):
         near = difflib.get_close_matches(value, choices, 1)
-        return f"one of {', '.join(choices)} is expected." + (f" Use --{flag.name}={near[0]}." if near else "")
+        return f"must be one of {', '.join(choices)}." + (f" Use --{flag.name}={near[0]}." if near else "")
     if kind == "bool":
-        return f"true or false is expected. Use --{flag.name} or --no{flag.name}."
-    what = {"int": "a whole number", "float": "a number"}.get(kind, f"a value of the kind {kind}")
+        return f"must be true or false. Use --{flag.name} or --no{flag.name}."
+    what = {"int": "a whole number", "float": "a number"}.get(kind, f"a value of type {kind}")
     example = f", such as --{flag.name}={flag.default}" if flag.default not in (None, [], "") else ""
-    return f"{what} is expected{example}."
+    return f"must be {what}{example}."
 
 
 def unexpected(argument: str) -> str:
-    """Says what to do with an argument where only flags are expected."""
+    """Return the message for an argument of a command that has only flags."""
     own = {flag.name: flag for flag in _own_flags()} if flags.FLAGS.is_parsed() else {}
-    message = f"unexpected argument {argument!r}: everything is given by flags, --name=value (see --help)"
+    message = f"unexpected argument {argument!r}: this command takes only flags, --name=value (see --help)"
     boolean = next((flag.name for flag in own.values() if flag.boolean and flag.present), None)
     if argument.lower() in _TRUTH_VALUES and boolean:
-        return f"{message}. The value of a switch stands behind =: --{boolean}={argument}."
+        return f"{message}. Write the value of a switch after =: --{boolean}={argument}."
     free = next((name for name in (*_SOURCE, "csv", "out") if name in own and not own[name].present), None)
     return f"{message}. Use --{free}={argument}." if free and os.path.lexists(argument) else message

@@ -1,18 +1,18 @@
-"""English for messages and pages: numbers with their nouns, plurals, articles, sizes."""
+"""English for messages and pages: numbers with nouns, plurals, articles, sizes."""
 
 from __future__ import annotations
 
-_SAID_AS_WORDS = frozenset({"FITS", "HEIC", "HEIF", "RAW", "SUN"})
+_SPOKEN_AS_WORDS = frozenset({"FITS", "HEIC", "HEIF", "RAW", "SUN"})
 _UNITS = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1}
 
 
 def number(count: int, one: str, many: str | None = None) -> str:
-    """Writes a number with what it counts: `1 image`, `1,234 images`, `2 classes`, `3 copies`.
+    """Write a number with its noun: `1 image`, `1,234 images`, `2 classes`, `3 copies`.
 
     Args:
-        count: How many.
-        one: Of a single one, a noun at its end: "image", or "image is" with `many`.
-        many: Of several. None: the plural of `one`.
+        count: Number.
+        one: Words for one: a singular noun, such as "image", or any words if `many` is given, such as "image is".
+        many: Words for several. None: the plural of `one`.
     """
     return f"{count:,} {one if count == 1 else many or _plural(one)}"
 
@@ -24,13 +24,13 @@ def _plural(noun: str) -> str:
 
 
 def with_article(name: str) -> str:
-    """A name with `a` or `an`, as it is spoken: `an AVIF`, `a JPEG`, `an MPO`, `a WebP`."""
-    spelled = name.isupper() and name not in _SAID_AS_WORDS  # Letter by letter: "em-pee-oh".
+    """Return a name with `a` or `an`: `an AVIF`, `a JPEG`, `an MPO`, `a WebP`."""
+    spelled = name.isupper() and name not in _SPOKEN_AS_WORDS  # Spoken letter by letter: "em-pee-oh".
     return f"{'an' if name[:1] in ('AEIOFHLMNRSX' if spelled else 'AEIOaeio') else 'a'} {name}"
 
 
 def sentence(advice: str) -> str:
-    """Advice as a sentence, without a full stop, so that a flag at its end can be copied."""
+    """Return advice as a sentence without a period, so that a flag at the end can be copied."""
     return advice if advice.startswith("--") else advice[:1].upper() + advice[1:]
 
 
@@ -39,7 +39,7 @@ def size(count: float, smallest: str = "B") -> str:
 
     Args:
         count: Number of bytes.
-        smallest: Unit of the numbers that are too small for any larger unit: "B", "kB" or "MB".
+        smallest: Smallest unit to use: "B", "kB" or "MB".
     """
     unit = next(unit for unit, scale in _UNITS.items() if count >= scale or unit == smallest)
     return f"{count / _UNITS[unit]:,.{0 if unit == 'B' else 1}f} {unit}"

@@ -1,4 +1,4 @@
-"""Parallel work over independent jobs, in processes that never outlive the command."""
+"""Independent jobs in parallel, in worker processes that always end with the command."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from tfrecord_tools.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-_JOBS_AHEAD = 4  # Per worker: enough to keep it busy, few enough to bound what waits in memory.
+_JOBS_AHEAD = 4  # Jobs per worker: enough to keep it busy, few enough to limit the memory for waiting results.
 
 
 def default_workers() -> int:
-    """The number of processors that this process may use."""
+    """Return the number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Pool:
-    """Maps functions over jobs; with one worker in this process, else in `workers` others."""
+    """Maps functions over jobs in worker processes, or in this process if there is one worker."""
 
     def __init__(self, executor: ProcessPoolExecutor | None, workers: int):
         self._executor = executor
         self._workers = workers
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Yields `function(job)` in the order of `jobs`, which is consumed as the work proceeds."""
+        """Yield `function(job)` in the order of `jobs`. Jobs are read as the work proceeds."""
         if self._executor is None:
             yield from map(function, jobs)
             return
@@ -51,23 +51,23 @@ class Pool:
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process died (killed, out of memory, or crashed in an image decoder)."
-                " The same command continues; fewer --workers need less memory."
+                " Run the same command again to continue. Fewer --workers need less memory."
             ) from error
 
 
 def check_count(workers: int | None) -> None:
-    """Refuses a number of processes that is none; None stands for one a processor."""
+    """Raise UserError for a number of processes below 1. None (one per processor) is allowed."""
     if workers is not None and workers < 1:
-        raise UserError(f"--workers={workers}: at least 1.")
+        raise UserError(f"--workers={workers}: must be at least 1.")
 
 
 @contextlib.contextmanager
 def pool(workers: int | None, threads: bool = False) -> Iterator[Pool]:
-    """A pool whose processes, by default one a processor, are gone when the block is left, however it is left.
+    """Provide a pool of worker processes, which always end with the block, even after an exception.
 
     Args:
-        workers: The number of processes.
-        threads: Whether this process will have threads when the work begins, though it may not have any yet.
+        workers: Number of processes. None: one per processor.
+        threads: Whether this process will start threads before the work begins. Workers are then not forked.
     """
     workers = workers or default_workers()
     if workers == 1:
@@ -80,7 +80,7 @@ def pool(workers: int | None, threads: bool = False) -> Iterator[Pool]:
         yield Pool(executor, workers)
         executor.shutdown()
     except BaseException:
-        # Every job is idempotent and writes under temporary names, so that killing is safe, and quick.
+        # Killing is safe: every job can be repeated and writes under temporary names.
         processes = list((executor._processes or {}).values())
         for process in processes:
             process.kill()
@@ -89,20 +89,20 @@ def pool(workers: int | None, threads: bool = False) -> Iterator[Pool]:
 
 
 def _context(threads: bool = False) -> Any:
-    """Fork starts at once but is safe only while there are no threads; TensorFlow has many."""
+    """Return the start method: fork if it is safe, since it is fast, else spawn. Threads make fork unsafe."""
     safe = not threads and sys.platform == "linux" and threading.active_count() == 1 and "tensorflow" not in sys.modules
     return multiprocessing.get_context("fork" if safe else "spawn")
 
 
 def _start_worker(quiet: bool) -> None:
-    if quiet:  # As the command is that started it.
+    if quiet:  # As in the command that started the worker.
         console.quiet_tensorflow()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the driver stops the workers.
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
 def _die_with_parent() -> None:
-    """Ends this process when the driver is gone, be it by SIGKILL, lest it write into the next run's files."""
+    """Exit when the driver is gone, even by SIGKILL: no worker may write into the next run's files."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

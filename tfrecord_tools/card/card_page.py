@@ -1,4 +1,4 @@
-"""The report card of a dataset: one page that shows what is in it, whether to trust it, and what to do."""
+"""The report card of a dataset: one page with its content, its problems and what to do about them."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ from tfrecord_tools.layout.dataset_files import (
 )
 
 CARD = "card.html"
-_TINY = 32  # Pixels of the shorter side; below, networks for photographs see little.
-_IMBALANCE = 10  # Largest class by smallest one, from which on accuracy says little.
-_CLASSES_LISTED, _CLASSES_AT_ENDS = 50, 20  # Classes that are all listed; of more, so many largest and smallest ones.
-_CLASSES_OPEN = 12  # Of which the samples are seen at once.
-_PATHS = 6  # Of files with the same bytes.
-_AXIS_PARTS = 4  # Between labels.
-_ABOUT_SOURCE = ("source", "raw")  # Kinds of notes that need no attention; `_RULES` covers those of no finding.
+_TINY = 32  # Pixels of the shorter side. Networks for photographs recognize little in smaller images.
+_CLASSES_LISTED = 50  # If a dataset has more classes, only the largest and the smallest ones are listed ...
+_CLASSES_AT_ENDS = 20  # ... this many of each.
+_CLASSES_OPEN = 12  # Classes with samples that are visible without a click.
+_PATHS = 6  # Paths shown for each set of identical files.
+_AXIS_PARTS = 4  # Intervals between the labels of an axis.
+_ABOUT_SOURCE = ("source", "raw")  # Kinds of notes that need no attention. `_RULES` covers the other notes.
 _CHANGES = {
-    "repaired": "a lost end or junk in between was mended",
-    "turned": "upright, as EXIF says",
-    "converted": "to another type or color mode: of 8 bits, opaque",
-    "resized": "as --resize says",
+    "repaired": "a missing end, or foreign bytes within the file, were repaired",
+    "turned": "rotated as the EXIF orientation says",
+    "converted": "converted to another type or color mode (8 bits, opaque)",
+    "resized": "resized as --resize says",
     "stripped": "EXIF, XMP and IPTC were removed, as --strip_metadata says; the pixels are the same",
 }
 _DUPLICATES: dict[DuplicateKind, str] = {
     "conflicts": "With different labels",
-    "leaks": "In several splits, under one label",
-    "copies": "Within one split, under one label",
+    "leaks": "In several splits, with the same label",
+    "copies": "Within one split, with the same label",
 }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Cell:
-    """The images of a class in a split: number, share of the split, part of the largest class (None: no bar)."""
+    """The images of a class in a split: number, share of the split, and size of the bar (None: no bar)."""
 
     images: int
     share: str
@@ -59,7 +59,7 @@ class _Cell:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Row:
-    """A row of the table of classes; the one that sums up several classes has no label."""
+    """A row of the table of classes; the row that sums up several classes has no label."""
 
     label: int | None
     name: str
@@ -68,7 +68,7 @@ class _Row:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Bar:
-    """A bar in a square of 100, positions as they are written."""
+    """A bar in a square of 100 x 100 units, positions as text."""
 
     x: str
     y: str
@@ -79,14 +79,14 @@ class _Bar:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Histogram:
-    """A plot with labelled axes; without bars where all values are the same.
+    """A plot with labeled axes; it has no bars if all values are the same.
 
     Attributes:
-        title: What is counted.
-        low: Least value.
+        title: The quantity that is counted.
+        low: Smallest value.
         median: Median.
-        high: Greatest value.
-        place: Position of the median on the axis, in percent.
+        high: Largest value.
+        median_position: Position of the median on the axis, in percent.
         highest: Number of images of the longest bar.
         images: Number of all images.
         bars: Bars.
@@ -97,21 +97,26 @@ class _Histogram:
     low: str
     median: str
     high: str
-    place: str = ""
+    median_position: str = ""
     highest: int = 0
     images: int = 0
     bars: Sequence[_Bar] = ()
     edges: Sequence[tuple[str, str]] = ()
 
 
-def _counted(what: str, count: Callable[[ConvertJson], int]) -> Callable[[ConvertJson], dict[str, str] | None]:
-    """Return the condition that there are some; its value `count` says how many."""
-    return lambda facts: {"count": words.number(some, what)} if (some := count(facts)) else None
+def _counted(noun: str, count: Callable[[ConvertJson], int]) -> Callable[[ConvertJson], dict[str, str] | None]:
+    """Return the condition that a count is above 0; its value `count` is the number with its noun."""
+    return lambda facts: {"count": words.number(number, noun)} if (number := count(facts)) else None
 
 
 def _duplicates(kind: DuplicateKind, dropped: bool) -> Callable[[ConvertJson], int]:
-    """Return what counts duplicates of a kind, of a dataset that leaves them out or does not."""
+    """Return a function that counts duplicates of a kind, if --duplicates=drop was in effect or was not."""
     return lambda facts: facts["duplicates"][kind] if (facts["config"]["duplicates"] == "drop") == dropped else 0
+
+
+def _examples(kind: DuplicateKind) -> Callable[[ConvertJson], list[str]]:
+    """Return a function that names one file of each set of identical files."""
+    return lambda facts: [same[0]["path"] for same in facts["duplicates"]["examples"][kind]]
 
 
 def _absent(facts: ConvertJson) -> dict[str, str] | None:
@@ -120,11 +125,11 @@ def _absent(facts: ConvertJson) -> dict[str, str] | None:
     return {"where": where} if where else None
 
 
-def _unequal(facts: ConvertJson) -> dict[str, str] | None:
-    first = next(iter(facts["splits"]))
-    sizes = [size for entry in facts["classes"] if (size := class_records(entry, first))]
-    unequal = max(sizes) >= _IMBALANCE * min(sizes)
-    return {"least": f"{min(sizes):,}", "most": words.number(max(sizes), "image"), "split": first} if unequal else None
+def _imbalanced(facts: ConvertJson) -> dict[str, str] | None:
+    split = next(iter(facts["splits"]))
+    sizes = [size for entry in facts["classes"] if (size := class_records(entry, split))]
+    ratio = rules.imbalance(sizes)
+    return {"ratio": ratio, "split": split} if ratio else None
 
 
 def _tiny(facts: ConvertJson) -> dict[str, str] | None:
@@ -142,9 +147,10 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="duplicates",
         condition=_counted("file", _duplicates("conflicts", dropped=False)),
         title="{count} with different labels",
-        text="The same bytes lie in several classes, and a network is taught all of them.",
-        advice="Decide which one is right and delete the other files from the source; `--duplicates=drop` leaves all of"
-        " them out.",
+        text="Identical files are in several classes, so the network is trained on contradictory labels.",
+        advice="Decide which class is right and delete the other files from the source, or leave all of them out with"
+        " `--duplicates=drop`.",
+        examples=_examples("conflicts"),
     ),
     Rule(
         name="leaks",
@@ -152,9 +158,10 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="duplicates",
         condition=_counted("file", _duplicates("leaks", dropped=False)),
         title="{count} in several splits",
-        text="Scores on images that were trained on are too good.",
-        advice="Delete the copies from the source, or pass `--duplicates=drop`, which keeps each in one split only:"
-        " test before validation before train.",
+        text="The model is evaluated on images that it was trained on, so the scores are too good.",
+        advice="Delete the copies from the source, or pass `--duplicates=drop`, which keeps each image in one split"
+        " only: test before validation before train.",
+        examples=_examples("leaks"),
     ),
     Rule(
         name="groups",
@@ -162,9 +169,9 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="classes",
         condition=_counted("group", lambda facts: facts["duplicates"]["groups_in_several_splits"]),
         title="{count} in several splits",
-        text="Images of one group are alike, so scores are better than they will be on new groups.",
-        advice="Move each group to one split of the source, or give the source without splits: they are then made by"
-        " group.",
+        text="Images of one group are similar, so the scores are better than they will be on new groups.",
+        advice="Move each group to one split of the source, or remove the split directories from the source: with"
+        " `--group_regex`, the automatic split keeps each group together.",
     ),
     Rule(
         name="conflicts_dropped",
@@ -172,8 +179,9 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="duplicates",
         condition=_counted("file", _duplicates("conflicts", dropped=True)),
         title="{count} with different labels, left out",
-        text="The same bytes lie in several classes, and none of these files became a record.",
+        text="Identical files are in several classes. `--duplicates=drop` stored none of them.",
         advice="Decide which class is right and delete the other files from the source.",
+        examples=_examples("conflicts"),
     ),
     Rule(
         name="skipped",
@@ -181,9 +189,9 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="files",
         condition=_counted("file", lambda facts: facts["files"]["skipped"]),
         title="{count} skipped",
-        text="They are not in the dataset.",
-        advice="Look at the reasons; if these are images that you need, mend or replace them."
-        " `--on_bad_image=repair` mends what can be.",
+        text="These files are not in the dataset.",
+        advice="Look at the reasons in `rejected.csv` and replace the images that you need."
+        " `--on_bad_image=repair` repairs some of them.",
     ),
     Rule(
         name="absent",
@@ -191,17 +199,18 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="classes",
         condition=_absent,
         title="Classes without images: {where}",
-        text="A split says nothing of a class that it lacks.",
-        advice="Add images of it, unless it is meant so.",
+        text="A split without images of a class says nothing about this class.",
+        advice="Add images of the class, or list the classes to use with `--classes`.",
     ),
     Rule(
         name="imbalance",
         level="check",
         section="classes",
-        condition=_unequal,
-        title="Unequal classes: from {least} to {most} in {split}",
-        text="Accuracy over all images hides how small classes fare.",
-        advice="Look at each class, weight the loss by class, or add images of the small ones.",
+        condition=_imbalanced,
+        title="Imbalanced: {ratio} images in {split}",
+        text="Accuracy over all images hides mistakes in small classes.",
+        advice="Look at the recall of each class. Add images of the small classes, or train with"
+        " `python -m trainers.finetune --class_weights=balanced`.",
     ),
     Rule(
         name="repaired",
@@ -209,7 +218,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="files",
         condition=_counted("file", lambda facts: facts["files"]["repaired"]),
         title="{count} repaired",
-        text="A part of each may be lost, `rejected.csv` says how much.",
+        text="A part of each of these images may be lost. `rejected.csv` says how much.",
         advice="`--on_bad_image=skip` leaves them out.",
     ),
     Rule(
@@ -218,27 +227,37 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="images",
         condition=_tiny,
         title=f"Tiny images: up to {{most}} with a side below {_TINY} px, the smallest {{least}}",
-        text="Icons and thumbnails among photographs are best deleted.",
-        advice="If all images are meant to be small, train at their size.",
+        text="Delete icons and thumbnails that are among photographs by mistake.",
+        advice=f"If all images are meant to be small, train at their size, for example with"
+        f" `python -m trainers.scratch --image_size={_TINY}`.",
     ),
 )
 
 
-def write(directory: Path, facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mapping[str, bytes]) -> None:
-    """Writes `card.html`, whole or not at all.
+def write(
+    directory: Path,
+    facts: ConvertJson,
+    thumbnails: Sequence[Thumbnail],
+    pictures: Mapping[str, bytes],
+    log: Callable[[str], object] = lambda line: None,
+) -> None:
+    """Write `card.html` completely or not at all.
 
     Args:
-        directory: Where to.
-        facts: What `convert.json` says.
-        thumbnails: Images to show of each class.
-        pictures: Path -> a small JPEG, of files that the facts name.
+        directory: Directory to write to.
+        facts: Content of `convert.json`.
+        thumbnails: Samples of each class.
+        pictures: Path -> small JPEG, for files that the facts name.
+        log: Takes a line for each finding, except notes on images, which the class table lists.
     """
     with files.atomic(directory / CARD) as file:
         file.write(render(facts, thumbnails, pictures).encode())
+    for line in rules.lines(rules.worst_first(rules.found(_RULES, facts))):
+        log(line)
 
 
 def render(facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mapping[str, bytes] = {}) -> str:
-    """Returns the page as HTML: the same for the same facts, without scripts, complete without a network."""
+    """Return the page as HTML. It has no scripts, loads nothing and depends on the arguments only."""
     images = facts["images"]
     return page.render(
         "tfrecord_tools.card",
@@ -257,8 +276,8 @@ def render(facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mappin
         histograms=[
             _histogram("Shorter side", images["shorter_side"], _pixels),
             _histogram("Longer side", images["longer_side"], _pixels),
-            _histogram("Width by height", images["aspect"], "{:.2f}".format),
-            _histogram("Size in bytes", images["bytes"], words.size),
+            _histogram("Width / height", images["aspect"], "{:.2f}".format),
+            _histogram("File size", images["bytes"], words.size),
         ],
         types=_types(images["source_types"], images["types"]),
         changes=[[name, f"{count:,}", _CHANGES[name]] for name, count in images["changes"].items() if count],
@@ -270,7 +289,7 @@ def render(facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mappin
 
 
 def _noted(notes: Sequence[NoteEntry]) -> Iterator[Finding]:
-    """Yield what notes on images say."""
+    """Yield the findings of notes on images."""
     for note in notes:
         if note["images"]:
             yield Finding(
@@ -284,7 +303,7 @@ def _noted(notes: Sequence[NoteEntry]) -> Iterator[Finding]:
 
 
 def _classes(facts: ConvertJson) -> list[_Row]:
-    """Return the rows of the table of classes; the middle of many classes is one row."""
+    """Return the rows of the table of classes; if there are many, the classes in the middle share one row."""
     classes, records = facts["classes"], {name: split["records"] for name, split in facts["splits"].items()}
     highest = {split: max(class_records(entry, split) for entry in classes) for split in records}
 
@@ -295,10 +314,10 @@ def _classes(facts: ConvertJson) -> list[_Row]:
         cells = [
             _Cell(
                 images=counts[split],
-                share=_share(counts[split] / of),
+                share=_share(counts[split] / total),
                 part=counts[split] / highest[split] if label is not None and highest[split] else None,
             )
-            for split, of in records.items()
+            for split, total in records.items()
         ]
         return _Row(label=label, name=name, cells=cells)
 
@@ -319,7 +338,7 @@ def _share(part: float) -> str:
 
 
 def _samples(classes: Sequence[ClassEntry], thumbnails: Sequence[Thumbnail]) -> list[tuple[str, list[Thumbnail]]]:
-    """Return the name and the thumbnails of each class that has some."""
+    """Return the name and the thumbnails of each class that has thumbnails."""
     groups = itertools.groupby(thumbnails, key=lambda thumbnail: thumbnail.label)
     return [(classes[label]["name"], list(group)) for label, group in groups]
 
@@ -329,26 +348,33 @@ def _histogram(title: str, histogram: Histogram, written: Callable[[float], str]
     plain = _Histogram(title=title, low=written(low), median=written(median), high=written(high))
     if low == high:
         return plain
-    bins = len(histogram["counts"])
     return dataclasses.replace(
         plain,
-        place=f"{100 * math.log(median / low) / math.log(high / low):.2f}",
+        median_position=f"{100 * math.log(median / low) / math.log(high / low):.2f}",
         highest=max(histogram["counts"]),
         images=sum(histogram["counts"]),
         bars=_bars(histogram, written),
-        edges=[
-            (f"{100 * i / bins:.2f}", written(histogram["edges"][i]))
-            for i in range(0, bins + 1, max(1, bins // _AXIS_PARTS))
-        ],
+        edges=_axis_labels(histogram, written),
     )
 
 
+def _axis_labels(histogram: Histogram, written: Callable[[float], str]) -> list[tuple[str, str]]:
+    """Return positions and texts of an axis, without texts that would stand there twice."""
+    bins = len(histogram["counts"])
+    positions = {}
+    for i in range(0, bins + 1, max(1, bins // _AXIS_PARTS)):
+        text = written(histogram["edges"][i])
+        if text not in positions or i == bins:
+            positions[text] = f"{100 * i / bins:.2f}"
+    return [(position, text) for text, position in positions.items()]
+
+
 def _bars(histogram: Histogram, written: Callable[[float], str]) -> list[_Bar]:
-    """Return the bars, each with a text that says its edges and count."""
+    """Return the bars, each with its edges and its count as text."""
     counts, edges = histogram["counts"], [written(edge) for edge in histogram["edges"]]
     width, highest, bars = 100 / len(counts), max(counts), []
     for i, count in enumerate(counts):
-        height = max(1.5, 100 * count / highest) if count else 0  # A single image can be seen.
+        height = max(1.5, 100 * count / highest) if count else 0  # A bar for a single image is visible, too.
         bars.append(
             _Bar(
                 x=f"{(i + 0.05) * width:.2f}",
@@ -361,12 +387,12 @@ def _bars(histogram: Histogram, written: Callable[[float], str]) -> list[_Bar]:
     return bars
 
 
-def _types(found: Mapping[str, int], stored: Mapping[str, int]) -> list[list[str]]:
-    return [[name, f"{found.get(name, 0):,}", f"{stored.get(name, 0):,}"] for name in {**found, **stored}]
+def _types(source: Mapping[str, int], stored: Mapping[str, int]) -> list[list[str]]:
+    return [[name, f"{source.get(name, 0):,}", f"{stored.get(name, 0):,}"] for name in {**source, **stored}]
 
 
 def _reasons(facts: ConvertJson) -> list[list[str]]:
-    """Return why files are no records as they are, with a row for the reasons that convert.json does not list."""
+    """Return why files were skipped or repaired, with a last row for reasons not in convert.json."""
     counts, reasons = facts["files"], facts["reasons"]
     rows = [[reason["reason"], reason["done"], f"{reason['files']:,}"] for reason in reasons]
     rest = counts["skipped"] + counts["repaired"] - sum(reason["files"] for reason in reasons)
@@ -374,7 +400,7 @@ def _reasons(facts: ConvertJson) -> list[list[str]]:
 
 
 def _shown_duplicates(duplicates: DuplicateCounts) -> list[dict[str, Any]]:
-    """Return each kind of duplicates, with some of them to look at."""
+    """Return each kind of duplicates with its examples."""
     return [
         {
             "title": title,
@@ -399,7 +425,7 @@ def _colors(colors: Colors) -> dict[str, Any]:
 
 
 def _flags(config: Mapping[str, Any]) -> Iterator[str]:
-    """The settings as they are typed; name and format are no flags, and what is not set has no value."""
+    """Yield the settings as flags. Settings without a value, the name and the format version are left out."""
     for name, value in config.items():
         if name == "repair":
             yield f"--on_bad_image={'repair' if value else 'skip'}"
@@ -411,4 +437,4 @@ def _flags(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _pixels(length: float) -> str:
-    return f"{length:,.1f}".removesuffix(".0") + " px"
+    return f"{length:,.0f} px"

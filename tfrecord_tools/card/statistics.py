@@ -1,4 +1,4 @@
-"""What there is to know of a dataset's images at a glance: counts, sizes, what was done, colours, a few to look at."""
+"""Statistics and samples of a dataset for convert.json and card.html."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from tfrecord_tools.sources.base import ReadError
 from tfrecord_tools.sources.scan import Sources
 
 _BINS = 16
-_SHOWN = 12  # Examples of each kind of duplicates.
+_SHOWN = 12  # Examples for each kind of duplicates.
 _REASONS = 20
 _COLOR_SAMPLES = 256
-_THUMBNAILS = 8  # Of each class ...
+_THUMBNAILS = 8  # Per class, for the first classes.
 _CLASSES_SHOWN = 40
 THUMBNAIL_PIXELS = 112
 _RECORDS_PER_JOB = 64
@@ -40,7 +40,7 @@ Decoded = tuple[np.ndarray, bytes]  # Moments of the colors and a small JPEG, se
 
 @dataclasses.dataclass(frozen=True)
 class Thumbnail:
-    """An image to look at: its label, where it came from, and a small JPEG."""
+    """A sample image of a class, as a small JPEG."""
 
     label: int
     split: str
@@ -50,13 +50,13 @@ class Thumbnail:
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """What was found by decoding some of the records.
+    """Statistics and pictures from decoded records.
 
     Attributes:
-        colors: As `convert.json` has it: number of images, of those among them that do not decode, mean and standard
-            deviation of each channel in 0..255.
-        thumbnails: By label, then record.
-        pictures: Path -> a small JPEG, of what notes and duplicates name.
+        colors: Entry of `convert.json`: number of decoded and of undecodable images, mean and standard deviation of
+            each channel in 0..255.
+        thumbnails: Samples of the classes, ordered by label, then by record.
+        pictures: Path -> small JPEG, for the images that notes and duplicates name.
     """
 
     colors: Colors
@@ -65,7 +65,7 @@ class Samples:
 
 
 def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verified: str) -> Report:
-    """What `convert.json` says of the images, without decoding any."""
+    """Return the entries of `convert.json` about the images. No image is decoded."""
     table = facts.table[plan.rows.numbers]
     height, width = table["height"].astype(np.float64), table["width"].astype(np.float64)
     same = plan.duplicates.counts
@@ -100,7 +100,7 @@ def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verifie
 
 
 def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[DuplicateFile]]]:
-    """Kind -> contents that several files have, each with path, class and split of its files; no split if dropped."""
+    """Return kind -> sets of identical files, with path, class and split of each file (split "": dropped)."""
     shown = {kind: contents[:_SHOWN] for kind, contents in plan.duplicates.examples.items()}
     rows = _rows(plan, [i for contents in shown.values() for numbers in contents for i in numbers])
 
@@ -115,7 +115,7 @@ def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[DuplicateFile
 
 
 def _rows(plan: Plan, numbers: Sequence[int]) -> dict[int, int]:
-    """File number -> row of its record, for those of these files that have one."""
+    """Return file number -> row of its record, for the files that have a record."""
     rows = np.flatnonzero(np.isin(plan.rows.numbers, numbers))
     return dict(zip(plan.rows.numbers[rows].tolist(), rows.tolist()))
 
@@ -129,16 +129,16 @@ def sample(
     config: ImageConfig = ImageConfig(),
     notes: Sequence[Note] = (),
 ) -> Samples:
-    """Decodes a fair share of the records in `data`, and examples of notes and duplicates.
+    """Decode evenly spaced records, samples of each class, and the examples of notes and duplicates.
 
     Args:
-        plan: The same plan gives the same samples.
-        sources: The files.
-        facts: What is in them.
+        plan: The plan of the conversion. The same plan gives the same samples.
+        sources: The source files.
+        facts: The inspection results of the source files.
         data: The directory of the shards.
-        pool: Where the work is done.
-        config: How files are prepared of which no record is there, since they were dropped.
-        notes: Notes whose examples are to be seen.
+        pool: The pool that decodes.
+        config: Settings to prepare files that have no record because they were dropped.
+        notes: Notes with examples to decode.
     """
     count = len(plan.rows)
     colored = np.unique(np.linspace(0, count - 1, min(count, _COLOR_SAMPLES)).astype(np.int64))
@@ -150,8 +150,9 @@ def sample(
     moments = [image[0] for row in colored.tolist() if (image := decoded[row]) is not None]
     if not moments:
         raise UserError(
-            f"none of {len(colored):,} records looked at decodes, such as {sources.paths[int(plan.rows.numbers[0])]}:"
-            " what --verify=header passes may be damaged. Convert with --verify=full and --restart."
+            f"none of the {len(colored):,} decoded records is a valid image, for example"
+            f" {sources.paths[int(plan.rows.numbers[0])]}. --verify=header does not detect all damaged images. Convert"
+            " with --verify=full --restart."
         )
     return Samples(
         colors=_colors(moments, len(colored)),
@@ -166,7 +167,7 @@ def sample(
 
 
 def _decode_rows(plan: Plan, facts: Facts, data: Path, rows: np.ndarray, pool: Pool) -> dict[int, Decoded | None]:
-    """Return what `_decode_job` makes of each row's record."""
+    """Return row -> decoded record, see `_decode_job`."""
     chunks = [rows[i : i + _RECORDS_PER_JOB] for i in range(0, len(rows), _RECORDS_PER_JOB)]
     images = itertools.chain.from_iterable(pool.map(_decode_job, (_job(plan, facts, data, chunk) for chunk in chunks)))
     return dict(zip(rows.tolist(), images))
@@ -190,7 +191,7 @@ def _thumbnail(plan: Plan, sources: Sources, row: int, jpeg: bytes) -> Thumbnail
 def _pictures(
     known: dict[int, bytes], same: Sequence[Sequence[int]], read: Callable[[int], bytes | None], sources: Sources
 ) -> dict[str, bytes]:
-    """Path -> small JPEG, by those that are `known`; files with the `same` bytes look the same."""
+    """Return path -> small JPEG: those that are known, and those of files that are identical to others."""
     pictures = dict(known)
     for numbers in same:
         jpeg = next((known[i] for i in numbers if i in known), None) or read(numbers[0])
@@ -200,7 +201,7 @@ def _pictures(
 
 
 def _from_source(sources: Sources, number: int, config: ImageConfig) -> bytes | None:
-    """A small JPEG of a file that has no record; None if it cannot be read any more."""
+    """Return a small JPEG of a file without a record; None if the file cannot be read."""
     try:
         data = sources.store.read(sources.paths[number], sources.spans[number]).data
         prepared = preparation.prepare(data, preparation.config_of(config))
@@ -212,7 +213,7 @@ def _from_source(sources: Sources, number: int, config: ImageConfig) -> bytes | 
 
 
 def _shown_rows(plan: Plan) -> list[int]:
-    """The first rows of each class, which are in no order that a source could have."""
+    """Return the first rows of each class. The plan has shuffled them."""
     rows: list[int] = []
     for label in range(min(len(plan.class_names), _CLASSES_SHOWN)):
         rows += np.flatnonzero(plan.rows.labels == label)[:_THUMBNAILS].tolist()
@@ -220,43 +221,47 @@ def _shown_rows(plan: Plan) -> list[int]:
 
 
 def _job(plan: Plan, facts: Facts, data: Path, rows: np.ndarray) -> list[tuple[str, int, int, int, int]]:
-    """For each row: file, offset and bytes of its frame, and height and width if it is raw pixels, else 0."""
+    """Return the frame of each row: file, offset, size, and height and width of raw pixels (0: encoded)."""
     starts = np.array([shard.start for shard in plan.shards])
-    of = np.searchsorted(starts, rows, side="right") - 1
-    framed = plan.rows.frame_bytes
-    places = []
-    for row, number in zip(rows.tolist(), of.tolist()):
+    numbers = np.searchsorted(starts, rows, side="right") - 1
+    sizes = plan.rows.frame_bytes
+    frames = []
+    for row, number in zip(rows.tolist(), numbers.tolist()):
         shard = plan.shards[number]
-        offset = int(framed[shard.start : row].sum())
+        offset = int(sizes[shard.start : row].sum())
         fact = facts.table[plan.rows.numbers[row]]
         raw = TYPES[fact["type"]] == "RAW"
         shape = (int(fact["height"]), int(fact["width"])) if raw else (0, 0)
-        places.append((str(data / shard.file_name(plan.name)), offset, int(framed[row]), *shape))
-    return places
+        frames.append((str(data / shard.file_name(plan.name)), offset, int(sizes[row]), *shape))
+    return frames
 
 
-def _decode_job(places: Sequence[tuple[str, int, int, int, int]]) -> list[Decoded | None]:
-    """For each place: f64[2 3], the channels' means and mean squares in 0..255, and a small JPEG; None if damaged."""
-    return [_decode(place) for place in places]
+def _decode_job(frames: Sequence[tuple[str, int, int, int, int]]) -> list[Decoded | None]:
+    """Decode frames, see `_job`.
+
+    Returns:
+        For each frame, means and mean squares of the channels, f64[2 3] in 0..255, and a small JPEG; None if damaged.
+    """
+    return [_decode(frame) for frame in frames]
 
 
-def _decode(place: tuple[str, int, int, int, int]) -> Decoded | None:
-    path, offset, size, height, width = place
+def _decode(frame: tuple[str, int, int, int, int]) -> Decoded | None:
+    path, offset, size, height, width = frame
     with open(path, "rb") as file:
         file.seek(offset)
-        framed = file.read(size)
-    return _decoded(schema.decode_example(framed[schema.HEADER_BYTES : -4])["image"], height, width)
+        content = file.read(size)
+    return _decoded(schema.decode_example(content[schema.HEADER_BYTES : -4])["image"], height, width)
 
 
 def _decoded(encoded: bytes, height: int, width: int) -> Decoded | None:
-    """Height and width are those of raw pixels, else 0."""
+    """Return the moments and a small JPEG; height and width are 0 for encoded images."""
     if height:
         image = Image.frombytes("RGB", (width, height), encoded)
     else:
         try:
             with preparation.as_bad_image(), Image.open(io.BytesIO(encoded)) as opened:
                 image = opened.convert("RGB")
-        except preparation.BadImage:  # Only after --verify=header.
+        except preparation.BadImage:  # Possible after --verify=header.
             return None
     shares = np.reshape(image.histogram(), (3, 256)) / (image.width * image.height)
     levels = np.arange(256)
@@ -271,7 +276,7 @@ def _names(types: np.ndarray) -> dict[str, int]:
 
 
 def _histogram(values: np.ndarray) -> Histogram:
-    """Least, median and greatest value, and counts between `edges`, which are evenly spaced in the logarithm."""
+    """Return minimum, median, maximum, and counts between logarithmically spaced edges."""
     low, high = float(values.min()), float(values.max())
     edges = np.geomspace(low, high, _BINS + 1) if high > low else np.array([low, high])
     edges[0], edges[-1] = low, high
@@ -286,5 +291,5 @@ def _histogram(values: np.ndarray) -> Histogram:
 
 
 def _without_numbers(reason: str) -> str:
-    """Makes reasons of one kind equal: `ends at byte 1,812` and `ends at byte 7`."""
+    """Replace numbers by N, so that `ends at byte 1,812` and `ends at byte 7` are one reason."""
     return re.sub(r"\d[\d,.]*", "N", re.sub(r"""b(["']).*\1""", "…", reason))

@@ -1,12 +1,12 @@
-"""Work on Apache Beam: the `map` of `workers.Pool`, carried out by whatever runner Beam's options name.
+"""A `workers.Pool` on Apache Beam, with the runner that Beam's options name.
 
-Jobs and results pass through a directory that driver and workers share; the pipeline itself carries numbers only:
+Jobs and results pass through a directory that driver and workers share. The pipeline itself carries job numbers only.
 
-beam/RUN/0000000.job     versions, then function and argument, pickled; locked by who is at it
-beam/RUN/0000000.result  what it returned or raised, pickled
+beam/RUN/0000000.job     versions, then function and argument, pickled; locked by the worker that runs the job
+beam/RUN/0000000.result  the returned value or the raised exception, pickled
 
-A job is started under its lock and only while its file is there. So a runner may try a job twice, or have workers that
-outlive a driver that was killed: who removes a job's file under its lock knows that nobody is at it, nor ever will be.
+A worker runs a job only while it holds the lock of the job's file. Removing a locked file therefore guarantees that no
+worker runs the job now or later, even if the runner retries it or a worker outlives a killed driver.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from tfrecord_tools.errors import UserError, one_line
 
 _POLL_SECONDS = 0.05
 _LATE_SECONDS = 60.0  # NFS may show files of other machines half a minute late.
-_GONE_SECONDS = 1.0  # Workers on this machine end as fast as that without their driver.
-_CLOSE_SECONDS = 60.0  # A job may take minutes, as a shard of objects does. Whoever waits for an error waits no longer.
+_GONE_SECONDS = 1.0  # Workers on this machine end this fast after their driver.
+_CLOSE_SECONDS = 60.0  # Jobs that read from an object store may take minutes. An error is reported after this time.
 _END_SECONDS = 600.0
-_WORKER_THREAD = "run_worker"  # Beam's name of the thread that waits for a worker process; it raises if that one fails.
-_DECIDING = ("pillow", "pyarrow", "simplejpeg")
-_ONE_A_PROCESS = threading.Lock()  # Runners have threads, and Pillow's switch for incomplete images is the process's.
+_WORKER_THREAD = "run_worker"  # Beam's thread that waits for a worker process and raises if the process fails.
+_OUTPUT_PACKAGES = ("pillow", "pyarrow", "simplejpeg")  # The output's bytes depend on their versions.
+_JOB_LOCK = threading.Lock()  # Runners use threads, but Pillow's switch for incomplete images is global.
 _LOGGERS = ("apache_beam", "grpc", "distributed", "distributed.client")
-_PARTS = 10_000  # Of the input at most: Dask keeps a task for each in memory, and slows down beyond some 100,000.
-_HERE = ("directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner", "fnapi")
+_MAX_PARTS = 10_000  # Dask keeps a task per part in memory, and slows down beyond about 100,000 tasks.
+_LOCAL_RUNNERS = ("directrunner", "direct", "switchingdirectrunner", "bundlebaseddirectrunner", "fnapirunner", "fnapi")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class _Outcome:
 
 
 class BeamPool(workers.Pool):
-    """Maps functions over jobs by a Beam pipeline each."""
+    """A pool that runs each `map` as a Beam pipeline."""
 
     def __init__(self, options: list[str], directory: Path, log: Callable[[str], object] = print):
         super().__init__(None, 1)
@@ -67,10 +67,15 @@ class BeamPool(workers.Pool):
         self.died = threading.Event()
 
     def map(self, function: Callable[[Job], Result], jobs: Iterable[Job]) -> Iterator[Result]:
-        """Yields `function(job)` in the order of `jobs`, which are all written to files first.
+        """Yield `function(job)` in the order of `jobs`. All jobs are written to files first.
+
+        Args:
+            function: Must be picklable.
+            jobs: Picklable arguments.
 
         Raises:
             UserError: The pipeline failed.
+            Exception: The exception that `function` raised in a worker.
         """
         self.died.clear()
         job_directory = self._directory / uuid.uuid4().hex[:12]
@@ -81,33 +86,36 @@ class BeamPool(workers.Pool):
         self._run = run = _Run(self._options, job_directory, count, self._log)
         try:
             for number in range(count):
-                yield self._take(run, number)
+                yield self._pop_result(run, number)
         finally:
             self.close()
 
-    def _take(self, run: _Run, number: int) -> Any:
-        """Waits for a result and removes it."""
+    def _pop_result(self, run: _Run, number: int) -> Any:
+        """Wait for a result, remove its files and return it."""
         path = _result(run.job_directory, number)
         while not path.exists():
             self._check(run, path)
             time.sleep(_POLL_SECONDS)
         with open(path, "rb") as file:
             outcome: _Outcome = pickle.load(file)
-        _job(run.job_directory, number).unlink()  # First: a second try must never find the job without its result.
+        _job(run.job_directory, number).unlink()  # Before the result, or a retry would run the job again.
         path.unlink()
         if outcome.error is not None:
             raise outcome.error
         return outcome.value
 
     def _check(self, run: _Run, path: Path) -> None:
-        """Raises UserError if the pipeline is over and this result will not come any more."""
+        """Raise UserError if this result will never come."""
         if self.died.is_set():  # Beam's own runner would wait for it forever.
             raise UserError(
                 "a worker process of Beam died (killed, out of memory, or crashed in an image decoder)."
-                " The same command continues."
+                " Run the same command again to continue."
             )
         if not run.job_directory.is_dir():
-            raise UserError(f"{run.job_directory}: removed while Beam was at work. The same command continues.")
+            raise UserError(
+                f"{run.job_directory}: the directory was removed while Beam was running."
+                " Run the same command again to continue."
+            )
         if run.is_alive() or path.name in os.listdir(path.parent):  # NFS may answer exists() as it was before.
             return
         if run.error is None:
@@ -115,34 +123,34 @@ class BeamPool(workers.Pool):
                 return
             raise UserError(
                 f"Beam's pipeline ended ({run.state}), but its workers left no results in {path.parent}. The directory"
-                " of --out must be one that the workers share with this machine, under the same path."
+                " of --out must be shared by the workers and this machine, under the same path."
             )
         raise UserError(
-            f"Beam's pipeline failed: {type(run.error).__name__}: {one_line(run.error, 'last')}. Mend the cause; the"
-            " same command continues."
+            f"Beam's pipeline failed: {type(run.error).__name__}: {one_line(run.error, 'last')}. Fix the cause, then"
+            " run the same command again to continue."
         ) from run.error
 
     def close(self) -> None:
-        """Calls off the jobs that have not begun, and waits for the others; never raises, lest it hide an error.
+        """Cancel the jobs that have not begun and wait for the others.
 
-        A job that takes too long is left to `end_earlier` of the next start, with its lock, under another name: workers
-        on this machine end where they do not find the old one.
+        It never raises, because that could hide another error. If a job takes too long, its directory gets another
+        name: workers on this machine then end, and `end_earlier` of the next run waits for the others.
         """
         run, self._run = self._run, None
         if run is None:
             return
         run.stop.set()
-        if _call_off(run.job_directory, _CLOSE_SECONDS):
+        if _cancel_jobs(run.job_directory, _CLOSE_SECONDS):
             run.job_directory.rename(run.job_directory.with_suffix(".left"))
-            run.join(_GONE_SECONDS)  # Quietly: Beam complains that they end.
+            run.join(_GONE_SECONDS)  # While the log is quiet: Beam logs that the workers end.
             return
         if not self.died.is_set():
             run.join(_CLOSE_SECONDS)
-        shutil.rmtree(run.job_directory, ignore_errors=True)  # Its workers end where they do not find it.
+        shutil.rmtree(run.job_directory, ignore_errors=True)  # Workers end when the directory is gone.
 
 
 class _Run(threading.Thread):
-    """A pipeline that runs; a thread, so that results are taken as they come."""
+    """A thread that runs a pipeline, so that results can be read while it runs."""
 
     def __init__(self, options: list[str], job_directory: Path, count: int, log: Callable[[str], object]):
         super().__init__(name="beam", daemon=True)
@@ -162,7 +170,7 @@ class _Run(threading.Thread):
         try:
             options, runner = _options_and_runner(self._options, self.job_directory)
             pipeline = beam.Pipeline(runner=runner, options=options)
-            size = -(-self._count // _PARTS)
+            size = -(-self._count // _MAX_PARTS)
             parts = pipeline | beam.Create(range(0, self._count, size))
             numbers = parts | beam.FlatMap(functools.partial(_numbers, size, self._count)) | beam.Reshuffle()
             numbers | beam.Map(functools.partial(work, str(self.job_directory)))
@@ -178,16 +186,16 @@ class _Run(threading.Thread):
 def pool(
     beam_options: str, directory: Path, dask: str = "", log: Callable[[str], object] = print
 ) -> Iterator[workers.Pool]:
-    """A pool on Beam.
+    """Open a pool on Beam, and close it at the end.
 
     Args:
         beam_options: Beam's own options, as a command line.
-        directory: For jobs and results; driver and workers must see it under the same path.
-        dask: The address of a Dask scheduler, in place of `beam_options`.
-        log: Is called with each line on the workers of Dask.
+        directory: Directory for jobs and results. Driver and workers must see it under the same path.
+        dask: Address of a Dask scheduler, used in place of `beam_options`.
+        log: Called with each line about the workers of Dask.
 
     Raises:
-        UserError: Beam is not installed, or refuses the options, or no Dask scheduler answers.
+        UserError: Beam is not installed, Beam refuses the options, or no Dask scheduler answers.
     """
     with _without_warnings():
         if dask:
@@ -195,7 +203,7 @@ def pool(
         options = _split(dask_cluster.options(dask) if dask else beam_options)
         runner = _check(options)
     beam_pool = BeamPool(options, directory, log)
-    with _quiet(beam_pool.died) if _is_here(runner) else _level(_level_of(runner)):
+    with _quiet(beam_pool.died) if _is_local(runner) else _level(_level_of(runner)):
         try:
             yield beam_pool
         finally:
@@ -206,16 +214,16 @@ def pool(
 
 @contextlib.contextmanager
 def _quiet(died: threading.Event) -> Iterator[None]:
-    """Keeps Beam's tracebacks off the screen, since errors say it in a line; sets `died` when a worker process dies."""
+    """Hide Beam's tracebacks, since errors are one line each, and set `died` when a worker process dies."""
 
-    def note(failed: threading.ExceptHookArgs) -> None:
+    def on_exception(failed: threading.ExceptHookArgs) -> None:
         if failed.thread is not None and failed.thread.name == _WORKER_THREAD:
             died.set()
         names = {frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(failed.exc_traceback)}
         if not {name.partition(".")[0] for name in names} & set(_LOGGERS):
             hook(failed)
 
-    hook, threading.excepthook = threading.excepthook, note
+    hook, threading.excepthook = threading.excepthook, on_exception
     try:
         with _level(logging.CRITICAL):
             yield
@@ -224,13 +232,13 @@ def _quiet(died: threading.Event) -> Iterator[None]:
 
 
 def _level_of(runner: str) -> int:
-    """Of a runner elsewhere, the log has the job's id and address; of Dask, what errors say in a line."""
+    """Return INFO for remote runners, which log the job's id and address, but not for Dask."""
     return logging.CRITICAL if dask_cluster.is_runner(runner) else logging.INFO
 
 
 @contextlib.contextmanager
 def _level(level: int) -> Iterator[None]:
-    """Sets the level of Beam's loggers."""
+    """Set the level of Beam's loggers."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -243,8 +251,8 @@ def _level(level: int) -> Iterator[None]:
 
 
 def work(job_directory: str, number: int) -> None:
-    """Does a job, in a worker, unless it was called off, or a try before this one did it."""
-    with _ONE_A_PROCESS:
+    """Run a job in a worker, unless it was canceled or an earlier try has finished it."""
+    with _JOB_LOCK:
         _work(_job(Path(job_directory), number), _result(Path(job_directory), number))
 
 
@@ -264,13 +272,13 @@ def _work(path: Path, result_path: Path) -> None:
 
 def _outcome(file: BinaryIO) -> _Outcome:
     versions = pickle.load(file)
-    other = {name: version for name, version in _versions().items() if version != versions[name]}
-    if other:
-        name = next(iter(other))
+    differing = {name: version for name, version in _versions().items() if version != versions[name]}
+    if differing:
+        name = next(iter(differing))
         return _Outcome(
             error=UserError(
-                f"a worker of Beam has {name} {other[name]}, and the driver {versions[name]}: the output depends on it."
-                " Install the same on all machines."
+                f"a worker of Beam has {name} {differing[name]}, but the driver has {versions[name]}. The output"
+                " depends on the version. Install the same version on all machines."
             )
         )
     try:
@@ -281,27 +289,31 @@ def _outcome(file: BinaryIO) -> _Outcome:
 
 
 def end_earlier(directory: Path, log: Callable[[str], object]) -> None:
-    """Makes sure that no worker of an earlier run is at work or begins to; nothing of that run is left.
+    """Wait until no worker of an earlier run is active, then remove the files of that run.
+
+    Args:
+        directory: The `directory` that was given to `pool`.
+        log: Called with a line if the wait is long.
 
     Raises:
-        UserError: One is, and does not end.
+        UserError: A worker is still running a job after ten minutes.
     """
     if not directory.exists():
         return
     for job_directory in directory.iterdir():
-        if busy := _call_off(job_directory, _GONE_SECONDS):
-            log(f"{busy}: a worker of Beam is still at this job of an earlier run: waiting for it, up to ten minutes.")
-            busy = _call_off(job_directory, _END_SECONDS)
+        if busy := _cancel_jobs(job_directory, _GONE_SECONDS):
+            log(f"{busy}: a worker of Beam is still running this job of an earlier run. Waiting up to ten minutes.")
+            busy = _cancel_jobs(job_directory, _END_SECONDS)
         if busy:
             raise UserError(
-                f"{busy}: a worker of Beam is still at this job. Wait until it has ended, or end it (cancel its"
-                " pipeline), and run the same command again."
+                f"{busy}: a worker of Beam is still running this job. Wait until it ends, or cancel its pipeline. Then"
+                " run the same command again."
             )
     shutil.rmtree(directory)
 
 
-def _call_off(job_directory: Path, seconds: float) -> Path | None:
-    """Removes the files of jobs as soon as nobody is at them; returns one that somebody still is at in the end."""
+def _cancel_jobs(job_directory: Path, seconds: float) -> Path | None:
+    """Remove the files of jobs that are not running; return one that still runs after `seconds`."""
     deadline = time.monotonic() + seconds
     while busy := [path for path in job_directory.glob("*.job") if not _removed(path)]:
         if time.monotonic() >= deadline:
@@ -311,7 +323,7 @@ def _call_off(job_directory: Path, seconds: float) -> Path | None:
 
 
 def _removed(path: Path) -> bool:
-    """Removes a job's file, so that nobody ever begins it; False if somebody is at it."""
+    """Remove a job's file, so that the job cannot start; return False if a worker is running the job."""
     try:
         held = files.hold(path, create=False)
     except FileNotFoundError:
@@ -329,7 +341,7 @@ def _numbers(size: int, count: int, start: int) -> Iterator[int]:
 
 def _write_jobs(job_directory: Path, function: Callable[[Job], Result], jobs: Iterable[Job]) -> int:
     job_directory.mkdir(parents=True)
-    versions = pickle.dumps(_versions())  # By itself, since another version may not be able to load the rest.
+    versions = pickle.dumps(_versions())  # A pickle of its own: another version may be unable to load the job.
     count = 0
     for job in jobs:
         _job(job_directory, count).write_bytes(versions + pickle.dumps((function, job)))
@@ -338,10 +350,9 @@ def _write_jobs(job_directory: Path, function: Callable[[Job], Result], jobs: It
 
 
 def _versions() -> dict[str, str]:
-    """Of what decides the bytes that a worker writes."""
-    return {name: importlib.metadata.version(name) for name in _DECIDING} | {
-        "tfrecord_tools": tfrecord_tools.__version__
-    }
+    """Return the versions of all packages on which the output's bytes depend."""
+    packages = {name: importlib.metadata.version(name) for name in _OUTPUT_PACKAGES}
+    return packages | {"tfrecord_tools": tfrecord_tools.__version__}
 
 
 def _job(job_directory: Path, number: int) -> Path:
@@ -356,37 +367,40 @@ def _split(beam_options: str) -> list[str]:
     try:
         return shlex.split(beam_options)
     except ValueError as error:
-        raise UserError(f"--beam_options={beam_options}: {error}. It is read as a shell would read it.") from error
+        raise UserError(
+            f"--beam_options={beam_options}: {error}. The options must be quoted as on a command line. Correct the"
+            " quotes."
+        ) from error
 
 
 def _check(options: list[str]) -> str:
-    """Returns the runner's name.
+    """Return the runner's name.
 
     Raises:
-        UserError: Beam is missing, or will not take these options.
+        UserError: Beam is not installed or refuses the options.
     """
     try:
         from apache_beam.options.pipeline_options import PipelineOptions
         from apache_beam.runners.runner import create_runner
     except ImportError as error:
         raise UserError(
-            f"--engine=beam needs Apache Beam ({error}): pip install 'tfrecord-tools[beam]'. Or leave --engine out."
+            f"--engine=beam needs Apache Beam ({error}): pip install 'tfrecord-tools[beam]'. Or remove --engine."
         ) from error
     shown = f"--beam_options={shlex.join(options)}"
-    said = io.StringIO()
+    stderr = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):  # Where argparse says what is wrong, before it exits.
+        with contextlib.redirect_stderr(stderr):  # argparse prints the problem there before it exits.
             parsed = PipelineOptions(options)
             known = parsed.get_all_options().keys()
             unknown = parsed.get_all_options(retain_unknown_options=True).keys() - known
     except SystemExit as error:
-        raise UserError(f"{shown}: refused by Beam: {said.getvalue().strip().rpartition('error: ')[2]}.") from error
+        raise UserError(f"{shown}: refused by Beam: {stderr.getvalue().strip().rpartition('error: ')[2]}.") from error
     runner = _runner_name(parsed)
     try:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise UserError(f"{shown}: {error}") from error
-    if unknown and _is_here(runner):  # Others may know options that Beam for Python does not.
+    if unknown and _is_local(runner):  # Other runners may know options that Beam for Python does not.
         raise UserError(f"{shown}: Beam has no option {', '.join(f'--{name}' for name in sorted(unknown))}.")
     return runner
 
@@ -399,7 +413,7 @@ def _runner_name(parsed: Any) -> str:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Importing Beam warns of packages that only Google's services need, and its options of those it does not know."""
+    """Hide warnings about packages for Google's services, and about options that Beam does not know."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
@@ -408,15 +422,15 @@ def _without_warnings() -> Iterator[None]:
         logging.disable(before)
 
 
-def _is_here(runner: str) -> bool:
-    return runner.rpartition(".")[2].lower() in _HERE
+def _is_local(runner: str) -> bool:
+    return runner.rpartition(".")[2].lower() in _LOCAL_RUNNERS
 
 
 def _options_and_runner(options: list[str], job_directory: Path) -> tuple[Any, Any]:
-    """Returns Beam's options and the runner, None if the options name it.
+    """Return Beam's options, and the runner or None if Beam creates it from the options.
 
-    `DirectRunner` would first try to download Prism, a runner in Go, and fall back to `FnApiRunner` where it cannot: it
-    is used at once. Its worker processes are ours: they end with this one.
+    `DirectRunner` would try to download Prism, a runner in Go, and fall back to `FnApiRunner`, so `FnApiRunner` is used
+    directly. The worker processes run `beam_worker`, so that they end with this process.
     """
     from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -425,12 +439,12 @@ def _options_and_runner(options: list[str], job_directory: Path) -> tuple[Any, A
     parsed = PipelineOptions(options)
     if dask_cluster.is_runner(_runner_name(parsed)):
         dask_cluster.use_all_workers(parsed)
-    if not _is_here(_runner_name(parsed)):
+    if not _is_local(_runner_name(parsed)):
         return parsed, None
     direct = parsed.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":
         return parsed, FnApiRunner()
-    direct.direct_running_mode = "in_memory"  # Else it would start Beam's own worker instead.
+    direct.direct_running_mode = "in_memory"  # "multi_processing" would start Beam's own worker.
     program = (
         f"from tfrecord_tools.conversion import beam_worker; beam_worker.main({str(job_directory)!r}, {os.getpid()})"
     )

@@ -1,6 +1,6 @@
-"""A worker process of Beam's runner on this machine: Beam's own, which ends with its driver and says nothing by itself.
+"""A worker process of Beam's local runner that ends with its driver and prints nothing.
 
-`beam_engine` starts it; it is no command.
+`beam_engine` starts it. It is not a command.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ _LOOK_SECONDS = 0.5
 
 
 def _end_without(job_directory: str, driver: int) -> None:
-    """Ends this process when the driver is gone, be it by SIGKILL, or has given the jobs up."""
+    """End this process when the driver is gone, even after SIGKILL, or has removed the jobs."""
     while os.getppid() == driver and os.path.isdir(job_directory):
         time.sleep(_LOOK_SECONDS)
-    os._exit(0)  # Beam would take another code for a crash.
+    os._exit(0)  # Beam treats any other code as a crash.
 
 
 def main(job_directory: str, driver: int) -> None:
-    """Works for a driver, whose addresses Beam has put into the environment.
+    """Work for a driver; Beam passes the driver's addresses in the environment.
 
     Args:
         job_directory: The directory of the jobs.
         driver: The driver's process id.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the driver ends us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the driver ends this one.
     threading.Thread(target=_end_without, args=(job_directory, driver), daemon=True).start()
-    logging.getLogger().addHandler(logging.NullHandler())  # Without any, logging would print all that Beam informs of.
+    logging.getLogger().addHandler(logging.NullHandler())  # Without a handler, Beam's messages would be printed.
     from apache_beam.runners.worker import sdk_worker_main
 
-    # When another worker or the driver is killed, Beam's threads print tracebacks until we end. Errors of jobs go to
-    # the driver by other ways.
+    # When another worker or the driver is killed, Beam's threads print tracebacks until this process ends. Errors of
+    # jobs reach the driver through the result files.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sdk_worker_main.main(sys.argv)

@@ -1,4 +1,4 @@
-"""What becomes of files with the same bytes."""
+"""Find, refuse or drop files with the same bytes, as `--duplicates` says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,15 @@ from tfrecord_tools.sources.scan import Sources
 
 
 def find(rows: Rows, first: np.ndarray) -> Duplicates:
-    """Find the contents that several rows have; `first` is `duplicates.first_of` of the rows' contents."""
+    """Find rows with the same content.
+
+    Args:
+        rows: The images.
+        first: `duplicates.first_of` of the rows' contents.
+
+    Returns:
+        The duplicates, with file numbers as examples.
+    """
     same = duplicates.find(first, rows.labels, rows.splits)
     examples = {kind: [rows.numbers[positions].tolist() for positions in sets] for kind, sets in same.examples.items()}
     return dataclasses.replace(same, examples=examples)
@@ -29,28 +37,31 @@ def refuse(same: Duplicates, sources: Sources) -> None:
         if same.counts[kind]:
             paths = ", ".join(sources.paths[i] for i in same.examples[kind][0])
             raise UserError(
-                f"--duplicates=fail: {same.files:,} files have the same bytes as another file ({counted(same)}), such"
-                f" as {paths}."
-                " Remove them, or pass --duplicates=drop or keep."
+                f"--duplicates=fail: {same.files:,} files have the same bytes as another file ({counted(same)}), for"
+                f" example {paths}. Remove the duplicates, or pass --duplicates=drop or --duplicates=keep."
             )
 
 
 def counted(same: Duplicates) -> str:
-    """Return the counts of the kinds that there are, for the screen."""
+    """Return the number of duplicates of each kind, as text for the console."""
     return ", ".join(f"{same.counts[kind]:,} {what}" for kind, what in duplicates.KINDS.items() if same.counts[kind])
 
 
 def drop(rows: Rows, first: np.ndarray, sources: Sources) -> tuple[np.ndarray, list[Rejected]]:
-    """Return the rows to keep, i64[k], and an entry for each other one.
+    """Decide which duplicates to drop.
 
-    A record of the previous dataset stays; of others, one of the last split stays.
+    One row of each content is kept: a record of the previous dataset if there is one, else a row of the last split. If
+    labels differ, all rows with that content are dropped.
+
+    Returns:
+        i64[k], the rows to keep, and an entry for each dropped row.
     """
     dropped = duplicates.to_drop(first, rows.labels, np.where(rows.is_new, len(SPLITS) - rows.splits, 0))
     return np.flatnonzero(~dropped), list(_dropped(rows, first, np.flatnonzero(dropped), sources))
 
 
 def _dropped(rows: Rows, first: np.ndarray, dropped: np.ndarray, sources: Sources) -> Iterator[Rejected]:
-    """Name for each dropped row another file with the same bytes, one with another label if there is one."""
+    """Yield an entry per dropped row. The reason names a duplicate, if possible with another label."""
     for row, same in zip(dropped.tolist(), duplicates.positions(first, first[dropped])):
         differing = same[rows.labels[same] != rows.labels[row]]
         other = sources.paths[int(rows.numbers[(differing if len(differing) else same[same != row])[0]])]

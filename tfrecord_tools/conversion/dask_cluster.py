@@ -1,4 +1,4 @@
-"""A Dask cluster as Apache Beam's runner: its options, what it consists of, and how a pipeline on it ends."""
+"""A Dask cluster as Apache Beam's runner: its options, its workers, and the wait for a pipeline."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tfrecord_tools.errors import UserError
 _RUNNER = "apache_beam.runners.dask.dask_runner.DaskRunner"
 _ANSWER_SECONDS = 10
 _LOOK_SECONDS = 0.2
-_LOOKS_FOR_WORKERS = 25  # Every so many looks the scheduler is asked, which is a message to it.
+_LOOKS_FOR_WORKERS = 25  # The scheduler is asked for its workers at every 25th look, since that sends it a message.
 
 
 def options(address: str) -> str:
-    """Return the options for Beam that stand for `--dask=ADDRESS`."""
+    """Return Beam's options for `--dask=ADDRESS`, as a command line."""
     name = "scheduler_file" if _is_file(address) else "client_address"
     return f"--runner={_RUNNER} --dask_{name}={shlex.quote(address)}"
 
@@ -29,7 +29,7 @@ def _is_file(address: str) -> bool:
 
 
 def is_runner(name: str) -> bool:
-    """Return whether Beam's name of a runner is that of the one on Dask."""
+    """Return whether a runner's name in Beam is that of the Dask runner."""
     return name == _RUNNER
 
 
@@ -37,11 +37,11 @@ def check(address: str, log: Callable[[str], object]) -> None:
     """Report the workers of a cluster.
 
     Args:
-        address: The scheduler's, or the JSON file that the scheduler wrote.
-        log: Is called with the line.
+        address: Address of the scheduler, or the JSON file that the scheduler wrote.
+        log: Called with one line.
 
     Raises:
-        UserError: A package is missing, or no scheduler answers.
+        UserError: A package is missing, or no scheduler answers within 10 s.
     """
     try:
         importlib.import_module(_RUNNER.rpartition(".")[0])
@@ -81,7 +81,10 @@ def _no_workers(address: str) -> str:
 
 
 def use_all_workers(parsed: Any) -> None:
-    """Make each part of the pipeline's input a task: by default 128 are one task, and so few jobs run on one worker."""
+    """Make each part of the pipeline's input a task.
+
+    By default 128 parts are one task, so that a small number of jobs would run on one worker.
+    """
     from apache_beam.runners.dask.dask_runner import DaskOptions
 
     dask_options = parsed.view_as(DaskOptions)
@@ -93,16 +96,16 @@ def wait(result: Any, stop: threading.Event, log: Callable[[str], object]) -> st
     """Wait for a pipeline on Dask, then close its connection, which Beam leaves open.
 
     Args:
-        result: Of Beam.
-        stop: Ends the wait early. Tasks that have not begun are then cancelled.
-        log: Is called with a line when no worker is left.
+        result: Beam's result of the pipeline's `run`.
+        stop: Ends the wait early. Tasks that have not begun are then canceled.
+        log: Called with a line when no worker is left.
 
     Returns:
         The state of the pipeline.
 
     Raises:
         ConnectionError: The scheduler is gone. Beam itself would report that the pipeline is done.
-        Exception: What a task raised.
+        Exception: The exception that a task raised.
     """
     client, futures = result.client, result.futures
     address = client.scheduler.address
@@ -122,7 +125,7 @@ def wait(result: Any, stop: threading.Event, log: Callable[[str], object]) -> st
 
 
 def _absences(client: Any, log: Callable[[str], object]) -> Iterator[None]:
-    """Report once, each time that no worker is left; yields after each look."""
+    """Report each time that the last worker has gone; yield after each look."""
     were_there = True
     for look in itertools.count(1):
         if look % _LOOKS_FOR_WORKERS == 0:
@@ -136,5 +139,5 @@ def _absences(client: Any, log: Callable[[str], object]) -> Iterator[None]:
 def _has_workers(client: Any) -> bool:
     try:
         return bool(client.nthreads())
-    except OSError:  # The scheduler is gone, which the futures show.
+    except OSError:  # The scheduler is gone, which the futures report.
         return True

@@ -1,4 +1,4 @@
-"""The description of a dataset that a plan makes."""
+"""Describe the dataset that a plan creates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tfrecord_tools.layout.metadata import Description
 
 
 def describe(plan: Plan) -> Description:
-    """Describe the dataset that a conversion by this plan writes."""
+    """Return the description of the dataset that this plan creates, for its metadata files."""
     counts = plan.counts()
     shards = {split: [s for s in plan.shards if s.split == split] for split in counts}
     return Description(

@@ -1,4 +1,4 @@
-"""What the user should know of a conversion: one list for the console, convert.json and the report card."""
+"""Notes for the user about a conversion: one list for the console, convert.json and the report card."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from tfrecord_tools.layout.findings import FINDINGS
 from tfrecord_tools.sources.scan import Sources
 
 _EXAMPLES = 8  # Images that the card shows for a note.
-_LEVELS = 1 << 16  # Of 16 bits.
-_NARROW = 4  # A range of less than this part of all levels is hard to see.
+_LEVELS = 1 << 16  # Levels of a 16-bit image.
+_NARROW = 4  # If an image uses less than a quarter of all levels, its content is hard to see.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Note:
-    """A sentence with its number, and what can be done.
+    """A fact about a conversion, and advice for the user.
 
     Attributes:
-        kind: "source", "raw", "duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow": those of the kind
-            "deep" that use few of their levels.
+        kind: "source", "raw", "duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow" for images with more
+            than 8 bits that use few of their levels.
+        text: The fact, without a period at the end.
+        advice: The advice, without a period at the end; "" if there is none.
         level: "check" or "note", as in `findings.Trait`.
-        text: What there is, without a full stop.
-        advice: What can be done; "" if nothing.
-        images: How many images the note is about; 0 if it is not about single images.
-        examples: Some of these, as file numbers.
+        images: Number of images that the note is about; 0 if it is not about single images.
+        examples: File numbers of some of the images.
     """
 
     kind: str
@@ -46,7 +46,7 @@ class Note:
     examples: tuple[int, ...] = ()
 
     def line(self) -> str:
-        """The note as the console prints it."""
+        """Return the note as the console prints it."""
         return f"{self.text}. {words.sentence(self.advice)}" if self.advice else self.text
 
     def as_json(self, sources: Sources) -> NoteEntry:
@@ -62,7 +62,7 @@ class Note:
 
 
 def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
-    """Return the notes in the order in which they are shown."""
+    """Return all notes about a conversion, in the order in which they are shown."""
     notes = [Note(kind="source", text=text) for text in sources.notes]
     notes += _raw(plan, facts)
     notes += _duplicates(plan.duplicates, sources, plan.config["duplicates"])
@@ -91,19 +91,19 @@ def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]
 
 
 def _splits(plan: Plan, sources: Sources) -> Iterator[str]:
-    """Yield what to know of the splits: classes that an automatic split could not divide, groups in several splits."""
+    """Yield notes about empty classes, a missing validation split and groups in several splits."""
     counts = plan.counts()
     if not sources.has_splits:
         for split in list(counts)[1:]:
             absent = [name for name, count in zip(plan.class_names, counts[split]) if not count]
             if absent:
                 what = "class has no image" if len(absent) == 1 else "classes have no images"
-                why = "too few images, or groups that count for another class"
+                why = "too few images, or their groups count for another class"
                 yield f"{len(absent):,} {what} in {split} ({why}): {named(absent)}"
     elif list(counts) == ["train"]:
         yield (
-            "the source has a train split only: --validation_fraction=0.2 makes a validation split of it, else trainers"
-            " hold out a fifth"
+            "the source has a train split only: --validation_fraction=0.2 splits off a validation split; without it,"
+            " trainers hold out a fifth"
         )
     if plan.group_leaks:
         yield f"{plan.group_leaks:,} groups lie in several of the source's own splits"
@@ -126,7 +126,7 @@ def _findings(plan: Plan, facts: Facts) -> Iterator[Note]:
 
 
 def _deep(plan: Plan, table: np.ndarray, rows: np.ndarray) -> Iterator[Note]:
-    """What became of levels of more than 8 bits: it depends on the range that they use, and on --depth_range."""
+    """Yield notes about images with more than 8 bits per channel."""
     depth_range = plan.config.get("depth_range")
     lowest, highest = table["lowest"][rows].astype(np.float64), table["highest"][rows].astype(np.float64)
     if depth_range is not None:
@@ -139,14 +139,14 @@ def _deep(plan: Plan, table: np.ndarray, rows: np.ndarray) -> Iterator[Note]:
         count = int(narrow.sum())
         share = (high - low + 1) / _LEVELS
         text = (
-            f"{_agreeing('{count} {have}', count)} 16-bit levels, of which only {low:,} to {high:,} are used"
-            f" ({_percent(share)} of all), so the records look {seen}"
+            f"{_agreeing('{count} {have}', count)} 16-bit levels but {'uses' if count == 1 else 'use'} only {low:,} to"
+            f" {high:,} ({_percent(share)} of all), so the records look {seen}"
         )
         span = f"--depth_range={low},{max(high, low + 1)} or " if share < 1 / _NARROW else ""
         yield _note(plan, rows[narrow], "narrow", level="check", text=text, advice=f"pass {span}--depth_range=auto")
     if not narrow.all():
         count = int((~narrow).sum())
-        text = f"{_agreeing('{count} {have}', count)} 16-bit levels, of which the high byte is kept"
+        text = f"{_agreeing('{count} {have}', count)} 16-bit levels, and only the high byte of each is kept"
         advice = "--depth_range=auto maps the levels that each image uses to 8 bits instead"
         yield _note(plan, rows[~narrow], "deep", text=text, advice=advice)
 
@@ -164,7 +164,7 @@ def _mapped(plan: Plan, rows: np.ndarray, lowest: np.ndarray, highest: np.ndarra
     outside = int(((lowest < limits[0]) | (highest > limits[1])).sum())
     if not outside:
         return _note(plan, rows, "deep", text=text)
-    text += f"; {outside:,} of them have levels outside, which become black or white"
+    text += f"; {outside:,} of them have levels outside this range, which become black or white"
     advice = f"--depth_range={levels.written(lowest.min(), '')},{levels.written(highest.max(), '')} covers all"
     return _note(plan, rows, "deep", text=text, advice=advice)
 
@@ -181,7 +181,7 @@ def _note(plan: Plan, rows: np.ndarray, kind: str, text: str, advice: str = "", 
 
 
 def _agreeing(text: str, count: int) -> str:
-    """Fill in the forms that depend on a number."""
+    """Fill in the number of images and the verb forms that agree with it."""
     forms = {"have": "has", "are": "is"} if count == 1 else {"have": "have", "are": "are"}
     return text.format(count=words.number(count, "image"), **forms)
 

@@ -1,4 +1,4 @@
-"""What will be written, decided before a byte is: a pure function of sources, facts and config."""
+"""The plan of a dataset: a pure function of sources, facts and config, made before any writing."""
 
 from __future__ import annotations
 
@@ -25,23 +25,24 @@ from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.layout.splitting import NO_GROUP, choose_splits, content_hashes, split_keys
 from tfrecord_tools.sources.scan import Sources
 
-FORMAT_VERSION = 4  # Raised when the same sources and config would give other bytes.
+FORMAT_VERSION = 4  # Increased when the same sources and config would give different bytes.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The records in the order in which they are written.
+    """The records of a dataset, in the order in which they are written.
 
     Attributes:
         name: The dataset's name, a lower-case identifier.
-        class_names: A label is an index into it.
-        config: What the output depends on, as a JSON-able dict.
-        rows: The records; splits ascend.
-        shards: In the order of the rows.
-        rejected: Every file that does not become a record, or not as it was.
+        class_names: The class table. A label is an index into it.
+        config: The settings that the output depends on, as a JSON-able dict.
+        rows: The records, by ascending split.
+        shards: The shards, in the order of the rows.
+        rejected: Every file that was skipped, dropped or repaired.
         duplicates: Duplicates among the valid files, by file number; counted before any file was dropped.
-        group_leaks: Groups that the source itself has put into several splits.
-        digest: Hex; equal digests mean equal output, byte for byte under the same versions of Pillow and pyarrow.
+        group_leaks: Number of groups that the source itself has put into several splits.
+        digest: Hexadecimal digest. Equal digests mean equal output, byte for byte with the same versions of Pillow and
+            pyarrow.
     """
 
     name: str
@@ -56,11 +57,11 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """The size of all shards together."""
+        """The size of all shards together, in bytes."""
         return int(self.rows.frame_bytes.sum())
 
     def counts(self) -> dict[str, np.ndarray]:
-        """Split name -> i64[classes], records of each class, for the splits that have any."""
+        """Return split name -> i64[classes], the records of each class, for each split that has records."""
         classes = len(self.class_names)
         cells = self.rows.splits.astype(np.int64) * classes + self.rows.labels
         table = np.bincount(cells, minlength=len(SPLITS) * classes)
@@ -75,18 +76,19 @@ def make_plan(
     settings: Mapping[str, Any],
     previous: Previous | None = None,
 ) -> Plan:
-    """Decides everything about the output.
+    """Decide which records are written, in which order, split and shard.
 
     Args:
-        sources: The files.
-        facts: What is in them.
-        config: The user's decisions.
-        name: Of the dataset.
-        settings: All that the stored bytes depend on, `config.plan_settings()` among it; becomes part of the plan.
-        previous: The dataset to update: its records keep split and position, new images follow in shards of its own.
+        sources: The source files.
+        facts: The facts about the source files.
+        config: The user's choices.
+        name: The dataset's name.
+        settings: All settings that the stored bytes depend on, including `config.plan_settings()`. They become part of
+            the plan.
+        previous: The dataset to update, if any. Unchanged records keep split and order; new images go to new shards.
 
     Raises:
-        UserError: Too many bad files, a class without images where it needs some, or contradicting config.
+        UserError: Too many files are bad, a class has no image in train, or the settings contradict the source.
     """
     check_fractions(sources, config)
     bad = [*sources.rejected, *rejected_files(sources, facts.reasons)]
@@ -135,8 +137,7 @@ def _valid(sources: Sources, facts: Facts, labels: np.ndarray, bad: Sequence[Rej
         first_bad = min(bad, key=lambda r: r.path)
         raise UserError(
             f"{sources.root}: none of {words.number(len(bad), 'file')} can be a record: {first_bad.path}:"
-            f" {first_bad.reason}."
-            " Is --src right?"
+            f" {first_bad.reason}. Is --src right?"
         )
     path_bytes = np.array([len(sources.paths[number].encode()) for number in numbers.tolist()], np.int64)
     return Rows(
@@ -153,7 +154,7 @@ def _valid(sources: Sources, facts: Facts, labels: np.ndarray, bad: Sequence[Rej
 def _splits(
     rows: Rows, sha256: np.ndarray, sources: Sources, config: PlanConfig, previous: Previous | None
 ) -> np.ndarray:
-    """Return i8[n], the split of each row: the source's or an automatic one. Unchanged records keep their split."""
+    """Return i8[n], each row's split: kept for unchanged records, else the source's or automatic."""
     splits = rows.splits
     if not sources.has_splits:
         keys = split_keys(sha256, rows.groups)
@@ -163,24 +164,24 @@ def _splits(
 
 
 def _order(rows: Rows, seed: int) -> np.ndarray:
-    """Return i64[n], the rows by split, unchanged records first, new ones by a hash.
+    """Return i64[n], the rows by split; in each split unchanged records first, then new ones by a hash.
 
-    The hash mixes classes, so that a plain sequential reader gets mixed batches. lexsort is stable and file numbers
-    ascend, so that duplicates stay in the order of their paths.
+    The hash mixes the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their
+    paths, because lexsort is stable and file numbers ascend.
     """
     ranks = np.where(rows.is_new, order.hash64(seed, 0, rows.hashes), rows.previous.astype(np.uint64))
     return np.lexsort((ranks, rows.is_new, rows.splits))
 
 
 def _check_classes(sources: Sources, class_names: Sequence[str], rows: Rows, updating: bool) -> None:
-    """Refuse a class without an image in train; the source's own splits may be without train."""
+    """Refuse a class without an image in train, unless the source's own splits lack train."""
     train = rows.splits == 0
     if sources.has_splits and not train.any():
         return
     counts = np.bincount(rows.labels[train], minlength=len(class_names))
     for label in np.flatnonzero(counts == 0).tolist():
         total = int((rows.labels == label).sum())
-        remedy = "Add images of it, or list the other classes in --classes to leave it out."
+        remedy = "Add images of this class, or list the other classes in --classes to leave it out."
         if updating:
             remedy = "An update keeps every class. Bring the images back, or convert again with --overwrite."
         raise UserError(
@@ -190,13 +191,13 @@ def _check_classes(sources: Sources, class_names: Sequence[str], rows: Rows, upd
 
 
 def _settings(settings: Mapping[str, Any], name: str, sources: Sources, config: PlanConfig) -> dict[str, Any]:
-    """Return all that the output depends on; fractions are the same whether given or by default."""
+    """Return all settings that the output depends on, with the default fractions filled in."""
     fractions = {} if sources.has_splits else dict(zip(("validation_fraction", "test_fraction"), config.fractions))
     return {**settings, "name": name, "format_version": FORMAT_VERSION, **fractions}
 
 
 def _group_leaks(rows: Rows) -> int:
-    """Return the number of groups that lie in several splits."""
+    """Return the number of groups with images in several splits."""
     pairs = np.stack([rows.groups, rows.splits.astype(np.uint64)])[:, rows.groups != NO_GROUP]
     groups = np.unique(pairs, axis=1)[0]
     return int((np.unique(groups, return_counts=True)[1] > 1).sum())

@@ -1,4 +1,4 @@
-"""The user's decisions about a dataset, and whether a source leaves them open."""
+"""The user's choices about a dataset, and checks that a source allows them."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _MIN_SHARD_BYTES_ALLOWED = 1 << 10
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PlanConfig:
-    """What the user decides about the dataset.
+    """The user's choices about splits, shards and bad files.
 
     Attributes:
-        validation_fraction: Share of each class that becomes the validation split, in 0..1, if the source has no
-            splits of its own. None: 0.2.
-        test_fraction: Share of each class that becomes the test split, in 0..1. None: 0.
-        seed: Another seed gives another automatic split and another order in the shards.
-        shards: Number of shards over all splits. None: by bytes.
-        shard_bytes: Aimed size of a shard in bytes. None: total / 64, within 16..150 MiB.
-        max_bad: Largest share of files that may be rejected, in 0..1.
-        duplicates: Of files with the same bytes, "keep" takes all, "drop" one (none, if their labels differ), and
-            "fail" stops.
+        validation_fraction: Fraction of each class for the validation split, from 0 to 1, if the source has no splits
+            of its own. None: 0.2.
+        test_fraction: Fraction of each class for the test split, from 0 to 1. None: 0.
+        seed: Seed of the automatic split and of the order in the shards.
+        shards: Number of shards over all splits. None: it follows from `shard_bytes`.
+        shard_bytes: Target size of a shard in bytes. None: total / 64, but from 16 to 150 MiB.
+        max_bad: Largest fraction of files that may be rejected, from 0 to 1.
+        duplicates: How files with the same bytes are handled. "keep" keeps all, "drop" keeps one (none if their labels
+            differ), and "fail" raises an error.
     """
 
     validation_fraction: float | None = None
@@ -45,49 +45,49 @@ class PlanConfig:
         for name in ("validation_fraction", "test_fraction", "max_bad"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise UserError(f"--{name}={value}: a share between 0 and 1 is expected.")
+                raise UserError(f"--{name}={value}: must be a fraction from 0 to 1.")
         if sum(self.fractions) >= 1:
             raise UserError(
                 f"--validation_fraction={self.fractions[0]} and --test_fraction={self.fractions[1]}"
-                " leave nothing to train on: together they must be below 1."
+                " leave no training images. The sum must be below 1."
             )
         if self.duplicates not in DUPLICATES:
-            raise UserError(f"--duplicates={self.duplicates}: one of {', '.join(DUPLICATES)} is expected.")
+            raise UserError(f"--duplicates={self.duplicates}: must be one of {', '.join(DUPLICATES)}.")
         if self.shards is not None and self.shard_bytes is not None:
-            raise UserError("--shards and --shard_bytes exclude each other: give one.")
+            raise UserError("--shards and --shard_bytes exclude each other. Pass only one of them.")
         if self.shards is not None and self.shards < 1:
-            raise UserError(f"--shards={self.shards}: at least 1.")
+            raise UserError(f"--shards={self.shards}: must be at least 1.")
         if self.shard_bytes is not None and self.shard_bytes < _MIN_SHARD_BYTES_ALLOWED:
             raise UserError(
-                f"--shard_bytes={self.shard_bytes}: bytes are meant, at least {_MIN_SHARD_BYTES_ALLOWED:,}."
+                f"--shard_bytes={self.shard_bytes}: must be a number of bytes, at least {_MIN_SHARD_BYTES_ALLOWED:,}."
             )
 
     def plan_settings(self) -> dict[str, Any]:
-        """The settings that the output depends on; `max_bad` decides only whether there is any."""
+        """Return the settings that the output depends on: all but `max_bad`."""
         names = [field.name for field in dataclasses.fields(PlanConfig) if field.name != "max_bad"]
         return {name: getattr(self, name) for name in names}
 
     @property
     def fractions(self) -> tuple[float, float]:
-        """The shares of validation and test, defaults filled in."""
+        """The fractions of validation and test, with the defaults filled in."""
         validation = DEFAULT_VALIDATION_FRACTION if self.validation_fraction is None else self.validation_fraction
         return validation, self.test_fraction or 0.0
 
     @property
     def made_splits(self) -> list[str]:
-        """The splits that are made of a source without its own."""
+        """The splits that an automatic split creates."""
         shares = (1.0, *self.fractions)
         return [split for split, share in zip(SPLITS, shares) if share > 0]
 
 
 def divided(sources: Sources, config: PlanConfig) -> Sources:
-    """Return the sources to be split automatically, if they have a train split only and a fraction is given.
+    """Mark sources for an automatic split, if they have a train split only and a fraction is given.
 
     Raises:
-        UserError: Splits are asked for that the source has already.
+        UserError: A fraction is given, but the source has splits of its own.
     """
-    asked = config.validation_fraction is not None or config.test_fraction is not None
-    if sources.has_splits and asked and not sources.splits.any():
+    has_fraction = config.validation_fraction is not None or config.test_fraction is not None
+    if sources.has_splits and has_fraction and not sources.splits.any():
         splits = np.full_like(sources.splits, TO_BE_SPLIT)
         return dataclasses.replace(sources, splits=splits, has_splits=False)
     check_fractions(sources, config)
@@ -95,10 +95,10 @@ def divided(sources: Sources, config: PlanConfig) -> Sources:
 
 
 def check_fractions(sources: Sources, config: PlanConfig) -> None:
-    """Raises UserError if splits are asked for that the source has already; needs no survey."""
+    """Raise UserError if a fraction is given, but the source has splits of its own. Files are not read."""
     for flag in ("validation_fraction", "test_fraction"):
         if sources.has_splits and getattr(config, flag) is not None:
             raise UserError(
                 f"--{flag}={getattr(config, flag)}: {sources.root} has splits of its own, which are kept."
-                " Leave the flag out."
+                " Remove the flag."
             )

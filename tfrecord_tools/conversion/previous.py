@@ -1,4 +1,4 @@
-"""The dataset that an update starts from, and what its records keep."""
+"""The dataset that an update starts from: which records, splits and shards are kept."""
 
 from __future__ import annotations
 
@@ -43,13 +43,16 @@ class Previous:
         return np.array([row_of.get(path, -1) for path in paths], np.int64)
 
     def class_table(self, sources: Sources) -> tuple[tuple[str, ...], np.ndarray]:
-        """Return the class names, these first, and the labels i32[n] of the sources in them."""
+        """Return the class table, with new classes at the end, and the sources' labels i32[n] in it."""
         new = (name for name in sources.class_names if name not in self.class_names)
         names = (*self.class_names, *new)
         return names, np.array([names.index(name) for name in sources.class_names], np.int32)[sources.labels]
 
     def unchanged(self, rows: Rows, sha256: np.ndarray, sources: Sources) -> np.ndarray:
-        """Return i64[n], the row of each image whose path, content, label and given split are the same; else -1."""
+        """Return i64[n], the row of each image that is unchanged, else -1.
+
+        An image is unchanged if its path, content, label and, if the source has splits, its split are the same.
+        """
         known = self.rows(sources.paths[number] for number in rows.numbers.tolist())
         if not len(self.paths):
             return known
@@ -60,7 +63,7 @@ class Previous:
         return np.where(same, known, -1)
 
     def sides(self, hashes: np.ndarray) -> np.ndarray:
-        """Return i8[n], the split of the record with the same content, `FREE` where there is none."""
+        """Return i8[n], the split of the record with the same content, or `FREE` if there is no such record."""
         known, rows = np.unique(content_hashes(self.source_sha256), return_index=True)
         if not len(known):
             return np.full(len(hashes), FREE, np.int8)
@@ -68,15 +71,15 @@ class Previous:
         return np.where(known[nearest] == hashes, self.splits[rows[nearest]], FREE).astype(np.int8)
 
     def whole_shards(self, split: int, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Find the shards of a split that some of its rows, in order, come from.
+        """Find the shards that some rows of a split come from.
 
         Args:
             split: Index into `SPLITS`.
             rows: i64[k], ascending.
 
         Returns:
-            i64[shards], the position in `rows` at which each shard starts, and each shard's file if `rows` has all of
-            the shard's records: such a file can be linked. "" for other shards, which are written again.
+            i64[shards], the position in `rows` at which each shard starts; and each shard's file name, or "" if some of
+            the shard's records are missing in `rows`. A named file can be linked; other shards are written again.
         """
         numbers, starts, counts = np.unique(self.shards[rows], return_index=True, return_counts=True)
         totals = np.bincount(self.shards[self.splits == split])

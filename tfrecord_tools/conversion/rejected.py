@@ -1,4 +1,4 @@
-"""Files that do not become records: the list of them, the limit, and the lines for the screen."""
+"""Files that cannot become records: their list, the limit on their number, and lines for the console."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.sources.scan import Sources
 
-_SHOWN = 5  # Files named on the screen.
+_SHOWN = 5  # Number of files that the console names.
 
 
 def rejected_files(sources: Sources, reasons: Mapping[int, str], done: str = "skipped") -> list[Rejected]:
-    """Return an entry for each file number with its reason."""
+    """Return an entry for each file number in `reasons`."""
     return [Rejected(path=sources.paths[number], reason=reason, done=done) for number, reason in reasons.items()]
 
 
 def check_rejected(rejected: Sequence[Rejected], total: int, max_bad: float) -> None:
-    """Raises UserError if more than the share `max_bad` of all files is bad."""
+    """Raise UserError if more than the fraction `max_bad` of `total` files is rejected."""
     if len(rejected) > max_bad * total:
         examples = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
         raise UserError(
             f"{len(rejected):,} of {words.number(total, 'file')} cannot be records, more than --max_bad={max_bad:g}"
             f" allows:{examples}"
-            "\nIs --src right? Mend or remove the files, or allow more with --max_bad."
+            "\nIs --src right? Repair or remove the files, or allow more with --max_bad."
         )
 
 
 def listed(rejected: Sequence[Rejected]) -> Iterator[str]:
-    """Yields lines for the screen: the first of these files, and how many more there are."""
+    """Yield lines for the console: the first of these files, and the number of the others."""
     for file in rejected[:_SHOWN]:
         yield f"  {file.done}: {file.path}: {file.reason}"
     if len(rejected) > _SHOWN:

@@ -1,4 +1,4 @@
-"""The table of images that becomes the dataset: each step of a plan takes a table and returns another."""
+"""The table of images from which a plan is built. Each step of planning returns a new table."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Rows:
     """Columns over images, one row per image.
 
     Attributes:
-        numbers: i64[n], the file in `Sources` and `Facts`.
+        numbers: i64[n], the file number in `Sources` and `Facts`.
         labels: i32[n], index into the class table.
         splits: i8[n], index into `SPLITS`.
-        groups: u64[n], the hash of the image's group, `NO_GROUP` without one.
-        hashes: u64[n], the hash of the source file's content.
-        lengths: i64[n], bytes of the serialized example, without the frame.
-        previous: i64[n], the row in the dataset that is updated, -1 where the image is new or changed.
+        groups: u64[n], hash of the image's group; `NO_GROUP` if the image has no group.
+        hashes: u64[n], hash of the source file's content.
+        lengths: i64[n], size of the serialized example in bytes, without the record's frame.
+        previous: i64[n], the row in the dataset that is updated; -1 if the image is new or changed.
     """
 
     numbers: np.ndarray
@@ -40,10 +40,10 @@ class Rows:
 
     @property
     def is_new(self) -> np.ndarray:
-        """bool[n], whether the dataset that is updated lacks the image."""
+        """bool[n], whether the image is new or changed."""
         return self.previous < 0
 
     @property
     def frame_bytes(self) -> np.ndarray:
-        """i64[n], bytes of each record in its shard."""
+        """i64[n], size of each record in its shard, in bytes."""
         return self.lengths + schema.FRAME_BYTES

@@ -1,4 +1,4 @@
-"""Where a plan cuts the records into shards."""
+"""Divide the records of a plan into shards."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tfrecord_tools.layout.dataset_files import Shard
 from tfrecord_tools.layout.split_names import SPLITS
 
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 16 << 20, 150 << 20
-DEFAULT_SHARDS = 64  # Enough to read in parallel, if shards are not too small.
+DEFAULT_SHARDS = 64  # Enough for parallel reading.
 
 
 def cut(rows: Rows, config: PlanConfig, previous: Previous | None) -> Iterator[Shard]:
-    """Cut each split into its old shards and new ones of about equal bytes.
+    """Divide each split into the shards of the previous dataset and new shards of about equal size.
 
     Args:
-        rows: In the order in which the records are written: by split, the rows of the previous dataset first.
-        config: The number or the size of shards.
-        previous: The dataset that is updated, if one is.
+        rows: The records in the order in which they are written: by split, unchanged rows first.
+        config: Gives the number or the size of shards.
+        previous: The dataset that is updated, if any.
 
     Raises:
         UserError: `config.shards` is below the number of splits or above the number of records.
@@ -47,7 +47,7 @@ def cut(rows: Rows, config: PlanConfig, previous: Previous | None) -> Iterator[S
 
 
 def _numbered(split: str, edges: list[int], links: list[str]) -> Iterator[Shard]:
-    """Yield the shards between `edges`; the first ones have `links`."""
+    """Yield the shards between `edges`. `links` are the files of the first shards."""
     total = len(edges) - 1
     for number in range(total):
         link = links[number] if number < len(links) else ""
@@ -57,7 +57,7 @@ def _numbered(split: str, edges: list[int], links: list[str]) -> Iterator[Shard]
 def _counts(
     split_bytes: np.ndarray, split_records: np.ndarray, total: int, config: PlanConfig, updating: bool
 ) -> np.ndarray:
-    """Return i64[splits], the number of new shards of each split; `config.shards` counts for whole datasets only."""
+    """Return i64[splits], the number of new shards of each split. An update ignores `config.shards`."""
     if config.shards is not None and not updating:
         if config.shards < len(split_bytes):
             raise UserError(
@@ -65,8 +65,11 @@ def _counts(
                 " and each needs a shard."
             )
         if config.shards > split_records.sum():
-            raise UserError(f"--shards={config.shards}: there are {split_records.sum():,} records. Ask for fewer.")
-        # After one each, the next one goes where shards are largest and records enough, and so on; all at once.
+            raise UserError(
+                f"--shards={config.shards}: there are only {split_records.sum():,} records. Pass a smaller number."
+            )
+        # Each split gets one shard. Each further shard goes to the split with the largest shards, as long as that split
+        # has enough records. This is computed for all shards at once.
         more = np.minimum(split_records, config.shards) - 1
         largest = np.concatenate([size / np.arange(1, count + 1) for size, count in zip(split_bytes, more)])
         chosen = np.argsort(-largest, kind="stable")[: config.shards - len(split_bytes)]
@@ -76,11 +79,11 @@ def _counts(
 
 
 def _cuts(sizes: np.ndarray, shards: int) -> np.ndarray:
-    """Return i64[shards + 1], ascending from 0 to n: about equal bytes, and no empty shard."""
+    """Return the edges of n records' shards, i64[shards + 1] from 0 to n. Bytes are about equal."""
     ends = np.cumsum(sizes)
     targets = ends[-1] * np.arange(1, shards) / shards
     inner = np.searchsorted(ends, targets) + 1
     steps = np.arange(1, shards)
-    inner = np.maximum.accumulate(np.maximum(inner, steps) - steps) + steps  # At least one record each ...
-    inner = np.minimum(inner, len(sizes) - shards + steps)  # ... and one left for each that follows.
+    inner = np.maximum.accumulate(np.maximum(inner, steps) - steps) + steps  # At least one record per shard.
+    inner = np.minimum(inner, len(sizes) - shards + steps)  # At least one record for each shard that follows.
     return np.concatenate([[0], inner, [len(sizes)]]).astype(np.int64)

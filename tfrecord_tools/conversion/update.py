@@ -27,10 +27,15 @@ _COLUMNS = (
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """A dataset with what is known of its images: facts, survey.FACT[n], size and mtime left out.
+    """The dataset that is updated.
 
-    `verified` says how they were proven: "full" or "header"; `relabelled`, whether some have other labels than in the
-    source.
+    Attributes:
+        previous: The records.
+        facts: survey.FACT[n], the facts of the images, without size and mtime.
+        config: The settings in convert.json.
+        digest: The digest of the plan.
+        verified: How the images were verified: "full" or "header".
+        relabelled: Whether some labels differ from the source's.
     """
 
     previous: Previous
@@ -41,7 +46,7 @@ class Base:
     relabelled: bool
 
     def known(self, paths: Sequence[str]) -> np.ndarray:
-        """Returns FACT[len(paths)], zeros where a path is new."""
+        """Return the facts of these paths, FACT[len(paths)]; zeros where a path is new."""
         rows = self.previous.rows(paths)
         known = np.zeros(len(paths), FACT)
         known[rows >= 0] = self.facts[rows[rows >= 0]]
@@ -49,30 +54,30 @@ class Base:
 
 
 def read(directory: Path) -> Base:
-    """Reads the dataset in `directory`.
+    """Read the dataset in `directory`.
 
     Raises:
-        UserError: There is none, or another version of this tool made it in another way.
+        UserError: The dataset does not exist, was adopted, or has another format version.
     """
     if not (directory / dataset_files.CONVERT_JSON).exists():
-        raise UserError(f"--update: there is no dataset in {directory} to update. Leave the flag out to make one.")
+        raise UserError(f"--update: there is no dataset in {directory} to update. Remove the flag to create one.")
     facts = dataset_files.read(directory)
     if facts["config"].get("adopted"):
         raise UserError(
-            f"--update: {directory} was adopted, not converted: its records are somebody else's. Adopt them again with"
-            " python -m tfrecord_tools.adopt --overwrite."
+            f"--update: {directory} was adopted, not converted, so another tool wrote its records. Adopt them again"
+            " with python -m tfrecord_tools.adopt --overwrite."
         )
     if facts["config"].get("format_version") != FORMAT_VERSION:
         raise UserError(
-            f"{directory} was made by another version of this tool, in format {facts['config'].get('format_version')};"
-            f" this one writes {FORMAT_VERSION}. Convert it anew with --overwrite."
+            f"--update: {directory} has format version {facts['config'].get('format_version')}, but this version of the"
+            f" tool writes format version {FORMAT_VERSION}. Convert again with --overwrite instead of --update."
         )
     table = index.read(directory / index.FILE_NAME, _COLUMNS)
     splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
     files = {
-        (SPLITS.index(split), number): shard_name(facts["name"], split, number, of["shards"])
-        for split, of in facts["splits"].items()
-        for number in range(of["shards"])
+        (SPLITS.index(split), number): shard_name(facts["name"], split, number, entry["shards"])
+        for split, entry in facts["splits"].items()
+        for number in range(entry["shards"])
     }
     rows = _facts(table)
     previous = Previous(
@@ -89,10 +94,18 @@ def read(directory: Path) -> Base:
 
 
 def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ()) -> Config:
-    """Returns the config with the settings of the dataset where it has defaults, except those that are `explicit`.
+    """Replace default settings by the dataset's settings, so that all records are alike.
+
+    Args:
+        config: The settings of this run.
+        base: The dataset that is updated.
+        explicit: Names of settings that the user gave, even if with the default value.
+
+    Returns:
+        The settings for the update.
 
     Raises:
-        UserError: A setting is given, and another one than then: new records would be of another form than the old.
+        UserError: The user gave a setting that differs from the dataset's.
     """
     inherited = {}
     for field in dataclasses.fields(config):
@@ -102,7 +115,7 @@ def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ())
         if given != old and (given != field.default or field.name in explicit):
             raise UserError(
                 f"--update: --{field.name} was {old!r} for {base.previous.directory} and is {given!r} now."
-                " Leave the flag out, or convert anew with --overwrite."
+                " Remove the flag, or convert again with --overwrite."
             )
         inherited[field.name] = old
     if base.config["repair"] and config.on_bad_image == "skip":

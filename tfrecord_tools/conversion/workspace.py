@@ -1,16 +1,16 @@
-"""The directory beside `out` in which a conversion grows until it is whole, and the commit that ends it.
+"""The directory of an unfinished conversion beside `out`, and the commit that moves the result to it.
 
 out.partial/lock             held while a conversion runs
-out.partial/survey/*.npz     what the files hold
-out.partial/beam/            jobs and results, while Beam is at work (see `beam_engine`)
-out.partial/plan.json        digest and config of what is being written
-out.partial/data/            becomes `out` in one rename
-out.partial/index/*.parquet  one a complete shard
-out.partial/commit.json      `data` is complete: the commit goes forward, whatever happens
+out.partial/survey/*.npz     facts about the source files
+out.partial/beam/            jobs and results while Beam is running (see `beam_engine`)
+out.partial/plan.json        digest and config of the plan that is being written
+out.partial/data/            the dataset; becomes `out` in one rename
+out.partial/index/*.parquet  one file per complete shard
+out.partial/commit.json      `data` is complete; from here on, every run finishes the commit
 
-A later command takes over: images that did not change (`survey._take_over`), the shards of a plan with the same
-digest (`start_writing`), each shard whose part of the index exists (`convert._Conversion._write`), and a commit that
-was begun (`finish_commit`).
+A later command reuses the facts of unchanged files (`survey._reuse_saved`), the shards of a plan with the same digest
+(`start_writing`) if their part of the index exists (`convert._Conversion._write`), and an unfinished commit
+(`finish_commit`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ _NAMES = files.lock_names(_LOCK) | frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Workspace:
-    """The paths of one conversion's intermediate state."""
+    """The paths of the intermediate files of a conversion.
+
+    Attributes:
+        out: The dataset's final directory.
+    """
 
     out: Path
 
@@ -69,16 +73,20 @@ class Workspace:
         return self.root / "commit.json"
 
     def start_writing(self, digest: str, config: Mapping[str, Any]) -> None:
-        """Prepares for the shards of the plan with `digest`; continues if it is the one begun here.
+        """Prepare to write the shards of a plan, or to continue with them.
+
+        Args:
+            digest: The plan's digest.
+            config: The plan's settings.
 
         Raises:
-            UserError: Shards of another plan lie here; names what differs.
+            UserError: The workspace holds shards of another plan. The message names the settings that differ.
         """
         if self.plan.exists():
-            begun = json.loads(self.plan.read_text())
-            if begun["digest"] != digest:
+            saved = json.loads(self.plan.read_text())
+            if saved["digest"] != digest:
                 raise UserError(
-                    f"{self.root} holds an unfinished conversion that differs: {_difference(begun['config'], config)}"
+                    f"{self.root} holds an unfinished conversion that differs: {_difference(saved['config'], config)}"
                 )
         else:
             with files.atomic(self.plan) as file:
@@ -87,37 +95,40 @@ class Workspace:
         self.index.mkdir(exist_ok=True)
 
     def commit_data(self, request: Mapping[str, Any]) -> None:
-        """Makes the complete `data` be `out`, in a way that any later start can finish.
+        """Move the complete `data` to `out`. If this is interrupted, the next run finishes it.
 
         Args:
-            request: What was asked for; `finish_commit` returns it.
+            request: The settings of this run. `finish_commit` returns them.
         """
         files.sync(self.data)
-        begun = {"inode": _inode(self.data), "replaces": _inode(self.out), "request": request}
+        commit = {"inode": _inode(self.data), "replaces": _inode(self.out), "request": request}
         with files.atomic(self.commit) as file:
-            file.write(json.dumps(begun).encode())
+            file.write(json.dumps(commit).encode())
         self.finish_commit()
 
     def finish_commit(self) -> dict[str, Any] | None:
-        """Completes a commit that was begun, if one was; returns its request.
+        """Finish an interrupted commit, if there is one.
+
+        Returns:
+            The request of that commit; None if there was no commit, or if the result was moved away since then.
 
         Raises:
-            UserError: Something else appeared at `out` meanwhile; it is not touched.
+            UserError: Another directory appeared at `out`. It is not changed.
         """
         if not self.commit.exists():
             return None
-        begun: dict[str, Any] = json.loads(self.commit.read_text())
-        if _inode(self.data) == begun["inode"]:
-            self._put_in_place(begun["replaces"])
-        done = _inode(self.out) == begun["inode"]  # Else somebody moved the result away since.
+        commit: dict[str, Any] = json.loads(self.commit.read_text())
+        if _inode(self.data) == commit["inode"]:
+            self._move_data(commit["replaces"])
+        is_done = _inode(self.out) == commit["inode"]  # False if somebody has moved the result away.
         self.clear()
-        return begun["request"] if done else None
+        return commit["request"] if is_done else None
 
-    def _put_in_place(self, replaces: int | None) -> None:
-        """Each step leaves a state from which this function, called again, gets to the same end."""
+    def _move_data(self, replaces: int | None) -> None:
+        """Move `data` to `out`. After an interruption at any step, another call finishes the move."""
         if self.out.exists() and any(self.out.iterdir()) and _inode(self.out) != replaces:
             raise UserError(
-                f"{self.out} appeared while it was being converted. Move it away and run the command again."
+                f"{self.out} was created while the conversion was running. Move it away and run the command again."
             )
         if self.out.exists() and not files.exchange(self.data, self.out):
             os.rename(self.out, self.root / "old")
@@ -126,7 +137,7 @@ class Workspace:
         files.sync(self.out.parent)
 
     def clear(self) -> None:
-        """Removes everything but the lock, the commit marker last: until then the commit can be finished."""
+        """Remove all files but the lock. commit.json is last, so that the commit can be finished until then."""
         for entry in sorted(self.root.iterdir(), key=lambda path: path == self.commit):
             if entry.is_dir():
                 shutil.rmtree(entry)
@@ -136,7 +147,11 @@ class Workspace:
 
 @contextlib.contextmanager
 def open_workspace(out: Path) -> Iterator[Workspace]:
-    """Holds the workspace of `out` alone; removes it at the end if nothing is left in it."""
+    """Lock the workspace of `out`, and remove it at the end if it is empty.
+
+    Raises:
+        UserError: The workspace cannot be created, is in use, or is a directory of something else.
+    """
     workspace = Workspace(out)
     try:
         workspace.root.mkdir(parents=True, exist_ok=True)
@@ -147,34 +162,34 @@ def open_workspace(out: Path) -> Iterator[Workspace]:
     def in_use() -> bool:
         return not set(os.listdir(workspace.root)) <= files.lock_names(_LOCK)
 
-    message = f"{out}: another conversion is writing it. Wait for it, or choose another --out."
+    message = f"{out}: another conversion is writing this directory. Wait until it ends, or choose another --out."
     try:
         with files.lock(workspace.root / _LOCK, message, keep=in_use):
             yield workspace
     finally:
-        with contextlib.suppress(OSError):  # It is not empty, or another one has begun to wait in it.
+        with contextlib.suppress(OSError):  # It is not empty, or another process waits for its lock.
             workspace.root.rmdir()
 
 
 @contextlib.contextmanager
 def fresh(out: Path, check: Callable[[], None]) -> Iterator[Workspace]:
-    """A workspace for what is made in one go: it becomes `out` when the block succeeds, else nothing is left of it.
+    """Open a workspace that becomes `out` when the block succeeds, and is removed when the block fails.
 
     Args:
-        out: The directory to make.
-        check: Raises UserError if something is there that must not be replaced.
+        out: The directory to create.
+        check: Raises UserError if `out` exists and must not be replaced.
 
     Raises:
-        UserError: `check` did, or a conversion into `out` is unfinished.
+        UserError: `check` raised it, or there is an unfinished conversion into `out`.
     """
     check()
     with open_workspace(out) as workspace:
         workspace.finish_commit()
-        check()  # Again: what we waited for, or finished, may be there now.
+        check()  # Again, because another process or `finish_commit` may have created `out`.
         if workspace.survey.exists():
             raise UserError(
-                f"{workspace.root} holds an unfinished conversion. Repeat its command to finish it, delete that"
-                " directory to give it up, or choose another --out."
+                f"{workspace.root} holds an unfinished conversion. Run its command again to finish it, delete this"
+                " directory to discard it, or choose another --out."
             )
         workspace.clear()
         try:
@@ -188,74 +203,75 @@ def fresh(out: Path, check: Callable[[], None]) -> Iterator[Workspace]:
 
 
 def _inode(path: Path) -> int | None:
-    """What tells a directory apart from another of the same name; None if it is not there."""
+    """Return the inode, which tells apart directories of the same name; None if there is no such path."""
     return path.stat().st_ino if path.exists() else None
 
 
 def _check_ours(root: Path) -> None:
-    """Refuses a directory that only bears the name: all that is in it would be removed at the end."""
+    """Refuse a directory with other files than those of a workspace, since all its files would be removed."""
     names = set(os.listdir(root))
-    foreign = sorted(names - _NAMES if _LOCK in names else names)
-    if foreign:
+    unknown = sorted(names - _NAMES if _LOCK in names else names)
+    if unknown:
         raise UserError(
-            f"{root} is needed for the conversion, but is not of this tool: it holds {foreign[0]}."
+            f"{root}: the conversion needs this directory, but it contains {unknown[0]}, which this tool did not write."
             " Move it away, or choose another --out."
         )
 
 
 def check_apart(out: Path, source: Path) -> None:
-    """Refuses an output directory within the source, or the other way round.
+    """Refuse an output directory inside the source, or a source inside the output directory.
 
     Raises:
-        UserError: With what to do instead.
+        UserError: One of the directories is inside the other.
     """
     real_out, real_source = out.resolve(), source.resolve()
     if real_out == real_source or real_source in real_out.parents:
         raise UserError(
-            f"--out={out} lies inside --src={source}: its files would be taken for images. Choose one outside."
+            f"--out={out}: is inside --src={source}, so its files would be treated as images. Choose a directory"
+            " outside --src."
         )
     if real_out in real_source.parents:
-        raise UserError(f"--src={source} lies inside --out={out}, which would be replaced. Choose another --out.")
+        raise UserError(f"--out={out}: contains --src={source} and would be replaced. Choose another --out.")
 
 
 def check_out(out: Path, overwrite: bool, source: Callable[[], object] | None = None) -> None:
-    """Refuses an output directory that exists, unless it is a dataset and to be overwritten.
+    """Refuse an output directory that exists, unless it is empty, or is a dataset and `overwrite` is true.
 
     Args:
         out: The directory.
         overwrite: Whether a dataset may be replaced.
-        source: Raises UserError if the source cannot be used, which is reported first: nobody should choose another
-            --out only to read then that --src is mistyped. It is called if `out` is refused.
+        source: Called if `out` is refused. It raises UserError if the source cannot be used, so that a mistyped --src
+            is reported first.
 
     Raises:
-        UserError: With what to do instead.
+        UserError: The directory is refused.
     """
-    problem = _problem_of(out, overwrite)
+    problem = _problem_with(out, overwrite)
     if problem and source:
         source()
     if problem:
         raise UserError(problem)
 
 
-def _problem_of(out: Path, overwrite: bool) -> str | None:
+def _problem_with(out: Path, overwrite: bool) -> str | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not out.is_dir():
-        return f"--out={out} is a file. Choose a directory that is not there yet."
+        return f"--out={out}: is a file. Choose a directory that does not exist yet."
     if not (out / CONVERT_JSON).exists():
-        return f"--out={out} exists and is no dataset of this tool, so it is not touched. Choose another --out."
+        return f"--out={out}: exists and is not a dataset of this tool. Nothing was changed. Choose another --out."
     if not overwrite:
         return (
-            f"--out={out} exists. Pass --overwrite to replace it (it stays until the new one is complete),"
-            " or choose another --out."
+            f"--out={out}: the dataset exists. Pass --overwrite to replace it when the new one is complete, or choose"
+            " another --out."
         )
     return None
 
 
 def _difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Names the settings that differ, or says that the sources do, and the remedy."""
+    """Return which settings differ, or that the sources have changed, and what to do."""
     differing = [key for key in new if old.get(key) != json.loads(json.dumps(new[key]))]
     if not differing:
-        return "the files in --src, or what was found in them, changed meanwhile. Pass --restart to begin anew."
+        return "files in --src have changed since then. Pass --restart to start again."
     changes = ", ".join(f"{key} was {old.get(key)!r} and is {new[key]!r}" for key in differing)
-    return f"{changes}. Repeat that command to finish it, or pass --restart to discard it."
+    return f"{changes}. Run the old command again to finish it, or pass --restart to discard it."

@@ -1,4 +1,4 @@
-"""Obeys the plan: each shard is one independent, idempotent unit of work."""
+"""Write the shards of a plan. Each shard is an independent job that can be repeated safely."""
 
 from __future__ import annotations
 
@@ -23,18 +23,22 @@ from tfrecord_tools.sources.base import Files, ReadError
 from tfrecord_tools.sources.parquet_images import ParquetImages
 from tfrecord_tools.sources.scan import Sources
 
-_WINDOW_BYTES = 256 << 20  # Of images held in memory, per worker.
+_WINDOW_BYTES = 256 << 20  # Largest size of the images in a worker's memory.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShardJob:
     """All that a worker needs to write one shard and its part of the index.
 
-    Columns run over the shard's records, as in `index`.
-
     Attributes:
-        link: A file that holds just these records already; None: they are read and written.
-        facts: survey.FACT[n].
+        config: How images are stored.
+        shard_path: The shard to write.
+        index_path: The part of the index to write.
+        link: An existing file with exactly these records, which is linked. None: the records are written.
+        shard: The shard's split, number and rows.
+        files: The source files of the shard's records, n in all.
+        rows: The plan's rows of the records.
+        facts: survey.FACT[n], the facts of the source files.
     """
 
     config: ImageConfig
@@ -57,7 +61,18 @@ def shard_job(
     index_path: Path,
     previous: Path | None = None,
 ) -> ShardJob:
-    """Cuts the shard's rows out of the plan; `previous` is the directory of the dataset that is updated."""
+    """Return the job that writes a shard.
+
+    Args:
+        shard: The shard.
+        plan: The plan that the shard belongs to.
+        sources: The source files of the plan.
+        facts: The facts of the source files.
+        config: How images are stored.
+        shard_path: The shard file to write.
+        index_path: The part of the index to write.
+        previous: Directory of the dataset that is updated, if any.
+    """
     rows = plan.rows.take(slice(shard.start, shard.stop))
     return ShardJob(
         config=preparation.config_of(config),
@@ -71,16 +86,16 @@ def shard_job(
     )
 
 
-@pillow.unlimited()  # Once per shard, as in the survey.
+@pillow.unlimited()  # Entered once per shard: nested calls cost 1 us per image instead of 15 us.
 def write_shard(job: ShardJob) -> int:
-    """Writes the shard, then its index part, whose existence says that the shard is complete.
+    """Write the shard, then its part of the index. If that part exists, the shard is complete.
 
     Returns:
         The number of records.
 
     Raises:
-        UserError: A source changed since the survey, or cannot be read any more.
-        OSError: The disk is full, or cannot be written for another reason.
+        UserError: A source file has changed since its inspection, or can no longer be read.
+        OSError: The shard cannot be written, for example because the disk is full.
     """
     if job.link is not None:
         files.link(job.link, job.shard_path, os.link)
@@ -98,34 +113,35 @@ def write_shard(job: ShardJob) -> int:
 def _images(job: ShardJob) -> Iterator[tuple[int, bytes]]:
     """Yield the number and the image of each record, in order.
 
-    The rows of Parquet files are read in the files' own order, as many as memory may hold: one by one they would cost
-    the reading of all rows before them.
+    Rows of Parquet files are read in windows that fit into memory, in the order of the file, because reading a single
+    row means reading all rows before it.
     """
     if not isinstance(job.files.store, ParquetImages):
-        yield from ((number, _stored(job, number)) for number in range(len(job.rows)))
+        yield from ((number, _read_image(job, number)) for number in range(len(job.rows)))
         return
     windows = np.cumsum(job.rows.lengths) // _WINDOW_BYTES
     for window in np.unique(windows):
         numbers = np.flatnonzero(windows == window)
         order = numbers[np.argsort(job.files.spans[numbers], order=("file", "group", "row"))]
-        images = {int(number): _stored(job, int(number)) for number in order}
+        images = {int(number): _read_image(job, int(number)) for number in order}
         yield from ((number, images.pop(number)) for number in numbers.tolist())
 
 
-def _stored(job: ShardJob, number: int) -> bytes:
-    """Reads a source again and makes of it what the survey saw."""
+def _read_image(job: ShardJob, number: int) -> bytes:
+    """Read a source file again and return the image to store, after checking that both are unchanged."""
     path, fact = job.files.paths[number], job.facts[number]
     try:
         data = job.files.read(number).data
     except (OSError, ReadError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(
-            f"{path}: was surveyed but cannot be read any more: {reason}."
-            " Bring it back and run the same command again, or pass --restart to go without it."
+            f"{path}: the file was inspected, but can no longer be read: {reason}."
+            " Restore it and run the same command again, or pass --restart to convert without it."
         ) from error
     if hashlib.sha256(data).digest() != fact["source_sha256"].tobytes():
         raise UserError(
-            f"{path}: changed between survey and write. When the source is at rest, run the command with --restart."
+            f"{path}: the file has changed since it was inspected. When the source no longer changes, run the command"
+            " with --restart."
         )
     if not fact["changes"]:
         return data
@@ -136,7 +152,12 @@ def _stored(job: ShardJob, number: int) -> bytes:
 
 
 def index_part(job: ShardJob, offsets: np.ndarray) -> dict[str, object]:
-    """Columns of the index for one shard, of which each record's frame starts at `offsets`, i64[n]."""
+    """Return the columns of a shard's part of the index.
+
+    Args:
+        job: The shard, with n records.
+        offsets: i64[n], the byte at which each record starts.
+    """
     count = len(job.rows)
     facts = job.facts
     return {

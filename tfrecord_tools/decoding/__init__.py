@@ -1,1 +1,1 @@
-"""From the bytes of an image to pixels, as TensorFlow's operations define them."""
+"""Decode the bytes of an image to pixels, as TensorFlow's operations define them."""

@@ -1,7 +1,7 @@
-"""The pixels that `reference.decode_pixels` defines, from libraries that are faster than TensorFlow's operations.
+"""Fast decoding to the same pixels as `reference.decode_pixels`, without TensorFlow's operations.
 
-Both have the same bits, but of progressive JPEGs that lack scans: versions of libjpeg smooth those in different ways.
-Python holds its lock only between calls of the libraries, so that threads decode side by side.
+The pixels are equal bit for bit, except for progressive JPEGs with missing scans: versions of libjpeg smooth them in
+different ways. The libraries release the GIL, so that threads decode in parallel.
 """
 
 from __future__ import annotations
@@ -25,28 +25,29 @@ if TYPE_CHECKING:
 
 try:
     import cykooz_resizer as resizer
-except ImportError:  # There is none for this machine: the definition is computed, which takes thirty times as long.
+except ImportError:  # No build for this machine: `reference.resize` is used, which takes thirty times as long.
     resizer = None
 
-_COLOURS = ("YCbCr", "Gray", "RGB")  # Of which all decoders make the same RGB.
-_LEAST_SIDE = 8  # Of smaller ones, parts of one block, a scale is not found by the size that it gives.
-_of_thread = threading.local()
+_COLORS = ("YCbCr", "Gray", "RGB")  # All decoders convert these to the same RGB.
+_LEAST_SIDE = 8  # For smaller images, simplejpeg cannot choose the scale by the least height and width.
+_local = threading.local()
 
 
 def decode(encoded: bytes, image_size: int, crop: float = 0.0, raw_size: int | None = None) -> np.ndarray:
-    """Decodes an image and resizes it to a square, as `reference.decode_pixels` does, to the bit.
+    """Decode an image and resize it to a square, with the same bits as `reference.decode_pixels`.
 
     Args:
         encoded: A JPEG, PNG, GIF or BMP, or raw pixels.
         image_size: Height and width of the result in pixels.
-        crop: 0 stretches the whole image; above 0, its central square with sides of this share of the shorter one.
-        raw_size: Height and width of raw pixels; None: they are encoded.
+        crop: Side of the central square to use, as a fraction of the shorter side, in 0..1. 0: the whole image,
+            stretched to a square.
+        raw_size: Height and width of raw pixels. None: the image is encoded.
 
     Returns:
-        u8[image_size image_size 3], RGB; not to be written to.
+        u8[image_size image_size 3], RGB, read-only.
 
     Raises:
-        UndecodableImage: It is none of these.
+        UndecodableImage: The bytes are not an image of these formats.
     """
     if raw_size is not None:
         return _raw(encoded, image_size, crop, raw_size)
@@ -58,28 +59,28 @@ def decode(encoded: bytes, image_size: int, crop: float = 0.0, raw_size: int | N
 
 def _raw(encoded: bytes, image_size: int, crop: float, raw_size: int) -> np.ndarray:
     if len(encoded) != raw_size * raw_size * 3:
-        raise UndecodableImage(f"{len(encoded):,} bytes are no {raw_size} x {raw_size} raw pixels of three")
+        raise UndecodableImage(f"{len(encoded):,} bytes are not {raw_size} x {raw_size} raw RGB pixels")
     image = np.frombuffer(encoded, np.uint8).reshape(raw_size, raw_size, 3)
-    return _resized(image, image_size, geometry.taken(raw_size, raw_size, crop))
+    return _resized(image, image_size, geometry.crop_box(raw_size, raw_size, crop))
 
 
 def decode_plain_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray | None:
-    """`decode` of a JPEG that gives no warning; None of others, and of those that not all decoders decode alike."""
+    """Decode a JPEG like `decode`; return None if there is a warning, or if decoders may differ."""
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(encoded)
-        if colours not in _COLOURS or min(height, width) < _LEAST_SIDE:
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
+        if colors not in _COLORS or min(height, width) < _LEAST_SIDE:
             return None
-        box = geometry.taken(height, width, crop)
+        box = geometry.crop_box(height, width, crop)
         scale = geometry.decoding_scale(box, image_size)
         least_height, least_width = -(-height // scale), -(-width // scale)
         image = simplejpeg.decode_jpeg(encoded, min_height=least_height, min_width=least_width, min_factor=scale)
-    except (ValueError, KeyError):  # KeyError: a subsampling that it does not know.
+    except (ValueError, KeyError):  # KeyError: unknown subsampling.
         return None
     return _resized(image, image_size, box, scale)
 
 
 def _odd_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray:
-    import tensorflow as tf  # For those that need it alone.
+    import tensorflow as tf  # Imported here: most images do not need it.
 
     from tfrecord_tools.decoding.reference import decode_pixels
 
@@ -94,12 +95,12 @@ def _other(encoded: bytes, image_size: int, crop: float) -> np.ndarray:
     with _tensorflow(), tf.device("CPU:0"):
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
     height, width, _ = image.shape
-    return _resized(image, image_size, geometry.taken(height, width, crop))
+    return _resized(image, image_size, geometry.crop_box(height, width, crop))
 
 
 @contextlib.contextmanager
 def _tensorflow() -> Iterator[None]:
-    """Turns TensorFlow's error into that of `decode`, without what it says of its own workings."""
+    """Turn TensorFlow's error into UndecodableImage, without the names of internal operations."""
     import tensorflow as tf
 
     try:
@@ -109,16 +110,23 @@ def _tensorflow() -> Iterator[None]:
 
 
 def _resized(image: np.ndarray, side: int, box: Box, scale: int = 1) -> np.ndarray:
-    """Resizes a part of u8[h w 3], which was decoded at 1 / scale, to u8[side side 3]; `box` is in pixels of before."""
+    """Resize the part `box` of u8[h w 3] to u8[side side 3].
+
+    Args:
+        image: Image, decoded at 1 / scale.
+        side: Height and width of the result.
+        box: Part to use, in pixels of the image at full scale.
+        scale: Divisor at which the image was decoded.
+    """
     height, width, _ = image.shape
     if (height, width, *box) == (side, side, 0, 0, side, side):
         return image
     top, left, box_height, box_width = (pixels / scale for pixels in box)
     if resizer is None:
-        slowly: np.ndarray = _by_definition(side)(image, (top, left), (box_height, box_width)).numpy()
-        return slowly
-    if not hasattr(_of_thread, "resizer"):
-        _of_thread.resizer = resizer.Resizer()
+        pixels: np.ndarray = _reference_resize(side)(image, (top, left), (box_height, box_width)).numpy()
+        return pixels
+    if not hasattr(_local, "resizer"):
+        _local.resizer = resizer.Resizer()
     options = resizer.ResizeOptions(
         resize_alg=resizer.ResizeAlg.convolution(resizer.FilterType.bilinear),
         crop_box=resizer.CropBox(left, top, box_width, box_height),
@@ -126,13 +134,13 @@ def _resized(image: np.ndarray, side: int, box: Box, scale: int = 1) -> np.ndarr
     )
     source = resizer.ImageData(width, height, resizer.PixelType.U8x3, image.tobytes())
     target = resizer.ImageData(side, side, resizer.PixelType.U8x3)
-    _of_thread.resizer.resize(source, target, options)
+    _local.resizer.resize(source, target, options)
     return np.frombuffer(target.get_buffer(), np.uint8).reshape(side, side, 3)
 
 
 @functools.cache
-def _by_definition(side: int) -> Callable[..., tf.Tensor]:
-    """`pixels.resize` as a graph."""
+def _reference_resize(side: int) -> Callable[..., tf.Tensor]:
+    """Return `reference.resize` as a graph."""
     import tensorflow as tf
 
     from tfrecord_tools.decoding.reference import resize

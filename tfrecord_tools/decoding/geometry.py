@@ -1,4 +1,4 @@
-"""What is taken of an image, and at which scale a JPEG is decoded for it."""
+"""The cropped region of an image, and the scale at which a JPEG is decoded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tfrecord_tools.errors import UserError
 
-SCALES = (1, 2, 4, 8)  # A JPEG is decoded at one of these parts of its size without decoding the rest.
+SCALES = (1, 2, 4, 8)  # Divisors: a JPEG can be decoded at 1/2, 1/4 or 1/8 of its size, which is faster.
 
 
 class Box(NamedTuple):
@@ -19,15 +19,15 @@ class Box(NamedTuple):
 
 
 def check_crop(crop: float, name: str = "crop=") -> None:
-    """Raises UserError if it is no share; `name` is what stands before it in the message."""
+    """Raise UserError if `crop` is not in 0..1; `name` is the text before the value in the message."""
     if not 0 <= crop <= 1:
         raise UserError(
-            f"{name}{crop}: a share of the shorter side within 0..1 is expected; 0 stretches the whole image."
+            f"{name}{crop}: must be between 0 and 1, a fraction of the shorter side. 0 stretches the whole image."
         )
 
 
-def taken(height: int, width: int, crop: float) -> Box:
-    """The central square with sides of this share of the shorter side, at least a pixel; of 0 the whole image."""
+def crop_box(height: int, width: int, crop: float) -> Box:
+    """Return the central square with sides of `crop` times the shorter side (0: the whole image)."""
     if not crop:
         return Box(0, 0, height, width)
     side = max(1, round(min(height, width) * crop))
@@ -35,5 +35,5 @@ def taken(height: int, width: int, crop: float) -> Box:
 
 
 def decoding_scale(box: Box, image_size: int) -> int:
-    """Of `SCALES`, the largest that leaves what is taken as many pixels as are wanted."""
+    """Return the largest divisor in `SCALES` that leaves the cropped region `image_size` pixels per side."""
     return max(scale for scale in SCALES if scale == 1 or min(box.height, box.width) >= scale * image_size)

@@ -1,4 +1,4 @@
-"""What TFRecord files hold: types and numbers of values of all records, and a close look at some."""
+"""Summarize TFRecord files: types and numbers of values in all records, and values of some."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from tfrecord_tools.foreign import example_parser
 from tfrecord_tools.foreign.example_parser import Feature, Seen
 from tfrecord_tools.foreign.tfrecord_files import Group
 
-EXAMPLE, SEQUENCE, OTHER = "tf.train.Example", "tf.train.SequenceExample", "no tf.train.Example"
+EXAMPLE, SEQUENCE, OTHER = "tf.train.Example", "tf.train.SequenceExample", "not a tf.train.Example"
 FEATURES, LISTS = "features", "lists"  # Parts of a record.
-_LOOKED_STEPS = 8  # Of a list in one record, the first ones.
+_LOOKED_STEPS = 8  # Number of steps of a list that are inspected, from the first.
 _DTYPES = {"bytes": "tf.string", "int64": "tf.int64", "float": "tf.float32"}
 
 
 class FileFacts(NamedTuple):
-    """The sound records of a file, and its bytes on disk."""
+    """The number of valid records in a file, and its size on disk in bytes."""
 
     records: int
     bytes: int
 
 
 class Key(NamedTuple):
-    """What a column is told apart by.
+    """The key of a column.
 
     Attributes:
-        part: `FEATURES` of an Example and the context of a SequenceExample, which is stored alike; or `LISTS`.
+        part: `FEATURES` (an Example, or the context of a SequenceExample) or `LISTS` (of a SequenceExample).
         name: The feature's name.
         type: "bytes", "int64" or "float".
     """
@@ -40,13 +40,13 @@ class Key(NamedTuple):
 
 @dataclasses.dataclass
 class Column:
-    """What was seen of a feature, in the memory of the records that were looked at closely.
+    """A summary of one feature.
 
     Attributes:
-        records: How many records have it.
-        lengths: The least and the greatest number of values; in `LISTS`, of one step.
-        steps: The least and the greatest number of steps; None outside of `LISTS`.
-        seen: What was looked at closely.
+        records: Number of records that have the feature.
+        lengths: Smallest and largest number of values per record, or per step in `LISTS`.
+        steps: Smallest and largest number of steps; None outside `LISTS`.
+        seen: Summaries of the values in the inspected records.
     """
 
     records: int = 0
@@ -55,7 +55,7 @@ class Column:
     seen: list[Seen] = dataclasses.field(default_factory=list)
 
     def count(self, lengths: Sequence[int], in_steps: bool = False) -> None:
-        """Take in the numbers of values of one record: one number, or one per step."""
+        """Add a record with these numbers of values: one number, or one per step."""
         self.records += 1
         self.lengths = _widened(self.lengths, lengths)
         if in_steps:
@@ -64,14 +64,14 @@ class Column:
 
 @dataclasses.dataclass(kw_only=True)
 class Contents:
-    """What was found in a group of files.
+    """A summary of a group of files.
 
     Attributes:
-        group: These files.
-        files: What is known of each, in their order.
-        kinds: `EXAMPLE`, `SEQUENCE` or `OTHER` -> how many of the records are that.
-        looked: How many records were looked at closely.
-        columns: What was seen of each feature.
+        group: The files.
+        files: The facts of each file, in the order of the files.
+        kinds: `EXAMPLE`, `SEQUENCE` or `OTHER` -> number of such records.
+        looked: Number of records with inspected values.
+        columns: The summary of each feature.
     """
 
     group: Group
@@ -86,18 +86,18 @@ class Contents:
         return self.kinds[EXAMPLE] + self.kinds[SEQUENCE]
 
     def count(self, serialized: bytes) -> None:
-        """Take in types and numbers of values of a record."""
+        """Add a record's types and numbers of values."""
         counts = example_parser.counts(serialized)
         if counts is None:
             self._parse(serialized, closely=False)
             return
         self.kinds[EXAMPLE] += 1
         for name, (kind, length) in counts.items():
-            if kind:  # To every parser, a feature without a list is missing.
+            if kind:  # All parsers treat a feature without a list as missing.
                 self._column(FEATURES, name, kind).count([length])
 
     def look(self, serialized: bytes) -> dict[str, Feature]:
-        """Take in a record with its values; return its features, of a list the first step."""
+        """Add a record and inspect its values; return its features, and the first step of each list."""
         self.looked += 1
         return self._parse(serialized, closely=True)
 
@@ -129,7 +129,7 @@ class Contents:
         return self.columns.setdefault(Key(part, name, kind), Column())
 
     def specifications(self, part: str) -> dict[str, str]:
-        """Return how `tf.io` reads each feature of a part; it cannot read one that has several types."""
+        """Return the `tf.io` specification of each feature of a part, except features of several types."""
         columns = sorted((key, column) for key, column in self.columns.items() if key.part == part)
         types = Counter(key.name for key, _ in columns)
         return {key.name: self._specification(key, column) for key, column in columns if types[key.name] == 1}
@@ -137,7 +137,7 @@ class Contents:
     def _specification(self, key: Key, column: Column) -> str:
         least, most = column.lengths or (0, 0)
         missing = key.part == FEATURES and column.records < self.parsed
-        if missing or least < most or most == 0:  # For FixedLenFeature, a feature without values is missing.
+        if missing or least < most or most == 0:  # FixedLenFeature treats a feature without values as missing.
             return f"tf.io.RaggedFeature({_DTYPES[key.type]})"
         shape = [most] if most > 1 else []
         if key.part == LISTS:
@@ -145,7 +145,7 @@ class Contents:
         return f"tf.io.FixedLenFeature({shape}, {_DTYPES[key.type]})"
 
     def images(self, part: str = FEATURES) -> dict[str, bool]:
-        """Return the features that hold one image each -> whether all were decoded."""
+        """Return each feature with one image per record -> whether all images could be decoded."""
         return {
             key.name: column.records == len(column.seen) and all(s.images and s.images[0].size for s in column.seen)
             for key, column in sorted(self.columns.items(), key=lambda item: item[0])
@@ -157,7 +157,7 @@ class Contents:
 
 
 def are_images(seen: Sequence[Seen]) -> bool:
-    """Whether most values are images."""
+    """Return whether most values are images."""
     return 2 * sum(len(s.images) for s in seen) > sum(s.length for s in seen)
 
 

@@ -1,14 +1,14 @@
-"""Serialized `tf.train.Example`s of any origin: parsed without TensorFlow, and what is worth saying of their features.
+"""Parse serialized `tf.train.Example`s of any origin without TensorFlow, and summarize their features.
 
-The messages (tensorflow/core/example/example.proto, feature.proto):
+The messages and their field numbers (tensorflow/core/example/example.proto, feature.proto):
     Example: features 1. Features: map 1 of string to Feature.
-    Feature: one of bytes_list 1, float_list 2, int64_list 3, each of which holds its values as field 1.
+    Feature: one of bytes_list 1, float_list 2, int64_list 3. Each list holds its values as field 1.
     SequenceExample: context 1 (Features), feature_lists 2. FeatureLists: map 1 of string to FeatureList.
     FeatureList: Feature 1, repeated.
 
-Protobuf's rules hold: of a key or a kind of list that is given twice the last one counts, a message that is given
-twice is merged, numbers stand packed or not. Only fields that these messages do not have, which protobuf would
-pass over, are an error: it is by them that other messages are told apart.
+Parsing follows protobuf: the last value of a repeated key or kind of list counts, repeated messages are merged, and
+numbers may be packed or not. There is one exception. Protobuf ignores unknown fields, but here they are an error,
+because they show that the bytes are another message.
 """
 
 from __future__ import annotations
@@ -33,39 +33,44 @@ _LISTS = {  # Field of Feature -> type, wire types of its values.
     2: ("float", {DELIMITED, FIXED32}),
     3: ("int64", {DELIMITED, VARINT}),
 }
-_IMAGE = re.compile(  # "BM" alone would make an image of many a text: four reserved bytes are zero.
+_IMAGE = re.compile(  # Some texts start with "BM", so a BMP must also have zeros in its four reserved bytes.
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n\x1a\n)|(?P<GIF>GIF8[79]a)|(?P<BMP>BM.{4}\0{4})|(?P<WEBP>RIFF.{4}WEBP)",
     re.DOTALL,
 )
-_BMP_BITS = 28  # Where a BMP says its bits per pixel, of which TensorFlow takes no less than 8.
+_BMP_BITS = 28  # Position of a BMP's bits per pixel. TensorFlow decodes only 8 and more.
 _WHITE_SPACE = str.maketrans("\n\r\t", "   ")
-_MAX_VALUES, _MAX_LENGTH = 1000, 64  # What is kept of a feature of a record: distinct values, characters of each.
+_MAX_VALUES, _MAX_LENGTH = 1000, 64  # Limits of `Seen.values`: number of values, and characters of each value.
 
 
 class Feature(NamedTuple):
-    """The values of a feature and their type: "bytes", "int64" or "float"; "" of `Feature()`, which has no list."""
+    """The values of a feature.
+
+    Attributes:
+        type: "bytes", "int64" or "float"; "" if the feature has no list.
+        values: list[bytes], i64[n] or f32[n].
+    """
 
     type: str
-    values: Any  # list[bytes], i64[n] or f32[n].
+    values: Any
 
 
 class ImageSeen(NamedTuple):
-    """What a value begins like, and its (width, height) in pixels if it decodes."""
+    """The image type that a value starts like, and (width, height) in pixels if the value can be decoded."""
 
     type: str
     size: tuple[int, int] | None
 
 
 class Seen(NamedTuple):
-    """What a report says of a feature in one record; small, however large the values are.
+    """A summary of a feature in one record, of limited size.
 
     Attributes:
-        length: The number of values.
-        bounds: The least and the greatest number, or length in bytes; empty if there is none but NaN.
-        nans: How many are NaN.
-        values: Distinct ones: numbers, texts as str, other bytes as bytes.
-        complete: Whether these are all of them, none cut.
-        images: Of each value that begins like one.
+        length: Number of values.
+        bounds: Smallest and largest number, or length in bytes; empty if there are no values except NaN.
+        nans: Number of values that are NaN.
+        values: Distinct values: numbers, texts as str, other bytes as bytes.
+        complete: Whether `values` has all distinct values in full length.
+        images: An entry for each value that starts like an image.
     """
 
     length: int
@@ -77,7 +82,7 @@ class Seen(NamedTuple):
 
 
 def parse(serialized: bytes) -> dict[str, Feature] | None:
-    """Returns the features of a `tf.train.Example`, sorted by name; None if it is something else."""
+    """Return the features of a `tf.train.Example`, sorted by name; None if it is something else."""
     try:
         return _map(b"".join(_contents(serialized)), _feature)
     except (IndexError, ValueError):
@@ -87,7 +92,7 @@ def parse(serialized: bytes) -> dict[str, Feature] | None:
 def parse_sequence(serialized: bytes) -> tuple[dict[str, Feature], dict[str, list[Feature]]] | None:
     """Return the context and the lists of a `tf.train.SequenceExample`; None if it is something else.
 
-    A SequenceExample without lists is no different from an Example.
+    A SequenceExample without lists looks like an Example.
     """
     parts = {1: b"", 2: b""}
     try:
@@ -99,9 +104,9 @@ def parse_sequence(serialized: bytes) -> tuple[dict[str, Feature], dict[str, lis
 
 
 def counts(serialized: bytes) -> dict[str, tuple[str, int]] | None:
-    """Return type and number of values of each feature of a `tf.train.Example`; None if it is something else.
+    """Return each feature's type and number of values; None if it is not a `tf.train.Example`.
 
-    It takes a tenth of the time of `parse`, which does the rest where a record is not written as usual.
+    It takes a tenth of the time of `parse`. Records in an unusual encoding are passed to `parse`.
     """
     try:
         return dict(_usual_counts(serialized)) if serialized else {}
@@ -111,20 +116,22 @@ def counts(serialized: bytes) -> dict[str, tuple[str, int]] | None:
 
 
 def look(feature: Feature) -> Seen:
-    """Looks at the values, and decodes those that are images."""
+    """Summarize a feature's values, and decode those that are images."""
     return _look_at_bytes(feature.values) if feature.type == "bytes" else _look_at_numbers(feature.values)
 
 
 def image_type(data: bytes) -> str | None:
-    """Returns what encoded image the bytes begin like: JPEG, PNG, GIF, BMP or WEBP."""
+    """Return the image type that the bytes start like: JPEG, PNG, GIF, BMP or WEBP; None if they do not."""
     match = _IMAGE.match(data)
     return match.lastgroup if match else None
 
 
 def decode(data: bytes) -> Image.Image | None:
-    """Decode an image of one of these types, of several pictures the first; None if TensorFlow would not decode it.
+    """Decode a JPEG, PNG, GIF, BMP or WEBP image; of several pictures, the first.
 
-    An image of more than `ImageConfig.max_pixels` is not decoded: records may come from anyone.
+    Returns:
+        The image. None if TensorFlow cannot decode it, or if it has more than `ImageConfig.max_pixels` pixels, because
+        records may come from untrusted sources.
     """
     try:
         with pillow.unlimited():
@@ -138,10 +145,10 @@ def decode(data: bytes) -> Image.Image | None:
 
 
 def _usual_counts(data: bytes) -> Iterator[tuple[str, tuple[str, int]]]:
-    """Yields what `counts` returns of a record in which every message stands once, and numbers are packed.
+    """Yield the items of `counts`, if every message occurs once and numbers are packed.
 
     Raises:
-        ValueError, LookupError: The record is written in another way, or is no example.
+        ValueError, LookupError: The record is encoded in another way, or is not an example.
     """
     position, end = wire.span(data, 0, 0x0A, len(data))
     names = set()
@@ -163,7 +170,7 @@ def _usual_counts(data: bytes) -> Iterator[tuple[str, tuple[str, int]]]:
 
 
 def _values_in(data: bytes, position: int, end: int, kind: str) -> int:
-    """The number of values in a list."""
+    """Return the number of values in a list."""
     count = 0
     while kind == "bytes" and position < end:
         position = wire.span(data, position, 0x0A, end)[1]
@@ -173,7 +180,7 @@ def _values_in(data: bytes, position: int, end: int, kind: str) -> int:
     first, last = wire.span(data, position, 0x0A, end)
     if last != end or (kind == "float" and (last - first) % 4):
         raise ValueError("numbers in several parts")
-    if kind == "int64" and last - first == 1 and data[first] < 0x80:  # What most labels and sizes are.
+    if kind == "int64" and last - first == 1 and data[first] < 0x80:  # Most labels and sizes are one byte.
         return 1
     return (last - first) // 4 if kind == "float" else len(_int64s(data[first:last]))
 
@@ -181,19 +188,19 @@ def _values_in(data: bytes, position: int, end: int, kind: str) -> int:
 def _look_at_numbers(values: NDArray[Any]) -> Seen:
     numbers = values[~np.isnan(values)]
     first = np.sort(np.unique(numbers, return_index=True)[1])
-    kept = tuple(numbers[first[:_MAX_VALUES]].tolist())
+    distinct = tuple(numbers[first[:_MAX_VALUES]].tolist())
     bounds = (numbers.min().item(), numbers.max().item()) if len(numbers) else ()
-    return Seen(len(values), bounds, len(values) - len(numbers), kept, len(kept) == len(first), ())
+    return Seen(len(values), bounds, len(values) - len(numbers), distinct, len(distinct) == len(first), ())
 
 
 def _look_at_bytes(values: Sequence[bytes]) -> Seen:
     lengths = [len(value) for value in values]
     bounds = (min(lengths), max(lengths)) if values else ()
-    kept = tuple(dict.fromkeys(_text(value)[:_MAX_LENGTH] for value in values[:_MAX_VALUES]))
+    distinct = tuple(dict.fromkeys(_text(value)[:_MAX_LENGTH] for value in values[:_MAX_VALUES]))
     complete = len(values) <= _MAX_VALUES and max(lengths, default=0) <= _MAX_LENGTH
-    found = [(kind, decode(value)) for value in values if (kind := image_type(value))]
-    images = tuple(ImageSeen(kind, image.size if image else None) for kind, image in found)
-    return Seen(len(values), bounds, 0, kept, complete, images)
+    decoded = [(kind, decode(value)) for value in values if (kind := image_type(value))]
+    images = tuple(ImageSeen(kind, image.size if image else None) for kind, image in decoded)
+    return Seen(len(values), bounds, 0, distinct, complete, images)
 
 
 def _text(value: bytes) -> str | bytes:
@@ -205,7 +212,7 @@ def _text(value: bytes) -> str | bytes:
 
 
 def _map(message: bytes, read: Callable[[bytes], T]) -> dict[str, T]:
-    """Reads a message of which field 1 is a map from string, sorted by key."""
+    """Read a message with a map from string in field 1; sort the map by key."""
     values = {}
     for entry in _contents(message):
         key = content = b""
@@ -225,12 +232,12 @@ def _feature(message: bytes) -> Feature:
     values = [part for _, part in wire.fields(content, {1: wire_types})]
     if name == "bytes":
         return Feature(name, values)
-    data = b"".join(values)  # A packed list is the bytes of its numbers: one number, or many, it is all the same.
+    data = b"".join(values)  # Packed and single numbers have the same bytes.
     return Feature(name, np.frombuffer(data, "<f4") if name == "float" else _int64s(data))
 
 
 def _int64s(varints: bytes) -> NDArray[np.int64]:
-    """Decode i64[n]; vectorized, since records may hold pixels so, except for one number, which most lists hold."""
+    """Decode i64[n]: quickly for one number, the usual case, and vectorized for many, such as pixels."""
     if 0 < len(varints) <= wire.MAX_VARINT_BYTES:
         value, end = wire.read_varint(varints, 0)
         if end == len(varints):
@@ -247,5 +254,5 @@ def _int64s(varints: bytes) -> NDArray[np.int64]:
 
 
 def _contents(message: bytes) -> Iterator[bytes]:
-    """The contents of a message that has nothing but field 1, delimited."""
+    """Return the contents of a message that has only field 1, delimited."""
     return (content for _, content in wire.fields(message, {1: (DELIMITED,)}))

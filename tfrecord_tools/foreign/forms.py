@@ -1,4 +1,4 @@
-"""How third-party records hold image and label, and how both are taken out of a parsed `tf.train.Example`."""
+"""The form in which third-party records hold image and label, and functions that read both."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tfrecord_tools.foreign.example_parser import Feature
 from tfrecord_tools.images import recode
 from tfrecord_tools.layout.schema import Keys
 
-Label = int | str  # As stored: a number, or the name of the class.
+Label = int | str  # A stored label: a number, or the name of the class.
 Example = Mapping[str, Feature]
 INDEX, NUMBER, TEXT, ONE_HOT = "index", "number", "text", "one_hot"  # Forms of a label.
-UNLABELED = -1  # TensorFlow Datasets writes it where there is no label.
+UNLABELED = -1  # TensorFlow Datasets writes it for images without a label.
 NO_LABEL = f"it has no label ({UNLABELED})"
 CHANNELS = (1, 2, 3, 4)  # Gray, gray and alpha, RGB, RGBA.
-_WIDE = {2: "uint16", 4: "float32", 8: "float64"}  # Bytes per value -> a type that has so many.
+_WIDE = {2: "uint16", 4: "float32", 8: "float64"}  # Bytes per value -> type.
 
 
 class Unusable(Exception):
-    """Why a record cannot be used, in words that follow `path: `."""
+    """A record cannot be used. The message follows `path: `."""
 
 
 class Unlabeled(Unusable):
@@ -34,15 +34,15 @@ class Unlabeled(Unusable):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pixels:
-    """Where the size of raw pixels is stored, and how their values are to be read.
+    """The features with the size of raw pixels, and how to read the pixels.
 
     Attributes:
-        height: Feature of the height in pixels. "": the images are square.
-        width: Feature of the width in pixels. "": the images are square.
-        channels: Feature of the number of channels. "": it follows from the number of values.
-        shape: Feature of height, width and channels as one list. "": there is none.
+        height: Feature with the height in pixels. "": the images are square.
+        width: Feature with the width in pixels. "": the images are square.
+        channels: Feature with the number of channels. "": it follows from the number of values.
+        shape: Feature with height, width and channels as one list. "": there is no such feature.
         planes: Whether the values are stored plane by plane (channels, height, width).
-        scale: What the values are multiplied by to be in 0..255.
+        scale: Factor that brings the values into the range 0 to 255.
     """
 
     height: str = ""
@@ -55,15 +55,15 @@ class Pixels:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Form:
-    """How the records of a dataset hold image and label.
+    """The form in which the records of a dataset hold image and label.
 
     Attributes:
-        keys: Features of image, label and path.
-        text: Feature of the class name beside a label that is a number; "": there is none.
-        label: INDEX (an int64), NUMBER (an int64, or a float without a fraction), TEXT or ONE_HOT.
+        keys: Features with image, label and path.
+        text: Feature with the class name, if labels are numbers. "": there is no such feature.
+        label: INDEX (int64), NUMBER (int64, or float without a fraction), TEXT or ONE_HOT.
         length: Number of values of a ONE_HOT label.
         encoding: Character encoding of a TEXT label.
-        unlabeled: The number that means "no label". None: no number does.
+        unlabeled: The number that means "no label". None: there is no such number.
         pixels: How raw pixels are stored. None: images are encoded.
     """
 
@@ -77,7 +77,7 @@ class Form:
 
     @property
     def plain(self) -> bool:
-        """Whether readers can use the records as they are."""
+        """Whether readers can use the records without rewriting."""
         return self.label == INDEX and self.pixels is None
 
 
@@ -85,7 +85,8 @@ def label_of(example: Example, form: Form) -> Label:
     """Return the stored label.
 
     Raises:
-        Unusable: It is missing (`Unlabeled`), or is not one class.
+        Unlabeled: The label is missing.
+        Unusable: The value is not a valid label, or is several labels.
     """
     key = form.keys.label
     feature = example.get(key)
@@ -105,10 +106,10 @@ def label_of(example: Example, form: Form) -> Label:
 
 
 def check_number(label: int, form: Form) -> int:
-    """Return a label that is a number.
+    """Return the label, after checking that it does not mean "no label".
 
     Raises:
-        Unlabeled: It is the number that means "no label".
+        Unlabeled: The label means "no label".
     """
     if label == form.unlabeled:
         raise Unlabeled(NO_LABEL)
@@ -116,10 +117,11 @@ def check_number(label: int, form: Form) -> int:
 
 
 def class_name(value: bytes, form: Form) -> str:
-    """Return a class name as TensorFlow Datasets can keep it: NFC, single spaces, none at the ends.
+    """Return a class name that TensorFlow Datasets accepts: NFC, single spaces, none at the ends.
 
     Raises:
-        Unusable: It is empty (`Unlabeled`), not in the encoding, or has control characters.
+        Unlabeled: The text is empty.
+        Unusable: The text has another encoding or control characters.
     """
     try:
         text = unicodedata.normalize("NFC", value.decode(form.encoding))
@@ -136,17 +138,17 @@ def class_name(value: bytes, form: Form) -> str:
 
 
 def path_of(example: Example, form: Form) -> str:
-    """Return the source path that a record names; "" if it names none."""
+    """Return the source path in a record; "" if there is none."""
     feature = example.get(form.keys.path)
-    named = feature is not None and feature.type == "bytes" and len(feature.values) == 1
-    return str(feature.values[0], "utf-8", "replace") if named and feature else ""
+    has_path = feature is not None and feature.type == "bytes" and len(feature.values) == 1
+    return str(feature.values[0], "utf-8", "replace") if has_path and feature else ""
 
 
 def image_of(example: Example, form: Form) -> bytes:
     """Return the encoded image; raw pixels are encoded as PNG.
 
     Raises:
-        Unusable: There is no image, or the pixels do not fit the size that the record states.
+        Unusable: There is no image, or the number of pixels does not match the size in the record.
     """
     key = form.keys.image
     feature = example.get(key)
@@ -155,7 +157,7 @@ def image_of(example: Example, form: Form) -> bytes:
     if form.pixels is not None:
         return _png(pixels_of(example, form.pixels, key))
     if feature.type != "bytes" or len(feature.values) != 1:
-        raise Unusable(f"{key!r} holds {_kind(feature)}, where one encoded image is expected")
+        raise Unusable(f"{key!r} must hold one encoded image, but holds {_kind(feature)}")
     return bytes(feature.values[0])
 
 
@@ -163,13 +165,13 @@ def pixels_of(example: Example, pixels: Pixels, key: str) -> np.ndarray:
     """Return the raw pixels of a feature, u8[h w c].
 
     Raises:
-        Unusable: Their number is not that of the size, or a value is outside of the range.
+        Unusable: The number of values does not match the size, or a value is out of range.
     """
     feature = example[key]
     values = feature.values
     if feature.type == "bytes":
         if len(values) != 1:
-            raise Unusable(f"{len(values):,} values in {key!r}, where the pixels of one image are expected")
+            raise Unusable(f"{key!r} must hold the pixels of one image, but holds {len(values):,} values")
         values = np.frombuffer(values[0], np.uint8)
     height, width, channels = _size(example, len(values), pixels, key)
     values = _bytes_of(values, 1 if feature.type == "bytes" else pixels.scale, key)
@@ -179,13 +181,13 @@ def pixels_of(example: Example, pixels: Pixels, key: str) -> np.ndarray:
 
 
 def numbers_of(example: Example, key: str) -> list[int]:
-    """Return the whole numbers of a feature; none if it is missing or holds something else."""
+    """Return the whole numbers of a feature; an empty list if it is missing or has another type."""
     feature = example.get(key)
     return [int(value) for value in feature.values] if feature is not None and feature.type == "int64" else []
 
 
 def _size(example: Example, count: int, pixels: Pixels, key: str) -> tuple[int, int, int]:
-    """Height, width and channels of `count` values."""
+    """Return height, width and channels of an image of `count` values."""
     if pixels.shape:
         stated = numbers_of(example, pixels.shape)
         sides = stated[1:3] + stated[:1] if pixels.planes and len(stated) == 3 else stated
@@ -194,24 +196,24 @@ def _size(example: Example, count: int, pixels: Pixels, key: str) -> tuple[int, 
         if len(sides) == 2:
             sides += numbers_of(example, pixels.channels)[:1]
         else:
-            raise Unusable(f"{pixels.height!r} and {pixels.width!r} do not hold one whole number each")
+            raise Unusable(f"{pixels.height!r} and {pixels.width!r} must hold one whole number each")
     else:
         sides = square(count)
     if len(sides) == 2 and min(sides) > 0:
         sides = [*sides, max(1, count // (sides[0] * sides[1]))]
     if len(sides) != 3 or min(sides) < 1 or sides[2] not in CHANNELS:
-        stated_as = " x ".join(map(str, sides)) or "no size"
-        raise Unusable(f"{stated_as} is no size of an image (height, width, 1 to 4 channels) for {count:,} values")
+        size = " x ".join(map(str, sides)) or "an empty list"
+        raise Unusable(f"{size} is not an image size (height, width, 1 to 4 channels) for {count:,} values")
     if math.prod(sides) != count:
         wide = next((name for n, name in _WIDE.items() if n * math.prod(sides) == count), "")
-        remedy = f" ({wide} pixels are not read)" if wide and example[key].type == "bytes" else ""
+        reason = f" ({wide} pixels are not supported)" if wide and example[key].type == "bytes" else ""
         size = " x ".join(map(str, sides))
-        raise Unusable(f"{count:,} values in {key!r}, where {size} need {math.prod(sides):,}{remedy}")
+        raise Unusable(f"{key!r} must hold {size} = {math.prod(sides):,} values, but holds {count:,}{reason}")
     return sides[0], sides[1], sides[2]
 
 
 def square(count: int) -> list[int]:
-    """Height, width and channels of a square gray or RGB image of `count` values; empty if there is none."""
+    """Return height, width and channels of a square gray or RGB image of `count` values; else []."""
     for channels in (1, 3):
         side = math.isqrt(count // channels)
         if count and side * side * channels == count:
@@ -224,9 +226,9 @@ def _bytes_of(values: np.ndarray, scale: int, key: str) -> np.ndarray:
         return values
     scaled = values * scale
     if not ((scaled >= 0) & (scaled <= 255)).all():  # NaN is refused as well.
-        expected = "0..255" if scale == 1 else "0..1, as in most records,"
+        allowed = "from 0 to 255" if scale == 1 else "from 0 to 1, as in most records"
         raise Unusable(
-            f"values of {values.min():.4g} to {values.max():.4g} in {key!r}, where pixels of {expected} are expected"
+            f"{key!r} holds values from {values.min():.4g} to {values.max():.4g}, but pixels must be {allowed}"
         )
     return np.rint(scaled).astype(np.uint8)
 
@@ -237,23 +239,23 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 def _hot(feature: Feature, key: str, length: int) -> int:
-    """The position of the one value that is 1."""
+    """Return the position of the only value that is 1."""
     values = feature.values
     if feature.type == "bytes" or len(values) != length:
-        raise Unusable(f"{key!r} holds {_kind(feature)}, where most records have {length:,} numbers")
+        raise Unusable(f"{key!r} holds {_kind(feature)}, but {length:,} numbers in most records")
     hot = np.flatnonzero(values)
     if not len(hot):
         raise Unlabeled(f"it has no label: all {length:,} values of {key!r} are 0")
     if len(hot) > 1:
         raise Unusable(f"{len(hot):,} of {length:,} values in {key!r} are not 0; an image must have one label")
     if values[hot[0]] != 1:
-        raise Unusable(f"{values[hot[0]]:g} in {key!r}, where 0 and 1 are expected")
+        raise Unusable(f"{key!r} holds {values[hot[0]]:g}, but a one-hot label must hold only 0 and 1")
     return int(hot[0])
 
 
 def _whole(value: Any, form: Form) -> int:
     if not math.isfinite(value) or value != int(value):
-        raise Unusable(f"{value:g} in {form.keys.label!r} is not a whole number, so it names no class")
+        raise Unusable(f"{value:g} in {form.keys.label!r} is not a whole number, so it cannot be a class")
     return check_number(int(value), form)
 
 

@@ -1,6 +1,6 @@
-"""Read files of third-party TFRecords: what each record holds, as rows of the index, and records written anew.
+"""Index files of third-party TFRecords, or rewrite their records.
 
-Each function takes one file as an independent unit of work, in the memory of the file's rows.
+Each function processes one file as an independent job. Memory grows with the number of records in the file.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tfrecord_tools.images.preparation import BadImage, ImageConfig, Prepared
 from tfrecord_tools.layout import index, schema
 from tfrecord_tools.layout.dataset_files import Rejected
 
-_DECODED = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # What TensorFlow decodes.
+_DECODED = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # The formats that TensorFlow decodes.
 _NO_EXAMPLE = "it is not a tf.train.Example"
 
 
@@ -34,11 +34,11 @@ class Shard:
     """A file, and the shard that it becomes.
 
     Attributes:
-        path: The file.
+        path: Path of the file.
         compression: As in `tfrecord_files.Group`.
-        title: The file's name in messages and in the paths of records that name none.
-        split: The split it belongs to.
-        number: Its number within the split.
+        title: Name of the file in messages and in the paths of records that have no path.
+        split: Name of the split.
+        number: Number of the shard within the split.
         name: File name of the shard.
     """
 
@@ -52,11 +52,11 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """One file and what is done with it.
+    """The job of indexing one file.
 
     Attributes:
         shard: The file.
-        form: How its records hold image and label.
+        form: How the records hold image and label.
         part: The part of the index to write.
         verify: As in `ImageConfig`.
     """
@@ -69,7 +69,7 @@ class Job:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rewriting(Job):
-    """A file whose records are written anew.
+    """The job of rewriting the records of one file.
 
     Attributes:
         target: The shard to write.
@@ -82,17 +82,17 @@ class Rewriting(Job):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a file holds.
+    """A summary of one file.
 
     Attributes:
-        records: Records in the file.
-        shard_records: Records in the shard: all of the file, or those that were written anew.
-        shard_bytes: Length of their serialized examples.
-        labels: Stored label -> records.
-        texts: Stored label -> name of its class, if the records hold one.
-        rejected: Records that cannot be used.
-        unlabeled: How many of the rejected records have no label.
-        changes: `preparation.CHANGES` -> number of images that `convert` would change so, or that were changed so.
+        records: Number of records in the file.
+        shard_records: Number of records in the shard: all records of the file, or the rewritten ones.
+        shard_bytes: Size of the serialized examples in the shard, in bytes.
+        labels: Stored label -> number of records.
+        texts: Stored label -> class name, if the records hold class names.
+        rejected: The records that cannot be used.
+        unlabeled: Number of rejected records without a label.
+        changes: Name in `preparation.CHANGES` -> number of images that `convert` would change, or that were changed.
     """
 
     records: int
@@ -105,8 +105,8 @@ class Found:
     changes: Counter[str]
 
 
-class _Stored(NamedTuple):
-    """What a record holds."""
+class _Record(NamedTuple):
+    """The label, source path and encoded image of a record."""
 
     label: Label
     path: str
@@ -114,7 +114,7 @@ class _Stored(NamedTuple):
 
 
 class _Tally:
-    """Collects what `Found` says of a file."""
+    """Collects the facts about a file for `Found`."""
 
     def __init__(self, job: Job):
         self._job = job
@@ -122,10 +122,10 @@ class _Tally:
         self.rejected: list[Rejected] = []
         self.unlabeled = 0
 
-    def take(self, number: int, data: bytes, with_image: bool = True) -> _Stored | None:
-        """Return what a record holds; None, and a line among the rejected, if it cannot be used."""
+    def parse(self, number: int, data: bytes, with_image: bool = True) -> _Record | None:
+        """Parse a record. If it cannot be used, add it to the rejected records and return None."""
         try:
-            return _stored(data, self._job.form, with_image)
+            return _parse(data, self._job.form, with_image)
         except Unusable as error:
             self.unlabeled += isinstance(error, Unlabeled)
             self.reject(number, _path(data, self._job.form), str(error))
@@ -140,7 +140,7 @@ class _Tally:
         if self._job.form.text and label not in self.texts:
             self.texts[label] = _text(data, self._job.form.text)
 
-    def found(self, shard_records: int = 0, shard_bytes: int = 0) -> Found:
+    def summary(self, shard_records: int = 0, shard_bytes: int = 0) -> Found:
         return Found(
             records=self.labels.total() + len(self.rejected), shard_records=shard_records, shard_bytes=shard_bytes,
             labels=self.labels, texts=self.texts, rejected=self.rejected, unlabeled=self.unlabeled,
@@ -149,58 +149,58 @@ class _Tally:
 
 
 def labels(job: Job) -> Found:
-    """Read a file's labels; images are passed over."""
+    """Read the labels of a file without the images."""
     tally = _Tally(job)
     for number, data in enumerate(_read(job.shard)):
-        stored = tally.take(number, data, with_image=False)
-        if stored is not None:
-            tally.count(stored.label, data)
-    return tally.found()
+        record = tally.parse(number, data, with_image=False)
+        if record is not None:
+            tally.count(record.label, data)
+    return tally.summary()
 
 
 def scan(job: Job) -> Found:
-    """Read a file that stays as it is; write the rows of its part of the index, with the labels as they are stored."""
+    """Index a file without changing it. The part of the index has the labels as they are stored."""
     columns, tally, config = _Columns(job), _Tally(job), ImageConfig(verify=job.verify)
     for number, data in enumerate(_read(job.shard)):
-        stored, row = tally.take(number, data), None
-        if stored is not None:
+        record, row = tally.parse(number, data), None
+        if record is not None:
             try:
-                path = stored.path or index.place(job.shard.name, columns.end)
-                changes, facts = _as_it_is(stored.image, config)
-                tally.count(stored.label, data, changes)
-                row = (stored.label, path, *facts)
+                path = record.path or index.place(job.shard.name, columns.end)
+                changes, facts = _unchanged_facts(record.image, config)
+                tally.count(record.label, data, changes)
+                row = (record.label, path, *facts)
             except BadImage as error:
-                tally.reject(number, stored.path, str(error))
-        columns.add(len(data), row or _left_out(data, index.place(job.shard.name, columns.end)))
-    return tally.found(*columns.write())
+                tally.reject(number, record.path, str(error))
+        columns.add(len(data), row or _left_out_row(data, index.place(job.shard.name, columns.end)))
+    return tally.summary(*columns.write())
 
 
 def rewrite(job: Rewriting) -> Found:
-    """Write the usable records of a file anew, as `convert` would; then the rows of its part of the index."""
+    """Rewrite the usable records of a file as `convert` would, then write its part of the index."""
     columns, tally, config = _Columns(job), _Tally(job), ImageConfig(verify=job.verify)
     with files.atomic(job.target) as file:
         for number, data in enumerate(_read(job.shard)):
-            stored = tally.take(number, data)
-            if stored is None:
+            record = tally.parse(number, data)
+            if record is None:
                 continue
             try:
-                prepared = preparation.prepare(stored.image, config)
+                prepared = preparation.prepare(record.image, config)
             except BadImage as error:
-                tally.reject(number, stored.path, str(error))
+                tally.reject(number, record.path, str(error))
                 continue
-            tally.count(stored.label, data, prepared.changes)
-            label, path = job.labels[stored.label], stored.path or _numbered(job.shard, number)
+            tally.count(record.label, data, prepared.changes)
+            label, path = job.labels[record.label], record.path or _numbered(job.shard, number)
             example = schema.encode_example(prepared.data, path, label)
             file.write(schema.frame(example))
-            columns.add(len(example), (label, path, *_facts(stored.image, prepared)))
-    return tally.found(*columns.write())
+            columns.add(len(example), (label, path, *_facts(record.image, prepared)))
+    return tally.summary(*columns.write())
 
 
 class _Columns:
-    """Rows of the index as they grow.
+    """The rows of a part of the index.
 
     Attributes:
-        end: Where the next record of the shard starts, in bytes.
+        end: The byte at which the next record of the shard starts.
     """
 
     _NAMES = (
@@ -214,27 +214,27 @@ class _Columns:
         self.end = 0
 
     def add(self, length: int, row: tuple[Any, ...]) -> None:
-        """Add a record of so many bytes; `row` holds the columns from `label` on."""
+        """Add a record of `length` bytes; `row` holds the columns from `label` on."""
         for column, value in zip(self._columns.values(), (self.end, length, *row), strict=True):
             column.append(value)
         self.end += length + schema.FRAME_BYTES
 
     def write(self) -> tuple[int, int]:
-        """Write the part of the index; return the number of records and the bytes of their examples."""
+        """Write the part of the index; return the number of records and the size of their examples in bytes."""
         count, shard = len(self._columns["offset"]), self._job.shard
         constant = {"split": [shard.split] * count, "shard": [shard.number] * count, "group": [0] * count}
         index.write_part(self._job.part, constant | self._columns)
         return count, self.end - count * schema.FRAME_BYTES
 
 
-def _left_out(data: bytes, place: str) -> tuple[Any, ...]:
-    """The row of a record that stays in its file and is not to be read."""
+def _left_out_row(data: bytes, place: str) -> tuple[Any, ...]:
+    """Return the row of a record that stays in its file but must not be read."""
     sha256 = hashlib.sha256(data).digest()
     return (index.LEFT_OUT, place, sha256, 0, "", 0, 0, sha256, "", "")
 
 
 def _facts(image: bytes, prepared: Prepared) -> tuple[Any, ...]:
-    """The columns of the index from `sha256` on."""
+    """Return the columns of the index from `sha256` on."""
     source = hashlib.sha256(image).digest()
     sha256 = hashlib.sha256(prepared.data).digest() if prepared.changes else source
     size = (len(prepared.data), prepared.type, prepared.height, prepared.width)
@@ -247,27 +247,27 @@ def _read(shard: Shard) -> Iterator[bytes]:
 
 def refuse(message: str) -> None:
     """Stop because of a damaged file."""
-    raise UserError(f"{message}. Copy the file again from where it is sound.")
+    raise UserError(f"{message}. Copy the file again from an intact copy.")
 
 
 def _numbered(shard: Shard, number: int) -> str:
-    """What stands for the path of a record that names none, in what is written anew and in lists for people."""
+    """Return the path of a record that has none, for rewritten records and for lists of rejected records."""
     return f"{shard.title}:{number}"
 
 
-def _stored(data: bytes, form: Form, with_image: bool) -> _Stored:
+def _parse(data: bytes, form: Form, with_image: bool) -> _Record:
     if form.plain:
         with contextlib.suppress(KeyError, ValueError, IndexError):
-            quick = schema.decode_example(data, form.keys)
-            return _Stored(forms.check_number(quick["label"], form), quick["path"], quick["image"])
+            fields = schema.decode_example(data, form.keys)
+            return _Record(forms.check_number(fields["label"], form), fields["path"], fields["image"])
     example = example_parser.parse(data)
     if example is None:
         raise Unusable(_NO_EXAMPLE)
-    stored = forms.label_of(example, form), forms.path_of(example, form)
+    label, path = forms.label_of(example, form), forms.path_of(example, form)
     image = forms.image_of(example, form) if with_image else b""
     if form.plain:
-        raise Unusable("readers do not take it as it is written; --rewrite writes such records anew")
-    return _Stored(*stored, image)
+        raise Unusable("readers cannot parse it in this encoding; --rewrite rewrites such records")
+    return _Record(label, path, image)
 
 
 def _path(data: bytes, form: Form) -> str:
@@ -280,12 +280,12 @@ def _text(data: bytes, key: str) -> str:
     return " ".join(text.split())
 
 
-def _as_it_is(data: bytes, config: ImageConfig) -> tuple[Sequence[str], tuple[Any, ...]]:
-    """Return the changes that `convert` would make, and the columns of the index for an image that stays as it is."""
+def _unchanged_facts(data: bytes, config: ImageConfig) -> tuple[Sequence[str], tuple[Any, ...]]:
+    """Return the changes that `convert` would make, and the index columns of the unchanged image."""
     prepared = preparation.prepare(data, config)
     kind, size = prepared.source_type, (prepared.width, prepared.height)
     if kind not in _DECODED:
-        raise BadImage(f"a {kind} image, which TensorFlow does not decode; --rewrite makes a PNG of it")
+        raise BadImage(f"a {kind} image, which TensorFlow cannot decode; --rewrite converts it to PNG")
     if prepared.changes:
         with preparation.as_bad_image(), Image.open(io.BytesIO(data)) as image:
             size = image.size
@@ -294,5 +294,5 @@ def _as_it_is(data: bytes, config: ImageConfig) -> tuple[Sequence[str], tuple[An
 
 
 def for_rewriting(form: Form) -> Form:
-    """Return the form in which whole numbers may also be stored as floats, as all are written anew."""
+    """Return a form that also accepts whole numbers stored as floats."""
     return dataclasses.replace(form, label=forms.NUMBER) if form.label == INDEX else form

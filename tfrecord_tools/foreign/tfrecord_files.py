@@ -1,4 +1,4 @@
-"""TFRecord files of any origin: which of a directory's files are some, which belong together, and their records."""
+"""Find TFRecord files of any origin, group those that belong together, and read their records."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from tfrecord_tools.foreign.example_parser import image_type
 from tfrecord_tools.layout import schema
 
 _EXPECTED = (
-    "Expected a TFRecord file, plain or compressed as a whole with GZIP or ZLIB, or a directory that holds such files."
-    " Of images, `python -m tfrecord_tools.convert --src=DIRECTORY` makes them."
+    "Expected a TFRecord file, plain or compressed as a whole with GZIP or ZLIB, or a directory of such files."
+    " To create TFRecords from images, run `python -m tfrecord_tools.convert --src=DIRECTORY`."
 )
 _NAMES = re.compile(r"\.tfrec(ords?)?(-\d+-of-\d+)?(\.gz|\.zlib)?$|-\d{5,}-of-\d{5,}$")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
-_ANY_HEADER = 32 + zlib.MAX_WBITS  # GZIP's or ZLIB's.
+_ANY_HEADER = 32 + zlib.MAX_WBITS  # Accepts the headers of GZIP and ZLIB.
 _CHUNK_BYTES = 1 << 16
 
 
 class Group(NamedTuple):
-    """Files of a directory that belong together, as their names say.
+    """Files of a directory that belong together according to their names.
 
     Attributes:
-        name: Of a single file its name; of several their pattern, as `glob` takes it.
+        name: Name of a single file, or a `glob` pattern of several files.
         compression: "", "GZIP" or "ZLIB", as `tf.data.TFRecordDataset` names them.
         paths: The files, sorted.
     """
@@ -40,115 +40,134 @@ class Group(NamedTuple):
 
     @property
     def missing(self) -> int:
-        """How many more files there should be, as the names say."""
+        """The number of missing files according to the names."""
         shard = _SHARD.search(self.paths[0].name)
         return int(shard[2]) - len(self.paths) if shard else 0
 
 
-def find(path: Path, damage: Callable[[str], object], below: bool = False) -> list[Group]:
-    """Find the TFRecord files that `path` names: the file itself, or those in the directory.
+def find(path: Path, on_damage: Callable[[str], object], below: bool = False) -> list[Group]:
+    """Find TFRecord files: `path` itself, or the files in the directory `path`.
 
     Args:
         path: A file or directory.
-        damage: Takes a message for each file of the directory that is named like a TFRecord and is none.
-        below: If a directory has none, use the files in the directories below it that are named like TFRecords.
-            Files in both places are an error.
+        on_damage: Called with a message for each file that is not a TFRecord although its name says so.
+        below: If the directory itself has no TFRecords, search its subdirectories for files with names of TFRecords.
+            Files in both are an error.
 
     Raises:
-        UserError: There is none.
+        UserError: There are no TFRecords.
     """
     if not path.is_dir():
         return [Group(path.name, compression(path), [path])]
-    groups = grouped(_list(path), damage)
+    groups = grouped(_list(path), on_damage)
     deeper = _below(path) if below or not groups else []
     if below:
         if groups and deeper:
             raise UserError(
-                f"{path}: TFRecords lie both in this directory and below it, such as {groups[0].paths[0]} and"
-                f" {deeper[0]}. Name those that are meant with a pattern, such as '{path}/*' or '{path}/*/*'."
+                f"{path}: there are TFRecords in this directory and in its subdirectories, for example"
+                f" {groups[0].paths[0]} and {deeper[0]}. Select the right ones with a pattern: '{path}/*' or"
+                f" '{path}/*/*'."
             )
-        groups = groups or grouped(deeper, damage)
+        groups = groups or grouped(deeper, on_damage)
     if not groups:
         if deeper:
             directories = named(list(dict.fromkeys(str(file.parent) for file in deeper)), 3)
-            raise UserError(f"{path}: no TFRecord in this directory itself. Name one that has some: {directories}.")
-        raise UserError(f"{path}: no TFRecord in this directory. {_EXPECTED}")
+            raise UserError(
+                f"{path}: no TFRecord file directly in this directory. Pass a directory that has some: {directories}."
+            )
+        raise UserError(f"{path}: no TFRecord file in this directory. {_EXPECTED}")
     return groups
 
 
-def grouped(paths: Sequence[Path], damage: Callable[[str], object]) -> list[Group]:
-    """Group files by directory and name; leave out what is no TFRecord, and pass it to `damage` if it is named so."""
+def grouped(paths: Sequence[Path], on_damage: Callable[[str], object]) -> list[Group]:
+    """Group TFRecord files by directory, name and compression.
+
+    Args:
+        paths: Files, which need not be TFRecords.
+        on_damage: Called with a message for each file that is not a TFRecord although its name says so.
+    """
     groups: dict[tuple[Path, str, str], list[Path]] = {}
     for file in paths:
         try:
             groups.setdefault((file.parent, _pattern(file.name), compression(file)), []).append(file)
         except UserError as error:
             if _NAMES.search(file.name):
-                damage(str(error))
+                on_damage(str(error))
     return [Group(name if files[1:] else files[0].name, kind, files) for (_, name, kind), files in groups.items()]
 
 
 def compression(path: Path) -> str:
-    """Returns how a TFRecord file is compressed: "", "GZIP" or "ZLIB", by its content.
+    """Detect the compression of a TFRecord file from its content.
 
-    Its name decides only where the content cannot: whether what is empty or damaged at its start is meant to be one.
+    Only a file that is empty or damaged at its start is recognized by its name.
+
+    Returns:
+        "", "GZIP" or "ZLIB".
 
     Raises:
-        UserError: It is no TFRecord, or cannot be read.
+        UserError: The file is not a TFRecord, or cannot be read.
     """
     if not path.is_file():
-        what = "neither a file nor a directory" if path.exists() else "no such file or directory"
-        raise UserError(f"{path}: {what}. {_EXPECTED}")
+        problem = "is neither a file nor a directory" if path.exists() else "does not exist"
+        raise UserError(f"{path}: {problem}. {_EXPECTED}")
     try:
         head = _start(path, compressed=False) or b""
         inflated = _start(path, compressed=True)
         size = path.stat().st_size
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}). Make it readable, or give another one.") from error
-    named = bool(_NAMES.search(path.name))
-    if schema.data_bytes(head) is not None or (named and not head):
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}). Make it readable, or pass another file."
+        ) from error
+    has_name = bool(_NAMES.search(path.name))
+    if schema.data_bytes(head) is not None or (has_name and not head):
         return ""
-    if inflated is not None and (named or schema.data_bytes(inflated) is not None):
+    if inflated is not None and (has_name or schema.data_bytes(inflated) is not None):
         return "GZIP" if head.startswith(b"\x1f") else "ZLIB"
-    if named and (len(head) < schema.HEADER_BYTES or int.from_bytes(head[:8], "little") < size):
-        return ""  # Cut, or its first length makes sense and its checksum does not.
-    what = f"it starts with {head!r}" if head else "it is empty"
+    if has_name and (len(head) < schema.HEADER_BYTES or int.from_bytes(head[:8], "little") < size):
+        return ""  # The file is cut off, or its first length is plausible and only the checksum is wrong.
+    reason = f"it starts with {head!r}" if head else "it is empty"
     if kind := image_type(head):
-        what = f"it is {words.with_article(kind)} image"
-    raise UserError(f"{path}: no TFRecord: {what}. {_EXPECTED}")
+        reason = f"it is {words.with_article(kind)} image"
+    raise UserError(f"{path}: is not a TFRecord file: {reason}. {_EXPECTED}")
 
 
-def read(path: Path, compression: str, damage: Callable[[str], object]) -> Iterator[bytes]:
-    """Yields the data of the sound records of a file, in order; a few times the largest one is held in memory.
+def read(path: Path, compression: str, on_damage: Callable[[str], object]) -> Iterator[bytes]:
+    """Yield the data of the valid records of a file, in order.
 
-    A record whose data is damaged is left out. Behind a damaged length nothing can be found any more.
+    A record with damaged data is left out. After a damaged length, the rest of the file cannot be read. Memory is a few
+    times the size of the largest record.
 
     Args:
         path: A TFRecord file.
-        compression: As `compression` returned it.
-        damage: Takes a message for each damaged place: file, record number, byte offset, what is wrong.
+        compression: The file's compression, as the function `compression` returned it.
+        on_damage: Called with a message for each damage: file, record number, byte offset and reason.
     """
     number = offset = 0
-    place = f"byte {{:,}} of what {compression} holds" if compression else "byte {:,}"
+    position = f"byte {{:,}} of the unpacked {compression} data" if compression else "byte {:,}"
 
-    def tell(reason: object) -> None:
-        damage(f"{path}: record {number:,} (the first is 0) at {place.format(offset)}: {reason}")
+    def report(reason: object) -> None:
+        on_damage(f"{path}: record {number:,} (counted from 0) at {position.format(offset)}: {reason}")
 
     try:
         with _open(path, bool(compression)) as file:
             while framed := _frame(file):
                 data = schema.unframe(framed)
                 if data is None:
-                    tell("the checksum of its data is wrong; it is left out")
+                    report("the checksum of its data is wrong; the record is left out")
                 else:
                     yield data
                 number, offset = number + 1, offset + len(framed)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        tell(f"{error}; nothing can be read from there on")
+        report(f"{error}; the rest of the file cannot be read")
 
 
 def _frame(file: io.BufferedReader) -> bytes:
-    """Reads the next frame, whole and of a sound length; empty at the end of the file."""
+    """Read the next frame; return b"" at the end of the file.
+
+    Raises:
+        ValueError: The frame's length is damaged or too large for memory.
+        EOFError: The file ends inside the frame.
+    """
     header = file.read(schema.HEADER_BYTES)
     if not header:
         return b""
@@ -160,16 +179,16 @@ def _frame(file: io.BufferedReader) -> bytes:
     except (MemoryError, OverflowError) as error:
         raise ValueError(f"its {length:,} bytes do not fit into memory") from error
     if length is None or len(framed) < length + schema.FRAME_BYTES:
-        raise EOFError("the file ends within it")
+        raise EOFError("the file ends inside the record")
     return framed
 
 
 def _start(path: Path, compressed: bool) -> bytes | None:
-    """The first bytes that a file holds, as many as a frame's header has; None if it is not compressed."""
+    """Return a file's first bytes, as many as a frame's header; None if it cannot be decompressed."""
     try:
         with _open(path, compressed) as file:
             return file.read(schema.HEADER_BYTES)
-    except EOFError:  # Compressed, and cut.
+    except EOFError:  # The compressed data is cut off.
         return b""
     except zlib.error:
         return None
@@ -180,7 +199,7 @@ def _open(path: Path, compressed: bool) -> io.BufferedReader:
 
 
 class _Inflated(io.FileIO):
-    """What a file holds that is compressed as a whole; as everywhere, several gzip files in one are their sum."""
+    """The decompressed content of a file; several gzip streams in one file are joined."""
 
     def __init__(self, path: Path):
         super().__init__(path)
@@ -202,9 +221,9 @@ class _Inflated(io.FileIO):
 
 
 def _below(path: Path) -> list[Path]:
-    """The files in the directories of a directory that are named like TFRecords."""
-    found = (file for file in path.rglob("*") if _NAMES.search(file.name) and file.is_file())
-    return sorted(file for file in found if file.parent != path)
+    """Return the files in subdirectories that have names of TFRecords."""
+    matches = (file for file in path.rglob("*") if _NAMES.search(file.name) and file.is_file())
+    return sorted(file for file in matches if file.parent != path)
 
 
 def _list(directory: Path) -> list[Path]:
@@ -215,7 +234,7 @@ def _list(directory: Path) -> list[Path]:
 
 
 def _pattern(name: str) -> str:
-    """What the names of a group have in common: `?` for a shard's number; in other names `*` for each number."""
+    """Return the pattern of a group's names: `?` per digit of a shard's number, else `*` per number."""
     escaped = glob.escape(name)
     if _SHARD.search(name):
         return _SHARD.sub(lambda match: f"-{'?' * len(match[1])}-of-{match[2]}", escaped)

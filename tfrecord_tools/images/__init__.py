@@ -1,4 +1,4 @@
-"""The bytes of one file: `prepare` makes of them what a record stores."""
+"""Image files: `prepare` checks a file and returns the bytes that its record stores."""
 
 from typing import TYPE_CHECKING
 
@@ -7,10 +7,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BadImage", "ImageConfig", "Prepared", "prepare"]
 
-if not TYPE_CHECKING:  # A type checker must see that any other name is wrong.
+if not TYPE_CHECKING:  # With a module `__getattr__`, type checkers would accept any name.
 
     def __getattr__(name):
-        """Load a public name when it is first used: modules of this room that need no Pillow stay light."""
+        """Load a public name when it is first used, since some modules of this package do not need Pillow."""
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         from tfrecord_tools.images import preparation

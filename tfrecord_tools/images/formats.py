@@ -1,4 +1,4 @@
-"""The image formats that are read: how they are detected, what opens them, and why one cannot be read."""
+"""The supported image formats: how they are detected and opened, and why a file cannot be read."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Size = tuple[int, int]  # Width and height in pixels.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Format:
-    """A format that is read.
+    """A supported format.
 
     Attributes:
-        name: With its article, as in "an AVIF image".
-        starts: What its files begin with; empty if `detect` looks closer.
-        feature: What Pillow must be built with to read it, as in `PIL.features`; "" if it always is.
-        extra: The extra of this package that reads it; "" if Pillow does.
+        name: Name with its article, as in "an AVIF image".
+        starts: First bytes of its files. Empty: `detect` has a rule for this format.
+        feature: Feature that Pillow must be built with, as in `PIL.features`. "": every Pillow reads this format.
+        extra: Extra of this package that is needed. "": none.
     """
 
     name: str
@@ -56,24 +56,24 @@ _HEIF_BRANDS = {
     b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"mif2", b"msf1", b"miaf",
     b"jpeg", b"jpgs", b"j2ki", b"j2is", b"avci", b"avcs", b"evbi", b"vvic", b"vvis",
 }  # fmt: skip
-_PACKAGES = {"heif": "pillow-heif", "jxl": "pillow-jxl-plugin"}  # By extra.
-_IDENTITY_MATRIX = b"nclx", 4  # Of an AVIF or HEIF image whose values are RGB: where it says so in a `colr` box.
+_PACKAGES = {"heif": "pillow-heif", "jxl": "pillow-jxl-plugin"}  # Extra -> package.
+_IDENTITY_MATRIX = b"nclx", 4  # Position in a `colr` box: 0 there means that an AVIF or HEIF image is stored as RGB.
 _UNREAD = re.compile(
     r"unsupported(?!.*palette)|not supported|not implemented|unimplemented|not configured"
     r"|unknown (pixel|data organization)",
     re.IGNORECASE,
 )
 _ADDRESS = re.compile(r" at 0x[0-9a-f]+")
-_FALLBACK_PIXELS = 20_000_000  # What is decoded to find out whether a file without a signature is an image.
+_FALLBACK_PIXELS = 20_000_000  # Largest image that is decoded to find out the format of a file without a signature.
 _FALLBACKS = ("TGA", "DIB", "IM", "MSP", "SPIDER", "PCD", "PIXAR", "GBR", "IPTC", "IMT", "MCIDAS", "XVTHUMB", "DCX")
 
 
 class UnreadError(Exception):
-    """Why an image is not read though it may be whole, in words that follow `path: `."""
+    """An image that may be valid, but is not supported. The message follows `path: `."""
 
 
 def detect(data: bytes) -> str | None:
-    """Returns which of `FORMATS` it is, by its first bytes."""
+    """Return the key in `FORMATS` of a file by its first bytes; None if it is of no supported format."""
     if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
@@ -84,9 +84,8 @@ def detect(data: bytes) -> str | None:
 
 
 def _detect_heif(data: bytes) -> str | None:
-    """The brands: the main one, four bytes of a version, and those that a reader may know as well."""
     size = min(int.from_bytes(data[:4], "big"), 256)
-    main = data[8:12]
+    main = data[8:12]  # The main brand. A version of four bytes and the compatible brands follow.
     brands = {main, *(data[at : at + 4] for at in range(16, size, 4))}
     if main not in _AVIF_BRANDS | _HEIF_BRANDS:
         return None
@@ -94,56 +93,56 @@ def _detect_heif(data: bytes) -> str | None:
 
 
 def is_claimed(data: bytes) -> bool:
-    """Whether the file is of a known format, text aside, so that a JPEG in it is a part of something else."""
+    """Return whether a file has a known binary format; a JPEG inside it is then only a part of it."""
     return detect(data) is not None or signatures.binary(data) is not None
 
 
 def name(data: bytes) -> str:
-    """Names a file that is none of `FORMATS`, by its content alone, with what can be done."""
+    """Describe a file of an unsupported format from its content, with advice."""
     start = f"not an image (starts with {data[:16]!r})"
     kind = signatures.binary(data) or signatures.text(data)
     if kind is not None:
-        known = f"{kind.name}, not a format that is read" if kind.is_image else f"{start}; {kind.name}"
-        return f"{known}: {kind.advice}"
-    if (found := _fallback(data)) is not None:
-        return f"{signatures.article(found)} {found} image, not a format that is read: export it as PNG or JPEG"
+        described = f"{kind.name}, not a supported format" if kind.is_image else f"{start}; {kind.name}"
+        return f"{described}: {kind.advice}"
+    if (form := _fallback(data)) is not None:
+        return f"{signatures.article(form)} {form} image, not a supported format: export it as PNG or JPEG"
     if not any(data):
-        return f"{start}; it holds only zeros, as an interrupted download does"
+        return f"{start}; it holds only zeros, perhaps after an interrupted download"
     return f"{start}; {READ}"
 
 
 def _fallback(data: bytes) -> str | None:
-    """The format by which Pillow decodes it: some have no signature, so that only decoding tells."""
+    """Return the format of a file without a signature, found by decoding it with Pillow; None if it fails."""
     try:
         with Image.open(io.BytesIO(data), formats=_FALLBACKS) as image:
             if image.width * image.height > _FALLBACK_PIXELS:
                 return None
             image.load()
             return image.format
-    except Exception:  # noqa: BLE001  Any of these parsers, on bytes of any origin.
+    except Exception:  # noqa: BLE001  Pillow's parsers may raise anything on such bytes.
         return None
 
 
 def opened(data: bytes, kind: str, check_size: Callable[[Size], object]) -> Image.Image:
-    """Opens an image of one of `FORMATS` whose size passes.
+    """Open an image of one of `FORMATS`.
 
     Args:
-        data: The file.
-        kind: Its format.
-        check_size: Called with width and height before pixels are decoded; may raise to stop.
+        data: Bytes of the file.
+        kind: Format, a key of `FORMATS`.
+        check_size: Called with width and height before pixels are decoded. It may raise an exception.
 
     Raises:
-        UnreadError: What reads it is not installed, or does not read this kind of it.
+        UnreadError: The reader of the format is not installed, or does not support this kind of image.
     """
     form = FORMATS[kind]
     if form.feature and not features.check(form.feature):
         upgrade = "pip install --upgrade --force-reinstall pillow"
-        raise UnreadError(f"{form.name}, which this build of Pillow does not read: {upgrade} installs one that does")
+        raise UnreadError(f"{form.name}, which this build of Pillow does not read. Install another build: {upgrade}")
     if kind == "TIFF":
         tiff.listen()
         if tiff.is_raw(data):
             raise UnreadError(
-                "a raw photograph (DNG, NEF, ARW or the like), not a format that is read: " + signatures.DEVELOP
+                "a raw photograph (DNG, NEF, ARW or similar), not a supported format: " + signatures.DEVELOP
             )
         levels.extend_pillow()
     if kind == "HEIF":
@@ -155,26 +154,25 @@ def opened(data: bytes, kind: str, check_size: Callable[[Size], object]) -> Imag
     check_size(image.size)
     if kind == "TIFF":
         levels.correct_tiff(image)
-    return _usual(image)
+    return _with_common_mode(image)
 
 
-def _usual(image: Image.Image) -> Image.Image:
-    """Makes rare modes of Pillow common ones of the same values."""
-    if image.format == "PPM" and image.mode == "I":  # 16 bits: Pillow scales them to 0..65535.
+def _with_common_mode(image: Image.Image) -> Image.Image:
+    """Convert rare modes of Pillow to common modes with the same values."""
+    if image.format == "PPM" and image.mode == "I":  # 16 bits: Pillow scales the values to 0..65535.
         return Image.fromarray(np.asarray(image).astype(np.uint16))
     return image.convert("LA") if image.mode == "La" else image
 
 
 def _opened_heif(data: bytes, check_size: Callable[[Size], object]) -> Image.Image:
-    """The reader turns the image as the file's own boxes say; a copy of that in EXIF must not turn it again."""
     try:
-        import pillow_heif  # Here: an extra, of 26 MB.
+        import pillow_heif  # An extra of 26 MB.
     except ImportError as error:
         raise UnreadError(_missing("HEIF")) from error
     file = pillow_heif.open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
     check_size(file.size)
     image: Image.Image = file.to_pillow()
-    image.info.clear()
+    image.info.clear()  # The reader has rotated the image already, so EXIF must not rotate it again.
     return image
 
 
@@ -182,7 +180,7 @@ def _opened_jxl(data: bytes, check_size: Callable[[Size], object]) -> Image.Imag
     header = jxl.read_header(data)
     check_size(header.size)
     if header.animated:
-        raise UnreadError("an animated JPEG XL image; write its first picture as PNG with djxl")
+        raise UnreadError("an animated JPEG XL image; save its first picture as PNG with djxl")
     try:
         return jxl.decode(data)
     except ImportError as error:
@@ -190,10 +188,10 @@ def _opened_jxl(data: bytes, check_size: Callable[[Size], object]) -> Image.Imag
 
 
 def reconstructed_jpeg(data: bytes, check_size: Callable[[Size], object]) -> bytes | None:
-    """Returns the JPEG that was packed into a JPEG XL file, byte for byte; None if its pixels were coded anew.
+    """Return the original JPEG inside a JPEG XL file, byte for byte; None if there is none.
 
     Raises:
-        UnreadError: The extra is not installed.
+        UnreadError: The extra `jxl` is not installed.
     """
     if not jxl.holds_jpeg(data):
         return None
@@ -206,11 +204,11 @@ def reconstructed_jpeg(data: bytes, check_size: Callable[[Size], object]) -> byt
 
 def _missing(kind: str) -> str:
     form = FORMATS[kind]
-    return f"{form.name}, which is read after: pip install 'tfrecord-tools[{form.extra}]'. Or export it as JPEG or PNG"
+    return f"{form.name}, which needs: pip install 'tfrecord-tools[{form.extra}]'. Or export it as JPEG or PNG"
 
 
 def is_lossy(data: bytes, kind: str) -> bool:
-    """Whether its pixels are coded with losses, so that a JPEG of high quality keeps what there is."""
+    """Return whether a file is compressed with losses. Such files are stored as JPEG, others as PNG."""
     if kind in ("AVIF", "HEIF"):
         name, gap = _IDENTITY_MATRIX
         at = data.find(name)
@@ -224,13 +222,13 @@ def is_lossy(data: bytes, kind: str) -> bool:
 
 
 def _is_lossy_jpeg2000(data: bytes) -> bool:
-    """The last byte of its COD marker says how pixels are transformed: 0 with losses, 1 reversibly (T.800, A.6.1)."""
+    """Read the wavelet transform, the last byte of the COD marker: 0 is lossy, 1 lossless (T.800, A.6.1)."""
     at = data.find(b"\xff\x52", data.find(b"\xff\x4f\xff\x51"))
     return data[at + 13 : at + 14] == b"\0"
 
 
 def reason(error: BaseException, data: bytes = b"", kind: str | None = None) -> str:
-    """Says why an image cannot be decoded: it is damaged, or of a kind that its reader does not know."""
+    """Return why an image cannot be decoded: it is damaged, or of a kind that its reader does not support."""
     if isinstance(error, MemoryError):
         return "does not fit into memory"
     message = _ADDRESS.sub("", str(error)) or type(error).__name__
@@ -241,18 +239,18 @@ def reason(error: BaseException, data: bytes = b"", kind: str | None = None) -> 
             return f"a TIFF with {unusual}, which Pillow does not read; export it as 8-bit RGB or gray, TIFF or PNG"
     if not unidentified and _UNREAD.search(message):
         form = FORMATS[kind].name if kind else "an image"
-        return f"{form} of a kind that is not read ({message}); save it as PNG"
+        return f"{form} of an unsupported kind ({message}); save it as PNG"
     if unidentified:
         message = "its header cannot be read"
     if kind in ("AVIF", "JPEG2000", "HEIF", "JXL", "PPM"):
         tools = {"JXL": "djxl", "JPEG2000": "opj_decompress"}
-        hint = f"; if other programs open it, make a PNG of it with {tools[kind]}" if kind in tools else ""
+        hint = f"; if other programs open it, convert it to PNG with {tools[kind]}" if kind in tools else ""
         return f"damaged image: {FORMATS[kind].name} that does not decode ({message}){hint}"
     return f"damaged image: {message}"
 
 
 def versions() -> str:
-    """The versions of what decodes images: others may decode to other pixels."""
+    """Return the versions of the image decoders; other versions may give other pixels."""
     parts = [f"Pillow {PIL.__version__}"]
     for package in _PACKAGES.values():
         try:

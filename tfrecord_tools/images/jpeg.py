@@ -1,4 +1,4 @@
-"""What libjpeg lets pass of a broken JPEG and TensorFlow does not, and what of it can be repaired."""
+"""Check JPEGs for damage that libjpeg tolerates and TensorFlow does not, and repair some of it."""
 
 from __future__ import annotations
 
@@ -13,46 +13,46 @@ from PIL import Image
 
 SIGNATURE = b"\xff\xd8\xff"
 END = b"\xff\xd9"
-_MARKER = re.compile(rb"\xff([\x01-\xfe])")  # In coded data, 0xff is followed by 0x00 or a restart marker.
+_MARKER = re.compile(rb"\xff([\x01-\xfe])")  # Within image data, 0xff is followed by 0x00 or is a restart marker.
 _SCAN = 0xDA
 _METADATA = 0xE1  # EXIF and XMP.
-_INDEX, _SEVERAL = 0xE2, b"MPF\0"  # A segment that says where the other pictures of the file are (CIPA DC-007).
-_FRAMES = (0xC0, 0xC1)  # Baseline and extended; others are progressive, lossless or arithmetic.
+_INDEX, _SEVERAL = 0xE2, b"MPF\0"  # Segment with the positions of the other pictures in the file (CIPA DC-007).
+_FRAMES = (0xC0, 0xC1)  # Baseline and extended. Others are progressive, lossless or arithmetic.
 _ALL_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
-_INTERVAL = 0xDD  # How many units of coded data lie between two restart markers.
+_INTERVAL = 0xDD  # Segment with the number of units between two restart markers.
 _JPEG_LS = 0xF7
 _SEGMENT = struct.Struct(">BH")  # Marker, length.
-_LOSSLESS = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)  # And hierarchical.
+_LOSSLESS = (0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)  # Lossless or hierarchical.
 _FRAME = struct.Struct(">BHHB")  # Bits, height, width, components (JPEG standard, B.2.2).
 _RESTARTS = range(0xD0, 0xD8)
-_SEGMENTS = frozenset({*range(0xC0, 0xFF)} - {*_RESTARTS, 0xD8, END[1]})  # Followed by a length and content.
-_MAX_SCANS = 500  # A progressive file has about ten; each costs a pass over all pixels (libjpeg-turbo's -maxscans).
+_SEGMENTS = frozenset({*range(0xC0, 0xFF)} - {*_RESTARTS, 0xD8, END[1]})  # Markers with a length and content.
+_MAX_SCANS = 500  # A progressive file has about ten. Each takes a pass over all pixels (libjpeg-turbo's -maxscans).
 _MAX_JUNK_BYTES = 1 << 16
 _PADDING = b"\0\r\n\t "
-_NOISE_BYTES = 24  # For each block of 8 x 8 values.
+_NOISE_BYTES = 24  # Per block of 8 x 8 values.
 
 
 class DamagedJpegError(Exception):
-    """What is wrong."""
+    """A damaged JPEG."""
 
 
 class RefusedJpegError(DamagedJpegError):
-    """Why it is not to be decoded, whole or not."""
+    """A JPEG that must not be decoded, even if it is not damaged."""
 
 
 def check_markers(data: bytes) -> int:
-    """Checks that the markers lead to the end marker.
+    """Follow the markers to the end marker.
 
-    Pillow stops at the last row. TensorFlow insists on the end marker, which is gone from a file whose end
-    was overwritten, as by the zeros of a download that was broken off.
+    Pillow stops at the last row, but TensorFlow needs the end marker. It is missing if the end of the file was
+    overwritten, for example with zeros by an interrupted download.
 
     Returns:
-        The position behind the end marker.
+        The position after the end marker.
 
     Raises:
-        RefusedJpegError: It is of a kind that TensorFlow does not read, such as one of 12 bits, or has so many scans
-            that only decoding them for long was meant.
-        DamagedJpegError: The markers lead to no end.
+        RefusedJpegError: TensorFlow does not read this kind of JPEG, such as one with 12 bits, or the number of scans
+            is so large that the file is probably an attack.
+        DamagedJpegError: The end marker is missing.
     """
     position, scans = len(SIGNATURE) - 1, 0
     while marker := _MARKER.search(data, position):
@@ -75,16 +75,18 @@ def check_markers(data: bytes) -> int:
 
 def _check_frame(header: bytes) -> None:
     if len(header) < _FRAME.size:
-        return  # The markers lead to no end either.
+        return  # The end marker is missing too, which is reported.
     bits, _, _, components = _FRAME.unpack(header)
     if bits != 8:
-        raise RefusedJpegError(f"a JPEG of {bits} bits per sample, and 8 are read; map it to 8 bits and save it as PNG")
+        raise RefusedJpegError(
+            f"a JPEG with {bits} bits per sample, only 8 are supported; map it to 8 bits and save it as PNG"
+        )
     if components not in (1, 3, 4):
-        raise RefusedJpegError(f"a JPEG of {components} components, and 1, 3 and 4 are read; save it as PNG")
+        raise RefusedJpegError(f"a JPEG with {components} components, only 1, 3 and 4 are supported; save it as PNG")
 
 
 def has_end(data: bytes) -> bool:
-    """Whether `check_markers` finds nothing wrong."""
+    """Return whether `check_markers` finds no defect."""
     try:
         check_markers(data)
     except DamagedJpegError:
@@ -93,10 +95,10 @@ def has_end(data: bytes) -> bool:
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height in pixels of a JPEG that may pass as it is, as its header says.
+    """Return width and height in pixels, from the header, of a JPEG that can probably be stored unchanged.
 
-    None where Pillow has to look, which takes longer: it may be damaged, CMYK, rotated by its metadata, one of several
-    pictures, or of any number of scans. One baseline scan of all components is all that libjpeg reads.
+    The result is None if Pillow must check the file, which takes longer: it may be damaged, CMYK, rotated by its
+    metadata, or have several pictures or scans. A result means that the file has one baseline scan of all components.
     """
     position, frame = len(SIGNATURE) - 1, None
     while data[position : position + 1] == b"\xff" and position + 4 + _FRAME.size <= len(data):
@@ -120,34 +122,35 @@ def plain_size(data: bytes) -> tuple[int, int] | None:
 
 
 def repair(data: bytes) -> tuple[bytes, str]:
-    """Cuts junk off the front and ends a JPEG that only lacks its tail.
+    """Remove junk before a JPEG, and add a missing end marker.
 
     Returns:
-        The repaired bytes and what was wrong; the same bytes and "" if there was nothing to repair.
+        The repaired bytes and the defects; the same bytes and "" if there was nothing to repair.
     """
-    whole, start = data, data.find(SIGNATURE, 0, _MAX_JUNK_BYTES)
+    original, start = data, data.find(SIGNATURE, 0, _MAX_JUNK_BYTES)
     if start < 0:
         return data, ""
-    wrong = [f"{start:,} bytes before the JPEG"] if start else []
+    defects = [f"{start:,} bytes before the JPEG"] if start else []
     data = data[start:]
     try:
         end = check_markers(data)
         if start and data[end:].strip(_PADDING):
-            return whole, ""  # Something else that contains a JPEG, such as a preview.
+            return original, ""  # Another file that contains a JPEG, such as a preview.
     except RefusedJpegError:
         if start:
-            return whole, ""  # Three bytes that look like a JPEG's start.
+            return original, ""  # Three bytes that only look like the start of a JPEG.
         raise
     except DamagedJpegError:
-        data = data.rstrip(b"\xff") + END  # A broken marker at the very end would be taken for one with a length.
-        wrong.append("no end marker")
-    return data, " and ".join(wrong)
+        data = data.rstrip(b"\xff") + END  # 0xff at the end would make a wrong marker with the first byte of END.
+        defects.append("no end marker")
+    return data, " and ".join(defects)
 
 
 def decodes_cleanly(data: bytes) -> bool:
-    """Whether all of the entropy decoding, and almost none of the inverse DCT, ends without error or warning.
+    """Return whether a JPEG decodes without error or warning. A missing end marker is a warning.
 
-    At 1/8 scale; it takes two thirds of the time that Pillow takes for the same. A missing end marker is a warning.
+    It is decoded at 1/8 scale: all of the entropy decoding, almost none of the inverse DCT. Pillow takes 1.5 times as
+    long for the same.
     """
     try:
         simplejpeg.decode_jpeg(data, "GRAY", fastdct=True, fastupsample=True, min_height=1, min_width=1)
@@ -157,17 +160,17 @@ def decodes_cleanly(data: bytes) -> bool:
 
 
 def lost_share(data: bytes, *, details: bool) -> float:
-    """Returns the share of the pixels that were filled in because coded data are missing, though all markers are there.
+    """Return the fraction of pixels without data in a JPEG with all its markers.
 
-    libjpeg fills in what a cut took away, and only warns. Such pixels show in two ways: restart markers are missing,
-    or noise in front of the markers that end coded data changes them. A decoder that has all data skips the noise.
+    libjpeg fills such pixels with a color and only warns. They are found in two ways: restart markers are missing, or
+    the pixels change if noise is inserted where image data ends. If no data is missing, decoders skip the noise.
 
     Args:
-        data: A JPEG whose markers lead to its end.
-        details: Count pixels of a progressive JPEG as lost if only their details are.
+        data: A JPEG with an end marker.
+        details: Whether pixels of a progressive JPEG count as lost if only their details are lost.
 
     Raises:
-        OSError: It does not decode.
+        OSError: The JPEG does not decode.
     """
     before, after = (_pixels(version, details) for version in (data, _with_noise(data)))
     differs = (before != after).reshape(*before.shape[:2], -1).any(axis=-1)
@@ -175,18 +178,17 @@ def lost_share(data: bytes, *, details: bool) -> float:
 
 
 def _pixels(data: bytes, details: bool) -> np.ndarray:
-    """The pixels at 1/8 scale, in which the finer scans of a progressive JPEG do not show; with `details` all."""
+    """Decode at 1/8 scale, or at full scale if `details` of a progressive JPEG matter."""
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-        image.decodermaxblock = (
-            len(data) + 1
-        )  # Read at once, as TensorFlow does; else what lies behind 64 KiB is not seen.
+        # The file is read at once, as TensorFlow does. By default, Pillow does not see data after the first 64 KiB.
+        image.decodermaxblock = len(data) + 1
         if not details or "progressive" not in image.info:
             image.draft(None, (1, 1))
         return np.asarray(image)
 
 
 def _with_noise(data: bytes) -> bytes:
-    """Inserts noise wherever coded data end, of the length that the whole image could need."""
+    """Insert noise wherever image data ends, long enough for the pixels of the whole image."""
     ends, coded = [], False
     for code, start, content in _markers(data):
         if coded:
@@ -203,11 +205,11 @@ def _with_noise(data: bytes) -> bytes:
 
 
 def _noise(count: int) -> bytes:
-    return np.random.default_rng(0).integers(0, 255, count, np.uint8).tobytes()  # Without 0xff: no markers.
+    return np.random.default_rng(0).integers(0, 255, count, np.uint8).tobytes()  # Without 0xff, so without markers.
 
 
 def _markers(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """Yields code, position and content of the markers up to the end marker; of those without a length, b""."""
+    """Yield code, position and content (b"" without a length) of the markers up to the end marker."""
     position = len(SIGNATURE) - 1
     while marker := _MARKER.search(data, position):
         code, start, position = marker[1][0], marker.start(), marker.end()
@@ -219,7 +221,7 @@ def _markers(data: bytes) -> Iterator[tuple[int, int, bytes]]:
 
 
 def _lost_restarts(data: bytes) -> float:
-    """Returns the largest share of a scan's restart intervals that is missing."""
+    """Return the largest fraction of restart intervals that are missing in a scan."""
     frame, interval, expected, seen, lost = b"", 0, 0, 0, 0.0
     for code, _, content in _markers(data):
         if code in _RESTARTS:
@@ -234,7 +236,7 @@ def _lost_restarts(data: bytes) -> float:
 
 
 def _units(frame: bytes, scan: bytes) -> int:
-    """The number of units, of which restart intervals consist, in a scan (JPEG standard, A.2); 0 if it is damaged."""
+    """Return the number of units (MCU) in a scan (JPEG standard, A.2); 0 if the scan is damaged."""
     if len(frame) < _FRAME.size + 3 or len(scan) < 2:
         return 0
     _, height, width, _ = _FRAME.unpack_from(frame)
@@ -242,6 +244,6 @@ def _units(frame: bytes, scan: bytes) -> int:
     across, down = (max(1, *factors) for factors in zip((1, 1), *sampling.values()))
     if scan[0] > 1:
         return -(-width // (8 * across)) * -(-height // (8 * down))
-    own = sampling.get(scan[1], (1, 1))  # A scan of one component consists of its blocks.
+    own = sampling.get(scan[1], (1, 1))  # In a scan of one component, a unit is a block.
     width, height = -(-width * own[0] // across), -(-height * own[1] // down)
     return -(-width // 8) * -(-height // 8)

@@ -1,7 +1,7 @@
-"""JPEG XL: what its header says, and its pixels, or the JPEG that was packed into it, by the extra `jxl`.
+"""JPEG XL: read the header, and decode pixels or the original JPEG with the extra `jxl`.
 
-Layout (ISO/IEC 18181-2): a bare codestream, or boxes of size u32, name and content, big-endian, among them the
-codestream in one piece (`jxlc`) or several (`jxlp`). The codestream's header consists of bits, the lowest first.
+Layout (ISO/IEC 18181-2): a bare codestream, or boxes of size u32, name and content, big-endian. The codestream is in
+one box (`jxlc`) or in several boxes (`jxlp`). The header of the codestream consists of bits, the lowest bit first.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from PIL import Image
 
 CODESTREAM = b"\xff\x0a"
 CONTAINER = b"\0\0\0\x0cJXL \r\n\x87\n"
-_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # Of width to height; 0: none.
+_RATIOS = ((0, 1), (1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # Width to height. 0: not given.
 _HEADER_BYTES = 64
 _MODES = ("L", "LA", "RGB", "RGBA", "I;16")
 
 
 class DamagedJxlError(Exception):
-    """What is wrong."""
+    """A damaged JPEG XL file."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Header:
-    """What stands in front of the pixels.
+    """The header of an image.
 
     Attributes:
-        size: Width and height in pixels, not yet turned.
-        animated: Whether there are several pictures.
-        lossy: Whether colors are coded in XYB, as all encoders do that lose something; False if it is not known.
+        size: Width and height in pixels, before the orientation is applied.
+        animated: Whether the file has several pictures.
+        lossy: Whether colors are coded in XYB, as in all lossy files. False if not known.
     """
 
     size: tuple[int, int]
@@ -49,10 +49,10 @@ class _Bits:
 
 
 def read_header(data: bytes) -> Header:
-    """Reads size and metadata (18181-1, annex D).
+    """Read size and metadata (18181-1, annex D).
 
     Raises:
-        DamagedJxlError: There is no codestream.
+        DamagedJxlError: The file has no codestream.
     """
     stream = _codestream(data)
     if not stream.startswith(CODESTREAM):
@@ -63,7 +63,7 @@ def read_header(data: bytes) -> Header:
         return Header(size=size, animated=False, lossy=True)
     animated = False
     if bits(1):
-        bits(3)  # The orientation, which the decoder applies.
+        bits(3)  # Orientation, which the decoder applies.
         if bits(1):
             _read_size(bits)
         if bits(1):  # A preview.
@@ -78,9 +78,9 @@ def _is_xyb(bits: _Bits) -> bool:
         bits(6)
     if is_float:
         bits(4)
-    bits(1)  # Whether 16 bits suffice.
+    bits(1)  # Whether 16 bits are enough.
     extra = bits(2)
-    if extra > 1 or (extra == 1 and not bits(1)):  # Channels other than an alpha channel of the usual kind.
+    if extra > 1 or (extra == 1 and not bits(1)):  # Channels other than the usual alpha channel.
         return False
     return bool(bits(1))
 
@@ -97,7 +97,7 @@ def _read_length(bits: _Bits, small: int) -> int:
 
 
 def _codestream(data: bytes) -> bytes:
-    """Returns the codestream, or its first piece."""
+    """Return the codestream, or its first piece."""
     if data.startswith(CODESTREAM):
         return data
     for box, start, end in _boxes(data):
@@ -107,7 +107,7 @@ def _codestream(data: bytes) -> bytes:
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Yields name, start and end of each box's content."""
+    """Yield name, start and end of each box's content."""
     position = 0
     while position + 8 <= len(data):
         size, start = int.from_bytes(data[position : position + 4], "big"), position + 8
@@ -121,12 +121,12 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def holds_jpeg(data: bytes) -> bool:
-    """Whether it is a JPEG that was packed without losses, with all that is needed to restore its bytes."""
+    """Return whether the file contains an original JPEG that can be restored byte for byte."""
     return data.startswith(CONTAINER) and any(box == b"jbrd" for box, _, _ in _boxes(data))
 
 
 def unpack_jpeg(data: bytes) -> bytes | None:
-    """Returns the bytes of the JPEG that was packed; None if they cannot be restored.
+    """Return the bytes of the original JPEG; None if they cannot be restored.
 
     Raises:
         ImportError: The extra is not installed.
@@ -136,11 +136,11 @@ def unpack_jpeg(data: bytes) -> bytes | None:
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decodes it, upright.
+    """Decode the image and apply its orientation.
 
     Raises:
         ImportError: The extra is not installed.
-        DamagedJxlError: It does not decode, or not to pixels of 8 or 16 bits.
+        DamagedJxlError: The image does not decode, or not to pixels with 8 or 16 bits.
     """
     is_jpeg, info, content = _decoded(data)
     if is_jpeg or info.mode not in _MODES:
@@ -149,15 +149,15 @@ def decode(data: bytes) -> Image.Image:
 
 
 def _decoded(data: bytes) -> tuple[bool, Any, bytes]:
-    """Whether the content is a JPEG file, what is known of the pixels, and the content.
+    """Return whether the content is a JPEG file, a description of the pixels, and the content.
 
-    The plugin's opener is not used: it starts threads for all processors and leaves an orientation in EXIF that the
-    decoder has applied.
+    The plugin's opener for Pillow is not used: it starts threads for all processors, and leaves the orientation in
+    EXIF although the decoder has applied it.
     """
-    from pillow_jxl import Decoder  # Here: an extra.
+    from pillow_jxl import Decoder  # An extra.
 
     try:
         is_jpeg, info, content, *_ = Decoder(num_threads=0)(data)
     except Exception as error:
-        raise DamagedJxlError("the decoder refuses it") from error
+        raise DamagedJxlError("the decoder rejects the file") from error
     return is_jpeg, info, content

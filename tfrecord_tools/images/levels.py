@@ -1,4 +1,4 @@
-"""Gray levels of more than 8 bits: which of them an image uses, and how they become 0..255."""
+"""Levels of more than 8 bits: read them from an image, and map them to 0..255."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin
 
 AUTO = "auto"
-_MOST = 1e300  # Beyond, differences of two levels overflow.
-_BLOCK = 1 << 20  # Values that are mapped at once: they take eight bytes each meanwhile.
+_MAX_LEVEL = 1e300  # The difference of two larger levels could overflow.
+_BLOCK = 1 << 20  # Number of values that are mapped at once, with 8 bytes of temporary memory each.
 _PHOTOMETRIC, _BITS, _SAMPLE_FORMAT = 262, 258, 339  # TIFF tags.
 _WHITE_IS_ZERO, _SIGNED = 0, 2
-_NATIVE = {  # Of compressed TIFFs libtiff returns values in the machine's byte order, which Pillow forgets for these.
+_NATIVE = {  # libtiff returns values of compressed TIFFs in the machine's byte order. Pillow assumes the file's.
     "I;16BS": "I;16NS", "I;32B": "I;32N", "I;32BS": "I;32NS", "F;32BF": "F;32NF", "F;64BF": "F;64NF",
 }  # fmt: skip
-_OTHER_BYTES = {  # Raw modes that take the high bytes of 16 bits -> those that take the low ones.
+_OTHER_BYTES = {  # Suffix of raw modes that keep the high bytes of 16 bits -> suffix that keeps the low bytes.
     "B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L",
 }  # fmt: skip
 
 
 class UnknownRangeError(Exception):
-    """The levels have no range that could be mapped to 0..255."""
+    """The levels of black and white are not known, so levels cannot be mapped to 0..255."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class Levels:
     """The pixels of an image with more than 8 bits.
 
     Attributes:
-        values: number[h w] gray levels or u16[h w 3] colors, as they are stored in the file.
-        alpha: u8[h w], 0 where a pixel is transparent; None if none is.
-        bits: Black is 0 and white 2**bits - 1. 0: the format does not say which levels black and white are.
-        kind: Names the levels, as in "signed 16-bit".
+        values: number[h w] gray levels or u16[h w 3] colors, as stored in the file.
+        alpha: u8[h w], 0 where a pixel is transparent. None: no pixel is transparent.
+        bits: Black is 0 and white is 2**bits - 1. 0: the format does not define black and white.
+        kind: Description of the levels, such as "signed 16-bit".
         inverted: Whether the lowest level is white.
     """
 
@@ -48,10 +48,10 @@ class Levels:
     inverted: bool = False
 
     def span(self) -> tuple[float, float]:
-        """Return the lowest and the highest level of the pixels that are visible and finite.
+        """Return the lowest and the highest level of the visible pixels with finite levels.
 
         Raises:
-            UnknownRangeError: No level is a number.
+            UnknownRangeError: No level is a finite number.
         """
         values = self.values
         if self.alpha is not None and self.alpha.any():
@@ -59,50 +59,50 @@ class Levels:
         if values.dtype.kind == "f":
             values = values[np.isfinite(values)]
         if not values.size:
-            raise UnknownRangeError("none of its levels is a finite number")
+            raise UnknownRangeError("no level of the image is a finite number")
         return float(values.min()), float(values.max())
 
     def span_of_16_bits(self) -> tuple[float, float]:
-        """Return `span` as it would be if white were 65535, so that files of 12 and of 16 bits compare."""
+        """Return `span`, scaled so that white is 65535: files of 12 and of 16 bits can be compared."""
         low, high = self.span()
         scale = 2 ** (16 - self.bits) if self.bits else 1
         return low * scale, high * scale
 
 
 def parse_range(text: str) -> tuple[float, float] | None:
-    """Return the levels of black and white in `LO,HI`; None for `auto`.
+    """Parse `LO,HI`, the levels of black and white; return None for `auto`.
 
     Raises:
-        ValueError: The text is neither.
+        ValueError: The text is not `auto` or two numbers.
     """
     if text.strip().lower() == AUTO:
         return None
     low, high = (float(part) for part in text.split(","))
-    if not -_MOST < low < high < _MOST:
+    if not -_MAX_LEVEL < low < high < _MAX_LEVEL:
         raise ValueError("the first level must be below the second")
     return low, high
 
 
 def normalized_range(text: str) -> str:
-    """Return the one way in which a range is recorded: `0,4095` for `0, 4095.0`."""
+    """Return a range in its normal form: `0,4095` for `0, 4095.0`."""
     limits = parse_range(text)
     return AUTO if limits is None else ",".join(written(limit, "") for limit in limits)
 
 
 def written(level: float, thousands: str = ",") -> str:
-    """Write a level, whole numbers without a point."""
+    """Format a level; whole numbers have no decimal point."""
     if level == int(level) and abs(level) < 1e15:
         return f"{int(level):{thousands}}"
     return repr(level) if not thousands else f"{level:,.4g}"
 
 
 def read(image: Image.Image, reopen: Callable[[], Image.Image], bits: int = 8) -> Levels | None:
-    """Read the levels of an opened image; None if it has 8 bits or fewer.
+    """Read the levels of an opened image; return None if it has 8 bits or fewer.
 
     Args:
-        image: The image, whose pixels may be decoded by this.
-        reopen: Opens the same image again.
-        bits: What the file's header says, for PNG.
+        image: Opened image. The pixels may be decoded here.
+        reopen: Function that opens the same image again.
+        bits: For PNG, the number of bits in the header.
     """
     tags = getattr(image, "tag_v2", {})
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
@@ -118,15 +118,15 @@ def read(image: Image.Image, reopen: Callable[[], Image.Image], bits: int = 8) -
 
 
 def reduced(levels: Levels, depth_range: str | None) -> Image.Image:
-    """Return the image with 8 bits, in mode L or RGB, with A where pixels are transparent.
+    """Return the image with 8 bits in mode L or RGB, with an alpha channel if pixels are transparent.
 
-    Without a range the highest 8 bits are kept, as TensorFlow's decoder does. With a range, its first level becomes 0
-    and its second one 255; levels between are mapped linearly and rounded to the nearest, halves up; levels outside
-    become 0 or 255, and NaN becomes 0. `auto` takes the image's own lowest and highest level; if all are equal,
+    Without a range, the highest 8 bits are kept, as in TensorFlow's decoder. With a range, its first level becomes 0
+    and its second level 255. Levels between are mapped linearly and rounded, halves up. Levels outside become 0 or 255,
+    and NaN becomes 0. With `auto`, the range is the lowest and the highest level of the image; if all levels are equal,
     they become 0.
 
     Raises:
-        UnknownRangeError: A range is needed and not given.
+        UnknownRangeError: A range is needed but not given.
     """
     if depth_range is None:
         pixels = _high_bits(levels)
@@ -140,7 +140,7 @@ def reduced(levels: Levels, depth_range: str | None) -> Image.Image:
 
 
 def correct_tiff(image: Image.Image) -> None:
-    """Have Pillow read the values of a compressed TIFF in the right byte order."""
+    """Make Pillow read the values of a compressed TIFF in the right byte order."""
     if isinstance(image, ImageFile.ImageFile):
         compressed = (tile.codec_name == "libtiff" for tile in image.tile)
         image.tile = [_with_mode(tile, _NATIVE.get) if c else tile for tile, c in zip(image.tile, compressed)]
@@ -148,7 +148,7 @@ def correct_tiff(image: Image.Image) -> None:
 
 @functools.cache
 def extend_pillow() -> None:
-    """Let Pillow open TIFFs whose values it can read, but does not know by their header."""
+    """Register TIFFs that Pillow can decode but does not open, because it does not know their headers."""
     unsigned, real = (1,), (3,)
     TiffImagePlugin.OPEN_INFO.update(
         {
@@ -161,7 +161,7 @@ def extend_pillow() -> None:
 
 
 def _gray(image: Image.Image, tags: Any) -> tuple[np.ndarray, str, int]:
-    """Return number[h w], what kind of levels they are, and their bits if black and white are agreed on."""
+    """Return number[h w], the kind of the levels, and their bits (0: black and white are not defined)."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
         bits = tags.get(_BITS, (16,))[0]
@@ -178,7 +178,7 @@ def _color(image: Image.Image, reopen: Callable[[], Image.Image]) -> Levels:
     image.load()
     high = np.asarray(image)
     low = _low_bytes(reopen, high.shape)
-    if low is None:  # Colors that are computed, of CMYK and of alpha that is multiplied in.
+    if low is None:  # Pillow computes the colors, from CMYK or from premultiplied alpha.
         rgba = np.asarray(image.convert("RGBA"))
         return Levels(values=rgba[:, :, :3].astype(np.uint16) * 257, alpha=rgba[:, :, 3], bits=16, kind="16-bit")
     values = high[:, :, :3].astype(np.uint16) << 8 | low[:, :, :3]
@@ -189,10 +189,10 @@ def _color(image: Image.Image, reopen: Callable[[], Image.Image]) -> Levels:
 
 
 def _low_bytes(reopen: Callable[[], Image.Image], shape: tuple[int, ...]) -> np.ndarray | None:
-    """Return u8[h w bands]: Pillow keeps the high bytes of colors of 16 bits, unless told that bytes are swapped."""
+    """Return the low bytes of 16-bit colors, u8[h w bands]. By default, Pillow keeps the high bytes."""
     with reopen() as image:
         modes = {_mode(tile) for tile in image.tile}
-        if modes == {"LA;16B"}:  # Its four bytes fit into the four bands.
+        if modes == {"LA;16B"}:  # The four bytes of a pixel are read as four bands.
             image.tile = [_with_mode(tile, lambda mode: "RGBA") for tile in image.tile]
             image.load()
             return np.repeat(np.asarray(image)[:, :, 1:2], 3, axis=2)
@@ -210,7 +210,7 @@ def _mode(tile: ImageFile._Tile) -> str:
 
 
 def _with_mode(tile: ImageFile._Tile, change: Callable[[str], str | None]) -> ImageFile._Tile:
-    """The same part of a file, read in another of Pillow's raw modes."""
+    """Return the same part of a file, to be read in another of Pillow's raw modes."""
     args: Any = tile.args
     new = change(_mode(tile)) or _mode(tile)
     return tile._replace(args=new if isinstance(args, str) else (new, *args[1:]))
@@ -220,8 +220,8 @@ def _high_bits(levels: Levels) -> np.ndarray:
     if not levels.bits:
         low, high = (written(level) for level in levels.span())
         raise UnknownRangeError(
-            f"its {levels.kind} levels (here {low} to {high}) have no agreed black and white;"
-            " tfrecord_tools.convert takes them with --depth_range=LO,HI, these two levels, or --depth_range=auto"
+            f"the file does not say which of its {levels.kind} levels (here {low} to {high}) are black and white;"
+            " run tfrecord_tools.convert with --depth_range=LO,HI, these two levels, or --depth_range=auto"
         )
     return (levels.values >> (levels.bits - 8)).astype(np.uint8)
 

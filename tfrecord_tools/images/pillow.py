@@ -1,4 +1,4 @@
-"""Pillow without its own limit and warnings, for as long as this package looks at an image."""
+"""Switch off Pillow's pixel limit and warnings while this package reads an image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-_FILTER = ("ignore", None, Warning, re.compile("PIL"), 0)  # What `filterwarnings("ignore", module="PIL")` adds.
+_FILTER = ("ignore", None, Warning, re.compile("PIL"), 0)  # Added by `filterwarnings("ignore", module="PIL")`.
 
 
 class _Limits:
-    """Pillow's limit of pixels and the filter of its warnings. Both belong to the process, and threads share them.
+    """Pillow's pixel limit and the filter of its warnings, which all threads of the process share.
 
-    The last thread that leaves restores them. The filter is removed as one entry: other code may have changed the list
-    meanwhile, which `warnings.catch_warnings` would undo.
+    The last thread that leaves restores them. Only the one filter is removed: `warnings.catch_warnings` would undo the
+    changes that other code has made in the meantime.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class _Limits:
                 self._put_back()
 
     def reset(self) -> None:
-        """Forget other threads, in a process that was forked: none of them lives in it, and one may hold the lock."""
+        """Forget other threads after a fork: they do not exist in the child, but one may hold the lock."""
         self._lock = threading.Lock()
         was_lifted, self._inside = self._inside > 0, self._depth()
         if was_lifted and not self._inside:
@@ -61,7 +61,7 @@ class _Limits:
         Image.MAX_IMAGE_PIXELS = self._max_pixels
         if self._filtered:
             with contextlib.suppress(ValueError):  # Other code reset the filters.
-                warnings.filters.remove(_FILTER)  # type: ignore[attr-defined]  # A list, whatever its type says.
+                warnings.filters.remove(_FILTER)  # type: ignore[attr-defined]  # It is a list, although its type is Sequence.
 
 
 _limits = _Limits()
@@ -75,10 +75,10 @@ def _reset_in_children() -> None:
 
 @contextlib.contextmanager
 def unlimited() -> Iterator[None]:
-    """Lift Pillow's limit of pixels and silence its warnings for the block.
+    """Lift Pillow's pixel limit and hide its warnings during the block.
 
-    The caller checks sizes itself (`ImageConfig.max_pixels`) and reports what is wrong with an image. Threads may be
-    inside at the same time, and blocks may be nested.
+    The caller must check sizes (`ImageConfig.max_pixels`) and report defects. Several threads may be in such blocks at
+    the same time, and blocks may be nested.
     """
     _limits.lift()
     try:

@@ -1,4 +1,4 @@
-"""Proves a PNG sound, in bounded memory: all that libpng insists on, of which Pillow lets some pass."""
+"""Verify a PNG as strictly as libpng does (Pillow is less strict), with limited memory."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 
 Chunk = tuple[bytes, memoryview]  # Type and content.
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # By colour type.
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # Color type -> number of channels.
 _PALETTE = 3
 _CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-_OF_PIXELS = (*_CRITICAL, b"tRNS")
-_TURNING = (b"II*\0", b"MM\0*", b"Exif\0\0", b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # Of EXIF and XMP.
-_ANCILLARY = 0x20  # The bit of the first letter of a chunk that a decoder may pass over.
+_PIXEL_CHUNKS = (*_CRITICAL, b"tRNS")
+_ORIENTATION_STARTS = (b"II*\0", b"MM\0*", b"Exif\0\0", b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")
+_ANCILLARY = 0x20  # Bit in the first letter of a chunk's type: decoders may ignore the chunk.
 _METADATA = frozenset({b"eXIf", b"iTXt", b"zTXt", b"tEXt"})
 _LONGEST_SIDE = 1_000_000  # libpng's PNG_USER_WIDTH_MAX.
 _LAST_FILTER = 4
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # x y dx dy
-_PIECE_BYTES = 1 << 20  # Inflated at once.
-_EXCESS_BYTES = 1 << 16  # libpng puts up with some bytes behind the last row.
+_PIECE_BYTES = 1 << 20  # Number of bytes that are inflated at once.
+_EXCESS_BYTES = 1 << 16  # libpng tolerates some bytes after the last row.
 
 
 class DamagedPngError(Exception):
-    """What is wrong."""
+    """A damaged PNG."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Header:
     interlace: int
 
     def passes(self) -> Iterator[tuple[int, int]]:
-        """Yields (rows, bytes a row with its filter byte) of each pass of the pixels."""
+        """Yield (rows, bytes per row including the filter byte) of each pass of the pixels."""
         for x, y, dx, dy in _ADAM7 if self.interlace else ((0, 0, 1, 1),):
             columns, rows = -(-(self.width - x) // dx), -(-(self.height - y) // dy)
             if columns > 0 < rows:
@@ -51,26 +51,26 @@ class Header:
 
 
 def read_header(data: bytes) -> Header:
-    """Reads the header behind the signature, its checksum proven.
+    """Read the header after the signature and verify its checksum.
 
     Raises:
-        DamagedPngError: There is none, or it has values that the standard does not know.
+        DamagedPngError: The header is missing, or has values that the standard does not allow.
     """
     kind, content = next(iterate_chunks(data))
     if kind != b"IHDR" or len(content) != 13:
         raise DamagedPngError("the PNG does not start with its header")
     header = Header(*struct.unpack(">IIBBBBB", content))
-    known = header.width and header.height and header.color in _CHANNELS and header.interlace <= 1
-    if not known or header.compression or header.filtering:
-        raise DamagedPngError("the PNG's header has values that its standard does not know")
+    allowed = header.width and header.height and header.color in _CHANNELS and header.interlace <= 1
+    if not allowed or header.compression or header.filtering:
+        raise DamagedPngError("the PNG's header has values that the PNG standard does not allow")
     return header
 
 
 def check(chunks: Sequence[Chunk], header: Header) -> None:
-    """Checks every chunk's place, the palette where colours are of one, all rows and their filters.
+    """Check the order of the chunks, the palette, the size of the pixel data, and the filters of the rows.
 
     Raises:
-        DamagedPngError: Something of it is wrong.
+        DamagedPngError: One of these is wrong.
     """
     _check_order([kind for kind, _ in chunks], header)
     palette = next((content for kind, content in chunks if kind == b"PLTE"), b"abc")
@@ -83,29 +83,33 @@ def check(chunks: Sequence[Chunk], header: Header) -> None:
     for piece in _inflate([content for kind, content in chunks if kind == b"IDAT"]):
         end = int(np.searchsorted(starts, position + len(piece)))
         if (piece[starts[row:end] - position] > _LAST_FILTER).any():
-            raise DamagedPngError("unknown filter of a row of the PNG")
+            raise DamagedPngError("a row of the PNG has an unknown filter")
         position, row = position + len(piece), end
         if position > expected + _EXCESS_BYTES:
             break
     if not expected <= position <= expected + _EXCESS_BYTES:
-        raise DamagedPngError(f"the PNG has {position:,} bytes of pixels and should have {expected:,}")
+        raise DamagedPngError(f"the PNG has {position:,} bytes of pixels instead of {expected:,}")
 
 
 def without_extras(chunks: Sequence[Chunk], *, orientation: bool) -> bytes:
-    """Returns a PNG of the chunks that pixels are made of.
+    """Return a PNG with only the chunks that its pixels depend on.
 
-    Pillow refuses a whole PNG for chunks that have no part in its pixels, such as a color profile above 1 MiB.
+    Pillow rejects valid PNGs because of chunks without influence on the pixels, such as a color profile above 1 MiB.
 
     Args:
-        chunks: The chunks of the whole PNG.
-        orientation: Keep the chunks that may hold an orientation too.
+        chunks: All chunks of the PNG.
+        orientation: Whether chunks that may hold an orientation are kept too.
     """
-    kept = [(kind, content) for kind, content in chunks if kind in _OF_PIXELS or (orientation and _may_turn(content))]
-    return SIGNATURE + b"".join(_chunk(kind, content) for kind, content in kept)
+    needed = [
+        _chunk(kind, content)
+        for kind, content in chunks
+        if kind in _PIXEL_CHUNKS or (orientation and _may_hold_orientation(content))
+    ]
+    return SIGNATURE + b"".join(needed)
 
 
-def _may_turn(content: memoryview) -> bool:
-    return bytes(content[:32]).startswith(_TURNING)
+def _may_hold_orientation(content: memoryview) -> bool:
+    return bytes(content[:32]).startswith(_ORIENTATION_STARTS)
 
 
 def _chunk(kind: bytes, content: memoryview) -> bytes:
@@ -114,7 +118,7 @@ def _chunk(kind: bytes, content: memoryview) -> bytes:
 
 
 def has_late_metadata(chunks: Sequence[Chunk]) -> bool:
-    """Whether something that may hold an orientation stands behind the pixels."""
+    """Return whether a chunk that may hold an orientation follows the pixels."""
     kinds = [kind for kind, _ in chunks]
     return b"IDAT" in kinds and not _METADATA.isdisjoint(kinds[kinds.index(b"IDAT") :])
 
@@ -126,24 +130,24 @@ def _check_order(kinds: Sequence[bytes], header: Header) -> None:
     if kinds.count(b"IHDR") > 1 or kinds.count(b"PLTE") > 1:
         raise DamagedPngError("the PNG has two headers or palettes")
     if kinds[first : first + pixels].count(b"IDAT") != pixels:
-        raise DamagedPngError("something stands between the PNG's pixels")
+        raise DamagedPngError("the PNG has another chunk between its pixel chunks")
     unknown = [kind for kind in kinds if kind[0] & _ANCILLARY == 0 and kind not in _CRITICAL]
     if unknown:
-        raise DamagedPngError(f"the PNG needs a decoder that knows the chunk {unknown[0]!r}")
+        raise DamagedPngError(f"the PNG needs a decoder that supports the chunk {unknown[0]!r}")
     if max(header.width, header.height) > _LONGEST_SIDE:
         raise DamagedPngError(
-            f"{header.width:,} x {header.height:,} pixels; PNG decoders take {_LONGEST_SIDE:,} a side"
+            f"{header.width:,} x {header.height:,} pixels; PNG decoders allow at most {_LONGEST_SIDE:,} per side"
         )
 
 
 def _row_starts(passes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Returns i64[rows], where each row's filter byte lies in the inflated stream."""
+    """Return i64[rows], the position of each row's filter byte in the inflated stream."""
     strides = np.concatenate([np.full(rows, stride, np.int64) for rows, stride in passes])
     return np.cumsum(strides) - strides
 
 
 def _inflate(contents: Sequence[memoryview]) -> Iterator[np.ndarray]:
-    """Yields the inflated bytes, u8[up to a piece], to the end, where their own checksum lies."""
+    """Yield the inflated bytes in pieces, u8[up to 1 MiB], and verify zlib's checksum at the end."""
     inflater = zlib.decompressobj()
     try:
         for content in (*contents, b""):
@@ -158,13 +162,16 @@ def _inflate(contents: Sequence[memoryview]) -> Iterator[np.ndarray]:
     except zlib.error as error:
         raise DamagedPngError(str(error)) from error
     if not inflater.eof:
-        raise DamagedPngError("the PNG's pixels have no end")
+        raise DamagedPngError("the PNG's pixel data is incomplete")
 
 
 def iterate_chunks(data: bytes) -> Iterator[Chunk]:
-    """Yields type and content of the chunks up to IEND, their checksums proven.
+    """Yield type and content of the chunks up to IEND, and verify their checksums.
 
     A chunk is: length u32, type, content, CRC-32 of type and content (PNG specification, section 5.3).
+
+    Raises:
+        DamagedPngError: A checksum is wrong, or IEND is missing.
     """
     view, position = memoryview(data), len(SIGNATURE)
     while position + 12 <= len(data):

@@ -1,18 +1,18 @@
-"""From the bytes of a file to the bytes of a record: sound and plain images pass as they are, others are converted.
+"""Verify an image file and return the bytes of its record, converted only where necessary.
 
-| found | stored (`--store=original`) |
+| file | stored (`--store=original`) |
 |---|---|
-| JPEG, grey or colour | as it is |
+| JPEG, gray or color | unchanged |
 | JPEG in CMYK | RGB, JPEG |
-| anything with an EXIF orientation | turned upright, and encoded anew |
-| PNG of up to 8 bits, grey, RGB or palette, opaque | as it is |
+| image with an EXIF orientation | rotated upright and encoded again |
+| PNG of up to 8 bits, gray, RGB or palette, opaque | unchanged |
 | PNG with transparent pixels | on white, PNG |
-| PNG and TIFF of 16 bits | the high byte, or what `depth_range` says, PNG |
-| TIFF of 32-bit or floating-point levels | what `depth_range` says, PNG |
+| PNG and TIFF of 16 bits | the high byte, or mapped by `depth_range`, PNG |
+| TIFF with 32-bit or floating-point levels | mapped by `depth_range`, PNG |
 | GIF, animated PNG or WebP, several pages | the first picture |
 | GIF, BMP, TIFF, PNM | PNG |
-| WebP, AVIF, HEIC, JPEG 2000, JPEG XL | JPEG; PNG if they are lossless |
-| JPEG XL that packs a JPEG | that JPEG, as it was |
+| WebP, AVIF, HEIC, JPEG 2000, JPEG XL | JPEG; PNG if the file is lossless |
+| JPEG XL with an original JPEG inside | that JPEG, byte for byte |
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ VERIFY = ("full", "header")
 ON_BAD_IMAGE = ("skip", "repair", "fail")
 CHANGES = ("repaired", "turned", "converted", "resized", "stripped")
 _EXIF_ORIENTATION = 0x0112
-_ON_THEIR_SIDE = range(5, 9)  # Orientations that swap width and height.
-_METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # Where Pillow looks for an orientation.
+_SIDEWAYS = range(5, 9)  # Orientations that swap width and height.
+_METADATA = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # Pillow searches these for an orientation.
 _LONGEST_SIDE = {"JPEG": 65_500, "PNG": 1_000_000, "RAW": 1_000_000}  # Limits of libjpeg and libpng.
 _NEEDS_EXTRA = {kind for kind, form in formats.FORMATS.items() if form.extra}
 _NO_LEVELS = (0.0, 0.0)
@@ -44,32 +44,34 @@ _SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
 
 
 class BadImage(Exception):
-    """Why a file cannot be a record, in words that follow `path: `."""
+    """A file that cannot become a record. The message follows `path: `."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """How images are proven and what is stored of them.
+    """How images are verified and stored.
 
     Attributes:
-        on_bad_image: "skip" lists bad files in rejected.csv, "repair" mends what can be (see `repair`) and lists
-            that too, "fail" stops at the first.
-        verify: "full" decodes every image, "header" only looks at the header and for the end of what passes as it is.
-        max_pixels: An image of more is refused before it is decoded.
-        store: "original" keeps the bytes of JPEG and PNG, "jpeg" and "png" store all as that, "raw" as pixels.
-        resize: Length in pixels of the side that `resize_mode` names. None: as it is.
+        on_bad_image: "skip": list bad files in rejected.csv. "repair": also repair files where possible (see `repair`)
+            and list them. "fail": stop at the first bad file.
+        verify: "full": decode every image. "header": for images that are stored unchanged, check only the header and
+            the end of the file.
+        max_pixels: Images with more pixels are rejected before they are decoded.
+        store: "original": keep the bytes of JPEG and PNG files. "jpeg", "png": store all images as JPEG or PNG. "raw":
+            store pixels.
+        resize: Length in pixels of the side that `resize_mode` names, 1..65,500. None: keep the size.
         resize_mode: See `recode.target_size`.
-        upscale: Enlarge too what is smaller than `resize`.
-        quality: Of each JPEG that is encoded, 1..100.
-        depth_range: Which levels of 16-bit, 32-bit and floating-point PNGs and TIFFs become black and white: "LO,HI",
-            or "auto" for the lowest and highest level of each image. None: 16-bit levels lose their low byte, and
-            images whose levels have no agreed range are rejected. See `levels.reduced`.
-        strip_metadata: Remove EXIF, XMP and IPTC from JPEG and PNG. See `strip.stripped`.
+        upscale: Whether images smaller than `resize` are enlarged.
+        quality: Quality of JPEGs that are encoded, 1..100.
+        depth_range: Levels of 16-bit, 32-bit and floating-point PNGs and TIFFs that become black and white: "LO,HI",
+            or "auto" for the lowest and highest level of each image. None: only the high byte of 16-bit levels is
+            kept, and images without a defined black and white are rejected. See `levels.reduced`.
+        strip_metadata: Whether EXIF, XMP and IPTC are removed from JPEG and PNG. See `strip.stripped`.
     """
 
     on_bad_image: str = "skip"
     verify: str = "full"
-    max_pixels: int = 178_956_970  # Where Pillow itself raises: 2 * 1 GiB / 4 / 3.
+    max_pixels: int = 178_956_970  # Pillow's own limit: 2 * 1 GiB / 4 / 3.
     store: str = "original"
     resize: int | None = None
     resize_mode: str = "shorter"
@@ -82,23 +84,23 @@ class ImageConfig:
         allowed = {"on_bad_image": ON_BAD_IMAGE, "verify": VERIFY, "store": STORES, "resize_mode": recode.RESIZE_MODES}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise UserError(f"--{name}={getattr(self, name)}: one of {', '.join(values)} is expected.")
+                raise UserError(f"--{name}={getattr(self, name)}: must be one of {', '.join(values)}.")
         if self.resize is not None and self.resize not in _SIZES_ALLOWED:
-            raise UserError(f"--resize={self.resize}: a length of 1 to 65,500 pixels is expected.")
+            raise UserError(f"--resize={self.resize}: must be a length of 1 to 65,500 pixels.")
         if not 1 <= self.quality <= 100:
-            raise UserError(f"--quality={self.quality}: 1 to 100 is expected.")
+            raise UserError(f"--quality={self.quality}: must be from 1 to 100.")
         if self.max_pixels < 1:
-            raise UserError(f"--max_pixels={self.max_pixels}: at least 1.")
+            raise UserError(f"--max_pixels={self.max_pixels}: must be at least 1.")
         if self.store == "raw" and (self.resize is None or self.resize_mode not in ("exact", "center_crop")):
             raise UserError(
-                "--store=raw needs one size for all images, as readers of raw pixels do:"
-                " give --resize=N with --resize_mode=exact or center_crop."
+                "--store=raw: all images must have the same size."
+                " Add --resize=N with --resize_mode=exact or center_crop."
             )
         if self.depth_range is not None:
             object.__setattr__(self, "depth_range", _normalized_range(self.depth_range))
 
     def image_settings(self) -> dict[str, Any]:
-        """What the stored bytes depend on; how images are proven decides only which there are."""
+        """Return the settings that the stored bytes depend on."""
         settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(ImageConfig)}
         settings["repair"] = settings.pop("on_bad_image") == "repair"
         del settings["verify"]
@@ -116,25 +118,25 @@ def _normalized_range(text: str) -> str:
 
 
 def config_of(config: ImageConfig) -> ImageConfig:
-    """The part of a larger config that is this: workers may not know the class of the whole, a command's own."""
+    """Return only the fields of `ImageConfig`, since workers may not be able to import a command's class."""
     return ImageConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(ImageConfig)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What is stored of an image.
+    """An image as it is stored.
 
     Attributes:
-        data: The bytes.
-        type: What they are: JPEG, PNG or RAW.
-        source_type: What the file was, one of `READ_TYPES`.
-        height: In pixels, as stored.
-        width: Likewise.
-        changes: Of `CHANGES`, in that order; empty if the file's bytes are stored as they are.
-        repaired: What was wrong with it and is mended; "" else.
-        findings: Of `findings.FINDINGS`, in that order.
-        levels: The lowest and the highest level of an image with more than 8 bits, else zeros. Without `depth_range`
-            they are those of 16 bits.
+        data: Stored bytes.
+        type: Type of the stored bytes: JPEG, PNG or RAW.
+        source_type: Type of the file, one of `READ_TYPES`.
+        height: Height of the stored image in pixels.
+        width: Width of the stored image in pixels.
+        changes: Changes to the file, from `CHANGES` and in that order. Empty: the bytes of the file are stored.
+        repaired: Defects that were repaired. "": none.
+        findings: Findings, from `findings.FINDINGS` and in that order.
+        levels: Lowest and highest level of an image with more than 8 bits; (0, 0) for others. Without `depth_range`,
+            levels are scaled to 16 bits.
     """
 
     data: bytes
@@ -149,14 +151,18 @@ class Prepared:
 
 
 def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
-    """Proves an image sound and makes of it what is stored: always the same of the same bytes and config.
+    """Verify an image and return it as it is stored. Equal bytes and configs give equal results.
 
-    A JPEG that passes as it is is decoded at 1/8 scale, which runs all of the entropy decoding and almost none of
-    the inverse DCT; of a PNG all pixels are inflated and every chunk's checksum is checked. JPEG has no
-    checksums: coded data that was cut and ended properly decodes, its rest grey; see `jpeg.lost_share`.
+    A JPEG that is stored unchanged is decoded at 1/8 scale, with all of the entropy decoding and almost none of the
+    inverse DCT. For a PNG, all pixels are inflated and all checksums are verified. JPEG has no checksums: if a file was
+    cut and ended with an end marker, it decodes and the rest is gray; see `jpeg.lost_share`.
+
+    Args:
+        data: Bytes of the file.
+        config: How to verify and store it.
 
     Raises:
-        BadImage: It is no image, of a type that is not read, damaged, or too large.
+        BadImage: The file is not an image, not of a supported type, damaged, or too large.
     """
     if not data:
         raise BadImage("empty file")
@@ -165,47 +171,49 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
     source_type = formats.detect(data)
     with as_bad_image(data, source_type):
         if source_type == "JPEG" and (size := _plain_size(data, config)):
-            kept = _kept(data, "JPEG", config)
-            changes = ("stripped",) * (kept is not data)
-            return Prepared(data=kept, type="JPEG", source_type="JPEG", width=size[0], height=size[1], changes=changes)
+            stored = _stripped(data, "JPEG", config)
+            changes = ("stripped",) * (stored is not data)
+            return Prepared(
+                data=stored, type="JPEG", source_type="JPEG", width=size[0], height=size[1], changes=changes
+            )
         if source_type is None:
-            return _from_within(data, config)
+            return _prepare_embedded_jpeg(data, config)
         repaired = ""
         if config.on_bad_image == "repair":
             data, repaired = repair.repaired(data, source_type, lambda size: _check_pixels(size, config))
         if source_type == "JXL" and (
-            packed := formats.reconstructed_jpeg(data, lambda size: _check_pixels(size, config, "JXL"))
+            original := formats.reconstructed_jpeg(data, lambda size: _check_pixels(size, config, "JXL"))
         ):
-            prepared = _prepare(packed, "JPEG", source_type, "", config)
+            prepared = _prepare(original, "JPEG", source_type, "", config)
             changes = tuple(name for name in CHANGES if name == "converted" or name in prepared.changes)
             return dataclasses.replace(prepared, changes=changes)
         return _prepare(data, formats.detect(data) or source_type, source_type, repaired, config)
 
 
-def _from_within(data: bytes, config: ImageConfig) -> Prepared:
-    """Repairs a JPEG behind junk, where that is wanted and no other format claims the file."""
+def _prepare_embedded_jpeg(data: bytes, config: ImageConfig) -> Prepared:
+    """Repair a file with junk before a JPEG, if repairs are enabled and no other format is recognized."""
     if config.on_bad_image == "repair" and not formats.is_claimed(data):
-        within, wrong = jpeg.repair(data)
-        if wrong:
+        embedded, defects = jpeg.repair(data)
+        if defects:
             try:
-                within, wrong = repair.repaired(data, None, lambda size: _check_pixels(size, config))
-                with as_bad_image(within, "JPEG"):
-                    return _prepare(within, "JPEG", "JPEG", wrong, config)
+                embedded, defects = repair.repaired(data, None, lambda size: _check_pixels(size, config))
+                with as_bad_image(embedded, "JPEG"):
+                    return _prepare(embedded, "JPEG", "JPEG", defects, config)
             except repair.TooMuchLostError:
                 raise
             except (OSError, SyntaxError, BadImage):
-                pass  # Bytes that look like the start of a JPEG.
+                pass  # The bytes only look like the start of a JPEG.
     raise BadImage(formats.name(data))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Work:
-    """What has to be done to an opened image. Sizes are (width, height) in pixels."""
+class _Steps:
+    """The steps from an opened image to the stored one. Sizes are (width, height) in pixels."""
 
     stored: str
-    orientation: int  # EXIF's, 1..8.
+    orientation: int  # EXIF orientation, 1..8.
     converted: bool
-    size: tuple[int, int]  # Upright.
+    size: tuple[int, int]  # Size of the upright image.
     target: tuple[int, int]
 
     @property
@@ -218,8 +226,8 @@ class _Work:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Made:
-    """What is stored of an image. Size is (width, height) in pixels."""
+class _Stored:
+    """The stored image. Size is (width, height) in pixels."""
 
     data: bytes
     size: tuple[int, int]
@@ -232,7 +240,7 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
     header, chunks = None, []
     if kind == "JPEG":
         jpeg.check_markers(data)
-    elif kind == "PNG":  # Before Pillow, which does not say what is wrong with which chunk.
+    elif kind == "PNG":  # Before Pillow, which does not name the wrong chunk.
         header = png.read_header(data)
         _check_pixels((header.width, header.height), config)
         chunks = list(png.iterate_chunks(data))
@@ -242,34 +250,34 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         if kind == "JPEG" and config.verify == "full" and not jpeg.decodes_cleanly(data):
             _check_jpeg(data, image.height, repaired)
         if png.has_late_metadata(chunks):
-            image.load()  # Else Pillow knows of no orientation that stands behind the pixels.
+            image.load()  # Pillow then also reads an orientation after the pixels.
         if header is not None:
             recode.scale_transparency(image, header.bits)
-        work = _work(image, data, kind, header, config)
-        found = inspection.left_behind(image, data, chunks)
-        if work.turned or work.converted or work.resized:
-            _check_target(work, config)
+        steps = _steps(image, data, kind, header, config)
+        left_behind = inspection.left_behind(image, data, chunks)
+        if steps.turned or steps.converted or steps.resized:
+            _check_target(steps, config)
             bits = header.bits if header is not None else 8
-            made = _made(image, work, config, bits, lambda: _opened(data, kind, chunks, config))
+            stored = _converted(image, steps, config, bits, lambda: _opened(data, kind, chunks, config))
         else:
-            made = _as_it_is(image, data, kind, config)
-    done = (bool(repaired), work.turned, work.converted, work.resized, made.stripped)
+            stored = _unchanged(image, data, kind, config)
+    changes = (bool(repaired), steps.turned, steps.converted, steps.resized, stored.stripped)
     return Prepared(
-        data=made.data,
-        type=work.stored,
+        data=stored.data,
+        type=steps.stored,
         source_type=source_type,
-        height=made.size[1],
-        width=made.size[0],
-        changes=tuple(name for name, applies in zip(CHANGES, done) if applies),
+        height=stored.size[1],
+        width=stored.size[0],
+        changes=tuple(name for name, applies in zip(CHANGES, changes) if applies),
         repaired=repaired,
-        findings=tuple(name for name in findings.FINDINGS if name in found + made.findings),
-        levels=made.levels,
+        findings=tuple(name for name in findings.FINDINGS if name in left_behind + stored.findings),
+        levels=stored.levels,
     )
 
 
 def _opened(data: bytes, kind: str, chunks: list[png.Chunk], config: ImageConfig) -> Image.Image:
-    """Opens an image whose size passes, and a PNG without the chunks for which Pillow refuses it."""
-    is_animated = any(kind == b"acTL" for kind, _ in chunks)  # Pillow insists on frames that nobody needs.
+    """Open an image; if Pillow rejects a PNG, try again without the chunks that its pixels do not need."""
+    is_animated = any(kind == b"acTL" for kind, _ in chunks)  # Pillow would reject broken later frames.
     candidates = [png.without_extras(chunks, orientation=True) if is_animated else data]
     for candidate in candidates:
         try:
@@ -284,65 +292,70 @@ def _opened(data: bytes, kind: str, chunks: list[png.Chunk], config: ImageConfig
 
 
 def _check_jpeg(data: bytes, height: int, repaired: str) -> None:
-    """Checks a JPEG with which libjpeg is not content: some of what it warns of is harmless.
+    """Check a JPEG for which libjpeg gives a warning, since some warnings are harmless.
 
     Raises:
-        OSError: It does not decode, and so not in TensorFlow.
+        OSError: The JPEG does not decode, in TensorFlow either.
         BadImage: Pixels are missing.
     """
     lost = jpeg.lost_share(data, details=True)
     if not repaired and repair.is_cut(lost, height):
-        raise BadImage(f"damaged image: the JPEG's coded data end early, for {lost:.1%} of its pixels they are missing")
+        raise BadImage(f"damaged image: the JPEG's image data ends early, {lost:.1%} of its pixels are missing")
 
 
 def _plain_size(data: bytes, config: ImageConfig) -> tuple[int, int] | None:
-    """Width and height of a JPEG that is proven to pass as it is without Pillow: most do, in half of the time."""
+    """Return width and height of a JPEG that can be stored unchanged; None if Pillow must check the file.
+
+    Most JPEGs are verified here, in half of the time that Pillow takes.
+    """
     if config.resize or config.store not in ("original", "jpeg") or (size := jpeg.plain_size(data)) is None:
         return None
     _check_pixels(size, config)
-    proven = jpeg.decodes_cleanly(data) if config.verify == "full" else jpeg.has_end(data)
-    return size if proven else None
+    valid = jpeg.decodes_cleanly(data) if config.verify == "full" else jpeg.has_end(data)
+    return size if valid else None
 
 
-def _work(image: Image.Image, data: bytes, kind: str, header: png.Header | None, config: ImageConfig) -> _Work:
+def _steps(image: Image.Image, data: bytes, kind: str, header: png.Header | None, config: ImageConfig) -> _Steps:
     stored = _stored_type(data, kind, config)
     deep = header is not None and header.bits > 8
     converted = stored != kind or image.mode == "CMYK" or deep or not recode.is_opaque(image)
     orientation = _orientation(image)
-    size = image.size[::-1] if orientation in _ON_THEIR_SIDE else image.size
+    size = image.size[::-1] if orientation in _SIDEWAYS else image.size
     target = recode.target_size(size, config.resize, config.resize_mode, config.upscale) if config.resize else size
-    return _Work(stored=stored, orientation=orientation, converted=converted, size=size, target=target)
+    return _Steps(stored=stored, orientation=orientation, converted=converted, size=size, target=target)
 
 
-def _as_it_is(image: Image.Image, data: bytes, kind: str, config: ImageConfig) -> _Made:
-    kept = _kept(data, kind, config)
+def _unchanged(image: Image.Image, data: bytes, kind: str, config: ImageConfig) -> _Stored:
+    stored = _stripped(data, kind, config)
     has_position = not config.strip_metadata and inspection.has_position(image)
-    return _Made(data=kept, size=image.size, findings=["gps"] * has_position, stripped=kept is not data)
+    return _Stored(data=stored, size=image.size, findings=["gps"] * has_position, stripped=stored is not data)
 
 
-def _kept(data: bytes, kind: str, config: ImageConfig) -> bytes:
+def _stripped(data: bytes, kind: str, config: ImageConfig) -> bytes:
     return strip.stripped(data, kind) if config.strip_metadata else data
 
 
-def _made(image: Image.Image, work: _Work, config: ImageConfig, bits: int, reopen: Callable[[], Image.Image]) -> _Made:
-    if work.resized:
-        recode.draft(image, work.target if image.size == work.size else work.target[::-1], config.resize_mode)
+def _converted(
+    image: Image.Image, steps: _Steps, config: ImageConfig, bits: int, reopen: Callable[[], Image.Image]
+) -> _Stored:
+    if steps.resized:
+        recode.draft(image, steps.target if image.size == steps.size else steps.target[::-1], config.resize_mode)
     deep = levels.read(image, reopen, bits)
     if deep is not None:
         image = levels.reduced(deep, config.depth_range)
     image.load()
-    made = recode.upright(recode.plain(image), work.orientation)
-    if work.resized:
-        made = recode.resized(made, work.target, config.resize_mode)
-    found = {
+    result = recode.upright(recode.plain(image), steps.orientation)
+    if steps.resized:
+        result = recode.resized(result, steps.target, config.resize_mode)
+    traits = {
         "deep": deep is not None,
         "transparent": not recode.is_opaque(image),
-        "one_color": recode.has_one_color(made),
+        "one_color": recode.has_one_color(result),
     }
-    return _Made(
-        data=recode.encoded(made, work.stored, config.quality),
-        size=made.size,
-        findings=[name for name, applies in found.items() if applies],
+    return _Stored(
+        data=recode.encoded(result, steps.stored, config.quality),
+        size=result.size,
+        findings=[name for name, applies in traits.items() if applies],
         levels=_NO_LEVELS if deep is None else deep.span() if config.depth_range else deep.span_of_16_bits(),
     )
 
@@ -354,12 +367,12 @@ def _stored_type(data: bytes, kind: str, config: ImageConfig) -> str:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1..8; 1, upright, where there is none or it cannot be read."""
-    if image.format == "TIFF" or not image.info.keys() & _METADATA:  # Pillow turns TIFFs itself.
+    """Return the EXIF orientation, 1..8; 1 (upright) if it is missing or cannot be read."""
+    if image.format == "TIFF" or not image.info.keys() & _METADATA:  # Pillow rotates TIFFs itself.
         return 1
     try:
         orientation: Any = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # noqa: BLE001  Whatever its parser raises on broken EXIF.
+    except Exception:  # noqa: BLE001  Pillow's parser may raise anything on broken EXIF.
         return 1
     return int(orientation) if orientation in range(1, 9) else 1
 
@@ -371,22 +384,24 @@ def _check_pixels(size: tuple[int, int], config: ImageConfig, kind: str = "") ->
         raise BadImage(f"{named}{pixels}, more than convert's --max_pixels={config.max_pixels:,}")
 
 
-def _check_target(work: _Work, config: ImageConfig) -> None:
-    width, height = work.target
-    most = _LONGEST_SIDE[work.stored]
-    if max(width, height) > most:
-        raise BadImage(f"would be stored with {width:,} x {height:,} pixels; {work.stored} can have {most:,} a side")
-    if work.resized:
-        _check_pixels(work.target, config)
+def _check_target(steps: _Steps, config: ImageConfig) -> None:
+    width, height = steps.target
+    limit = _LONGEST_SIDE[steps.stored]
+    if max(width, height) > limit:
+        raise BadImage(
+            f"would be stored with {width:,} x {height:,} pixels; {steps.stored} allows at most {limit:,} per side"
+        )
+    if steps.resized:
+        _check_pixels(steps.target, config)
 
 
 @contextmanager
 def as_bad_image(data: bytes = b"", kind: str | None = None) -> Iterator[None]:
-    """Turns whatever is raised on a file that cannot be decoded into `BadImage`.
+    """Turn any exception from decoding a file into `BadImage`.
 
     Args:
-        data: The file, if its reason shall say more than what was raised.
-        kind: Its format, one of `READ_TYPES`.
+        data: Bytes of the file, used for a more exact message. b"": not known.
+        kind: Format of the file, one of `READ_TYPES`.
     """
     with pillow.unlimited():
         try:
@@ -397,5 +412,5 @@ def as_bad_image(data: bytes = b"", kind: str | None = None) -> Iterator[None]:
             raise BadImage(str(error)) from error
         except (jpeg.DamagedJpegError, png.DamagedPngError) as error:
             raise BadImage(f"damaged image: {error}") from error
-        except Exception as error:  # Any of Pillow's parsers and their libraries, on bytes of any origin.
+        except Exception as error:  # Pillow's parsers and their libraries may raise anything.
             raise BadImage(formats.reason(error, data, kind)) from error

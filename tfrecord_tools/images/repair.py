@@ -1,5 +1,4 @@
-"""What is left of a broken image: JPEGs that lack their tail or carry junk, GIFs whose pixels break off, WebPs with
-wrong sizes."""
+"""Repair broken images: JPEGs that are cut or follow junk, GIFs that are cut, WebPs with wrong sizes."""
 
 from __future__ import annotations
 
@@ -13,59 +12,59 @@ from PIL import Image, ImageFile
 from tfrecord_tools.images import jpeg, webp
 
 _BLOCK = 8  # Pixels along the side of a block.
-MAX_LOST_ROWS = 0.5  # Of the height; with less than half of it, an image may not show what its label says.
+MAX_LOST_ROWS = 0.5  # Fraction of the height. With less than half an image, the label may be wrong.
 
 
 class TooMuchLostError(Exception):
-    """Less than half of the image is there."""
+    """More than half of the rows are lost."""
 
 
 def repaired(
     data: bytes, kind: str | None, check_size: Callable[[tuple[int, int]], object] = lambda size: None
 ) -> tuple[bytes, str]:
-    """Repairs what can be.
+    """Repair an image if possible.
 
     Args:
-        data: The file.
-        kind: JPEG, GIF, WEBP, or None if its first bytes are of no type.
-        check_size: Called with width and height before anything is decoded; may raise to stop.
+        data: Bytes of the file.
+        kind: Type of the file. Only JPEG, GIF and WEBP are repaired, and None: a file that does not start as an image.
+        check_size: Called with width and height before anything is decoded. It may raise an exception.
 
     Returns:
-        Bytes of a sound image (of a GIF, as PNG) and what was wrong with it; the same bytes and "" if nothing
-        was, or nothing can be done.
+        Bytes of a valid image (a PNG, if the file was a GIF) and its defects. The same bytes and "" if the image has no
+        defects or cannot be repaired.
 
     Raises:
-        TooMuchLostError: With how much.
-        OSError: What is left does not decode either.
+        TooMuchLostError: More than half of the rows are lost.
+        OSError: The repaired image does not decode.
     """
     if kind in ("JPEG", None):
-        data, wrong = jpeg.repair(data)
-        if "end" in wrong:
+        data, defects = jpeg.repair(data)
+        if "end" in defects:
             lost = _lost_rows(data, "JPEG", check_size)
         elif (cut := _lost_by_cut(data, check_size)) is not None:
-            lost, wrong = cut, " and ".join(filter(None, (wrong, "its coded data end early")))
+            lost, defects = cut, " and ".join(filter(None, (defects, "its image data ends early")))
         else:
             lost = 0.0
     elif kind == "GIF":
-        whole = data
+        original = data
         data, lost = _repaired_gif(data, check_size)
-        wrong = "its pixels break off" if data is not whole else ""
+        defects = "its image data ends early" if data is not original else ""
     elif kind == "WEBP" and not _decodes_webp(data, check_size):
         return webp.rebuilt(data), "its chunks are damaged"
     else:
         return data, ""
     if lost > MAX_LOST_ROWS:
-        raise TooMuchLostError(f"its last {lost:.0%} of rows are lost, too much to be repaired")
-    return data, f"{wrong}, the last {lost:.1%} of rows lost" if lost else wrong
+        raise TooMuchLostError(f"the last {lost:.0%} of its rows are lost, too many to repair it")
+    return data, f"{defects}, the last {lost:.1%} of its rows are lost" if lost else defects
 
 
 def is_cut(lost: float, height: int) -> bool:
-    """Whether a share of pixels makes up a row of blocks: one that lacks fewer shows what it showed."""
+    """Return whether the lost pixels fill at least one row of blocks; smaller losses do not matter."""
     return lost * height >= _BLOCK
 
 
 def _lost_by_cut(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> float | None:
-    """Returns the share of pixels that a JPEG with an end marker lacks; None if it is whole."""
+    """Return the fraction of lost pixels of a JPEG with an end marker; None if the JPEG is complete."""
     if jpeg.decodes_cleanly(data):
         return None
     with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
@@ -76,10 +75,10 @@ def _lost_by_cut(data: bytes, check_size: Callable[[tuple[int, int]], object]) -
 
 
 def _repaired_gif(data: bytes, check_size: Callable[[tuple[int, int]], object]) -> tuple[bytes, float]:
-    """Returns the GIF and 0, or, if its first picture does not decode whole, a PNG of it and what share is lost.
+    """Return the GIF and 0; if its first picture is cut, a PNG of it and the fraction of lost rows.
 
     Raises:
-        OSError: It is interlaced: what it lacks are rows all over the picture.
+        OSError: The GIF is cut and interlaced, so rows are missing everywhere.
     """
     interlaced = False
     try:
@@ -108,7 +107,7 @@ def _decodes_webp(data: bytes, check_size: Callable[[tuple[int, int]], object]) 
 
 
 def _lost_rows(data: bytes, kind: str, check_size: Callable[[tuple[int, int]], object]) -> float:
-    """The share of the height, from the bottom, that is of one colour, as decoders fill in what they did not find."""
+    """Return the fraction of rows at the bottom with a single color, which decoders use for missing data."""
     with Image.open(io.BytesIO(data), formats=(kind,)) as image:
         check_size(image.size)
         image.draft("L", (1, 1))
@@ -119,7 +118,7 @@ def _lost_rows(data: bytes, kind: str, check_size: Callable[[tuple[int, int]], o
 
 @contextmanager
 def _incomplete() -> Iterator[None]:
-    """Lets Pillow give what it decoded before an error."""
+    """Let Pillow return the pixels that were decoded before an error."""
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     try:
         yield

@@ -1,7 +1,7 @@
-"""What a file is that is not one of the images that are read, from its first bytes, and what makes a picture of it.
+"""Name unsupported files from their first bytes, with advice how to get an image from them.
 
-The table is kept here and not taken from a library: general libraries name media types, while a reason needs the
-common name of the format and the next step. What is listed is what lies beside images in real folders.
+The table lists formats that are found next to images in real folders. General libraries give media types, but messages
+need the common name of the format and the next step.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any
 
 from tfrecord_tools.layout import schema
 
-_Magic = tuple[int, bytes]  # Where in the file, and what stands there.
-_TEXT_BYTES = 1024  # Looked at to tell text from binary data.
-_ZIP_BYTES = 4096  # Searched for the names of the first files in an archive.
-_MOST_ICONS = 64
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # No text has these.
+_Magic = tuple[int, bytes]  # Position in the file, and the bytes there.
+_TEXT_BYTES = 1024  # Number of bytes that decide whether a file is text.
+_ZIP_BYTES = 4096  # Number of bytes that are searched for the names of the first files in an archive.
+_MAX_ICONS = 64
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # Text does not have these.
 
 _EXPORT = "export it as PNG or JPEG"
 _PAGES = "export its pages as PNG or JPEG"
 DEVELOP = "develop it to JPEG or TIFF, for example with darktable or rawpy"
 _VIDEO = "extract its frames, for example with ffmpeg"
-_AUDIO = "it holds sound and no picture"
+_AUDIO = "it holds sound, not an image"
 _UNPACK = "unpack it first"
-_DATA = "it holds data; write its images as PNG first"
-_OTHER = "it holds no picture"
+_DATA = "it holds data; save its images as PNG first"
+_OTHER = "it does not hold an image"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Kind:
     """A kind of file.
 
     Attributes:
-        name: With its article, as in "a PDF document".
-        advice: How a picture is made of it, or why there is none.
-        is_image: Whether it is a picture, in a format that is not read.
+        name: Name with its article, as in "a PDF document".
+        advice: How to get an image from the file, or why that is not possible.
+        is_image: Whether the file is an image, in a format that is not supported.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Kind:
 
 
 def _kinds(advice: str, *rows: tuple[Any, ...], is_image: bool = False) -> list[tuple[Kind, tuple[_Magic, ...]]]:
-    """Returns (kind, magic) for each alternative of the rows; plain bytes stand at the start of the file."""
+    """Return (kind, magic) for each alternative in the rows; plain bytes must be at the start of the file."""
     return [
         (Kind(name, advice, is_image), ((0, start),) if isinstance(start, bytes) else start)
         for name, *starts in rows
@@ -55,8 +55,8 @@ def _kinds(advice: str, *rows: tuple[Any, ...], is_image: bool = False) -> list[
 
 
 def _icons(kind: bytes) -> Iterator[tuple[_Magic, ...]]:
-    """An icon has no signature: a kind, the number of its pictures, and a zero in the first one's entry."""
-    return (((0, b"\0\0" + kind + b"\0" + bytes((count, 0))), (9, b"\0")) for count in range(1, _MOST_ICONS))
+    """Yield the possible starts of icons: kind, number of pictures, and a zero in the first entry."""
+    return (((0, b"\0\0" + kind + b"\0" + bytes((count, 0))), (9, b"\0")) for count in range(1, _MAX_ICONS))
 
 
 _PICKLES = (b"\x80\2c", b"\x80\2}", b"\x80\2]", b"\x80\3c", b"\x80\3}", b"\x80\3]", b"\x80\4\x95", b"\x80\5\x95")
@@ -196,7 +196,7 @@ _TABLE = [
         ("another RIFF file", b"RIFF", b"RIFX"),
     ),
 ]  # fmt: skip
-_INSIDE_ZIP = (  # What one of the first names in an archive says of it.
+_INSIDE_ZIP = (  # A name of one of the first files in the archive -> the kind of archive.
     (b"[Content_Types].xml", Kind("an Office document", _PAGES)),
     (b"word/", Kind("an Office document", _PAGES)),
     (b".npy", Kind("an archive of NumPy arrays (NPZ)", _DATA)),
@@ -207,11 +207,11 @@ _INSIDE_ZIP = (  # What one of the first names in an archive says of it.
 _HTML = re.compile(rb"<(!doctype html|html|head|body|br\b|title|meta|script)", re.IGNORECASE)
 _SVG = re.compile(rb"(<\?xml.*)?(<!.*)?<svg\b", re.DOTALL)
 _XBM = re.compile(rb"#define\s+\w+_width\s+\d+\s+#define\s+\w+_height\s")
-_TEXTS: tuple[tuple[re.Pattern[bytes], Kind], ...] = (  # How the first line that is not empty begins.
+_TEXTS: tuple[tuple[re.Pattern[bytes], Kind], ...] = (  # Start of the first line that is not empty -> kind of text.
     (_HTML, Kind("an HTML page", "download the file again")),
-    (re.compile(rb"version https://git-lfs"), Kind("a Git LFS pointer", "run `git lfs pull` for the file itself")),
-    (re.compile(rb"/annex/objects/"), Kind("a git-annex pointer", "run `git annex get` for the file itself")),
-    (re.compile(rb"HTTP/\d"), Kind("a web server's answer with its headers", "download the file again")),
+    (re.compile(rb"version https://git-lfs"), Kind("a Git LFS pointer", "run `git lfs pull` to get the file itself")),
+    (re.compile(rb"/annex/objects/"), Kind("a git-annex pointer", "run `git annex get` to get the file itself")),
+    (re.compile(rb"HTTP/\d"), Kind("a web server's response with headers", "download the file again")),
     (_SVG, Kind("an SVG drawing", "render it to PNG, for example with Inkscape")),
     (re.compile(rb"<\?xml"), Kind("an XML file", _OTHER)),
     (re.compile(rb"[{\[]"), Kind("a JSON file", _OTHER)),
@@ -220,7 +220,7 @@ _TEXTS: tuple[tuple[re.Pattern[bytes], Kind], ...] = (  # How the first line tha
 
 
 def binary(data: bytes) -> Kind | None:
-    """Returns the known format that the file claims to have, plain text and formats that are read aside, or None."""
+    """Return the known unsupported binary format of a file, or None."""
     kind = next((kind for kind, magic in _TABLE if _matches(data, magic)), None)
     if kind is not None:
         return kind
@@ -231,13 +231,13 @@ def binary(data: bytes) -> Kind | None:
     if data[4:8] == b"ftyp":
         return Kind("a video (MP4 or QuickTime)", _VIDEO)
     if schema.data_bytes(data[: schema.HEADER_BYTES]) is not None and any(data[: schema.HEADER_BYTES]):
-        return Kind("a TFRecord file", "`python -m tfrecord_tools.adopt` reads it")
+        return Kind("a TFRecord file", "use `python -m tfrecord_tools.adopt` for TFRecords")
     return None
 
 
 def text(data: bytes) -> Kind | None:
-    """Returns the kind of text that the file begins with; None if it does not begin with text."""
-    head = codecs.getincrementaldecoder("utf-8-sig")()  # A character may be cut where the head ends.
+    """Return the kind of text at the start of a file; None if it does not start with text."""
+    head = codecs.getincrementaldecoder("utf-8-sig")()  # Incremental, since the last character may be cut.
     try:
         start = head.decode(data[:_TEXT_BYTES])
     except UnicodeDecodeError:
@@ -249,9 +249,9 @@ def text(data: bytes) -> Kind | None:
 
 
 def _matches(data: bytes, magic: tuple[_Magic, ...]) -> bool:
-    return all(data[at : at + len(wanted)] == wanted for at, wanted in magic)
+    return all(data[at : at + len(expected)] == expected for at, expected in magic)
 
 
 def article(name: str) -> str:
-    """The indefinite article of a name that is read letter by letter, as in "an ICO image"."""
+    """Return the indefinite article of a name that is spoken letter by letter, as in "an ICO image"."""
     return "an" if name[:1] in "AEFHILMNORSX" else "a"

@@ -1,4 +1,4 @@
-"""EXIF, XMP and what else says where and by whom a picture was taken, removed from JPEG and PNG without decoding."""
+"""Remove EXIF, XMP and other metadata about place and author from JPEG and PNG, without decoding."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tfrecord_tools.images import jpeg, png
 _MARKER = re.compile(rb"\xff([\x01-\xfe])")
 _END = 0xD9
 _WITHOUT_LENGTH = frozenset({1, *range(0xD0, 0xDA)})  # TEM, restarts, start and end.
-_SEGMENTS = {  # Marker -> how the content of a segment to remove begins.
+_SEGMENTS = {  # Marker -> starts of the content of segments to remove.
     0xE1: (b"Exif\0", b"http://ns.adobe.com/xap/1.0/\0", b"http://ns.adobe.com/xmp/extension/\0"),
-    0xE2: (b"MPF\0",),  # Where the other pictures are that follow the end marker.
+    0xE2: (b"MPF\0",),  # Positions of the other pictures, which follow the end marker.
     0xED: (b"Photoshop 3.0\0",),  # IPTC: place, author, caption; also previews and copies of EXIF.
 }
 _CHUNKS = (b"eXIf", b"zxIf")
@@ -22,10 +22,10 @@ _PADDING = b"\0\r\n\t "
 
 
 def stripped(data: bytes, kind: str) -> bytes:
-    """Return a valid JPEG or PNG without its metadata, the same object if there is none.
+    """Return a valid JPEG or PNG without its metadata; the same object if there is no metadata.
 
-    Removed are EXIF, XMP, Photoshop's block with IPTC fields, and all that follows the end of the image: the other
-    pictures and films there have metadata of their own. Color profiles, comments and pixels stay as they are.
+    EXIF, XMP, Photoshop's block with IPTC fields, and everything after the end of the image are removed, since other
+    pictures and videos there have their own metadata. Color profiles, comments and pixels stay unchanged.
     """
     parts = {"JPEG": _jpeg_parts, "PNG": _png_parts}[kind](data)
     rest = b"".join(parts)
@@ -66,5 +66,5 @@ def _png_parts(data: bytes) -> Iterator[bytes]:
 
 
 def _end(data: bytes, position: int) -> int:
-    """The end of what is kept, if the image ends at `position`: padding is no metadata."""
+    """Return the end of the bytes to keep: the end of the image, or of the file if only padding follows."""
     return position if data[position:].strip(_PADDING) else len(data)

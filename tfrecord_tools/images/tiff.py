@@ -1,7 +1,7 @@
-"""What a TIFF file says of its first picture: raw photographs, and pixels that Pillow does not read, by their names.
+"""Read tags of TIFF files, to recognize raw photographs and describe pixels that Pillow does not read.
 
-Layout (TIFF 6.0, section 2): a header with the byte order and the offset of the first directory; a directory is a
-count, then entries of tag, type, count and value, or the offset of the value where it is longer than its field.
+Layout (TIFF 6.0, section 2): a header has the byte order and the offset of the first directory. A directory is a count,
+then entries of tag, type, count and value (or the offset of the value, if it does not fit into its field).
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import threading
 
 from PIL import _imaging
 
-Directory = dict[int, tuple[int, ...]]  # Tag -> values; only whole numbers.
+Directory = dict[int, tuple[int, ...]]  # Tag -> values; only integers.
 _TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # BYTE, SHORT, LONG, IFD and those of BigTIFF.
 _BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _FORMAT = 258, 259, 262, 277, 339
 _SUB_DIRECTORIES, _DNG_VERSION = 330, 50706
-_CR2 = b"CR"  # Behind the header.
-_OF_SENSORS = (32803, 34892)  # Photometric interpretations: a color filter array, and linear values of one.
+_CR2 = b"CR"  # After the header.
+_SENSOR_DATA = (32803, 34892)  # Photometric interpretations: color filter array, and its linear values.
 _RAW_COMPRESSIONS = (32767, 32769, 32770, 34713, 65000)  # Sony, Epson, Samsung, Nikon, Kodak.
 _COMPRESSIONS = {34661: "JBIG", 34892: "lossy JPEG", 34925: "LZMA", 50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL"}
 _FORMATS = {1: "", 2: "signed ", 3: "floating-point ", 5: "complex ", 6: "complex "}
 _COLORS = {5: "CMYK", 6: "YCbCr", 8: "LAB", 9: "LAB", 10: "LAB", 32844: "LogL", 32845: "LogLuv"}
-_MOST_ENTRIES, _MOST_VALUES = 4096, 64
+_MAX_ENTRIES, _MAX_VALUES = 4096, 64
 _MESSAGE_BYTES = 512
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_void_p)  # module, format, va_list
 
 
 def read_directory(data: bytes, offset: int | None = None) -> Directory:
-    """Reads a directory, by default the first; what is damaged is left out."""
+    """Read a directory, by default the first; damaged entries are left out."""
     order = ">" if data.startswith(b"MM") else "<"
     big = data[2:4] in (b"+\0", b"\0+")
     pointer, counted, size = ("Q", "Q", 20) if big else ("I", "H", 12)
@@ -40,37 +40,40 @@ def read_directory(data: bytes, offset: int | None = None) -> Directory:
             (offset,) = struct.unpack_from(order + pointer, data, 8 if big else 4)
         (count,) = struct.unpack_from(order + counted, data, offset)
         start = offset + struct.calcsize(counted)
-        for position in range(start, start + size * min(count, _MOST_ENTRIES), size):
+        for position in range(start, start + size * min(count, _MAX_ENTRIES), size):
             tag, kind, length = struct.unpack_from(f"{order}HH{pointer}", data, position)
-            if kind not in _TYPES or not 0 < length <= _MOST_VALUES:
+            if kind not in _TYPES or not 0 < length <= _MAX_VALUES:
                 continue
             layout = f"{order}{length}{_TYPES[kind]}"
             at = position + 4 + struct.calcsize(pointer)
             if struct.calcsize(layout) > struct.calcsize(pointer):
                 (at,) = struct.unpack_from(order + pointer, data, at)
             directory[tag] = struct.unpack_from(layout, data, at)
-    except (struct.error, OverflowError):  # It points behind the end of the file.
+    except (struct.error, OverflowError):  # An offset is after the end of the file.
         pass
     return directory
 
 
 def is_raw(data: bytes) -> bool:
-    """Whether it holds what a camera's sensor saw (DNG, NEF, ARW, PEF ...); its first picture is a preview then."""
+    """Return whether it is a raw photograph (DNG, NEF, ARW, PEF ...); its first picture is only a preview."""
     first = read_directory(data)
     others = (read_directory(data, offset) for offset in first.get(_SUB_DIRECTORIES, ()))
     return (
-        data[8:10] == _CR2 or _DNG_VERSION in first or any(_is_of_sensor(directory) for directory in (first, *others))
+        data[8:10] == _CR2
+        or _DNG_VERSION in first
+        or any(_holds_sensor_data(directory) for directory in (first, *others))
     )
 
 
-def _is_of_sensor(directory: Directory) -> bool:
+def _holds_sensor_data(directory: Directory) -> bool:
     return (
-        directory.get(_PHOTOMETRIC, (0,))[0] in _OF_SENSORS or directory.get(_COMPRESSION, (0,))[0] in _RAW_COMPRESSIONS
+        directory.get(_PHOTOMETRIC, (0,))[0] in _SENSOR_DATA
+        or directory.get(_COMPRESSION, (0,))[0] in _RAW_COMPRESSIONS
     )
 
 
 def unusual(data: bytes) -> str:
-    """Names what its pixels are, as in "5 bands and 16-bit pixels"; "" if nothing is unusual."""
+    """Describe unusual pixels, as in "5 bands and 16-bit pixels"; return "" if the pixels are usual."""
     directory = read_directory(data)
     bits = directory.get(_BITS, (1,))
     kind, samples = directory.get(_FORMAT, (1,))[0], directory.get(_SAMPLES, (1,))[0]
@@ -87,15 +90,16 @@ def unusual(data: bytes) -> str:
     return " and ".join(parts)
 
 
-_said = threading.local()
+_messages = threading.local()
 
 
 @functools.cache
 def _catch_messages() -> object:
-    """Keeps libtiff's messages for `last_message`; by default they go to stderr, without a file's name.
+    """Store libtiff's messages for `last_message`; by default, they go to stderr without a file name.
 
-    The handler is the process's, so it is set when the first TIFF is opened, and not at import. It is of the libtiff
-    that Pillow is linked with; where its functions are not exported (Windows), the messages are printed as before.
+    The handler changes the whole process, so it is set when the first TIFF is opened and not on import. It is set in
+    the libtiff that Pillow is linked with. Where the functions of libtiff are not exported (Windows), messages are
+    still printed.
     """
     try:
         libtiff = ctypes.CDLL(_imaging.__file__)
@@ -109,21 +113,21 @@ def _catch_messages() -> object:
     def keep(module: bytes | None, form: bytes, arguments: int | None) -> None:
         buffer = ctypes.create_string_buffer(_MESSAGE_BYTES)
         format_into(buffer, ctypes.c_size_t(_MESSAGE_BYTES), form, ctypes.c_void_p(arguments))
-        _said.message = buffer.value.decode("ascii", "replace").rstrip(".")
+        _messages.message = buffer.value.decode("ascii", "replace").rstrip(".")
 
     handler = _HANDLER(keep)
     setters[0].argtypes = setters[1].argtypes = [ctypes.c_void_p]
     setters[0](ctypes.cast(handler, ctypes.c_void_p))
     setters[1](None)
-    return handler  # Kept by the cache: libtiff calls it as long as the process lives.
+    return handler  # The cache keeps a reference, since libtiff calls the handler until the process exits.
 
 
 def listen() -> None:
-    """Forgets earlier messages of libtiff in this thread, and keeps it from printing."""
+    """Clear earlier messages of libtiff in this thread, and stop it from printing messages."""
     _catch_messages()
-    _said.message = ""
+    _messages.message = ""
 
 
 def last_message() -> str:
-    """What libtiff said last in this thread since `listen`; "" if nothing."""
-    return str(getattr(_said, "message", ""))
+    """Return libtiff's last message in this thread since `listen`; "" if there is none."""
+    return str(getattr(_messages, "message", ""))

@@ -1,17 +1,17 @@
-"""The chunks of a WebP file: what its pixels are coded with, and what of a damaged file can be repaired.
+"""Read the chunks of a WebP file: whether it is lossy, and whether wrong sizes can be repaired.
 
-Layout (WebP container specification): `RIFF`, size u32, `WEBP`, then chunks: name, size u32, content, and a byte of
+Layout (WebP container specification): `RIFF`, size u32, `WEBP`, then chunks of name, size u32, content, and a byte of
 padding after an odd size; little-endian.
 """
 
 from __future__ import annotations
 
 _LOSSY, _LOSSLESS = b"VP8 ", b"VP8L"
-_FRAME, _FRAME_HEADER_BYTES = b"ANMF", 16  # A picture of an animation: a header, then chunks.
+_FRAME, _FRAME_HEADER_BYTES = b"ANMF", 16  # A picture of an animation: header, then chunks.
 
 
 def is_lossy(data: bytes) -> bool:
-    """Whether the first picture is coded with losses."""
+    """Return whether the first picture is compressed with losses."""
     position = 12
     while position + 8 <= len(data):
         name, size = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
@@ -22,10 +22,10 @@ def is_lossy(data: bytes) -> bool:
 
 
 def rebuilt(data: bytes) -> bytes:
-    """Corrects the sizes of a file that has but one chunk, of pixels, unless it was cut; returns others as they are.
+    """Correct the sizes of a file with one chunk; return other files and files that were cut unchanged.
 
-    Decoders of animations, such as Pillow's, insist on the sizes. Those of single pictures, such as TensorFlow's,
-    read on until they have all pixels.
+    Decoders of animations, such as Pillow's, need correct sizes. Decoders of single pictures, such as TensorFlow's,
+    read until they have all pixels.
     """
     if data[12:16] not in (_LOSSY, _LOSSLESS) or int.from_bytes(data[4:8], "little") + 8 > len(data):
         return data

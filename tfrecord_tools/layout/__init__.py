@@ -1,1 +1,1 @@
-"""What reader and writer share: examples, index, names of files, digest, convert.json, splits."""
+"""The dataset format: examples, index, file names, digest, convert.json, splits."""

@@ -1,4 +1,4 @@
-"""The names of a dataset's files, and the content of `convert.json` as types (docs/format.md lists the keys)."""
+"""File names of a dataset, and types for the content of `convert.json` (keys: docs/format.md)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Class(TypedDict):
 
 
 class ClassEntry(_Class, total=False):
-    """A class, with the number of its records in each split that the dataset has."""
+    """A class, with its number of records in each split of the dataset."""
 
     train: int
     validation: int
@@ -27,14 +27,14 @@ class ClassEntry(_Class, total=False):
 
 
 class SplitEntry(TypedDict):
-    """A split: its records, without those left out, and its files."""
+    """A split: the number of its records, without those left out, and of its files."""
 
     records: int
     shards: int
 
 
 class KeysEntry(TypedDict):
-    """The names under which adopted records hold what (`schema.Keys`)."""
+    """Names of the features of adopted records (`schema.Keys`)."""
 
     image: str
     label: str
@@ -43,7 +43,7 @@ class KeysEntry(TypedDict):
 
 
 class Versions(TypedDict):
-    """Versions of the packages that decide the bytes of a dataset."""
+    """Versions of the packages that the bytes of a dataset depend on."""
 
     tfrecord_tools: str
     pillow: str
@@ -51,7 +51,7 @@ class Versions(TypedDict):
 
 
 class NoteEntry(TypedDict):
-    """A line below the class table of the console (`notes.Note`); examples are paths."""
+    """A note below the class table on the console (`notes.Note`); examples are paths."""
 
     kind: str
     text: str
@@ -62,7 +62,7 @@ class NoteEntry(TypedDict):
 
 
 class Histogram(TypedDict):
-    """Least, median and greatest value, and counts between edges that are evenly spaced in the logarithm."""
+    """Smallest, median and largest value, and counts between logarithmically spaced edges."""
 
     min: float
     median: float
@@ -72,7 +72,7 @@ class Histogram(TypedDict):
 
 
 class Colors(TypedDict):
-    """Mean and standard deviation of red, green and blue in 0..255, over a sample of the records."""
+    """Mean and standard deviation of red, green and blue (0..255), from a sample of the records."""
 
     sampled: int
     undecodable: int
@@ -85,7 +85,7 @@ class _Verified(TypedDict):
 
 
 class Images(_Verified, total=False):
-    """The stored images; of an adopted dataset only `verified`. Counts are by name."""
+    """The stored images; adopted datasets have only `verified`. Counts are by name."""
 
     source_types: dict[str, int]
     types: dict[str, int]
@@ -99,7 +99,7 @@ class Images(_Verified, total=False):
 
 
 class Files(TypedDict):
-    """Numbers of the files in `rejected.csv`."""
+    """Numbers of files in `rejected.csv`."""
 
     skipped: int
     repaired: int
@@ -107,19 +107,19 @@ class Files(TypedDict):
 
 
 class Reason(TypedDict):
-    """A reason in `rejected.csv`, without its numbers, and its files."""
+    """A reason in `rejected.csv`, without the numbers in it, and the number of files with this reason."""
 
     done: str
     reason: str
     files: int
 
 
-DuplicateFile = TypedDict("DuplicateFile", {"path": str, "class": str, "split": str})  # No split: "", it was dropped.
+DuplicateFile = TypedDict("DuplicateFile", {"path": str, "class": str, "split": str})  # Split "": dropped.
 Relabelled = TypedDict("Relabelled", {"from": str, "to": str, "images": int})
 
 
 class DuplicateCounts(TypedDict):
-    """Files with the same bytes as another file; examples by kind are contents, each with its files."""
+    """Files with the same bytes as another file. Examples: for each kind, lists of identical files."""
 
     copies: int
     leaks: int
@@ -141,13 +141,13 @@ class _Counts(TypedDict):
 
 
 class Counts(_Counts, total=False):
-    """The first keys of `convert.json`: what the dataset is, without its images."""
+    """The first keys of `convert.json`: the dataset as a whole."""
 
     keys: KeysEntry
 
 
 class Report(TypedDict, total=False):
-    """What `convert.json` says of the images; of an adopted dataset only `images`."""
+    """The keys of `convert.json` about the images; adopted datasets have only `images`."""
 
     images: Images
     files: Files
@@ -158,13 +158,13 @@ class Report(TypedDict, total=False):
 
 
 class ConvertJson(Counts, Report):
-    """The content of `convert.json`; the report is missing where a conversion is only planned."""
+    """The content of `convert.json`; the keys of `Report` are missing if a conversion is only planned."""
 
     versions: Versions
 
 
 def class_entry(label: int, name: str, records: Mapping[str, int]) -> ClassEntry:
-    """Return the entry of a class with its `records`, split -> number."""
+    """Return the entry of a class; `records`: split -> number of records."""
     return cast(ClassEntry, {"label": label, "name": name, **records})
 
 
@@ -175,14 +175,14 @@ def class_records(entry: ClassEntry, split: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A contiguous range of the dataset's records: one file."""
+    """One file of the dataset: a contiguous range of its records."""
 
     split: str
-    number: int  # Within the split.
-    of: int
+    number: int  # Index within the split.
+    of: int  # Number of shards of the split.
     start: int
     stop: int
-    link: str = ""  # The file of the previous dataset that holds just these records.
+    link: str = ""  # The file of the previous dataset that holds exactly these records.
 
     def file_name(self, dataset: str) -> str:
         """Return TensorFlow Datasets' name of the shard."""
@@ -191,11 +191,11 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """A file that does not become a record, or is repaired first.
+    """A file that does not become a record, or that is repaired first.
 
     Attributes:
-        path: Relative to the source.
-        reason: What is wrong with the file.
+        path: Path relative to the source.
+        reason: The defect.
         done: "skipped", "repaired" or "dropped".
     """
 
@@ -210,18 +210,18 @@ def shard_name(dataset: str, split: str, number: int, of: int) -> str:
 
 
 def dataset_name(source: str) -> str:
-    """Make a name that TensorFlow Datasets accepts, [a-z][a-z0-9_]*, of a directory's name."""
+    """Turn a directory's name into one that TensorFlow Datasets accepts: [a-z][a-z0-9_]*."""
     name = re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_")
     return name if name[:1].isalpha() else f"images_{name}".rstrip("_")
 
 
 def partial_of(out: Path) -> Path:
-    """Return the directory in which a conversion into `out` keeps its unfinished state."""
+    """Return the directory in which a conversion to `out` keeps its unfinished files."""
     named = out if out.name not in ("", "..") else out.resolve()  # "." has no name to add to.
     return named.parent / f"{named.name}.partial"
 
 
 def read(directory: Path) -> ConvertJson:
-    """Return the content of `convert.json` of the dataset in `directory`."""
+    """Read `convert.json` of the dataset in `directory`."""
     contents: ConvertJson = json.loads((directory / CONVERT_JSON).read_text("utf-8"))
     return contents

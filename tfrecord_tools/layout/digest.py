@@ -1,4 +1,4 @@
-"""The digest of a dataset: equal digests mean equal records in equal order, in equal files."""
+"""The digest of a dataset: equal digests mean equal records in the same order and in the same files."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def digest_of(
 
     Args:
         settings: `Plan.config`.
-        class_names: In the order of the labels.
-        shards: In the order of the rows.
-        rejected: Every file that is not a record, or was repaired.
-        columns: Over records: u8[n 32] sha256 of the sources and of the stored images, i32[n] labels, i8[n] splits,
-            u64[n] groups.
-        paths: Of the records.
+        class_names: Class names in the order of the labels.
+        shards: Shards in the order of the rows.
+        rejected: Every file that did not become a record or was repaired.
+        columns: Columns over the records: u8[n 32] SHA-256 of the source files, u8[n 32] SHA-256 of the stored
+            images, i32[n] labels, i8[n] splits, u64[n] groups.
+        paths: Paths of the records.
     """
     digest = hashlib.sha256()
-    cuts = [(s.split, s.number, s.of, s.start, s.stop) for s in shards]  # Linked or written: the same bytes.
+    ranges = [(s.split, s.number, s.of, s.start, s.stop) for s in shards]  # Without `link`: the bytes are the same.
     bad = [dataclasses.astuple(r) for r in rejected]
-    digest.update(json.dumps([settings, class_names, cuts, bad], sort_keys=True).encode())
+    digest.update(json.dumps([settings, class_names, ranges, bad], sort_keys=True).encode())
     for column in columns:
         digest.update(np.ascontiguousarray(column).tobytes())
     for path in paths:
@@ -58,23 +58,23 @@ def digest_of_index(
     shards: Mapping[str, int],
     table: pa.Table,
 ) -> str:
-    """Return the digest that the dataset's index and description must have.
+    """Compute the digest of a dataset from its index and its description.
 
     Args:
         config: `Description.config`.
-        class_names: In the order of the labels.
-        rejected: In the order of `rejected.csv`.
-        shards: Split -> its number of shards.
-        table: `DIGESTED` columns of all rows of the index.
+        class_names: Class names in the order of the labels.
+        rejected: Rows of `rejected.csv`, in the order of the file.
+        shards: Split -> number of shards.
+        table: Columns `DIGESTED` of all rows of the index.
     """
     splits = np.array([SPLITS.index(name) for name in table.column("split").to_pylist()], np.int8)
     columns = [index.hashes(table, name) for name in ("source_sha256", "sha256")]
     columns += [table.column("label").to_numpy().astype(np.int32), splits, table.column("group").to_numpy()]
     keys = splits.astype(np.int64) << 32 | table.column("shard").to_numpy()
     starts = [*np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]]).tolist(), len(keys)]
-    cuts = []
+    ranges = []
     for start, stop in itertools.pairwise(starts):
         split = SPLITS[splits[start]]
-        cuts.append(Shard(split, int(keys[start] & 0xFFFFFFFF), shards[split], start, stop))
-    paths = (path for chunk in table.column("path").chunks for path in chunk.to_pylist())  # Never all at once.
-    return digest_of(config, class_names, cuts, rejected, columns, paths)
+        ranges.append(Shard(split, int(keys[start] & 0xFFFFFFFF), shards[split], start, stop))
+    paths = (path for chunk in table.column("path").chunks for path in chunk.to_pylist())  # Not all in memory.
+    return digest_of(config, class_names, ranges, rejected, columns, paths)

@@ -1,4 +1,4 @@
-"""Images that are there more than once, byte for byte: copies, leaks between splits, conflicts of labels."""
+"""Images with identical bytes: copies, leaks between splits, conflicting labels."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from collections.abc import Iterator
 import numpy as np
 
 KINDS = {"copies": "within a split", "leaks": "in several splits", "conflicts": "with different labels"}
-_SHOWN = 100  # Examples kept of each kind; counts are of all.
+_SHOWN = 100  # Examples of each kind. The counts are of all files.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Files with a content that another file has, too, each counted once, as the worst that applies to its content.
+    """Files with the same bytes as another file, each counted once, as the worst kind that applies.
 
     Attributes:
-        counts: Kind -> number of files. "conflicts": with different labels; "leaks": in different splits,
-            under one label; "copies": within one split, under one label.
+        counts: Kind -> number of files. "conflicts": identical files with different labels. "leaks": same label,
+            different splits. "copies": same label and split.
         files: Number of all these files.
-        examples: Kind -> the file numbers of the first of these contents.
+        examples: Kind -> up to 100 groups of identical files, each a list of file numbers.
     """
 
     counts: dict[str, int]
@@ -28,13 +28,13 @@ class Duplicates:
 
 
 def first_of(sha256: np.ndarray) -> np.ndarray:
-    """Returns i64[n]: for each content, u8[n 32], the position of its first file."""
+    """Return i64[n]: for each file, the position of the first file with the same hash, u8[n 32]."""
     _, first, inverse = np.unique(_as_scalars(sha256), return_index=True, return_inverse=True)
     return first[inverse.reshape(-1)]
 
 
 def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicates:
-    """Sort the contents of several files by kind; all arrays are [n], `first` is `first_of`'s."""
+    """Count identical files by kind; all arrays are [n], `first` is the result of `first_of`."""
     shared = np.flatnonzero(np.bincount(first, minlength=len(first))[first] > 1)
     conflicts = _differing(first, labels)
     leaks = _differing(first, splits) & ~conflicts
@@ -49,19 +49,19 @@ def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicate
 
 
 def positions(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield all positions, ascending, of each content, which is given by its first position; one sort for all."""
+    """Yield, for each content, the ascending positions of its files; a content is its first position."""
     order = np.argsort(first, kind="stable")
     bounds = (np.searchsorted(first[order], contents, side) for side in ("left", "right"))
     return (order[start:stop] for start, stop in zip(*bounds))
 
 
 def to_drop(first: np.ndarray, labels: np.ndarray, preference: np.ndarray) -> np.ndarray:
-    """Returns bool[n]: all but one file of each content, and all of it where the labels contradict each other.
+    """Return bool[n], true for files to drop: all identical files but one, or all if their labels differ.
 
     Args:
-        first: Of `first_of`.
+        first: Result of `first_of`.
         labels: i32[n].
-        preference: [n]; the file with the smallest value is kept, of equal ones the first.
+        preference: Number of each file, [n]. The file with the smallest number is kept; if equal, the first one.
     """
     order = np.lexsort((np.arange(len(first)), preference, first))
     remaining = np.zeros(len(first), bool)
@@ -70,19 +70,19 @@ def to_drop(first: np.ndarray, labels: np.ndarray, preference: np.ndarray) -> np
 
 
 def joined(keys: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Returns u64[n]: `keys` made equal for all that are connected by an equal key or an equal content.
+    """Return u64[n]: a common key for all images that equal keys or identical bytes connect.
 
-    A group with a copy of an image of another group becomes one with it: both must be on the same side of a split.
+    Two groups with a common image are merged, since both must be in the same split.
     """
     names, groups = np.unique(keys, return_inverse=True)
     groups = groups.reshape(-1)
-    roots = np.arange(len(names))  # Of each group the least one that it is known to be connected with.
+    roots = np.arange(len(names))  # For each group: the smallest group known to be connected with it.
     while True:
         least = np.full(len(first), len(names))
-        np.minimum.at(least, first, roots[groups])  # Of each content.
+        np.minimum.at(least, first, roots[groups])  # For each content: its smallest group.
         linked = roots.copy()
         np.minimum.at(linked, roots[groups], least[first])
-        while (linked != linked[linked]).any():  # Chains are halved, not walked along.
+        while (linked != linked[linked]).any():  # Each pass halves the length of the chains.
             linked = linked[linked]
         if (linked == roots).all():
             return names[roots[groups]]
@@ -90,12 +90,12 @@ def joined(keys: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _differing(first: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Returns bool[n], true at the first position of each content whose files have different values."""
+    """Return bool[n], true at the first of identical files if their values differ."""
     differing = np.zeros(len(first), bool)
     differing[first[values != values[first]]] = True
     return differing
 
 
 def _as_scalars(sha256: np.ndarray) -> np.ndarray:
-    """u8[n 32] as one comparable value a row."""
+    """Turn u8[n 32] into one comparable value per row."""
     return np.ascontiguousarray(sha256).view(np.dtype((np.void, 32)))[:, 0]

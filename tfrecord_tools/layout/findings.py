@@ -1,4 +1,7 @@
-"""What a record lacks of its image, or should not have: one table for the console, convert.json, card and index."""
+"""Findings about single images: what a record loses of its image, or holds and perhaps should not.
+
+The console, convert.json, the card and the index use this table.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,13 @@ from collections.abc import Iterable
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trait:
-    """A kind of thing to know of some images.
+    """A kind of finding.
 
     Attributes:
-        level: "check" where training may suffer, "note" where it is mostly right.
-        text: A sentence that goes on behind the number of images; {have} and {are} are filled in by that number.
-        advice: What can be done, without a full stop.
-        lost: What is said of each image in changed.csv; "" if the record lacks nothing.
+        level: "check" if training may suffer, "note" if the result is usually right.
+        text: Text after the number of images. The fields {have} and {are} agree with that number.
+        advice: Advice for the user, without a period.
+        lost: Loss of each image, as in changed.csv. "": nothing is lost.
     """
 
     level: str
@@ -26,39 +29,39 @@ class Trait:
 FINDINGS = {
     "deep": Trait(
         level="note",
-        text="{have} levels of more than 8 bits, which are reduced to 8 bits",  # `conversion/notes` says more.
+        text="{have} levels of more than 8 bits, which are reduced to 8 bits",  # `conversion/notes` adds details.
         advice="",
         lost="levels of more than 8 bits reduced to 8 bits",
     ),
     "bands": Trait(
         level="check",
-        text="{have} more bands than red, green and blue, or than gray, and the other bands are dropped",
-        advice="if other bands matter, write the three that do as RGB before the conversion",
+        text="{have} more bands than red, green and blue, or than gray; the other bands are dropped",
+        advice="if other bands matter, save the three that you need as RGB before the conversion",
         lost="further bands dropped",
     ),
     "pages": Trait(
         level="note",
-        text="{have} several pages or frames, of which only the first is used",
-        advice="if the others matter, write each one to a file of its own before the conversion",
+        text="{have} several pages or frames; only the first one is used",
+        advice="if the others matter, save each one as a separate file before the conversion",
         lost="further pages or frames dropped",
     ),
     "transparent": Trait(
         level="check",
         text="{have} transparent pixels (alpha), which are laid on white",
-        advice="if that hides something, or if the fourth band is not transparency, write the files as RGB before the"
+        advice="if that hides something, or if the fourth band is not transparency, save the files as RGB before the"
         " conversion",
         lost="transparent pixels laid on white",
     ),
     "one_color": Trait(
         level="check",
-        text="{are} a single color after the conversion, so nothing is left to learn from",
-        advice="remove the files, or write them as RGB on another background",
+        text="{are} a single color after the conversion, so there is nothing left to learn",
+        advice="remove the files, or save them as RGB on another background",
         lost="became a single color",
     ),
     "gps": Trait(
         level="check",
         text="carry GPS positions",
-        advice="--strip_metadata removes EXIF and XMP without touching pixels",
+        advice="--strip_metadata removes EXIF and XMP without changing pixels",
     ),
 }
 
@@ -67,15 +70,15 @@ _BITS = {name: 1 << i for i, name in enumerate(FINDINGS)}
 
 
 def names(bits: int) -> list[str]:
-    """The kinds that bits stand for: bit i for the i-th of `FINDINGS`."""
+    """Return the findings of a bit mask: bit i stands for the i-th of `FINDINGS`."""
     return [name for name, bit in _BITS.items() if bits & bit]
 
 
 def bits(kinds: Iterable[str]) -> int:
-    """The bits of kinds."""
+    """Return the bit mask of findings."""
     return sum([_BITS[name] for name in kinds])
 
 
 def lost(kinds: Iterable[str]) -> str:
-    """What is lost of an image, in words."""
+    """Describe what is lost of an image with these findings."""
     return "; ".join(FINDINGS[name].lost for name in kinds if FINDINGS[name].lost)

@@ -1,21 +1,25 @@
-"""The table of where every record lies: `records.parquet`, one row a record, one row group a shard.
+"""The index of all records: `records.parquet`, one row per record, one row group per shard.
 
 Columns:
-    split: string. shard: int32, the number of the file within the split.
-    offset: int64, where the record's frame starts in its file. length: int64, bytes of the serialized
-        example; its frame is 16 bytes longer.
-    label: int64; -1: the record is in the shard, but left out of the dataset. path: string, relative to the source; of
-        adopted records that hold none: shard@offset.
-    group: uint64, the hash of its group; 0: none. Images of one group lie on one side of a split that we made.
-    sha256: 32 bytes, of the stored image. bytes: int64, its size. type: string, JPEG, PNG or RAW.
+    split: string.
+    shard: int32, number of the file within the split.
+    offset: int64, position of the record's frame in its file, in bytes.
+    length: int64, bytes of the serialized example; the frame is 16 bytes longer.
+    label: int64. -1: the record is in the shard, but left out of the dataset.
+    path: string, relative to the source. If an adopted record has no path: shard@offset.
+    group: uint64, hash of the image's group. 0: no group. The automatic split keeps a group together.
+    sha256: 32 bytes, hash of the stored image.
+    bytes: int64, size of the stored image.
+    type: string, type of the stored image: JPEG, PNG or RAW.
     height, width: int32, of the stored image in pixels.
-    source_sha256: 32 bytes, of the source file. source_type: string, what that was. changes: string, what was done to
-        it, joined by commas: repaired, turned, converted, resized, stripped; empty where its bytes are stored as they
-        were.
-    findings: string, what the record lacks of its image, or holds and perhaps should not, joined by commas: names of
-        `findings.FINDINGS`. lowest, highest: float32, the levels of an image of more than 8 bits; 0 for others.
+    source_sha256: 32 bytes, hash of the source file.
+    source_type: string, type of the source file.
+    changes: string, changes to the image, separated by commas: repaired, turned, converted, resized, stripped. Empty if
+        the bytes of the source file are stored unchanged.
+    findings: string, names of `findings.FINDINGS`, separated by commas.
+    lowest, highest: float32, levels of an image with more than 8 bits; 0 for others.
 
-pyarrow is imported where it is used: it takes 0.2 s, which `--help` and `--dry_run` need not pay.
+pyarrow takes 0.2 s to import, so it is imported inside functions: `--help` and `--dry_run` do not need it.
 """
 
 from __future__ import annotations
@@ -35,35 +39,35 @@ if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
 FILE_NAME = "records.parquet"
-LEFT_OUT = -1  # The label of a record that is not to be read.
+LEFT_OUT = -1  # Label of a record that is not read.
 _REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "source_type", "changes", "findings"]
 
 
 def write_part(path: Path, columns: Mapping[str, Any]) -> None:
-    """Writes the rows of one shard, whole or not at all; records without findings need not have their columns."""
+    """Write the rows of one shard atomically; findings, lowest and highest have defaults."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     count = len(columns["path"])
-    nothing = {"findings": [""] * count, "lowest": np.zeros(count), "highest": np.zeros(count)}
+    defaults = {"findings": [""] * count, "lowest": np.zeros(count), "highest": np.zeros(count)}
     with files.atomic(path) as file:
-        pq.write_table(pa.table({**nothing, **columns}, schema=_schema()), file, use_dictionary=_REPEATED)
+        pq.write_table(pa.table({**defaults, **columns}, schema=_schema()), file, use_dictionary=_REPEATED)
 
 
 def place(shard: str, offset: int) -> str:
-    """What stands for the path of a record that holds none."""
+    """Return the text that replaces the path of a record without a path."""
     return f"{shard}@{offset}"
 
 
 def join_parts(
     parts: Sequence[Path], path: Path, change: Callable[[int, pa.Table], pa.Table] = lambda number, table: table
 ) -> None:
-    """Writes the whole index of the shards' parts, one row group each: memory stays that of one shard.
+    """Join the parts of all shards into the index, one row group each, with the memory of one shard.
 
     Args:
-        parts: In the order of the shards.
-        path: The file to write.
-        change: Takes the number of a part and its rows, and returns what is written of them.
+        parts: Files of the parts, in the order of the shards.
+        path: File to write.
+        change: Function from the number of a part and its rows to the rows that are written.
     """
     import pyarrow.parquet as pq
 
@@ -77,10 +81,10 @@ def join_parts(
 
 
 def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Table:
-    """Reads some columns of one split's rows, or of all, in the order of the records.
+    """Read some columns of the rows of one split (None: of all splits), in the order of the records.
 
     Raises:
-        UserError: It is missing or damaged.
+        UserError: The file is missing or damaged.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -89,13 +93,13 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
         return pq.read_table(path, columns=list(columns), filters=[("split", "==", split)] if split else None)
     except (OSError, pa.ArrowException) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}): the dataset was not copied completely. Copy or convert it again."
+            f"{path}: cannot be read ({error}). The copy of the dataset is not complete. Copy or convert it again."
         ) from error
 
 
 def hashes(table: pa.Table, name: str) -> np.ndarray:
-    """A column of hashes as u8[n 32]."""
-    chunks = table.column(name).chunks  # Arrow holds them side by side; as Python's objects they take three times that.
+    """Return a column of hashes as u8[n 32]."""
+    chunks = table.column(name).chunks  # Arrow's buffers are used, since Python objects take three times the memory.
     parts = [
         np.frombuffer(c.buffers()[1], np.uint8)[32 * c.offset : 32 * (c.offset + len(c))] for c in chunks if len(c)
     ]
@@ -103,21 +107,21 @@ def hashes(table: pa.Table, name: str) -> np.ndarray:
 
 
 def groups(path: Path) -> int:
-    """The number of row groups: of shards."""
+    """Return the number of row groups, which is the number of shards."""
     import pyarrow.parquet as pq
 
     return int(pq.read_metadata(path).num_row_groups)
 
 
 def columns(path: Path) -> list[str]:
-    """The names of the columns: datasets of earlier versions have fewer."""
+    """Return the names of the columns; datasets of earlier versions have fewer columns."""
     import pyarrow.parquet as pq
 
     return list(pq.read_schema(path).names)
 
 
 def read_group(path: Path, number: int, columns: Sequence[str] | None = None) -> pa.Table:
-    """Reads the rows of one shard, in the order of the shards; all columns or some."""
+    """Read the rows of shard `number`, all columns or some."""
     import pyarrow.parquet as pq
 
     status = path.stat()
@@ -127,7 +131,7 @@ def read_group(path: Path, number: int, columns: Sequence[str] | None = None) ->
 
 @functools.lru_cache(maxsize=1)
 def _footer(path: Path, *version: int) -> pq.FileMetaData:
-    """It grows with the shards: parsed anew for each of them, to go through all would take quadratic time."""
+    """Read the footer once: it grows with the number of shards, so reading it for each would be quadratic."""
     import pyarrow.parquet as pq
 
     return pq.read_metadata(path)

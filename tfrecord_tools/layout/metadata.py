@@ -1,4 +1,4 @@
-"""The files beside the shards: what TensorFlow Datasets reads, what was rejected, what was done."""
+"""The files next to the shards: convert.json, CSV files, and metadata for TensorFlow Datasets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tfrecord_tools.layout.schema import Keys
 CHANGED = "changed.csv"
 _REJECTED_COLUMNS = ("path", "reason", "done")
 CHANGED_COLUMNS = ("path", "found", "stored", "changes", "lost")
-VERSION = "1.0.0"  # TensorFlow Datasets asks for one; a dataset of ours is told apart by its digest.
+VERSION = "1.0.0"  # TensorFlow Datasets needs a version. The digest identifies a dataset.
 _FEATURES = "tensorflow_datasets.core.features"
 _IMAGE_FEATURE = {
     "image": {"dtype": "uint8", "shape": {"dimensions": ["-1", "-1", "3"]}},
@@ -38,18 +38,18 @@ _IMAGE_FEATURE = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Description:
-    """What these files say of a dataset, converted or adopted.
+    """The content of these files for a converted or adopted dataset.
 
     Attributes:
-        name: As in `Plan`; likewise the next three.
-        class_names: A label is an index into it.
-        config: What the output depends on.
-        digest: Hex.
+        name: Name of the dataset, as in `Plan`.
+        class_names: Class names. A label is an index into this tuple.
+        config: The settings that the output depends on.
+        digest: Digest in hexadecimal.
         counts: Split -> i64[classes], records of each class.
-        shards: Split -> i64[shards], records that are in each file, be they left out of the dataset or not.
-        split_bytes: Split -> bytes of their serialized examples.
-        rejected: What was left out, and why.
-        keys: Under which names the examples hold what.
+        shards: Split -> i64[shards], records in each file, including those left out of the dataset.
+        split_bytes: Split -> total bytes of the serialized examples.
+        rejected: Files that were left out or repaired, with reasons.
+        keys: Names of the features in the examples.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Description:
 
 
 def write(directory: Path, described: Description, report: Report) -> None:
-    """Writes all of them, each whole or not at all.
+    """Write all these files, each atomically.
 
     Args:
-        directory: Where to; the index is there already.
+        directory: Directory of the dataset, with the index in it.
         described: The dataset.
-        report: What else `convert.json` says.
+        report: Further keys of `convert.json`.
     """
     tabular.write_csv(directory / "rejected.csv", _REJECTED_COLUMNS, map(dataclasses.asdict, described.rejected))
     changed = (dict(zip(CHANGED_COLUMNS, row)) for row in changed_rows(directory / index.FILE_NAME))
@@ -78,7 +78,7 @@ def write(directory: Path, described: Description, report: Report) -> None:
         "features.json": _json(_features(described)),
         "dataset_info.json": _json(_dataset_info(described)),
         labels_file(described.keys): "".join(f"{name}\n" for name in stored_names(described)),
-        CONVERT_JSON: _json({**summary(described), **report}),  # Last: readers take a directory with it for whole.
+        CONVERT_JSON: _json({**summary(described), **report}),  # Last: its presence marks a complete dataset.
     }
     for name, text in contents.items():
         with files.atomic(directory / name) as file:
@@ -86,18 +86,18 @@ def write(directory: Path, described: Description, report: Report) -> None:
 
 
 def changed_rows(index_path: Path) -> Iterator[list[str]]:
-    """Yields the rows of `changed.csv`: of each record whose bytes are not those of its file, in the index's order."""
+    """Yield the rows of `changed.csv`: all records that are not stored byte for byte."""
     columns = ["path", "source_type", "type", "changes", "findings"]
     for group in range(index.groups(index_path)):
         table = index.read_group(index_path, group, columns)
         changed = np.array(list(map(bool, table.column("changes").to_pylist())), bool)
         for row in table.take(np.flatnonzero(changed)).to_pylist():
-            *known, kinds = (row[name] for name in columns)
-            yield [*known, findings.lost(filter(None, kinds.split(",")))]
+            *values, kinds = (row[name] for name in columns)
+            yield [*values, findings.lost(filter(None, kinds.split(",")))]
 
 
 def summary(described: Description) -> ConvertJson:
-    """What `convert.json` says: nothing in it differs between two runs of the same command."""
+    """Return the content of `convert.json`, which is the same for two runs of the same command."""
     counts, records = described.counts, sum(int(row.sum()) for row in described.counts.values())
     frames = sum(int(shards.sum()) for shards in described.shards.values()) * schema.FRAME_BYTES
     first: Counts = {
@@ -123,28 +123,28 @@ def summary(described: Description) -> ConvertJson:
             "path": keys.path,
             "label_offset": keys.label_offset,
         }
-    import PIL  # Here: what only reads this module needs no Pillow.
+    import PIL  # Imported here: modules that only import this one do not need Pillow.
 
     versions: Versions = {
         "tfrecord_tools": tfrecord_tools.__version__,
-        "pillow": PIL.__version__,  # Decides which images are valid.
-        "pyarrow": importlib.metadata.version("pyarrow"),  # Decides the bytes of the index.
+        "pillow": PIL.__version__,  # Whether an image is valid depends on it.
+        "pyarrow": importlib.metadata.version("pyarrow"),  # The bytes of the index depend on it.
     }
     return cast(ConvertJson, {**first, "versions": versions})
 
 
 def labels_file(keys: Keys) -> str:
-    """The name that TensorFlow Datasets gives to the file of the labels' names."""
+    """Return TensorFlow Datasets' name of the file with the class names."""
     return f"{keys.label.replace('/', '.')}.labels.txt"
 
 
 def stored_names(described: Description) -> list[str]:
-    """A name for each label as it is stored: those below the first class have none, but count."""
+    """Return a name for each stored label; labels below the first class are `(unused N)`."""
     return [f"(unused {label})" for label in range(described.keys.label_offset)] + list(described.class_names)
 
 
 def _features(described: Description) -> dict[str, Any]:
-    """The `FeaturesDict` of `tfds.features`, as its `to_json` gives it."""
+    """Return the `FeaturesDict` of `tfds.features`, as its `to_json` writes it."""
     config, keys = described.config, described.keys
     features = {keys.image: _raw_feature(config["resize"]) if config.get("store") == "raw" else _IMAGE_FEATURE}
     if keys.path:
@@ -165,7 +165,7 @@ def _raw_feature(side: int) -> dict[str, Any]:
 
 
 def _dataset_info(described: Description) -> dict[str, Any]:
-    """The protobuf `DatasetInfo` of TensorFlow Datasets as JSON; its int64 are strings."""
+    """Return the protobuf `DatasetInfo` of TensorFlow Datasets as JSON, with int64 values as strings."""
     splits = [
         {
             "name": split,

@@ -1,13 +1,13 @@
-"""The record format: a `tf.train.Example` in TFRecord framing, written without TensorFlow.
+"""The record format: a `tf.train.Example` in a TFRecord frame, written without TensorFlow.
 
-An example holds, by the names that TensorFlow Datasets uses for image folders:
+An example holds these features, with the names that TensorFlow Datasets uses for image folders:
     image: bytes, the encoded image.
-    image/filename: bytes, its path relative to the source directory, UTF-8.
+    image/filename: bytes, the path relative to the source directory, UTF-8.
     label: int64, index into the class table.
-Those of others hold the same under names of their own: see `Keys`.
+Adopted records may use other names: see `Keys`.
 
-Framing (tensorflow/core/lib/io/record_writer.h): length u64, masked CRC-32C of the length u32, the data,
-masked CRC-32C of the data u32; little-endian.
+A frame (tensorflow/core/lib/io/record_writer.h) is little-endian: length u64, masked CRC-32C of the length u32, data,
+masked CRC-32C of the data u32.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _BYTES_LIST, _INT64_LIST = 1, 3  # Fields of tf.train.Feature.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Keys:
-    """Under which names examples hold what, and how they count classes; by default those that are written here.
+    """Names of the features in examples. The defaults are those of converted datasets.
 
     Attributes:
-        image: Of the encoded image.
-        label: Of the label.
-        path: Of the source path; "": they hold none.
-        label_offset: The label that stands for the first class.
+        image: Name of the encoded image.
+        label: Name of the label.
+        path: Name of the source path. "": the examples have none.
+        label_offset: Stored label of the first class.
     """
 
     image: str = "image"
@@ -47,7 +47,7 @@ OURS = Keys()
 
 
 class Example(TypedDict):
-    """A record: the encoded image, its source path ("": the record holds none) and its label, from 0."""
+    """A record: encoded image, source path ("": none) and label, from 0."""
 
     image: bytes
     path: str
@@ -55,7 +55,7 @@ class Example(TypedDict):
 
 
 def encode_example(image: bytes, filename: str, label: int) -> bytes:
-    """Serializes a `tf.train.Example`; always the same bytes, keys sorted."""
+    """Serialize a `tf.train.Example` with sorted keys, so that equal examples have equal bytes."""
     path, number = filename.encode(), _varint(label)
     pieces = (
         *(_before(b"image", _BYTES_LIST, len(image)), image),
@@ -66,21 +66,21 @@ def encode_example(image: bytes, filename: str, label: int) -> bytes:
 
 
 def decode_example(serialized: bytes, keys: Keys = OURS) -> Example:
-    """Return the parts of a serialized example.
+    """Return image, path and label of a serialized example.
 
     Raises:
-        KeyError: There is no image or label in it.
-        ValueError: It is no example, or what is to be one value of a type is not.
+        KeyError: The example has no image or no label.
+        ValueError: The bytes are not an example, or a feature has the wrong type or not exactly one value.
     """
     try:
-        entries = wire.contents(_only(memoryview(serialized)))  # A view, so that the image is copied once.
-        values = {bytes(key): value for key, value in map(wire.contents, entries)}  # Of what nobody asks for, anything.
+        entries = wire.contents(_only(memoryview(serialized)))  # With views, the image is copied only once.
+        values = {bytes(key): value for key, value in map(wire.contents, entries)}  # Other features may be anything.
         packed = _value(values[keys.label.encode()], _INT64_LIST)
         label, end = wire.read_varint(packed, 0) if packed else (0, -1)
     except IndexError as error:
-        raise ValueError("it ends within a field") from error
+        raise ValueError("the example ends within a field") from error
     if end != len(packed):
-        raise ValueError(f"the feature {keys.label!r} holds several values or none")
+        raise ValueError(f"the feature {keys.label!r} does not hold exactly one value")
     path = values.get(keys.path.encode())
     return {
         "image": bytes(_value(values[keys.image.encode()], _BYTES_LIST)),
@@ -90,7 +90,7 @@ def decode_example(serialized: bytes, keys: Keys = OURS) -> Example:
 
 
 def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns i64[n], the length of `encode_example`'s result, from the lengths of its parts."""
+    """Return i64[n], the lengths of the results of `encode_example`, from the lengths of the parts."""
     return _field_bytes(
         _feature_bytes(len(b"image"), _field_bytes(image_bytes))
         + _feature_bytes(len(b"image/filename"), _field_bytes(filename_bytes))
@@ -99,33 +99,33 @@ def example_bytes(image_bytes: np.ndarray, filename_bytes: np.ndarray, labels: n
 
 
 def frame(data: bytes) -> bytes:
-    """Puts a record's data into its TFRecord frame, `FRAME_BYTES` longer."""
+    """Return the TFRecord frame of a record's data, which is `FRAME_BYTES` longer."""
     length = struct.pack("<Q", len(data))
     return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
 
 
 def unframe(framed: bytes) -> bytes | None:
-    """Returns the data of one whole frame, or None if a checksum or the length is wrong."""
+    """Return the data of one complete frame, or None if a checksum or the length is wrong."""
     data = framed[HEADER_BYTES:-4]
     length = struct.pack("<Q", len(data))
-    sound = framed[:HEADER_BYTES] == length + _masked_crc(length) and framed[-4:] == _masked_crc(data)
-    return data if sound else None
+    valid = framed[:HEADER_BYTES] == length + _masked_crc(length) and framed[-4:] == _masked_crc(data)
+    return data if valid else None
 
 
 def data_bytes(header: bytes) -> int | None:
-    """Returns how long the data is that a frame's `HEADER_BYTES` announce; None if their checksum is wrong."""
-    sound = len(header) == HEADER_BYTES and _masked_crc(header[:8]) == header[8:]
-    return int.from_bytes(header[:8], "little") if sound else None
+    """Return the length of the data from a frame's first `HEADER_BYTES`; None if their checksum is wrong."""
+    valid = len(header) == HEADER_BYTES and _masked_crc(header[:8]) == header[8:]
+    return int.from_bytes(header[:8], "little") if valid else None
 
 
 def _masked_crc(data: bytes) -> bytes:
-    """The masking is crc32c.h's: rotated, plus a constant, since CRCs of data with CRCs in it are weak."""
+    """Return the CRC-32C, masked as in TensorFlow's crc32c.h: rotated, plus a constant."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _before(key: bytes, kind: int, value_bytes: int) -> bytes:
-    """What precedes the one value of an entry of the map `Features.feature`: key 1, value 2."""
+    """Return the bytes before the one value of an entry of the map `Features.feature` (key 1, value 2)."""
     value = _head(1, value_bytes)
     values = _head(kind, len(value) + value_bytes) + value
     entry = _head(1, len(key)) + key + _head(2, len(values) + value_bytes) + values
@@ -137,7 +137,7 @@ def _feature_bytes(key_bytes: int, values_bytes: np.ndarray) -> np.ndarray:
 
 
 def _head(number: int, content_bytes: int) -> bytes:
-    """What precedes the content of a length-delimited protobuf field (wire type 2) with a number below 16."""
+    """Return the bytes before the content of a length-delimited field with a number below 16."""
     return bytes((number << 3 | 2,)) + _varint(content_bytes)
 
 
@@ -146,9 +146,9 @@ def _field_bytes(content_bytes: np.ndarray | np.int64) -> np.ndarray:
 
 
 def _value(feature: memoryview, kind: int) -> memoryview:
-    """The one value of a feature of this kind; of numbers all, packed, as every protobuf library writes them."""
+    """Return the one value of a feature; for numbers, all values, packed as protobuf libraries write them."""
     if not feature or feature[0] != kind << 3 | 2:
-        raise ValueError("a feature of another type")
+        raise ValueError("a feature has another type")
     return _only(_only(feature))
 
 
@@ -167,6 +167,6 @@ def _varint(value: int) -> bytes:
 
 
 def _varint_bytes(values: np.ndarray | np.int64) -> np.ndarray:
-    """Seven bits a byte; lengths and labels stay below 2**35."""
+    """Return the bytes of each varint: 7 bits per byte. Lengths and labels stay below 2**35."""
     values = np.asarray(values, np.int64)
     return 1 + np.sum([values >= 1 << bits for bits in (7, 14, 21, 28)], axis=0, dtype=np.int64)

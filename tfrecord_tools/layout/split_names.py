@@ -1,4 +1,4 @@
-"""The splits of a dataset, and the names that directories, files and tables give them."""
+"""The splits of a dataset, and their usual names in directories, files and tables."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _SPLIT_OF = {
     "test": "test", "testing": "test", "tst": "test", "holdout": "test",
 }  # fmt: skip
 SPLIT_WORDS = tuple(_SPLIT_OF)
-# These words, and numbers, say nothing beside a split's word: training_set, seg_train, test1, train2017.
-# No text can be read as these words in two ways, so that a long name takes no longer than it must.
+# These words and numbers may stand next to the name of a split: training_set, seg_train, test1, train2017.
+# A text matches in one way only, so that the search does not backtrack on long names.
 _BESIDE = r"(?:set|data|images?|imgs?|seg|split|folder|photos|\d|[\W_])*"
 _NAME = re.compile(rf"{_BESIDE}(?P<split>{'|'.join(_SPLIT_OF)}){_BESIDE}")
 
@@ -22,18 +22,17 @@ _NAME = re.compile(rf"{_BESIDE}(?P<split>{'|'.join(_SPLIT_OF)}){_BESIDE}")
 def split_named(name: str) -> str | None:
     """Return the split that a name means, or None.
 
-    Capital letters do not matter, and words may be written together: `Training_Set` and `trainset` mean "train",
-    `test1` means "test". Any other word gives the name another meaning: `test_tube` and `protest` are no splits.
+    Case does not matter, and words may be joined: `Training_Set` and `trainset` mean "train", `test1` means "test".
+    With any other word in it, a name does not mean a split: `test_tube` and `protest` give None.
     """
     match = _NAME.fullmatch(name.casefold())
     return _SPLIT_OF[match["split"]] if match else None
 
 
 def without_split(name: str) -> tuple[str, str | None]:
-    """Return the rest of a name that has a split's word in it, and the split: ("rps", "test") for `rps-test-set`.
+    """Separate a name from the split in it: `rps-test-set` gives ("rps", "test").
 
-    Words that say nothing beside a split's word are left out of the rest. The split is None where no word, or more than
-    one, means a split.
+    Words such as `set` and `images` are removed too. The split is None if no word or several words mean a split.
     """
     words = re.findall(r"[^\W_]+", name.casefold())
     splits = [split for word in words if (split := split_named(word))]

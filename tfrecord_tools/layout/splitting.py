@@ -1,4 +1,4 @@
-"""The automatic split: which images go to train, validation and test, the same share of every class."""
+"""The automatic split into train, validation and test, with the same fractions of every class."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tfrecord_tools import order
 from tfrecord_tools.layout import duplicates
 
 NO_GROUP = 0
-FREE = -1  # The split of an image whose side is not decided.
+FREE = -1  # The split of an image is not decided yet.
 
 
 def choose_splits(
@@ -22,20 +22,21 @@ def choose_splits(
 ) -> np.ndarray:
     """Choose a split for every image, stratified by class.
 
-    Images with the same key are one unit and stay together. Of the n units of a class, round(n * fraction) go to a
-    split, at least one of two or more (of three or more, if there is a test split too). Units go to validation, then to
-    test, then to train, in the order of a hash of their keys. The only unit of a class goes to train. Every class has
-    an image in train, unless all of its images are `fixed` elsewhere.
+    Images with the same key form one unit and stay together. If a class has n units, round(n * fraction) of them go to
+    a split, and at least one if the class has two or more units (three or more, if there is also a test split). Units
+    are assigned in the order of a hash of their keys: first to validation, then to test, then to train. If a class has
+    only one unit, the unit goes to train. Every class has an image in train, unless all of its images are `fixed` to
+    other splits.
 
     Args:
         keys: u64[n], from `split_keys`.
-        labels: i32[n]. A unit with several labels counts for its most frequent one, the lowest of equal ones.
-        fractions: The shares of validation and test, each in 0..1.
-        seed: Another seed gives another, independent choice.
-        purpose: Another number gives another, independent choice, so that an image that was held out for one purpose
-            may be anywhere for another. 0 is taken: it orders the records.
-        fixed: i8[n], index into `split_names.SPLITS` where the side is decided already, else `FREE`. Other images of
-            the same unit follow, and the free units fill up what the shares lack.
+        labels: i32[n]. A unit with several labels counts for its most frequent label; if equal, for the lowest.
+        fractions: Fractions of validation and test, each in 0..1.
+        seed: Another seed gives another, independent split.
+        purpose: Another number gives another, independent split, so that an image held out for one purpose may be
+            in any split for another purpose. 0 is not allowed: it is used for the order of the records.
+        fixed: i8[n], index into `split_names.SPLITS` where the split is decided already, else `FREE`. Other images of
+            the same unit follow. Free units fill the splits up to the fractions.
 
     Returns:
         i8[n], index into `split_names.SPLITS`.
@@ -44,17 +45,17 @@ def choose_splits(
     strata = labels[first] if len(units) == len(keys) else _most_frequent(inverse, labels, len(units))
     sides = np.full(len(units), FREE, np.int8)
     if fixed is not None:
-        # Reversed, so that the first image of a unit is written last.
+        # Reversed, so that the first image of a unit is assigned last and counts.
         fixed_images = np.flatnonzero(fixed != FREE)[::-1]
         sides[inverse[fixed_images]] = fixed[fixed_images]
     free = np.flatnonzero(sides == FREE)
-    wanted = _missing(strata, sides, fractions)
+    missing = _missing(strata, sides, fractions)
     by_hash = free[np.argsort(order.hash64(seed, purpose, units[free]), kind="stable")]
-    ordered = by_hash[np.argsort(strata[by_hash].astype(np.min_scalar_type(wanted.shape[1])), kind="stable")]
+    ordered = by_hash[np.argsort(strata[by_hash].astype(np.min_scalar_type(missing.shape[1])), kind="stable")]
     classes = strata[ordered]
-    starts = np.searchsorted(classes, np.arange(wanted.shape[1]))
+    starts = np.searchsorted(classes, np.arange(missing.shape[1]))
     ranks = np.arange(len(ordered)) - starts[classes]
-    validation, test = wanted[:, classes]
+    validation, test = missing[:, classes]
     sides[ordered] = np.select([ranks < validation, ranks < validation + test], [1, 2], 0)
     if len(units) < len(keys):
         _keep_every_class_in_train(sides, ordered, inverse, labels)
@@ -62,10 +63,10 @@ def choose_splits(
 
 
 def split_keys(sha256: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return u64[n], equal for the images that must be on one side of a split: copies, groups, and what they connect.
+    """Return u64[n], equal for images that must be in the same split: copies and groups.
 
     Args:
-        sha256: u8[n 32] of the contents.
+        sha256: Hashes of the files, u8[n 32].
         groups: u64[n], `NO_GROUP` for an image without a group.
     """
     keys = np.where(groups == NO_GROUP, content_hashes(sha256), groups)
@@ -73,7 +74,7 @@ def split_keys(sha256: np.ndarray, groups: np.ndarray) -> np.ndarray:
 
 
 def content_hashes(sha256: np.ndarray) -> np.ndarray:
-    """Return the first eight bytes of u8[n 32], as u64[n]."""
+    """Return the first 8 bytes of hashes, u8[n 32], as u64[n]."""
     return np.ascontiguousarray(sha256[:, :8]).view("<u8")[:, 0]
 
 
@@ -94,7 +95,7 @@ def _missing(strata: np.ndarray, sides: np.ndarray, fractions: tuple[float, floa
 
 
 def _keep_every_class_in_train(sides: np.ndarray, ordered: np.ndarray, units: np.ndarray, labels: np.ndarray) -> None:
-    """Move a unit to train for each class that is in train by no unit: its images follow those of other classes."""
+    """Move a unit to train for each class that has no image there, because its units have several labels."""
     missing = np.setdiff1d(labels, labels[sides[units] == 0])
     position = np.full(len(sides), -1)
     position[ordered] = np.arange(len(ordered))
@@ -106,7 +107,7 @@ def _keep_every_class_in_train(sides: np.ndarray, ordered: np.ndarray, units: np
 
 
 def _most_frequent(units: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """Return i32[count], the most frequent label of each unit; the lowest of equally frequent ones."""
+    """Return i32[count], the most frequent label of each unit; if equal, the lowest."""
     pairs, times = np.unique(np.stack([units, labels]).astype(np.int64), axis=1, return_counts=True)
     chosen = np.lexsort((pairs[1], -times, pairs[0]))
     return pairs[1, chosen[np.searchsorted(pairs[0, chosen], np.arange(count))]].astype(labels.dtype)

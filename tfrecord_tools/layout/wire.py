@@ -1,7 +1,7 @@
-"""Protobuf's wire format: the fields of a message, read without a schema (protobuf.dev/programming-guides/encoding).
+"""Read the fields of a protobuf message without a schema (protobuf.dev/programming-guides/encoding).
 
-`contents` is for messages as this package writes them and is the fastest: reading a record spends its time there.
-`fields` reads messages of any origin, `span` finds the parts of one without copying them.
+`contents` is the fastest and reads messages as this package writes them. `fields` reads messages of any origin. `span`
+finds the parts of a message without copying them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ MAX_VARINT_BYTES = 10
 
 
 def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
-    """Returns the value, below 2**70, and the position behind it.
+    """Return the value of a varint, below 2**70, and the position after it.
 
     Raises:
-        ValueError: It is longer than the ten bytes that 64 bits need.
-        IndexError: The data ends within it.
+        ValueError: The varint has more than ten bytes, the most that 64 bits need.
+        IndexError: The data ends within the varint.
     """
     value = 0
     for shift in range(0, 70, 7):
@@ -30,11 +30,11 @@ def read_varint(data: bytes | memoryview, position: int) -> tuple[int, int]:
 
 
 def contents(message: memoryview) -> list[memoryview]:
-    """Return the contents of a message whose fields are all delimited, in order; their numbers are not looked at."""
+    """Return the contents of the fields, in order, of a message with length-delimited fields only."""
     parts, position, end = [], 0, len(message)
     while position < end:
         length = message[position + 1]
-        if length < 0x80:  # The most, and a call costs more than all else here.
+        if length < 0x80:  # The usual case. It is inlined, since a call would take most of the time.
             position += 2
         else:
             length, position = read_varint(message, position + 1)
@@ -44,10 +44,14 @@ def contents(message: memoryview) -> list[memoryview]:
 
 
 def fields(message: bytes, allowed: Mapping[int, Collection[int]]) -> Iterator[tuple[int, bytes]]:
-    """Yields number and content of each field; the content of a number is its bytes as they stand.
+    """Yield number and content of each field; the content of a number is its encoded bytes.
+
+    Args:
+        message: Serialized message.
+        allowed: Field number -> allowed wire types.
 
     Raises:
-        ValueError, IndexError: It is no message, or has another field than `allowed`: number -> wire types.
+        ValueError, IndexError: The bytes are not a message, or a field is not in `allowed`.
     """
     position = 0
     while position < len(message):
@@ -63,29 +67,29 @@ def fields(message: bytes, allowed: Mapping[int, Collection[int]]) -> Iterator[t
             length, position = read_varint(message, position)
             end = position + length
         if end > len(message):
-            raise ValueError("it ends within a field")
+            raise ValueError("the message ends within a field")
         yield number, message[position:end]
         position = end
 
 
 def span(data: bytes, position: int, tag: int, end: int) -> tuple[int, int]:
-    """Return where the content of a delimited field starts and ends.
+    """Return start and end of the content of a length-delimited field.
 
     Args:
-        data: The message.
-        position: Where the field begins.
-        tag: What the field must begin with.
-        end: Where the message ends.
+        data: Bytes that contain the message.
+        position: Start of the field.
+        tag: First byte that the field must have.
+        end: End of the message.
 
     Raises:
-        ValueError, IndexError: Another field begins there, or it does not end within the message.
+        ValueError, IndexError: Another field starts at `position`, or the field does not end within the message.
     """
     if data[position] != tag:
-        raise ValueError(f"a field {data[position]}")
+        raise ValueError(f"unexpected field tag {data[position]}")
     length = data[position + 1]
     position += 2
     if length > 0x7F:
         length, position = read_varint(data, position - 1)
     if position + length > end:
-        raise ValueError("it ends within a field")
+        raise ValueError("the message ends within a field")
     return position, position + length

@@ -1,1 +1,1 @@
-"""GPUs, workers, and what is wrong with them."""
+"""Devices, workers, and the diagnosis of a machine."""

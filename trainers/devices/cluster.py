@@ -1,4 +1,4 @@
-"""The job that a process belongs to when a training is spread over several; without TensorFlow."""
+"""The workers of a training on several machines. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """The place of this process among the workers of a job.
+    """The workers of a job, and the number of this process among them.
 
     Attributes:
-        worker: Its number, from 0; worker 0 is the chief, who writes what there is to write.
-        workers: How many there are.
-        addresses: host:port of each.
+        worker: Number of this process, from 0. Worker 0 is the chief, which writes all files.
+        workers: Number of workers.
+        addresses: host:port of each worker.
     """
 
     worker: int = 0
@@ -28,19 +28,21 @@ class Cluster:
 
     @property
     def shard(self) -> tuple[int, int]:
-        """Which slice of each batch this process reads, of how many."""
+        """(i, n): this process reads the i-th of n slices of each batch."""
         return self.worker, self.workers
 
 
 def from_environment() -> Cluster:
-    """Reads TF_CONFIG, as TensorFlow will: https://www.tensorflow.org/guide/distributed_training#TF_CONFIG
+    """Read the environment variable TF_CONFIG as TensorFlow does.
+
+    See https://www.tensorflow.org/guide/distributed_training#TF_CONFIG.
 
     Raises:
-        UserError: It is missing, or not that of a worker.
+        UserError: The variable is not set, or does not describe a worker.
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
-        raise UserError(f"--strategy=multi_worker: TF_CONFIG is not set in the environment. {_EXAMPLE} is expected.")
+        raise UserError(f"--strategy=multi_worker: TF_CONFIG is not set in the environment. Set it as in {_EXAMPLE}.")
     try:
         job: dict[str, Any] = json.loads(text)
         addresses, kind, index = job["cluster"], job["task"]["type"], int(job["task"]["index"])
@@ -48,11 +50,11 @@ def from_environment() -> Cluster:
             raise TypeError
         names = [(role, i) for role in ("chief", "worker") for i in range(len(addresses.get(role, ())))]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"TF_CONFIG={text}: {_EXAMPLE} is expected.") from error
+        raise UserError(f"TF_CONFIG={text}: must be as in {_EXAMPLE}.") from error
     if (kind, index) not in names or set(addresses) - {"chief", "worker"} or len(addresses.get("chief", ())) > 1:
         raise UserError(
-            f"TF_CONFIG={text}: task {kind} {index} is none of its workers. Each process of the job is a worker (or one"
-            f" the chief), with an index of its own from 0: {_EXAMPLE}."
+            f"TF_CONFIG={text}: task {kind} {index} is not in the list of workers. Each process must be a worker (one"
+            f" may be the chief) with its own index, counted from 0, as in {_EXAMPLE}."
         )
     return Cluster(
         worker=names.index((kind, index)), workers=len(names), addresses=tuple(addresses[k][i] for k, i in names)

@@ -1,4 +1,4 @@
-"""The device found, and the precision and compilation that suit it."""
+"""The device of a training, with its precision and compilation."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from trainers.devices.cluster import Cluster
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where and how the steps are computed.
+    """The device or devices on which steps are computed.
 
     Attributes:
-        name: "CPU", or the GPU's product name.
+        name: "CPU", or the product name of the GPU.
         precision: Name of a Keras dtype policy.
-        jit_compile: Whether XLA compiles the steps.
-        replicas: How many devices share each batch, those of all workers together.
-        strategy: What spreads models over these; None: a model lies on one device as it is.
-        cluster: The place of this process in its job.
+        jit_compile: Whether steps are compiled with XLA.
+        replicas: Number of devices that share each batch, over all workers.
+        strategy: Strategy that distributes models over the devices. None: one device without a strategy.
+        cluster: The workers of the job.
     """
 
     name: str
@@ -43,21 +43,22 @@ class Device:
 
     @property
     def chief(self) -> bool:
-        """Whether this process writes what there is to write."""
+        """Whether this process writes files."""
         return self.cluster.worker == 0
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
-        """The context to make models and optimizers in."""
+        """Return the context in which models and optimizers must be made."""
         return self.strategy.scope() if self.strategy else contextlib.nullcontext()
 
     def distributed(self, data: tf.data.Dataset, batch_size: int) -> Any:
-        """Turns this worker's part of the data into what `fit` takes; on one machine, it does that.
+        """Prepare this worker's part of a dataset for `fit`. On one machine, `fit` does this itself.
 
-        The number of batches is hidden: where it differs from worker to worker, all go on until the last has ended.
+        The number of batches is hidden from Keras. If it differs between workers, all continue until the last has
+        finished.
 
         Args:
-            data: What this worker reads.
-            batch_size: Of all devices together.
+            data: Batches of this worker.
+            batch_size: Images per step, over all devices.
         """
         if self.strategy is None or self.cluster.workers == 1:
             return data
@@ -65,9 +66,9 @@ class Device:
         return self.strategy.distribute_datasets_from_function(lambda context: own)
 
     def averager(self, variables: Sequence[keras.Variable]) -> Callable[[], None]:
-        """Makes a function that sets variables, of which each device has values of its own, to their mean everywhere.
+        """Return a function that sets variables to the mean of their values on all devices.
 
-        Every worker has to call it at the same time, as with the other methods below.
+        All workers must call the function at the same time. This also holds for `all_gather` and `barrier`.
         """
         strategy = self.strategy
         if strategy is None or not variables:
@@ -83,7 +84,7 @@ class Device:
         return compiled
 
     def all_gather(self, number: int) -> list[int]:
-        """A number of each device's process, the chief's first."""
+        """Return the number that each worker gives, the chief's first."""
         strategy = self.strategy
         if strategy is None or self.cluster.workers == 1:
             return [number]
@@ -97,7 +98,7 @@ class Device:
         return np.asarray(tf.function(gather)()).tolist()
 
     def barrier(self) -> None:
-        """Waits until every worker has come here."""
+        """Wait until all workers have called this method."""
         self.all_gather(0)
 
 
@@ -110,25 +111,24 @@ def set_up(
     cluster: Cluster = Cluster(),
     log: Callable[[str], object] = print,
 ) -> Device:
-    """Finds the device and makes Keras use it so: memory growth, dtype policy, seeds, determinism of operations.
+    """Find the device and configure Keras for it.
 
-    To be called once, before any model or tensor is made.
+    It sets memory growth, the dtype policy, seeds and deterministic operations. Call it once, before any model or
+    tensor is made.
 
     Args:
-        precision: One of `recipes.PRECISIONS`, or "auto": what suits the device.
-        seed: Of Python's, NumPy's and Keras's random numbers.
-        deterministic: Whether operations that are fast but not reproducible (mostly on GPUs) are given up.
+        precision: One of `recipes.PRECISIONS`. "auto": mixed precision on GPUs that support it, else float32.
+        seed: Seed of Python's, NumPy's and Keras's random numbers.
+        deterministic: Whether only operations with reproducible results are used. Slower on GPUs.
         strategy: As in `recipes.TrainConfig`.
-        cluster: The place of this process in its job, for a strategy of several.
-        log: Takes a line if this process has to wait for others.
+        cluster: The workers of the job, for strategy "multi_worker".
+        log: Receives a line if this process has to wait for other workers.
 
     Raises:
-        UserError: Keras does not run on TensorFlow, or the workers of a job do not come together.
+        UserError: Keras does not run on TensorFlow, or the workers cannot connect to each other.
     """
     if keras.backend.backend() != "tensorflow":
-        raise UserError(
-            f"KERAS_BACKEND={keras.backend.backend()}: Keras must run on TensorFlow here. Set KERAS_BACKEND=tensorflow."
-        )
+        raise UserError(f"KERAS_BACKEND={keras.backend.backend()}: must be tensorflow. Set KERAS_BACKEND=tensorflow.")
     device = _find(precision, strategy, cluster, log)
     keras.config.set_dtype_policy(device.precision)
     keras.utils.set_random_seed(seed)
@@ -138,10 +138,13 @@ def set_up(
 
 
 def precision_for(compute_capability: tuple[int, int] | None) -> str:
-    """The fastest sound precision: bfloat16 from Ampere on, float16 on Volta and Turing, else float32.
+    """Return the fastest reliable precision for a device.
+
+    It is bfloat16 on GPUs from Ampere on, float16 on Volta and Turing, and float32 on all others.
 
     Args:
-        compute_capability: Of the GPU; None for a CPU, where half precision is emulated, ten times slower.
+        compute_capability: Compute capability of the GPU. None for a CPU, on which half precision is emulated and ten
+            times slower.
     """
     if compute_capability is None or compute_capability < (7, 0):
         return "float32"
@@ -160,7 +163,7 @@ def _find(precision: str, strategy: str, cluster: Cluster, log: Callable[[str], 
     return Device(
         name=details.get("device_name", "GPU") if gpus else "CPU",
         precision=precision,
-        # On CPUs, XLA makes convolutions 2 to 8 times slower; steps of several devices it cannot compile.
+        # On CPUs, XLA makes convolutions 2 to 8 times slower. XLA cannot compile steps over several devices.
         jit_compile=bool(gpus) and replicas == 1,
         replicas=replicas,
         strategy=distribution,
@@ -173,16 +176,16 @@ def _make_strategy(
 ) -> tf.distribute.Strategy | None:
     if strategy == "multi_worker":
         others = [address for i, address in enumerate(cluster.addresses) if i != cluster.worker]
-        # TensorFlow waits without a word.
+        # TensorFlow prints nothing while it waits.
         log(f"waiting for {words.number(len(others), 'other worker')}: {', '.join(others)}")
         try:
             return tf.distribute.MultiWorkerMirroredStrategy()
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"TF_CONFIG: the workers do not come together: {one_line(error)}. This is worker {cluster.worker}, at"
-                f" {cluster.addresses[cluster.worker]}; all have to be started, each with a port that is free."
+                f"TF_CONFIG: the workers cannot connect to each other: {one_line(error)}. This is worker"
+                f" {cluster.worker}, at {cluster.addresses[cluster.worker]}. Start all workers, each with a free port."
             ) from error
-    # Also for one GPU: a distributed dataset copies its batches there ahead of time, which `fit` alone does not.
+    # A strategy is used even for one GPU: its dataset copies batches to the GPU ahead of time, which `fit` does not.
     if strategy == "mirrored" or (strategy == "auto" and kind == "GPU"):
         return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
     return None

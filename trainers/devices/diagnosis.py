@@ -1,6 +1,6 @@
-"""What a training would meet on this machine: each check says what it found, and what would change it.
+"""Checks of whether this machine can train, with advice.
 
-TensorFlow is imported by the checks, not by this module: that it cannot be is one of the findings.
+The checks import TensorFlow. This module does not, because the import may fail.
 """
 
 from __future__ import annotations
@@ -25,44 +25,42 @@ from tfrecord_tools.base import workers
 from tfrecord_tools.errors import one_line
 
 FINE, NOTE, BROKEN = "fine", "note", "BROKEN"
-_NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI's vendor, and the first byte of a class.
+_NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and first byte of the PCI class of display devices.
 _GPU_EXTRA = "pip install 'tfrecord-tools[gpu]'"
-_SMALL_MEMORY, _SMALL_DISK = (
-    4e9,
-    5e9,
-)  # Bytes: TensorFlow alone takes half of one, a run with its checkpoints the other.
-_STEP = (32, 56, 64)  # Images, pixels a side, channels in and out of the convolution that is timed.
+# Bytes. TensorFlow alone takes half of this memory, and a run with its checkpoints takes this space.
+_SMALL_MEMORY, _SMALL_DISK = 4e9, 5e9
+_STEP = (32, 56, 64)  # The convolution that is timed: images, pixels per side, channels of input and output.
 _ROUNDS = 5
 
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """What a check found.
+    """The result of a check.
 
     Attributes:
-        check: What was looked at.
+        check: Name of the check.
         state: `FINE`, `NOTE` (it works, but could be better) or `BROKEN`.
-        found: In words.
-        advice: What to do about it; "" if nothing.
+        result: Description of the result.
+        advice: Advice for the user. "": none is needed.
     """
 
     check: str
     state: str
-    found: str
+    result: str
     advice: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cuda:
-    """What decides whether TensorFlow sees a GPU of NVIDIA's.
+    """Everything that determines whether TensorFlow can use an NVIDIA GPU.
 
     Attributes:
-        cards: How many are on the PCI bus.
-        driver: The version of its kernel module; "" if it is not loaded.
+        cards: Number of NVIDIA cards on the PCI bus.
+        driver: Version of the driver's kernel module. "": not loaded.
         driver_library: Whether the driver's libcuda can be loaded.
         built: Whether this TensorFlow was built for CUDA.
-        missing: Names of libraries of CUDA that are not to be found.
-        hidden: The value of CUDA_VISIBLE_DEVICES; None: not set.
+        missing: Names of CUDA libraries that cannot be found.
+        hidden: Value of CUDA_VISIBLE_DEVICES. None: not set.
     """
 
     cards: int = 0
@@ -74,7 +72,7 @@ class Cuda:
 
 
 def examine() -> Iterator[Diagnosis]:
-    """Runs all checks, one after the other, as each may depend on what the one before has imported."""
+    """Run all checks in order. A check may need an import that an earlier check has made."""
     yield _guarded("packages", packages)
     checks: dict[str, Callable[[], Diagnosis]] = {
         "GPU": gpu,
@@ -90,25 +88,25 @@ def examine() -> Iterator[Diagnosis]:
 
 
 def packages() -> Diagnosis:
-    """The versions of what a training computes with, and whether Keras runs on TensorFlow."""
+    """Check the versions of TensorFlow and Keras, and that Keras runs on TensorFlow."""
     import keras
     import tensorflow as tf
 
-    found = f"TensorFlow {tf.__version__}, Keras {keras.__version__} on {keras.backend.backend()}, {_python()}"
+    result = f"TensorFlow {tf.__version__}, Keras {keras.__version__} on {keras.backend.backend()}, {_python()}"
     if keras.backend.backend() != "tensorflow":
-        return Diagnosis("packages", BROKEN, found, "Set KERAS_BACKEND=tensorflow: only that trains here.")
+        return Diagnosis("packages", BROKEN, result, "Set KERAS_BACKEND=tensorflow. Trainers need TensorFlow.")
     wanted = _wanted(("tensorflow", "keras"))
     wrong = [name for name, range_ in wanted.items() if not _within(importlib.metadata.version(name), range_)]
     if wrong:
         ranges = ", ".join(f"{name}{wanted[name]}" for name in wrong)
         return Diagnosis(
-            "packages", BROKEN, found, f"Exact resume is tested with {ranges} alone: pip install '{ranges}'."
+            "packages", BROKEN, result, f"Exact resume is only tested with {ranges}. Run pip install '{ranges}'."
         )
-    return Diagnosis("packages", FINE, found)
+    return Diagnosis("packages", FINE, result)
 
 
 def gpu() -> Diagnosis:
-    """The GPUs that TensorFlow sees, or why it sees none."""
+    """List the GPUs that TensorFlow can use, or the reason why there are none."""
     import tensorflow as tf
 
     gpus = tf.config.list_physical_devices("GPU")
@@ -119,30 +117,33 @@ def gpu() -> Diagnosis:
 
 
 def no_gpu(cuda: Cuda) -> Diagnosis:
-    """Says why TensorFlow sees no GPU, the first cause on the way from the card to TensorFlow."""
+    """Find the first reason, from the card to TensorFlow, why TensorFlow has no GPU."""
     if platform.system() != "Linux":
-        return Diagnosis("GPU", NOTE, f"none: TensorFlow uses GPUs on Linux alone, this is {platform.system()}")
+        return Diagnosis("GPU", NOTE, f"none: TensorFlow uses GPUs only on Linux, and this is {platform.system()}")
     if not cuda.cards and not cuda.driver:
-        return Diagnosis("GPU", NOTE, "none: no card of NVIDIA's is on the PCI bus", "Small networks train on the CPU.")
+        return Diagnosis(
+            "GPU", NOTE, "none: there is no NVIDIA card on the PCI bus", "Small networks train on the CPU."
+        )
     if cuda.hidden is not None and not re.match(r"\d|GPU|MIG", cuda.hidden):
-        found = f"none: CUDA_VISIBLE_DEVICES={cuda.hidden!r} hides them"
-        return Diagnosis("GPU", NOTE, found, "Unset it to train on the GPU.")
+        result = f"none: CUDA_VISIBLE_DEVICES={cuda.hidden!r} hides the GPUs"
+        return Diagnosis("GPU", NOTE, result, "Unset CUDA_VISIBLE_DEVICES to train on the GPU.")
     if not cuda.driver or not cuda.driver_library:
-        what = "libcuda.so.1 cannot be loaded" if cuda.driver else "its kernel module is not loaded"
-        advice = "Install NVIDIA's driver; in a container, start it with --gpus=all."
-        return Diagnosis("GPU", BROKEN, f"none: there is a card, but not its driver: {what}", advice)
+        problem = "libcuda.so.1 cannot be loaded" if cuda.driver else "the kernel module is not loaded"
+        advice = "Install NVIDIA's driver. In a container, start the container with --gpus=all."
+        return Diagnosis("GPU", BROKEN, f"none: there is a card, but its driver does not work: {problem}", advice)
     if not cuda.built:
-        advice = f"{_GPU_EXTRA} instead of a package such as tensorflow-cpu."
+        advice = f"Run {_GPU_EXTRA}, and remove a package such as tensorflow-cpu."
         return Diagnosis("GPU", BROKEN, "none: this TensorFlow was built without CUDA", advice)
     if cuda.missing:
-        found = f"none: driver {cuda.driver}, but CUDA's libraries are missing: {', '.join(cuda.missing)}"
-        return Diagnosis("GPU", BROKEN, found, _GPU_EXTRA)
-    found = f"none, though card, driver {cuda.driver} and CUDA's libraries are there"
-    return Diagnosis("GPU", BROKEN, found, "TF_CPP_MAX_VLOG_LEVEL=1 makes TensorFlow say why; an old driver is likely.")
+        result = f"none: there is driver {cuda.driver}, but CUDA libraries are missing: {', '.join(cuda.missing)}"
+        return Diagnosis("GPU", BROKEN, result, f"Run {_GPU_EXTRA}.")
+    result = f"none, although there are a card, driver {cuda.driver} and CUDA's libraries"
+    advice = "Set TF_CPP_MAX_VLOG_LEVEL=1 to make TensorFlow print the reason. The driver may be too old."
+    return Diagnosis("GPU", BROKEN, result, advice)
 
 
 def precision() -> Diagnosis:
-    """The precision that trainers choose here."""
+    """Report the precision that trainers use on this machine."""
     import tensorflow as tf
 
     from trainers.devices import device
@@ -150,18 +151,18 @@ def precision() -> Diagnosis:
     gpus = tf.config.list_physical_devices("GPU")
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     name = device.precision_for(details.get("compute_capability"))
-    advice = "" if gpus else "Half precision is emulated on CPUs, many times slower; trainers choose float32 here."
+    advice = "" if gpus else "On CPUs, half precision is emulated and many times slower, so trainers use float32."
     return Diagnosis("precision", FINE, f"{name} for this device", advice)
 
 
 def convolution() -> Diagnosis:
-    """A convolution with its gradients, as a training step is made of: is it right, and how fast."""
+    """Check and time a convolution with its gradients, the main part of a training step."""
     import tensorflow as tf
 
     center = float(tf.nn.conv2d(tf.ones((1, 3, 3, 8)), tf.ones((3, 3, 8, 1)), 1, "SAME")[0, 1, 1, 0])
     if center != 72:
         return Diagnosis(
-            "convolution", BROKEN, f"a sum of 72 ones is {center:g}", "Reinstall TensorFlow, and the driver."
+            "convolution", BROKEN, f"a sum of 72 ones is {center:g}", "Reinstall TensorFlow and the driver."
         )
     images, side, channels = _STEP
     inputs = tf.random.normal((images, side, side, channels))
@@ -175,14 +176,14 @@ def convolution() -> Diagnosis:
 
     compiled = tf.function(step)
     seconds = statistics.median([_seconds(compiled) for _ in range(1 + _ROUNDS)][1:])
-    operations = 3 * 2 * images * side**2 * 9 * channels**2  # Forward, and the gradients of both factors.
+    operations = 3 * 2 * images * side**2 * 9 * channels**2  # The forward pass, and the gradients of both factors.
     where = "the GPU" if tf.config.list_physical_devices("GPU") else "the CPU"
-    found = f"{seconds * 1e3:.1f} ms a step on {where}, {operations / seconds / 1e9:,.0f} GFLOP/s"
-    return Diagnosis("convolution", FINE, found)
+    result = f"{seconds * 1e3:.1f} ms per step on {where}, {operations / seconds / 1e9:,.0f} GFLOP/s"
+    return Diagnosis("convolution", FINE, result)
 
 
 def xla() -> Diagnosis:
-    """Whether XLA compiles, as the augmentation needs it on any device."""
+    """Check whether XLA compiles, since the augmentation needs it on every device."""
     import tensorflow as tf
 
     total = float(tf.function(lambda x: tf.reduce_sum(x * 2), jit_compile=True)(tf.ones(1000)))
@@ -190,41 +191,45 @@ def xla() -> Diagnosis:
         return Diagnosis("XLA", BROKEN, f"a sum of 2,000 is {total:g}", "Reinstall TensorFlow.")
     gpu = bool(tf.config.list_physical_devices("GPU"))
     use = (
-        "trainers compile their steps with it" if gpu else "for the augmentation; on CPUs it makes convolutions slower"
+        "and trainers compile their steps with it"
+        if gpu
+        else "for the augmentation; on CPUs it makes convolutions slower"
     )
     return Diagnosis("XLA", FINE, f"compiles, {use}")
 
 
 def memory(available: int) -> Diagnosis:
-    """The memory that can be had."""
-    found = f"{available / 1e9:.1f} GB available"
+    """Check the available memory in bytes."""
+    result = f"{available / 1e9:.1f} GB available"
     if available < _SMALL_MEMORY:
-        less = "python -m trainers.finetune --cache=off --batch_size=8"
-        return Diagnosis("memory", NOTE, found, f"Little: run nothing beside a training, such as {less}")
-    return Diagnosis("memory", FINE, found)
+        command = "python -m trainers.finetune --cache=off --batch_size=8"
+        advice = f"This is little. Run no other programs during a training, and save memory: {command}"
+        return Diagnosis("memory", NOTE, result, advice)
+    return Diagnosis("memory", FINE, result)
 
 
 def disk(free: int) -> Diagnosis:
-    """The space where runs are written."""
-    found = f"{free / 1e9:,.0f} GB free here, where runs/ is written"
+    """Check the free disk space in bytes where runs are written."""
+    result = f"{free / 1e9:,.0f} GB free in this directory, where runs/ is written"
     if free < _SMALL_DISK:
-        elsewhere = "python -m trainers.finetune --run=DIRECTORY"
-        return Diagnosis("disk", NOTE, found, f"Little for checkpoints: free some, or train elsewhere: {elsewhere}")
-    return Diagnosis("disk", FINE, found)
+        command = "python -m trainers.finetune --run=DIRECTORY"
+        advice = f"This is little for checkpoints. Free some space, or train in another directory: {command}"
+        return Diagnosis("disk", NOTE, result, advice)
+    return Diagnosis("disk", FINE, result)
 
 
 def processors() -> Diagnosis:
-    """How many decode images."""
+    """Report the number of processors that decode images."""
     count = workers.default_workers()
-    advice = "python -m tfrecord_tools.bench out/ says whether they feed the model." if count < 4 else ""
-    return Diagnosis("processors", FINE, f"{count:,} may be used", advice)
+    advice = "Run python -m tfrecord_tools.bench out/ to see whether they are fast enough." if count < 4 else ""
+    return Diagnosis("processors", FINE, f"{count:,} can be used", advice)
 
 
 def _guarded(check: str, run: Callable[[], Diagnosis]) -> Diagnosis:
     try:
         return run()
-    except Exception as error:  # noqa: BLE001  Whatever a broken installation raises is the finding.
-        advice = "Reinstall: pip install --force-reinstall tfrecord-tools" if isinstance(error, ImportError) else ""
+    except Exception as error:  # noqa: BLE001  A broken installation may raise any error, which is the result.
+        advice = "Run pip install --force-reinstall tfrecord-tools." if isinstance(error, ImportError) else ""
         return Diagnosis(check, BROKEN, f"{type(error).__name__}: {one_line(error)}", advice)
 
 
@@ -244,7 +249,7 @@ def _cuda(tf: Any) -> Cuda:
 
 
 def _cards(devices: Path) -> int:
-    """Counts NVIDIA's display and 3D controllers."""
+    """Count the display and 3D controllers of NVIDIA."""
     cards = 0
     for device in devices.glob("*"):
         with contextlib.suppress(OSError):
@@ -254,7 +259,7 @@ def _cards(devices: Path) -> int:
 
 
 def _driver(version: Path) -> str:
-    """The version of the driver's kernel module; "" if there is none."""
+    """Return the version of the driver's kernel module, or "" if it is not loaded."""
     try:
         number = re.search(r"\d{3,}\.\d[\d.]*", version.read_text())
     except OSError:
@@ -271,7 +276,7 @@ def _loads(library: str) -> bool:
 
 
 def _in_wheels(library: str) -> bool:
-    """Whether it came with one of NVIDIA's wheels, where TensorFlow looks too."""
+    """Return whether one of NVIDIA's wheels holds the library. TensorFlow finds it there."""
     return bool(glob.glob(os.path.join(sysconfig.get_path("purelib"), "nvidia", "*", "lib", library)))
 
 
@@ -281,18 +286,18 @@ def _described(details: dict[str, Any]) -> str:
 
 
 def _memory_bytes() -> int:
-    """What is available on this machine, or left of what its container may use."""
+    """Return the available memory of this machine, or of its container if that is less."""
     text = Path("/proc/meminfo").read_text()
     available = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     limits = [int(available[1]) * 1024] if available else [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with contextlib.suppress(OSError, ValueError):  # Not in a container, or "max".
+    with contextlib.suppress(OSError, ValueError):  # This is not a container, or its limit is "max".
         group = Path("/sys/fs/cgroup")
         limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return min(limits)
 
 
 def _wanted(names: Sequence[str]) -> dict[str, str]:
-    """The versions that this package asks for: name -> `>=1,<2`, nothing if it was not installed."""
+    """Return the versions that this package requires: name -> `>=1,<2`. Empty if it is not installed."""
     try:
         requirements = importlib.metadata.requires("tfrecord-tools") or []
     except importlib.metadata.PackageNotFoundError:
@@ -302,7 +307,7 @@ def _wanted(names: Sequence[str]) -> dict[str, str]:
 
 
 def _within(version: str, range_: str) -> bool:
-    """Whether 2.21.0 is within `>=2.21,<2.22`; by the numbers alone."""
+    """Return whether a version such as 2.21.0rc1 is within a range such as `>=2.21,<2.22`, by its numbers."""
     numbers = _numbers(version)
     for operator, bound in re.findall(r"(<|>=)([\d.]+)", range_):
         if (numbers < _numbers(bound)) != (operator == "<"):

@@ -1,9 +1,9 @@
-"""What Keras's `fit` needs to run on several devices, in one process or in several.
+"""Additions to Keras's `fit` for several devices, in one process or in several.
 
-Under `tf.distribute.MultiWorkerMirroredStrategy` Keras 3.15 fails in two places, both of its trainer for TensorFlow: it
-builds from a batch that it reduces over the processes, and it reduces what steps return over an axis that scalars do
-not have. The version is pinned, and a test trains in two processes. On processors, TensorFlow's convolutions by oneDNN
-fail at empty batches, which validation gives to devices that are left over.
+Keras 3.15 fails under `tf.distribute.MultiWorkerMirroredStrategy` in two places of its TensorFlow trainer. It builds
+the model from a batch that it reduces over the processes, and it reduces the results of steps over an axis that scalars
+do not have. The version of Keras is pinned, and a test trains in two processes. On CPUs, TensorFlow's oneDNN
+convolutions also fail for empty batches, which devices get at the end of a validation.
 """
 
 from __future__ import annotations
@@ -15,24 +15,29 @@ import tensorflow as tf
 
 
 def for_several(model: keras.Model, workers: int) -> keras.Model:
-    """Returns a model of the same layers and variables that `fit` can train on several devices of so many processes."""
+    """Return a model with the same layers and variables that `fit` can train on several devices.
+
+    Args:
+        model: The model.
+        workers: Number of processes.
+    """
     kind = _OnDevices if workers == 1 else _OnWorkers
     return kind(model.input, model.output, name=model.name)
 
 
 class _OnDevices(keras.Model):
     def test_step(self, data: Any) -> Any:
-        judge = super().test_step
-        # Of the last batch, a device may get none; of a worker's fewer batches, it gets empty ones.
-        some = tf.shape(tf.nest.flatten(data)[0])[0] > 0
-        return tf.cond(some, lambda: judge(data), self.get_metrics_result)
+        evaluate = super().test_step
+        # A device may get no images of the last batch, and empty batches if its worker has fewer batches than others.
+        has_images = tf.shape(tf.nest.flatten(data)[0])[0] > 0
+        return tf.cond(has_images, lambda: evaluate(data), self.get_metrics_result)
 
 
 class _OnWorkers(_OnDevices):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         metrics = self._compile_metrics
         if metrics is not None and metrics.built and self.optimizer.built:
-            return  # Else each validation would read a batch for nothing.
+            return  # Without this, each validation would read a batch in vain.
         strategy = self.distribute_strategy
         if iterator is not None:
             _, _, batches = next(iter(iterator))

@@ -1,4 +1,4 @@
-"""Writes a trained classifier in another format, and proves that it answers as the Keras model does."""
+"""Export a trained classifier to another format, and compare it with the Keras model."""
 
 from __future__ import annotations
 
@@ -28,31 +28,32 @@ from trainers.results import predictions
 if TYPE_CHECKING:
     import keras
 
-FORMATS = {"saved_model": "", "litert": "model.tflite", "onnx": "model.onnx"}  # Format -> its file in the output.
+FORMATS = {"saved_model": "", "litert": "model.tflite", "onnx": "model.onnx"}  # Format -> file in the output directory.
 QUANTIZE = ("none", "float16", "int8")
 LABELS = "labels.txt"
 FACTS = "export.json"
-_PACKAGES = {"litert": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnxruntime")}  # Beyond what Keras brings.
-# BUILD_NOTES has what was measured.
+_PACKAGES = {"litert": ("ai_edge_litert",), "onnx": ("tf2onnx", "onnxruntime")}  # Needed in addition to Keras.
+# docs/benchmarks.md has the measurements behind these values.
 TOLERANCES = {"saved_model": 1e-5, "litert": 1e-3, "litert-float16": 0.1, "litert-int8": 0.03, "onnx": 1e-3}
-_DRAWN = 32  # Images that are drawn where no records are given.
+_DRAWN = 32  # Number of generated images, if no dataset is given.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelExportConfig:
-    """What is exported.
+    """Settings of an export.
 
     Attributes:
-        run: A run directory, or a model file.
+        run: A run directory or a model file.
         format: One of `FORMATS`.
-        quantize: One of `QUANTIZE`, for LiteRT alone.
-        tfrecords: A dataset directory: what "int8" is calibrated on, and what the answers are compared on.
-        samples: How many of its records at most, for either.
-        tolerance: The largest difference of a probability that is let pass; for "int8" the largest share of images
-            with another answer. None: what the format should reach.
-        out: The directory to write. None: `export/FORMAT[-QUANTIZE]` beside the model.
-        overwrite: Replace what is there.
-        threshold: Of two classes, the probability from which an image is of the second; None: the model's.
+        quantize: One of `QUANTIZE`. Only for LiteRT.
+        tfrecords: A dataset directory with images to calibrate "int8" and to compare the models. If None, the models
+            are compared on generated images.
+        samples: Largest number of records for calibration and for comparison, at least 1.
+        tolerance: Largest allowed difference of a probability, 0..1; for "int8", largest allowed share of images that
+            get another class. If None, the value in `TOLERANCES`.
+        out: Directory to write. If None, `export/FORMAT[-QUANTIZE]` next to the model.
+        overwrite: Whether to replace an existing export.
+        threshold: For two-class models, the probability at which the second class is chosen. If None, the model's.
     """
 
     run: str
@@ -67,37 +68,44 @@ class ModelExportConfig:
 
     def __post_init__(self) -> None:
         if not self.run:
-            raise UserError("--run is missing: the run directory of a trainer, or a .keras file that one wrote.")
+            raise UserError(
+                "--run is missing: the model to export. Pass the run directory or .keras file of a trainer."
+            )
         for name, allowed in (("format", tuple(FORMATS)), ("quantize", QUANTIZE)):
             if getattr(self, name) not in allowed:
-                raise UserError(f"--{name}={getattr(self, name)}: one of {', '.join(allowed)} is expected.")
+                raise UserError(f"--{name}={getattr(self, name)}: must be one of {', '.join(allowed)}.")
         if self.quantize != "none" and self.format != "litert":
-            raise UserError(f"--quantize={self.quantize} is of --format=litert; {self.format} holds float32.")
+            raise UserError(
+                f"--quantize={self.quantize} with --format={self.format}: only --format=litert can be quantized. Pass"
+                " --format=litert, or remove --quantize."
+            )
         if self.quantize == "int8" and not self.tfrecords:
-            raise UserError("--quantize=int8 is calibrated on images: pass --tfrecords, the dataset of the training.")
+            raise UserError(
+                "--quantize=int8: --tfrecords is missing, the images for calibration. Pass the dataset of the training."
+            )
         if self.samples < 1:
-            raise UserError(f"--samples={self.samples}: at least 1.")
+            raise UserError(f"--samples={self.samples}: must be at least 1.")
         if self.tolerance is not None and not 0 <= self.tolerance <= 1:
-            raise UserError(f"--tolerance={self.tolerance}: 0 to 1 is expected.")
+            raise UserError(f"--tolerance={self.tolerance}: must be from 0 to 1.")
 
     @property
     def name(self) -> str:
-        """The format with its quantization."""
+        """Format and quantization."""
         return self.format if self.quantize == "none" else f"{self.format}-{self.quantize}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Check:
-    """How near the exported model comes to the Keras model.
+    """A comparison of the exported model with the Keras model.
 
     Attributes:
-        images: What both were asked, in words.
-        count: How many images.
-        range: How far the Keras model's probabilities of a class lie apart: with all alike, little is shown.
-        difference: The largest, of any probability of any image.
-        other_answers: Share of images whose class is another.
+        images: Description of the images on which both were run.
+        count: Number of images.
+        range: Largest range of a class's probability over the images. If it is near 0, the comparison shows little.
+        difference: Largest difference of any probability of any image.
+        other_answers: Share of images that get another class.
         tolerance: As in `ModelExportConfig`.
-        quantized: Whether `other_answers` is what must lie within `tolerance`, and not `difference`.
+        quantized: Whether `other_answers` must be within `tolerance`, instead of `difference`.
     """
 
     images: str
@@ -110,32 +118,34 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return (self.other_answers if self.quantized else self.difference) <= self.tolerance  # False for NaN.
+        # A comparison with NaN is False.
+        return (self.other_answers if self.quantized else self.difference) <= self.tolerance
 
     def __str__(self) -> str:
         singular = self.images.replace("records", "record", 1).replace("images", "image", 1)
-        asked = words.number(self.count, singular, self.images)
+        images = words.number(self.count, singular, self.images)
         if self.quantized:
             return (
-                f"{1 - self.other_answers:.2%} of {asked} get the same class as from the Keras model, and"
-                f" {1 - self.tolerance:.2%} must. Probabilities may differ, here by up to {self.difference:.2g}: int8"
-                " has 256 steps for all values of a layer. Use the class, and set no threshold by these probabilities"
+                f"{1 - self.other_answers:.2%} of {images} get the same class as from the Keras model (at least"
+                f" {1 - self.tolerance:.2%} is required). Probabilities differ by up to {self.difference:.2g}, since"
+                " int8 has 256 steps for all values of a layer. Use the class, and do not choose a threshold from these"
+                " probabilities"
             )
         return (
-            f"the probabilities of {asked} differ from the Keras model's by at most {self.difference:.2g}, and"
-            f" {self.tolerance:.2g} is allowed; they range over {self.range:.2g}. {self.other_answers:.2%} get another"
-            " class"
+            f"the probabilities of {images} differ from the Keras model's by at most {self.difference:.2g}"
+            f" ({self.tolerance:.2g} is allowed); they range over {self.range:.2g}. {self.other_answers:.2%} get"
+            " another class"
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written.
+    """A finished export.
 
     Attributes:
-        directory: Where it lies.
-        info: How the model in it is used.
-        check: How near it comes to the Keras model.
+        directory: Directory of the export.
+        info: Description of the model.
+        check: Comparison with the Keras model.
     """
 
     directory: Path
@@ -144,10 +154,18 @@ class Exported:
 
 
 def export(config: ModelExportConfig) -> Exported:
-    """Writes a directory with the model in another format, labels.txt (a name a line) and export.json (how to use it).
+    """Export a model to a directory, with labels.txt (one class name per line) and export.json.
+
+    export.json says how to use the model. Nothing is written if the export fails.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        The directory, the description of the model, and its comparison with the Keras model.
 
     Raises:
-        UserError: What the user can mend, or the exported model answers otherwise than it should; nothing is left then.
+        UserError: The user can correct the cause, or the outputs differ by more than the tolerance.
     """
     path = model_file.find(config.run)
     out = Path(config.out) if config.out else path.parent / "export" / config.name
@@ -156,17 +174,17 @@ def export(config: ModelExportConfig) -> Exported:
     _check_out(out, config.overwrite)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 
-    from trainers.devices import device  # Here, since it takes seconds to import TensorFlow.
+    from trainers.devices import device  # TensorFlow takes seconds to import, and errors in flags are reported first.
 
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)
     try:
         with _replaced(out) as directory:
             check = _write(config, model, info, data, directory)
-            _check_out(out, config.overwrite)  # Another export may have been faster.
+            _check_out(out, config.overwrite)  # Another process may have written it in the meantime.
     except OSError as error:
         raise UserError(
-            f"--out={out}: it cannot be written ({refusal(error)}). Mend the cause, or pass another --out."
+            f"--out={out}: cannot be written ({refusal(error)}). Correct the cause, or pass another --out."
         ) from error
     return Exported(directory=out, info=info, check=check)
 
@@ -174,18 +192,19 @@ def export(config: ModelExportConfig) -> Exported:
 def _write(
     config: ModelExportConfig, model: keras.Model, info: ModelInfo, data: Dataset | None, directory: Path
 ) -> Check:
-    """Writes all of the output, and checks it."""
+    """Write all files of the export and compare the models."""
     from trainers.exporting import writers
 
     calibration: Iterable[np.ndarray] = ()
     if data is None:
         images, encoded = "generated images", writers.drawn(_DRAWN)
     else:
-        images, encoded = _stored(data, ("validation", "test", "train"), config.samples)
+        images, encoded = _record_images(data, ("validation", "test", "train"), config.samples)
         if config.quantize == "int8":
-            calibration = writers.decoded(_stored(data, ("train", *data.splits), config.samples)[1], info).numpy()
+            training_images = _record_images(data, ("train", *data.splits), config.samples)[1]
+            calibration = writers.decoded(training_images, info).numpy()
     pixels = writers.decoded(encoded, info).numpy()
-    expected = writers.answers_of_keras(model, pixels)  # Before writers change layers of it.
+    expected = writers.answers_of_keras(model, pixels)  # Computed first, because `write_onnx` changes layers.
     named = writers.with_names(model, info)
     path = directory / FORMATS[config.format]
     with _as_user_error(config.format):
@@ -198,7 +217,7 @@ def _write(
         else:
             writers.write_onnx(named, info, path)
             answers = writers.answers_of_onnx(path, pixels)
-    check = _compared(config, info, images, expected, answers)
+    check = _compare(config, info, images, expected, answers)
     facts = {"format": config.format, "quantize": config.quantize} | dataclasses.asdict(info)
     facts["check"] = dataclasses.asdict(check)
     (directory / LABELS).write_text("".join(f"{name}\n" for name in info.classes), encoding="utf-8")
@@ -208,24 +227,24 @@ def _write(
 
 @contextlib.contextmanager
 def _as_user_error(to: str) -> Iterator[None]:
-    """What two converters and three runtimes raise on a model becomes `UserError`; what they warn of, nothing."""
+    """Turn errors of converters and runtimes, except OSError, into UserError, and ignore their warnings."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of what they use of each other and will not find there some day.
+            warnings.simplefilter("ignore")  # They warn about deprecated functions of each other.
             yield
     except OSError:
         raise
     except Exception as error:
         raise UserError(
-            f"--format={to}: this model cannot be converted: {one_line(error)}. Pass another --format."
+            f"--format={to}: cannot convert this model: {one_line(error)}. Pass another --format."
         ) from error
 
 
-def _stored(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, list[bytes]]:
-    """Returns the images of the first records of the first split that has any: records lie in random order.
+def _record_images(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, list[bytes]]:
+    """Read the first images of the first split that has records. Records are in random order.
 
     Returns:
-        What they are, in words, and their bytes.
+        A description of the images and their encoded bytes.
     """
     from trainers.exporting import writers
 
@@ -234,25 +253,27 @@ def _stored(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, lis
 
     def image(serialized: bytes) -> bytes:
         encoded: bytes = schema.decode_example(serialized, data.keys)["image"]
-        decoder.decode(encoded, 1, raw_size=data.raw_size)  # Proves it.
+        decoder.decode(encoded, 1, raw_size=data.raw_size)  # Raises an error if the image is damaged.
         return encoded
 
     images = [records.get_or_none(number, image) for number in range(min(most, len(records)))]
     encoded = [data for data in images if data is not None]
     if not encoded:
-        raise UserError(f"--tfrecords={data.directory}: {split} has no sound record. Copy or convert it again.")
+        raise UserError(
+            f"--tfrecords={data.directory}: {split} has no valid record. Copy or convert the dataset again."
+        )
     if data.raw_size is not None:
         encoded = [writers.as_png(image, data.raw_size) for image in encoded]
     return f"records of {split}", encoded
 
 
-def _compared(
+def _compare(
     config: ModelExportConfig, info: ModelInfo, images: str, expected: np.ndarray, answers: list[np.ndarray]
 ) -> Check:
-    """Compares f32[n classes] with each of the answers.
+    """Compare the expected probabilities f32[n classes] with those of each signature.
 
     Raises:
-        UserError: One lies beyond the tolerance.
+        UserError: A difference is larger than the tolerance.
     """
     tolerance = TOLERANCES[config.name] if config.tolerance is None else config.tolerance
     labels = predictions.decide(expected, info.threshold)
@@ -260,19 +281,19 @@ def _compared(
         images=images,
         count=len(expected),
         range=float(np.ptp(expected, axis=0).max()),
-        difference=float(
-            np.max([np.abs(answer - expected).max() for answer in answers])
-        ),  # Python's max passes NaN by.
+        # Python's max would ignore NaN.
+        difference=float(np.max([np.abs(answer - expected).max() for answer in answers])),
         other_answers=max(float((predictions.decide(answer, info.threshold) != labels).mean()) for answer in answers),
         tolerance=tolerance,
         quantized=config.quantize == "int8",
     )
     if not check.passed:
-        more = (
-            "Calibrate on more --samples, take --quantize=float16, or" if check.quantized else "If it is good enough,"
+        advice = (
+            "Calibrate on more --samples, use --quantize=float16, or" if check.quantized else "If this is good enough,"
         )
         raise UserError(
-            f"{config.name} is not near enough, and nothing was written: {check}. {more} pass a larger --tolerance."
+            f"{config.name}: the exported model differs too much from the Keras model, and nothing was written:"
+            f" {check}. {advice} pass a larger --tolerance."
         )
     return check
 
@@ -281,8 +302,8 @@ def _check_packages(config: ModelExportConfig) -> None:
     missing = [name for name in _PACKAGES.get(config.format, ()) if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
-            f"--format={config.format} needs {' and '.join(missing)}, not installed here."
-            f" pip install 'tfrecord-tools[{config.format}]' installs what it needs."
+            f"--format={config.format}: {' and '.join(missing)} must be installed. Run"
+            f" pip install 'tfrecord-tools[{config.format}]'."
         )
 
 
@@ -290,18 +311,20 @@ def _check_out(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not overwrite:
-        raise UserError(f"--out={out}: it is there already. Pass --overwrite to replace it, or another --out.")
+        raise UserError(f"--out={out}: exists already. Pass --overwrite to replace it, or another --out.")
     if not (out / FACTS).is_file():
-        raise UserError(f"--out={out}: no export (it has no {FACTS}), and not replaced. Pass another --out.")
+        raise UserError(
+            f"--out={out}: is not replaced, because it is not an export (it has no {FACTS}). Pass another --out."
+        )
 
 
 @contextlib.contextmanager
 def _replaced(out: Path) -> Iterator[Path]:
-    """Yield a new directory that replaces `out` when the block succeeds; when it fails, nothing is left."""
+    """Yield a new directory that replaces `out` when the block succeeds. If it fails, nothing is left."""
     missing = [parent for parent in out.absolute().parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # A name that nobody else has.
-    made = holder / "export"  # Within, since the holder's own permissions are its owner's alone.
+    holder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # No other process uses this name.
+    made = holder / "export"  # A subdirectory, because only the owner has permissions for `holder`.
     try:
         made.mkdir()
         yield made
@@ -313,7 +336,7 @@ def _replaced(out: Path) -> Iterator[Path]:
             os.rename(made, out)
         files.sync(out.parent)
     finally:
-        shutil.rmtree(holder, ignore_errors=True)  # With what failed, or what was replaced.
+        shutil.rmtree(holder, ignore_errors=True)  # It holds the failed export, or the replaced one.
         for parent in missing:
-            with contextlib.suppress(OSError):  # `parent` holds the export, or files of another process.
+            with contextlib.suppress(OSError):  # The directory is not empty.
                 parent.rmdir()

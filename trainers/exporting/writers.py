@@ -1,4 +1,4 @@
-"""The formats in which a classifier leaves Keras: how each is written, and what the written one answers."""
+"""Write a classifier in other formats, and run the written files."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from trainers.results import predictions
 
 
 def with_names(model: keras.Model, info: ModelInfo) -> keras.Model:
-    """Names a model's input and output, and gives two classes a probability each, as more have.
+    """Name a model's input and output, and return a probability for each class, even for two classes.
 
     Returns:
-        pixels u8[b h w 3] -> {"probabilities": f32[b classes]}, on the weights of `model`.
+        A model pixels u8[b h w 3] -> {"probabilities": f32[b classes]} that shares the weights of `model`.
     """
     pixels = keras.Input((info.image_size, info.image_size, 3), dtype="uint8", name="pixels")
     probabilities = model(pixels)
@@ -31,19 +31,19 @@ def with_names(model: keras.Model, info: ModelInfo) -> keras.Model:
 
 
 def write_saved_model(model: keras.Model, info: ModelInfo, directory: Path) -> None:
-    """Writes a SavedModel with three signatures.
+    """Write a SavedModel with three signatures.
 
-    `serving_default`: image_bytes string[b], JPEG, PNG, GIF or BMP, as a record holds them -> probabilities
-        f32[b classes], label i64[b], class string[b]. They are decoded as in training; what `images.prepare` makes of
-        a file before that must have been done: EXIF orientation, transparency on white, 16 bits, CMYK, WebP, TIFF,
-        --resize and --store of the dataset. One image that cannot be decoded fails its whole batch.
-    `pixels`: pixels u8[b h w 3] -> the same.
-    `classes`: nothing -> classes string[classes], in the order of the labels.
+    `serving_default`: image_bytes string[b], JPEG, PNG, GIF or BMP as in a record -> probabilities f32[b classes],
+        label i64[b], class string[b]. Images are decoded as in training. They must be prepared before as
+        `images.prepare` does it: EXIF orientation, transparency on white, 16 bits, CMYK, WebP, TIFF, and --resize and
+        --store of the dataset. If one image cannot be decoded, its whole batch fails.
+    `pixels`: pixels u8[b h w 3] -> the same outputs.
+    `classes`: no input -> classes string[classes], in the order of the labels.
 
     Args:
-        model: As `with_names` returns it.
-        info: How it is used.
-        directory: Where to.
+        model: A model from `with_names`.
+        info: Description of the model.
+        directory: Directory to write.
     """
 
     def from_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -68,19 +68,20 @@ def write_saved_model(model: keras.Model, info: ModelInfo, directory: Path) -> N
 def write_litert(
     model: keras.Model, info: ModelInfo, path: Path, quantize: str, calibration: Iterable[np.ndarray] = ()
 ) -> None:
-    """Writes a .tflite file: pixels u8[1 h w 3] -> probabilities f32[1 classes], of LiteRT's own operations alone.
+    """Write a .tflite file: pixels u8[1 h w 3] -> probabilities f32[1 classes].
 
-    The batch is of one: the delegates of telephones want all shapes fixed.
+    It uses only LiteRT's own operations. The batch size is 1, because hardware delegates of phones need fixed shapes.
 
     Args:
-        model: As `with_names` returns it.
-        info: How it is used.
-        path: The file.
-        quantize: "none", "float16" (weights alone) or "int8" (weights and activations).
-        calibration: Images u8[h w 3] that the ranges of activations are taken from; for "int8" alone.
+        model: A model from `with_names`.
+        info: Description of the model.
+        path: File to write.
+        quantize: "none", "float16" (only weights) or "int8" (weights and activations).
+        calibration: Images u8[h w 3] that give the ranges of activations. Only for "int8".
     """
     ops = tf.lite.OpsSet.TFLITE_BUILTINS_INT8 if quantize == "int8" else tf.lite.OpsSet.TFLITE_BUILTINS
-    target: dict[str, Any] = {"supported_ops": [ops]}  # Keras's default lets in TensorFlow's, which need its runtime.
+    # Keras's default also allows TensorFlow's operations, which need TensorFlow's runtime.
+    target: dict[str, Any] = {"supported_ops": [ops]}
     options: dict[str, Any] = {"target_spec": target}
     if quantize != "none":
         options["optimizations"] = [tf.lite.Optimize.DEFAULT]
@@ -92,59 +93,60 @@ def write_litert(
 
 
 def write_onnx(model: keras.Model, info: ModelInfo, path: Path) -> None:
-    """Writes an .onnx file: pixels u8[b h w 3] -> probabilities f32[b classes].
+    """Write an .onnx file: pixels u8[b h w 3] -> probabilities f32[b classes].
 
     Args:
-        model: As `with_names` returns it.
-        info: How it is used.
-        path: The file.
+        model: A model from `with_names`.
+        info: Description of the model.
+        path: File to write.
     """
     for layer in _layers(model):
-        if isinstance(layer, keras.layers.Normalization):  # Its tensors would become inputs, arrays become constants.
+        # The converter turns tensors of this layer into inputs of the model, and arrays into constants.
+        if isinstance(layer, keras.layers.Normalization):
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
     model.export(path, format="onnx", input_signature=[_pixels(info)], verbose=False)
 
 
 def answers_of_saved_model(directory: Path, encoded: list[bytes], pixels: np.ndarray) -> list[np.ndarray]:
-    """Asks both signatures of a SavedModel; returns the probabilities of each, f32[n classes]."""
+    """Run both image signatures of a SavedModel. Return the probabilities f32[n classes] of each."""
     signatures = tf.saved_model.load(str(directory)).signatures
 
-    def ask(signature: str, **inputs: Any) -> np.ndarray:
+    def run(signature: str, **inputs: Any) -> np.ndarray:
         return signatures[signature](**{name: tf.constant(value) for name, value in inputs.items()})["probabilities"]
 
     return [
-        _joined(lambda at: ask("serving_default", image_bytes=encoded[at]), len(encoded)),
-        _joined(lambda at: ask("pixels", pixels=pixels[at]), len(pixels)),
+        _in_batches(lambda part: run("serving_default", image_bytes=encoded[part]), len(encoded)),
+        _in_batches(lambda part: run("pixels", pixels=pixels[part]), len(pixels)),
     ]
 
 
 def answers_of_litert(path: Path, pixels: np.ndarray) -> list[np.ndarray]:
-    """Asks a .tflite file in LiteRT's own runtime; returns the probabilities, f32[n classes]."""
+    """Run a .tflite file with LiteRT's runtime. Return the probabilities f32[n classes]."""
     from ai_edge_litert.interpreter import Interpreter
 
-    ask = Interpreter(str(path)).get_signature_runner()
-    return [_joined(lambda at: ask(pixels=pixels[at])["probabilities"], len(pixels), step=1)]
+    run = Interpreter(str(path)).get_signature_runner()
+    return [_in_batches(lambda part: run(pixels=pixels[part])["probabilities"], len(pixels), step=1)]
 
 
 def answers_of_onnx(path: Path, pixels: np.ndarray) -> list[np.ndarray]:
-    """Asks an .onnx file in ONNX Runtime; returns the probabilities, f32[n classes]."""
+    """Run an .onnx file with ONNX Runtime. Return the probabilities f32[n classes]."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [_joined(lambda at: session.run(["probabilities"], {"pixels": pixels[at]})[0], len(pixels))]
+    return [_in_batches(lambda part: session.run(["probabilities"], {"pixels": pixels[part]})[0], len(pixels))]
 
 
 def answers_of_keras(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
-    """Asks a model as it was loaded; returns the probabilities, f32[n classes]."""
+    """Run a loaded Keras model. Return the probabilities f32[n classes]."""
     predict = inference.compiled(model)
-    return _joined(lambda at: predictions.both_classes(predict(pixels[at]).numpy()), len(pixels))
+    return _in_batches(lambda part: predictions.both_classes(predict(pixels[part]).numpy()), len(pixels))
 
 
 def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:
-    """Decodes images, string[n], as in training, to u8[n h w 3].
+    """Decode images string[n] to u8[n h w 3] as in training.
 
-    In a dataset, as there, and not by `tf.map_fn`: in functions, but not in datasets, TensorFlow's optimizer makes
-    branches run that are not taken (tensorflow#60805), and those of `decode_pixels` would fail.
+    A `tf.data.Dataset` decodes them, and not `tf.map_fn`: in functions, TensorFlow's optimizer runs branches that are
+    not chosen (tensorflow#60805), and those of `decode_pixels` would fail. It does not do so in datasets.
     """
     decode = functools.partial(decode_pixels, image_size=info.image_size, crop=info.crop)
     data = tf.data.Dataset.from_tensor_slices(encoded).map(decode, tf.data.AUTOTUNE)
@@ -152,14 +154,14 @@ def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:
 
 
 def as_png(raw: bytes, raw_size: int) -> bytes:
-    """Encodes raw pixels, u8[h w 3], without loss."""
+    """Encode raw pixels u8[h w 3] as PNG, without loss."""
     return tf.io.encode_png(tf.reshape(tf.io.decode_raw(raw, tf.uint8), [raw_size, raw_size, 3])).numpy()
 
 
 def drawn(count: int) -> list[bytes]:
-    """Draws JPEGs and PNGs of large soft spots, of other sizes each, always the same.
+    """Draw JPEGs and PNGs of large soft spots in various sizes. Every call draws the same images.
 
-    Soft ones, since networks tell those apart; noise from pixel to pixel looks the same to them whatever it is.
+    Soft spots give different outputs for different images. Noise in single pixels does not.
     """
     random = np.random.default_rng(0)
     encoded = []
@@ -181,5 +183,5 @@ def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:
         yield from _layers(inner)
 
 
-def _joined(ask: Callable[[slice], Any], count: int, step: int = predictions.BATCH_SIZE) -> np.ndarray:
-    return np.concatenate([np.asarray(ask(slice(start, start + step))) for start in range(0, count, step)])
+def _in_batches(run: Callable[[slice], Any], count: int, step: int = predictions.BATCH_SIZE) -> np.ndarray:
+    return np.concatenate([np.asarray(run(slice(start, start + step))) for start in range(0, count, step)])

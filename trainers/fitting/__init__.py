@@ -1,1 +1,1 @@
-"""What a training consists of: set-up, tasks, settings, batches, cache of features."""
+"""The parts of a training: checks, tasks, settings, batches and the cache of features."""

@@ -1,4 +1,4 @@
-"""What binds a training, the input or the model: both measured alone, before it starts."""
+"""Measure whether the input or the model limits the speed of a training, before it starts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from trainers.fit import compile_model
 from trainers.models import networks
 from trainers.recipes import Recipe
 
-_SECONDS = 3.0  # Of each measurement.
+_SECONDS = 3.0  # Duration of each measurement.
 
 
 def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None, device: Device) -> str:
-    """Measures the stages of the input, then steps of the first phase on one batch that is there already.
+    """Measure the stages of the input, then steps of the first phase on one batch in memory.
 
-    The steps are those of another model of the same kind, so that the one to be trained is left as it is.
+    The steps train a copy of the model, so that the model itself is unchanged.
 
     Returns:
-        A line for people, as of `bench.verdict`.
+        A line for the user, see `bench.verdict`.
     """
     size, batch_size = recipe.model.size, recipe.batch_size
     config = BenchConfig(

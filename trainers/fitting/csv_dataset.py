@@ -1,4 +1,4 @@
-"""Pixel CSVs as a dataset: there is one way from a source to a training, and it leads over records."""
+"""Convert CSVs of pixels to TFRecords for a training. All trainings read TFRecords."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ from tfrecord_tools.sources import pixel_csv
 
 
 def as_dataset(csv: str, tfrecords: str | None, log: Callable[[str], object] = print) -> tuple[str, int]:
-    """Converts CSVs into records beside them, or brings those of an earlier call up to date.
+    """Convert CSVs to records next to them, or update the records of an earlier call.
 
     Args:
-        csv: The directory of the CSVs, one for each split.
-        tfrecords: What was given as a dataset: nothing is expected.
-        log: Takes the lines for the user.
+        csv: Directory of the CSVs, one per split.
+        tfrecords: Value of --tfrecords, which must be None or "".
+        log: Receives the lines for the user.
 
     Returns:
         The dataset directory, and the height of the images in pixels.
 
     Raises:
-        UserError: A dataset was given too, there are no CSVs of pixels, or they cannot be converted.
+        UserError: --tfrecords is set too, there are no CSVs of pixels, or they cannot be converted.
     """
     if tfrecords:
-        raise UserError(f"--csv={csv} and --tfrecords={tfrecords} exclude each other: pass one of them.")
+        raise UserError(f"--csv={csv} and --tfrecords={tfrecords}: only one of them is allowed. Remove the other.")
     source = Path(csv).resolve()
     if not source.exists():
-        raise UserError(f"--csv={csv}: there is no such file or directory. Pass what tfrecord_tools.to_csv wrote.")
+        raise UserError(f"--csv={csv}: does not exist. Pass the output directory of tfrecord_tools.to_csv.")
     if source.is_file():
-        raise UserError(f"--csv={csv}: a file. Pass {Path(csv).parent}, where there may be a CSV for each split.")
+        raise UserError(f"--csv={csv}: is a file, not a directory. Pass {Path(csv).parent}, with a CSV for each split.")
     files = [path for path in sorted(source.iterdir()) if pixel_csv.is_one(str(path))]
     if not files:
         raise UserError(
-            f"--csv={csv}: no CSV of pixels in it, such as tfrecord_tools.to_csv writes. Of images, pass the --out of"
+            f"--csv={csv}: has no CSV of pixels in the format of tfrecord_tools.to_csv. For images, pass the --out of"
             " tfrecord_tools.convert as --tfrecords."
         )
     if not source.name:
-        raise UserError(f"--csv={csv}: the root of all files, which nothing can be put beside. Move the CSVs.")
+        raise UserError(f"--csv={csv}: is the root directory, and records cannot be written next to it. Move the CSVs.")
     out = Path(os.path.relpath(source.with_name(f"{source.name}-tfrecords")))
     config = ConvertConfig(src=csv, out=str(out), update=out.exists())
-    # What is printed and raised below speaks of that command's flags.
+    # The lines and errors of `convert` name its flags, so its command is shown in front of them.
     command = f"python -m tfrecord_tools.convert --src={csv} --out={out}{' --update' if config.update else ''}"
     log(f"csv: {command}")
     try:

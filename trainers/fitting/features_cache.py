@@ -1,4 +1,4 @@
-"""Features of images, computed once: an array on disk for each split, a row a record, in the order of the index."""
+"""Features of images, computed once: an array on disk per split, with one row per record."""
 
 from __future__ import annotations
 
@@ -23,57 +23,59 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records
 
 _VALUES, _ABOUT, _PROGRESS = "features.npy", "about.json", "progress.json"
-_AT_ONCE = 2  # Batches in the works: one's small layers run beside the other's large ones.
-_SAVED_EVERY = 2_000  # Records; a killed extraction repeats at most so many.
+_AT_ONCE = 2  # Batches that are computed at once, so that small layers of one run beside large layers of the other.
+_SAVED_EVERY = 2_000  # Records. A computation that is killed repeats at most this number.
 
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """The features of the sound records of a split.
+    """The features of the valid records of a split.
 
     Attributes:
-        values: f32[n c], a row for each record, mapped from disk.
+        values: f32[n c], one row per record in the order of the index, mapped from disk.
         labels: i64[n].
-        sound: i64[k], the rows that mean something, at least one; those of corrupt records are zeros.
-        seconds: What computing them took, whenever that was.
+        valid: i64[k], the rows of valid records, at least one. Rows of corrupt records are zeros.
+        seconds: Time in which the features were computed, perhaps by an earlier process.
     """
 
     values: np.ndarray
     labels: np.ndarray
-    sound: np.ndarray
+    valid: np.ndarray
     seconds: float = 0.0
 
     def shuffled(
         self, batch_size: int, seed: int, start_step: int = 0, shard: tuple[int, int] = (0, 1)
     ) -> tf.data.Dataset:
-        """Endless batches (f32[b c], i64[b]): batch k is a function of (seed, k), every epoch another permutation.
+        """Return endless shuffled batches (f32[b c], i64[b]) of features and labels.
+
+        Batch k depends only on the seed and k. Every epoch has another order.
 
         Args:
-            batch_size: Of the global batch.
-            seed: Of the order.
-            start_step: The first batch's number.
+            batch_size: Rows per batch, over all workers.
+            seed: Seed of the order.
+            start_step: Number of the first batch.
             shard: As in `dataset.train_batches`.
         """
         numbers = self._batches(batch_size, seed, shard)
-        return self._gathered(tf.data.Dataset.counter(start_step), numbers, batch_size // shard[1])
+        return self._gather(tf.data.Dataset.counter(start_step), numbers, batch_size // shard[1])
 
     def batch_numbers(self, batch_size: int, seed: int, step: int) -> np.ndarray:
-        """The numbers of the records in a batch of `shuffled`, i64[b]."""
+        """Return the record numbers i64[b] of a batch of `shuffled`."""
         return self._batches(batch_size, seed, (0, 1))(step)
 
     def _batches(self, batch_size: int, seed: int, shard: tuple[int, int]) -> Callable[[Any], np.ndarray]:
-        # One order for all batches: it permutes thousands of positions at once, and keeps them.
-        shuffled = order.Shuffled(len(self.sound), seed)
-        return lambda step: self.sound[shuffled[order.batch_positions(int(step), batch_size, shard)]]
+        # All batches share one order: it permutes thousands of positions at once and keeps them.
+        shuffled = order.Shuffled(len(self.valid), seed)
+        return lambda step: self.valid[shuffled[order.batch_positions(int(step), batch_size, shard)]]
 
     def in_order(self, batch_size: int, shard: tuple[int, int] = (0, 1)) -> tf.data.Dataset:
-        """Batches (f32[b c], i64[b]) of the sound records of a worker's share, the last one may be smaller."""
+        """Return batches (f32[b c], i64[b]) of a worker's valid records in order. The last may be smaller."""
         index, workers = shard
-        own = self.sound[index::workers]
+        own = self.valid[index::workers]
         starts = tf.data.Dataset.range(0, len(own), batch_size)
-        return self._gathered(starts, lambda start: own[start : start + batch_size], None)
+        return self._gather(starts, lambda start: own[start : start + batch_size], None)
 
-    def _gathered(
+    def _gather(
         self, positions: tf.data.Dataset, choose: Callable[[np.ndarray], np.ndarray], rows: int | None
     ) -> tf.data.Dataset:
         def gather(position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -100,33 +102,33 @@ def load_or_extract(
     batch_size: int,
     log: Callable[[str], object] = print,
 ) -> Features:
-    """Opens the features of records, computing what is not there yet; a killed extraction is continued.
+    """Open the features of records, and compute those that are missing. Continues after a kill.
 
     Args:
-        records: Whose features.
-        extractor: u8[b h w 3] -> f32[b c].
-        width: c.
-        key: All that the features depend on besides the records of this split, JSON values.
-        directory: Where features are kept, each below a name made of its key.
+        records: The records of a split.
+        extractor: Function u8[b h w 3] -> f32[b c].
+        width: Number of features, c.
+        key: JSON values of everything, besides the records, that the features depend on.
+        directory: Directory for features. Each key has its own subdirectory.
         image_size: As in `dataset.eval_batches`.
-        crop: Likewise.
-        batch_size: Images that the extractor is given at once.
-        log: Takes the lines for the user.
+        crop: As in `dataset.eval_batches`.
+        batch_size: Images in a call of `extractor`.
+        log: Receives the lines for the user.
 
     Raises:
-        UserError: Another process computes the same ones, the files are damaged, or all records are corrupt.
+        UserError: Another process computes the same features, the files are damaged, or all records are corrupt.
     """
     key = {**key, "rows": hashlib.sha256(records.rows.tobytes()).hexdigest(), "split": records.split}
     folder = directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     if not (folder / _ABOUT).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with files.lock(folder / "lock", f"{folder}: another process computes these features. Wait for it."):
+        with files.lock(folder / "lock", f"{folder}: another process computes these features. Wait until it ends."):
             if not (folder / _ABOUT).exists():
                 _extract(records, extractor, width, key, folder, image_size, crop, batch_size, log)
-    return _opened(records, width, folder, image_size, crop, log)
+    return _open(records, width, folder, image_size, crop, log)
 
 
-def _opened(
+def _open(
     records: Records, width: int, folder: Path, image_size: int, crop: float, log: Callable[[str], object]
 ) -> Features:
     try:
@@ -136,20 +138,23 @@ def _opened(
             raise ValueError(f"its shape is {values.shape}")
         known, seconds = [int(number) for number in about["corrupt"]], float(about["seconds"])
     except (OSError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{folder}: damaged ({error}). Remove it: the features are computed again.") from error
+        raise UserError(f"{folder}: is damaged ({error}). Delete it, and the features are computed again.") from error
     rows, megabytes = f"{values.shape[0]:,} x {width:,}", values.nbytes / 1e6
     log(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {folder}")
     fetch = dataset.fetch_decoded(records, image_size, crop)
-    repaired = [number for number in known if fetch(number) is not None]  # The others are noted anew.
+    # Reading a record that is still corrupt reports it again.
+    repaired = [number for number in known if fetch(number) is not None]
     if repaired:
         raise UserError(
-            f"{folder}: computed when {records.describe(repaired[0])} was corrupt, which it is not any more. Remove"
-            " this directory: the features are computed again."
+            f"{folder}: was computed when {records.describe(repaired[0])} was corrupt, but now it is valid. Delete this"
+            " directory, and the features are computed again."
         )
-    sound = np.setdiff1d(np.arange(len(records)), np.array(known, np.int64))
-    if not len(sound):
-        raise UserError(f"all {len(records):,} records of {records.split} are corrupt, such as {records.corrupt[0]}")
-    return Features(values, records.labels, sound, seconds)
+    valid = np.setdiff1d(np.arange(len(records)), np.array(known, np.int64))
+    if not len(valid):
+        raise UserError(
+            f"all {len(records):,} records of {records.split} are corrupt, for example {records.corrupt[0]}"
+        )
+    return Features(values, records.labels, valid, seconds)
 
 
 def _extract(
@@ -164,11 +169,11 @@ def _extract(
     log: Callable[[str], object],
 ) -> None:
     count = len(records)
-    done, records_corrupt, before = _resumed(folder)
+    done, records_corrupt, before = _read_progress(folder)
     values = np.lib.format.open_memmap(
         folder / _VALUES, mode="r+" if done else "w+", dtype=np.float32, shape=None if done else (count, width)
     )
-    if not done:  # Else a full disk would show as a bus error, when a page of the sparse file is written.
+    if not done:  # Disk space is reserved now. Otherwise, a full disk would cause a bus error during the computation.
         with open(folder / _VALUES, "r+b") as file:
             files.allocate(file, file.seek(0, os.SEEK_END))
     began = time.monotonic()
@@ -179,7 +184,7 @@ def _extract(
             part = records.select(np.arange(start, end))
             batches = dataset.eval_stream(part, batch_size=batch_size, image_size=image_size, crop=crop)
             try:
-                for numbers, rows in _computed(extractor, batches, batch_size):
+                for numbers, rows in _compute(extractor, batches, batch_size):
                     values[start + numbers] = rows
                     progress(len(numbers))
             except tf.errors.OpError as error:
@@ -194,12 +199,12 @@ def _extract(
     log(f"features: {count - done:,} computed in {seconds:,.1f} s, {(count - done) / seconds:,.1f} images/s")
 
 
-def _computed(
+def _compute(
     extractor: Callable[[tf.Tensor], tf.Tensor], batches: tf.data.Dataset, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields (record numbers i64[b], features f32[b c]) of batches, some of which are computed at once.
+    """Yield (record numbers i64[b], features f32[b c]) of batches, and compute some batches at once.
 
-    Smaller ones are filled up: each new size is compiled anew, by oneDNN, cuDNN or XLA, for a second and more.
+    Smaller batches are filled up: oneDNN, cuDNN or XLA would compile each new size, which takes a second or more.
     """
     waiting: collections.deque[tuple[np.ndarray, Future[tf.Tensor]]] = collections.deque()
     with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -214,8 +219,8 @@ def _computed(
             yield done, rows.result().numpy()[: len(done)]
 
 
-def _resumed(folder: Path) -> tuple[int, dict[int, str], float]:
-    """How many records earlier processes have done, which of them are corrupt, and the seconds it took."""
+def _read_progress(folder: Path) -> tuple[int, dict[int, str], float]:
+    """Return the number of records that are done, the corrupt ones among them, and the seconds they took."""
     try:
         progress = json.loads((folder / _PROGRESS).read_text())
     except FileNotFoundError:

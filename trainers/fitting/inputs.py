@@ -1,4 +1,4 @@
-"""What a training reads: the records of its splits, their order, the images kept in memory, and its batches."""
+"""The input of a training: the records of its splits, their order, cached images, and batches."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Dataset, Records, read_numbers
 from trainers.recipes import Recipe, TrainConfig
 
-Shard = tuple[int, int]  # (i, w): the i-th of w slices.
+Shard = tuple[int, int]  # (i, n): the i-th of n slices.
 
-HELD_OUT = 0.2  # Of the training images, where the dataset has no validation split.
+HELD_OUT = 0.2  # Share of the training images that are held out if the dataset has no validation split.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Splits:
-    """What is learned from and what is looked at.
+    """The records for training and validation.
 
     Attributes:
-        train: Records to learn from.
-        validation: Records that choices are made on.
-        validation_name: What these are, in words.
-        validation_share: Those of them that this process judges in training.
+        train: Records to train on.
+        validation: Records to validate on.
+        validation_name: Description of the validation records.
+        validation_share: Validation records that this worker evaluates during training.
     """
 
     train: Records
@@ -41,31 +41,36 @@ class Splits:
 
 
 def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callable[[str], object] = print) -> Splits:
-    """Takes the dataset's own validation split, else holds some of the training images out.
+    """Return the training records and validation records of a dataset.
+
+    Without a validation split, some of the training images are held out.
 
     Raises:
-        UserError: There is nothing to learn, to learn from, or to validate on.
+        UserError: There is only one class, or there are too few images for training or validation.
     """
     if len(data.class_names) < 2:
         raise UserError(
-            f"--tfrecords={data.directory}: one class, {data.class_names[0]!r}: a training has nothing to learn. "
-            "Convert a directory with a subdirectory for each of two classes or more."
+            f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. Training needs at least two. "
+            "Convert a directory with a subdirectory for each class."
         )
     if not data.splits.get("train"):
-        raise UserError(f"--tfrecords={data.directory}: no images to train on: its splits are {dict(data.splits)}.")
+        raise UserError(
+            f"--tfrecords={data.directory}: has no training images; its splits are {dict(data.splits)}. Convert images"
+            " with a train split."
+        )
     train = data.records("train")
     if config.records:
         train = train.select(read_numbers(config.records, len(train)))
         log(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
     if data.splits.get("validation"):
         return _splits(data, train, data.records("validation"), "the validation split", shard, log)
-    rest, held_out = train.hold_out(HELD_OUT)  # The same images whatever --seed: runs can be compared.
+    rest, held_out = train.hold_out(HELD_OUT)  # The images do not depend on --seed, so that runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
             f"--tfrecords={data.directory}: {words.number(len(train), 'training image is', 'training images are')}"
-            f" too few to hold some out for validation."
+            " too few to hold some out for validation. Convert more images, or a validation split."
         )
-    log(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, by their content")
+    log(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by content")
     return _splits(data, rest, held_out, "held out of the train split", shard, log)
 
 
@@ -74,31 +79,31 @@ def _splits(
 ) -> Splits:
     names = data.class_names
     counts = {
-        what: np.bincount(records.labels, minlength=len(names))
-        for what, records in (("training", train), ("validation", validation))
+        split_name: np.bincount(records.labels, minlength=len(names))
+        for split_name, records in (("training", train), ("validation", validation))
     }
     if np.count_nonzero(counts["training"]) < 2:
         raise UserError(
             f"--tfrecords={data.directory}: all {len(train):,} training images are of one class,"
-            f" {names[int(counts['training'].argmax())]!r}: there is nothing to learn. At least two need some there."
+            f" {names[int(counts['training'].argmax())]!r}. Training needs images of at least two."
         )
-    for what, count in counts.items():
+    for split_name, count in counts.items():
         absent = [names[label] for label in np.flatnonzero(count == 0)]
         if absent:
-            log(f"no {what} images of {len(absent):,} of {len(names):,} classes: {named(absent)}")
+            log(f"no {split_name} images of {len(absent):,} of {len(names):,} classes: {named(absent)}")
     index, workers = shard
     if len(validation) < workers:
         raise UserError(
-            f"{words.number(len(validation), 'validation image is', 'validation images are')} fewer than the"
-            f" {workers} workers, of which each needs one. Start fewer, or make the dataset anew by"
-            " python -m tfrecord_tools.convert with a larger --validation_fraction."
+            f"{words.number(len(validation), 'validation image is', 'validation images are')} too few for"
+            f" {workers} workers: each worker needs at least one. Start fewer workers, or convert the dataset again"
+            " with python -m tfrecord_tools.convert and a larger --validation_fraction."
         )
     own = validation if workers == 1 else validation.select(np.arange(index, len(validation), workers))
     return Splits(train=train, validation=validation, validation_name=name, validation_share=own)
 
 
 def order(records: Records, config: TrainConfig) -> Order:
-    """The order of training."""
+    """Return the order of the training records."""
     if config.order == "balanced":
         return Balanced(records.labels, config.seed)
     if config.order == "blocks":
@@ -107,20 +112,19 @@ def order(records: Records, config: TrainConfig) -> Order:
 
 
 def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
-    """Raises UserError if --cache=memory is more than is allowed."""
+    """Raise UserError if --cache=memory needs more memory than --cache_mb allows."""
     needed = len(records) * recipe.model.size**2 * 3
     if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
         raise UserError(
-            f"--cache=memory: {words.number(len(records), 'image')} of {recipe.model.size} px take"
-            f" {needed / 1e6:,.0f} MB,"
-            f" more than --cache_mb={config.cache_mb}. Raise it, or leave --cache out."
+            f"--cache=memory: {words.number(len(records), 'image')} of {recipe.model.size} px need"
+            f" {needed / 1e6:,.0f} MB, but --cache_mb={config.cache_mb}. Pass a larger --cache_mb, or remove --cache."
         )
 
 
 def cached(
     records: Records, recipe: Recipe, config: TrainConfig, log: Callable[[str], object] = print
 ) -> dataset.Cache | None:
-    """The decoded images where they are to be kept in memory."""
+    """Return the decoded images if they are to be kept in memory, else None."""
     if config.cache == "off" or (config.cache == "auto" and sum(phase.epochs for phase in recipe.phases) < 2):
         return None
     budget = config.cache_mb * 1_000_000
@@ -138,7 +142,11 @@ def train_batches(
     classes: int,
     shard: Shard = (0, 1),
 ) -> Callable[[int], tf.data.Dataset]:
-    """Makes the stream of a training: first step -> endless batches (u8[b h w 3], targets[, weights]) from it on."""
+    """Make the input of a training.
+
+    Returns:
+        A function of a step that returns the endless batches (u8[b h w 3], targets[, weights f32[b]]) from it on.
+    """
     weighted = weighing(records, recipe, classes)
 
     @graphs.plain
@@ -169,7 +177,7 @@ def train_batches(
 
 
 def eval_batches(records: Records, recipe: Recipe, classes: int) -> tf.data.Dataset:
-    """All records once, in order: (u8[b h w 3], targets); corrupt ones are left out."""
+    """Return all records once, in order, as batches (u8[b h w 3], targets). Corrupt records are left out."""
     return dataset.eval_stream(
         records,
         batch_size=recipe.batch_size,
@@ -180,21 +188,21 @@ def eval_batches(records: Records, recipe: Recipe, classes: int) -> tf.data.Data
 
 
 def targets(labels: tf.Tensor, classes: int) -> tf.Tensor:
-    """What a model of so many classes should put out for labels i64[b]: f32[b 1] for two, else one-hot f32[b k]."""
+    """Return the targets of labels i64[b]: f32[b 1] for two classes, else one-hot f32[b classes]."""
     return tf.cast(labels, tf.float32)[:, None] if classes == 2 else tf.one_hot(labels, classes)
 
 
 def smoothed(values: tf.Tensor, share: float) -> tf.Tensor:
-    """Spreads a share of what `targets` returns over all classes; in training alone, so that losses stay comparable."""
+    """Spread a share of the targets evenly over all classes. Use it only for training targets."""
     classes = max(2, values.shape[-1])
     return values * (1 - share) + share / classes
 
 
 def weighing(records: Records, recipe: Recipe, classes: int) -> Callable[[Any, tf.Tensor], tuple[Any, ...]]:
-    """Makes the last step of a training's input: (images, targets) -> (images, smoothed targets[, weights f32[b]]).
+    """Make the last step of the input: (images, targets) -> (images, smoothed targets[, weights]).
 
-    The weights are those of the errors: of each class n / (classes * n of the class), scikit-learn's "balanced"; of a
-    blend those of its classes, by their shares.
+    The weight of an image is that of its class, n / (classes * n of the class), as scikit-learn's "balanced". A blended
+    image has the mean weight of its classes, by their shares.
     """
     counts = np.bincount(records.labels, minlength=classes)
     of_class = np.where(counts, len(records) / (classes * np.maximum(counts, 1)), 1.0).astype(np.float32)
@@ -210,7 +218,7 @@ def weighing(records: Records, recipe: Recipe, classes: int) -> Callable[[Any, t
 
 
 def batch_numbers(records: Records, recipe: Recipe, config: TrainConfig, step: int) -> np.ndarray:
-    """The numbers of the records in a batch of the training, i64[b]; what stands in for corrupt ones included."""
+    """Return the record numbers i64[b] of a training batch, with those that replace corrupt records."""
     stream = dataset.train_stream(
         records,
         batch_size=recipe.batch_size,
@@ -224,6 +232,6 @@ def batch_numbers(records: Records, recipe: Recipe, config: TrainConfig, step: i
 
 
 def describe_records(records: Records, numbers: np.ndarray) -> str:
-    """Names records: for errors that their content may explain."""
+    """List records with their paths, for errors that their images may explain."""
     paths = records.paths
     return ", ".join(f"{number} ({paths[number]})" for number in numbers.tolist())

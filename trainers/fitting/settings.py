@@ -1,4 +1,4 @@
-"""The settings that a run keeps to, and the environment that its results depend on."""
+"""The settings of a run, and the environment on which its results depend."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def features_key(data: Dataset, recipe: Recipe, config: TrainConfig, device: Dev
 
 
 def _order_and_precision(config: TrainConfig) -> dict[str, Any]:
-    """Return the values of `TrainConfig` that decide the result of a training."""
+    """Return the values of `TrainConfig` that affect the result of a training."""
     values = {name: getattr(config, name) for name in ("seed", "deterministic", "precision", "order")}
     if config.order == "blocks":
         values["block"] = config.block
@@ -64,7 +64,7 @@ def _order_and_precision(config: TrainConfig) -> dict[str, Any]:
 
 
 def _environment(device: Device) -> dict[str, Any]:
-    """Return what the last bits of the results depend on."""
+    """Return the versions and the device, which can change the last bits of the results."""
     return {
         **run_directory.versions(),
         "name": device.name,

@@ -1,4 +1,4 @@
-"""The parts of a training, and the checks before anything slow is done."""
+"""Check the settings of a training and build its model, before anything slow is done."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Training:
         data: The dataset.
         splits: The records to train and to validate on.
         recipe: The model and its phases.
-        config: Everything else that the user chose.
+        config: Settings that are not part of the recipe.
         device: The device or devices that compute the steps.
         classifier: The model.
         info: The description that is saved with the model.
-        steps: Batches per epoch, unless a phase has its own number: as many as hold the training images once.
+        steps: Batches per epoch, for phases that do not set it: as many as contain each training image once.
     """
 
     trainer: str
@@ -53,10 +53,10 @@ class Training:
 def prepare(
     trainer: str, data: Dataset, splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device
 ) -> Training:
-    """Build the model and try each phase.
+    """Build the model and try out each phase.
 
     Raises:
-        UserError: Keras refuses the model, its weights or an optimizer, or a phase trains no layer.
+        UserError: Keras rejects the model, its weights or an optimizer, or a phase trains no layer.
     """
     with device.scope():
         classifier = networks.build(recipe.model, len(data.class_names))
@@ -78,12 +78,13 @@ def prepare(
 
 
 def describe(training: Training) -> list[str]:
-    """Return the lines that tell the user what will be trained, on what."""
+    """Describe the data, the device and the model in lines for the user."""
     data, recipe, splits = training.data, training.recipe, training.splits
     class_count, parameters = words.number(training.class_count, "class"), training.classifier.model.count_params()
     return [
         f"data: {data.directory} ({data.name}), {class_count}: {named(data.class_names)}",
-        f"      {len(splits.train):,} to train on, {len(splits.validation):,} to validate: {splits.validation_name}",
+        f"      {len(splits.train):,} images to train on, {len(splits.validation):,} to validate on:"
+        f" {splits.validation_name}",
         f"device: {training.device}",
         f"model: {networks.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights},"
         f" {parameters:,} parameters; an epoch is {_epoch(training.steps, recipe.batch_size, len(splits.train))}",
@@ -91,40 +92,43 @@ def describe(training: Training) -> list[str]:
 
 
 def _epoch(steps: int, batch_size: int, images: int) -> str:
-    """Describe an epoch: all batches are full, so it rarely shows each image exactly once."""
+    """Describe an epoch. All its batches are full, so it may not contain each image exactly once."""
     batches = f"{words.number(steps, 'step')} of {words.number(batch_size, 'image')}"
     if steps * batch_size == images:
-        return f"{batches}, each of the {images:,} once"
-    return f"{batches}, {steps * batch_size / images:.3g} times the {images:,} there are"
+        return f"{batches}, each of the {images:,} images once"
+    return f"{batches}, {steps * batch_size / images:.3g} times the {images:,} images"
 
 
 def strategy(recipe: Recipe, config: TrainConfig) -> str:
-    """Return the strategy of a training: Keras 3.15 cannot accumulate gradients under one, even on one device.
+    """Return the strategy of a training.
+
+    With gradient accumulation, it is "none": Keras 3.15 cannot accumulate gradients under a strategy.
 
     Raises:
-        UserError: The user asked for both.
+        UserError: The user asked for gradient accumulation and a strategy.
     """
     if config.strategy == "none" or all(phase.accumulated_steps == 1 for phase in recipe.phases):
         return config.strategy
     if config.strategy == "auto":
         return "none"
     raise UserError(
-        f"--strategy={config.strategy}: Keras accumulates no gradients under a strategy. Pass --strategy=none,"
-        " or a larger --batch_size in place of gradient_accumulation_steps."
+        f"--strategy={config.strategy}: Keras cannot accumulate gradients under a strategy. Pass --strategy=none,"
+        " or a larger --batch_size instead of gradient_accumulation_steps."
     )
 
 
 def check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device) -> None:
-    """Raise UserError if settings exclude each other or do not suit the device."""
+    """Raise UserError if settings exclude each other or do not fit the device."""
     inputs.check_cache(splits.train, recipe, config)
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
-        raise UserError("--tensorboard: TensorBoard is not installed; do: pip install tensorboard")
+        raise UserError("--tensorboard: TensorBoard is not installed. Run pip install tensorboard.")
     if recipe.class_weights == config.order == "balanced":
         raise UserError(
-            "--order=balanced and --class_weights=balanced: each makes up for rare classes, both would twice. Pass one."
+            "--order=balanced and --class_weights=balanced: both compensate for rare classes, and together they would"
+            " compensate twice. Remove one of them."
         )
     if recipe.from_features and config.order != "shuffled":
-        raise UserError(f"--order={config.order}: features are read shuffled.")
+        raise UserError(f"--order={config.order}: must be shuffled for training on features.")
     if device.replicas > 1:
         _check_replicas(recipe, device.replicas)
 
@@ -133,8 +137,8 @@ def _check_replicas(recipe: Recipe, replicas: int) -> None:
     clipping = sorted({name for phase in recipe.phases for name in phase.optimizer_kwargs if name in _CLIPPING})
     if clipping:
         raise UserError(
-            f"--optimizer_kwargs={clipping[0]}: Keras clips what each of {replicas} devices finds, before that is"
-            " added up, which is another clipping than on one. Pass --strategy=none, or leave it out."
+            f"--optimizer_kwargs={clipping[0]}: with {replicas} devices, Keras clips the gradients of each device"
+            " before it adds them up, which differs from one device. Pass --strategy=none, or remove it."
         )
     if recipe.batch_size % replicas:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The two tasks of trainers: the whole model fitted to images, or its head fitted to features."""
+"""The two tasks of trainers: fit the whole model to images, or fit its head to features."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
 from trainers.models import inference, networks
 
-# Batch size for computing features: on two cores MobileNetV2 takes 1.3 times as long per image in batches of 32 as in
-# batches of 8, which stay in the processor's caches. A GPU needs large batches.
+# Batch size for computing features. On two CPU cores, MobileNetV2 takes 1.3 times as long per image with batches of 32
+# as with batches of 8, which fit into the processor's caches. A GPU needs large batches.
 _EXTRACTION_BATCH = {"CPU": 8, "GPU": 64}
-_PREDICTION_BATCH = 1024  # Rows of features that the head predicts at once.
+_PREDICTION_BATCH = 1024  # Rows of features in a call of the head.
 
 
 def make_task(training: Training, throughput: Throughput, log: Callable[[str], object]) -> Task:
-    """Make the task of a training, after decoding or computing what is kept for all epochs.
+    """Make the task of a training. This decodes the cached images or computes the features.
 
     Args:
         training: The training.
         throughput: Measures how long the training waits for its batches.
-        log: Takes the lines for the user.
+        log: Receives the lines for the user.
     """
     make = _features_task if training.recipe.from_features else _images_task
     return make(training, throughput, log)
@@ -66,7 +66,7 @@ def _images_task(training: Training, throughput: Throughput, log: Callable[[str]
 
 
 def _features_task(training: Training, throughput: Throughput, log: Callable[[str], object]) -> Task:
-    """The head shares its layers with the whole model, so fitting the head fits the model."""
+    """Make the task that fits the head to features. The head shares its layers with the whole model."""
     recipe, seed, device = training.recipe, training.config.seed, training.device
     training.classifier.set_trainable("head")
     with device.scope():
@@ -93,7 +93,7 @@ def _features_task(training: Training, throughput: Throughput, log: Callable[[st
 
 
 def _features(training: Training, extractor: keras.Model, log: Callable[[str], object]) -> tuple[Features, Features]:
-    """Return the features of the training and the validation records; the chief computes them for all workers."""
+    """Return the features of the training and validation records. The chief computes them for all workers."""
     recipe, device = training.recipe, training.device
     if not device.chief:
         device.barrier()
@@ -132,7 +132,7 @@ def _with_targets(batches: tf.data.Dataset, class_count: int) -> tf.data.Dataset
 def _outputs(head: keras.Model, features: Features) -> tuple[np.ndarray, np.ndarray]:
     """Return the outputs of the head for all valid records, and the numbers of these records."""
     batches = features.in_order(_PREDICTION_BATCH)
-    return np.concatenate([head(values, training=False).numpy() for values, _ in batches]), features.sound
+    return np.concatenate([head(values, training=False).numpy() for values, _ in batches]), features.valid
 
 
 def _on_devices(model: keras.Model, device: Device) -> keras.Model:
@@ -143,7 +143,7 @@ def _on_devices(model: keras.Model, device: Device) -> keras.Model:
 
 
 def _averager(training: Training) -> Callable[[], Any]:
-    """Return a function that averages the moving statistics over all devices; calling it twice changes nothing."""
+    """Return a function that averages the moving statistics over all devices. It may be called repeatedly."""
     if all(phase.trainable != "scratch" for phase in training.recipe.phases):  # Frozen statistics do not change.
         return lambda: None
     return training.device.averager(networks.moving_statistics(training.classifier.base))

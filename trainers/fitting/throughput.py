@@ -1,4 +1,4 @@
-"""How fast a training goes, and what share of its time it waits for its input."""
+"""Measure the speed of a training, and the share of its time that it waits for its input."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from tfrecord_tools.base import graphs, python_calls
 
 
 class Throughput(keras.callbacks.Callback):
-    """Adds `images_per_second` and `data_wait` (0..1) to what is logged of each epoch; stands before those that log.
+    """Callback that adds `images_per_second` and `data_wait` (0..1) to the logs of each epoch.
 
-    Both are taken from the end of the epoch's first step on, since the first of all traces the graph, to that of its
-    last; of an epoch of one step from its beginning. Steps that were done by an earlier process do not count.
+    It must be in front of callbacks that use the logs. The measurement starts after the first step of an epoch, because
+    the first step of a training traces the graph, and ends with the last step. An epoch of one step is measured from
+    its start. Steps of an earlier process are not counted.
     """
 
     def __init__(self, batch_size: int, deterministic: bool = False) -> None:
-        """Prepares the measurement.
+        """Prepare the measurement.
 
         Args:
             batch_size: Images per step.
@@ -32,31 +33,35 @@ class Throughput(keras.callbacks.Callback):
         self._begin()
 
     def measured(self, data: tf.data.Dataset) -> tf.data.Dataset:
-        """Adds up the time that whoever takes the elements of a dataset waits for them; some 0.1 ms a step."""
+        """Return the dataset with a measurement of the time for which its elements are waited for.
+
+        The measurement takes about 0.1 ms per step.
+        """
 
         @graphs.plain
-        def note(before: tf.Tensor, element: Any) -> Any:
-            self._waited.assign_add(self._now() - before)
+        def add_wait(start: tf.Tensor, element: Any) -> Any:
+            self._waited.assign_add(self._now() - start)
             return element
 
-        # A dataset asks its parts one after the other, in the thread that takes the element: the clock is read first.
+        # `zip` reads its datasets one after the other in the thread that takes the element, so the clock is read first.
         clock = tf.data.Dataset.counter().map(graphs.plain(lambda _: self._now()))
         options = tf.data.Options()
-        options.experimental_optimization.inject_prefetch = False  # Else it would be the prefetching that waits.
-        return tf.data.Dataset.zip((clock, data)).map(note).with_options(options)
+        # With an injected prefetch, the time would be measured in the prefetching thread.
+        options.experimental_optimization.inject_prefetch = False
+        return tf.data.Dataset.zip((clock, data)).map(add_wait).with_options(options)
 
     def _now(self) -> tf.Tensor:
-        """Returns the seconds since some moment, f64[], each time the graph is run."""
+        """Return the time in seconds, f64[], each time the graph is run."""
         if not self._deterministic:
             return tf.timestamp()
-        # Op determinism refuses tf.timestamp. Python's clock takes twice as long.
+        # Op determinism does not allow tf.timestamp. Python's clock takes twice as long.
         return tf.ensure_shape(python_calls.numpy_function(time.monotonic, [], tf.float64, stateful=True), [])
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._begin()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if not logs:  # A step that is skipped.
+        if not logs:  # This step is skipped.
             return
         if self._steps == 0:
             self._first = (self._seconds(), float(self._waited))

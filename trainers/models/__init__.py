@@ -1,1 +1,1 @@
-"""Networks, model files, and models as functions of images."""
+"""Networks, model files, and compiled models."""

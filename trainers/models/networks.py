@@ -1,6 +1,6 @@
-"""Classifiers: uint8 pixels -> scaling -> a backbone -> a head -> probabilities.
+"""Classifiers: uint8 pixels -> scaling -> backbone -> head -> probabilities.
 
-Built of Keras's own layers alone, so that `keras.models.load_model` reads a saved one without this package.
+They consist only of Keras's own layers, so that `keras.models.load_model` reads saved ones without this package.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from tfrecord_tools.errors import UserError, one_line
 from trainers import backbones
 from trainers.recipes import ModelConfig
 
-# keras/src/applications/imagenet_utils.py: means and deviations over ImageNet, in RGB order.
+# Means and standard deviations of ImageNet in RGB order, from keras/src/applications/imagenet_utils.py.
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_DEVIATION = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
-# Constructor arguments that are decided here, not by --backbone_kwargs.
+# Constructor arguments that this module sets, so that --backbone_kwargs may not.
 _RESERVED = {"include_top", "include_preprocessing", "weights", "input_tensor", "input_shape", "pooling"} | {
     "classes",
     "classifier_activation",
@@ -35,13 +35,13 @@ _RESERVED = {"include_top", "include_preprocessing", "weights", "input_tensor", 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Classifier:
-    """A model and the part of it that came with weights.
+    """A model and its backbone.
 
     Attributes:
-        model: u8[b h w 3] in 0..255 -> f32[b 1], the probability of class 1, for two classes; else
-            f32[b classes], probabilities that add up to 1.
+        model: For two classes u8[b h w 3] in 0..255 -> f32[b 1], the probability of class 1. For more classes
+            u8[b h w 3] -> f32[b classes], probabilities that add up to 1.
         base: The backbone, one nested layer of `model`.
-        drop_rates: Name of each layer of `base` that drops at random -> its rate as built.
+        drop_rates: Drop rate of each layer of `base` that drops at random, by layer name.
     """
 
     model: keras.Model
@@ -49,42 +49,42 @@ class Classifier:
     drop_rates: dict[str, float]
 
     def set_trainable(self, rule: str) -> None:
-        """Sets what the next `compile` trains; the head always is.
+        """Set the layers that are trained after the next `compile`. The head is always trained.
 
-        What is frozen also behaves as in inference: its BatchNormalization keeps its statistics (by itself,
-        once frozen) and its random layers drop nothing, which would only blur the features that the head sees.
+        Frozen layers behave as in inference: BatchNormalization keeps its statistics, and random layers in front of
+        the first trained layer drop nothing, since that would only make the head's inputs noisy.
 
         Args:
-            rule: As in `Phase.trainable`.
+            rule: A value of `Phase.trainable`.
 
         Raises:
-            UserError: A pattern that matches no layer, or a number below 1.
+            UserError: The rule matches no layer, or is a number that is too small or too large.
         """
         layers = self.base.layers
         trained = chosen_layers(self.base, rule)
         begin = layers.index(trained[0]) if trained else len(layers)
-        self.base.trainable = bool(trained)  # Passed on to every layer, nested ones too.
+        self.base.trainable = bool(trained)  # Keras sets it for all layers, even nested ones.
         for i, layer in enumerate(layers):
             layer.trainable = layer in trained
             if layer.name in self.drop_rates:
                 _set_drop_rate(layer, self.drop_rates[layer.name] if i > begin else 0.0)
         if rule != "scratch":
             for layer in _batch_norms(self.base):
-                layer.trainable = False  # keras#20285: calling the base with training=False does not do it.
+                layer.trainable = False  # keras#20285: calling the base with training=False is not enough.
 
 
 def build(config: ModelConfig, class_count: int) -> Classifier:
-    """Builds a classifier under Keras's global dtype policy, and loads the backbone's weights.
+    """Build a classifier under Keras's global dtype policy and load the backbone's weights.
 
     Args:
-        config: What to build.
-        class_count: How many classes the labels have.
+        config: Settings of the model.
+        class_count: Number of classes, at least 2.
 
     Raises:
-        UserError: One class, an argument that the backbone refuses, or weights that do not fit it.
+        UserError: There is only one class, the backbone rejects an argument, or the weights do not fit.
     """
     if class_count < 2:
-        raise UserError(f"the dataset has {class_count} class: a training has nothing to learn; at least 2 are needed.")
+        raise UserError(f"the dataset has {class_count} class. Training needs at least 2.")
     base = _build_base(config)
     pixels = keras.Input((config.size, config.size, 3), dtype="uint8", name="pixels")
     x = scale(pixels, config.scaling or backbones.find(config.backbone).scaling)
@@ -94,7 +94,7 @@ def build(config: ModelConfig, class_count: int) -> Classifier:
     if config.hidden:
         x = keras.layers.Dense(config.hidden, activation="relu", name="hidden")(x)
     x = keras.layers.Dropout(config.dropout, name="dropout")(x)
-    # Probabilities and the loss lose too much in half precision, whatever the policy.
+    # Outputs are always float32: probabilities and the loss lose too much precision in half precision.
     if class_count == 2:
         x = keras.layers.Dense(1, activation="sigmoid", dtype="float32", name="probability")(x)
     else:
@@ -104,15 +104,17 @@ def build(config: ModelConfig, class_count: int) -> Classifier:
 
 
 def moving_statistics(model: keras.Model) -> list[keras.Variable]:
-    """What training changes in a model but no gradient does: the means and variances of its BatchNormalization."""
+    """Return the means and variances of BatchNormalization, which training changes without a gradient."""
     return [variable for layer in _batch_norms(model) for variable in (layer.moving_mean, layer.moving_variance)]
 
 
 def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
-    """Cuts a classifier behind its pooling; the parts have its layers, so that training one of them trains it.
+    """Split a classifier behind its pooling.
+
+    Both parts share the layers of the classifier, so that training a part trains the classifier.
 
     Returns:
-        u8[b h w 3] -> features f[b c], and f32[b c] -> what the classifier puts out.
+        Two models: u8[b h w 3] -> features f[b c], and features f32[b c] -> outputs of the classifier.
     """
     names = [layer.name for layer in model.layers]
     cut = next(i for i, name in enumerate(names) if name in ("pool", "flatten"))
@@ -124,7 +126,7 @@ def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
 
 
 def rebuild_float32(classifier: Classifier, config: ModelConfig, class_count: int) -> keras.Model:
-    """Copies a classifier into a float32 model, all of it trainable, whatever policy it was trained under."""
+    """Copy a classifier to a float32 model with all layers trainable, whatever its dtype policy is."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -136,15 +138,16 @@ def rebuild_float32(classifier: Classifier, config: ModelConfig, class_count: in
 
 
 def scale(pixels: Any, scaling: str) -> Any:
-    """Scales pixels as a backbone expects them.
+    """Scale pixels as a backbone expects them, always in float32.
 
-    Cast to float32 comes first: `preprocess_input` itself wraps modulo 256 on uint8. Always computed in float32.
+    Pixels are converted to float32 first, since Keras's `preprocess_input` overflows on uint8.
 
     Args:
         pixels: u8[b h w 3] in 0..255, symbolic or not.
-        scaling: As in `ModelConfig.scaling`.
+        scaling: A value of `ModelConfig.scaling`.
 
     Returns:
+        f32[b h w 3]. Equals `preprocess_input` of the backbone's Keras module, up to 1e-6 of its range.
         f32[b h w 3], equal to the `preprocess_input` of the backbone's module to 1e-6 of its range.
     """
     factors, offsets = {
@@ -162,15 +165,16 @@ def scale(pixels: Any, scaling: str) -> Any:
 
 
 def chosen_layers(base: keras.Model, rule: str) -> list[keras.Layer]:
-    """Finds the layers of a backbone that a rule names.
+    """Find the layers of a backbone that a rule names.
 
     Args:
         base: The backbone.
-        rule: "head": none of it; "last_stage": see there; "all" and "scratch": all; a number: the last so many that
-            have weights and are not BatchNormalization; else a regular expression: those in whose name it is found.
+        rule: "head": no layers. "last_stage": see `last_stage`. "all", "scratch": all layers. A number N: the last N
+            layers that have weights and are not BatchNormalization. Anything else is a regular expression: all layers
+            with a name in which it is found.
 
     Raises:
-        UserError: No layer is named so.
+        UserError: No layer fits the rule.
     """
     if rule == "head":
         return []
@@ -184,28 +188,29 @@ def chosen_layers(base: keras.Model, rule: str) -> list[keras.Layer]:
     if rule.isdecimal():
         if not 0 < int(rule) <= len(weighted):
             raise UserError(
-                f"--unfreeze={rule}: {base.name} has {words.number(len(weighted), 'layer')} with weights; 1 to so many."
+                f"--unfreeze={rule}: {base.name} has {words.number(len(weighted), 'layer')} with weights. --unfreeze"
+                f" must be a number from 1 to {len(weighted)}."
             )
         return weighted[-int(rule) :]
     try:
         chosen = [layer for layer in base.layers if re.search(rule, layer.name)]
     except re.error as error:
-        raise UserError(f"--unfreeze={rule}: not a regular expression: {error}.") from error
+        raise UserError(f"--unfreeze={rule}: is not a regular expression: {error}.") from error
     if not any(layer in weighted for layer in chosen):
         names = ", ".join(layer.name for layer in weighted[-4:])
         raise UserError(
-            f"--unfreeze={rule}: no layer with weights of {base.name} has a name like that; the last are {names}."
-            " A regular expression, a number of layers from the end, last_stage or all is expected."
+            f"--unfreeze={rule}: matches no layer with weights of {base.name}. The last layers are {names}. Pass a"
+            " regular expression, a number of layers from the end, last_stage or all."
         )
     return chosen
 
 
 def last_stage(base: keras.Model) -> list[keras.Layer]:
-    """Finds the layers with weights that work at the backbone's final resolution.
+    """Find the layers with weights at the backbone's last resolution.
 
-    Walks back from the end, as far as no weights are met that put out a larger image: for VGG16 these are block5_conv1
-    to block5_conv3, for MobileNet conv_dw_12 to conv_pw_13. Layers without positions (squeeze-and-excite) belong
-    to the stage they stand in; a layer made of layers (ConvNeXt's blocks) counts as one.
+    These are block5_conv1 to block5_conv3 of VGG16, and conv_dw_12 to conv_pw_13 of MobileNet. The search goes back
+    from the end to the last layer with weights that has a larger output. A layer without positions (squeeze-and-excite)
+    belongs to the stage in which it stands, and a layer made of layers (a ConvNeXt block) counts as one.
     """
     weighted = [layer for layer in base.layers if layer.weights]
     area = _area(weighted[-1])
@@ -218,13 +223,13 @@ def last_stage(base: keras.Model) -> list[keras.Layer]:
 
 
 def _area(layer: keras.Layer) -> int:
-    """How many positions a layer puts out: height * width of its image, 1 without one."""
+    """Return the number of positions in a layer's output: height * width, or 1 if it is not an image."""
     height_width = layer.output.shape[1:-1]
     return int(height_width[0] * height_width[1]) if len(height_width) == 2 else 1
 
 
 def _build_base(config: ModelConfig) -> keras.Model:
-    """Builds the backbone without its top and gives it its weights."""
+    """Build the backbone without its top layers, and load its weights."""
     fixed: dict[str, Any] = {"input_shape": (config.size, config.size, 3)}
     if config.backbone == backbones.CNN:
         constructor = cnn
@@ -234,21 +239,23 @@ def _build_base(config: ModelConfig) -> keras.Model:
     allowed = [name for name in inspect.signature(constructor).parameters if name not in _RESERVED]
     for name in config.backbone_kwargs:
         if name not in allowed:
-            takes = f"it takes {', '.join(allowed)}" if allowed else "it takes none"
-            raise UserError(f"--backbone_kwargs={name}=...: {config.backbone} has no such argument; {takes}.")
+            raise UserError(
+                f"--backbone_kwargs={name}=...: is not allowed for {config.backbone}. Allowed arguments:"
+                f" {', '.join(allowed) or 'none'}."
+            )
     try:
         base = constructor(**fixed, **config.backbone_kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"{describe(config)} at --image_size={config.size}: refused by Keras: {one_line(error, 'all')}."
+            f"--image_size={config.size}: Keras rejects it for {describe(config)}: {one_line(error, 'all')}."
             " Change --image_size or --backbone_kwargs."
         ) from error
-    except Exception as error:  # What keras.utils.get_file raises when a download fails is no narrower.
+    except Exception as error:  # keras.utils.get_file raises errors of many types when a download fails.
         if config.weights != "imagenet":
             raise
         raise UserError(
             f"--weights=imagenet: the weights of {describe(config)} could not be downloaded: {one_line(error, 'all')}."
-            " Download that file elsewhere and pass --weights=FILE, or pass --weights=none to train from scratch."
+            " Download that file in another way and pass --weights=FILE, or pass --weights=none to train from scratch."
         ) from error
     _scale_in_float32(base)
     if config.batch_norm_momentum is not None:
@@ -265,13 +272,13 @@ def cnn(
     batch_norm: bool = False,
     padding: str = "valid",
 ) -> keras.Model:
-    """Builds the network of the notes, section 2, without its top.
+    """Build the network of the reference recipe, section 2, without its top layers.
 
     Args:
         input_shape: Height, width, channels.
-        filters: Of each of the 3 x 3 convolutions; each is followed by a ReLU and halved by its maximum.
-        batch_norm: Whether to normalize in front of each ReLU, which the notes do not.
-        padding: "valid", as theirs, or "same": small images then have more stages.
+        filters: Number of filters of each 3 x 3 convolution. A ReLU and 2 x 2 max pooling follow each of them.
+        batch_norm: Whether there is a BatchNormalization in front of each ReLU. The reference has none.
+        padding: "valid", as in the reference, or "same", with which small images allow more convolutions.
     """
     x = pixels = keras.Input(input_shape)
     for i, count in enumerate(filters, 1):
@@ -284,12 +291,12 @@ def cnn(
 
 
 def load_weights(base: keras.Model, config: ModelConfig) -> None:
-    """Loads a weights file of exactly this architecture, without top.
+    """Load a weights file of exactly this architecture, without top layers.
 
-    Keras ignores what a `.weights.h5` file holds beyond the model; here each array must have its place.
+    Keras ignores additional arrays in a `.weights.h5` file. This function does not: the shapes of all arrays must fit.
 
     Raises:
-        UserError: No such file, not a weights file, or of another architecture.
+        UserError: The file does not exist, is not a weights file, or belongs to another architecture.
     """
     path = config.weights
     backbones.check_weights(path)
@@ -297,35 +304,36 @@ def load_weights(base: keras.Model, config: ModelConfig) -> None:
         with h5py.File(path) as file:
             stored = Counter(_stored_shapes(file))
     except OSError as error:
-        raise UserError(f"--weights={path}: not a readable HDF5 file: {one_line(error, 'all')}.") from error
+        raise UserError(f"--weights={path}: is not a readable HDF5 file: {one_line(error, 'all')}.") from error
     expected = Counter(tuple(weight.shape) for weight in base.weights)
     if stored != expected:
         raise UserError(
-            f"--weights={path}: not the weights of {describe(config)} without its top: "
+            f"--weights={path}: is not a weights file of {describe(config)} without top layers: "
             f"the file holds {stored.total()} arrays, the backbone {expected.total()}; "
-            f"only in the file: {_some(stored - expected)}; only in the backbone: {_some(expected - stored)}. "
+            f"only in the file: {_largest(stored - expected)}; only in the backbone: {_largest(expected - stored)}. "
             "Pass the file of this architecture, or its --backbone and --backbone_kwargs."
         )
     try:
         base.load_weights(path)
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"--weights={path}: not the weights of {describe(config)}: {one_line(error, 'all')}."
+            f"--weights={path}: is not a weights file of {describe(config)}: {one_line(error, 'all')}."
         ) from error
 
 
 def describe(config: ModelConfig) -> str:
-    """The backbone as a call: `MobileNet(alpha=0.25)`."""
+    """Return the backbone as a call, such as `MobileNet(alpha=0.25)`."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in config.backbone_kwargs.items())
     return f"{config.backbone}({arguments})" if arguments else config.backbone
 
 
 def _scale_in_float32(base: keras.Model) -> None:
-    """Keeps the scaling that a backbone brings along in float32 under mixed policies."""
+    """Keep the scaling layers of a backbone in float32 under mixed dtype policies."""
     for layer in base.layers:
         if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
             layer.dtype_policy = keras.DTypePolicy("float32")
-            if isinstance(layer, keras.layers.Normalization):  # Its constants were rounded when it was built.
+            # The constants of this layer were rounded when it was built, so it is built again.
+            if isinstance(layer, keras.layers.Normalization):
                 if layer.input_mean is None:
                     layer.finalize_state()
                 else:
@@ -333,7 +341,7 @@ def _scale_in_float32(base: keras.Model) -> None:
 
 
 def _stored_shapes(file: h5py.File) -> list[tuple[int, ...]]:
-    """The shapes of all weights in a file, of either format; optimizers and seed generators left out."""
+    """Return the shapes of all weights in a file of either format, without optimizers and seed generators."""
     shapes: list[tuple[int, ...]] = []
 
     def visit(name: str, item: Any) -> None:
@@ -356,7 +364,7 @@ def _drop_rates(base: keras.Model) -> Iterator[tuple[str, float]]:
     for layer in base.layers:
         if isinstance(layer, keras.layers.Dropout):
             yield layer.name, layer.rate
-        elif type(layer).__name__ == "StochasticDepth":  # ConvNeXt's, not exported by Keras.
+        elif type(layer).__name__ == "StochasticDepth":  # A layer of ConvNeXt that Keras does not export.
             yield layer.name, layer.drop_path_rate
 
 
@@ -364,8 +372,8 @@ def _set_drop_rate(layer: keras.Layer, rate: float) -> None:
     setattr(layer, "rate" if isinstance(layer, keras.layers.Dropout) else "drop_path_rate", rate)
 
 
-def _some(shapes: Counter[tuple[int, ...]]) -> str:
-    """The largest shapes, which tell the most."""
+def _largest(shapes: Counter[tuple[int, ...]]) -> str:
+    """Describe the largest shapes, which are the most informative."""
     largest = sorted(shapes.items(), key=lambda item: math.prod(item[0]), reverse=True)[:3]
     named = [f"{shape}" if count == 1 else f"{count} x {shape}" for shape, count in largest]
     return ", ".join(named + ["..."] * (len(shapes) > 3)) or "none"

@@ -1,1 +1,1 @@
-"""What a model answers and how good it is: predictions, scores, plots, report; also the files that predict reads."""
+"""Predictions and scores of models, reports and comparisons, and the files that predict reads."""

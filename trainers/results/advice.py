@@ -1,4 +1,4 @@
-"""Commands that reports recommend: advice names only flags which the trainer of the model has."""
+"""Commands that reports recommend, with flags that the trainer of the model has."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from trainers import recipes
 
 
 def command(trainer: str, *flags: str) -> str:
-    """Return a trainer's command with the first of some flags that the trainer has.
+    """Return the command of a trainer with the first of the given flags that it has.
 
     Args:
         trainer: Name of the trainer, as in `ModelInfo.trainer`.
-        flags: Flags that have the same purpose, with their values, such as "--order=balanced"; the best one first.
+        flags: Flags with the same purpose, with values, such as "--order=balanced"; the best one first.
 
     Returns:
-        Such as "python -m trainers.frozen --order=balanced"; "" if the trainer has none of the flags, or if `trainer`
-        is no command of this package: `training.train` takes any name.
+        The command, such as "python -m trainers.frozen --order=balanced". "" if the trainer has none of the flags or is
+        not a command of this package (`training.train` accepts any name).
     """
-    found = (flag for flag in flags if _has(trainer, flag.removeprefix("--").partition("=")[0]))
-    flag = next(found, "") if trainer in recipes.RECIPES else ""
+    usable = (flag for flag in flags if _has(trainer, flag.removeprefix("--").partition("=")[0]))
+    flag = next(usable, "") if trainer in recipes.RECIPES else ""
     return f"python -m trainers.{trainer} {flag}" if flag else ""
 
 

@@ -1,4 +1,4 @@
-"""Grad-CAM: which places of an image speak for a class, of any classifier whose layers keep places up to some point."""
+"""Grad-CAM: heat maps of the evidence for a class, for any classifier with feature maps."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-_BATCH_SIZE = 4  # The gradient keeps the output of every layer: of VGG16 at 224 px, 0.1 GB an image.
+_BATCH_SIZE = 4  # The gradient keeps the outputs of all layers: 0.1 GB per image for VGG16 at 224 px.
 
 
 def heatmaps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
-    """Says where the evidence for a class lies.
+    """Return where in images the evidence for a class is.
 
-    The features of the last layer that has places, times the gradient of the class's logit there, summed over
-    channels; what speaks against the class is cut off. For a head that pools, this is Grad-CAM. For one that
-    flattens, a channel counts differently from place to place, and Grad-CAM's mean over them would hide it.
+    The heat is the product of the last feature maps and the gradient of the class's logit, summed over channels;
+    negative values become 0. For a head that pools, this is Grad-CAM. For a head that flattens, the weight of a channel
+    depends on the position, and the mean over positions of Grad-CAM would hide that.
 
     Args:
-        model: u8[b h w 3] -> f32[b 1] or f32[b classes], probabilities.
+        model: Classifier u8[b h w 3] -> probabilities f32[b 1] or f32[b classes].
         images: u8[b h w 3].
-        classes: i64[b], the class asked about.
+        classes: i64[b], a class for each image.
 
     Returns:
-        f32[b h' w'] in 0..1, in the resolution of that layer: 1 at the strongest place of an image, all 0 where
-        nothing speaks for the class. None if the model has no such layer.
+        f32[b h' w'] in 0..1, in the resolution of the feature maps. The maximum of each image is 1, or 0 if there is no
+        evidence for the class. None if the model has no feature maps.
     """
     parts = [slice(i, i + _BATCH_SIZE) for i in range(0, len(images), _BATCH_SIZE)]
     maps = [heat for part in parts if (heat := _heat(model, images[part], classes[part])) is not None]
@@ -35,22 +35,24 @@ def heatmaps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
 
 
 def overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lays a heat map over an image.
+    """Blend a heat map with an image.
 
     Args:
         image: u8[h w 3].
         heat: f32[h' w'] in 0..1.
 
     Returns:
-        u8[h w 3], the image in grey, from blue over yellow to red where the heat is.
+        u8[h w 3], the image in gray with the heat from blue over yellow to red.
     """
     import matplotlib
 
     large = tf.image.resize(heat[..., None], image.shape[:2]).numpy()[..., 0]
     colors = matplotlib.colormaps["turbo"](large)[..., :3] * 255
-    grey = image @ np.array([0.299, 0.587, 0.114])
-    share = 0.25 + 0.4 * large[..., None]  # Of the colour: what is cold shows the image.
-    return np.round((1 - share) * grey[..., None] + share * colors).astype(np.uint8)
+    gray = image @ np.array([0.299, 0.587, 0.114])
+    share = (
+        0.25 + 0.4 * large[..., None]
+    )  # Share of the color: low where the heat is low, so that the image is visible there.
+    return np.round((1 - share) * gray[..., None] + share * colors).astype(np.uint8)
 
 
 def _heat(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray | None:
@@ -59,10 +61,10 @@ def _heat(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.nda
         model(pixels, training=False)
         last, penultimate, _ = calls[-1]
         logits = _before_activation(last, penultimate)
-        if logits.shape[1] == 1:  # That of the second class; the first's is its negative.
+        if logits.shape[1] == 1:  # The logit of the second class. The logit of the first is its negative.
             logits = tf.concat([-logits, logits], 1)
         scores = tf.gather(logits, classes, batch_dims=1)
-    features = next((output for _, _, output in reversed(calls) if _has_places(output)), None)
+    features = next((output for _, _, output in reversed(calls) if _is_feature_map(output)), None)
     if features is None:
         return None
     heat = tf.nn.relu(tf.reduce_sum(features * tape.gradient(scores, features), -1))
@@ -71,9 +73,9 @@ def _heat(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.nda
 
 @contextlib.contextmanager
 def _recorded(model: keras.Model) -> Iterator[list[tuple[keras.Layer, Any, Any]]]:
-    """Records the calls of all layers, nested ones too, in their order: layer, first input, output.
+    """Record the calls of all layers, also of nested models, in their order: layer, first input, output.
 
-    Cutting the model's graph would not do: the tensors within a nested model are not those of the outer graph.
+    A second model with other outputs would not suffice: the outer graph has no tensors of nested models.
     """
     calls: list[tuple[keras.Layer, Any, Any]] = []
 
@@ -94,7 +96,7 @@ def _recorded(model: keras.Model) -> Iterator[list[tuple[keras.Layer, Any, Any]]
         yield calls
     finally:
         for layer in layers:
-            del layer.call  # The method of its class shows again.
+            del layer.call  # The method of the class is visible again.
 
 
 def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
@@ -105,13 +107,16 @@ def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
             yield layer
 
 
-def _has_places(output: Any) -> bool:
-    """Whether it is f[b h w c] of more than one place."""
+def _is_feature_map(output: Any) -> bool:
+    """Return whether an output is f[b h w c] with more than one position."""
     return output.dtype.is_floating and output.shape.rank == 4 and output.shape[1] * output.shape[2] > 1
 
 
 def _before_activation(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:
-    """What the last layer puts out before its sigmoid or softmax, which are flat where a model is sure."""
+    """Return the output of the last layer before its sigmoid or softmax.
+
+    Near 0 and 1, the gradients of a sigmoid or softmax are too small.
+    """
     if isinstance(layer, keras.layers.Dense):
         x = tf.matmul(tf.cast(x, layer.kernel.dtype), layer.kernel)
         return x if layer.bias is None else x + layer.bias

@@ -1,4 +1,4 @@
-"""Image files as a classifier sees them: each file is first prepared as the converter would prepare it."""
+"""Image files as input of a classifier, prepared as `convert` would prepare them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import keras
 
 _AHEAD = 2 * predictions.BATCH_SIZE  # Files that are read and decoded ahead, while the model computes.
-_MOST_FILES = 1024  # Of a part, so that a directory without images is reported on the way.
+_MOST_FILES = 1024  # At most this many files per batch, so that progress in a directory without images is visible.
 _NO_IMAGE = ("not an image", "empty file")  # The reasons of `preparation.BadImage` for other files begin so.
 # fmt: off
 _SUFFIXES = frozenset(
@@ -122,13 +122,13 @@ def find(arguments: Sequence[str]) -> Found:
         elif os.path.exists(argument):
             root, listing = "", stat_files("", [argument])
         else:
-            raise UserError(f"{argument}: no such file or directory. Pass images, or directories of images.")
+            raise UserError(f"{argument}: does not exist. Pass images, or directories of images.")
         for number, name in enumerate(listing.paths):
             path = _shown(root, name)
             sources.setdefault(path, Source(path=path, listing=listing, number=number, named=not root))
         unreadable |= {_shown(root, rejected.path): rejected.reason for rejected in listing.rejected}
     if not sources and not unreadable:
-        raise UserError(f"{', '.join(arguments)}: no files there. Pass images, or directories of images.")
+        raise UserError(f"{', '.join(arguments)}: contains no files. Pass images, or directories of images.")
     return Found(sources=list(sources.values()), unreadable=unreadable)
 
 
@@ -169,7 +169,7 @@ def decode_file(data: bytes, info: ModelInfo) -> Pixels | Unreadable:
     except preparation.BadImage as error:
         return Unreadable(str(error))
     except UndecodableImage as error:
-        return Unreadable(f"sound for Pillow, and TensorFlow does not decode it: {error}")
+        return Unreadable(f"valid for Pillow, but TensorFlow cannot decode it: {error}")
 
 
 def _decode(data: bytes, info: ModelInfo) -> Pixels:
@@ -186,7 +186,7 @@ def _decode(data: bytes, info: ModelInfo) -> Pixels:
 
 
 def _batches(sources: Sequence[Source], info: ModelInfo) -> Iterator[list[tuple[Source, Pixels | Unreadable]]]:
-    """Yield the files with their results; a part ends with `BATCH_SIZE` images, or with `_MOST_FILES` files."""
+    """Yield the files with their results, in batches of `BATCH_SIZE` images or `_MOST_FILES` files."""
     batch: list[tuple[Source, Pixels | Unreadable]] = []
     images = 0
     for source, result in zip(sources, _read_ahead(sources, info), strict=True):

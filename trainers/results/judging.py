@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -20,11 +21,22 @@ from trainers.results.predictions import Predictions
 from trainers.run_directory import Metrics
 
 _LATENCY_WARM_UP, _LATENCY_CALLS = 3, 20
-_NOTE = "The choices of this training were made on this split: expect somewhat less on new images."
+_NOTE = "The choices of this training were made on this split: expect slightly less on new images."
 
 
-def judge(run: Path, training: Training, task: Task, checkpointer: Checkpointer) -> Metrics:
-    """Save the model, evaluate it and write the report; metrics.json comes last and marks the run as finished.
+def judge(
+    run: Path, training: Training, task: Task, checkpointer: Checkpointer, log: Callable[[str], object] = print
+) -> Metrics:
+    """Save the model, evaluate it and write the report.
+
+    metrics.json is written last and marks the run as finished.
+
+    Args:
+        run: The run directory.
+        training: The parts of the training.
+        task: The finished task.
+        checkpointer: The checkpointer of the training, with its history.
+        log: Takes the lines for the user.
 
     Returns:
         The content of metrics.json.
@@ -39,7 +51,9 @@ def judge(run: Path, training: Training, task: Task, checkpointer: Checkpointer)
     else:
         predicted = predictions.of_records(model, info, validation)
     metrics = _metrics(run, training, model, predicted, task.seconds + checkpointer.seconds, checkpointer)
-    report.write(run, model=model, info=info, records=validation, predicted=predicted, metrics=metrics, run=run)
+    report.write(
+        run, model=model, info=info, records=validation, predicted=predicted, metrics=metrics, run=run, log=log
+    )
     run_directory.finish(run, metrics)
     return metrics
 

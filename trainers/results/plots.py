@@ -1,17 +1,17 @@
-"""The plots of a report: drawn once, as a PNG file on white and as SVG that a page recolors by its style."""
+"""The plots of a report, each as a PNG file on white and as SVG that takes the colors of the page."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tfrecord_tools.errors import named
 from trainers.results import scores
 from trainers.results.predictions import Predictions
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Of the page in the light; the style of report.html puts the page's variables of these names in their place.
+# The colors of the page in light mode. The style of report.html replaces them by its variables with these names.
 COLORS = {"text": "#1c2228", "muted": "#59636e", "line": "#dde1e6", "bar": "#4a78ab", "other": "#c2571a"}
 _STYLE = {
-    "svg.fonttype": "none",  # Text stays text, in the page's font.
-    "svg.hashsalt": "tfrecord_tools",  # Else the names of its parts differ at each run.
+    "svg.fonttype": "none",  # Text stays text, in the font of the page.
+    "svg.hashsalt": "tfrecord_tools",  # Without it, the identifiers in the SVG differ in each run.
     "font.size": 10,
     "axes.facecolor": "none",
     "axes.edgecolor": COLORS["line"],
@@ -45,19 +45,16 @@ _STYLE = {
     "lines.linewidth": 2,
     "lines.markersize": 4,
 }
-_MORE_FONTS = (
-    "Noto Sans CJK JP", "Noto Sans CJK KR", "Noto Sans CJK SC", "Noto Sans KR", "Noto Sans JP", "Noto Sans SC",
-    "Source Han Sans", "NanumGothic", "WenQuanYi Zen Hei", "Apple SD Gothic Neo", "Hiragino Sans", "PingFang SC",
-    "Malgun Gothic", "Yu Gothic", "Microsoft YaHei", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai",
-)  # fmt: skip
+_FONT = "DejaVu Sans"  # Comes with matplotlib.
+_BOXES = "Last Resort"  # Fonts with a box for every letter: one comes with matplotlib, one with macOS.
 _SIZE = (4.7, 3.2)  # Inches.
 _POINTS_PER_INCH = 72  # In matplotlib's SVG.
-_PIXELS_PER_INCH = 104  # At most, on the page: letters are then as large as its smaller text.
+_PIXELS_PER_INCH = 104  # At most, on the page. The letters then have the size of the page's smaller text.
 NAMES = frozenset(
     {"accuracy", "loss", "throughput", "confusion", "calibration", "probabilities", "roc", "precision_recall"}
 )
-_NAMED = 30  # Classes that an axis names.
-_COUNTED = 12  # Classes whose cells say their count.
+_NAMED = 30  # With more classes, the axes of the confusion matrix show no names.
+_COUNTED = 12  # With more classes, the cells of the confusion matrix show no counts.
 _LONGEST_NAME = 16
 
 Row = Mapping[str, Any]
@@ -68,59 +65,70 @@ class Plot:
     """A plot.
 
     Attributes:
-        png: The bytes of a file.
-        svg: An element, in `COLORS`.
-        told: In words, for who does not see it.
+        png: Content of the PNG file.
+        svg: SVG element, in `COLORS`.
+        alternative: The plot in words, for readers who do not see it.
     """
 
     png: bytes
     svg: str
-    told: str
+    alternative: str
 
 
-def draw(predictions: Predictions, threshold: float, history: Sequence[Row]) -> dict[str, Plot]:
-    """Draws what there is to see: name -> plot.
+def draw(
+    predictions: Predictions, threshold: float, history: Sequence[Row], log: Callable[[str], object] = print
+) -> dict[str, Plot]:
+    """Draw the plots that the data suffice for.
 
     Args:
-        predictions: With labels.
-        threshold: Of two classes, that of the decision.
-        history: The rows of history.csv, numbers as floats; empty where it is not known.
+        predictions: Predictions with labels.
+        threshold: Probability from which the second of two classes is predicted.
+        history: The rows of history.csv with numbers as floats; empty if it is not known.
+        log: Takes a line if letters of class names are missing in all installed fonts.
+
+    Returns:
+        Name -> plot, with names of `NAMES`.
     """
     import matplotlib
 
-    with matplotlib.rc_context({**_STYLE, "font.family": _fonts()}), _noted():
+    phases = {row["phase"] for row in history if "phase" in row}
+    fonts, missing = _fonts("".join((*predictions.classes, *phases)))
+    if missing:
+        log(
+            f"note: no installed font has these letters of the class names: {named(missing)}. plots/*.png shows boxes"
+            " instead. Install a font that has them, such as one of Noto Sans, or use report.html."
+        )
+    with matplotlib.rc_context({**_STYLE, "font.family": fonts}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # Reported above.
         figures = _of_training(history) | _of_predictions(predictions, threshold)
         for figure in figures.values():
             _lay_out(figure)
         return {
-            name: Plot(png=_png(figure), svg=_svg(figure, name), told=figure.get_label())
+            name: Plot(png=_png(figure), svg=_svg(figure, name), alternative=figure.get_label())
             for name, figure in figures.items()
         }
 
 
-def _fonts() -> list[str]:
-    """matplotlib's own font, and behind it those that are here of such as have the letters that it lacks."""
+def _fonts(text: str) -> tuple[list[str], list[str]]:
+    """Return fonts for a text, matplotlib's own font first, and the letters that no installed font has."""
     from matplotlib import font_manager
 
-    here = set(font_manager.get_font_names())
-    return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in here)]
+    fonts = [_FONT]
+    missing = {letter for letter in text if letter.isprintable()} - _letters(font_manager.findfont(_FONT))
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: (font.weight != 400, font.name)):
+        if not missing:
+            break
+        if font.style == "normal" and _BOXES not in font.name and (letters := missing & _letters(font.fname)):
+            fonts.append(font.name)
+            missing -= letters
+    return fonts, sorted(missing)
 
 
-@contextlib.contextmanager
-def _noted() -> Iterator[None]:
-    """Makes one line of matplotlib's warnings of each letter that no font has."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    told = [str(one.message) for one in caught]
-    if any("missing from" in message for message in told):
-        print(
-            "note: no font here has all letters of the class names: some are boxes in the PNG files of the plots."
-            f" Install one such as {_MORE_FONTS[0]}; report.html has them all."
-        )
-    for message in told:
-        if "missing from" not in message:
-            warnings.warn(message, stacklevel=3)
+def _letters(path: str) -> set[str]:
+    """Return the letters that a font has."""
+    from matplotlib.ft2font import FT2Font
+
+    return set(map(chr, FT2Font(path).get_charmap()))
 
 
 def _of_training(history: Sequence[Row]) -> dict[str, Figure]:
@@ -140,24 +148,24 @@ def _of_predictions(predictions: Predictions, threshold: float) -> dict[str, Fig
         second = predictions.probabilities[:, 1]
         best = scores.best_threshold(labels, second).value
         figures["probabilities"] = _separation(labels, second, classes, threshold, best)
-        figures["roc"] = _roc(labels, second, classes[1])
+        figures["roc"] = _roc(labels, second)
         figures["precision_recall"] = _precision_recall(labels, second, classes[1])
     return figures
 
 
 def _curves(rows: Sequence[Row], name: str) -> Figure:
-    """A metric over the epochs of all phases, training and validation; a line where a phase begins.
+    """Draw a metric of training and validation over the epochs of all phases.
 
     Args:
-        rows: Of history.csv, numbers as floats.
+        rows: The rows of history.csv, numbers as floats.
         name: "loss" or "accuracy".
     """
     axes = _axes(name.capitalize(), "epoch", "")
     epochs = np.arange(1, len(rows) + 1)
     for column, label, color in ((name, "training", "muted"), (f"val_{name}", "validation", "bar")):
         axes.plot(epochs, [row[column] for row in rows], "o-", label=label, color=COLORS[color])
-    axes.margins(y=0.15)  # Room for the names of the phases, below the curves.
-    _phases(axes, rows)
+    axes.margins(y=0.15)  # Leaves space for the names of the phases below the curves.
+    _mark_phases(axes, rows)
     axes.legend()
     last = f"{rows[-1][name]:.4f} in training, {rows[-1][f'val_{name}']:.4f} in validation"
     axes.figure.set_label(f"{name.capitalize()} over the epochs, at the end {last}")
@@ -165,43 +173,41 @@ def _curves(rows: Sequence[Row], name: str) -> Figure:
 
 
 def _throughput(rows: Sequence[Row]) -> Figure:
-    """Images a second, and the share of the time that the model waited for its input, over the epochs."""
-    axes = _axes("Images a second", "epoch", "")
+    """Draw images/s, and the share of the time that the model waited for its input, over the epochs."""
+    axes = _axes("Images/s", "epoch", "")
     epochs = np.arange(1, len(rows) + 1)
-    axes.plot(epochs, [row["images_per_second"] for row in rows], "o-", color=COLORS["bar"], label="images a second")
-    axes.set_ylim(bottom=0)
+    rates = [row["images_per_second"] for row in rows]
+    axes.plot(epochs, rates, "o-", color=COLORS["bar"], label="images/s")
+    axes.set_ylim(0, 1.1 * max(rates) or 1)
     if "data_wait" in rows[0]:
         waits = axes.twinx()
         waits.grid(visible=False)
-        waits.set_ylim(0, 100)
-        waits.set_ylabel("waiting for input, %")
+        waits.set_ylim(0, 110)
+        waits.set_yticks(range(0, 101, 20))
+        waits.set_ylabel("waiting for input (%)")
         waits.plot(
             epochs, [100 * row["data_wait"] for row in rows], "s--", color=COLORS["other"], label="waiting for input"
         )
-        axes.legend(handles=[*axes.lines, *waits.lines])
-    _phases(axes, rows)
-    axes.figure.set_label(f"Images a second over the epochs, at the end {rows[-1]['images_per_second']:,.0f}")
+        axes.figure.legend(handles=[*axes.lines, *waits.lines], loc="outside lower center", ncols=2)
+    _mark_phases(axes, rows)
+    axes.figure.set_label(f"Images/s over the epochs, at the end {rates[-1]:,.0f}")
     return axes.figure
 
 
-def _roc(labels: np.ndarray, probabilities: np.ndarray, positive: str) -> Figure:
-    """The ROC curve of the second of two classes."""
+def _roc(labels: np.ndarray, probabilities: np.ndarray) -> Figure:
+    """Draw the ROC curve of the second of two classes."""
     curve = scores.roc(labels, probabilities)
-    axes = _axes(f"ROC, area {curve.area:.4f}", "false positive rate", f"share of {_short(positive)} found", unit=True)
+    axes = _axes(f"ROC, area {curve.area:.4f}", "false positive rate", "recall (true positive rate)", unit=True)
     axes.plot([0, 1], [0, 1], "--", color=COLORS["muted"], linewidth=1)
-    axes.plot(curve.x, curve.y, color=COLORS["bar"])  # Straight, as its area is computed.
+    axes.plot(curve.x, curve.y, color=COLORS["bar"])  # Straight lines, as the area is computed.
     return axes.figure
 
 
 def _precision_recall(labels: np.ndarray, probabilities: np.ndarray, positive: str) -> Figure:
-    """Precision over recall of the second of two classes; the dashed line is what chance gives."""
+    """Draw precision over recall of the second of two classes; the dashed line is that of guessing."""
     curve = scores.precision_recall(labels, probabilities)
-    axes = _axes(
-        f"Precision and recall, average precision {curve.area:.4f}",
-        f"share of {_short(positive)} found",
-        f"share of {_short(positive)} among the found",
-        unit=True,
-    )
+    axes = _axes(f"{_short(positive)}, average precision {curve.area:.4f}", "recall", "precision", unit=True)
+    axes.figure.set_label(f"Precision over recall of {positive}, average precision {curve.area:.4f}")
     axes.axhline(labels.mean(), linestyle="--", color=COLORS["muted"], linewidth=1)
     axes.plot(curve.x, curve.y, color=COLORS["bar"], drawstyle="steps-pre")
     return axes.figure
@@ -210,15 +216,20 @@ def _precision_recall(labels: np.ndarray, probabilities: np.ndarray, positive: s
 def _separation(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], threshold: float, best: float
 ) -> Figure:
-    """How the probability of the second class is distributed among the images of each of two classes."""
+    """Draw how the probability of the second class is distributed among the images of each of two classes."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
     first, second = map(_short, classes)
-    axes = _axes("Probabilities of each class's images", f"probability of {second}", "images")
+    axes = _axes("Probabilities by true class", f"probability of {second}", "images")
     bins = np.linspace(0, 1, 2 * scores.BINS + 1)
     parts = [probabilities[labels == label] for label in (0, 1)]
-    axes.hist(parts, bins, label=[first, second], color=[COLORS["other"], COLORS["bar"]], log=True)
+    counts, *_ = axes.hist(parts, bins, label=[first, second], color=[COLORS["other"], COLORS["bar"]], log=True)
     axes.axvline(threshold, color=COLORS["text"], linewidth=1.5, label=f"threshold {threshold:g}")
     axes.axvline(best, color=COLORS["text"], linewidth=1.5, linestyle=":", label=f"best here {best:.3f}")
     axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0.7)  # A bar for a single image is visible.
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if np.max(counts) < 200 else (1,)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.figure.legend(loc="outside lower center", ncols=2)
     axes.figure.set_label(
@@ -228,43 +239,45 @@ def _separation(
     return axes.figure
 
 
-def _reliability(found: scores.Reliability) -> Figure:
-    """How often predictions of a confidence are right, and how many there are of it."""
+def _reliability(reliability: scores.Reliability) -> Figure:
+    """Draw the share of right predictions over their confidence, and the number of predictions below."""
     from matplotlib.figure import Figure
 
     figure = Figure(_SIZE, layout="constrained")
     above, below = figure.subplots(2, sharex=True, height_ratios=[3, 1])
     edges = np.linspace(0, 1, scores.BINS + 1)
-    some = found.count > 0
-    figure.set_label(f"Calibration, expected error {found.error:.4f}")
+    used = reliability.count > 0
+    figure.set_label(f"Calibration, expected error {reliability.error:.1%}")
     above.set_title(figure.get_label())
     above.plot([0, 1], [0, 1], "--", color=COLORS["muted"], linewidth=1)
-    above.plot(found.confidence[some], found.accuracy[some], "o-", color=COLORS["bar"])
-    for mean, share, count in zip(found.confidence[some], found.accuracy[some], found.count[some]):
+    above.plot(reliability.confidence[used], reliability.accuracy[used], "o-", color=COLORS["bar"])
+    bins = zip(reliability.confidence[used], reliability.accuracy[used], reliability.count[used])
+    for mean, share, count in bins:
         interval = scores.wilson(round(share * count), int(count))
         above.plot([mean, mean], [interval.low, interval.high], color=COLORS["bar"], linewidth=1)
     above.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
-    below.bar(edges[:-1], found.count, 1 / scores.BINS, align="edge", color=COLORS["bar"], edgecolor="none")
-    below.set(xlabel="confidence: probability of what is predicted", ylabel="images")
+    below.bar(edges[:-1], reliability.count, 1 / scores.BINS, align="edge", color=COLORS["bar"], edgecolor="none")
+    below.yaxis.get_major_locator().set_params(integer=True)
+    below.set(xlabel="confidence: probability of the prediction", ylabel="images")
     return figure
 
 
 def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """The confusion matrix: the stronger a cell, the larger its share of the true class."""
+    """Draw the confusion matrix: the stronger a cell, the larger its share of the true class."""
     from matplotlib.figure import Figure
 
     many = len(classes)
-    side = min(max(2.8, 0.55 * many + 1.4), 9.0)
+    side = min(max(_SIZE[1], 0.55 * many + 1.4), 9.0)
     figure = Figure((side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     figure.set_label(f"Confusion matrix: {np.trace(counts):,} of {counts.sum():,} images on its diagonal")
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     cells = np.zeros((*shares.shape, 4))
     cells[..., :3] = [int(COLORS["bar"][i : i + 2], 16) / 255 for i in (1, 3, 5)]
-    cells[..., 3] = 0.75 * shares  # One colour, more or less of it: right on light and on dark.
-    axes.imshow(cells, interpolation="none")  # In the page a pixel a cell, however many: "nearest" leaves rows out.
+    cells[..., 3] = 0.75 * shares  # A single color with varying transparency suits light and dark pages.
+    axes.imshow(cells, interpolation="none")  # One pixel per cell in the page. "nearest" would drop rows.
     axes.grid(visible=False)
-    axes.set(xlabel="predicted", ylabel="true")
+    axes.set(title="Confusion matrix", xlabel="predicted", ylabel="true")
     if many <= _NAMED:
         names = [_short(name) for name in classes]
         axes.set_xticks(range(many), names, rotation=0 if many <= 4 else 90)
@@ -276,16 +289,16 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Finds the places of all parts once. Otherwise each of both files repeats that, which takes as long as drawing."""
+    """Compute the layout once, not for each of the two files: it takes as long as drawing."""
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
 
 
-# Both are written by the canvases: `Figure.savefig` draws everything once more before it draws.
+# The canvases write both files: `Figure.savefig` would draw everything one more time.
 
 
 def _png(figure: Figure) -> bytes:
-    """The plot on white."""
+    """Return the plot as PNG on white."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure.set(dpi=144, facecolor="white")
@@ -295,7 +308,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """The plot as an element of a page; `name` tells its parts from those of other plots."""
+    """Return the plot as an element of a page; the prefix `name` makes its identifiers unique on the page."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     figure.set(facecolor="none")
@@ -310,8 +323,8 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 def _axes(title: str, x: str, y: str, unit: bool = False) -> Axes:
-    """New axes; with `unit`, both run from 0 to 1."""
-    from matplotlib.figure import Figure  # Not pyplot, which keeps what is drawn and looks for a screen.
+    """Return new axes; with `unit`, both run from 0 to 1."""
+    from matplotlib.figure import Figure  # Not pyplot, which keeps all figures and looks for a screen.
 
     axes = Figure(_SIZE, layout="constrained").subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
@@ -321,8 +334,8 @@ def _axes(title: str, x: str, y: str, unit: bool = False) -> Axes:
     return axes
 
 
-def _phases(axes: Axes, rows: Sequence[Row]) -> None:
-    """Marks where each phase begins, with its name above."""
+def _mark_phases(axes: Axes, rows: Sequence[Row]) -> None:
+    """Draw a dotted line with the name of the phase where a phase begins."""
     axes.xaxis.get_major_locator().set_params(integer=True)
     names = [row["phase"] for row in rows]
     for i, name in enumerate(names):
@@ -334,6 +347,6 @@ def _phases(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _short(name: str) -> str:
-    """A class's name for an axis; matplotlib would take what stands between two dollars for a formula."""
+    """Return a name for an axis: shortened, and with escaped dollars, which matplotlib reads as a formula."""
     shown = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
     return shown.replace("$", r"\$")

@@ -1,4 +1,4 @@
-"""What a model says of images, each of them traceable to its record and its file; and which labels look wrong."""
+"""Predictions of a model for records or files, and a list of labels that may be wrong."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _DIFFERENCES_NAMED = 5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a model says of images. Columns run over images.
+    """Predictions for n images.
 
     Attributes:
-        classes: The names, in the order of the model's labels.
-        probabilities: f32[n classes], each row adding up to 1.
-        predicted: i64[n], index into `classes`.
-        paths: Of the sources.
-        labels: i64[n], index into `classes`; None where the truth is not known.
-        records: i64[n], the number of each within its split; None for files.
+        classes: Class names, in the order of the model's labels.
+        probabilities: f32[n classes]; each row sums to 1.
+        predicted: i64[n], predicted classes as indices into `classes`.
+        paths: Paths of the n source files.
+        labels: i64[n], true classes as indices into `classes`; None if they are not known.
+        records: i64[n], number of each record within its split; None for files.
     """
 
     classes: tuple[str, ...]
@@ -51,24 +51,43 @@ class Predictions:
 
     @property
     def truth(self) -> np.ndarray:
-        """The labels i64[n], of predictions that have them."""
+        """Return `labels`.
+
+        Raises:
+            ValueError: The labels are not known.
+        """
         if self.labels is None:
-            raise ValueError("predictions without labels cannot be judged")
+            raise ValueError("these predictions have no labels")
         return self.labels
 
     @property
     def confidence(self) -> np.ndarray:
-        """f32[n], the probability of what is predicted."""
+        """Return the probability f32[n] of the predicted class."""
         return self.probabilities[np.arange(len(self)), self.predicted]
 
 
 def both_classes(output: np.ndarray) -> np.ndarray:
-    """Makes f32[n classes] of a model's output: f32[n 1], the probability of the second class, is given the first's."""
+    """Return probabilities of all classes.
+
+    Args:
+        output: Output of a model: f32[n classes], or f32[n 1] with the probability of the second of two classes.
+
+    Returns:
+        f32[n classes].
+    """
     return np.concatenate([1 - output, output], 1) if output.shape[1] == 1 else output
 
 
 def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Returns the predicted class i64[n] of each row of f32[n classes]; of two, the second from the threshold on."""
+    """Return the predicted class of each row.
+
+    Args:
+        probabilities: f32[n classes].
+        threshold: Least probability at which the second of two classes is predicted. Not used with more classes.
+
+    Returns:
+        i64[n].
+    """
     if probabilities.shape[1] == 2:
         return (probabilities[:, 1] >= threshold).astype(np.int64)
     return probabilities.argmax(1)
@@ -77,23 +96,25 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 def of_records(
     model: keras.Model, info: ModelInfo, records: Records, classes: Sequence[str] | None = None
 ) -> Predictions:
-    """Judges records; the corrupt ones are left out.
+    """Predict the classes of records. Corrupt records are left out.
 
     Args:
-        model: As of `model_file.load`.
-        info: Likewise.
-        records: What to judge.
-        classes: The names of the records' labels; None: those of the model, in its order.
+        model: The model, as `model_file.load` returns it.
+        info: The description of the model, as `model_file.load` returns it.
+        records: The records.
+        classes: Class names in the order of the records' labels. If None, the order of the model.
 
     Raises:
-        UserError: The records are of other classes, or too many or all of them are corrupt.
+        UserError: The dataset has other classes, or too many or all of the records are corrupt.
     """
     import tensorflow as tf
 
     from tfrecord_tools import dataset
     from trainers.models import inference
 
-    labels_of = _mapped(info.classes, info.classes if classes is None else classes)  # Before anything slow is done.
+    labels_of = _mapped(
+        info.classes, info.classes if classes is None else classes
+    )  # Raises UserError before the slow work.
     batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop)
     predict = inference.compiled(model)
     try:
@@ -103,7 +124,10 @@ def of_records(
             raise UserError(records.failure) from error
         raise
     if not answers:
-        raise UserError(f"all {len(records):,} records of {records.split} are corrupt, such as {records.corrupt[0]}")
+        raise UserError(
+            f"all {len(records):,} records of {records.split} are corrupt, for example {records.corrupt[0]}. Convert"
+            " the dataset again."
+        )
     outputs, numbers = map(np.concatenate, zip(*answers))
     return of_outputs(info, records, outputs, numbers, labels_of)
 
@@ -111,14 +135,14 @@ def of_records(
 def of_outputs(
     info: ModelInfo, records: Records, outputs: np.ndarray, numbers: np.ndarray, labels_of: np.ndarray | None = None
 ) -> Predictions:
-    """What a model's outputs say of records.
+    """Return the predictions for records from outputs that are already computed.
 
     Args:
-        info: Of the model.
-        records: What was judged.
-        outputs: f32[k 1] or f32[k classes], as the model puts them out.
-        numbers: i64[k], the records that these are of.
-        labels_of: Label of a record -> that of the model; None: they are the same.
+        info: The description of the model.
+        records: The records.
+        outputs: Outputs of the model, f32[k 1] or f32[k classes].
+        numbers: i64[k], indices into `records`, one for each output.
+        labels_of: i64[classes], label of a record -> label of the model. If None, they are the same.
     """
     probabilities = both_classes(outputs)
     paths, labels = records.paths, records.labels[numbers]
@@ -133,12 +157,12 @@ def of_outputs(
 
 
 def check_classes(info: ModelInfo, data: Dataset) -> None:
-    """Raises UserError, which names the difference, if a dataset is of other classes than a model."""
+    """Raise UserError with the differences if a dataset and a model have different classes."""
     _mapped(info.classes, data.class_names, f"{data.directory}: ")
 
 
 def summary(predictions: Predictions) -> Metrics:
-    """The figures of predictions with labels, as metrics.json has them."""
+    """Return the metrics of predictions with labels, as in metrics.json."""
     labels, probabilities = predictions.truth, predictions.probabilities
     right = predictions.predicted == labels
     interval = scores.wilson(int(right.sum()), len(right))
@@ -155,22 +179,23 @@ def summary(predictions: Predictions) -> Metrics:
 
 
 def write(directory: Path, predictions: Predictions) -> None:
-    """Writes predictions.csv, and suspects.csv, which ranks all records by how wrong their labels look.
+    """Write predictions.csv and suspects.csv.
 
-    Lines of the latter, kept in a file of their own, are what `tfrecord_tools.convert --relabel` takes: its column
-    `predicted_label` is what the model says, and `given_label` what the dataset does.
+    suspects.csv lists all records, the most doubtful labels first. The column `given_label` is the label in the
+    dataset, and `predicted_label` is the prediction. A file with its header and some of its lines can be passed to
+    `tfrecord_tools.convert --relabel`.
     """
     tabular.write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
     tabular.write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
 
 
 def columns(classes: Sequence[str]) -> list[str]:
-    """The names of the columns of `table`."""
+    """Return the names of the columns of `table`."""
     return ["record", "path", "label", "prediction", *(f"p_{name}" for name in classes)]
 
 
 def table(predictions: Predictions) -> Iterator[dict[str, Any]]:
-    """A row an image: record, path, label, prediction, and the probability of each class, `p_cats`, `p_dogs`."""
+    """Yield a row per image: record, path, label, prediction, and probabilities such as `p_cats`."""
     names = predictions.classes
     for i, path in enumerate(predictions.paths):
         yield {
@@ -178,14 +203,14 @@ def table(predictions: Predictions) -> Iterator[dict[str, Any]]:
             "path": path,
             "label": "" if predictions.labels is None else names[predictions.labels[i]],
             "prediction": names[predictions.predicted[i]],
-        } | {f"p_{name}": str(p) for name, p in zip(names, predictions.probabilities[i])}  # In full: f32 has 9 digits.
+        } | {f"p_{name}": str(p) for name, p in zip(names, predictions.probabilities[i])}  # With all digits of f32.
 
 
 def ranked(predictions: Predictions) -> np.ndarray:
-    """The numbers of the images i64[n], those first whose label the model most surely contradicts.
+    """Return the indices i64[n] of the images, the most doubtful labels first.
 
-    By how much the likeliest other class exceeds the label's own: for more than two classes, that a label is
-    improbable does not suffice, since all may be.
+    A label is the more doubtful, the more the probability of the likeliest other class exceeds its own. A low
+    probability of the label alone says little, because with many classes all probabilities may be low.
     """
     labels, rows = predictions.truth, np.arange(len(predictions))
     others = predictions.probabilities.astype(np.float64)
@@ -197,20 +222,20 @@ def ranked(predictions: Predictions) -> np.ndarray:
 def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
     labels, names = predictions.truth, predictions.classes
     for rank, i in enumerate(ranked(predictions).tolist(), start=1):
-        said = int(predictions.predicted[i])
+        predicted = int(predictions.predicted[i])
         yield {
             "rank": rank,
             "path": predictions.paths[i],
-            "predicted_label": names[said],
+            "predicted_label": names[predicted],
             "given_label": names[labels[i]],
-            "p_predicted": str(predictions.probabilities[i, said]),
+            "p_predicted": str(predictions.probabilities[i, predicted]),
             "p_given": str(predictions.probabilities[i, labels[i]]),
             "record": "" if predictions.records is None else int(predictions.records[i]),
         }
 
 
 def _mapped(wanted: Sequence[str], given: Sequence[str], where: str = "") -> np.ndarray:
-    """For each given class, its number among the wanted ones."""
+    """Return the index of each given class among the wanted classes."""
     if set(wanted) != set(given):
         only = {
             "only the model has": sorted(set(wanted) - set(given)),
@@ -220,8 +245,8 @@ def _mapped(wanted: Sequence[str], given: Sequence[str], where: str = "") -> np.
             f"{which} {named(names, most=_DIFFERENCES_NAMED)}" for which, names in only.items() if names
         )
         raise UserError(
-            f"{where}other classes than those the model was trained on: {differences}. Pass a dataset of the same"
-            " classes; their order may differ."
+            f"{where}the model was trained on other classes: {differences}. Pass a dataset with the same classes, in"
+            " any order."
         )
     number_of = {name: number for number, name in enumerate(wanted)}
     return np.array([number_of[name] for name in given], np.int64)

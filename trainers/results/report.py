@@ -1,11 +1,12 @@
-"""The report of a model on a split: one page with how it was trained, how good it is, where it errs, and what to do."""
+"""The report of a model: one page with its accuracy, its mistakes, how it was trained and what to do."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,23 +27,25 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 PLOTS = "plots"
-_MISTAKES = 24  # Shown.
+_MISTAKES = 24  # Mistakes shown.
 _CLASSES_LISTED = 50
+_CLASSES_BESIDE = 8  # With more classes, the confusion matrix takes the whole width.
 _PAIRS_LISTED = 10
 _THUMBNAIL_PIXELS = 160
-_SURE = 0.9  # Of a mistake that may well be a wrong label.
-_MISCALIBRATED = 0.05  # The error of calibration from which on it matters.
-_WAITING = 0.2  # Share of the time, from which on the input is what to mend.
+_SURE = 0.9  # Confidence from which a mistake may well be a wrong label.
+_MISCALIBRATED = 0.05  # Calibration error from which it matters.
+_WAITING = 0.2  # Share of the time spent waiting for input, from which the input should be improved.
+_OVERFITTED = 1.1  # Validation loss at the end / lowest validation loss.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """An image whose label the model contradicts.
+    """An image with a label that differs from the prediction.
 
     Attributes:
-        number: Of it in the predictions.
-        image: JPEG, what the model saw of it.
-        heat: JPEG, the same with what speaks for the prediction; None where the model keeps no places.
+        number: Index of the image in the predictions.
+        image: JPEG of the model's input.
+        heat: JPEG of the same, with the evidence for the prediction; None if the model has no feature maps.
     """
 
     number: int
@@ -52,16 +55,16 @@ class Mistake:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the page is made of.
+    """The content of a report.
 
     Attributes:
-        info: Of the model.
-        predictions: With labels.
-        metrics: As in metrics.json: the `predictions.summary`, `split` and `note`, and what else is known.
-        settings: As in settings.json; empty where it is not known.
-        history: The rows of history.csv, numbers as floats; likewise.
-        plots: As of `plots.draw`.
-        mistakes: The worst first.
+        info: The description of the model.
+        predictions: The predictions, with labels.
+        metrics: The content of metrics.json: `predictions.summary`, `split`, `note` and further values.
+        settings: The content of settings.json; empty if it is not known.
+        history: The rows of history.csv with numbers as floats; empty if it is not known.
+        plots: The plots, as `plots.draw` returns them.
+        mistakes: The worst mistakes, the worst first.
     """
 
     info: ModelInfo
@@ -82,25 +85,27 @@ def write(
     predicted: Predictions,
     metrics: Mapping[str, Any],
     run: Path | None,
+    log: Callable[[str], object] = print,
 ) -> None:
-    """Writes report.html, predictions.csv, suspects.csv and plots/*.png, each whole or not at all.
+    """Write report.html, predictions.csv, suspects.csv and plots/*.png, each completely or not at all.
 
     Args:
-        directory: Where to; it is there.
-        model: What was asked.
-        info: What it says of itself.
-        records: What it was asked about.
-        predicted: What it said, as of `predictions.of_records`.
-        metrics: As in `Facts`.
-        run: The run directory, whose history and settings are shown; None where it is not known.
+        directory: An existing directory to write to.
+        model: The model.
+        info: The description of the model.
+        records: The evaluated records.
+        predicted: The predictions for the records, as `predictions.of_records` returns them.
+        metrics: The content of metrics.json, see `Facts`.
+        run: The run directory with the history and the settings; None if it is not known.
+        log: Takes a line for each finding that needs attention.
     """
     predictions.write(directory, predicted)
     history = read_history(run / run_directory.HISTORY) if run else []
-    drawn = plots.draw(predicted, info.threshold, history)
+    drawn = plots.draw(predicted, info.threshold, history, log)
     (directory / PLOTS).mkdir(exist_ok=True)
     for name, plot in drawn.items():
         _write(directory / PLOTS / f"{name}.png", plot.png)
-    for name in plots.NAMES - drawn.keys():  # Those of an earlier report.
+    for name in plots.NAMES - drawn.keys():  # Plots of an earlier report.
         (directory / PLOTS / f"{name}.png").unlink(missing_ok=True)
     facts = Facts(
         info=info,
@@ -112,10 +117,12 @@ def write(
         mistakes=_mistakes(model, info, records, predicted),
     )
     _write(directory / REPORT, render(facts).encode())
+    for line in rules.lines(findings(facts)):
+        log(line)
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Reads history.csv, numbers as floats; no rows if it is not there."""
+    """Read history.csv with numbers as floats; return no rows if the file does not exist."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
@@ -126,9 +133,9 @@ def read_history(path: Path) -> list[dict[str, Any]]:
 
 
 def render(facts: Facts) -> str:
-    """Returns the page as HTML: without scripts, complete without a network."""
+    """Return the page as HTML. It has no scripts and loads nothing."""
     predicted = facts.predictions
-    counts = scores.confusion(predicted.truth, predicted.predicted, len(predicted.classes))
+    counts = _confusion(predicted)
     return page.render(
         "trainers.results",
         "report.html",
@@ -139,13 +146,15 @@ def render(facts: Facts) -> str:
         images=len(predicted),
         colors=plots.COLORS,
         findings=findings(facts),
-        curves=[name for name in ("accuracy", "loss", "throughput") if name in facts.plots],
+        curves=[name for name in ("accuracy", "loss") if name in facts.plots],
+        blending=_blending(facts),
         waited=_waited(facts),
         rates=_rates(counts, predicted.classes),
         pairs=_pairs(counts, predicted.classes),
+        beside=len(predicted.classes) <= _CLASSES_BESIDE,
         threshold=_best_threshold(facts),
         wrong=len(_wrong(predicted)),
-        mistakes=[_shown(predicted, one) for one in facts.mistakes],
+        mistakes=[_shown(predicted, mistake) for mistake in facts.mistakes],
         subject=_subject(facts),
         flags=[f"--{name}={_value(value)}" for name, value in facts.settings.get("flags", {}).items()],
         environment={**facts.info.versions, **facts.settings.get("environment", {})},
@@ -153,8 +162,38 @@ def render(facts: Facts) -> str:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """What is to be known before a figure is believed, and what is worth doing; the worst first."""
+    """Return what a reader should know before trusting a figure, and what to improve; the worst first."""
     return rules.worst_first(rules.found(_RULES, facts))
+
+
+def _guessed(facts: Facts) -> dict[str, Any] | None:
+    guess = _guess(facts)
+    return guess if guess and guess["accuracy"] <= guess["share"] else None
+
+
+def _perhaps_guessed(facts: Facts) -> dict[str, Any] | None:
+    guess = _guess(facts)
+    low = facts.metrics["accuracy_interval"][0]
+    return guess if guess and low <= guess["share"] < guess["accuracy"] else None
+
+
+def _guess(facts: Facts) -> dict[str, Any] | None:
+    """Return what always guessing the largest class would achieve; None if all images are of one class."""
+    counts = _confusion(facts.predictions).sum(1)
+    if np.count_nonzero(counts) == 1:
+        return None
+    largest = int(counts.argmax())
+    return {
+        "name": facts.predictions.classes[largest],
+        "share": float(counts[largest] / counts.sum()),
+        "accuracy": facts.metrics["accuracy"],
+        "rate": _or(", for example `{command}`", advice.command(facts.info.trainer, "--learning_rate=RATE")),
+    }
+
+
+def _or(text: str, command: str) -> str:
+    """Return a text that names a command as HTML; "" if there is no such command."""
+    return page.marked(text, command=command) if command else ""
 
 
 def _contradicted(facts: Facts) -> dict[str, Any] | None:
@@ -162,10 +201,9 @@ def _contradicted(facts: Facts) -> dict[str, Any] | None:
     sure = int((predicted.confidence[_wrong(predicted)] >= _SURE).sum())
     if not sure:
         return None
-    # Of a model that is too sure, many of them are its own.
     too_sure = float(predicted.confidence.mean()) > facts.metrics["accuracy_interval"][1]
-    own = ", or the model too sure, as it is on the whole" if too_sure else ""
-    return {"labels": words.number(sure, "label"), "own": own}
+    cause = "The labels may be wrong, or the model is too confident in general." if too_sure else "They may be wrong."
+    return {"labels": words.number(sure, "label"), "cause": cause}
 
 
 def _weak_class(facts: Facts) -> dict[str, Any] | None:
@@ -174,8 +212,38 @@ def _weak_class(facts: Facts) -> dict[str, Any] | None:
         return None
     name, recall = facts.predictions.classes[weak[0]], weak[1]
     balanced = advice.command(facts.info.trainer, "--order=balanced", "--class_weights=balanced")
-    anew = page.marked(", or train with `{command}`", command=balanced) if balanced else ""
-    return {"name": name, "recall": f"{recall:.1%}", "anew": anew}
+    return {"name": name, "recall": f"{recall:.1%}", "balanced": _or(", or train with `{command}`", balanced)}
+
+
+def _imbalanced(facts: Facts) -> dict[str, Any] | None:
+    counts = _confusion(facts.predictions)
+    sizes = [int(size) for size in counts.sum(1) if size]
+    ratio = rules.imbalance(sizes)
+    if not ratio:
+        return None
+    recall = float(np.nanmean(scores.per_class(counts).recall))
+    balanced = advice.command(facts.info.trainer, "--class_weights=balanced")
+    return {
+        "ratio": ratio,
+        "balanced_accuracy": f"{recall:.1%}",
+        "balanced": _or(", or train with `{command}`", balanced),
+    }
+
+
+def _overfitted(facts: Facts) -> dict[str, Any] | None:
+    rows = facts.history
+    if not rows or "val_loss" not in rows[0] or facts.settings.get("recipe", {}).get("early_stopping"):
+        return None  # Early stopping restores the weights of the best epoch.
+    losses = [row["val_loss"] for row in rows]
+    best = int(np.argmin(losses))
+    if losses[-1] < _OVERFITTED * losses[best] or rows[-1]["loss"] >= rows[best]["loss"]:
+        return None
+    return {
+        "epoch": best + 1,
+        "lowest": f"{losses[best]:.4f}",
+        "last": f"{losses[-1]:.4f}",
+        "stopped": _or(" Train with `{command}`.", advice.command(facts.info.trainer, "--early_stopping=3")),
+    }
 
 
 def _waits(facts: Facts) -> dict[str, Any] | None:
@@ -186,14 +254,14 @@ def _waits(facts: Facts) -> dict[str, Any] | None:
 
 
 def _help_for_input(trainer: str) -> str:
-    """What to do about an input that the model waits for."""
+    """Return how to make the input of a trainer faster."""
     smaller = "`python -m tfrecord_tools.convert --resize=N` makes records that decode faster"
     if probe := advice.command(trainer, "--probe"):
         once = advice.command(trainer, "--cache=memory")
-        text = f"`{{probe}}` measures which of the two binds. {smaller}; `{{once}}` decodes each image only once."
+        text = f"`{{probe}}` measures the input and the model. {smaller}. `{{once}}` decodes each image only once."
         return page.marked(text, probe=probe, once=once)
     if fewer := advice.command(trainer, "--batch_size=N"):
-        text = "Steps on features are short; `{fewer}` with a larger N makes fewer and longer ones."
+        text = "Steps on features are short. `{fewer}` with a larger N makes fewer and longer steps."
         return page.marked(text, fewer=fewer)
     return page.marked(f"{smaller}.")
 
@@ -201,11 +269,17 @@ def _help_for_input(trainer: str) -> str:
 def _miscalibrated(facts: Facts) -> dict[str, Any] | None:
     low, high = facts.metrics["accuracy_interval"]
     confidence = float(facts.predictions.confidence.mean())
-    # Of few images the error is large by chance; the mean confidence lies outside of the interval by chance rarely.
+    # With few images the error is large by chance. The mean confidence is rarely outside the interval by chance.
     if facts.metrics["calibration_error"] < _MISCALIBRATED or low <= confidence <= high:
         return None
-    how = "surer" if confidence > high else "less sure"
-    return {"how": how, "confidence": f"{confidence:.1%}", "accuracy": f"{facts.metrics['accuracy']:.1%}"}
+    too_sure = confidence > high
+    smoothing = advice.command(facts.info.trainer, f"--label_smoothing={0.1 if too_sure else 0}")
+    return {
+        "how": "more" if too_sure else "less",
+        "confidence": f"{confidence:.1%}",
+        "accuracy": f"{facts.metrics['accuracy']:.1%}",
+        "smoothing": _or(" `{command}` may help.", smoothing),
+    }
 
 
 def _corrupt(facts: Facts) -> dict[str, Any] | None:
@@ -216,33 +290,72 @@ def _corrupt(facts: Facts) -> dict[str, Any] | None:
 def _interval(facts: Facts) -> dict[str, Any]:
     low, high = facts.metrics["accuracy_interval"]
     images = words.number(len(facts.predictions), "image")
-    return {"low": f"{100 * low:.1f}", "high": f"{100 * high:.1f}", "images": images, "note": facts.metrics["note"]}
+    return {"low": f"{low:.1%}", "high": f"{high:.1%}", "images": images, "note": facts.metrics["note"]}
 
 
 _RULES: tuple[Rule[Facts], ...] = (
+    Rule(
+        name="guessed",
+        level="problem",
+        section="decisions",
+        condition=_guessed,
+        title="No better than always guessing {name}, the largest class",
+        text="The accuracy is {accuracy:.1%}, and {share:.1%} of the images are {name}.",
+        advice="Look at the labels and at the training curves. Then train with more epochs or with another learning"
+        " rate{rate}.",
+    ),
+    Rule(
+        name="perhaps_guessed",
+        level="check",
+        section="decisions",
+        condition=_perhaps_guessed,
+        title="Not clearly better than always guessing {name}, the largest class",
+        text="The accuracy is {accuracy:.1%}, and {share:.1%} of the images are {name}: with so few images, the"
+        " difference may be chance.",
+        advice="Evaluate on more images, or train with more epochs or with another learning rate{rate}.",
+    ),
     Rule(
         name="contradicted",
         level="check",
         section="mistakes",
         condition=_contradicted,
-        title=f"{{labels}} contradicted with {_SURE:.0%} or more",
-        text="They may be wrong{own}.",
-        advice="Go through `suspects.csv` from the top, append the lines whose column `predicted_label` is right to a"
-        " file of their own, and pass that file to `python -m tfrecord_tools.convert --relabel`.",
+        title=f"{{labels}} contradicted with a confidence of {_SURE:.0%} or more",
+        text="{cause}",
+        advice="Go through `suspects.csv` from the top. Copy the lines with a right `predicted_label` to a new CSV file"
+        " with the same header and pass that file to `python -m tfrecord_tools.convert --relabel`.",
+    ),
+    Rule(
+        name="imbalance",
+        level="check",
+        section="decisions",
+        condition=_imbalanced,
+        title="Imbalanced: {ratio} images, balanced accuracy {balanced_accuracy}",
+        text="Accuracy hides mistakes in small classes. Balanced accuracy is the mean recall of all classes.",
+        advice="Add images of the small classes{balanced}.",
     ),
     Rule(
         name="weak_class",
         level="check",
         section="decisions",
         condition=_weak_class,
-        title="Class {name}: {recall} of its images are found",
-        text="That is clearly less than of all images.",
-        advice="Look at the mistakes of this class, add images of it{anew}.",
+        title="Class {name}: recall {recall}",
+        text="That is clearly below the accuracy over all images.",
+        advice="Look at the mistakes of this class. Add images of it{balanced}.",
+    ),
+    Rule(
+        name="overfitted",
+        level="check",
+        section="training",
+        condition=_overfitted,
+        title="Overfitted since epoch {epoch}",
+        text="The validation loss was lowest in epoch {epoch} ({lowest}) and is {last} at the end, although the"
+        " training loss fell further.",
+        advice="{stopped} More images or stronger augmentation help, too.",
     ),
     Rule(
         name="waits",
         level="check",
-        section="training",
+        section="speed",
         condition=_waits,
         title="The model waited for its input {waited} of the time",
         text="{help}",
@@ -252,9 +365,10 @@ _RULES: tuple[Rule[Facts], ...] = (
         level="check",
         section="calibration",
         condition=_miscalibrated,
-        title="The model is {how} than it is right",
-        text="On average it is {confidence} confident, and {accuracy} are right: do not take its probabilities at their"
-        " word.",
+        title="The model is {how} confident than accurate",
+        text="Its mean confidence is {confidence}, and {accuracy} of its predictions are right. Do not use its"
+        " probabilities as they are.",
+        advice="{smoothing}",
     ),
     Rule(
         name="corrupt",
@@ -262,28 +376,53 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="settings",
         condition=_corrupt,
         title="{records} corrupt and left out",
-        text="Such as {first}",
+        text="For example {first}.",
+        advice="Write the dataset again with `python -m tfrecord_tools.convert --overwrite`.",
     ),
     Rule(
         name="interval",
         level="note",
         section="decisions",
         condition=_interval,
-        title="Accuracy lies between {low} and {high} %",
-        text="That is what {images} can tell (95 % interval, Wilson); a difference of two models within it may be"
-        " chance. {note}",
+        title="The accuracy is between {low} and {high}",
+        text="This is the 95% interval (Wilson) for {images}. A difference between two models within it may be chance."
+        " {note}",
     ),
 )
 
 
 def _waited(facts: Facts) -> float | None:
-    """The share of the time that the model waited for its input; None where it is not known."""
+    """Return the share of the time that the model waited for its input; None if it is not known."""
     waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
     return float(np.mean(waits)) if waits else None
 
 
+def _blending(facts: Facts) -> str:
+    """Return why training and validation loss cannot be compared; "" if they can."""
+    recipe = facts.settings.get("recipe", {})
+    smoothing = recipe.get("label_smoothing")
+    causes = [f"label smoothing {smoothing:g}"] if smoothing else []
+    causes += [name for key, name in (("mixup", "MixUp"), ("cutmix", "CutMix")) if recipe.get(key)]
+    if not causes:
+        return ""
+    text = f"The training loss is computed with {' and '.join(causes)}, the validation loss without."
+    if smoothing:
+        text += (
+            f" Even if every prediction is right, the training loss stays above {_least_loss(facts, smoothing):.2f}."
+        )
+    return text
+
+
+def _least_loss(facts: Facts, smoothing: float) -> float:
+    """Return the lowest possible cross-entropy of smoothed targets."""
+    classes = len(facts.info.classes)
+    other = smoothing / classes
+    own = 1 - smoothing + other
+    return -own * math.log(own) - (classes - 1) * other * math.log(other)
+
+
 def _rates(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rates of each class, None where there are none; of many classes, those of the worst."""
+    """Return the rates of each class, None where undefined; if there are many classes, those of the worst."""
     rates = scores.per_class(counts)
     order = np.arange(len(counts))
     if len(order) > _CLASSES_LISTED:
@@ -300,29 +439,33 @@ def _rates(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _pairs(counts: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
-    """Which classes are taken for which, the most frequent first; of two classes, the matrix says it."""
+    """Return the most frequent confusions: label, prediction, count. Two classes need no such list."""
     if len(classes) == 2:
         return []
-    off = counts - np.diag(np.diag(counts))
-    order = np.argsort(-off, axis=None, kind="stable")[:_PAIRS_LISTED]
-    pairs = zip(*np.unravel_index(order, off.shape))
-    return [[classes[true], classes[said], f"{off[true, said]:,}"] for true, said in pairs if off[true, said]]
+    mistakes = counts - np.diag(np.diag(counts))
+    order = np.argsort(-mistakes, axis=None, kind="stable")[:_PAIRS_LISTED]
+    pairs = zip(*np.unravel_index(order, mistakes.shape))
+    return [
+        [classes[label], classes[predicted], f"{mistakes[label, predicted]:,}"]
+        for label, predicted in pairs
+        if mistakes[label, predicted]
+    ]
 
 
 def _best_threshold(facts: Facts) -> scores.Threshold | None:
-    """The threshold with which most of these images would be right; None where there are no curves over thresholds."""
+    """Return the threshold with the highest accuracy on these images; None if there is no ROC curve."""
     predicted = facts.predictions
     return scores.best_threshold(predicted.truth, predicted.probabilities[:, 1]) if "roc" in facts.plots else None
 
 
-def _shown(predicted: Predictions, one: Mistake) -> dict[str, Any]:
-    """A mistake with what the page says of it."""
-    i, rows = one.number, predicted.records
+def _shown(predicted: Predictions, mistake: Mistake) -> dict[str, Any]:
+    """Return a mistake with the texts of the page."""
+    i, rows = mistake.number, predicted.records
     return {
-        "image": one.image,
-        "heat": one.heat,
-        "true": predicted.classes[predicted.truth[i]],
-        "said": predicted.classes[predicted.predicted[i]],
+        "image": mistake.image,
+        "heat": mistake.heat,
+        "label": predicted.classes[predicted.truth[i]],
+        "predicted": predicted.classes[predicted.predicted[i]],
         "path": predicted.paths[i],
         "confidence": _percent(predicted.confidence[i]),
         "record": None if rows is None else int(rows[i]),
@@ -330,21 +473,21 @@ def _shown(predicted: Predictions, one: Mistake) -> dict[str, Any]:
 
 
 def _subject(facts: Facts) -> list[tuple[str, str]]:
-    """What was judged, on what."""
+    """Return the rows of the table of the data and the model."""
     info, metrics = facts.info, facts.metrics
     return [
-        ("Split judged", metrics["split"]),
+        ("Evaluated split", metrics["split"]),
         ("Trained on", info.dataset_name),
         ("Digest of that dataset", info.dataset_digest),
-        *([("Judged on", metrics["dataset"])] if "dataset" in metrics else []),
-        *([("Digest of that", metrics["digest"])] if "digest" in metrics else []),
+        *([("Evaluated on", metrics["dataset"])] if "dataset" in metrics else []),
+        *([("Digest of that dataset", metrics["digest"])] if "digest" in metrics else []),
         ("Image size", f"{info.image_size} px, crop {info.crop:g}"),
-        ("The model takes", info.pixels),
+        ("Input of the model", info.pixels),
     ]
 
 
 def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: Predictions) -> list[Mistake]:
-    """Decodes the worst mistakes anew, as the model saw them, and asks it what speaks for its answer."""
+    """Decode the worst mistakes as the model's input, and compute the evidence for each prediction."""
     wrong = set(_wrong(predicted).tolist())
     worst = [i for i in predictions.ranked(predicted).tolist() if i in wrong][:_MISTAKES]
     if not worst:
@@ -369,13 +512,20 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
 
 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
-    """Of the classes whose recall lies clearly below the accuracy, the one that surely lies lowest, and its recall."""
-    counts = scores.confusion(predicted.truth, predicted.predicted, len(predicted.classes))
+    """Return the class with the lowest recall, and its recall; None if none is clearly below the accuracy.
+
+    The class is the one with the lowest upper end of its interval.
+    """
+    counts = _confusion(predicted)
     rates = scores.per_class(counts)
-    # All at once: of a hundred intervals of 95 % each, five miss by chance.
+    # The intervals hold together: of a hundred single 95 % intervals, five would miss the truth by chance.
     highs = [scores.wilson(int(hits), int(n), len(counts)).high for hits, n in zip(np.diag(counts), rates.count)]
     worst = int(np.argmin(highs))
     return (worst, float(rates.recall[worst])) if highs[worst] < np.diag(counts).sum() / len(predicted) else None
+
+
+def _confusion(predicted: Predictions) -> np.ndarray:
+    return scores.confusion(predicted.truth, predicted.predicted, len(predicted.classes))
 
 
 def _wrong(predicted: Predictions) -> np.ndarray:
@@ -383,8 +533,8 @@ def _wrong(predicted: Predictions) -> np.ndarray:
 
 
 def _percent(value: float) -> str:
-    """A probability; near 1, with as many digits as it takes to tell it from that."""
-    return f"{100 * value:.1f} %" if value < 0.9995 else "99.9+ %"
+    """Return a probability as a percentage that is 100.0% for exactly 1 only."""
+    return f"{value:.1%}" if value < 0.9995 else ">99.9%"
 
 
 def _value(value: Any) -> str:
@@ -394,7 +544,7 @@ def _value(value: Any) -> str:
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:
-    """Encodes u8[h w 3], made smaller where it is large."""
+    """Encode u8[h w 3], reduced to the size of a thumbnail."""
     image = Image.fromarray(pixels)
     image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
     stream = io.BytesIO()

@@ -1,6 +1,7 @@
-"""How good predictions are: counts, rates, curves and their uncertainty, of numpy arrays alone.
+"""Scores of predictions: counts, rates, curves and intervals, computed with NumPy.
 
-`labels` are i64[n], `probabilities` f32[n classes] and `scores` f32[n], the probability of the second of two classes.
+`labels` is i64[n], `probabilities` is f32[n classes], and `scores` is f32[n], the probability of the second of two
+classes.
 """
 
 from __future__ import annotations
@@ -11,13 +12,13 @@ import statistics
 
 import numpy as np
 
-_LEAST = 1e-7  # A probability below it counts as this in the loss, as in Keras.
+_LEAST = 1e-7  # Lower probabilities are raised to this in the loss, as in Keras.
 BINS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """Where a share may lie, 95 times of 100."""
+    """The 95 % interval of a share."""
 
     low: float
     high: float
@@ -28,9 +29,9 @@ class Curve:
     """A curve over all thresholds.
 
     Attributes:
-        x: f64[k]
-        y: f64[k]
-        area: Below it.
+        x: f64[k], positions on the horizontal axis.
+        y: f64[k], positions on the vertical axis.
+        area: Area under the curve.
     """
 
     x: np.ndarray
@@ -40,7 +41,7 @@ class Curve:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A threshold of the second class's probability, and the share that is right with it."""
+    """A threshold for the probability of the second class, and the accuracy with it."""
 
     value: float
     accuracy: float
@@ -48,13 +49,13 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PerClass:
-    """How each class fares; f64[classes], NaN where there is nothing to divide by.
+    """Rates of each class, f64[classes], NaN if a class has no images or no predictions to divide by.
 
     Attributes:
-        count: i64[classes], its images.
-        precision: Of the images that are said to be of it, the share that is.
-        recall: Of its images, the share that is found.
-        f1: Harmonic mean of both.
+        count: i64[classes], number of images of the class.
+        precision: Share of the images predicted as the class that are of the class.
+        recall: Share of the images of the class that are predicted as the class.
+        f1: Harmonic mean of precision and recall.
     """
 
     count: np.ndarray
@@ -65,13 +66,13 @@ class PerClass:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """Confidence against truth, in bins of equal width in 0..1.
+    """Confidence and accuracy, in bins of equal width over the confidence 0..1.
 
     Attributes:
-        count: i64[bins], the images with a confidence within.
-        confidence: f64[bins], their mean; NaN where there is none.
-        accuracy: f64[bins], the share that is right.
-        error: The expected calibration error: mean distance of the two, weighted by count.
+        count: i64[bins], number of images in the bin.
+        confidence: f64[bins], mean confidence of these images; NaN without images.
+        accuracy: f64[bins], share of right predictions; NaN without images.
+        error: Expected calibration error: mean distance of confidence and accuracy, weighted by count.
     """
 
     count: np.ndarray
@@ -81,12 +82,14 @@ class Reliability:
 
 
 def wilson(right: int, count: int, together: int = 1) -> Interval:
-    """Wilson's interval of a share: right also for few images and near 0 and 1, where the normal one is not.
+    """Return Wilson's 95 % interval of the share `right` / `count`.
+
+    Unlike the normal interval, it is also accurate for few images and for shares near 0 and 1.
 
     Args:
-        right: How many.
-        count: Of how many.
-        together: Of how many such intervals all are to hold the truth 95 times of 100 (Bonferroni).
+        right: Number of right predictions.
+        count: Number of predictions. If 0, the interval is 0..1.
+        together: Number of intervals that must all contain the truth with a probability of 95 % (Bonferroni).
     """
     if not count:
         return Interval(0.0, 1.0)
@@ -98,61 +101,64 @@ def wilson(right: int, count: int, together: int = 1) -> Interval:
 
 
 def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The mean negative logarithm of the true class's probability."""
+    """Return the mean negative logarithm of the probability of the true class."""
     true = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return float(-np.log(np.clip(true, _LEAST, 1)).mean())
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """Counts i64[classes classes]: rows are the true classes, columns the predicted ones."""
+    """Return the confusion matrix i64[classes classes]; rows are true classes, columns predicted classes."""
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
 
 
 def per_class(counts: np.ndarray) -> PerClass:
-    """Rates of each class of a confusion matrix."""
+    """Return the rates of each class of a confusion matrix."""
     hits = np.diag(counts).astype(np.float64)
-    actual, said = counts.sum(1), counts.sum(0)
+    actual, predicted = counts.sum(1), counts.sum(0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return PerClass(count=actual, precision=hits / said, recall=hits / actual, f1=2 * hits / (actual + said))
+        return PerClass(
+            count=actual, precision=hits / predicted, recall=hits / actual, f1=2 * hits / (actual + predicted)
+        )
 
 
 def roc(labels: np.ndarray, scores: np.ndarray) -> Curve:
-    """True positive rate over false positive rate. Both classes must have images."""
-    hits, said, _ = _above(labels, scores)
-    x = np.concatenate([[0], (said - hits) / (len(labels) - labels.sum())])
+    """Return the true positive rate over the false positive rate. Both classes must have images."""
+    hits, positives, _ = _above(labels, scores)
+    x = np.concatenate([[0], (positives - hits) / (len(labels) - labels.sum())])
     y = np.concatenate([[0], hits / labels.sum()])
     return Curve(x=x, y=y, area=float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2))
 
 
 def precision_recall(labels: np.ndarray, scores: np.ndarray) -> Curve:
-    """Precision over recall; its area is the average precision, by steps. The second class must have images."""
-    hits, said, _ = _above(labels, scores)
-    recall, precision = hits / labels.sum(), hits / said
+    """Return precision over recall; the area is the average precision. The second class must have images."""
+    hits, positives, _ = _above(labels, scores)
+    recall, precision = hits / labels.sum(), hits / positives
     area = float((np.diff(recall, prepend=0) * precision).sum())
     return Curve(x=np.concatenate([[0], recall]), y=np.concatenate([[1], precision]), area=area)
 
 
 def best_threshold(labels: np.ndarray, scores: np.ndarray) -> Threshold:
-    """The threshold within 0..1, neither of them, with the most right answers; of equal ones the nearest to 0.5.
+    """Return the threshold above 0 and below 1 with the highest accuracy.
 
-    It lies in the middle between two scores, so that no rounding of a score decides.
+    If several have it, the nearest to 0.5 is returned. The threshold lies in the middle between two scores, so that
+    rounding of a score does not change a prediction.
     """
-    hits, said, values = _above(labels, scores)
-    right = np.concatenate([[0], 2 * hits - said]) + len(labels) - labels.sum()  # Hits and rejected negatives.
+    hits, positives, values = _above(labels, scores)
+    right = np.concatenate([[0], 2 * hits - positives]) + len(labels) - labels.sum()  # True positives + true negatives.
     edges = np.concatenate([[1.0], values, [0.0]])
     middles = (edges[1:] + edges[:-1]) / 2
-    right = np.where((middles > 0) & (middles < 1), right, -1)  # From 1 on, a score of 1 counts: not "none of them".
+    right = np.where((middles > 0) & (middles < 1), right, -1)  # 0 and 1 are excluded.
     best = np.flatnonzero(right == right.max())
     nearest = best[np.argmin(np.abs(middles[best] - 0.5))]
     return Threshold(value=float(middles[nearest]), accuracy=float(right[nearest] / len(labels)))
 
 
 def reliability(confidence: np.ndarray, right: np.ndarray) -> Reliability:
-    """Bins predictions by their confidence.
+    """Return confidence and accuracy of predictions, binned by confidence.
 
     Args:
-        confidence: f32[n], the probability of what was predicted.
-        right: bool[n], whether it was true.
+        confidence: f32[n], probability of the predicted class.
+        right: bool[n], whether the prediction is right.
     """
     bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     count = np.bincount(bins, minlength=BINS)
@@ -164,7 +170,10 @@ def reliability(confidence: np.ndarray, right: np.ndarray) -> Reliability:
 
 
 def _above(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each distinct score, falling: how many of class 1 and how many of all score at least it, and the score."""
+    """Return the number of images of class 1, and of all images, with at least each score, and the scores.
+
+    The scores are distinct and fall.
+    """
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order].astype(np.float64)
     last = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))

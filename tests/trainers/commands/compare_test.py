@@ -1,4 +1,4 @@
-"""Several variants, several seeds, one table."""
+"""Tests of the command `python -m trainers.compare`: several variants and seeds in one table."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
             ["scratch --epochs=3", "features", "frozen --mixup=1"],
             ["VGG16", MOBILENET],
             [
-                ("scratch", "scratch", ("--epochs=3",)),  # It has one of its own.
+                ("scratch", "scratch", ("--epochs=3",)),  # This trainer has its own backbone.
                 ("features VGG16", "features", ("--backbone=VGG16",)),
                 (
                     "features MobileNet",
@@ -48,9 +48,9 @@ MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
                 ),
             ],
         ),
-        (["frozen --backbone=VGG19"], ["VGG16"], [("frozen", "frozen", ("--backbone=VGG19",))]),  # It names one itself.
+        (["frozen --backbone=VGG19"], ["VGG16"], [("frozen", "frozen", ("--backbone=VGG19",))]),  # It names a backbone.
         (
-            ["with flips = scratch --optimizer_kwargs=a=1"],  # A name of words; an = in a flag.
+            ["with flips = scratch --optimizer_kwargs=a=1"],  # A name of several words, and = in a flag.
             [],
             [("with flips", "scratch", ("--optimizer_kwargs=a=1",))],
         ),
@@ -58,19 +58,19 @@ MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
         (["frozen --backbone VGG19"], ["VGG16"], [("frozen", "frozen", ("--backbone", "VGG19"))]),
         (
             ["features"],
-            ["small=MobileNet --backbone_kwargs=alpha=0.25", "large one=MobileNet"],  # Twice the same network.
+            ["small=MobileNet --backbone_kwargs=alpha=0.25", "large one=MobileNet"],  # The same network twice.
             [
                 ("features small", "features", ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25")),
                 ("features large one", "features", ("--backbone=MobileNet",)),
             ],
         ),
         (["증강=scratch", "기본=scratch"], [], [("증강", "scratch", ()), ("기본", "scratch", ())]),
-        (["scratch '--run_name=a b'"], [], [("scratch", "scratch", ("--run_name=a b",))]),  # As a shell splits it.
+        (["scratch '--run_name=a b'"], [], [("scratch", "scratch", ("--run_name=a b",))]),  # Split as by a shell.
     ],
 )
-def test_variants_are_read(given, backbones, expected):
-    made = [(variant.name, variant.trainer, variant.flags) for variant in comparison.variants(given, backbones)]
-    assert made == expected
+def test_variants_are_parsed(given, backbones, expected):
+    variants = [(variant.name, variant.trainer, variant.flags) for variant in comparison.variants(given, backbones)]
+    assert variants == expected
 
 
 @pytest.mark.parametrize(
@@ -78,22 +78,22 @@ def test_variants_are_read(given, backbones, expected):
     [
         (
             ["scratsch"],
-            "--variant=scratsch: [NAME=]TRAINER [FLAGS] is expected, with one of scratch, features, frozen, ",
+            "--variant=scratsch: must be [NAME=]TRAINER [FLAGS]. TRAINER is one of scratch, features, frozen, ",
         ),
-        ([""], "--variant=: [NAME=]TRAINER [FLAGS] is expected"),
-        (["a=b=scratch"], "--variant=a=b=scratch: [NAME=]TRAINER [FLAGS] is expected"),
-        (["scratch --epochs='3"], "--epochs='3: not understood: No closing quotation."),
-        (["scratch", "scratch --epochs=3"], "--variant: the runs of two are called 'scratch'. Give them names, as in "),
-        (["a b=scratch", "a/b=scratch"], "--variant: the runs of two are called 'a b'."),
+        ([""], "--variant=: must be [NAME=]TRAINER [FLAGS]."),
+        (["a=b=scratch"], "--variant=a=b=scratch: must be [NAME=]TRAINER [FLAGS]."),
+        (["scratch --epochs='3"], "--epochs='3: these flags cannot be parsed: No closing quotation."),
+        (["scratch", "scratch --epochs=3"], "--variant: two variants are named 'scratch'. Names must be unique. Pass "),
+        (["a b=scratch", "a/b=scratch"], "--variant: two variants are named 'a b'."),
         (
             ["scratch --seed=3"],
-            "--variant=scratch --seed=3: --seed is the same for all variants: this command sets it.",
+            "--variant=scratch --seed=3: --seed is set by this command for all variants. Remove it.",
         ),
-        (["scratch --run=x"], "--variant=scratch --run=x: --run is the same for all variants: this command sets it."),
-        (["scratch --csv=x"], "--variant=scratch --csv=x: --csv is the same for all variants: this command sets it."),
+        (["scratch --run=x"], "--variant=scratch --run=x: --run is set by this command for all variants. Remove it."),
+        (["scratch --csv=x"], "--variant=scratch --csv=x: --csv is set by this command for all variants. Remove it."),
     ],
 )
-def test_what_is_no_variant_is_told(given, message):
+def test_wrong_variant_is_reported(given, message):
     with pytest.raises(UserError) as error:
         comparison.variants(given, [])
     assert str(error.value).startswith(message)
@@ -102,22 +102,22 @@ def test_what_is_no_variant_is_told(given, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("MobileNetV22", "--backbone=MobileNetV22: unknown; did you mean MobileNetV2 or "),
-        ("", "--backbone=: [NAME=]BACKBONE [FLAGS] is expected, as in MobileNetV2 --weights=none."),
-        ("--weights=none", "--backbone=--weights=none: [NAME=]BACKBONE [FLAGS] is expected"),
+        ("MobileNetV22", "--backbone=MobileNetV22: is not a known backbone. Did you mean MobileNetV2 or "),
+        ("", "--backbone=: must be [NAME=]BACKBONE [FLAGS], for example 'MobileNetV2 --weights=none'."),
+        ("--weights=none", "--backbone=--weights=none: must be [NAME=]BACKBONE [FLAGS]"),
     ],
 )
-def test_what_is_no_backbone_is_told(given, message):
+def test_wrong_backbone_is_reported(given, message):
     with pytest.raises(UserError) as error:
         comparison.variants(["frozen"], [given])
     assert str(error.value).startswith(message)
 
 
-def test_run_directories_have_plain_names():
+def test_run_directories_have_portable_names():
     assert Variant(name="scratch + a/b", trainer="scratch", flags=()).run(3) == "scratch_+_a_b-seed3"
 
 
-def test_the_table_has_the_best_first():
+def test_table_starts_with_the_best_variant():
     size: Metrics = {"parameters": 1000, "model_bytes": 2_000_000}
     rates: list[Metrics] = [
         {"seconds": 10.0, "images_per_second": 50.0, "latency_ms": 1.5},
@@ -140,93 +140,101 @@ def test_the_table_has_the_best_first():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("compare")
-    converted(with_splits(place / "src", train=8, validation=4), place / "out")
-    return place
+def workspace(tmp_path_factory) -> Path:
+    workspace = tmp_path_factory.mktemp("compare")
+    converted(with_splits(workspace / "src", train=8, validation=4), workspace / "out")
+    return workspace
 
 
-def test_trainings_end_in_a_table_and_a_chart_and_are_not_run_twice(place):
+def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     flags = (
         "--tfrecords=out",
         "--seeds=0,01,0,1",
         "--variant=plain=scratch --image_size=24 --epochs=1 --augment=none",
         "--variant=broken=scratch --image_size=4",
     )
-    done = run("trainers.compare", *flags, cwd=place)
+    done = run("trainers.compare", *flags, cwd=workspace)
     assert done.returncode == 1
     assert "2 of 4 trainings failed, see comparison/broken-seed0.log, comparison/broken-seed1.log. " in done.stderr
     assert done.stdout.count("failed with exit code 1: error: ") == 2
-    assert "--image_size=4: refused by Keras" in (place / "comparison/broken-seed0.log").read_text()
-    with open(place / "comparison/comparison.csv") as file:
+    assert "--image_size=4: Keras rejects it" in (workspace / "comparison/broken-seed0.log").read_text()
+    with open(workspace / "comparison/comparison.csv") as file:
         plain, broken = csv.DictReader(file)
     assert (plain["variant"], plain["seeds"], plain["failed"], broken["seeds"], broken["failed"]) == (
         ("plain", "2", "0", "0", "2")
     )
     assert 0 <= float(plain["accuracy_min"]) <= float(plain["accuracy"]) <= float(plain["accuracy_max"]) <= 1
     assert all(float(plain[name]) > 0 for name in ("parameters", "seconds", "model_bytes", "latency_ms"))
-    with Image.open(place / "comparison/comparison.png") as chart:
+    with Image.open(workspace / "comparison/comparison.png") as chart:
         assert chart.width > 1000
+    page = (workspace / "comparison/comparison.html").read_text()
+    assert 'href="plain-seed0/report.html"' in page
+    assert "2 trainings failed" in page
+    assert done.stdout.count("  problem: 2 trainings failed. ") == 1
+    assert "results: comparison/ with comparison.html, comparison.csv, comparison.png and the runs" in done.stdout
 
-    absolute = (f"--tfrecords={place / 'out'}/", f"--out={place / 'comparison'}")  # The same, said otherwise.
-    again = run("trainers.compare", *absolute, *flags[1:3], cwd=place)
+    absolute = (f"--tfrecords={workspace / 'out'}/", f"--out={workspace / 'comparison'}")  # The same directories.
+    again = run("trainers.compare", *absolute, *flags[1:3], cwd=workspace)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("finished before") == 2
-    other = run("trainers.compare", *flags[:2], "--variant=plain=scratch --image_size=32", cwd=place)
+    assert again.stdout.count("is finished already") == 2
+    other = run("trainers.compare", *flags[:2], "--variant=plain=scratch --image_size=32", cwd=workspace)
     assert other.stderr.splitlines()[-1] == (
-        "error: comparison/plain-seed0: finished with other flags: trainers.scratch --seed=0 --image_size=24 --epochs=1"
-        " --augment=none. Give the variant another NAME, or pass another --out."
+        "error: comparison/plain-seed0: is finished, with other flags: trainers.scratch --seed=0 --image_size=24"
+        " --epochs=1 --augment=none. Give the variant another NAME, or pass another --out."
     )
     trainer = "--variant=plain=finetune --image_size=24 --epochs=1 --augment=none"
-    other = run("trainers.compare", *flags[:2], trainer, cwd=place)
-    assert "plain-seed0: finished with other flags: trainers.scratch --seed=0 " in other.stderr.splitlines()[-1]
+    other = run("trainers.compare", *flags[:2], trainer, cwd=workspace)
+    assert "plain-seed0: is finished, with other flags: trainers.scratch --seed=0 " in other.stderr.splitlines()[-1]
 
-    # What was not seen to end, its trainer judges by its own settings.
-    (place / "comparison/plain-seed1.json").unlink()
-    assert run("trainers.compare", *flags[:3], cwd=place).returncode == 0
-    assert json.loads((place / "comparison/plain-seed1.json").read_text())[:2] == ["trainers.scratch", "--seed=1"]
+    # Without a record of its end, the trainer compares the settings of the run itself.
+    (workspace / "comparison/plain-seed1.json").unlink()
+    assert run("trainers.compare", *flags[:3], cwd=workspace).returncode == 0
+    assert json.loads((workspace / "comparison/plain-seed1.json").read_text())[:2] == ["trainers.scratch", "--seed=1"]
 
-    settings = place / "comparison/plain-seed1/settings.json"
+    settings = workspace / "comparison/plain-seed1/settings.json"
     changed = json.loads(settings.read_text())
     changed["environment"]["keras"] = "3.0.0"
     settings.write_text(json.dumps(changed))
-    done = run("trainers.compare", *flags[:3], cwd=place)
-    assert "comparison/plain-seed1: not trained as comparison/plain-seed0 was: environment.keras was '3." in done.stderr
+    done = run("trainers.compare", *flags[:3], cwd=workspace)
+    assert "comparison/plain-seed1: not trained like comparison/plain-seed0: environment.keras was '3." in done.stderr
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ((), "--tfrecords is missing: the dataset to train on."),
-        (("--tfrecords=nowhere",), "nowhere: no such directory."),
-        (("--tfrecords=out", "--seeds=a"), "--seeds=a: whole numbers, as in 0,1,2, are expected."),
-        (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: from 0 to 4294967295 is expected."),
-        (("--tfrecords=out", "--seeds="), "--seeds=: whole numbers, as in 0,1,2, are expected."),
-        (("--tfrecords=out", "--out=src/train/cats/000.jpg"), "--out=src/train/cats/000.jpg: a file, not a directory."),
-        (("--tfrecords=out", "--variant=x"), "--variant=x: [NAME=]TRAINER [FLAGS] is expected"),
+        (("--tfrecords=nowhere",), "nowhere: does not exist."),
+        (("--tfrecords=out", "--seeds=a"), "--seeds=a: must be whole numbers, as in 0,1,2."),
+        (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: must be from 0 to 4294967295."),
+        (("--tfrecords=out", "--seeds="), "--seeds=: must be whole numbers, as in 0,1,2."),
+        (
+            ("--tfrecords=out", "--out=src/train/cats/000.jpg"),
+            "--out=src/train/cats/000.jpg: is a file, not a directory.",
+        ),
+        (("--tfrecords=out", "--variant=x"), "--variant=x: must be [NAME=]TRAINER [FLAGS]."),
         (("--tfrecords=out", "x"), "unexpected argument 'x'"),
     ],
 )
-def test_mistakes_are_told(place, flags, message):
-    done = run("trainers.compare", *flags, cwd=place)
+def test_errors_are_reported(workspace, flags, message):
+    done = run("trainers.compare", *flags, cwd=workspace)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
 
 
-def test_one_comparison_at_a_time_and_its_training_ends_with_it(place):
+def test_second_comparison_waits_and_the_training_ends_with_its_comparison(workspace):
     flags = ("--tfrecords=out", "--out=busy", "--variant=scratch --image_size=24 --epochs=100000")
-    log = place / "busy/scratch-seed0.log"
-    with start("trainers.compare", *flags, cwd=place) as process:
+    log = workspace / "busy/scratch-seed0.log"
+    with start("trainers.compare", *flags, cwd=workspace) as process:
         try:
             wait_for(lambda: log.exists() and "Epoch 2/" in log.read_text())
-            other = run("trainers.compare", *flags, cwd=place)
+            other = run("trainers.compare", *flags, cwd=workspace)
         finally:
             process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM
-    assert other.stderr == "error: --out=busy: another comparison is at work in it. Wait for it.\n"
-    held = files.hold(place / "busy/scratch-seed0/lock")
-    assert held  # Nobody is at work in the run any more.
-    with held:
+    assert other.stderr == "error: --out=busy: another comparison is using it. Wait until it ends.\n"
+    lock = files.hold(workspace / "busy/scratch-seed0/lock")
+    assert lock  # No process uses the run.
+    with lock:
         pass
 
 
@@ -238,21 +246,23 @@ def wait_for(done: Callable[[], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_runs_on_a_dataset_that_was_are_not_compared(place, tmp_path):
-    shutil.copytree(place / "src", tmp_path / "src")
+def test_runs_on_an_older_dataset_are_rejected(workspace, tmp_path):
+    shutil.copytree(workspace / "src", tmp_path / "src")
     converted(tmp_path / "src", tmp_path / "out")
     flags = ("--tfrecords=out", "--variant=scratch --image_size=24 --epochs=1")
     assert run("trainers.compare", *flags, cwd=tmp_path).returncode == 0
     (tmp_path / "src/train/cats/000.jpg").unlink()
     converted(tmp_path / "src", tmp_path / "out", overwrite=True)
     done = run("trainers.compare", *flags, cwd=tmp_path)
-    assert done.stderr.splitlines()[-1].startswith("error: comparison/scratch-seed0: finished on another dataset, of ")
+    assert done.stderr.splitlines()[-1].startswith(
+        "error: comparison/scratch-seed0: is finished, on another dataset: its digest was "
+    )
 
 
-def test_a_dry_run_prints_commands(place):
-    done = run("trainers.compare", "--tfrecords=out", "--variant=features", "--dry_run", "--out=dry", cwd=place)
+def test_dry_run_prints_commands(workspace):
+    done = run("trainers.compare", "--tfrecords=out", "--variant=features", "--dry_run", "--out=dry", cwd=workspace)
     assert re.fullmatch(
         r"\S+ -m trainers.features --tfrecords=out --run=dry/features-seed0 --seed=0 --features=dry/features\n",
         done.stdout,
     )
-    assert not (place / "dry").exists()
+    assert not (workspace / "dry").exists()

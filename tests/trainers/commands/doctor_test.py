@@ -1,4 +1,4 @@
-"""The command `python -m trainers.doctor`."""
+"""Tests of the command `python -m trainers.doctor`."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from image_sources import REPOSITORY, run
 CHECKS = ["packages", "GPU", "precision", "convolution", "XLA", "memory", "disk", "processors"]
 
 
-def test_where_the_tests_run_a_training_does(tmp_path: Path) -> None:
+def test_this_machine_can_train(tmp_path: Path) -> None:
     done = run("trainers.doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     lines = [line.split(maxsplit=2) for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert [check for _, check, _ in lines] == CHECKS
     assert {state for state, _, _ in lines} <= {"fine", "note"}
-    found = {check: text for _, check, text in lines}
-    assert found["packages"].startswith("TensorFlow 2.21.")
-    assert "GFLOP/s" in found["convolution"]
+    results = {check: text for _, check, text in lines}
+    assert results["packages"].startswith("TensorFlow 2.21.")
+    assert "GFLOP/s" in results["convolution"]
 
 
-def test_a_broken_installation_is_told_and_ends_with_1(tmp_path: Path) -> None:
+def test_broken_installation_is_reported_with_exit_code_1(tmp_path: Path) -> None:
     (tmp_path / "tensorflow").mkdir()
     (tmp_path / "tensorflow/__init__.py").write_text("raise ImportError('libfoo.so: cannot open shared object file')")
     path = os.pathsep.join([str(tmp_path), str(REPOSITORY)])
@@ -31,4 +31,4 @@ def test_a_broken_installation_is_told_and_ends_with_1(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
     assert last.startswith("error: packages, GPU, precision, convolution, XLA: broken.")
-    assert "fine    disk" in done.stdout  # The other checks go on.
+    assert "fine    disk" in done.stdout  # The other checks still run.

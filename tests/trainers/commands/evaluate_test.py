@@ -1,4 +1,4 @@
-"""The command `python -m trainers.evaluate`, as a user types it."""
+"""Tests of the command `python -m trainers.evaluate`, run as a user runs it."""
 
 from __future__ import annotations
 
@@ -21,47 +21,50 @@ def default_out(run: Path, out: Path, split: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Holds a dataset `out` with a test split, a `run` on it, and datasets of other classes and another order."""
-    place = tmp_path_factory.mktemp("place")
-    judged_pair(place)
+def workspace(tmp_path_factory) -> Path:
+    """Return a directory with a dataset `out`, a `run`, and datasets with other classes."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    judged_pair(workspace)
     counts = {f"{split}/{color}": 3 for split in ("train", "test") for color in ("blues", "reds")}
-    converted(photos(place / "src_blue", counts), place / "blue")
-    converted(place / "src", place / "turned", classes=["reds", "greens"])
-    return place
+    converted(photos(workspace / "src_blue", counts), workspace / "blue")
+    converted(workspace / "src", workspace / "turned", classes=["reds", "greens"])
+    return workspace
 
 
-def test_the_report_lies_beside_the_model(place):
-    done = run("trainers.evaluate", "--run=run", "--tfrecords=out", "--split=test", cwd=place)
+def test_report_is_written_next_to_the_model(workspace):
+    done = run("trainers.evaluate", "--run=run", "--tfrecords=out", "--split=test", cwd=workspace)
     assert done.returncode == 0, done.stderr
-    out = default_out(place / "run", place / "out", "test")
+    out = default_out(workspace / "run", workspace / "out", "test")
     names = sorted(path.name for path in out.iterdir())
     assert names == ["metrics.json", "plots", "predictions.csv", "report.html", "suspects.csv"]
     metrics = json.loads((out / "metrics.json").read_text())
     rows = read_csv(out / "predictions.csv")
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert (metrics["count"], metrics["accuracy"]) == (40, right / 40)
-    assert metrics["note"] == "No choice of its training was made on this split."
+    assert metrics["note"] == "No choice of the training was made on this split."
     low, high = metrics["accuracy_interval"]
     assert done.stdout.splitlines() == [
         f"accuracy {right / 40:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on 40 images:"
         " the test split of src",
+        "  check: 2 labels contradicted with a confidence of 90% or more. They may be wrong. Go through suspects.csv"
+        " from the top. Copy the lines with a right predicted_label to a new CSV file with the same header and pass"
+        " that file to python -m tfrecord_tools.convert --relabel.",
         f"run/{out.name}/ with {', '.join(names)}",
     ]
     text = (out / "report.html").read_text()
-    assert "judged on the test split of src" in text
-    assert "--seed=0" in text  # Settings and curves are those of the run.
+    assert "Evaluated on the test split of src" in text
+    assert "--seed=0" in text  # The report shows the settings and curves of the run.
     assert (out / "plots/accuracy.png").exists()
 
 
-def test_the_order_of_the_classes_is_no_matter(place, tmp_path):
+def test_order_of_classes_does_not_matter(workspace, tmp_path):
     metrics = [
-        evaluate(EvaluateConfig(run=str(place / "run"), tfrecords=str(place / name), out=str(tmp_path / name)))
+        evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(workspace / name), out=str(tmp_path / name)))
         for name in ("out", "turned")
     ]
     assert metrics[0]["accuracy"] == metrics[1]["accuracy"] > 0.8
     assert metrics[0]["loss"] == pytest.approx(metrics[1]["loss"], rel=1e-5)
-    assert "another dataset than the model was trained on" in metrics[1]["note"]
+    assert "not the dataset that the model was trained on" in metrics[1]["note"]
     one, other = (
         {row["path"]: row for row in read_csv(tmp_path / name / "predictions.csv")} for name in ("out", "turned")
     )
@@ -71,81 +74,85 @@ def test_the_order_of_the_classes_is_no_matter(place, tmp_path):
         assert row["label"] == other[path]["label"]
 
 
-def test_a_model_file_alone_is_enough(place, tmp_path):
-    shutil.copy(place / "run/model.keras", tmp_path / "some.keras")
-    (tmp_path / "settings.json").write_text("another's")  # What lies beside a file may be of another model.
+def test_model_file_is_enough(workspace, tmp_path):
+    shutil.copy(workspace / "run/model.keras", tmp_path / "some.keras")
+    (tmp_path / "settings.json").write_text("another's")  # Files next to a model file may belong to another model.
     (tmp_path / "history.csv").write_text("another's")
-    metrics = evaluate(EvaluateConfig(run=str(tmp_path / "some.keras"), tfrecords=str(place / "out"), split="train"))
+    metrics = evaluate(
+        EvaluateConfig(run=str(tmp_path / "some.keras"), tfrecords=str(workspace / "out"), split="train")
+    )
     assert metrics["note"].startswith("The model was trained on this split")
-    assert (default_out(tmp_path, place / "out", "train") / "report.html").exists()
+    assert (default_out(tmp_path, workspace / "out", "train") / "report.html").exists()
 
 
-def test_settings_of_another_training_are_not_shown(place, tmp_path):
-    run = run_of(tmp_path / "run", place / "out")
+def test_settings_of_another_training_are_not_shown(workspace, tmp_path):
+    run = run_of(tmp_path / "run", workspace / "out")
     (run / "settings.json").write_text(json.dumps({"flags": {"seed": 7}, "dataset": {"digest": "12ab"}}))
-    evaluate(EvaluateConfig(run=str(run), tfrecords=str(place / "out"), out=str(tmp_path / "to")))
+    evaluate(EvaluateConfig(run=str(run), tfrecords=str(workspace / "out"), out=str(tmp_path / "to")))
     assert "--seed=7" not in (tmp_path / "to/report.html").read_text()
     assert not (tmp_path / "to/plots/accuracy.png").exists()
 
 
-def test_a_threshold_is_used_and_told(place, tmp_path):
+def test_threshold_is_used_and_reported(workspace, tmp_path):
     out = tmp_path / "to"
-    evaluate(EvaluateConfig(run=str(place / "run"), tfrecords=str(place / "out"), out=str(out), threshold=0.9))
+    evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(workspace / "out"), out=str(out), threshold=0.9))
     rows = read_csv(out / "predictions.csv")
     assert {row["prediction"] for row in rows} == {"greens", "reds"}
     for row in rows:
         assert row["prediction"] == ("reds" if float(row["p_reds"]) >= 0.9 else "greens")
-    assert "from a probability of 0.9 on" in " ".join((out / "report.html").read_text().split())
+    assert "reds is predicted if its probability is at least 0.9." in " ".join(
+        (out / "report.html").read_text().split()
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("run", "a run directory, whose own report is not replaced. Pass another --out."),
-        ("src", "not empty, and no evaluation (it has no metrics.json). Pass another --out."),
-        ("locked", "nothing can be written in "),
+        ("run", "is a run directory, and its own report is not replaced. Pass another --out."),
+        ("src", "is not empty and not an evaluation (it has no metrics.json). Pass another --out."),
+        ("locked", "{parent} is not a writable directory. Pass another --out."),
     ],
 )
-def test_nothing_but_an_evaluation_is_replaced(kind, message, place, monkeypatch):
-    out = place / kind
+def test_only_an_evaluation_is_replaced(kind, message, workspace, monkeypatch):
+    out = workspace / kind
     if kind == "locked":
         monkeypatch.setattr(run_directory.os, "access", lambda path, mode: False)
     with pytest.raises(UserError) as error:
-        evaluate(EvaluateConfig(run=str(place / "run"), tfrecords=str(place / "out"), out=str(out)))
-    assert str(error.value).startswith(f"--out={out}: {message}")
+        evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(workspace / "out"), out=str(out)))
+    assert str(error.value).startswith(f"--out={out}: {message.format(parent=workspace)}")
 
 
-def test_an_evaluation_is_replaced_with_its_plots(place, tmp_path):
+def test_evaluation_is_replaced_with_its_plots(workspace, tmp_path):
     out = tmp_path / "to"
-    evaluate(EvaluateConfig(run=str(place / "run"), tfrecords=str(place / "out"), out=str(out)))
+    evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(workspace / "out"), out=str(out)))
     assert (out / "plots/loss.png").exists()
-    evaluate(EvaluateConfig(run=str(place / "run/model.keras"), tfrecords=str(place / "out"), out=str(out)))
-    assert not (out / "plots/loss.png").exists()  # A file has no history.
+    evaluate(EvaluateConfig(run=str(workspace / "run/model.keras"), tfrecords=str(workspace / "out"), out=str(out)))
+    assert not (out / "plots/loss.png").exists()  # A model file has no history.
 
 
 @pytest.mark.parametrize(
     ("test", "message"),
-    [(40, "of 80 records are corrupt, the last one: "), (2, "all 4 records of test are corrupt, such as ")],
+    [(40, "of 80 records are corrupt, the last one: "), (2, "all 4 records of test are corrupt, for example ")],
 )
-def test_a_damaged_split_is_told(test, message, place, tmp_path):
+def test_damaged_split_is_reported(test, message, workspace, tmp_path):
     counts = {f"{split}/{color}": n for split, n in (("train", 2), ("test", test)) for color in ("greens", "reds")}
     converted(photos(tmp_path / "src", counts), tmp_path / "out")
     (shard,) = (tmp_path / "out").glob("*-test.tfrecord-*")
     shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(UserError) as error:
-        evaluate(EvaluateConfig(run=str(place / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to")))
+        evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to")))
     assert message in str(error.value)
     assert not (tmp_path / "to").exists()
 
 
-def test_a_corrupt_record_is_left_out_and_told(place, tmp_path):
-    shutil.copytree(place / "out", tmp_path / "out")
+def test_corrupt_record_is_left_out_and_reported(workspace, tmp_path):
+    shutil.copytree(workspace / "out", tmp_path / "out")
     (shard,) = (tmp_path / "out").glob("*-test.tfrecord-*")
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0x10
     shard.write_bytes(data)
     metrics = evaluate(
-        EvaluateConfig(run=str(place / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to"))
+        EvaluateConfig(run=str(workspace / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to"))
     )
     assert (metrics["count"], len(metrics["corrupt"])) == (39, 1)
     assert "1 record corrupt and left out" in (tmp_path / "to/report.html").read_text()
@@ -154,32 +161,38 @@ def test_a_corrupt_record_is_left_out_and_told(place, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--run is missing: the model to judge. Pass the run directory of a trainer."),
-        (("--run=run",), "--tfrecords is missing: the images to judge it on. Pass the --out of "),
-        (("--run=nowhere", "--tfrecords=out"), "--run=nowhere: no such directory."),
-        (("--run=src", "--tfrecords=out"), "--run=src: no run directory (it has no model.keras)."),
-        (("--run=run", "--tfrecords=src"), "src: no dataset (it has no convert.json)"),
-        (("--run=run", "--tfrecords=out", "--split=validation"), "out: no split 'validation'; there is train, test."),
+        ((), "--run is missing: the model to evaluate. Pass the run directory of a trainer."),
+        (("--run=run",), "--tfrecords is missing: the images to evaluate on. Pass the --out of "),
+        (("--run=nowhere", "--tfrecords=out"), "--run=nowhere: does not exist."),
+        (("--run=src", "--tfrecords=out"), "--run=src: is not a run directory, since it has no model.keras."),
+        (("--run=run", "--tfrecords=src"), "src: is not a dataset (it has no convert.json)"),
+        (
+            ("--run=run", "--tfrecords=out", "--split=validation"),
+            "out: split 'validation' does not exist. Splits: train, test.",
+        ),
         (
             ("--run=run", "--tfrecords=blue"),
-            "blue: other classes than those the model was trained on: only the model has greens; only the dataset has"
-            " blues. Pass a dataset of the same classes; their order may differ.",
+            "blue: the model was trained on other classes: only the model has greens; only the dataset has"
+            " blues. Pass a dataset with the same classes, in any order.",
         ),
-        (("--run=run", "--tfrecords=out", "--out=run/model.keras"), "--out=run/model.keras: a file, not a directory."),
+        (
+            ("--run=run", "--tfrecords=out", "--out=run/model.keras"),
+            "--out=run/model.keras: is a file, not a directory.",
+        ),
         (("--run=run", "--tfrecords=out", "more"), "unexpected argument 'more': "),
     ],
 )
-def test_mistakes_are_told_before_tensorflow_is_imported(place, flags, message):
-    done = run("trainers.evaluate", *flags, cwd=place, env={"PYTHONPROFILEIMPORTTIME": "1"})
+def test_errors_are_reported_before_tensorflow_is_imported(workspace, flags, message):
+    done = run("trainers.evaluate", *flags, cwd=workspace, env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
     assert " tensorflow" not in done.stderr
 
 
-def test_a_damaged_model_is_told(place, tmp_path):
-    path = run_of(tmp_path / "cut", place / "out") / "model.keras"
+def test_damaged_model_is_reported(workspace, tmp_path):
+    path = run_of(tmp_path / "cut", workspace / "out") / "model.keras"
     path.write_bytes(path.read_bytes()[:-100])
-    done = run("trainers.evaluate", f"--run={path.parent}", "--tfrecords=out", cwd=place)
+    done = run("trainers.evaluate", f"--run={path.parent}", "--tfrecords=out", cwd=workspace)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith(f"error: {path}: cut off, damaged or no .keras file")
+    assert done.stderr.splitlines()[-1].startswith(f"error: {path}: is cut off, damaged or not a .keras file")
     assert "Traceback" not in done.stderr

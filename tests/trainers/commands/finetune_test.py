@@ -1,4 +1,4 @@
-"""The command `python -m trainers.finetune`, as a user types it, on a tiny dataset."""
+"""Tests of the command `python -m trainers.finetune`, run as a user runs it, on a tiny dataset."""
 
 from __future__ import annotations
 
@@ -27,22 +27,24 @@ WRITTEN = ["history.csv", "metrics.json", "model.keras", "plots", "predictions.c
     "settings.json",
     "suspects.csv",
 ]
-TWO_PHASES = (*TINY, "--weights=w.weights.h5", "--epochs=1,2")  # Of 4 steps an epoch.
+TWO_PHASES = (*TINY, "--weights=w.weights.h5", "--epochs=1,2")  # An epoch has 4 steps.
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """Holds a dataset of two classes, one of three without validation, and weights."""
-    place = tmp_path_factory.mktemp("place")
-    converted(with_splits(place / "src", train=16, validation=6), place / "out")
-    converted(tree(place / "src3", {"ants": 12, "bees": 12, "cats": 12}), place / "out3", validation_fraction=0.0)
-    save_weights(place / "w.weights.h5")
-    return place
+def workspace(tmp_path_factory) -> Path:
+    """Return a directory with datasets of two classes and of three classes, and with weights."""
+    workspace = tmp_path_factory.mktemp("workspace")
+    converted(with_splits(workspace / "src", train=16, validation=6), workspace / "out")
+    converted(
+        tree(workspace / "src3", {"ants": 12, "bees": 12, "cats": 12}), workspace / "out3", validation_fraction=0.0
+    )
+    save_weights(workspace / "w.weights.h5")
+    return workspace
 
 
-def finetune(place: Path, *flags: str, succeeds: bool = True) -> str:
-    """Runs the command in `place`; returns what it prints, on a mistake what it complains of."""
-    with start("trainers.finetune", *flags, cwd=place) as process:
+def finetune(workspace: Path, *flags: str, succeeds: bool = True) -> str:
+    """Run the command in a directory. Return its output or, for an expected failure, its error message."""
+    with start("trainers.finetune", *flags, cwd=workspace) as process:
         out, err = process.communicate(timeout=900)  # Importing, tracing and saving take long on a busy machine.
     assert (process.returncode == 0) == succeeds, err
     if not succeeds:
@@ -55,30 +57,33 @@ def weights_of(run_directory: Path) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def whole(place) -> list[str]:
-    """What an uninterrupted training in place / "two" printed."""
-    return finetune(place, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
+def whole(workspace) -> list[str]:
+    """Return the lines that an uninterrupted training in the run directory `two` prints."""
+    return finetune(workspace, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
 
 
-def test_two_phases_end_in_a_run_directory(place, whole):
+def test_two_phases_end_in_a_run_directory(workspace, whole):
     out = whole
     assert out[:5] == [
         "data: out (src), 2 classes: cats, dogs",
-        "      32 to train on, 12 to validate: the validation split",
+        "      32 images to train on, 12 to validate on: the validation split",
         "device: CPU, precision float32, XLA off",
         "model: MobileNet(alpha=0.25), 32 px, weights w.weights.h5, 218,801 parameters; "
-        "an epoch is 4 steps of 8 images, each of the 32 once",
+        "an epoch is 4 steps of 8 images, each of the 32 images once",
         "run: two",
     ]
     phases = [line.split(",")[0] for line in out if line.startswith("phase ")]
-    assert phases == ["phase head: trains the head", "phase finetune: trains the head and the backbone's last stage"]
+    assert phases == [
+        "phase head: trains the head",
+        "phase finetune: trains the head and the last stage of the backbone",
+    ]
     assert out[-1] == f"results: two/ with {', '.join(WRITTEN)}"
-    assert sorted(path.name for path in (place / "two").iterdir()) == out[-1].split(" with ")[1].split(", ")
+    assert sorted(path.name for path in (workspace / "two").iterdir()) == out[-1].split(" with ")[1].split(", ")
 
-    metrics = json.loads((place / "two/metrics.json").read_text())
+    metrics = json.loads((workspace / "two/metrics.json").read_text())
     assert {"accuracy", "loss", "auc"} < metrics.keys()
     assert (metrics["split"], metrics["count"], metrics["steps"]) == ("the validation split", 12, 12)
-    with open(place / "two/history.csv") as file:
+    with open(workspace / "two/history.csv") as file:
         rows = list(csv.DictReader(file))
     assert all(float(row["images_per_second"]) > 0 and 0 <= float(row["data_wait"]) <= 1 for row in rows)
     assert [(row["phase"], row["epoch"], row["step"]) for row in rows] == [
@@ -86,19 +91,19 @@ def test_two_phases_end_in_a_run_directory(place, whole):
         ("finetune", "1", "8"),
         ("finetune", "2", "12"),
     ]
-    settings = json.loads((place / "two/settings.json").read_text())
-    assert settings["dataset"]["digest"] == dataset.open(place / "out").digest
+    settings = json.loads((workspace / "two/settings.json").read_text())
+    assert settings["dataset"]["digest"] == dataset.open(workspace / "out").digest
     assert settings["environment"]["tensorflow"] == tf.__version__
     assert settings["flags"]["image_size"] == 32
 
-    # The file judges as metrics.json says, on bytes, and only the last stage was trained, never BatchNormalization.
-    model = keras.models.load_model(place / "two/model.keras")
-    validation = dataset.open(place / "out").records("validation")
+    # The model file gives the results of metrics.json. Only the last stage was trained, without BatchNormalization.
+    model = keras.models.load_model(workspace / "two/model.keras")
+    validation = dataset.open(workspace / "out").records("validation")
     batches = list(dataset.eval_batches(validation, batch_size=5, image_size=32, crop=recipes.Recipe.crop))
     right = [np.array(model(x))[:, 0].round() == y for x, y in batches]
     assert np.concatenate(right).mean() == pytest.approx(metrics["accuracy"])
     start_weights = keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(32, 32, 3))
-    start_weights.load_weights(place / "w.weights.h5")
+    start_weights.load_weights(workspace / "w.weights.h5")
     before = {layer.name: layer.get_weights() for layer in start_weights.layers}
     base = next(layer for layer in model.layers if isinstance(layer, keras.Model))
     changed = [
@@ -110,76 +115,83 @@ def test_two_phases_end_in_a_run_directory(place, whole):
 
 
 @pytest.mark.slow
-def test_cache_and_probe_change_nothing(place, whole, monkeypatch, capsys):
-    """`whole` was trained from the cache, which is the default."""
+def test_cache_and_probe_do_not_change_the_result(workspace, whole, monkeypatch, capsys):
+    """`whole` was trained with the default settings, which use the cache."""
     assert "cache: 32 decoded images, 0 MB" in whole
     monkeypatch.setattr(bottleneck, "_SECONDS", 0.2)
-    recipe = recipes.finetune(**TINY_MODEL, weights=str(place / "w.weights.h5"))
+    recipe = recipes.finetune(**TINY_MODEL, weights=str(workspace / "w.weights.h5"))
     recipe = recipes.override(recipe, batch_size=8, epochs=[1, 2])
-    run_directory = place / "uncached"
-    config = recipes.TrainConfig(tfrecords=str(place / "out"), run=str(run_directory), cache="off", probe=True)
-    training.train("finetune", dataset.open(place / "out"), recipe, config, {})
+    run_directory = workspace / "uncached"
+    config = recipes.TrainConfig(tfrecords=str(workspace / "out"), run=str(run_directory), cache="off", probe=True)
+    training.train("finetune", dataset.open(workspace / "out"), recipe, config, {})
     out = capsys.readouterr().out.splitlines()
     assert not any(line.startswith("cache:") for line in out)
     (line,) = [line for line in out if line.startswith("probe: ")]
-    assert " binds: " in line
-    for one, other in zip(weights_of(run_directory), weights_of(place / "two")):
+    assert "bottleneck: " in line
+    for one, other in zip(weights_of(run_directory), weights_of(workspace / "two")):
         np.testing.assert_array_equal(one, other)
-    assert history(run_directory) == history(place / "two")
+    assert history(run_directory) == history(workspace / "two")
 
 
-def test_a_cache_that_does_not_fit_leaves_nothing(place):
+def test_too_large_cache_is_reported_and_leaves_no_run(workspace):
     flags = ("--tfrecords=out", *TINY, "--weights=none", "--image_size=224", "--cache=memory", "--cache_mb=1")
-    message = finetune(place, *flags, "--run=large", succeeds=False)
-    assert message.startswith("error: --cache=memory: 32 images of 224 px take 5 MB, more than --cache_mb=1.")
-    assert not (place / "large").exists()
+    message = finetune(workspace, *flags, "--run=large", succeeds=False)
+    assert message.startswith("error: --cache=memory: 32 images of 224 px need 5 MB, but --cache_mb=1.")
+    assert not (workspace / "large").exists()
 
 
 @pytest.mark.slow
-def test_some_records_in_another_order(place):
-    (place / "some.txt").write_text("\n".join(map(str, range(20))))
+def test_selected_records_in_another_order(workspace):
+    (workspace / "some.txt").write_text("\n".join(map(str, range(20))))
     flags = ("--tfrecords=out", "--run=some", *TINY, "--weights=none", "--epochs=1", "--records=some.txt")
-    out = finetune(place, *flags, "--order=balanced", "--augment=strong")
+    out = finetune(workspace, *flags, "--order=balanced", "--augment=strong")
     assert "--records=some.txt: 20 of 32 training records" in out
-    settings = json.loads((place / "some/settings.json").read_text())
+    settings = json.loads((workspace / "some/settings.json").read_text())
     assert settings["flags"]["order"] == "balanced"
-    (place / "some.txt").write_text("\n".join(map(str, range(19))))
-    message = finetune(place, *flags, "--order=balanced", "--augment=strong", succeeds=False)
-    assert "records_sha256" in message  # Another list is another training.
+    (workspace / "some.txt").write_text("\n".join(map(str, range(19))))
+    message = finetune(workspace, *flags, "--order=balanced", "--augment=strong", succeeds=False)
+    assert "records_sha256" in message  # Another selection is another training.
 
 
-def test_a_finished_run_is_not_run_again(place, whole):
-    again = finetune(place, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
-    assert again == ["run: two is finished already; pass another --run to train once more", *whole[-2:]]
+def test_finished_run_is_not_run_again(workspace, whole):
+    again = finetune(workspace, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
+    assert again == ["run: two is finished already. Pass another --run to train again", *whole[-2:]]
 
 
-def test_a_run_of_other_flags_is_refused(place, whole):
-    error = finetune(place, "--tfrecords=out", "--run=two", *TWO_PHASES, "--seed=7", "--batch_size=4", succeeds=False)
+def test_run_with_other_flags_is_rejected(workspace, whole):
+    error = finetune(
+        workspace, "--tfrecords=out", "--run=two", *TWO_PHASES, "--seed=7", "--batch_size=4", succeeds=False
+    )
     assert error == (
-        "error: --run=two: begun with other settings: --batch_size was 8, is 4; --seed was 0, is 7. "
-        "Repeat the command it was begun with, or pass another --run."
+        "error: --run=two: was started with other settings: --batch_size was 8, is 4; --seed was 0, is 7. "
+        "Repeat the command that started it, or pass another --run."
     )
 
 
 @pytest.mark.slow
-def test_killed_twice_the_same_command_continues_and_ends_with_the_same_weights(place, whole, tmp_path):
-    flags = (f"--tfrecords={place / 'out'}", *TWO_PHASES, f"--weights={place / 'w.weights.h5'}", "--checkpoint_every=1")
-    for step in (2, 6):  # In the first phase, as a rule, and in the second.
+def test_killed_twice_the_training_continues_and_ends_with_the_same_weights(workspace, whole, tmp_path):
+    flags = (
+        f"--tfrecords={workspace / 'out'}",
+        *TWO_PHASES,
+        f"--weights={workspace / 'w.weights.h5'}",
+        "--checkpoint_every=1",
+    )
+    for step in (2, 6):  # Usually in the first phase, then in the second.
         kill_at(tmp_path, flags, step)
     (unfinished,) = tmp_path.glob("runs/finetune-*")
     out = finetune(tmp_path, *flags)
-    assert f"run: continues runs/{unfinished.name}, unfinished and of the same settings\n" in out
+    assert f"run: continues runs/{unfinished.name}, an unfinished run with the same settings\n" in out
     assert "\nresumed: " in out
-    check_same(unfinished, place / "two")
+    check_same(unfinished, workspace / "two")
 
 
-def test_three_classes_without_validation_from_scratch(place, tmp_path, capsys):
+def test_three_classes_without_validation_from_scratch(workspace, tmp_path, capsys):
     recipe = recipes.override(recipes.finetune(**TINY_MODEL, weights="none"), batch_size=8, epochs=[1])
-    config = recipes.TrainConfig(tfrecords=str(place / "out3"), run=str(tmp_path / "three"))
-    metrics = training.train("finetune", dataset.open(place / "out3"), recipe, config, {})
+    config = recipes.TrainConfig(tfrecords=str(workspace / "out3"), run=str(tmp_path / "three"))
+    metrics = training.train("finetune", dataset.open(workspace / "out3"), recipe, config, {})
     out = capsys.readouterr().out
-    assert "no validation split: 6 of 36 training images are held out, by their content\n" in out
-    assert "phase scratch: trains everything, " in out
+    assert "no validation split: 6 of 36 training images are held out, chosen by content\n" in out
+    assert "phase scratch: trains all layers, " in out
     assert metrics["split"] == "held out of the train split"
     assert 0 < metrics["count"] < 36
     assert "auc" not in metrics
@@ -187,11 +199,11 @@ def test_three_classes_without_validation_from_scratch(place, tmp_path, capsys):
     assert keras.models.load_model(tmp_path / "three/model.keras").output_shape == (None, 3)
 
 
-def kill_at(place: Path, flags: tuple[str, ...], step: int) -> None:
-    """Starts the command and kills it as soon as the checkpoint of its run has reached a step."""
-    with start("trainers.finetune", *flags, cwd=place) as process:
+def kill_at(workspace: Path, flags: tuple[str, ...], step: int) -> None:
+    """Start the command, and kill it as soon as the checkpoint of its run has reached a step."""
+    with start("trainers.finetune", *flags, cwd=workspace) as process:
         while process.poll() is None:
-            reached = [checkpoint.load(path).position.global_step for path in place.glob("runs/*/checkpoint.npz")]
+            reached = [checkpoint.load(path).position.global_step for path in workspace.glob("runs/*/checkpoint.npz")]
             if reached and max(reached) >= step:
                 break
             time.sleep(0.01)
@@ -208,9 +220,9 @@ def check_same(run_directory: Path, expected: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("steps", [[1, 12, 21, 30, 38], [41, 50, 59, 66, 75]], ids=["first phase", "second phase"])
-def test_killed_five_times_in_each_phase(steps, place, tmp_path):
-    out, weights = f"--tfrecords={place / 'out'}", f"--weights={place / 'w.weights.h5'}"
-    flags = (out, *TINY, weights, "--epochs=10,10", "--checkpoint_every=1")  # 40 steps a phase.
+def test_killed_five_times_in_each_phase(steps, workspace, tmp_path):
+    out, weights = f"--tfrecords={workspace / 'out'}", f"--weights={workspace / 'w.weights.h5'}"
+    flags = (out, *TINY, weights, "--epochs=10,10", "--checkpoint_every=1")  # A phase has 40 steps.
     finetune(tmp_path, *flags, "--run=whole")
     for step in steps:
         kill_at(tmp_path, flags, step)
@@ -223,23 +235,26 @@ def test_killed_five_times_in_each_phase(steps, place, tmp_path):
     ("flags", "message"),
     [
         ((), "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."),
-        (("--tfrecords=nowhere",), "nowhere: no such directory. "),
-        (("--tfrecords=src",), "src: no dataset (it has no convert.json)"),
-        (("--tfrecords=out", "--backbone=mobilenet"), "--backbone=mobilenet: unknown; did you mean MobileNet or "),
-        (("--tfrecords=out", "--backbone_kwargs=0.25"), "--backbone_kwargs=0.25: not understood; "),
-        (("--tfrecords=out", "--weights=nowhere.h5"), "--weights=nowhere.h5: there is no such file."),
+        (("--tfrecords=nowhere",), "nowhere: does not exist. "),
+        (("--tfrecords=src",), "src: is not a dataset (it has no convert.json)"),
+        (
+            ("--tfrecords=out", "--backbone=mobilenet"),
+            "--backbone=mobilenet: is not a known backbone. Did you mean MobileNet or ",
+        ),
+        (("--tfrecords=out", "--backbone_kwargs=0.25"), "--backbone_kwargs=0.25: must be name=value pairs, "),
+        (("--tfrecords=out", "--weights=nowhere.h5"), "--weights=nowhere.h5: does not exist."),
         (
             ("--tfrecords=out", "--epochs=3"),
-            "--epochs=3: one number for each phase of the recipe is expected",
+            "--epochs=3: must be one number for each phase of the recipe: head, finetune.",
         ),
-        (("--tfrecords=out", "--epochs=a,b"), "--epochs=a,b: whole numbers, as in 5,8, are expected."),
-        (("--tfrecords=out", "--checkpoint_every=-1"), "--checkpoint_every=-1: a number of steps, or 0, is expected."),
-        (("--tfrecords=out", "--image_size=0"), "--image_size=0: a number of pixels is expected."),
+        (("--tfrecords=out", "--epochs=a,b"), "--epochs=a,b: must be whole numbers, as in 5,8."),
+        (("--tfrecords=out", "--checkpoint_every=-1"), "--checkpoint_every=-1: must be a number of steps, or 0."),
+        (("--tfrecords=out", "--image_size=0"), "--image_size=0: must be at least 1 pixel."),
         (("--tfrecords=out", "out"), "unexpected argument 'out': "),
     ],
 )
-def test_mistakes_are_told_before_tensorflow_is_imported(place, flags, message):
-    done = run("trainers.finetune", *flags, cwd=place, env={"PYTHONPROFILEIMPORTTIME": "1"})
+def test_errors_are_reported_before_tensorflow_is_imported(workspace, flags, message):
+    done = run("trainers.finetune", *flags, cwd=workspace, env={"PYTHONPROFILEIMPORTTIME": "1"})
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
     assert " tensorflow" not in done.stderr
@@ -250,24 +265,25 @@ def test_mistakes_are_told_before_tensorflow_is_imported(place, flags, message):
     [
         (
             TINY_MODEL,
-            ("cats",),
-            "out: one class, 'cats': a training has nothing to learn.",
-        ),  # The converter refuses it too.
+            ("cats",),  # The converter rejects such a dataset, too.
+            "out: has only one class, 'cats'. Training needs at least two.",
+        ),
         (
             {"backbone": "VGG16", "image_size": 20},
             ("cats", "dogs"),
-            "VGG16 at --image_size=20: refused by Keras: Input size must be at least 32x32; ",
+            "--image_size=20: Keras rejects it for VGG16: Input size must be at least 32x32; ",
         ),
         (
             {"backbone": "MobileNetV2", "image_size": 32, "weights": "w.weights.h5"},
             ("cats", "dogs"),
-            "--weights=w.weights.h5: not the weights of MobileNetV2 without its top: the file holds 135 arrays, ",
+            "--weights=w.weights.h5: is not a weights file of MobileNetV2 without top layers: the file holds 135"
+            " arrays, ",
         ),
     ],
     ids=["one class", "image size", "other weights"],
 )
-def test_what_does_not_fit_is_told_and_nothing_is_left(model, classes, message, place, monkeypatch):
-    monkeypatch.chdir(place)
+def test_unsuitable_settings_are_reported_and_leave_no_run(model, classes, message, workspace, monkeypatch):
+    monkeypatch.chdir(workspace)
     data = dataclasses.replace(dataset.open("out"), class_names=classes)
     config = recipes.TrainConfig(tfrecords="out", run="refused")
     with pytest.raises(UserError) as error:
@@ -286,11 +302,11 @@ def test_help_lists_every_flag_and_backbone():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["auto", "float32"])
-def test_on_a_gpu(place, precision):
+def test_on_a_gpu(workspace, precision):
     if not tf.config.list_physical_devices("GPU"):
         pytest.skip("no GPU: tf.config.list_physical_devices('GPU') is empty")
     run_directory = f"gpu-{precision}"
     flags = ("--tfrecords=out", f"--run={run_directory}", *TWO_PHASES, f"--precision={precision}")
-    assert "XLA on" in finetune(place, *flags)
-    model = keras.models.load_model(place / run_directory / "model.keras")
+    assert "XLA on" in finetune(workspace, *flags)
+    model = keras.models.load_model(workspace / run_directory / "model.keras")
     assert {layer.compute_dtype for layer in model.layers if layer.weights} == {"float32"}

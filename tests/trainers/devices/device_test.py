@@ -1,4 +1,4 @@
-"""What suits which device."""
+"""Tests of the device, its precision and its compilation."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def _policy():
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Lets TensorFlow tell of a GPU; returns what it was told."""
-    told = []
+    """Make TensorFlow report two GPUs. Return the calls that set memory growth."""
+    calls = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["gpu 0", "gpu 1"])
     cpus = tf.config.list_logical_devices("CPU")
-    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: cpus)  # What is computed is computed there.
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: cpus)  # CPUs compute what the test needs.
     monkeypatch.setattr(tf.config.experimental, "get_device_details", lambda gpu: DETAILS)
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: told.append((gpu, on)))
-    return told
+    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", lambda gpu, on: calls.append((gpu, on)))
+    return calls
 
 
 @pytest.mark.parametrize(
@@ -45,9 +45,8 @@ def test_precision_follows_the_compute_capability(capability, precision):
     assert device.precision_for(capability) == precision
 
 
-def test_a_gpu_is_used_with_memory_growth_half_precision_and_xla(gpu):
-    found = device.set_up()
-    assert str(found) == "A GPU, precision mixed_bfloat16, XLA on"
+def test_gpu_is_used_with_memory_growth_half_precision_and_xla(gpu):
+    assert str(device.set_up()) == "A GPU, precision mixed_bfloat16, XLA on"
     assert gpu == [("gpu 0", True), ("gpu 1", True)]
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
 
@@ -60,27 +59,27 @@ def test_steps_of_several_gpus_are_not_compiled(gpu, monkeypatch):
     assert str(device.set_up()) == "2 x A GPU, precision mixed_bfloat16, XLA off"
 
 
-def test_without_a_gpu_it_is_the_cpu(monkeypatch):
+def test_cpu_is_used_without_a_gpu(monkeypatch):
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     assert str(device.set_up()) == "CPU, precision float32, XLA off"
 
 
-def test_the_precision_asked_for_is_taken(gpu):
+def test_precision_can_be_set(gpu):
     assert device.set_up(precision="float32").precision == "float32"
 
 
 def test_seed_and_determinism_are_set(monkeypatch):
-    asked = []
-    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append("determinism"))
+    calls = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: calls.append("determinism"))
     draws = []
     for deterministic in (False, True):
         device.set_up(seed=3, deterministic=deterministic)
         draws.append(float(keras.random.uniform(())))
     assert draws[0] == draws[1]
-    assert asked == ["determinism"]
+    assert calls == ["determinism"]
 
 
-def test_another_backend_of_keras_is_refused(monkeypatch):
+def test_other_keras_backend_is_rejected(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
-    with pytest.raises(UserError, match="KERAS_BACKEND=jax: Keras must run on TensorFlow here"):
+    with pytest.raises(UserError, match=r"^KERAS_BACKEND=jax: must be tensorflow\."):
         device.set_up()

@@ -1,4 +1,4 @@
-"""Tests of what the doctor finds, and of what it makes of it."""
+"""Tests of the checks and the advice of the doctor."""
 
 from __future__ import annotations
 
@@ -15,35 +15,52 @@ WHOLE: dict[str, Any] = {"cards": 1, "driver": "550.54.15", "driver_library": Tr
 
 
 @pytest.mark.parametrize(
-    ("cuda", "state", "found", "advice"),
+    ("cuda", "state", "result", "advice"),
     [
-        (Cuda(), NOTE, "none: no card of NVIDIA's is on the PCI bus", "Small networks train on the CPU."),
-        (Cuda(**WHOLE, hidden="-1"), NOTE, "none: CUDA_VISIBLE_DEVICES='-1' hides them", "Unset it"),
-        (Cuda(**WHOLE, hidden=""), NOTE, "none: CUDA_VISIBLE_DEVICES='' hides them", "Unset it"),
-        (Cuda(cards=2), BROKEN, "not its driver: its kernel module is not loaded", "Install NVIDIA's driver"),
-        (Cuda(cards=1, driver="550.54"), BROKEN, "not its driver: libcuda.so.1 cannot be loaded", "--gpus=all"),
+        (Cuda(), NOTE, "none: there is no NVIDIA card on the PCI bus", "Small networks train on the CPU."),
+        (
+            Cuda(**WHOLE, hidden="-1"),
+            NOTE,
+            "none: CUDA_VISIBLE_DEVICES='-1' hides the GPUs",
+            "Unset CUDA_VISIBLE_DEVICES",
+        ),
+        (Cuda(**WHOLE, hidden=""), NOTE, "none: CUDA_VISIBLE_DEVICES='' hides the GPUs", "Unset CUDA_VISIBLE_DEVICES"),
+        (Cuda(cards=2), BROKEN, "its driver does not work: the kernel module is not loaded", "Install NVIDIA's driver"),
+        (
+            Cuda(cards=1, driver="550.54"),
+            BROKEN,
+            "its driver does not work: libcuda.so.1 cannot be loaded",
+            "--gpus=all",
+        ),
         (Cuda(**WHOLE, built=False), BROKEN, "this TensorFlow was built without CUDA", "tfrecord-tools[gpu]"),
         (
             Cuda(**WHOLE, missing=("libcudnn.so.9",)),
             BROKEN,
-            "none: driver 550.54.15, but CUDA's libraries are missing: libcudnn.so.9",
+            "none: there is driver 550.54.15, but CUDA libraries are missing: libcudnn.so.9",
             "pip install 'tfrecord-tools[gpu]'",
         ),
-        (Cuda(**WHOLE, hidden="0"), BROKEN, "none, though card, driver 550.54.15", "TF_CPP_MAX_VLOG_LEVEL=1"),
+        (
+            Cuda(**WHOLE, hidden="0"),
+            BROKEN,
+            "none, although there are a card, driver 550.54.15",
+            "TF_CPP_MAX_VLOG_LEVEL=1",
+        ),
         (Cuda(driver="550.54", driver_library=True, missing=("libcudart.so.12",)), BROKEN, "missing", "[gpu]"),  # WSL
     ],
 )
-def test_why_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, cuda: Cuda, state: str, found: str, advice: str) -> None:
+def test_reason_why_there_is_no_gpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: Cuda, state: str, result: str, advice: str
+) -> None:
     monkeypatch.setattr("platform.system", lambda: "Linux")
     finding = diagnosis.no_gpu(cuda)
     assert finding.state == state
-    assert found in finding.found
+    assert result in finding.result
     assert advice in finding.advice
 
 
-def test_gpus_are_for_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_used_only_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("platform.system", lambda: "Darwin")
-    assert diagnosis.no_gpu(Cuda()).found == "none: TensorFlow uses GPUs on Linux alone, this is Darwin"
+    assert diagnosis.no_gpu(Cuda()).result == "none: TensorFlow uses GPUs only on Linux, and this is Darwin"
 
 
 def test_cards_on_the_bus(tmp_path: Path) -> None:
@@ -52,7 +69,7 @@ def test_cards_on_the_bus(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "vendor").write_text(f"{vendor}\n")
         (tmp_path / name / "class").write_text(f"{kind}\n")
-    (tmp_path / "gone").mkdir()  # Without files, as while it is being removed.
+    (tmp_path / "gone").mkdir()  # A device without files, as while it is being removed.
     assert diagnosis._cards(tmp_path) == 2
     assert diagnosis._cards(tmp_path / "none") == 0
 
@@ -82,7 +99,7 @@ def test_libraries() -> None:
     [
         ("2.21.0", ">=2.21,<2.22", True),
         ("2.22.0", ">=2.21,<2.22", False),
-        ("2.9.1", ">=2.21", False),  # By numbers, not by letters.
+        ("2.9.1", ">=2.21", False),  # Compared by numbers, not by letters.
         ("3.15.1rc0", ">=3.15,<3.16", True),
         ("1.0", "", True),
     ],
@@ -91,7 +108,7 @@ def test_versions(version: str, wanted: str, within: bool) -> None:
     assert diagnosis._within(version, wanted) == within
 
 
-def test_versions_that_are_wanted_are_those_of_the_package() -> None:
+def test_required_versions_are_those_of_the_package() -> None:
     wanted = diagnosis._wanted(("tensorflow", "keras"))
     assert {name: sorted(text.split(",")) for name, text in wanted.items()} == {
         "tensorflow": ["<2.22", ">=2.21"],
@@ -103,7 +120,7 @@ def test_another_version_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnosis, "_wanted", lambda names: {"keras": ">=4", "tensorflow": ">=2"})
     finding = diagnosis.packages()
     assert finding.state == BROKEN
-    assert finding.advice.endswith("tested with keras>=4 alone: pip install 'keras>=4'.")
+    assert finding.advice.endswith("is only tested with keras>=4. Run pip install 'keras>=4'.")
 
 
 def test_another_backend_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,14 +145,14 @@ def test_a_wrong_convolution_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
     right = tf.nn.conv2d
     monkeypatch.setattr(tf.nn, "conv2d", lambda *values: right(*values) * 1.01)
     finding = diagnosis.convolution()
-    assert (finding.state, finding.found) == (BROKEN, "a sum of 72 ones is 72.72")
+    assert (finding.state, finding.result) == (BROKEN, "a sum of 72 ones is 72.72")
 
 
-def test_what_a_check_raises_is_its_finding() -> None:
+def test_error_of_a_check_is_its_result() -> None:
     def fails() -> diagnosis.Diagnosis:
         raise ImportError("libfoo.so.1: cannot open shared object file\nmore")
 
     finding = diagnosis._guarded("packages", fails)
     assert finding.state == BROKEN
-    assert finding.found == "ImportError: libfoo.so.1: cannot open shared object file"
+    assert finding.result == "ImportError: libfoo.so.1: cannot open shared object file"
     assert "--force-reinstall" in finding.advice

@@ -1,4 +1,4 @@
-"""Exact resume: stopped anywhere, in any way, a training ends as the uninterrupted one."""
+"""Tests of the exact resume: a training that is stopped anywhere ends like an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainers.checkpoint import Position, State
 
 
 def final(directory: Path, model: keras.Model) -> dict[str, object]:
-    """All that must be equal: variables, optimizer, history."""
+    """Return everything that must be equal: variables, optimizer and history."""
     return {
         "variables": [variable.numpy() for variable in model.variables],
         "optimizer": [variable.numpy() for variable in model.optimizer.variables],
@@ -36,36 +36,36 @@ def uninterrupted(tmp_path_factory):
 
 
 def stopped(directory: Path, stop: Stop, callbacks=()) -> Position:
-    """Trains until the stop, with a new model as a new process would; returns where the next one starts."""
+    """Train until the stop, with a new model as in a new process. Return the position of the checkpoint."""
     with pytest.raises(KeyboardInterrupt):
         tiny_training.train(directory, stop, callbacks)
     return checkpoint.load(directory / "checkpoint.npz").position
 
 
-def test_a_training_stopped_anywhere_ends_as_the_uninterrupted_one(uninterrupted, tmp_path):
-    # A stop at a step comes before the checkpoint that is due at it; those are due every third.
+def test_training_stopped_anywhere_ends_like_an_uninterrupted_one(uninterrupted, tmp_path):
+    # Checkpoints are saved every third step. A stop at a step comes before the checkpoint of that step.
     for stop, (phase, epoch, step) in [
-        (Stop(at_step=2), (0, 0, 0)),  # before the first checkpoint
-        (Stop(at_step=4), (0, 0, 3)),  # just past one
-        (Stop(at_step=2), (0, 0, 3)),  # at the same again
-        (Stop(at_step=4), (0, 0, 6)),  # in the last step of an epoch
-        (Stop(at_validation=1), (0, 0, 6)),  # in the validation
-        (Stop(at_step=2), (0, 1, 0)),  # in the first step of an epoch
-        (Stop(at_validation=2), (0, 2, 4)),  # in the last validation of a phase
-        (Stop(at_step=4), (1, 0, 0)),  # in the first step of the second phase
-        (Stop(at_step=11), (1, 1, 2)),  # in the middle of the second phase
-        (Stop(at_validation=2), (1, 2, 4)),  # in the very last validation
+        (Stop(at_step=2), (0, 0, 0)),  # Before the first checkpoint.
+        (Stop(at_step=4), (0, 0, 3)),  # Just after a checkpoint.
+        (Stop(at_step=2), (0, 0, 3)),  # Again after the same checkpoint.
+        (Stop(at_step=4), (0, 0, 6)),  # In the last step of an epoch.
+        (Stop(at_validation=1), (0, 0, 6)),  # In a validation.
+        (Stop(at_step=2), (0, 1, 0)),  # In the first step of an epoch.
+        (Stop(at_validation=2), (0, 2, 4)),  # In the last validation of a phase.
+        (Stop(at_step=4), (1, 0, 0)),  # In the first step of the second phase.
+        (Stop(at_step=11), (1, 1, 2)),  # In the middle of the second phase.
+        (Stop(at_validation=2), (1, 2, 4)),  # In the last validation of the training.
     ]:
         position = stopped(tmp_path, stop)
         assert position == Position(phase, epoch, step, (phase * 3 + epoch) * STEPS_PER_EPOCH + step)
     np.testing.assert_equal(final(tmp_path, tiny_training.train(tmp_path)), uninterrupted)
 
-    model = tiny_training.train(tmp_path, Stop(at_step=1))  # Done: not a step is trained, which would raise.
+    model = tiny_training.train(tmp_path, Stop(at_step=1))  # The training is finished: a further step would raise.
     np.testing.assert_equal([v.numpy() for v in model.variables], uninterrupted["variables"])
 
 
 @pytest.mark.slow
-def test_resume_in_half_precision_with_its_loss_scale(tmp_path):
+def test_resume_in_half_precision_restores_the_loss_scale(tmp_path):
     (tmp_path / "whole").mkdir()
     (tmp_path / "stopped").mkdir()
     keras.config.set_dtype_policy("mixed_float16")
@@ -88,8 +88,8 @@ def check_killed(directory: Path, kills: list[int], uninterrupted) -> None:
     assert history(directory) == uninterrupted["history"]
 
 
-def test_killed_processes_are_continued_by_the_next(uninterrupted, tmp_path):
-    check_killed(tmp_path, [5, 20, 9], uninterrupted)  # The first phase, and twice in the second.
+def test_killed_processes_are_continued(uninterrupted, tmp_path):
+    check_killed(tmp_path, [5, 20, 9], uninterrupted)  # Once in the first phase, and twice in the second.
 
 
 @pytest.mark.slow
@@ -103,8 +103,8 @@ def test_five_kills_in_each_phase(uninterrupted, tmp_path):
             check_killed(directory, [step], uninterrupted)
 
 
-class Seen(keras.callbacks.Callback):
-    """A callback of another class says what of it is kept."""
+class ValidationLosses(keras.callbacks.Callback):
+    """A callback that names the attributes of its state."""
 
     checkpointed = ("seen",)
 
@@ -116,8 +116,8 @@ class Seen(keras.callbacks.Callback):
         self.seen.append(logs["val_loss"])
 
 
-def test_the_state_of_other_callbacks_is_kept(tmp_path, monkeypatch):
-    # Two constant phases, since ReduceLROnPlateau cannot work on a schedule.
+def test_state_of_other_callbacks_is_restored(tmp_path, monkeypatch):
+    # Both phases have constant rates, since ReduceLROnPlateau does not work with a schedule.
     phase = dataclasses.replace(PHASES[0], epochs=5)
     monkeypatch.setattr(tiny_training, "PHASES", (phase, phase))
 
@@ -125,14 +125,14 @@ def test_the_state_of_other_callbacks_is_kept(tmp_path, monkeypatch):
         return [
             keras.callbacks.EarlyStopping(min_delta=0.5, patience=2, restore_best_weights=True),
             keras.callbacks.ReduceLROnPlateau(patience=1, min_delta=0.5, factor=0.5),
-            Seen(),
+            ValidationLosses(),
         ]
 
     (tmp_path / "whole").mkdir()
     (tmp_path / "stopped").mkdir()
     callbacks = make()
     expected = final(tmp_path / "whole", tiny_training.train(tmp_path / "whole", None, callbacks))
-    assert len(callbacks[-1].seen) == 6  # Each phase stopped after 3 epochs of 5.
+    assert len(callbacks[-1].seen) == 6  # Each phase stopped after 3 of 5 epochs.
     for stop in (Stop(at_step=2 * STEPS_PER_EPOCH + 2), Stop(at_step=2), Stop(at_step=2 * STEPS_PER_EPOCH)):
         stopped(tmp_path / "stopped", stop, make())
     np.testing.assert_equal(
@@ -140,7 +140,7 @@ def test_the_state_of_other_callbacks_is_kept(tmp_path, monkeypatch):
     )
 
 
-def test_states_are_saved_whole_and_read_back(tmp_path):
+def test_states_are_saved_and_loaded(tmp_path):
     state = State(
         position=Position(phase=1, epoch=2, step=3, global_step=99),
         rows=[{"phase": "head", "epoch": 1, "loss": 0.1 + 0.2}],
@@ -153,43 +153,43 @@ def test_states_are_saved_whole_and_read_back(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["c.npz"]
 
 
-def test_without_a_file_it_is_the_beginning(tmp_path):
+def test_without_a_file_the_training_starts(tmp_path):
     assert checkpoint.load(tmp_path / "c.npz") == State()
 
 
 @pytest.mark.parametrize("keep", [0, 10, 300])
-def test_a_damaged_file_is_refused(keep, tmp_path):
+def test_damaged_checkpoint_is_reported(keep, tmp_path):
     path = tmp_path / "c.npz"
     checkpoint.save(path, State(arrays={"model": [np.ones(100)]}))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"c.npz: damaged .*Remove it to begin this run anew\."):
+    with pytest.raises(UserError, match=r"c.npz: is damaged .*Delete it to start this run from the beginning\."):
         checkpoint.load(path)
 
 
-def test_phases_are_one_stream_of_batches_with_their_own_optimizers(tmp_path, monkeypatch):
-    seen: list[tuple[object, ...]] = []
+def test_phases_share_a_stream_of_batches_and_have_their_own_optimizers(tmp_path, monkeypatch):
+    phases: list[tuple[object, ...]] = []
     make_task = tiny_training.make_task
 
-    def spying() -> fit.Task:
+    def recording_task() -> fit.Task:
         task = make_task()
 
         def batches(start):
             optimizer = task.model.optimizer
             trainable = len(task.model.trainable_weights)
-            seen.append((start, type(optimizer).__name__, float(optimizer.learning_rate), trainable))
+            phases.append((start, type(optimizer).__name__, float(optimizer.learning_rate), trainable))
             return task.batches(start)
 
         return fit.Task(**{**vars(task), "batches": batches})
 
-    monkeypatch.setattr(tiny_training, "make_task", spying)
+    monkeypatch.setattr(tiny_training, "make_task", recording_task)
     tiny_training.train(tmp_path)
-    assert seen == [
+    assert phases == [
         (0, "Adam", pytest.approx(1e-2), 2),
         (3 * STEPS_PER_EPOCH, "RMSprop", pytest.approx(1e-2), 6),
     ]
 
 
-def test_history_has_a_row_an_epoch(uninterrupted):
+def test_history_has_one_row_per_epoch(uninterrupted):
     rows = uninterrupted["history"]
     names = ["accuracy", "auc", "loss"]
     values = names + [f"val_{name}" for name in names]
@@ -207,4 +207,4 @@ def test_history_has_a_row_an_epoch(uninterrupted):
         ]
     ]
     rates = [float(row[-1]) for row in table]
-    np.testing.assert_allclose(rates, [0.01, 0.01, 0.01, 0.0075, 0.0025, 0.0], atol=1e-8)  # Cosine from 1 to 0.
+    np.testing.assert_allclose(rates, [0.01, 0.01, 0.01, 0.0075, 0.0025, 0.0], atol=1e-8)  # Constant, then a cosine.

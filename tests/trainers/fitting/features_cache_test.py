@@ -1,4 +1,4 @@
-"""Features are computed once, go on after a kill, and are what the extractor makes of each record."""
+"""Tests of the feature cache: computed once, resumed after a kill, equal to the extractor's outputs."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ SIZE = 16
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("features")
-    converted(with_splits(place / "src", train=20, validation=5), place / "out")
-    return place / "out"
+    workspace = tmp_path_factory.mktemp("features")
+    converted(with_splits(workspace / "src", train=20, validation=5), workspace / "out")
+    return workspace / "out"
 
 
 class Extractor:
-    """The mean of each colour; counts the images it has seen."""
+    """Extractor that returns the mean of each color and counts the images it has seen."""
 
     def __init__(self, stop_after: int = 10**9):
         self.seen = 0
         self._stop_after = stop_after
-        self._lock = threading.Lock()  # It is asked from several threads.
+        self._lock = threading.Lock()  # Several threads call it.
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         with self._lock:
-            self.seen += int(tf.math.count_nonzero(tf.reduce_any(images > 0, [1, 2, 3])))  # Without what fills up.
+            # Black images that fill up a batch are not counted.
+            self.seen += int(tf.math.count_nonzero(tf.reduce_any(images > 0, [1, 2, 3])))
             if self.seen > self._stop_after:
                 raise KeyboardInterrupt
         return tf.reduce_mean(tf.cast(images, tf.float32), [1, 2])
 
 
-def load(records: Records, extractor: Extractor, place: Path, **key: object) -> Features:
+def load(records: Records, extractor: Extractor, directory: Path, **key: object) -> Features:
     return features_cache.load_or_extract(
-        records, extractor, width=3, key={"a": 1} | key, directory=place, image_size=SIZE, crop=0.0, batch_size=4
+        records, extractor, width=3, key={"a": 1} | key, directory=directory, image_size=SIZE, crop=0.0, batch_size=4
     )
 
 
@@ -57,14 +58,14 @@ def expected(records: Records) -> np.ndarray:
     return np.concatenate(images).astype(np.float32).mean((1, 2))
 
 
-def test_rows_are_those_of_the_index_and_a_second_call_computes_nothing(out, tmp_path, capsys):
+def test_rows_follow_the_index_and_a_second_call_computes_nothing(out, tmp_path, capsys):
     records, extractor = dataset.open(out).records("train"), Extractor()
     features = load(records, extractor, tmp_path)
     np.testing.assert_allclose(features.values, expected(records), rtol=1e-5)
     assert extractor.seen == len(records) == 40
-    said = capsys.readouterr().out
-    assert "features: 40 computed in " in said
-    assert "features: train, 40 x 3, 0 MB in " in said
+    output = capsys.readouterr().out
+    assert "features: 40 computed in " in output
+    assert "features: train, 40 x 3, 0 MB in " in output
 
     np.testing.assert_array_equal(load(records, extractor, tmp_path).values, features.values)
     assert extractor.seen == 40
@@ -74,13 +75,13 @@ def test_rows_are_those_of_the_index_and_a_second_call_computes_nothing(out, tmp
 @pytest.mark.parametrize(
     ("records", "key"),
     [
-        (lambda data: data.records("validation"), {}),  # another split
-        (lambda data: data.records("train").select(np.arange(3, 30)), {}),  # some of them
-        (lambda data: data.records("train"), {"a": 2}),  # another network
+        (lambda data: data.records("validation"), {}),  # Another split.
+        (lambda data: data.records("train").select(np.arange(3, 30)), {}),  # Some records of the split.
+        (lambda data: data.records("train"), {"a": 2}),  # Another network.
     ],
     ids=["split", "records", "key"],
 )
-def test_what_differs_lies_elsewhere(records, key, out, tmp_path):
+def test_other_records_or_keys_have_another_directory(records, key, out, tmp_path):
     data = dataset.open(out)
     load(data.records("train"), Extractor(), tmp_path)
     extractor = Extractor()
@@ -89,17 +90,17 @@ def test_what_differs_lies_elsewhere(records, key, out, tmp_path):
     assert extractor.seen == len(chosen)
 
 
-def test_a_stopped_extraction_goes_on(out, tmp_path, monkeypatch):
+def test_stopped_computation_continues(out, tmp_path, monkeypatch):
     monkeypatch.setattr(features_cache, "_SAVED_EVERY", 8)
     records = dataset.open(out).records("train")
     with pytest.raises(KeyboardInterrupt):
         load(records, Extractor(stop_after=30), tmp_path)
     extractor = Extractor()
     np.testing.assert_allclose(load(records, extractor, tmp_path).values, expected(records), rtol=1e-5)
-    assert extractor.seen == 40 - 24  # Three parts of eight were saved.
+    assert extractor.seen == 40 - 24  # Three parts of eight records were saved.
 
 
-def test_batches_are_permutations_from_any_step(out, tmp_path):
+def test_batches_are_permutations_and_start_at_any_step(out, tmp_path):
     records = dataset.open(out).records("train")
     features = load(records, Extractor(), tmp_path)
 
@@ -107,9 +108,9 @@ def test_batches_are_permutations_from_any_step(out, tmp_path):
         return list(itertools.islice(features.shuffled(8, seed, start_step).as_numpy_iterator(), 5))
 
     values, labels = (np.concatenate(part) for part in zip(*epoch(0)))
-    places = [int(np.flatnonzero((features.values == row).all(1))[0]) for row in values]
-    assert sorted(places) == list(range(40))
-    np.testing.assert_array_equal(labels, records.labels[places])
+    rows = [int(np.flatnonzero((features.values == row).all(1))[0]) for row in values]
+    assert sorted(rows) == list(range(40))
+    np.testing.assert_array_equal(labels, records.labels[rows])
     np.testing.assert_array_equal(epoch(2)[0][0], epoch(0)[2][0])
     assert not np.array_equal(epoch(0, seed=1)[0][0], epoch(0)[0][0])
     assert not np.array_equal(np.concatenate([batch for batch, _ in epoch(5)]), values)  # The next epoch.
@@ -123,8 +124,8 @@ def flip_one(copy: Path, number: int) -> None:
     flip(next(copy.glob("*train*")), int(dataset.open(copy).records("train")._offset[number]) + 40)
 
 
-@pytest.mark.parametrize("damage", [flip_one, break_image], ids=["corrupt", "no image"])
-def test_corrupt_records_are_left_out_now_and_later(damage, out, tmp_path):
+@pytest.mark.parametrize("damage", [flip_one, break_image], ids=["corrupt", "not an image"])
+def test_corrupt_records_are_left_out_in_every_call(damage, out, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     damage(copy, 7)
@@ -132,56 +133,56 @@ def test_corrupt_records_are_left_out_now_and_later(damage, out, tmp_path):
         records = dataset.open(copy).records("train")
         features = load(records, Extractor(), tmp_path / "features")
         assert list(records.corrupt) == [7]
-        assert features.sound.tolist() == [*range(7), *range(8, 40)]
-        seen = np.concatenate([values for values, _ in features.in_order(16).as_numpy_iterator()])
-        assert len(seen) == 39
-        assert seen.any(1).all()
+        assert features.valid.tolist() == [*range(7), *range(8, 40)]
+        values = np.concatenate([values for values, _ in features.in_order(16).as_numpy_iterator()])
+        assert len(values) == 39
+        assert values.any(1).all()
 
 
-def test_a_split_of_corrupt_records_is_told(out, tmp_path):
+def test_split_of_corrupt_records_is_reported(out, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     for number in (3, 4):
         flip_one(copy, number)
     records = dataset.open(copy).records("train").select(np.array([3, 4]))
-    for _ in range(2):  # Computed; opened.
-        with pytest.raises(UserError, match=r"^all 2 records of train are corrupt, such as .*: train record 3, "):
+    for _ in range(2):  # The first call computes the features, the second one opens them.
+        with pytest.raises(UserError, match=r"^all 2 records of train are corrupt, for example .*: train record 3, "):
             load(records, Extractor(), tmp_path / "features")
 
 
-def test_features_of_a_record_that_is_sound_again_are_not_missing_for_ever(out, tmp_path):
+def test_features_are_computed_again_when_a_record_is_valid_again(out, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(out, copy)
     shard = next(copy.glob("*train*"))
-    place = int(dataset.open(copy).records("train")._offset[7]) + 40
-    flip(shard, place)
+    offset = int(dataset.open(copy).records("train")._offset[7]) + 40
+    flip(shard, offset)
     load(dataset.open(copy).records("train"), Extractor(), tmp_path / "features")
-    flip(shard, place)
-    with pytest.raises(UserError, match=r"computed when train record 7, .* was corrupt, which it is not any more"):
+    flip(shard, offset)
+    with pytest.raises(UserError, match=r"was computed when train record 7, .* was corrupt, but now it is valid\."):
         load(dataset.open(copy).records("train"), Extractor(), tmp_path / "features")
 
 
-def test_what_is_damaged_or_at_work_is_told(out, tmp_path):
+def test_damaged_or_locked_features_are_reported(out, tmp_path):
     records = dataset.open(out).records("train")
     load(records, Extractor(), tmp_path)
-    (place,) = tmp_path.iterdir()
-    about = (place / "about.json").read_text()
-    (place / "about.json").write_text("{}")
-    with pytest.raises(UserError, match=r"damaged \('corrupt'\)\. Remove it: the features are computed again\."):
+    (folder,) = tmp_path.iterdir()
+    about = (folder / "about.json").read_text()
+    (folder / "about.json").write_text("{}")
+    with pytest.raises(UserError, match=r"is damaged \('corrupt'\)\. Delete it, and the features are computed again\."):
         load(records, Extractor(), tmp_path)
-    (place / "about.json").write_text(about)
-    (place / "features.npy").write_bytes(b"cut")
-    with pytest.raises(UserError, match=r"damaged \(.*\)\. Remove it: the features are computed again\."):
+    (folder / "about.json").write_text(about)
+    (folder / "features.npy").write_bytes(b"cut")
+    with pytest.raises(UserError, match=r"is damaged \(.*\)\. Delete it, and the features are computed again\."):
         load(records, Extractor(), tmp_path)
     assert json.loads(about)["key"] | {"rows": ""} == {"a": 1, "rows": "", "split": "train"}
 
-    (place / "about.json").unlink()
+    (folder / "about.json").unlink()
     files_lock_seconds = files._LOCK_SECONDS
     files._LOCK_SECONDS = 0.1
     try:
         with (
-            files.lock(place / "lock", ""),
-            pytest.raises(UserError, match=r"another process computes these features\. Wait for it\."),
+            files.lock(folder / "lock", ""),
+            pytest.raises(UserError, match=r"another process computes these features\. Wait until it ends\."),
         ):
             load(records, Extractor(), tmp_path)
     finally:

@@ -1,4 +1,4 @@
-"""What a training reads."""
+"""Tests of the input of a training."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ COUNTS = {"ants": 12, "bees": 6, "cats": 2}
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory) -> Path:
-    place = tmp_path_factory.mktemp("inputs")
-    converted(tree(place / "src", {f"train/{name}": count for name, count in COUNTS.items()}), place / "out")
-    return place / "out"
+    workspace = tmp_path_factory.mktemp("inputs")
+    converted(tree(workspace / "src", {f"train/{name}": count for name, count in COUNTS.items()}), workspace / "out")
+    return workspace / "out"
 
 
-def test_training_images_of_one_class_are_told(out, tmp_path):
+def test_training_images_of_one_class_are_reported(out, tmp_path):
     data = dataset.open(out)
     (tmp_path / "numbers").write_text("\n".join(map(str, np.flatnonzero(data.records("train").labels == 0))))
     with pytest.raises(UserError) as error:
         inputs.split(data, recipes.TrainConfig(tfrecords=str(out), records=str(tmp_path / "numbers")))
     assert re.fullmatch(
-        rf"--tfrecords={out}: all \d+ training images are of one class, 'ants': there is nothing to learn\. At least"
-        r" two need some there\.",
+        rf"--tfrecords={out}: all \d+ training images are of one class, 'ants'\. Training needs images of at least"
+        r" two\.",
         str(error.value),
     )
 
@@ -47,17 +47,17 @@ def test_classes_without_training_images_are_named(out, tmp_path, capsys):
     assert "no validation images of 1 of 3 classes: cats\n" in out
 
 
-def test_targets_are_what_a_model_puts_out():
+def test_targets_have_the_shape_of_the_output():
     labels = np.array([0, 1, 1])
     np.testing.assert_array_equal(inputs.targets(labels, 2), [[0.0], [1.0], [1.0]])
     np.testing.assert_array_equal(inputs.targets(labels, 3), [[1, 0, 0], [0, 1, 0], [0, 1, 0]])
 
 
-def test_class_weights_make_classes_alike(out):
+def test_class_weights_balance_the_classes(out):
     records = dataset.open(out).records("train")
     recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights="balanced")
     weighted = inputs.weighing(records, recipe, 4)
-    # None of the fourth class is there; a blend has the weights of its parts.
+    # There are no images of the fourth class. The weight of a blended image is the mean of its classes' weights.
     values = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0.25, 0.75, 0, 0]], np.float32)
     _, targets, weights = weighted("images", values)
     np.testing.assert_array_equal(targets, values)
@@ -72,7 +72,7 @@ def test_class_weights_of_two_classes(tmp_path):
     recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights="balanced", label_smoothing=0.2)
     _, targets, weights = inputs.weighing(records, recipe, 2)("images", np.array([[0.0], [1.0]], np.float32))
     np.testing.assert_allclose(targets, [[0.1], [0.9]])
-    np.testing.assert_allclose(weights, [8 / 12, 8 / 4])  # Of the classes, whatever is smoothed.
+    np.testing.assert_allclose(weights, [8 / 12, 8 / 4])  # Label smoothing does not change the weights.
 
 
 def test_smoothed_targets_add_up_to_one():
@@ -80,8 +80,8 @@ def test_smoothed_targets_add_up_to_one():
     np.testing.assert_allclose(inputs.smoothed(np.array([[0, 1, 0, 0]], np.float32), 0.2), [[0.05, 0.85, 0.05, 0.05]])
 
 
-@pytest.mark.parametrize("how", ["mixup", "cutmix"])
-def test_mixed_batches_have_mixed_targets(how, out):
+@pytest.mark.parametrize("option", ["mixup", "cutmix"])
+def test_mixed_batches_have_mixed_targets(option, out):
     records = dataset.open(out).records("train")
     config = recipes.TrainConfig(tfrecords=str(out))
     model = recipes.ModelConfig(image_size=16)
@@ -91,23 +91,23 @@ def test_mixed_batches_have_mixed_targets(how, out):
         stream = inputs.train_batches(records, recipe, config, None, 3)(1)
         return list(itertools.islice(stream.as_numpy_iterator(), 3))
 
-    for (images, targets), (plain_images, plain) in zip(batches(**{how: 0.5}), batches()):
+    for (images, targets), (plain_images, plain) in zip(batches(**{option: 0.5}), batches()):
         assert images.dtype == np.uint8
         assert set(np.unique(plain)) == {0.0, 1.0}
         np.testing.assert_allclose(targets.sum(1), 1.0, rtol=1e-5)
-        untouched = (images == plain_images).all((1, 2, 3))
-        assert 0 < untouched.sum() < 10
-        np.testing.assert_array_equal(targets[untouched], plain[untouched])
-    assert any(((targets > 0) & (targets < 1)).any() for _, targets in batches(**{how: 1.0}))
+        unchanged = (images == plain_images).all((1, 2, 3))
+        assert 0 < unchanged.sum() < 10
+        np.testing.assert_array_equal(targets[unchanged], plain[unchanged])
+    assert any(((targets > 0) & (targets < 1)).any() for _, targets in batches(**{option: 1.0}))
 
 
-def test_a_batch_is_named_by_its_records(out):
+def test_batch_is_described_by_its_records(out):
     records = dataset.open(out).records("train")
     config = recipes.TrainConfig(tfrecords=str(out), seed=3)
     recipe = recipes.Recipe(model=recipes.ModelConfig(image_size=16), phases=(), batch_size=4, augment="none")
     stream = dataset.train_batches(records, batch_size=4, image_size=16, seed=3, start_step=7, with_numbers=True)
     _, _, numbers = next(iter(stream))
-    named = inputs.batch_numbers(records, recipe, config, 7)
-    np.testing.assert_array_equal(named, numbers)
+    batch = inputs.batch_numbers(records, recipe, config, 7)
+    np.testing.assert_array_equal(batch, numbers)
     expected = ", ".join(f"{number} ({records.paths[number]})" for number in numbers.numpy())
-    assert inputs.describe_records(records, named) == expected
+    assert inputs.describe_records(records, batch) == expected

@@ -1,4 +1,4 @@
-"""Run directories: which one is taken, which is refused, and what is written."""
+"""Tests of run directories: which one is used, which are rejected, and the files in them."""
 
 from __future__ import annotations
 
@@ -39,50 +39,58 @@ def begin(run: str | None = "run", settings: dict[str, dict[str, object]] = SETT
         return str(path)
 
 
-def test_a_new_directory_holds_its_settings(tmp_path):
+def test_new_directory_holds_its_settings(tmp_path):
     assert begin("a/b") == "a/b"
     assert [path.name for path in (tmp_path / "a/b").iterdir()] == ["settings.json"]
     assert json.loads((tmp_path / "a/b/settings.json").read_text()) == json.loads(json.dumps(SETTINGS))
 
 
-def test_a_run_of_the_reference_recipe_under_its_former_name_is_continued():
-    begin(settings=changed("flags", recipe="document"))
-    assert begin(settings=changed("flags", recipe="reference")) == "run"
-    with pytest.raises(UserError, match=r"begun with other settings: --recipe was 'reference', is 'default'"):
-        begin(settings=changed("flags", recipe="default"))
+@pytest.mark.parametrize(
+    ("flag", "old", "name", "other"),
+    [
+        ("recipe", "document", "reference", "default"),
+        ("augment", "document", "reference", "standard"),
+        ("augment", "document_transfer", "reference_transfer", "reference"),
+    ],
+)
+def test_run_with_an_old_name_of_a_recipe_or_preset_is_continued(flag, old, name, other):
+    begin(settings=changed("flags", **{flag: old}))
+    assert begin(settings=changed("flags", **{flag: name})) == "run"
+    with pytest.raises(UserError, match=rf"was started with other settings: --{flag} was '{name}', is '{other}'"):
+        begin(settings=changed("flags", **{flag: other}))
 
 
-def test_the_default_is_a_fresh_one_named_by_trainer_and_time():
+def test_default_is_a_new_directory_named_by_trainer_and_time():
     assert re.fullmatch(r"runs/finetune-\d{8}-\d{6}", begin(None))
 
 
-def test_fresh_ones_of_the_same_second_are_numbered(monkeypatch):
+def test_new_directories_of_the_same_second_are_numbered(monkeypatch):
     monkeypatch.setattr(run_directory.time, "strftime", lambda layout: "20250131-235959")
     paths = [begin(None, changed("flags", seed=seed)) for seed in range(3)]
     assert paths == [f"runs/finetune-20250131-235959{suffix}" for suffix in ("", "-2", "-3")]
 
 
-def test_the_default_continues_an_unfinished_run_of_the_same_settings(capsys):
+def test_default_continues_an_unfinished_run_with_the_same_settings(capsys):
     others = [begin(None, changed("flags", seed=1)), begin(None, changed("environment", keras="3.16"))]
     first = begin(None)
     assert first not in others
     capsys.readouterr()
-    assert begin(None, changed("other", checkpoint_every=7)) == first  # These have no say in the results.
-    assert capsys.readouterr().out == f"run: continues {first}, unfinished and of the same settings\n"
+    assert begin(None, changed("other", checkpoint_every=7)) == first  # These values do not change the results.
+    assert capsys.readouterr().out == f"run: continues {first}, an unfinished run with the same settings\n"
     run_directory.finish(run_directory.Path(first), {"accuracy": 1.0})
     assert begin(None) not in [*others, first]
 
 
-def test_a_directory_at_work_is_left_alone():
-    at_work = "--run=run: another process is at work in it"
-    with run_directory.opened("run", SETTINGS, "finetune"), pytest.raises(UserError, match=at_work):
+def test_directory_in_use_is_not_opened():
+    in_use = "--run=run: another process is using it"
+    with run_directory.opened("run", SETTINGS, "finetune"), pytest.raises(UserError, match=in_use):
         begin("run")
     assert begin("run") == "run"
     with run_directory.opened(None, SETTINGS, "finetune") as path:
         assert begin(None) != str(path)
 
 
-def test_the_lock_goes_with_the_process():
+def test_lock_ends_with_its_process():
     code = (
         "import os, sys; from trainers import run_directory as r\n"
         f"with r.opened('run', {SETTINGS!r}, 'finetune'): os.kill(os.getpid(), 9)"
@@ -104,49 +112,51 @@ def test_the_lock_goes_with_the_process():
         ("environment", {"keras": "3.16"}, "environment.keras was '3.15.1', is '3.16'"),
     ],
 )
-def test_a_run_of_other_settings_is_refused_and_the_difference_named(topic, values, message):
+def test_other_settings_are_rejected_and_the_difference_is_named(topic, values, message):
     begin("run")
-    for look in (run_directory.results, lambda run, settings: begin(run, settings)):
+    for open_run in (run_directory.results, lambda run, settings: begin(run, settings)):
         with pytest.raises(UserError) as error:
-            look("run", changed(topic, **values))
+            open_run("run", changed(topic, **values))
         assert str(error.value) == (
-            f"--run=run: begun with other settings: {message}. "
-            "Repeat the command it was begun with, or pass another --run."
+            f"--run=run: was started with other settings: {message}. "
+            "Repeat the command that started it, or pass another --run."
         )
 
 
-def test_results_are_those_of_a_finished_run(tmp_path):
+def test_results_of_a_finished_run(tmp_path):
     assert run_directory.results(None, SETTINGS) is None
     assert run_directory.results("run", SETTINGS) is None
     begin("run")
     assert run_directory.results("run", SETTINGS) is None
     (tmp_path / "run/checkpoint.npz").touch()
-    run_directory.write_json(tmp_path / "run/metrics.json", {"accuracy": 0.5})  # Killed in `finish`, that is.
+    # A process that was killed in `finish` leaves its checkpoint next to metrics.json.
+    run_directory.write_json(tmp_path / "run/metrics.json", {"accuracy": 0.5})
     assert run_directory.results("run", changed("environment", keras="3.16")) == {"accuracy": 0.5}
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["metrics.json", "settings.json"]
     with pytest.raises(UserError, match="--seed was 0, is 1"):
         run_directory.results("run", changed("flags", seed=1))
 
 
-def test_what_is_no_run_directory_is_refused(tmp_path):
+def test_other_directories_are_rejected(tmp_path):
     (tmp_path / "photos").mkdir()
-    begin("photos")  # Empty: why not.
+    begin("photos")  # An empty directory can be used.
     (tmp_path / "home").mkdir()
     (tmp_path / "home/letter.txt").touch()
     (tmp_path / "file").touch()
     for run in ("home", "file"):
         with pytest.raises(
-            UserError, match=f"--run={run}: not a run directory .no settings.json in it.. Pass a new or empty one"
+            UserError,
+            match=rf"--run={run}: is not a run directory, since it has no settings\.json\. Pass a new or empty ",
         ):
             begin(run)
     assert [path.name for path in (tmp_path / "home").iterdir()] == ["letter.txt"]
 
 
-def test_damaged_settings_are_told(tmp_path):
+def test_damaged_settings_are_reported(tmp_path):
     begin("run")
     (tmp_path / "run/settings.json").write_text("{")
     with pytest.raises(
-        UserError, match=r"run/settings.json: damaged .*Remove this run, or use another run directory\."
+        UserError, match=r"run/settings.json: is damaged .*Delete this run, or use another run directory\."
     ):
         begin("run")
 

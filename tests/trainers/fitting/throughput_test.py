@@ -1,4 +1,4 @@
-"""How fast a training goes, and how long it waits, by a clock that only the test moves."""
+"""Tests of the throughput of a training and its waiting time, with a clock that only the test moves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainers.fitting.throughput import Throughput
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of Python and of TensorFlow."""
+    """Replace the clocks of Python and TensorFlow."""
     clock = Clock()
 
     def timestamp() -> tf.Tensor:
@@ -27,7 +27,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def slow(clock: Clock, seconds: float) -> tf.data.Dataset:
-    """Numbers that take so long to make, one after the other, when they are asked for."""
+    """Return a dataset of numbers. Each number takes some seconds to make."""
 
     def make(number: np.ndarray) -> np.ndarray:
         clock.sleep(seconds)
@@ -41,33 +41,33 @@ def slow(clock: Clock, seconds: float) -> tf.data.Dataset:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(
-    ("makes", "works", "share"),
+    ("make_seconds", "step_seconds", "share"),
     [
-        (0.04, 0.0, 1.0),  # The input binds.
-        (0.0, 0.04, 0.0),  # The model binds.
-        (0.04, 0.04, 0.5),  # Half of the time.
+        (0.04, 0.0, 1.0),  # The input limits the speed.
+        (0.0, 0.04, 0.0),  # The model limits the speed.
+        (0.04, 0.04, 0.5),  # Each takes half of the time.
         (0.01, 0.03, 0.25),
     ],
 )
-def test_the_share_of_time_that_is_waited(
-    clock: Clock, makes: float, works: float, share: float, deterministic: bool
+def test_share_of_time_spent_waiting(
+    clock: Clock, make_seconds: float, step_seconds: float, share: float, deterministic: bool
 ) -> None:
-    pace = Throughput(batch_size=3, deterministic=deterministic)
-    numbers = iter(pace.measured(slow(clock, makes)))
-    pace.on_epoch_begin(0)
+    meter = Throughput(batch_size=3, deterministic=deterministic)
+    numbers = iter(meter.measured(slow(clock, make_seconds)))
+    meter.on_epoch_begin(0)
     for step in range(12):
         assert next(numbers) == step
-        clock.sleep(works)
-        pace.on_train_batch_end(step, {"loss": 0.0})
+        clock.sleep(step_seconds)
+        meter.on_train_batch_end(step, {"loss": 0.0})
     logs: dict[str, float] = {}
-    pace.on_epoch_end(0, logs)
+    meter.on_epoch_end(0, logs)
     assert logs["data_wait"] == pytest.approx(share)
-    assert logs["images_per_second"] == pytest.approx(3 / (makes + works))
+    assert logs["images_per_second"] == pytest.approx(3 / (make_seconds + step_seconds))
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_the_real_clocks_agree(deterministic: bool) -> None:
-    """A sleep may take longer than it should, never less: the bounds hold on any machine."""
+def test_real_clocks(deterministic: bool) -> None:
+    """A sleep may take longer than requested, but never less, so the bounds hold on any machine."""
 
     def make(number: np.ndarray) -> np.ndarray:
         time.sleep(0.02)
@@ -81,33 +81,34 @@ def test_the_real_clocks_agree(deterministic: bool) -> None:
     logs: dict[str, float] = {}
     meter.on_epoch_end(0, logs)
     assert 0 < logs["images_per_second"] <= 3 / 0.02
-    assert logs["images_per_second"] / 3 * 0.02 * 0.99 <= logs["data_wait"] <= 1  # At least the sleeps were waited for.
+    # The waiting time has at least the length of the sleeps.
+    assert logs["images_per_second"] / 3 * 0.02 * 0.99 <= logs["data_wait"] <= 1
 
 
-def test_what_is_made_in_advance_is_not_waited_for(clock: Clock) -> None:
-    pace = Throughput(batch_size=3)
-    numbers = iter(pace.measured(slow(clock, 0.04).take(12).cache().repeat(2)))
+def test_cached_elements_are_not_waited_for(clock: Clock) -> None:
+    meter = Throughput(batch_size=3)
+    numbers = iter(meter.measured(slow(clock, 0.04).take(12).cache().repeat(2)))
     for _ in range(12):
         next(numbers)
-    pace.on_epoch_begin(1)
+    meter.on_epoch_begin(1)
     for step in range(12):
         next(numbers)
         clock.sleep(0.01)
-        pace.on_train_batch_end(step, {"loss": 0.0})
+        meter.on_train_batch_end(step, {"loss": 0.0})
     logs: dict[str, float] = {}
-    pace.on_epoch_end(1, logs)
+    meter.on_epoch_end(1, logs)
     assert logs == {"images_per_second": 300.0, "data_wait": 0.0}
 
 
 def test_steps_of_an_earlier_process_do_not_count(clock: Clock) -> None:
-    pace = Throughput(batch_size=3)
-    pace.on_epoch_begin(0)
+    meter = Throughput(batch_size=3)
+    meter.on_epoch_begin(0)
     for step in range(100):
-        pace.on_train_batch_end(step, {})
+        meter.on_train_batch_end(step, {})
     logs: dict[str, float] = {}
-    pace.on_epoch_end(0, logs)
+    meter.on_epoch_end(0, logs)
     assert logs == {}
     clock.sleep(0.1)
-    pace.on_train_batch_end(100, {"loss": 0.0})  # One step: its time is that since the beginning.
-    pace.on_epoch_end(0, logs)
+    meter.on_train_batch_end(100, {"loss": 0.0})  # A single step is measured from the start of the epoch.
+    meter.on_epoch_end(0, logs)
     assert logs["images_per_second"] == 30.0

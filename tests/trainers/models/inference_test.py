@@ -1,4 +1,4 @@
-"""Models as functions of images: what they answer, and of which weights."""
+"""Tests of compiled models: their outputs, and the weights they use."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def variables_in(function: tf.types.experimental.PolymorphicFunction) -> int:
     return len(function.get_concrete_function().variables)
 
 
-@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="constants are for processors alone")
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="constants are only used on CPUs")
 @pytest.mark.parametrize(
     ("config", "classes", "policy"),
     [
         (ModelConfig(backbone="MobileNetV2", image_size=32, weights="none"), 2, "float32"),
-        (ModelConfig(backbone="MobileNetV2", image_size=32, weights="none"), 2, "mixed_bfloat16"),  # Casts of weights.
-        pytest.param(  # Layers made of layers.
+        (ModelConfig(backbone="MobileNetV2", image_size=32, weights="none"), 2, "mixed_bfloat16"),  # Weights are cast.
+        pytest.param(  # This network has nested layers.
             ModelConfig(backbone="ConvNeXtTiny", image_size=32, weights="none"), 3, "float32", marks=pytest.mark.slow
         ),
-        (ModelConfig(backbone="EfficientNetB0", image_size=32, weights="none"), 3, "float32"),  # A state of its own.
+        (ModelConfig(backbone="EfficientNetB0", image_size=32, weights="none"), 3, "float32"),  # It has other state.
     ],
     ids=lambda value: getattr(value, "backbone", value),
 )
-def test_constants_answer_as_variables_do(config, classes, policy, monkeypatch):
+def test_constants_give_the_outputs_of_variables(config, classes, policy, monkeypatch):
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(0)
     model = networks.build(config, classes).model
@@ -52,11 +52,11 @@ def test_constants_answer_as_variables_do(config, classes, policy, monkeypatch):
     np.testing.assert_allclose(constant(images[:2]), constant(images)[:2], atol=2e-6 if policy == "float32" else 2e-2)
 
 
-def test_weights_are_those_of_when_it_was_made():
+def test_weights_are_those_at_compilation():
     model = networks.build(ModelConfig(backbone="CNN", image_size=32, weights="none"), 2).model
     images = np.full((1, 32, 32, 3), 200, np.uint8)
     before = inference.compiled(model)
-    answer = model(images, training=False).numpy()
+    expected = model(images, training=False).numpy()
     model.set_weights([weight + 0.1 for weight in model.get_weights()])
-    np.testing.assert_allclose(before(images), answer, atol=1e-6)
-    assert abs(model(images, training=False).numpy() - answer) > 0.01
+    np.testing.assert_allclose(before(images), expected, atol=1e-6)
+    assert abs(model(images, training=False).numpy() - expected) > 0.01

@@ -1,4 +1,4 @@
-"""A model file is used as it was meant, read by Keras alone too, and never trusted."""
+"""Tests of model files: Keras reads them, and their content is not trusted."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def saved(tmp_path_factory) -> Path:
 
 
 def changed(saved: Path, path: Path, change: Callable[[dict[str, bytes]], Mapping[str, bytes]]) -> Path:
-    """Writes the archive anew with other members."""
+    """Write the archive with changed members."""
     with zipfile.ZipFile(saved) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
@@ -51,17 +51,17 @@ def changed(saved: Path, path: Path, change: Callable[[dict[str, bytes]], Mappin
     return path
 
 
-def test_what_is_saved_is_loaded_and_nothing_else_is_left(saved):
+def test_saved_model_is_loaded_and_no_other_file_is_left(saved):
     model, info = model_file.load(saved)
     assert info == INFO
     assert info.versions["keras"] == keras.__version__
     assert [path.name for path in saved.parent.iterdir()] == ["model.keras"]
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
-    by_keras = keras.models.load_model(saved)  # Without this package.
+    by_keras = keras.models.load_model(saved)  # Keras reads it without this package.
     np.testing.assert_array_equal(model.predict(images, verbose=0), by_keras.predict(images, verbose=0))
 
 
-def test_saving_replaces_the_file_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_save_replaces_the_file_completely_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "model.keras"
     path.write_bytes(b"old")
 
@@ -74,7 +74,7 @@ def test_saving_replaces_the_file_whole_or_not_at_all(tmp_path, monkeypatch):
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("model.keras", b"old")]
 
 
-def test_the_info_of_a_dataset_and_how_its_images_were_prepared(tmp_path):
+def test_description_has_the_preparation_of_the_images(tmp_path):
     settings: dict[str, Any] = {"resize": 16, "resize_mode": "exact", "store": "raw", "upscale": True}
     out = tmp_path / "out"
     converted(with_splits(tmp_path / "pets"), out, **settings)
@@ -120,44 +120,51 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("config.json"), "it has no config.json. Copy it again"),
-        (without("metadata.json"), "it has no metadata.json. Copy it again"),
-        (without("model.weights.h5"), "it has no model.weights.h5. Copy it again"),
-        (with_metadata(b"{}"), "metadata.json in it does not say its classes"),  # As Keras alone writes it.
+        (without("config.json"), "has no config.json in it. Copy it again"),
+        (without("metadata.json"), "has no metadata.json in it. Copy it again"),
+        (without("model.weights.h5"), "has no model.weights.h5 in it. Copy it again"),
+        (with_metadata(b"{}"), "metadata.json in it has no class names and image settings"),  # As Keras writes it.
         (with_metadata(b"{"), "metadata.json in it is damaged: "),
         (with_metadata(b"3"), "metadata.json in it is damaged: "),
-        (with_metadata(b'{"classifier": []}'), "metadata.json in it is damaged: its classifier is no object"),
-        (with_metadata(b" " * ((1 << 24) + 1)), "metadata.json in it has more than 16,777,216 bytes."),  # A bomb.
-        (with_info(classes=["a", "b\x1b[2J"]), r"'b\x1b[2J' is no line of text"),  # It would clear the terminal.
-        (with_info(classes=["a", "b\n"]), r"'b\n' is no line of text"),  # Two lines of labels.txt.
-        (with_info(classes=["a", "b\udcff"]), r"'b\udcff' is no line of text"),  # No file takes it.
-        (with_info(trainer=["a"]), "['a'] is no line of text"),
-        (with_info(versions=["a"]), "versions are ['a']"),
-        (with_info(versions={"a": 1}), "1 is no line of text"),
-        (with_info(format=2), "it is of another format; a newer version"),
-        (with_info(classes=["a"]), "classes are ['a'], not two or more distinct names"),
-        (with_info(classes=["a", "a"]), "classes are ['a', 'a'], not"),
-        (with_info(classes=[1, 2]), "classes are [1, 2], not"),
+        (with_metadata(b'{"classifier": []}'), "metadata.json in it is damaged: its classifier is not an object"),
+        (with_metadata(b" " * ((1 << 24) + 1)), "metadata.json in it is larger than 16,777,216 bytes."),
+        # This text would clear the terminal.
+        (with_info(classes=["a", "b\x1b[2J"]), r"'b\x1b[2J' is not a line of printable text"),
+        (with_info(classes=["a", "b\n"]), r"'b\n' is not a line of printable text"),  # Two lines in labels.txt.
+        (with_info(classes=["a", "b\udcff"]), r"'b\udcff' is not a line of printable text"),  # Not valid in UTF-8.
+        (with_info(trainer=["a"]), "['a'] is not a line of printable text"),
+        (with_info(versions=["a"]), "versions are ['a'], but must be an object"),
+        (with_info(versions={"a": 1}), "1 is not a line of printable text"),
+        (with_info(format=2), "it has another format. A newer version"),
+        (with_info(classes=["a"]), "classes are ['a'], but must be two or more distinct names"),
+        (with_info(classes=["a", "a"]), "classes are ['a', 'a'], but must be two"),
+        (with_info(classes=[1, 2]), "classes are [1, 2], but must be two"),
         (with_info(classes=None), "metadata.json in it is damaged: "),
-        (with_info(image_size="8"), "image_size is '8'"),
-        (with_info(crop=3), "crop is 3"),
+        (with_info(image_size="8"), "image_size is '8', but must be a whole number"),
+        (with_info(crop=3), "crop is 3, but must be from 0 to 1"),
         (with_info(threshold="high"), "metadata.json in it is damaged: "),
         (with_info(images={"quality": 1000}), "images: --quality=1000"),
         (with_info(images={"other": 1}), "metadata.json in it is damaged: "),
         (with_info(other=1), "metadata.json in it is damaged: "),
-        # Keras's part, by hands that mean no good:
-        (with_config('"Conv2D"', '"Lambda"'), "refused by Keras: "),
-        (with_config('"keras.layers", "class_name": "Conv2D"', '"os", "class_name": "system"'), "refused by Keras: "),
-        (lambda members: members | {"config.json": b"{}"}, "refused by Keras: "),
-        (with_layer(keras.layers.Dense(2)), "refused by Keras: it holds a Dense, no model"),
-        (with_layer(keras.Sequential([keras.layers.Dense(2)])), ": "),  # Without shapes; told, by whichever part.
-        (lambda members: members | {"model.weights.h5": b"\x89HDF\r\n\x1a\n"}, "refused by Keras: "),
-        # Two models put together:
-        (with_info(classes=["a", "b", "c"]), "the model is (None, 8, 8, 3) -> (None, 1), and its metadata.json asks"),
-        (with_info(image_size=9), "asks for (None, 9, 9, 3) -> (None, 1)"),
+        # Malicious changes of Keras's members:
+        (with_config('"Conv2D"', '"Lambda"'), "Keras cannot load it: "),
+        (
+            with_config('"keras.layers", "class_name": "Conv2D"', '"os", "class_name": "system"'),
+            "Keras cannot load it: ",
+        ),
+        (lambda members: members | {"config.json": b"{}"}, "Keras cannot load it: "),
+        (with_layer(keras.layers.Dense(2)), "Keras cannot load it: it holds a Dense, not a model"),
+        (with_layer(keras.Sequential([keras.layers.Dense(2)])), ": "),  # A model without shapes: any error is right.
+        (lambda members: members | {"model.weights.h5": b"\x89HDF\r\n\x1a\n"}, "Keras cannot load it: "),
+        # Members of two different models:
+        (
+            with_info(classes=["a", "b", "c"]),
+            "the model is (None, 8, 8, 3) -> (None, 1), but its metadata.json describes",
+        ),
+        (with_info(image_size=9), "describes (None, 9, 9, 3) -> (None, 1)"),
     ],
 )
-def test_other_contents_are_refused(change, message, saved, tmp_path):
+def test_changed_contents_are_rejected(change, message, saved, tmp_path):
     path = changed(saved, tmp_path / "other.keras", change)
     with pytest.raises(UserError) as error:
         model_file.load(path)
@@ -166,26 +173,26 @@ def test_other_contents_are_refused(change, message, saved, tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.001, 0.3, 0.6, 0.9, 0.999])
-def test_a_flipped_byte_or_a_cut_is_found(share, saved, tmp_path):
+def test_flipped_byte_or_cut_is_detected(share, saved, tmp_path):
     data = saved.read_bytes()
     position = int(share * len(data))
     cut, flipped = tmp_path / "cut.keras", tmp_path / "flipped.keras"
     cut.write_bytes(data[:position])
-    with pytest.raises(UserError, match=f"{cut}: cut off, damaged or no .keras file"):
+    with pytest.raises(UserError, match=f"{cut}: is cut off, damaged or not a .keras file"):
         model_file.load(cut)
     flipped.write_bytes(data)
     flip(flipped, position)
     try:
         model, info = model_file.load(flipped)
     except UserError as error:
-        assert str(error).startswith(f"{flipped}: ")  # noqa: PT017  Some bytes of a zip archive say nothing.
+        assert str(error).startswith(f"{flipped}: ")  # noqa: PT017  Some bytes of a zip archive have no meaning.
         return
     assert info == INFO
     for weight, expected in zip(model.get_weights(), model_file.load(saved)[0].get_weights()):
         np.testing.assert_array_equal(weight, expected)
 
 
-def test_every_flipped_byte_of_the_weights_is_found(saved, tmp_path):
+def test_every_flipped_byte_of_the_weights_is_detected(saved, tmp_path):
     with zipfile.ZipFile(saved) as archive:
         member = archive.getinfo("model.weights.h5")
     path = tmp_path / "flipped.keras"
@@ -196,56 +203,53 @@ def test_every_flipped_byte_of_the_weights_is_found(saved, tmp_path):
             model_file.read_info(path)
 
 
-def test_a_lambda_is_refused_and_not_run(tmp_path):
+def test_lambda_is_rejected_and_not_run(tmp_path):
     trace = tmp_path / "ran"
     name = str(trace)
     layer = keras.layers.Lambda(lambda x: (open(name, "w").close(), x)[1], output_shape=(6, 6, 4))
     path = tmp_path / "model.keras"
     model_file.save(small_model(layer=layer), INFO, path)
     trace.unlink(missing_ok=True)
-    with pytest.raises(UserError, match=r"refused by Keras: .*Lambda"):
+    with pytest.raises(UserError, match=r"Keras cannot load it: .*Lambda"):
         model_file.load(path)
     assert not trace.exists()
     keras.models.load_model(path, safe_mode=False)(np.zeros((1, 8, 8, 3), np.uint8))
-    assert trace.exists()  # The proof is one: it would have run.
+    assert trace.exists()  # Without the check, the Lambda would have run.
 
 
-def test_other_files_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.keras: it cannot be read: No such file or directory\."):
+def test_other_files_are_rejected(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere\.keras: cannot be read: No such file or directory\."):
         model_file.load(tmp_path / "nowhere.keras")
     (tmp_path / "text.keras").write_text("text")
-    with pytest.raises(UserError, match=r"cut off, damaged or no \.keras file"):
+    with pytest.raises(UserError, match=r"is cut off, damaged or not a \.keras file"):
         model_file.load(tmp_path / "text.keras")
 
 
-def test_finds_the_model_of_a_run(saved, tmp_path):
+def test_model_of_a_run_is_found(saved, tmp_path):
     assert model_file.find(str(saved)) == saved
     assert model_file.find(str(saved.parent)) == saved
-    with pytest.raises(UserError, match=r"no run directory \(it has no model\.keras\)"):
+    with pytest.raises(UserError, match=r"is not a run directory, since it has no model\.keras\."):
         model_file.find(str(tmp_path))
     (tmp_path / "settings.json").write_text("{}")
     with pytest.raises(UserError, match="the training is unfinished"):
         model_file.find(str(tmp_path))
     (tmp_path / "m.bak").write_bytes(saved.read_bytes())
-    with pytest.raises(UserError, match=r"--run=.*m\.bak: no \.keras file, by its name\."):
+    with pytest.raises(UserError, match=r"--run=.*m\.bak: is not a \.keras file\."):
         model_file.find(str(tmp_path / "m.bak"))
-    with pytest.raises(UserError, match=r"--run=nowhere: no such directory"):
+    with pytest.raises(UserError, match=r"--run=nowhere: does not exist"):
         model_file.find("nowhere")
 
 
 @pytest.mark.parametrize("values", [{"classes": ("a",)}, {"image_size": 0}, {"crop": -0.1}, {"threshold": 2}])
-def test_wrong_values_are_no_info(values):
+def test_wrong_values_are_rejected(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         dataclasses.replace(INFO, **values)
 
 
-def test_loading_unpacks_nothing_and_what_the_machine_lacks_is_told_as_that(saved, tmp_path, monkeypatch):
+def test_members_are_only_those_of_keras_and_errors_of_the_machine_are_raised(saved, tmp_path, monkeypatch):
     with zipfile.ZipFile(saved) as archive:
-        assert sorted(archive.namelist()) == [
-            "config.json",
-            "metadata.json",
-            "model.weights.h5",
-        ]  # Of more, Keras would.
+        # With more members, Keras would unpack the archive.
+        assert sorted(archive.namelist()) == ["config.json", "metadata.json", "model.weights.h5"]
 
     def full(*args: object, **more: object) -> None:
         raise OSError(28, "No space left on device")
@@ -258,13 +262,13 @@ def test_loading_unpacks_nothing_and_what_the_machine_lacks_is_told_as_that(save
 @pytest.mark.parametrize(
     ("classes", "threshold", "message"),
     [
-        (("a", "b"), 0.0, "--threshold=0: a probability between 0 and 1 is expected, neither of them."),
-        (("a", "b"), 1.0, "--threshold=1: a probability between 0 and 1"),
-        (("a", "b"), float("nan"), "--threshold=nan: a probability between 0 and 1"),
-        (("a", "b", "c"), 0.3, "--threshold=0.3: it is of two classes, and the model has 3, of which the likeliest"),
+        (("a", "b"), 0.0, "--threshold=0: must be above 0 and below 1."),
+        (("a", "b"), 1.0, "--threshold=1: must be above 0 and below 1."),
+        (("a", "b"), float("nan"), "--threshold=nan: must be above 0 and below 1."),
+        (("a", "b", "c"), 0.3, "--threshold=0.3: applies to two-class models only. This model has 3 classes."),
     ],
 )
-def test_a_threshold_is_of_two_classes_and_within(classes, threshold, message):
+def test_threshold_is_checked(classes, threshold, message):
     info = dataclasses.replace(INFO, classes=classes)
     assert model_file.with_threshold(info, None) == info
     assert model_file.with_threshold(INFO, 0.3).threshold == 0.3

@@ -1,4 +1,4 @@
-"""The classifiers: scaling, what is trained, weights files, and what is refused."""
+"""Tests of classifiers: scaling, trained layers, weights files, and rejected settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainers.models import networks
 from trainers.recipes import ModelConfig
 
 SMALL = ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.25}, weights="none", image_size=32)
-# Sizes near the smallest that each backbone takes, so that all 40 can be built.
+# Sizes near the smallest of each backbone, so that all 40 can be built.
 KERAS_BACKBONES = [name for name in backbones.BACKBONES if name != backbones.CNN]
 SMALLEST = {"Xception": 71, "InceptionV3": 75, "InceptionResNetV2": 75}
 
@@ -30,7 +30,7 @@ def _clean():
 
 
 def pixels(size: int, count: int = 2) -> np.ndarray:
-    """Coarse patches of colour: noise of single pixels would look alike to a network, one image as the next."""
+    """Return images of coarse patches of color. Noise in single pixels would give similar outputs."""
     patches = np.random.default_rng(0).integers(0, 256, (count, 4, 4, 3), np.uint8)
     patches[0, 0, :2] = [[0, 0, 0], [255, 255, 255]]
     side = -(-size // 4)
@@ -38,16 +38,16 @@ def pixels(size: int, count: int = 2) -> np.ndarray:
 
 
 def preprocess_input(name: str, images: np.ndarray) -> np.ndarray:
-    """The backbone module's own, on floats: on uint8 it would wrap modulo 256."""
+    """Call the function of the backbone's module on floats, since it overflows on uint8."""
     module = sys.modules[getattr(keras.applications, name).__module__]
     return module.preprocess_input(images.astype(np.float32))
 
 
 def settle(classifier: networks.Classifier) -> None:
-    """Lets every layer count: fits BatchNormalization's statistics to some images, and opens ConvNeXt's branches.
+    """Make every layer affect the output, also BatchNormalization and the branches of ConvNeXt.
 
-    With fresh statistics, what random layers put out fades to 0; a branch scaled by 1e-6 has gradients below half of
-    float32's resolution at a LayerNormalization's gamma of 1, which they therefore do not move.
+    Without it, BatchNormalization makes the outputs of random layers fade to 0. Branches of ConvNeXt are scaled by
+    1e-6, so that their gradients are below half of float32's resolution at gamma = 1 and would not change it.
     """
     for layer in classifier.base.layers:
         if type(layer).__name__ == "LayerScale":  # Keras does not export it.
@@ -59,7 +59,7 @@ def settle(classifier: networks.Classifier) -> None:
     classifier.base(scaling(pixels(size, 8)), training=True)
 
 
-def test_all_backbones_of_keras_are_known():
+def test_all_backbones_of_keras_are_in_the_table():
     assert sorted(KERAS_BACKBONES) == sorted(name for name in dir(keras.applications) if name[0].isupper())
 
 
@@ -80,12 +80,12 @@ def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path, 
     given = preprocess_input(config.backbone, images)
     scaled = networks.scale(images, backbones.find(config.backbone).scaling)
     np.testing.assert_allclose(scaled, given, rtol=1e-6, atol=1e-6)
-    # All eager, and the deep ones on our own scaled pixels: with random weights the deepest networks multiply a last
-    # bit beyond all bounds (Keras's own base, graph against eager: 0.9 of the scale for EfficientNetV2S).
+    # All models run eagerly, and deep ones get our own scaled pixels: with random weights, the deepest networks amplify
+    # a change of the last bit (Keras's own base, as a graph and eagerly: a difference of 0.9 for EfficientNetV2S).
     features = np.array(keras.Model(loaded.input, loaded.get_layer("pool").output)(images, training=False))
     expected = np.mean(classifier.base(given if shallow else scaled, training=False), axis=(1, 2))
     scale = np.abs(expected).max()
-    assert np.ptp(expected, axis=0).max() > 0.01 * scale  # What is compared depends on the image.
+    assert np.ptp(expected, axis=0).max() > 0.01 * scale  # The features depend on the image.
     np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4 * scale)
 
 
@@ -93,18 +93,18 @@ def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path, 
     "config",
     [
         SMALL,  # "tf"
-        ModelConfig(backbone="VGG16", weights="none", image_size=32),  # "caffe": channels turned around
+        ModelConfig(backbone="VGG16", weights="none", image_size=32),  # "caffe": reversed channels
         ModelConfig(backbone="MobileNetV3Small", weights="none", image_size=32),  # "own"
     ],
     ids=lambda config: config.backbone,
 )
-def test_saved_model_on_bytes_equals_preprocess_input_and_base(config, tmp_path):
+def test_saved_model_equals_preprocess_input_and_base(config, tmp_path):
     check_saved_equals_preprocess_input_and_base(config, tmp_path, shallow=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KERAS_BACKBONES)
-def test_every_saved_model_on_bytes_equals_preprocess_input_and_base(name, tmp_path):
+def test_every_saved_model_equals_preprocess_input_and_base(name, tmp_path):
     config = ModelConfig(backbone=name, weights="none", image_size=SMALLEST.get(name, 32))
     check_saved_equals_preprocess_input_and_base(config, tmp_path, shallow=False)
 
@@ -127,14 +127,14 @@ def test_saved_model_loads_without_this_package(tmp_path):
 @pytest.mark.parametrize(
     ("classes", "shape", "activation"), [(2, (None, 1), "sigmoid"), (3, (None, 3), "softmax")], ids=["two", "three"]
 )
-def test_output_suits_the_number_of_classes(classes, shape, activation):
+def test_output_depends_on_the_number_of_classes(classes, shape, activation):
     model = networks.build(SMALL, classes).model
     assert model.output_shape == shape
     assert model.layers[-1].activation.__name__ == activation
     assert model.input.dtype == "uint8"
 
 
-def test_scratch_reference_recipe_builds_the_network_of_the_notes():
+def test_scratch_reference_recipe_builds_the_reference_network():
     classifier = networks.build(recipes.scratch_reference().model, 2)
     layers = [*classifier.model.layers[:2], *classifier.base.layers[1:], *classifier.model.layers[3:]]
     assert [(layer.name, layer.output.shape[1:], layer.count_params()) for layer in layers] == [
@@ -157,7 +157,7 @@ def test_scratch_reference_recipe_builds_the_network_of_the_notes():
     assert classifier.model.get_layer("scaling").scale == 1 / 255
 
 
-def test_a_network_of_other_filters():
+def test_cnn_with_other_filters():
     config = ModelConfig(
         backbone="CNN",
         backbone_kwargs={"filters": (4, 8), "batch_norm": True},
@@ -172,7 +172,7 @@ def test_a_network_of_other_filters():
     ("rule", "names"),
     [
         ("head", []),
-        ("1", ["conv_pw_13"]),  # BatchNormalization does not count.
+        ("1", ["conv_pw_13"]),  # BatchNormalization is not counted.
         ("3", ["conv_pw_12", "conv_dw_13", "conv_pw_13"]),
         ("conv_dw_1$", ["conv_dw_1"]),
     ],
@@ -185,15 +185,18 @@ def test_layers_are_chosen_by_rules(rule, names):
 @pytest.mark.parametrize(
     ("rule", "message"),
     [
-        ("block9", "--unfreeze=block9: no layer with weights of mobilenet_1.00_32 has a name like that; the last are "),
-        ("0", "--unfreeze=0: mobilenet_1.00_32 has 27 layers with weights; 1 to so many."),
-        ("28", "--unfreeze=28: mobilenet_1.00_32 has 27 layers with weights; 1 to so many."),
-        ("_bn$", "--unfreeze=_bn$: no layer with weights of"),  # They stay frozen.
-        ("pad", "--unfreeze=pad: no layer with weights of"),  # Some are called so, but have nothing to train.
-        ("(", "--unfreeze=(: not a regular expression: missing ), unterminated subpattern"),
+        ("block9", "--unfreeze=block9: matches no layer with weights of mobilenet_1.00_32. The last layers are "),
+        ("0", "--unfreeze=0: mobilenet_1.00_32 has 27 layers with weights. --unfreeze must be a number from 1 to 27."),
+        (
+            "28",
+            "--unfreeze=28: mobilenet_1.00_32 has 27 layers with weights. --unfreeze must be a number from 1 to 27.",
+        ),
+        ("_bn$", "--unfreeze=_bn$: matches no layer with weights of"),  # BatchNormalization stays frozen.
+        ("pad", "--unfreeze=pad: matches no layer with weights of"),  # Layers with this name have no weights.
+        ("(", "--unfreeze=(: is not a regular expression: missing ), unterminated subpattern"),
     ],
 )
-def test_rules_that_choose_nothing_are_told(rule, message):
+def test_rules_without_layers_are_reported(rule, message):
     base = networks.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
     with pytest.raises(UserError) as error:
         networks.chosen_layers(base, rule)
@@ -201,7 +204,7 @@ def test_rules_that_choose_nothing_are_told(rule, message):
 
 
 @pytest.mark.parametrize(("pooling", "hidden"), [("average", 0), ("flatten", 16)])
-def test_the_parts_of_a_split_model_are_the_whole(pooling, hidden):
+def test_parts_of_a_split_model_give_the_outputs_of_the_whole(pooling, hidden):
     config = ModelConfig(backbone="MobileNet", weights="none", image_size=32, pooling=pooling, hidden=hidden)
     model = networks.build(config, 3).model
     extractor, head = networks.split(model)
@@ -211,7 +214,7 @@ def test_the_parts_of_a_split_model_are_the_whole(pooling, hidden):
     assert {id(w) for w in head.weights} | {id(w) for w in extractor.weights} == {id(w) for w in model.weights}
 
 
-def test_finetune_reference_recipe_builds_the_model_of_the_notes():
+def test_finetune_reference_recipe_builds_the_reference_model():
     classifier = networks.build(recipes.finetune_reference(weights="none").model, 2)
     assert [(layer.name, layer.count_params()) for layer in classifier.model.layers if layer.name != "get_item"] == [
         ("pixels", 0),
@@ -264,7 +267,7 @@ def test_last_stage(config, first, last, count):
     ],
     ids=lambda config: config.backbone,
 )
-def test_a_phase_changes_the_weights_it_says_and_no_others(config, rule):
+def test_phase_changes_only_the_weights_of_its_layers(config, rule):
     classifier = networks.build(config, 2)
     settle(classifier)
     classifier.set_trainable(rule)
@@ -275,20 +278,20 @@ def test_a_phase_changes_the_weights_it_says_and_no_others(config, rule):
     changed = {id(w) for w in classifier.model.weights if not np.array_equal(w, before[id(w)])}
 
     base = networks.chosen_layers(classifier.base, rule)
-    kept = [layer for layer in base if rule == "scratch" or not isinstance(layer, keras.layers.BatchNormalization)]
-    layers = [*kept, classifier.model.get_layer("probability")]
-    assert changed == {id(weight) for layer in layers for weight in layer.weights}  # Moving statistics are weights.
+    trained = [layer for layer in base if rule == "scratch" or not isinstance(layer, keras.layers.BatchNormalization)]
+    layers = [*trained, classifier.model.get_layer("probability")]
+    assert changed == {id(weight) for layer in layers for weight in layer.weights}  # Weights include moving statistics.
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KERAS_BACKBONES)
-def test_a_transfer_phase_changes_the_last_stage_of_every_backbone(name):
-    """Its moving statistics among the rest, which stay as they are."""
+def test_last_stage_of_every_backbone_is_trained(name):
+    """All other weights stay unchanged, and so do the moving statistics of the last stage."""
     config = ModelConfig(backbone=name, weights="none", image_size=SMALLEST.get(name, 32))
-    test_a_phase_changes_the_weights_it_says_and_no_others(config, "last_stage")
+    test_phase_changes_only_the_weights_of_its_layers(config, "last_stage")
 
 
-def test_frozen_layers_drop_nothing_at_random():
+def test_frozen_layers_drop_nothing():
     classifier = networks.build(ModelConfig(backbone="EfficientNetB0", weights="none", image_size=32), 2)
     rates = classifier.drop_rates
     assert len(rates) == 9
@@ -325,7 +328,7 @@ def test_mixed_precision_scales_and_ends_in_float32():
 
 
 class TestWeights:
-    """Weights files: the right one is loaded, all others are refused."""
+    """Tests of weights files: the right one is loaded, and all others are rejected."""
 
     @pytest.fixture
     def base(self):
@@ -348,48 +351,48 @@ class TestWeights:
                 "the file holds 135 arrays, the backbone 135; only in the file: (1, 1, 512, 512), ",
             ),
             (
-                {"alpha": 0.25, "include_top": True},  # Keras's own loader takes it without a word in the new format.
+                {"alpha": 0.25, "include_top": True},  # In the new format, Keras's own loader accepts this file.
                 "the file holds 137 arrays, the backbone 135; "
                 "only in the file: (1, 1, 256, 1000), (1000,); only in the backbone: none. ",
             ),
         ],
         ids=["wider", "with top"],
     )
-    def test_another_architecture_is_refused(self, tmp_path, name, other, message):
+    def test_another_architecture_is_rejected(self, tmp_path, name, other, message):
         model = keras.applications.MobileNet(weights=None, input_shape=(64, 64, 3), **other)
         file = str(tmp_path / name)
         (model.save_weights if name.startswith("new") else model.save)(file)
         with pytest.raises(UserError) as error:
             networks.build(ModelConfig(**{**vars(SMALL), "weights": file}), 2)
-        assert f"--weights={file}: not the weights of MobileNet(alpha=0.25) without its top: {message}" in str(
+        assert f"--weights={file}: is not a weights file of MobileNet(alpha=0.25) without top layers: {message}" in str(
             error.value
         )
         assert str(error.value).endswith("Pass the file of this architecture, or its --backbone and --backbone_kwargs.")
 
-    def test_the_same_arrays_in_other_places_are_refused(self, base, tmp_path):
+    def test_same_arrays_in_other_layers_are_rejected(self, base, tmp_path):
         file = tmp_path / "turned.h5"
         base.save(file)
         with h5py.File(file, "a") as stored:
             names = stored["model_weights"].attrs["layer_names"]
             stored["model_weights"].attrs["layer_names"] = names[::-1]
         with pytest.raises(
-            UserError, match=r"not the weights of MobileNet\(alpha=0.25\): (Weight count|Shape) mismatch"
+            UserError, match=r"is not a weights file of MobileNet\(alpha=0.25\): (Weight count|Shape) mismatch"
         ):
             networks.build(ModelConfig(**{**vars(SMALL), "weights": str(file)}), 2)
 
-    def test_what_is_no_weights_file_is_refused(self, tmp_path):
+    def test_other_files_are_rejected(self, tmp_path):
         file = tmp_path / "page.h5"
         file.write_text("<html>")
         for weights, message in {
-            str(file): f"--weights={file}: not a readable HDF5 file: ",
-            "nowhere.h5": "--weights=nowhere.h5: there is no such file.",
-            "w.zip": "--weights=w.zip: imagenet, none, or a .h5 or .weights.h5 file is expected.",
+            str(file): f"--weights={file}: is not a readable HDF5 file: ",
+            "nowhere.h5": "--weights=nowhere.h5: does not exist.",
+            "w.zip": "--weights=w.zip: must be imagenet, none, or the path of a .h5 or .weights.h5 file.",
         }.items():
             with pytest.raises(UserError) as error:
                 networks.build(ModelConfig(**{**vars(SMALL), "weights": weights}), 2)
             assert str(error.value).startswith(message)
 
-    def test_a_download_that_fails_is_told_with_the_way_out(self, monkeypatch):
+    def test_failed_download_is_reported_with_alternatives(self, monkeypatch):
         def get_file(name, url, **kwargs):
             raise Exception(f"URL fetch failure on {url}: None -- unreachable")  # As keras.utils.get_file does.
 
@@ -406,37 +409,38 @@ class TestWeights:
 @pytest.mark.parametrize(
     ("config", "classes", "message"),
     [
-        (SMALL, 1, "the dataset has 1 class: a training has nothing to learn"),
+        (SMALL, 1, "the dataset has 1 class. Training needs at least 2."),
         (
             ModelConfig(backbone="VGG16", weights="none", image_size=20),
             2,
-            "VGG16 at --image_size=20: refused by Keras: Input size must be at least 32x32; ",
+            "--image_size=20: Keras rejects it for VGG16: Input size must be at least 32x32; ",
         ),
         (
             ModelConfig(backbone="Xception", weights="none", image_size=64),
             2,
-            "Xception at --image_size=64: refused by Keras: Input size must be at least 71x71; ",
+            "--image_size=64: Keras rejects it for Xception: Input size must be at least 71x71; ",
         ),
         (
             ModelConfig(backbone="MobileNet", backbone_kwargs={"beta": 1}, weights="none"),
             2,
-            "--backbone_kwargs=beta=...: MobileNet has no such argument; it takes alpha, depth_multiplier, dropout.",
+            "--backbone_kwargs=beta=...: is not allowed for MobileNet. Allowed arguments: alpha, depth_multiplier,"
+            " dropout.",
         ),
         (
             ModelConfig(backbone="VGG16", backbone_kwargs={"pooling": "avg"}, weights="none"),
             2,
-            "--backbone_kwargs=pooling=...: VGG16 has no such argument; it takes none.",
+            "--backbone_kwargs=pooling=...: is not allowed for VGG16. Allowed arguments: none.",
         ),
         (
             ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.3}, weights="imagenet"),
             2,
-            "MobileNet(alpha=0.3) at --image_size=224: refused by Keras: If imagenet weights are being loaded, "
+            "--image_size=224: Keras rejects it for MobileNet(alpha=0.3): If imagenet weights are being loaded, "
             "alpha can be one of",
         ),
     ],
     ids=["one class", "small", "smaller than Xception takes", "unknown argument", "reserved argument", "bad value"],
 )
-def test_what_is_refused(config, classes, message):
+def test_unsuitable_settings_are_rejected(config, classes, message):
     with pytest.raises(UserError) as error:
         networks.build(config, classes)
     assert str(error.value).startswith(message)

@@ -1,4 +1,4 @@
-"""The numbers of the recipes, and what replaces them."""
+"""Tests of the values of the recipes, and of replacing them."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ MOVES: dict[str, Any] = {"rotation_range": 90, "zoom_range": 0.2, "horizontal_fl
 @pytest.mark.parametrize(
     ("recipe", "model", "phases", "augment"),
     [
-        (
+        (  # Section 2.
             recipes.scratch_reference(),
             ModelConfig(backbone="CNN", image_size=150, scaling="unit", pooling="flatten", dropout=0.5, weights="none"),
             [Phase(name="scratch", trainable="scratch", learning_rate=1e-4, epochs=50, steps_per_epoch=100)],
             AugmentConfig(),
-        ),  # Section 2.
-        (
+        ),
+        (  # Section 3.
             recipes.scratch_reference(augmented=True),
             recipes.scratch_reference().model,
             [Phase(name="scratch", trainable="scratch", learning_rate=1e-4, epochs=100, steps_per_epoch=100)],
             AugmentConfig(width_shift_range=0.2, height_shift_range=0.2, **MOVES),
-        ),  # Section 3.
-        (
+        ),
+        (  # Section 4.1. The original has 700 steps of 20 images, which are all 14,000.
             recipes.features_reference(),
             ModelConfig(**VGG16, dropout=0.5),
             [Phase(**HEAD, epochs=30)],
             AugmentConfig(),
-        ),  # Section 4.1: 700 steps of 14,000 images, which are all of them.
-        (
+        ),
+        (  # Section 4.2.(1).
             recipes.frozen_reference(),
             ModelConfig(**VGG16, dropout=0.6),
             [Phase(**HEAD, epochs=30, steps_per_epoch=100)],
             AugmentConfig(width_shift_range=0.1, height_shift_range=0.1, **MOVES),
-        ),  # Section 4.2.(1).
-        (
+        ),
+        (  # Section 4.2.(2).
             recipes.finetune_reference(),
             ModelConfig(**VGG16, dropout=0.6),
             [
@@ -55,31 +55,31 @@ MOVES: dict[str, Any] = {"rotation_range": 90, "zoom_range": 0.2, "horizontal_fl
                 ),
             ],
             AugmentConfig(width_shift_range=0.1, height_shift_range=0.1, **MOVES),
-        ),  # Section 4.2.(2).
+        ),
     ],
     ids=["scratch", "augmented", "features", "frozen", "finetune"],
 )
-def test_reference_recipes_have_the_numbers_of_the_notes(recipe, model, phases, augment):
+def test_reference_recipes_have_the_original_values(recipe, model, phases, augment):
     assert recipe.model == model
     assert list(recipe.phases) == phases
     assert PRESETS[recipe.augment] == augment
-    assert (recipe.batch_size, recipe.crop) == (20, 0.0)  # The whole image, stretched.
+    assert (recipe.batch_size, recipe.crop) == (20, 0.0)  # The whole image is stretched.
     assert recipe.from_features == (recipe == recipes.features_reference())
-    assert {phase.optimizer for phase in recipe.phases} <= {"adam", "rmsprop"}  # With Keras's own arguments.
+    assert {phase.optimizer for phase in recipe.phases} <= {"adam", "rmsprop"}  # With Keras's default arguments.
 
 
-def test_default_recipe_trains_everything_where_there_is_nothing_to_transfer():
+def test_default_recipe_without_pretrained_weights_trains_all_layers():
     assert [phase.trainable for phase in recipes.finetune().phases] == ["head", "last_stage"]
-    anew = recipes.finetune(weights="none")
-    assert [phase.trainable for phase in anew.phases] == ["scratch"]
-    assert anew == recipes.scratch(backbone="MobileNetV2")
+    from_scratch = recipes.finetune(weights="none")
+    assert [phase.trainable for phase in from_scratch.phases] == ["scratch"]
+    assert from_scratch == recipes.scratch(backbone="MobileNetV2")
 
 
-def test_a_network_that_is_the_default_anyway_may_be_named():
+def test_default_backbone_can_be_named():
     assert recipes.scratch(backbone="CNN") == recipes.scratch()
 
 
-def test_arguments_of_the_same_optimizer_stay():
+def test_arguments_of_the_same_optimizer_are_inherited():
     recipe = recipes.scratch(backbone="VGG16")
     more = recipes.override(recipe, phase={"optimizer_kwargs": {"global_clipnorm": 1}})
     assert more.phases[0].optimizer_kwargs == {"momentum": 0.9, "nesterov": True, "global_clipnorm": 1}
@@ -90,9 +90,9 @@ def test_arguments_of_the_same_optimizer_stay():
 
 @pytest.mark.parametrize(
     ("backbone", "scaling"),
-    [("VGG19", "unit"), ("EfficientNetB0", None), ("ConvNeXtTiny", None)],  # The latter two divide by 255 themselves.
+    [("VGG19", "unit"), ("EfficientNetB0", None), ("ConvNeXtTiny", None)],  # The last two scale by themselves.
 )
-def test_the_notes_scaling_is_not_put_in_front_of_networks_that_scale(backbone, scaling):
+def test_reference_scaling_is_not_added_to_networks_that_scale(backbone, scaling):
     made = [
         recipes.features_reference(backbone=backbone),
         recipes.frozen_reference(backbone=backbone),
@@ -100,28 +100,34 @@ def test_the_notes_scaling_is_not_put_in_front_of_networks_that_scale(backbone, 
         recipes.scratch_reference(backbone=backbone),
     ]
     assert [recipe.model.scaling for recipe in made] == [scaling] * 4
-    assert recipes.features_reference(backbone=backbone, scaling="tf").model.scaling == "tf"  # What is said holds.
+    assert recipes.features_reference(backbone=backbone, scaling="tf").model.scaling == "tf"  # A given value is used.
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
 def test_seeds_are_those_of_numpy(seed):
     with pytest.raises(UserError) as error:
         recipes.TrainConfig(tfrecords="out", seed=seed)
-    assert str(error.value) == f"--seed={seed}: from 0 to 4294967295 is expected."
+    assert str(error.value) == f"--seed={seed}: must be from 0 to 4294967295."
 
 
 @pytest.mark.parametrize("values", [{"augment": "standard"}, {"mixup": 0.1}, {"cutmix": 0.1}])
-def test_features_are_of_images_as_they_are(values):
+def test_features_need_unchanged_images(values):
     with pytest.raises(
-        UserError, match="features are computed once, of images as they are: none, 0 and 0 are expected"
+        UserError, match="must be none, 0 and 0, since features are computed once from unchanged images"
     ):
         recipes.override(recipes.features(), **values)
 
 
-def test_former_names_of_reference_recipes_are_kept_for_a_release():
+def test_old_names_of_recipes_and_presets_are_accepted():
     with pytest.warns(DeprecationWarning, match=r"recipes\.scratch_document is now recipes\.scratch_reference\."):
         assert recipes.scratch_document() == recipes.scratch_reference()
     assert recipes.current_name("document") == "reference"
+    for old, name in {"document": "reference", "document_transfer": "reference_transfer"}.items():
+        assert PRESETS[old] == PRESETS[name]
+        assert old not in PRESETS  # Lists of presets do not have the old names.
+        assert recipes.Recipe(model=ModelConfig(), phases=(), augment=old).augment == name
+    with pytest.raises(KeyError):
+        PRESETS["documents"]
     with pytest.raises(AttributeError, match="has no attribute 'compare_document'"):
         _ = recipes.compare_document
 
@@ -149,44 +155,49 @@ def test_override():
     assert recipe.model.backbone == "VGG19"
     assert recipes.override(recipes.finetune()) == recipes.finetune()
     both = recipes.override(recipes.finetune(), unfreeze="all")
-    assert [phase.trainable for phase in both.phases] == ["head", "all"]  # The head's phase stays one.
+    assert [phase.trainable for phase in both.phases] == ["head", "all"]  # Only the second phase changes.
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": [3]}, "--epochs=3: one number for each phase of the recipe is expected: head, finetune."),
-        ({"epochs": [0, 0]}, "--epochs=0,0: numbers from 0 on are expected, and not all 0."),
-        ({"epochs": [3, -1]}, "--epochs=3,-1: numbers from 0 on are expected, and not all 0."),
+        ({"epochs": [3]}, "--epochs=3: must be one number for each phase of the recipe: head, finetune."),
+        ({"epochs": [0, 0]}, "--epochs=0,0: must be numbers from 0 on, and not all 0."),
+        ({"epochs": [3, -1]}, "--epochs=3,-1: must be numbers from 0 on, and not all 0."),
         (
             {"learning_rate": [0.1]},
-            "--learning_rate=0.1: one number for each phase of the recipe is expected: head, finetune.",
+            "--learning_rate=0.1: must be one number for each phase of the recipe: head, finetune.",
         ),
-        ({"learning_rate": [0.1, 0.0]}, "--learning_rate=0: above 0 is expected."),
-        ({"learning_rate": [0.1, float("nan")]}, "--learning_rate=nan: above 0 is expected."),
+        ({"learning_rate": [0.1, 0.0]}, "--learning_rate=0: must be a number above 0."),
+        ({"learning_rate": [0.1, float("nan")]}, "--learning_rate=nan: must be a number above 0."),
         (
-            {"unfreeze": "scratch"},
-            "--unfreeze=scratch: last_stage, all, a number or a regular expression is expected.",
-        ),  # BatchNormalization would be trained too.
-        ({"batch_size": 0}, "--batch_size=0: at least 1 image is needed."),
+            {"unfreeze": "scratch"},  # This value would train BatchNormalization, too.
+            "--unfreeze=scratch: must be last_stage, all, a number or a regular expression.",
+        ),
+        ({"batch_size": 0}, "--batch_size=0: must be at least 1 image."),
         (
             {"crop": 1.5},
-            "--crop=1.5: a share of the shorter side within 0..1 is expected; 0 stretches the whole image.",
+            "--crop=1.5: must be between 0 and 1, a fraction of the shorter side. 0 stretches the whole image.",
         ),
-        ({"mixup": 1.5}, "--mixup=1.5: a share of the images within 0..1 is expected."),
-        ({"cutmix": -1.0}, "--cutmix=-1.0: a share of the images within 0..1 is expected."),
-        ({"label_smoothing": 1.0}, "--label_smoothing=1.0: a share from 0 to below 1 is expected."),
-        ({"early_stopping": -1}, "--early_stopping=-1: a number of epochs, or 0, is expected."),
+        ({"mixup": 1.5}, "--mixup=1.5: must be a share of the images, from 0 to 1."),
+        ({"cutmix": -1.0}, "--cutmix=-1.0: must be a share of the images, from 0 to 1."),
+        ({"label_smoothing": 1.0}, "--label_smoothing=1.0: must be a share from 0 to below 1."),
+        ({"early_stopping": -1}, "--early_stopping=-1: must be a number of epochs, or 0."),
         (
             {"phase": {"schedule": "constant", "warmup_steps": 5}},
-            "--warmup_steps=5 with --schedule=constant: a number of steps in front of --schedule=cosine is expected.",
+            "--warmup_steps=5 with --schedule=constant: only --schedule=cosine has a warm-up. Pass --schedule=cosine,"
+            " or remove --warmup_steps.",
         ),
-        ({"phase": {"schedule": "plateau", "patience": 0}}, "--patience=0: a number of epochs from 1 on is expected."),
-        ({"phase": {"patience": 2}}, "--patience=2: it has a meaning with --schedule=plateau alone."),
+        ({"phase": {"schedule": "cosine", "warmup_steps": -1}}, "--warmup_steps=-1: must be a number of steps, or 0."),
+        ({"phase": {"schedule": "plateau", "patience": 0}}, "--patience=0: must be at least 1 epoch."),
+        (
+            {"phase": {"patience": 2}},
+            "--patience=2: only --schedule=plateau uses it. Add --schedule=plateau, or remove --patience.",
+        ),
     ],
     ids=lambda value: None if isinstance(value, str) else "-".join(value),
 )
-def test_override_refuses(values, message):
+def test_override_rejects(values, message):
     with pytest.raises(UserError) as error:
         recipes.override(recipes.finetune(), **values)
     assert str(error.value) == message
@@ -195,4 +206,6 @@ def test_override_refuses(values, message):
 def test_there_are_no_imagenet_weights_of_the_notes_network():
     with pytest.raises(UserError) as error:
         ModelConfig(backbone="CNN")
-    assert str(error.value) == "--weights=imagenet: there are none for CNN. Pass --weights=none, or a file."
+    assert str(error.value) == (
+        "--weights=imagenet: CNN has no ImageNet weights. Pass --weights=none or the path of a weights file."
+    )

@@ -1,4 +1,4 @@
-"""Grad-CAM, where the answer is known by construction: an object pasted into a scene that is blank elsewhere."""
+"""Grad-CAM on drawn scenes, each with an object on a plain background, so that the evidence is known."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from trainers.results import gradcam
 
 SIZE, OBJECT = 128, 40
-COLORS = {0: (230, 40, 40), 1: (40, 220, 40), 2: (40, 40, 230)}  # The class of an object is its colour.
+COLORS = {0: (230, 40, 40), 1: (40, 220, 40), 2: (40, 40, 230)}  # The color of an object is its class.
 
 
 def scenes(classes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """u8[n SIZE SIZE 3] of grey with a coloured square, and bool[n SIZE SIZE], where that is."""
+    """Return gray images u8[n SIZE SIZE 3] with a colored square, and its masks bool[n SIZE SIZE]."""
     random = np.random.default_rng(seed)
     images = np.full((len(classes), SIZE, SIZE, 3), 128, np.uint8)
     masks = np.zeros(images.shape[:3], bool)
@@ -25,7 +25,7 @@ def scenes(classes: list[int], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 
 def by_hand(head: str, classes: int) -> keras.Model:
-    """Red, green and blue surplus, and a head whose classes are just these."""
+    """Return a model of the three colors, with the excess of red, green and blue as features."""
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(pixels)
     x = keras.layers.Conv2D(3, 4, strides=4, activation="relu", name="surplus")(x)
@@ -54,7 +54,7 @@ def by_hand(head: str, classes: int) -> keras.Model:
 
 
 def share_inside(heat: np.ndarray, mask: np.ndarray) -> float:
-    """How much of the heat lies on the object, whose rim may be a place wide."""
+    """Return the share of the heat that lies on the object or within a cell of its edge."""
     cell = SIZE // heat.shape[0]
     near = mask.reshape(len(heat), cell, len(heat), cell).any((1, 3))
     return float(heat[near].sum() / heat.sum())
@@ -64,22 +64,22 @@ def share_inside(heat: np.ndarray, mask: np.ndarray) -> float:
     ("head", "classes"),
     [("pool", 2), ("pool", 3), ("flatten", 2), ("flatten", 3), ("nested", 2), ("nested", 3), ("activation", 3)],
 )
-def test_the_heat_lies_on_the_object(head, classes):
+def test_heat_lies_on_the_object(head, classes):
     model = by_hand(head, classes)
     labels = [0, 1, 2][:classes] * 3
     images, masks = scenes(labels)
     output = np.asarray(model(images))
-    said = (output[:, 0] >= 0.5).astype(int) if classes == 2 else output.argmax(1)
-    assert said.tolist() == labels  # And so sure that a gradient of the probability would have vanished:
-    assert np.abs(output - 0.5).min() > 0.49
-    heat = gradcam.heatmaps(model, images, said)
+    predicted = (output[:, 0] >= 0.5).astype(int) if classes == 2 else output.argmax(1)
+    assert predicted.tolist() == labels
+    assert np.abs(output - 0.5).min() > 0.49  # The gradient of such probabilities is nearly 0.
+    heat = gradcam.heatmaps(model, images, predicted)
     assert heat is not None
     assert heat.shape[1:] == ((16, 16) if head == "nested" else (32, 32))
     assert (heat.min(), heat.max((1, 2)).tolist()) == (0, [1] * len(labels))
     assert min(map(share_inside, heat, masks)) > 0.95
 
 
-def test_of_two_objects_the_one_that_is_asked_about():
+def test_heat_lies_on_the_object_of_the_given_class():
     images, masks = scenes([0])
     images[0, :OBJECT, :OBJECT], masks[0] = COLORS[0], False
     images[0, -OBJECT:, -OBJECT:] = COLORS[1]
@@ -90,12 +90,12 @@ def test_of_two_objects_the_one_that_is_asked_about():
     assert green is not None
     assert blue is not None
     assert share_inside(green[0], masks[0]) > 0.95
-    assert blue.max() == 0  # Nothing speaks for it.
+    assert blue.max() == 0  # There is no evidence for blue.
 
 
-@pytest.mark.parametrize(("classes", "pooling"), [(2, None), (3, "avg")], ids=["places put out", "pooled inside"])
-def test_on_a_backbone_of_keras(classes, pooling):
-    """Every feature speaks for class 1, and on the grey around the object all of them are 0, whatever the weights."""
+@pytest.mark.parametrize(("classes", "pooling"), [(2, None), (3, "avg")], ids=["feature maps", "pooled"])
+def test_backbone_of_keras(classes, pooling):
+    """All features are evidence for class 1, and they are 0 on the gray background for all weights."""
     keras.utils.set_random_seed(0)
     base = keras.applications.VGG16(weights=None, include_top=False, input_shape=(SIZE, SIZE, 3), pooling=pooling)
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
@@ -110,13 +110,13 @@ def test_on_a_backbone_of_keras(classes, pooling):
     assert heat is not None
     assert heat.shape == (3, 4, 4)
     areas = masks.reshape(3, 4, 32, 4, 32).sum((2, 4))
-    assert all(area[np.unravel_index(one.argmax(), (4, 4))] > 0 for area, one in zip(areas, heat))
+    assert all(area[np.unravel_index(cell.argmax(), (4, 4))] > 0 for area, cell in zip(areas, heat))
     against = gradcam.heatmaps(model, images[:1], np.zeros(1, int))
     assert against is not None
     assert against.max() == 0
 
 
-def test_the_layers_are_as_before():
+def test_layers_are_unchanged():
     model = by_hand("nested", 2)
     images, _ = scenes([0, 1])
     before = np.asarray(model(images))
@@ -125,17 +125,17 @@ def test_the_layers_are_as_before():
     np.testing.assert_array_equal(np.asarray(model(images)), before)
 
 
-def test_a_model_without_places_has_no_heat():
+def test_model_without_feature_maps_has_no_heat():
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     x = keras.layers.Dense(3, activation="softmax")(keras.layers.Flatten()(pixels))
     assert gradcam.heatmaps(keras.Model(pixels, x), scenes([0])[0], np.array([0])) is None
 
 
-def test_the_overlay_is_warm_where_the_heat_is():
+def test_overlay_is_red_where_the_heat_is():
     image = np.full((32, 32, 3), 100, np.uint8)
     heat = np.zeros((4, 4), np.float32)
     heat[0, 0] = 1
     laid = gradcam.overlaid(image, heat).astype(int)
     assert laid.shape == (32, 32, 3)
-    assert laid[2, 2, 0] > laid[2, 2, 2] + 50  # Red,
-    assert laid[30, 30, 2] > laid[30, 30, 0]  # and blue.
+    assert laid[2, 2, 0] > laid[2, 2, 2] + 50  # Red.
+    assert laid[30, 30, 2] > laid[30, 30, 0]  # Blue.

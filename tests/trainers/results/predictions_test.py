@@ -1,4 +1,4 @@
-"""Predictions lead back to records and files, and what is suspected is what is wrong."""
+"""Predictions belong to their records and files, and suspects are wrong labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from trainers.results.predictions import Predictions
 TWO = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.4, 0.6]], np.float32)
 
 
-def made(probabilities: np.ndarray, labels: list[int] | None, classes: tuple[str, ...] = ("a", "b")) -> Predictions:
+def predicted(
+    probabilities: np.ndarray, labels: list[int] | None, classes: tuple[str, ...] = ("a", "b")
+) -> Predictions:
     return Predictions(
         classes=classes,
         probabilities=probabilities,
@@ -35,46 +37,46 @@ def pair(tmp_path_factory):
     return judged_pair(tmp_path_factory.mktemp("judged"))
 
 
-def test_each_prediction_is_that_of_its_record(pair):
+def test_predictions_belong_to_their_records(pair):
     out, run = pair
     model, info = model_file.load(run / "model.keras")
     records = dataset.open(out).records("test")
     chosen = records.select(np.array([7, 30, 2]))
-    found = predictions.of_records(model, info, chosen)
-    assert found.records is not None
-    assert found.labels is not None
-    assert found.records.tolist() == [7, 30, 2]
-    for i, number in enumerate(found.records.tolist()):
+    result = predictions.of_records(model, info, chosen)
+    assert result.records is not None
+    assert result.labels is not None
+    assert result.records.tolist() == [7, 30, 2]
+    for i, number in enumerate(result.records.tolist()):
         record = records[number]
-        assert found.paths[i] == record["path"]
-        assert found.labels[i] == record["label"]
+        assert result.paths[i] == record["path"]
+        assert result.labels[i] == record["label"]
         pixels = decoder.decode(record["image"], info.image_size, info.crop)
         (p,) = np.asarray(model(pixels[None]))[0]
-        np.testing.assert_allclose(found.probabilities[i], [1 - p, p], atol=1e-6)
+        np.testing.assert_allclose(result.probabilities[i], [1 - p, p], atol=1e-6)
 
 
-def test_other_orders_of_the_classes_are_mapped_by_name(pair, tmp_path):
+def test_classes_in_another_order_are_matched_by_name(pair, tmp_path):
     out, run = pair
     turned = run_of(tmp_path / "turned", out, ("reds", "greens"))
-    found = []
-    for one in (run, turned):
-        model, info = model_file.load(one / "model.keras")
+    results = []
+    for directory in (run, turned):
+        model, info = model_file.load(directory / "model.keras")
         data = dataset.open(out)
-        found.append(predictions.of_records(model, info, data.records("test"), data.class_names))
-    one, other = found
-    assert predictions.summary(one)["accuracy"] > 0.8
-    assert predictions.summary(other)["accuracy"] == predictions.summary(one)["accuracy"]
-    assert one.labels is not None
-    assert other.labels is not None
-    assert [one.classes[i] for i in one.labels] == [other.classes[i] for i in other.labels]
-    np.testing.assert_allclose(one.probabilities, other.probabilities[:, ::-1], atol=1e-6)
+        results.append(predictions.of_records(model, info, data.records("test"), data.class_names))
+    first, second = results
+    assert predictions.summary(first)["accuracy"] > 0.8
+    assert predictions.summary(second)["accuracy"] == predictions.summary(first)["accuracy"]
+    assert first.labels is not None
+    assert second.labels is not None
+    assert [first.classes[i] for i in first.labels] == [second.classes[i] for i in second.labels]
+    np.testing.assert_allclose(first.probabilities, second.probabilities[:, ::-1], atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         (("greens", "blues"), "only the model has reds; only the dataset has blues."),
-        (("greens", "reds", "blues"), "trained on: only the dataset has blues."),
+        (("greens", "reds", "blues"), "trained on other classes: only the dataset has blues."),
     ],
 )
 def test_other_classes_are_refused(given, message, pair):
@@ -84,43 +86,43 @@ def test_other_classes_are_refused(given, message, pair):
     assert message in str(error.value)
 
 
-def test_the_table_of_predictions(tmp_path):
-    predictions.write(tmp_path, made(TWO, [0, 0, 1, 1], ("a,b", 'c"d')))
+def test_table_of_predictions(tmp_path):
+    predictions.write(tmp_path, predicted(TWO, [0, 0, 1, 1], ("a,b", 'c"d')))
     rows = read_csv(tmp_path / "predictions.csv")
     assert list(rows[0]) == ["record", "path", "label", "prediction", "p_a,b", 'p_c"d']
     assert list(rows[1].values()) == ["11", "1.jpg", "a,b", 'c"d', "0.2", "0.8"]
-    assert rows[2]["prediction"] == 'c"d'  # A half is from the threshold on.
+    assert rows[2]["prediction"] == 'c"d'  # The threshold itself counts as the second class.
     back = np.array([[float(row["p_a,b"]), float(row['p_c"d'])] for row in rows], np.float32)
-    np.testing.assert_array_equal(back, TWO)  # Not a bit is lost.
+    np.testing.assert_array_equal(back, TWO)  # All digits are written.
 
 
-def test_of_files_record_and_label_stay_empty():
-    assert list(predictions.table(made(TWO[:1], None))) == [
+def test_files_have_no_record_and_no_label():
+    assert list(predictions.table(predicted(TWO[:1], None))) == [
         {"record": "", "path": "0.jpg", "label": "", "prediction": "a", "p_a": "0.9", "p_b": "0.1"}
     ]
 
 
-def test_suspects_are_ranked_by_how_surely_they_are_contradicted(tmp_path):
+def test_most_doubtful_labels_come_first(tmp_path):
     three = np.array([[0.4, 0.35, 0.25], [0.1, 0.8, 0.1], [0.05, 0.05, 0.9], [0.34, 0.33, 0.33]], np.float32)
-    predictions.write(tmp_path, made(three, [1, 0, 2, 2], ("a", "b", "c")))
+    predictions.write(tmp_path, predicted(three, [1, 0, 2, 2], ("a", "b", "c")))
     rows = read_csv(tmp_path / "suspects.csv")
     assert [(row["rank"], row["path"], row["predicted_label"], row["given_label"]) for row in rows] == [
-        ("1", "1.jpg", "b", "a"),  # 0.8 against 0.1,
-        ("2", "0.jpg", "a", "b"),  # 0.4 against 0.35,
-        ("3", "3.jpg", "a", "c"),  # 0.34 against 0.33, although its label is the less probable one,
-        ("4", "2.jpg", "c", "c"),  # and this is no suspect.
+        ("1", "1.jpg", "b", "a"),  # 0.8 against 0.1.
+        ("2", "0.jpg", "a", "b"),  # 0.4 against 0.35.
+        ("3", "3.jpg", "a", "c"),  # 0.34 against 0.33: more doubtful than the next, although 0.33 is not the lowest.
+        ("4", "2.jpg", "c", "c"),  # The prediction agrees with the label.
     ]
     assert (rows[0]["p_predicted"], rows[0]["p_given"], rows[0]["record"]) == ("0.8", "0.1", "11")
 
 
-def test_at_a_half_suspects_say_what_the_table_says(tmp_path):
-    predictions.write(tmp_path, made(TWO, [0, 1, 0, 1]))
-    said = {row["path"]: row["predicted_label"] for row in read_csv(tmp_path / "suspects.csv")}
-    assert said == {row["path"]: row["prediction"] for row in read_csv(tmp_path / "predictions.csv")}
-    assert said["2.jpg"] == "b"  # A half is from the threshold on.
+def test_suspects_agree_with_the_table_at_the_threshold(tmp_path):
+    predictions.write(tmp_path, predicted(TWO, [0, 1, 0, 1]))
+    labels = {row["path"]: row["predicted_label"] for row in read_csv(tmp_path / "suspects.csv")}
+    assert labels == {row["path"]: row["prediction"] for row in read_csv(tmp_path / "predictions.csv")}
+    assert labels["2.jpg"] == "b"  # The threshold itself counts as the second class.
 
 
-def test_of_many_other_classes_some_are_named():
+def test_error_names_some_of_many_other_classes():
     many = tuple(f"class {i:04d}" for i in range(1000))
     with pytest.raises(UserError) as error:
         predictions._mapped(many, ("x", "y"))
@@ -130,15 +132,15 @@ def test_of_many_other_classes_some_are_named():
     )
 
 
-def test_what_is_suspected_and_relabelled_is_mended(pair, tmp_path):
-    """From wrong labels to right ones: convert, judge, keep the first lines, convert again."""
+def test_suspects_correct_wrong_labels(pair, tmp_path):
+    """Convert, predict, keep the first lines of suspects.csv, and convert again with --relabel."""
     _, run = pair
     model, info = model_file.load(run / "model.keras")
     source = photos(
         tmp_path / "src", {f"{split}/{c}": n for split, n in (("train", 2), ("validation", 30)) for c in info.classes}
     )
     wrong = []
-    for color, other in (("greens", "reds"), ("reds", "greens")):  # 3 of 30 lie in the wrong directory.
+    for color, other in (("greens", "reds"), ("reds", "greens")):  # 3 of 30 are in the wrong directory.
         for number in range(3):
             path = source / f"validation/{color}/{number:03d}.jpg"
             path.rename(source / f"validation/{other}/wrong{number}.jpg")
@@ -160,7 +162,7 @@ def test_what_is_suspected_and_relabelled_is_mended(pair, tmp_path):
     assert [labels[path] for path in wrong] == [0, 0, 0, 1, 1, 1]
 
 
-def test_the_summary_is_that_of_keras(pair):
+def test_summary_is_that_of_keras(pair):
     out, run = pair
     model, info = model_file.load(run / "model.keras")
     records = dataset.open(out).records("test")
@@ -175,5 +177,5 @@ def test_the_summary_is_that_of_keras(pair):
     assert 0.8 < summary["auc"] <= 1
 
 
-def test_of_one_class_there_is_no_curve():
-    assert "auc" not in predictions.summary(made(TWO, [0, 0, 0, 0]))
+def test_images_of_one_class_have_no_auc():
+    assert "auc" not in predictions.summary(predicted(TWO, [0, 0, 0, 0]))

@@ -1,20 +1,22 @@
-"""The report of a run: complete in one page, true to its figures, and safe whatever a class or a file is called."""
+"""The report of a run: a complete page with the right figures, safe for all names."""
 
 from __future__ import annotations
 
 import base64
 import dataclasses
-import html.parser
 import io
 import re
+import types
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from image_sources import converted
-from judged_runs import HISTORY, color_model, judged_pair, photos, read_csv
+from judged_runs import EVIL, HISTORY, Page, color_model, judged_pair, photos, read_csv
+from matplotlib import font_manager
 from PIL import Image
 
 from tfrecord_tools import dataset
@@ -25,45 +27,9 @@ from trainers.results import plots, predictions, report
 from trainers.results.predictions import Predictions
 from trainers.results.report import Facts
 
-EVIL = "<b>\"&'$x^2$"  # Ends an attribute, begins an element, is a formula for matplotlib.
-
-
-class Page(html.parser.HTMLParser):
-    """Checks that elements are closed in order, and gathers what is there."""
-
-    VOID = ("meta", "link", "img", "br")
-
-    def __init__(self, text: str):
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.elements: Counter[str] = Counter()
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text = ""
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.elements[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attributes]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements[tag] += 1
-        self.attributes += [(tag, name, value or "") for name, value in attributes]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += " " + data if self.open[-1:] != ["style"] else ""
-
-    def values(self, name: str) -> list[str]:
-        return [value for _, key, value in self.attributes if key == name]
-
 
 def written(directory: Path, out: Path, run: Path, **more: object) -> Page:
-    """Judges the test split and writes its report."""
+    """Evaluate the test split, write the report and return it parsed."""
     model, info = model_file.load(run / "model.keras")
     data = dataset.open(out)
     records = data.records("test")
@@ -86,7 +52,7 @@ def two(pair, tmp_path_factory) -> tuple[Path, Page]:
 
 @pytest.fixture(scope="module")
 def evil() -> Facts:
-    """Of a model whose class and files have bad names."""
+    """Return the facts of a model with hostile names of classes and files."""
     probabilities = np.array([[0.9, 0.1], [0.2, 0.8], [0.3, 0.7], [0.95, 0.05]], np.float32)
     predicted = Predictions(
         classes=(EVIL, "<script>alert(1)</script>"),
@@ -108,7 +74,7 @@ def evil() -> Facts:
     )
 
 
-def test_everything_is_written(two):
+def test_all_files_are_written(two):
     directory, _ = two
     names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
     drawn = ("accuracy", "calibration", "confusion", "loss", "precision_recall", "probabilities", "roc")
@@ -119,7 +85,7 @@ def test_everything_is_written(two):
             assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_the_page_needs_nothing_else(two):
+def test_page_loads_nothing(two):
     directory, page = two
     assert "script" not in page.elements
     assert "http" not in (directory / "report.html").read_text().replace("http-equiv", "")
@@ -129,7 +95,7 @@ def test_the_page_needs_nothing_else(two):
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page.values("content")
 
 
-def test_links_lead_somewhere_and_names_are_one(two):
+def test_links_have_targets_and_ids_are_unique(two):
     _, page = two
     ids = page.values("id")
     assert max(Counter(ids).values()) == 1
@@ -139,40 +105,41 @@ def test_links_lead_somewhere_and_names_are_one(two):
     assert set(targets) <= set(ids)
 
 
-def test_plots_take_the_colours_of_the_page(two):
+def test_plots_take_the_colors_of_the_page(two):
     directory, page = two
     text = (directory / "report.html").read_text()
     style = text[: text.index("</style>")]
     for figure in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
         used = set(re.findall(r"(\w+): (#[0-9a-f]{3,6})\b", re.sub(r'href="[^"]*"', "", figure)))
         assert len(used) > 3
-        for role, color in used:  # A color that the style does not know would stay as it is in the dark.
+        for role, color in used:  # Without a rule, a color would stay the same in dark mode.
             name = next(name for name, value in plots.COLORS.items() if value == color)
             assert f'[style*="{role}: {color}"] {{ {role}: var(--{name}) !important; }}' in style
     for name, value in plots.COLORS.items():
-        assert re.search(rf"--{name}: {value}", style)  # In the light, as in the PNG.
-        assert len(re.findall(rf"--{name}:", style)) >= 2  # And in the dark.
+        assert re.search(rf"--{name}: {value}", style)  # In light mode, as in the PNG.
+        assert len(re.findall(rf"--{name}:", style)) >= 2  # Light and dark mode.
     assert page.elements["svg"] == 7
 
 
-def test_the_figures_are_those_of_the_predictions(two):
+def test_figures_are_those_of_the_predictions(two):
     directory, page = two
     rows = read_csv(directory / "predictions.csv")
     wrong = [row for row in rows if row["label"] != row["prediction"]]
     right = len(rows) - len(wrong)
     assert 0 < len(wrong) < 10
     assert f"{right / len(rows):.1%}" in page.text
-    assert f"{len(wrong)} mistakes, the {len(wrong)} surest of them shown" in " ".join(page.text.split())
+    assert f"{len(wrong)} of {len(wrong)} mistakes, the most confident first." in " ".join(page.text.split())
     for row in wrong:
         assert row["path"] in page.text
-    assert page.elements["img"] == 2 * len(wrong)  # With heat.
+    assert page.elements["img"] == 2 * len(wrong)  # Each with its evidence.
     text = " ".join(page.text.split())
-    assert "It took 20 s for 15 steps, validation and saving included; steps alone made 123 images a second." in text
-    assert "95 % interval, Wilson" in text
+    assert "The training took 20 s for 15 steps, including validation and saving." not in text  # There is no speed.
+    assert "95% interval (Wilson)" in text
+    assert not re.search(r"\d %", text)  # Percentages are written in one way.
     assert "--seed=0 --epochs=head=2" in text
 
 
-def test_the_mistakes_show_what_the_model_saw(pair):
+def test_mistakes_show_the_input_of_the_model(pair):
     out, run = pair
     model, info = model_file.load(run / "model.keras")
     records = dataset.open(out).records("test")
@@ -181,14 +148,14 @@ def test_the_mistakes_show_what_the_model_saw(pair):
     assert len(mistakes) > 1
     assert predicted.labels is not None
     assert predicted.records is not None
-    for one in mistakes:
-        assert predicted.labels[one.number] != predicted.predicted[one.number]
-        with Image.open(io.BytesIO(one.image)) as image:
+    for mistake in mistakes:
+        assert predicted.labels[mistake.number] != predicted.predicted[mistake.number]
+        with Image.open(io.BytesIO(mistake.image)) as image:
             shown = np.asarray(image.convert("RGB"), float)
-        record = records[int(predicted.records[one.number])]
+        record = records[int(predicted.records[mistake.number])]
         expected = decoder.decode(record["image"], info.image_size, info.crop)
-        assert np.abs(shown.mean((0, 1)) - expected.mean((0, 1))).max() < 8  # JPEG.
-    surest = [predicted.confidence[one.number] for one in mistakes]
+        assert np.abs(shown.mean((0, 1)) - expected.mean((0, 1))).max() < 8  # JPEG changes pixels a little.
+    surest = [predicted.confidence[mistake.number] for mistake in mistakes]
     assert surest == sorted(surest, reverse=True)
 
 
@@ -196,8 +163,8 @@ def test_names_are_escaped(evil):
     text = report.render(evil)
     page = Page(text)
     assert "script" not in page.elements
-    assert EVIL not in text  # As it is; escaped it is there.
-    assert f"{EVIL}/3\\n.jpg" in page.text  # A line break in a name is written out.
+    assert EVIL not in text  # It occurs escaped only.
+    assert f"{EVIL}/3\\n.jpg" in page.text  # A line break in a name becomes \\n.
     assert page.text.count(EVIL) > 8
     assert "<script>" not in text
     three = dataclasses.replace(
@@ -205,12 +172,12 @@ def test_names_are_escaped(evil):
         probabilities=np.pad(evil.predictions.probabilities, ((0, 0), (0, 1))),
     )  # fmt: skip
     page = changed(evil, three)
-    assert "Most often confused" in page.text
+    assert "Most frequent confusions" in page.text
     assert f"third {EVIL}" in page.text
 
 
 def changed(evil: Facts, predicted: Predictions, **changes: Any) -> Page:
-    """The page of other predictions, without a history."""
+    """Return the page of other predictions, without a history."""
     metrics = {**evil.metrics, **predictions.summary(predicted)}
     drawn = plots.draw(predicted, 0.5, [])
     return Page(
@@ -221,20 +188,25 @@ def changed(evil: Facts, predicted: Predictions, **changes: Any) -> Page:
 def test_without_history_and_mistakes(evil):
     predicted = dataclasses.replace(evil.predictions, labels=evil.predictions.predicted)
     page = changed(evil, predicted, mistakes=[], settings={})
-    assert "None of 4 images was mistaken." in page.text
+    assert "No mistakes in 4 images." in page.text
     assert "Training" not in page.text
+    assert "Speed" not in page.text
 
 
-def test_of_one_class_only_there_are_no_curves(evil):
+def test_images_of_one_class_have_no_roc(evil):
     page = changed(evil, dataclasses.replace(evil.predictions, labels=np.zeros(4, int)))
     assert page.elements["svg"] == 2
     assert "Threshold" not in page.text
 
 
-@pytest.mark.parametrize(("waits", "told"), [([0.6, 0.4], True), ([0.1], False), ([], False)])
-def test_waiting_for_input_is_told(waits, told, evil):
-    found = report.findings(dataclasses.replace(evil, history=[{"data_wait": wait} for wait in waits]))
-    assert ("The model waited for its input 50% of the time" in [one.title for one in found]) == told
+def titles(facts: Facts) -> list[str]:
+    return [finding.title for finding in report.findings(facts)]
+
+
+@pytest.mark.parametrize(("waits", "reported"), [([0.6, 0.4], True), ([0.1], False), ([], False)])
+def test_waiting_for_input_is_reported(waits, reported, evil):
+    facts = dataclasses.replace(evil, history=[{"data_wait": wait} for wait in waits])
+    assert ("The model waited for its input 50% of the time" in titles(facts)) == reported
 
 
 def test_throughput_is_drawn_where_it_is_known(evil):
@@ -244,22 +216,22 @@ def test_throughput_is_drawn_where_it_is_known(evil):
     assert "waiting for input" not in plots.draw(evil.predictions, 0.5, alone)["throughput"].svg
 
 
-def test_a_weak_class_and_bad_calibration_are_told(evil):
+def test_weak_class_and_bad_calibration_are_reported(evil):
     labels = np.array([0] * 100 + [1] * 100)
     probabilities = np.tile(np.array([[0.98, 0.02]], np.float32), (200, 1))
-    probabilities[100:150] = [0.02, 0.98]  # Half of the second class is found.
+    probabilities[100:150] = [0.02, 0.98]  # Half of the second class is predicted right.
     predicted = dataclasses.replace(
         evil.predictions, labels=labels, probabilities=probabilities, predicted=probabilities.argmax(1),
         paths=["x"] * 200, records=np.arange(200),
     )  # fmt: skip
     text = changed(evil, predicted).text
-    assert "<script>alert(1)</script>: 50.0% of its images are found" in text
-    assert "50 labels contradicted with 90% or more" in text
-    assert "The model is surer than it is right" in text
+    assert "Class <script>alert(1)</script>: recall 50.0%" in text
+    assert "50 labels contradicted with a confidence of 90% or more" in text
+    assert "The model is more confident than accurate" in text
 
 
 def of_counts(evil: Facts, counts: list[list[int]], confidence: float = 0.9) -> Facts:
-    """Facts of predictions with this confusion matrix, each as sure."""
+    """Return facts of predictions with this confusion matrix, all with the same confidence."""
     table = np.array(counts)
     pairs = np.repeat(np.stack(np.unravel_index(np.arange(table.size), table.shape), 1), table.ravel(), 0)
     probabilities = np.full((len(pairs), len(table)), (1 - confidence) / (len(table) - 1), np.float32)
@@ -275,50 +247,154 @@ def of_counts(evil: Facts, counts: list[list[int]], confidence: float = 0.9) -> 
 @pytest.mark.parametrize(
     ("counts", "weak"),
     [
-        ([[480, 20, 0], [350, 150, 0], [1, 0, 0]], 1),  # One image that is missed hides nothing.
-        ([[80, 20, 0], [20, 80, 0], [1, 0, 0]], None),  # Nor does it say anything.
+        ([[480, 20, 0], [350, 150, 0], [1, 0, 0]], 1),  # The class with one image does not hide it.
+        ([[80, 20, 0], [20, 80, 0], [1, 0, 0]], None),  # One image is not enough for a finding.
         ([[60, 40], [40, 60]], None),
         ([[100, 0], [60, 40]], 1),
     ],
 )
-def test_the_weakest_class_is_one_that_surely_is(counts, weak, evil):
-    found = report._weakest(of_counts(evil, counts).predictions)
-    assert (found and found[0]) == weak
+def test_weakest_class(counts, weak, evil):
+    weakest = report._weakest(of_counts(evil, counts).predictions)
+    assert (weakest and weakest[0]) == weak
+
+
+@pytest.mark.parametrize(
+    ("counts", "title"),
+    [
+        ([[50, 0], [40, 0]], "No better than always guessing class 0, the largest class"),
+        ([[30, 20], [20, 20]], "No better than always guessing class 0, the largest class"),
+        ([[35, 15], [20, 20]], "Not clearly better than always guessing class 0, the largest class"),
+        ([[45, 5], [5, 35]], None),
+        ([[8, 2], [0, 0]], None),  # Images of one class do not tell.
+    ],
+)
+def test_guessing_the_largest_class_is_the_least(counts, title, evil):
+    found = [each for each in titles(of_counts(evil, counts)) if "guessing" in each]
+    assert found == ([title] if title else [])
+
+
+@pytest.mark.parametrize(
+    ("counts", "title"),
+    [
+        ([[570, 30], [20, 20]], "Imbalanced: 600 : 40 images, balanced accuracy 72.5%"),
+        ([[570, 30, 0], [20, 20, 0], [0, 0, 0]], "Imbalanced: 600 : 40 images, balanced accuracy 72.5%"),
+        ([[350, 30], [20, 20]], None),
+    ],
+)
+def test_imbalanced_classes_are_reported(counts, title, evil):
+    found = [each for each in titles(of_counts(evil, counts)) if each.startswith("Imbalanced")]
+    assert found == ([title] if title else [])
+
+
+@pytest.mark.parametrize(
+    ("losses", "validation", "recipe", "epoch"),
+    [
+        ([0.7, 0.5, 0.3, 0.1], [0.6, 0.5, 0.6, 0.8], {}, 2),
+        ([0.7, 0.5, 0.3, 0.1], [0.6, 0.5, 0.6, 0.8], {"early_stopping": 3}, None),  # It restores the best weights.
+        ([0.7, 0.5, 0.3, 0.1], [0.6, 0.5, 0.51, 0.52], {}, None),  # So little may be chance.
+        ([0.7, 0.5, 0.7, 0.9], [0.6, 0.5, 0.7, 0.9], {}, None),  # The training diverges.
+        ([0.7, 0.5, 0.3, 0.1], [0.6, 0.5, 0.4, 0.3], {}, None),
+    ],
+)
+def test_overfitting_is_reported(losses, validation, recipe, epoch, evil):
+    history = [{"loss": loss, "val_loss": value} for loss, value in zip(losses, validation)]
+    facts = dataclasses.replace(evil, history=history, settings={"recipe": recipe})
+    found = [title for title in titles(facts) if title.startswith("Overfitted")]
+    assert found == ([f"Overfitted since epoch {epoch}"] if epoch else [])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "classes", "text"),
+    [
+        ({}, 2, ""),
+        ({"label_smoothing": 0.0, "mixup": 0.0}, 2, ""),
+        ({"mixup": 0.5}, 2, "The training loss is computed with MixUp, the validation loss without."),
+        (
+            {"label_smoothing": 0.1, "cutmix": 1.0},
+            2,
+            "The training loss is computed with label smoothing 0.1 and CutMix, the validation loss without."
+            " Even if every prediction is right, the training loss stays above 0.20.",
+        ),
+        ({"label_smoothing": 0.1}, 10, "stays above 0.50."),
+    ],
+)
+def test_training_loss_under_label_smoothing_is_explained(recipe, classes, text, evil):
+    info = ModelInfo(classes=tuple(map(str, range(classes))), image_size=8)
+    explained = report._blending(dataclasses.replace(evil, info=info, settings={"recipe": recipe}))
+    assert explained.endswith(text)
+    assert bool(explained) == bool(text)
+
+
+def test_least_loss_is_that_of_keras(evil):
+    targets = np.full((1, 10), 0.01)
+    targets[0, 0] = 0.91
+    least = float(keras.losses.CategoricalCrossentropy()(targets, targets))
+    info = ModelInfo(classes=tuple("abcdefghij"), image_size=8)
+    assert report._least_loss(dataclasses.replace(evil, info=info), 0.1) == pytest.approx(least, rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("right", "confidence", "title"),
     [
-        (42, 0.9, None),  # Of 50 images, 84 % may be 90 %.
-        (840, 0.9, "The model is surer than it is right"),
-        (970, 0.9, "The model is less sure than it is right"),
-        (920, 0.9, None),  # By so little that it does not matter.
+        (42, 0.9, None),  # For 50 images, the interval of 84 % includes 90 %.
+        (840, 0.9, "The model is more confident than accurate"),
+        (970, 0.9, "The model is less confident than accurate"),
+        (920, 0.9, None),  # A difference of 2 % does not matter.
     ],
 )
-def test_calibration_is_blamed_where_chance_does_not_explain_it(right, confidence, title, evil):
+def test_bad_calibration_is_reported_if_chance_does_not_explain_it(right, confidence, title, evil):
     total = 50 if right < 50 else 1000
     half = total // 2
     wrong = total - right
     facts = of_counts(evil, [[half - wrong, wrong], [0, half]], confidence)
-    titles = [one.title for one in report.findings(facts) if one.section == "calibration"]
-    assert titles == ([title] if title else [])
+    found = [finding.title for finding in report.findings(facts) if finding.section == "calibration"]
+    assert found == ([title] if title else [])
 
 
-def test_plots_say_what_they_show(two):
+def test_plots_have_texts(two):
     _, page = two
-    told = [value for tag, name, value in page.attributes if (tag, name) == ("figure", "aria-label")]
-    assert len(told) == 7
-    assert any(re.fullmatch(r"ROC, area \d\.\d{4}", one) for one in told)
-    assert any(one.startswith("Confusion matrix: ") for one in told)
+    texts = [value for tag, name, value in page.attributes if (tag, name) == ("figure", "aria-label")]
+    assert len(texts) == 7
+    assert any(re.fullmatch(r"ROC, area \d\.\d{4}", text) for text in texts)
+    assert any(re.fullmatch(r"Calibration, expected error \d+\.\d%", text) for text in texts)
+    assert any(text.startswith("Confusion matrix: ") for text in texts)
+    assert any(text.startswith("Precision over recall of reds, ") for text in texts)
     assert "" not in [cell.strip() for cell in re.findall(r"<th[^>]*>(.*?)</th>", (two[0] / "report.html").read_text())]
 
 
+def test_axes_are_named_after_their_measures(evil):
+    drawn = plots.draw(evil.predictions, 0.5, [])
+    assert {"recall", "precision"} <= set(re.findall(r">([^<>]*)</text>", drawn["precision_recall"].svg))
+    assert "recall (true positive rate)" in drawn["roc"].svg
+
+
 def test_letters_that_no_font_has_are_one_note(evil, capsys, recwarn):
-    predicted = dataclasses.replace(evil.predictions, classes=("고양이\U0001e900", "개"))  # The last, hardly any font.
-    svg = plots.draw(predicted, 0.5, [])["confusion"].svg
+    lines: list[str] = []
+    predicted = dataclasses.replace(evil.predictions, classes=("고양이\U0001e900", "개"))  # Few fonts have the last.
+    svg = plots.draw(predicted, 0.5, [], lines.append)["confusion"].svg
     assert "고양이" in svg
-    assert capsys.readouterr().out.count("note: no font here has all letters of the class names") == 1
-    assert not [one for one in recwarn if "Glyph" in str(one.message)]
+    (line,) = lines
+    assert line.startswith("note: no installed font has these letters of the class names: ")
+    assert "\U0001e900" in line
+    assert capsys.readouterr().out == ""
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_fonts_are_chosen_by_their_letters(monkeypatch):
+    entries = [
+        ("Last Resort", "normal", 400),
+        ("bold", "normal", 700),
+        ("italic", "italic", 400),
+        ("useless", "normal", 400),
+        ("regular", "normal", 400),
+    ]
+    fonts = [types.SimpleNamespace(fname=name, name=name, style=style, weight=w) for name, style, w in entries]
+    letters = {"Last Resort": "개고x", "bold": "개고", "italic": "개고", "useless": "q", "regular": "개"}
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    monkeypatch.setattr(plots, "_letters", lambda path: set(letters.get(path, "abc")))
+    assert plots._fonts("abc") == (["DejaVu Sans"], [])
+    assert plots._fonts("a개\n") == (["DejaVu Sans", "regular"], [])
+    assert plots._fonts("개고x") == (["DejaVu Sans", "regular", "bold"], ["x"])
 
 
 def test_three_classes(tmp_path):
@@ -330,13 +406,13 @@ def test_three_classes(tmp_path):
     info = model_file.describe(data, image_size=16, crop=0.0, trainer="scratch")
     model_file.save(color_model(info.classes), info, tmp_path / "run/model.keras")
     page = written(tmp_path, tmp_path / "out", tmp_path / "run")
-    assert "Most often confused" in page.text
+    assert "Most frequent confusions" in page.text
     assert "Threshold" not in page.text
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["calibration.png", "confusion.png"]
     assert all(name in page.text for name in colors)
 
 
-def test_a_thousand_classes_are_the_worst_fifty(evil):
+def test_of_a_thousand_classes_the_worst_fifty_are_listed(evil):
     random = np.random.default_rng(0)
     names = tuple(f"class {i}" for i in range(1000))
     labels = random.integers(0, 1000, 3000)
@@ -349,10 +425,10 @@ def test_a_thousand_classes_are_the_worst_fifty(evil):
     assert "The 50 worst of 1,000 classes." in page.text
     (png,) = re.findall(r'"data:image/png;base64,([^"]*)"', plots.draw(predicted, 0.5, [])["confusion"].svg)
     with Image.open(io.BytesIO(base64.b64decode(png))) as image:
-        assert min(image.size) >= 1000  # No class is left out of the matrix.
+        assert min(image.size) >= 1000  # The matrix has all classes.
     assert page.elements["tr"] < 100
 
 
-def test_the_same_predictions_give_the_same_plots(evil):
+def test_same_predictions_give_the_same_plots(evil):
     rows = [dict(row, phase=EVIL) for row in HISTORY]
     assert plots.draw(evil.predictions, 0.5, rows) == evil.plots

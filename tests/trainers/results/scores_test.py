@@ -1,4 +1,4 @@
-"""Scores, each against its definition, written out."""
+"""Each score equals its definition."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainers.results import scores
 
 @pytest.fixture(scope="module")
 def two() -> tuple[np.ndarray, np.ndarray]:
-    """Labels and scores of 200 images, many of them ties."""
+    """Return labels and scores of 200 images. Many scores are equal."""
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, 200)
     return labels, (random.integers(0, 20, 200) / 20 * 0.6 + labels * 0.2).astype(np.float32)
@@ -31,10 +31,10 @@ def test_wilson(right, count, low, high):
     assert (interval.low, interval.high) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_the_interval_holds_the_truth_95_times_of_100():
+def test_interval_contains_the_truth_in_95_percent_of_cases():
     random = np.random.default_rng(0)
-    found = [scores.wilson(int(random.binomial(500, 0.9)), 500) for _ in range(2000)]
-    assert np.mean([one.low <= 0.9 <= one.high for one in found]) == pytest.approx(0.95, abs=0.02)
+    intervals = [scores.wilson(int(random.binomial(500, 0.9)), 500) for _ in range(2000)]
+    assert np.mean([interval.low <= 0.9 <= interval.high for interval in intervals]) == pytest.approx(0.95, abs=0.02)
 
 
 def test_confusion_and_rates():
@@ -64,8 +64,8 @@ def test_precision_recall(two):
     curve = scores.precision_recall(labels, values)
     area, before = 0.0, 0.0
     for threshold in np.unique(values)[::-1]:
-        said = values >= threshold
-        recall, precision = labels[said].sum() / labels.sum(), labels[said].mean()
+        positive = values >= threshold
+        recall, precision = labels[positive].sum() / labels.sum(), labels[positive].mean()
         area, before = area + (recall - before) * precision, recall
         assert any(np.allclose((recall, precision), point) for point in zip(curve.x, curve.y))
     assert curve.area == pytest.approx(area)
@@ -77,7 +77,7 @@ def test_perfect_and_reversed_scores():
     assert scores.precision_recall(labels, values).area == 1
 
 
-def test_the_best_threshold_is_the_best_of_all(two):
+def test_best_threshold_has_the_highest_accuracy(two):
     labels, values = two
     best = scores.best_threshold(labels, values)
     assert np.mean((values >= best.value) == labels) == pytest.approx(best.accuracy)
@@ -87,24 +87,30 @@ def test_the_best_threshold_is_the_best_of_all(two):
 @pytest.mark.parametrize(
     ("labels", "values"),
     [
-        ([0, 0, 0, 1], [1.0, 0.2, 0.2, 0.2]),  # "None of them" would be best, and no threshold says it of a 1.
-        ([1, 1, 1, 0], [0.0, 0.9, 0.9, 0.9]),  # Likewise "all of them", of a 0.
+        (
+            [0, 0, 0, 1],
+            [1.0, 0.2, 0.2, 0.2],
+        ),  # Predicting class 0 always would be best, but no threshold below 1 excludes a score of 1.
+        (
+            [1, 1, 1, 0],
+            [0.0, 0.9, 0.9, 0.9],
+        ),  # Predicting class 1 always would be best, but no threshold above 0 includes a score of 0.
     ],
 )
-def test_a_threshold_keeps_what_it_promises(labels, values):
+def test_best_threshold_has_its_accuracy(labels, values):
     labels, values = np.array(labels), np.array(values, np.float32)
     best = scores.best_threshold(labels, values)
     assert 0 < best.value < 1
     assert best.accuracy == np.mean((values >= best.value) == labels)
 
 
-def test_intervals_that_hold_together_are_wider():
+def test_joint_intervals_are_wider():
     alone, together = scores.wilson(30, 100), scores.wilson(30, 100, 100)
     assert (together.low, together.high) == pytest.approx((0.1760, 0.4625), abs=2e-2)
     assert together.low < alone.low < alone.high < together.high
 
 
-def test_of_equally_good_thresholds_the_nearest_to_a_half():
+def test_best_threshold_is_the_nearest_to_a_half_if_several_are_equal():
     labels = np.array([0, 0, 1, 1])
     assert scores.best_threshold(labels, np.array([0.2, 0.3, 0.7, 0.9])).value == pytest.approx(0.5)
     assert scores.best_threshold(1 - labels, np.array([0.2, 0.3, 0.7, 0.9])).accuracy == 0.5
@@ -112,13 +118,13 @@ def test_of_equally_good_thresholds_the_nearest_to_a_half():
 
 def test_reliability_and_its_error():
     confidence = np.array([0.55, 0.55, 0.95, 0.95, 1.0], np.float32)
-    found = scores.reliability(confidence, np.array([True, False, True, True, False]))
-    assert found.count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 3]
-    np.testing.assert_allclose(found.accuracy[[5, 9]], [1 / 2, 2 / 3])
-    assert np.isnan(found.accuracy[0])
-    assert found.error == pytest.approx((2 * abs(0.55 - 0.5) + 3 * abs(2.9 / 3 - 2 / 3)) / 5)
+    reliability = scores.reliability(confidence, np.array([True, False, True, True, False]))
+    assert reliability.count.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 3]
+    np.testing.assert_allclose(reliability.accuracy[[5, 9]], [1 / 2, 2 / 3])
+    assert np.isnan(reliability.accuracy[0])
+    assert reliability.error == pytest.approx((2 * abs(0.55 - 0.5) + 3 * abs(2.9 / 3 - 2 / 3)) / 5)
 
 
-def test_cross_entropy_of_a_sure_mistake_is_finite():
+def test_cross_entropy_of_a_confident_mistake_is_finite():
     probabilities = np.array([[0.5, 0.5], [1, 0]], np.float32)
     assert scores.cross_entropy(np.array([0, 1]), probabilities) == pytest.approx((np.log(2) - np.log(1e-7)) / 2)
