@@ -45,6 +45,7 @@ def simulate(directory: Path, rows: int) -> None:
                 "sha256": [bytes(32)] * count, "bytes": zeros, "type": ["JPEG"] * count, "height": zeros,
                 "width": zeros,
                 "source_sha256": [bytes(32)] * count, "source_type": ["JPEG"] * count, "changes": [""] * count,
+                "findings": [""] * count, "lowest": np.zeros(count), "highest": np.zeros(count),
             }  # fmt: skip
             writer.write_table(pa.table(columns, schema=schema))
             with open(directory / dataset_files.shard_name("simulated", "train", shard, shards), "wb") as file:

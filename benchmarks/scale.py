@@ -110,6 +110,9 @@ def _tables(rng: np.random.Generator, rows: int, shard_rows: int) -> Iterator[pa
                 "source_sha256": sha256,  # Equal to sha256, as for all images that are stored unchanged.
                 "source_type": _constant("JPEG", count),
                 "changes": _constant("", count),
+                "findings": _constant("", count),
+                "lowest": np.zeros(count, np.float32),
+                "highest": np.zeros(count, np.float32),
             },
             schema=index._schema(),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import itertools
 import shlex
 import threading
@@ -52,7 +53,9 @@ def check(address: str, log: Callable[[str], object]) -> None:
             f"--dask={address}: a package is missing ({error}): pip install 'tfrecord-tools[dask]'. Or remove --dask."
         ) from error
     try:
-        if not _is_file(address):
+        if _is_file(address):
+            os.stat(address)  # Raises OSError for a missing file, for which Dask would wait without an end.
+        else:
             comm.get_address_host(address)  # Raises ValueError for a protocol that Dask does not have.
         where = {"scheduler_file" if _is_file(address) else "address": address}
         with distributed.Client(**where, timeout=_ANSWER_SECONDS, set_as_default=False) as client:
