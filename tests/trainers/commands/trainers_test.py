@@ -19,6 +19,7 @@ from image_sources import converted, history, run, save_weights, start, tree, wi
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
 from trainers import checkpoint, recipes, training
+from trainers.devices.device import Device
 from trainers.models import networks
 from trainers.run_directory import Metrics
 
@@ -306,7 +307,7 @@ def test_two_devices_with_their_own_moving_statistics_resume_exactly(workspace, 
 
 
 def test_batch_size_that_devices_cannot_share_is_reported(workspace, tmp_path, monkeypatch):
-    device = training.devices.Device(name="GPU", precision="float32", jit_compile=False, replicas=3)
+    device = Device(name="GPU", precision="float32", jit_compile=False, replicas=3)
     monkeypatch.setattr(training.devices, "set_up", lambda **settings: device)
     with pytest.raises(UserError) as error:
         train("scratch", workspace / "out", tmp_path / "run", small("scratch", workspace))
@@ -319,7 +320,7 @@ def test_batch_size_that_devices_cannot_share_is_reported(workspace, tmp_path, m
 @pytest.mark.parametrize("argument", ["clipnorm", "clipvalue", "global_clipnorm"])
 def test_clipping_on_several_devices_is_rejected(argument, workspace, tmp_path, monkeypatch):
     """Keras clips the gradients of each device, so the result would depend on the number of devices."""
-    device = training.devices.Device(name="GPU", precision="float32", jit_compile=False, replicas=2)
+    device = Device(name="GPU", precision="float32", jit_compile=False, replicas=2)
     monkeypatch.setattr(training.devices, "set_up", lambda **settings: device)
     recipe = small("scratch", workspace, phase={"optimizer_kwargs": {argument: 1.0}})
     with pytest.raises(UserError) as error:
@@ -335,7 +336,7 @@ def test_gradients_are_accumulated_on_one_device(strategy, workspace, tmp_path, 
     strategies = []
     set_up = training.devices.set_up
 
-    def record_strategy(**settings: Any) -> training.devices.Device:
+    def record_strategy(**settings: Any) -> Device:
         strategies.append(settings["strategy"])
         return set_up(**settings)
 
