@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import os
 import itertools
+import os
 import shlex
 import threading
 from collections.abc import Callable, Iterator
