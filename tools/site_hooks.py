@@ -135,7 +135,7 @@ def on_page_content(content: str, page: Page, **_: Any) -> str:
 
 
 class Shapes(griffe.Extension):
-    """Keep brackets in docstrings, as in `i64[b][, numbers i64[b]]` and `records[3]["image"]`, from becoming links."""
+    """Keep brackets in docstrings, as in `records[3]["image"]`, from becoming links."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:
