@@ -130,12 +130,14 @@ def on_page_content(content: str, page: Page, **_: Any) -> str:
     """Keep short code, such as a flag, on one line, and mark the tables of flags."""
     if page.file.src_uri.startswith("commands/") and page.file.src_uri != "commands/index.md":
         content = content.replace("<table>", '<div class="flags"><table>').replace("</table>", "</table></div>")
+    content = content.replace("\u200d", "")  # See `Shapes`.
     return re.sub(r"<code>([^<]{1,32})</code>", r'<code class="short">\1</code>', content)
 
 
 class Shapes(griffe.Extension):
-    """Keeps optional parts such as `i64[b][, numbers i64[b]]` in docstrings from being read as links."""
+    """Keep brackets in docstrings, as in `records[3]["image"]`, from becoming links."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:
-            obj.docstring.value = obj.docstring.value.replace("[, ", "\\[, ")
+            # A backslash would show in code. `on_page_content` removes these invisible characters again.
+            obj.docstring.value = obj.docstring.value.replace("][", "]\u200d[").replace("[, ", "\u200d[, ")
