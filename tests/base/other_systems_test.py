@@ -126,7 +126,7 @@ def test_commands_print_help(tmp_path: Path) -> None:
     code += "runpy.run_module('tfrecord_tools', run_name='__main__')"
     done = without_unix(code, tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("Converts images into verified, indexed TFRecords.\n")
+    assert done.stdout.startswith("Convert images into verified, indexed TFRecords.\n")
 
 
 @pytest.mark.slow
