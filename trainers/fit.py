@@ -22,19 +22,19 @@ class Task:
 
     Attributes:
         model: Maps inputs to f32[b 1], the probability of class 1, or to f32[b classes].
-        set_trainable: Function of a value of `Phase.trainable` that makes the named layers trainable.
-        batches: Function of a global step that returns the endless batches (inputs, targets[, weights f32[b]]) from
-            that step on. Targets have the shape of the model's output: f32[b 1], or one-hot f32[b classes].
+        set_trainable: Function that takes a value of `Phase.trainable` and makes these layers trainable.
+        batches: Function that takes a global step and returns the endless batches (inputs, targets[, weights f32[b]])
+            from that step on. Targets have the shape of the model's output: f32[b 1], or one-hot f32[b classes].
         validation: Finite dataset of batches with which each epoch is evaluated.
-        batch_numbers: Function of a step that returns the record numbers i64[b] of its batch, for error messages.
-        answers: Return the model's outputs f32[n 1] or f32[n classes] and their record numbers i64[n] in the validation
-            split without decoding images. If None, outputs are computed from the images.
+        batch_numbers: Function that takes a step and returns the record numbers i64[b] of its batch. Errors name them.
+        answers: Function that returns the outputs f32[n 1] or f32[n classes] and the record numbers i64[n] of the
+            validation split. It decodes no images. If None, outputs are computed from the images.
         steps_per_epoch: Steps per epoch of phases that do not set it.
         blended: Whether targets may lie between classes, because of MixUp, CutMix or label smoothing.
         early_stopping: Epochs without improvement after which a phase ends, as in `recipes.Recipe`. 0: never.
         jit_compile: Whether steps are compiled with XLA.
         scope: Function that returns the context in which variables are created.
-        seconds: Time that preparing the task took, in seconds. For cached features, the time when they were computed.
+        seconds: Time that preparing the task took, in seconds. For cached features: how long it took to compute them.
         sync_moving_statistics: Function that makes the moving statistics of all devices equal. It is called before the
             model is evaluated or saved.
     """

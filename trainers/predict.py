@@ -2,9 +2,9 @@
 
     python -m trainers.predict --run runs/finetune-20250131-235959 photo.jpg more_photos/
 
-Each file is prepared exactly as `convert` would. A model trained on adopted records gets the file unchanged. If an
-image cannot be read, it is listed, the others are classified, and the exit code is 1. Other files in a directory, such
-as notes.txt, are skipped with a note.
+Each file is prepared as `convert` prepares it. If the model was trained on adopted records, the file is not
+changed. If an image cannot be read, it is listed, the others are classified, and the exit code is 1. Other files in a
+directory, such as notes.txt, are skipped with a note.
 """
 
 from __future__ import annotations

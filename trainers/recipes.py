@@ -76,8 +76,8 @@ class Phase:
     Attributes:
         name: Name on the console and in history.csv.
         trainable: Layers that are trained. "head": the head, with a frozen backbone. "last_stage", "all", a number or a
-            regular expression: the head and this part of the backbone, without BatchNormalization, see
-            `networks.chosen_layers`. "scratch": all layers, with BatchNormalization.
+            regular expression: the head and this part of the backbone (see `networks.chosen_layers`);
+            BatchNormalization stays frozen. "scratch": all layers, with BatchNormalization.
         learning_rate: Learning rate at the start of the phase or, with `warmup_steps`, after the warm-up. Above 0.
         optimizer: Name of a Keras optimizer.
         optimizer_kwargs: Further arguments of the optimizer, such as momentum, weight_decay, global_clipnorm, use_ema
@@ -107,7 +107,7 @@ class Phase:
         if self.patience < 1:
             raise UserError(f"--patience={self.patience}: must be at least 1 epoch.")
         if self.warmup_steps < 0:
-            raise UserError(f"--warmup_steps={self.warmup_steps}: must be a number of steps, or 0.")
+            raise UserError(f"--warmup_steps={self.warmup_steps}: must be 0 or more.")
         if self.warmup_steps and self.schedule != "cosine":
             raise UserError(
                 f"--warmup_steps={self.warmup_steps} with --schedule={self.schedule}: only --schedule=cosine has a"
@@ -116,7 +116,7 @@ class Phase:
 
     @property
     def accumulated_steps(self) -> int:
-        """Number of steps with gradients that are averaged before the weights change."""
+        """Number of steps after which the weights change once, by the mean of the gradients."""
         steps = self.optimizer_kwargs.get("gradient_accumulation_steps")
         return steps if isinstance(steps, int) else 1  # Keras rejects a value that is not a number.
 
@@ -129,8 +129,8 @@ class Recipe:
         model: The classifier.
         phases: Phases in the order in which they are run.
         batch_size: Images per step, over all devices.
-        crop: 0: images are stretched to a square. Above 0: the central square is cropped, with this share of the
-            shorter side as its side. ImageNet networks are usually evaluated with 0.875.
+        crop: 0: images are stretched to a square. Above 0: a square is cut from the middle. Its side is
+            this share of the shorter side of the image. ImageNet networks are usually evaluated with 0.875.
         augment: Name of a preset in `tfrecord_tools.augment_config.PRESETS`.
         from_features: Whether the backbone's features of each image are computed once and the head is trained on them.
         label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1).
@@ -170,11 +170,11 @@ class Recipe:
                 raise UserError(f"--{name}={getattr(self, name)}: must be a share of the images, from 0 to 1.")
         if self.from_features and (self.mixup or self.cutmix or self.augment != "none"):
             raise UserError(
-                f"augment={self.augment}, mixup={self.mixup}, cutmix={self.cutmix}: must be none, 0 and 0, since"
-                " features are computed once from unchanged images."
+                f"augment={self.augment}, mixup={self.mixup}, cutmix={self.cutmix}: features are computed once, from"
+                " unchanged images. Use augment=none, mixup=0 and cutmix=0."
             )
         if self.early_stopping < 0:
-            raise UserError(f"--early_stopping={self.early_stopping}: must be a number of epochs, or 0.")
+            raise UserError(f"--early_stopping={self.early_stopping}: must be 0 or more.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,8 +197,8 @@ class TrainConfig:
         records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
         probe: Whether to measure the input and the model alone before training and print which of them is slower.
         strategy: "none": one device. "mirrored": all GPUs of this machine, which share each batch. "auto": "mirrored"
-            if there is a GPU, even only one, because batches are then copied to it ahead of time. "multi_worker":
-            the devices of all processes in the environment variable TF_CONFIG.
+            if there is at least one GPU. This helps even with one, since batches are copied to it early.
+            "multi_worker": the devices of all processes in the environment variable TF_CONFIG.
         features: Directory in which features are kept, for recipes that train on features.
         tensorboard: Whether to also write the history for TensorBoard.
     """
@@ -228,7 +228,7 @@ class TrainConfig:
         if self.strategy == "multi_worker" and self.run is None:
             raise UserError("--strategy=multi_worker: --run is missing. Pass a directory that all workers can access.")
         if self.checkpoint_every < 0:
-            raise UserError(f"--checkpoint_every={self.checkpoint_every}: must be a number of steps, or 0.")
+            raise UserError(f"--checkpoint_every={self.checkpoint_every}: must be 0 or more.")
 
 
 def check_seed(flag: str, seed: int) -> None:
@@ -254,8 +254,8 @@ def scratch(**model: Any) -> Recipe:
     """Make the recipe of `trainers.scratch`: all layers are trained from random weights.
 
     Args:
-        **model: Values of `ModelConfig`. Without a backbone, it is the reference network with improvements, and
-            `backbone_kwargs` are added to those of the improvements.
+        **model: Values of `ModelConfig`. Without a backbone, the improved reference network is used, and
+            `backbone_kwargs` are added to its own.
     """
     own: dict[str, Any] = {"weights": "none"}
     # The usual momentum of 0.99 averages over hundreds of steps. A training on a small dataset has fewer.
@@ -451,7 +451,7 @@ def override(
         recipe: The recipe.
         epochs: Epochs of each phase. 0: the phase is left out.
         learning_rate: Learning rate of each phase.
-        unfreeze: Part of the backbone that is trained in phases that train a part, as in `Phase.trainable`.
+        unfreeze: New value of `Phase.trainable` in the phases that train a part of the backbone.
         phase: Fields of `Phase` and their values in all phases.
         **values: Fields of `Recipe`.
 
@@ -499,7 +499,7 @@ def _with_epochs(phases: Sequence[Phase], epochs: Sequence[int]) -> list[Phase]:
     """Replace the epochs of phases. A phase of 0 epochs is left out."""
     shown = _check_count("epochs", epochs, phases)
     if min(epochs) < 0 or not any(epochs):
-        raise UserError(f"{shown}: must be numbers from 0 on, and not all 0.")
+        raise UserError(f"{shown}: each number must be 0 or more, and at least one must be above 0.")
     return [dataclasses.replace(phase, epochs=count) for phase, count in zip(phases, epochs, strict=True) if count]
 
 

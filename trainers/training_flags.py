@@ -19,7 +19,7 @@ flags.disclaim_key_flags()  # The flags belong to the trainer that defines them,
 FLAGS = flags.FLAGS
 INTERRUPTED = "interrupted: run the same command again to continue"
 
-# Flags with the names of fields of `Phase` (changed in every phase) and of `Recipe`.
+# Flags that have the names of fields: `_PHASE` of `Phase` (a flag changes every phase), `_RECIPE` of `Recipe`.
 _PHASE = ("optimizer", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
 
@@ -34,12 +34,14 @@ def define_training_flags(trainer: str) -> None:
         "recipe",
         "default",
         [*recipes.RECIPES[trainer], "document"],
-        "default: the best known recipe; reference: the first recipe of this project, with its original values;"
+        "default: the best known recipe; reference: the settings of the article that this project grew from;"
         " document: old name of reference.",
     )
     usage.define_path("tfrecords", None, "Directory of the dataset: the --out of tfrecord_tools.convert.")
     usage.define_path(
-        "run", None, "Run directory. Default: an unfinished run with the same settings in runs/, else a new one there."
+        "run",
+        None,
+        "Run directory. Default: continue an unfinished run in runs/ with the same settings, or start a new one there.",
     )
     usage.define_path(
         "records", None, "Text or Parquet file with the record numbers to train on. Default: the whole training split."
@@ -47,10 +49,12 @@ def define_training_flags(trainer: str) -> None:
     flags.DEFINE_float(
         "crop",
         None,
-        "Side of the central square that is cropped from each image, as a share of the shorter side, up to 1."
-        " 0: stretch the whole image to a square. Default: the recipe's.",
+        "Size of the square that is cut from the middle of each image. 1: as large as possible; 0.875: 87.5% of that."
+        " 0: stretch the whole image to a square. Default: see the recipe.",
     )
-    flags.DEFINE_integer("seed", TrainConfig.seed, "Seed of the order, the augmentation, dropout and new weights.")
+    flags.DEFINE_integer(
+        "seed", TrainConfig.seed, "Seed of all random numbers: image order, augmentation, dropout, new weights."
+    )
     flags.DEFINE_boolean(
         "deterministic",
         TrainConfig.deterministic,
@@ -71,7 +75,7 @@ def define_training_flags(trainer: str) -> None:
         "strategy",
         TrainConfig.strategy,
         recipes.STRATEGIES,
-        "Devices to train on. none: one device; mirrored: all GPUs of this machine, which share each batch; auto:"
+        "Devices to train on. none: one device; mirrored: all GPUs of this machine, with a part of each batch; auto:"
         " mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in TF_CONFIG.",
     )
     flags.DEFINE_boolean("tensorboard", TrainConfig.tensorboard, "Also write the history for TensorBoard.")
@@ -81,56 +85,56 @@ def define_training_flags(trainer: str) -> None:
 
 
 def _define_recipe_flags() -> None:
-    flags.DEFINE_integer("batch_size", None, "Images per step, over all devices. Default: the recipe's.")
-    flags.DEFINE_list("epochs", None, "Epochs of each phase, as in 5,8. 0: skip the phase. Default: the recipe's.")
+    flags.DEFINE_integer("batch_size", None, "Images per step, over all devices. Default: see the recipe.")
+    flags.DEFINE_list("epochs", None, "Epochs of each phase, as in 5,8. 0: skip the phase. Default: see the recipe.")
     flags.DEFINE_list(
         "learning_rate",
         None,
-        "Learning rate of each phase, as in 3e-3,3e-4, at its start or after the warm-up. Default: the recipe's.",
+        "Learning rate of each phase, as in 3e-3,3e-4. With a warm-up, the rate after it. Default: see the recipe.",
     )
     flags.DEFINE_string(
-        "optimizer", None, "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, ... Default: the recipe's."
+        "optimizer", None, "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, ... Default: see the recipe."
     )
     flags.DEFINE_string(
         "optimizer_kwargs",
         None,
         "Arguments of the optimizer, as in"
-        " weight_decay=1e-4,global_clipnorm=1,use_ema=True,gradient_accumulation_steps=4. Default: the recipe's.",
+        " weight_decay=1e-4,global_clipnorm=1,use_ema=True,gradient_accumulation_steps=4. Default: see the recipe.",
     )
     flags.DEFINE_enum(
         "schedule",
         None,
         recipes.SCHEDULES,
         "Learning rate schedule. cosine: falls to 0 by the end of the phase; plateau: divided by 10 when the validation"
-        " loss stops falling. Default: the recipe's.",
+        " loss stops falling. Default: see the recipe.",
     )
     flags.DEFINE_integer(
         "warmup_steps",
         None,
-        "Steps over which the learning rate rises from 0. Needs --schedule=cosine. Default: the recipe's.",
+        "Steps over which the learning rate rises from 0. Needs --schedule=cosine. Default: see the recipe.",
     )
     flags.DEFINE_integer(
         "patience",
         None,
-        "Epochs without a lower validation loss after which the learning rate is divided by 10. Needs"
-        " --schedule=plateau. Default: the recipe's.",
+        "If the validation loss does not fall for this many epochs, divide the learning rate by 10. Needs"
+        " --schedule=plateau. Default: see the recipe.",
     )
     flags.DEFINE_integer(
         "early_stopping",
         None,
         "End a phase after this many epochs without a lower validation loss and restore its best weights. 0: never."
-        " Default: the recipe's.",
+        " Default: see the recipe.",
     )
     flags.DEFINE_float(
         "label_smoothing",
         None,
-        "Share of each target that is spread evenly over all classes, in [0, 1). Default: the recipe's.",
+        "Share of each target that is spread evenly over all classes, in [0, 1). Default: see the recipe.",
     )
     flags.DEFINE_enum(
         "class_weights",
         None,
         recipes.CLASS_WEIGHTS,
-        "balanced: weight each image in the loss by the inverse frequency of its class. Default: the recipe's.",
+        "balanced: weight each image in the loss by the inverse frequency of its class. Default: see the recipe.",
     )
 
 
@@ -140,13 +144,13 @@ def _define_image_flags() -> None:
         None,
         [*PRESETS, *FORMER_NAMES],
         "Augmentation preset: random changes of training images. document, document_transfer: old names of reference,"
-        " reference_transfer. Default: the recipe's.",
+        " reference_transfer. Default: see the recipe.",
     )
     flags.DEFINE_float(
-        "mixup", None, "Share of the images that are blended with another image, 0 to 1. Default: the recipe's."
+        "mixup", None, "Share of the images that are blended with another image, 0 to 1. Default: see the recipe."
     )
     flags.DEFINE_float(
-        "cutmix", None, "Share of the images that get a piece of another image, 0 to 1. Default: the recipe's."
+        "cutmix", None, "Share of the images that get a piece of another image, 0 to 1. Default: see the recipe."
     )
     flags.DEFINE_enum(
         "cache",
@@ -180,7 +184,7 @@ def define_model_flags(weights: str = ModelConfig.weights) -> None:
     flags.DEFINE_string(
         "backbone",
         None,
-        f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Default: the recipe's.",
+        f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Default: see the recipe.",
     )
     flags.DEFINE_string(
         "backbone_kwargs", "", "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True."
@@ -216,6 +220,7 @@ def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **opt
         raise UserError(
             "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
         )
+    if "block" in FLAGS and FLAGS["block"].present and FLAGS.order != "blocks":
         raise UserError(f"--block={FLAGS.block}: only --order=blocks uses it. Add --order=blocks, or remove --block.")
     config = command.from_flags(TrainConfig, tfrecords=tfrecords)
     name = recipes.current_name(FLAGS.recipe)

@@ -38,7 +38,7 @@ PHRASES = {
     r"\b(?:ms|MB|KB|%|images|records|bytes|times|seconds) an? (?:class|split|shard|epoch|step|worker|batch|image)\b": (
         "per class"
     ),
-    r"(?<!there )\b(?:is|are) no (?!longer|more|reason|need|such)\w+\b": "is not a, does not exist",
+    r"(?<!there )\b(?:is|are) no (?!longer|more|reason|need|such|better)\w+\b": "is not a, does not exist",
     r"\bproven sound\b": "valid",
     r"\bmade (?:split|division)\b": "automatic split",
     r"\bbe it\b": "whether",

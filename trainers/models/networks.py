@@ -147,7 +147,6 @@ def scale(pixels: Any, scaling: str) -> Any:
         scaling: A value of `ModelConfig.scaling`.
 
     Returns:
-        f32[b h w 3]. Equals `preprocess_input` of the backbone's Keras module, up to 1e-6 of its range.
         f32[b h w 3], equal to the `preprocess_input` of the backbone's module to 1e-6 of its range.
     """
     factors, offsets = {
@@ -208,9 +207,9 @@ def chosen_layers(base: keras.Model, rule: str) -> list[keras.Layer]:
 def last_stage(base: keras.Model) -> list[keras.Layer]:
     """Find the layers with weights at the backbone's last resolution.
 
-    These are block5_conv1 to block5_conv3 of VGG16, and conv_dw_12 to conv_pw_13 of MobileNet. The search goes back
-    from the end to the last layer with weights that has a larger output. A layer without positions (squeeze-and-excite)
-    belongs to the stage in which it stands, and a layer made of layers (a ConvNeXt block) counts as one.
+    These are block5_conv1 to block5_conv3 of VGG16, and conv_dw_12 to conv_pw_13 of MobileNet. The search starts at
+    the last layer and goes back to the first layer with weights that has a larger output. A layer without positions
+    (squeeze-and-excite) belongs to the stage around it. A layer made of layers (a ConvNeXt block) counts as one.
     """
     weighted = [layer for layer in base.layers if layer.weights]
     area = _area(weighted[-1])
@@ -255,7 +254,8 @@ def _build_base(config: ModelConfig) -> keras.Model:
             raise
         raise UserError(
             f"--weights=imagenet: the weights of {describe(config)} could not be downloaded: {one_line(error, 'all')}."
-            " Download that file in another way and pass --weights=FILE, or pass --weights=none to train from scratch."
+            " Download the weights file with another program and pass --weights=FILE,"
+            " or pass --weights=none to train from scratch."
         ) from error
     _scale_in_float32(base)
     if config.batch_norm_momentum is not None:

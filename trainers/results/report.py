@@ -192,7 +192,7 @@ def _guess(facts: Facts) -> dict[str, Any] | None:
 
 
 def _or(text: str, command: str) -> str:
-    """Return a text that names a command as HTML; "" if there is no such command."""
+    """Put a command into a text and return it as HTML. Without a command, return ""."""
     return page.marked(text, command=command) if command else ""
 
 
@@ -202,7 +202,11 @@ def _contradicted(facts: Facts) -> dict[str, Any] | None:
     if not sure:
         return None
     too_sure = float(predicted.confidence.mean()) > facts.metrics["accuracy_interval"][1]
-    cause = "The labels may be wrong, or the model is too confident in general." if too_sure else "They may be wrong."
+    cause = (
+        "The labels may be wrong, or the model is too confident in general."
+        if too_sure
+        else "These labels may be wrong."
+    )
     return {"labels": words.number(sure, "label"), "cause": cause}
 
 
@@ -269,7 +273,8 @@ def _help_for_input(trainer: str) -> str:
 def _miscalibrated(facts: Facts) -> dict[str, Any] | None:
     low, high = facts.metrics["accuracy_interval"]
     confidence = float(facts.predictions.confidence.mean())
-    # With few images the error is large by chance. The mean confidence is rarely outside the interval by chance.
+    # With few images, chance makes the error large. The mean confidence leaves the interval of the accuracy by chance
+    # much less often.
     if facts.metrics["calibration_error"] < _MISCALIBRATED or low <= confidence <= high:
         return None
     too_sure = confidence > high
@@ -319,7 +324,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         level="check",
         section="mistakes",
         condition=_contradicted,
-        title=f"{{labels}} contradicted with a confidence of {_SURE:.0%} or more",
+        title=f"The model disagrees with {{labels}} and is at least {_SURE:.0%} sure",
         text="{cause}",
         advice="Go through `suspects.csv` from the top. Copy the lines with a right `predicted_label` to a new CSV file"
         " with the same header and pass that file to `python -m tfrecord_tools.convert --relabel`.",
@@ -514,11 +519,11 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
     """Return the class with the lowest recall, and its recall; None if none is clearly below the accuracy.
 
-    The class is the one with the lowest upper end of its interval.
+    Each class has an interval for its recall. The class with the lowest upper end is chosen.
     """
     counts = _confusion(predicted)
     rates = scores.per_class(counts)
-    # The intervals hold together: of a hundred single 95 % intervals, five would miss the truth by chance.
+    # The intervals are wide enough that all of them together are right with 95 %.
     highs = [scores.wilson(int(hits), int(n), len(counts)).high for hits, n in zip(np.diag(counts), rates.count)]
     worst = int(np.argmin(highs))
     return (worst, float(rates.recall[worst])) if highs[worst] < np.diag(counts).sum() / len(predicted) else None

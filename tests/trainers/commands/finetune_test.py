@@ -244,11 +244,15 @@ def test_killed_five_times_in_each_phase(steps, workspace, tmp_path):
         (("--tfrecords=out", "--backbone_kwargs=0.25"), "--backbone_kwargs=0.25: must be name=value pairs, "),
         (("--tfrecords=out", "--weights=nowhere.h5"), "--weights=nowhere.h5: does not exist."),
         (
+            ("--tfrecords=out", "--block=8"),
+            "--block=8: only --order=blocks uses it. Add --order=blocks, or remove --block.",
+        ),
+        (
             ("--tfrecords=out", "--epochs=3"),
             "--epochs=3: must be one number for each phase of the recipe: head, finetune.",
         ),
         (("--tfrecords=out", "--epochs=a,b"), "--epochs=a,b: must be whole numbers, as in 5,8."),
-        (("--tfrecords=out", "--checkpoint_every=-1"), "--checkpoint_every=-1: must be a number of steps, or 0."),
+        (("--tfrecords=out", "--checkpoint_every=-1"), "--checkpoint_every=-1: must be 0 or more."),
         (("--tfrecords=out", "--image_size=0"), "--image_size=0: must be at least 1 pixel."),
         (("--tfrecords=out", "out"), "unexpected argument 'out': "),
     ],

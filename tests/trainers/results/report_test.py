@@ -226,7 +226,7 @@ def test_weak_class_and_bad_calibration_are_reported(evil):
     )  # fmt: skip
     text = changed(evil, predicted).text
     assert "Class <script>alert(1)</script>: recall 50.0%" in text
-    assert "50 labels contradicted with a confidence of 90% or more" in text
+    assert "The model disagrees with 50 labels and is at least 90% sure" in text
     assert "The model is more confident than accurate" in text
 
 
