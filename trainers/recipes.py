@@ -129,8 +129,8 @@ class Recipe:
         model: The classifier.
         phases: Phases in the order in which they are run.
         batch_size: Images per step, over all devices.
-        crop: 0: images are stretched to a square. Above 0: a square is cut from the middle. Its side is
-            this share of the shorter side of the image. ImageNet networks are usually evaluated with 0.875.
+        crop: 0: images are stretched to a square. Above 0: a square is cut from the middle. The side of
+            the square is this share of the shorter side of the image. ImageNet networks usually use 0.875.
         augment: Name of a preset in `tfrecord_tools.augment_config.PRESETS`.
         from_features: Whether the backbone's features of each image are computed once and the head is trained on them.
         label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1).
