@@ -138,7 +138,7 @@ Adopted = Sequence[tuple[Job, Found]]
 def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJson:
     """Make a dataset from TFRecords that another program wrote.
 
-    The memory that it needs is that of the index rows of one file per process, and at the end 200 bytes per record.
+    Each process keeps the index rows of one file in memory. At the end, 200 bytes per record are needed.
 
     Args:
         config: All settings.
@@ -387,7 +387,7 @@ def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
     first = shards[0].path
     if not samples:
         kind = others.most_common(1)[0][0]
-        other_type = f" but of type {kind}, with a series of values each" if kind else ""
+        other_type = f" but of type {kind}, which holds lists of values" if kind else ""
         raise UserError(
             f"{first}: the records are not of type tf.train.Example{other_type}. To see their contents, run: python -m"
             f" tfrecord_tools.show {first}"
@@ -432,7 +432,7 @@ def _classes(adopted: Adopted, adoption: _Adoption) -> classes.Classes:
     counts = sum((facts.labels for _, facts in adopted), Counter[forms.Label]())
     if not counts:
         raise UserError(
-            f"{adoption.shards[0].path}: no record in this file and the others can be used. Choose other files, or name"
+            f"{adoption.shards[0].path}: no record in any of the files can be used. Choose other files, or name"
             " other features with --image_key and --label_key."
         )
     texts: dict[forms.Label, str] = {}
@@ -561,7 +561,11 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "label_key", None, "Name of the feature that holds the label. Default: found by name and content."
     )
-    flags.DEFINE_integer("label_offset", None, "Label of the first class. Default: 1 if labels count from 1, else 0.")
+    flags.DEFINE_integer(
+        "label_offset",
+        None,
+        "Number that the records store for the first class. Default: 1 if the smallest label is 1, else 0.",
+    )
     flags.DEFINE_list(
         "classes",
         None,
@@ -573,19 +577,21 @@ def define_flags() -> None:
         "pixel_order",
         None,
         guess_keys.PIXEL_ORDERS,
-        "Order of raw pixels: hwc is pixel by pixel, chw is plane by plane. Default: follows from a shape in the"
-        " records, else hwc.",
+        "Order of raw pixels. hwc: red, green and blue of each pixel together; chw: all red values first, then green,"
+        " then blue. Default: the order of the shape in the records, or hwc without a shape.",
     )
     flags.DEFINE_bool(
         "rewrite",
         default["rewrite"],
-        "Write new records instead of links to the files. Labels that are text, one-hot or floats become classes, raw"
-        " pixels become PNG images, compressed files can be read, and images are stored as convert stores them.",
+        "Write new records instead of links to the files. Labels may then be text, one-hot or floats. Raw pixels become"
+        " PNG images, and other images are stored as convert stores them. Compressed files can be read.",
     )
     flags.DEFINE_enum(
         "verify", default["verify"], VERIFY, "full: decode every image; header: check only the header, which is faster."
     )
-    flags.DEFINE_float("max_bad", default["max_bad"], "Largest share, 0 to 1, of records that may be left out.")
+    flags.DEFINE_float(
+        "max_bad", default["max_bad"], "Stop if more than this share of the records (0 to 1) cannot be used."
+    )
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_integer(
         "workers", None, "Number of processes, which does not change the output. Default: one per processor."

@@ -14,7 +14,9 @@ import numpy as np
 from tfrecord_tools.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ROUNDS = 8  # Luby and Rackoff need 4 rounds for a pseudorandom permutation. This round function is simpler.
+_ROUNDS = (
+    8  # Luby and Rackoff need 4 rounds for a pseudorandom permutation. This round function is weaker, so we use 8.
+)
 
 
 def hash64(*values: int | np.ndarray) -> np.ndarray:
@@ -65,7 +67,7 @@ class Order(abc.ABC):
         count: Number of records; record numbers are 0..count-1.
     """
 
-    _CHUNK = 4096  # Positions that `_at` computes at once: arrays of 20 elements would take the same time.
+    _CHUNK = 4096  # Positions per call of `_at`. A call for 20 positions would take about the same time.
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -110,9 +112,9 @@ class Shuffled(Order):
 class Blocks(Order):
     """Shuffled in blocks of neighboring records, for disks on which random access is slow.
 
-    Each epoch is a new permutation. The records are cut into blocks, beginning at another record in each epoch. The
-    blocks are shuffled, and then the records of each `window` blocks in a row are shuffled. The result is about as
-    random as `shuffle(window * block)` on shuffled files.
+    Each epoch is a new permutation. The records are cut into blocks, and the first block starts at a different record
+    in each epoch. The blocks are shuffled. Then the records in each group of `window` blocks are shuffled. The result is
+    about as random as `shuffle(window * block)` on shuffled files.
 
     Args:
         count: Number of records.
@@ -147,8 +149,8 @@ class Blocks(Order):
 class Balanced(Order):
     """Every class equally often, for imbalanced datasets.
 
-    With k classes, each k positions in a row hold one record of each class, in shuffled order. Each class has epochs
-    of its own, with a new permutation of its records in each. A small class may be in its tenth epoch while a large
+    With k classes, each group of k positions holds one record of each class, in shuffled order. Each class counts its
+    own epochs and is shuffled again in each of them. A small class may be in its tenth epoch while a large
     class is still in its first.
     """
 

@@ -4,8 +4,8 @@
 
 The report lists the files with their records and bytes, the features with types, lengths and some values, the class
 names if they are known, and Python code that reads the records. --grid draws the first images with their labels.
-All records are read and their checksums are verified, in the memory of the largest record. Types and lengths are those
-of all records. Values are listed and images are decoded for --records of them. TensorFlow is not needed.
+All records are read and their checksums are verified. The memory needed is that of the largest record. Types and
+lengths come from all records, values and images only from --records of them. TensorFlow is not needed.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
         )
     if config.grid and not pictures:
         raise UserError(
-            f"--grid={config.grid}: there is no image in the records that were read in full. Remove --grid, or use a"
+            f"--grid={config.grid}: there is no image in the first {config.records} records. Remove --grid, or use a"
             " larger --records."
         )
 
@@ -200,7 +200,7 @@ def _images(seen: Sequence[Seen]) -> str:
 
 
 def _code(contents: Sequence[Contents]) -> Iterator[str]:
-    """Yield code that reads the largest group with TensorFlow, serialized if a record has no features."""
+    """Yield TensorFlow code that reads the largest group. Records without features are not parsed."""
     main = max(contents, key=lambda content: (bool(content.kinds), sum(facts.records for facts in content.files)))
     group = main.group
     parsed = bool(_specifications(main)) and not main.kinds[OTHER]
@@ -314,7 +314,7 @@ def _names_of(feature: str, class_names: ClassNames) -> Sequence[str]:
 
 
 def _table(rows: Sequence[Sequence[str]], numbers: Sequence[int]) -> Iterator[str]:
-    """Align a table with a heading, columns `numbers` to the right, and leave out empty columns."""
+    """Align a table with a heading. Columns `numbers` are right-aligned, empty columns are left out."""
     columns = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
     left = [position for position, column in enumerate(columns) if column not in numbers]
     lines = tabular.aligned([[row[column] for column in columns] for row in rows], left)

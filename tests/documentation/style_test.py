@@ -29,7 +29,7 @@ def test_every_sentence_follows_the_rules(room: str) -> None:
     ("source", "rules"),
     [
         ('def f():\n    """Of all shards, the largest."""', ["opening"]),
-        ('def f():\n    """Return it. Likewise for test."""', ["opening", "likewise"]),
+        ('def f():\n    """Return it. Likewise for test."""', ["opening", "Likewise"]),
         (f'def f():\n    """{"Return it" * 12}."""', ["longer than 100"]),
         ("x = 1  # Its number.", ["opening"]),
         ("# The rest is told\n# at the end.", ["is told"]),

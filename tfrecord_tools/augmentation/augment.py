@@ -1,6 +1,6 @@
 """Random changes of training images: a pure function of (images, keys, config).
 
-The result has the same bits everywhere.
+The result is the same to the bit with any batch size, with and without XLA, and in a graph.
 All geometric changes are applied as one affine warp, all color changes as one matrix. The random numbers of an image
 depend only on its key. The warp uses integers, since floats would be rounded differently with another batch size, with
 XLA, or in a graph.
@@ -84,7 +84,9 @@ def augment(images: tf.Tensor, keys: tf.Tensor, config: AugmentConfig, jit: bool
     """
     images, state = tf.convert_to_tensor(images), state_of(keys, images)
     if None in images.shape[1:]:
-        raise UserError(f"images of shape {images.shape}: height and width must be known. Resize them before.")
+        raise UserError(
+            f"images of shape {images.shape}: height and width must be known. Resize the images to one size first."
+        )
     changes = {_move: config.moves, _recolor: config.recolors, _erase: config.erasing > 0}
     for change, enabled in changes.items():
         if enabled:
@@ -134,7 +136,7 @@ def _recolor(images: tf.Tensor, draw: Draws, config: AugmentConfig) -> tf.Tensor
 
 
 class Draws:
-    """Uniform random numbers for each key: the n-th number of a splitmix64 generator seeded with it.
+    """Uniform random numbers of each key. Number n is the n-th output of splitmix64 with the key as its seed.
 
     Each kind of change has its own n, so that switching one change off does not affect the others.
     """
@@ -272,7 +274,7 @@ def color_matrices(colors: Colors, about: tf.Tensor) -> tf.Tensor:
 
     Args:
         colors: Color changes.
-        about: f64[b], gray level that a change of contrast does not change.
+        about: f64[b], gray level that stays the same when the contrast changes.
 
     Returns:
         i32[b 3 4] in 16.16 fixed point, to be multiplied with a pixel (r, g, b, 1).

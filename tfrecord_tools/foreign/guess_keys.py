@@ -41,10 +41,12 @@ _BRAND = slice(4, 8)  # AVIF, HEIC and similar files have b"ftyp" here.
 _LONGEST_NAME = 200  # Bytes of a class name.
 _MIN_PIXELS = 16  # Without a stated size, a shorter list is not an image.
 _PLANES_TRIED = 8  # Number of images in which both orders of pixels are compared.
-_SMOOTHER = 0.75  # The other order is suggested if it makes neighbors differ less than this fraction.
+_SMOOTHER = (
+    0.75  # The other order is suggested if its neighbors differ by less than this share of those in the first order.
+)
 _WORDS = re.compile(r"[a-z]+")
 _VERSION = re.compile(r"\d+\.\d+\.\d+$")  # Name of a dataset's directory in TensorFlow Datasets.
-_SPLIT_FLAGS = f"--split=train='PATTERN' --split=validation='PATTERN' (NAME=PATTERN, NAME one of {', '.join(SPLITS)})"
+_SPLIT_FLAGS = f"--split=train='PATTERN' --split=validation='PATTERN' (names: {', '.join(SPLITS)})"
 
 Columns = Mapping[str, Sequence[Feature]]  # Name -> the feature in each record in which it has values.
 
@@ -122,7 +124,7 @@ def split_of(path: Path, top: Path | None = None) -> str | None:
 
     Args:
         path: The file.
-        top: Directories above the file's own count only if they are below `top`.
+        top: The search in parent directories stops at `top`.
 
     Raises:
         UserError: The name contains several splits.
@@ -152,7 +154,7 @@ def label_offset(labels: Collection[int], names: int | None) -> int:
 
 
 def class_names(labels: Collection[int], texts: Mapping[int, str], offset: int) -> tuple[str, ...]:
-    """Return unique names for the labels from `offset` to the largest: texts, or else the labels."""
+    """Return a unique name for each label from `offset` up: its text, or its number if there is no text."""
     stored = range(offset, max(labels) + 1)
     names = [texts.get(label) or str(label) for label in stored]
     times = Counter(names)
@@ -242,7 +244,7 @@ def _why_no_label(name: str, column: Sequence[Feature]) -> str:
 
 
 def _holds_pixels(samples: Sequence[Example], columns: Columns, name: str) -> bool:
-    """Return whether the numbers of values match the stated sizes, or the name is one of raw pixels."""
+    """Return whether a feature can be raw pixels, by its length and the stated sizes, or by its name."""
     pixels = _pixels(samples, columns, name)
     column = columns[name]
     if pixels.height or pixels.shape:

@@ -22,8 +22,8 @@ def choose_splits(
 ) -> np.ndarray:
     """Choose a split for every image, stratified by class.
 
-    Images with the same key form one unit and stay together. If a class has n units, round(n * fraction) of them go to
-    a split, and at least one if the class has two or more units (three or more, if there is also a test split). Units
+    Images with the same key form one unit and stay together. A split gets round(n * fraction) of the n units of a
+    class. It gets at least one if the class has enough units: two, or three with a test split. Units
     are assigned in the order of a hash of their keys: first to validation, then to test, then to train. If a class has
     only one unit, the unit goes to train. Every class has an image in train, unless all of its images are `fixed` to
     other splits.
@@ -33,8 +33,8 @@ def choose_splits(
         labels: i32[n]. A unit with several labels counts for its most frequent label; if equal, for the lowest.
         fractions: Fractions of validation and test, each in 0..1.
         seed: Another seed gives another, independent split.
-        purpose: Another number gives another, independent split, so that an image held out for one purpose may be
-            in any split for another purpose. 0 is not allowed: it is used for the order of the records.
+        purpose: Each purpose has its own independent split. An image in validation for one purpose can be in train for
+            another. 0 is not allowed: it is used for the order of the records.
         fixed: i8[n], index into `split_names.SPLITS` where the split is decided already, else `FREE`. Other images of
             the same unit follow. Free units fill the splits up to the fractions.
 
