@@ -113,8 +113,8 @@ class Blocks(Order):
     """Shuffled in blocks of neighboring records, for disks on which random access is slow.
 
     Each epoch is a new permutation. The records are cut into blocks, and the first block starts at a different record
-    in each epoch. The blocks are shuffled. Then the records in each group of `window` blocks are shuffled. The result is
-    about as random as `shuffle(window * block)` on shuffled files.
+    in each epoch. The blocks are shuffled. Then the records in each group of `window` blocks are shuffled. The result
+    is about as random as `shuffle(window * block)` on shuffled files.
 
     Args:
         count: Number of records.

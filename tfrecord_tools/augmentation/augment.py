@@ -136,7 +136,7 @@ def _recolor(images: tf.Tensor, draw: Draws, config: AugmentConfig) -> tf.Tensor
 
 
 class Draws:
-    """Uniform random numbers of each key. Number n is the n-th output of splitmix64 with the key as its seed.
+    """Uniform random numbers of each key: output n of splitmix64 with the key as its seed.
 
     Each kind of change has its own n, so that switching one change off does not affect the others.
     """
