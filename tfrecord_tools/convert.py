@@ -54,14 +54,14 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         engine: "local" converts in processes of this machine, "beam" with Apache Beam. The output is the same.
         workers: Number of local processes. The output is the same for any number. None: one per processor.
         beam_options: Options of Beam, as a command line. Empty: Beam's DirectRunner, in this process.
-        dask: Address or scheduler file of a Dask cluster that converts through Beam. It sets `engine` to "beam".
+        dask: Address or scheduler file of a Dask cluster, on which Beam then runs. It sets `engine` to "beam".
         overwrite: Replace an existing dataset at `out` when the new one is complete.
         update: Bring the dataset at `out` up to date with `src`, with the settings of that dataset. New images go into
             new shards. Other shards are rewritten only if one of their images was removed or changed.
         restart: Delete the work of an unfinished conversion and start again.
         dry_run: Stop after the class table; nothing is written.
-        explicit: With `update`, the names of settings that the caller has set. They must equal those of the existing
-            dataset, also where they have their default values.
+        explicit: With `update`, the names of settings that the caller has set. Each must have the same value as in
+            the existing dataset, even if it is the default.
     """
 
     out: str = "out"
@@ -115,7 +115,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             )
         if self.engine == "beam" and self.dry_run:
             raise UserError(
-                "--engine=beam: cannot be combined with --dry_run, which plans on this machine. Remove --engine."
+                "--engine=beam: cannot be combined with --dry_run: a dry run always uses this machine. Remove --engine."
             )
 
     def output_settings(self) -> dict[str, Any]:
@@ -143,7 +143,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> Conv
         log: Called with each line of the report.
 
     Returns:
-        The contents of `out/convert.json`: digest, counts, class table. With `dry_run`, what they would be.
+        The contents of `out/convert.json`: digest, counts, class table. With `dry_run`, they are not written.
 
     Raises:
         UserError: Anything that the user can fix. `out` is then unchanged.
@@ -215,8 +215,8 @@ class _Conversion:
         self._base = update.read(out) if config.update else None
         if self._base is not None and self._base.relabelled and not config.relabel:
             raise UserError(
-                f"--update: {out} was converted with --relabel. Without that file, its images would get the labels of"
-                " the source back. Pass --relabel with the same file, or convert again with --overwrite."
+                f"--update: {out} was converted with --relabel. Without that file, the corrected labels would"
+                " be lost. Pass --relabel with the same file, or convert again with --overwrite."
             )
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._pool = pool
@@ -341,15 +341,15 @@ def _stem(path: str) -> str:
 
 
 def _check_raw(plan: Plan, sources: Sources, facts: Facts, config: ConvertConfig) -> None:
-    """Raise UserError if an image is smaller than the size of all raw images."""
+    """Raise UserError if an image is smaller than `resize`, the size of all raw images."""
     table = facts.table[plan.rows.numbers]
     small = np.flatnonzero((table["height"] != config.resize) | (table["width"] != config.resize))
     if len(small):
         first = sources.paths[int(plan.rows.numbers[small[0]])]
         raise UserError(
             f"--store=raw: {words.number(len(small), 'image is', 'images are')} smaller than"
-            f" --resize={config.resize}, for example {first} ({table['width'][small[0]]} pixels wide). Add --upscale to"
-            " enlarge such images, or use a smaller --resize."
+            f" --resize={config.resize}, for example {first} ({table['width'][small[0]]} x"
+            f" {table['height'][small[0]]} pixels). Add --upscale to enlarge such images, or use a smaller --resize."
         )
 
 
@@ -410,16 +410,18 @@ def define_flags() -> None:
     source_flags.define_source_flags()
     usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
     flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")
-    flags.DEFINE_integer("shards", None, "Number of shards over all splits. Default: follows from --shard_bytes.")
     flags.DEFINE_integer(
-        "shard_bytes", None, "Target size of a shard in bytes. Default: 1/64 of the total, but 16 to 150 MiB."
+        "shards", None, "Number of shards of all splits together. Default: computed from --shard_bytes."
+    )
+    flags.DEFINE_integer(
+        "shard_bytes", None, "Target size of a shard in bytes. Default: 1/64 of all bytes, 16 to 150 MiB."
     )
     flags.DEFINE_enum(
         "on_bad_image",
         default["on_bad_image"],
         ON_BAD_IMAGE,
         "How to treat a bad image file. skip: leave it out and list it in rejected.csv; repair: repair it if possible,"
-        " else skip it, and list it; fail: stop.",
+        " otherwise skip it, and list it in both cases; fail: stop.",
     )
     flags.DEFINE_enum(
         "verify",
@@ -437,7 +439,11 @@ def define_flags() -> None:
         "original: store JPEG and PNG files unchanged; jpeg, png: store every image in that format; raw: store decoded"
         " pixels.",
     )
-    flags.DEFINE_integer("resize", None, "Shrink images to this many pixels. Default: sizes are kept.")
+    flags.DEFINE_integer(
+        "resize",
+        None,
+        "Shrink images so that a side has this many pixels; --resize_mode says which. Default: sizes are kept.",
+    )
     flags.DEFINE_enum(
         "resize_mode",
         default["resize_mode"],
@@ -450,9 +456,9 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "depth_range",
         None,
-        "Levels LO,HI that become black and white, for PNG and TIFF images with 16-bit, 32-bit or floating-point"
-        " levels. auto: the lowest and highest level of each image, so that equal levels in two images may differ"
-        " afterwards. Default: the high byte of 16-bit levels; images with other levels are rejected.",
+        "For PNG and TIFF images with more than 8 bits: level LO becomes black, level HI becomes white. auto: LO and HI"
+        " are the lowest and highest level of each image, so that one level can become two grays in two images."
+        " Default: the high byte of 16-bit levels; images with other levels are rejected.",
     )
     flags.DEFINE_bool(
         "strip_metadata",
@@ -470,7 +476,8 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         "update",
         default["update"],
-        "Bring the dataset at --out up to date with --src; rewrite only the shards with removed or changed images.",
+        "Bring the dataset at --out up to date with --src. New images go into new shards. Shards with removed or"
+        " changed images are rewritten. All other shards stay.",
     )
     flags.DEFINE_bool("restart", default["restart"], "Delete the work of an unfinished conversion and start again.")
     flags.DEFINE_enum(

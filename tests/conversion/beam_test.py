@@ -57,7 +57,10 @@ def on_beam(count: int = 2) -> list[str]:
             {"engine": "beam", "workers": 2},
             r"--workers=2: cannot be combined with --engine=beam\. Set .* in --beam_options, for example",
         ),
-        ({"engine": "beam", "dry_run": True}, r"with --dry_run, which plans on this machine\. Remove --engine\."),
+        (
+            {"engine": "beam", "dry_run": True},
+            r"with --dry_run: a dry run always uses this machine\. Remove --engine\.",
+        ),
     ],
 )
 def test_contradicting_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -183,7 +183,7 @@ def test_columns_that_are_not_splits(tmp_path: Path, values: tuple[str, str]) ->
         ),
         (
             {"label_columns": ["a", "b"]},
-            "--label_columns=a,b: needs a table. Pass it as --manifest, or remove the flag.",
+            "--label_columns=a,b: needs a manifest. Pass it as --manifest=FILE, or remove --label_columns.",
         ),
     ],
 )

@@ -82,7 +82,7 @@ _OTHER_NAMES: Mapping[tuple[str, ...], str] = {
 _MEANINGS = {word: meanings for meanings, words in _OTHER_NAMES.items() for word in words.split()}
 _GIVEN_AS_ARGUMENTS = frozenset({"src", "tfrecords", "records", "image"})
 _OPTIMIZER_ARGUMENTS = ("weight_decay", "momentum", "nesterov", "clipnorm", "clipvalue", "global_clipnorm", "use_ema")
-_ADVICE = {  # For names that need no flag.
+_ADVICE = {  # Advice for flags that do not exist because commands do not need them.
     **dict.fromkeys(
         ("resume", "continue", "restore"),
         "To continue an interrupted run, run the same command again. No flag is needed.",
@@ -96,7 +96,7 @@ _ADVICE = {  # For names that need no flag.
 
 
 class PathParser(flags.ArgumentParser[str]):
-    """Parser for a path, a pattern or a URL that expands `~`; with `named`, for NAME=PATH."""
+    """Parse a path, a pattern or a URL, and expand `~`. With `named`, the value is NAME=PATH."""
 
     syntactic_help = "a path"
 

@@ -1,4 +1,4 @@
-"""The plan of a dataset: a pure function of sources, facts and config, made before any writing."""
+"""Plan a dataset before anything is written. The plan depends only on sources, facts and config."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Plan:
         rejected: Every file that was skipped, dropped or repaired.
         duplicates: Duplicates among the valid files, by file number; counted before any file was dropped.
         group_leaks: Number of groups that the source itself has put into several splits.
-        digest: Hexadecimal digest. Equal digests mean equal output, byte for byte with the same versions of Pillow and
-            pyarrow.
+        digest: Hexadecimal digest. Equal digests mean equal output. With the same versions of Pillow
+            and pyarrow, all bytes are equal too.
     """
 
     name: str
@@ -154,7 +154,7 @@ def _valid(sources: Sources, facts: Facts, labels: np.ndarray, bad: Sequence[Rej
 def _splits(
     rows: Rows, sha256: np.ndarray, sources: Sources, config: PlanConfig, previous: Previous | None
 ) -> np.ndarray:
-    """Return i8[n], each row's split: kept for unchanged records, else the source's or automatic."""
+    """Return i8[n], the split of each row. Unchanged records keep their split."""
     splits = rows.splits
     if not sources.has_splits:
         keys = split_keys(sha256, rows.groups)
@@ -164,7 +164,7 @@ def _splits(
 
 
 def _order(rows: Rows, seed: int) -> np.ndarray:
-    """Return i64[n], the rows by split; in each split unchanged records first, then new ones by a hash.
+    """Return i64[n], the rows by split: unchanged records first, then new records by a hash.
 
     The hash mixes the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their
     paths, because lexsort is stable and file numbers ascend.
@@ -174,7 +174,7 @@ def _order(rows: Rows, seed: int) -> np.ndarray:
 
 
 def _check_classes(sources: Sources, class_names: Sequence[str], rows: Rows, updating: bool) -> None:
-    """Refuse a class without an image in train, unless the source's own splits lack train."""
+    """Refuse a class without an image in train, unless the source has splits and none is train."""
     train = rows.splits == 0
     if sources.has_splits and not train.any():
         return

@@ -28,7 +28,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import formats, inspection, jpeg, levels, pillow, png, recode, repair, strip
 from tfrecord_tools.layout import findings
 
-MAX_IMAGE_BYTES = 1 << 30  # A serialized protobuf must stay below 2 GiB.
+MAX_IMAGE_BYTES = 1 << 30  # 1 GiB, since a record must stay below the 2 GiB of a protobuf.
 READ_TYPES = tuple(formats.FORMATS)
 STORES = ("original", "jpeg", "png", "raw")
 VERIFY = ("full", "header")
@@ -44,7 +44,7 @@ _SIZES_ALLOWED = range(1, 65_501)  # libjpeg's limit.
 
 
 class BadImage(Exception):
-    """A file that cannot become a record. The message follows `path: `."""
+    """A file that cannot become a record. The message is printed after `path: `."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,9 @@ class ImageConfig:
         upscale: Whether images smaller than `resize` are enlarged.
         quality: Quality of JPEGs that are encoded, 1..100.
         depth_range: Levels of 16-bit, 32-bit and floating-point PNGs and TIFFs that become black and white: "LO,HI",
-            or "auto" for the lowest and highest level of each image. None: only the high byte of 16-bit levels is
-            kept, and images without a defined black and white are rejected. See `levels.reduced`.
+            or "auto" for the lowest and highest level of each image. None: 16-bit images keep
+            their high byte. 32-bit and floating-point images are rejected, since their
+            black and white are not known. See `levels.reduced`.
         strip_metadata: Whether EXIF, XMP and IPTC are removed from JPEG and PNG. See `strip.stripped`.
     """
 
@@ -136,7 +137,7 @@ class Prepared:
         repaired: Defects that were repaired. "": none.
         findings: Findings, from `findings.FINDINGS` and in that order.
         levels: Lowest and highest level of an image with more than 8 bits; (0, 0) for others. Without `depth_range`,
-            levels are scaled to 16 bits.
+            both are scaled to the range of 16 bits.
     """
 
     data: bytes
@@ -154,8 +155,8 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
     """Verify an image and return it as it is stored. Equal bytes and configs give equal results.
 
     A JPEG that is stored unchanged is decoded at 1/8 scale, with all of the entropy decoding and almost none of the
-    inverse DCT. For a PNG, all pixels are inflated and all checksums are verified. JPEG has no checksums: if a file was
-    cut and ended with an end marker, it decodes and the rest is gray; see `jpeg.lost_share`.
+    inverse DCT. For a PNG, all pixels are inflated and all checksums are verified. JPEG has no checksums. If a cut file
+    has an end marker, it still decodes, and the missing part is gray; see `jpeg.lost_share`.
 
     Args:
         data: Bytes of the file.
@@ -295,7 +296,7 @@ def _check_jpeg(data: bytes, height: int, repaired: str) -> None:
     """Check a JPEG for which libjpeg gives a warning, since some warnings are harmless.
 
     Raises:
-        OSError: The JPEG does not decode, in TensorFlow either.
+        OSError: The JPEG cannot be decoded, also not by TensorFlow.
         BadImage: Pixels are missing.
     """
     lost = jpeg.lost_share(data, details=True)

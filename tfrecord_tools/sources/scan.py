@@ -63,7 +63,7 @@ class ScanConfig:
         group_column: The column of groups. It may be missing.
         label_columns: Columns of a manifest, one per class. Exactly one of them must be 1 in each row. None: the labels
             are in `label_column`.
-        manifest_encoding: Encoding of a CSV manifest. None: the one of its byte order mark, else UTF-8.
+        manifest_encoding: Encoding of a CSV manifest. None: that of its byte order mark, or UTF-8 without one.
         relabel: A CSV or Parquet file with the columns `path` and `label` (or `predicted_label`). The images in it get
             these labels.
     """
@@ -104,7 +104,7 @@ class ScanConfig:
             )
         if self.manifest_path and self.label_regex:
             raise UserError(
-                "--label_regex and a manifest cannot be combined: the manifest gives the labels. Remove one."
+                "--label_regex and a manifest cannot be combined: the manifest gives the labels. Remove one of them."
             )
         self._check_label_columns()
 
@@ -158,7 +158,7 @@ class Sources:
         store: Reads the images.
         class_names: Class names in label order.
         paths: Paths relative to the source, with `/` as separator, valid UTF-8.
-        spans: As in `base.Listing`.
+        spans: Where each file lies in an archive; see `base.Listing`.
         labels: i32[n], indices into `class_names`.
         splits: i8[n], indices into `SPLITS`, or `TO_BE_SPLIT`.
         groups: u64[n], hashes of the groups. `NO_GROUP`: the image has no group.
@@ -191,7 +191,7 @@ class Sources:
         return len(self.paths)
 
     def files(self, numbers: np.ndarray) -> Files:
-        """Return the files `numbers`, i64[k], in this order."""
+        """Return the files with these numbers, i64[k], in the order of `numbers`."""
         return Files(self.store, [self.paths[number] for number in numbers.tolist()], self.spans[numbers])
 
 
@@ -199,8 +199,8 @@ def scan(config: ScanConfig) -> Sources:
     """Find the images of a source, and the class, split and group of each.
 
     Raises:
-        UserError: The source does not exist, has no images or fewer than two classes, or can be read in two ways; or a
-            class name cannot be stored.
+        UserError: The source does not exist, has no images or fewer than two classes, its layout has two
+            meanings, or a class name cannot be stored.
     """
     if config.manifest_path:
         return _scan_manifest(config, config.manifest_path)
@@ -208,8 +208,8 @@ def scan(config: ScanConfig) -> Sources:
         return _scan_parquet(config)
     if config.label_columns:
         raise UserError(
-            f"--label_columns={','.join(config.label_columns)}: needs a table. Pass it as --manifest, or remove the"
-            " flag."
+            f"--label_columns={','.join(config.label_columns)}: needs a manifest. Pass it as --manifest=FILE, or"
+            " remove --label_columns."
         )
     listing, notes = _without_excluded(config, _list(config))
     arranged = arrange.arrange(
@@ -270,7 +270,7 @@ def _table_splits(names: Sequence[str] | None, path: str, column: str) -> list[i
 def _named_files(
     config: ScanConfig, rows: manifest.Manifest, path: str, root: str
 ) -> tuple[Listing, list[int], tuple[str, ...]]:
-    """Find the files in a manifest. A directory is only listed if some files are not at their paths.
+    """Find the files in a manifest. The directory is searched only if some files are not at their paths.
 
     Args:
         config: The source.
@@ -301,7 +301,7 @@ def _is_nfc(path: str) -> bool:
 
 
 def _joined(listing: Listing, more: Listing | None) -> Listing:
-    """Add the files of a second listing of the same store: hidden files, and files outside the directory."""
+    """Add the files that only a second listing has. They are hidden, or outside the directory."""
     if more is None:
         return listing
     known = set(listing.paths)
@@ -433,7 +433,7 @@ def _groups(pattern: str, paths: Sequence[str]) -> list[str]:
 
 
 def _hashes(groups: Sequence[str]) -> np.ndarray:
-    """Return u64[n], hashes of the groups that are the same on every machine. `NO_GROUP` for ""."""
+    """Return u64[n], a hash of each group, equal on every machine; `NO_GROUP` for ""."""
     hashes = {group: int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "little") for group in set(groups)}
     return np.array([hashes[group] if group else NO_GROUP for group in groups], np.uint64)
 
