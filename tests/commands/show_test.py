@@ -505,7 +505,7 @@ def test_sheet_without_images_is_an_error_after_the_report(tmp_path: Path) -> No
     path = write(tmp_path / "a.tfrecord", [example({"k": 1})])
     lines: list[str] = []
     with pytest.raises(
-        UserError, match=r"--grid=g\.png: there is no image in the records .* Remove --grid, or use a larger"
+        UserError, match=r"--grid=g\.png: there is no image in the first 1000 records\. Remove --grid, or use a larger"
     ):
         show(ShowConfig(path=str(path), grid="g.png"), lines.append)
     assert row(lines, "k") == "int64 | 1 | 1"

@@ -688,7 +688,7 @@ def test_files_in_a_directory_and_its_subdirectories(tmp_path: Path) -> None:
 def test_records_of_other_kinds_are_reported(tmp_path: Path) -> None:
     write(tmp_path / "s/train.tfrec", [sequence({"label": 1}, {"frames": [image(1)]})])
     with pytest.raises(
-        UserError, match=r"not of type tf\.train\.Example but of type tf\.train\.SequenceExample, with a series"
+        UserError, match=r"not of type tf\.train\.Example but of type tf\.train\.SequenceExample, which holds lists"
     ):
         quietly(tmp_path / "s", tmp_path / "out")
     unpacked = b"".join((b"\x0a\x05label", b"\x12\x04\x1a\x02\x08\x01"))  # Some writers do not pack numbers.

@@ -342,10 +342,10 @@ def test_truncated_example_counts_as_corrupt(out: Path, tmp_path: Path) -> None:
         ({"image_size": 0}, r"image_size=0: must be at least 1\."),
         (
             {"shard": (2, 2)},
-            r"shard=\(2, 2\): must be \(i, w\), for worker i of w with 0 <= i < w",
+            r"shard=\(2, 2\): must be \(worker, workers\), with workers counted from 0\.",
         ),  # Workers are counted from 0.
         ({"shard": (-1, 2)}, r"shard=\(-1, 2\)"),
-        ({"shard": (0, 3)}, r"shard=\(0, 3\): .* w must divide the batch size 4\."),
+        ({"shard": (0, 3)}, r"shard=\(0, 3\): .* The batch size 4 must be a multiple of the workers\."),
         ({"shard": (0, 0)}, r"shard=\(0, 0\)"),
         ({"start_step": -1}, r"start_step=-1: must be at least 0\."),
     ],
