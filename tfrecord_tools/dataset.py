@@ -98,7 +98,7 @@ def train_batches(
         start_step: Number of the first batch, from 0.
         shard: (i, w): return the i-th of w equal, contiguous slices of each batch, for worker i of w.
         order: `order.Blocks` or `order.Balanced` of these records. None: `order.Shuffled`.
-        augment: Random changes of the images, drawn anew in each epoch. Default: no changes.
+        augment: Random changes of the images, drawn again in each epoch. Default: no changes.
         cache: Decoded images from `cache_pixels` with the same `image_size` and `crop`. None: decode each image.
         with_numbers: Add the record numbers to each batch.
         with_keys: Add the keys of the random draws to each batch, the argument `keys` of `mix`.
