@@ -541,7 +541,8 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
         (["--src=pets", "extra"], "error: unexpected argument 'extra': this command takes only flags"),
         (
             [],
-            "error: --src is missing. Pass a directory of images, an archive or a manifest. A directory looks like cat_dog_img/train",
+            "error: --src is missing. Pass a directory of images, an archive or a manifest. A directory"
+            " looks like cat_dog_img/train",
         ),
         (["--src=gone"], "error: --src=gone: does not exist."),
     ],

@@ -402,7 +402,8 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
         ),
         (
             ["--image_size=4"],
-            "error: --src is missing. Pass a directory of images, an archive or a manifest. A directory looks like cat_dog_img/train",
+            "error: --src is missing. Pass a directory of images, an archive or a manifest. A directory"
+            " looks like cat_dog_img/train",
         ),
         (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: must be one of rgb, gray."),
         (["--src=pets", "--image_size=x"], "--image_size=x: must be a whole number."),

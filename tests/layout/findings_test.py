@@ -17,6 +17,7 @@ from PIL import Image, TiffImagePlugin, features
 from tiff_files import tiff
 
 from tfrecord_tools import verify
+from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.images.preparation import prepare
 from tfrecord_tools.layout import dataset_files, findings
 from tfrecord_tools.verify import VerifyConfig
@@ -249,4 +250,9 @@ def test_conflicts_are_shown_side_by_side_even_if_they_are_dropped(tmp_path: Pat
             " dogs/again.jpg"
         ]
         assert [note["advice"] for note in files] == [advice]
+        lines: list[str] = []
+        convert(ConvertConfig(src=str(src), out=f"{out}2", workers=1, duplicates=duplicates), log=lines.append)
+        heading = {"keep": "problem", "drop": "check"}[duplicates]
+        named = [line for line in lines if line.startswith(("  problem:", "  check:")) and "labels" in line]
+        assert named == [f"  {heading}: {files[0]['text']}. {advice}"]
         assert json.loads((out / "convert.json").read_text())["notes"] == facts["notes"]

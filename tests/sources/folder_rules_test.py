@@ -308,7 +308,7 @@ def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
         ),
         (
             [*classes("cats", ["train"]), "dogs/1.jpg"],
-            "but dogs has images that are in no split. Leave dogs out with --exclude=dogs",
+            "but dogs has images that are in no split. Leave dogs out with --exclude=dogs, or pass",
         ),
         (
             ["images/#.jpg*3", "masks/#.png*3"],

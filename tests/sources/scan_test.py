@@ -485,9 +485,7 @@ def test_invalid_regular_expressions_are_refused(tmp_path: Path, flag: str, patt
     assert str(caught.value).startswith(f"--{flag}={pattern}: {message}")
 
 
-@pytest.mark.parametrize(
-    ("flag", "part"), [("label_regex", "the class"), ("group_regex", "the group of images")], ids=lambda value: value
-)
+@pytest.mark.parametrize(("flag", "part"), [("label_regex", "the class"), ("group_regex", "the group of images")])
 def test_a_regular_expression_without_parentheses_is_refused(tmp_path: Path, flag: str, part: str) -> None:
     with pytest.raises(UserError) as caught:
         scanned(two_classes(tmp_path), **{flag: "cat"})

@@ -166,8 +166,9 @@ def _splits(
 def _order(rows: Rows, seed: int) -> np.ndarray:
     """Return i64[n], the order of the rows, sorted by split.
 
-    In each split, the unchanged records come first, then the new records, sorted by a hash. The hash mixes the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their
-    paths, because lexsort is stable and file numbers ascend.
+    In each split, the unchanged records come first, then the new records, sorted by a hash. The hash mixes
+    the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their paths, because
+    lexsort is stable and file numbers ascend.
     """
     ranks = np.where(rows.is_new, order.hash64(seed, 0, rows.hashes), rows.previous.astype(np.uint64))
     return np.lexsort((ranks, rows.is_new, rows.splits))
