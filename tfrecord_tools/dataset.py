@@ -93,7 +93,7 @@ def train_batches(
         batch_size: Images per step, over all workers.
         image_size: Height and width of the images in pixels.
         seed: Seed of the order and the augmentation, any integer.
-        crop: 0: stretch the whole image. Above 0, at most 1: cut out a central square. Its side is `crop` times the
+        crop: 0: stretch the whole image. Above 0, at most 1: cut out a central square with a side of `crop` times the
             shorter side (see `reference.decode_pixels`).
         start_step: Number of the first batch, from 0.
         shard: (i, w): each batch is cut into w equal, contiguous slices. Worker i of w gets slice i, counted from 0.

@@ -145,7 +145,7 @@ def read_tables(names: Sequence[str], src: str, splits: Sequence[tuple[str, str]
 
 
 class _Reader:
-    """The rules. They share the name of the source, the wanted classes and the notes."""
+    """The rules. They share the name of the source, the wanted classes and the list of notes."""
 
     def __init__(self, src: str, classes: frozenset[str], tables: Sequence[str] = ()):
         self._src = src
