@@ -60,8 +60,8 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             new shards. Other shards are rewritten only if one of their images was removed or changed.
         restart: Delete the work of an unfinished conversion and start again.
         dry_run: Stop after the class table; nothing is written.
-        explicit: With `update`, the names of settings that the caller has set. Each must have the same value as in
-            the existing dataset, even if it is the default.
+        explicit: With `update`, the names of settings that the caller has set. Such a setting must be equal to that
+            of the existing dataset, also if the caller set it to its default value.
     """
 
     out: str = "out"
@@ -123,7 +123,10 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         return self.scan_settings() | self.image_settings() | self.plan_settings()
 
     def request(self) -> dict[str, Any]:
-        """Return what the command asks for. A finished commit with an equal request is not converted again."""
+        """Return what the command asks for.
+
+        If the interrupted command had the same request and its last step can be finished, nothing is converted again.
+        """
         return self.output_settings() | {
             "src": _canonical(self.src),
             "update": self.update,
@@ -156,7 +159,9 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> Conv
         config = dataclasses.replace(config, src=source, out=os.path.abspath(config.out))
     out = Path(config.out)
     if out.is_symlink() or out.name in ("", ".."):
-        out = out.resolve()  # The target of a link is replaced, not the link. A rename to "." is not possible.
+        # The target of a link is replaced, not the link. A path such as "." is resolved too, because nothing can be
+        # renamed to ".".
+        out = out.resolve()
     if not files.is_url(config.src):
         check_apart(out, Path(config.src))
     try:
@@ -213,7 +218,7 @@ class _Conversion:
 
     def __init__(self, config: ConvertConfig, out: Path, pool: Pool, log: Callable[[str], object]):
         self._base = update.read(out) if config.update else None
-        if self._base is not None and self._base.relabelled and not config.relabel:
+        if self._base is not None and self._base.relabeled and not config.relabel:
             raise UserError(
                 f"--update: {out} was converted with --relabel. Without that file, the corrected labels would"
                 " be lost. Pass --relabel with the same file, or convert again with --overwrite."
@@ -313,8 +318,8 @@ class _Conversion:
         samples = statistics.sample(plan, sources, facts, data, pool, self._config, plan_notes)
         report = statistics.describe(plan, sources, facts, samples.colors, self._config.verify)
         report["notes"] = [note.as_json(sources) for note in plan_notes]
-        if sources.relabelled:
-            changes = sorted(sources.relabelled.items())
+        if sources.relabeled:
+            changes = sorted(sources.relabeled.items())
             report["relabelled"] = [{"from": old, "to": new, "images": count} for (old, new), count in changes]
         metadata.write(data, describe.describe(plan), report)
         card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures, self._log)
@@ -392,7 +397,7 @@ def _class_table(plan: Plan, sources: Sources, facts: Facts) -> Iterator[str]:
     images = words.number(len(plan.rows), "image")
     yield f"{sources.root}: {images}, {words.size(plan.bytes, 'MB')} to store, {splits}"
     yield from (f"  {line}" for line in tabular.aligned(lines, left=(1,)))
-    yield from (f"  note: {note.line()}" for note in notes.of(plan, sources, facts))
+    yield from (f"  {note.heading}: {note.line()}" for note in notes.of(plan, sources, facts))
     for name, count in sources.left_out.items():
         yield f"  left out, not in --classes: {name} ({words.number(count, 'file')})"
     yield from listed(plan.rejected)
@@ -414,14 +419,16 @@ def define_flags() -> None:
         "shards", None, "Number of shards of all splits together. Default: computed from --shard_bytes."
     )
     flags.DEFINE_integer(
-        "shard_bytes", None, "Target size of a shard in bytes. Default: 1/64 of all bytes, 16 to 150 MiB."
+        "shard_bytes",
+        None,
+        "Target size of a shard in bytes. Default: 1/64 of all bytes, but at least 16 MiB and at most 150 MiB.",
     )
     flags.DEFINE_enum(
         "on_bad_image",
         default["on_bad_image"],
         ON_BAD_IMAGE,
-        "How to treat a bad image file. skip: leave it out and list it in rejected.csv; repair: repair it if possible,"
-        " otherwise skip it, and list it in both cases; fail: stop.",
+        "How to treat a bad image file. skip: leave it out; repair: repair it, or skip it if that is not possible;"
+        " fail: stop. Skipped and repaired files are listed in rejected.csv.",
     )
     flags.DEFINE_enum(
         "verify",
@@ -442,7 +449,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "resize",
         None,
-        "Shrink images so that a side has this many pixels; --resize_mode says which. Default: sizes are kept.",
+        "New size in pixels of images that are larger. --resize_mode says which side gets this size, or both."
+        " Default: sizes are kept.",
     )
     flags.DEFINE_enum(
         "resize_mode",
@@ -452,13 +460,17 @@ def define_flags() -> None:
         " crop the central square, then scale it to N x N.",
     )
     flags.DEFINE_bool("upscale", default["upscale"], "Enlarge images that are smaller than --resize.")
-    flags.DEFINE_integer("quality", default["quality"], "JPEG quality, 1 to 100, of images that have to be encoded.")
+    flags.DEFINE_integer(
+        "quality",
+        default["quality"],
+        "JPEG quality, 1 to 100. Used only for images that are not stored unchanged.",
+    )
     flags.DEFINE_string(
         "depth_range",
         None,
-        "For PNG and TIFF images with more than 8 bits: level LO becomes black, level HI becomes white. auto: LO and HI"
-        " are the lowest and highest level of each image, so that one level can become two grays in two images."
-        " Default: the high byte of 16-bit levels; images with other levels are rejected.",
+        "For PNG and TIFF images with more than 8 bits. LO,HI: level LO becomes black and level HI becomes white. auto:"
+        " each image uses its own lowest and highest level, so the same level can get a different gray in another"
+        " image. Default: the high byte of 16-bit levels; images with other levels are rejected.",
     )
     flags.DEFINE_bool(
         "strip_metadata",

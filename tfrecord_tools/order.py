@@ -43,7 +43,7 @@ def permute(positions: np.ndarray, count: int, *key: int | np.ndarray) -> np.nda
     Args:
         positions: i64[k], each in 0..count-1.
         count: Size of the permuted set.
-        *key: Integers that select the permutation, or arrays of integers with one per position.
+        *key: Integers that select the permutation. An array gives each position its own integer.
 
     Returns:
         i64[k], the permuted positions.
@@ -190,7 +190,7 @@ def batch_positions(step: int, batch_size: int, shard: tuple[int, int] = (0, 1))
 
 
 def stream_positions(places: np.ndarray, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """Return the positions in the global order of the records that one worker reads.
+    """Return one worker's positions, as positions in the global order.
 
     Args:
         places: i64[k], positions in the stream of worker i, counted from 0 at its first batch.

@@ -213,7 +213,10 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
             r"no images in class directories\. 5 images are not in a class directory, for example 000\.jpg",
         ),
         ({"src": "one"}, r"--src=one: there is only one class, 'cats'\. A classifier needs at least two\."),
-        ({"src": ""}, r"--src is missing\. Pass a directory of images such as .*, an archive, or a manifest\."),
+        (
+            {"src": ""},
+            r"--src is missing\. Pass a directory of images, an archive or a manifest\. A directory looks like .*\.",
+        ),
         ({"out": "pets/out"}, r"--out=pets/out: is inside --src=pets, .* Choose a directory outside --src\."),
         ({"out": "pets"}, r"--out=pets: is inside --src=pets"),
         ({"out": "."}, r"--out=.*: contains --src=.* and would be replaced\. Choose another --out\."),
@@ -536,7 +539,11 @@ def test_help_shows_our_flags(tmp_path: Path) -> None:
     [
         (["--scr=pets"], "--scr=pets: is not a flag of this command. Use --src=pets."),
         (["--src=pets", "extra"], "error: unexpected argument 'extra': this command takes only flags"),
-        ([], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
+        (
+            [],
+            "error: --src is missing. Pass a directory of images, an archive or a manifest. A directory"
+            " looks like cat_dog_img/train",
+        ),
         (["--src=gone"], "error: --src=gone: does not exist."),
     ],
 )

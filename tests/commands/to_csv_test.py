@@ -400,7 +400,11 @@ def test_command(split_source: Path, tmp_path: Path) -> None:
             ["--src=pets"],
             "error: --image_size is missing. Add the height and width of the images in pixels, for example --image_s",
         ),
-        (["--image_size=4"], "error: --src is missing. Pass a directory of images such as cat_dog_img/train"),
+        (
+            ["--image_size=4"],
+            "error: --src is missing. Pass a directory of images, an archive or a manifest. A directory"
+            " looks like cat_dog_img/train",
+        ),
         (["--src=pets", "--image_size=4", "--color=bgr"], "--color=bgr: must be one of rgb, gray."),
         (["--src=pets", "--image_size=x"], "--image_size=x: must be a whole number."),
         (["--src=pets", "--size=4"], "--size=4: is not a flag of this command. Use --image_size=4."),

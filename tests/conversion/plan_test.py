@@ -256,7 +256,7 @@ def test_seed_changes_the_order() -> None:
             ["test/cats/1", "test/dogs/2", "validation/cats/1", "validation/dogs/1"],
             PlanConfig(max_bad=1.0),
             {0: "empty file", 1: "empty file", 2: "empty file", 3: "empty file"},
-            "src: none of 4 files can be a record: test/cats/1: empty file. Is --src right?",
+            "src: none of 4 files can be converted. The first one is test/cats/1: empty file. Is --src right?",
         ),
     ],
 )

@@ -17,6 +17,7 @@ from PIL import Image, TiffImagePlugin, features
 from tiff_files import tiff
 
 from tfrecord_tools import verify
+from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.images.preparation import prepare
 from tfrecord_tools.layout import dataset_files, findings
 from tfrecord_tools.verify import VerifyConfig
@@ -225,7 +226,12 @@ def test_verify_compares_changed_csv_with_the_index(mixed: Path, tmp_path: Path,
 def test_conflicts_are_shown_side_by_side_even_if_they_are_dropped(tmp_path: Path) -> None:
     same = image("same")
     src = source(tmp_path / "src", {"cats/same.jpg": same, "dogs/same.jpg": same, "dogs/again.jpg": same})
-    for duplicates, where in (("keep", ("train", "validation")), ("drop", ("left out",))):
+    keep = (
+        "The network is trained on contradictory labels. --duplicates=drop keeps one of each, and none where labels"
+        " differ"
+    )
+    drop = "--duplicates=drop stored none of the files with different labels: delete those in the wrong class"
+    for duplicates, where, advice in (("keep", ("train", "validation"), keep), ("drop", ("left out",), drop)):
         out = tmp_path / duplicates
         facts = converted(src, out, duplicates=duplicates)
         assert (facts["duplicates"]["conflicts"], facts["duplicates"]["files"]) == (3, 3)
@@ -243,5 +249,10 @@ def test_conflicts_are_shown_side_by_side_even_if_they_are_dropped(tmp_path: Pat
             "3 files have the same bytes as another file (3 with different labels), such as cats/same.jpg,"
             " dogs/again.jpg"
         ]
-        assert bool(files[0]["advice"]) == (duplicates == "keep")
+        assert [note["advice"] for note in files] == [advice]
+        lines: list[str] = []
+        convert(ConvertConfig(src=str(src), out=f"{out}2", workers=1, duplicates=duplicates), log=lines.append)
+        heading = {"keep": "problem", "drop": "check"}[duplicates]
+        named = [line for line in lines if line.startswith(("  problem:", "  check:")) and "labels" in line]
+        assert named == [f"  {heading}: {files[0]['text']}. {advice}"]
         assert json.loads((out / "convert.json").read_text())["notes"] == facts["notes"]

@@ -342,10 +342,10 @@ def test_truncated_example_counts_as_corrupt(out: Path, tmp_path: Path) -> None:
         ({"image_size": 0}, r"image_size=0: must be at least 1\."),
         (
             {"shard": (2, 2)},
-            r"shard=\(2, 2\): must be \(worker, workers\), with workers counted from 0\.",
+            r"shard=\(2, 2\): must be \(number of this worker, number of workers\)\. The first worker has number 0\.",
         ),  # Workers are counted from 0.
         ({"shard": (-1, 2)}, r"shard=\(-1, 2\)"),
-        ({"shard": (0, 3)}, r"shard=\(0, 3\): .* The batch size 4 must be a multiple of the workers\."),
+        ({"shard": (0, 3)}, r"shard=\(0, 3\): .* The batch size 4 must be a multiple of the number of workers\."),
         ({"shard": (0, 0)}, r"shard=\(0, 0\)"),
         ({"start_step": -1}, r"start_step=-1: must be at least 0\."),
     ],
@@ -449,7 +449,10 @@ def test_cache_keeps_to_its_budget(train: Records) -> None:
     assert cached is not None
     assert cached.pixels.nbytes == size
     assert dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size - 1) is None
-    message = r"cache: has pixels of shape \(10, 8, 8, 3\) with crop=0\.0\. Must be of shape \(10, 9, 9, 3\) with"
+    message = (
+        r"cache: does not fit the records\. It has shape \(10, 8, 8, 3\) and crop=0\.0; needed are shape"
+        r" \(10, 9, 9, 3\) and crop=0\.0\."
+    )
     with pytest.raises(UserError, match=message):
         dataset.train_batches(train, batch_size=4, image_size=9, seed=0, cache=cached)
 

@@ -271,8 +271,8 @@ def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
         (
             [*classes("train"), *classes("test"), "pred/#.jpg*3"],
             "test and train are named like splits, but pred is not, and all of them contain images. Pass"
-            " --split=test=test --split=train=train if these are the splits (the rest is left out), --exclude=pred to"
-            " leave the rest out, or --classes=pred,test,train if all are classes.",
+            " --split=test=test --split=train=train, or --exclude=pred, to use only the splits. Pass"
+            " --classes=pred,test,train if all of them are classes.",
         ),
         (classes("", ["bus", "train"]), "train is named like a split, but bus is not, and all of them contain images."),
         ([*classes("trainval"), *classes("test")], "test is named like a split, but trainval is not"),
@@ -283,10 +283,10 @@ def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
         ),
         (
             [*classes("site_a"), *classes("site_b")],
-            "site_a and site_b contain directories with the same names (cats, dogs). Pass"
-            " --split=train=site_a --split=validation=site_b (one for each directory) if the upper directories are"
-            " splits and the lower ones are classes; --classes=cats,dogs if the lower directories are the classes,"
-            " without splits; or --classes=site_a,site_b if the upper directories are the classes.",
+            "site_a and site_b contain directories with the same names (cats, dogs). If the upper"
+            " directories are splits, pass --split=train=site_a --split=validation=site_b (one for each directory). If"
+            " the lower directories are the classes and there are no splits, pass --classes=cats,dogs. If the upper"
+            " directories are the classes, pass --classes=site_a,site_b.",
         ),
         (
             [*classes("a", ["x", "y", "z"]), *classes("b", ["x", "y"])],
@@ -303,10 +303,13 @@ def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
         ),
         (
             [*classes("cats", ["train", "test"]), *classes("dogs", ["train", "test", "extra"])],
-            "cats contains split directories (test, train), but there is also dogs/extra. Leave one of them"
-            " out with --exclude=DIRECTORY, or pass --classes=cats,dogs to merge all directories into their class.",
+            "cats contains splits (test, train), but dogs/extra is not a split. Leave dogs/extra out with"
+            " --exclude=dogs/extra, or pass --classes=cats,dogs to merge all directories into their class.",
         ),
-        ([*classes("cats", ["train"]), "dogs/1.jpg"], "but there is also dogs with images in no split"),
+        (
+            [*classes("cats", ["train"]), "dogs/1.jpg"],
+            "but dogs has images that are in no split. Leave dogs out with --exclude=dogs, or pass",
+        ),
         (
             ["images/#.jpg*3", "masks/#.png*3"],
             "images and masks describe kinds of files, not classes. Leave out what you do not need, for example"
@@ -350,7 +353,7 @@ def test_file_named_like_an_ending_is_left_out(tmp_path: Path) -> None:
         ),
         (
             [*classes("", ["d [1]", "it's"]), *classes("train", ["x"])],
-            "--exclude='d [[]1]' --exclude='it'\"'\"'s' to leave the rest out",
+            "--exclude='d [[]1]' --exclude='it'\"'\"'s', to use only the splits.",
         ),
         (classes("train", ["Cat", "cat", "dog"]), "the class name 'cat' differs from 'Cat' only by capital letters."),
         (["train/#.jpg*3", "test/#.jpg*2"], "5 images are not in a class directory, for example test/0.jpg."),

@@ -473,8 +473,8 @@ def test_label_regex_that_matches_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("cat", "has no group. Put parentheses around the part to use."),
-        ("(?:cat)", "has no group. Put parentheses"),
+        ("cat", "has no group in parentheses. Put ( ) around the part that is "),
+        ("(?:cat)", "has no group in parentheses. Put ( )"),
         ("(cat", "is not a regular expression: missing ), unterminated subpattern at position 0."),
         ("*", "is not a regular expression: nothing to repeat at position 0."),
     ],
@@ -483,6 +483,13 @@ def test_invalid_regular_expressions_are_refused(tmp_path: Path, flag: str, patt
     with pytest.raises(UserError) as caught:
         scanned(two_classes(tmp_path), **{flag: pattern})
     assert str(caught.value).startswith(f"--{flag}={pattern}: {message}")
+
+
+@pytest.mark.parametrize(("flag", "part"), [("label_regex", "the class"), ("group_regex", "the group of images")])
+def test_a_regular_expression_without_parentheses_is_refused(tmp_path: Path, flag: str, part: str) -> None:
+    with pytest.raises(UserError) as caught:
+        scanned(two_classes(tmp_path), **{flag: "cat"})
+    assert str(caught.value).endswith(f"has no group in parentheses. Put ( ) around the part that is {part}.")
 
 
 def test_group_regex(tmp_path: Path) -> None:

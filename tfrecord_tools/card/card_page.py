@@ -248,11 +248,12 @@ def write(
         facts: Content of `convert.json`.
         thumbnails: Samples of each class.
         pictures: Path -> small JPEG, for files that the facts name.
-        log: Takes a line for each finding, except notes on images, which the class table lists.
+        log: Takes a line for each finding, except duplicates and notes on images, which are below the class table.
     """
     with files.atomic(directory / CARD) as file:
         file.write(render(facts, thumbnails, pictures).encode())
-    for line in rules.lines(rules.worst_first(rules.found(_RULES, facts))):
+    findings = [finding for finding in rules.found(_RULES, facts) if finding.section != "duplicates"]
+    for line in rules.lines(rules.worst_first(findings)):
         log(line)
 
 

@@ -21,6 +21,10 @@ from tfrecord_tools.sources.scan import Sources
 
 _EXAMPLES = 8  # Images that the card shows for a note.
 _LEVELS = 1 << 16  # Levels of a 16-bit image.
+_HARMS = {
+    "conflicts": "The network is trained on contradictory labels",
+    "leaks": "The model is evaluated on images that it was trained on, so the scores are too good",
+}
 _NARROW = 4  # If an image uses less than a quarter of all levels, its content is hard to see.
 
 
@@ -34,6 +38,7 @@ class Note:
         text: The fact, without a period at the end.
         advice: The advice, without a period at the end; "" if there is none.
         level: "check" or "note", as in `findings.Trait`.
+        heading: Word in front of the note on the console: "note", "check" or "problem".
         images: Number of images that the note is about; 0 if it is not about single images.
         examples: File numbers of some of the images.
     """
@@ -42,6 +47,7 @@ class Note:
     text: str
     advice: str = ""
     level: str = "note"
+    heading: str = "note"
     images: int = 0
     examples: tuple[int, ...] = ()
 
@@ -81,12 +87,21 @@ def _raw(plan: Plan, facts: Facts) -> Iterator[Note]:
 def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]:
     if not same.files:
         return
-    worst = next(same.examples[kind][0] for kind in reversed(duplicates.KINDS) if same.counts[kind])
+    kinds = [kind for kind in reversed(duplicates.KINDS) if same.counts[kind]]
+    worst = same.examples[kinds[0]][0]
     text = f"{same.files:,} files have the same bytes as another file ({copies.counted(same)}), such as "
+    harms: list[str] = []
+    advice = ""
+    if mode == "keep":
+        harms = [_HARMS[kind] for kind in kinds if kind in _HARMS]
+        advice = "--duplicates=drop keeps one of each, and none where labels differ"
+    elif same.counts["conflicts"]:
+        advice = "--duplicates=drop stored none of the files with different labels: delete those in the wrong class"
     yield Note(
         kind="duplicates",
         text=text + ", ".join(sources.paths[i] for i in worst[:2]),
-        advice="--duplicates=drop keeps one of each, and none where labels differ" if mode == "keep" else "",
+        heading="problem" if harms else "check" if advice else "note",
+        advice=". ".join([*harms, advice] if advice else harms),
     )
 
 

@@ -36,13 +36,13 @@ class Plan:
         name: The dataset's name, a lower-case identifier.
         class_names: The class table. A label is an index into it.
         config: The settings that the output depends on, as a JSON-able dict.
-        rows: The records, by ascending split.
+        rows: The records, sorted by split.
         shards: The shards, in the order of the rows.
         rejected: Every file that was skipped, dropped or repaired.
         duplicates: Duplicates among the valid files, by file number; counted before any file was dropped.
         group_leaks: Number of groups that the source itself has put into several splits.
-        digest: Hexadecimal digest. Equal digests mean equal output. With the same versions of Pillow
-            and pyarrow, all bytes are equal too.
+        digest: Hexadecimal digest. Equal digests mean the same records in the same order. The files have the same
+            bytes only with the same versions of Pillow and pyarrow.
     """
 
     name: str
@@ -136,8 +136,8 @@ def _valid(sources: Sources, facts: Facts, labels: np.ndarray, bad: Sequence[Rej
     if not len(numbers):
         first_bad = min(bad, key=lambda r: r.path)
         raise UserError(
-            f"{sources.root}: none of {words.number(len(bad), 'file')} can be a record: {first_bad.path}:"
-            f" {first_bad.reason}. Is --src right?"
+            f"{sources.root}: none of {words.number(len(bad), 'file')} can be converted. The first one is"
+            f" {first_bad.path}: {first_bad.reason}. Is --src right?"
         )
     path_bytes = np.array([len(sources.paths[number].encode()) for number in numbers.tolist()], np.int64)
     return Rows(
@@ -164,10 +164,11 @@ def _splits(
 
 
 def _order(rows: Rows, seed: int) -> np.ndarray:
-    """Return i64[n], the rows by split: unchanged records first, then new records by a hash.
+    """Return i64[n], the order of the rows, sorted by split.
 
-    The hash mixes the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their
-    paths, because lexsort is stable and file numbers ascend.
+    In each split, the unchanged records come first, then the new records, sorted by a hash. The hash mixes
+    the classes, so that a sequential reader gets mixed batches. Duplicates stay in the order of their paths, because
+    lexsort is stable and file numbers ascend.
     """
     ranks = np.where(rows.is_new, order.hash64(seed, 0, rows.hashes), rows.previous.astype(np.uint64))
     return np.lexsort((ranks, rows.is_new, rows.splits))

@@ -35,7 +35,7 @@ class Base:
         config: The settings in convert.json.
         digest: The digest of the plan.
         verified: How the images were verified: "full" or "header".
-        relabelled: Whether some labels differ from the source's.
+        relabeled: Whether some labels differ from the source's.
     """
 
     previous: Previous
@@ -43,7 +43,7 @@ class Base:
     config: dict[str, Any]
     digest: str
     verified: str
-    relabelled: bool
+    relabeled: bool
 
     def known(self, paths: Sequence[str]) -> np.ndarray:
         """Return the facts of these paths, FACT[len(paths)]; zeros where a path is new."""

@@ -53,7 +53,8 @@ class Meaning:
 
     Attributes:
         split: Index into `SPLITS`, or `TO_BE_SPLIT`.
-        label: The class of the files. None: see `by_name` and `reason`.
+        label: The class of the files. None: the file names give it (`by_name`), or there is none (`reason`,
+            `left_out`).
         by_name: The classes are in the names of the files.
         reason: Why the files have no class. "": they have one.
         left_out: Why the files are left out, for a note. "": they are used.
@@ -113,7 +114,7 @@ def read(
         src: The source, for messages.
         classes: The names in --classes. They decide where several meanings are possible. None: the flag is not set.
         splits: The values of --split as (split, path of a directory). Empty: the names of the directories decide.
-        tables: Paths of tables beside the directories that may contain the labels.
+        tables: Paths of tables that may contain the labels. They lie beside the directories.
 
     Raises:
         UserError: Two meanings are possible, or a directory in --split does not exist.
@@ -144,7 +145,7 @@ def read_tables(names: Sequence[str], src: str, splits: Sequence[tuple[str, str]
 
 
 class _Reader:
-    """The rules, with their shared state: the source for messages, the wanted classes and notes."""
+    """The rules. They share the name of the source, the wanted classes and the list of notes."""
 
     def __init__(self, src: str, classes: frozenset[str], tables: Sequence[str] = ()):
         self._src = src
@@ -220,7 +221,7 @@ class _Reader:
         return list(directories.values())
 
     def _unwrapped(self, node: Node) -> Node:
-        """Go down through directories that contain everything else."""
+        """While a directory holds only one directory and no image, go into it."""
         skipped = []
         while len(node.children) == 1 and not node.images:
             (child,) = node.children.values()
@@ -228,7 +229,7 @@ class _Reader:
             if split_named(child.name) or child.name in self._classes:
                 break
             if child.images and (child.children or not is_kind):
-                break  # The images would have no class, or it is the only class.
+                break  # Stop here: its images would lose their class.
             node = child
             skipped.append(child.name)
         if skipped:
@@ -249,18 +250,24 @@ class _Reader:
         return self._split_roots([(split_named(child.name) or "", child) for child in node.children.values()])
 
     def _refuse_mixture(self, node: Node) -> None:
-        """Refuse directories beside splits: another name for a split, or a class called train."""
+        """Refuse splits with other directories beside them.
+
+        One of these may be a split with an unknown name, or "train" may be a class.
+        """
         others = [child for child in node.children.values() if not split_named(child.name)]
         if not others:
             return
         splits = [child for child in node.children.values() if split_named(child.name)]
         if any(child.children or classes_in_names(child.images) for child in splits):
             meanings = (
-                f"{_split_flags(splits)} if these are the splits (the rest is left out), {_exclude_flags(others)} to"
-                f" leave the rest out, or {_classes_flag(node.names)} if all are classes"
+                f"{_split_flags(splits)}, or {_exclude_flags(others)}, to use only the splits. Pass"
+                f" {_classes_flag(node.names)} if all of them are classes"
             )
         else:
-            meanings = f"{_classes_flag(node.names)} if all are classes, or {_exclude_flags(splits)} to leave them out"
+            meanings = (
+                f"{_classes_flag(node.names)} if all of them are classes, or {_exclude_flags(splits)} to leave out"
+                f" {_and([c.name for c in splits])}"
+            )
         raise UserError(
             f"{self._src}: {_and([c.name for c in splits])} {_are(splits)} named like"
             f" {'a split' if len(splits) == 1 else 'splits'}, but {_and([c.name for c in others])} {_are(others)} not,"
@@ -432,13 +439,13 @@ class _Reader:
             return {}
         others = [node for node in nodes if node.images or not all(map(split_named, node.names))]
         if others:
-            inner = [child.path for child in others[0].children.values() if not split_named(child.name)]
+            inner = [child for child in others[0].children.values() if not split_named(child.name)]
+            odd = inner[0] if inner else others[0]
+            fault = "is not a split" if inner else "has images that are in no split"
             raise UserError(
-                f"{self._src}: {with_splits[0].path} contains split directories"
-                f" ({', '.join(sorted(with_splits[0].names))}), but there is also"
-                f" {inner[0] if inner else f'{others[0].path} with images in no split'}. Leave one of them out with"
-                f" --exclude=DIRECTORY, or pass {_classes_flag(classes)} to merge all directories into their"
-                " class."
+                f"{self._src}: {with_splits[0].path} contains splits ({', '.join(sorted(with_splits[0].names))}), but"
+                f" {odd.path} {fault}. Leave {odd.path} out with {_exclude_flags([odd])}, or pass"
+                f" {_classes_flag(classes)} to merge all directories into their class."
             )
         below = {child.path: names_below([child]) for node in nodes for child in node.children.values()}
         if self._classes and self._classes <= {name for names in below.values() for name in names}:
@@ -463,7 +470,7 @@ class _Reader:
         times = Counter(pairs)
         shared = sorted(name for name in times if times[name] > 1)
         if 2 * sum(times[name] for name in shared) < len(pairs) or not shared or len(times) < 2:
-            return  # One name alone cannot be all the classes.
+            return  # A dataset needs two classes, so a single shared name cannot be the classes.
         tops = [path for path, names in below.items() if not {*shared}.isdisjoint(names)]
         by_name = [without_split(path.rpartition("/")[2])[1] for path in tops]
         splits = [split or "train" for split in by_name] if any(by_name) else ["train", "validation"]
@@ -471,10 +478,10 @@ class _Reader:
         beside = [path for path in tops if plain(path.rpartition("/")[2]) in BESIDE_IMAGES]
         without = f" --exclude={_quoted(_literal(beside[0]))} leaves {beside[0]} out." if beside else ""
         raise UserError(
-            f"{self._src}: {_and(tops)} contain directories with the same names ({named(shared, _MAX_SHOWN)}). Pass"
-            f" {flags} (one for each directory) if the upper directories are splits and the lower ones are classes;"
-            f" {_classes_flag(shared)} if the lower directories are the classes, without splits; or"
-            f" {_classes_flag(classes)} if the upper directories are the classes.{without}"
+            f"{self._src}: {_and(tops)} contain directories with the same names ({named(shared, _MAX_SHOWN)}). If the"
+            f" upper directories are splits, pass {flags} (one for each directory). If the lower directories are the"
+            f" classes and there are no splits, pass {_classes_flag(shared)}. If the upper directories are the classes,"
+            f" pass {_classes_flag(classes)}.{without}"
         )
 
     def _note_merged(self, classes: Mapping[str, Sequence[Node]]) -> None:

@@ -66,15 +66,15 @@ def relabel(
     return new_labels, counts, len(rows.paths) - counts.total()
 
 
-def notes(relabelled: Counter[tuple[str, str]], unchanged: int) -> Iterator[str]:
+def notes(relabeled: Counter[tuple[str, str]], unchanged: int) -> Iterator[str]:
     """Yield a note on the changed labels, and one on rows that change nothing."""
-    if relabelled:
+    if relabeled:
         changes = ", ".join(
-            f"{count:,} from {old} to {new}" for (old, new), count in relabelled.most_common(_CHANGES_SHOWN)
+            f"{count:,} from {old} to {new}" for (old, new), count in relabeled.most_common(_CHANGES_SHOWN)
         )
-        rest = len(relabelled) - _CHANGES_SHOWN
+        rest = len(relabeled) - _CHANGES_SHOWN
         more = f", and {words.number(rest, 'other change')}" if rest > 0 else ""
-        yield f"{words.number(relabelled.total(), 'image')} relabeled: {changes}{more}"
+        yield f"{words.number(relabeled.total(), 'image')} relabeled: {changes}{more}"
     if unchanged:
         row = words.number(unchanged, "row of --relabel has", "rows of --relabel have")
         yield f"{row} no effect: the image has this label already"

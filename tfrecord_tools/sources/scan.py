@@ -55,7 +55,7 @@ class ScanConfig:
         exclude: Patterns of paths to leave out, relative to `src`. `*` matches any part of a name, `**` any
             directories. A pattern that matches a directory leaves out everything in it. Patterns also apply to images
             in a manifest.
-        zip_encoding: Encoding of the names in an archive that does not name its encoding, for example "cp949".
+        zip_encoding: Encoding of the file names in an archive, if the archive does not say it, for example "cp949".
         manifest: A CSV or Parquet file with the paths and classes of the images in `src`.
         path_column: The column of paths in a manifest, or the column of images in Parquet files of images.
         label_column: The column of class names.
@@ -63,7 +63,7 @@ class ScanConfig:
         group_column: The column of groups. It may be missing.
         label_columns: Columns of a manifest, one per class. Exactly one of them must be 1 in each row. None: the labels
             are in `label_column`.
-        manifest_encoding: Encoding of a CSV manifest. None: that of its byte order mark, or UTF-8 without one.
+        manifest_encoding: Encoding of a CSV manifest. None: the byte order mark decides. A file without one is UTF-8.
         relabel: A CSV or Parquet file with the columns `path` and `label` (or `predicted_label`). The images in it get
             these labels.
     """
@@ -87,7 +87,8 @@ class ScanConfig:
     def __post_init__(self) -> None:
         if not self.src:
             raise UserError(
-                f"--src is missing. Pass a directory of images such as {EXAMPLES}, an archive, or a manifest."
+                f"--src is missing. Pass a directory of images, an archive or a manifest. A directory looks like"
+                f" {EXAMPLES}."
             )
         if self.classes is not None and len(self.classes) < 2:
             raise UserError(
@@ -168,7 +169,7 @@ class Sources:
         rejected: Files that cannot become records, as far as this is known without opening them.
         left_out: Class that is not in `ScanConfig.classes` -> its number of files.
         notes: How the source was read, for the user.
-        relabelled: (label in the source, label in `ScanConfig.relabel`) -> number of files that were relabeled.
+        relabeled: (label in the source, label in `ScanConfig.relabel`) -> number of files that were relabeled.
     """
 
     root: str
@@ -185,7 +186,7 @@ class Sources:
     rejected: tuple[Rejected, ...]
     left_out: dict[str, int]
     notes: tuple[str, ...] = ()
-    relabelled: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    relabeled: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -270,7 +271,10 @@ def _table_splits(names: Sequence[str] | None, path: str, column: str) -> list[i
 def _named_files(
     config: ScanConfig, rows: manifest.Manifest, path: str, root: str
 ) -> tuple[Listing, list[int], tuple[str, ...]]:
-    """Find the files in a manifest. The directory is searched only if some files are not at their paths.
+    """Find the files in a manifest.
+
+    First look at the paths in the manifest. Search the directory only if a file is missing there, or if a path is not
+    in Unicode's form NFC.
 
     Args:
         config: The source.
@@ -301,7 +305,7 @@ def _is_nfc(path: str) -> bool:
 
 
 def _joined(listing: Listing, more: Listing | None) -> Listing:
-    """Add the files that only a second listing has. They are hidden, or outside the directory."""
+    """Add the files of `more` that `listing` does not have: hidden files, and files outside the directory."""
     if more is None:
         return listing
     known = set(listing.paths)
@@ -376,9 +380,9 @@ def _sources(
 ) -> Sources:
     """Turn class names into labels, and keep the files of the wanted classes."""
     labels, spellings = class_names.same_spelling(labels, splits)
-    relabelled, unchanged = Counter[tuple[str, str]](), 0
+    relabeled, unchanged = Counter[tuple[str, str]](), 0
     if config.relabel is not None:
-        labels, relabelled, unchanged = relabel.relabel(config.relabel, config.src, listing.paths, labels)
+        labels, relabeled, unchanged = relabel.relabel(config.relabel, config.src, listing.paths, labels)
     counts = Counter(label for label in labels if label is not None)
     names = class_names.class_table(counts, config.wanted, config.src, rejected, listing)
     label_of = {name: label for label, name in enumerate(names)}
@@ -404,8 +408,8 @@ def _sources(
         has_splits=bool(len(rows)) and bool((split_numbers != TO_BE_SPLIT).all()),
         rejected=tuple(rejected),
         left_out={name: counts[name] for name in sorted(counts) if name not in label_of},
-        notes=(*notes, *spellings, *relabel.notes(relabelled, unchanged)),
-        relabelled=relabelled,
+        notes=(*notes, *spellings, *relabel.notes(relabeled, unchanged)),
+        relabeled=relabeled,
     )
 
 
@@ -456,4 +460,5 @@ def _check_regex(flag: str, pattern: str | None) -> None:
     except re.error as error:
         raise UserError(f"--{flag}={pattern}: is not a regular expression: {error}.") from error
     if groups < 1:
-        raise UserError(f"--{flag}={pattern}: has no group. Put parentheses around the part to use.")
+        part = "the class" if flag == "label_regex" else "the group of images"
+        raise UserError(f"--{flag}={pattern}: has no group in parentheses. Put ( ) around the part that is {part}.")
