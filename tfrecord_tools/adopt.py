@@ -3,9 +3,9 @@
     python -m tfrecord_tools.adopt --records='flowers/tfrecords-jpeg-224x224/*/*.tfrec' --out=out
 
 This command reads every record once and verifies checksum, features, label and image. It writes out/ with an index,
-metadata and links to the files, which stay in their place. All trainers and readers can use out/. With --rewrite, new
-records are written as convert would write them: labels that are text, one-hot or floats become classes, raw pixels
-become PNG images, and compressed files can be read.
+metadata and links to the files, which stay where they are. All trainers and readers can use out/. With --rewrite, new
+records are written as convert would write them. Labels that are text, one-hot or floats become classes. Raw pixels
+become PNG images. Compressed files can be read.
 """
 
 from __future__ import annotations
@@ -58,19 +58,20 @@ class AdoptConfig:
             names of files and directories.
         split: `name=pattern` for each split, instead of `records`.
         out: Directory to write.
-        image_key: Feature of the image. None: it is found by its name and content.
-        label_key: Feature of the label. None: it is found by its name and content.
+        image_key: Feature that holds the image. None: the feature is found by its name and its values.
+        label_key: Feature that holds the label. None: the feature is found by its name and its values.
         label_offset: Label of the first class. None: 1 if no label is 0 and some are 1, else 0.
         classes: Class names in the order of the labels, or a text file with one name per line. None: the names in the
-            metadata of TensorFlow Datasets beside the records, else names in the records, else the labels themselves.
+            metadata of TensorFlow Datasets beside the records, else the names in the records. Without names, each label
+            is its own name.
         label_encoding: Character encoding of labels that are text.
-        pixel_order: Order of raw pixels: "hwc" is pixel by pixel, "chw" is plane by plane. None: follows from the shape
-            that the records state, else "hwc".
+        pixel_order: Order of raw pixels: "hwc" is pixel by pixel, "chw" is plane by plane. None: the order of the
+            stored shape, or "hwc" if no shape is stored.
         rewrite: Write new records, as `convert` would, instead of links to the files.
-        verify: "full" decodes every image, "header" only looks at its header.
-        max_bad: Largest share of records that may be left out, in 0..1; splits without labels are not counted.
+        verify: "full" decodes every image; "header" reads only its header.
+        max_bad: Largest share of records that may be left out, in 0..1. Splits without labels do not count.
         overwrite: Replace an existing dataset at `out` when the new one is complete.
-        workers: Number of processes; never changes the output. None: one per processor.
+        workers: Number of processes. The output does not depend on it. None: one per processor.
     """
 
     records: str = ""
@@ -89,17 +90,19 @@ class AdoptConfig:
     workers: int | None = None
 
     def __post_init__(self) -> None:
-        if bool(self.records) == bool(self.split):
+        if not self.records and not self.split:
             raise UserError(
-                "the records are missing or given twice. Use either --records=DIRECTORY_OR_PATTERN, or"
-                " --split=train=PATTERN --split=validation=PATTERN."
+                "no records were named. Use --records=DIRECTORY_OR_PATTERN, or --split=train=PATTERN"
+                " --split=validation=PATTERN."
             )
+        if self.records and self.split:
+            raise UserError("both --records and --split were given. Use one of them.")
         if self.verify not in VERIFY:
             raise UserError(f"--verify={self.verify}: must be one of {', '.join(VERIFY)}.")
         if self.label_offset is not None and self.label_offset < 0 and not self.rewrite:
             raise UserError(
-                f"--label_offset={self.label_offset}: must be the label of the first class, at least 0. If the records"
-                " have negative labels, add --rewrite."
+                f"--label_offset={self.label_offset}: a negative number needs --rewrite. Add --rewrite, or give a number"
+                " of at least 0."
             )
         if self.pixel_order not in (None, *guess_keys.PIXEL_ORDERS):
             raise UserError(f"--pixel_order={self.pixel_order}: must be one of {', '.join(guess_keys.PIXEL_ORDERS)}.")
@@ -122,8 +125,8 @@ class _Adoption:
     Attributes:
         config: All settings.
         shards: The files.
-        form: The form in which their records hold image and label.
-        notes: Lines of the report; each step may append some.
+        form: How the records store image and label, for example as text or raw pixels.
+        notes: Notes for the report. Each step may add some.
     """
 
     config: AdoptConfig
@@ -138,7 +141,8 @@ Adopted = Sequence[tuple[Job, Found]]
 def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJson:
     """Make a dataset from TFRecords that another program wrote.
 
-    Each process keeps the index rows of one file in memory. At the end, 200 bytes per record are needed.
+    Each process keeps the index rows of one file in memory. At the end, the main process needs 200 bytes of memory per
+    record.
 
     Args:
         config: All settings.
@@ -151,7 +155,7 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJ
         UserError: Anything that the user can fix. `out` is then unchanged.
     """
     out = Path(config.out)
-    check_out(out, config.overwrite, lambda: _files(config, []))  # Before the files are read, which takes long.
+    check_out(out, config.overwrite, lambda: _files(config, []))  # First, because reading takes long.
     adoption = _plan(config)
     keys, content = adoption.form.keys, "raw pixels" if adoption.form.pixels else "image"
     path_key = f"path in {keys.path!r}" if keys.path else "no path"
@@ -169,7 +173,7 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJ
 
 
 def _plan(config: AdoptConfig) -> _Adoption:
-    """Find the files, and the form of their records."""
+    """Find the files, and how their records store image and label."""
     notes: list[str] = []
     shards = _shards(_files(config, notes), config)
     form = _form(shards, config)
@@ -291,7 +295,8 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
         if list(by_split) == ["train"] and guess_keys.split_of(paths[0]) is None:
             which = f"all {len(paths):,} files become" if len(paths) > 1 else "the file becomes"
             notes.append(
-                f"no file name contains a split, so {which} the train split; to name splits: --split=NAME=PATTERN"
+                f"no file name contains train, val, test or a similar word, so {which} the train split. To name the"
+                " splits, use --split=NAME=PATTERN"
             )
     else:
         by_split = {}
@@ -361,14 +366,14 @@ def _compression(path: Path, config: AdoptConfig) -> str:
     if kind and not config.rewrite:
         unpack = _INFLATE[kind].format(shlex.quote(str(path)), shlex.quote(f"{path}.unpacked"))
         raise UserError(
-            f"{path}: is compressed as a whole ({kind}), so that single records cannot be read. Add --rewrite to write"
-            f" new, uncompressed records, or unpack such files first: {unpack}"
+            f"{path}: the whole file is compressed ({kind}). Single records cannot be read from it. Add --rewrite to"
+            f" write new, uncompressed records, or unpack such files first: {unpack}"
         )
     return kind
 
 
 def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
-    """Return the form of the records, guessed from the first records of some files of each split."""
+    """Guess how the records store image and label, from the first records of some files of each split."""
     samples, others = [], Counter[str]()
     splits = Counter(shard.split for shard in shards)
     chosen = [shard for shard in shards if shard.number < max(1, _SAMPLE_FILES // len(splits))]
@@ -382,7 +387,7 @@ def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
                 others["tf.train.SequenceExample" if example_parser.parse_sequence(data) else ""] += 1
     if not samples and not others:
         raise UserError(
-            f"{config.records or ' '.join(config.split)}: there are no records in the files. Choose other files."
+            f"{config.records or ' '.join(config.split)}: the files contain no records. Choose other files."
         )
     first = shards[0].path
     if not samples:
@@ -418,14 +423,15 @@ def _why_not_plain(form: Form) -> str:
 
 def _pixel_note(pixels: forms.Pixels) -> str:
     if pixels.shape:
-        size = f"the size in {pixels.shape!r}"
+        size = f"Their size is in {pixels.shape!r}."
     elif pixels.height:
-        size = f"the size in {', '.join(map(repr, filter(None, (pixels.height, pixels.width, pixels.channels))))}"
+        sides = map(repr, filter(None, (pixels.height, pixels.width, pixels.channels)))
+        size = f"Their size is in {', '.join(sides)}."
     else:
-        size = "squares, because no size is stated"
+        size = "No size is stored, so they are read as squares."
     order = "channels, height, width" if pixels.planes else "height, width, channels"
-    scale = f"; values of 0..1 are multiplied by {pixels.scale}" if pixels.scale != 1 else ""
-    return f"raw pixels become PNG images: {size}, in the order {order}, which --pixel_order can change{scale}"
+    scale = f". Values of 0..1 are multiplied by {pixels.scale}" if pixels.scale != 1 else ""
+    return f"raw pixels become PNG images. {size} Their order is {order} (change it with --pixel_order){scale}"
 
 
 def _classes(adopted: Adopted, adoption: _Adoption) -> classes.Classes:
@@ -510,17 +516,17 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
         return
     if turned:
         images = words.number(turned, "image has", "images have")
-        yield f"{images} an EXIF orientation, which TensorFlow's decoders ignore; --rewrite turns images upright"
+        yield f"{images} an EXIF orientation, which TensorFlow's decoders ignore. --rewrite turns images upright"
     if converted:
         images = words.number(converted, "image has", "images have")
-        yield f"{images} a format that convert would encode again ({which}); --rewrite does that"
+        yield f"{images} a format that convert would encode again ({which}). --rewrite does that"
 
 
 def _notes_on_rejected(described: metadata.Description, config: AdoptConfig) -> Iterator[str]:
     if described.rejected and not config.rewrite:
         yield (
             f"{words.number(len(described.rejected), 'record is', 'records are')} left out of the index, but still in"
-            " the files, where other readers find them; --rewrite writes files without them"
+            " the files, where other readers find them. --rewrite writes files without them"
         )
 
 
@@ -556,10 +562,14 @@ def define_flags() -> None:
     )
     usage.define_path("out", default["out"], "Directory to write.")
     flags.DEFINE_string(
-        "image_key", None, "Name of the feature that holds the image. Default: found by name and content."
+        "image_key",
+        None,
+        "Feature that holds the image. Default: the command finds the feature by its name and its values.",
     )
     flags.DEFINE_string(
-        "label_key", None, "Name of the feature that holds the label. Default: found by name and content."
+        "label_key",
+        None,
+        "Feature that holds the label. Default: the command finds the feature by its name and its values.",
     )
     flags.DEFINE_integer(
         "label_offset",
@@ -569,8 +579,8 @@ def define_flags() -> None:
     flags.DEFINE_list(
         "classes",
         None,
-        "Class names in the order of their labels, or a text file with one name per line. Default: names in the"
-        " metadata or the records, else the labels.",
+        "Class names in the order of their labels, or a text file with one name per line. Default: the"
+        " names in the metadata or in the records. Without names, each label is its own name.",
     )
     flags.DEFINE_string("label_encoding", default["label_encoding"], "Character encoding of labels that are text.")
     flags.DEFINE_enum(
@@ -578,13 +588,13 @@ def define_flags() -> None:
         None,
         guess_keys.PIXEL_ORDERS,
         "Order of raw pixels. hwc: red, green and blue of each pixel together; chw: all red values first, then green,"
-        " then blue. Default: the order of the shape in the records, or hwc without a shape.",
+        " then blue. Default: the order of the stored shape, or hwc if no shape is stored.",
     )
     flags.DEFINE_bool(
         "rewrite",
         default["rewrite"],
         "Write new records instead of links to the files. Labels may then be text, one-hot or floats. Raw pixels become"
-        " PNG images, and other images are stored as convert stores them. Compressed files can be read.",
+        " PNG images. Other images are stored as convert stores them. Compressed files can be read.",
     )
     flags.DEFINE_enum(
         "verify", default["verify"], VERIFY, "full: decode every image; header: check only the header, which is faster."
@@ -594,7 +604,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_integer(
-        "workers", None, "Number of processes, which does not change the output. Default: one per processor."
+        "workers", None, "Number of processes. The output does not depend on it. Default: one per processor."
     )
 
 

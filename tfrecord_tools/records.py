@@ -21,9 +21,9 @@ from tfrecord_tools.layout.schema import Example, Keys
 
 _log = logging.getLogger(__name__)
 
-_HOLD_OUT = 2  # Input of the hash, so that `hold_out` differs from the converter's own split.
-_MAX_OPEN_FILES = 128  # Per `Records`. A process may usually open 1,024.
-_MAX_CORRUPT = (10, 0.01)  # Reading stops at more corrupt records than this number, and than this share of all records.
+_HOLD_OUT = 2  # A constant in the hash. It makes `hold_out` choose other images than the converter's split.
+_MAX_OPEN_FILES = 128  # Each `Records` opens at most this many. The usual limit of a process is 1,024.
+_MAX_CORRUPT = (10, 0.01)  # Reading stops when both are exceeded: the number, and the share of all records.
 _COLUMNS = ("shard", "offset", "length", "label")
 
 
@@ -116,13 +116,14 @@ class Records:
     """The records of a split, or a selection of them, with `len(records)` and `records[i]`.
 
     It works directly as a map-style dataset of PyTorch and as a random-access data source of Grain. It can be pickled,
-    and used after a fork and in several threads. The columns are numpy arrays, which forked workers share; lists of
-    Python objects would be copied when they are read.
+    and used after a fork and in several threads. The columns are numpy arrays, so that forked workers share their
+    memory. Python lists would be copied when they are read.
 
     Attributes:
         labels: i64[n], the label of each record.
         corrupt: Record number -> message, for the corrupt records that `get_or_none` has met so far.
-        failure: The message of the UserError that `get_or_none` raised, else "". TensorFlow hides the error itself.
+        failure: The message of the UserError that `get_or_none` raised, else "". It is kept here because
+            TensorFlow hides an error that is raised inside `tf.data`.
 
     Example:
         records = open_dataset("out").records("train")
@@ -224,7 +225,7 @@ class Records:
         Args:
             number: Number of the record.
             decode: Function of the serialized example. If it raises `UndecodableImage`, KeyError or ValueError, the
-                record is corrupt, too.
+                record counts as corrupt.
 
         Raises:
             UserError: More than 10 records and more than 1 % of all records are corrupt.
@@ -236,7 +237,7 @@ class Records:
         except CorruptRecord as error:
             message = str(error)
         except (UndecodableImage, KeyError, ValueError) as error:
-            message = f"{self.describe(number)}: cannot be decoded: {error}"
+            message = f"{self.describe(number)}: cannot be decoded: {one_line(error, 'all')}."
         self.corrupt[number] = message
         _log.warning(message)
         count, share = _MAX_CORRUPT
@@ -278,10 +279,13 @@ class Records:
         return Records(self._index_path, self._split, self._shards, self._all, rows, self.raw_size, self.keys)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
-        """Split the records in two, with the same share of every class, by the hash of the image files.
+        """Split the records in two parts. Each part gets the same share of every class.
+
+        The hash of the image file decides in which part an image is.
 
         Args:
-            fraction: Share of the second part, in 0..1. It gets at least one image of each class with two or more.
+            fraction: Size of the second part, as a fraction of all records, in 0..1. If it is not 0, every class with
+                at least two different images has an image there.
             seed: Another seed gives another split.
 
         Returns:
@@ -319,7 +323,7 @@ class Records:
             raise files.named(error, self._shards[shard], "read") from error
 
     def _read_at(self, shard: int, count: int, offset: int) -> bytes:
-        """Read with a file that this process opened, because a forked process shares the file position."""
+        """Read with a file that this process opened. After a fork, both processes would share a file position."""
         key = (os.getpid(), shard)
         descriptor = self._open_files.get(key)
         if descriptor is not None:
@@ -384,5 +388,6 @@ def open_dataset(directory: str | os.PathLike[str]) -> Dataset:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{directory / dataset_files.CONVERT_JSON}: damaged ({error!r}). Copy or convert it again."
+            f"{directory / dataset_files.CONVERT_JSON}: is damaged ({error!r}). Copy the dataset again, or"
+            " convert again."
         ) from error

@@ -4,8 +4,8 @@
 
 The report lists the files with their records and bytes, the features with types, lengths and some values, the class
 names if they are known, and Python code that reads the records. --grid draws the first images with their labels.
-All records are read and their checksums are verified. The memory needed is that of the largest record. Types and
-lengths come from all records, values and images only from --records of them. TensorFlow is not needed.
+All records are read and their checksums are verified. Types and lengths come from all records. Values and images come
+from the first N records (--records=N). The command needs only as much memory as the largest record, and no TensorFlow.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from tfrecord_tools.foreign.example_parser import Feature, Seen
 from tfrecord_tools.foreign.tfrecord_files import Group
 
 ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
-_WIDTH = 100  # Longer lines are cut, in characters.
+_WIDTH = 100  # Characters. Longer lines are cut.
 _SHOWN_FILES, _SHOWN_VALUES, _SHOWN_DAMAGE = 8, 4, 10
-_SHOWN_CHARACTERS, _SHOWN_BYTES = 24, 8  # Longest value.
+_SHOWN_CHARACTERS, _SHOWN_BYTES = 24, 8  # Longer values are cut.
 _ACROSS, _MAX_PICTURES = 6, 24  # Contact sheet: columns, images.
 _CELL, _GAP, _TEXT = 160, 14, 15  # Pixels.
 
@@ -48,8 +48,8 @@ class ShowConfig:
 
     Attributes:
         path: A TFRecord file, or a directory of TFRecord files.
-        records: Number of records for which values are listed and images are decoded: the first ones of each file,
-            equally many per file. Types and lengths are those of all records.
+        records: Show values and decode images of this many records. The number is divided equally between the files,
+            and the first records of each file are used. Types and lengths come from all records.
         grid: PNG file to write with the first images. None: no file.
     """
 
@@ -72,8 +72,8 @@ def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
         log: Called with each line of the report.
 
     Raises:
-        UserError: It is not a TFRecord. Or, after the report: a part of it is damaged, or there is no image for
-            `grid`.
+        UserError: `path` is not a TFRecord, or is damaged, or has no image for `grid`. In the last two cases the report
+            is printed first.
     """
     path = Path(config.path)
     damage: list[str] = []
@@ -97,14 +97,19 @@ def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
             " again."
         )
     if config.grid and not pictures:
-        raise UserError(
-            f"--grid={config.grid}: there is no image in the first {config.records} records. Remove --grid, or use a"
-            " larger --records."
-        )
+        raise UserError(f"--grid={config.grid}: {_no_image(contents)}")
+
+
+def _no_image(contents: Sequence[Contents]) -> str:
+    """Return the message for records without an image."""
+    looked, total = (sum(counts) for counts in zip(*((c.looked, c.kinds.total()) for c in contents)))
+    if looked == total:
+        return f"there is no image in {words.number(total, 'record')}. Remove --grid."
+    return f"there is no image in the first {words.number(looked, 'record')}. Remove --grid, or use a larger --records."
 
 
 def _read(contents: Sequence[Contents], records: int, damage: Callable[[str], object]) -> Iterator[dict[str, Feature]]:
-    """Read all records of all files into `contents`, and yield the features of `records` of them."""
+    """Read all records of all files into `contents`, and yield the features of the first `records`."""
     files = [(content, path) for content in contents for path in content.group.paths]
     for i, (content, path) in enumerate(tqdm(files, "read", unit=" files", delay=1, leave=False, disable=None)):
         share = records * (i + 1) // len(files) - records * i // len(files)
@@ -349,7 +354,7 @@ def _cut(text: str, length: int) -> str:
 
 def define_flags() -> None:
     flags.DEFINE_integer(
-        "records", ShowConfig.records, "Number of records for which values are listed and images are decoded."
+        "records", ShowConfig.records, "Show values and decode images of this many records. All records are counted."
     )
     usage.define_path("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
 
@@ -357,8 +362,8 @@ def define_flags() -> None:
 def main(argv: Sequence[str]) -> None:
     if len(argv) != 2:
         raise UserError(
-            f"{len(argv) - 1} arguments: must be one TFRecord file or one directory of TFRecord files,"
-            " for example: python -m tfrecord_tools.show out"
+            f"{len(argv) - 1} arguments were given. Give one TFRecord file or one directory, for example:"
+            " python -m tfrecord_tools.show out"
         )
     show(command.from_flags(ShowConfig, path=argv[1]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from absl import flags
 from image_sources import REPOSITORY, converted, run, with_splits
 
 from tfrecord_tools.__main__ import COMMANDS as TOOLS
+from tfrecord_tools.base import usage
 from trainers.__main__ import COMMANDS as TRAINERS
 
 COMMANDS = [f"tfrecord_tools.{name}" for name in TOOLS] + [f"trainers.{name}" for name in TRAINERS]
@@ -182,6 +185,28 @@ def test_help_lists_the_flags_of_the_command(module: str, tmp_path: Path) -> Non
     kinds, _ = flags_of(module, tmp_path)
     shown = [line.strip().removeprefix("--").removeprefix("[no]").split(":")[0] for line in lines if line[:4] == "  --"]
     assert sorted(shown) == sorted(kinds)  # All flags of the command, without those of absl.
+
+
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_states_choices_and_repetition_once(module: str, tmp_path: Path) -> None:
+    kinds, _ = flags_of(module, tmp_path)
+    flags_help = run(module, "--help", cwd=tmp_path).stdout.partition("\nflags:\n")[2]
+    texts = [" ".join(text.split()) for text in re.split(r"^  --", flags_help, flags=re.MULTILINE)[1:]]
+    help_of = {text.partition(":")[0].removeprefix("[no]"): text for text in texts}
+    assert help_of.keys() == kinds.keys()
+    for name, kind in kinds.items():
+        assert help_of[name].count(">: ") == (kind == "string enum"), help_of[name]
+        assert "repeat this option" not in help_of[name]
+        assert len(re.findall(r"\brepeat", help_of[name], re.IGNORECASE)) == kind.startswith("multi "), help_of[name]
+
+
+def test_help_of_a_flag_that_may_be_repeated() -> None:
+    values = flags.FlagValues()
+    flags.DEFINE_multi_string("a", [], "Names.", values)
+    flags.DEFINE_multi_string("b", [], "Names. Repeat the flag for each.", values)
+    flags.DEFINE_enum("c", None, ["x", "y"], "Kind.", values)
+    shown = [usage._flag_help(values[name]) for name in "abc"]
+    assert shown == ["  --a: Names. May be repeated.", "  --b: Names. Repeat the flag for each.", "  --c: <x|y>: Kind."]
 
 
 @pytest.mark.parametrize("module", ["tfrecord_tools", "trainers", *COMMANDS])

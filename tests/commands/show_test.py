@@ -504,11 +504,16 @@ def test_sheet_of_strange_records(tmp_path: Path, record: dict[str, Any]) -> Non
 def test_sheet_without_images_is_an_error_after_the_report(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tfrecord", [example({"k": 1})])
     lines: list[str] = []
-    with pytest.raises(
-        UserError, match=r"--grid=g\.png: there is no image in the first 1000 records\. Remove --grid, or use a larger"
-    ):
+    with pytest.raises(UserError, match=r"^--grid=g\.png: there is no image in 1 record\. Remove --grid\.$"):
         show(ShowConfig(path=str(path), grid="g.png"), lines.append)
     assert row(lines, "k") == "int64 | 1 | 1"
+
+
+def test_sheet_without_images_in_the_first_records(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tfrecord", [example({"k": 1})] * 3)
+    message = r"^--grid=g\.png: there is no image in the first 2 records\. Remove --grid, or use a larger --records\.$"
+    with pytest.raises(UserError, match=message):
+        show(ShowConfig(path=str(path), grid="g.png", records=2), lambda line: None)
 
 
 # --- Mistakes and damage -------------------------------------------------------------------------------------------
@@ -591,8 +596,8 @@ def test_command_does_not_import_tensorflow(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: 0 arguments: must be one TFRecord file or one directory of TFRecord files, for example: python"),
-        (["a", "b"], "error: 2 arguments: must be one TFRecord file or one directory of TFRecord files, for example: "),
+        ([], "error: 0 arguments were given. Give one TFRecord file or one directory, for example: python -m"),
+        (["a", "b"], "error: 2 arguments were given. Give one TFRecord file or one directory, for example: python -m"),
         (["missing"], "error: missing: does not exist. Expected a TFRecord file, "),
         (
             ["above"],

@@ -192,7 +192,9 @@ def test_images_of_8_bits_stay_unchanged() -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "1,1", "2,1", "a,b", "0,1,2", "nan,1", "0,inf", "0,1e301", "automatic"])
 def test_wrong_ranges(text: str) -> None:
-    with pytest.raises(UserError, match=r"^--depth_range=.*: must be LO,HI, .*; or auto, "):
+    with pytest.raises(
+        UserError, match=r"^--depth_range=.*: must be LO,HI or auto\. LO becomes black, .* auto uses the lowest "
+    ):
         ImageConfig(depth_range=text)
 
 

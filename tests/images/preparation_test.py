@@ -218,7 +218,7 @@ def test_malformed_png(data: bytes) -> None:
 
 def test_too_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparation, "MAX_IMAGE_BYTES", 100)
-    with pytest.raises(BadImage, match=r"^more than 100 bytes, which an example cannot hold$"):
+    with pytest.raises(BadImage, match=r"^the file is larger than 100 bytes, the limit of one record$"):
         prepare(JPEG)
 
 

@@ -329,7 +329,7 @@ def test_truncated_example_counts_as_corrupt(out: Path, tmp_path: Path) -> None:
     rewrite(tmp_path / "copy", 4, lambda example: example[:-1] + b"\x81")  # A number with missing bytes.
     records = dataset.open(tmp_path / "copy").records("train")
     assert sum(len(batch[2]) for batch in evaluated(records)) == 9
-    assert records.corrupt[4].endswith("cannot be decoded: the example ends within a field")
+    assert records.corrupt[4].endswith("cannot be decoded: the example ends within a field.")
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ import pytest
 from image_sources import contents, converted, draw, flip, tree, with_splits
 
 from tfrecord_tools import records as records_module
-from tfrecord_tools.errors import CorruptRecord, UserError
+from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
 from tfrecord_tools.records import Records, open_dataset, read_numbers
 
 
@@ -260,6 +261,22 @@ def test_get_or_none_logs_once(out: Path, caplog: pytest.LogCaptureFixture) -> N
     assert records.paths[4] in caplog.messages[0]
 
 
+def test_error_on_many_undecodable_records(valid: Path) -> None:
+    def decode(serialized: bytes) -> None:
+        raise UndecodableImage("not an image.")
+
+    records = open_dataset(valid).records("train").select(np.arange(20) % 10)
+    for number in range(10):
+        assert records.get_or_none(number, decode) is None
+    message = (
+        rf"^11 of 20 records are corrupt, the last one: {re.escape(records.describe(10))}: cannot be decoded: not an"
+        r" image\. Was the dataset replaced while it was read\? Run the verify command to see all damage: python -m"
+    )
+    with pytest.raises(UserError, match=message) as caught:
+        records.get_or_none(10, decode)
+    assert records.failure == str(caught.value)
+
+
 def test_former_names_warn(out: Path) -> None:
     damage(out, "train", 4)
     records = open_dataset(out).records("train")
@@ -359,7 +376,9 @@ def test_unfinished_conversion(tmp_path: Path) -> None:
 )
 def test_damaged_description(out: Path, content: bytes) -> None:
     (out / "convert.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"convert\.json: damaged \(.*\)\. Copy or convert it again\."):
+    with pytest.raises(
+        UserError, match=r"convert\.json: is damaged \(.*\)\. Copy the dataset again, or convert again\.$"
+    ):
         open_dataset(out)
 
 

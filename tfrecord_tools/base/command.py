@@ -19,7 +19,8 @@ from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
 EXIT_USER_ERROR = 1
-say = functools.partial(print, flush=True)  # For `log` arguments. Pipes and files show each line at once.
+# Like print, but each line is written immediately, also to a pipe or a file. Used as `log`.
+say = functools.partial(print, flush=True)
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it.
 _READER_GONE = (errno.EPIPE, errno.EINVAL) if os.name == "nt" else (errno.EPIPE,)
 
@@ -33,7 +34,7 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted",
     Args:
         main: Function that does the work. It gets the program name and the arguments that are not flags.
         interrupted: Line to print after Ctrl-C.
-        arguments: Arguments in the help besides the flags, such as "DIRECTORY". "": the command has none.
+        arguments: Text for the help that names the arguments which are not flags, such as "DIRECTORY". "": none.
     """
 
     def parsed(argv: Sequence[str]) -> list[str]:
@@ -113,7 +114,7 @@ def _prepare_streams() -> None:
 
 
 def _robust(stream: TextIO) -> TextIO:
-    """Make a stream survive a reader that is gone and file names that the terminal cannot show."""
+    """Return a stream that does not fail if its reader has stopped or if it cannot show a character."""
     if not isinstance(stream, io.TextIOWrapper):  # None, or the stream of a notebook or a test.
         return stream
     stream.flush()

@@ -28,6 +28,7 @@ VERSION = f"tfrecord-tools {tfrecord_tools.__version__}"
 _HELP = frozenset({"-h", "-?", "-help", "--help", "--helpshort", "--helpfull"})
 _NEAR = 0.66  # Cutoff for difflib: `scr` matches src; in longer words, one or two letters may differ.
 _HOMES_SHOWN = 4
+_REPEATED = ";\n    repeat this option to specify a list of values"  # absl appends this to the help.
 _HARD_SPACE = "\N{NO-BREAK SPACE}"
 _TRUTH_VALUES = frozenset({"true", "false", "yes", "no", "on", "off", "0", "1"})
 
@@ -128,7 +129,7 @@ def parse(argv: Sequence[str], arguments: str = "") -> list[str]:
 
     Args:
         argv: Program, flags and arguments.
-        arguments: Arguments in the help besides the flags, such as "DIRECTORY". "": the command has none.
+        arguments: Text for the help that names the arguments which are not flags, such as "DIRECTORY". "": none.
 
     Returns:
         The program and the arguments that are not flags, with `~` expanded. Empty if the help or the version was
@@ -182,13 +183,19 @@ def _own_flags() -> list[flags.Flag[Any]]:
 def _flag_help(flag: flags.Flag[Any]) -> str:
     """Return the wrapped help of a flag: `--name: <a|b>: what it does (default: 'a')`."""
     name = f"--[no]{flag.name}" if flag.boolean else f"--{flag.name}"
-    choices = getattr(flag.parser, "enum_values", None) or ()
-    text = f"{name}: <{'|'.join(choices)}>: {flag.help}" if choices else f"{name}: {flag.help}"
+    text = f"{name}: {_description(flag)}"
     if flag.default not in (None, "", []):
         text += f" (default:{_HARD_SPACE}{flag.default_as_str})"
     width = min(max(shutil.get_terminal_size((100, 24)).columns, 40), 120)
     wrapped = textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="      ", break_on_hyphens=False)
     return "\n".join(wrapped).replace(_HARD_SPACE, " ")
+
+
+def _description(flag: flags.Flag[Any]) -> str:
+    """Return the help of a flag without the text that absl adds to flags which may be repeated."""
+    text = (flag.help or "").removesuffix(_REPEATED)
+    is_stated = "repeat" in text.lower() or not isinstance(flag, flags.MultiFlag)
+    return text if is_stated else f"{text} May be repeated."
 
 
 # --- Mistakes ------------------------------------------------------------------------------------------------------
@@ -277,7 +284,7 @@ def _wrong(error: flags.Error) -> str:
         return f"--{name}: a value is missing. Pass --{name}=VALUE."
     if match := re.fullmatch(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.", text):
         name = match.group(1)
-        return f"--{name} is missing: {flags.FLAGS[name].help}"
+        return f"--{name} is missing: {_description(flags.FLAGS[name])}"
     match = re.match(r"flag --(\w+)=", text)
     if not match or match.group(1) not in flags.FLAGS:
         return text

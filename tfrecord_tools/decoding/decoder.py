@@ -29,7 +29,7 @@ except ImportError:  # No build for this machine: `reference.resize` is used, wh
     resizer = None
 
 _COLORS = ("YCbCr", "Gray", "RGB")  # All decoders convert these to the same RGB.
-_LEAST_SIDE = 8  # For smaller images, simplejpeg cannot choose the scale by the least height and width.
+_LEAST_SIDE = 8  # If a side is shorter, two scales can give the same size, and simplejpeg may use the wrong one.
 _local = threading.local()
 
 
@@ -65,7 +65,7 @@ def _raw(encoded: bytes, image_size: int, crop: float, raw_size: int) -> np.ndar
 
 
 def decode_plain_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray | None:
-    """Decode a JPEG like `decode`; return None if there is a warning, or if decoders may differ."""
+    """Decode a JPEG like `decode`; return None if libjpeg warns, or if TensorFlow may give other pixels."""
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
         if colors not in _COLORS or min(height, width) < _LEAST_SIDE:

@@ -28,7 +28,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import formats, inspection, jpeg, levels, pillow, png, recode, repair, strip
 from tfrecord_tools.layout import findings
 
-MAX_IMAGE_BYTES = 1 << 30  # 1 GiB, since a record must stay below the 2 GiB of a protobuf.
+MAX_IMAGE_BYTES = 1 << 30  # 1 GiB. A record is a protobuf, which must be smaller than 2 GiB.
 READ_TYPES = tuple(formats.FORMATS)
 STORES = ("original", "jpeg", "png", "raw")
 VERIFY = ("full", "header")
@@ -59,14 +59,14 @@ class ImageConfig:
         max_pixels: Images with more pixels are rejected before they are decoded.
         store: "original": keep the bytes of JPEG and PNG files. "jpeg", "png": store all images as JPEG or PNG. "raw":
             store pixels.
-        resize: Length in pixels of the side that `resize_mode` names, 1..65,500. None: keep the size.
+        resize: New length of one side in pixels, 1..65,500; `resize_mode` says which side. None: keep the size.
         resize_mode: See `recode.target_size`.
         upscale: Whether images smaller than `resize` are enlarged.
         quality: Quality of JPEGs that are encoded, 1..100.
-        depth_range: Levels of 16-bit, 32-bit and floating-point PNGs and TIFFs that become black and white: "LO,HI",
-            or "auto" for the lowest and highest level of each image. None: 16-bit images keep
-            their high byte. 32-bit and floating-point images are rejected, since their
-            black and white are not known. See `levels.reduced`.
+        depth_range: The levels that become black and white, for PNGs and TIFFs with more than 8 bits: "LO,HI",
+            or "auto" for the lowest and highest level of each image. None: 16-bit images keep their high byte, and
+            32-bit and floating-point images are rejected, since their black and white are not known. See
+            `levels.reduced`.
         strip_metadata: Whether EXIF, XMP and IPTC are removed from JPEG and PNG. See `strip.stripped`.
     """
 
@@ -113,8 +113,8 @@ def _normalized_range(text: str) -> str:
         return levels.normalized_range(text)
     except ValueError as error:
         raise UserError(
-            f"--depth_range={text}: must be LO,HI, the levels that become black and white, with LO below HI, as in"
-            " --depth_range=0,4095; or auto, for the lowest and highest level of each image."
+            f"--depth_range={text}: must be LO,HI or auto. LO becomes black, HI becomes white; LO must be smaller. auto"
+            " uses the lowest and highest level of each image. Example: --depth_range=0,4095."
         ) from error
 
 
@@ -137,7 +137,7 @@ class Prepared:
         repaired: Defects that were repaired. "": none.
         findings: Findings, from `findings.FINDINGS` and in that order.
         levels: Lowest and highest level of an image with more than 8 bits; (0, 0) for others. Without `depth_range`,
-            both are scaled to the range of 16 bits.
+            both are scaled to 0..65,535.
     """
 
     data: bytes
@@ -154,9 +154,10 @@ class Prepared:
 def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
     """Verify an image and return it as it is stored. Equal bytes and configs give equal results.
 
-    A JPEG that is stored unchanged is decoded at 1/8 scale, with all of the entropy decoding and almost none of the
-    inverse DCT. For a PNG, all pixels are inflated and all checksums are verified. JPEG has no checksums. If a cut file
-    has an end marker, it still decodes, and the missing part is gray; see `jpeg.lost_share`.
+    A JPEG that is stored unchanged is decoded at 1/8 scale. This reads all stored data but skips most of the
+    computation, so it is fast and still finds damage. For a PNG, all pixels are decompressed and all checksums are
+    verified. JPEG has no checksums. A JPEG that was cut may still have an end marker. Then it decodes, and the missing
+    part is gray; see `jpeg.lost_share`.
 
     Args:
         data: Bytes of the file.
@@ -168,7 +169,7 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
     if not data:
         raise BadImage("empty file")
     if len(data) > MAX_IMAGE_BYTES:
-        raise BadImage(f"more than {MAX_IMAGE_BYTES:,} bytes, which an example cannot hold")
+        raise BadImage(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes, the limit of one record")
     source_type = formats.detect(data)
     with as_bad_image(data, source_type):
         if source_type == "JPEG" and (size := _plain_size(data, config)):
@@ -228,7 +229,7 @@ class _Steps:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Stored:
-    """The stored image. Size is (width, height) in pixels."""
+    """The stored image. `size` is (width, height) in pixels."""
 
     data: bytes
     size: tuple[int, int]
@@ -241,7 +242,7 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
     header, chunks = None, []
     if kind == "JPEG":
         jpeg.check_markers(data)
-    elif kind == "PNG":  # Before Pillow, which does not name the wrong chunk.
+    elif kind == "PNG":  # Checked before Pillow does: Pillow's error does not name the chunk.
         header = png.read_header(data)
         _check_pixels((header.width, header.height), config)
         chunks = list(png.iterate_chunks(data))
@@ -251,7 +252,7 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         if kind == "JPEG" and config.verify == "full" and not jpeg.decodes_cleanly(data):
             _check_jpeg(data, image.height, repaired)
         if png.has_late_metadata(chunks):
-            image.load()  # Pillow then also reads an orientation after the pixels.
+            image.load()  # Makes Pillow also read an orientation that is stored after the pixels.
         if header is not None:
             recode.scale_transparency(image, header.bits)
         steps = _steps(image, data, kind, header, config)
@@ -293,10 +294,10 @@ def _opened(data: bytes, kind: str, chunks: list[png.Chunk], config: ImageConfig
 
 
 def _check_jpeg(data: bytes, height: int, repaired: str) -> None:
-    """Check a JPEG for which libjpeg gives a warning, since some warnings are harmless.
+    """Check a JPEG that libjpeg warns about, since some warnings are harmless.
 
     Raises:
-        OSError: The JPEG cannot be decoded, also not by TensorFlow.
+        OSError: Neither libjpeg nor TensorFlow can decode the JPEG.
         BadImage: Pixels are missing.
     """
     lost = jpeg.lost_share(data, details=True)
@@ -305,7 +306,7 @@ def _check_jpeg(data: bytes, height: int, repaired: str) -> None:
 
 
 def _plain_size(data: bytes, config: ImageConfig) -> tuple[int, int] | None:
-    """Return width and height of a JPEG that can be stored unchanged; None if Pillow must check the file.
+    """Return width and height of a JPEG that can be stored unchanged, or None if Pillow must check it.
 
     Most JPEGs are verified here, in half of the time that Pillow takes.
     """
@@ -401,7 +402,7 @@ def as_bad_image(data: bytes = b"", kind: str | None = None) -> Iterator[None]:
     """Turn any exception from decoding a file into `BadImage`.
 
     Args:
-        data: Bytes of the file, used for a more exact message. b"": not known.
+        data: Bytes of the file, if known. They make the message more exact.
         kind: Format of the file, one of `READ_TYPES`.
     """
     with pillow.unlimited():

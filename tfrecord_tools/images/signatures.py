@@ -1,7 +1,7 @@
 """Name unsupported files from their first bytes, with advice how to get an image from them.
 
-The table lists formats that are found next to images in real folders. General libraries give media types, but messages
-need the common name of the format and the next step.
+The table lists formats that real folders hold next to images. General libraries return media types, but a message
+needs the common name of the format and the next step.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Kind:
 
 
 def _kinds(advice: str, *rows: tuple[Any, ...], is_image: bool = False) -> list[tuple[Kind, tuple[_Magic, ...]]]:
-    """Return (kind, magic) for each alternative in the rows; plain bytes must be at the start of the file."""
+    """Return (kind, magic) for each start in the rows (name, *starts). A start of plain bytes is at position 0."""
     return [
         (Kind(name, advice, is_image), ((0, start),) if isinstance(start, bytes) else start)
         for name, *starts in rows
@@ -55,7 +55,7 @@ def _kinds(advice: str, *rows: tuple[Any, ...], is_image: bool = False) -> list[
 
 
 def _icons(kind: bytes) -> Iterator[tuple[_Magic, ...]]:
-    """Yield the possible starts of icons: kind, number of pictures, and a zero in the first entry."""
+    """Yield one start for each number of pictures in an icon. Byte 9 of an icon is zero."""
     return (((0, b"\0\0" + kind + b"\0" + bytes((count, 0))), (9, b"\0")) for count in range(1, _MAX_ICONS))
 
 
@@ -196,7 +196,7 @@ _TABLE = [
         ("another RIFF file", b"RIFF", b"RIFX"),
     ),
 ]  # fmt: skip
-_INSIDE_ZIP = (  # A name of one of the first files in the archive -> the kind of archive.
+_INSIDE_ZIP = (  # Part of a file name in the archive -> kind of archive.
     (b"[Content_Types].xml", Kind("an Office document", _PAGES)),
     (b"word/", Kind("an Office document", _PAGES)),
     (b".npy", Kind("an archive of NumPy arrays (NPZ)", _DATA)),

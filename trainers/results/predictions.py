@@ -125,7 +125,7 @@ def of_records(
         raise
     if not answers:
         raise UserError(
-            f"all {len(records):,} records of {records.split} are corrupt, for example {records.corrupt[0]}. Convert"
+            f"all {len(records):,} records of {records.split} are corrupt, for example {records.corrupt[0]} Convert"
             " the dataset again."
         )
     outputs, numbers = map(np.concatenate, zip(*answers))
