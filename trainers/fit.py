@@ -26,10 +26,11 @@ class Task:
         batches: Function that takes a global step and returns the endless batches (inputs, targets[, weights f32[b]])
             from that step on. Targets have the shape of the model's output: f32[b 1], or one-hot f32[b classes].
         validation: Finite dataset of batches with which each epoch is evaluated.
-        batch_numbers: Function that takes a step and returns the record numbers i64[b] of its batch. Errors name them.
+        batch_numbers: Function that takes a step and returns the record numbers i64[b] of its batch, for error
+            messages.
         answers: Function that returns the outputs f32[n 1] or f32[n classes] and the record numbers i64[n] of the
-            validation split. It decodes no images. If None, outputs are computed from the images.
-        steps_per_epoch: Steps per epoch of phases that do not set it.
+            validation split. It decodes no images. If None, the images of `validation` are decoded and predicted.
+        steps_per_epoch: Steps per epoch, for phases without a number of their own.
         blended: Whether targets may lie between classes, because of MixUp, CutMix or label smoothing.
         early_stopping: Epochs without improvement after which a phase ends, as in `recipes.Recipe`. 0: never.
         jit_compile: Whether steps are compiled with XLA.
@@ -103,7 +104,7 @@ def fit(
             callbacks=[*others, checkpointer],
             verbose=verbose,
         )
-    checkpointer.restore_model(task.model)  # For the case that all phases were finished before.
+    checkpointer.restore_model(task.model)  # If all phases were finished already, the loop did nothing.
 
 
 def compile_model(
@@ -207,7 +208,8 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
         optimizer = type(keras.optimizers.get(phase.optimizer))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"--optimizer={phase.optimizer}: is not a Keras optimizer. Pass adam, adamw, sgd, rmsprop, lion or another."
+            f"--optimizer={phase.optimizer}: is not a Keras optimizer. Pass the name of one, such as adam, adamw or"
+            " sgd."
         ) from error
     try:
         return optimizer(learning_rate=rate, **phase.optimizer_kwargs)

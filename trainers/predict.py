@@ -2,9 +2,9 @@
 
     python -m trainers.predict --run runs/finetune-20250131-235959 photo.jpg more_photos/
 
-Each file is prepared as `convert` prepares it. If the model was trained on adopted records, the file is not
-changed. If an image cannot be read, it is listed, the others are classified, and the exit code is 1. Other files in a
-directory, such as notes.txt, are skipped with a note.
+Each image is prepared in the same way as by `convert`. If the model was trained on records from `adopt`, images are
+not prepared. If an image cannot be read, it is listed, the others are classified, and the exit code is 1. Other files
+in a directory, such as notes.txt, are skipped with a note.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class PredictConfig:
         images: Files and directories.
         csv: File for all probabilities. If None, none is written.
         json: Whether to print JSON instead of a table.
-        threshold: For two-class models, the probability at which the second class is chosen. If None, the model's.
+        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
+            threshold of the model.
     """
 
     run: str
@@ -61,7 +62,7 @@ class Outcome:
 
     Attributes:
         count: Number of classified images.
-        unreadable: Path -> reason, sorted, for images that cannot be read and for other files that the user named.
+        unreadable: Path -> reason, sorted, for images that cannot be read, and for given files that are not images.
         skipped: Path -> reason, sorted, for files in directories that are not images.
     """
 

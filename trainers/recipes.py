@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfrecord_tools import augment_config
+from tfrecord_tools.base import words
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
 from trainers import backbones
@@ -34,9 +35,11 @@ class ModelConfig:
         backbone: "CNN", or the name of a network in `keras.applications`.
         backbone_kwargs: Further arguments of the backbone's constructor, such as alpha.
         weights: "imagenet" (downloaded by Keras), "none" (random), or the path of a weights file without top layers.
-        image_size: Height and width of the input in pixels. If None, the size of the backbone's ImageNet weights.
-        scaling: Scaling of pixels 0..255 in front of the backbone: "tf", "torch", "caffe", "unit" (x / 255) or "own"
-            (none, since the backbone scales by itself). If None, the backbone's. See `backbones.Backbone`.
+        image_size: Height and width of the input in pixels. If None, the image size for which the
+            backbone's ImageNet weights were trained.
+        scaling: Scaling of pixels 0..255 in front of the backbone: "tf", "torch", "caffe", "unit" (x / 255) or "own":
+            pixels are not scaled, because the backbone does it. If None, the scaling that the backbone needs. See
+            `backbones.Backbone`.
         pooling: "average" over all positions, or "flatten".
         hidden: Units of a hidden layer in the head. 0: no hidden layer, so that the head is a logistic regression.
         dropout: Share of the last layer's inputs that are dropped in training, in [0, 1).
@@ -87,7 +90,7 @@ class Phase:
         warmup_steps: Steps over which the learning rate rises from 0. Needs schedule "cosine".
         patience: Epochs without a lower validation loss, at least 1. For schedule "plateau".
         epochs: Number of epochs, at least 1.
-        steps_per_epoch: Batches per epoch. If None, as many as contain each training image once.
+        steps_per_epoch: Batches per epoch. If None, an epoch uses each training image once.
     """
 
     name: str
@@ -116,7 +119,7 @@ class Phase:
 
     @property
     def accumulated_steps(self) -> int:
-        """Number of steps after which the weights change once, by the mean of the gradients."""
+        """The weights change once in this many steps, by the mean of the gradients of these steps."""
         steps = self.optimizer_kwargs.get("gradient_accumulation_steps")
         return steps if isinstance(steps, int) else 1  # Keras rejects a value that is not a number.
 
@@ -137,8 +140,8 @@ class Recipe:
         mixup: Share of the images that are blended with another image of their batch, in [0, 1].
         cutmix: Share of the images that get a piece of another image of their batch, in [0, 1].
         class_weights: "none", or "balanced": images are weighted in the loss by the inverse frequency of their class.
-        early_stopping: Epochs without a lower validation loss after which a phase ends and the weights of its best
-            epoch are restored. 0: never.
+        early_stopping: If the validation loss does not fall for this many epochs, the phase ends, and the weights of
+            its best epoch are restored. 0: never.
     """
 
     model: ModelConfig
@@ -188,8 +191,8 @@ class TrainConfig:
         deterministic: Whether only operations with reproducible results are used. Slower on GPUs.
         checkpoint_every: Steps between checkpoints. 0: checkpoints are saved only at the end of each epoch.
         precision: Name of a Keras dtype policy. "auto": mixed precision on GPUs that support it, else float32.
-        cache: "memory": every training image is decoded once. "off": in every epoch. "auto": "memory" if there are
-            several epochs and the images fit into `cache_mb`. The results are the same.
+        cache: "memory": every training image is decoded once. "off": images are decoded in every epoch. "auto":
+            "memory" if there are several epochs and the images fit into `cache_mb`. All three give the same results.
         cache_mb: Memory limit for decoded training images, in MB.
         order: "shuffled"; "balanced": all classes equally often; "blocks": neighboring records together, for slow
             storage.
@@ -197,7 +200,7 @@ class TrainConfig:
         records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
         probe: Whether to measure the input and the model alone before training and print which of them is slower.
         strategy: "none": one device. "mirrored": all GPUs of this machine, which share each batch. "auto": "mirrored"
-            if there is at least one GPU. This helps even with one, since batches are copied to it early.
+            if there is at least one GPU. It is faster with one GPU too: the next batch is copied during the step.
             "multi_worker": the devices of all processes in the environment variable TF_CONFIG.
         features: Directory in which features are kept, for recipes that train on features.
         tensorboard: Whether to also write the history for TensorBoard.
@@ -261,8 +264,9 @@ def scratch(**model: Any) -> Recipe:
     # The usual momentum of 0.99 averages over hundreds of steps. A training on a small dataset has fewer.
     model = model | {"batch_norm_momentum": 0.9}
     if model.get("backbone", backbones.CNN) == backbones.CNN:
-        # The reference network with one more stage and BatchNormalization. On a held-out fifth of 1,400 photographs:
-        # 81 % after 40 epochs at 64 px. Reference network: 78 % after 80 epochs at 48 px, 76 % after 30 at 96 px.
+        # The reference network with one more stage and BatchNormalization. Accuracy on a fifth of 1,400 photographs:
+        # this network: 81 % (64 px, 40 epochs);
+        # reference network: 78 % (48 px, 80 epochs), 76 % (96 px, 30 epochs).
         layers = {"filters": (32, 64, 128, 256), "batch_norm": True, "padding": "same"}
         own |= {"backbone": backbones.CNN, "image_size": 96, "pooling": "flatten", "dropout": 0.5}
         own["backbone_kwargs"] = layers | model.pop("backbone_kwargs", {})
@@ -397,7 +401,7 @@ def finetune(**model: Any) -> Recipe:
 
 
 def finetune_reference(**model: Any) -> Recipe:
-    """Make the reference recipe of section 4.2.(2), "Fine Tuning": that of 4.2.(1), then the last stage.
+    """Make the reference recipe of section 4.2.(2): 4.2.(1), then fine-tuning of the last stage.
 
     Args:
         **model: Values of `ModelConfig` that replace those of the reference recipe.
@@ -445,7 +449,7 @@ def override(
     phase: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> Recipe:
-    """Return a recipe with some values replaced. None keeps a value.
+    """Return a recipe with some values replaced. If an argument is None, the recipe keeps its value.
 
     Args:
         recipe: The recipe.
@@ -456,8 +460,8 @@ def override(
         **values: Fields of `Recipe`.
 
     Raises:
-        UserError: The number of epochs or rates is not the number of phases, no epoch is left, or a value is not
-            allowed.
+        UserError: `epochs` or `learning_rate` does not have one value for each phase, all epochs are 0, or a value is
+            not allowed.
 
     Example:
         recipe = override(finetune(backbone="VGG16"), epochs=[3, 5], batch_size=64, phase={"optimizer": "adamw"})
@@ -485,7 +489,7 @@ def _with_fields(phases: Sequence[Phase], fields: Mapping[str, Any]) -> list[Pha
 
 
 def _with_unfrozen(phases: Sequence[Phase], unfreeze: str) -> list[Phase]:
-    """Replace the part of the backbone that is trained, in phases that train a part of it."""
+    """In phases that train a part of the backbone, choose another part."""
     if unfreeze in ("", "head", "scratch"):
         raise UserError(f"--unfreeze={unfreeze}: must be last_stage, all, a number or a regular expression.")
     if all(phase.trainable != "last_stage" for phase in phases):
@@ -504,7 +508,7 @@ def _with_epochs(phases: Sequence[Phase], epochs: Sequence[int]) -> list[Phase]:
 
 
 def _optimizer_kwargs(phase: Phase, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the given arguments to those of the recipe, unless they are for another optimizer."""
+    """Add the given arguments to those of the recipe. Another optimizer does not get those of the recipe."""
     same = given.get("optimizer", phase.optimizer).lower() == phase.optimizer.lower()  # Keras ignores case.
     inherited = phase.optimizer_kwargs if same else {}
     return {"optimizer_kwargs": {**inherited, **given.get("optimizer_kwargs", {})}}
@@ -515,5 +519,7 @@ def _check_count(name: str, values: Sequence[float], phases: Sequence[Phase]) ->
     shown = f"--{name}={','.join(map(str, values))}"
     if len(values) != len(phases):
         names = ", ".join(phase.name for phase in phases)
-        raise UserError(f"{shown}: must be one number for each phase of the recipe: {names}.")
+        raise UserError(
+            f"{shown}: the recipe has {words.number(len(phases), 'phase')} ({names}). Pass one number for each."
+        )
     return shown

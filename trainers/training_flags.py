@@ -14,12 +14,13 @@ from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.recipes import ModelConfig, Recipe, TrainConfig
 
-flags.disclaim_key_flags()  # The flags belong to the trainer that defines them, so that its --help lists them.
+flags.disclaim_key_flags()  # With this call, absl counts the flags as flags of the trainer, and its --help lists them.
 
 FLAGS = flags.FLAGS
 INTERRUPTED = "interrupted: run the same command again to continue"
 
-# Flags that have the names of fields: `_PHASE` of `Phase` (a flag changes every phase), `_RECIPE` of `Recipe`.
+# Each flag has the same name as a field. `_PHASE`: fields of `Phase`; the flag changes all phases. `_RECIPE`: fields
+# of `Recipe`.
 _PHASE = ("optimizer", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
 
@@ -41,10 +42,13 @@ def define_training_flags(trainer: str) -> None:
     usage.define_path(
         "run",
         None,
-        "Run directory. Default: continue an unfinished run in runs/ with the same settings, or start a new one there.",
+        "Run directory. Default: if runs/ has an unfinished run with the same settings, continue it; otherwise start a"
+        " new run there.",
     )
     usage.define_path(
-        "records", None, "Text or Parquet file with the record numbers to train on. Default: the whole training split."
+        "records",
+        None,
+        "File (text or Parquet) with the numbers of the training records to use. Default: the whole training split.",
     )
     flags.DEFINE_float(
         "crop",
@@ -75,8 +79,9 @@ def define_training_flags(trainer: str) -> None:
         "strategy",
         TrainConfig.strategy,
         recipes.STRATEGIES,
-        "Devices to train on. none: one device; mirrored: all GPUs of this machine, with a part of each batch; auto:"
-        " mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in TF_CONFIG.",
+        "Devices to train on. none: one device; mirrored: all GPUs of this machine; each GPU gets a part of each"
+        " batch; auto: mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in"
+        " TF_CONFIG.",
     )
     flags.DEFINE_boolean("tensorboard", TrainConfig.tensorboard, "Also write the history for TensorBoard.")
     _define_recipe_flags()
@@ -90,7 +95,8 @@ def _define_recipe_flags() -> None:
     flags.DEFINE_list(
         "learning_rate",
         None,
-        "Learning rate of each phase, as in 3e-3,3e-4. With a warm-up, the rate after it. Default: see the recipe.",
+        "Learning rate of each phase, as in 3e-3,3e-4. If there is a warm-up, this is the rate after it. Default: see"
+        " the recipe.",
     )
     flags.DEFINE_string(
         "optimizer", None, "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, ... Default: see the recipe."
@@ -122,8 +128,8 @@ def _define_recipe_flags() -> None:
     flags.DEFINE_integer(
         "early_stopping",
         None,
-        "End a phase after this many epochs without a lower validation loss and restore its best weights. 0: never."
-        " Default: see the recipe.",
+        "If the validation loss does not fall for this many epochs, end the phase and restore the weights of its best"
+        " epoch. 0: never. Default: see the recipe.",
     )
     flags.DEFINE_float(
         "label_smoothing",
@@ -192,13 +198,14 @@ def define_model_flags(weights: str = ModelConfig.weights) -> None:
     usage.define_path(
         "weights",
         weights,
-        "First weights of the backbone. imagenet: downloaded by Keras; none: random; or the path of a .h5 or"
+        "Weights with which the backbone starts. imagenet: downloaded by Keras; none: random; or the path of a .h5 or"
         " .weights.h5 file without the top layers.",
     )
     flags.DEFINE_integer(
         "image_size",
         None,
-        "Height and width of the network's input in pixels. Default: the recipe's, else the backbone's.",
+        "Height and width of the network's input in pixels. Default: the size in the recipe; if it has none, the size"
+        " of the backbone.",
     )
 
 
@@ -265,7 +272,7 @@ def recipe(make: Callable[..., Recipe], **options: Any) -> Recipe:
 
 
 def in_effect(recipe: Recipe) -> dict[str, Any]:
-    """Return the values in effect of the shared flags that affect the result."""
+    """Return the values that a training uses for the shared flags that change its result."""
     model = {name: getattr(recipe.model, name) for name in ("backbone", "backbone_kwargs", "weights")}
     return model | {
         "image_size": recipe.model.size,

@@ -33,7 +33,8 @@ _SUFFIX = ".keras"  # Required by Keras.
 _FORMAT = 1  # Increased when older readers would misunderstand the description.
 _KERAS_MEMBERS = (MEMBER, "config.json", "model.weights.h5")
 THRESHOLD_HELP = (
-    "For two-class models: the probability at which the second class is chosen, between 0 and 1. Default: the model's."
+    "For two-class models: the second class is chosen if its probability is at least this, between 0 and 1. Default:"
+    " the threshold of the model."
 )
 _MOST_BYTES = 1 << 24  # Size limit of `metadata.json`, enough for 100,000 classes.
 _IMAGE_SETTINGS = ImageConfig().image_settings()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The colors of the page in light mode. The style of report.html replaces them by its variables with these names.
+# The colors of the page in light mode. report.html replaces each by its CSS variable of this name.
 COLORS = {"text": "#1c2228", "muted": "#59636e", "line": "#dde1e6", "bar": "#4a78ab", "other": "#c2571a"}
 _STYLE = {
     "svg.fonttype": "none",  # Text stays text, in the font of the page.
@@ -46,10 +46,10 @@ _STYLE = {
     "lines.markersize": 4,
 }
 _FONT = "DejaVu Sans"  # Comes with matplotlib.
-_BOXES = "Last Resort"  # Fonts with a box for every letter: one comes with matplotlib, one with macOS.
+_BOXES = "Last Resort"  # Start of the names of fonts that have a box for every letter.
 _SIZE = (4.7, 3.2)  # Inches.
 _POINTS_PER_INCH = 72  # In matplotlib's SVG.
-_PIXELS_PER_INCH = 104  # At most, on the page. The letters then have the size of the page's smaller text.
+_PIXELS_PER_INCH = 104  # Largest scale on the page. Letters are then as large as the page's small text.
 NAMES = frozenset(
     {"accuracy", "loss", "throughput", "confusion", "calibration", "probabilities", "roc", "precision_recall"}
 )
@@ -78,7 +78,7 @@ class Plot:
 def draw(
     predictions: Predictions, threshold: float, history: Sequence[Row], log: Callable[[str], object] = print
 ) -> dict[str, Plot]:
-    """Draw the plots that the data suffice for.
+    """Draw all plots for which there are enough data.
 
     Args:
         predictions: Predictions with labels.
@@ -96,7 +96,7 @@ def draw(
     if missing:
         log(
             f"note: no installed font has these letters of the class names: {named(missing)}. plots/*.png shows boxes"
-            " instead. Install a font that has them, such as one of Noto Sans, or use report.html."
+            " instead. Install such a font, for example Noto Sans, or open report.html: it uses the browser's fonts."
         )
     with matplotlib.rc_context({**_STYLE, "font.family": fonts}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # Reported above.
@@ -199,7 +199,7 @@ def _roc(labels: np.ndarray, probabilities: np.ndarray) -> Figure:
     curve = scores.roc(labels, probabilities)
     axes = _axes(f"ROC, area {curve.area:.4f}", "false positive rate", "recall (true positive rate)", unit=True)
     axes.plot([0, 1], [0, 1], "--", color=COLORS["muted"], linewidth=1)
-    axes.plot(curve.x, curve.y, color=COLORS["bar"])  # Straight lines, as the area is computed.
+    axes.plot(curve.x, curve.y, color=COLORS["bar"])  # Straight lines: the area is computed in the same way.
     return axes.figure
 
 
@@ -216,7 +216,7 @@ def _precision_recall(labels: np.ndarray, probabilities: np.ndarray, positive: s
 def _separation(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], threshold: float, best: float
 ) -> Figure:
-    """Draw how the probability of the second class is distributed among the images of each of two classes."""
+    """Draw the distribution of the second class's probability, for the images of each class."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     first, second = map(_short, classes)
@@ -240,7 +240,7 @@ def _separation(
 
 
 def _reliability(reliability: scores.Reliability) -> Figure:
-    """Draw the share of right predictions over their confidence, and the number of predictions below."""
+    """Draw the share of right predictions for each confidence, and below it the number of predictions."""
     from matplotlib.figure import Figure
 
     figure = Figure(_SIZE, layout="constrained")
@@ -275,7 +275,7 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     cells = np.zeros((*shares.shape, 4))
     cells[..., :3] = [int(COLORS["bar"][i : i + 2], 16) / 255 for i in (1, 3, 5)]
     cells[..., 3] = 0.75 * shares  # A single color with varying transparency suits light and dark pages.
-    axes.imshow(cells, interpolation="none")  # One pixel per cell in the page. "nearest" would drop rows.
+    axes.imshow(cells, interpolation="none")  # One pixel per cell. With "nearest", rows would be missing.
     axes.grid(visible=False)
     axes.set(title="Confusion matrix", xlabel="predicted", ylabel="true")
     if many <= _NAMED:
@@ -347,6 +347,6 @@ def _mark_phases(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _short(name: str) -> str:
-    """Return a name for an axis: shortened, and with escaped dollars, which matplotlib reads as a formula."""
+    """Return a short name for an axis, with escaped dollars: text between two would become a formula."""
     shown = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
     return shown.replace("$", r"\$")

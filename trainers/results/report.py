@@ -32,10 +32,10 @@ _CLASSES_LISTED = 50
 _CLASSES_BESIDE = 8  # With more classes, the confusion matrix takes the whole width.
 _PAIRS_LISTED = 10
 _THUMBNAIL_PIXELS = 160
-_SURE = 0.9  # Confidence from which a mistake may well be a wrong label.
-_MISCALIBRATED = 0.05  # Calibration error from which it matters.
-_WAITING = 0.2  # Share of the time spent waiting for input, from which the input should be improved.
-_OVERFITTED = 1.1  # Validation loss at the end / lowest validation loss.
+_SURE = 0.9  # A mistake with at least this confidence may be a wrong label.
+_MISCALIBRATED = 0.05  # The report warns from this calibration error on.
+_WAITING = 0.2  # If the training waits for this share of its time, the report advises a faster input.
+_OVERFITTED = 1.1  # The model is overfitted if the last validation loss is this many times the lowest one.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class Mistake:
     Attributes:
         number: Index of the image in the predictions.
         image: JPEG of the model's input.
-        heat: JPEG of the same, with the evidence for the prediction; None if the model has no feature maps.
+        heat: JPEG of the input with a heat map of the evidence. None if the model has no feature maps.
     """
 
     number: int
@@ -162,7 +162,7 @@ def render(facts: Facts) -> str:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """Return what a reader should know before trusting a figure, and what to improve; the worst first."""
+    """Return what a reader should know before trusting a number, and what to improve; the worst first."""
     return rules.worst_first(rules.found(_RULES, facts))
 
 
@@ -273,8 +273,8 @@ def _help_for_input(trainer: str) -> str:
 def _miscalibrated(facts: Facts) -> dict[str, Any] | None:
     low, high = facts.metrics["accuracy_interval"]
     confidence = float(facts.predictions.confidence.mean())
-    # With few images, chance makes the error large. The mean confidence leaves the interval of the accuracy by chance
-    # much less often.
+    # With few images, the error can be large by chance. So the mean confidence must also be outside the interval of
+    # the accuracy, which rarely happens by chance.
     if facts.metrics["calibration_error"] < _MISCALIBRATED or low <= confidence <= high:
         return None
     too_sure = confidence > high
@@ -334,7 +334,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         level="check",
         section="decisions",
         condition=_imbalanced,
-        title="Imbalanced: {ratio} images, balanced accuracy {balanced_accuracy}",
+        title="Imbalanced classes: {ratio} images. Balanced accuracy {balanced_accuracy}",
         text="Accuracy hides mistakes in small classes. Balanced accuracy is the mean recall of all classes.",
         advice="Add images of the small classes{balanced}.",
     ),
@@ -390,8 +390,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="decisions",
         condition=_interval,
         title="The accuracy is between {low} and {high}",
-        text="This is the 95% interval (Wilson) for {images}. A difference between two models within it may be chance."
-        " {note}",
+        text="This is the 95% interval (Wilson) for {images}. If the accuracy of another model is also inside"
+        " this interval, the difference may be chance. {note}",
     ),
 )
 
@@ -427,7 +427,7 @@ def _least_loss(facts: Facts, smoothing: float) -> float:
 
 
 def _rates(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rates of each class, None where undefined; if there are many classes, those of the worst."""
+    """Return the rates of each class, or of the worst if there are many. None: undefined."""
     rates = scores.per_class(counts)
     order = np.arange(len(counts))
     if len(order) > _CLASSES_LISTED:
@@ -523,7 +523,7 @@ def _weakest(predicted: Predictions) -> tuple[int, float] | None:
     """
     counts = _confusion(predicted)
     rates = scores.per_class(counts)
-    # The intervals are wide enough that all of them together are right with 95 %.
+    # With a probability of 95 %, all intervals are right at the same time.
     highs = [scores.wilson(int(hits), int(n), len(counts)).high for hits, n in zip(np.diag(counts), rates.count)]
     worst = int(np.argmin(highs))
     return (worst, float(rates.recall[worst])) if highs[worst] < np.diag(counts).sum() / len(predicted) else None
@@ -538,7 +538,7 @@ def _wrong(predicted: Predictions) -> np.ndarray:
 
 
 def _percent(value: float) -> str:
-    """Return a probability as a percentage that is 100.0% for exactly 1 only."""
+    """Return a probability as a percentage. From 0.9995 it is ">99.9%", so that nothing looks certain."""
     return f"{value:.1%}" if value < 0.9995 else ">99.9%"
 
 

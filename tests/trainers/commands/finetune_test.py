@@ -249,7 +249,7 @@ def test_killed_five_times_in_each_phase(steps, workspace, tmp_path):
         ),
         (
             ("--tfrecords=out", "--epochs=3"),
-            "--epochs=3: must be one number for each phase of the recipe: head, finetune.",
+            "--epochs=3: the recipe has 2 phases (head, finetune). Pass one number for each.",
         ),
         (("--tfrecords=out", "--epochs=a,b"), "--epochs=a,b: must be whole numbers, as in 5,8."),
         (("--tfrecords=out", "--checkpoint_every=-1"), "--checkpoint_every=-1: must be 0 or more."),

@@ -276,8 +276,8 @@ def test_guessing_the_largest_class_is_the_least(counts, title, evil):
 @pytest.mark.parametrize(
     ("counts", "title"),
     [
-        ([[570, 30], [20, 20]], "Imbalanced: 600 : 40 images, balanced accuracy 72.5%"),
-        ([[570, 30, 0], [20, 20, 0], [0, 0, 0]], "Imbalanced: 600 : 40 images, balanced accuracy 72.5%"),
+        ([[570, 30], [20, 20]], "Imbalanced classes: 600 : 40 images. Balanced accuracy 72.5%"),
+        ([[570, 30, 0], [20, 20, 0], [0, 0, 0]], "Imbalanced classes: 600 : 40 images. Balanced accuracy 72.5%"),
         ([[350, 30], [20, 20]], None),
     ],
 )
