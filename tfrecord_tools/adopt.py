@@ -101,8 +101,8 @@ class AdoptConfig:
             raise UserError(f"--verify={self.verify}: must be one of {', '.join(VERIFY)}.")
         if self.label_offset is not None and self.label_offset < 0 and not self.rewrite:
             raise UserError(
-                f"--label_offset={self.label_offset}: a negative number needs --rewrite. Add --rewrite, or give a number"
-                " of at least 0."
+                f"--label_offset={self.label_offset}: a negative number needs --rewrite. Add --rewrite, or give a"
+                " number of at least 0."
             )
         if self.pixel_order not in (None, *guess_keys.PIXEL_ORDERS):
             raise UserError(f"--pixel_order={self.pixel_order}: must be one of {', '.join(guess_keys.PIXEL_ORDERS)}.")
