@@ -671,7 +671,7 @@ def test_empty_files(tmp_path: Path) -> None:
         quietly(tmp_path / "train*", tmp_path / "out")
     write(tmp_path / "train-0.tfrec.gz", [], "GZIP")
     (tmp_path / "val-0.tfrec").unlink()
-    with pytest.raises(UserError, match=r"there are no records in the files\."):
+    with pytest.raises(UserError, match=r"the files contain no records\."):
         quietly(tmp_path, tmp_path / "out", rewrite=True)
     (tmp_path / "train-0.tfrec.gz").unlink()
     write(tmp_path / "train-1.tfrec", [example(kaggle(n)) for n in range(3)])

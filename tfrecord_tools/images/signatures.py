@@ -46,7 +46,7 @@ class Kind:
 
 
 def _kinds(advice: str, *rows: tuple[Any, ...], is_image: bool = False) -> list[tuple[Kind, tuple[_Magic, ...]]]:
-    """Return (kind, magic) for each start in the rows (name, *starts). A start of plain bytes is at position 0."""
+    """Return (kind, magic) for each start in the rows (name, *starts). Plain bytes are at position 0."""
     return [
         (Kind(name, advice, is_image), ((0, start),) if isinstance(start, bytes) else start)
         for name, *starts in rows
