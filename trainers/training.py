@@ -82,6 +82,8 @@ def train(
         metrics = _results(config.run, settings, device)
         if metrics is not None:
             log(f"run: {run} is finished already. Pass another --run to train again")
+            if device.chief:
+                judging.log_scores(metrics, log)
         else:
             training = setup.prepare(trainer, data, splits, recipe, config, device)
             run, metrics = _train(training, settings, log)
@@ -233,10 +235,6 @@ def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe
 
 
 def _log_results(run: Path, metrics: Metrics, log: Callable[[str], object]) -> None:
-    scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
-    log(
-        f"{scores} on {words.number(metrics['count'], 'image')}: {metrics['split']}; expect slightly less on new images"
-    )
     if metrics["corrupt"]:
         log(f"corrupt: {words.number(len(metrics['corrupt']), 'record')}, listed in {run_directory.METRICS}")
     log(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfrecord_tools.base import words
 from trainers import run_directory
 from trainers.checkpoint import Checkpointer
 from trainers.fit import Task, compile_model
@@ -51,11 +52,19 @@ def judge(
     else:
         predicted = predictions.of_records(model, info, validation)
     metrics = _metrics(run, training, model, predicted, task.seconds + checkpointer.seconds, checkpointer)
+    log_scores(metrics, log)  # Before the findings of the report, which explain them.
     report.write(
         run, model=model, info=info, records=validation, predicted=predicted, metrics=metrics, run=run, log=log
     )
     run_directory.finish(run, metrics)
     return metrics
+
+
+def log_scores(metrics: Metrics, log: Callable[[str], object]) -> None:
+    """Log the scores on the validation split as one line."""
+    scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
+    where = f"{words.number(metrics['count'], 'image')}: {metrics['split']}"
+    log(f"{scores} on {where}; expect slightly less on new images")
 
 
 def _metrics(

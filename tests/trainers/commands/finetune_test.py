@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -77,6 +78,9 @@ def test_two_phases_end_in_a_run_directory(workspace, whole):
         "phase head: trains the head",
         "phase finetune: trains the head and the last stage of the backbone",
     ]
+    scores = next(i for i, line in enumerate(out) if line.startswith("accuracy "))
+    assert out[scores].endswith("on 12 images: the validation split; expect slightly less on new images")
+    assert [line for line in out if re.match(" +(problem|check|note): ", line)] == out[scores + 1 : -1]  # Findings.
     assert out[-1] == f"results: two/ with {', '.join(WRITTEN)}"
     assert sorted(path.name for path in (workspace / "two").iterdir()) == out[-1].split(" with ")[1].split(", ")
 
@@ -155,7 +159,8 @@ def test_selected_records_in_another_order(workspace):
 
 def test_finished_run_is_not_run_again(workspace, whole):
     again = finetune(workspace, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
-    assert again == ["run: two is finished already. Pass another --run to train again", *whole[-2:]]
+    scores = next(line for line in whole if line.startswith("accuracy "))
+    assert again == ["run: two is finished already. Pass another --run to train again", scores, whole[-1]]
 
 
 def test_run_with_other_flags_is_rejected(workspace, whole):
