@@ -1,4 +1,4 @@
-"""Flags that all trainers share, and the recipe and settings made from them. Does not need TensorFlow."""
+"""Flags of all trainers, and the recipe and settings that they give. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.recipes import ModelConfig, Recipe, TrainConfig
 
-flags.disclaim_key_flags()  # The flags belong to the trainer that defines them, so that its --help lists them.
+# With this call, absl counts the flags as flags of the trainer, and the trainer's --help lists them.
+flags.disclaim_key_flags()
 
 FLAGS = flags.FLAGS
 INTERRUPTED = "interrupted: run the same command again to continue"
 
-# Flags that have the names of fields: `_PHASE` of `Phase` (a flag changes every phase), `_RECIPE` of `Recipe`.
+# Each flag here has the same name as a field. `_PHASE`: fields of `Phase`; the flag changes all phases.
+# `_RECIPE`: fields of `Recipe`.
 _PHASE = ("optimizer", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
 
@@ -34,26 +36,29 @@ def define_training_flags(trainer: str) -> None:
         "recipe",
         "default",
         [*recipes.RECIPES[trainer], "document"],
-        "default: the best known recipe; reference: the settings of the article that this project grew from;"
-        " document: old name of reference.",
+        "default: the recipe with the best results; reference: the settings of the article on which this project is"
+        " based; document: old name of reference.",
     )
     usage.define_path("tfrecords", None, "Directory of the dataset: the --out of tfrecord_tools.convert.")
     usage.define_path(
         "run",
         None,
-        "Run directory. Default: continue an unfinished run in runs/ with the same settings, or start a new one there.",
+        "Run directory. Default: if runs/ has an unfinished run with the same settings, continue it. Otherwise start a"
+        " new run there.",
     )
     usage.define_path(
-        "records", None, "Text or Parquet file with the record numbers to train on. Default: the whole training split."
+        "records",
+        None,
+        "File (text or Parquet) with the numbers of the training records to use. Default: the whole training split.",
     )
     flags.DEFINE_float(
         "crop",
         None,
-        "Size of the square that is cut from the middle of each image. 1: as large as possible; 0.875: 87.5% of that."
-        " 0: stretch the whole image to a square. Default: see the recipe.",
+        "Side of the square that is cut from the middle of each image, as a share of the shorter side of the image,"
+        " for example 0.875. 0: stretch the whole image to a square. Default: see the recipe.",
     )
     flags.DEFINE_integer(
-        "seed", TrainConfig.seed, "Seed of all random numbers: image order, augmentation, dropout, new weights."
+        "seed", TrainConfig.seed, "Seed of all random numbers: image order, augmentation, dropout, first weights."
     )
     flags.DEFINE_boolean(
         "deterministic",
@@ -75,8 +80,8 @@ def define_training_flags(trainer: str) -> None:
         "strategy",
         TrainConfig.strategy,
         recipes.STRATEGIES,
-        "Devices to train on. none: one device; mirrored: all GPUs of this machine, with a part of each batch; auto:"
-        " mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in TF_CONFIG.",
+        "Devices to train on. none: one device; mirrored: all GPUs of this machine, each GPU gets a part of each batch;"
+        " auto: mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in TF_CONFIG.",
     )
     flags.DEFINE_boolean("tensorboard", TrainConfig.tensorboard, "Also write the history for TensorBoard.")
     _define_recipe_flags()
@@ -90,7 +95,8 @@ def _define_recipe_flags() -> None:
     flags.DEFINE_list(
         "learning_rate",
         None,
-        "Learning rate of each phase, as in 3e-3,3e-4. With a warm-up, the rate after it. Default: see the recipe.",
+        "Learning rate of each phase, as in 3e-3,3e-4. If there is a warm-up, this is the rate after it. Default: see"
+        " the recipe.",
     )
     flags.DEFINE_string(
         "optimizer", None, "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, ... Default: see the recipe."
@@ -122,13 +128,13 @@ def _define_recipe_flags() -> None:
     flags.DEFINE_integer(
         "early_stopping",
         None,
-        "End a phase after this many epochs without a lower validation loss and restore its best weights. 0: never."
-        " Default: see the recipe.",
+        "If the validation loss does not fall for this many epochs, end the phase and restore the weights of its best"
+        " epoch. 0: never. Default: see the recipe.",
     )
     flags.DEFINE_float(
         "label_smoothing",
         None,
-        "Share of each target that is spread evenly over all classes, in [0, 1). Default: see the recipe.",
+        "Share of each target that is spread evenly over all classes, from 0 to below 1. Default: see the recipe.",
     )
     flags.DEFINE_enum(
         "class_weights",
@@ -143,7 +149,7 @@ def _define_image_flags() -> None:
         "augment",
         None,
         [*PRESETS, *FORMER_NAMES],
-        "Augmentation preset: random changes of training images. document, document_transfer: old names of reference,"
+        "Preset of random changes to the training images. document, document_transfer: old names of reference,"
         " reference_transfer. Default: see the recipe.",
     )
     flags.DEFINE_float(
@@ -171,7 +177,7 @@ def _define_image_flags() -> None:
     flags.DEFINE_boolean(
         "probe",
         TrainConfig.probe,
-        "Before training, measure the input and the model alone and print which of them limits the speed.",
+        "Before training, measure the speed of the input and of the model and print which of them is slower.",
     )
 
 
@@ -192,18 +198,19 @@ def define_model_flags(weights: str = ModelConfig.weights) -> None:
     usage.define_path(
         "weights",
         weights,
-        "First weights of the backbone. imagenet: downloaded by Keras; none: random; or the path of a .h5 or"
+        "Weights with which the backbone starts. imagenet: downloaded by Keras; none: random; or the path of a .h5 or"
         " .weights.h5 file without the top layers.",
     )
     flags.DEFINE_integer(
         "image_size",
         None,
-        "Height and width of the network's input in pixels. Default: the recipe's, else the backbone's.",
+        "Height and width of the network's input in pixels. Default: the size in the recipe. If the recipe has none,"
+        " the size of the backbone.",
     )
 
 
 def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **options: Any) -> None:
-    """Train with the settings that the flags give. The main function of every trainer calls it.
+    """Train with the settings of the flags. The main function of every trainer calls this function.
 
     Args:
         trainer: Name of the trainer, a key of `recipes.RECIPES`.
@@ -212,7 +219,7 @@ def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **opt
         **options: Further arguments of the function that makes the recipe.
 
     Raises:
-        UserError: A flag has a value that is not allowed, or `training.train` raised it.
+        UserError: A flag has a value that is not allowed, or the error comes from `training.train`.
     """
     command.no_arguments(argv)
     tfrecords = tfrecords or FLAGS.tfrecords
@@ -265,7 +272,7 @@ def recipe(make: Callable[..., Recipe], **options: Any) -> Recipe:
 
 
 def in_effect(recipe: Recipe) -> dict[str, Any]:
-    """Return the values in effect of the shared flags that affect the result."""
+    """Return the model, its image size, epochs, learning rates and `_RECIPE` that the training uses."""
     model = {name: getattr(recipe.model, name) for name in ("backbone", "backbone_kwargs", "weights")}
     return model | {
         "image_size": recipe.model.size,
@@ -276,7 +283,7 @@ def in_effect(recipe: Recipe) -> dict[str, Any]:
 
 
 def _given(*names: str) -> dict[str, Any]:
-    """Return the values of the named flags that this trainer defines and the user gave."""
+    """Return the values of the flags with these names, without flags that are undefined or not given."""
     return {name: FLAGS[name].value for name in names if name in FLAGS and FLAGS[name].value is not None}
 
 

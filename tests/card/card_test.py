@@ -333,7 +333,8 @@ def test_findings_are_printed_without_html(calm: Path, tmp_path: Path) -> None:
         "  problem: 1 file in several splits. The model is evaluated on images that it was trained on, so the scores"
         " are too good. Delete the copies from the source, or pass --duplicates=drop, which keeps each image in one"
         " split only: test before validation before train.",
-        "  check: Imbalanced: 600 : 40 images in train. Accuracy over all images hides mistakes in small classes. Look"
+        "  check: Imbalanced classes: 40 to 600 images in train. Accuracy over all images hides mistakes in small"
+        " classes. Look"
         " at the recall of each class. Add images of the small classes, or train with python -m trainers.finetune"
         " --class_weights=balanced.",
     ]
