@@ -46,13 +46,14 @@ def run(step: Step, directory: Path, extra: list[str]) -> str:
 
 
 def quotable(module: str, output: str) -> str:
-    """Return the lines that the page quotes: the result of a training, and all but the code of `show`."""
+    """Return the lines that the page quotes: a training without its findings, and all but the code of `show`."""
     lines = [line.rstrip() for line in output.splitlines() if not _PROGRESS.match(line)]
     if module == "tfrecord_tools.show":
         lines = "\n".join(lines).partition("\n\nTo read")[0].splitlines()
     elif module.startswith("trainers.") and module != "trainers.predict":
         results = [number for number, line in enumerate(lines) if line.startswith("accuracy ")]
         lines = lines[results[-1] if results else -2 :]
+        lines = [line for line in lines if not line.startswith(("  problem: ", "  check: "))]
     return "\n".join(lines).strip("\n") + "\n"
 
 

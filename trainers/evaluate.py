@@ -2,7 +2,7 @@
 
     python -m trainers.evaluate --run runs/finetune-20250131-235959 --tfrecords out/ --split test
 
-Classes are matched by name, so that their order may differ from that of the training dataset.
+Classes are matched by name. Their order may differ from the order in the training dataset.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ class EvaluateConfig:
         run: A run directory or a model file.
         tfrecords: A dataset directory.
         split: Split of the dataset: "train", "validation" or "test".
-        out: Directory to write. If None, a directory next to the model, with the names of the dataset and the split.
-        threshold: For two-class models, the probability at which the second class is chosen. If None, the model's.
+        out: Directory to write. If None, evaluation-DATASET-SPLIT-DIGEST next to the model.
+        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
+            threshold of the model.
     """
 
     run: str
@@ -91,8 +92,8 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
     run_directory.write_json(out / run_directory.METRICS, metrics)  # Written first, since it marks an evaluation.
     low, high = metrics["accuracy_interval"]
     log(
-        f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on"
-        f" {words.number(len(predicted), 'image')}: {metrics['split']}"
+        f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on the"
+        f" {words.number(len(predicted), 'image')} of {metrics['split']}"
     )
     report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run, log=log)
     log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
@@ -112,7 +113,7 @@ def _check_out(out: Path) -> None:
 
 
 def _run_of(run: str, info: ModelInfo) -> Path | None:
-    """Return the run directory if the user passed one and its settings fit the model, else None."""
+    """Return the run directory if the user passed one and its model was trained on the same dataset, else None."""
     directory = Path(run)
     settings = run_directory.read_settings(directory) if directory.is_dir() else {}
     trained_on = settings.get("dataset", {}).get("digest")
@@ -120,12 +121,12 @@ def _run_of(run: str, info: ModelInfo) -> Path | None:
 
 
 def _note(info: ModelInfo, data: Dataset, split: str) -> str:
-    """Say what results on this split mean for new images."""
+    """Return a note for the user on what the results on this split mean for new images."""
     if data.digest != info.dataset_digest:
-        return "This is not the dataset that the model was trained on. It was not checked whether they share images."
+        return "The model was trained on another dataset. It was not checked whether both datasets share images."
     return {
-        "train": "The model was trained on this split: its results say nothing about new images.",
-        "validation": "The choices of the training were made on this split: expect slightly less on new images.",
+        "train": "The model was trained on this split. The results say nothing about new images.",
+        "validation": f"The choices of the training were made on this split. {predictions.ON_NEW_IMAGES}",
     }.get(split, "No choice of the training was made on this split.")
 
 

@@ -26,18 +26,19 @@ class Task:
         batches: Function that takes a global step and returns the endless batches (inputs, targets[, weights f32[b]])
             from that step on. Targets have the shape of the model's output: f32[b 1], or one-hot f32[b classes].
         validation: Finite dataset of batches with which each epoch is evaluated.
-        batch_numbers: Function that takes a step and returns the record numbers i64[b] of its batch, for error
-            messages.
-        answers: Function that returns the outputs f32[n 1] or f32[n classes] and the record numbers i64[n] of the
-            validation split. It decodes no images. If None, the images of `validation` are decoded and predicted.
-        steps_per_epoch: Steps per epoch, for phases without a number of their own.
+        batch_numbers: Function that takes a step and returns the record numbers i64[b] of the batch of this step.
+            Error messages contain these numbers.
+        answers: Function that returns the model's outputs f32[n 1] or f32[n classes] for the validation split, and
+            their record numbers i64[n], without reading images. If None, the outputs are computed from the images.
+        steps_per_epoch: Steps per epoch. Used in phases with no `steps_per_epoch` of their own.
         blended: Whether targets may lie between classes, because of MixUp, CutMix or label smoothing.
-        early_stopping: Epochs without improvement after which a phase ends, as in `recipes.Recipe`. 0: never.
+        early_stopping: If the validation loss does not fall for this many epochs, the phase ends. 0: never.
         jit_compile: Whether steps are compiled with XLA.
         scope: Function that returns the context in which variables are created.
-        seconds: Time that preparing the task took, in seconds. For cached features: how long it took to compute them.
-        sync_moving_statistics: Function that makes the moving statistics of all devices equal. It is called before the
-            model is evaluated or saved.
+        seconds: Time for decoding the cached images or computing the features, in seconds. If an earlier run computed
+            the features, its time.
+        sync_moving_statistics: Function that sets the moving statistics of all devices to their mean. It is called
+            before the model is evaluated or saved.
     """
 
     model: keras.Model
@@ -68,7 +69,7 @@ def fit(
 
     Args:
         task: The model and its data.
-        phases: Phases in their order. The stream of batches continues from one phase to the next.
+        phases: Phases in their order. Each phase continues the stream of batches where the phase before ended.
         checkpointer: Holds the position and collects the history.
         callbacks: Function that makes further callbacks for a phase.
         verbose: As in `keras.Model.fit`. 0: silent; 1: a progress bar; 2: one line per epoch.
@@ -83,7 +84,7 @@ def fit(
         if verbose:
             log(f"phase {phase.name}: {describe(phase)}")
         steps = phase.steps_per_epoch or task.steps_per_epoch
-        # A change of `trainable` takes effect only at the next compile, so both are done here.
+        # The model must be compiled after each change of `trainable`: the change has no effect before.
         task.set_trainable(phase.trainable)
         with task.scope():
             metrics = compile_model(
@@ -104,7 +105,8 @@ def fit(
             callbacks=[*others, checkpointer],
             verbose=verbose,
         )
-    checkpointer.restore_model(task.model)  # If all phases were finished already, the loop did nothing.
+    # If all phases were finished already, the loop did nothing, and the model still needs its weights.
+    checkpointer.restore_model(task.model)
 
 
 def compile_model(
@@ -134,7 +136,7 @@ def compile_model(
 
 
 class _Hard:
-    """Mixin for metrics of two classes. It rounds blended targets to the nearer class."""
+    """Mixin for metrics of two classes that rounds blended targets to the nearer class."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true = keras.ops.round(keras.ops.cast(y_true, "float32"))
@@ -164,10 +166,10 @@ def describe(phase: Phase) -> str:
 
 
 def try_optimizer(phase: Phase, steps: int) -> None:
-    """Take one step with the optimizer of a phase, on a single number, to find wrong arguments early.
+    """Make one step with the optimizer of a phase on a single number, to find wrong arguments early.
 
     Raises:
-        UserError: `make_optimizer` raised it, or the step failed.
+        UserError: The error comes from `make_optimizer`, or the step failed.
     """
     optimizer = make_optimizer(phase, steps)
     try:
@@ -208,8 +210,8 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
         optimizer = type(keras.optimizers.get(phase.optimizer))
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(
-            f"--optimizer={phase.optimizer}: is not a Keras optimizer. Pass the name of one, such as adam, adamw or"
-            " sgd."
+            f"--optimizer={phase.optimizer}: is not a Keras optimizer. Pass the name of a Keras optimizer, such as"
+            " adam, adamw, sgd, rmsprop or lion."
         ) from error
     try:
         return optimizer(learning_rate=rate, **phase.optimizer_kwargs)

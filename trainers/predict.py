@@ -3,8 +3,8 @@
     python -m trainers.predict --run runs/finetune-20250131-235959 photo.jpg more_photos/
 
 Each image is prepared in the same way as by `convert`. If the model was trained on records from `adopt`, images are
-not prepared. If an image cannot be read, it is listed, the others are classified, and the exit code is 1. Other files
-in a directory, such as notes.txt, are skipped with a note.
+used as they are. Images that cannot be read are listed at the end, and the exit code is 1. All other images are
+classified. Files in a directory that are not images, such as notes.txt, are skipped with a note.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class PredictConfig:
 
     Attributes:
         run: A run directory or a model file.
-        images: Files and directories.
-        csv: File for all probabilities. If None, none is written.
+        images: Image files, and directories of images.
+        csv: File to write all probabilities to. If None, no file is written.
         json: Whether to print JSON instead of a table.
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
@@ -62,7 +62,8 @@ class Outcome:
 
     Attributes:
         count: Number of classified images.
-        unreadable: Path -> reason, sorted, for images that cannot be read, and for given files that are not images.
+        unreadable: Path -> reason, sorted, for images that cannot be read, and for files that are not images but were
+            given on the command line.
         skipped: Path -> reason, sorted, for files in directories that are not images.
     """
 
@@ -131,7 +132,7 @@ def _check_csv(path: Path) -> None:
 
 
 def _lines(batch: Predictions) -> Iterator[str]:
-    """Yield a line with class, probability and path of each image. Paths are last, since they may be long."""
+    """Yield a line with class, probability and path for each image. The path is last, because it may be long."""
     width = max(map(len, batch.classes))
     for path, label, confidence in zip(batch.paths, batch.predicted, batch.confidence):
         yield f"{batch.classes[label]:<{width}}  {confidence:.4f}  {path}"

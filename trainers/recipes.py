@@ -35,16 +35,16 @@ class ModelConfig:
         backbone: "CNN", or the name of a network in `keras.applications`.
         backbone_kwargs: Further arguments of the backbone's constructor, such as alpha.
         weights: "imagenet" (downloaded by Keras), "none" (random), or the path of a weights file without top layers.
-        image_size: Height and width of the input in pixels. If None, the image size for which the
-            backbone's ImageNet weights were trained.
-        scaling: Scaling of pixels 0..255 in front of the backbone: "tf", "torch", "caffe", "unit" (x / 255) or "own":
-            pixels are not scaled, because the backbone does it. If None, the scaling that the backbone needs. See
-            `backbones.Backbone`.
+        image_size: Height and width of the input in pixels. If None, the image size for which the backbone's ImageNet
+            weights were trained, or 150 for "CNN".
+        scaling: Scaling of pixels 0..255 before the backbone: "tf", "torch", "caffe" (see `backbones.Backbone`) or
+            "unit" (x / 255). "own": pixels are not scaled, because the backbone does it. If None, the scaling that the
+            backbone needs.
         pooling: "average" over all positions, or "flatten".
-        hidden: Units of a hidden layer in the head. 0: no hidden layer, so that the head is a logistic regression.
+        hidden: Units of a hidden layer in the head. 0: no hidden layer; the head is a logistic regression.
         dropout: Share of the last layer's inputs that are dropped in training, in [0, 1).
         batch_norm_momentum: Momentum of the moving statistics of the backbone's BatchNormalization, in [0, 1).
-            If None, the backbone's.
+            If None, the value in the backbone is used.
     """
 
     backbone: str = "MobileNetV2"
@@ -78,19 +78,19 @@ class Phase:
 
     Attributes:
         name: Name on the console and in history.csv.
-        trainable: Layers that are trained. "head": the head, with a frozen backbone. "last_stage", "all", a number or a
-            regular expression: the head and this part of the backbone (see `networks.chosen_layers`);
-            BatchNormalization stays frozen. "scratch": all layers, with BatchNormalization.
+        trainable: Layers that are trained. "head": only the head. "last_stage", "all", a number or a regular
+            expression: the head and this part of the backbone without BatchNormalization (see
+            `networks.chosen_layers`). "scratch": all layers, also BatchNormalization.
         learning_rate: Learning rate at the start of the phase or, with `warmup_steps`, after the warm-up. Above 0.
         optimizer: Name of a Keras optimizer.
         optimizer_kwargs: Further arguments of the optimizer, such as momentum, weight_decay, global_clipnorm, use_ema
-            or gradient_accumulation_steps. All others have Keras's defaults.
-        schedule: "constant". "cosine": falls to 0 by the end of the phase. "plateau": divided by 10 whenever the
-            validation loss has not improved for `patience` epochs.
+            or gradient_accumulation_steps. Keras's defaults are used for all others.
+        schedule: "constant": the learning rate stays the same. "cosine": it falls to 0 by the end of the phase.
+            "plateau": it is divided by 10 if the validation loss does not fall for `patience` epochs.
         warmup_steps: Steps over which the learning rate rises from 0. Needs schedule "cosine".
-        patience: Epochs without a lower validation loss, at least 1. For schedule "plateau".
+        patience: Number of epochs for schedule "plateau", at least 1.
         epochs: Number of epochs, at least 1.
-        steps_per_epoch: Batches per epoch. If None, an epoch uses each training image once.
+        steps_per_epoch: Batches per epoch. If None, an epoch uses each training image about once.
     """
 
     name: str
@@ -119,9 +119,9 @@ class Phase:
 
     @property
     def accumulated_steps(self) -> int:
-        """The weights change once in this many steps, by the mean of the gradients of these steps."""
+        """The weights change once in this many steps. The change uses the mean gradient of these steps."""
         steps = self.optimizer_kwargs.get("gradient_accumulation_steps")
-        return steps if isinstance(steps, int) else 1  # Keras rejects a value that is not a number.
+        return steps if isinstance(steps, int) else 1  # Keras reports an error for a value that is not a number.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,10 +132,10 @@ class Recipe:
         model: The classifier.
         phases: Phases in the order in which they are run.
         batch_size: Images per step, over all devices.
-        crop: 0: images are stretched to a square. Above 0: a square is cut from the middle. The side of
-            the square is this share of the shorter side of the image. ImageNet networks usually use 0.875.
+        crop: A square is cut from the middle of each image. The side of the square is this share of the shorter side
+            of the image. ImageNet networks usually use 0.875. 0: the whole image is stretched to a square.
         augment: Name of a preset in `tfrecord_tools.augment_config.PRESETS`.
-        from_features: Whether the backbone's features of each image are computed once and the head is trained on them.
+        from_features: Whether the backbone reads each image once and the head is trained on its outputs (features).
         label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1).
         mixup: Share of the images that are blended with another image of their batch, in [0, 1].
         cutmix: Share of the images that get a piece of another image of their batch, in [0, 1].
@@ -158,7 +158,7 @@ class Recipe:
 
     @property
     def blended(self) -> bool:
-        """Whether targets may lie between classes, because of MixUp, CutMix or label smoothing."""
+        """Whether targets may lie between classes because of MixUp, CutMix or label smoothing."""
         return bool(self.mixup or self.cutmix or self.label_smoothing)
 
     def __post_init__(self) -> None:
@@ -186,23 +186,24 @@ class TrainConfig:
 
     Attributes:
         tfrecords: Dataset directory.
-        run: Run directory. If None, an unfinished run with the same settings in runs/, else a new one there.
+        run: Run directory. If None: if runs/ has an unfinished run with the same settings, it is continued. Otherwise
+            a new run is started there.
         seed: Seed of all random numbers, 0 to 2**32 - 1.
         deterministic: Whether only operations with reproducible results are used. Slower on GPUs.
         checkpoint_every: Steps between checkpoints. 0: checkpoints are saved only at the end of each epoch.
         precision: Name of a Keras dtype policy. "auto": mixed precision on GPUs that support it, else float32.
-        cache: "memory": every training image is decoded once. "off": images are decoded in every epoch. "auto":
+        cache: "memory": images are decoded once and kept in memory. "off": images are decoded in every epoch. "auto":
             "memory" if there are several epochs and the images fit into `cache_mb`. All three give the same results.
         cache_mb: Memory limit for decoded training images, in MB.
-        order: "shuffled"; "balanced": all classes equally often; "blocks": neighboring records together, for slow
-            storage.
+        order: Order of the training images. "shuffled": random. "balanced": random, all classes equally often.
+            "blocks": random blocks of neighboring records, for slow storage.
         block: Records per block, for order "blocks".
         records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
-        probe: Whether to measure the input and the model alone before training and print which of them is slower.
-        strategy: "none": one device. "mirrored": all GPUs of this machine, which share each batch. "auto": "mirrored"
-            if there is at least one GPU. It is faster with one GPU too: the next batch is copied during the step.
-            "multi_worker": the devices of all processes in the environment variable TF_CONFIG.
-        features: Directory in which features are kept, for recipes that train on features.
+        probe: Whether to measure the speed of the input and of the model before training and print which is slower.
+        strategy: "none": one device. "mirrored": all GPUs of this machine; each GPU gets a part of each batch. Even
+            with one GPU, the next batch is copied while the GPU computes. "auto": "mirrored" if there is a GPU, else
+            "none". "multi_worker": all devices of the processes listed in the environment variable TF_CONFIG.
+        features: Directory for saved features. Only recipes that train on features use it.
         tensorboard: Whether to also write the history for TensorBoard.
     """
 
@@ -240,7 +241,7 @@ def check_seed(flag: str, seed: int) -> None:
         raise UserError(f"--{flag}={seed}: must be from 0 to {2**32 - 1}.")
 
 
-# "unit" scales pixels by 1 / 255, which is not how VGG16's ImageNet weights were trained.
+# "unit" scales pixels by 1 / 255. The ImageNet weights of VGG16 were trained with another scaling ("caffe").
 _REFERENCE_VGG16: dict[str, Any] = {"backbone": "VGG16", "image_size": 150, "scaling": "unit", "pooling": "flatten"}
 
 
@@ -257,16 +258,18 @@ def scratch(**model: Any) -> Recipe:
     """Make the recipe of `trainers.scratch`: all layers are trained from random weights.
 
     Args:
-        **model: Values of `ModelConfig`. Without a backbone, the improved reference network is used, and
-            `backbone_kwargs` are added to its own.
+        **model: Values of `ModelConfig`. If `backbone` is not given or is "CNN", a larger version of the reference
+            network is used. Its arguments are used for all that `backbone_kwargs` does not give.
     """
     own: dict[str, Any] = {"weights": "none"}
-    # The usual momentum of 0.99 averages over hundreds of steps. A training on a small dataset has fewer.
+    # With Keras's momentum of 0.99, the moving statistics need hundreds of steps. Small datasets have fewer steps.
     model = model | {"batch_norm_momentum": 0.9}
     if model.get("backbone", backbones.CNN) == backbones.CNN:
-        # The reference network with one more stage and BatchNormalization. Accuracy on a fifth of 1,400 photographs:
-        # this network: 81 % (64 px, 40 epochs);
-        # reference network: 78 % (48 px, 80 epochs), 76 % (96 px, 30 epochs).
+        # This network is the reference network with one more stage and BatchNormalization. Accuracy on a held-out
+        # fifth of 1,400 photographs:
+        # this network, 64 px, 40 epochs: 81 %.
+        # reference network, 48 px, 80 epochs: 78 %.
+        # reference network, 96 px, 30 epochs: 76 %.
         layers = {"filters": (32, 64, 128, 256), "batch_norm": True, "padding": "same"}
         own |= {"backbone": backbones.CNN, "image_size": 96, "pooling": "flatten", "dropout": 0.5}
         own["backbone_kwargs"] = layers | model.pop("backbone_kwargs", {})
@@ -294,7 +297,7 @@ def scratch_reference(*, augmented: bool = False, **model: Any) -> Recipe:
     """Make the reference recipe of section 2 or, with augmentation, section 3: a small network at 150 px.
 
     Args:
-        augmented: Whether images are augmented. The training is then twice as long.
+        augmented: Whether images are augmented. If True, the training has 100 epochs instead of 50.
         **model: Values of `ModelConfig` that replace those of the reference recipe.
     """
     reference: dict[str, Any] = {"backbone": backbones.CNN, "image_size": 150, "weights": "none"}
@@ -335,7 +338,7 @@ def features(*, head: str = "dense", **model: Any) -> Recipe:
 
 
 def features_reference(*, head: str = "dense", **model: Any) -> Recipe:
-    """Make the reference recipe of section 4.1: VGG16 scaled by 1 / 255, and a head on all positions.
+    """Make the reference recipe of section 4.1: a head on flattened features of VGG16, pixels / 255.
 
     Args:
         head: "dense": with a hidden layer of 256 units. "linear": the last layer only.
@@ -383,7 +386,7 @@ def frozen_reference(**model: Any) -> Recipe:
 def finetune(**model: Any) -> Recipe:
     """Make the recipe of `trainers.finetune`: a new head first, then also the last stage of the backbone.
 
-    With weights="none" there is nothing to transfer, and the recipe is that of `scratch`.
+    If `weights` is "none", there are no pretrained weights, and this returns the recipe of `scratch`.
 
     Args:
         **model: Values of `ModelConfig` that replace those of the recipe.
@@ -401,7 +404,7 @@ def finetune(**model: Any) -> Recipe:
 
 
 def finetune_reference(**model: Any) -> Recipe:
-    """Make the reference recipe of section 4.2.(2): 4.2.(1), then fine-tuning of the last stage.
+    """Make the reference recipe of section 4.2.(2): first the head, as in 4.2.(1), then also the last stage.
 
     Args:
         **model: Values of `ModelConfig` that replace those of the reference recipe.
@@ -422,12 +425,12 @@ RECIPES: Mapping[str, Mapping[str, Callable[..., Recipe]]] = {
 
 
 def current_name(recipe: str) -> str:
-    """Return the name of a recipe in `RECIPES`; `document` is the old name of `reference`."""
+    """Return the name of a recipe in `RECIPES`: "reference" for its old name "document", else the same."""
     return augment_config.current_name(recipe)
 
 
 def __getattr__(name: str) -> Callable[..., Recipe]:
-    """Return the reference recipes by their old names, such as `scratch_document`, for one release."""
+    """Return a reference recipe by its old name, such as `scratch_document`. For one release only."""
     trainer, _, former = name.partition("_")
     if former != "document" or trainer not in RECIPES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -436,7 +439,7 @@ def __getattr__(name: str) -> Callable[..., Recipe]:
 
 
 def reads_features(trainer: str) -> bool:
-    """Return whether a trainer reads features, which are computed once, instead of images."""
+    """Return whether a trainer trains on features, which are computed once, instead of images."""
     return RECIPES[trainer]["default"]().from_features
 
 
@@ -455,8 +458,8 @@ def override(
         recipe: The recipe.
         epochs: Epochs of each phase. 0: the phase is left out.
         learning_rate: Learning rate of each phase.
-        unfreeze: New value of `Phase.trainable` in the phases that train a part of the backbone.
-        phase: Fields of `Phase` and their values in all phases.
+        unfreeze: Part of the backbone to train, as in `Phase.trainable`. Used in phases with trainable "last_stage".
+        phase: Field of `Phase` -> value, the same in all phases.
         **values: Fields of `Recipe`.
 
     Raises:
@@ -508,7 +511,10 @@ def _with_epochs(phases: Sequence[Phase], epochs: Sequence[int]) -> list[Phase]:
 
 
 def _optimizer_kwargs(phase: Phase, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the given arguments to those of the recipe. Another optimizer does not get those of the recipe."""
+    """Add the given arguments to those of the recipe.
+
+    If the optimizer was changed, leave out the arguments of the recipe.
+    """
     same = given.get("optimizer", phase.optimizer).lower() == phase.optimizer.lower()  # Keras ignores case.
     inherited = phase.optimizer_kwargs if same else {}
     return {"optimizer_kwargs": {**inherited, **given.get("optimizer_kwargs", {})}}
@@ -519,7 +525,6 @@ def _check_count(name: str, values: Sequence[float], phases: Sequence[Phase]) ->
     shown = f"--{name}={','.join(map(str, values))}"
     if len(values) != len(phases):
         names = ", ".join(phase.name for phase in phases)
-        raise UserError(
-            f"{shown}: the recipe has {words.number(len(phases), 'phase')} ({names}). Pass one number for each."
-        )
+        count = words.number(len(phases), "phase")
+        raise UserError(f"{shown}: the recipe has {count} ({names}). Pass one number for each phase.")
     return shown

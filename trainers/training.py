@@ -1,4 +1,4 @@
-"""Train in a run directory: the function that all trainers call."""
+"""Train a model in a run directory. All trainers call `train`."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def train(
         trainer: Name of the trainer.
         data: The dataset.
         recipe: The model and its phases.
-        config: Everything else that the user chose.
-        flags: Flag name -> value in effect. A run is only continued with the same values.
+        config: Settings that are not part of the recipe.
+        flags: Flag name -> value that the training uses. A run is only continued with the same values.
         log: Receives the lines for the user.
 
     Returns:
         The content of metrics.json; {} in a worker that is not the chief.
 
     Raises:
-        UserError: The user can correct the cause. If it is found before the training starts, there is no run directory.
+        UserError: The user can correct the cause. Errors before the training starts leave no run directory.
     """
     run_directory.check(config.run)
     workers = cluster.from_environment() if config.strategy == "multi_worker" else cluster.Cluster()
@@ -88,7 +88,7 @@ def train(
             training = setup.prepare(trainer, data, splits, recipe, config, device)
             run, metrics = _train(training, settings, log)
     if device.chief:
-        _log_results(run, metrics, log)
+        log(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")
     return metrics
 
 
@@ -101,6 +101,8 @@ def _train(training: Training, settings: Settings, log: Callable[[str], object])
         metrics = _results(str(run), settings, training.device)  # Another process may have finished the run just now.
         if metrics is None:
             metrics = _train_in(run, training, log)
+        elif training.device.chief:
+            judging.log_scores(metrics, log)
         training.device.barrier()
     return run, metrics
 
@@ -108,7 +110,7 @@ def _train(training: Training, settings: Settings, log: Callable[[str], object])
 def _results(run: str | None, settings: Settings, device: Device) -> Metrics | None:
     """Read the results of a run: None if it is not finished, {} in workers that are not the chief.
 
-    Only the chief reads them: shared storage may show a file late to the other workers.
+    Only the chief reads the results, because the other workers may see a file on shared storage late.
     """
     metrics = run_directory.results(run, settings) if device.chief else {}
     return metrics if device.all_gather(metrics is not None)[0] else None
@@ -134,7 +136,7 @@ def _opened(training: Training, settings: Settings, log: Callable[[str], object]
 
 
 def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> Metrics:
-    """Fit, save, evaluate and report. After a kill, the next call continues the fit and repeats the rest.
+    """Fit, save, evaluate and report. If it is interrupted, the next call continues the fit and repeats the rest.
 
     Returns:
         The content of metrics.json; {} in a worker that is not the chief.
@@ -185,7 +187,10 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
 
 
 def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -> str:
-    """Name the batch with the bad loss, and the batch before it, which was the last to change the weights."""
+    """Return an error message with the records of the batch with the bad loss and of the batch before it.
+
+    The batch before it was the last one that changed the weights.
+    """
     batches = [
         f"the batch of step {step:,}: {inputs.describe_records(training.splits.train, task.batch_numbers(step))}"
         for step in range(max(error.step - 1, 0), error.step + 1)
@@ -200,7 +205,7 @@ def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -
 
 @contextlib.contextmanager
 def _explained(splits: inputs.Splits, recipe: Recipe, config: TrainConfig) -> Iterator[None]:
-    """Turn errors with a cause that the user can correct into UserError."""
+    """Raise UserError for errors that the user can correct."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -232,9 +237,3 @@ def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe
             " says why. Run the same command on all workers again to continue from the last checkpoint."
         )
     return None
-
-
-def _log_results(run: Path, metrics: Metrics, log: Callable[[str], object]) -> None:
-    if metrics["corrupt"]:
-        log(f"corrupt: {words.number(len(metrics['corrupt']), 'record')}, listed in {run_directory.METRICS}")
-    log(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")

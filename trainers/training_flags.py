@@ -1,4 +1,4 @@
-"""Flags that all trainers share, and the recipe and settings made from them. Does not need TensorFlow."""
+"""Flags of all trainers, and the recipe and settings that they give. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.recipes import ModelConfig, Recipe, TrainConfig
 
-flags.disclaim_key_flags()  # With this call, absl counts the flags as flags of the trainer, and its --help lists them.
+# With this call, absl counts the flags as flags of the trainer, and the trainer's --help lists them.
+flags.disclaim_key_flags()
 
 FLAGS = flags.FLAGS
 INTERRUPTED = "interrupted: run the same command again to continue"
 
-# Each flag has the same name as a field. `_PHASE`: fields of `Phase`; the flag changes all phases. `_RECIPE`: fields
-# of `Recipe`.
+# Each flag here has the same name as a field. `_PHASE`: fields of `Phase`; the flag changes all phases.
+# `_RECIPE`: fields of `Recipe`.
 _PHASE = ("optimizer", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
 
@@ -35,14 +36,14 @@ def define_training_flags(trainer: str) -> None:
         "recipe",
         "default",
         [*recipes.RECIPES[trainer], "document"],
-        "default: the best known recipe; reference: the settings of the article that this project grew from;"
-        " document: old name of reference.",
+        "default: the recipe with the best results; reference: the settings of the article on which this project is"
+        " based; document: old name of reference.",
     )
     usage.define_path("tfrecords", None, "Directory of the dataset: the --out of tfrecord_tools.convert.")
     usage.define_path(
         "run",
         None,
-        "Run directory. Default: if runs/ has an unfinished run with the same settings, continue it; otherwise start a"
+        "Run directory. Default: if runs/ has an unfinished run with the same settings, continue it. Otherwise start a"
         " new run there.",
     )
     usage.define_path(
@@ -53,11 +54,11 @@ def define_training_flags(trainer: str) -> None:
     flags.DEFINE_float(
         "crop",
         None,
-        "Size of the square that is cut from the middle of each image. 1: as large as possible; 0.875: 87.5% of that."
-        " 0: stretch the whole image to a square. Default: see the recipe.",
+        "Side of the square that is cut from the middle of each image, as a share of the shorter side of the image,"
+        " for example 0.875. 0: stretch the whole image to a square. Default: see the recipe.",
     )
     flags.DEFINE_integer(
-        "seed", TrainConfig.seed, "Seed of all random numbers: image order, augmentation, dropout, new weights."
+        "seed", TrainConfig.seed, "Seed of all random numbers: image order, augmentation, dropout, first weights."
     )
     flags.DEFINE_boolean(
         "deterministic",
@@ -79,9 +80,8 @@ def define_training_flags(trainer: str) -> None:
         "strategy",
         TrainConfig.strategy,
         recipes.STRATEGIES,
-        "Devices to train on. none: one device; mirrored: all GPUs of this machine; each GPU gets a part of each"
-        " batch; auto: mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in"
-        " TF_CONFIG.",
+        "Devices to train on. none: one device; mirrored: all GPUs of this machine, each GPU gets a part of each batch;"
+        " auto: mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in TF_CONFIG.",
     )
     flags.DEFINE_boolean("tensorboard", TrainConfig.tensorboard, "Also write the history for TensorBoard.")
     _define_recipe_flags()
@@ -134,7 +134,7 @@ def _define_recipe_flags() -> None:
     flags.DEFINE_float(
         "label_smoothing",
         None,
-        "Share of each target that is spread evenly over all classes, in [0, 1). Default: see the recipe.",
+        "Share of each target that is spread evenly over all classes, from 0 to below 1. Default: see the recipe.",
     )
     flags.DEFINE_enum(
         "class_weights",
@@ -149,7 +149,7 @@ def _define_image_flags() -> None:
         "augment",
         None,
         [*PRESETS, *FORMER_NAMES],
-        "Augmentation preset: random changes of training images. document, document_transfer: old names of reference,"
+        "Preset of random changes to the training images. document, document_transfer: old names of reference,"
         " reference_transfer. Default: see the recipe.",
     )
     flags.DEFINE_float(
@@ -177,7 +177,7 @@ def _define_image_flags() -> None:
     flags.DEFINE_boolean(
         "probe",
         TrainConfig.probe,
-        "Before training, measure the input and the model alone and print which of them limits the speed.",
+        "Before training, measure the speed of the input and of the model and print which of them is slower.",
     )
 
 
@@ -204,13 +204,13 @@ def define_model_flags(weights: str = ModelConfig.weights) -> None:
     flags.DEFINE_integer(
         "image_size",
         None,
-        "Height and width of the network's input in pixels. Default: the size in the recipe; if it has none, the size"
-        " of the backbone.",
+        "Height and width of the network's input in pixels. Default: the size in the recipe. If the recipe has none,"
+        " the size of the backbone.",
     )
 
 
 def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **options: Any) -> None:
-    """Train with the settings that the flags give. The main function of every trainer calls it.
+    """Train with the settings of the flags. The main function of every trainer calls this function.
 
     Args:
         trainer: Name of the trainer, a key of `recipes.RECIPES`.
@@ -219,7 +219,7 @@ def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **opt
         **options: Further arguments of the function that makes the recipe.
 
     Raises:
-        UserError: A flag has a value that is not allowed, or `training.train` raised it.
+        UserError: A flag has a value that is not allowed, or the error comes from `training.train`.
     """
     command.no_arguments(argv)
     tfrecords = tfrecords or FLAGS.tfrecords
@@ -272,7 +272,7 @@ def recipe(make: Callable[..., Recipe], **options: Any) -> Recipe:
 
 
 def in_effect(recipe: Recipe) -> dict[str, Any]:
-    """Return the values that a training uses for the shared flags that change its result."""
+    """Return the model, its image size, epochs, learning rates and `_RECIPE` that the training uses."""
     model = {name: getattr(recipe.model, name) for name in ("backbone", "backbone_kwargs", "weights")}
     return model | {
         "image_size": recipe.model.size,
@@ -283,7 +283,7 @@ def in_effect(recipe: Recipe) -> dict[str, Any]:
 
 
 def _given(*names: str) -> dict[str, Any]:
-    """Return the values of the named flags that this trainer defines and the user gave."""
+    """Return the values of the flags with these names, without flags that are undefined or not given."""
     return {name: FLAGS[name].value for name in names if name in FLAGS and FLAGS[name].value is not None}
 
 

@@ -74,7 +74,7 @@ def test_findings_as_lines_of_the_console() -> None:
     assert lines == ["  check: 5 above. Too many <of> them. Pass --n=5."]  # The console shows no notes.
 
 
-@pytest.mark.parametrize(("sizes", "text"), [([40, 600], "600 : 40"), ([10, 99], ""), ([100, 1000], "1,000 : 100")])
+@pytest.mark.parametrize(("sizes", "text"), [([40, 600], "40 to 600"), ([10, 99], ""), ([100, 1000], "100 to 1,000")])
 def test_imbalance(sizes: list[int], text: str) -> None:
     assert rules.imbalance(sizes) == text
 

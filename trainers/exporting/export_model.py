@@ -53,7 +53,8 @@ class ModelExportConfig:
             get another class. If None, the value in `TOLERANCES`.
         out: Directory to write. If None, `export/FORMAT[-QUANTIZE]` next to the model.
         overwrite: Whether to replace an existing export.
-        threshold: For two-class models, the probability at which the second class is chosen. If None, the model's.
+        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
+            threshold of the model.
     """
 
     run: str

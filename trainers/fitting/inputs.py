@@ -71,7 +71,7 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callab
             " too few to hold some out for validation. Convert more images, or a validation split."
         )
     log(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by content")
-    return _splits(data, rest, held_out, "held out of the train split", shard, log)
+    return _splits(data, rest, held_out, "a held-out part of the train split", shard, log)
 
 
 def _splits(

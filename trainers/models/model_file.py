@@ -33,8 +33,8 @@ _SUFFIX = ".keras"  # Required by Keras.
 _FORMAT = 1  # Increased when older readers would misunderstand the description.
 _KERAS_MEMBERS = (MEMBER, "config.json", "model.weights.h5")
 THRESHOLD_HELP = (
-    "For two-class models: the second class is chosen if its probability is at least this, between 0 and 1. Default:"
-    " the threshold of the model."
+    "For two-class models: the second class is chosen if its probability is at least this number, between 0 and 1."
+    " Default: the threshold of the model."
 )
 _MOST_BYTES = 1 << 24  # Size limit of `metadata.json`, enough for 100,000 classes.
 _IMAGE_SETTINGS = ImageConfig().image_settings()
@@ -51,7 +51,7 @@ class ModelInfo:
         classes: Class names in the order of the labels. A two-class model returns the probability of the second class.
         image_size: Height and width of the model's input in pixels.
         crop: As in `reference.decode_pixels`.
-        threshold: For two-class models, the probability at which the second class is chosen, 0..1.
+        threshold: For two-class models: the second class is chosen if its probability is at least this, 0..1.
         images: How the images of the dataset were prepared, from `ImageConfig.image_settings`. Empty for adopted
             records that were not rewritten: their images are unchanged.
         pixels: Description of the model's input.

@@ -22,7 +22,7 @@ from trainers.results.predictions import Predictions
 from trainers.run_directory import Metrics
 
 _LATENCY_WARM_UP, _LATENCY_CALLS = 3, 20
-_NOTE = "The choices of this training were made on this split: expect slightly less on new images."
+_NOTE = f"The choices of the training were made on this split. {predictions.ON_NEW_IMAGES}"
 
 
 def judge(
@@ -30,20 +30,21 @@ def judge(
 ) -> Metrics:
     """Save the model, evaluate it and write the report.
 
-    metrics.json is written last and marks the run as finished.
+    The accuracy is logged before the findings of the report. The file metrics.json is written last: it marks
+    the run as finished.
 
     Args:
         run: The run directory.
         training: The parts of the training.
         task: The finished task.
         checkpointer: The checkpointer of the training, with its history.
-        log: Takes the lines for the user.
+        log: Receives the lines for the user.
 
     Returns:
         The content of metrics.json.
     """
     info, validation = training.info, training.splits.validation
-    # The saved model is evaluated: float32, whatever the precision of the training.
+    # The saved model is evaluated. It is float32, also if the training had another precision.
     model = networks.rebuild_float32(training.classifier, training.recipe.model, training.class_count)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For users who load the model and evaluate it.
     model_file.save(model, info, run / run_directory.MODEL)
@@ -52,7 +53,7 @@ def judge(
     else:
         predicted = predictions.of_records(model, info, validation)
     metrics = _metrics(run, training, model, predicted, task.seconds + checkpointer.seconds, checkpointer)
-    log_scores(metrics, log)  # Before the findings of the report, which explain them.
+    log_scores(metrics, log)
     report.write(
         run, model=model, info=info, records=validation, predicted=predicted, metrics=metrics, run=run, log=log
     )
@@ -61,10 +62,12 @@ def judge(
 
 
 def log_scores(metrics: Metrics, log: Callable[[str], object]) -> None:
-    """Log the scores on the validation split as one line."""
+    """Log the scores of a training in one line, and the number of corrupt records if there are any."""
     scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
-    where = f"{words.number(metrics['count'], 'image')}: {metrics['split']}"
-    log(f"{scores} on {where}; expect slightly less on new images")
+    images = words.number(metrics["count"], "image")
+    log(f"{scores} on the {images} of {metrics['split']}. {predictions.ON_NEW_IMAGES}")
+    if metrics["corrupt"]:
+        log(f"corrupt: {words.number(len(metrics['corrupt']), 'record')}, listed in {run_directory.METRICS}")
 
 
 def _metrics(

@@ -1,4 +1,4 @@
-"""The plots of a report, each as a PNG file on white and as SVG that takes the colors of the page."""
+"""The plots of a report, each as a PNG file on white and as SVG in the colors of the page."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# The colors of the page in light mode. report.html replaces each by its CSS variable of this name.
+# The colors of the page in light mode. report.html replaces each color by its CSS variable of the same name.
 COLORS = {"text": "#1c2228", "muted": "#59636e", "line": "#dde1e6", "bar": "#4a78ab", "other": "#c2571a"}
 _STYLE = {
-    "svg.fonttype": "none",  # Text stays text, in the font of the page.
-    "svg.hashsalt": "tfrecord_tools",  # Without it, the identifiers in the SVG differ in each run.
+    "svg.fonttype": "none",  # Letters are not converted to curves, so the page shows them in its own font.
+    "svg.hashsalt": "tfrecord_tools",  # Without a fixed salt, the identifiers in the SVG differ in each run.
     "font.size": 10,
     "axes.facecolor": "none",
     "axes.edgecolor": COLORS["line"],
@@ -46,10 +46,11 @@ _STYLE = {
     "lines.markersize": 4,
 }
 _FONT = "DejaVu Sans"  # Comes with matplotlib.
-_BOXES = "Last Resort"  # Start of the names of fonts that have a box for every letter.
+_BOXES = "Last Resort"  # Such fonts draw a box for every letter. matplotlib has one, and macOS another.
 _SIZE = (4.7, 3.2)  # Inches.
-_POINTS_PER_INCH = 72  # In matplotlib's SVG.
-_PIXELS_PER_INCH = 104  # Largest scale on the page. Letters are then as large as the page's small text.
+_POINTS_PER_INCH = 72  # Unit of matplotlib's SVG.
+# Largest scale of a plot on the page. At this scale, letters are as large as the small text of the page.
+_PIXELS_PER_INCH = 104
 NAMES = frozenset(
     {"accuracy", "loss", "throughput", "confusion", "calibration", "probabilities", "roc", "precision_recall"}
 )
@@ -66,8 +67,8 @@ class Plot:
 
     Attributes:
         png: Content of the PNG file.
-        svg: SVG element, in `COLORS`.
-        alternative: The plot in words, for readers who do not see it.
+        svg: SVG element. Its colors are `COLORS`.
+        alternative: Text for readers who cannot see the plot.
     """
 
     png: bytes
@@ -78,16 +79,16 @@ class Plot:
 def draw(
     predictions: Predictions, threshold: float, history: Sequence[Row], log: Callable[[str], object] = print
 ) -> dict[str, Plot]:
-    """Draw all plots for which there are enough data.
+    """Draw all plots for which there is data.
 
     Args:
         predictions: Predictions with labels.
-        threshold: Probability from which the second of two classes is predicted.
-        history: The rows of history.csv with numbers as floats; empty if it is not known.
-        log: Takes a line if letters of class names are missing in all installed fonts.
+        threshold: The second of two classes is predicted if its probability is at least this.
+        history: The rows of history.csv with numbers as floats. Empty if there is no such file.
+        log: Receives a line if no installed font has some letters of the class names.
 
     Returns:
-        Name -> plot, with names of `NAMES`.
+        Name -> plot. The names are in `NAMES`.
     """
     import matplotlib
 
@@ -96,10 +97,11 @@ def draw(
     if missing:
         log(
             f"note: no installed font has these letters of the class names: {named(missing)}. plots/*.png shows boxes"
-            " instead. Install such a font, for example Noto Sans, or open report.html: it uses the browser's fonts."
+            " instead. Install such a font, for example Noto Sans. report.html uses the fonts of the browser and may"
+            " show them."
         )
     with matplotlib.rc_context({**_STYLE, "font.family": fonts}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # Reported above.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # The note reports the letters.
         figures = _of_training(history) | _of_predictions(predictions, threshold)
         for figure in figures.values():
             _lay_out(figure)
@@ -110,7 +112,7 @@ def draw(
 
 
 def _fonts(text: str) -> tuple[list[str], list[str]]:
-    """Return fonts for a text, matplotlib's own font first, and the letters that no installed font has."""
+    """Return fonts for a text, with matplotlib's own font first, and the letters that no installed font has."""
     from matplotlib import font_manager
 
     fonts = [_FONT]
@@ -154,7 +156,7 @@ def _of_predictions(predictions: Predictions, threshold: float) -> dict[str, Fig
 
 
 def _curves(rows: Sequence[Row], name: str) -> Figure:
-    """Draw a metric of training and validation over the epochs of all phases.
+    """Draw a metric over the epochs of all phases, for training and for validation.
 
     Args:
         rows: The rows of history.csv, numbers as floats.
@@ -199,12 +201,13 @@ def _roc(labels: np.ndarray, probabilities: np.ndarray) -> Figure:
     curve = scores.roc(labels, probabilities)
     axes = _axes(f"ROC, area {curve.area:.4f}", "false positive rate", "recall (true positive rate)", unit=True)
     axes.plot([0, 1], [0, 1], "--", color=COLORS["muted"], linewidth=1)
-    axes.plot(curve.x, curve.y, color=COLORS["bar"])  # Straight lines: the area is computed in the same way.
+    # Points are joined by straight lines, because the area is computed in the same way.
+    axes.plot(curve.x, curve.y, color=COLORS["bar"])
     return axes.figure
 
 
 def _precision_recall(labels: np.ndarray, probabilities: np.ndarray, positive: str) -> Figure:
-    """Draw precision over recall of the second of two classes; the dashed line is that of guessing."""
+    """Draw precision over recall of the second of two classes. The dashed line is the precision of guessing."""
     curve = scores.precision_recall(labels, probabilities)
     axes = _axes(f"{_short(positive)}, average precision {curve.area:.4f}", "recall", "precision", unit=True)
     axes.figure.set_label(f"Precision over recall of {positive}, average precision {curve.area:.4f}")
@@ -216,7 +219,7 @@ def _precision_recall(labels: np.ndarray, probabilities: np.ndarray, positive: s
 def _separation(
     labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[str], threshold: float, best: float
 ) -> Figure:
-    """Draw the distribution of the second class's probability, for the images of each class."""
+    """Draw a histogram of the probability of the second class, for the images of each of two classes."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     first, second = map(_short, classes)
@@ -227,20 +230,20 @@ def _separation(
     axes.axvline(threshold, color=COLORS["text"], linewidth=1.5, label=f"threshold {threshold:g}")
     axes.axvline(best, color=COLORS["text"], linewidth=1.5, linestyle=":", label=f"best here {best:.3f}")
     axes.set_xlim(0, 1)
-    axes.set_ylim(bottom=0.7)  # A bar for a single image is visible.
+    axes.set_ylim(bottom=0.7)  # Below 1, so that a bar of one image is visible.
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if np.max(counts) < 200 else (1,)))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.figure.legend(loc="outside lower center", ncols=2)
     axes.figure.set_label(
-        f"How the probability of {classes[1]} is distributed among images of {classes[0]} and of {classes[1]};"
+        f"Histogram of the probability of {classes[1]}, for images of {classes[0]} and of {classes[1]};"
         f" threshold {threshold:g}, best here {best:.3f}"
     )
     return axes.figure
 
 
 def _reliability(reliability: scores.Reliability) -> Figure:
-    """Draw the share of right predictions for each confidence, and below it the number of predictions."""
+    """Draw the accuracy of predictions over their confidence. A histogram below it shows their number."""
     from matplotlib.figure import Figure
 
     figure = Figure(_SIZE, layout="constrained")
@@ -263,7 +266,7 @@ def _reliability(reliability: scores.Reliability) -> Figure:
 
 
 def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
-    """Draw the confusion matrix: the stronger a cell, the larger its share of the true class."""
+    """Draw the confusion matrix. A cell with a larger share of its true class has a stronger color."""
     from matplotlib.figure import Figure
 
     many = len(classes)
@@ -275,7 +278,7 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
     cells = np.zeros((*shares.shape, 4))
     cells[..., :3] = [int(COLORS["bar"][i : i + 2], 16) / 255 for i in (1, 3, 5)]
     cells[..., 3] = 0.75 * shares  # A single color with varying transparency suits light and dark pages.
-    axes.imshow(cells, interpolation="none")  # One pixel per cell. With "nearest", rows would be missing.
+    axes.imshow(cells, interpolation="none")  # The page gets one pixel per cell. With "nearest", rows would be missing.
     axes.grid(visible=False)
     axes.set(title="Confusion matrix", xlabel="predicted", ylabel="true")
     if many <= _NAMED:
@@ -289,12 +292,12 @@ def _confusion(counts: np.ndarray, classes: Sequence[str]) -> Figure:
 
 
 def _lay_out(figure: Figure) -> None:
-    """Compute the layout once, not for each of the two files: it takes as long as drawing."""
+    """Compute the layout once for both files, because it takes as long as drawing."""
     figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")
 
 
-# The canvases write both files: `Figure.savefig` would draw everything one more time.
+# `_png` and `_svg` use the canvases, because `Figure.savefig` would draw everything one more time.
 
 
 def _png(figure: Figure) -> bytes:
@@ -308,7 +311,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return the plot as an element of a page; the prefix `name` makes its identifiers unique on the page."""
+    """Return the plot as an element of a page. The prefix `name` makes its identifiers unique on the page."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     figure.set(facecolor="none")
@@ -323,8 +326,8 @@ def _svg(figure: Figure, name: str) -> str:
 
 
 def _axes(title: str, x: str, y: str, unit: bool = False) -> Axes:
-    """Return new axes; with `unit`, both run from 0 to 1."""
-    from matplotlib.figure import Figure  # Not pyplot, which keeps all figures and looks for a screen.
+    """Return new axes. With `unit`, both axes go from 0 to 1."""
+    from matplotlib.figure import Figure  # pyplot is not used: it keeps all figures and looks for a screen.
 
     axes = Figure(_SIZE, layout="constrained").subplots()
     axes.set(title=title, xlabel=x, ylabel=y)
@@ -347,6 +350,9 @@ def _mark_phases(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _short(name: str) -> str:
-    """Return a short name for an axis, with escaped dollars: text between two would become a formula."""
+    """Return a name for an axis, shortened.
+
+    Dollars are escaped, because matplotlib would read the text between two dollars as a formula.
+    """
     shown = name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
     return shown.replace("$", r"\$")

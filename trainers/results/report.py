@@ -32,10 +32,10 @@ _CLASSES_LISTED = 50
 _CLASSES_BESIDE = 8  # With more classes, the confusion matrix takes the whole width.
 _PAIRS_LISTED = 10
 _THUMBNAIL_PIXELS = 160
-_SURE = 0.9  # A mistake with at least this confidence may be a wrong label.
-_MISCALIBRATED = 0.05  # The report warns from this calibration error on.
-_WAITING = 0.2  # If the training waits for this share of its time, the report advises a faster input.
-_OVERFITTED = 1.1  # The model is overfitted if the last validation loss is this many times the lowest one.
+_SURE = 0.9  # If the confidence of a mistake is at least this, its label may be wrong.
+_MISCALIBRATED = 0.05  # Smaller calibration errors are not reported.
+_WAITING = 0.2  # If the model waits for its input for at least this share of the time, the input should be improved.
+_OVERFITTED = 1.1  # If the last validation loss is this many times the lowest one, the model is overfitted.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,8 @@ class Mistake:
     Attributes:
         number: Index of the image in the predictions.
         image: JPEG of the model's input.
-        heat: JPEG of the input with a heat map of the evidence. None if the model has no feature maps.
+        heat: JPEG of the model's input with the evidence for the prediction in red. None if the model has no feature
+            maps.
     """
 
     number: int
@@ -61,10 +62,10 @@ class Facts:
         info: The description of the model.
         predictions: The predictions, with labels.
         metrics: The content of metrics.json: `predictions.summary`, `split`, `note` and further values.
-        settings: The content of settings.json; empty if it is not known.
-        history: The rows of history.csv with numbers as floats; empty if it is not known.
+        settings: The content of settings.json. Empty if there is no such file.
+        history: The rows of history.csv with numbers as floats. Empty if there is no such file.
         plots: The plots, as `plots.draw` returns them.
-        mistakes: The worst mistakes, the worst first.
+        mistakes: Some of the worst mistakes, worst first.
     """
 
     info: ModelInfo
@@ -96,8 +97,8 @@ def write(
         records: The evaluated records.
         predicted: The predictions for the records, as `predictions.of_records` returns them.
         metrics: The content of metrics.json, see `Facts`.
-        run: The run directory with the history and the settings; None if it is not known.
-        log: Takes a line for each finding that needs attention.
+        run: The run directory with the history and the settings. None: the report shows neither.
+        log: Receives a line for each finding of level "problem" or "check".
     """
     predictions.write(directory, predicted)
     history = read_history(run / run_directory.HISTORY) if run else []
@@ -105,7 +106,7 @@ def write(
     (directory / PLOTS).mkdir(exist_ok=True)
     for name, plot in drawn.items():
         _write(directory / PLOTS / f"{name}.png", plot.png)
-    for name in plots.NAMES - drawn.keys():  # Plots of an earlier report.
+    for name in plots.NAMES - drawn.keys():  # An earlier report may have left these plots.
         (directory / PLOTS / f"{name}.png").unlink(missing_ok=True)
     facts = Facts(
         info=info,
@@ -122,7 +123,7 @@ def write(
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """Read history.csv with numbers as floats; return no rows if the file does not exist."""
+    """Read the rows of history.csv with numbers as floats. If the file does not exist, return no rows."""
     if not path.exists():
         return []
     with open(path, newline="") as file:
@@ -162,7 +163,7 @@ def render(facts: Facts) -> str:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """Return what a reader should know before trusting a number, and what to improve; the worst first."""
+    """Return what a reader should know before trusting a number, and what to improve. The worst is first."""
     return rules.worst_first(rules.found(_RULES, facts))
 
 
@@ -178,7 +179,7 @@ def _perhaps_guessed(facts: Facts) -> dict[str, Any] | None:
 
 
 def _guess(facts: Facts) -> dict[str, Any] | None:
-    """Return what always guessing the largest class would achieve; None if all images are of one class."""
+    """Return the accuracy of always guessing the largest class. None if all images are of one class."""
     counts = _confusion(facts.predictions).sum(1)
     if np.count_nonzero(counts) == 1:
         return None
@@ -192,7 +193,7 @@ def _guess(facts: Facts) -> dict[str, Any] | None:
 
 
 def _or(text: str, command: str) -> str:
-    """Put a command into a text and return it as HTML. Without a command, return ""."""
+    """Return a text that contains a command as HTML. If there is no command, return ""."""
     return page.marked(text, command=command) if command else ""
 
 
@@ -203,7 +204,7 @@ def _contradicted(facts: Facts) -> dict[str, Any] | None:
         return None
     too_sure = float(predicted.confidence.mean()) > facts.metrics["accuracy_interval"][1]
     cause = (
-        "The labels may be wrong, or the model is too confident in general."
+        "The labels may be wrong, or the model may be too confident in general."
         if too_sure
         else "These labels may be wrong."
     )
@@ -258,14 +259,14 @@ def _waits(facts: Facts) -> dict[str, Any] | None:
 
 
 def _help_for_input(trainer: str) -> str:
-    """Return how to make the input of a trainer faster."""
+    """Return advice on how to make the input of a trainer faster."""
     smaller = "`python -m tfrecord_tools.convert --resize=N` makes records that decode faster"
     if probe := advice.command(trainer, "--probe"):
         once = advice.command(trainer, "--cache=memory")
         text = f"`{{probe}}` measures the input and the model. {smaller}. `{{once}}` decodes each image only once."
         return page.marked(text, probe=probe, once=once)
     if fewer := advice.command(trainer, "--batch_size=N"):
-        text = "Steps on features are short. `{fewer}` with a larger N makes fewer and longer steps."
+        text = "Steps on features are short. `{fewer}` with a larger N gives fewer and longer steps."
         return page.marked(text, fewer=fewer)
     return page.marked(f"{smaller}.")
 
@@ -273,8 +274,8 @@ def _help_for_input(trainer: str) -> str:
 def _miscalibrated(facts: Facts) -> dict[str, Any] | None:
     low, high = facts.metrics["accuracy_interval"]
     confidence = float(facts.predictions.confidence.mean())
-    # With few images, the error can be large by chance. So the mean confidence must also be outside the interval of
-    # the accuracy, which rarely happens by chance.
+    # With few images, the calibration error is often large by chance. So there is a second condition: the mean
+    # confidence is outside the interval of the accuracy. This rarely happens by chance.
     if facts.metrics["calibration_error"] < _MISCALIBRATED or low <= confidence <= high:
         return None
     too_sure = confidence > high
@@ -315,7 +316,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="decisions",
         condition=_perhaps_guessed,
         title="Not clearly better than always guessing {name}, the largest class",
-        text="The accuracy is {accuracy:.1%}, and {share:.1%} of the images are {name}: with so few images, the"
+        text="The accuracy is {accuracy:.1%}, and {share:.1%} of the images are {name}. With this number of images, the"
         " difference may be chance.",
         advice="Evaluate on more images, or train with more epochs or with another learning rate{rate}.",
     ),
@@ -334,7 +335,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         level="check",
         section="decisions",
         condition=_imbalanced,
-        title="Imbalanced classes: {ratio} images. Balanced accuracy {balanced_accuracy}",
+        title="Imbalanced classes: {ratio} images, balanced accuracy {balanced_accuracy}",
         text="Accuracy hides mistakes in small classes. Balanced accuracy is the mean recall of all classes.",
         advice="Add images of the small classes{balanced}.",
     ),
@@ -344,7 +345,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="decisions",
         condition=_weak_class,
         title="Class {name}: recall {recall}",
-        text="That is clearly below the accuracy over all images.",
+        text="This recall is clearly below the accuracy over all images.",
         advice="Look at the mistakes of this class. Add images of it{balanced}.",
     ),
     Rule(
@@ -353,9 +354,9 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="training",
         condition=_overfitted,
         title="Overfitted since epoch {epoch}",
-        text="The validation loss was lowest in epoch {epoch} ({lowest}) and is {last} at the end, although the"
-        " training loss fell further.",
-        advice="{stopped} More images or stronger augmentation help, too.",
+        text="The validation loss was lowest in epoch {epoch} ({lowest}). At the end it was {last}, although the"
+        " training loss was lower.",
+        advice="{stopped} More images or stronger augmentation also help.",
     ),
     Rule(
         name="waits",
@@ -371,8 +372,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="calibration",
         condition=_miscalibrated,
         title="The model is {how} confident than accurate",
-        text="Its mean confidence is {confidence}, and {accuracy} of its predictions are right. Do not use its"
-        " probabilities as they are.",
+        text="The mean confidence is {confidence}, and {accuracy} of the predictions are right. Do not trust the"
+        " probabilities of this model.",
         advice="{smoothing}",
     ),
     Rule(
@@ -390,27 +391,27 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="decisions",
         condition=_interval,
         title="The accuracy is between {low} and {high}",
-        text="This is the 95% interval (Wilson) for {images}. If the accuracy of another model is also inside"
-        " this interval, the difference may be chance. {note}",
+        text="This is the 95% interval (Wilson) for {images}. If the accuracy of another model is also inside this"
+        " interval, the difference may be chance. {note}",
     ),
 )
 
 
 def _waited(facts: Facts) -> float | None:
-    """Return the share of the time that the model waited for its input; None if it is not known."""
+    """Return the share of the time that the model waited for its input. None if the history does not have it."""
     waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
     return float(np.mean(waits)) if waits else None
 
 
 def _blending(facts: Facts) -> str:
-    """Return why training and validation loss cannot be compared; "" if they can."""
+    """Return why the training loss and the validation loss cannot be compared. Return "" if they can."""
     recipe = facts.settings.get("recipe", {})
     smoothing = recipe.get("label_smoothing")
     causes = [f"label smoothing {smoothing:g}"] if smoothing else []
     causes += [name for key, name in (("mixup", "MixUp"), ("cutmix", "CutMix")) if recipe.get(key)]
     if not causes:
         return ""
-    text = f"The training loss is computed with {' and '.join(causes)}, the validation loss without."
+    text = f"The training loss is computed with {' and '.join(causes)}, but not the validation loss."
     if smoothing:
         text += (
             f" Even if every prediction is right, the training loss stays above {_least_loss(facts, smoothing):.2f}."
@@ -427,7 +428,10 @@ def _least_loss(facts: Facts, smoothing: float) -> float:
 
 
 def _rates(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the rates of each class, or of the worst if there are many. None: undefined."""
+    """Return recall, precision and F1 of each class, None where undefined.
+
+    If there are more than `_CLASSES_LISTED` classes, return only those with the lowest F1.
+    """
     rates = scores.per_class(counts)
     order = np.arange(len(counts))
     if len(order) > _CLASSES_LISTED:
@@ -444,7 +448,7 @@ def _rates(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _pairs(counts: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
-    """Return the most frequent confusions: label, prediction, count. Two classes need no such list."""
+    """Return the most frequent confusions as label, prediction, count. With two classes, return an empty list."""
     if len(classes) == 2:
         return []
     mistakes = counts - np.diag(np.diag(counts))
@@ -458,13 +462,13 @@ def _pairs(counts: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
 
 
 def _best_threshold(facts: Facts) -> scores.Threshold | None:
-    """Return the threshold with the highest accuracy on these images; None if there is no ROC curve."""
+    """Return the threshold with the highest accuracy on these images. None if there is no ROC curve."""
     predicted = facts.predictions
     return scores.best_threshold(predicted.truth, predicted.probabilities[:, 1]) if "roc" in facts.plots else None
 
 
 def _shown(predicted: Predictions, mistake: Mistake) -> dict[str, Any]:
-    """Return a mistake with the texts of the page."""
+    """Return a mistake as the page shows it."""
     i, rows = mistake.number, predicted.records
     return {
         "image": mistake.image,
@@ -478,21 +482,21 @@ def _shown(predicted: Predictions, mistake: Mistake) -> dict[str, Any]:
 
 
 def _subject(facts: Facts) -> list[tuple[str, str]]:
-    """Return the rows of the table of the data and the model."""
+    """Return the rows of the table "Data and model"."""
     info, metrics = facts.info, facts.metrics
     return [
         ("Evaluated split", metrics["split"]),
         ("Trained on", info.dataset_name),
-        ("Digest of that dataset", info.dataset_digest),
+        ("Digest of the training dataset", info.dataset_digest),
         *([("Evaluated on", metrics["dataset"])] if "dataset" in metrics else []),
-        *([("Digest of that dataset", metrics["digest"])] if "digest" in metrics else []),
+        *([("Digest of the evaluated dataset", metrics["digest"])] if "digest" in metrics else []),
         ("Image size", f"{info.image_size} px, crop {info.crop:g}"),
         ("Input of the model", info.pixels),
     ]
 
 
 def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: Predictions) -> list[Mistake]:
-    """Decode the worst mistakes as the model's input, and compute the evidence for each prediction."""
+    """Return the worst mistakes with the model's input and the evidence for each prediction."""
     wrong = set(_wrong(predicted).tolist())
     worst = [i for i in predictions.ranked(predicted).tolist() if i in wrong][:_MISTAKES]
     if not worst:
@@ -517,9 +521,9 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
 
 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
-    """Return the class with the lowest recall, and its recall; None if none is clearly below the accuracy.
+    """Return the weakest class and its recall. None if no recall is clearly below the accuracy.
 
-    Each class has an interval for its recall. The class with the lowest upper end is chosen.
+    The recall of each class has an interval. The weakest class is the one with the lowest upper end.
     """
     counts = _confusion(predicted)
     rates = scores.per_class(counts)
@@ -549,7 +553,7 @@ def _value(value: Any) -> str:
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:
-    """Encode u8[h w 3], reduced to the size of a thumbnail."""
+    """Encode u8[h w 3] as a JPEG thumbnail."""
     image = Image.fromarray(pixels)
     image.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
     stream = io.BytesIO()

@@ -78,9 +78,15 @@ def test_two_phases_end_in_a_run_directory(workspace, whole):
         "phase head: trains the head",
         "phase finetune: trains the head and the last stage of the backbone",
     ]
-    scores = next(i for i, line in enumerate(out) if line.startswith("accuracy "))
-    assert out[scores].endswith("on 12 images: the validation split; expect slightly less on new images")
-    assert [line for line in out if re.match(" +(problem|check|note): ", line)] == out[scores + 1 : -1]  # Findings.
+    accuracy = next(i for i, line in enumerate(out) if line.startswith("accuracy "))
+    assert re.fullmatch(
+        r"accuracy \d\.\d{4}, auc \d\.\d{4}, loss \d+\.\d{4} on the 12 images of the validation split\."
+        r" Accuracy is usually a little lower on new images\.",
+        out[accuracy],
+    )
+    # The accuracy comes first, then the findings of the report, then the results.
+    assert all(line.startswith(("  problem: ", "  check: ")) for line in out[accuracy + 1 : -1])
+    assert not any(line.startswith(("  problem: ", "  check: ")) for line in out[:accuracy])
     assert out[-1] == f"results: two/ with {', '.join(WRITTEN)}"
     assert sorted(path.name for path in (workspace / "two").iterdir()) == out[-1].split(" with ")[1].split(", ")
 
@@ -197,7 +203,7 @@ def test_three_classes_without_validation_from_scratch(workspace, tmp_path, caps
     out = capsys.readouterr().out
     assert "no validation split: 6 of 36 training images are held out, chosen by content\n" in out
     assert "phase scratch: trains all layers, " in out
-    assert metrics["split"] == "held out of the train split"
+    assert metrics["split"] == "a held-out part of the train split"
     assert 0 < metrics["count"] < 36
     assert "auc" not in metrics
     assert metrics == json.loads((tmp_path / "three/metrics.json").read_text())
@@ -254,7 +260,7 @@ def test_killed_five_times_in_each_phase(steps, workspace, tmp_path):
         ),
         (
             ("--tfrecords=out", "--epochs=3"),
-            "--epochs=3: the recipe has 2 phases (head, finetune). Pass one number for each.",
+            "--epochs=3: the recipe has 2 phases (head, finetune). Pass one number for each phase.",
         ),
         (("--tfrecords=out", "--epochs=a,b"), "--epochs=a,b: must be whole numbers, as in 5,8."),
         (("--tfrecords=out", "--checkpoint_every=-1"), "--checkpoint_every=-1: must be 0 or more."),

@@ -376,7 +376,8 @@ def test_settings_that_exclude_each_other_are_reported(trainer, values, config, 
     [
         (
             {"phase": {"optimizer": "adamm"}},
-            "--optimizer=adamm: is not a Keras optimizer. Pass adam, adamw, sgd, ",
+            "--optimizer=adamm: is not a Keras optimizer. Pass the name of a Keras optimizer, such as adam, adamw, sgd,"
+            " rmsprop or lion.",
         ),
         (
             {"phase": {"optimizer_kwargs": {"momentun": 0.9}}},

@@ -161,12 +161,12 @@ def test_override():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"epochs": [3]}, "--epochs=3: the recipe has 2 phases (head, finetune). Pass one number for each."),
+        ({"epochs": [3]}, "--epochs=3: the recipe has 2 phases (head, finetune). Pass one number for each phase."),
         ({"epochs": [0, 0]}, "--epochs=0,0: each number must be 0 or more, and at least one must be above 0."),
         ({"epochs": [3, -1]}, "--epochs=3,-1: each number must be 0 or more, and at least one must be above 0."),
         (
             {"learning_rate": [0.1]},
-            "--learning_rate=0.1: the recipe has 2 phases (head, finetune). Pass one number for each.",
+            "--learning_rate=0.1: the recipe has 2 phases (head, finetune). Pass one number for each phase.",
         ),
         ({"learning_rate": [0.1, 0.0]}, "--learning_rate=0: must be a number above 0."),
         ({"learning_rate": [0.1, float("nan")]}, "--learning_rate=nan: must be a number above 0."),

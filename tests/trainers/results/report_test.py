@@ -276,8 +276,8 @@ def test_guessing_the_largest_class_is_the_least(counts, title, evil):
 @pytest.mark.parametrize(
     ("counts", "title"),
     [
-        ([[570, 30], [20, 20]], "Imbalanced classes: 600 : 40 images. Balanced accuracy 72.5%"),
-        ([[570, 30, 0], [20, 20, 0], [0, 0, 0]], "Imbalanced classes: 600 : 40 images. Balanced accuracy 72.5%"),
+        ([[570, 30], [20, 20]], "Imbalanced classes: 40 to 600 images, balanced accuracy 72.5%"),
+        ([[570, 30, 0], [20, 20, 0], [0, 0, 0]], "Imbalanced classes: 40 to 600 images, balanced accuracy 72.5%"),
         ([[350, 30], [20, 20]], None),
     ],
 )
@@ -376,6 +376,7 @@ def test_letters_that_no_font_has_are_one_note(evil, capsys, recwarn):
     (line,) = lines
     assert line.startswith("note: no installed font has these letters of the class names: ")
     assert "\U0001e900" in line
+    assert line.endswith(" report.html uses the fonts of the browser and may show them.")
     assert capsys.readouterr().out == ""
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
 
