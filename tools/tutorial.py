@@ -46,7 +46,7 @@ def run(step: Step, directory: Path, extra: list[str]) -> str:
 
 
 def quotable(module: str, output: str) -> str:
-    """Return the lines that the page quotes: a training without its findings, and all but the code of `show`."""
+    """Return the lines that the page quotes: a training without its findings, and `show` without its code."""
     lines = [line.rstrip() for line in output.splitlines() if not _PROGRESS.match(line)]
     if module == "tfrecord_tools.show":
         lines = "\n".join(lines).partition("\n\nTo read")[0].splitlines()

@@ -2,7 +2,7 @@
 
     python -m trainers.evaluate --run runs/finetune-20250131-235959 --tfrecords out/ --split test
 
-Classes are matched by name. Their order may differ from the order in the training dataset.
+Classes are matched by name. The order may differ from that of the training dataset.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _check_out(out: Path) -> None:
 
 
 def _run_of(run: str, info: ModelInfo) -> Path | None:
-    """Return the run directory if the user passed one and its model was trained on the same dataset, else None."""
+    """Return the run directory if the user passed one and its settings name the dataset of the model."""
     directory = Path(run)
     settings = run_directory.read_settings(directory) if directory.is_dir() else {}
     trained_on = settings.get("dataset", {}).get("digest")

@@ -132,7 +132,7 @@ def _check_csv(path: Path) -> None:
 
 
 def _lines(batch: Predictions) -> Iterator[str]:
-    """Yield a line with class, probability and path for each image. The path is last, because it may be long."""
+    """Yield a line with class, probability and path for each image. The path may be long, so it is last."""
     width = max(map(len, batch.classes))
     for path, label, confidence in zip(batch.paths, batch.predicted, batch.confidence):
         yield f"{batch.classes[label]:<{width}}  {confidence:.4f}  {path}"

@@ -259,7 +259,7 @@ def scratch(**model: Any) -> Recipe:
 
     Args:
         **model: Values of `ModelConfig`. If `backbone` is not given or is "CNN", a larger version of the reference
-            network is used. Its arguments are used for all that `backbone_kwargs` does not give.
+            network is used. `backbone_kwargs` are added to the arguments of this network.
     """
     own: dict[str, Any] = {"weights": "none"}
     # With Keras's momentum of 0.99, the moving statistics need hundreds of steps. Small datasets have fewer steps.
@@ -404,7 +404,7 @@ def finetune(**model: Any) -> Recipe:
 
 
 def finetune_reference(**model: Any) -> Recipe:
-    """Make the reference recipe of section 4.2.(2): first the head, as in 4.2.(1), then also the last stage.
+    """Make the reference recipe of section 4.2.(2): the head as in 4.2.(1), then also the last stage.
 
     Args:
         **model: Values of `ModelConfig` that replace those of the reference recipe.

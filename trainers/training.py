@@ -136,7 +136,7 @@ def _opened(training: Training, settings: Settings, log: Callable[[str], object]
 
 
 def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> Metrics:
-    """Fit, save, evaluate and report. If it is interrupted, the next call continues the fit and repeats the rest.
+    """Fit, save, evaluate and report. After an interruption, the next call continues the fit.
 
     Returns:
         The content of metrics.json; {} in a worker that is not the chief.

@@ -134,7 +134,8 @@ def _define_recipe_flags() -> None:
     flags.DEFINE_float(
         "label_smoothing",
         None,
-        "Share of each target that is spread evenly over all classes, from 0 to below 1. Default: see the recipe.",
+        "Share of each target that is spread evenly over all classes, at least 0 and less than 1. Default: see the"
+        " recipe.",
     )
     flags.DEFINE_enum(
         "class_weights",

@@ -335,9 +335,8 @@ def test_findings_are_printed_without_html(calm: Path, tmp_path: Path) -> None:
         " are too good. Delete the copies from the source, or pass --duplicates=drop, which keeps each image in one"
         " split only: test before validation before train.",
         "  check: Imbalanced classes: 40 to 600 images in train. Accuracy over all images hides mistakes in small"
-        " classes. Look"
-        " at the recall of each class. Add images of the small classes, or train with python -m trainers.finetune"
-        " --class_weights=balanced.",
+        " classes. Look at the recall of each class. Add images of the small classes, or train with python -m"
+        " trainers.finetune --class_weights=balanced.",
     ]
 
 

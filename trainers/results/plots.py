@@ -67,7 +67,7 @@ class Plot:
 
     Attributes:
         png: Content of the PNG file.
-        svg: SVG element. Its colors are `COLORS`.
+        svg: SVG element in the colors `COLORS`.
         alternative: Text for readers who cannot see the plot.
     """
 
@@ -112,7 +112,7 @@ def draw(
 
 
 def _fonts(text: str) -> tuple[list[str], list[str]]:
-    """Return fonts for a text, with matplotlib's own font first, and the letters that no installed font has."""
+    """Return fonts for a text, with matplotlib's own font first, and the letters that no font has."""
     from matplotlib import font_manager
 
     fonts = [_FONT]
@@ -207,7 +207,7 @@ def _roc(labels: np.ndarray, probabilities: np.ndarray) -> Figure:
 
 
 def _precision_recall(labels: np.ndarray, probabilities: np.ndarray, positive: str) -> Figure:
-    """Draw precision over recall of the second of two classes. The dashed line is the precision of guessing."""
+    """Draw precision over recall of the second of two classes. The dashed line shows guessing."""
     curve = scores.precision_recall(labels, probabilities)
     axes = _axes(f"{_short(positive)}, average precision {curve.area:.4f}", "recall", "precision", unit=True)
     axes.figure.set_label(f"Precision over recall of {positive}, average precision {curve.area:.4f}")

@@ -398,7 +398,7 @@ _RULES: tuple[Rule[Facts], ...] = (
 
 
 def _waited(facts: Facts) -> float | None:
-    """Return the share of the time that the model waited for its input. None if the history does not have it."""
+    """Return the share of the time that the model waited for its input. None if it is not known."""
     waits = [row["data_wait"] for row in facts.history if "data_wait" in row]
     return float(np.mean(waits)) if waits else None
 
@@ -411,7 +411,7 @@ def _blending(facts: Facts) -> str:
     causes += [name for key, name in (("mixup", "MixUp"), ("cutmix", "CutMix")) if recipe.get(key)]
     if not causes:
         return ""
-    text = f"The training loss is computed with {' and '.join(causes)}, but not the validation loss."
+    text = f"The training loss is computed with {' and '.join(causes)}, the validation loss without."
     if smoothing:
         text += (
             f" Even if every prediction is right, the training loss stays above {_least_loss(facts, smoothing):.2f}."
@@ -448,7 +448,7 @@ def _rates(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _pairs(counts: np.ndarray, classes: Sequence[str]) -> list[list[str]]:
-    """Return the most frequent confusions as label, prediction, count. With two classes, return an empty list."""
+    """Return the most frequent confusions: label, prediction, count. With two classes, return none."""
     if len(classes) == 2:
         return []
     mistakes = counts - np.diag(np.diag(counts))

@@ -165,8 +165,8 @@ def test_selected_records_in_another_order(workspace):
 
 def test_finished_run_is_not_run_again(workspace, whole):
     again = finetune(workspace, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
-    scores = next(line for line in whole if line.startswith("accuracy "))
-    assert again == ["run: two is finished already. Pass another --run to train again", scores, whole[-1]]
+    (accuracy,) = (line for line in whole if line.startswith("accuracy "))
+    assert again == ["run: two is finished already. Pass another --run to train again", accuracy, whole[-1]]
 
 
 def test_run_with_other_flags_is_rejected(workspace, whole):
