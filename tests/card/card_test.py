@@ -331,9 +331,8 @@ def test_findings_are_printed_without_html(calm: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     card_page.write(tmp_path, facts, [], {}, lines.append)
     assert lines == [
-        "  problem: 1 file in several splits. The model is evaluated on images that it was trained on, so the scores"
-        " are too good. Delete the copies from the source, or pass --duplicates=drop, which keeps each image in one"
-        " split only: test before validation before train.",
+        "  check: 2 files skipped. These files are not in the dataset. Look at the reasons in rejected.csv and replace"
+        " the images that you need. --on_bad_image=repair repairs some of them.",
         "  check: Imbalanced classes: 40 to 600 images in train. Accuracy over all images hides mistakes in small"
         " classes. Look at the recall of each class. Add images of the small classes, or train with python -m"
         " trainers.finetune --class_weights=balanced.",
