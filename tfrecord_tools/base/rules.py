@@ -98,6 +98,6 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def imbalance(sizes: Sequence[int]) -> str:
-    """Return the sizes of the smallest and the largest class, such as "40 to 600". "" if similar."""
+    """Return the sizes of the smallest and the largest class, "40 to 600", or "" if they are similar."""
     largest, smallest = max(sizes), min(sizes)
     return f"{smallest:,} to {largest:,}" if largest >= IMBALANCE * smallest else ""

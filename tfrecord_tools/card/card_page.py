@@ -25,6 +25,7 @@ from tfrecord_tools.layout.dataset_files import (
     NoteEntry,
     class_records,
 )
+from tfrecord_tools.layout.duplicates import HARMS
 
 CARD = "card.html"
 _TINY = 32  # Pixels of the shorter side. Networks for photographs recognize little in smaller images.
@@ -147,7 +148,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="duplicates",
         condition=_counted("file", _duplicates("conflicts", dropped=False)),
         title="{count} with different labels",
-        text="Identical files are in several classes, so the network is trained on contradictory labels.",
+        text=f"Identical files are in several classes, so {HARMS['conflicts']}.",
         advice="Decide which class is right and delete the other files from the source, or leave all of them out with"
         " `--duplicates=drop`.",
         examples=_examples("conflicts"),
@@ -158,7 +159,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         section="duplicates",
         condition=_counted("file", _duplicates("leaks", dropped=False)),
         title="{count} in several splits",
-        text="The model is evaluated on images that it was trained on, so the scores are too good.",
+        text=f"{words.sentence(HARMS['leaks'])}.",
         advice="Delete the copies from the source, or pass `--duplicates=drop`, which keeps each image in one split"
         " only: test before validation before train.",
         examples=_examples("leaks"),

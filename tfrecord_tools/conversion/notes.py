@@ -21,10 +21,6 @@ from tfrecord_tools.sources.scan import Sources
 
 _EXAMPLES = 8  # Images that the card shows for a note.
 _LEVELS = 1 << 16  # Levels of a 16-bit image.
-_HARMS = {
-    "conflicts": "The network is trained on contradictory labels",
-    "leaks": "The model is evaluated on images that it was trained on, so the scores are too good",
-}
 _NARROW = 4  # If an image uses less than a quarter of all levels, its content is hard to see.
 
 
@@ -93,7 +89,7 @@ def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]
     harms: list[str] = []
     advice = ""
     if mode == "keep":
-        harms = [_HARMS[kind] for kind in kinds if kind in _HARMS]
+        harms = [words.sentence(duplicates.HARMS[kind]) for kind in kinds if kind in duplicates.HARMS]
         advice = "--duplicates=drop keeps one of each, and none where labels differ"
     elif same.counts["conflicts"]:
         advice = "--duplicates=drop stored none of the files with different labels: delete those in the wrong class"

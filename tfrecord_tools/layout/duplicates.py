@@ -8,6 +8,10 @@ from collections.abc import Iterator
 import numpy as np
 
 KINDS = {"copies": "within a split", "leaks": "in several splits", "conflicts": "with different labels"}
+HARMS = {  # Effect of each kind on a training, for the console and the card. Copies in one split do no harm.
+    "conflicts": "the network is trained on contradictory labels",
+    "leaks": "the model is evaluated on images that it was trained on, so the scores are too good",
+}
 _SHOWN = 100  # Examples of each kind. The counts are of all files.
 
 
