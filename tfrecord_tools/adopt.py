@@ -4,8 +4,8 @@
 
 This command reads every record once and verifies checksum, features, label and image. It writes out/ with an index,
 metadata and links to the files, which stay where they are. All trainers and readers can use out/. With --rewrite, new
-records are written as convert would write them. Labels that are text, one-hot or floats become classes. Raw pixels
-become PNG images. Compressed files can be read.
+records are written as convert would write them. Only --rewrite accepts labels that are text, one-hot or floats, raw
+pixels (they become PNG images) and compressed files.
 """
 
 from __future__ import annotations
@@ -60,16 +60,17 @@ class AdoptConfig:
         out: Directory to write.
         image_key: Feature that holds the image. None: the feature is found by its name and its values.
         label_key: Feature that holds the label. None: the feature is found by its name and its values.
-        label_offset: Label of the first class. None: 1 if no label is 0 and some are 1, else 0.
-        classes: Class names in the order of the labels, or a text file with one name per line. None: the names in the
-            metadata of TensorFlow Datasets beside the records, else the names in the records. Without names, each label
-            is its own name.
+        label_offset: Label of the first class. None: 1 if the smallest label is 1, else 0.
+        classes: Class names in the order of the labels, or a text file with one name per line. None: use the
+            file of names that TensorFlow Datasets wrote beside the records. If there is none, use the names in the
+            records. If there are no names, the class of label 3 is named "3".
         label_encoding: Character encoding of labels that are text.
         pixel_order: Order of raw pixels: "hwc" is pixel by pixel, "chw" is plane by plane. None: the order of the
             stored shape, or "hwc" if no shape is stored.
         rewrite: Write new records, as `convert` would, instead of links to the files.
         verify: "full" decodes every image; "header" reads only its header.
-        max_bad: Largest share of records that may be left out, in 0..1. Splits without labels do not count.
+        max_bad: Largest share of records that may be left out, in 0..1. A split in which no record has a label is left
+            out, but does not count here.
         overwrite: Replace an existing dataset at `out` when the new one is complete.
         workers: Number of processes. The output does not depend on it. None: one per processor.
     """
@@ -230,7 +231,7 @@ def _map(step: str, function: Callable[[Any], Found], jobs: Sequence[Job], confi
 
 
 def _labeled(adoption: _Adoption, scanned: Adopted) -> Adopted:
-    """Return the files without the splits that have no labels, and add a note for each of these splits."""
+    """Leave out the files of splits that have no labels, and add a note for each such split."""
     labeled = []
     for split in dict.fromkeys(job.shard.split for job, _ in scanned):
         of_split = [(job, facts) for job, facts in scanned if job.shard.split == split]
@@ -580,7 +581,7 @@ def define_flags() -> None:
         "classes",
         None,
         "Class names in the order of their labels, or a text file with one name per line. Default: the"
-        " names in the metadata or in the records. Without names, each label is its own name.",
+        " names in the metadata or in the records. If there are no names, the class of label 3 is named 3.",
     )
     flags.DEFINE_string("label_encoding", default["label_encoding"], "Character encoding of labels that are text.")
     flags.DEFINE_enum(

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from tfrecord_tools.dataset import Cache
 
 CACHE_BYTES = 2 << 30
-_IN_MEMORY = "python -m trainers.finetune --cache=memory (or frozen, or scratch)"
+_IN_MEMORY = "--cache=memory of trainers.finetune, trainers.frozen and trainers.scratch"
 _WARM_UP = 0.2  # Share of a measurement that is not counted.
-_NEAR = 0.9  # The model waits for its input if the input is slower than this share of the model's own speed.
+_NEAR = 0.9  # The input is the bottleneck if its rate is below this share of the model's rate.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +115,8 @@ def verdict(
         image_size: Height and width in pixels.
         crop: As in `BenchConfig`.
         model_rate: Images/s of the model alone. None: only the input was measured.
-        in_memory: The flag that keeps decoded images in memory, with its command unless the user ran that command.
+        in_memory: Text for the advice: the flag that keeps decoded images in memory. It includes the names of the
+            commands if the user runs another command.
     """
     supply = stages[-1].rate
     if model_rate is not None and supply >= model_rate * _NEAR:
@@ -145,7 +146,7 @@ def _remedy(bottleneck: Stage, records: int, image_size: int, crop: float, in_me
             "Use fewer kinds of augmentation (color changes cost as much as all geometric changes), or more processors."
         )
     if bottleneck.name == "reading":
-        return "Use a faster disk, or fewer and larger reads with order.Blocks."
+        return "Use a faster disk. In your own code, order.Blocks reads fewer and larger pieces."
     return "Use more processors, or larger batches."
 
 
@@ -179,14 +180,14 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "crop",
         BenchConfig.crop,
-        "Side of the central square that is cropped, as a share of the shorter side. 0: stretch the whole image.",
+        "Side of the central square that is used, as a share of the image's shorter side. 0: stretch the whole image.",
     )
     flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Images per batch.")
     flags.DEFINE_enum("augment", BenchConfig.augment, [*PRESETS, *FORMER_NAMES], "Augmentation preset.")
     flags.DEFINE_bool(
         "cached",
         BenchConfig.cached,
-        "Measure with decoded images in memory, as a trainer with a memory cache reads them.",
+        "Read decoded images from memory, as a trainer with a memory cache does.",
     )
     flags.DEFINE_float("seconds", BenchConfig.seconds, "Seconds that each stage is measured.")
 

@@ -1,10 +1,14 @@
 """Convert images into verified, indexed TFRecords.
 
-python -m tfrecord_tools.convert --src=cat_dog_img reads cat_dog_img/train/cats/1.jpg (split/class/image),
-cat_dog_img/cats/1.jpg (class/image, with an automatic validation split) or cat_dog_img/cat.1.jpg (class in the name),
-and writes out/. --src may also be a zip or tar archive of such a directory, a CSV or Parquet manifest, or a CSV of
-pixels. Every image is verified. JPEG and PNG files are stored byte for byte. If the command is stopped, run it again:
-it continues.
+python -m tfrecord_tools.convert --src=cat_dog_img converts the directory cat_dog_img into the dataset out/. The paths
+of the images show their classes and, if there are any, their splits:
+
+    cat_dog_img/train/cats/1.jpg    split/class/image
+    cat_dog_img/cats/1.jpg          class/image; a validation split is made automatically
+    cat_dog_img/cat.1.jpg           the class in the name of the file
+
+--src may also be a zip or tar archive of such a directory, a CSV or Parquet manifest, or a CSV of pixels. Every image
+is verified. JPEG and PNG files are stored byte for byte. If the command is stopped, run it again: it continues.
 """
 
 from __future__ import annotations
@@ -60,8 +64,8 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             new shards. Other shards are rewritten only if one of their images was removed or changed.
         restart: Delete the work of an unfinished conversion and start again.
         dry_run: Stop after the class table; nothing is written.
-        explicit: With `update`, the names of settings that the caller has set. Such a setting must be equal to that
-            of the existing dataset, also if the caller set it to its default value.
+        explicit: With `update`, the names of settings that the caller has set. They must have the same values as in
+            the existing dataset. This includes settings that the caller has set to their default values.
     """
 
     out: str = "out"
@@ -115,7 +119,8 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             )
         if self.engine == "beam" and self.dry_run:
             raise UserError(
-                "--engine=beam: cannot be combined with --dry_run: a dry run always uses this machine. Remove --engine."
+                "--engine=beam cannot be combined with --dry_run, because a dry run always uses this machine. Remove"
+                " --engine."
             )
 
     def output_settings(self) -> dict[str, Any]:
@@ -123,9 +128,9 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
         return self.scan_settings() | self.image_settings() | self.plan_settings()
 
     def request(self) -> dict[str, Any]:
-        """Return what the command asks for.
+        """Return the settings by which a later run recognizes the same command.
 
-        If the interrupted command had the same request and its last step can be finished, nothing is converted again.
+        If the same command was interrupted in its last step, only this step is finished.
         """
         return self.output_settings() | {
             "src": _canonical(self.src),
@@ -209,7 +214,7 @@ def _pool(
 
 
 def _local_pool(config: ConvertConfig) -> contextlib.AbstractContextManager[Pool]:
-    # fsspec reads URLs with a thread of its own, which forked processes would not have.
+    # fsspec needs its own thread to read URLs. A forked process would not have this thread.
     return workers.pool(config.workers, threads=files.is_url(config.src))
 
 
@@ -449,7 +454,7 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "resize",
         None,
-        "New size in pixels of images that are larger. --resize_mode says which side gets this size, or both."
+        "Make larger images smaller, to this number of pixels. --resize_mode says which side gets this size, or both."
         " Default: sizes are kept.",
     )
     flags.DEFINE_enum(
@@ -463,14 +468,14 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "quality",
         default["quality"],
-        "JPEG quality, 1 to 100. Used only for images that are not stored unchanged.",
+        "JPEG quality, 1 to 100. Used only for images that are encoded again.",
     )
     flags.DEFINE_string(
         "depth_range",
         None,
         "For PNG and TIFF images with more than 8 bits. LO,HI: level LO becomes black and level HI becomes white. auto:"
-        " each image uses its own lowest and highest level, so the same level can get a different gray in another"
-        " image. Default: the high byte of 16-bit levels; images with other levels are rejected.",
+        " the lowest level of each image becomes black, its highest becomes white; then the grays of two images cannot"
+        " be compared. Default: 16-bit images keep their upper 8 bits, and images with more bits are rejected.",
     )
     flags.DEFINE_bool(
         "strip_metadata",

@@ -15,7 +15,7 @@ def mixup(
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Blend each image with the next image of its batch (Zhang et al. 2018, "mixup").
 
-    The share of the first image is uniform in 0..1, which is alpha = 1 in the paper. Unlike augmentation, the result
+    The share of the image itself is drawn uniformly from 0..1 (alpha = 1 in the paper). Unlike augmentation, the result
     for an image depends on the other images of the batch.
 
     Args:
@@ -59,7 +59,8 @@ def _share(images: tf.Tensor, targets: tf.Tensor, keys: tf.Tensor, first: int, p
     if images.dtype != tf.uint8 or len(targets.shape) != 2:
         raise UserError(
             f"images of {images.dtype!r}, targets of shape {targets.shape}: images must be uint8, and targets must have"
-            " the shape [b k]. Make targets from labels with tf.one_hot(labels, k), or labels[:, None] for two classes."
+            " two axes: [batch size, number of classes]. Make targets from labels with"
+            " tf.one_hot(labels, number of classes), or labels[:, None] for two classes."
         )
     draw = Draws(state_of(keys, images))
     return tf.where(draw(first) < probability, draw(first + 1), tf.constant(1.0, tf.float64))

@@ -29,7 +29,7 @@ def hash64(*values: int | np.ndarray) -> np.ndarray:
 
 
 def mix(*values: int | np.ndarray) -> np.ndarray:
-    """Return `hash64(*values)`: the former name, to be removed in the next release."""
+    """Deprecated name of `hash64`. It will be removed in the next release."""
     warnings.warn("order.mix was renamed: use order.hash64.", DeprecationWarning, stacklevel=2)
     return hash64(*values)
 
@@ -147,7 +147,7 @@ class Blocks(Order):
 
 
 class Balanced(Order):
-    """Every class equally often, for imbalanced datasets.
+    """An order in which every class occurs equally often. For imbalanced datasets.
 
     With k classes, each group of k positions holds one record of each class, in shuffled order. Each class counts its
     own epochs and is shuffled again in each of them. A small class may be in its tenth epoch while a large
@@ -190,7 +190,7 @@ def batch_positions(step: int, batch_size: int, shard: tuple[int, int] = (0, 1))
 
 
 def stream_positions(places: np.ndarray, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """Return one worker's positions, as positions in the global order.
+    """Convert positions in one worker's stream to positions in the order of all workers.
 
     Args:
         places: i64[k], positions in the stream of worker i, counted from 0 at its first batch.

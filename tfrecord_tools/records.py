@@ -251,13 +251,13 @@ class Records:
         return None
 
     def sound(self, number: int, decode: Callable[[bytes], Any] = bytes) -> Any:
-        """Return `get_or_none(number, decode)`: the former name, to be removed in the next release."""
+        """Deprecated name of `get_or_none`. It will be removed in the next release."""
         warnings.warn("Records.sound was renamed: use Records.get_or_none.", DeprecationWarning, stacklevel=2)
         return self.get_or_none(number, decode)
 
     @property
     def damage(self) -> str:
-        """The former name of `failure`, to be removed in the next release."""
+        """Deprecated name of `failure`. It will be removed in the next release."""
         warnings.warn("Records.damage was renamed: use Records.failure.", DeprecationWarning, stacklevel=2)
         return self.failure
 
@@ -279,13 +279,13 @@ class Records:
         return Records(self._index_path, self._split, self._shards, self._all, rows, self.raw_size, self.keys)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
-        """Split the records in two parts. Each part gets the same share of every class.
+        """Split the records into two parts. All classes are split in the same ratio.
 
         The hash of the image file decides in which part an image is.
 
         Args:
-            fraction: Size of the second part, as a fraction of all records, in 0..1. If it is not 0, every class with
-                at least two different images has an image there.
+            fraction: Size of the second part, as a fraction of all records, in 0..1. If it is above 0, the second
+                part has at least one image of every class that has two or more different images.
             seed: Another seed gives another split.
 
         Returns:
@@ -323,7 +323,10 @@ class Records:
             raise files.named(error, self._shards[shard], "read") from error
 
     def _read_at(self, shard: int, count: int, offset: int) -> bytes:
-        """Read with a file that this process opened. After a fork, both processes would share a file position."""
+        """Read from a file that this process has opened.
+
+        A file that was opened before a fork must not be used, because both processes would share its position.
+        """
         key = (os.getpid(), shard)
         descriptor = self._open_files.get(key)
         if descriptor is not None:

@@ -5,7 +5,8 @@
 The report lists the files with their records and bytes, the features with types, lengths and some values, the class
 names if they are known, and Python code that reads the records. --grid draws the first images with their labels.
 All records are read and their checksums are verified. Types and lengths come from all records. Values and images come
-from the first N records (--records=N). The command needs only as much memory as the largest record, and no TensorFlow.
+from N records (--records=N), the first ones of each file. The command needs only as much memory as the
+largest record, and no TensorFlow.
 """
 
 from __future__ import annotations
@@ -133,7 +134,10 @@ def _class_names(directory: Path) -> ClassNames:
 
 
 def _files(path: Path, contents: Sequence[Contents]) -> Iterator[str]:
-    """Yield the table of files: a line per group, then a line per file or, for many files, their range."""
+    """Yield the table of files. Each group has one line, and below it one line per file.
+
+    If there are many files, one line gives the smallest and the largest values instead.
+    """
     files = [facts for content in contents for facts in content.files]
     records, size = map(sum, zip(*files))
     yield f"{path}: {words.number(records, 'record')} in {words.number(len(files), 'file')}, {size:,} bytes"
@@ -229,7 +233,10 @@ def _code(contents: Sequence[Contents]) -> Iterator[str]:
 
 
 def _specifications(content: Contents) -> dict[str, dict[str, str]]:
-    """Return variable name -> feature -> the `tf.io` object that reads it. Empty parts are left out."""
+    """Return variable of the printed code -> feature -> its `tf.io` object.
+
+    Variables without features are left out.
+    """
     parts = {"context" if content.kinds[SEQUENCE] else "features": FEATURES, "lists": LISTS}
     return {name: readers for name, part in parts.items() if (readers := content.specifications(part))}
 
@@ -354,7 +361,9 @@ def _cut(text: str, length: int) -> str:
 
 def define_flags() -> None:
     flags.DEFINE_integer(
-        "records", ShowConfig.records, "Show values and decode images of this many records. All records are counted."
+        "records",
+        ShowConfig.records,
+        "Show values and decode images of this many records. All records are counted, whatever this number is.",
     )
     usage.define_path("grid", ShowConfig.grid, "PNG file to write with the first images and their labels.")
 

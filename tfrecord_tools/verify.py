@@ -1,8 +1,8 @@
 """Verify that a dataset is complete and undamaged.
 
 python -m tfrecord_tools.verify out/ checks all checksums, hashes and counts, compares the index with the shards, and
-decodes every image in TensorFlow. It prints shard and record of each problem and then exits with 1. An image that is
-in several splits is reported, too, but is not counted as a problem.
+decodes every image in TensorFlow. If there are problems, it prints the first 20 with shard and record, and exits with
+1. Images that are in several splits, or have several labels, are reported too, but are not counted as problems.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
 
 
 def _check_metadata(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
-    """Yield a line for each file beside the shards that is damaged or disagrees with the index."""
+    """Yield a line for each file that is damaged or differs from the index, except shards."""
     checks: dict[str, Callable[[], Iterator[str]]] = {
         index.FILE_NAME: lambda: _check_counts(data, facts, table),
         metadata.labels_file(data.keys): lambda: _check_class_names(data),
@@ -179,7 +179,7 @@ def _check_digest(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str
 def _check_changed(data: Dataset) -> Iterator[str]:
     path = data.directory / index.FILE_NAME
     if "findings" not in index.columns(path):
-        return  # An earlier version wrote the dataset, without this file.
+        return  # The dataset is from an earlier version, which did not write this file.
     with open(data.directory / metadata.CHANGED, newline="", encoding="utf-8") as file:
         expected = itertools.chain([[*metadata.CHANGED_COLUMNS]], metadata.changed_rows(path))
         if any(row != right for row, right in itertools.zip_longest(csv.reader(file), expected)):
@@ -299,8 +299,8 @@ def main(argv: Sequence[str]) -> None:
         shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
         more = f"\n  and {len(problems) - _SHOWN:,} more" if len(problems) > _SHOWN else ""
         raise UserError(
-            f"{directory}: {words.number(len(problems), 'problem')} found:{shown}{more}\nCopy or convert the dataset"
-            " again."
+            f"{directory}: {words.number(len(problems), 'problem')} found:{shown}{more}\nConvert the images"
+            " again, or copy the dataset again from an undamaged copy."
         )
 
 

@@ -25,7 +25,8 @@ from tfrecord_tools.errors import UserError
 Row = dict[str, Any]  # One line of the history: column -> value.
 
 # Attributes of Keras's callbacks that change during training. Other classes list theirs in `checkpointed`.
-# Attributes that are set up from arguments are left out: EarlyStopping, for example, flips the sign of min_delta.
+# Attributes that Keras computes from arguments are not saved, because Keras computes them again. For example,
+# EarlyStopping changes the sign of min_delta each time.
 _KERAS_STATE: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
@@ -37,7 +38,8 @@ class DivergedError(Exception):
     """The loss or a variable is no longer a number. Nothing of this state is saved.
 
     Attributes:
-        step: The step at which it was noticed. The loss of a step depends on the weights after the step before.
+        step: The step at which it was noticed. The update of the step before may be the cause,
+            because a loss is computed before its own update.
         saved: The step of the last checkpoint.
     """
 
@@ -71,7 +73,7 @@ class State:
     Attributes:
         position: The position of the training.
         rows: The history, one row per finished epoch.
-        seconds: Wall-clock time of the phases up to this position, over all processes.
+        seconds: Time of training up to this position, together with the time before each restart.
         arrays: "model", "optimizer" and "metrics" -> values of their variables, in Keras's order. There is no
             "optimizer" at the start of a phase and no "metrics" at the start of an epoch.
         callbacks: The state of each other callback, attribute -> value.
@@ -185,7 +187,7 @@ class Checkpointer(keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of the phases over all processes, without work that was lost when a process ended."""
+        """Seconds of training, together with the time before each restart. Lost work does not count."""
         return self._seconds_before + (0.0 if self._started is None else time.monotonic() - self._started)
 
     def begin_phase(
@@ -201,7 +203,8 @@ class Checkpointer(keras.callbacks.Callback):
             name: Name of the phase.
             metrics: Metrics of the compiled model, without the loss.
             others: The other callbacks.
-            sync: `sync_moving_statistics` of `fit.Task`.
+            sync: Function that makes moving statistics equal on all devices. It is called before each validation and
+                before the state is saved.
         """
         if self._started is None:
             self._started = time.monotonic()
@@ -234,7 +237,7 @@ class Checkpointer(keras.callbacks.Callback):
             if left:
                 left -= 1
                 return {}
-            self._restore()  # Restored again, because `fit` and the callbacks have begun an epoch since on_train_begin.
+            self._restore()  # A second time: the start of the epoch has changed values since on_train_begin.
             self._saved = None
             self.model.train_function = train_function
             return train_function(iterator)
@@ -250,7 +253,7 @@ class Checkpointer(keras.callbacks.Callback):
         position = self.position
         self.position = dataclasses.replace(position, step=position.step + 1, global_step=position.global_step + 1)
         due = self._every and self.position.global_step % self._every == 0
-        if due and self.position.step < self.params["steps"]:  # After the last step, the end of the epoch saves.
+        if due and self.position.step < self.params["steps"]:  # After the last step, on_epoch_end saves.
             self.save()
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -306,8 +309,8 @@ class Checkpointer(keras.callbacks.Callback):
             arrays["optimizer"] = _values(self.model.optimizer.variables)
         if not all(np.isfinite(array).all() for array in _floats(arrays)):
             raise DivergedError(self.position.global_step - 1, self._saved_step)
-        # At the end of an epoch, the metrics hold values of the validation. They are not saved, because `fit` cannot
-        # reset metrics before they are traced.
+        # At the end of an epoch, the metrics hold values of the validation. They are not saved: after
+        # a restore, `fit` could not reset them before the first step is traced.
         if self.position.step:
             arrays["metrics"] = _values(self._metric_variables())
         state = State(

@@ -84,7 +84,7 @@ class Job:
 
     @property
     def record(self) -> Path:
-        """File with the trainer and the flags, written when this command has seen the training end."""
+        """File with the trainer and its flags. It is written after the training has succeeded."""
         return self.out / f"{self.run.name}.json"
 
     def command(self) -> list[str]:
@@ -101,7 +101,10 @@ class Job:
         ]
 
     def is_done(self) -> bool:
-        """Return whether the run is finished and has a record. Without one, the trainer checks the settings."""
+        """Return whether the run is finished and has a record.
+
+        If there is no record, the training is started again, and the trainer checks the settings.
+        """
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
 
 
@@ -135,14 +138,14 @@ def _check_same(job: Job, digest: str) -> None:
     begun = json.loads(job.record.read_text())
     if begun != job.variant.arguments(job.seed):
         raise UserError(
-            f"{job.run}: is finished, with other flags: {' '.join(begun)}. Give the variant another NAME, or pass"
-            " another --out."
+            f"{job.run}: is finished, but was trained with other flags: {' '.join(begun)}. Give the variant"
+            " another NAME, or pass another --out."
         )
     trained_on = run_directory.read_settings(job.run)["dataset"]["digest"]
     if trained_on != digest:
         raise UserError(
-            f"{job.run}: is finished, on another dataset: its digest was {trained_on[:12]}, and {job.tfrecords} has"
-            f" {digest[:12]}. Pass another --out."
+            f"{job.run}: is finished, but was trained on another dataset (digest {trained_on[:12]}). The digest of"
+            f" {job.tfrecords} is {digest[:12]}. Pass another --out."
         )
 
 
@@ -209,12 +212,12 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "variant",
         list(recipes.RECIPES),
-        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. Repeat for each variant. Default: every trainer.",
+        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. Default: every trainer.",
     )
     flags.DEFINE_multi_string(
         "backbone",
         [],
-        "[NAME=]BACKBONE [FLAGS]: a backbone to train every variant with. Repeat for several. Default: the recipe's.",
+        "[NAME=]BACKBONE [FLAGS]: a backbone to train every variant with. Default: the backbone of each recipe.",
     )
     flags.DEFINE_list("seeds", ["0"], "Seeds, as in 0,1,2. Each variant is trained once per seed.")
     flags.DEFINE_boolean("dry_run", False, "Print the commands of the trainings without running them.")

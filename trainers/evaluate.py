@@ -126,7 +126,7 @@ def _note(info: ModelInfo, data: Dataset, split: str) -> str:
         return "The model was trained on another dataset. It was not checked whether both datasets share images."
     return {
         "train": "The model was trained on this split. The results say nothing about new images.",
-        "validation": f"The choices of the training were made on this split. {predictions.ON_NEW_IMAGES}",
+        "validation": f"{predictions.MAY_BE_CHOSEN_ON} {predictions.ON_NEW_IMAGES}",
     }.get(split, "No choice of the training was made on this split.")
 
 

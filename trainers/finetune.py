@@ -21,8 +21,8 @@ def define_flags() -> None:
     flags.DEFINE_string(
         "unfreeze",
         None,
-        "Layers of the backbone that the second phase trains: last_stage (all layers at the end that have the smallest"
-        " output height and width), all, a number N (the last N layers with weights), or a regular expression for layer"
+        "Layers of the backbone that the second phase trains. last_stage: the last layers, which share the smallest"
+        " height and width; all: every layer; N: the last N layers with weights; or a regular expression for layer"
         " names. BatchNormalization always stays frozen. Default: last_stage.",
     )
 

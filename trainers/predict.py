@@ -64,7 +64,7 @@ class Outcome:
         count: Number of classified images.
         unreadable: Path -> reason, sorted, for images that cannot be read, and for files that are not images but were
             given on the command line.
-        skipped: Path -> reason, sorted, for files in directories that are not images.
+        skipped: Path -> reason, sorted, for files that are not images and were found in directories.
     """
 
     count: int
@@ -89,7 +89,7 @@ def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Outc
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
     files = image_files.find(config.images)
 
-    from trainers.devices import device  # TensorFlow takes seconds to import, and errors in flags are reported first.
+    from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)
@@ -149,7 +149,7 @@ def _as_json(batch: Predictions) -> Iterator[dict[str, Any]]:
 
 def define_flags() -> None:
     usage.define_path("run", "", "Run directory of a trainer, or a .keras file of a trainer.")
-    usage.define_path("csv", None, "Also write all probabilities to this file, with the columns of predictions.csv.")
+    usage.define_path("csv", None, "CSV file to write: one row per image, one column of probabilities per class.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
     flags.DEFINE_boolean("json", PredictConfig.json, "Print JSON instead of a table.")
 
@@ -166,7 +166,7 @@ def main(argv: Sequence[str]) -> None:
         raise UserError("no images found. Pass image files, or directories of images.")
     if unreadable:
         rest = "All other images were classified" if outcome.count else "No image was classified"
-        raise UserError(f"{words.number(len(unreadable), 'unreadable file')}, listed above. {rest}.")
+        raise UserError(f"{words.number(len(unreadable), 'file')} cannot be read, listed above. {rest}.")
 
 
 if __name__ == "__main__":

@@ -43,19 +43,20 @@ def define_training_flags(trainer: str) -> None:
     usage.define_path(
         "run",
         None,
-        "Run directory. Default: if runs/ has an unfinished run with the same settings, continue it. Otherwise start a"
-        " new run there.",
+        "Run directory. Default: an unfinished run in runs/ with the same settings is continued. If there is none, a"
+        " new run is started in runs/.",
     )
     usage.define_path(
         "records",
         None,
-        "File (text or Parquet) with the numbers of the training records to use. Default: the whole training split.",
+        "File (text or Parquet) that lists the training records to use, by their numbers from 0. Default: all training"
+        " records.",
     )
     flags.DEFINE_float(
         "crop",
         None,
-        "Side of the square that is cut from the middle of each image, as a share of the shorter side of the image,"
-        " for example 0.875. 0: stretch the whole image to a square. Default: see the recipe.",
+        "A square is cut from the middle of each image. This number is its side, divided by the shorter side of the"
+        " image, for example 0.875. 0: stretch the whole image to a square. Default: see the recipe.",
     )
     flags.DEFINE_integer(
         "seed", TrainConfig.seed, "Seed of all random numbers: image order, augmentation, dropout, first weights."
@@ -240,7 +241,7 @@ def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **opt
         else:
             command.say("--weights=none: the backbone has random weights and is not pretrained")
 
-    from trainers import training  # TensorFlow takes seconds to import, and errors in flags are reported before that.
+    from trainers import training  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     training.train(trainer, data, chosen, config, {"recipe": name} | in_effect(chosen), command.say)
 

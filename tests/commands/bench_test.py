@@ -28,9 +28,9 @@ READ, DECODE, AUGMENT = Stage("reading", 20_000), Stage("decoding", 2000), Stage
         (
             [READ, DECODE, AUGMENT],
             None,
-            "bottleneck: decoding, 68% of the time at 1,500 images/s. python -m trainers.finetune --cache=memory (or"
-            " frozen, or scratch) keeps all decoded images in 77 MB; or python -m tfrecord_tools.convert --resize=183"
-            " --resize_mode=center_crop makes records that decode faster.",
+            "bottleneck: decoding, 68% of the time at 1,500 images/s. --cache=memory of trainers.finetune,"
+            " trainers.frozen and trainers.scratch keeps all decoded images in 77 MB; or python -m"
+            " tfrecord_tools.convert --resize=183 --resize_mode=center_crop makes records that decode faster.",
         ),
         (
             [Stage("reading", 20_000), Stage("augmenting", 4000)],

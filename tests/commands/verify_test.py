@@ -270,7 +270,7 @@ def test_command(out: Path) -> None:
     done = run(MODULE, str(out), "--nodecode")
     assert done.returncode == 1
     assert done.stderr.startswith(f"error: {out}: 1 problem found:\n  {shard(out).name}: record 0 at byte 0, ")
-    assert done.stderr.endswith("Copy or convert the dataset again.\n")
+    assert done.stderr.endswith("Convert the images again, or copy the dataset again from an undamaged copy.\n")
 
 
 @pytest.mark.parametrize(

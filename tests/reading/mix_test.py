@@ -78,7 +78,8 @@ def test_errors(function: Callable[..., tuple[tf.Tensor, tf.Tensor]]) -> None:
     images, labels, keys = tf.constant(IMAGES[:4]), tf.constant([0, 1, 0, 1]), tf.constant(KEYS[:4])
     with pytest.raises(
         UserError,
-        match=r"targets of shape \(4,\): images must be uint8, and targets must have the shape \[b k\]\. Make",
+        match=r"targets of shape \(4,\): images must be uint8, and targets must have two axes: \[batch size, number of"
+        r" classes\]\. Make",
     ):
         function(images, labels, keys)
     with pytest.raises(UserError, match=r"images of tf\.float32"):

@@ -21,7 +21,7 @@ _REMARKS = (
     rb"WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR",
     rb"I0000 .*oneDNN custom operations are on\..*",
     rb"I0000 .*Could not find cuda drivers on your machine, GPU will not be used\.",
-    # The driver or the GPU is missing. Any other reason is a real error and is shown.
+    # Only these two reasons are hidden: the driver or the GPU is missing. All other errors of cuInit are shown.
     rb"E0000 .*failed call to cuInit: .*(UNKNOWN ERROR \(303\)|CUDA_ERROR_NO_DEVICE).*",
 )
 # The filter is a separate process, so that it also shows the last lines of an import that crashes. It exits at the
@@ -73,10 +73,10 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: types.ModuleType) -> None:
         assert module.__spec__ is not None
-        module.__spec__.loader = module.__loader__ = self._loader  # `importlib.resources` uses the real loader.
+        module.__spec__.loader = module.__loader__ = self._loader  # `importlib.resources` needs the real loader.
         with _filtered_stderr():
             self._loader.exec_module(module)
-            module.config.list_physical_devices()  # The first call writes the last remark.
+            module.config.list_physical_devices()  # The first call writes a remark, so it is made here.
 
 
 @contextlib.contextmanager

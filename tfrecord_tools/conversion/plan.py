@@ -25,7 +25,7 @@ from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.layout.splitting import NO_GROUP, choose_splits, content_hashes, split_keys
 from tfrecord_tools.sources.scan import Sources
 
-FORMAT_VERSION = 4  # Increased when the same sources and config would give different bytes.
+FORMAT_VERSION = 4  # Increase this number if a change of the code gives other bytes for the same sources and settings.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,8 @@ def check_crop(crop: float, name: str = "crop=") -> None:
     """Raise UserError if `crop` is not in 0..1; `name` is the text before the value in the message."""
     if not 0 <= crop <= 1:
         raise UserError(
-            f"{name}{crop}: must be between 0 and 1, a fraction of the shorter side. 0 stretches the whole image."
+            f"{name}{crop}: must be between 0 and 1. It is the side of the central square divided by the image's"
+            " shorter side. 0 stretches the whole image."
         )
 
 
@@ -35,5 +36,5 @@ def crop_box(height: int, width: int, crop: float) -> Box:
 
 
 def decoding_scale(box: Box, image_size: int) -> int:
-    """Return the largest divisor in `SCALES` that leaves the cropped region `image_size` pixels per side."""
+    """Return the largest of `SCALES` that leaves `image_size` pixels per side of the cropped region."""
     return max(scale for scale in SCALES if scale == 1 or min(box.height, box.width) >= scale * image_size)

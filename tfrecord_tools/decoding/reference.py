@@ -1,4 +1,4 @@
-"""The definition of the pixels of a stored image, for training, evaluation, prediction and export.
+"""Define how a stored image becomes pixels, for training, evaluation, prediction and export.
 
 This module has the definition as TensorFlow operations, for graphs without Python. `decoder.decode` gives the same bits
 in a seventh of the time. Resizing uses integer weights, so that both can give the same bits.
@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tfrecord_tools.decoding.geometry import SCALES
 
-# As in the Rust crate fast_image_resize: weights have as many fractional bits as fit, up to 21, if the largest weight
-# must fit into 15 bits.
+# As in the Rust crate fast_image_resize: weights have as many fractional bits as possible, at most 21. The limit is
+# that the largest weight must fit into 15 bits.
 _WEIGHT_BITS = 15
 _MAX_BITS = 21
 
@@ -47,7 +47,7 @@ def _other(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:
 
 
 def _jpeg(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:
-    """Decode a JPEG at the scale of `geometry.decoding_scale`, with the same bits as all decoders."""
+    """Decode a JPEG at the scale of `geometry.decoding_scale`, to the same bits as `decoder.decode`."""
     size = tf.io.extract_jpeg_shape(encoded)[:2]
     least = tf.reduce_min(_crop_box(size, crop)[1])
     number = sum(tf.cast(least >= scale * image_size, tf.int32) for scale in SCALES[1:])
@@ -71,8 +71,8 @@ def _resized(image: tf.Tensor, side: int, size: tf.Tensor, crop: float, scale: t
     Args:
         image: Image, decoded at 1 / scale.
         side: Height and width of the result.
-        size: i32[2], height and width of the image at full scale. They may be odd, so they cannot be
-            computed from `image`.
+        size: i32[2], height and width of the image at full scale. They cannot be computed from
+            `image`, because the decoder rounds up.
         crop: As in `decode_pixels`.
         scale: Divisor at which the image was decoded.
     """
@@ -100,7 +100,7 @@ def _resized_height(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Te
     """Resize the rows `start` to `start + extent` (f64[] both) of u8[h w 3] to u8[side w 3].
 
     The weights are those of Pillow's `Resampling.BILINEAR`: a triangle as wide as two new rows, or two old rows if
-    those are wider. The weights are integers of up to 16 bits, so that sums are the same in any order.
+    those are wider. Sums of integers are exact, so their order does not matter.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     step = extent / side

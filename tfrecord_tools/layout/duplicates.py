@@ -17,7 +17,9 @@ _SHOWN = 100  # Examples of each kind. The counts are of all files.
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Duplicates:
-    """Files with the same bytes as another file, each counted once, as the worst kind that applies.
+    """Files with the same bytes as another file, by kind.
+
+    If several kinds apply to a file, only the worst one is counted.
 
     Attributes:
         counts: Kind -> number of files. "conflicts": identical files with different labels. "leaks": same label,
@@ -32,7 +34,14 @@ class Duplicates:
 
 
 def first_of(sha256: np.ndarray) -> np.ndarray:
-    """Return i64[n]: for each file, the position of the first file with the same hash, u8[n 32]."""
+    """Return for each file the position of the first file with the same hash.
+
+    Args:
+        sha256: u8[n 32], hashes of the files.
+
+    Returns:
+        i64[n].
+    """
     _, first, inverse = np.unique(_as_scalars(sha256), return_index=True, return_inverse=True)
     return first[inverse.reshape(-1)]
 
@@ -53,7 +62,7 @@ def find(first: np.ndarray, labels: np.ndarray, splits: np.ndarray) -> Duplicate
 
 
 def positions(first: np.ndarray, contents: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield, for each content, the ascending positions of its files; a content is its first position."""
+    """Yield the sorted positions of identical files. `contents` has the first position of each group."""
     order = np.argsort(first, kind="stable")
     bounds = (np.searchsorted(first[order], contents, side) for side in ("left", "right"))
     return (order[start:stop] for start, stop in zip(*bounds))
@@ -74,7 +83,7 @@ def to_drop(first: np.ndarray, labels: np.ndarray, preference: np.ndarray) -> np
 
 
 def joined(keys: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return u64[n]: a common key for all images that equal keys or identical bytes connect.
+    """Return a common key, u64[n], for all images that are connected by equal keys or identical bytes.
 
     Two groups with a common image are merged, since both must be in the same split.
     """
@@ -94,7 +103,7 @@ def joined(keys: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def _differing(first: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return bool[n], true at the first of identical files if their values differ."""
+    """Return bool[n]. It is true for the first of identical files if not all of them have the same value."""
     differing = np.zeros(len(first), bool)
     differing[first[values != values[first]]] = True
     return differing

@@ -23,20 +23,21 @@ def choose_splits(
     """Choose a split for every image, stratified by class.
 
     Images with the same key form one unit and stay together. A split gets round(n * fraction) of the n units of a
-    class. It gets at least one if the class has enough units: two, or three with a test split. Units
-    are assigned in the order of a hash of their keys: first to validation, then to test, then to train. If a class has
-    only one unit, the unit goes to train. Every class has an image in train, unless all of its images are `fixed` to
-    other splits.
+    class. It gets at least one unit if the class has two units (three if there is a test split). Units are
+    assigned in the order of a hash of their keys: first to validation, then to test, then to train. If a class has only
+    one unit, the unit goes to train. Every class has an image in train, unless all of its images are `fixed` to other
+    splits.
 
     Args:
         keys: u64[n], from `split_keys`.
-        labels: i32[n]. A unit with several labels counts for its most frequent label; if equal, for the lowest.
+        labels: i32[n]. If a unit has several labels, the most frequent one counts. If two are equally frequent, the
+            lower one counts.
         fractions: Fractions of validation and test, each in 0..1.
         seed: Another seed gives another, independent split.
-        purpose: Each purpose has its own independent split. An image in validation for one purpose can be in train for
-            another. 0 is not allowed: it is used for the order of the records.
-        fixed: i8[n], index into `split_names.SPLITS` where the split is decided already, else `FREE`. Other images of
-            the same unit follow. Free units fill the splits up to the fractions.
+        purpose: Number of the purpose: 1 for the splits of a dataset, another number for `Records.hold_out`. Each
+            purpose has its own, independent split. 0 is not allowed, because the order of the records uses it.
+        fixed: i8[n], index into `split_names.SPLITS` where the split is decided already, else `FREE`. All images
+            of its unit go to the same split. The other units are distributed until each split has its fraction.
 
     Returns:
         i8[n], index into `split_names.SPLITS`.
@@ -45,7 +46,7 @@ def choose_splits(
     strata = labels[first] if len(units) == len(keys) else _most_frequent(inverse, labels, len(units))
     sides = np.full(len(units), FREE, np.int8)
     if fixed is not None:
-        # Reversed, so that the first image of a unit is assigned last and counts.
+        # The order is reversed: the first image of a unit is assigned last, so it decides.
         fixed_images = np.flatnonzero(fixed != FREE)[::-1]
         sides[inverse[fixed_images]] = fixed[fixed_images]
     free = np.flatnonzero(sides == FREE)
@@ -95,7 +96,10 @@ def _missing(strata: np.ndarray, sides: np.ndarray, fractions: tuple[float, floa
 
 
 def _keep_every_class_in_train(sides: np.ndarray, ordered: np.ndarray, units: np.ndarray, labels: np.ndarray) -> None:
-    """Move a unit to train for each class that has no image there, because its units have several labels."""
+    """Move a unit to train for each class that has no image there.
+
+    This can happen if the units of a class have several labels.
+    """
     missing = np.setdiff1d(labels, labels[sides[units] == 0])
     position = np.full(len(sides), -1)
     position[ordered] = np.arange(len(ordered))

@@ -65,9 +65,9 @@ class Reading:
     """Settings for reading a manifest.
 
     Attributes:
-        columns: Use (path, label, split or group) -> name of the column. Columns for split and group may be missing if
-            their names are the default.
-        also: Use of a column -> another name that is also accepted.
+        columns: Role (path, label, split or group) -> name of its column. The columns "split" and "group" may be
+            missing. If another name is set for this role, that column must exist.
+        also: Role -> a second name that its column may have.
         label_columns: One column per class, instead of one column of labels. Empty: there is one column of labels.
         classes: Known class names. They are used as they are, even if they look like numbers or lists.
         encoding: The encoding of a CSV. None: the one of its byte order mark, else UTF-8.
@@ -160,10 +160,10 @@ def find_columns(
         path: Path of the table, for messages.
         table: The table.
         reading: The names of the columns.
-        given: Uses that do not need a column.
+        given: Roles that do not need a column.
 
     Returns:
-        Use of a column -> its name, and notes on columns that were found by a usual name.
+        Role -> name of its column, and notes on columns that were found by a usual name.
 
     Raises:
         UserError: A required column is missing, or several columns may be meant.
@@ -195,7 +195,9 @@ def find_columns(
 
 
 def _usual(path: str, table: pa.Table, name: str, reading: Reading) -> str | None:
-    """Return the only column with a usual name or values for this use. None: no column is required."""
+    """Find the column of a role by its usual names or its values.
+
+    Return None if the role is optional and not exactly one column fits."""
     if name == "split":
         candidates = list(_split_columns(table, reading))
         return candidates[0] if len(candidates) == 1 else None

@@ -53,8 +53,8 @@ class Device:
     def distributed(self, data: tf.data.Dataset, batch_size: int) -> Any:
         """Prepare this worker's part of a dataset for `fit`. On one machine, `fit` does this itself.
 
-        The number of batches is hidden from Keras. If it differs between workers, all continue until the last has
-        finished.
+        Keras does not know the number of batches, which may differ between workers. So every worker continues until
+        the last one has no batches left.
 
         Args:
             data: Batches of this worker.

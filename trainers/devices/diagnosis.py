@@ -1,6 +1,6 @@
 """Checks of whether this machine can train, with advice.
 
-The checks import TensorFlow. This module does not, because the import may fail.
+Each check imports TensorFlow inside its function. So this module can be imported even if TensorFlow is broken.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tfrecord_tools.errors import one_line
 FINE, NOTE, BROKEN = "fine", "note", "BROKEN"
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and first byte of the PCI class of display devices.
 _GPU_EXTRA = "pip install 'tfrecord-tools[gpu]'"
-# Bytes. TensorFlow alone takes half of this memory, and a run with its checkpoints takes this space.
+# Bytes. TensorFlow alone needs 2 GB of memory. A run with its checkpoints needs up to 5 GB of disk.
 _SMALL_MEMORY, _SMALL_DISK = 4e9, 5e9
 _STEP = (32, 56, 64)  # The convolution that is timed: images, pixels per side, channels of input and output.
 _ROUNDS = 5
@@ -117,7 +117,7 @@ def gpu() -> Diagnosis:
 
 
 def no_gpu(cuda: Cuda) -> Diagnosis:
-    """Find the first reason, from the card to TensorFlow, why TensorFlow has no GPU."""
+    """Find out why TensorFlow has no GPU. The card is checked first, then the driver, then TensorFlow."""
     if platform.system() != "Linux":
         return Diagnosis("GPU", NOTE, f"none: TensorFlow uses GPUs only on Linux, and this is {platform.system()}")
     if not cuda.cards and not cuda.driver:

@@ -28,7 +28,8 @@ def for_several(model: keras.Model, workers: int) -> keras.Model:
 class _OnDevices(keras.Model):
     def test_step(self, data: Any) -> Any:
         evaluate = super().test_step
-        # A device may get no images of the last batch, and empty batches if its worker has fewer batches than others.
+        # A device can get an empty batch in two cases: the last batch has too few images, or its worker has fewer
+        # batches than the others.
         has_images = tf.shape(tf.nest.flatten(data)[0])[0] > 0
         return tf.cond(has_images, lambda: evaluate(data), self.get_metrics_result)
 

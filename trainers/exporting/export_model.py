@@ -82,7 +82,8 @@ class ModelExportConfig:
             )
         if self.quantize == "int8" and not self.tfrecords:
             raise UserError(
-                "--quantize=int8: --tfrecords is missing, the images for calibration. Pass the dataset of the training."
+                "--quantize=int8: needs images for calibration, but --tfrecords is missing. Pass the dataset of the"
+                " training."
             )
         if self.samples < 1:
             raise UserError(f"--samples={self.samples}: must be at least 1.")
@@ -106,7 +107,7 @@ class Check:
         difference: Largest difference of any probability of any image.
         other_answers: Share of images that get another class.
         tolerance: As in `ModelExportConfig`.
-        quantized: Whether `other_answers` must be within `tolerance`, instead of `difference`.
+        quantized: If true, `tolerance` is the limit of `other_answers`. If false, it is the limit of `difference`.
     """
 
     images: str
@@ -119,7 +120,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        # A comparison with NaN is False.
+        # A difference that is NaN does not pass, because `NaN <= x` is false.
         return (self.other_answers if self.quantized else self.difference) <= self.tolerance
 
     def __str__(self) -> str:
@@ -134,8 +135,8 @@ class Check:
             )
         return (
             f"the probabilities of {images} differ from the Keras model's by at most {self.difference:.2g}"
-            f" ({self.tolerance:.2g} is allowed); they range over {self.range:.2g}. {self.other_answers:.2%} get"
-            " another class"
+            f" ({self.tolerance:.2g} is allowed). Over these images, the probability of a class varies by up to"
+            f" {self.range:.2g}. {self.other_answers:.2%} get another class"
         )
 
 
@@ -175,7 +176,7 @@ def export(config: ModelExportConfig) -> Exported:
     _check_out(out, config.overwrite)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
 
-    from trainers.devices import device  # TensorFlow takes seconds to import, and errors in flags are reported first.
+    from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)

@@ -34,9 +34,9 @@ def write_saved_model(model: keras.Model, info: ModelInfo, directory: Path) -> N
     """Write a SavedModel with three signatures.
 
     `serving_default`: image_bytes string[b], JPEG, PNG, GIF or BMP as in a record -> probabilities f32[b classes],
-        label i64[b], class string[b]. Images are decoded as in training. They must be prepared before as
-        `images.prepare` does it: EXIF orientation, transparency on white, 16 bits, CMYK, WebP, TIFF, and --resize and
-        --store of the dataset. If one image cannot be decoded, its whole batch fails.
+        label i64[b], class string[b]. Images are decoded as in training. The caller must first prepare
+        them as `images.prepare` does: turn them upright, put transparency on white, convert 16-bit, CMYK, WebP and TIFF
+        images, and apply --resize and --store of the dataset. If one image cannot be decoded, its whole batch fails.
     `pixels`: pixels u8[b h w 3] -> the same outputs.
     `classes`: no input -> classes string[classes], in the order of the labels.
 
@@ -145,8 +145,8 @@ def answers_of_keras(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
 def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:
     """Decode images string[n] to u8[n h w 3] as in training.
 
-    A `tf.data.Dataset` decodes them, and not `tf.map_fn`: in functions, TensorFlow's optimizer runs branches that are
-    not chosen (tensorflow#60805), and those of `decode_pixels` would fail. It does not do so in datasets.
+    `tf.map_fn` is not used: inside a function, TensorFlow may run both branches of a condition (tensorflow#60805), and
+    the wrong branch of `decode_pixels` fails. A `tf.data.Dataset` runs only the chosen branch.
     """
     decode = functools.partial(decode_pixels, image_size=info.image_size, crop=info.crop)
     data = tf.data.Dataset.from_tensor_slices(encoded).map(decode, tf.data.AUTOTUNE)

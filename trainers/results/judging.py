@@ -22,7 +22,7 @@ from trainers.results.predictions import Predictions
 from trainers.run_directory import Metrics
 
 _LATENCY_WARM_UP, _LATENCY_CALLS = 3, 20
-_NOTE = f"The choices of the training were made on this split. {predictions.ON_NEW_IMAGES}"
+_NOTE = f"{predictions.MAY_BE_CHOSEN_ON} {predictions.ON_NEW_IMAGES}"
 
 
 def judge(

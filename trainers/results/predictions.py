@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 PREDICTIONS = "predictions.csv"
 SUSPECTS = "suspects.csv"
 BATCH_SIZE = 32
+MAY_BE_CHOSEN_ON = "This split may have been used to choose settings, for example by early stopping."
 ON_NEW_IMAGES = "Accuracy is usually a little lower on new images."  # After a result on the validation split.
 _SUSPECT_COLUMNS = ("rank", "path", "predicted_label", "given_label", "p_predicted", "p_given", "record")
 _DIFFERENCES_NAMED = 5

@@ -179,12 +179,15 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     assert again.stdout.count("is finished already") == 2
     other = run("trainers.compare", *flags[:2], "--variant=plain=scratch --image_size=32", cwd=workspace)
     assert other.stderr.splitlines()[-1] == (
-        "error: comparison/plain-seed0: is finished, with other flags: trainers.scratch --seed=0 --image_size=24"
-        " --epochs=1 --augment=none. Give the variant another NAME, or pass another --out."
+        "error: comparison/plain-seed0: is finished, but was trained with other flags: trainers.scratch --seed=0"
+        " --image_size=24 --epochs=1 --augment=none. Give the variant another NAME, or pass another --out."
     )
     trainer = "--variant=plain=finetune --image_size=24 --epochs=1 --augment=none"
     other = run("trainers.compare", *flags[:2], trainer, cwd=workspace)
-    assert "plain-seed0: is finished, with other flags: trainers.scratch --seed=0 " in other.stderr.splitlines()[-1]
+    assert (
+        "plain-seed0: is finished, but was trained with other flags: trainers.scratch --seed=0 "
+        in other.stderr.splitlines()[-1]
+    )
 
     # Without a record of its end, the trainer compares the settings of the run itself.
     (workspace / "comparison/plain-seed1.json").unlink()
@@ -255,7 +258,7 @@ def test_runs_on_an_older_dataset_are_rejected(workspace, tmp_path):
     converted(tmp_path / "src", tmp_path / "out", overwrite=True)
     done = run("trainers.compare", *flags, cwd=tmp_path)
     assert done.stderr.splitlines()[-1].startswith(
-        "error: comparison/scratch-seed0: is finished, on another dataset: its digest was "
+        "error: comparison/scratch-seed0: is finished, but was trained on another dataset (digest "
     )
 
 

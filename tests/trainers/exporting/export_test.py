@@ -239,7 +239,8 @@ def test_quantized_model_is_smaller_and_calibrated(workspace: Path, tmp_path: Pa
         ({"quantize": "int8"}, "--quantize=int8 with --format=saved_model: only --format=litert can be quantized."),
         (
             {"quantize": "int8", "format": "litert"},
-            "--quantize=int8: --tfrecords is missing, the images for calibration. Pass the dataset of the training.",
+            "--quantize=int8: needs images for calibration, but --tfrecords is missing. Pass the dataset of the"
+            " training.",
         ),
         ({"samples": 0}, "--samples=0: must be at least 1."),
         ({"tolerance": -0.1}, "--tolerance=-0.1: must be from 0 to 1."),
@@ -316,9 +317,10 @@ def test_export_with_too_large_difference_is_not_written(workspace: Path, tmp_pa
         (
             {},
             [[0.1, 0.9], [0.6, 0.4]],
-            r"at most 0\.1 \(1e-05 is allowed\); .* 0\.00% get another class\. If this is good enough,",
+            r"at most 0\.1 \(1e-05 is allowed\)\. Over these images, .* 0\.00% get another class\. If this is good"
+            r" enough,",
         ),
-        ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"at most 0\.1 \(0\.05 is allowed\);"),
+        ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"at most 0\.1 \(0\.05 is allowed\)\."),
         ({}, [[0.0, 1.0], [0.6, np.nan]], r"differ from the Keras model's by at most nan"),  # No comparison holds.
         (
             {"format": "litert", "quantize": "int8", "tfrecords": "out"},
