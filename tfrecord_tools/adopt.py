@@ -63,7 +63,7 @@ class AdoptConfig:
         label_offset: Label of the first class. None: 1 if the smallest label is 1, else 0.
         classes: Class names in the order of the labels, or a text file with one name per line. None: use the
             file of names that TensorFlow Datasets wrote beside the records. If there is none, use the names in the
-            records. If there are no names, the class of label 3 is named "3".
+            records. If there are no names, each class is named after its label: "0", "1".
         label_encoding: Character encoding of labels that are text.
         pixel_order: Order of raw pixels: "hwc" is pixel by pixel, "chw" is plane by plane. None: the order of the
             stored shape, or "hwc" if no shape is stored.
@@ -246,9 +246,10 @@ def _labeled(adoption: _Adoption, scanned: Adopted) -> Adopted:
             labeled += of_split
     if not sum(facts.records for _, facts in labeled):
         read = words.number(len(scanned), "file")
+        reason = f"{'. '.join(adoption.notes)}." if adoption.notes else "The files are empty."
         raise UserError(
-            f"{adoption.shards[0].path}: no record in {read} can be used: {'; '.join(adoption.notes) or 'no record'}."
-            " Name the feature of the label with --label_key, or choose other files."
+            f"{adoption.shards[0].path}: no record in {read} can be used. {reason} Name the feature of the label with"
+            " --label_key, or choose other files."
         )
     return labeled
 
@@ -500,8 +501,8 @@ def _check_rejected(adopted: Adopted, config: AdoptConfig) -> None:
         advice = f" If {forms.UNLABELED} is a class, add --label_offset={forms.UNLABELED} --rewrite." * negative
         raise UserError(
             f"{len(rejected):,} of {total:,} records cannot be used, more than --max_bad={config.max_bad:g} allows:"
-            f"{shown}\nCheck --image_key and --label_key. Leave such files out with --records or --split, or use a"
-            f" larger --max_bad.{advice}"
+            f"{shown}\nCheck --image_key and --label_key. Choose files without these records with --records or"
+            f" --split, or use a larger --max_bad.{advice}"
         )
 
 
@@ -519,8 +520,8 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
         images = words.number(turned, "image has", "images have")
         yield f"{images} an EXIF orientation, which TensorFlow's decoders ignore. --rewrite turns images upright"
     if converted:
-        images = words.number(converted, "image has", "images have")
-        yield f"{images} a format that convert would encode again ({which}). --rewrite does that"
+        images = words.number(converted, "image")
+        yield f"convert would encode {images} again ({which}). --rewrite does that"
 
 
 def _notes_on_rejected(described: metadata.Description, config: AdoptConfig) -> Iterator[str]:
@@ -581,7 +582,7 @@ def define_flags() -> None:
         "classes",
         None,
         "Class names in the order of their labels, or a text file with one name per line. Default: the"
-        " names in the metadata or in the records. If there are no names, the class of label 3 is named 3.",
+        " names in the metadata or in the records. If there are no names, each class is named after its label: 0, 1.",
     )
     flags.DEFINE_string("label_encoding", default["label_encoding"], "Character encoding of labels that are text.")
     flags.DEFINE_enum(

@@ -64,8 +64,8 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             new shards. Other shards are rewritten only if one of their images was removed or changed.
         restart: Delete the work of an unfinished conversion and start again.
         dry_run: Stop after the class table; nothing is written.
-        explicit: With `update`, the names of settings that the caller has set. They must have the same values as in
-            the existing dataset. This includes settings that the caller has set to their default values.
+        explicit: With `update`, the names of the settings that the caller gave, also if the value is the default.
+            They must have the same values as in the existing dataset.
     """
 
     out: str = "out"
@@ -130,7 +130,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     def request(self) -> dict[str, Any]:
         """Return the settings by which a later run recognizes the same command.
 
-        If the same command was interrupted in its last step, only this step is finished.
+        If they are equal and only the last step of the earlier run is missing, the later run does only this step.
         """
         return self.output_settings() | {
             "src": _canonical(self.src),
@@ -454,8 +454,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "resize",
         None,
-        "Make larger images smaller, to this number of pixels. --resize_mode says which side gets this size, or both."
-        " Default: sizes are kept.",
+        "Make larger images smaller, to this number of pixels. --resize_mode says which side gets this size: the"
+        " shorter, the longer, or both. Default: sizes are kept.",
     )
     flags.DEFINE_enum(
         "resize_mode",

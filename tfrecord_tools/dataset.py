@@ -31,8 +31,8 @@ from tfrecord_tools.records import Records, open_dataset
 
 open = open_dataset
 
-_CHUNK = 64  # Most images that one call of a Python function reads. More would need more memory.
-_DRAWS = 6  # Part of the hash for augmentation keys, which makes them differ from the hashes of `order`.
+_CHUNK = 64  # Largest number of images that one call of a Python function reads. More would need more memory.
+_DRAWS = 6  # A constant in the hash of augmentation keys. It makes the keys differ from the hashes in `order`.
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.
 Fetch = Callable[[int], Any]
 

@@ -40,7 +40,8 @@ class PreviewConfig:
         augment: Name of an augmentation preset.
         grid: Number of panels as "ROWSxCOLUMNS", at most 400 panels.
         image_size: Height and width of a panel in pixels, 1 to 2,048.
-        crop: As in `dataset.train_batches`.
+        crop: Side of the central square that is used, as a share of the image's shorter side. 0: the whole image is
+            stretched.
         seed: Another seed gives other random changes.
         out: PNG file to write.
     """
@@ -98,7 +99,7 @@ def panels(encoded: bytes, config: PreviewConfig, augment: AugmentConfig, raw_si
 
 
 def grid(images: np.ndarray, columns: int) -> Image.Image:
-    """Return a picture of images, u8[n h w 3], in rows of `columns` on white."""
+    """Draw images, u8[n h w 3], as a grid with `columns` images per row, on white."""
     height, width = (side + _GAP for side in images.shape[1:3])
     rows = -(-len(images) // columns)
     picture = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), "white")
@@ -154,7 +155,7 @@ def define_flags() -> None:
     flags.DEFINE_float(
         "crop",
         default.crop,
-        "Side of the central square that is cropped, as a share of the shorter side. 0: stretch the whole image.",
+        "Side of the central square that is used, as a share of the image's shorter side. 0: stretch the whole image.",
     )
     flags.DEFINE_integer("seed", default.seed, "Seed of the random changes; another seed gives other changes.")
     usage.define_path("out", default.out, "PNG file to write.")

@@ -5,7 +5,7 @@
 
 Files are copied one by one, convert.json last, so that no reader opens an incomplete copy. If the command is stopped,
 run it again: it continues. Files of an unfinished copy are kept if their MD5 equals that of the source. They are copied
-again if the store does not report an MD5 (S3 with KMS keys, or uploads in parts of another size).
+again if the store does not report an MD5 (S3 with KMS keys, or an upload in parts that do not have 50 MiB).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class _Directory(Protocol):
         """Name of the directory, for messages."""
 
     def sizes(self) -> dict[str, int]:
-        """Return file name -> bytes. A name with a slash is not part of a dataset."""
+        """Return file name -> bytes. A dataset has no names with a slash: they are other directories."""
 
     def read(self, name: str) -> bytes:
         """Return the content of a small file."""
@@ -210,7 +210,7 @@ def _transfer(source: _Directory, destination: _Directory) -> Transferred:
         )
     existing = destination.sizes()
     _check_destination(source, destination, sizes, existing)
-    complete = CONVERT_JSON in existing  # Then both datasets are equal, and equal sizes mean equal files.
+    complete = CONVERT_JSON in existing  # `_check_destination` has compared both.
     data = {name: size for name, size in sizes.items() if name != CONVERT_JSON}
     counts: Counter[bool | None] = Counter({complete: 1})
     with Progress("transfer", len(data), unit="files") as progress:
@@ -277,7 +277,7 @@ def _same(source: _Directory, destination: _Directory, name: str) -> bool | None
     path = paths[0] or paths[1]
     if etag is None or path is None:
         return None
-    if "-" in etag:  # An upload in parts. If the ETags differ, perhaps only the sizes of the parts do.
+    if "-" in etag:  # An upload in parts. If the sizes of the parts differ, the ETags of equal files differ too.
         return etag == _etag(path, parts=True) or None
     return etag == _etag(path)
 

@@ -101,9 +101,9 @@ class Job:
         ]
 
     def is_done(self) -> bool:
-        """Return whether the run is finished and has a record.
+        """Return whether the run is finished and its file of flags exists.
 
-        If there is no record, the training is started again, and the trainer checks the settings.
+        If that file does not exist, the training is started again, and the trainer checks the settings.
         """
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
 
@@ -248,7 +248,9 @@ def main(argv: Sequence[str]) -> None:
         for job in config.jobs():
             print(shlex.join(job.command()))
     else:
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # This also ends the running training.
+        signal.signal(
+            signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+        )  # SystemExit also ends the running training.
         compare(config)
 
 

@@ -89,7 +89,9 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
         "digest": data.digest,
     }
     out.mkdir(parents=True, exist_ok=True)
-    run_directory.write_json(out / run_directory.METRICS, metrics)  # Written first, since it marks an evaluation.
+    run_directory.write_json(
+        out / run_directory.METRICS, metrics
+    )  # Written first: it allows the next evaluation to replace an unfinished one.
     low, high = metrics["accuracy_interval"]
     log(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on the"
@@ -105,7 +107,10 @@ def _check_out(out: Path) -> None:
     run_directory.check_directory("out", out)
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names & {run_directory.SETTINGS, run_directory.MODEL}:
-        raise UserError(f"--out={out}: is a run directory, and its own report is not replaced. Pass another --out.")
+        raise UserError(
+            f"--out={out}: is the directory of a training, and the evaluation would replace its report. Pass"
+            " another --out."
+        )
     if names and run_directory.METRICS not in names:
         raise UserError(
             f"--out={out}: is not empty and not an evaluation (it has no {run_directory.METRICS}). Pass another --out."
@@ -113,7 +118,7 @@ def _check_out(out: Path) -> None:
 
 
 def _run_of(run: str, info: ModelInfo) -> Path | None:
-    """Return the run directory if the user passed one and its settings name the dataset of the model."""
+    """Return the run directory if the user passed one and it was trained on the dataset of the model."""
     directory = Path(run)
     settings = run_directory.read_settings(directory) if directory.is_dir() else {}
     trained_on = settings.get("dataset", {}).get("digest")
@@ -127,7 +132,7 @@ def _note(info: ModelInfo, data: Dataset, split: str) -> str:
     return {
         "train": "The model was trained on this split. The results say nothing about new images.",
         "validation": f"{predictions.MAY_BE_CHOSEN_ON} {predictions.ON_NEW_IMAGES}",
-    }.get(split, "No choice of the training was made on this split.")
+    }.get(split, "This split was not used for training.")
 
 
 def define_flags() -> None:

@@ -25,7 +25,10 @@ def define_flags() -> None:
     training_flags.define_training_flags("scratch")
     training_flags.define_model_flags(weights="none")
     usage.define_path(
-        "csv", None, "Directory of CSVs of pixels from tfrecord_tools.to_csv: train.csv, ... Instead of --tfrecords."
+        "csv",
+        None,
+        "Directory with train.csv and validation.csv, as tfrecord_tools.to_csv writes them. Use it instead of"
+        " --tfrecords.",
     )
 
 

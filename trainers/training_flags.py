@@ -1,4 +1,4 @@
-"""Flags of all trainers, and the recipe and settings that they give. Does not need TensorFlow."""
+"""Define the flags of all trainers, and make a recipe and settings of them. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def define_training_flags(trainer: str) -> None:
     usage.define_path(
         "records",
         None,
-        "File (text or Parquet) that lists the training records to use, by their numbers from 0. Default: all training"
-        " records.",
+        "File (text or Parquet) with the numbers of the training records to use. The first record is 0. Default: all"
+        " training records.",
     )
     flags.DEFINE_float(
         "crop",
         None,
-        "A square is cut from the middle of each image. This number is its side, divided by the shorter side of the"
-        " image, for example 0.875. 0: stretch the whole image to a square. Default: see the recipe.",
+        "A square is cut from the middle of each image. With 0.875, the side of the square is 0.875 of the shorter side"
+        " of the image. 0: stretch the whole image to a square. Default: see the recipe.",
     )
     flags.DEFINE_integer(
         "seed", TrainConfig.seed, "Seed of all random numbers: image order, augmentation, dropout, first weights."
@@ -92,7 +92,12 @@ def define_training_flags(trainer: str) -> None:
 
 def _define_recipe_flags() -> None:
     flags.DEFINE_integer("batch_size", None, "Images per step, over all devices. Default: see the recipe.")
-    flags.DEFINE_list("epochs", None, "Epochs of each phase, as in 5,8. 0: skip the phase. Default: see the recipe.")
+    flags.DEFINE_list(
+        "epochs",
+        None,
+        "Epochs of each phase, as in 5,8. finetune has two phases, the other trainers have one. 0: skip the phase."
+        " Default: see the recipe.",
+    )
     flags.DEFINE_list(
         "learning_rate",
         None,
@@ -221,7 +226,7 @@ def train(trainer: str, argv: Sequence[str], tfrecords: str | None = None, **opt
         **options: Further arguments of the function that makes the recipe.
 
     Raises:
-        UserError: A flag has a value that is not allowed, or the error comes from `training.train`.
+        UserError: A flag has a value that is not allowed, or `training.train` raises it.
     """
     command.no_arguments(argv)
     tfrecords = tfrecords or FLAGS.tfrecords
@@ -274,7 +279,7 @@ def recipe(make: Callable[..., Recipe], **options: Any) -> Recipe:
 
 
 def in_effect(recipe: Recipe) -> dict[str, Any]:
-    """Return the model, its image size, epochs, learning rates and `_RECIPE` that the training uses."""
+    """Return the settings of a recipe that --recipe and flags choose, as the training uses them."""
     model = {name: getattr(recipe.model, name) for name in ("backbone", "backbone_kwargs", "weights")}
     return model | {
         "image_size": recipe.model.size,

@@ -59,7 +59,7 @@ def on_beam(count: int = 2) -> list[str]:
         ),
         (
             {"engine": "beam", "dry_run": True},
-            r"with --dry_run: a dry run always uses this machine\. Remove --engine\.",
+            r"with --dry_run, because a dry run always uses this machine\. Remove --engine\.",
         ),
     ],
 )

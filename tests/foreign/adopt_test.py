@@ -290,7 +290,7 @@ def test_images_that_convert_would_change_are_reported(tmp_path: Path) -> None:
     shards(tmp_path / "d", "train-{:05d}-of-{:05d}", values)
     output = report(tmp_path / "d", tmp_path / "out")
     assert "  note: 1 image has an EXIF orientation, which TensorFlow's decoders ignore" in output
-    assert "  note: 1 image has a format that convert would encode again (" in output
+    assert "  note: convert would encode 1 image again (" in output
     assert verify(VerifyConfig(directory=str(tmp_path / "out"), workers=1), lambda line: None) == []  # Sizes as well.
 
 
@@ -373,7 +373,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (
             {n: {"class": -1} for n in range(6)},
             {"max_bad": 1.0},
-            r"no record in 2 files can be used: train is left out: none of its 6 records in 2 files has a label"
+            r"no record in 2 files can be used\. train is left out: none of its 6 records in 2 files has a label"
             r" \(it has no label \(-1\)\)\. Name the feature of the label with --label_key",
         ),
     ],

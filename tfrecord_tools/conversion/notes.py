@@ -109,12 +109,12 @@ def _splits(plan: Plan, sources: Sources) -> Iterator[str]:
             absent = [name for name, count in zip(plan.class_names, counts[split]) if not count]
             if absent:
                 what = "class has no image" if len(absent) == 1 else "classes have no images"
-                why = "too few images, or their groups count for another class"
+                why = "too few images, or their groups have more images of another class"
                 yield f"{len(absent):,} {what} in {split} ({why}): {named(absent)}"
     elif list(counts) == ["train"]:
         yield (
-            "the source has a train split only: --validation_fraction=0.2 splits off a validation split; without it,"
-            " trainers hold out a fifth"
+            "the source has a train split only: --validation_fraction=0.2 makes a validation split; without it,"
+            " trainers use a fifth of the images for validation"
         )
     if plan.group_leaks:
         yield f"{plan.group_leaks:,} groups lie in several of the source's own splits"

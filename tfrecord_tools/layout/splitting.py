@@ -23,7 +23,7 @@ def choose_splits(
     """Choose a split for every image, stratified by class.
 
     Images with the same key form one unit and stay together. A split gets round(n * fraction) of the n units of a
-    class. It gets at least one unit if the class has two units (three if there is a test split). Units are
+    class. It gets at least one unit if the class has at least two units (at least three with a test split). Units are
     assigned in the order of a hash of their keys: first to validation, then to test, then to train. If a class has only
     one unit, the unit goes to train. Every class has an image in train, unless all of its images are `fixed` to other
     splits.
@@ -34,10 +34,11 @@ def choose_splits(
             lower one counts.
         fractions: Fractions of validation and test, each in 0..1.
         seed: Another seed gives another, independent split.
-        purpose: Number of the purpose: 1 for the splits of a dataset, another number for `Records.hold_out`. Each
-            purpose has its own, independent split. 0 is not allowed, because the order of the records uses it.
-        fixed: i8[n], index into `split_names.SPLITS` where the split is decided already, else `FREE`. All images
-            of its unit go to the same split. The other units are distributed until each split has its fraction.
+        purpose: A number. Another number gives another, independent split. `convert` uses 1 and `Records.hold_out`
+            another number. 0 is not allowed, because the order of the records uses it.
+        fixed: i8[n], index into `split_names.SPLITS` where the split is decided already, else `FREE`. If an image is
+            fixed, all images of its unit go to that split. The other units are distributed until each split has its
+            fraction.
 
     Returns:
         i8[n], index into `split_names.SPLITS`.

@@ -101,7 +101,7 @@ class ScanConfig:
         if self.manifest_path and self.split:
             raise UserError(
                 "--split and a manifest cannot be combined: the manifest's split column gives the split of each image."
-                " Remove --split, or name the column with --split_column."
+                " Remove --split. If the column is not named split, pass --split_column."
             )
         if self.manifest_path and self.label_regex:
             raise UserError(
@@ -351,8 +351,8 @@ def _scan_parquet(config: ScanConfig) -> Sources:
     if config.split:
         raise UserError(
             f"--split={config.split[0]} and Parquet files of images cannot be combined: the splits come from the names"
-            " of the files, such as train.parquet and test.parquet, or from a column. Remove --split and rename the"
-            " files, or name the column with --split_column."
+            " of the files, such as train.parquet and test.parquet, or from a column. Remove --split. Then rename the"
+            " files, or pass --split_column."
         )
     source = parquet_source.read(config.src, config.reading(), config.exclude or ())
     splits = _table_splits(source.splits, config.src, config.split_column)

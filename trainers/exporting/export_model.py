@@ -103,7 +103,8 @@ class Check:
     Attributes:
         images: Description of the images on which both were run.
         count: Number of images.
-        range: Largest range of a class's probability over the images. If it is near 0, the comparison shows little.
+        range: Largest difference of a class's probability between two images. If it is near 0, the model gives nearly
+            the same answer for all images, so the comparison shows little.
         difference: Largest difference of any probability of any image.
         other_answers: Share of images that get another class.
         tolerance: As in `ModelExportConfig`.
@@ -135,8 +136,8 @@ class Check:
             )
         return (
             f"the probabilities of {images} differ from the Keras model's by at most {self.difference:.2g}"
-            f" ({self.tolerance:.2g} is allowed). Over these images, the probability of a class varies by up to"
-            f" {self.range:.2g}. {self.other_answers:.2%} get another class"
+            f" ({self.tolerance:.2g} is allowed). Between these images, the probability of a class"
+            f" differs by up to {self.range:.2g}. {self.other_answers:.2%} get another class"
         )
 
 
@@ -243,7 +244,8 @@ def _as_user_error(to: str) -> Iterator[None]:
 
 
 def _record_images(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, list[bytes]]:
-    """Read the first images of the first split that has records. Records are in random order.
+    """Read the first images of the first split that has records. They are a random sample,
+    because records are stored in random order.
 
     Returns:
         A description of the images and their encoded bytes.
@@ -326,7 +328,7 @@ def _replaced(out: Path) -> Iterator[Path]:
     missing = [parent for parent in out.absolute().parents if not parent.exists()]
     out.parent.mkdir(parents=True, exist_ok=True)
     holder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))  # No other process uses this name.
-    made = holder / "export"  # A subdirectory, because only the owner has permissions for `holder`.
+    made = holder / "export"  # `holder` is private. This subdirectory gets the usual permissions.
     try:
         made.mkdir()
         yield made
@@ -340,5 +342,5 @@ def _replaced(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(holder, ignore_errors=True)  # It holds the failed export, or the replaced one.
         for parent in missing:
-            with contextlib.suppress(OSError):  # The directory is not empty.
+            with contextlib.suppress(OSError):  # Another process put files into it.
                 parent.rmdir()

@@ -193,7 +193,7 @@ def _guess(facts: Facts) -> dict[str, Any] | None:
 
 
 def _or(text: str, command: str) -> str:
-    """Return a text that contains a command as HTML. If there is no command, return ""."""
+    """Return a text as HTML, with the command in it. If there is no command, return ""."""
     return page.marked(text, command=command) if command else ""
 
 
@@ -266,7 +266,10 @@ def _help_for_input(trainer: str) -> str:
         text = f"`{{probe}}` measures the input and the model. {smaller}. `{{once}}` decodes each image only once."
         return page.marked(text, probe=probe, once=once)
     if fewer := advice.command(trainer, "--batch_size=N"):
-        text = "Steps on features are short. `{fewer}` with a larger N gives fewer and longer steps."
+        text = (
+            "Each step on features is short, so the model often waits for the next one. `{fewer}` with a larger N makes"
+        )
+        " fewer and longer steps."
         return page.marked(text, fewer=fewer)
     return page.marked(f"{smaller}.")
 
@@ -355,7 +358,7 @@ _RULES: tuple[Rule[Facts], ...] = (
         condition=_overfitted,
         title="Overfitted since epoch {epoch}",
         text="The validation loss was lowest in epoch {epoch} ({lowest}). At the end it was {last}, although the"
-        " training loss was lower.",
+        " training loss had fallen further.",
         advice="{stopped} More images or stronger augmentation also help.",
     ),
     Rule(
@@ -523,11 +526,12 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
     """Return the weakest class and its recall. None if no recall is clearly below the accuracy.
 
-    The recall of each class has an interval. The weakest class is the one with the lowest upper end.
+    The recall of each class has an interval. The interval of the weakest class has the lowest upper
+    limit.
     """
     counts = _confusion(predicted)
     rates = scores.per_class(counts)
-    # With a probability of 95 %, all intervals are right at the same time.
+    # With a probability of 95 %, every one of the intervals contains the true recall.
     highs = [scores.wilson(int(hits), int(n), len(counts)).high for hits, n in zip(np.diag(counts), rates.count)]
     worst = int(np.argmin(highs))
     return (worst, float(rates.recall[worst])) if highs[worst] < np.diag(counts).sum() / len(predicted) else None

@@ -41,7 +41,7 @@ def test_report_is_written_next_to_the_model(workspace):
     rows = read_csv(out / "predictions.csv")
     right = sum(row["label"] == row["prediction"] for row in rows)
     assert (metrics["count"], metrics["accuracy"]) == (40, right / 40)
-    assert metrics["note"] == "No choice of the training was made on this split."
+    assert metrics["note"] == "This split was not used for training."
     low, high = metrics["accuracy_interval"]
     assert done.stdout.splitlines() == [
         f"accuracy {right / 40:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on the 40 images"
@@ -108,7 +108,7 @@ def test_threshold_is_used_and_reported(workspace, tmp_path):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("run", "is a run directory, and its own report is not replaced. Pass another --out."),
+        ("run", "is the directory of a training, and the evaluation would replace its report. Pass another --out."),
         ("src", "is not empty and not an evaluation (it has no metrics.json). Pass another --out."),
         ("locked", "{parent} is not a writable directory. Pass another --out."),
     ],

@@ -317,7 +317,7 @@ def test_export_with_too_large_difference_is_not_written(workspace: Path, tmp_pa
         (
             {},
             [[0.1, 0.9], [0.6, 0.4]],
-            r"at most 0\.1 \(1e-05 is allowed\)\. Over these images, .* 0\.00% get another class\. If this is good"
+            r"at most 0\.1 \(1e-05 is allowed\)\. Between these images, .* 0\.00% get another class\. If this is good"
             r" enough,",
         ),
         ({"tolerance": 0.05}, [[0.1, 0.9], [0.6, 0.4]], r"at most 0\.1 \(0\.05 is allowed\)\."),
