@@ -54,11 +54,8 @@ coverage: $(VENV)/installed
 	$(RUN) -m pytest --cov --cov-report=
 	$(RUN) -m coverage report --show-missing --skip-covered --sort=cover
 
-# Exits are timed, so they run one at a time.
-test-slow: EXITS := tests/base/exit_test.py
 test-slow: $(VENV)/docs-installed
-	$(RUN) -m pytest -m slow --ignore=$(EXITS)
-	$(RUN) -m pytest -m slow -n 0 $(EXITS)
+	$(RUN) -m pytest -m slow
 
 test-interop: $(INTEROP)/installed
 	$(INTEROP)/bin/python -m pytest -m interop
