@@ -314,7 +314,7 @@ def watch(process: subprocess.Popen[str], signals: int = 0) -> tuple[str, float,
         signals: Number of interrupts to send after `ready`.
 
     Returns:
-        Its standard error, the seconds until the exit, and the seconds of processor time until the exit.
+        The standard error of the process, the seconds until the exit, and the seconds of processor time until then.
     """
     assert process.stdout is not None
     killer = threading.Timer(2 * HANGS_AFTER_SECONDS, process.kill)
