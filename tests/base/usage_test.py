@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import os
@@ -77,12 +78,16 @@ print(json.dumps([kinds, values]))
 """
 
 
-def flags_of(module: str, home: Path) -> tuple[dict[str, str], dict[str, Any]]:
+HOME = "/home/of nobody"
+
+
+@functools.cache
+def flags_of(module: str) -> tuple[dict[str, str], dict[str, Any]]:
     """Return the types of a command's flags, and the values of its path flags, given as ~/NAME."""
     done = subprocess.run(
         [sys.executable, "-c", FLAGS_OF, module],
         cwd=REPOSITORY,
-        env=os.environ | {"HOME": str(home)},
+        env=os.environ | {"HOME": HOME},
         capture_output=True,
         text=True,
         check=True,
@@ -92,14 +97,13 @@ def flags_of(module: str, home: Path) -> tuple[dict[str, str], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_every_flag_that_is_a_path_expands_home_directories(module: str, tmp_path: Path) -> None:
-    kinds, values = flags_of(module, tmp_path)
+def test_every_flag_that_is_a_path_expands_home_directories(module: str) -> None:
+    kinds, values = flags_of(module)
     texts = {name for name, kind in kinds.items() if "string" in kind and kind != "string enum"}
     assert texts <= (TEXTS | ALSO_TEXTS.get(module, set())) - ALSO_PATHS.get(module, set())
     assert not {name for name in values if name in TEXTS} - ALSO_PATHS.get(module, set())
     assert values == {
-        name: [f"x={tmp_path}/{name}"] if isinstance(value, list) else f"{tmp_path}/{name}"
-        for name, value in values.items()
+        name: [f"x={HOME}/{name}"] if isinstance(value, list) else f"{HOME}/{name}" for name, value in values.items()
     }
 
 
@@ -170,35 +174,40 @@ def test_home_directories_in_messages(module, flags, message, home, tmp_path):
 # --- Help and versions ---------------------------------------------------------------------------------------------
 
 
+@functools.cache
+def help_of(module: str) -> str:
+    done = run(module, "--help", cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
 @pytest.mark.parametrize("module", COMMANDS)
 def test_help_lists_the_flags_of_the_command(module: str, tmp_path: Path) -> None:
-    help_of = {flag: run(module, flag, cwd=tmp_path) for flag in ("-h", "--help")}
-    done = help_of["-h"]
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == help_of["--help"].stdout
+    done = run(module, "-h", cwd=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, help_of(module), "")
     lines = done.stdout.splitlines()
     documentation = importlib.import_module(module).__doc__
     assert documentation is not None
     assert lines[0] == documentation.splitlines()[0]
     assert lines[2].startswith(f"usage: python -m {module}")
     assert max(map(len, lines)) <= 120
-    kinds, _ = flags_of(module, tmp_path)
+    kinds, _ = flags_of(module)
     shown = [line.strip().removeprefix("--").removeprefix("[no]").split(":")[0] for line in lines if line[:4] == "  --"]
     assert sorted(shown) == sorted(kinds)  # All flags of the command, without those of absl.
 
 
 @pytest.mark.parametrize("module", COMMANDS)
-def test_help_states_choices_and_repetition_once(module: str, tmp_path: Path) -> None:
-    kinds, paths = flags_of(module, tmp_path)
-    flags_help = run(module, "--help", cwd=tmp_path).stdout.partition("\nflags:\n")[2]
+def test_help_states_choices_and_repetition_once(module: str) -> None:
+    kinds, paths = flags_of(module)
+    flags_help = help_of(module).partition("\nflags:\n")[2]
     texts = [" ".join(text.split()) for text in re.split(r"^  --", flags_help, flags=re.MULTILINE)[1:]]
-    help_of = {text.partition(":")[0].removeprefix("[no]"): text for text in texts}
-    assert help_of.keys() == kinds.keys()
+    text_of = {text.partition(":")[0].removeprefix("[no]"): text for text in texts}
+    assert text_of.keys() == kinds.keys()
     for name, kind in kinds.items():
-        assert help_of[name].count(">: ") == (kind == "string enum"), help_of[name]
-        assert "repeat this option" not in help_of[name]
+        assert text_of[name].count(">: ") == (kind == "string enum"), text_of[name]
+        assert "repeat this option" not in text_of[name]
         may_be_repeated = kind.startswith("multi ") or isinstance(paths.get(name), list)
-        assert len(re.findall(r"\brepeat", help_of[name], re.IGNORECASE)) == may_be_repeated, help_of[name]
+        assert len(re.findall(r"\brepeat", text_of[name], re.IGNORECASE)) == may_be_repeated, text_of[name]
 
 
 def test_help_of_a_flag_that_may_be_repeated() -> None:
@@ -279,7 +288,7 @@ def test_a_command_may_be_an_argument_of_its_package(home, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/convert.json").read_bytes() == (home / "out/convert.json").read_bytes()
     done = run("tfrecord_tools", "to-csv", "--help", cwd=tmp_path)
-    assert done.stdout == run("tfrecord_tools.to_csv", "--help", cwd=tmp_path).stdout
+    assert done.stdout == help_of("tfrecord_tools.to_csv")
     done = run("trainers", "finetune", "--tfrecords=none", cwd=tmp_path)
     assert (done.returncode, done.stderr[:13]) == (1, "error: none: ")
 
@@ -394,8 +403,8 @@ def test_flags_are_accepted_in_every_form(home, tmp_path):
         assert done.returncode == 0, done.stderr
 
 
-def test_suggested_flags_exist(tmp_path):
+def test_suggested_flags_exist() -> None:
     from tfrecord_tools.base import usage
 
-    known = {name for module in COMMANDS for name in flags_of(module, tmp_path)[0]} | {"exclude"}
+    known = {name for module in COMMANDS for name in flags_of(module)[0]} | {"exclude"}
     assert {name for names in usage._MEANINGS.values() for name in names} <= known
