@@ -475,7 +475,8 @@ def define_flags() -> None:
         None,
         "For PNG and TIFF images with more than 8 bits. LO,HI: level LO becomes black and level HI becomes white. auto:"
         " the lowest level of each image becomes black, its highest becomes white; then the grays of two images cannot"
-        " be compared. Default: 16-bit images keep their upper 8 bits, and images with more bits are rejected.",
+        " be compared. Default: 16-bit images keep their upper 8 bits, and signed, 32-bit or floating-point images are"
+        " rejected.",
     )
     flags.DEFINE_bool(
         "strip_metadata",

@@ -285,7 +285,8 @@ class Records:
 
         Args:
             fraction: Size of the second part, as a fraction of all records, in 0..1. If it is above 0, the second
-                part has at least one image of every class that has two or more different images.
+                part has at least one image of every class that has two or more units: groups, or images with
+                their copies.
             seed: Another seed gives another split.
 
         Returns:
@@ -325,7 +326,7 @@ class Records:
     def _read_at(self, shard: int, count: int, offset: int) -> bytes:
         """Read from a file that this process has opened.
 
-        A file that was opened before a fork must not be used, because both processes would share its position.
+        A file that was opened before a fork is not used: without `os.pread`, both processes would share its position.
         """
         key = (os.getpid(), shard)
         descriptor = self._open_files.get(key)

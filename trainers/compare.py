@@ -217,7 +217,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "backbone",
         [],
-        "[NAME=]BACKBONE [FLAGS]: a backbone to train every variant with. Default: the backbone of each recipe.",
+        "[NAME=]BACKBONE [FLAGS]: a backbone to train all variants with, except scratch and those with a --backbone of"
+        " their own. Default: the backbone of each recipe.",
     )
     flags.DEFINE_list("seeds", ["0"], "Seeds, as in 0,1,2. Each variant is trained once per seed.")
     flags.DEFINE_boolean("dry_run", False, "Print the commands of the trainings without running them.")
@@ -248,9 +249,8 @@ def main(argv: Sequence[str]) -> None:
         for job in config.jobs():
             print(shlex.join(job.command()))
     else:
-        signal.signal(
-            signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-        )  # SystemExit also ends the running training.
+        # SystemExit also ends the running training.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         compare(config)
 
 

@@ -74,7 +74,7 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
     _check_out(out)
     run = _run_of(config.run, info)
 
-    from trainers.devices import device  # TensorFlow takes seconds to import, and errors in flags are reported first.
+    from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)
@@ -89,9 +89,8 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
         "digest": data.digest,
     }
     out.mkdir(parents=True, exist_ok=True)
-    run_directory.write_json(
-        out / run_directory.METRICS, metrics
-    )  # Written first: it allows the next evaluation to replace an unfinished one.
+    # Written first: it allows the next evaluation to replace an unfinished one.
+    run_directory.write_json(out / run_directory.METRICS, metrics)
     low, high = metrics["accuracy_interval"]
     log(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on the"

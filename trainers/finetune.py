@@ -23,7 +23,7 @@ def define_flags() -> None:
         None,
         "Layers of the backbone that the second phase trains. last_stage: the last layers, which share the smallest"
         " height and width; all: every layer; N: the last N layers with weights; or a regular expression for layer"
-        " names. BatchNormalization always stays frozen. Default: last_stage.",
+        " names. BatchNormalization stays frozen, except with --weights=none. Default: last_stage.",
     )
 
 

@@ -27,8 +27,8 @@ def define_flags() -> None:
     usage.define_path(
         "csv",
         None,
-        "Directory with train.csv and validation.csv, as tfrecord_tools.to_csv writes them. Use it instead of"
-        " --tfrecords.",
+        "Directory of CSV files of pixels, one per split (train.csv, ...), from tfrecord_tools.to_csv. Use it instead"
+        " of --tfrecords.",
     )
 
 

@@ -66,6 +66,14 @@ def test_a_reader_that_stops_reading_causes_no_error() -> None:
     assert process.returncode == 0
 
 
+def test_all_objects_are_exempt_from_the_last_garbage_collections() -> None:
+    # Handlers run in reverse order, so this one sees what the handler of the command did.
+    before = "import atexit, gc\natexit.register(lambda: print(gc.get_freeze_count() > 10_000))\n"
+    command_line = [sys.executable, "-c", before + MAIN.format(body="print(gc.get_freeze_count())")]
+    done = subprocess.run(command_line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("0\nTrue\n", "")
+
+
 def test_bugs_show_a_traceback() -> None:
     command_line = [sys.executable, "-c", MAIN.format(body="1 / 0")]
     done = subprocess.run(command_line, cwd=REPOSITORY, capture_output=True, text=True, check=False)

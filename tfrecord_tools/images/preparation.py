@@ -65,7 +65,7 @@ class ImageConfig:
         quality: Quality of JPEGs that are encoded, 1..100.
         depth_range: The levels that become black and white, for PNGs and TIFFs with more than 8 bits: "LO,HI",
             or "auto" for the lowest and highest level of each image. None: 16-bit images keep their high byte, and
-            32-bit and floating-point images are rejected, since their black and white are not known. See
+            signed, 32-bit and floating-point images are rejected, since their black and white are not known. See
             `levels.reduced`.
         strip_metadata: Whether EXIF, XMP and IPTC are removed from JPEG and PNG. See `strip.stripped`.
     """

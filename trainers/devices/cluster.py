@@ -53,8 +53,8 @@ def from_environment() -> Cluster:
         raise UserError(f"TF_CONFIG={text}: must be as in {_EXAMPLE}.") from error
     if (kind, index) not in names or set(addresses) - {"chief", "worker"} or len(addresses.get("chief", ())) > 1:
         raise UserError(
-            f"TF_CONFIG={text}: {kind} {index} is not a worker of the cluster. cluster may list workers and one chief,"
-            f" and task must be one of them, with its index counted from 0, as in {_EXAMPLE}."
+            f"TF_CONFIG={text}: cluster may list workers and at most one chief, and task must be one of them"
+            f" (task is {kind} {index}; an index is counted from 0), as in {_EXAMPLE}."
         )
     return Cluster(
         worker=names.index((kind, index)), workers=len(names), addresses=tuple(addresses[k][i] for k, i in names)

@@ -1,6 +1,6 @@
 """Checks of whether this machine can train, with advice.
 
-Each check imports TensorFlow inside its function. So this module can be imported even if TensorFlow is broken.
+Checks that need TensorFlow import it in their functions. So this module can be imported even if TensorFlow is broken.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tfrecord_tools.errors import one_line
 FINE, NOTE, BROKEN = "fine", "note", "BROKEN"
 _NVIDIA, _DISPLAY = "0x10de", "0x03"  # PCI vendor, and first byte of the PCI class of display devices.
 _GPU_EXTRA = "pip install 'tfrecord-tools[gpu]'"
-# Bytes. TensorFlow alone needs 2 GB of memory. A run with its checkpoints needs up to 5 GB of disk.
+# Bytes. Below these limits, the check gives advice. TensorFlow alone needs about 2 GB of memory.
 _SMALL_MEMORY, _SMALL_DISK = 4e9, 5e9
 _STEP = (32, 56, 64)  # The convolution that is timed: images, pixels per side, channels of input and output.
 _ROUNDS = 5

@@ -244,8 +244,8 @@ def _as_user_error(to: str) -> Iterator[None]:
 
 
 def _record_images(data: Dataset, splits: tuple[str, ...], most: int) -> tuple[str, list[bytes]]:
-    """Read the first images of the first split that has records. They are a random sample,
-    because records are stored in random order.
+    """Read the first images of the first split that has records. `convert` has
+    shuffled the records; in adopted datasets, the order is that of the files.
 
     Returns:
         A description of the images and their encoded bytes.
@@ -342,5 +342,5 @@ def _replaced(out: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(holder, ignore_errors=True)  # It holds the failed export, or the replaced one.
         for parent in missing:
-            with contextlib.suppress(OSError):  # Another process put files into it.
+            with contextlib.suppress(OSError):  # It is not empty: it holds the export.
                 parent.rmdir()

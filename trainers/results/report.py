@@ -268,8 +268,8 @@ def _help_for_input(trainer: str) -> str:
     if fewer := advice.command(trainer, "--batch_size=N"):
         text = (
             "Each step on features is short, so the model often waits for the next one. `{fewer}` with a larger N makes"
+            " fewer and longer steps."
         )
-        " fewer and longer steps."
         return page.marked(text, fewer=fewer)
     return page.marked(f"{smaller}.")
 

@@ -209,6 +209,30 @@ def test_waiting_for_input_is_reported(waits, reported, evil):
     assert ("The model waited for its input 50% of the time" in titles(facts)) == reported
 
 
+@pytest.mark.parametrize(
+    ("trainer", "advice"),
+    [
+        (
+            "finetune",
+            "python -m trainers.finetune --probe measures the input and the model. python -m tfrecord_tools.convert"
+            " --resize=N makes records that decode faster. python -m trainers.finetune --cache=memory decodes each image"
+            " only once.",
+        ),
+        (
+            "features",
+            "Each step on features is short, so the model often waits for the next one. python -m trainers.features"
+            " --batch_size=N with a larger N makes fewer and longer steps.",
+        ),
+    ],
+)
+def test_advice_for_slow_input_names_flags_of_the_trainer(trainer, advice, evil):
+    facts = dataclasses.replace(
+        evil, info=dataclasses.replace(evil.info, trainer=trainer), history=[{"data_wait": 0.5}]
+    )
+    (finding,) = (finding for finding in report.findings(facts) if finding.title.startswith("The model waited"))
+    assert re.sub(r"<[^>]+>", "", finding.text).strip().endswith(advice)
+
+
 def test_throughput_is_drawn_where_it_is_known(evil):
     rows = [dict(row, images_per_second=100.0 + i, data_wait=0.2) for i, row in enumerate(HISTORY)]
     assert "waiting for input" in plots.draw(evil.predictions, 0.5, rows)["throughput"].svg
