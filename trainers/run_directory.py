@@ -265,6 +265,10 @@ def _refuse_foreign(path: Path, settings: Topics, topics: Sequence[str]) -> None
             " directory."
         )
     changes = differences(path, settings, topics)
+    if any(change.startswith("dataset.digest ") for change in changes):
+        raise UserError(
+            f"--run={path}: was started on another dataset, or the dataset has changed since then. Pass another --run."
+        )
     if changes:
         raise UserError(
             f"--run={path}: was started with other settings: {'; '.join(changes)}. "

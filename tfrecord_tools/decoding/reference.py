@@ -89,15 +89,17 @@ def resize(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Tensor) -> 
         start: f64[2], top and left of the part in pixels.
         extent: f64[2], height and width of the part in pixels.
     """
+    # Only float32 is transposed: for integers, oneDNN prints an error on processors without AVX-512. TensorFlow's
+    # optimizer would exchange a transpose and a cast, but not a transpose and `saturate_cast`.
     columns = _resized_height(image, side, start[0], extent[0])
     transposed = _resized_height(tf.transpose(columns, [1, 0, 2]), side, start[1], extent[1])
-    result = tf.transpose(transposed, [1, 0, 2])
+    result = tf.saturate_cast(tf.transpose(transposed, [1, 0, 2]), tf.uint8)
     result.set_shape([side, side, 3])
     return result
 
 
 def _resized_height(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
-    """Resize the rows `start` to `start + extent` (f64[] both) of u8[h w 3] to u8[side w 3].
+    """Resize the rows `start` to `start + extent` (f64[] both) of [h w 3] to f32[side w 3], whole numbers in 0..255.
 
     The weights are those of Pillow's `Resampling.BILINEAR`: a triangle as wide as two new rows, or two old rows if
     those are wider. Sums of integers are exact, so their order does not matter.
@@ -115,7 +117,8 @@ def _resized_height(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Te
     rows = tf.reshape(tf.cast(image, tf.float64), [height, width * 3])
     # Sparse, since a new row needs only few old rows.
     sums = tf.sparse.sparse_dense_matmul(tf.sparse.from_dense(_rounded(weights * unit)), rows)
-    return tf.reshape(tf.saturate_cast(tf.floor((sums + unit / 2) / unit), tf.uint8), [side, width, 3])
+    levels = tf.clip_by_value(tf.floor((sums + unit / 2) / unit), 0.0, 255.0)
+    return tf.reshape(tf.cast(levels, tf.float32), [side, width, 3])
 
 
 def _rounded(values: tf.Tensor) -> tf.Tensor:

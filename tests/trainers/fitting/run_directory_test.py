@@ -108,7 +108,6 @@ def test_lock_ends_with_its_process():
         ("flags", {"backbone_kwargs": {"alpha": 0.5}}, "--backbone_kwargs.alpha was None, is 0.5"),
         ("recipe", {"phases": [{"name": "head", "learning_rate": 1}]}, "recipe.phases.0.learning_rate was 0.001, is 1"),
         ("weights", {"sha256": "00"}, "weights.sha256 was None, is '00'"),
-        ("dataset", {"digest": "def"}, "dataset.digest was 'abc', is 'def'"),
         ("environment", {"keras": "3.16"}, "environment.keras was '3.15.1', is '3.16'"),
     ],
 )
@@ -120,6 +119,16 @@ def test_other_settings_are_rejected_and_the_difference_is_named(topic, values, 
         assert str(error.value) == (
             f"--run=run: was started with other settings: {message}. "
             "Repeat the command that started it, or pass another --run."
+        )
+
+
+def test_another_dataset_is_rejected():
+    begin("run")
+    for open_run in (run_directory.results, lambda run, settings: begin(run, settings)):
+        with pytest.raises(UserError) as error:
+            open_run("run", changed("dataset", digest="def"))
+        assert str(error.value) == (
+            "--run=run: was started on another dataset, or the dataset has changed since then. Pass another --run."
         )
 
 

@@ -215,8 +215,8 @@ def test_waiting_for_input_is_reported(waits, reported, evil):
         (
             "finetune",
             "python -m trainers.finetune --probe measures the input and the model. python -m tfrecord_tools.convert"
-            " --resize=N makes records that decode faster. python -m trainers.finetune --cache=memory decodes each image"
-            " only once.",
+            " --resize=N makes records that decode faster. python -m trainers.finetune --cache=memory decodes each"
+            " image only once.",
         ),
         (
             "features",
