@@ -146,7 +146,7 @@ def _remedy(bottleneck: Stage, records: int, image_size: int, crop: float, in_me
             "Use fewer kinds of augmentation (color changes cost as much as all geometric changes), or more processors."
         )
     if bottleneck.name == "reading":
-        return "Use a faster disk, or --order=blocks of a trainer, which reads neighboring records one after another."
+        return "Use a faster disk, or order.Blocks in your own code, which reads neighboring records one after another."
     return "Use more processors, or larger batches."
 
 

@@ -378,7 +378,7 @@ def test_order_must_fit_the_records(train: Records) -> None:
 
 @pytest.mark.parametrize("crop", [-1.0, 2.0])
 def test_crop_must_be_a_share(train: Records, crop: float) -> None:
-    with pytest.raises(UserError, match=rf"crop={crop}: must be between 0 and 1, a fraction of the shorter side"):
+    with pytest.raises(UserError, match=rf"crop={crop}: must be between 0 and 1\. It is the side of the central"):
         batches(train, 1, crop=crop)
     with pytest.raises(UserError, match=rf"crop={crop}: must be between 0 and 1"):
         dataset.eval_batches(train, batch_size=4, image_size=SIZE, crop=crop)
@@ -450,7 +450,7 @@ def test_cache_keeps_to_its_budget(train: Records) -> None:
     assert cached.pixels.nbytes == size
     assert dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size - 1) is None
     message = (
-        r"cache: does not fit the records\. It has shape \(10, 8, 8, 3\) and crop=0\.0; needed are shape"
+        r"cache: does not fit the records\. It has shape \(10, 8, 8, 3\) and crop=0\.0\. It must have shape"
         r" \(10, 9, 9, 3\) and crop=0\.0\."
     )
     with pytest.raises(UserError, match=message):

@@ -213,8 +213,8 @@ def test_label_regex_is_refused(tmp_path: Path) -> None:
 def test_split_is_refused(tmp_path: Path) -> None:
     assert refusal(plain(tmp_path / "p.parquet"), split=["train=p.parquet"]) == (
         "--split=train=p.parquet and Parquet files of images cannot be combined: the splits come from the names of the"
-        " files, such as train.parquet and test.parquet, or from a column. Remove --split and rename the files, or name"
-        " the column with --split_column."
+        " files, such as train.parquet and test.parquet, or from a column. Remove --split. Then rename the files, or"
+        " pass --split_column."
     )
 
 

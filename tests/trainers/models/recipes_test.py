@@ -177,7 +177,8 @@ def test_override():
         ({"batch_size": 0}, "--batch_size=0: must be at least 1 image."),
         (
             {"crop": 1.5},
-            "--crop=1.5: must be between 0 and 1, a fraction of the shorter side. 0 stretches the whole image.",
+            "--crop=1.5: must be between 0 and 1. It is the side of the central square divided by the image's shorter"
+            " side. 0 stretches the whole image.",
         ),
         ({"mixup": 1.5}, "--mixup=1.5: must be a share of the images, from 0 to 1."),
         ({"cutmix": -1.0}, "--cutmix=-1.0: must be a share of the images, from 0 to 1."),
