@@ -60,8 +60,8 @@ class AdoptConfig:
         out: Directory to write.
         image_key: Feature that holds the image. None: the feature is found by its name and its values.
         label_key: Feature that holds the label. None: the feature is found by its name and its values.
-        label_offset: Label of the first class. None: 1 if the smallest label is 1, unless there are class names for
-            labels from 0; else 0.
+        label_offset: Label of the first class. None: 0, or 1 if the smallest label is 1 and no class names show that
+            labels count from 0.
         classes: Class names in the order of the labels, or a text file with one name per line. None: use the
             file of names that TensorFlow Datasets wrote beside the records. If there is none, use the names in the
             records. If there are no names, each class is named after its label: "0", "1".
@@ -577,8 +577,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "label_offset",
         None,
-        "Number that the records store for the first class. Default: 1 if the smallest label is 1, unless there are"
-        " class names for labels from 0; else 0.",
+        "Number that the records store for the first class. Default: 0, or 1 if the smallest label is 1 and no"
+        " class names show that labels count from 0.",
     )
     flags.DEFINE_list(
         "classes",

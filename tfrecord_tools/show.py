@@ -136,7 +136,7 @@ def _class_names(directory: Path) -> ClassNames:
 def _files(path: Path, contents: Sequence[Contents]) -> Iterator[str]:
     """Yield the table of files. Each group has one line, and below it one line per file.
 
-    If there are many files, one line gives the smallest and the largest values instead.
+    For many files, one line with the smallest and the largest values replaces the lines of the files.
     """
     files = [facts for content in contents for facts in content.files]
     records, size = map(sum, zip(*files))

@@ -253,7 +253,7 @@ class Checkpointer(keras.callbacks.Callback):
         position = self.position
         self.position = dataclasses.replace(position, step=position.step + 1, global_step=position.global_step + 1)
         due = self._every and self.position.global_step % self._every == 0
-        if due and self.position.step < self.params["steps"]:  # After the last step, on_epoch_end saves.
+        if due and self.position.step < self.params["steps"]:  # The end of an epoch saves by itself.
             self.save()
 
     def on_test_begin(self, logs: Any = None) -> None:

@@ -404,7 +404,5 @@ def test_flags_are_accepted_in_every_form(home, tmp_path):
 
 
 def test_suggested_flags_exist() -> None:
-    from tfrecord_tools.base import usage
-
     known = {name for module in COMMANDS for name in flags_of(module)[0]} | {"exclude"}
     assert {name for names in usage._MEANINGS.values() for name in names} <= known

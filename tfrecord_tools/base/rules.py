@@ -98,6 +98,6 @@ def lines(findings: Iterable[Finding]) -> Iterator[str]:
 
 
 def imbalance(sizes: Sequence[int]) -> str:
-    """Return the sizes of the smallest and the largest class, "40 to 600", or "" if they are similar."""
+    """Return smallest and largest class size, as "40 to 600". If they are similar, return an empty text."""
     largest, smallest = max(sizes), min(sizes)
     return f"{smallest:,} to {largest:,}" if largest >= IMBALANCE * smallest else ""

@@ -99,7 +99,9 @@ def resize(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Tensor) -> 
 
 
 def _resized_height(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
-    """Resize the rows `start` to `start + extent` (f64[] both) to f32[side w 3], integers in 0..255.
+    """Resize the rows from `start` (f64[]) of [h w 3] to f32[side w 3], integers in 0..255.
+
+    `extent`, f64[], is the number of rows.
 
     The weights are those of Pillow's `Resampling.BILINEAR`: a triangle as wide as two new rows, or two old rows if
     those are wider. Sums of integers are exact, so their order does not matter.

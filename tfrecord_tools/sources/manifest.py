@@ -197,7 +197,8 @@ def find_columns(
 def _usual(path: str, table: pa.Table, name: str, reading: Reading) -> str | None:
     """Find the column of a role by its usual names or its values.
 
-    Return None if the role is optional and not exactly one column fits."""
+    Return None if the role is optional and not exactly one column fits.
+    """
     if name == "split":
         candidates = list(_split_columns(table, reading))
         return candidates[0] if len(candidates) == 1 else None
