@@ -172,7 +172,7 @@ def train_stream(
         batch = batch._replace(images=augmented(batch.images, batch.keys, augment, jit))
         return select(batch) if select else batch
 
-    return data.map(finish, parallel or tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return data.map(finish, parallel or workers.default_workers()).prefetch(tf.data.AUTOTUNE)
 
 
 def serialized_batches(
@@ -404,7 +404,8 @@ def _map_python(
             part.set_shape([length, *(() if number else shape)])
         return Batch(*parts)
 
-    return chunks.map(as_tensors, parallel or workers.default_workers())
+    data = chunks.map(as_tensors, parallel or workers.default_workers())
+    return python_calls.without_autotune(data)
 
 
 def _check_not_empty(records: Records) -> None:

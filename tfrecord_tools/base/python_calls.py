@@ -3,6 +3,8 @@
 TensorFlow's threads call such a function ahead of the consumer, even while the script exits. A thread that waits for
 the GIL when the interpreter is finalized never returns, and the destructor of the iterator waits for it forever.
 Therefore, an exit handler refuses new calls and waits for the running ones before the interpreter is finalized.
+
+`without_autotune` avoids another wait at exit, of up to a minute.
 """
 
 from __future__ import annotations
@@ -112,6 +114,18 @@ def numpy_function(
     """
     _at_exit()
     return tf.numpy_function(functools.partial(_calls.call, function), inputs, dtypes, stateful=stateful)
+
+
+def without_autotune(data: tf.data.Dataset) -> tf.data.Dataset:
+    """Switch off TensorFlow's autotuning for a dataset and all steps that follow it.
+
+    The autotuning thread sleeps for up to 60 s between its turns. In TensorFlow 2.21, it sometimes misses the signal to
+    stop that the destructor of the iterator sends (`Model::OptimizeLoop`), and the process exits only after the sleep.
+    For these pipelines, autotuning gains nothing: one thread per processor is best.
+    """
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return data.with_options(options)
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:

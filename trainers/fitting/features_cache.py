@@ -87,7 +87,7 @@ class Features:
             values, labels = python_calls.numpy_function(gather, [position], (tf.float32, tf.int64))
             return tf.ensure_shape(values, [rows, self.values.shape[1]]), tf.ensure_shape(labels, [rows])
 
-        return positions.map(as_tensors).prefetch(tf.data.AUTOTUNE)
+        return python_calls.without_autotune(positions.map(as_tensors)).prefetch(tf.data.AUTOTUNE)
 
 
 def load_or_extract(

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tfrecord_tools import dataset, mix
 from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.base import graphs, words
+from tfrecord_tools.base import graphs, words, workers
 from tfrecord_tools.dataset import Batch
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
@@ -171,7 +171,7 @@ def train_batches(
             augment=PRESETS[recipe.augment],
             cache=cache,
         )
-        return data.map(finish, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+        return data.map(finish, workers.default_workers()).prefetch(tf.data.AUTOTUNE)
 
     return batches
 
