@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_backbone
 from image_sources import converted, history, run, save_weights, start, tree, with_splits
 
 from tfrecord_tools import dataset
@@ -197,7 +198,7 @@ def test_killed_twice_the_training_continues_and_ends_with_the_same_weights(work
 
 
 def test_three_classes_without_validation_from_scratch(workspace, tmp_path, capsys):
-    recipe = recipes.override(recipes.finetune(**TINY_MODEL, weights="none"), batch_size=8, epochs=[1])
+    recipe = recipes.override(recipes.finetune(**tiny_backbone.MODEL, weights="none"), batch_size=8, epochs=[1])
     config = recipes.TrainConfig(tfrecords=str(workspace / "out3"), run=str(tmp_path / "three"))
     metrics = training.train("finetune", dataset.open(workspace / "out3"), recipe, config, {})
     out = capsys.readouterr().out

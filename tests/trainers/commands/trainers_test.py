@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import spread_training
 import tensorflow as tf
-from image_sources import converted, history, run, save_weights, start, tree, with_splits
+import tiny_backbone
+from image_sources import converted, history, run, start, tree, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
@@ -22,13 +23,11 @@ from trainers import checkpoint, recipes, training
 from trainers.models import networks
 from trainers.run_directory import Metrics
 
-BACKBONE = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
-BACKBONE_FLAGS = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32")
 TRAINERS = {
     "scratch": ("--image_size=24", "--augment=standard"),
-    "features": (*BACKBONE_FLAGS, "--head=dense"),
-    "frozen": BACKBONE_FLAGS,
-    "finetune": (*BACKBONE_FLAGS, "--augment=reference"),
+    "features": (*tiny_backbone.FLAGS, "--head=dense"),
+    "frozen": tiny_backbone.FLAGS,
+    "finetune": (*tiny_backbone.FLAGS, "--augment=reference"),
 }
 
 
@@ -36,7 +35,7 @@ TRAINERS = {
 def workspace(tmp_path_factory) -> Path:
     """Return a directory with a dataset of two classes, one of five classes, and weights."""
     workspace = tmp_path_factory.mktemp("trainers")
-    save_weights(workspace / "w.weights.h5")
+    tiny_backbone.save_weights(workspace / "w.weights.h5")
     converted(with_splits(workspace / "src", train=16, validation=6), workspace / "out")
     five = {f"{split}/{name}": 5 for split in ("train", "validation") for name in ("a", "b", "c", "d", "e")}
     converted(tree(workspace / "src5", five), workspace / "out5")
@@ -49,7 +48,11 @@ def train(trainer: str, out: Path, run: Path, recipe: recipes.Recipe, **config: 
 
 
 def small(trainer: str, workspace: Path, **values: Any) -> recipes.Recipe:
-    model = {"image_size": 24} if trainer == "scratch" else BACKBONE | {"weights": str(workspace / "w.weights.h5")}
+    model = (
+        {"image_size": 24}
+        if trainer == "scratch"
+        else tiny_backbone.MODEL | {"weights": str(workspace / "w.weights.h5")}
+    )
     recipe = recipes.RECIPES[trainer]["default"](**model)
     replaced: dict[str, Any] = {"batch_size": 8, "epochs": [1] * len(recipe.phases)}
     return recipes.override(recipe, **replaced | values)
@@ -84,7 +87,9 @@ def test_features_give_the_whole_model(workspace, tmp_path, capsys):
     seconds = [json.loads(path.read_text())["seconds"] for path in (tmp_path / "features").glob("*/about.json")]
     assert metrics["seconds"] > sum(seconds) > 0.1
     other = recipes.override(
-        recipes.features(head="linear", **BACKBONE, weights=str(workspace / "w.weights.h5")), batch_size=8, epochs=[2]
+        recipes.features(head="linear", **tiny_backbone.MODEL, weights=str(workspace / "w.weights.h5")),
+        batch_size=8,
+        epochs=[2],
     )
     again = train("features", workspace / "out", tmp_path / "two", other)
     assert "computed" not in capsys.readouterr().out  # Another head uses the same features.
@@ -387,7 +392,7 @@ def test_settings_that_exclude_each_other_are_reported(trainer, values, config, 
             {"phase": {"optimizer": "adamw", "optimizer_kwargs": {"weight_decay": "much"}}},
             "--optimizer_kwargs=weight_decay='much': Keras's AdamW rejects it: ",
         ),
-        ({"unfreeze": "block9"}, "--unfreeze=block9: matches no layer with weights of mobilenet_0.25_32."),
+        ({"unfreeze": "block9"}, "--unfreeze=block9: matches no layer with weights of cnn."),
         ({"unfreeze": "("}, "--unfreeze=(: is not a regular expression: "),
         ({"phase": {"warmup_steps": 4}}, "--warmup_steps=4: must be fewer than the 4 steps of phase head."),
         (
