@@ -273,6 +273,11 @@ class Records:
         paths: list[str] = table.column("path").take(self._rows).to_pylist()
         return paths
 
+    def source_sha256(self) -> np.ndarray:
+        """Return the hash of each record's source file, u8[n 32]. Each call reads the index."""
+        table = index.read(Path(self._index_path), ["source_sha256"], self._split)
+        return index.hashes(table, "source_sha256")[self._rows]
+
     def select(self, numbers: np.ndarray) -> Records:
         """Return the records with these `numbers`, i64[k], in this order. Nothing is read."""
         rows = self._rows[numbers]

@@ -17,6 +17,7 @@ from tfrecord_tools.base import command, usage, words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import run_directory
+from trainers.auditing import audit_files
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions, report
@@ -34,6 +35,7 @@ class EvaluateConfig:
         out: Directory to write. If None, evaluation-DATASET-SPLIT-DIGEST next to the model.
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
+        audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
     """
 
     run: str
@@ -41,6 +43,7 @@ class EvaluateConfig:
     split: str = "test"
     out: str | None = None
     threshold: float | None = None
+    audit: str | None = None
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -69,6 +72,7 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
     data = open_dataset(config.tfrecords)
     predictions.check_classes(info, data)
     records = data.records(config.split)
+    doubts = audit_files.find(data, config.audit)
     name = f"evaluation-{data.name}-{config.split}-{data.digest[:8]}"  # Several datasets may have the same name.
     out = Path(config.out) if config.out else path.parent / name
     _check_out(out)
@@ -81,6 +85,7 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
     predicted = predictions.of_records(model, info, records, data.class_names)
     metrics: Metrics = {
         **predictions.summary(predicted),
+        **predictions.without_issues(predicted, records, doubts),
         "split": f"the {config.split} split of {data.name}",
         "note": _note(info, data, config.split),
         "count": len(predicted),
@@ -96,6 +101,8 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on the"
         f" {words.number(len(predicted), 'image')} of {metrics['split']}"
     )
+    if "without_issues" in metrics:
+        log(predictions.without_issues_line(metrics))
     report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run, log=log)
     log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
     return metrics
@@ -140,6 +147,12 @@ def define_flags() -> None:
     flags.DEFINE_string("split", EvaluateConfig.split, "Split to evaluate on: train, validation or test.")
     usage.define_path("out", None, "Directory to write. Default: evaluation-DATASET-SPLIT-DIGEST in the run directory.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
+    usage.define_path(
+        "audit",
+        None,
+        "Directory of an audit of the dataset, written by trainers.audit. The accuracy on the images without issues is"
+        " reported, too. Default: audits/NAME-DIGEST, if it exists.",
+    )
 
 
 def main(argv: Sequence[str]) -> None:

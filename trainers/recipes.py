@@ -16,6 +16,7 @@ from tfrecord_tools.base import words
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.errors import UserError
 from trainers import backbones
+from trainers.auditing.issues import KINDS
 
 CACHES = ("auto", "memory", "off")
 CLASS_WEIGHTS = ("none", "balanced")
@@ -199,6 +200,8 @@ class TrainConfig:
             "blocks": random blocks of neighboring records, for slow storage.
         block: Records per block, for order "blocks".
         records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
+        audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
+        drop_issues: Kinds of issues. Training records with such an issue in the audit are left out.
         probe: Whether to measure the speed of the input and of the model before training and print which is slower.
         strategy: "none": one device. "mirrored": all GPUs of this machine; each GPU gets a part of each batch. Even
             with one GPU, the next batch is copied while the GPU computes. "auto": "mirrored" if there is a GPU, else
@@ -218,6 +221,8 @@ class TrainConfig:
     order: str = "shuffled"
     block: int = 256
     records: str | None = None
+    audit: str | None = None
+    drop_issues: Sequence[str] = ()
     probe: bool = False
     strategy: str = "auto"
     features: str = "features"
@@ -229,6 +234,12 @@ class TrainConfig:
             raise UserError(f"--cache_mb={self.cache_mb}: must be at least 0.")
         if self.block < 1:
             raise UserError(f"--block={self.block}: must be at least 1 record.")
+        wrong = [kind for kind in self.drop_issues if kind not in KINDS]
+        if wrong:
+            raise UserError(
+                f"--drop_issues={','.join(self.drop_issues)}: {wrong[0]} is not a kind of issue. The kinds are"
+                f" {', '.join(KINDS)}."
+            )
         if self.strategy == "multi_worker" and self.run is None:
             raise UserError("--strategy=multi_worker: --run is missing. Pass a directory that all workers can access.")
         if self.checkpoint_every < 0:

@@ -30,6 +30,22 @@ SETTINGS = "settings.json"
 TENSORBOARD = "tensorboard"
 
 
+class WithoutIssues(TypedDict):
+    """The accuracy on images without open issues in the dataset's audit.
+
+    Attributes:
+        left_out: Number of images with open issues.
+        count: Number of other images.
+        accuracy: Share of them that are classified correctly, 0..1.
+        accuracy_interval: Lower and upper end of the 95 % interval of the accuracy.
+    """
+
+    left_out: int
+    count: int
+    accuracy: float
+    accuracy_interval: list[float]
+
+
 class Metrics(TypedDict, total=False):
     """The content of metrics.json. Only trainings have `steps` to `latency_ms`, only evaluations the rest.
 
@@ -40,6 +56,7 @@ class Metrics(TypedDict, total=False):
         calibration_error: Expected calibration error, 0..1.
         auc: Area under the ROC curve. Two classes only.
         average_precision: Area under the precision-recall curve. Two classes only.
+        without_issues: The accuracy on images without open issues. Only if the dataset has an audit.
         split: Description of the evaluated images.
         note: Explanation of what these results mean for new images.
         count: Number of evaluated images.
@@ -60,6 +77,7 @@ class Metrics(TypedDict, total=False):
     calibration_error: float
     auc: float
     average_precision: float
+    without_issues: WithoutIssues
     split: str
     note: str
     count: int

@@ -12,6 +12,7 @@ from tfrecord_tools.base import command, usage
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
+from trainers.auditing.issues import KINDS
 from trainers.recipes import ModelConfig, Recipe, TrainConfig
 
 # With this call, absl counts the flags as flags of the trainer, and the trainer's --help lists them.
@@ -51,6 +52,18 @@ def define_training_flags(trainer: str) -> None:
         None,
         "File (text or Parquet) with the numbers of the training records to use. The first record is 0. Default: all"
         " training records.",
+    )
+    usage.define_path(
+        "audit",
+        None,
+        "Directory of an audit of the dataset, written by trainers.audit. The report also shows the accuracy on the"
+        " images without issues. Default: audits/NAME-DIGEST, if it exists.",
+    )
+    flags.DEFINE_list(
+        "drop_issues",
+        [],
+        "Leave out training images for which the audit found an issue of these kinds with a score of at least 0.5, as"
+        f" in label,off_topic. Kinds: {', '.join(KINDS)}. Default: all images are used.",
     )
     flags.DEFINE_float(
         "crop",

@@ -16,6 +16,7 @@ from tfrecord_tools.dataset import Batch
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Dataset, Records, read_numbers
+from trainers.auditing import audit_files, issues
 from trainers.recipes import Recipe, TrainConfig
 
 Shard = tuple[int, int]  # (i, n): the i-th of n slices.
@@ -62,6 +63,8 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callab
     if config.records:
         train = train.select(read_numbers(config.records, len(train)))
         log(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
+    if config.drop_issues:
+        train = _without_issues(data, train, config, log)
     if data.splits.get("validation"):
         return _splits(data, train, data.records("validation"), "the validation split", shard, log)
     rest, held_out = train.hold_out(HELD_OUT)  # The images do not depend on --seed, so that runs can be compared.
@@ -72,6 +75,25 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callab
         )
     log(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by content")
     return _splits(data, rest, held_out, "a held-out part of the train split", shard, log)
+
+
+def _without_issues(data: Dataset, train: Records, config: TrainConfig, log: Callable[[str], object]) -> Records:
+    """Return the training records for which the audit found no issue of the kinds in --drop_issues."""
+    given = f"--drop_issues={','.join(config.drop_issues)}"
+    doubts = audit_files.find(data, config.audit)
+    if doubts is None:
+        raise UserError(
+            f"{given}: the dataset has no audit in {audit_files.default(data)}. Run python -m trainers.audit"
+            f" --tfrecords={data.directory}, or pass its directory as --audit."
+        )
+    doubted = doubts.of(train, config.drop_issues)
+    if doubted.all():
+        raise UserError(f"{given}: all {len(train):,} training records have such issues. Pass fewer kinds.")
+    log(
+        f"{given}: {int(doubted.sum()):,} of {words.number(len(train), 'training record')} left out, as listed in"
+        f" {doubts.directory / issues.CSV}"
+    )
+    return train.select(np.flatnonzero(~doubted))
 
 
 def _splits(

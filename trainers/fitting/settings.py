@@ -12,6 +12,7 @@ from typing import Any
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.records import Dataset
 from trainers import run_directory
+from trainers.auditing import audit_files, issues
 from trainers.devices.device import Device
 from trainers.recipes import Recipe, TrainConfig
 from trainers.run_directory import Settings
@@ -22,7 +23,7 @@ def settings_of(
 ) -> Settings:
     """Return the content of settings.json."""
     return {
-        "flags": {**flags, **_order_and_precision(config)},
+        "flags": {**flags, **_order_and_precision(config, data)},
         "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
         "weights": _weights(recipe),
         "dataset": {
@@ -31,15 +32,15 @@ def settings_of(
             "classes": list(data.class_names),
             "splits": dict(data.splits),
         },
-        "environment": _environment(device),
+        "environment": environment(device),
         "other": {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every},
     }
 
 
-def features_key(data: Dataset, recipe: Recipe, config: TrainConfig, device: Device) -> dict[str, Any]:
+def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device) -> dict[str, Any]:
     """Return everything that the features of a record depend on."""
     model = recipe.model
-    initial: Any = config.seed if model.weights == "none" else model.weights
+    initial: Any = seed if model.weights == "none" else model.weights
     return {
         "backbone": model.backbone,
         "backbone_kwargs": model.backbone_kwargs,
@@ -49,21 +50,25 @@ def features_key(data: Dataset, recipe: Recipe, config: TrainConfig, device: Dev
         "image_size": model.size,
         "crop": recipe.crop,
         "weights": _weights(recipe) or initial,
-        "environment": _environment(device),
+        "environment": environment(device),
     }
 
 
-def _order_and_precision(config: TrainConfig) -> dict[str, Any]:
+def _order_and_precision(config: TrainConfig, data: Dataset) -> dict[str, Any]:
     """Return the values of `TrainConfig` that affect the result of a training."""
     values = {name: getattr(config, name) for name in ("seed", "deterministic", "precision", "order")}
     if config.order == "blocks":
         values["block"] = config.block
+    if config.drop_issues:
+        values["drop_issues"] = sorted(set(config.drop_issues))
+        audit = Path(config.audit) if config.audit else audit_files.default(data)
+        values["issues_sha256"] = _sha256(str(audit / issues.PARQUET))
     if config.records:
         values["records_sha256"] = _sha256(config.records)
     return values
 
 
-def _environment(device: Device) -> dict[str, Any]:
+def environment(device: Device) -> dict[str, Any]:
     """Return the versions and the device, which can change the last bits of the results."""
     return {
         **run_directory.versions(),

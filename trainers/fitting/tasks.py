@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -15,16 +14,12 @@ from tfrecord_tools.base import graphs
 from trainers.devices import multi_worker
 from trainers.devices.device import Device
 from trainers.fit import Task
-from trainers.fitting import bottleneck, features_cache, inputs
+from trainers.fitting import bottleneck, extraction, inputs
 from trainers.fitting.features_cache import Features
-from trainers.fitting.settings import features_key
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
-from trainers.models import inference, networks
+from trainers.models import networks
 
-# Batch size for computing features. On two CPU cores, MobileNetV2 takes 1.3 times as long per image with batches of 32
-# as with batches of 8, which fit into the processor's caches. A GPU needs large batches.
-_EXTRACTION_BATCH = {"CPU": 8, "GPU": 64}
 _PREDICTION_BATCH = 1024  # Rows of features in a call of the head.
 
 
@@ -94,22 +89,12 @@ def _features_task(training: Training, throughput: Throughput, log: Callable[[st
 
 def _features(training: Training, extractor: keras.Model, log: Callable[[str], object]) -> tuple[Features, Features]:
     """Return the features of the training and validation records. The chief computes them for all workers."""
-    recipe, device = training.recipe, training.device
+    device = training.device
     if not device.chief:
         device.barrier()
-    compute = inference.compiled(extractor, device.jit_compile)
+    backbone = extraction.of_recipe(extractor, training.data, training.recipe, training.config.seed, device)
     train, validation = (
-        features_cache.load_or_extract(
-            records,
-            compute,
-            width=extractor.output_shape[-1],
-            key=features_key(training.data, recipe, training.config, device),
-            directory=Path(training.config.features),
-            image_size=recipe.model.size,
-            crop=recipe.crop,
-            batch_size=_EXTRACTION_BATCH["CPU" if device.name == "CPU" else "GPU"],
-            log=log,
-        )
+        backbone.features(records, training.config.features, log)
         for records in (training.splits.train, training.splits.validation)
     )
     if device.chief:

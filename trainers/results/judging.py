@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfrecord_tools.base import words
 from trainers import run_directory
+from trainers.auditing import audit_files
 from trainers.checkpoint import Checkpointer
 from trainers.fit import Task, compile_model
 from trainers.fitting.setup import Training
@@ -66,6 +67,8 @@ def log_scores(metrics: Metrics, log: Callable[[str], object]) -> None:
     scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
     images = words.number(metrics["count"], "image")
     log(f"{scores} on the {images} of {metrics['split']}. {predictions.ON_NEW_IMAGES}")
+    if "without_issues" in metrics:
+        log(predictions.without_issues_line(metrics))
     if metrics["corrupt"]:
         log(f"corrupt: {words.number(len(metrics['corrupt']), 'record')}, listed in {run_directory.METRICS}")
 
@@ -81,6 +84,9 @@ def _metrics(
     splits = training.splits
     return {
         **predictions.summary(predicted),
+        **predictions.without_issues(
+            predicted, splits.validation, audit_files.find(training.data, training.config.audit)
+        ),
         "split": splits.validation_name,
         "note": _NOTE,
         "count": len(predicted),

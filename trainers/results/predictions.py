@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrecord_tools.base import tabular
+from tfrecord_tools.base import tabular, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.records import Dataset, Records
+from trainers.auditing.audit_files import Doubts
 from trainers.models.model_file import ModelInfo
 from trainers.results import scores
 from trainers.run_directory import Metrics
@@ -178,6 +179,42 @@ def summary(predictions: Predictions) -> Metrics:
         metrics["auc"] = scores.roc(labels, probabilities[:, 1]).area
         metrics["average_precision"] = scores.precision_recall(labels, probabilities[:, 1]).area
     return metrics
+
+
+def without_issues(predictions: Predictions, records: Records, doubts: Doubts | None) -> Metrics:
+    """Return the metric `without_issues` of predictions for records, or {} if there is nothing to report.
+
+    Args:
+        predictions: The predictions, with labels.
+        records: Their records.
+        doubts: The open issues of the dataset's audit. None: it has no audit.
+    """
+    if doubts is None or predictions.records is None:
+        return {}
+    doubted = np.isin(predictions.records, records.rows[doubts.of(records)])
+    right = (predictions.predicted == predictions.truth)[~doubted]
+    if not len(right):
+        return {}
+    interval = scores.wilson(int(right.sum()), len(right))
+    return {
+        "without_issues": {
+            "left_out": int(doubted.sum()),
+            "count": len(right),
+            "accuracy": float(right.mean()),
+            "accuracy_interval": [interval.low, interval.high],
+        }
+    }
+
+
+def without_issues_line(metrics: Metrics) -> str:
+    """Return the metric `without_issues` as a line for the user. The metrics must have it."""
+    part = metrics["without_issues"]
+    low, high = part["accuracy_interval"]
+    left_out, rest = words.number(part["left_out"], "image"), words.number(part["count"], "other image")
+    return (
+        f"without {left_out} that the audit doubts: accuracy {part['accuracy']:.4f} ({low:.4f} to {high:.4f}) on the"
+        f" {rest}"
+    )
 
 
 def write(directory: Path, predictions: Predictions) -> None:

@@ -302,6 +302,15 @@ def _interval(facts: Facts) -> dict[str, Any]:
     return {"low": f"{low:.1%}", "high": f"{high:.1%}", "images": images, "note": facts.metrics["note"]}
 
 
+def _audited(facts: Facts) -> dict[str, Any] | None:
+    part = facts.metrics.get("without_issues")
+    if not part or not part["left_out"]:
+        return None
+    low, high = part["accuracy_interval"]
+    images = words.number(part["left_out"], "image")
+    return {"low": f"{low:.1%}", "high": f"{high:.1%}", "images": images, "accuracy": f"{part['accuracy']:.1%}"}
+
+
 _RULES: tuple[Rule[Facts], ...] = (
     Rule(
         name="guessed",
@@ -396,6 +405,16 @@ _RULES: tuple[Rule[Facts], ...] = (
         title="The accuracy is between {low} and {high}",
         text="This is the 95% interval (Wilson) for {images}. If the accuracy of another model is also inside this"
         " interval, the difference may be chance. {note}",
+    ),
+    Rule(
+        name="audited",
+        level="note",
+        section="decisions",
+        condition=_audited,
+        title="Without {images} that the audit doubts, the accuracy is {accuracy} ({low} to {high})",
+        text="The audit judges labels with another model. Images that both models find difficult are left out more"
+        " often than others, so the accuracy on the rest is a little too high.",
+        advice="Review the doubtful images with `python -m trainers.audit`, and correct their labels.",
     ),
 )
 

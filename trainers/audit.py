@@ -1,0 +1,268 @@
+"""Find wrong labels, strangers and near-duplicates in a dataset, and write a page to review them.
+
+    python -m trainers.audit --tfrecords out/
+
+Open review.html in a browser, decide, and download decisions.csv. Then convert again with the decisions:
+
+    python -m tfrecord_tools.convert --src=images/ --out=out/ --overwrite --decisions=decisions.csv
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags
+
+from tfrecord_tools.base import command, tabular, usage, words
+from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import dataset_files, decisions
+from tfrecord_tools.records import Dataset, open_dataset
+from trainers import backbones, recipes, run_directory
+from trainers.auditing import audit_files
+from trainers.auditing.audit_files import AuditJson
+from trainers.auditing.issues import KINDS
+from trainers.recipes import ModelConfig
+
+if TYPE_CHECKING:
+    from trainers.auditing.scoring import Audit
+    from trainers.devices.device import Device
+    from trainers.fitting.audited import Audited
+    from trainers.fitting.extraction import Extraction
+
+MOST_PICTURES = 1000  # Pictures on the page. More would take hours to review.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """Settings of an audit.
+
+    Attributes:
+        tfrecords: The dataset directory.
+        features_from: Name of a backbone, or the run directory or model file of a trainer.
+        backbone_kwargs: Further arguments of the backbone's constructor.
+        weights: As in `recipes.ModelConfig`. Only for a backbone.
+        image_size: As in `recipes.ModelConfig`. Only for a backbone.
+        folds: Number of parts of the dataset. The records of each part are judged by a model that was fitted to the
+            other parts.
+        seed: Seed of the folds.
+        out: Directory to write. If None, `audits/NAME-DIGEST`.
+        features: Directory for saved features.
+        pictures: Largest number of images on the page.
+    """
+
+    tfrecords: str
+    features_from: str = ModelConfig.backbone
+    backbone_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    weights: str = ModelConfig.weights
+    image_size: int | None = None
+    folds: int = 5
+    seed: int = 0
+    out: str | None = None
+    features: str = recipes.TrainConfig.features
+    pictures: int = MOST_PICTURES
+
+    def __post_init__(self) -> None:
+        if not self.tfrecords:
+            raise UserError(
+                "--tfrecords is missing: the dataset to audit. Pass the --out of python -m tfrecord_tools.convert."
+            )
+        recipes.check_seed("seed", self.seed)
+        if self.folds < 2:
+            raise UserError(f"--folds={self.folds}: must be at least 2. Five folds are usual.")
+        if self.pictures < 0:
+            raise UserError(f"--pictures={self.pictures}: must be 0 or more.")
+        self._check_network()
+
+    def _check_network(self) -> None:
+        if self.features_from in backbones.BACKBONES:
+            backbones.check_weights(self.weights)
+            return
+        if not Path(self.features_from).exists():
+            raise UserError(
+                f"--features_from={self.features_from}: is neither a backbone, nor an existing run directory or model"
+                f" file. Backbones: {', '.join(name for name in backbones.BACKBONES if name != backbones.CNN)}."
+            )
+        if self.image_size or self.backbone_kwargs or self.weights != ModelConfig.weights:
+            raise UserError(
+                f"--features_from={self.features_from}: a trained model has its own weights and image size. Remove"
+                " --weights, --image_size and --backbone_kwargs, or pass the name of a backbone."
+            )
+
+
+def audit(config: AuditConfig, log: Callable[[str], object] = print) -> Audit:
+    """Audit a dataset, and write issues.parquet, issues.csv, audit.json and review.html.
+
+    Args:
+        config: The dataset and the network.
+        log: Receives the lines for the user.
+
+    Returns:
+        The out-of-fold probabilities, the issues and the estimate of the number of wrong labels.
+
+    Raises:
+        UserError: The dataset or the network does not exist, or there are too few records.
+    """
+    data = open_dataset(config.tfrecords)
+    _check(data)
+    out = Path(config.out) if config.out else audit_files.default(data)
+    _check_out(out)
+
+    from trainers.devices import device as devices  # Imported late: wrong flags are reported without TensorFlow.
+    from trainers.fitting import audited
+
+    device = devices.set_up(seed=config.seed, strategy="none")
+    records = audited.gather(data, _extraction(config, data, device, log), config.features, log)
+    return _write(config, data, records, out, log)
+
+
+def _check(data: Dataset) -> None:
+    if len(data.class_names) < 2:
+        raise UserError(
+            f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. An audit compares the images"
+            " of at least two classes."
+        )
+
+
+def _check_out(out: Path) -> None:
+    """Check that the directory is new, empty, or an earlier audit, which is replaced."""
+    run_directory.check_directory("out", out)
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if names and audit_files.ABOUT not in names:
+        raise UserError(
+            f"--out={out}: is not empty and not an audit (it has no {audit_files.ABOUT}). Pass another --out."
+        )
+
+
+def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callable[[str], object]) -> Extraction:
+    from trainers.fitting import extraction
+    from trainers.models import networks
+
+    if config.features_from not in backbones.BACKBONES:
+        log(f"features: of the model {config.features_from}")
+        return extraction.of_run(config.features_from, data, device)
+    recipe = recipes.features(
+        backbone=config.features_from,
+        backbone_kwargs=config.backbone_kwargs,
+        weights=config.weights,
+        image_size=config.image_size,
+    )
+    log(f"features: of {networks.describe(recipe.model)}, {recipe.model.size} px, weights {config.weights}")
+    model = networks.build(recipe.model, len(data.class_names)).model
+    return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device)
+
+
+def _write(config: AuditConfig, data: Dataset, records: Audited, out: Path, log: Callable[[str], object]) -> Audit:
+    from trainers.auditing import issues, scoring
+    from trainers.results import review_items, review_page
+
+    decided = decisions.of_dataset(data.directory)
+    with Progress("audit", len(records.sha256)) as progress:
+        result = scoring.audit(records.inputs, folds=config.folds, seed=config.seed, progress=progress)
+    result = result.without({row for row, sha256 in enumerate(records.sha256) if sha256 in decided})
+    out.mkdir(parents=True, exist_ok=True)
+    about = _about(config, data, records, result, len(decided))
+    # Written first: it allows the next audit to replace an unfinished one.
+    run_directory.write_json(out / audit_files.ABOUT, about)
+    issues.write(out, records.listed(result.issues))
+    estimate = result.estimate.sentence(data.class_names)
+    review_page.write(
+        out / review_page.PAGE,
+        name=data.name,
+        digest=data.digest,
+        class_names=data.class_names,
+        items=review_items.items(records, result.issues, config.pictures),
+        decided=decided,
+        facts=[estimate],
+    )
+    for line in (estimate, *_lines(about), *_next_steps(data, out, review_page.PAGE)):
+        log(line)
+    return result
+
+
+def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit, decided: int) -> AuditJson:
+    kinds = Counter(issue.kind for issue in result.issues)
+    doubtful = Counter(issue.kind for issue in result.issues if issue.score >= audit_files.DOUBTFUL)
+    return {
+        "dataset": data.name,
+        "digest": data.digest,
+        "features_from": config.features_from,
+        "folds": config.folds,
+        "seed": config.seed,
+        "records": len(records.sha256),
+        "decided": decided,
+        "issues": {kind: kinds[kind] for kind in KINDS},
+        "doubtful": {kind: doubtful[kind] for kind in KINDS},
+        "estimate": dataclasses.asdict(result.estimate),
+    }
+
+
+def _lines(about: AuditJson) -> Iterator[str]:
+    """Yield a table of the issues, and a line on decided images."""
+    rows = [["issues", "score 0.5 or more", "listed"]]
+    rows += [[kind, f"{about['doubtful'][kind]:,}", f"{about['issues'][kind]:,}"] for kind in KINDS]
+    yield from (f"  {line}" for line in tabular.aligned(rows, left=(0,)))
+    if about["decided"]:
+        yield f"  {words.number(about['decided'], 'image')} decided in earlier reviews, not listed again"
+
+
+def _next_steps(data: Dataset, out: Path, page: str) -> Iterator[str]:
+    yield f"results: {out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}"
+    adopted = dataset_files.read(data.directory)["config"].get("adopted")
+    writer = f"python -m tfrecord_tools.{'adopt' if adopted else 'convert'}"
+    yield (
+        f"next: open {out / page} in a browser, decide, and download decisions.csv. Then repeat the command that wrote"
+        f" the dataset, {writer}, with --overwrite --decisions=decisions.csv"
+    )
+
+
+def define_flags() -> None:
+    default = {field.name: field.default for field in dataclasses.fields(AuditConfig)}
+    usage.define_path("tfrecords", "", "Directory of the dataset: the --out of tfrecord_tools.convert.")
+    usage.define_path(
+        "features_from",
+        default["features_from"],
+        "Network whose features are compared: the name of a backbone, or the run directory or model file of a trainer.",
+    )
+    flags.DEFINE_string(
+        "backbone_kwargs", "", "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True."
+    )
+    usage.define_path(
+        "weights",
+        default["weights"],
+        "Weights of the backbone. imagenet: downloaded by Keras; none: random, which finds little; or the path of a .h5"
+        " or .weights.h5 file without the top layers.",
+    )
+    flags.DEFINE_integer(
+        "image_size",
+        None,
+        "Height and width of the network's input in pixels. Default: the size of the backbone or of the model.",
+    )
+    flags.DEFINE_integer(
+        "folds",
+        default["folds"],
+        "Number of parts of the dataset. The images of each part are judged by a model that has seen the other parts.",
+    )
+    flags.DEFINE_integer("seed", default["seed"], "Seed of the parts.")
+    usage.define_path("out", None, "Directory to write. Default: audits/NAME-DIGEST.")
+    usage.define_path(
+        "features", default["features"], "Directory in which features are kept. trainers.features uses the same ones."
+    )
+    flags.DEFINE_integer(
+        "pictures", default["pictures"], "Largest number of pictures in review.html. 0: a page without pictures."
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    command.no_arguments(argv)
+    kwargs = backbones.parse_kwargs("backbone_kwargs", flags.FLAGS.backbone_kwargs)
+    audit(command.from_flags(AuditConfig, backbone_kwargs=kwargs), command.say)
+
+
+if __name__ == "__main__":
+    define_flags()
+    command.run(main, "interrupted: run the same command again to continue")

@@ -1,0 +1,235 @@
+"""How often each label is given for each true class, estimated from outputs of models that have not seen the records.
+
+The model: a record of the true class t gets the given label y with the probability T[t, y]. The probability of t
+follows from the outputs of the models by a softmax with fitted scales, biases and, for few classes, a fitted matrix.
+All of it is fitted together by maximum likelihood of the given labels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.sparse import csr_matrix
+
+from trainers.auditing.heads import softmax
+
+_FULL_CLASSES = 30  # With more classes, T has one error rate per class: k * k numbers could not be fitted.
+_RIDGE = 20.0  # Strength of the prior of the matrix: a normal distribution around 0.
+_RIGHT, _WRONG = 1.0, 0.05  # Prior of T in records per class: labels are right more often than wrong.
+_STARTS = (0.02, 0.25)  # Error rates from which the fit starts. The likelihood may have several maxima.
+_MOST_WRONG = 0.6  # Highest error rate of a class, for many classes.
+_TRIED, _FINISHED, _PROFILED = 50, 200, 30  # Iterations of L-BFGS: from each start, from the best one, of the profile.
+_TOLERANCE = 1e-7  # Relative.
+_MOST_FITTED = 20_000  # Records. The model has few parameters, and all records are judged with them.
+_STEPS = 15  # Steps of the profile.
+_DROP = 1.92  # Half of the 95 % quantile of chi-squared with one degree of freedom.
+# The model is simple. The number may be wrong by these shares of the wrong labels, and of the records whose class the
+# features do not tell. And some unusual images look like another class although their labels are right: 0.5 % of
+# scikit-learn's digits, for example.
+_MODEL_ERROR, _AMBIGUOUS_ERROR, _UNUSUAL = 0.03, 0.2, 0.005
+_SMALLEST = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """A fitted model of the labels.
+
+    Attributes:
+        probabilities: f64[n k], probability of each true class, without knowledge of the given label.
+        posterior: f64[n k], probability of each true class, with knowledge of the given label.
+        matrix: f64[k k], T.
+        low, high: 95 % interval of the number of wrong labels.
+    """
+
+    probabilities: np.ndarray
+    posterior: np.ndarray
+    matrix: np.ndarray
+    low: float
+    high: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Data:
+    """Scaled outputs of the models, a list of f64[n k], and given labels i64[n]."""
+
+    outputs: Sequence[np.ndarray]
+    labels: np.ndarray
+
+    @functools.cached_property
+    def given(self) -> csr_matrix:
+        """The given labels as a matrix of 0 and 1, f64[n k]."""
+        rows = np.arange(len(self.labels))
+        return csr_matrix((np.ones(len(rows)), (rows, self.labels)), (len(rows), self.classes))
+
+    @property
+    def classes(self) -> int:
+        return int(self.outputs[0].shape[1])
+
+    @property
+    def full(self) -> bool:
+        """Whether T and the matrix are fitted with k * k numbers each."""
+        return self.classes <= _FULL_CLASSES
+
+    @property
+    def size(self) -> int:
+        """Number of parameters of the class probabilities."""
+        return len(self.outputs) + self.classes + (self.classes**2 if self.full else 0)
+
+
+def fit(outputs: Sequence[np.ndarray], labels: np.ndarray, interval: bool = False) -> Noise:
+    """Fit the model.
+
+    Args:
+        outputs: Logits of each model, f64[n k], for records that it has not seen.
+        labels: i64[n], given labels.
+        interval: Whether the interval is computed, which takes as long as the fit.
+    """
+    centered = [output - output.mean(1, keepdims=True) for output in outputs]
+    whole = _Data([output / max(output.std(), 1e-12) for output in centered], labels)
+    step = -(-len(labels) // _MOST_FITTED)
+    data = _Data([output[::step] for output in whole.outputs], labels[::step])
+    starts = [_spread(np.full(data.classes, rate)) for rate in _STARTS]
+    if data.full:
+        starts.append(_confusion(data))
+    first = [_minimize(_loss, _start(data, matrix), data, _TRIED) for matrix in starts]
+    best = _minimize(_loss, min(first, key=lambda fitted: float(fitted.fun)).x, data, _FINISHED).x
+    matrix = _matrix(data, best[data.size :])
+    probabilities = softmax(_logits(whole, best)[1])
+    posterior = _posterior(probabilities, matrix, labels)
+    low, high = _interval(data, best, matrix) if interval else (0.0, 0.0)
+    scale = len(labels) / len(data.labels)
+    return Noise(probabilities, posterior, matrix, low * scale, high * scale)
+
+
+def _minimize(loss: Callable[..., Any], start: np.ndarray, data: _Data, iterations: int, *more: Any) -> Any:
+    options = {"maxiter": iterations, "ftol": _TOLERANCE}
+    return minimize(loss, start, (data, *more), "L-BFGS-B", jac=True, options=options)
+
+
+def wrong(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the probability f64[n] that each given label is wrong."""
+    return np.asarray(np.clip(1 - posterior[np.arange(len(labels)), labels], 0, 1))
+
+
+def _start(data: _Data, matrix: np.ndarray) -> np.ndarray:
+    """Return the parameters from which a fit starts, for a first guess of T."""
+    first = np.zeros(data.size)
+    first[: len(data.outputs)] = 2.0 / len(data.outputs)
+    rates = 1 - np.diag(matrix)
+    own = np.log(matrix).ravel() if data.full else np.log(rates / (_MOST_WRONG - rates))
+    return np.concatenate([first, own])
+
+
+def _confusion(data: _Data) -> np.ndarray:
+    """Return T as it would be if the likeliest class of each record were its true class."""
+    counts = np.full((data.classes, data.classes), 0.1)
+    np.add.at(counts, (np.argmax(sum(data.outputs), axis=1), data.labels), 1)
+    return np.asarray(counts / counts.sum(1, keepdims=True))
+
+
+def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
+    """Return T for the parameters of the labels."""
+    classes = data.classes
+    if data.full:
+        return softmax(parameters.reshape(classes, classes))
+    return _spread(_MOST_WRONG / (1 + np.exp(-parameters)))
+
+
+def _spread(rates: np.ndarray) -> np.ndarray:
+    """Return T for error rates f64[k] that are spread evenly over the other classes."""
+    classes = len(rates)
+    matrix = np.repeat(rates[:, None] / (classes - 1), classes, axis=1)
+    np.fill_diagonal(matrix, 1 - rates)
+    return matrix
+
+
+def _logits(data: _Data, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weighted sum of the outputs, and the logits of the classes, both f64[n k]."""
+    models, classes = len(data.outputs), data.classes
+    total = sum(scale * output for scale, output in zip(parameters[:models], data.outputs))
+    logits = total + parameters[models : models + classes]
+    if data.full:
+        logits = logits + total @ parameters[models + classes : data.size].reshape(classes, classes)
+    return np.asarray(total), np.asarray(logits)
+
+
+def _posterior(probabilities: np.ndarray, matrix: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    joint = probabilities * matrix[:, labels].T
+    return np.asarray(joint / joint.sum(1, keepdims=True))
+
+
+def _loss(parameters: np.ndarray, data: _Data) -> tuple[float, np.ndarray]:
+    """Return the negative logarithm of the posterior density, and its gradient."""
+    matrix = _matrix(data, parameters[data.size :])
+    value, gradient, joint = _fixed_loss(parameters[: data.size], data, matrix)
+    counts = np.asarray((data.given.T @ joint).T)  # Expected number of records, by true and given label.
+    prior = np.full_like(counts, _WRONG / (data.classes - 1))
+    np.fill_diagonal(prior, _RIGHT)
+    if data.full:
+        counts += prior
+        value -= float((prior * np.log(matrix + 1e-300)).sum())
+        own = (matrix * counts.sum(1, keepdims=True) - counts).ravel()
+    else:
+        rates, right = 1 - np.diag(matrix), np.diag(counts)
+        failed = counts.sum(1) - right + _WRONG
+        value -= float((_WRONG * np.log(rates) + _RIGHT * np.log(1 - rates)).sum())
+        own = -(failed / rates - (right + _RIGHT) / (1 - rates)) * rates * (1 - rates / _MOST_WRONG)
+    return value, np.concatenate([gradient, own])
+
+
+def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return loss and gradient for a known T, and the posterior f64[n k]."""
+    models, classes = len(data.outputs), data.classes
+    total, logits = _logits(data, parameters)
+    probabilities = softmax(logits)
+    joint = probabilities * matrix[:, data.labels].T
+    evidence = joint.sum(1) + 1e-300
+    joint /= evidence[:, None]
+    residual = probabilities - joint
+    bias = parameters[models : models + classes]
+    value = -float(np.log(evidence).sum()) + 0.5 * float((bias**2).sum())
+    gradient = [residual.sum(0) + bias]
+    back = residual
+    if data.full:
+        mixing = parameters[models + classes :].reshape(classes, classes)
+        back = residual + residual @ mixing.T
+        value += 0.5 * _RIDGE * float((mixing**2).sum())
+        gradient.append((total.T @ residual + _RIDGE * mixing).ravel())
+    scales = np.array([(back * output).sum() for output in data.outputs])
+    return value, np.concatenate([scales, *gradient]), joint
+
+
+def _interval(data: _Data, parameters: np.ndarray, matrix: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of the number of wrong labels.
+
+    The profile likelihood gives the error rates that fit the labels nearly as well as the best ones: all errors in T
+    are scaled by the same factor, and the rest is fitted again. For each, the number of wrong labels varies by chance.
+    """
+    errors = matrix + 1 / len(data.labels)  # So that the profile can leave a rate of 0.
+    np.fill_diagonal(errors, 0)
+    rate = float(errors.sum(1).mean())
+    most = 0.95 / max(float(errors.sum(1).max()), _SMALLEST)
+    factors = np.unique([*np.linspace(0, 2, _STEPS), 1.0, *(share / rate for share in (0.005, 0.01, 0.02))])
+    factors = factors[factors <= most]
+    values, counts, deviations = np.array([_profiled(data, parameters, errors * factor) for factor in factors]).T
+    likely = values <= values.min() + _DROP
+    likely |= np.r_[likely[1:], False] | np.r_[False, likely[:-1]]  # The border lies between two steps.
+    ambiguous = float((1 - softmax(_logits(data, parameters)[1]).max(1)).sum())
+    variance = (2 * deviations) ** 2 + (_MODEL_ERROR * counts) ** 2 + (_AMBIGUOUS_ERROR * ambiguous) ** 2
+    low = counts - np.sqrt(variance + (_UNUSUAL * len(data.labels)) ** 2)
+    return max(0.0, float(low[likely].min())), float((counts + np.sqrt(variance))[likely].max())
+
+
+def _profiled(data: _Data, parameters: np.ndarray, errors: np.ndarray) -> tuple[float, float, float]:
+    """Return the loss for given errors in T, the expected number of wrong labels and its standard deviation."""
+    matrix = np.clip(errors, _SMALLEST, None)
+    np.fill_diagonal(matrix, 0)
+    np.fill_diagonal(matrix, 1 - matrix.sum(1))
+    fitted = _minimize(lambda *given: _fixed_loss(*given)[:2], parameters[: data.size], data, _PROFILED, matrix)
+    doubts = wrong(_posterior(softmax(_logits(data, fitted.x)[1]), matrix, data.labels), data.labels)
+    return float(fitted.fun), float(doubts.sum()), float(np.sqrt((doubts * (1 - doubts)).sum()))

@@ -1,0 +1,123 @@
+"""Records that are unlike the others: strangers, groups in rare conditions, and images of low quality."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+
+from trainers.auditing.neighbors import Neighbors
+
+_UNUSUAL = 3.5  # Robust deviations from the median at which a score is 0.5 (Iglewicz and Hoaglin, 1993).
+_NORMAL_MAD = 1.4826  # Standard deviation of a normal distribution with a median absolute deviation of 1.
+_GROUP_NEIGHBORS = 5
+_SMALLEST_GROUP = 3
+_LARGEST_GROUP = 0.05  # Share of the class.
+
+
+def unusual(values: np.ndarray, least_spread: float) -> np.ndarray:
+    """Return how unusually large values are, f64[n] in 0..1. 0.5: 3.5 robust standard deviations above the median.
+
+    Args:
+        values: f64[n]. NaN: the score is 0.
+        least_spread: Smallest standard deviation that is assumed, in the unit of the values.
+    """
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return np.zeros(len(values))
+    middle = np.median(known)
+    spread = max(_NORMAL_MAD * float(np.median(np.abs(known - middle))), least_spread)
+    distance = np.clip(np.nan_to_num((values - middle) / spread), 0, None)
+    return np.asarray(distance / (distance + _UNUSUAL))
+
+
+def off_topic(near: Neighbors) -> np.ndarray:
+    """Return scores f64[n]: how far records are from their nearest neighbors that are not near-duplicates.
+
+    The distance is 1 - cosine, the mean over 30 neighbors. Near-equal strangers would otherwise be each other's
+    neighbors. A record without any neighbor gets 0.
+    """
+    distance = 1 - np.nanmean(np.where(np.isnan(near.similarities).all(1, keepdims=True), 1, near.similarities), axis=1)
+    return unusual(distance.astype(np.float64), least_spread=0.01)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Similar records that are far from the rest of their class.
+
+    Attributes:
+        rows: i64[m], the records.
+        score: 0..1; 0.5: 3.5 robust standard deviations farther than usual.
+    """
+
+    rows: np.ndarray
+    score: float
+
+
+def rare_groups(near: Neighbors, labels: np.ndarray) -> list[Group]:
+    """Return groups of at least three records of a class that are near to each other and far from the rest of it.
+
+    Two records are connected if each is among the five nearest neighbors of the other. A group is a connected part of a
+    class with at most 5 % of its records. Its distance is the mean distance of its records to their nearest neighbors
+    of the class outside of the group. The worst group is first.
+    """
+    groups: list[Group] = []
+    for label in np.unique(labels):
+        groups += _groups_of(near, labels, np.flatnonzero(labels == label))
+    return sorted(groups, key=lambda group: -group.score)
+
+
+def _groups_of(near: Neighbors, labels: np.ndarray, rows: np.ndarray) -> Iterator[Group]:
+    position = np.full(len(labels), -1)
+    position[rows] = np.arange(len(rows))
+    nearest = near.rows[rows]
+    same = (nearest >= 0) & (position[nearest] >= 0)
+    close = same & (np.cumsum(same, axis=1) <= _GROUP_NEIGHBORS)
+    left, right = np.nonzero(close)[0], position[nearest[close]]
+    edges = csr_matrix((np.ones(len(left), np.int8), (left, right)), (len(rows), len(rows)))
+    _, parts = connected_components(edges.multiply(edges.T), directed=False)
+    sizes = np.bincount(parts)
+    outside = same & (parts[position[nearest]] != parts[:, None])
+    distances = 1 - np.where(outside, near.similarities[rows], -1).max(1)
+    # A record whose 30 neighbors are all in its group is at least as far as the farthest of them.
+    farthest = 1 - np.nanmin(np.where(same, near.similarities[rows], np.nan), axis=1, initial=1.0)
+    scores = unusual(np.where(outside.any(1), distances, farthest).astype(np.float64), least_spread=0.01)
+    for part in np.flatnonzero((sizes >= _SMALLEST_GROUP) & (sizes <= _LARGEST_GROUP * len(rows))):
+        own = parts == part
+        yield Group(rows[own], float(scores[own].mean()))
+
+
+# Quality -> the words for it, the sign that makes bad values large, the smallest spread in its unit.
+_QUALITIES = {
+    "dark": ("very dark (brightness {value:.0f} of 255)", "brightness", -1, 8.0),
+    "bright": ("very bright (brightness {value:.0f} of 255)", "brightness", 1, 8.0),
+    "flat": ("almost without contrast (standard deviation {value:.1f} gray levels)", "contrast", -1, 4.0),
+    "blurry": ("blurry (sharpness {value:.2f})", "sharpness", -1, 0.05),
+    "plain": ("mostly of one brightness ({value:.0%} of the area)", "flat_share", 1, 0.1),
+    "small": ("small (shorter side {value:.0f} px)", "shorter_side", -1, 8.0),
+}
+
+
+def low_quality(facts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
+    """Return scores f64[n], and for each record the words for its worst quality.
+
+    Args:
+        facts: brightness, contrast, sharpness, flat_share and shorter_side, f64[n] each; NaN: unknown.
+    """
+    scores = np.stack(
+        [unusual(sign * _scaled(facts[name]), least) for _, name, sign, least in _QUALITIES.values()], axis=1
+    )
+    worst = scores.argmax(1)
+    texts = [(text, facts[name]) for text, name, _, _ in _QUALITIES.values()]
+    words = [
+        texts[quality][0].format(value=float(texts[quality][1][row])) if scores[row, quality] > 0 else ""
+        for row, quality in enumerate(worst.tolist())
+    ]
+    return scores.max(1), words
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float64)

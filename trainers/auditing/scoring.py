@@ -1,0 +1,251 @@
+"""Audit a dataset: all issues of its records, and an estimate of the number of wrong labels. Works on arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+import numpy as np
+from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
+
+from tfrecord_tools.base import words
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import duplicates, near_duplicates
+from trainers.auditing import folding, labels, neighbors, outliers
+from trainers.auditing.issues import KINDS, Issue
+from trainers.auditing.labels import Estimate, Judgment
+from trainers.auditing.neighbors import Neighbors
+from trainers.auditing.outliers import Group
+
+_LEAST_LISTED = 50  # Issues of each kind that are listed if there are so many, whatever their scores are.
+_LISTED_SHARE = 0.01  # Of the records.
+_LEAST_RECORDS = 10
+_ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25  # Scores of near-duplicates, plus at most 0.25.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What is known about n records.
+
+    Attributes:
+        features: f32[n c], may be mapped from disk.
+        labels: i64[n], given labels.
+        splits: i8[n], indices into `split_names`.
+        units: u64[n]. Records with equal values belong together: copies, and images of one group.
+        contents: i64[n], row of the first record with the same source file.
+        facts: `appearance.FACTS`[n].
+        height, width: i64[n], in pixels.
+        class_names: Class names in label order.
+        split_names: Names of the splits.
+        paths: Paths of the source files.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    splits: np.ndarray
+    units: np.ndarray
+    contents: np.ndarray
+    facts: np.ndarray
+    height: np.ndarray
+    width: np.ndarray
+    class_names: Sequence[str]
+    split_names: Sequence[str]
+    paths: Sequence[str]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Audit:
+    """The result of an audit.
+
+    Attributes:
+        probabilities: f64[n k], probability of each class, by models that have not seen the record.
+        issues: All issues, by kind and rank.
+        estimate: The estimated number of wrong labels.
+    """
+
+    probabilities: np.ndarray
+    issues: tuple[Issue, ...]
+    estimate: Estimate
+
+    def without(self, rows: Collection[int]) -> Audit:
+        """Return the audit without the issues of some records. The others keep their order and get new ranks."""
+        kept = [issue for issue in self.issues if issue.record not in rows]
+        ranked = [
+            dataclasses.replace(issue, rank=rank)
+            for kind in KINDS
+            for rank, issue in enumerate((issue for issue in kept if issue.kind == kind), start=1)
+        ]
+        return dataclasses.replace(self, issues=tuple(ranked))
+
+
+def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[int], object] | None = None) -> Audit:
+    """Find the issues of all records.
+
+    Args:
+        inputs: The records.
+        folds: Number of folds, at least 2.
+        seed: Seed of the folds.
+        progress: Called with the number of records of each finished block of the slowest step.
+
+    Raises:
+        UserError: There are fewer than ten records or only one class.
+    """
+    _check(inputs)
+    near = neighbors.find(inputs.features, inputs.labels, seed, progress)
+    pairs, similarities = _pairs(inputs, near)
+    units = _joined(inputs.units, pairs)
+    judgment = _judge(inputs, near, units, folds, seed)
+    found = {
+        "label": _label_issues(inputs, judgment),
+        "off_topic": _off_topic_issues(inputs, near),
+        "near_duplicate": _near_duplicate_issues(inputs, pairs, similarities),
+        "ambiguous": _ambiguous_issues(inputs, judgment),
+        "low_quality": _low_quality_issues(inputs),
+        "rare": _rare_issues(inputs, outliers.rare_groups(near, inputs.labels)),
+    }
+    ranked = (
+        dataclasses.replace(issue, rank=rank) for issues in found.values() for rank, issue in enumerate(issues, start=1)
+    )
+    return Audit(probabilities=judgment.probabilities, issues=tuple(ranked), estimate=judgment.estimate)
+
+
+def _check(inputs: Inputs) -> None:
+    if len(inputs.labels) < _LEAST_RECORDS:
+        raise UserError(
+            f"the dataset has {words.number(len(inputs.labels), 'valid record')}. An audit needs at least"
+            f" {_LEAST_RECORDS}."
+        )
+    if len(np.unique(inputs.labels)) < 2:
+        raise UserError("all records have the same label. An audit compares the images of at least two classes.")
+
+
+def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed: int) -> Judgment:
+    assigned = folding.assign(units, inputs.labels, count, seed)
+    if assigned.max() == 0:
+        raise UserError("all records belong to one group or are near-duplicates. An audit needs at least two groups.")
+    return labels.judge(inputs.features, inputs.labels, assigned, units, near, len(inputs.class_names))
+
+
+def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
+    """Return near-duplicates by bytes, by hash or by features: pairs i64[m 2], and similarities f64[m] in 0..1."""
+    copies = np.flatnonzero(inputs.contents != np.arange(len(inputs.contents)))
+    copied = np.stack([inputs.contents[copies], copies], 1)
+    hashed = near_duplicates.pairs(inputs.facts["phash"], near_duplicates.DISTANCE)
+    pairs = np.concatenate([copied, hashed, near.pairs]).astype(np.int64)
+    values = np.concatenate([np.ones(len(copied)), np.full(len(hashed), near.threshold), near.pair_similarities])
+    order = np.lexsort((-values, pairs[:, 1], pairs[:, 0]))
+    unique, first = np.unique(pairs[order], axis=0, return_index=True)
+    return unique, np.clip(values[order][first], 0, 1)
+
+
+def _joined(units: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Return units in which near-duplicates belong together, too."""
+    if not len(pairs):
+        return units
+    edges = csr_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), (len(units), len(units)))
+    _, parts = connected_components(edges, directed=False)
+    _, first = np.unique(parts, return_index=True)
+    return duplicates.joined(units, first[parts])
+
+
+def _listed(scores: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:
+    """Yield the records to list, the worst first: at least 50, at least 1 % and all with a score of 0.5 or more.
+
+    Args:
+        scores: f64[n].
+        least: Records with a score of at most this are never listed.
+    """
+    order = np.argsort(-scores, kind="stable")
+    most = max(_LEAST_LISTED, int(_LISTED_SHARE * len(scores)), int((scores >= 0.5).sum()))
+    for row in order[:most].tolist():
+        if scores[row] > least:
+            yield row, float(scores[row])
+
+
+def _label_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:
+    estimate, names = judgment.estimate, inputs.class_names
+    most = max(_LEAST_LISTED, int(_LISTED_SHARE * len(inputs.labels)), round(1.5 * estimate.high))
+    for row in judgment.order[:most].tolist():
+        given, proposed, doubt = int(inputs.labels[row]), int(judgment.proposed[row]), float(judgment.doubts[row])
+        reason = (
+            f"The label is {names[given]}. By other images, {names[proposed]} is likelier: the label is wrong with a"
+            f" probability of {doubt:.0%}."
+            if doubt >= 0.5
+            else f"{names[given]} is likely right: the label is wrong with a probability of {doubt:.1%}."
+        )
+        yield _issue("label", row, doubt, reason, proposed=proposed)
+
+
+def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
+    for row, score in _listed(outliers.off_topic(near)):
+        twin = int(near.rows[row, 0])
+        similarity = float(near.similarities[row, 0])
+        reason = f"Unlike all other images: the similarity to the most similar one is {similarity:.2f} of 1."
+        yield _issue("off_topic", row, score, reason, twin=twin if twin >= 0 else None)
+
+
+def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.ndarray) -> Iterator[Issue]:
+    """Yield each record that has a near-duplicate before it, with the worst of these near-duplicates."""
+    left, right = pairs[:, 0], pairs[:, 1]
+    labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
+    base = np.select([labels_differ, splits_differ], [_ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
+    scores = base + 0.25 * similarities
+    order = np.lexsort((-scores, right))
+    worst = order[np.unique(right[order], return_index=True)[1]]
+    for pair in worst[np.argsort(-scores[worst], kind="stable")].tolist():
+        row, twin = int(right[pair]), int(left[pair])
+        yield _issue("near_duplicate", row, float(scores[pair]), _twin_reason(inputs, row, twin), twin=twin)
+
+
+def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:
+    same = "The same file" if inputs.contents[row] == inputs.contents[twin] else "The same picture"
+    names, splits = inputs.class_names, inputs.split_names
+    if inputs.labels[row] != inputs.labels[twin]:
+        here, there = names[inputs.labels[row]], names[inputs.labels[twin]]
+        return f"{same} twice, with different labels: {here} and {there}."
+    if inputs.splits[row] != inputs.splits[twin]:
+        here, there = splits[inputs.splits[row]], splits[inputs.splits[twin]]
+        return f"{same} twice, in different splits: {here} and {there}."
+    return f"{same} twice, in {splits[inputs.splits[row]]}."
+
+
+def _ambiguous_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:
+    """Yield records for which two classes are nearly equally likely, unless their label is probably wrong."""
+    order = np.argsort(-judgment.probabilities, axis=1, kind="stable")[:, :2]
+    best, second = (np.take_along_axis(judgment.probabilities, order[:, [i]], 1)[:, 0] for i in (0, 1))
+    doubted = np.nan_to_num(judgment.doubts) >= 0.5
+    scores = np.where(doubted, 0, second / best)
+    for row, score in _listed(scores, least=0.1):
+        first, other = (inputs.class_names[label] for label in order[row])
+        reason = f"Two classes are likely: {first} ({best[row]:.0%}) and {other} ({second[row]:.0%})."
+        proposed = next(int(label) for label in order[row] if label != inputs.labels[row])
+        yield _issue("ambiguous", row, score, reason, proposed=proposed)
+
+
+def _low_quality_issues(inputs: Inputs) -> Iterator[Issue]:
+    facts = {name: inputs.facts[name] for name in ("brightness", "contrast", "sharpness", "flat_share")}
+    facts["shorter_side"] = np.minimum(inputs.height, inputs.width)
+    scores, texts = outliers.low_quality(facts)
+    for row, score in _listed(scores, least=0.4):
+        yield _issue("low_quality", row, score, f"Compared with the other images: {texts[row]}.")
+
+
+def _rare_issues(inputs: Inputs, groups: Sequence[Group]) -> Iterator[Issue]:
+    counts = np.bincount(inputs.labels)
+    listed = 0
+    for group in groups:
+        if group.score < 0.5 and listed + len(group.rows) > _LEAST_LISTED:
+            return
+        listed += len(group.rows)
+        label = int(inputs.labels[group.rows[0]])
+        others = words.number(int(counts[label]) - len(group.rows), "other image")
+        reason = f"One of {len(group.rows)} similar images that are unlike the {others} of {inputs.class_names[label]}."
+        for row, twin in zip(group.rows.tolist(), np.roll(group.rows, 1).tolist()):
+            yield _issue("rare", row, group.score, reason, twin=twin)
+
+
+def _issue(
+    kind: str, record: int, score: float, reason: str, *, proposed: int | None = None, twin: int | None = None
+) -> Issue:
+    return Issue(kind=kind, rank=0, score=score, record=record, proposed=proposed, twin=twin, reason=reason)
