@@ -226,7 +226,7 @@ def define_flags() -> None:
     usage.define_path(
         "features_from",
         default["features_from"],
-        "Network whose features are compared: the name of a backbone, or the run directory or model file of a trainer.",
+        "Network that computes the features: the name of a backbone, or the run directory or model file of a trainer.",
     )
     flags.DEFINE_string(
         "backbone_kwargs", "", "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True."

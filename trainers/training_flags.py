@@ -62,8 +62,8 @@ def define_training_flags(trainer: str) -> None:
     flags.DEFINE_list(
         "drop_issues",
         [],
-        "Leave out training images for which the audit found an issue of these kinds with a score of at least 0.5, as"
-        f" in label,off_topic. Kinds: {', '.join(KINDS)}. Default: all images are used.",
+        "Kinds of issues, as in label,off_topic. Training images with such an issue and a score of at least 0.5 in the"
+        f" audit are left out. Kinds: {', '.join(KINDS)}. Default: all images are used.",
     )
     flags.DEFINE_float(
         "crop",

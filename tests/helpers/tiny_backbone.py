@@ -1,4 +1,4 @@
-"""A backbone with weights for tests that train. A training takes half of the time that it takes with MobileNet."""
+"""A backbone with weights for tests that train. Training takes half of the time of MobileNet."""
 
 from __future__ import annotations
 

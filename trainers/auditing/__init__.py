@@ -1,1 +1,1 @@
-"""Find doubtful records: wrong labels, strangers, near-duplicates. NumPy and SciPy only, no TensorFlow."""
+"""Find doubtful records, without TensorFlow: wrong labels, strangers, near-duplicates."""

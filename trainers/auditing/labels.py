@@ -1,4 +1,4 @@
-"""Which given labels are wrong, and how many."""
+"""Find wrong labels, and estimate their number."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Judgment:
-    """What models say about labels of records that they have not seen.
+    """The judgments of models about labels of records that they have not seen.
 
     Attributes:
         probabilities: f64[n k], probability of each class, without knowledge of the given label.
@@ -121,7 +121,10 @@ def _judged(labels: np.ndarray, folds: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _order(posterior: np.ndarray, labels: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """Return the judged records by the odds that their label is wrong. The odds also order probabilities near 1."""
+    """Return the judged records, the most doubtful label first.
+
+    They are ordered by odds, which also differ where the probabilities are nearly 1.
+    """
     own = posterior[np.arange(len(labels)), labels]
     others = posterior.copy()
     others[np.arange(len(labels)), labels] = 0

@@ -45,8 +45,8 @@ def directions(features: np.ndarray) -> np.ndarray:
     """Return features f32[m c] as directions of length 1: f32[m c].
 
     The square root comes first (the Hellinger distance, if features are counts). It keeps a few large features from
-    deciding everything. Of 40 strangers among 2,002 photographs, 40 instead of 36 are among the 50 records that are
-    farthest from their neighbors.
+    deciding everything. In a test with 40 strangers among 2,002 photographs, 40 instead of 36 strangers are among the
+    50 records that are farthest from their neighbors.
     """
     roots = np.sign(features) * np.sqrt(np.abs(features))
     lengths = np.linalg.norm(roots, axis=1, keepdims=True)
@@ -118,7 +118,7 @@ def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
 
 
 def _candidates(vectors: np.ndarray, threshold: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield the first row of a block, and the rows i64[b k] and similarities f32[b k] of its nearest records."""
+    """Yield blocks: the first row, and rows i64[b k] and similarities f32[b k] of the nearest records."""
     if len(vectors) > _MOST_EXACT:
         yield from _approximate(vectors)
         return

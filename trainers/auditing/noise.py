@@ -1,4 +1,6 @@
-"""How often each label is given for each true class, estimated from outputs of models that have not seen the records.
+"""Estimate how often each label is given for each true class.
+
+The estimate uses outputs of models for records that they have not seen.
 
 The model: a record of the true class t gets the given label y with the probability T[t, y]. The probability of t
 follows from the outputs of the models by a softmax with fitted scales, biases and, for few classes, a fitted matrix.
@@ -28,9 +30,9 @@ _TOLERANCE = 1e-7  # Relative.
 _MOST_FITTED = 20_000  # Records. The model has few parameters, and all records are judged with them.
 _STEPS = 15  # Steps of the profile.
 _DROP = 1.92  # Half of the 95 % quantile of chi-squared with one degree of freedom.
-# The model is simple. The number may be wrong by these shares of the wrong labels, and of the records whose class the
-# features do not tell. And some unusual images look like another class although their labels are right: 0.5 % of
-# scikit-learn's digits, for example.
+# The model is simple. The number may be wrong by these shares of the wrong labels, and of the records that the features
+# do not assign to one class. Besides, some unusual images look like another class although their labels are right: 0.5 %
+# of scikit-learn's digits, for example.
 _MODEL_ERROR, _AMBIGUOUS_ERROR, _UNUSUAL = 0.03, 0.2, 0.005
 _SMALLEST = 1e-6
 
@@ -226,7 +228,7 @@ def _interval(data: _Data, parameters: np.ndarray, matrix: np.ndarray) -> tuple[
 
 
 def _profiled(data: _Data, parameters: np.ndarray, errors: np.ndarray) -> tuple[float, float, float]:
-    """Return the loss for given errors in T, the expected number of wrong labels and its standard deviation."""
+    """Return loss, expected number of wrong labels and its standard deviation for given errors in T."""
     matrix = np.clip(errors, _SMALLEST, None)
     np.fill_diagonal(matrix, 0)
     np.fill_diagonal(matrix, 1 - matrix.sum(1))

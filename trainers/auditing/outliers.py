@@ -19,7 +19,9 @@ _LARGEST_GROUP = 0.05  # Share of the class.
 
 
 def unusual(values: np.ndarray, least_spread: float) -> np.ndarray:
-    """Return how unusually large values are, f64[n] in 0..1. 0.5: 3.5 robust standard deviations above the median.
+    """Return how unusually large values are, f64[n] in 0..1.
+
+    A value that is 3.5 robust standard deviations above the median gets 0.5.
 
     Args:
         values: f64[n]. NaN: the score is 0.
@@ -58,11 +60,11 @@ class Group:
 
 
 def rare_groups(near: Neighbors, labels: np.ndarray) -> list[Group]:
-    """Return groups of at least three records of a class that are near to each other and far from the rest of it.
+    """Return groups of similar records that are far from the rest of their class, the worst first.
 
     Two records are connected if each is among the five nearest neighbors of the other. A group is a connected part of a
-    class with at most 5 % of its records. Its distance is the mean distance of its records to their nearest neighbors
-    of the class outside of the group. The worst group is first.
+    class: at least three records, and at most 5 % of the class. The distance of a group is the mean distance of its
+    records to the nearest record of the class outside of the group.
     """
     groups: list[Group] = []
     for label in np.unique(labels):
@@ -82,7 +84,7 @@ def _groups_of(near: Neighbors, labels: np.ndarray, rows: np.ndarray) -> Iterato
     sizes = np.bincount(parts)
     outside = same & (parts[position[nearest]] != parts[:, None])
     distances = 1 - np.where(outside, near.similarities[rows], -1).max(1)
-    # A record whose 30 neighbors are all in its group is at least as far as the farthest of them.
+    # If all neighbors of a record are in its group, the rest of the class is at least as far as the farthest of them.
     farthest = 1 - np.nanmin(np.where(same, near.similarities[rows], np.nan), axis=1, initial=1.0)
     scores = unusual(np.where(outside.any(1), distances, farthest).astype(np.float64), least_spread=0.01)
     for part in np.flatnonzero((sizes >= _SMALLEST_GROUP) & (sizes <= _LARGEST_GROUP * len(rows))):

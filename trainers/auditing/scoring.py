@@ -1,4 +1,4 @@
-"""Audit a dataset: all issues of its records, and an estimate of the number of wrong labels. Works on arrays."""
+"""Audit a dataset: find the issues of its records, and estimate the number of wrong labels."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from trainers.auditing.labels import Estimate, Judgment
 from trainers.auditing.neighbors import Neighbors
 from trainers.auditing.outliers import Group
 
-_LEAST_LISTED = 50  # Issues of each kind that are listed if there are so many, whatever their scores are.
-_LISTED_SHARE = 0.01  # Of the records.
+_LEAST_LISTED = 50  # Issues of each kind. This number is listed even if the scores are low.
+_LISTED_SHARE = 0.01  # Share of the records that is listed even if the scores are low.
 _LEAST_RECORDS = 10
 _ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25  # Scores of near-duplicates, plus at most 0.25.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What is known about n records.
+    """The facts about n records.
 
     Attributes:
         features: f32[n c], may be mapped from disk.
@@ -128,7 +128,7 @@ def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed:
 
 
 def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
-    """Return near-duplicates by bytes, by hash or by features: pairs i64[m 2], and similarities f64[m] in 0..1."""
+    """Return near-duplicates: pairs i64[m 2], and similarities f64[m] in 0..1."""
     copies = np.flatnonzero(inputs.contents != np.arange(len(inputs.contents)))
     copied = np.stack([inputs.contents[copies], copies], 1)
     hashed = near_duplicates.pairs(inputs.facts["phash"], near_duplicates.DISTANCE)
@@ -150,7 +150,9 @@ def _joined(units: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def _listed(scores: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:
-    """Yield the records to list, the worst first: at least 50, at least 1 % and all with a score of 0.5 or more.
+    """Yield the records to list, the worst first.
+
+    At least 50 records and 1 % of the records are listed, and all with a score of 0.5 or more.
 
     Args:
         scores: f64[n].

@@ -124,9 +124,10 @@ def _table(data: Dataset, rows: Sequence[np.ndarray], splits: Sequence[str]) -> 
 
 
 def _joined(features: Sequence[Features]) -> np.ndarray:
-    """Return the features of the valid records of all splits, f32[n c]. Several splits are copied to a temporary file.
+    """Return the features of the valid records of all splits, f32[n c].
 
-    The file is deleted at the end of the process. A million records of 1,280 features have 5 GB.
+    Several splits are copied to a temporary file, which is deleted at the end of the process. A million records of
+    1,280 features have 5 GB.
     """
     if len(features) == 1 and len(features[0].valid) == len(features[0].values):
         return features[0].values

@@ -186,7 +186,7 @@ def without_issues(predictions: Predictions, records: Records, doubts: Doubts | 
 
     Args:
         predictions: The predictions, with labels.
-        records: Their records.
+        records: The records of the predictions.
         doubts: The open issues of the dataset's audit. None: it has no audit.
     """
     if doubts is None or predictions.records is None:
