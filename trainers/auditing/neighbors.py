@@ -18,6 +18,7 @@ _BLOCK_BYTES = 128_000_000  # Memory for the similarities of a block of records 
 _MOST_EXACT = 120_000  # Records. On two processor cores, exact neighbors take ten minutes.
 _SAMPLED_PAIRS = 400_000
 _COMMON, _RARE = 1e-2, 1e-3  # Shares of pairs at which the tail of the similarities is measured.
+_THRESHOLDS = (0.5, 0.995)  # Smallest and largest threshold of near-duplicates.
 _NONE = -2.0  # Below every cosine similarity.
 _FALSE_PAIRS = 1e-5  # Share of different pictures that may be taken for near-duplicates.
 
@@ -114,7 +115,7 @@ def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
         return 1.0
     common, rare = np.quantile(values, [1 - _COMMON, 1 - _RARE])
     z_common, z_rare, z_false = (NormalDist().inv_cdf(1 - share) for share in (_COMMON, _RARE, _FALSE_PAIRS))
-    return float(min(rare + (rare - common) * (z_false - z_rare) / (z_rare - z_common), 0.995))
+    return float(np.clip(rare + (rare - common) * (z_false - z_rare) / (z_rare - z_common), *_THRESHOLDS))
 
 
 def _candidates(vectors: np.ndarray, threshold: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -29,11 +29,16 @@ _TRIED, _FINISHED, _PROFILED = 50, 200, 30  # Iterations of L-BFGS: from each st
 _TOLERANCE = 1e-7  # Relative.
 _MOST_FITTED = 20_000  # Records. The model has few parameters, and all records are judged with them.
 _STEPS = 15  # Steps of the profile.
+_SCALES = (2.0, 30.0)  # Scales of the outputs from which the fit starts: images of one class are hard or easy to tell.
+_SAME = 0.05  # Difference of the losses of two fits that are about to reach the same optimum.
+_NEARLY_TRIED = 20.0  # Fits that are worse than this after the first iterations are given up.
+_DROP_OPTIMA = 3.0  # Half of the 95 % quantile of chi-squared with two degrees of freedom.
 _DROP = 1.92  # Half of the 95 % quantile of chi-squared with one degree of freedom.
 # The model is simple. The number may be wrong by these shares of the wrong labels, and of the records that the features
-# do not assign to one class. Besides, some unusual images look like another class although their labels are right: 0.5 %
-# of scikit-learn's digits, for example.
-_MODEL_ERROR, _AMBIGUOUS_ERROR, _UNUSUAL = 0.03, 0.2, 0.005
+# assign to no class clearly: some of them may be wrong, too.
+_MODEL_ERROR, _AMBIGUOUS_LOW, _AMBIGUOUS_HIGH = 0.03, 0.2, 0.3
+# Share of unusual images that look like another class, although their labels are right: as in scikit-learn's digits.
+_UNUSUAL = 0.005
 _SMALLEST = 1e-6
 
 
@@ -95,17 +100,35 @@ def fit(outputs: Sequence[np.ndarray], labels: np.ndarray, interval: bool = Fals
     whole = _Data([output / max(output.std(), 1e-12) for output in centered], labels)
     step = -(-len(labels) // _MOST_FITTED)
     data = _Data([output[::step] for output in whole.outputs], labels[::step])
-    starts = [_spread(np.full(data.classes, rate)) for rate in _STARTS]
-    if data.full:
-        starts.append(_confusion(data))
-    first = [_minimize(_loss, _start(data, matrix), data, _TRIED) for matrix in starts]
-    best = _minimize(_loss, min(first, key=lambda fitted: float(fitted.fun)).x, data, _FINISHED).x
+    best, *others = _optima(data)
     matrix = _matrix(data, best[data.size :])
     probabilities = softmax(_logits(whole, best)[1])
     posterior = _posterior(probabilities, matrix, labels)
-    low, high = _interval(data, best, matrix) if interval else (0.0, 0.0)
+    intervals = [_interval(data, optimum) for optimum in (best, *others)] if interval else [(0.0, 0.0)]
+    low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
     scale = len(labels) / len(data.labels)
     return Noise(probabilities, posterior, matrix, low * scale, high * scale)
+
+
+def _optima(data: _Data) -> list[np.ndarray]:
+    """Return the parameters of the best optimum, then of others that fit nearly as well.
+
+    Labels that contradict the image may be explained by wrong labels or by images that look like several classes. Both
+    explanations may be an optimum.
+    """
+    matrices = [_spread(np.full(data.classes, rate)) for rate in _STARTS]
+    if data.full:
+        matrices.append(_confusion(data))
+    starts = [_start(data, matrix, scale) for scale in _SCALES for matrix in matrices]
+    tried = sorted((_minimize(_loss, start, data, _TRIED) for start in starts), key=lambda fitted: float(fitted.fun))
+    optima = [tried[0]]
+    for fitted in tried[1:]:
+        if optima[-1].fun + _SAME < fitted.fun < tried[0].fun + _NEARLY_TRIED:
+            optima.append(fitted)
+    finished = [_minimize(_loss, fitted.x, data, _FINISHED) for fitted in optima]
+    best = min(float(fitted.fun) for fitted in finished)
+    near = sorted((f for f in finished if f.fun <= best + _DROP_OPTIMA), key=lambda fitted: float(fitted.fun))
+    return [fitted.x for fitted in near]
 
 
 def _minimize(loss: Callable[..., Any], start: np.ndarray, data: _Data, iterations: int, *more: Any) -> Any:
@@ -118,10 +141,10 @@ def wrong(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(1 - posterior[np.arange(len(labels)), labels], 0, 1))
 
 
-def _start(data: _Data, matrix: np.ndarray) -> np.ndarray:
-    """Return the parameters from which a fit starts, for a first guess of T."""
+def _start(data: _Data, matrix: np.ndarray, scale: float) -> np.ndarray:
+    """Return the parameters from which a fit starts, for first guesses of T and of the scale of the outputs."""
     first = np.zeros(data.size)
-    first[: len(data.outputs)] = 2.0 / len(data.outputs)
+    first[: len(data.outputs)] = scale / len(data.outputs)
     rates = 1 - np.diag(matrix)
     own = np.log(matrix).ravel() if data.full else np.log(rates / (_MOST_WRONG - rates))
     return np.concatenate([first, own])
@@ -206,13 +229,13 @@ def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tupl
     return value, np.concatenate([scales, *gradient]), joint
 
 
-def _interval(data: _Data, parameters: np.ndarray, matrix: np.ndarray) -> tuple[float, float]:
+def _interval(data: _Data, parameters: np.ndarray) -> tuple[float, float]:
     """Return the 95 % interval of the number of wrong labels.
 
     The profile likelihood gives the error rates that fit the labels nearly as well as the best ones: all errors in T
     are scaled by the same factor, and the rest is fitted again. For each, the number of wrong labels varies by chance.
     """
-    errors = matrix + 1 / len(data.labels)  # So that the profile can leave a rate of 0.
+    errors = _matrix(data, parameters[data.size :]) + 1 / len(data.labels)  # So that the profile can leave a rate of 0.
     np.fill_diagonal(errors, 0)
     rate = float(errors.sum(1).mean())
     most = 0.95 / max(float(errors.sum(1).max()), _SMALLEST)
@@ -222,9 +245,10 @@ def _interval(data: _Data, parameters: np.ndarray, matrix: np.ndarray) -> tuple[
     likely = values <= values.min() + _DROP
     likely |= np.r_[likely[1:], False] | np.r_[False, likely[:-1]]  # The border lies between two steps.
     ambiguous = float((1 - softmax(_logits(data, parameters)[1]).max(1)).sum())
-    variance = (2 * deviations) ** 2 + (_MODEL_ERROR * counts) ** 2 + (_AMBIGUOUS_ERROR * ambiguous) ** 2
-    low = counts - np.sqrt(variance + (_UNUSUAL * len(data.labels)) ** 2)
-    return max(0.0, float(low[likely].min())), float((counts + np.sqrt(variance))[likely].max())
+    chance = np.hypot(2 * deviations, _MODEL_ERROR * counts)
+    low = counts - np.sqrt(chance**2 + (_AMBIGUOUS_LOW * ambiguous) ** 2 + (_UNUSUAL * len(data.labels)) ** 2)
+    high = counts + chance + _AMBIGUOUS_HIGH * ambiguous
+    return max(0.0, float(low[likely].min())), float(high[likely].max())
 
 
 def _profiled(data: _Data, parameters: np.ndarray, errors: np.ndarray) -> tuple[float, float, float]:

@@ -21,7 +21,8 @@ from trainers.auditing.outliers import Group
 _LEAST_LISTED = 50  # Issues of each kind. This number is listed even if the scores are low.
 _LISTED_SHARE = 0.01  # Share of the records that is listed even if the scores are low.
 _LEAST_RECORDS = 10
-_ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25  # Scores of near-duplicates, plus at most 0.25.
+_ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25  # Scores of near-duplicates, before the similarity.
+_BY_SIMILARITY = 0.24  # Added for equal images, in proportion for others.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,10 @@ def _check(inputs: Inputs) -> None:
 def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed: int) -> Judgment:
     assigned = folding.assign(units, inputs.labels, count, seed)
     if assigned.max() == 0:
-        raise UserError("all records belong to one group or are near-duplicates. An audit needs at least two groups.")
+        raise UserError(
+            "all records belong to one group, or the network gives nearly the same features for all of them. Pass"
+            " another network as --features_from."
+        )
     return labels.judge(inputs.features, inputs.labels, assigned, units, near, len(inputs.class_names))
 
 
@@ -192,7 +196,7 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     left, right = pairs[:, 0], pairs[:, 1]
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
     base = np.select([labels_differ, splits_differ], [_ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
-    scores = base + 0.25 * similarities
+    scores = base + _BY_SIMILARITY * similarities
     order = np.lexsort((-scores, right))
     worst = order[np.unique(right[order], return_index=True)[1]]
     for pair in worst[np.argsort(-scores[worst], kind="stable")].tolist():

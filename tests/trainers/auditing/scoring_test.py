@@ -1,0 +1,227 @@
+"""Tests of the audit on drawn features with planted errors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import planted_records
+import pytest
+from planted_records import planted
+
+from tfrecord_tools.errors import UserError
+from trainers.auditing import scoring
+from trainers.auditing.issues import KINDS, Issue
+from trainers.auditing.scoring import Audit
+
+
+def of_kind(audit: Audit, kind: str) -> list[Issue]:
+    return [issue for issue in audit.issues if issue.kind == kind]
+
+
+@pytest.fixture(scope="module")
+def whole() -> tuple[planted_records.Planted, Audit]:
+    """Return 600 records of three classes with 30 wrong labels, and their audit."""
+    records = planted(classes=3)
+    return records, scoring.audit(records.inputs)
+
+
+def test_wrong_labels_are_ranked_first_with_the_right_label(whole):
+    records, audit = whole
+    first = of_kind(audit, "label")[:30]
+    found = {issue.record for issue in first} & set(records.flipped.tolist())
+    assert len(found) >= 29
+    assert [issue.rank for issue in first] == list(range(1, 31))
+    right = [issue.proposed == records.truth[issue.record] for issue in first if issue.record in found]
+    assert np.mean(right) >= 0.95
+    assert first[0].score > 0.9
+    given, proposed = (
+        records.inputs.class_names[label] for label in (records.inputs.labels[first[0].record], first[0].proposed)
+    )
+    assert first[0].reason.startswith(f"The label is {given}. By other images, {proposed} is likelier: ")
+
+
+def test_ranks_are_counted_within_each_kind(whole):
+    _, audit = whole
+    for kind in KINDS:
+        assert [issue.rank for issue in of_kind(audit, kind)] == list(range(1, len(of_kind(audit, kind)) + 1))
+    assert all(0 <= issue.score <= 1 for issue in audit.issues)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("flips", [0.0, 0.01, 0.05, 0.2])
+def test_the_interval_holds_the_number_of_wrong_labels(classes, flips):
+    held = 0
+    for seed in range(3):
+        records = planted(classes=classes, flips=flips, seed=seed)
+        estimate = scoring.audit(records.inputs).estimate
+        assert estimate.low <= estimate.wrong <= estimate.high
+        held += estimate.low <= len(records.flipped) <= estimate.high
+    assert held >= 2  # An interval of 95 % may fail once.
+
+
+def test_only_one_class_is_mislabeled():
+    """Errors in one direction are the hardest: the model could learn them instead."""
+    records = planted(flips=0.0)
+    wrong = np.flatnonzero(records.truth == 0)[:90]  # Nearly a third of the class.
+    labels = records.inputs.labels.copy()
+    labels[wrong] = 1
+    audit = scoring.audit(dataclasses.replace(records.inputs, labels=labels))
+    assert len({issue.record for issue in of_kind(audit, "label")[:90]} & set(wrong.tolist())) >= 85
+    assert audit.estimate.class_wrong[1] > 10 * audit.estimate.class_wrong[0]
+    assert "class1" in audit.estimate.sentence(records.inputs.class_names)
+
+
+def test_strangers_are_off_topic_even_in_groups():
+    records = planted(count=500)
+    random = np.random.default_rng(1)
+    values = records.inputs.features.copy()
+    single = random.choice(500, 8, replace=False)
+    values[single] = random.gamma(0.3, 8.0, (8, planted_records.WIDTH))
+    group = np.setdiff1d(np.arange(500), single)[:40]  # More than the 30 neighbors that are compared.
+    values[group] = random.gamma(0.3, 8.0, planted_records.WIDTH) + random.normal(0, 0.01, (40, planted_records.WIDTH))
+    audit = scoring.audit(dataclasses.replace(records.inputs, features=np.maximum(values, 0).astype(np.float32)))
+    found = [issue.record for issue in of_kind(audit, "off_topic")][:48]
+    assert len(set(found) & {*single.tolist(), *group.tolist()}) >= 46
+    twins = {issue.record for issue in of_kind(audit, "near_duplicate")}
+    assert len(twins & set(group.tolist())) >= 39
+
+
+def test_near_duplicates_across_labels_come_first():
+    records = planted(count=400, flips=0.0)
+    inputs = records.inputs
+    same = np.flatnonzero(inputs.labels == 0)[:6]
+    other = int(np.flatnonzero(inputs.labels == 1)[0])
+    values, splits, contents = inputs.features.copy(), inputs.splits.copy(), inputs.contents.copy()
+    facts = inputs.facts.copy()
+    values[same[1]] = values[same[0]] * 1.01  # Equal features.
+    facts["phash"][same[2:4]] = 0x0123456789ABCDEF, 0x0123456789ABCDEE  # Hashes that differ in one bit.
+    splits[same[3]] = 1
+    contents[max(same[4], other)] = min(same[4], other)  # The same bytes with two labels.
+    audit = scoring.audit(
+        dataclasses.replace(inputs, features=values, facts=facts, splits=splits, contents=contents)
+    )
+    first, second, third = of_kind(audit, "near_duplicate")[:3]
+    assert {first.record, first.twin} == {int(same[4]), other}
+    assert first.reason.startswith("The same file twice, with different labels: class")
+    assert {second.record, second.twin} == {int(same[2]), int(same[3])}
+    assert second.reason == "The same picture twice, in different splits: validation and train."
+    assert {third.record, third.twin} == {int(same[0]), int(same[1])}
+    assert third.reason == "The same picture twice, in train."
+    assert first.score >= 0.75 > second.score >= 0.5 > third.score
+
+
+def test_a_group_in_rare_conditions_is_listed_as_a_group():
+    records = planted(count=600, flips=0.0)
+    group = np.flatnonzero(records.inputs.labels == 0)[:8]
+    random = np.random.default_rng(3)
+    values = records.inputs.features.copy()
+    values[group] += random.gamma(0.5, 4.0, planted_records.WIDTH) + random.normal(0, 1.5, (8, planted_records.WIDTH))
+    audit = scoring.audit(dataclasses.replace(records.inputs, features=np.maximum(values, 0)))
+    found = of_kind(audit, "rare")[:8]
+    assert {issue.record for issue in found} == set(group.tolist())
+    assert found[0].score > 0.4
+    count = int((records.inputs.labels == 0).sum())
+    assert found[0].reason == f"One of 8 similar images that are unlike the {count - 8} other images of class0."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("brightness", 3, "very dark (brightness 3 of 255)"),
+        ("brightness", 250, "very bright (brightness 250 of 255)"),
+        ("contrast", 1, "almost without contrast (standard deviation 1.0 gray levels)"),
+        ("sharpness", 0.02, "blurry (sharpness 0.02)"),
+        ("flat_share", 0.9, "mostly of one brightness (90% of the area)"),
+    ],
+)
+def test_images_of_low_quality(name, value, words):
+    records = planted(count=200)
+    facts = records.inputs.facts.copy()
+    facts[name][7] = value
+    audit = scoring.audit(dataclasses.replace(records.inputs, facts=facts))
+    first = of_kind(audit, "low_quality")[0]
+    assert (first.record, first.reason) == (7, f"Compared with the other images: {words}.")
+    assert first.score > 0.5
+
+
+def test_unknown_facts_are_no_issues():
+    records = planted(count=200)
+    facts = np.full(200, np.array((0, *[np.nan] * 4, False), records.inputs.facts.dtype))
+    audit = scoring.audit(dataclasses.replace(records.inputs, facts=facts))
+    assert of_kind(audit, "low_quality") == []
+
+
+def test_records_of_a_group_do_not_judge_each_other():
+    """Ten copies with the same wrong label would confirm each other."""
+    records = planted(count=400, flips=0.0)
+    wrong = np.flatnonzero(records.inputs.labels == 0)[:10]
+    labels, units, values = records.inputs.labels.copy(), records.inputs.units.copy(), records.inputs.features.copy()
+    labels[wrong], units[wrong] = 1, units[wrong[0]]
+    values[wrong] = values[wrong[0]] + np.random.default_rng(0).normal(0, 0.3, (10, planted_records.WIDTH))
+    audit = scoring.audit(dataclasses.replace(records.inputs, labels=labels, units=units, features=values))
+    assert len({issue.record for issue in of_kind(audit, "label")[:10]} & set(wrong.tolist())) >= 9
+
+
+def test_a_class_with_one_record_is_not_judged():
+    records = planted(count=300, classes=3, flips=0.0)
+    labels = np.where(records.inputs.labels == 2, 0, records.inputs.labels)
+    labels[5] = 2
+    audit = scoring.audit(dataclasses.replace(records.inputs, labels=labels))
+    assert 5 not in {issue.record for issue in of_kind(audit, "label")}
+    assert audit.estimate.records == 299
+
+
+def test_decided_records_are_left_out_and_ranks_stay_without_gaps(whole):
+    _, audit = whole
+    first = of_kind(audit, "label")[0].record
+    rest = audit.without({first})
+    assert first not in {issue.record for issue in rest.issues}
+    assert of_kind(rest, "label")[0].rank == 1
+    assert of_kind(rest, "label")[0].record == of_kind(audit, "label")[1].record
+
+
+def test_the_seed_changes_the_folds_only():
+    records = planted(count=300)
+    one, same, other = (scoring.audit(records.inputs, seed=seed) for seed in (0, 0, 1))
+    assert one.issues == same.issues
+    np.testing.assert_array_equal(one.probabilities, same.probabilities)
+    assert (one.probabilities != other.probabilities).any()
+
+
+def test_many_classes():
+    """With more than 30 classes, the errors have one rate per class."""
+    records = planted(count=1600, classes=40, flips=0.05)
+    audit = scoring.audit(records.inputs)
+    first = {issue.record for issue in of_kind(audit, "label")[:80]}
+    assert len(first & set(records.flipped.tolist())) >= 70
+
+
+@pytest.mark.parametrize(
+    ("rows", "change", "message"),
+    [
+        (slice(0, 9), {}, "the dataset has 9 valid records. An audit needs at least 10."),
+        (slice(0, 50), {"labels": np.zeros(50, np.int64)}, "all records have the same label."),
+        (slice(0, 50), {"units": np.zeros(50, np.uint64)}, "all records belong to one group, or the network"),
+    ],
+)
+def test_too_little_data_is_an_error(rows, change, message):
+    inputs = planted(count=50).inputs
+    columns = {name: getattr(inputs, name)[rows] for name in vars(inputs) if not name.endswith("names")}
+    with pytest.raises(UserError) as error:
+        scoring.audit(dataclasses.replace(inputs, **columns | change))
+    assert str(error.value).startswith(message)
+
+
+def test_features_without_information_give_no_error():
+    records = planted(count=60, flips=0.0)
+    values = np.zeros_like(records.inputs.features)
+    values[0, 0] = 1
+    audit = scoring.audit(dataclasses.replace(records.inputs, features=values))
+    assert np.isfinite(audit.probabilities).all()
+
+
+def test_equal_features_are_an_error():
+    records = planted(count=60)
+    with pytest.raises(UserError, match="gives nearly the same features for all of them. Pass another network as"):
+        scoring.audit(dataclasses.replace(records.inputs, features=np.ones_like(records.inputs.features)))
