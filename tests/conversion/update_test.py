@@ -172,7 +172,9 @@ def test_known_images_are_hashed_but_not_decoded(src: Path, out: Path, monkeypat
     decoded: list[bytes] = []
     original = preparation.prepare
     monkeypatch.setattr(
-        survey.preparation, "prepare", lambda data, config: (decoded.append(data), original(data, config))[1]
+        survey.preparation,
+        "prepare",
+        lambda data, config, **options: (decoded.append(data), original(data, config, **options))[1],
     )
     draw(src / "cats/new.jpg")
     converted(src, out, update=True)

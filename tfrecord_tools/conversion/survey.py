@@ -16,7 +16,8 @@ import tfrecord_tools
 from tfrecord_tools.base import files
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
-from tfrecord_tools.images import formats, pillow, preparation
+from tfrecord_tools.images import appearance, formats, pillow, preparation
+from tfrecord_tools.images.appearance import Thumbnail
 from tfrecord_tools.images.preparation import ImageConfig, Prepared
 from tfrecord_tools.layout import findings
 from tfrecord_tools.sources.base import Content, Files, ReadError
@@ -28,10 +29,10 @@ FACT = np.dtype(  # The same layout as `_ROW`.
     [
         ("size", "<i8"), ("mtime_ns", "<i8"), ("source_sha256", "u1", 32), ("source_type", "u1"),
         ("bytes", "<i8"), ("sha256", "u1", 32), ("type", "u1"), ("changes", "u1"), ("height", "<i4"), ("width", "<i4"),
-        ("findings", "u1"), ("lowest", "<f4"), ("highest", "<f4"),
+        ("findings", "u1"), ("lowest", "<f4"), ("highest", "<f4"), *appearance.FACTS.descr,
     ]
 )  # fmt: skip
-_ROW = struct.Struct("<qq32sBq32sBBiiBff")
+_ROW = struct.Struct("<qq32sBq32sBBiiBffQffff?")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,7 @@ class Facts:
             height, width: Pixels.
             findings: Bit i stands for the i-th entry of `findings.FINDINGS`.
             lowest, highest: Range of levels of an image with more than 8 bits.
+            phash to gray: See `appearance`; unknown if the image was not decoded.
         reasons: File number -> why the file is not a valid image.
         repaired: File number -> the defect that was repaired.
     """
@@ -162,29 +164,45 @@ def _new_names(saved: Path | None) -> Iterator[Path | None]:
 def _survey_job(job: _Job) -> _Chunk:
     table = np.zeros(len(job.files), FACT)
     reasons, repaired = {}, {}
+    thumbnails = {}
     for i in range(len(job.files)):
         try:
             content = job.files.read(i)
             digest = hashlib.sha256(content.data).digest()
-            if job.known is not None and _is_known(job.known[i], digest):
+            if job.known is not None and _is_known(job.known[i], digest, job.config):
                 table[i] = job.known[i]
                 table[i]["size"], table[i]["mtime_ns"] = content.size, content.mtime_ns
                 continue
-            prepared = preparation.prepare(content.data, job.config)
+            prepared = preparation.prepare(content.data, job.config, look=True)
             _ROW.pack_into(table.data, i * _ROW.size, *_fact(content, digest, prepared))
+            if prepared.thumbnail is not None:
+                thumbnails[i] = prepared.thumbnail
             if prepared.repaired:
                 repaired[i] = prepared.repaired
         except (preparation.BadImage, ReadError, OSError) as error:
             reasons[i] = reason_of(error)
+    _fill_in(table, thumbnails)
     chunk = _Chunk(job.files.paths, table, reasons, repaired)
     if job.save is not None:
         _save(job.save, chunk, job.provenance)
     return chunk
 
 
-def _is_known(fact: np.void, digest: bytes) -> bool:
-    """Return whether a fact can be reused. Repaired images are inspected again to report the defect."""
-    return fact["source_sha256"].tobytes() == digest and not fact["changes"] & change_bits(["repaired"])
+def _fill_in(table: np.ndarray, thumbnails: Mapping[int, Thumbnail]) -> None:
+    """Fill in the facts about the look of the images, computed for all of a job at once."""
+    rows, found = list(thumbnails), appearance.facts(list(thumbnails.values()))
+    for name in appearance.FACTS.names or ():
+        table[name][rows] = found[name]
+
+
+def _is_known(fact: np.void, digest: bytes, config: ImageConfig) -> bool:
+    """Return whether a fact can be reused.
+
+    Repaired images are inspected again to report the defect. So are images whose look an earlier version of this
+    package did not record.
+    """
+    same = fact["source_sha256"].tobytes() == digest and not fact["changes"] & change_bits(["repaired"])
+    return bool(same and (config.verify != "full" or not np.isnan(fact["brightness"])))
 
 
 def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, ...]:
@@ -203,6 +221,7 @@ def _fact(content: Content, digest: bytes, prepared: Prepared) -> tuple[object, 
         prepared.width,
         findings.bits(prepared.findings),
         *prepared.levels,
+        *appearance.UNKNOWN,
     )
 
 
@@ -222,7 +241,7 @@ def _load(path: Path, provenance: str) -> _Chunk | None:
     """Read a saved chunk; return None if it was made with other versions or settings."""
     with np.load(path) as arrays:
         text = json.loads(arrays["text"].tobytes())
-        if text.get("by") != provenance:
+        if text.get("by") != provenance or arrays["table"].dtype != FACT:
             return None
         reasons, repaired = ({int(i): words for i, words in text[name].items()} for name in ("reasons", "repaired"))
         return _Chunk(text["paths"], arrays["table"], reasons, repaired)

@@ -21,7 +21,7 @@ from tfrecord_tools.layout.split_names import SPLITS
 Config = TypeVar("Config", bound=ImageConfig)
 _COLUMNS = (
     "split", "shard", "label", "path", "sha256", "bytes", "type", "height", "width", "source_sha256", "source_type",
-    "changes", "findings", "lowest", "highest",
+    "changes", "findings", "lowest", "highest", *index.LOOK,
 )  # fmt: skip
 
 
@@ -125,8 +125,9 @@ def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ())
 
 def _facts(table: Any) -> np.ndarray:
     rows = np.zeros(len(table), FACT)
-    for name in ("bytes", "height", "width", "lowest", "highest"):
+    for name in ("bytes", "height", "width", "lowest", "highest", *index.LOOK[:-1]):
         rows[name] = table.column(name).to_numpy()
+    rows["gray"] = table.column("gray").fill_null(False).to_numpy()
     for name in ("sha256", "source_sha256"):
         rows[name] = index.hashes(table, name)
     for name in ("type", "source_type"):

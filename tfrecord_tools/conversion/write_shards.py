@@ -179,4 +179,6 @@ def index_part(job: ShardJob, offsets: np.ndarray) -> dict[str, object]:
         "findings": [",".join(findings.names(int(bits))) for bits in facts["findings"]],
         "lowest": facts["lowest"],
         "highest": facts["highest"],
+        **{name: facts[name] for name in index.LOOK},
+        "gray": np.where(np.isnan(facts["brightness"]), None, facts["gray"]),
     }

@@ -22,10 +22,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.images import formats, inspection, jpeg, levels, pillow, png, recode, repair, strip
+from tfrecord_tools.images import appearance, formats, inspection, jpeg, levels, pillow, png, recode, repair, strip
+from tfrecord_tools.images.appearance import Thumbnail
 from tfrecord_tools.layout import findings
 
 MAX_IMAGE_BYTES = 1 << 30  # 1 GiB. A record is a protobuf, which must be smaller than 2 GiB.
@@ -138,6 +140,7 @@ class Prepared:
         findings: Findings, from `findings.FINDINGS` and in that order.
         levels: Lowest and highest level of an image with more than 8 bits; (0, 0) for others. Without `depth_range`,
             both are scaled to 0..65,535.
+        thumbnail: See `appearance`. None: it was not asked for, or the image was not decoded.
     """
 
     data: bytes
@@ -149,9 +152,10 @@ class Prepared:
     repaired: str = ""
     findings: tuple[str, ...] = ()
     levels: tuple[float, float] = _NO_LEVELS
+    thumbnail: Thumbnail | None = None
 
 
-def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
+def prepare(data: bytes, config: ImageConfig = ImageConfig(), *, look: bool = False) -> Prepared:
     """Verify an image and return it as it is stored. Equal bytes and configs give equal results.
 
     A JPEG that is stored unchanged is decoded at 1/8 scale. This reads all stored data but skips most of the
@@ -162,6 +166,7 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
     Args:
         data: Bytes of the file.
         config: How to verify and store it.
+        look: Whether to make a thumbnail of the stored image, for its facts. This needs full verification.
 
     Raises:
         BadImage: The file is not an image, not of a supported type, damaged, or too large.
@@ -172,27 +177,23 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig()) -> Prepared:
         raise BadImage(f"the file is larger than {MAX_IMAGE_BYTES:,} bytes, the limit of one record")
     source_type = formats.detect(data)
     with as_bad_image(data, source_type):
-        if source_type == "JPEG" and (size := _plain_size(data, config)):
-            stored = _stripped(data, "JPEG", config)
-            changes = ("stripped",) * (stored is not data)
-            return Prepared(
-                data=stored, type="JPEG", source_type="JPEG", width=size[0], height=size[1], changes=changes
-            )
+        if source_type == "JPEG" and (plain := _prepare_plain(data, config, look)):
+            return plain
         if source_type is None:
-            return _prepare_embedded_jpeg(data, config)
+            return _prepare_embedded_jpeg(data, config, look)
         repaired = ""
         if config.on_bad_image == "repair":
             data, repaired = repair.repaired(data, source_type, lambda size: _check_pixels(size, config))
         if source_type == "JXL" and (
             original := formats.reconstructed_jpeg(data, lambda size: _check_pixels(size, config, "JXL"))
         ):
-            prepared = _prepare(original, "JPEG", source_type, "", config)
+            prepared = _prepare(original, "JPEG", source_type, "", config, look)
             changes = tuple(name for name in CHANGES if name == "converted" or name in prepared.changes)
             return dataclasses.replace(prepared, changes=changes)
-        return _prepare(data, formats.detect(data) or source_type, source_type, repaired, config)
+        return _prepare(data, formats.detect(data) or source_type, source_type, repaired, config, look)
 
 
-def _prepare_embedded_jpeg(data: bytes, config: ImageConfig) -> Prepared:
+def _prepare_embedded_jpeg(data: bytes, config: ImageConfig, look: bool) -> Prepared:
     """Repair a file with junk before a JPEG, if repairs are enabled and no other format is recognized."""
     if config.on_bad_image == "repair" and not formats.is_claimed(data):
         embedded, defects = jpeg.repair(data)
@@ -200,7 +201,7 @@ def _prepare_embedded_jpeg(data: bytes, config: ImageConfig) -> Prepared:
             try:
                 embedded, defects = repair.repaired(data, None, lambda size: _check_pixels(size, config))
                 with as_bad_image(embedded, "JPEG"):
-                    return _prepare(embedded, "JPEG", "JPEG", defects, config)
+                    return _prepare(embedded, "JPEG", "JPEG", defects, config, look)
             except repair.TooMuchLostError:
                 raise
             except (OSError, SyntaxError, BadImage):
@@ -236,10 +237,12 @@ class _Stored:
     findings: list[str]
     levels: tuple[float, float] = _NO_LEVELS
     stripped: bool = False
+    thumbnail: Thumbnail | None = None
 
 
-def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: ImageConfig) -> Prepared:
-    header, chunks = None, []
+def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: ImageConfig, look: bool) -> Prepared:
+    look = look and config.verify == "full"
+    header, chunks, small = None, [], None
     if kind == "JPEG":
         jpeg.check_markers(data)
     elif kind == "PNG":  # Checked before Pillow does: Pillow's error does not name the chunk.
@@ -249,8 +252,9 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         if config.verify == "full":
             png.check(chunks, header)
     with _opened(data, kind, chunks, config) as image:
-        if kind == "JPEG" and config.verify == "full" and not jpeg.decodes_cleanly(data):
+        if kind == "JPEG" and config.verify == "full" and (small := jpeg.decoded_small(data)) is None:
             _check_jpeg(data, image.height, repaired)
+            small = jpeg.decoded_small(data, strict=False) if look else None
         if png.has_late_metadata(chunks):
             image.load()  # Makes Pillow also read an orientation that is stored after the pixels.
         if header is not None:
@@ -260,9 +264,9 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         if steps.turned or steps.converted or steps.resized:
             _check_target(steps, config)
             bits = header.bits if header is not None else 8
-            stored = _converted(image, steps, config, bits, lambda: _opened(data, kind, chunks, config))
+            stored = _converted(image, steps, config, bits, lambda: _opened(data, kind, chunks, config), look)
         else:
-            stored = _unchanged(image, data, kind, config)
+            stored = _unchanged(image, data, kind, config, small, look)
     changes = (bool(repaired), steps.turned, steps.converted, steps.resized, stored.stripped)
     return Prepared(
         data=stored.data,
@@ -274,6 +278,7 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
         repaired=repaired,
         findings=tuple(name for name in findings.FINDINGS if name in left_behind + stored.findings),
         levels=stored.levels,
+        thumbnail=stored.thumbnail,
     )
 
 
@@ -305,16 +310,27 @@ def _check_jpeg(data: bytes, height: int, repaired: str) -> None:
         raise BadImage(f"damaged image: the JPEG's image data ends early, {lost:.1%} of its pixels are missing")
 
 
-def _plain_size(data: bytes, config: ImageConfig) -> tuple[int, int] | None:
-    """Return width and height of a JPEG that can be stored unchanged, or None if Pillow must check it.
+def _prepare_plain(data: bytes, config: ImageConfig, look: bool) -> Prepared | None:
+    """Prepare a JPEG that can be stored unchanged; return None if Pillow must check it.
 
     Most JPEGs are verified here, in half of the time that Pillow takes.
     """
-    if config.resize or config.store not in ("original", "jpeg") or (size := jpeg.plain_size(data)) is None:
+    if config.resize or config.store not in ("original", "jpeg") or (frame := jpeg.plain_frame(data)) is None:
         return None
-    _check_pixels(size, config)
-    valid = jpeg.decodes_cleanly(data) if config.verify == "full" else jpeg.has_end(data)
-    return size if valid else None
+    _check_pixels((frame.width, frame.height), config)
+    small = jpeg.decoded_small(data) if config.verify == "full" else None
+    if small is None and (config.verify == "full" or not jpeg.has_end(data)):
+        return None
+    stored = _stripped(data, "JPEG", config)
+    return Prepared(
+        data=stored,
+        type="JPEG",
+        source_type="JPEG",
+        width=frame.width,
+        height=frame.height,
+        changes=("stripped",) * (stored is not data),
+        thumbnail=appearance.of_jpeg(small, frame.components == 1) if look and small is not None else None,
+    )
 
 
 def _steps(image: Image.Image, data: bytes, kind: str, header: png.Header | None, config: ImageConfig) -> _Steps:
@@ -327,10 +343,28 @@ def _steps(image: Image.Image, data: bytes, kind: str, header: png.Header | None
     return _Steps(stored=stored, orientation=orientation, converted=converted, size=size, target=target)
 
 
-def _unchanged(image: Image.Image, data: bytes, kind: str, config: ImageConfig) -> _Stored:
+def _unchanged(
+    image: Image.Image, data: bytes, kind: str, config: ImageConfig, small: np.ndarray | None, look: bool
+) -> _Stored:
     stored = _stripped(data, kind, config)
     has_position = not config.strip_metadata and inspection.has_position(image)
-    return _Stored(data=stored, size=image.size, findings=["gps"] * has_position, stripped=stored is not data)
+    return _Stored(
+        data=stored,
+        size=image.size,
+        findings=["gps"] * has_position,
+        stripped=stored is not data,
+        thumbnail=_thumbnail(image, small) if look else None,
+    )
+
+
+def _thumbnail(image: Image.Image, small: np.ndarray | None) -> Thumbnail | None:
+    """Return the thumbnail of an image that is stored unchanged, from `small` if it is a decoded JPEG."""
+    if small is not None:
+        return appearance.of_jpeg(small, image.mode == "L")
+    try:
+        return appearance.of_image(image)
+    except Exception:  # noqa: BLE001  The file is verified. Pillow may be stricter, and only the facts are lost.
+        return None
 
 
 def _stripped(data: bytes, kind: str, config: ImageConfig) -> bytes:
@@ -338,7 +372,7 @@ def _stripped(data: bytes, kind: str, config: ImageConfig) -> bytes:
 
 
 def _converted(
-    image: Image.Image, steps: _Steps, config: ImageConfig, bits: int, reopen: Callable[[], Image.Image]
+    image: Image.Image, steps: _Steps, config: ImageConfig, bits: int, reopen: Callable[[], Image.Image], look: bool
 ) -> _Stored:
     if steps.resized:
         recode.draft(image, steps.target if image.size == steps.size else steps.target[::-1], config.resize_mode)
@@ -359,6 +393,7 @@ def _converted(
         size=result.size,
         findings=[name for name, applies in traits.items() if applies],
         levels=_NO_LEVELS if deep is None else deep.span() if config.depth_range else deep.span_of_16_bits(),
+        thumbnail=appearance.of_image(result) if look else None,
     )
 
 

@@ -18,6 +18,10 @@ Columns:
         the bytes of the source file are stored unchanged.
     findings: string, names of `findings.FINDINGS`, separated by commas.
     lowest, highest: float32, levels of an image with more than 8 bits; 0 for others.
+    phash: uint64, perceptual hash of the stored image. 0: unknown.
+    brightness, contrast, sharpness, flat_share: float32; gray: bool. See `images.appearance`. NaN and null: unknown.
+
+Datasets of earlier versions lack the last six columns. `read` then returns them as unknown.
 
 pyarrow takes 0.2 s to import, so it is imported inside functions: `--help` and `--dry_run` do not need it.
 """
@@ -40,16 +44,18 @@ if TYPE_CHECKING:
 
 FILE_NAME = "records.parquet"
 LEFT_OUT = -1  # Label of a record that is not read.
+LOOK = ("phash", "brightness", "contrast", "sharpness", "flat_share", "gray")
 _REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "source_type", "changes", "findings"]
 
 
 def write_part(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write the rows of one shard atomically; findings, lowest and highest have defaults."""
+    """Write the rows of one shard atomically; findings, lowest, highest and the columns of `LOOK` have defaults."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     count = len(columns["path"])
     defaults = {"findings": [""] * count, "lowest": np.zeros(count), "highest": np.zeros(count)}
+    defaults |= {name: _unknown(name, count) for name in LOOK}
     with files.atomic(path) as file:
         pq.write_table(pa.table({**defaults, **columns}, schema=_schema()), file, use_dictionary=_REPEATED)
 
@@ -76,7 +82,7 @@ def join_parts(
         pq.ParquetWriter(file, _schema(), compression="zstd", use_dictionary=_REPEATED) as writer,
     ):
         for number, part in enumerate(parts):
-            table = change(number, pq.ParquetFile(part).read())
+            table = change(number, _with_look(pq.ParquetFile(part).read(), LOOK))
             writer.write_table(table, row_group_size=max(1, len(table)))
 
 
@@ -90,11 +96,31 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=list(columns), filters=[("split", "==", split)] if split else None)
+        wanted = list(columns)
+        if not set(LOOK).isdisjoint(columns):
+            present = pq.read_schema(path).names
+            wanted = [name for name in columns if name in present or name not in LOOK]
+        table = pq.read_table(path, columns=wanted, filters=[("split", "==", split)] if split else None)
+        return _with_look(table, columns).select(list(columns))
     except (OSError, pa.ArrowException) as error:
         raise UserError(
             f"{path}: cannot be read ({error}). The copy of the dataset is not complete. Copy or convert it again."
         ) from error
+
+
+def _with_look(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Add those of the named columns of `LOOK` that a table lacks, as unknown."""
+    for name in columns:
+        if name in LOOK and name not in table.column_names:
+            table = table.append_column(_schema().field(name), _unknown(name, len(table)))
+    return table
+
+
+def _unknown(name: str, count: int) -> pa.Array:
+    import pyarrow as pa
+
+    value = {"phash": 0, "gray": None}.get(name, float("nan"))
+    return pa.repeat(pa.scalar(value, _schema().field(name).type), count)
 
 
 def hashes(table: pa.Table, name: str) -> np.ndarray:
@@ -161,5 +187,8 @@ def _schema() -> pa.Schema:
             "findings": name,
             "lowest": pa.float32(),
             "highest": pa.float32(),
+            "phash": pa.uint64(),
+            **dict.fromkeys(("brightness", "contrast", "sharpness", "flat_share"), pa.float32()),
+            "gray": pa.bool_(),
         }
     )

@@ -1,0 +1,185 @@
+"""Find near-duplicates: images whose perceptual hashes differ in few bits (`images.appearance`).
+
+All pairs are found without comparing each hash with each other hash. The 64 bits are divided into four bands of 16 bits.
+If two hashes differ in at most d bits, then in at least one band b they differ in at most r[b] bits, where the numbers
+r[b] + 1 add up to d + 1 (Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", 2012). So
+only hashes are compared that agree in a band except for these bits.
+
+Equal hashes are found first and count as one. So a million copies of one picture are one hash, not 10^12 pairs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import numpy as np
+
+UNKNOWN = 0  # The hash of an image without a hash. It is near to no other hash.
+MAX_DISTANCE = 16
+_BANDS = 4
+_BAND_BITS = 16
+_BLOCK = 1 << 20  # Hashes that are compared at once; each takes about 50 bytes.
+_JOINED = 1 << 22  # Pairs that are collected before groups are joined.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Groups:
+    """Groups of hashes that are connected by pairs.
+
+    Attributes:
+        keys: i64[n], the position of the first hash of the same group. A hash that is near to no other is its own
+            group.
+        chains: bool[n], whether the group of the hash is a chain: not all of its hashes are near to each other.
+    """
+
+    keys: np.ndarray
+    chains: np.ndarray
+
+
+def pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
+    """Find the hashes that differ in at most `distance` bits.
+
+    Time and memory for 10^6 random hashes are in the benchmark `near_duplicates`. Both also grow with the number of
+    pairs.
+
+    Args:
+        hashes: u64[n]. `UNKNOWN` is near to no hash.
+        distance: Number of bits, 0..`MAX_DISTANCE`.
+
+    Returns:
+        i64[m 2], positions i < j of near hashes, sorted. k equal hashes have k - 1 pairs, which form a chain, and only
+        the first one has pairs with other hashes.
+    """
+    values, first, inverse = _distinct(hashes)
+    found = [first[block] for block in _blocks(values, distance)]
+    together = np.concatenate([np.empty((0, 2), np.int64), _equal(hashes, inverse), *found])
+    together.sort(axis=1)
+    return together[np.lexsort((together[:, 1], together[:, 0]))]
+
+
+def groups(hashes: np.ndarray, distance: int) -> Groups:
+    """Join all hashes that are connected by pairs, in blocks; see `pairs` for the arguments."""
+    values, first, inverse = _distinct(hashes)
+    roots, degrees, waiting = np.arange(len(values)), np.zeros(len(values), np.int64), []
+    for block in _blocks(values, distance):
+        degrees += np.bincount(block.reshape(-1), minlength=len(values))
+        waiting.append(block)
+        if sum(map(len, waiting)) > _JOINED:
+            roots, waiting = _joined(roots, waiting), []
+    roots = _joined(roots, waiting)
+    sizes = np.bincount(roots, minlength=len(values))[roots]
+    # In a group of k hashes that are all near to each other, each hash has k - 1 pairs.
+    chains = np.bincount(roots, degrees < sizes - 1, minlength=len(values))[roots] > 0
+    first_of_root = np.full(len(values), len(hashes), np.int64)
+    np.minimum.at(first_of_root, roots, first)
+    known = inverse >= 0
+    keys = np.arange(len(hashes))
+    keys[known] = first_of_root[roots][inverse[known]]
+    result = np.zeros(len(hashes), bool)
+    result[known] = chains[inverse[known]]
+    return Groups(keys=keys, chains=result)
+
+
+def distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return the number of bits in which hashes differ, u8[n]; both arrays are u64[n]."""
+    return _bits(left ^ right)
+
+
+def _bits(numbers: np.ndarray) -> np.ndarray:
+    """Return the number of bits that are 1, u8[n], of u64[n]."""
+    if hasattr(np, "bitwise_count"):
+        return np.asarray(np.bitwise_count(numbers))
+    rows = np.ascontiguousarray(numbers).view(np.uint8).reshape(-1, 8)  # NumPy 1.
+    return np.unpackbits(rows, axis=1).sum(1, dtype=np.uint8)
+
+
+def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the distinct known hashes, the first position of each, and for each position its hash (-1: unknown)."""
+    values, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    inverse = inverse.reshape(-1)
+    unknown = int(len(values) > 0 and values[0] == UNKNOWN)  # 0 is the smallest hash.
+    return values[unknown:], first[unknown:], inverse - unknown
+
+
+def _equal(hashes: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    """Return i64[m 2], each hash and the next equal one."""
+    order = np.argsort(inverse, kind="stable")
+    chained = np.stack([order[:-1], order[1:]], axis=1)
+    same = (inverse[order[:-1]] == inverse[order[1:]]) & (inverse[order[1:]] >= 0)
+    return np.asarray(chained[same])
+
+
+def _joined(roots: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
+    """Return i64[n], a number per group, after these pairs are added to the groups."""
+    from scipy.sparse import coo_array, csgraph  # Takes 0.1 s to import.
+
+    count = len(roots)
+    edges = np.concatenate([np.stack([np.arange(count), roots], axis=1), *blocks]).T
+    graph = coo_array((np.ones(edges.shape[1], bool), (edges[0], edges[1])), shape=(count, count))
+    labels = csgraph.connected_components(graph, directed=False)[1]
+    return np.unique(labels, return_index=True)[1][labels]  # The first member of each group.
+
+
+def _blocks(values: np.ndarray, distance: int) -> Iterator[np.ndarray]:
+    """Yield all pairs of near hashes once, as positions in `values`, i64[m 2]; `values` are distinct."""
+    if not 0 <= distance <= MAX_DISTANCE:
+        raise ValueError(f"the distance must be from 0 to {MAX_DISTANCE} bits, not {distance}")
+    bands = _bands(values)
+    radii = [(distance + 1 + band) // _BANDS - 1 for band in range(_BANDS)]
+    for band, radius in enumerate(radii):
+        if radius < 0:
+            continue
+        order = np.argsort(bands[band], kind="stable")
+        ordered, keys = values[order], bands[band][order].astype(np.int64)
+        starts = np.searchsorted(keys, np.arange((1 << _BAND_BITS) + 1))
+        for mask in _masks(radius):
+            for left, right in _candidates(keys, starts, mask):
+                near = np.flatnonzero(_bits(ordered[left] ^ ordered[right]) <= distance)
+                left, right = order[left[near]], order[right[near]]
+                for before in range(band):  # A pair that an earlier band has found is not found again.
+                    new = _bits(bands[before][left] ^ bands[before][right]) > radii[before]
+                    left, right = left[new], right[new]
+                if len(left):
+                    yield np.stack([left, right], axis=1)
+
+
+def _bands(values: np.ndarray) -> list[np.ndarray]:
+    """Return the bands of hashes, u64[n] below 2^16 each. Band b has the bits b, b + 4, b + 8 and so on.
+
+    Neighboring bits depend on each other, so that hashes would be distributed less evenly over bands of neighbors.
+    """
+    bits = np.unpackbits(values.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1)
+    parts = [np.packbits(bits[:, band::_BANDS], axis=1) for band in range(_BANDS)]
+    return [part[:, 0].astype(np.uint64) << np.uint64(8) | part[:, 1] for part in parts]
+
+
+def _masks(radius: int) -> np.ndarray:
+    """Return the bit masks of a band with at most `radius` bits, as i64[k]."""
+    masks = np.arange(1 << _BAND_BITS)
+    bits = np.unpackbits(masks.astype(">u2").view(np.uint8).reshape(-1, 2), axis=1).sum(1)
+    return masks[bits <= radius]
+
+
+def _candidates(keys: np.ndarray, starts: np.ndarray, mask: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pairs of positions whose keys differ exactly by a mask, each pair once, in blocks.
+
+    Args:
+        keys: i64[n], ascending.
+        starts: Key -> position of the first hash with at least this key.
+        mask: The bits that differ.
+    """
+    other = keys ^ mask
+    # Each pair is found at its smaller position.
+    begin = np.arange(1, len(keys) + 1) if mask == 0 else starts[other]
+    counts = np.where(other >= keys, starts[other + 1] - begin, 0)
+    ends = np.cumsum(counts)
+    first = 0
+    while first < len(keys):
+        done = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, done + _BLOCK, side="right")))
+        block = counts[first:last]
+        left = np.repeat(np.arange(first, last), block)
+        right = np.arange(len(left)) + np.repeat(begin[first:last] - (ends[first:last] - block - done), block)
+        yield left, right
+        first = last
