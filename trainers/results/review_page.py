@@ -201,7 +201,7 @@ def _small(image: bytes | np.ndarray) -> Image.Image:
 
 
 def _within(image: Image.Image, limit: int) -> bytes | None:
-    """Return the JPEG with the highest quality that has at most `limit` bytes. None: every quality needs more."""
+    """Return the JPEG with the highest quality that has at most `limit` bytes, or None."""
     best = None
     low, high = 0, len(_QUALITIES)  # Bisection: the size falls with the quality.
     while low < high:

@@ -9,13 +9,32 @@
   const COLUMNS = ["sha256", "decision", "label", "path", "given_label"];
   const CHOICES = ["label", "drop", "keep"];
 
-  const pictures = data.pictures.map(([image, path, label, split], number) => ({ number, image, sha256: data.images[image], path, label, split }));
-  const items = data.items.map((item, number) => ({ ...item, number, picture: pictures[item.picture], twins: item.twins.map((twin) => pictures[twin]) }));
+  const pictures = data.pictures.map(([image, path, label, split], number) => ({
+    number,
+    image,
+    sha256: data.images[image],
+    path,
+    label,
+    split,
+  }));
+  const items = data.items.map((item, number) => ({
+    ...item,
+    number,
+    picture: pictures[item.picture],
+    twins: item.twins.map((twin) => pictures[twin]),
+  }));
   const pictureOf = new Map();
-  for (const item of items) for (const picture of [item.picture, ...item.twins]) if (!pictureOf.has(picture.sha256)) pictureOf.set(picture.sha256, picture);
+  for (const item of items)
+    for (const picture of [item.picture, ...item.twins])
+      if (!pictureOf.has(picture.sha256)) pictureOf.set(picture.sha256, picture);
   const itemsOf = new Map();
   for (const item of items) itemsOf.set(item.picture.sha256, [...(itemsOf.get(item.picture.sha256) || []), item]);
-  const earlier = new Map(data.decided.map(([sha256, decision, label, path]) => [sha256, { decision, label, path, given: (pictureOf.get(sha256) || {}).label || "", time: 0 }]));
+  const earlier = new Map(
+    data.decided.map(([sha256, decision, label, path]) => [
+      sha256,
+      { decision, label, path, given: (pictureOf.get(sha256) || {}).label || "", time: 0 },
+    ]),
+  );
 
   // ---- Decisions ----
 
@@ -30,11 +49,17 @@
   // Two files with equal bytes share one decision, so that only one of them cannot be dropped.
   const canDropTwin = (item) => isPair(item) && item.twins[0].sha256 !== item.picture.sha256;
   const isDropped = (picture) => (decisionOf(picture.sha256) || {}).decision === "drop";
-  const isDecided = (item) => Boolean(decisionOf(item.picture.sha256)) || (isPair(item) && item.twins.some(isDropped));
-  const proposalOf = (item) => item.proposed || (itemsOf.get(item.picture.sha256).find((other) => other.proposed) || {}).proposed || null;
+  const isDecided = (item) => Boolean(decisionOf(item.picture.sha256)) || (isPair(item) && item.twins.every(isDropped));
+  const proposalOf = (item) =>
+    item.proposed || (itemsOf.get(item.picture.sha256).find((other) => other.proposed) || {}).proposed || null;
 
   function shown() {
-    return items.filter((item) => (!filter.kind || item.kind === filter.kind) && (!filter.label || item.picture.label === filter.label) && (!filter.undecided || !isDecided(item)));
+    return items.filter(
+      (item) =>
+        (!filter.kind || item.kind === filter.kind) &&
+        (!filter.label || item.picture.label === filter.label) &&
+        (!filter.undecided || !isDecided(item)),
+    );
   }
 
   function change(entries) {
@@ -48,9 +73,11 @@
     if (!item || at("stage").hidden) return;
     const target = picture || item.picture;
     const wasDecided = isDecided(item);
-    change([[target.sha256, { decision, label: label || "", path: target.path, given: target.label, time: Date.now() }]]);
+    change([
+      [target.sha256, { decision, label: label || "", path: target.path, given: target.label, time: Date.now() }],
+    ]);
     say(`${said(decisionOf(target.sha256))}.`);
-    advance(wasDecided);
+    if (target === item.picture || isDecided(item)) advance(wasDecided); // Else other pictures of the group are left.
     save();
     draw();
     reveal();
@@ -66,14 +93,18 @@
   function advance(wasDecided) {
     const list = shown();
     const left = list.filter((item) => !isDecided(item));
-    const next = wasDecided ? list.find((item) => item.number > current) : left.find((item) => item.number > current) || left[0];
+    const next = wasDecided
+      ? list.find((item) => item.number > current)
+      : left.find((item) => item.number > current) || left[0];
     if (next) current = next.number;
   }
 
   function undo() {
     const last = history.pop();
     if (!last) return;
-    for (const [sha256, entry] of last.before) if (entry) local.set(sha256, entry); else local.delete(sha256);
+    for (const [sha256, entry] of last.before)
+      if (entry) local.set(sha256, entry);
+      else local.delete(sha256);
     current = last.at;
     if (!shown().includes(items[current])) Object.assign(filter, { kind: "", label: "", undecided: false });
     changed = true;
@@ -84,7 +115,8 @@
 
   function move(step) {
     const list = shown();
-    const next = step > 0 ? list.find((item) => item.number > current) : list.filter((item) => item.number < current).pop();
+    const next =
+      step > 0 ? list.find((item) => item.number > current) : list.filter((item) => item.number < current).pop();
     if (next) go(next.number);
   }
 
@@ -109,7 +141,8 @@
     try {
       window.localStorage.getItem(KEY);
       return window.localStorage;
-    } catch { // Refused, for example in a sandboxed frame.
+    } catch {
+      // Refused, for example in a sandboxed frame.
       return null;
     }
   }
@@ -119,25 +152,35 @@
   function save() {
     try {
       if (storage) storage.setItem(KEY, JSON.stringify({ decisions: [...local], history, current, changed }));
-    } catch { // Full, or refused since then.
+    } catch {
+      // Full, or refused since then.
       storage = null;
     }
     at("storage").hidden = Boolean(storage);
   }
 
   const isHash = (text) => /^[0-9a-f]{64}$/.test(text);
-  const isEntry = (entry) => entry && CHOICES.includes(entry.decision) && ["label", "path", "given"].every((key) => typeof entry[key] === "string") && Number.isFinite(entry.time);
+  const isEntry = (entry) =>
+    entry &&
+    CHOICES.includes(entry.decision) &&
+    ["label", "path", "given"].every((key) => typeof entry[key] === "string") &&
+    Number.isFinite(entry.time);
 
   function restore(text) {
     try {
       const state = JSON.parse(text) || { decisions: [], history: [] };
       const decisions = state.decisions.filter(([sha256, entry]) => isHash(sha256) && isEntry(entry));
-      const steps = state.history.filter((step) => items[step.at] && step.before.every(([sha256, entry]) => isHash(sha256) && (entry === null || isEntry(entry))));
+      const steps = state.history.filter(
+        (step) =>
+          items[step.at] &&
+          step.before.every(([sha256, entry]) => isHash(sha256) && (entry === null || isEntry(entry))),
+      );
       local = new Map(decisions);
       history = steps;
       changed = Boolean(state.changed);
       return state.current;
-    } catch { // Written by something else.
+    } catch {
+      // Written by something else.
       return undefined;
     }
   }
@@ -194,28 +237,47 @@
   function uploaded(text, time) {
     const [[, header] = [1, []], ...rows] = parsed(text);
     const missing = COLUMNS.slice(0, 2).filter((name) => !header.includes(name));
-    if (missing.length) throw new Error(`line 1: the column ${missing[0]} is missing. The columns must be ${COLUMNS.join(",")}, with commas between them.`);
+    if (missing.length)
+      throw new Error(
+        `line 1: the column ${missing[0]} is missing. The columns must be ${COLUMNS.join(",")}, with commas between them.`,
+      );
     const found = new Map();
     for (const [line, row] of rows) {
-      if (row.length !== header.length) throw new Error(`line ${line}: ${row.length} fields instead of ${header.length}.`);
+      if (row.length !== header.length)
+        throw new Error(`line ${line}: ${row.length} fields instead of ${header.length}.`);
       const value = (name) => (header.includes(name) ? row[header.indexOf(name)] : "");
       const sha256 = value("sha256");
       checked(line, sha256, value("decision"), value("label"));
       const picture = pictureOf.get(sha256) || {};
-      const entry = { decision: value("decision"), label: value("label"), path: value("path") || picture.path || "", given: value("given_label") || picture.label || "", time };
+      const entry = {
+        decision: value("decision"),
+        label: value("label"),
+        path: value("path") || picture.path || "",
+        given: value("given_label") || picture.label || "",
+        time,
+      };
       const before = found.get(sha256);
-      if (before && !isSame(before.entry, entry)) throw new Error(`lines ${before.line} and ${line} decide differently on the same image. Delete one of them.`);
+      if (before && !isSame(before.entry, entry))
+        throw new Error(`lines ${before.line} and ${line} decide differently on the same image. Delete one of them.`);
       if (!before) found.set(sha256, { line, entry });
     }
     return [...found].map(([sha256, { entry }]) => [sha256, entry]);
   }
 
   function checked(line, sha256, decision, label) {
-    if (!isHash(sha256)) throw new Error(`line ${line}: sha256 is ${JSON.stringify(sha256)}. It must be 64 digits of 0 to 9 and a to f.`);
-    if (!CHOICES.includes(decision)) throw new Error(`line ${line}: decision is ${JSON.stringify(decision)}. It must be label, drop or keep.`);
-    if ((decision === "label") !== Boolean(label)) throw new Error(decision === "label" ? `line ${line}: the label is missing.` : `line ${line}: a label needs the decision label, not ${decision}.`);
+    if (!isHash(sha256))
+      throw new Error(`line ${line}: sha256 is ${JSON.stringify(sha256)}. It must be 64 digits of 0 to 9 and a to f.`);
+    if (!CHOICES.includes(decision))
+      throw new Error(`line ${line}: decision is ${JSON.stringify(decision)}. It must be label, drop or keep.`);
+    if ((decision === "label") !== Boolean(label))
+      throw new Error(
+        decision === "label"
+          ? `line ${line}: the label is missing.`
+          : `line ${line}: a label needs the decision label, not ${decision}.`,
+      );
     // An image that is not on the page may be of another version of the dataset, with other classes.
-    if (label && pictureOf.has(sha256) && !data.classes.includes(label)) throw new Error(`line ${line}: ${JSON.stringify(label)} is not a class of this dataset.`);
+    if (label && pictureOf.has(sha256) && !data.classes.includes(label))
+      throw new Error(`line ${line}: ${JSON.stringify(label)} is not a class of this dataset.`);
   }
 
   const isSame = (one, other) => Boolean(one && other) && one.decision === other.decision && one.label === other.label;
@@ -234,8 +296,12 @@
     if (newer.length) change(newer);
     announce(
       `${file.name}: ${counted(entries.length, "decision")}, ${newer.length} new or changed.` +
-        (different.length > newer.length ? ` ${counted(different.length - newer.length, "decision")} on this page ${different.length - newer.length === 1 ? "is" : "are"} newer than the file and stayed.` : "") +
-        (foreign ? ` ${counted(foreign, "image")} of the file ${foreign === 1 ? "is" : "are"} not on this page; the decisions are kept for the next download.` : ""),
+        (different.length > newer.length
+          ? ` ${counted(different.length - newer.length, "decision")} on this page ${different.length - newer.length === 1 ? "is" : "are"} newer than the file and stayed.`
+          : "") +
+        (foreign
+          ? ` ${counted(foreign, "image")} of the file ${foreign === 1 ? "is" : "are"} not on this page; the decisions are kept for the next download.`
+          : ""),
       false,
     );
     save();
@@ -269,7 +335,13 @@
   // Control characters and marks that reverse the direction of a text are written out, so that no path looks like another.
   function visible(text) {
     return text.replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g, (c) =>
-      c === "\n" ? "\\n" : c === "\r" ? "\\r" : c === "\t" ? "\\t" : `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
+      c === "\n"
+        ? "\\n"
+        : c === "\r"
+          ? "\\r"
+          : c === "\t"
+            ? "\\t"
+            : `\\u${c.charCodeAt(0).toString(16).padStart(4, "0")}`,
     );
   }
 
@@ -286,14 +358,20 @@
 
   // A long path may break behind a separator, and not within a word.
   function breakable(text) {
-    return visible(text).split(/(?<=[/_.-])(?=[^/_.-])/).flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
+    return visible(text)
+      .split(/(?<=[/_.-])(?=[^/_.-])/)
+      .flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
   }
 
   const named = (label) => (label ? element("bdi", {}, ...breakable(label)) : element("small", {}, "no label"));
 
   function said(entry) {
     if (!entry) return "Undecided";
-    return entry.decision === "label" ? `Label: ${visible(entry.label)}` : entry.decision === "drop" ? "Dropped" : "Kept";
+    return entry.decision === "label"
+      ? `Label: ${visible(entry.label)}`
+      : entry.decision === "drop"
+        ? "Dropped"
+        : "Kept";
   }
 
   function say(text) {
@@ -310,9 +388,12 @@
 
   function photograph(picture) {
     const url = source(picture);
-    if (!url) return element("span", {}, document.readyState === "loading" ? "Loading" : "This picture cannot be shown.");
+    if (!url)
+      return element("span", {}, document.readyState === "loading" ? "Loading" : "This picture cannot be shown.");
     const image = element("img", { alt: `${visible(picture.label)}: ${visible(picture.path)}`, decoding: "sync" });
-    image.addEventListener("load", () => image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= 96));
+    image.addEventListener("load", () =>
+      image.classList.toggle("tiny", Math.max(image.naturalWidth, image.naturalHeight) <= 96),
+    );
     image.src = url;
     return image;
   }
@@ -329,20 +410,38 @@
     const proposal = isMain ? proposalOf(item) : null;
     const differs = !isMain && picture.label !== item.picture.label;
     const caption = element(
-      "figcaption", {},
-      element("span", {}, isMain ? "Given label: " : "Label: ", element("span", { class: differs ? "chip differs" : "chip" }, named(picture.label))),
+      "figcaption",
+      {},
+      element(
+        "span",
+        {},
+        isMain ? "Given label: " : "Label: ",
+        element("span", { class: differs ? "chip differs" : "chip" }, named(picture.label)),
+      ),
       proposal ? element("span", {}, "Proposed: ", element("span", { class: "chip" }, named(proposal))) : null,
       state(picture),
       element("span", { class: "path" }, ...breakable(picture.path), ` · ${visible(picture.split)}`),
     );
     if (isPair(item)) caption.append(dropButton(picture, item, isMain));
-    return element("figure", { class: `${isMain ? "main" : "twin"} ${entry ? entry.decision : ""}` }, element("div", { class: "frame" }, photograph(picture)), caption);
+    return element(
+      "figure",
+      { class: `${isMain ? "main" : "twin"} ${entry ? entry.decision : ""}` },
+      element("div", { class: "frame" }, photograph(picture)),
+      caption,
+    );
   }
 
   function dropButton(picture, item, isMain) {
-    if (!isMain && picture.sha256 === item.picture.sha256) return element("small", {}, "The same bytes: a decision holds for both files.");
+    if (!isMain && picture.sha256 === item.picture.sha256)
+      return element("small", {}, "The same bytes: a decision holds for both files.");
     const key = isMain ? "x" : picture === item.twins[0] ? "t" : null;
-    const button = element("button", { type: "button", class: "drop-one", "aria-keyshortcuts": key, "aria-pressed": String(isDropped(picture)) }, key ? element("kbd", {}, key) : null, key ? " " : null, "Drop this one");
+    const button = element(
+      "button",
+      { type: "button", class: "drop-one", "aria-keyshortcuts": key, "aria-pressed": String(isDropped(picture)) },
+      key ? element("kbd", {}, key) : null,
+      key ? " " : null,
+      "Drop this one",
+    );
     onPress(button, () => decide("drop", "", picture));
     return button;
   }
@@ -350,16 +449,39 @@
   function drawStage(item) {
     const others = itemsOf.get(item.picture.sha256).filter((other) => other !== item);
     const { title, question } = kinds.get(item.kind);
-    at("title").replaceChildren(title, element("small", {}, `rank ${item.rank}`, item.score === null ? "" : ` · score ${item.score.toFixed(3)}`));
+    at("title").replaceChildren(
+      title,
+      " ",
+      element("small", {}, `rank ${item.rank}`, item.score === null ? "" : ` · score ${item.score.toFixed(3)}`),
+    );
     at("question").textContent = question;
     const twins = item.twins.map((twin) => figure(twin, item, false));
     const isTwo = isPair(item) && twins.length === 1;
-    const beside = twins.length === 0 ? [] : isTwo ? twins : [element("div", { class: twins.length === 1 ? "twins one" : "twins" }, element("h3", {}, isPair(item) ? "Near-duplicates" : "Nearest images"), ...twins)];
+    const beside =
+      twins.length === 0
+        ? []
+        : isTwo
+          ? twins
+          : [
+              element(
+                "div",
+                { class: twins.length === 1 ? "twins one" : "twins" },
+                element("h3", {}, isPair(item) ? "Near-duplicates" : "Nearest images"),
+                ...twins,
+              ),
+            ];
     at("pictures").className = isTwo ? "pair" : twins.length ? "" : "alone";
     at("pictures").replaceChildren(figure(item.picture, item, true), ...beside);
     at("issues").replaceChildren(
       element("p", {}, visible(item.reason)),
-      ...others.map((other) => element("p", {}, element("strong", {}, `Also ${titleOf(other.kind).toLowerCase()}, rank ${other.rank}: `), visible(other.reason))),
+      ...others.map((other) =>
+        element(
+          "p",
+          {},
+          element("strong", {}, `Also ${titleOf(other.kind).toLowerCase()}, rank ${other.rank}: `),
+          visible(other.reason),
+        ),
+      ),
     );
   }
 
@@ -367,7 +489,9 @@
   function choices(item) {
     if (data.classes.length <= MOST_BUTTONS) return data.classes;
     const likely = [proposalOf(item), ...item.twins.map((twin) => twin.label)];
-    return [...new Set(likely.filter((label) => label && label !== item.picture.label && data.classes.includes(label)))].slice(0, 9);
+    return [
+      ...new Set(likely.filter((label) => label && label !== item.picture.label && data.classes.includes(label))),
+    ].slice(0, 9);
   }
 
   function drawBar(item) {
@@ -378,8 +502,17 @@
         const note = label === proposal ? "proposed" : label === item.picture.label ? "given" : "";
         const isChosen = Boolean(entry) && entry.decision === "label" && entry.label === label;
         const button = element(
-          "button", { type: "button", class: label === proposal ? "proposed" : "", "aria-pressed": String(isChosen), "aria-keyshortcuts": label === proposal ? `${DIGITS[i]} p` : DIGITS[i] },
-          element("kbd", {}, DIGITS[i]), " ", named(label), note ? element("small", {}, ` ${note}`) : null,
+          "button",
+          {
+            type: "button",
+            class: label === proposal ? "proposed" : "",
+            "aria-pressed": String(isChosen),
+            "aria-keyshortcuts": label === proposal ? `${DIGITS[i]} p` : DIGITS[i],
+          },
+          element("kbd", {}, DIGITS[i]),
+          " ",
+          named(label),
+          note ? element("small", {}, ` ${note}`) : null,
         );
         onPress(button, () => decide("label", label));
         return button;
@@ -387,27 +520,50 @@
     );
     at("labels").hidden = !at("labels").children.length;
     at("labels").className = at("labels").children.length > 4 ? "many" : "";
-    at("keep").lastElementChild.textContent = isPair(item) ? "Keep both" : "Keep";
-    for (const choice of ["keep", "drop"]) at(choice).setAttribute("aria-pressed", String(Boolean(entry) && entry.decision === choice));
+    at("keep").lastElementChild.textContent = !isPair(item)
+      ? "Keep"
+      : item.twins.length === 1
+        ? "Keep both"
+        : "Keep all";
+    for (const choice of ["keep", "drop"])
+      at(choice).setAttribute("aria-pressed", String(Boolean(entry) && entry.decision === choice));
   }
 
   function drawStrip(list) {
-    const index = Math.max(list.findIndex((item) => item.number >= current), 0);
+    const index = Math.max(
+      list.findIndex((item) => item.number >= current),
+      0,
+    );
     const near = list.slice(Math.max(index - STRIP, 0), index + STRIP + 1);
     at("strip").replaceChildren(
       ...near.map((item) => {
         const entry = decisionOf(item.picture.sha256);
         const text = entry ? said(entry) : isDecided(item) ? "Twin dropped" : "Undecided";
         const button = element(
-          "button", { type: "button", class: entry ? entry.decision : "", "aria-current": item.number === current ? "true" : null, "aria-label": `${titleOf(item.kind)} ${item.rank}: ${text}` },
-          photograph(item.picture), text === "Undecided" ? null : element("span", { class: `state ${entry ? entry.decision : "drop"}` }, entry && entry.decision === "label" ? visible(entry.label) : text),
+          "button",
+          {
+            type: "button",
+            class: entry ? entry.decision : "",
+            "aria-current": item.number === current ? "true" : null,
+            "aria-label": `${titleOf(item.kind)} ${item.rank}: ${text}`,
+          },
+          photograph(item.picture),
+          text === "Undecided"
+            ? null
+            : element(
+                "span",
+                { class: `state ${entry ? entry.decision : "drop"}` },
+                entry && entry.decision === "label" ? visible(entry.label) : text,
+              ),
         );
         onPress(button, () => go(item.number));
         return button;
       }),
     );
     const chosen = at("strip").querySelector("[aria-current]");
-    if (chosen) at("strip").scrollLeft = chosen.offsetLeft - at("strip").offsetLeft - (at("strip").clientWidth - chosen.clientWidth) / 2;
+    if (chosen)
+      at("strip").scrollLeft =
+        chosen.offsetLeft - at("strip").offsetLeft - (at("strip").clientWidth - chosen.clientWidth) / 2;
   }
 
   const kindButtons = new Map(["", ...kinds.keys()].map((kind) => [kind, element("button", { type: "button" })]));
@@ -416,7 +572,11 @@
     for (const [kind, button] of kindButtons) {
       const some = items.filter((item) => !kind || item.kind === kind);
       const done = some.filter(isDecided).length;
-      button.replaceChildren(kind ? titleOf(kind) : "All", element("small", {}, `${done} of ${some.length} decided`), bar(done / Math.max(some.length, 1)));
+      button.replaceChildren(
+        kind ? titleOf(kind) : "All",
+        element("small", {}, `${done} of ${some.length} decided`),
+        bar(done / Math.max(some.length, 1)),
+      );
       button.setAttribute("aria-pressed", String(filter.kind === kind));
     }
   }
@@ -429,7 +589,10 @@
 
   function drawProgress() {
     const done = [...itemsOf.values()].filter((some) => some.some(isDecided)).length;
-    at("progress").replaceChildren(`${done.toLocaleString("en")} of ${itemsOf.size.toLocaleString("en")} decided`, changed ? element("small", {}, ", not downloaded yet") : "");
+    at("progress").replaceChildren(
+      `${done.toLocaleString("en")} of ${itemsOf.size.toLocaleString("en")} decided`,
+      changed ? element("small", {}, ", not downloaded yet") : "",
+    );
     at("part").style.width = `${(100 * done) / Math.max(itemsOf.size, 1)}%`;
     at("undo").disabled = !history.length;
     if (at("copy").open) at("text").value = csv();
@@ -442,9 +605,15 @@
     if (!isDone) return;
     const isAll = left.length === 0;
     const nothing = filter.kind || filter.label || filter.undecided ? "Nothing is left in this list." : "";
-    at("finished").textContent = !items.length ? "There are no doubtful images." : isAll ? "Everything is decided. Download decisions.csv and apply it." : nothing;
+    at("finished").textContent = !items.length
+      ? "There are no doubtful images."
+      : isAll
+        ? "Everything is decided. Download decisions.csv and apply it."
+        : nothing;
     at("onward").hidden = !items.length;
-    at("onward").textContent = isAll ? "How to apply" : `Go on: ${titleOf(left[0].kind)}, ${left.filter((item) => item.kind === left[0].kind).length} undecided`;
+    at("onward").textContent = isAll
+      ? "How to apply"
+      : `Go on: ${titleOf(left[0].kind)}, ${left.filter((item) => item.kind === left[0].kind).length} undecided`;
   }
 
   function onward() {
@@ -459,7 +628,8 @@
 
   function draw() {
     const all = shown();
-    if (all.length && !all.includes(items[current])) current = (all.find((item) => item.number > current) || all[0]).number;
+    if (all.length && !all.includes(items[current]))
+      current = (all.find((item) => item.number > current) || all[0]).number;
     const item = items[current];
     const isShown = all.includes(item);
     for (const id of ["stage", "bar", "strip"]) at(id).hidden = !isShown;
@@ -498,12 +668,18 @@
     at("find").setAttribute("aria-expanded", String(isOpen));
     at("options").replaceChildren(
       ...matches.map((label, i) => {
-        const option = element("li", { role: "option", id: `option${i}`, "aria-selected": String(i === chosen) }, named(label));
+        const option = element(
+          "li",
+          { role: "option", id: `option${i}`, "aria-selected": String(i === chosen) },
+          named(label),
+        );
         option.addEventListener("pointerdown", (event) => event.preventDefault()); // The field keeps the focus until the click.
         option.addEventListener("click", () => take(label));
         return option;
       }),
-      ...(matches.length ? [] : [element("li", { role: "option", "aria-disabled": "true" }, "No class has this name.")]),
+      ...(matches.length
+        ? []
+        : [element("li", { role: "option", "aria-disabled": "true" }, "No class has this name.")]),
     );
     if (matches.length && isOpen) {
       at("find").setAttribute("aria-activedescendant", `option${chosen}`);
@@ -548,11 +724,18 @@
   const ACTIONS = {
     " ": () => decide("keep"),
     x: () => decide("drop"),
-    t: () => { if (items[current] && canDropTwin(items[current])) decide("drop", "", items[current].twins[0]); },
-    p: () => { const proposal = items[current] && proposalOf(items[current]); if (proposal) decide("label", proposal); },
+    t: () => {
+      if (items[current] && canDropTwin(items[current])) decide("drop", "", items[current].twins[0]);
+    },
+    p: () => {
+      const proposal = items[current] && proposalOf(items[current]);
+      if (proposal) decide("label", proposal);
+    },
     u: undo,
     n: nextUndecided,
-    l: () => { if (!at("search").hidden) at("find").focus(); },
+    l: () => {
+      if (!at("search").hidden) at("find").focus();
+    },
     ArrowLeft: () => move(-1),
     ArrowRight: () => move(1),
   };
@@ -594,11 +777,23 @@
     onPress(at("download"), download);
     onPress(at("onward"), onward);
     for (const [kind, button] of kindButtons) onPress(button, () => onFilter("kind", kind));
-    at("label").addEventListener("change", () => { onFilter("label", at("label").value); at("label").blur(); });
-    at("undecided").addEventListener("change", () => { onFilter("undecided", at("undecided").checked); at("undecided").blur(); });
+    at("label").addEventListener("change", () => {
+      onFilter("label", at("label").value);
+      at("label").blur();
+    });
+    at("undecided").addEventListener("change", () => {
+      onFilter("undecided", at("undecided").checked);
+      at("undecided").blur();
+    });
     at("position").addEventListener("change", () => jump(at("position").valueAsNumber));
-    at("position").addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === "Escape") at("position").blur(); });
-    at("upload").addEventListener("change", async () => { const [file] = at("upload").files; if (file) await load(file); at("upload").value = ""; });
+    at("position").addEventListener("keydown", (event) => {
+      if (event.key === "Enter" || event.key === "Escape") at("position").blur();
+    });
+    at("upload").addEventListener("change", async () => {
+      const [file] = at("upload").files;
+      if (file) await load(file);
+      at("upload").value = "";
+    });
     at("copy").addEventListener("toggle", drawProgress);
     at("text").addEventListener("focus", () => at("text").select());
     at("find").addEventListener("input", find);
@@ -620,16 +815,25 @@
       restore(event.newValue);
       draw();
     });
-    window.addEventListener("beforeunload", (event) => { if (!storage && changed) event.preventDefault(); });
+    window.addEventListener("beforeunload", (event) => {
+      if (!storage && changed) event.preventDefault();
+    });
     document.addEventListener("DOMContentLoaded", draw); // All pictures have arrived.
     // Within a notebook, the keys go to the notebook until the user clicks on the page.
     at("focus").hidden = window === window.top || document.hasFocus();
-    window.addEventListener("focus", () => { at("focus").hidden = true; });
+    window.addEventListener("focus", () => {
+      at("focus").hidden = true;
+    });
   }
 
   at("kinds").append(...kindButtons.values());
-  const labels = [...new Set(items.map((item) => item.picture.label))].sort((a, b) => data.classes.indexOf(a) - data.classes.indexOf(b));
-  at("label").append(element("option", { value: "" }, "all given labels"), ...labels.filter(Boolean).map((label) => element("option", { value: label }, visible(label))));
+  const labels = [...new Set(items.map((item) => item.picture.label))].sort(
+    (a, b) => data.classes.indexOf(a) - data.classes.indexOf(b),
+  );
+  at("label").append(
+    element("option", { value: "" }, "all labels"),
+    ...labels.filter(Boolean).map((label) => element("option", { value: label }, visible(label))),
+  );
   listen();
   watch();
   begin();
