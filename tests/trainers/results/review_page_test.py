@@ -1,0 +1,851 @@
+"""The page of a review in headless Chromium: keys, files, storage, attacks, narrow and dark screens."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import functools
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Dialog, Frame, Page, sync_playwright
+
+from tfrecord_tools.errors import UndecodableImage
+from tfrecord_tools.layout.decisions import Decision
+from trainers.results import review_page
+from trainers.results.review_page import Item, Picture
+
+HEADER = ["sha256", "decision", "label", "path", "given_label"]
+CLASSES = ["cat", "dog", "fox"]
+# Each would do harm as markup, as the end of a data block, as a line of CSV, as a formula, or by its direction.
+EVIL = [
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(2)</script>",
+    "\"><b>'&amp;`${alert(3)}`{{ 7 * 7 }}",
+    '=HYPERLINK("http://x.invalid","a, b")',
+    "first\nsecond\r\nthird",
+    " leading, and trailing ",
+    "photo\u202egpj.exe",
+    "\u2028line\u2029",
+    "<!--<script>",
+]
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.cache
+def drawn(name: str, width: int = 64, height: int = 48) -> bytes:
+    """Return a small JPEG with colors that depend on the name."""
+    rng = np.random.default_rng(int(digest(name)[:8], 16))
+    blocks = rng.integers(0, 256, (3, 4, 3), np.uint8)
+    image = Image.fromarray(blocks).resize((width, height), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    image.save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def picture(path: str, label: str = "cat", split: str = "train") -> Picture:
+    return Picture(sha256=digest(path), path=path, label=label, split=split, jpeg=drawn(path))
+
+
+def label_error(rank: int, path: str, label: str = "cat", proposed: str = "dog", twins: Sequence[Picture] = ()) -> Item:
+    return Item(
+        kind="label", rank=rank, score=1 / rank, picture=picture(path, label), proposed=proposed, twins=twins,
+        reason=f"The model expects {proposed}.",
+    )  # fmt: skip
+
+
+def pair(rank: int, path: str, *twins: str, label: str = "dog") -> Item:
+    return Item(
+        kind="near_duplicate", rank=rank, score=0.9, picture=picture(path), reason="The hashes differ in 3 bits.",
+        twins=[picture(twin, label, "validation") for twin in twins],
+    )  # fmt: skip
+
+
+# Five label errors, two strangers, three pairs. a/1.jpg is both a label error and half of a pair.
+ITEMS = [
+    label_error(1, "a/1.jpg", twins=[picture("t/1.jpg", "dog"), picture("t/2.jpg", "cat")]),
+    label_error(2, "a/2.jpg"),
+    label_error(3, "a/3.jpg", "dog", "cat"),
+    label_error(4, "a/4.jpg"),
+    label_error(5, "a/5.jpg", "dog", "fox"),
+    Item(kind="off_topic", rank=1, score=0.9, picture=picture("o/1.jpg"), reason="It is far from all others."),
+    Item(kind="off_topic", rank=2, score=0.8, picture=picture("o/2.jpg", "dog"), reason="It is far from all others."),
+    pair(1, "n/1.jpg", "n/2.jpg"),
+    pair(2, "n/3.jpg", "n/4.jpg", "n/5.jpg"),
+    pair(3, "a/1.jpg", "n/6.jpg"),
+]
+
+
+class Review:
+    """The page in a browser, as a user sees it."""
+
+    def __init__(self, page: Page, frame: Page | Frame | None = None) -> None:
+        self.page = page
+        self.frame = frame or page
+
+    def text(self, selector: str) -> str:
+        return " ".join(self.frame.locator(selector).inner_text().split())
+
+    def press(self, *keys: str) -> None:
+        for key in keys:
+            self.page.keyboard.press(key)
+
+    def click(self, selector: str, **options: Any) -> None:
+        self.frame.locator(selector).click(**options)
+
+    @property
+    def path(self) -> str:
+        """The path of the current image."""
+        return self.text("figure.main .path").partition(" · ")[0]
+
+    @property
+    def progress(self) -> str:
+        return self.text("#progress")
+
+    def content(self) -> bytes:
+        """Return the downloaded file."""
+        with self.page.expect_download() as download:
+            self.click("#download")
+        assert download.value.suggested_filename == "decisions.csv"
+        return Path(download.value.path()).read_bytes()
+
+    def rows(self) -> list[list[str]]:
+        """Return the rows of the downloaded file without its header."""
+        header, *rows = csv.reader(io.StringIO(self.content().decode(), newline=""))
+        assert header == HEADER
+        return rows
+
+    def decisions(self) -> dict[str, str]:
+        """Return path -> decision of the downloaded file, with the label behind a colon."""
+        return {path: decision + (f":{label}" if label else "") for _, decision, label, path, _ in self.rows()}
+
+    def upload(self, file: Path) -> str:
+        """Load a file and return what the page says."""
+        self.frame.locator("#loaded").evaluate("node => node.textContent = ''")
+        self.frame.locator("#upload").set_input_files(file)
+        self.frame.locator("#loaded:not(:empty)").wait_for(state="visible")
+        return self.text("#loaded")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    program = next((found for name in names if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip(f"No Chromium is installed: none of the programs {', '.join(names)} is on PATH.")
+    with sync_playwright() as driver:
+        # As root, and in most containers, Chromium cannot make its own sandbox.
+        opened = driver.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+Open = Callable[..., Review]
+
+
+@pytest.fixture
+def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
+    """Return a function that writes a page and opens it.
+
+    Requests, dialogs, errors and messages of the console fail the test.
+    """
+    contexts: dict[str, BrowserContext] = {}
+    problems: list[str] = []
+
+    def watched(context: BrowserContext) -> Page:
+        page = context.new_page()
+        page.on("console", lambda message: problems.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: problems.append(f"error: {error}"))
+        page.on("dialog", dismiss)
+        page.on("request", lambda request: problems.append(request.url) if is_foreign(request.url) else None)
+        page.on("popup", lambda popup: problems.append(f"popup: {popup.url}"))
+        return page
+
+    def dismiss(dialog: Dialog) -> None:
+        problems.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def is_foreign(url: str) -> bool:
+        return not url.startswith(("data:", "blob:", tmp_path.as_uri()))
+
+    def open_(items: Sequence[Item] = ITEMS, *, again: bool = False, outer: str = "", width: int = 1280, **values: Any):
+        scheme = values.pop("scheme", "light")
+        context = contexts.get("last") if again else None
+        if context is None:
+            context = contexts["last"] = browser.new_context(
+                viewport={"width": width, "height": 800}, color_scheme=scheme
+            )
+        file = tmp_path / "review.html"
+        review_page.write(file, **{"name": "pets", "digest": "d1", "class_names": CLASSES, "items": items, **values})
+        page = watched(context)
+        if outer:
+            (tmp_path / "outer.html").write_text(outer)
+            page.goto((tmp_path / "outer.html").as_uri())
+            return Review(page, page.frames[1])
+        page.goto(file.as_uri())
+        return Review(page)
+
+    yield open_
+    for context in contexts.values():
+        context.close()
+    assert problems == []
+
+
+def test_keys_decide_and_go_on(open_page: Open) -> None:
+    review = open_page()
+    assert (review.path, review.progress) == ("a/1.jpg", "0 of 9 decided")
+    assert review.text("figure.main figcaption") == "Given label: cat Proposed: dog a/1.jpg · train"
+    assert review.text("#labels") == "1 cat given 2 dog proposed 3 fox"
+    review.press("2")
+    assert (review.path, review.progress) == ("a/2.jpg", "1 of 9 decided, not downloaded yet")
+    review.press("x", " ", "p", "3")
+    assert (review.path, review.text("#title")) == ("o/1.jpg", "Off-topic rank 1 · score 0.900")
+    assert review.rows() == [
+        [digest("a/1.jpg"), "label", "dog", "a/1.jpg", "cat"],
+        [digest("a/2.jpg"), "drop", "", "a/2.jpg", "cat"],
+        [digest("a/3.jpg"), "keep", "", "a/3.jpg", "dog"],
+        [digest("a/4.jpg"), "label", "dog", "a/4.jpg", "cat"],
+        [digest("a/5.jpg"), "label", "fox", "a/5.jpg", "dog"],
+    ]
+    assert review.progress == "5 of 9 decided"
+    review.press("p", "9", "t")  # Nothing is proposed, no class has this number, and there is no twin.
+    assert review.path == "o/1.jpg"
+
+
+def test_buttons_do_the_same(open_page: Open) -> None:
+    review = open_page()
+    review.click("#labels button:nth-child(3)")
+    review.click("#drop")
+    review.click("#keep")
+    review.click("#next")
+    review.click("#back")
+    review.click("#drop")
+    review.click("#undo")
+    assert review.path == "a/4.jpg"
+    assert review.decisions() == {"a/1.jpg": "label:fox", "a/2.jpg": "drop", "a/3.jpg": "keep"}
+
+
+def test_arrows_move_without_a_decision(open_page: Open) -> None:
+    review = open_page()
+    review.press("ArrowLeft", "ArrowRight", "ArrowRight", "ArrowLeft")
+    assert (review.path, review.progress) == ("a/2.jpg", "0 of 9 decided")
+    review.press(*["ArrowRight"] * 20)
+    assert review.path == "a/1.jpg"  # The last item shows the first image as a half of a pair.
+    assert review.text("#title").startswith("Near-duplicates rank 3")
+
+
+def test_undo_takes_back_step_by_step_also_after_reloading(open_page: Open) -> None:
+    review = open_page()
+    review.press("2", "x", "ArrowLeft", "3")  # The second decision is corrected.
+    assert review.decisions() == {"a/1.jpg": "label:dog", "a/2.jpg": "label:fox"}
+    review = open_page(again=True)
+    review.press("u")
+    assert (review.path, review.decisions()) == ("a/2.jpg", {"a/1.jpg": "label:dog", "a/2.jpg": "drop"})
+    review.press("u", "u")
+    assert (review.path, review.rows()) == ("a/1.jpg", [])
+    assert review.frame.locator("#undo").is_disabled()
+    review.press("u")
+    assert review.rows() == []
+
+
+def test_a_corrected_decision_goes_to_the_next_image(open_page: Open) -> None:
+    review = open_page()
+    review.press("x", "x", "x", "ArrowLeft", "ArrowLeft", "ArrowLeft", " ")
+    assert review.path == "a/2.jpg"
+    review.press("n")
+    assert review.path == "a/4.jpg"
+
+
+def test_a_key_that_is_held_down_decides_once(open_page: Open) -> None:
+    review = open_page()
+    for _ in range(5):
+        review.page.keyboard.down("x")
+    review.page.keyboard.up("x")
+    assert (review.path, review.progress) == ("a/2.jpg", "1 of 9 decided, not downloaded yet")
+    review.press("Control+x", "Alt+2", "Meta+u")  # Shortcuts of the browser.
+    assert review.path == "a/2.jpg"
+
+
+def test_space_keeps_after_a_click_and_presses_a_button_that_was_reached_by_tab(open_page: Open) -> None:
+    review = open_page()
+    review.click("#drop")
+    review.press(" ")
+    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "keep"}
+    review.frame.locator("#labels button").last.focus()
+    review.press("Tab", "Tab", " ")  # Keep, drop.
+    assert review.decisions()["a/3.jpg"] == "drop"
+
+
+def test_keys_of_other_keyboards(open_page: Open) -> None:
+    review = open_page()
+    for key, code in (
+        ("ч", "KeyX"),
+        ("ㅌ", "KeyX"),
+        ("é", "Digit2"),
+        ("X", "KeyX"),
+    ):  # Russian, Korean, French, capitals.
+        review.frame.evaluate(
+            "([key, code]) => document.dispatchEvent(new KeyboardEvent('keydown', {key, code, bubbles: true}))",
+            [key, code],
+        )
+    assert list(review.decisions().values()) == ["drop", "drop", "label:dog", "drop"]
+
+
+@pytest.mark.parametrize(
+    ("press", "expected"),
+    [
+        ("x", {"n/1.jpg": "drop"}),
+        ("t", {"n/2.jpg": "drop"}),
+        (" ", {"n/1.jpg": "keep"}),
+        ("2", {"n/1.jpg": "label:dog"}),
+    ],
+)
+def test_a_pair_shows_both_pictures_and_either_can_be_dropped(
+    open_page: Open, press: str, expected: dict[str, str]
+) -> None:
+    review = open_page()
+    review.click("#kinds button:has-text('Near-duplicates')")
+    assert review.path == "n/1.jpg"
+    assert review.text("figure.twin figcaption") == "Label: dog n/2.jpg · validation t Drop this one"
+    assert review.text("#keep") == "space Keep both"
+    boxes = [box for figure in review.frame.locator("figure .frame").all() if (box := figure.bounding_box())]
+    assert [boxes[0][key] for key in ("y", "width", "height")] == [boxes[1][key] for key in ("y", "width", "height")]
+    review.press(press)
+    assert review.path == "n/3.jpg"
+    assert review.decisions() == expected
+    assert "1 of 3 decided" in review.text("#kinds [aria-pressed=true]")
+
+
+def test_every_twin_of_a_group_can_be_dropped(open_page: Open) -> None:
+    review = open_page()
+    review.click("#kinds button:has-text('Near-duplicates')")
+    review.press("ArrowRight")
+    review.click("figure.twin >> nth=1 >> .drop-one")
+    assert review.path == "n/3.jpg"  # Another twin is left.
+    assert review.text("figure.twin >> nth=1 >> .state") == "Dropped"
+    assert review.text("#keep") == "space Keep all"
+    review.press("t")
+    assert review.path == "a/1.jpg"
+    assert review.decisions() == {"n/4.jpg": "drop", "n/5.jpg": "drop"}
+
+
+def test_files_with_equal_bytes_share_a_decision(open_page: Open) -> None:
+    same = Picture(sha256=digest("n/1.jpg"), path="copy.jpg", label="dog", split="test", jpeg=drawn("n/1.jpg"))
+    review = open_page([Item(kind="near_duplicate", rank=1, score=1.0, picture=picture("n/1.jpg"), twins=[same])])
+    assert "The same bytes: a decision holds for both files." in review.text("figure.twin")
+    assert "copy.jpg" in review.text("figure.twin .path")
+    review.press("t")
+    assert review.rows() == []
+    assert review.frame.locator("script[type='text/plain']").count() == 1
+
+
+def test_an_image_of_several_kinds_is_decided_once(open_page: Open) -> None:
+    review = open_page()
+    assert "Also near-duplicates, rank 3: The hashes differ in 3 bits." in review.text("#issues")
+    review.press("2")
+    review.press(*["ArrowRight"] * 20)
+    assert review.text("figure.main .state") == "Label: dog"
+    assert [text.split(" decided")[0] for text in review.frame.locator("#kinds button").all_inner_texts()] == [
+        "All\n2 of 10", "Label errors\n1 of 5", "Off-topic\n0 of 2", "Near-duplicates\n1 of 3",
+    ]  # fmt: skip
+    assert review.progress == "1 of 9 decided, not downloaded yet"
+
+
+def test_filters_and_jump(open_page: Open) -> None:
+    review = open_page()
+    assert review.text("#count") == "of 10"
+    review.frame.locator("#label").select_option("dog")
+    assert (review.path, review.text("#count")) == ("a/3.jpg", "of 3")
+    review.press("x")  # The list has lost the focus: keys decide again.
+    assert review.path == "a/5.jpg"
+    review.click("#kinds button:has-text('Off-topic')")
+    assert (review.path, review.text("#count")) == ("o/2.jpg", "of 1")
+    review.frame.locator("#label").select_option("")
+    review.click("#kinds button:has-text('Label errors')")
+    review.frame.locator("#undecided").check()
+    assert review.text("#count") == "of 4"
+    review.press("ArrowRight", " ")
+    assert review.text("#count") == "of 3"
+    review.frame.locator("#undecided").uncheck()
+    for typed, path in (("2", "a/2.jpg"), ("99", "a/5.jpg"), ("-1", "a/1.jpg"), ("", "a/1.jpg")):
+        review.frame.locator("#position").fill(typed)
+        review.press("Enter")
+        assert review.path == path
+    review.click("#strip button >> nth=3")
+    assert review.path == "a/4.jpg"
+
+
+def test_finished_lists_say_so_and_lead_on(open_page: Open) -> None:
+    review = open_page()
+    review.click("#kinds button:has-text('Label errors')")
+    review.frame.locator("#undecided").check()
+    review.press(*"xxxxx")
+    assert review.text("#banner") == "Nothing is left in this list. Go on: Off-topic, 2 undecided"
+    assert not review.frame.locator("#stage").is_visible()
+    review.press("x", "1", " ", "t")  # Nothing is shown, so that nothing is decided.
+    assert review.progress == "5 of 9 decided, not downloaded yet"
+    review.click("#onward")
+    assert review.path == "o/1.jpg"
+    review.click("#kinds button:has-text('All')")
+    review.press(*"xxxx")
+    assert review.text("#banner").startswith("Everything is decided. Download decisions.csv and apply it.")
+    review.press("u")
+    assert (review.path, review.frame.locator("#banner").is_visible()) == ("n/3.jpg", False)
+
+
+def test_earlier_decisions_are_shown_and_can_be_changed(open_page: Open) -> None:
+    earlier = {
+        digest(path): Decision(sha256=digest(path), decision=decision, label=label, path=path)  # type: ignore[arg-type]
+        for path, decision, label in (("a/1.jpg", "label", "fox"), ("a/2.jpg", "keep", ""), ("gone.jpg", "drop", ""))
+    }
+    review = open_page(decided=earlier)
+    assert (review.path, review.progress) == ("a/3.jpg", "2 of 9 decided")
+    review.press("ArrowLeft", "ArrowLeft")
+    assert review.text("figure.main .state") == "Label: fox earlier"
+    review.press("x")
+    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "keep", "gone.jpg": "drop"}
+    review.press("u")
+    assert review.decisions() == {"a/1.jpg": "label:fox", "a/2.jpg": "keep", "gone.jpg": "drop"}
+
+
+def test_decisions_are_stored_by_dataset(open_page: Open) -> None:
+    review = open_page()
+    review.press("x", "2")
+    review = open_page(again=True)
+    assert (review.path, list(review.decisions().values())) == ("a/3.jpg", ["drop", "label:dog"])
+    assert open_page(again=True, digest="d2").rows() == []
+    assert open_page(again=True, name="others").rows() == []
+    assert len(open_page(again=True).rows()) == 2
+    # A second tab of the same page shows the new decision.
+    open_page(again=True).press("x")
+    review.frame.wait_for_function("document.getElementById('progress').textContent.startsWith('3 of 9')")
+
+
+@pytest.mark.parametrize(
+    "text", ["null", "7", "{", '{"decisions": 3}', '{"decisions": [["x"]], "history": [{}]}', "[]"]
+)
+def test_foreign_text_in_the_storage_is_left_out(open_page: Open, text: str) -> None:
+    open_page().frame.evaluate("text => localStorage.setItem('tfrecord_tools.review:d1:pets', text)", text)
+    review = open_page(again=True)
+    review.press("x")
+    assert review.decisions() == {"a/1.jpg": "drop"}
+
+
+def test_without_storage_decisions_stay_in_memory(open_page: Open) -> None:
+    outer = '<!DOCTYPE html><iframe src="review.html" sandbox="allow-scripts allow-downloads" width=1200 height=700>'
+    review = open_page(outer=outer)
+    assert "This browser does not store decisions for this page" in review.text("#storage")
+    assert review.text("#focus") == "Click on the page once. Then the keys work."
+    review.click("#title")
+    assert not review.frame.locator("#focus").is_visible()
+    review.press("2", "x")
+    assert review.decisions() == {"a/1.jpg": "label:dog", "a/2.jpg": "drop"}
+    review.press("u")
+    review.frame.locator("#copy").evaluate("node => node.open = true")
+    review.frame.locator("#copy[open]").wait_for()
+    text = f"{','.join(HEADER)}\n{digest('a/1.jpg')},label,dog,a/1.jpg,cat\n"
+    review.frame.wait_for_function(
+        "text => document.getElementById('text').value.replaceAll('\\r', '') === text", arg=text
+    )
+    assert open_page(again=True, outer=outer).rows() == []
+
+
+def test_in_a_frame_as_notebooks_show_it(open_page: Open) -> None:
+    outer = '<!DOCTYPE html><iframe src="review.html" width=1000 height=700>'
+    review = open_page(outer=outer)
+    assert not review.frame.locator("#storage").is_visible()
+    review.click("#keep")
+    review.press("x")
+    assert list(open_page(again=True, outer=outer).decisions().values()) == ["keep", "drop"]
+
+
+def table(*rows: Sequence[str], header: Sequence[str] = HEADER) -> str:
+    stream = io.StringIO(newline="")
+    csv.writer(stream).writerows([header, *rows])
+    return stream.getvalue()
+
+
+def write_table(path: Path, text: str, seconds: float = 4_000_000_000.0) -> Path:
+    """Write a file that was last changed at a time in seconds since 1970."""
+    path.write_bytes(text.encode())
+    os.utime(path, (seconds, seconds))
+    return path
+
+
+def test_a_newer_file_replaces_decisions_and_is_taken_back_by_undo(open_page: Open, tmp_path: Path) -> None:
+    review = open_page()
+    review.press("x", "x")
+    foreign = [digest("elsewhere"), "label", "a class of before", "else,where\n.jpg", "dog"]
+    file = write_table(
+        tmp_path / "decisions.csv",
+        table([digest("a/1.jpg"), "keep", "", "a/1.jpg", "cat"], [digest("a/3.jpg"), "label", "fox", "", ""], foreign),
+    )
+    assert review.upload(file) == (
+        "decisions.csv: 3 decisions, 3 new or changed. 1 image of the file is not on this page; the decisions are kept"
+        " for the next download."
+    )
+    assert review.rows() == [
+        [digest("a/1.jpg"), "keep", "", "a/1.jpg", "cat"],
+        [digest("a/2.jpg"), "drop", "", "a/2.jpg", "cat"],
+        [digest("a/3.jpg"), "label", "fox", "a/3.jpg", "dog"],
+        foreign,
+    ]
+    review.press("u")
+    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "drop"}
+
+
+def test_an_older_file_does_not_replace_decisions(open_page: Open, tmp_path: Path) -> None:
+    review = open_page()
+    review.press("x")
+    rows = [[digest(path), "keep", "", path, ""] for path in ("a/1.jpg", "a/2.jpg")]
+    file = write_table(tmp_path / "old.csv", table(*rows), seconds=1_000_000_000)
+    assert review.upload(file) == (
+        "old.csv: 2 decisions, 1 new or changed. 1 decision on this page is newer than the file and stayed."
+    )
+    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "keep"}
+
+
+def test_the_downloaded_file_can_be_loaded_elsewhere(open_page: Open, tmp_path: Path) -> None:
+    review = open_page()
+    review.press("2", "x", " ")
+    content = review.content()
+    other = open_page(digest="d2")
+    file = tmp_path / "decisions (1).csv"
+    file.write_bytes(b"\xef\xbb\xbf" + content)  # Spreadsheets add a byte order mark.
+    assert other.upload(file) == "decisions (1).csv: 3 decisions, 3 new or changed."
+    assert other.content() == content
+
+
+ONE = digest("a/1.jpg")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: the column sha256 is missing. The columns must be sha256,decision,label,path,given_label, with"
+             " commas between them."),
+        ("sha256;decision\n", "line 1: the column sha256 is missing. The columns must be sha256,decision,label,path,"
+                              "given_label, with commas between them."),
+        ("sha256,label\n", "line 1: the column decision is missing. The columns must be sha256,decision,label,path,"
+                           "given_label, with commas between them."),
+        (table([ONE, "drop", "", "", ""], ["x", "drop", "", "", ""]),
+         'line 3: sha256 is "x". It must be 64 digits of 0 to 9 and a to f.'),
+        (table([ONE, "DROP", "", "", ""]), 'line 2: decision is "DROP". It must be label, drop or keep.'),
+        (table([ONE, "label", "", "", ""]), "line 2: the label is missing."),
+        (table([ONE, "keep", "cat", "", ""]), "line 2: a label needs the decision label, not keep."),
+        (table([ONE, "label", "dgo", "", ""]), 'line 2: "dgo" is not a class of this dataset.'),
+        (table([ONE, "drop"]), "line 2: 2 fields instead of 5."),
+        (table([digest("b"), "drop", "", "two\nlines", ""], [ONE, "drop", "", "", ""], [ONE, "keep", "", "", ""]),
+         "lines 4 and 5 decide differently on the same image. Delete one of them."),
+        (f'sha256,decision\n{ONE},"drop\n', "line 2: a quote is not closed, or a text stands beside quotes."),
+    ],
+)  # fmt: skip
+def test_mistakes_in_an_uploaded_file(open_page: Open, tmp_path: Path, text: str, message: str) -> None:
+    review = open_page()
+    review.press("x")
+    assert review.upload(write_table(tmp_path / "bad.csv", text)) == f"bad.csv, {message} Nothing was loaded."
+    assert review.decisions() == {"a/1.jpg": "drop"}
+    # A correct file can follow.
+    file = write_table(tmp_path / "good.csv", table([ONE, "keep", "", "", ""]).replace("\r\n", "\n").rstrip("\n"))
+    assert review.upload(file) == "good.csv: 1 decision, 1 new or changed."
+
+
+def test_names_and_paths_are_text_only(open_page: Open, tmp_path: Path) -> None:
+    items = [
+        Item(
+            kind=f"kind {name}", rank=1, score=float("nan"), picture=picture(f"{name}/{name}", name, name), reason=name,
+            proposed=EVIL[i - 1], twins=[picture(f"twin {name}", name)],
+        )
+        for i, name in enumerate(EVIL)
+    ]  # fmt: skip
+    earlier = {digest(name): Decision(sha256=digest(name), decision="label", label=name, path=name) for name in EVIL}
+    review = open_page(items, name=EVIL[1], class_names=EVIL, facts=EVIL, decided=earlier, digest=EVIL[1])
+    review.press(*"123456789")
+    content = review.content()
+    rows = list(csv.reader(io.StringIO(content.decode(), newline="")))
+    assert rows[1 : len(EVIL) + 1] == [
+        [digest(f"{name}/{name}"), "label", name, f"{name}/{name}", name] for name in EVIL
+    ]
+    assert {row[3] for row in rows[len(EVIL) + 1 :]} == set(EVIL)
+    elements = (
+        "['img[onerror]', 'section b', 'script:not([type]):not([id])'].map(s => document.querySelectorAll(s).length)"
+    )
+    assert review.frame.evaluate(elements) == [0, 0, 1]  # The only script is the page's own.
+    for position, name in enumerate(EVIL):
+        review.frame.locator("#position").fill(str(position + 1))
+        review.press("Enter")
+        shown = review.frame.locator("figure.main .chip").first.inner_text()
+        assert shown == written_out(name).strip()
+    file = write_table(tmp_path / "decisions.csv", content.decode(), seconds=1_000_000_000)
+    assert review.upload(file).startswith(f"decisions.csv: {2 * len(EVIL)} decisions, 0 new or changed.")
+    announced = f"<b>{EVIL[0]}</b>.csv".replace("/", "")
+    assert review.upload(write_table(tmp_path / announced, "x")).startswith(announced)
+
+
+def written_out(text: str) -> str:
+    return (
+        re.sub(r"[\u2028\u2029\u202e]", lambda mark: f"\\u{ord(mark[0]):x}", text)
+        .replace("\r", "\\r")
+        .replace("\n", "\\n")
+    )
+
+
+def test_ten_classes_have_ten_keys(open_page: Open) -> None:
+    review = open_page(
+        [label_error(i, f"{i}.jpg", "c0", "c9") for i in (1, 2, 3)], class_names=[f"c{i}" for i in range(10)]
+    )
+    assert review.text("#labels").startswith("1 c0 given 2 c1 3 c2")
+    review.press("0", "9", "p")
+    assert list(review.decisions().values()) == ["label:c9", "label:c8", "label:c9"]
+    assert not review.frame.locator("#search").is_visible()
+
+
+def test_more_classes_are_found_by_typing(open_page: Open) -> None:
+    names = [f"class {i:03d}" for i in range(200)] + ["Ärmel", "tabby cat", "cat"]
+    twins = [picture("t/1", "class 007"), picture("t/2", "cat"), picture("t/3", "class 150")]
+    review = open_page([label_error(i, f"{i}.jpg", "cat", "tabby cat", twins) for i in range(1, 8)], class_names=names)
+    assert review.text("#labels") == "1 tabby cat proposed 2 class 007 3 class 150"
+    review.press("2", "l")
+    review.page.keyboard.type("CAT")
+    assert review.frame.locator("#options li").all_inner_texts() == ["cat", "tabby cat"]
+    review.press("ArrowDown", "Enter")
+    review.press("l")
+    review.page.keyboard.type("no such x")  # Letters go into the field.
+    assert review.text("#options") == "No class has this name."
+    review.press("Enter", "Escape", "x")
+    review.press("l")
+    review.page.keyboard.type("15")
+    review.click("#options li:has-text('class 115')")
+    review.press("l", "Enter", "Escape")  # Nothing is typed, so that nothing is chosen.
+    review.press("l")
+    review.page.keyboard.type("ärm")
+    review.press("Enter", "p")
+    assert list(review.decisions().values()) == [
+        "label:class 007", "label:tabby cat", "drop", "label:class 115", "label:Ärmel", "label:tabby cat",
+    ]  # fmt: skip
+
+
+# Returns the words of visible texts that stand on more than one line. A separator may end a line.
+BROKEN_WORDS = r"""() => {
+  const broken = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+    const parent = node.parentElement;
+    if (!parent.checkVisibility() || parent.closest("textarea, script, style, option")) continue;
+    for (const word of node.textContent.matchAll(/[^\s-]+/g)) {
+      const range = document.createRange();
+      range.setStart(node, word.index);
+      range.setEnd(node, word.index + word[0].length);
+      if (new Set([...range.getClientRects()].map((box) => Math.round(box.top))).size > 1) broken.push(word[0]);
+    }
+  }
+  return broken;
+}"""
+SMALL_TARGETS = """() => [...document.querySelectorAll('button, select, input, label.check, summary')]
+  .filter((node) => node.type !== 'checkbox')
+  .filter((node) => node.checkVisibility())
+  .map((node) => [node.id || node.textContent, node.getBoundingClientRect()])
+  .filter(([, box]) => box.width < 43.5 || box.height < 43.5).map(([name]) => name)"""
+LONG = ["a golden retriever/with-a_long.name", "Staffordshire bull terrier, the whole of it", *CLASSES]
+
+
+@pytest.mark.parametrize("classes", [CLASSES, LONG * 2, [f"{name} {i}" for i in range(9) for name in LONG]], ids=len)
+def test_narrow_screens(open_page: Open, classes: list[str]) -> None:
+    path = "validation/a-directory-with-a-long-name/IMG_20240131_123456_of_a_long_series.jpeg"
+    items = [label_error(1, path, LONG[0], LONG[1], [picture(f"{i}/{path}", LONG[1]) for i in range(3)]), *ITEMS]
+    review = open_page(items, class_names=classes, width=400, facts=["About 3.1% of the labels are wrong."])
+    for kind in ("All", "Near-duplicates"):
+        review.click(f"#kinds button:has-text('{kind}')")
+        assert review.frame.evaluate("document.documentElement.scrollWidth") == 400
+        assert review.frame.evaluate(BROKEN_WORDS) == []
+        assert review.frame.evaluate(SMALL_TARGETS) == []
+    review.press("x")
+    # The picture and all buttons are on the screen at once.
+    heights = [box for id in ("figure.main .frame", "#bar") if (box := review.frame.locator(id).bounding_box())]
+    assert heights[0]["y"] >= 0
+    assert heights[0]["y"] + heights[0]["height"] <= heights[1]["y"]
+    assert heights[1]["y"] + heights[1]["height"] <= 800
+
+
+# Returns the lowest contrast of a visible text to its background (WCAG 2.2, relative luminance), with the text.
+CONTRAST = """() => {
+  const luminance = (color) => {
+    const levels = color.match(/[\\d.]+/g).map((value) => value / 255);
+    const [r, g, b] = levels.map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const background = (node) => {
+    const color = getComputedStyle(node).backgroundColor;
+    return color !== 'rgba(0, 0, 0, 0)' || !node.parentElement ? color : background(node.parentElement);
+  };
+  return [...document.body.querySelectorAll('*')]
+    .filter((node) => node.checkVisibility() && !node.disabled && !node.parentElement.disabled
+      && [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim()))
+    .map((node) => [luminance(getComputedStyle(node).color), luminance(background(node)), node.textContent])
+    .map(([one, other, text]) => [(Math.max(one, other) + 0.05) / (Math.min(one, other) + 0.05), text])
+    .sort((one, other) => one[0] - other[0])[0];
+}"""
+
+
+@pytest.mark.parametrize(("scheme", "is_dark"), [("light", False), ("dark", True)])
+def test_light_and_dark_are_readable(open_page: Open, scheme: str, is_dark: bool) -> None:
+    review = open_page(scheme=scheme, facts=["A fact."])
+    review.press("x", "2", " ", *["ArrowLeft"] * 9)
+    red = int(review.frame.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"))
+    assert (red < 50) == is_dark
+    for _ in range(3):  # Dropped, labeled, kept.
+        contrast, text = review.frame.evaluate(CONTRAST)
+        assert contrast >= 4.5, text
+        review.press("ArrowRight")
+
+
+def test_every_control_has_a_name_and_shows_its_focus(open_page: Open) -> None:
+    review = open_page()
+    review.press("x", "ArrowLeft")
+    page = review.page
+    for role in ("button", "checkbox", "combobox", "spinbutton", "img"):
+        assert page.get_by_role(role).count() == page.get_by_role(role, name=re.compile(r"\S")).count()
+    assert page.get_by_role("img", name="cat: a/1.jpg").count() == 2  # The stage and the strip.
+    assert review.text("#live") == "Dropped."
+    review.press("Tab")
+    outlines = set()
+    for _ in range(12):
+        review.press("Tab")
+        outlines.add(page.evaluate("getComputedStyle(document.activeElement).outlineStyle"))
+    assert outlines == {"solid"}
+
+
+def test_a_thousand_pictures(open_page: Open, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    # Noise makes larger files than photographs: the quality must give way.
+    jpegs = [review_page.jpeg_of(rng.integers(0, 256, (480, 640, 3), np.uint8)) for _ in range(4)]
+    folder = "validation/" + 100 * "d"
+    items = [
+        Item(
+            kind=("label", "off_topic", "rare")[i % 3], rank=i + 1, score=0.5, proposed="dog", reason=200 * "r",
+            picture=Picture(
+                sha256=digest(str(i)), path=f"{folder}/{i}.jpg", label="cat", split="train", jpeg=jpegs[i % 4]
+            ),
+        )
+        for i in range(1_000)
+    ]  # fmt: skip
+    decided = {
+        item.picture.sha256: Decision(sha256=item.picture.sha256, decision="keep", label="", path=item.picture.path)
+        for item in items
+    }
+    review = open_page(items, decided=decided)
+    assert (tmp_path / "review.html").stat().st_size <= review_page.PAGE_BYTES
+    assert review.progress == "1,000 of 1,000 decided"
+    review.press(*["ArrowRight"] * 30)
+    review.frame.locator("#position").fill("1000")
+    review.press("Enter")
+    assert review.path == f"{folder}/998.jpg"
+    assert review.frame.locator("img").count() < 20  # Only pictures around the current one are decoded.
+    assert review.frame.locator("figure.main img").evaluate("node => node.decode().then(() => node.naturalWidth)") > 100
+    # The script stands behind the first pictures and in front of the others: it need not wait for the whole file.
+    text = (tmp_path / "review.html").read_text()
+    assert text.index('id="p23"') < text.index('"use strict"') < text.index('id="p24"')
+    assert text.index('"use strict"') < len(text) / 8
+
+
+def test_pages_without_items_or_pictures(open_page: Open) -> None:
+    review = open_page([])
+    assert review.text("#banner") == "There are no doubtful images."
+    review.press("x", "u", "n", "1", "ArrowRight", "t", "p")
+    assert review.rows() == []
+    missing = Picture(sha256=digest("m"), path="m.jpg", label="", split="train", jpeg=b"")
+    review = open_page([Item(kind="low_quality", rank=1, score=0.5, picture=missing)])
+    assert review.text("figure.main") == "This picture cannot be shown. Given label: no label m.jpg · train"
+
+
+def rendered(items: Sequence[Item] = ITEMS, **values: Any) -> str:
+    return review_page.render(**{"name": "pets", "digest": "d1", "class_names": CLASSES, "items": items, **values})
+
+
+def data_of(text: str) -> Mapping[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_policy_allows_only_the_script_of_the_page() -> None:
+    text = rendered()
+    script = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)
+    assert len(script) == 1
+    key = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert (
+        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-"
+        f"{key}'; base-uri 'none'; form-action 'none'\"" in text
+    )
+    assert re.findall(r"innerHTML|outerHTML|insertAdjacent|document\.write|eval\(", text) == []
+    assert re.findall(r"https?://", text) == []
+
+
+def test_data_are_escaped_and_keep_the_order_of_the_kinds() -> None:
+    text = rendered([Item(kind=kind, rank=1, score=0.1, picture=picture(kind)) for kind in EVIL], name=EVIL[1])
+    assert [title for _, title, _ in data_of(text)["kinds"]] == [kind.capitalize() for kind in EVIL]
+    assert [mark for mark in (*EVIL[:5], "\u2028", "\u202e", "<!--<") if mark in text] == []
+    mixed = [ITEMS[7], ITEMS[0], ITEMS[8], ITEMS[1]]
+    assert [item["kind"] for item in data_of(rendered(mixed))["items"]] == ["near_duplicate"] * 2 + ["label"] * 2
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: turn by 90 degrees.
+    return encoded(Image.new("RGB", (800, 400), "red"), "JPEG", exif=exif)
+
+
+@pytest.mark.parametrize(
+    ("image", "size"),
+    [
+        (encoded(Image.new("RGB", (1600, 1200)), "JPEG"), (320, 240)),
+        (turned(), (160, 320)),
+        (encoded(Image.new("P", (640, 640)), "PNG"), (320, 320)),
+        (encoded(Image.new("RGBA", (640, 320)), "PNG"), (320, 160)),
+        (encoded(Image.new("L", (100, 50)), "PNG"), (100, 50)),  # Small images are not enlarged.
+        (encoded(Image.new("CMYK", (640, 320)), "JPEG"), (320, 160)),
+        (encoded(Image.new("RGB", (640, 320)), "WEBP"), (320, 160)),
+        (np.zeros((640, 320, 3), np.uint8), (160, 320)),
+        (np.zeros((32, 16), np.uint8), (16, 32)),
+        (np.zeros((1, 1, 3), np.uint8), (1, 1)),
+        (np.zeros((3, 4000, 3), np.uint8), (320, 1)),
+    ],
+)
+def test_small_pictures(image: bytes | np.ndarray, size: tuple[int, int]) -> None:
+    with Image.open(io.BytesIO(review_page.jpeg_of(image))) as small:
+        assert (small.format, small.mode, small.size) == ("JPEG", "RGB", size)
+        assert not small.getexif()
+
+
+@pytest.mark.parametrize("pictures", [1, 100, 500, 1_000, 2_000, 100_000])
+def test_pictures_fit_into_their_share(pictures: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (400, 600, 3), np.uint8)
+    limit = review_page.bytes_of_each(pictures)
+    jpeg = review_page.jpeg_of(noise, pictures=pictures)
+    assert limit / 2 < len(jpeg) <= limit
+    if pictures <= 2_000:
+        assert pictures * (limit * 4 / 3 + 1_000) < review_page.PAGE_BYTES
+
+
+def test_an_undecodable_picture_is_an_error() -> None:
+    with pytest.raises(UndecodableImage, match="damaged image"):
+        review_page.jpeg_of(b"no image")
