@@ -33,8 +33,9 @@ from tfrecord_tools.foreign import classes, example_parser, forms, guess_keys, i
 from tfrecord_tools.foreign.forms import Form
 from tfrecord_tools.foreign.indexing import Found, Job, Rewriting, Shard, refuse
 from tfrecord_tools.images.preparation import VERIFY, ImageConfig
-from tfrecord_tools.layout import dataset_files, digest, index, metadata
-from tfrecord_tools.layout.dataset_files import ConvertJson, shard_name
+from tfrecord_tools.layout import dataset_files, decisions, digest, index, metadata
+from tfrecord_tools.layout.dataset_files import ConvertJson, Rejected, shard_name
+from tfrecord_tools.layout.decisions import Decision, Effect
 from tfrecord_tools.layout.schema import OURS, Keys
 from tfrecord_tools.layout.split_names import SPLITS, split_named
 
@@ -69,6 +70,9 @@ class AdoptConfig:
         pixel_order: Order of raw pixels: "hwc" is pixel by pixel, "chw" is plane by plane. None: the order of the
             stored shape, or "hwc" if no shape is stored.
         rewrite: Write new records, as `convert` would, instead of links to the files.
+        decisions: A file of decisions about single images, or a directory of a dataset that has decisions (see
+            `layout.decisions`). With `overwrite`, they are added to the decisions of the dataset at `out`. Without
+            `rewrite`, they change the index, not the files.
         verify: "full" decodes every image; "header" reads only its header.
         max_bad: Largest share of records that may be left out, in 0..1. A split in which no record has a label is left
             out, but does not count here.
@@ -86,6 +90,7 @@ class AdoptConfig:
     label_encoding: str = "utf-8"
     pixel_order: str | None = None
     rewrite: bool = False
+    decisions: str | None = None
     verify: str = "full"
     max_bad: float = PlanConfig.max_bad
     overwrite: bool = False
@@ -128,12 +133,16 @@ class _Adoption:
         config: All settings.
         shards: The files.
         form: How the records store image and label, for example as text or raw pixels.
+        given: The decisions in `config.decisions`.
+        decided: All decisions: those of the dataset that is replaced, and the given ones.
         notes: Notes for the report. Each step may add some.
     """
 
     config: AdoptConfig
     shards: Sequence[Shard]
     form: Form
+    given: Mapping[str, Decision]
+    decided: Mapping[str, Decision]
     notes: list[str]
 
 
@@ -158,7 +167,7 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJ
     """
     out = Path(config.out)
     check_out(out, config.overwrite, lambda: _files(config, []))  # First, because reading takes long.
-    adoption = _plan(config)
+    adoption = _plan(config, out)
     keys, content = adoption.form.keys, "raw pixels" if adoption.form.pixels else "image"
     path_key = f"path in {keys.path!r}" if keys.path else "no path"
     log(f"{content} in {keys.image!r}, label in {keys.label!r}, {path_key}")
@@ -174,16 +183,21 @@ def adopt(config: AdoptConfig, log: Callable[[str], object] = print) -> ConvertJ
     return dataset_files.read(out)
 
 
-def _plan(config: AdoptConfig) -> _Adoption:
-    """Find the files, and how their records store image and label."""
+def _plan(config: AdoptConfig, out: Path) -> _Adoption:
+    """Find the decisions and the files, and how the records store image and label."""
     notes: list[str] = []
+    given = decisions.read(config.decisions) if config.decisions else {}
+    stored = decisions.of_dataset(out) if config.overwrite else {}
+    decided, replaced = decisions.merged(stored, given)
+    if stored:
+        notes.append(decisions.staying(len(stored), replaced, str(out)))
     shards = _shards(_files(config, notes), config)
     form = _form(shards, config)
     if not form.plain and not config.rewrite:
         raise UserError(f"{shards[0].path}: {_why_not_plain(form)}")
     if form.pixels:
         notes.append(_pixel_note(form.pixels))
-    return _Adoption(config=config, shards=shards, form=form, notes=notes)
+    return _Adoption(config=config, shards=shards, form=form, given=given, decided=decided, notes=notes)
 
 
 def _link(workspace: Workspace, adoption: _Adoption) -> list[str]:
@@ -191,6 +205,7 @@ def _link(workspace: Workspace, adoption: _Adoption) -> list[str]:
     adopted = _labeled(adoption, _map("adopt", indexing.scan, _jobs(workspace, adoption), adoption.config))
     _check_rejected(adopted, adoption.config)
     table = _classes(adopted, adoption)
+    _checked(adoption, table.names)
     links = [files.link(job.shard.path.resolve(), workspace.data / job.shard.name, os.symlink) for job, _ in adopted]
     if copied := links.count(False):
         copies = words.number(copied, "file was", "files were")
@@ -206,8 +221,16 @@ def _rewrite(workspace: Workspace, adoption: _Adoption) -> list[str]:
     labeled = _labeled(adoption, _map("labels", indexing.labels, jobs, config))
     _check_rejected(labeled, config)
     table = _classes(labeled, adoption)
+    decided, label_of = _checked(adoption, table.names), {name: label for label, name in enumerate(table.names)}
     rewriting = [
-        Rewriting(**vars(job), target=workspace.data / job.shard.name, labels=table.labels) for job, _ in labeled
+        Rewriting(
+            **vars(job),
+            target=workspace.data / job.shard.name,
+            labels=table.labels,
+            decided=decided,
+            label_of=label_of,
+        )
+        for job, _ in labeled
     ]
     adopted = _map("rewrite", indexing.rewrite, rewriting, config)
     _check_rejected(adopted, config)
@@ -260,9 +283,17 @@ def _describe(
 ) -> list[str]:
     """Write index and metadata, and return the lines of the report."""
     counts = {job.shard.split: np.zeros(len(table.names), np.int64) for job, _ in adopted}
+    decided = [pair for _, facts in adopted for pair in facts.decided]
+    rejected = [r for _, facts in adopted for r in facts.rejected]
 
     def final(number: int, rows: pa.Table) -> pa.Table:
-        return _with_final_labels(rows, keys.label_offset, counts[adopted[number][0].shard.split])
+        rows = _with_final_labels(rows, keys.label_offset)
+        if not adoption.config.rewrite:
+            rows = _with_decisions(rows, adoption.decided, table.names, decided, rejected)
+        labels = rows.column("label").to_numpy()
+        split = counts[adopted[number][0].shard.split]
+        split += np.bincount(labels[labels != index.LEFT_OUT], minlength=len(split))
+        return rows
 
     index_path = workspace.data / index.FILE_NAME
     index.join_parts([job.part for job, _ in adopted], index_path, final)
@@ -270,7 +301,9 @@ def _describe(
     settings = {"adopted": True, "name": name}
     if adoption.config.rewrite:
         settings |= {"rewritten": True, **ImageConfig().image_settings()}
-    rejected = [r for _, facts in adopted for r in facts.rejected]
+    effect = decisions.effect(adoption.decided, ((decision, table.names[label]) for decision, label in decided))
+    source = adoption.config.records or " ".join(adoption.config.split)
+    decisions.check_matched(adoption.given, effect.found, f"--decisions={adoption.config.decisions}", source)
     shards = Counter(job.shard.split for job, _ in adopted)
     by_split = {split: [facts for job, facts in adopted if job.shard.split == split] for split in counts}
     described = metadata.Description(
@@ -284,10 +317,11 @@ def _describe(
         rejected=rejected,
         keys=keys,
     )
-    metadata.write(workspace.data, described, {"images": {"verified": adoption.config.verify}})
+    metadata.write(workspace.data, described, {"images": {"verified": adoption.config.verify}, **effect.report()})
     changes = sum((facts.changes for _, facts in adopted), Counter[str]())
-    notes = [*adoption.notes, *table.notes, *_notes_on_images(changes, adoption.config.rewrite)]
-    return list(_report(described, [*notes, *_notes_on_rejected(described, adoption.config)], workspace.out))
+    notes = [*adoption.notes, *table.notes, *_notes_on_images(changes, adoption.config.rewrite), *effect.notes()]
+    notes += [*_notes_on_labels(effect, adoption.config), *_notes_on_rejected(described, adoption.config)]
+    return list(_report(described, notes, workspace.out))
 
 
 def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
@@ -482,19 +516,58 @@ def _lines(path: Path) -> tuple[str, ...]:
         ) from error
 
 
-def _with_final_labels(table: pa.Table, offset: int, counts: np.ndarray) -> pa.Table:
-    """Replace stored labels by class numbers, and count the records per class in `counts`, i64[classes]."""
+def _checked(adoption: _Adoption, names: Sequence[str]) -> Mapping[str, Decision]:
+    """Return the decisions, after a check that their labels are classes."""
+    decisions.check_labels(adoption.given.values(), names, f"--decisions={adoption.config.decisions}")
+    decisions.check_labels(adoption.decided.values(), names, decisions.STORED)
+    return adoption.decided
+
+
+def _with_final_labels(table: pa.Table, offset: int) -> pa.Table:
+    """Replace stored labels by class numbers."""
+    stored = table.column("label").to_numpy()
+    return _with_labels(table, np.where(stored != index.LEFT_OUT, stored - offset, index.LEFT_OUT))
+
+
+def _with_decisions(
+    table: pa.Table,
+    decided: Mapping[str, Decision],
+    names: Sequence[str],
+    matched: list[tuple[Decision, int]],
+    rejected: list[Rejected],
+) -> pa.Table:
+    """Replace the labels of rows of the index by those of decisions.
+
+    Args:
+        table: The rows, with final labels.
+        decided: sha256 -> decision.
+        names: Class names in the order of the labels.
+        matched: Gets each decision about one of the rows, and the old label of the row.
+        rejected: Gets an entry for each row that is left out.
+
+    Returns:
+        The rows. Those that are left out have the label `index.LEFT_OUT`.
+    """
+    labels, label_of = table.column("label").to_numpy().copy(), {name: label for label, name in enumerate(names)}
+    for row, decision in decisions.matches(decided, index.hashes(table, "source_sha256")):
+        if labels[row] == index.LEFT_OUT:
+            continue
+        matched.append((decision, int(labels[row])))
+        labels[row] = decision.label_in(label_of, labels[row])
+        if labels[row] == index.LEFT_OUT:
+            path = table.column("path")[row].as_py()
+            rejected.append(Rejected(path=path, reason=decisions.DROPPED, done="dropped"))
+    return _with_labels(table, labels)
+
+
+def _with_labels(table: pa.Table, labels: np.ndarray) -> pa.Table:
     import pyarrow as pa
 
-    stored = table.column("label").to_numpy()
-    used = stored != index.LEFT_OUT
-    labels = np.where(used, stored - offset, index.LEFT_OUT)
-    counts += np.bincount(labels[used], minlength=len(counts))
     return table.set_column(table.schema.get_field_index("label"), "label", pa.array(labels, pa.int64()))
 
 
 def _check_rejected(adopted: Adopted, config: AdoptConfig) -> None:
-    rejected = [r for _, facts in adopted for r in facts.rejected]
+    rejected = [r for _, facts in adopted for r in facts.rejected if r.done != "dropped"]
     total = sum(facts.records for _, facts in adopted)
     if len(rejected) > config.max_bad * total:
         shown = "".join(f"\n  {r.path}: {r.reason}" for r in rejected[:3])
@@ -523,6 +596,15 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
     if converted:
         images = words.number(converted, "image")
         yield f"convert would encode {images} again ({which}). --rewrite does that"
+
+
+def _notes_on_labels(effect: Effect, config: AdoptConfig) -> Iterator[str]:
+    if effect.relabeled and not config.rewrite:
+        records = words.number(sum(effect.relabeled.values()), "record has", "records have")
+        yield (
+            f"{records} a new label in the index, but still the old label in the files, where other readers find it."
+            " --rewrite writes files with the new labels"
+        )
 
 
 def _notes_on_rejected(described: metadata.Description, config: AdoptConfig) -> Iterator[str]:
@@ -564,6 +646,12 @@ def define_flags() -> None:
         "split", "Files of one split as NAME=PATTERN; repeat the flag for each split. Use it instead of --records."
     )
     usage.define_path("out", default["out"], "Directory to write.")
+    usage.define_path(
+        "decisions",
+        None,
+        "CSV or Parquet file with decisions about single images, such as decisions.csv, or the directory of a dataset"
+        " with decisions. Its columns are sha256, decision (label, drop or keep) and label.",
+    )
     flags.DEFINE_string(
         "image_key",
         None,

@@ -31,7 +31,7 @@ from tfrecord_tools.base import command, files, tabular, usage, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
-from tfrecord_tools.conversion import beam_engine, describe, notes, source_flags, update
+from tfrecord_tools.conversion import beam_engine, decide, describe, notes, source_flags, update
 from tfrecord_tools.conversion.plan import Plan, make_plan
 from tfrecord_tools.conversion.plan_config import DUPLICATES, PlanConfig, divided
 from tfrecord_tools.conversion.rejected import check_rejected, listed, rejected_files
@@ -41,9 +41,11 @@ from tfrecord_tools.conversion.write_shards import shard_job, write_shard
 from tfrecord_tools.errors import UserError, refusal
 from tfrecord_tools.images.preparation import ON_BAD_IMAGE, STORES, VERIFY, ImageConfig
 from tfrecord_tools.images.recode import RESIZE_MODES
-from tfrecord_tools.layout import dataset_files, index, metadata
+from tfrecord_tools.layout import dataset_files, decisions, index, metadata
 from tfrecord_tools.layout.dataset_files import ConvertJson, Shard, dataset_name
-from tfrecord_tools.sources import stores
+from tfrecord_tools.layout.decisions import Decision
+from tfrecord_tools.sources import relabel, stores
+from tfrecord_tools.sources.relabel import NewLabel
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
 
 ENGINES = ("local", "beam")
@@ -64,6 +66,10 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             new shards. Other shards are rewritten only if one of their images was removed or changed.
         restart: Delete the work of an unfinished conversion and start again.
         dry_run: Stop after the class table; nothing is written.
+        relabel: A CSV or Parquet file with the columns `path` and `label` (or `predicted_label`). Each row becomes a
+            decision: the image gets the label.
+        decisions: A file of decisions about single images, or a directory of a dataset that has decisions (see
+            `layout.decisions`). With `update` or `overwrite`, they are added to the decisions of the dataset at `out`.
         explicit: With `update`, the names of the settings that the caller gave, also if the value is the default.
             They must have the same values as in the existing dataset.
     """
@@ -77,10 +83,12 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     update: bool = False
     restart: bool = False
     dry_run: bool = False
+    relabel: str | None = None
+    decisions: str | None = None
     explicit: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        files.expand_fields(self, "src", "out", "manifest", "relabel", "dask")
+        files.expand_fields(self, "src", "out", "manifest", "relabel", "decisions", "dask")
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)
@@ -136,6 +144,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             "src": _canonical(self.src),
             "update": self.update,
             **({"relabel": _sha256(self.relabel)} if self.relabel else {}),
+            **({"decisions": decisions.entries(decisions.read(self.decisions))} if self.decisions else {}),
         }
 
 
@@ -225,9 +234,12 @@ class _Conversion:
         self._base = update.read(out) if config.update else None
         if self._base is not None and self._base.relabeled and not config.relabel:
             raise UserError(
-                f"--update: {out} was converted with --relabel. Without that file, the corrected labels would"
-                " be lost. Pass --relabel with the same file, or convert again with --overwrite."
+                f"--update: an earlier release converted {out} with --relabel. Without that file, the corrected labels"
+                " would be lost. Pass --relabel with the same file once, or convert again with --overwrite."
             )
+        self._stored = decisions.of_dataset(out) if config.update or config.overwrite else {}
+        self._given = decisions.read(config.decisions) if config.decisions else {}
+        self._out = out
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._pool = pool
         self._log = log
@@ -238,7 +250,8 @@ class _Conversion:
         if workspace.survey.exists() and any(workspace.survey.iterdir()):
             self._log(f"{workspace.root}/: continuing an interrupted conversion")
         plan, sources, facts = self.make_plan(workspace.survey)
-        if self._base is not None and plan.digest == self._base.digest:
+        unchanged = self._base is not None and plan.digest == self._base.digest
+        if unchanged and plan.decided.effect.decisions == self._stored:
             workspace.clear()
             self._log(f"{workspace.out}/: up to date. No image was added, changed or removed.")
             return dataset_files.read(workspace.out)
@@ -255,9 +268,11 @@ class _Conversion:
     def make_plan(self, saved: Path | None = None) -> tuple[Plan, Sources, Facts]:
         """Scan the source, inspect its images, plan the dataset, and print the class table."""
         config, base = self._config, self._base
-        sources = scan(config)
+        new_classes = {one.label for one in (*self._stored.values(), *self._given.values())} - {""}
+        sources = scan(dataclasses.replace(config, new_classes=new_classes))
         sources = divided(sources, config)
         self._check_bad(sources, {})
+        rows = self._check_labels(sources)
         with Progress("inspect", len(sources)) as progress:
             facts = survey(
                 sources,
@@ -270,12 +285,34 @@ class _Conversion:
             )
         name = dataset_name(_stem(_canonical(config.src))) if base is None else base.config["name"]
         previous = None if base is None else base.previous
-        plan = make_plan(sources, facts, config, name, config.output_settings(), previous)
+        new, replaced = self._new_decisions(rows, sources, facts)
+        decided, changed = decisions.merged(self._stored, new)
+        plan = make_plan(sources, facts, config, name, config.output_settings(), previous, decided)
+        decisions.check_matched(self._given, plan.decided.effect.found, f"--decisions={config.decisions}", sources.root)
         if config.store == "raw":
             _check_raw(plan, sources, facts, config)
         for line in _class_table(plan, sources, facts):
             self._log(line)
+        for line in _merging(self._out, len(self._stored), changed, replaced):
+            self._log(line)
         return plan, sources, facts
+
+    def _check_labels(self, sources: Sources) -> list[NewLabel]:
+        """Check the new labels before the files are inspected, and return the rows of --relabel."""
+        config = self._config
+        classes = sources.class_names if self._base is None else self._base.previous.class_table(sources)[0]
+        remedy = "add it to --classes"
+        if self._base is not None:
+            remedy = "add an image to a directory of this name, or convert again with --overwrite and --classes"
+        decisions.check_labels(self._given.values(), classes, f"--decisions={config.decisions}", remedy)
+        return [] if config.relabel is None else relabel.read(config.relabel, config.src, sources.paths, classes)
+
+    def _new_decisions(
+        self, rows: Sequence[NewLabel], sources: Sources, facts: Facts
+    ) -> tuple[dict[str, Decision], int]:
+        """Return the decisions of --relabel and --decisions, and how many of --decisions replaced one of --relabel."""
+        by_path = decide.of_paths(rows, sources, facts, f"--relabel={self._config.relabel}")
+        return decisions.merged(by_path, self._given)
 
     def _check_bad(self, sources: Sources, reasons: Mapping[int, str]) -> None:
         """Raise UserError if more files are bad than the settings allow."""
@@ -323,11 +360,18 @@ class _Conversion:
         samples = statistics.sample(plan, sources, facts, data, pool, self._config, plan_notes)
         report = statistics.describe(plan, sources, facts, samples.colors, self._config.verify)
         report["notes"] = [note.as_json(sources) for note in plan_notes]
-        if sources.relabeled:
-            changes = sorted(sources.relabeled.items())
-            report["relabelled"] = [{"from": old, "to": new, "images": count} for (old, new), count in changes]
+        report = {**report, **plan.decided.effect.report()}
         metadata.write(data, describe.describe(plan), report)
         card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures, self._log)
+
+
+def _merging(out: Path, stored: int, changed: int, replaced: int) -> Iterator[str]:
+    """Yield lines on decisions of the existing dataset, and on rows of --relabel that were replaced."""
+    if stored:
+        yield f"  note: {decisions.staying(stored, changed, str(out))}"
+    if replaced:
+        row = words.number(replaced, "row of --relabel was", "rows of --relabel were")
+        yield f"  note: {row} replaced by a decision of --decisions"
 
 
 def _is_copy(shard: Shard, data: Path, name: str) -> bool:
@@ -418,6 +462,12 @@ def define_flags() -> None:
     )
     usage.define_path("out", default["out"], "Local directory to write.")
     source_flags.define_source_flags()
+    usage.define_path(
+        "decisions",
+        None,
+        "CSV or Parquet file with decisions about single images, such as decisions.csv, or the directory of a dataset"
+        " with decisions. Its columns are sha256, decision (label, drop or keep) and label.",
+    )
     usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
     flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")
     flags.DEFINE_integer(

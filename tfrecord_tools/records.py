@@ -189,6 +189,7 @@ class Records:
         """
         number = range(len(self))[number]
         record = schema.decode_example(self.serialized(number), self.keys)
+        record["label"] = int(self.labels[number])  # A decision may have changed it in the index of adopted records.
         if not record["path"]:
             record["path"] = index.place(os.path.basename(self._shards[self._shard[number]]), int(self._offset[number]))
         return record
@@ -273,8 +274,9 @@ class Records:
         paths: list[str] = table.column("path").take(self._rows).to_pylist()
         return paths
 
+    @property
     def source_sha256(self) -> np.ndarray:
-        """Return the hash of each record's source file, u8[n 32]. Each call reads the index."""
+        """u8[n 32], SHA-256 of each source file. Each access reads the index."""
         table = index.read(Path(self._index_path), ["source_sha256"], self._split)
         return index.hashes(table, "source_sha256")[self._rows]
 

@@ -26,7 +26,7 @@ from absl import flags
 from tfrecord_tools.base import command, files, words, workers
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError, one_line
-from tfrecord_tools.layout import dataset_files, digest, duplicates, index, metadata, schema
+from tfrecord_tools.layout import dataset_files, decisions, digest, duplicates, index, metadata, schema
 from tfrecord_tools.layout.dataset_files import ConvertJson, Rejected
 from tfrecord_tools.layout.schema import Keys
 from tfrecord_tools.records import Dataset, open_dataset
@@ -61,6 +61,7 @@ class _Job:
     shards: dict[str, int]  # Split -> number of shards.
     keys: Keys
     decode: bool
+    decided: dict[bytes, int]  # Source hash -> label in the index, where the record has another label.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +88,9 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
     facts = dataset_files.read(data.directory)
     table = index.read(data.directory / index.FILE_NAME, digest.DIGESTED)
     problems = list(_check_metadata(data, facts, table))
+    decided = _decided(data, facts)
     jobs = [
-        _Job(data.directory, data.name, group, dict(data.shards), data.keys, config.decode)
+        _Job(data.directory, data.name, group, dict(data.shards), data.keys, config.decode, decided)
         for group in range(index.groups(data.directory / index.FILE_NAME))
     ]
     with workers.pool(config.workers) as pool, Progress("verify", len(table)) as progress:
@@ -104,6 +106,15 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
             f" {words.number(len(jobs), 'shard is', 'shards are')} valid; {how}"
         )
     return problems
+
+
+def _decided(data: Dataset, facts: ConvertJson) -> dict[bytes, int]:
+    """Return source hash -> label of the decisions that changed the index of adopted records, but not the records."""
+    if not facts["config"].get("adopted") or facts["config"].get("rewritten"):
+        return {}
+    label_of = {name: label for label, name in enumerate(data.class_names)}
+    made = decisions.of_dataset(data.directory).values()
+    return {bytes.fromhex(one.sha256): label_of.get(one.label, -1) for one in made if one.decision == "label"}
 
 
 def _check_metadata(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:
@@ -239,7 +250,8 @@ def _check_record(framed: bytes, row: dict[str, Any], location: str, job: _Job) 
         return "the checksum is right, but the content is not a tf.train.Example with the features in convert.json"
     if hashlib.sha256(example["image"]).digest() != row["sha256"]:
         return "the sha256 of the image differs from the index"
-    for name, value in {"label": example["label"], "path": example["path"] or location}.items():
+    label = job.decided.get(row["source_sha256"], example["label"])
+    for name, value in {"label": label, "path": example["path"] or location}.items():
         if value != row[name]:
             return f"the {name} is {value!r}, but the index has {row[name]!r}"
     if row["type"] == "RAW":
@@ -276,6 +288,7 @@ def _quiet() -> Iterator[None]:
 
 def _shared_images(table: Any) -> Iterator[str]:
     """Yield a line on images that have several labels, and one on images that are in several splits."""
+    table = table.filter(table.column("label").to_numpy() != index.LEFT_OUT)
     splits = np.unique(table.column("split").to_pylist(), return_inverse=True)[1].reshape(-1)
     first = duplicates.first_of(index.hashes(table, "sha256"))
     matches = duplicates.find(first, table.column("label").to_numpy(), splits)

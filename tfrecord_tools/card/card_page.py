@@ -34,7 +34,7 @@ _CLASSES_AT_ENDS = 20  # ... this many of each.
 _CLASSES_OPEN = 12  # Classes with samples that are visible without a click.
 _PATHS = 6  # Paths shown for each set of identical files.
 _AXIS_PARTS = 4  # Intervals between the labels of an axis.
-_ABOUT_SOURCE = ("source", "raw")  # Kinds of notes that need no attention. `_RULES` covers the other notes.
+_ABOUT_SOURCE = ("source", "decisions", "raw")  # Notes that need no attention. `_RULES` covers the other kinds.
 _CHANGES = {
     "repaired": "a missing end, or foreign bytes within the file, were repaired",
     "turned": "rotated as the EXIF orientation says",
@@ -270,6 +270,7 @@ def render(facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mappin
         pictures=pictures,
         most_paths=_PATHS,
         most_open=_CLASSES_OPEN,
+        decided=facts.get("decided"),
         findings=rules.worst_first([*rules.found(_RULES, facts), *_noted(facts["notes"])]),
         source_notes=[note for note in facts["notes"] if note["kind"] in _ABOUT_SOURCE],
         classes=_classes(facts),

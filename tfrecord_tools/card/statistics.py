@@ -107,7 +107,7 @@ def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[DuplicateFile
     def described(number: int) -> DuplicateFile:
         return {
             "path": sources.paths[number],
-            "class": sources.class_names[sources.labels[number]],
+            "class": plan.class_names[plan.decided.labels[number]],
             "split": SPLITS[plan.rows.splits[rows[number]]] if number in rows else "",
         }
 

@@ -29,8 +29,8 @@ class Note:
     """A fact about a conversion, and advice for the user.
 
     Attributes:
-        kind: "source", "raw", "duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow" for images with more
-            than 8 bits that use few of their levels.
+        kind: "source", "decisions", "raw", "duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow" for
+            images with more than 8 bits that use few of their levels.
         text: The fact, without a period at the end.
         advice: The advice, without a period at the end; "" if there is none.
         level: "check" or "note", as in `findings.Trait`.
@@ -66,6 +66,7 @@ class Note:
 def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
     """Return all notes about a conversion, in the order in which they are shown."""
     notes = [Note(kind="source", text=text) for text in sources.notes]
+    notes += [Note(kind="decisions", text=text) for text in plan.decided.notes()]
     notes += _raw(plan, facts)
     notes += _duplicates(plan.duplicates, sources, plan.config["duplicates"])
     notes += [Note(kind="splits", text=text) for text in _splits(plan, sources)]

@@ -10,7 +10,8 @@ import numpy as np
 
 from tfrecord_tools import order
 from tfrecord_tools.base import words
-from tfrecord_tools.conversion import copies, shards
+from tfrecord_tools.conversion import copies, decide, shards
+from tfrecord_tools.conversion.decide import Decided
 from tfrecord_tools.conversion.plan_config import PlanConfig, check_fractions
 from tfrecord_tools.conversion.previous import Previous
 from tfrecord_tools.conversion.rejected import check_rejected, rejected_files
@@ -19,6 +20,7 @@ from tfrecord_tools.conversion.survey import Facts
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import duplicates, schema
 from tfrecord_tools.layout.dataset_files import Rejected, Shard
+from tfrecord_tools.layout.decisions import Decision
 from tfrecord_tools.layout.digest import digest_of
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.split_names import SPLITS
@@ -39,6 +41,7 @@ class Plan:
         rows: The records, sorted by split.
         shards: The shards, in the order of the rows.
         rejected: Every file that was skipped, dropped or repaired.
+        decided: The source after the decisions about its images.
         duplicates: Duplicates among the valid files, by file number; counted before any file was dropped.
         group_leaks: Number of groups that the source itself has put into several splits.
         digest: Hexadecimal digest. Equal digests mean the same records in the same order. The files have the same
@@ -51,6 +54,7 @@ class Plan:
     rows: Rows
     shards: tuple[Shard, ...]
     rejected: tuple[Rejected, ...]
+    decided: Decided
     duplicates: Duplicates
     group_leaks: int
     digest: str
@@ -75,6 +79,7 @@ def make_plan(
     name: str,
     settings: Mapping[str, Any],
     previous: Previous | None = None,
+    decisions: Mapping[str, Decision] = {},
 ) -> Plan:
     """Decide which records are written, in which order, split and shard.
 
@@ -86,6 +91,7 @@ def make_plan(
         settings: All settings that the stored bytes depend on, including `config.plan_settings()`. They become part of
             the plan.
         previous: The dataset to update, if any. Unchanged records keep split and order; new images go to new shards.
+        decisions: sha256 -> decision about the image. Split and duplicates follow the labels after the decisions.
 
     Raises:
         UserError: Too many files are bad, a class has no image in train, or the settings contradict the source.
@@ -93,8 +99,12 @@ def make_plan(
     check_fractions(sources, config)
     bad = [*sources.rejected, *rejected_files(sources, facts.reasons)]
     check_rejected(bad, len(sources) + len(sources.rejected), config.max_bad)
-    class_names, labels = (sources.class_names, sources.labels) if previous is None else previous.class_table(sources)
-    rows = _valid(sources, facts, labels, bad)
+    table = (sources.class_names, sources.labels) if previous is None else previous.class_table(sources)
+    fixed_classes = previous is not None or settings.get("classes") is not None
+    decided = decide.apply(decisions, sources, facts, table, fixed_classes)
+    class_names = decided.class_names
+    rows = _valid(sources, facts, decided, bad)
+    bad += decided.rejected(sources)
     sha256 = facts.table["source_sha256"][rows.numbers]
     if previous is not None:
         rows = dataclasses.replace(rows, previous=previous.unchanged(rows, sha256, sources))
@@ -118,13 +128,14 @@ def make_plan(
         rows=rows,
         shards=cut,
         rejected=rejected,
+        decided=decided,
         duplicates=same,
         group_leaks=_group_leaks(rows),
         digest=_digest(settings, class_names, cut, rejected, rows, sources, facts),
     )
 
 
-def _valid(sources: Sources, facts: Facts, labels: np.ndarray, bad: Sequence[Rejected]) -> Rows:
+def _valid(sources: Sources, facts: Facts, decided: Decided, bad: Sequence[Rejected]) -> Rows:
     """Return the table of the files that can be records, in the order of their paths.
 
     Raises:
@@ -139,6 +150,10 @@ def _valid(sources: Sources, facts: Facts, labels: np.ndarray, bad: Sequence[Rej
             f"{sources.root}: none of {words.number(len(bad), 'file')} can be converted. The first one is"
             f" {first_bad.path}: {first_bad.reason}. Is --src right?"
         )
+    numbers = np.setdiff1d(numbers, decided.dropped, assume_unique=True)
+    if not len(numbers):
+        raise UserError(f"{sources.root}: the decisions leave out every image. Correct the decisions.")
+    labels = decided.labels
     path_bytes = np.array([len(sources.paths[number].encode()) for number in numbers.tolist()], np.int64)
     return Rows(
         numbers=numbers,

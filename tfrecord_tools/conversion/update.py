@@ -35,7 +35,8 @@ class Base:
         config: The settings in convert.json.
         digest: The digest of the plan.
         verified: How the images were verified: "full" or "header".
-        relabeled: Whether some labels differ from the source's.
+        relabeled: Whether some labels differ from the source's, and no decisions in convert.json say which. Earlier
+            releases wrote such datasets.
     """
 
     previous: Previous
@@ -80,6 +81,7 @@ def read(directory: Path) -> Base:
         for number in range(entry["shards"])
     }
     rows = _facts(table)
+    relabeled = "relabelled" in facts and "decisions" not in facts
     previous = Previous(
         directory=directory,
         class_names=tuple(c["name"] for c in facts["classes"]),
@@ -90,7 +92,7 @@ def read(directory: Path) -> Base:
         shards=table.column("shard").to_numpy(),
         files=files,
     )
-    return Base(previous, rows, facts["config"], facts["digest"], facts["images"]["verified"], "relabelled" in facts)
+    return Base(previous, rows, facts["config"], facts["digest"], facts["images"]["verified"], relabeled)
 
 
 def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ()) -> Config:

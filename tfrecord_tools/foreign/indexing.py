@@ -22,8 +22,9 @@ from tfrecord_tools.foreign import example_parser, forms, tfrecord_files
 from tfrecord_tools.foreign.forms import INDEX, Form, Label, Unlabeled, Unusable
 from tfrecord_tools.images import preparation
 from tfrecord_tools.images.preparation import BadImage, ImageConfig, Prepared
-from tfrecord_tools.layout import index, schema
+from tfrecord_tools.layout import decisions, index, schema
 from tfrecord_tools.layout.dataset_files import Rejected
+from tfrecord_tools.layout.decisions import Decision
 
 _DECODED = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # The formats that TensorFlow decodes.
 _NO_EXAMPLE = "it is not a tf.train.Example"
@@ -74,10 +75,14 @@ class Rewriting(Job):
     Attributes:
         target: The shard to write.
         labels: Stored label -> final label.
+        decided: sha256 -> decision about the image.
+        label_of: Class name -> final label.
     """
 
     target: Path
     labels: Mapping[Label, int]
+    decided: Mapping[str, Decision]
+    label_of: Mapping[str, int]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,7 @@ class Found:
         rejected: The records that cannot be used.
         unlabeled: Number of rejected records without a label.
         changes: Name in `preparation.CHANGES` -> number of images that `convert` would change, or that were changed.
+        decided: The decision about each image that has one, and the image's final label without the decision.
     """
 
     records: int
@@ -103,6 +109,7 @@ class Found:
     rejected: list[Rejected]
     unlabeled: int
     changes: Counter[str]
+    decided: Sequence[tuple[Decision, int]] = ()
 
 
 class _Record(NamedTuple):
@@ -121,6 +128,7 @@ class _Tally:
         self.labels, self.texts, self.changes = Counter[Label](), dict[Label, str](), Counter[str]()
         self.rejected: list[Rejected] = []
         self.unlabeled = 0
+        self.decided: list[tuple[Decision, int]] = []
 
     def parse(self, number: int, data: bytes, with_image: bool = True) -> _Record | None:
         """Parse a record. If it cannot be used, add it to the rejected records and return None."""
@@ -131,8 +139,8 @@ class _Tally:
             self.reject(number, _path(data, self._job.form), str(error))
             return None
 
-    def reject(self, number: int, path: str, reason: str) -> None:
-        self.rejected.append(Rejected(path=path or _numbered(self._job.shard, number), reason=reason))
+    def reject(self, number: int, path: str, reason: str, done: str = "skipped") -> None:
+        self.rejected.append(Rejected(path=path or _numbered(self._job.shard, number), reason=reason, done=done))
 
     def count(self, label: Label, data: bytes, changes: Sequence[str] = ()) -> None:
         self.labels[label] += 1
@@ -144,7 +152,7 @@ class _Tally:
         return Found(
             records=self.labels.total() + len(self.rejected), shard_records=shard_records, shard_bytes=shard_bytes,
             labels=self.labels, texts=self.texts, rejected=self.rejected, unlabeled=self.unlabeled,
-            changes=self.changes,
+            changes=self.changes, decided=self.decided,
         )  # fmt: skip
 
 
@@ -188,12 +196,26 @@ def rewrite(job: Rewriting) -> Found:
             except BadImage as error:
                 tally.reject(number, record.path, str(error))
                 continue
+            label = _decided_label(job, tally, record)
+            if label == index.LEFT_OUT:
+                tally.reject(number, record.path, decisions.DROPPED, "dropped")
+                continue
             tally.count(record.label, data, prepared.changes)
-            label, path = job.labels[record.label], record.path or _numbered(job.shard, number)
+            path = record.path or _numbered(job.shard, number)
             example = schema.encode_example(prepared.data, path, label)
             file.write(schema.frame(example))
             columns.add(len(example), (label, path, *_facts(record.image, prepared)))
     return tally.summary(*columns.write())
+
+
+def _decided_label(job: Rewriting, tally: _Tally, record: _Record) -> int:
+    """Return the final label of a record after the decision about its image, or `index.LEFT_OUT`."""
+    label = job.labels[record.label]
+    decision = job.decided.get(hashlib.sha256(record.image).hexdigest()) if job.decided else None
+    if decision is None:
+        return label
+    tally.decided.append((decision, label))
+    return decision.label_in(job.label_of, label)
 
 
 class _Columns:

@@ -118,6 +118,25 @@ DuplicateFile = TypedDict("DuplicateFile", {"path": str, "class": str, "split": 
 Relabelled = TypedDict("Relabelled", {"from": str, "to": str, "images": int})
 
 
+class DecisionEntry(TypedDict):
+    """A decision about an image (`decisions.Decision`). The label is "" unless the decision is "label"."""
+
+    sha256: str
+    decision: str
+    label: str
+    path: str
+
+
+class DecidedCounts(TypedDict):
+    """Numbers of images of the source by decision, and of decisions about images that the source does not have."""
+
+    relabeled: int
+    dropped: int
+    kept: int
+    unchanged: int  # The images had the label of the decision already.
+    absent: int
+
+
 class DuplicateCounts(TypedDict):
     """Files with the same bytes as another file. Examples: for each kind, lists of identical files."""
 
@@ -147,7 +166,7 @@ class Counts(_Counts, total=False):
 
 
 class Report(TypedDict, total=False):
-    """The keys of `convert.json` about the images; adopted datasets have only `images`."""
+    """The keys of `convert.json` about the images; adopted datasets have only `images` and the decisions."""
 
     images: Images
     files: Files
@@ -155,6 +174,8 @@ class Report(TypedDict, total=False):
     duplicates: DuplicateCounts
     notes: list[NoteEntry]
     relabelled: list[Relabelled]
+    decisions: list[DecisionEntry]
+    decided: DecidedCounts
 
 
 class ConvertJson(Counts, Report):

@@ -8,7 +8,7 @@ import shlex
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from tfrecord_tools.errors import UserError
@@ -61,6 +61,7 @@ def class_table(
     src: str,
     rejected: Sequence[Rejected],
     listing: Listing,
+    may_be_empty: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Return the class names in label order.
 
@@ -70,6 +71,7 @@ def class_table(
         src: The source, for messages.
         rejected: The rejected files, for messages.
         listing: The files of the source. Tables among them are named in messages, since they may hold the labels.
+        may_be_empty: Classes in `wanted` that need no file.
 
     Raises:
         UserError: There are no images, fewer than two classes, or names that cannot be stored.
@@ -79,7 +81,7 @@ def class_table(
     names = tuple(sorted(counts, key=_by_number_or_name(counts)) if wanted is None else wanted)
     for name in names:
         _check_name(src, name)
-        if name not in counts:
+        if name not in counts and name not in may_be_empty:
             near = difflib.get_close_matches(name, counts, n=3) or sorted(counts)[:_NAMES_SHOWN]
             raise UserError(
                 f"--classes: {name!r} is not a class with files in {src}. There are classes such as {', '.join(near)}."

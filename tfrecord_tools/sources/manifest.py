@@ -8,9 +8,10 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tfrecord_tools.base import tables
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.split_names import split_named
-from tfrecord_tools.sources import manifest_labels, parquet_images, pixel_csv, tables
+from tfrecord_tools.sources import manifest_labels, parquet_images, pixel_csv
 from tfrecord_tools.sources.folder_names import IMAGE_ENDINGS, has_image_ending
 
 if TYPE_CHECKING:
@@ -105,7 +106,10 @@ def read(path: str, root: str, reading: Reading = Reading()) -> Manifest:
             f"--{reading.flag}={path}: does not exist. Pass a CSV or Parquet file with columns for path and label."
         )
     table, delimiter = tables.read(
-        path, reading.encoding, {*reading.columns.values(), *reading.also.values(), *reading.label_columns}
+        path,
+        reading.encoding,
+        {*reading.columns.values(), *reading.also.values(), *reading.label_columns},
+        "manifest_encoding" if reading.flag == "manifest" else "",
     )
     columns, notes = find_columns(path, table, reading)
     if not len(table):

@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from tfrecord_tools.base import tables
 from tfrecord_tools.errors import UserError, as_flag, named
-from tfrecord_tools.sources import tables
 
 if TYPE_CHECKING:
     import pyarrow as pa

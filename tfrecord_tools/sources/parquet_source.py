@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfrecord_tools.base import tables
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.sources import arrange, manifest, manifest_labels, parquet_images, tables
+from tfrecord_tools.sources import arrange, manifest, manifest_labels, parquet_images
 from tfrecord_tools.sources.base import Listing
 from tfrecord_tools.sources.manifest import Reading
 from tfrecord_tools.sources.parquet_images import Column, ParquetImages

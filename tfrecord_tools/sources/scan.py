@@ -9,7 +9,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from tfrecord_tools.sources import (
     object_store,
     parquet_images,
     parquet_source,
-    relabel,
     stores,
 )
 from tfrecord_tools.sources.base import Files, Listing, Store
@@ -64,8 +63,7 @@ class ScanConfig:
         label_columns: Columns of a manifest, one per class. Exactly one of them must be 1 in each row. None: the labels
             are in `label_column`.
         manifest_encoding: Encoding of a CSV manifest. None: the byte order mark decides. A file without one is UTF-8.
-        relabel: A CSV or Parquet file with the columns `path` and `label` (or `predicted_label`). The images in it get
-            these labels.
+        new_classes: Classes that may have no file, because decisions give them to images after the scan.
     """
 
     src: str
@@ -82,7 +80,7 @@ class ScanConfig:
     group_column: str = "group"
     label_columns: Sequence[str] | None = None
     manifest_encoding: str | None = None
-    relabel: str | None = None
+    new_classes: Collection[str] = ()
 
     def __post_init__(self) -> None:
         if not self.src:
@@ -169,7 +167,6 @@ class Sources:
         rejected: Files that cannot become records, as far as this is known without opening them.
         left_out: Class that is not in `ScanConfig.classes` -> its number of files.
         notes: How the source was read, for the user.
-        relabeled: (label in the source, label in `ScanConfig.relabel`) -> number of files that were relabeled.
     """
 
     root: str
@@ -186,7 +183,6 @@ class Sources:
     rejected: tuple[Rejected, ...]
     left_out: dict[str, int]
     notes: tuple[str, ...] = ()
-    relabeled: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -380,11 +376,8 @@ def _sources(
 ) -> Sources:
     """Turn class names into labels, and keep the files of the wanted classes."""
     labels, spellings = class_names.same_spelling(labels, splits)
-    relabeled, unchanged = Counter[tuple[str, str]](), 0
-    if config.relabel is not None:
-        labels, relabeled, unchanged = relabel.relabel(config.relabel, config.src, listing.paths, labels)
     counts = Counter(label for label in labels if label is not None)
-    names = class_names.class_table(counts, config.wanted, config.src, rejected, listing)
+    names = class_names.class_table(counts, config.wanted, config.src, rejected, listing, config.new_classes)
     label_of = {name: label for label, name in enumerate(names)}
     numbers = np.array([-1 if label is None else label_of.get(label, -1) for label in labels], np.int32)
     rows = np.flatnonzero(numbers >= 0)
@@ -408,8 +401,7 @@ def _sources(
         has_splits=bool(len(rows)) and bool((split_numbers != TO_BE_SPLIT).all()),
         rejected=tuple(rejected),
         left_out={name: counts[name] for name in sorted(counts) if name not in label_of},
-        notes=(*notes, *spellings, *relabel.notes(relabeled, unchanged)),
-        relabeled=relabeled,
+        notes=(*notes, *spellings),
     )
 
 

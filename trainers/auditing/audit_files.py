@@ -68,7 +68,7 @@ class Doubts:
 
     def of(self, records: Records, kinds: Collection[str] = KINDS) -> np.ndarray:
         """Return bool[n], the records with an open issue of one of the kinds."""
-        hashes = [row.tobytes().hex() for row in records.source_sha256()]
+        hashes = [row.tobytes().hex() for row in records.source_sha256]
         return np.array([not self.kinds.get(sha256, frozenset()).isdisjoint(kinds) for sha256 in hashes], bool)
 
 

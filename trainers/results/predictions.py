@@ -25,7 +25,9 @@ SUSPECTS = "suspects.csv"
 BATCH_SIZE = 32
 MAY_BE_CHOSEN_ON = "This split may have been used to choose settings, for example by early stopping."
 ON_NEW_IMAGES = "Accuracy is usually a little lower on new images."  # After a result on the validation split.
-_SUSPECT_COLUMNS = ("rank", "path", "predicted_label", "given_label", "p_predicted", "p_given", "record")
+_SUSPECT_COLUMNS = (
+    "rank", "decision", "path", "predicted_label", "given_label", "p_predicted", "p_given", "record", "sha256",
+)  # fmt: skip
 _DIFFERENCES_NAMED = 5
 
 
@@ -40,6 +42,7 @@ class Predictions:
         paths: Paths of the n source files.
         labels: i64[n], true classes as indices into `classes`; None if they are not known.
         records: i64[n], number of each record within its split; None for files.
+        sha256: u8[n 32], SHA-256 of the source file of each record; None for files.
     """
 
     classes: tuple[str, ...]
@@ -48,6 +51,7 @@ class Predictions:
     paths: Sequence[str]
     labels: np.ndarray | None = None
     records: np.ndarray | None = None
+    sha256: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -156,6 +160,7 @@ def of_outputs(
         paths=[paths[i] for i in numbers.tolist()],
         labels=labels if labels_of is None else labels_of[labels],
         records=records.rows[numbers],
+        sha256=records.source_sha256[numbers],
     )
 
 
@@ -221,8 +226,8 @@ def write(directory: Path, predictions: Predictions) -> None:
     """Write predictions.csv and suspects.csv.
 
     suspects.csv lists all records, the most doubtful labels first. The column `given_label` is the label in the
-    dataset, and `predicted_label` is the prediction. A file with its header and some of its lines can be passed to
-    `tfrecord_tools.convert --relabel`.
+    dataset, and `predicted_label` is the prediction. The column `decision` is empty. After a person has written label,
+    drop or keep into some of its rows, the file can be passed to `tfrecord_tools.convert --decisions`.
     """
     tabular.write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
     tabular.write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
@@ -264,12 +269,14 @@ def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
         predicted = int(predictions.predicted[i])
         yield {
             "rank": rank,
+            "decision": "",
             "path": predictions.paths[i],
             "predicted_label": names[predicted],
             "given_label": names[labels[i]],
             "p_predicted": str(predictions.probabilities[i, predicted]),
             "p_given": str(predictions.probabilities[i, labels[i]]),
             "record": "" if predictions.records is None else int(predictions.records[i]),
+            "sha256": "" if predictions.sha256 is None else predictions.sha256[i].tobytes().hex(),
         }
 
 

@@ -339,8 +339,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         condition=_contradicted,
         title=f"The model disagrees with {{labels}} and is at least {_SURE:.0%} sure",
         text="{cause}",
-        advice="Go through `suspects.csv` from the top. Copy the lines with a right `predicted_label` to a new CSV file"
-        " with the same header and pass that file to `python -m tfrecord_tools.convert --relabel`.",
+        advice="Go through `suspects.csv` from the top, and write into the column decision: label if `predicted_label`"
+        " is right, drop, or keep. Pass the file to `python -m tfrecord_tools.convert --update --decisions`.",
     ),
     Rule(
         name="imbalance",

@@ -33,13 +33,16 @@ _SEPARATORS = frozenset("\t" + "".join(map(chr, range(32, 127)))) - {'"'}
 _EXPECTED = "Pass a Parquet file, or a CSV in UTF-8 with values separated by commas, semicolons, tabs or |."
 
 
-def read(path: str, encoding: str | None = None, known: Collection[str] = ()) -> tuple[pa.Table, str]:
+def read(
+    path: str, encoding: str | None = None, known: Collection[str] = (), encoding_flag: str = ""
+) -> tuple[pa.Table, str]:
     """Read a table.
 
     Args:
         path: The file.
         encoding: The encoding of a CSV. None: the one of its byte order mark, else UTF-8.
         known: Expected column names. They decide where several delimiters are possible.
+        encoding_flag: The flag that gives the encoding, for messages. "": there is no such flag.
 
     Returns:
         The table (all columns of a CSV as text), and the delimiter ("" for Parquet).
@@ -53,7 +56,7 @@ def read(path: str, encoding: str | None = None, known: Collection[str] = ()) ->
         if path.lower().endswith(".parquet"):
             return _read_parquet(path), ""
         with open(path, "rb") as file:
-            text = _decoded(file.read(), path, encoding)
+            text = _decoded(file.read(), path, encoding, encoding_flag)
         return _read_csv(text, path, known)
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as a table of images and labels: {error}. {_EXPECTED}") from error
@@ -65,7 +68,7 @@ def _read_parquet(path: str) -> pa.Table:
     return pq.ParquetFile(path).read()  # pq.read_table would add columns from the directories' names.
 
 
-def _decoded(data: bytes, path: str, encoding: str | None) -> str:
+def _decoded(data: bytes, path: str, encoding: str | None, flag: str) -> str:
     """Return the text of a CSV.
 
     Raises:
@@ -83,19 +86,26 @@ def _decoded(data: bytes, path: str, encoding: str | None) -> str:
         text = data.decode(chosen)
     except LookupError as error:
         raise UserError(
-            f"--manifest_encoding={encoding}: is not a known encoding. Use a name such as utf-8, cp1252, cp949, cp932"
-            " or gb18030."
+            f"--{flag}={encoding}: is not a known encoding. Use a name such as utf-8, cp1252, cp949, cp932 or gb18030."
         ) from error
     except UnicodeDecodeError as error:
         row = data.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}: line {row:,} is not in {chosen}: the bytes {data[error.start : error.start + 4]!r} are not valid."
-            " Save the table as UTF-8, or name its encoding, for example --manifest_encoding=cp1252 (Western Europe),"
-            " cp949 (Korea), cp932 (Japan) or gb18030 (China)."
+            f" Save the table as UTF-8{_other_encodings(flag)}."
         ) from error
     if "\0" in text[:4096]:
         raise UserError(f"{path}: cannot be read as a table of images and labels: it holds zero bytes. {_EXPECTED}")
     return text.removeprefix("\ufeff")
+
+
+def _other_encodings(flag: str) -> str:
+    if not flag:
+        return ""
+    return (
+        f", or name its encoding, for example --{flag}=cp1252 (Western Europe), cp949 (Korea), cp932 (Japan) or gb18030"
+        " (China)"
+    )
 
 
 def _read_csv(text: str, path: str, known: Collection[str]) -> tuple[pa.Table, str]:

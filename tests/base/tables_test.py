@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from image_sources import run, scanned, tree
 
+from tfrecord_tools.base import tables
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.sources import manifest, tables
+from tfrecord_tools.sources import manifest
 from tfrecord_tools.sources.manifest import Reading
 
 

@@ -1,0 +1,142 @@
+"""Apply decisions about single images to the files of a source, before split and duplicates are planned."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from tfrecord_tools.base import words
+from tfrecord_tools.conversion.survey import Facts
+from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.layout import decisions
+from tfrecord_tools.layout.dataset_files import Rejected
+from tfrecord_tools.layout.decisions import Decision, Effect
+from tfrecord_tools.sources.relabel import NewLabel
+from tfrecord_tools.sources.scan import Sources
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decided:
+    """A source after the decisions about its images.
+
+    Attributes:
+        effect: What the decisions do to the files.
+        class_names: The class table. A class whose last images were given to other classes or left out is removed.
+        labels: i32[n], index into `class_names` for each file; -1 for files that are left out.
+        dropped: i64[k], the numbers of the files that are left out, ascending.
+        removed: The classes that were removed.
+    """
+
+    class_names: tuple[str, ...]
+    labels: np.ndarray
+    dropped: np.ndarray
+    effect: Effect = dataclasses.field(default_factory=Effect)
+    removed: tuple[str, ...] = ()
+
+    def rejected(self, sources: Sources) -> list[Rejected]:
+        """Return an entry for each file that is left out."""
+        paths = (sources.paths[number] for number in self.dropped.tolist())
+        return [Rejected(path=path, reason=decisions.DROPPED, done="dropped") for path in paths]
+
+    def notes(self) -> Iterator[str]:
+        """Yield notes on what the decisions changed."""
+        yield from self.effect.notes()
+        if self.removed:
+            classes = words.number(len(self.removed), "class has", "classes have")
+            yield f"{classes} no image left after the decisions, and was removed: {named(self.removed)}"
+
+
+def apply(
+    decided: Mapping[str, Decision],
+    sources: Sources,
+    facts: Facts,
+    table: tuple[tuple[str, ...], np.ndarray],
+    fixed_classes: bool,
+) -> Decided:
+    """Apply decisions to the files of a source.
+
+    Args:
+        decided: sha256 -> decision.
+        sources: The source files.
+        facts: The facts about the source files. Files that cannot be records have no decision.
+        table: The class table, and the label i32[n] of each file in it.
+        fixed_classes: Whether the class table must stay, because an existing dataset or --classes gives it.
+
+    Raises:
+        UserError: A new label is not a class, or no class or only one class is left.
+    """
+    class_names, labels = table
+    if not decided:
+        return Decided(class_names=class_names, labels=labels, dropped=np.zeros(0, np.int64))
+    valid = np.ones(len(sources), bool)
+    valid[list(facts.reasons)] = False
+    pairs = [(number, one) for number, one in decisions.matches(decided, facts.table["source_sha256"]) if valid[number]]
+    decisions.check_labels((one for _, one in pairs), class_names, decisions.STORED)
+    changed, label_of = labels.copy(), {name: label for label, name in enumerate(class_names)}
+    for number, one in pairs:
+        changed[number] = one.label_in(label_of, changed[number])
+    dropped = np.array([number for number, one in pairs if one.decision == "drop"], np.int64)
+    result = Decided(
+        class_names=class_names,
+        labels=changed,
+        dropped=dropped,
+        effect=decisions.effect(decided, ((one, class_names[labels[number]]) for number, one in pairs)),
+    )
+    valid[dropped] = False
+    touched = labels[changed != labels]
+    return result if fixed_classes else _without_empty(result, np.setdiff1d(touched, changed[valid]))
+
+
+def _without_empty(decided: Decided, empty: np.ndarray) -> Decided:
+    """Remove the classes with the labels `empty`, i32[k], from the class table.
+
+    Raises:
+        UserError: Fewer than two classes are left.
+    """
+    if not len(empty):
+        return decided
+    removed = set(empty.tolist())
+    names = [name for label, name in enumerate(decided.class_names) if label not in removed]
+    if len(names) < 2:
+        left = f"only one class, {names[0]!r}" if names else "no class"
+        raise UserError(
+            f"the decisions leave {left}. A classifier needs at least two classes. Correct the decisions, or add images"
+            " of other classes."
+        )
+    label_of = {name: label for label, name in enumerate(names)}
+    numbers = np.array([label_of.get(name, -1) for name in decided.class_names], np.int32)
+    return dataclasses.replace(
+        decided,
+        class_names=tuple(names),
+        labels=np.where(decided.labels < 0, -1, numbers[decided.labels]),
+        removed=tuple(decided.class_names[label] for label in sorted(removed)),
+    )
+
+
+def of_paths(rows: Sequence[NewLabel], sources: Sources, facts: Facts, where: str) -> dict[str, Decision]:
+    """Turn new labels of paths into decisions about the images. Files that cannot be records are left out.
+
+    Args:
+        rows: The rows of the table of --relabel.
+        sources: The source files.
+        facts: The facts about the source files.
+        where: The flag with its value, for messages.
+
+    Raises:
+        UserError: Files with the same bytes get different labels.
+    """
+    number_of = {path: number for number, path in enumerate(sources.paths)}
+    made: dict[str, tuple[NewLabel, Decision]] = {}
+    for row in rows:
+        if (number := number_of[row.path]) in facts.reasons:
+            continue
+        sha256 = facts.table["source_sha256"][number].tobytes().hex()
+        first, one = made.setdefault(sha256, (row, Decision(sha256, "label", row.label, row.path)))
+        if one.label != row.label:
+            raise UserError(
+                f"{where}: rows {first.line:,} and {row.line:,} contradict each other. {first.path} and {row.path} have"
+                f" the same bytes, but get the labels {first.label!r} and {row.label!r}. Delete one of the rows."
+            )
+    return {sha256: one for sha256, (_, one) in made.items()}

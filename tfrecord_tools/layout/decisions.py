@@ -1,0 +1,416 @@
+"""Decisions of a person about single images: another label, no place in the dataset, or right as it is.
+
+A decision names an image by the SHA-256 of its source file's bytes. Renamed and moved files keep their decision, and
+copies of the same bytes share it. The table decisions.csv has the columns `COLUMNS`; a dataset has its decisions in
+`convert.json`, under "decisions".
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import numpy as np
+
+from tfrecord_tools.base import tables, words
+from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.layout import dataset_files, index
+from tfrecord_tools.layout.dataset_files import DecidedCounts, DecisionEntry, Report
+from tfrecord_tools.layout.splitting import content_hashes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Word = Literal["label", "drop", "keep"]
+WORDS: tuple[Word, ...] = ("label", "drop", "keep")
+COLUMNS = ("sha256", "decision", "label", "path", "given_label")
+STORED = "the decisions of the dataset at --out"  # In messages, in the place of a flag with its value.
+DROPPED = "left out by the decision drop"  # The reason in rejected.csv.
+_NEEDED = ("sha256", "decision")
+_LABELS = ("label", "predicted_label", "proposed_label")  # The first one with a value is the new label.
+_HASH = re.compile(r"[0-9a-f]{64}")
+_NAMES_SHOWN = 10  # Class names in a message.
+_CHANGES_SHOWN = 5  # Pairs of an old and a new label in a note.
+# Other tables, by columns that only they have.
+_OTHERS = {
+    "suspects.csv": {"predicted_label", "given_label"},
+    "predictions.csv": {"prediction", "record"},
+    "the list of issues of an audit": {"kind", "score", "proposed_label"},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """A decision about an image.
+
+    Attributes:
+        sha256: SHA-256 of the source file's bytes, 64 hexadecimal digits in lower case.
+        decision: "label" gives the image another label, "drop" leaves it out, "keep" says that it is right.
+        label: Name of the new class; "" unless `decision` is "label".
+        path: Path of the image when the decision was made, for messages only; may be "".
+    """
+
+    sha256: str
+    decision: Word
+    label: str
+    path: str
+
+    def __str__(self) -> str:
+        """Return the decision in words, for messages."""
+        return f"label {self.label!r}" if self.decision == "label" else self.decision
+
+    def contradicts(self, other: Decision) -> bool:
+        """Whether both decisions are about one image and differ."""
+        return (self.decision, self.label) != (other.decision, other.label)
+
+    def label_in(self, label_of: Mapping[str, int], old: int) -> int:
+        """Return the image's label after the decision.
+
+        Args:
+            label_of: Class name -> label.
+            old: The image's label without the decision.
+
+        Returns:
+            The label, or `index.LEFT_OUT` if the decision is "drop".
+        """
+        if self.decision == "keep":
+            return old
+        return label_of[self.label] if self.decision == "label" else index.LEFT_OUT
+
+    @property
+    def image(self) -> str:
+        """The path of the image, or its hash if no path is known."""
+        return self.path or self.sha256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What decisions do to the images of a source.
+
+    Attributes:
+        decisions: sha256 -> decision; also those about images that the source does not have.
+        found: Hashes of the images of the source that a decision names.
+        relabeled: (label in the source, label of the decision) -> number of images.
+        dropped: Number of images that are left out.
+        kept: Number of images that are right as they are.
+        unchanged: Number of images that have the label of their decision already.
+    """
+
+    decisions: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
+    found: frozenset[str] = frozenset()
+    relabeled: Mapping[tuple[str, str], int] = dataclasses.field(default_factory=dict)
+    dropped: int = 0
+    kept: int = 0
+    unchanged: int = 0
+
+    @property
+    def absent(self) -> int:
+        """The number of decisions about images that the source does not have."""
+        return len(self.decisions) - len(self.found)
+
+    def report(self) -> Report:
+        """Return the keys of `convert.json` about the decisions; {} if there are none."""
+        if not self.decisions:
+            return {}
+        counts: DecidedCounts = {
+            "relabeled": sum(self.relabeled.values()),
+            "dropped": self.dropped,
+            "kept": self.kept,
+            "unchanged": self.unchanged,
+            "absent": self.absent,
+        }
+        result: Report = {"decisions": entries(self.decisions), "decided": counts}
+        if self.relabeled:
+            changes = sorted(self.relabeled.items())
+            result["relabelled"] = [{"from": old, "to": new, "images": count} for (old, new), count in changes]
+        return result
+
+    def notes(self) -> Iterator[str]:
+        """Yield notes on what the decisions change."""
+        if self.relabeled:
+            yield f"{words.number(sum(self.relabeled.values()), 'image')} relabeled: {_changes(self.relabeled)}"
+        if self.dropped:
+            yield f"{words.number(self.dropped, 'image')} left out by decisions"
+        if self.kept:
+            yield f"{words.number(self.kept, 'image')} kept by decisions"
+        if self.unchanged:
+            image = words.number(self.unchanged, "image has", "images have")
+            yield f"{image} the label of the decision already"
+        if self.absent:
+            which = words.number(self.absent, "decision is about an image", "decisions are about images")
+            yield f"{which} that the source does not have"
+
+
+def read(path: str, flag: str = "decisions") -> dict[str, Decision]:
+    """Read the decisions in a table, or those of a dataset.
+
+    Args:
+        path: A CSV or Parquet file with the columns `sha256` and `decision`, and for new labels `label`. A row without
+            a decision is not read. A directory of a dataset is read as `of_dataset` reads it.
+        flag: The flag with the path, for messages.
+
+    Returns:
+        sha256 -> decision, in the order of the table.
+
+    Raises:
+        UserError: The file cannot be read, is another table, has no decision, or has two decisions about one image.
+    """
+    where = f"--{flag}={path}"
+    if Path(path).is_dir():
+        return _of_directory(path, where)
+    if not Path(path).is_file():
+        raise UserError(
+            f"{where}: does not exist. Pass a CSV or Parquet file with the columns {', '.join(COLUMNS)}, or the"
+            " directory of a dataset with decisions."
+        )
+    table, _ = tables.read(path, known=COLUMNS)
+    _check_columns(table.column_names, where)
+    return _distinct(_rows(table, where), where)
+
+
+def of_dataset(directory: str | Path) -> dict[str, Decision]:
+    """Return the decisions in the `convert.json` of a dataset, sha256 -> decision.
+
+    The result is empty if there is no dataset, or if the dataset has no decisions.
+
+    Raises:
+        UserError: `convert.json` is damaged.
+    """
+    path = Path(directory) / dataset_files.CONVERT_JSON
+    if not path.exists():
+        return {}
+    try:
+        entries = dataset_files.read(Path(directory)).get("decisions", [])
+        return {entry["sha256"]: _from_entry(entry) for entry in entries}
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the dataset again, or delete"
+            f" {directory} to start without decisions."
+        ) from error
+
+
+def entries(decisions: Mapping[str, Decision]) -> list[DecisionEntry]:
+    """Return decisions as `convert.json` holds them, sorted by hash."""
+    return [cast(DecisionEntry, dataclasses.asdict(decisions[sha256])) for sha256 in sorted(decisions)]
+
+
+def effect(decisions: Mapping[str, Decision], old_labels: Iterable[tuple[Decision, str]]) -> Effect:
+    """Return what decisions do to the images that they name.
+
+    Args:
+        decisions: sha256 -> decision.
+        old_labels: The decision about each of these images, and the image's label without the decision.
+    """
+    relabeled, counts, found = Counter[tuple[str, str]](), Counter[Word](), set[str]()
+    for decision, old in old_labels:
+        found.add(decision.sha256)
+        counts[decision.decision] += 1
+        if decision.decision == "label" and decision.label != old:
+            relabeled[old, decision.label] += 1
+    return Effect(
+        decisions=decisions,
+        found=frozenset(found),
+        relabeled=relabeled,
+        dropped=counts["drop"],
+        kept=counts["keep"],
+        unchanged=counts["label"] - relabeled.total(),
+    )
+
+
+def merged(old: Mapping[str, Decision], new: Mapping[str, Decision]) -> tuple[dict[str, Decision], int]:
+    """Add new decisions to old ones. A new decision replaces an old one about the same image.
+
+    Returns:
+        All decisions, and the number of old decisions that were replaced by another decision.
+    """
+    replaced = sum(sha256 in old and old[sha256].contradicts(decision) for sha256, decision in new.items())
+    return {**old, **new}, replaced
+
+
+def staying(stored: int, replaced: int, directory: str) -> str:
+    """Return a note on the decisions of an existing dataset.
+
+    Args:
+        stored: Number of its decisions.
+        replaced: How many of them were replaced.
+        directory: The dataset.
+    """
+    note = f"{words.number(stored, 'decision')} of {directory} stay in effect"
+    if replaced:
+        note += f", but {replaced:,} of them {'was' if replaced == 1 else 'were'} replaced by later decisions"
+    return f"{note}. To start without them, delete {directory} first"
+
+
+def matches(decisions: Mapping[str, Decision], sha256: np.ndarray) -> Iterator[tuple[int, Decision]]:
+    """Find the images that decisions name.
+
+    Args:
+        decisions: sha256 -> decision.
+        sha256: u8[n 32], hashes of source files.
+
+    Yields:
+        The position of an image, and its decision, in ascending order of the positions.
+    """
+    if not decisions or not len(sha256):
+        return
+    known = np.frombuffer(bytes.fromhex("".join(decisions)), np.uint8).reshape(-1, 32)
+    for number in np.flatnonzero(np.isin(content_hashes(sha256), content_hashes(known))).tolist():
+        decision = decisions.get(sha256[number].tobytes().hex())
+        if decision is not None:
+            yield number, decision
+
+
+def check_labels(
+    decisions: Iterable[Decision], class_names: Collection[str], where: str, new_class: str = "add it to --classes"
+) -> None:
+    """Refuse labels that are not classes.
+
+    Args:
+        decisions: The decisions.
+        class_names: The classes of the dataset.
+        where: The flag with its value, or the dataset that holds the decisions.
+        new_class: How a user makes a new class.
+
+    Raises:
+        UserError: A label is not a class. The message names similar classes.
+    """
+    for decision in decisions:
+        if decision.decision == "label" and decision.label not in class_names:
+            near = difflib.get_close_matches(decision.label, class_names, n=3) or list(class_names)
+            raise UserError(
+                f"{where}: the label {decision.label!r} of {decision.image!r} is not a class. Classes are"
+                f" {named(near, _NAMES_SHOWN)}. Correct the label. If it is a new class, {new_class}."
+            )
+
+
+def check_matched(decisions: Mapping[str, Decision], found: Collection[str], where: str, source: str) -> None:
+    """Refuse decisions if none of them is about an image of the source.
+
+    Args:
+        decisions: sha256 -> decision; not those that a dataset already has.
+        found: Hashes of the images of the source that any decision names.
+        where: The flag with its value.
+        source: The source of the images.
+
+    Raises:
+        UserError: There are decisions, and none of them is about an image of the source.
+    """
+    if decisions and not any(sha256 in found for sha256 in decisions):
+        images = words.number(len(decisions), "image")
+        raise UserError(
+            f"{where}: {source} has none of its {images}, for example {next(iter(decisions.values())).image!r}. A"
+            " decision names an image by the hash of its bytes. Pass the decisions about these images. If the images"
+            " were encoded again since, look at them again."
+        )
+
+
+def _changes(relabeled: Mapping[tuple[str, str], int]) -> str:
+    counts = Counter(relabeled)
+    shown = ", ".join(f"{n:,} from {old} to {new}" for (old, new), n in counts.most_common(_CHANGES_SHOWN))
+    rest = len(counts) - _CHANGES_SHOWN
+    return f"{shown}, and {words.number(rest, 'other change')}" if rest > 0 else shown
+
+
+def _of_directory(path: str, where: str) -> dict[str, Decision]:
+    decisions = of_dataset(path)
+    if not decisions:
+        raise UserError(
+            f"{where}: the directory has no convert.json with decisions. Pass a decisions file, or the directory of a"
+            " dataset that was made with decisions."
+        )
+    return decisions
+
+
+def _from_entry(entry: DecisionEntry) -> Decision:
+    return Decision(entry["sha256"], cast(Word, entry["decision"]), entry["label"], entry["path"])
+
+
+def _check_columns(columns: Sequence[str], where: str) -> None:
+    """Refuse a table that is not a table of decisions, and say what it is and what to do."""
+    missing = [name for name in _NEEDED if name not in columns]
+    if not missing:
+        repeated = [name for name in tables.repeated(columns) if name in COLUMNS]
+        if repeated:
+            raise UserError(f"{where}: several columns are named {repeated[0]!r}. Keep one of them.")
+        return
+    kind = next((kind for kind, own in _OTHERS.items() if own <= set(columns)), None)
+    lacking = f"there is no column {' and no column '.join(map(repr, missing))}"
+    if kind is None:
+        raise UserError(
+            f"{where}: is not a decisions file: {lacking}. The columns are {named([repr(c) for c in columns])}. The"
+            f" columns must be {', '.join(COLUMNS)}."
+        )
+    raise UserError(f"{where}: is not a decisions file but {kind}: {lacking}. {_remedy(columns)}")
+
+
+def _remedy(columns: Collection[str]) -> str:
+    decide = "label, drop or keep in the rows of images that you looked at. Other rows stay empty."
+    if "sha256" in columns:
+        return f"Add a column decision, and write {decide}"
+    if {"path", "predicted_label"} <= set(columns):
+        return (
+            "Copy the lines with a right predicted_label to a new file, and pass that file to python -m"
+            " tfrecord_tools.convert --relabel."
+        )
+    return (
+        "A model's answers are not decisions. Evaluate the model again, and open suspects.csv. Write into its column"
+        f" decision {decide}"
+    )
+
+
+def _rows(table: pa.Table, where: str) -> Iterator[tuple[int, Decision]]:
+    """Yield the number of each row with a decision, from 1, and the decision."""
+    optional = [name for name in ("path", *_LABELS) if name in table.column_names]
+    columns = {name: tables.texts(table, name) for name in (*_NEEDED, *optional)}
+    for row in range(len(table)):
+        values = {name: column[row] for name, column in columns.items()}
+        if values["decision"]:
+            yield row + 1, _decision(values, f"{where}: row {row + 1:,}")
+
+
+def _decision(values: Mapping[str, str], where: str) -> Decision:
+    sha256, word = values["sha256"].lower(), values["decision"].lower()
+    if word not in WORDS:
+        raise UserError(
+            f"{where}: {values['decision']!r} is not a decision. The column decision must be {', '.join(WORDS[:-1])} or"
+            f" {WORDS[-1]}. Correct the row."
+        )
+    if not _HASH.fullmatch(sha256):
+        raise UserError(
+            f"{where}: {values['sha256']!r} is not a SHA-256 hash. The column sha256 must have 64 hexadecimal digits."
+            " Copy the hash again from the original file. A spreadsheet may have changed it."
+        )
+    label = next(filter(None, (values.get(name) for name in _LABELS)), "") if word == "label" else ""
+    if word == "label" and not label:
+        raise UserError(
+            f"{where}: the decision is label, but the column label is empty. It must be the name of a class. Fill it"
+            " in, or write drop or keep."
+        )
+    return Decision(sha256, word, unicodedata.normalize("NFC", label), values.get("path", ""))
+
+
+def _distinct(rows: Iterable[tuple[int, Decision]], where: str) -> dict[str, Decision]:
+    """Return the decisions by hash, and refuse two different ones about the same bytes."""
+    decisions, row_of = dict[str, Decision](), dict[str, int]()
+    for row, decision in rows:
+        first = decisions.setdefault(decision.sha256, decision)
+        row_of.setdefault(decision.sha256, row)
+        if first.contradicts(decision):
+            same = first.image if first.image == decision.image else f"{first.image} and {decision.image}"
+            raise UserError(
+                f"{where}: rows {row_of[first.sha256]:,} ({first}) and {row:,} ({decision}) contradict each other about"
+                f" the same bytes, {same}. There must be one decision about an image. Delete one of the rows."
+            )
+    if not decisions:
+        raise UserError(
+            f"{where}: no row has a decision. The column decision must have label, drop or keep in the rows of images"
+            " that you looked at. Fill it in."
+        )
+    return decisions
