@@ -19,6 +19,9 @@ _MOST_EXACT = 120_000  # Records. On two processor cores, exact neighbors take t
 _SAMPLED_PAIRS = 400_000
 _COMMON, _RARE = 1e-2, 1e-3  # Shares of pairs at which the tail of the similarities is measured.
 _THRESHOLDS = (0.5, 0.995)  # Smallest and largest threshold of near-duplicates.
+_CLOSER = (
+    1 / 3
+)  # Distance of near-duplicates : usual distance. Some networks see hardly a difference between any images.
 _NONE = -2.0  # Below every cosine similarity.
 _FALSE_PAIRS = 1e-5  # Share of different pictures that may be taken for near-duplicates.
 
@@ -113,9 +116,10 @@ def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
     )[left != right]
     if not len(values):
         return 1.0
-    common, rare = np.quantile(values, [1 - _COMMON, 1 - _RARE])
+    middle, common, rare = np.quantile(values, [0.5, 1 - _COMMON, 1 - _RARE])
     z_common, z_rare, z_false = (NormalDist().inv_cdf(1 - share) for share in (_COMMON, _RARE, _FALSE_PAIRS))
-    return float(np.clip(rare + (rare - common) * (z_false - z_rare) / (z_rare - z_common), *_THRESHOLDS))
+    extrapolated = rare + (rare - common) * (z_false - z_rare) / (z_rare - z_common)
+    return float(max(np.clip(extrapolated, *_THRESHOLDS), 1 - (1 - middle) * _CLOSER))
 
 
 def _candidates(vectors: np.ndarray, threshold: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:

@@ -21,6 +21,7 @@ from trainers.auditing.outliers import Group
 _LEAST_LISTED = 50  # Issues of each kind. This number is listed even if the scores are low.
 _LISTED_SHARE = 0.01  # Share of the records that is listed even if the scores are low.
 _LEAST_RECORDS = 10
+_HASH_DISTANCE = 4  # Bits of the perceptual hash by which near-duplicates differ at most.
 _ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25  # Scores of near-duplicates, before the similarity.
 _BY_SIMILARITY = 0.24  # Added for equal images, in proportion for others.
 
@@ -135,7 +136,7 @@ def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
     """Return near-duplicates: pairs i64[m 2], and similarities f64[m] in 0..1."""
     copies = np.flatnonzero(inputs.contents != np.arange(len(inputs.contents)))
     copied = np.stack([inputs.contents[copies], copies], 1)
-    hashed = near_duplicates.pairs(inputs.facts["phash"], near_duplicates.DISTANCE)
+    hashed = near_duplicates.pairs(inputs.facts["phash"], _HASH_DISTANCE)
     pairs = np.concatenate([copied, hashed, near.pairs]).astype(np.int64)
     values = np.concatenate([np.ones(len(copied)), np.full(len(hashed), near.threshold), near.pair_similarities])
     order = np.lexsort((-values, pairs[:, 1], pairs[:, 0]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
+from tfrecord_tools.base import workers
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage
 from trainers.auditing.issues import Issue
 from trainers.fitting.audited import Audited
@@ -21,7 +23,9 @@ def items(records: Audited, issues: Sequence[Issue], most: int) -> list[Item]:
     """
     chosen = _chosen(issues, most)
     rows = {row for issue in chosen for row in _rows(issue)}
-    pictures = {row: _picture(records, row, len(rows)) for row in sorted(rows)}
+    with ThreadPoolExecutor(workers.default_workers()) as pool:
+        made = pool.map(lambda row: _picture(records, row, len(rows)), sorted(rows))
+        pictures = dict(zip(sorted(rows), made))
     names = records.inputs.class_names
     return [
         Item(

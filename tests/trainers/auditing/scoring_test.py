@@ -98,9 +98,7 @@ def test_near_duplicates_across_labels_come_first():
     facts["phash"][same[2:4]] = 0x0123456789ABCDEF, 0x0123456789ABCDEE  # Hashes that differ in one bit.
     splits[same[3]] = 1
     contents[max(same[4], other)] = min(same[4], other)  # The same bytes with two labels.
-    audit = scoring.audit(
-        dataclasses.replace(inputs, features=values, facts=facts, splits=splits, contents=contents)
-    )
+    audit = scoring.audit(dataclasses.replace(inputs, features=values, facts=facts, splits=splits, contents=contents))
     first, second, third = of_kind(audit, "near_duplicate")[:3]
     assert {first.record, first.twin} == {int(same[4]), other}
     assert first.reason.startswith("The same file twice, with different labels: class")
@@ -223,5 +221,5 @@ def test_features_without_information_give_no_error():
 
 def test_equal_features_are_an_error():
     records = planted(count=60)
-    with pytest.raises(UserError, match="gives nearly the same features for all of them. Pass another network as"):
+    with pytest.raises(UserError, match=r"gives nearly the same features for all of them\. Pass another network as"):
         scoring.audit(dataclasses.replace(records.inputs, features=np.ones_like(records.inputs.features)))

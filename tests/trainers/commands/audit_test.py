@@ -1,0 +1,269 @@
+"""Tests of the command `python -m trainers.audit`, and of trainings and evaluations that use an audit."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tiny_backbone
+from image_sources import converted, run
+from PIL import Image
+
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import index
+from tfrecord_tools.records import open_dataset
+from trainers import recipes
+from trainers.audit import AuditConfig, audit
+from trainers.auditing import audit_files, issues
+from trainers.fitting import inputs
+
+BACKBONE = ("--features_from=CNN", *tiny_backbone.FLAGS[1:], "--weights=w.weights.h5")
+COLORS = ("greens", "reds")
+WRONG = ("train/greens/003.jpg", "train/reds/007.jpg", "validation/reds/002.jpg")
+
+
+def drawn(path: Path, seed: int) -> None:
+    """Write a noisy image of a color that is easy to tell from the other color."""
+    random = np.random.default_rng(seed)
+    color = np.array((60, 200, 60) if path.parent.name == "greens" else (200, 60, 60))
+    pixels = color + random.normal(0, 20, (24, 30, 3)) + random.normal(0, 15, 3)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+
+
+def swap(directory: Path, path: str) -> None:
+    """Move an image to the other class."""
+    split, color, name = path.split("/")
+    other = "reds" if color == "greens" else "greens"
+    shutil.move(directory / path, directory / split / other / f"wrong-{color}-{name}")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with images, three of them in the wrong class, a dataset and weights."""
+    workspace = tmp_path_factory.mktemp("audit")
+    for number, (split, color) in enumerate(itertools.product(("train", "validation"), COLORS)):
+        for image in range(40 if split == "train" else 16):
+            drawn(workspace / "src" / split / color / f"{image:03d}.jpg", 1000 * number + image)
+    for path in WRONG:
+        swap(workspace / "src", path)
+    converted(workspace / "src", workspace / "out")
+    tiny_backbone.save_weights(workspace / "w.weights.h5")
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def audited(workspace: Path) -> list[str]:
+    """Run the command as a user does; return the lines that it prints."""
+    done = run("trainers.audit", "--tfrecords=out", *BACKBONE, cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def directory(workspace: Path) -> Path:
+    return workspace / audit_files.default(open_dataset(workspace / "out"))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_wrong_labels_are_found_and_listed(workspace, audited):
+    out = directory(workspace)
+    assert sorted(path.name for path in out.iterdir()) == ["audit.json", "issues.csv", "issues.parquet", "review.html"]
+    listed = [row for row in rows(out / "issues.csv") if row["kind"] == "label"]
+    assert {row["path"].rpartition("wrong-")[2] for row in listed[:3]} == {
+        path.split("/", 1)[1].replace("/", "-") for path in WRONG
+    }
+    data = open_dataset(workspace / "out")
+    for row in listed[:3]:
+        records = data.records(row["split"])
+        number = int(row["record"])
+        assert records.paths[number] == row["path"]
+        assert records.source_sha256[number].tobytes().hex() == row["sha256"]
+        assert {row["given_label"], row["proposed_label"]} == set(COLORS)
+        assert float(row["score"]) > 0.5
+    table = pq.read_table(out / "issues.parquet").to_pylist()
+    assert [row["path"] for row in table] == [row["path"] for row in rows(out / "issues.csv")]
+    assert issues.read(out / "issues.parquet")[0].path == table[0]["path"]
+
+
+def test_console_gives_the_estimate_a_table_and_the_next_step(workspace, audited):
+    about = json.loads((directory(workspace) / "audit.json").read_text())
+    assert (about["records"], about["folds"], about["decided"]) == (112, 5, 0)
+    assert about["estimate"]["low"] <= 3 <= about["estimate"]["high"]
+    (estimate,) = [line for line in audited if line.startswith("About ")]
+    assert " of 112 labels are probably wrong (95% interval: " in estimate
+    heads = next(line for line in audited if "score 0.5 or more" in line)
+    after = audited[audited.index(heads) + 1 :]
+    assert [line.split()[0] for line in after[:6]] == list(issues.KINDS)
+    assert after[6].startswith("results: audits/src-")
+    assert after[7].startswith("next: open audits/src-")
+    assert after[7].endswith("python -m tfrecord_tools.convert, with --overwrite --decisions=decisions.csv")
+    assert estimate in (directory(workspace) / "review.html").read_text()
+
+
+def test_decisions_correct_the_dataset_and_are_not_asked_again(workspace, audited, tmp_path):
+    listed = [row for row in rows(directory(workspace) / "issues.csv") if row["kind"] == "label"]
+    with open(tmp_path / "decisions.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["sha256", "decision", "label", "path", "given_label"])
+        for row in listed[:2]:
+            writer.writerow([row["sha256"], "label", row["proposed_label"], row["path"], row["given_label"]])
+        writer.writerow([listed[2]["sha256"], "drop", "", listed[2]["path"], listed[2]["given_label"]])
+        writer.writerow([listed[3]["sha256"], "keep", "", listed[3]["path"], listed[3]["given_label"]])
+    flags = (f"--src={workspace / 'src'}", "--out=out", "--decisions=decisions.csv")
+    done = run("tfrecord_tools.convert", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    data = open_dataset(tmp_path / "out")
+    assert sum(data.splits.values()) == 111
+    lines: list[str] = []
+    kwargs = tiny_backbone.MODEL["backbone_kwargs"]
+    config = AuditConfig(
+        tfrecords=str(tmp_path / "out"),
+        features_from="CNN",
+        backbone_kwargs=kwargs,
+        weights=str(workspace / "w.weights.h5"),
+        image_size=32,
+        out=str(tmp_path / "again"),
+        features=str(tmp_path / "features"),
+    )
+    result = audit(config, lines.append)
+    assert result.estimate.high < 3
+    assert any("decided in earlier reviews, not listed again" in line for line in lines)
+    decided = {row["sha256"] for row in listed[:4]}
+    assert decided.isdisjoint(row["sha256"] for row in rows(tmp_path / "again/issues.csv"))
+
+
+def test_a_second_audit_gives_the_same_result_and_uses_the_features(workspace, audited):
+    before = (directory(workspace) / "issues.csv").read_bytes()
+    done = run("trainers.audit", "--tfrecords=out", *BACKBONE, cwd=workspace)
+    assert " computed in " not in done.stdout
+    assert (directory(workspace) / "issues.csv").read_bytes() == before
+
+
+def test_datasets_without_the_facts_are_audited(workspace, tmp_path):
+    """Datasets of earlier versions have no facts in their index. They are measured from the images."""
+    shutil.copytree(workspace / "out", tmp_path / "out")
+    path = tmp_path / "out" / index.FILE_NAME
+    table = pq.read_table(path)
+    with pq.ParquetWriter(path, table.drop_columns(["phash", "brightness", "contrast"]).schema) as writer:
+        file = pq.ParquetFile(workspace / "out" / index.FILE_NAME)
+        for group in range(file.num_row_groups):
+            writer.write_table(file.read_row_group(group).drop_columns(["phash", "brightness", "contrast"]))
+    config = AuditConfig(
+        tfrecords=str(tmp_path / "out"), features_from="CNN", weights=str(workspace / "w.weights.h5"), image_size=32,
+        backbone_kwargs=tiny_backbone.MODEL["backbone_kwargs"], out=str(tmp_path / "old"),
+        features=str(workspace / "features"),
+    )  # fmt: skip
+    audit(config, lambda line: None)
+    assert (tmp_path / "old/issues.csv").read_bytes() == (directory(workspace) / "issues.csv").read_bytes()
+
+
+def test_training_records_with_issues_are_left_out(workspace, audited, monkeypatch):
+    monkeypatch.chdir(workspace)
+    data, lines = open_dataset("out"), []
+    config = recipes.TrainConfig(tfrecords="out", drop_issues=["label"])
+    splits = inputs.split(data, config, log=lines.append)
+    assert len(splits.train) == 78
+    assert not [path for path in splits.train.paths if "wrong-" in path]
+    assert len(splits.validation) == 32  # Validation images stay.
+    assert lines[0].startswith("--drop_issues=label: 2 of 80 training records left out, as listed in audits/src-")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"audit": "nowhere"}, "--audit=nowhere: is not an audit (it has no readable audit.json)."),
+        ({"audit": "other"}, "--audit=other: is the audit of another dataset (digest 00000000; this dataset has "),
+        (
+            {"drop_issues": ["labels"]},
+            "--drop_issues=labels: labels is not a kind of issue. The kinds are label, off_topic,",
+        ),
+    ],
+)
+def test_wrong_settings_of_trainings(workspace, settings, message, monkeypatch):
+    monkeypatch.chdir(workspace)
+    (workspace / "other").mkdir(exist_ok=True)
+    (workspace / "other/audit.json").write_text(json.dumps({"digest": "0" * 64}))
+    data = open_dataset("out")
+    with pytest.raises(UserError) as error:
+        inputs.split(data, recipes.TrainConfig(tfrecords="out", **{"drop_issues": ["label"]} | settings))
+    assert str(error.value).startswith(message)
+
+
+def test_a_dataset_without_an_audit(workspace, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = recipes.TrainConfig(tfrecords=str(workspace / "out"), drop_issues=["label"])
+    with pytest.raises(UserError) as error:
+        inputs.split(open_dataset(workspace / "out"), config, log=lambda line: None)
+    assert str(error.value).startswith("--drop_issues=label: the dataset has no audit in audits/src-")
+
+
+def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace, audited):
+    flags = ("--tfrecords=out", *tiny_backbone.FLAGS, "--weights=w.weights.h5", "--epochs=2", "--run=run")
+    done = run("trainers.features", *flags, cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    part = json.loads((workspace / "run/metrics.json").read_text())["without_issues"]
+    assert part["count"] + part["left_out"] == 32
+    assert part["left_out"] >= 1
+    line = f"without {part['left_out']} image"
+    assert line in done.stdout
+    report = " ".join((workspace / "run/report.html").read_text().split())
+    assert f"Without {part['left_out']} image" in report
+    done = run("trainers.evaluate", "--run=run", "--tfrecords=out", "--split=validation", cwd=workspace)
+    assert line in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--tfrecords is missing: the dataset to audit. Pass the --out of python -m tfrecord_tools.convert."),
+        (("--tfrecords=nowhere",), "nowhere: does not exist."),
+        (("--tfrecords=out", "--folds=1"), "--folds=1: must be at least 2. Five folds are usual."),
+        (("--tfrecords=out", "--seed=-1"), "--seed=-1: must be from 0 to "),
+        (("--tfrecords=out", "--pictures=-1"), "--pictures=-1: must be 0 or more."),
+        (
+            ("--tfrecords=out", "--features_from=MobileNetV22"),
+            "--features_from=MobileNetV22: is neither a backbone, nor an existing run directory or model file.",
+        ),
+        (
+            ("--tfrecords=out", "--features_from=src", "--image_size=64"),
+            "--features_from=src: a trained model has its own weights and image size. Remove --weights,",
+        ),
+        (("--tfrecords=out", "--weights=nowhere.h5"), "--weights=nowhere.h5: does not exist."),
+        (("--tfrecords=out", "--out=src"), "--out=src: is not empty and not an audit (it has no audit.json)."),
+        (("--tfrecords=out", "x"), "unexpected argument 'x'"),
+    ],
+)
+def test_errors_are_reported_before_tensorflow_is_imported(workspace, flags, message):
+    done = run("trainers.audit", *flags, cwd=workspace, env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
+    assert " tensorflow" not in done.stderr
+
+
+@pytest.mark.slow
+def test_features_of_a_trained_model(workspace, audited):
+    flags = ("--tfrecords=out", "--image_size=32", "--batch_size=8", "--epochs=2", "--run=scratch")
+    assert run("trainers.scratch", *flags, cwd=workspace).returncode == 0
+    done = run("trainers.audit", "--tfrecords=out", "--features_from=scratch", "--out=own", cwd=workspace)
+    assert done.returncode == 0, done.stderr
+    assert "features: of the model scratch" in done.stdout
+    assert json.loads((workspace / "own/audit.json").read_text())["features_from"] == "scratch"
+
+
+def test_raw_pixels(workspace, tmp_path):
+    converted(workspace / "src", tmp_path / "raw", store="raw", resize=16, resize_mode="exact")
+    tiny_backbone.save_weights(tmp_path / "w.weights.h5")
+    done = run("trainers.audit", "--tfrecords=raw", *BACKBONE, "--out=audit", "--pictures=5", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "data:" in (tmp_path / "audit/review.html").read_text()
+    assert np.isfinite([float(row["score"]) for row in rows(tmp_path / "audit/issues.csv")]).all()
