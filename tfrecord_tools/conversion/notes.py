@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class Note:
     """A fact about a conversion, and advice for the user.
 
     Attributes:
-        kind: "source", "raw", "duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow" for images with more
+        kind: "source", "raw", "duplicates", "near_duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow" for images with more
             than 8 bits that use few of their levels.
         text: The fact, without a period at the end.
         advice: The advice, without a period at the end; "" if there is none.
@@ -68,6 +68,7 @@ def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
     notes = [Note(kind="source", text=text) for text in sources.notes]
     notes += _raw(plan, facts)
     notes += _duplicates(plan.duplicates, sources, plan.config["duplicates"])
+    notes += _near_duplicates(plan, sources)
     notes += [Note(kind="splits", text=text) for text in _splits(plan, sources)]
     return notes + list(_findings(plan, facts))
 
@@ -99,6 +100,32 @@ def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]
         heading="problem" if harms else "check" if advice else "note",
         advice=". ".join([*harms, advice] if advice else harms),
     )
+
+
+def _near_duplicates(plan: Plan, sources: Sources) -> Iterator[Note]:
+    """Yield a note about images that look alike, and what to do where that matters."""
+    near = plan.near_duplicates
+    same, mode = near.images, plan.config.get("near_duplicates", "keep")
+    if not same.files:
+        return
+    kinds = [kind for kind in reversed(duplicates.KINDS) if same.counts[kind]]
+    worst = ", ".join(sources.paths[i] for i in same.examples[kinds[0]][0][:2])
+    text = f"{same.files:,} images look like another image ({copies.counted(same)}), such as {worst}"
+    if near.chains:
+        chains = words.number(near.chains, "group is a chain", "groups are chains")
+        text += f"; {chains} of images, the longest with {near.longest:,}, whose ends look less alike"
+    advice = []
+    if same.counts["leaks"] and mode != "drop":
+        own = "take the copies out of one split of --src, or pass --near_duplicates=drop, which keeps the largest"
+        made = "--near_duplicates=group keeps each group in one split, --near_duplicates=drop keeps the largest"
+        advice = [own if sources.has_splits else made]
+    if same.counts["conflicts"]:
+        advice.append("look at the pictures in card.html and correct the labels that are wrong")
+    yield Note(kind="near_duplicates", text=text, advice=". ".join(map(words.sentence, advice)), **_heading(advice))
+
+
+def _heading(advice: Sequence[str]) -> dict[str, str]:
+    return {"heading": "check", "level": "check"} if advice else {}
 
 
 def _splits(plan: Plan, sources: Sources) -> Iterator[str]:
