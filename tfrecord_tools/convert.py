@@ -321,7 +321,9 @@ class _Conversion:
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
         plan_notes = notes.of(plan, sources, facts)
         samples = statistics.sample(plan, sources, facts, data, pool, self._config, plan_notes)
-        report = statistics.describe(plan, sources, facts, samples.colors, self._config.verify, self._config.near_distance)
+        report = statistics.describe(
+            plan, sources, facts, samples.colors, self._config.verify, self._config.near_distance
+        )
         report["notes"] = [note.as_json(sources) for note in plan_notes]
         if sources.relabeled:
             changes = sorted(sources.relabeled.items())

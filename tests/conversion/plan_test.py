@@ -552,6 +552,7 @@ def test_counts_of_more_than_256_classes() -> None:
         shards=(),
         rejected=(),
         duplicates=NO_DUPLICATES,
+        near_duplicates=NearDuplicates(images=NO_DUPLICATES, groups=0, chains=0, longest=0),
         group_leaks=0,
         digest="",
     )

@@ -168,9 +168,10 @@ def _extreme_values(table: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
 
 
 def _extreme(values: np.ndarray, sign: int) -> np.ndarray:
-    """Return the positions of the most extreme known values, the most extreme first."""
+    """Return the positions of the most extreme known values, the most extreme first; at most a quarter of all."""
     known = np.flatnonzero(~np.isnan(values))
-    return np.asarray(known[np.argsort(sign * values[known], kind="stable")[:_EXTREMES]])
+    most = min(_EXTREMES, len(known) // 4) if len(np.unique(values[known])) > 1 else 0
+    return np.asarray(known[np.argsort(sign * values[known], kind="stable")[:most]])
 
 
 def _examples(plan: Plan, sources: Sources, same: Duplicates, most: int) -> dict[str, list[list[DuplicateFile]]]:

@@ -129,5 +129,6 @@ def _rejected(
     for row, differing in zip(dropped.tolist(), bits.tolist()):
         other = int(twin[row])
         label = ", under another label," if rows.labels[row] != rows.labels[other] else ""
-        reason = f"looks{label} like {sources.paths[int(rows.numbers[other])]} (near-duplicate, {differing} of 64 bits differ)"
+        twin_path = sources.paths[int(rows.numbers[other])]
+        reason = f"looks{label} like {twin_path} (near-duplicate, {differing} of 64 bits differ)"
         yield Rejected(path=sources.paths[int(rows.numbers[row])], reason=reason, done="dropped")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -29,8 +29,8 @@ class Note:
     """A fact about a conversion, and advice for the user.
 
     Attributes:
-        kind: "source", "raw", "duplicates", "near_duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow" for images with more
-            than 8 bits that use few of their levels.
+        kind: "source", "raw", "duplicates", "near_duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow" for
+            images with more than 8 bits that use few of their levels.
         text: The fact, without a period at the end.
         advice: The advice, without a period at the end; "" if there is none.
         level: "check" or "note", as in `findings.Trait`.
@@ -121,11 +121,9 @@ def _near_duplicates(plan: Plan, sources: Sources) -> Iterator[Note]:
         advice = [own if sources.has_splits else made]
     if same.counts["conflicts"]:
         advice.append("look at the pictures in card.html and correct the labels that are wrong")
-    yield Note(kind="near_duplicates", text=text, advice=". ".join(map(words.sentence, advice)), **_heading(advice))
-
-
-def _heading(advice: Sequence[str]) -> dict[str, str]:
-    return {"heading": "check", "level": "check"} if advice else {}
+    level = "check" if advice else "note"
+    joined = ". ".join(map(words.sentence, advice))
+    yield Note(kind="near_duplicates", text=text, advice=joined, heading=level, level=level)
 
 
 def _splits(plan: Plan, sources: Sources) -> Iterator[str]:
