@@ -11,6 +11,7 @@ COMMANDS = {
     "interrupt": "kill a conversion at random moments and check that the rerun writes the same bytes",
     "memory": "peak memory of convert, to_csv and convert of the CSV, in bytes per file",
     "plan": "time and memory of plan and index for up to a million simulated images",
+    "near_duplicates": "near-duplicates by hash: recall for twelve changes, false pairs, time and memory",
     "open": "time to the first batch and memory for growing numbers of index rows",
     "predict": "speed of predict compared with model and decoder alone; time to predict one image",
     "read": "images/s of the input pipeline compared with other loaders; pixels compared with Pillow's",

@@ -108,6 +108,27 @@ def compare(sources: dict[int, Path], work: Path, rounds: int) -> None:
     print(f"  conversion with full verification reaches {share:.2f} of this limit in steady state")
 
 
+def compare_before(before: Path, sources: dict[int, Path], work: Path, rounds: int) -> None:
+    """Print the ratio of the speed of this version to that of an earlier checkout, side by side."""
+    small, large = sorted(sources)
+    code = f"import runpy, sys; sys.path.insert(0, {str(before.resolve())!r}); sys.argv[0] = 'convert'"
+    old = f"{code}; runpy.run_module('tfrecord_tools.convert', run_name='__main__', alter_sys=True)"
+    makers = {"before": [sys.executable, "-c", old], "after": list(common.CONVERT)}
+    whole, steady = [], []
+    for number in range(rounds):
+        times = {}
+        for name in sorted(makers, reverse=number % 2 == 1):
+            for count, source in sources.items():
+                run = [*makers[name], f"--src={source}", f"--out={work / 'out'}", "--workers=2"]
+                times[name, count] = seconds(run, work / "out")
+        whole.append(times["before", large] / times["after", large])
+        spans = [times[name, large] - times[name, small] for name in ("before", "after")]
+        steady.append(spans[0] / spans[1])
+    for title, ratios in (("whole process", whole), ("steady state", steady)):
+        values = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios))
+        print(f"  speed of this version, {title}: {statistics.median(ratios):.3f} of the earlier one ({values})")
+
+
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     given = flags.FLAGS
@@ -117,12 +138,16 @@ def main(argv: Sequence[str]) -> None:
             directory = Path(work) / f"photos{times}"
             sources[copy_photos(Path(given.photos), directory, times)] = directory
         os.sync()
-        compare(sources, Path(work), given.rounds)
+        if given.before:
+            compare_before(Path(given.before), sources, Path(work), given.rounds)
+        else:
+            compare(sources, Path(work), given.rounds)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs, split/class/image.")
     flags.DEFINE_integer("times", 10, "Number of copies of each photograph.")
     flags.DEFINE_integer("rounds", 5, "Number of measurements; medians are printed.")
+    flags.DEFINE_string("before", None, "Checkout of an earlier version, which only this version is compared with.")
     flags.DEFINE_string("work", None, "Directory for temporary files. Default: the system's.")
     command.run(main)

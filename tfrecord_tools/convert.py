@@ -33,7 +33,7 @@ from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
 from tfrecord_tools.conversion import beam_engine, decide, describe, notes, source_flags, update
 from tfrecord_tools.conversion.plan import Plan, make_plan
-from tfrecord_tools.conversion.plan_config import DUPLICATES, PlanConfig, divided
+from tfrecord_tools.conversion.plan_config import DUPLICATES, NEAR_DUPLICATES, PlanConfig, divided
 from tfrecord_tools.conversion.rejected import check_rejected, listed, rejected_files
 from tfrecord_tools.conversion.survey import Facts, survey
 from tfrecord_tools.conversion.workspace import Workspace, check_apart, check_out, open_workspace
@@ -358,7 +358,9 @@ class _Conversion:
         pool = self._pool if self._config.engine == "local" else Pool(None, 1)
         plan_notes = notes.of(plan, sources, facts)
         samples = statistics.sample(plan, sources, facts, data, pool, self._config, plan_notes)
-        report = statistics.describe(plan, sources, facts, samples.colors, self._config.verify)
+        report = statistics.describe(
+            plan, sources, facts, samples.colors, self._config.verify, self._config.near_distance
+        )
         report["notes"] = [note.as_json(sources) for note in plan_notes]
         report = {**report, **plan.decided.effect.report()}
         metadata.write(data, describe.describe(plan), report)
@@ -539,6 +541,20 @@ def define_flags() -> None:
         DUPLICATES,
         "How to treat files with the same bytes. keep: store all of them; drop: store one, or none if their labels"
         " differ; fail: stop.",
+    )
+    flags.DEFINE_enum(
+        "near_duplicates",
+        default["near_duplicates"],
+        NEAR_DUPLICATES,
+        "How to treat images that look alike but differ in their bytes, such as rescaled copies. keep: store all of"
+        " them and report them; group: also keep them in one split if the split is made automatically; drop: store only"
+        " the largest.",
+    )
+    flags.DEFINE_integer(
+        "near_distance",
+        default["near_distance"],
+        "Images count as near-duplicates if at most this many of the 64 bits of their perceptual hashes differ, 0 to"
+        " 16. A larger number also finds copies with stronger changes, and more images that only look similar.",
     )
     flags.DEFINE_bool("overwrite", default["overwrite"], "Replace an existing dataset when the new one is complete.")
     flags.DEFINE_bool(

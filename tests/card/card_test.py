@@ -243,6 +243,15 @@ FINDINGS: list[tuple[str, Callable[[Facts], object], list[str]]] = [
     ("conflict", lambda f: f["duplicates"].update(conflicts=1, files=2), ["conflicts"]),
     ("leak", lambda f: f["duplicates"].update(leaks=1, files=2), ["leaks"]),
     ("copy", lambda f: f["duplicates"].update(copies=1, files=2), []),  # A copy within a split does not change scores.
+    ("near conflict", lambda f: f["near_duplicates"].update(conflicts=2, files=2), ["near_conflicts"]),
+    ("near leak", lambda f: f["near_duplicates"].update(leaks=2, files=2), ["near_leaks"]),
+    ("near copy", lambda f: f["near_duplicates"].update(copies=2, files=2), []),
+    (
+        "near leak, dropped",
+        lambda f: (f["near_duplicates"].update(leaks=2, files=2), f["config"].update(near_duplicates="drop")),
+        [],
+    ),
+    ("black", lambda f: f["images"]["look"].update(dark=1), ["faint"]),
     ("group", lambda f: f["duplicates"].update(groups_in_several_splits=1), ["groups"]),
     ("skipped", lambda f: f["files"].update(skipped=1), ["skipped"]),
     ("repaired", lambda f: f["files"].update(repaired=1), ["repaired"]),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tfrecord_tools.conversion import shards as shards_module
+from tfrecord_tools.conversion.near import NearDuplicates
 from tfrecord_tools.conversion.plan import Plan, make_plan
 from tfrecord_tools.conversion.plan_config import PlanConfig, divided
 from tfrecord_tools.conversion.rejected import check_rejected
@@ -133,6 +134,7 @@ def test_complete_plan() -> None:
         "shards": (Shard("train", 0, 1, 0, 2), Shard("validation", 0, 2, 2, 3), Shard("validation", 1, 2, 3, 4)),
         "rejected": (Rejected(path="train/cats/2.jpg", reason="empty file"),),
         "duplicates": NO_DUPLICATES,
+        "near_duplicates": NearDuplicates(images=NO_DUPLICATES, groups=0, chains=0, longest=0),
         "group_leaks": 0,
     }
     assert plan.bytes == sum(lengths.values()) + 4 * 16
@@ -550,6 +552,7 @@ def test_counts_of_more_than_256_classes() -> None:
         shards=(),
         rejected=(),
         duplicates=NO_DUPLICATES,
+        near_duplicates=NearDuplicates(images=NO_DUPLICATES, groups=0, chains=0, longest=0),
         group_leaks=0,
         digest="",
     )

@@ -162,6 +162,16 @@ def odd(place: Path) -> None:
     shutil.copy(place / "odd/cats/000.jpg", place / "odd/cats/copy.jpg")
 
 
+def alike(place: Path) -> None:
+    """Create images of 64 x 64 smooth pixels; three of them exist again at half of the size."""
+    tree(place / "alike", {"train/cats": 4, "train/dogs": 4})
+    for number in range(3):
+        noise = Image.open(io.BytesIO(image(number, "PNG", size=(8, 8))))
+        folder = place / "alike/train/cats"
+        noise.resize((64, 64), Image.Resampling.BICUBIC).save(folder / f"picture{number}.png")
+        noise.resize((64, 64), Image.Resampling.BICUBIC).resize((32, 32)).save(folder / f"picture{number}_half.png")
+
+
 def damaged(place: Path) -> None:
     """Create images; one is damaged between its valid header and its valid end."""
     tree(place / "damaged", {"train/cats": 4, "train/dogs": 4})
@@ -506,6 +516,16 @@ CONVERT = [
             "--on_bad_image=repair": lambda e: "cats/junk.jpg" in {row["path"] for row in records(e)},
             "--duplicates=drop": lambda e: len(records(e)) == 17,  # One of 18 images is a duplicate.
             "--validation_fraction=0": lambda e: splits(e) == {"train": 17},
+        },
+    ),
+    Run(
+        name="no near-duplicates",
+        before=alike,
+        flags={
+            "--src=alike": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--near_duplicates=drop": lambda e: len(records(e)) == 11,  # Three of 14 images are smaller copies.
+            "--near_distance=4": lambda e: e.json("made/convert.json", "near_duplicates", "distance") == 4,
         },
     ),
     Run(

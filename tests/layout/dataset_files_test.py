@@ -80,6 +80,6 @@ def test_wrong_keys_and_types_are_detected(src: Path, tmp_path: Path) -> None:
 
 def test_the_documentation_lists_the_keys() -> None:
     text = (REPOSITORY / "docs/format.md").read_text().split("## convert.json\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (`[a-z`, ]+`) \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| (`[a-z_`, ]+`) \|", text, re.MULTILINE)
     documented = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
     assert sorted(documented) == sorted(typing.get_type_hints(ConvertJson))

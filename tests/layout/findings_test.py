@@ -148,6 +148,10 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
     notes = dataset_files.read(mixed)["notes"]
     assert [(note["kind"], note["level"], note["images"], note["text"]) for note in notes] == [
         (
+            "near_duplicates", "check", 0,
+            "4 images look like another image (4 with different labels), such as cats/bands.tif, cats/frames.png",
+        ),
+        (
             "narrow", "check", 2,
             "2 images have 16-bit levels but use only 0 to 4,095 (6% of all), so the records look nearly"
             " black",
@@ -160,25 +164,28 @@ def test_notes_are_the_same_everywhere(mixed: Path, tmp_path: Path) -> None:
         ("transparent", "check", 1, "1 image has transparent pixels (alpha), which are laid on white"),
         ("one_color", "check", 1, "1 image is a single color after the conversion, so there is nothing left to learn"),
     ]  # fmt: skip
-    assert notes[0]["advice"] == "pass --depth_range=0,4095 or --depth_range=auto"
-    assert sorted(notes[0]["examples"]) == ["cats/deep.png", "dogs/deep.png"]
+    assert notes[0]["advice"] == "Look at the pictures in card.html and correct the labels that are wrong"
+    assert notes[1]["advice"] == "pass --depth_range=0,4095 or --depth_range=auto"
+    assert sorted(notes[1]["examples"]) == ["cats/deep.png", "dogs/deep.png"]
     assert dataset_files.read(mixed)["images"]["findings"] == {
         "deep": 2, "bands": 1, "pages": 2, "transparent": 1, "one_color": 1, "gps": 0,
     }  # fmt: skip
     done = run("tfrecord_tools.convert", f"--src={mixed.parent / 'src'}", f"--out={tmp_path / 'out'}", "--workers=1")
     lines = done.stdout.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("  note: "))
-    assert lines[first - 1].split()[0] == "shards"  # Notes follow the class table.
+    assert lines[first - 2].split()[0] == "shards"  # Notes follow the class table.
+    assert lines[first - 1].startswith("  check: 4 images look like another image (4 with different labels), such as ")
     assert lines[first] == (
         "  note: 2 images have 16-bit levels but use only 0 to 4,095 (6% of all), so the records look nearly"
         " black. Pass --depth_range=0,4095 or --depth_range=auto"
     )
-    assert sum(line.startswith("  note: ") for line in lines) == len(notes)
+    assert sum(line.startswith("  note: ") for line in lines) == len(notes) - 1
     assert "0 skipped (rejected.csv), 7 changed (changed.csv); card.html" in lines[-1]
     page = text_of(mixed / "card.html")
-    for note in notes:
+    for note in notes[1:]:
         assert note["text"] in page
         assert all(f'title="{path}"' in page for path in note["examples"])
+    assert "4 images with different labels look alike" in page
     assert "<code>--depth_range=0,4095</code> or <code>--depth_range=auto</code>" in page
 
 

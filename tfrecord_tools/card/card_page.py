@@ -22,6 +22,8 @@ from tfrecord_tools.layout.dataset_files import (
     DuplicateCounts,
     DuplicateKind,
     Histogram,
+    Look,
+    NearCounts,
     NoteEntry,
     class_records,
 )
@@ -34,7 +36,8 @@ _CLASSES_AT_ENDS = 20  # ... this many of each.
 _CLASSES_OPEN = 12  # Classes with samples that are visible without a click.
 _PATHS = 6  # Paths shown for each set of identical files.
 _AXIS_PARTS = 4  # Intervals between the labels of an axis.
-_ABOUT_SOURCE = ("source", "decisions", "raw")  # Notes that need no attention. `_RULES` covers the other kinds.
+_ON_CONSOLE = ("duplicates", "near_duplicates")  # Sections whose findings are below the class table.
+_ABOUT_SOURCE = ("source", "decisions", "raw")  # Kinds of notes that need no attention. `_RULES` covers the other notes.
 _CHANGES = {
     "repaired": "a missing end, or foreign bytes within the file, were repaired",
     "turned": "rotated as the EXIF orientation says",
@@ -46,6 +49,13 @@ _DUPLICATES: dict[DuplicateKind, str] = {
     "conflicts": "With different labels",
     "leaks": "In several splits, with the same label",
     "copies": "Within one split, with the same label",
+}
+_EXTREMES = {  # Kind -> name of the value, and how it is written.
+    "darkest": ("brightness", "{:.0f}"),
+    "brightest": ("brightness", "{:.0f}"),
+    "blurriest": ("sharpness", "{:.2f}"),
+    "flattest": ("share of one gray", "{:.0%}"),
+    "oddest shapes": ("longer / shorter side", "{:.2f}"),
 }
 
 
@@ -120,6 +130,16 @@ def _examples(kind: DuplicateKind) -> Callable[[ConvertJson], list[str]]:
     return lambda facts: [same[0]["path"] for same in facts["duplicates"]["examples"][kind]]
 
 
+def _near(kind: DuplicateKind) -> Callable[[ConvertJson], int]:
+    """Return a function that counts near-duplicates of a kind that are in the dataset."""
+    return lambda facts: 0 if facts["config"].get("near_duplicates") == "drop" else facts["near_duplicates"][kind]
+
+
+def _near_examples(kind: DuplicateKind) -> Callable[[ConvertJson], list[str]]:
+    """Return a function that names two images of each group of near-duplicates that is shown."""
+    return lambda facts: [one["path"] for same in facts["near_duplicates"]["examples"][kind] for one in same[:2]]
+
+
 def _absent(facts: ConvertJson) -> dict[str, str] | None:
     absent = {split: sum(not class_records(entry, split) for entry in facts["classes"]) for split in facts["splits"]}
     where = ", ".join(f"{count:,} in {split}" for split, count in absent.items() if count)
@@ -139,6 +159,13 @@ def _tiny(facts: ConvertJson) -> dict[str, str] | None:
         return None
     count = sum(count for edge, count in zip(side["edges"], side["counts"]) if edge < _TINY)
     return {"most": f"{count:,}", "least": _pixels(side["min"])}
+
+
+def _faint(facts: ConvertJson) -> dict[str, str] | None:
+    look = facts["images"]["look"]
+    counts = {"nearly black": look["dark"], "nearly white": look["bright"], "nearly one gray": look["flat"]}
+    which = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    return {"which": which} if which else None
 
 
 _RULES: tuple[Rule[ConvertJson], ...] = (
@@ -163,6 +190,27 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         advice="Delete the copies from the source, or pass `--duplicates=drop`, which keeps each image in one split"
         " only: test before validation before train.",
         examples=_examples("leaks"),
+    ),
+    Rule(
+        name="near_conflicts",
+        level="check",
+        section="near_duplicates",
+        condition=_counted("image", _near("conflicts")),
+        title="{count} with different labels look alike",
+        text="Copies of one picture with other bytes are in several classes, or the pictures are only similar.",
+        advice="Look at them below and correct the labels that are wrong.",
+        examples=_near_examples("conflicts"),
+    ),
+    Rule(
+        name="near_leaks",
+        level="check",
+        section="near_duplicates",
+        condition=_counted("image", _near("leaks")),
+        title="{count} in several splits look alike",
+        text=f"If they are copies, {HARMS['leaks']}.",
+        advice="Let `convert` make the split with `--near_duplicates=group`, which keeps copies in one split, or pass"
+        " `--near_duplicates=drop`, which stores only the largest.",
+        examples=_near_examples("leaks"),
     ),
     Rule(
         name="groups",
@@ -223,6 +271,15 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         advice="`--on_bad_image=skip` leaves them out.",
     ),
     Rule(
+        name="faint",
+        level="note",
+        section="look",
+        condition=_faint,
+        title="Images that show hardly anything: {which}",
+        text="They may be damaged, empty or a mistake.",
+        advice="Look at the most extreme images below and remove those that you do not want from the source.",
+    ),
+    Rule(
         name="tiny",
         level="note",
         section="images",
@@ -253,7 +310,7 @@ def write(
     """
     with files.atomic(directory / CARD) as file:
         file.write(render(facts, thumbnails, pictures).encode())
-    findings = [finding for finding in rules.found(_RULES, facts) if finding.section != "duplicates"]
+    findings = [finding for finding in rules.found(_RULES, facts) if finding.section not in _ON_CONSOLE]
     for line in rules.lines(rules.worst_first(findings)):
         log(line)
 
@@ -286,6 +343,8 @@ def render(facts: ConvertJson, thumbnails: Sequence[Thumbnail], pictures: Mappin
         changes=[[name, f"{count:,}", _CHANGES[name]] for name, count in images["changes"].items() if count],
         reasons=_reasons(facts),
         duplicates=_shown_duplicates(facts["duplicates"]) if facts["duplicates"]["files"] else [],
+        near_duplicates=_shown_duplicates(facts["near_duplicates"]) if facts["near_duplicates"]["files"] else [],
+        extremes=_extremes(images["look"]),
         colors=_colors(images["colors"]),
         flags=_flags(facts["config"] | {"verify": images["verified"]}),
     )
@@ -402,7 +461,19 @@ def _reasons(facts: ConvertJson) -> list[list[str]]:
     return [*rows, ["Other reasons", "", f"{rest:,}"]] if rest else rows
 
 
-def _shown_duplicates(duplicates: DuplicateCounts) -> list[dict[str, Any]]:
+def _extremes(look: Look) -> list[dict[str, Any]]:
+    """Return each kind of extreme with its images and the values as text."""
+    return [
+        {
+            "title": kind.capitalize(),
+            "value": _EXTREMES[kind][0],
+            "images": [(one["path"], _EXTREMES[kind][1].format(one["value"])) for one in found],
+        }
+        for kind, found in look["extremes"].items()
+    ]
+
+
+def _shown_duplicates(duplicates: DuplicateCounts | NearCounts) -> list[dict[str, Any]]:
     """Return each kind of duplicates with its examples."""
     return [
         {

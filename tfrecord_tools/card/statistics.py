@@ -21,7 +21,8 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import preparation
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import schema
-from tfrecord_tools.layout.dataset_files import Colors, DuplicateFile, Histogram, Report
+from tfrecord_tools.layout.dataset_files import Colors, DuplicateFile, Histogram, Look, NearCounts, Report
+from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.findings import FINDINGS
 from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.sources.base import ReadError
@@ -29,6 +30,12 @@ from tfrecord_tools.sources.scan import Sources
 
 _BINS = 16
 _SHOWN = 12  # Examples for each kind of duplicates.
+_NEAR_SHOWN = 6  # Groups for each kind of near-duplicates; each image is a picture of its own.
+_MEMBERS = 100  # Files named in each set. The counts are of all files.
+_NEAR_PICTURES = 6  # Pictures of each group, as many as the card shows.
+_EXTREMES = 6  # Images for each kind of extreme.
+DARK, BRIGHT = 20, 235  # Gray levels below and above which an image shows hardly anything.
+FLAT = 0.95  # Share of one band of gray levels above which an image shows hardly anything.
 _REASONS = 20
 _COLOR_SAMPLES = 256
 _THUMBNAILS = 8  # Per class, for the first classes.
@@ -64,8 +71,17 @@ class Samples:
     pictures: dict[str, bytes]
 
 
-def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verified: str) -> Report:
-    """Return the entries of `convert.json` about the images. No image is decoded."""
+def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verified: str, distance: int = 6) -> Report:
+    """Return the entries of `convert.json` about the images. No image is decoded.
+
+    Args:
+        plan: The plan of the conversion.
+        sources: The source files.
+        facts: The inspection results of the source files.
+        colors: The colors of a sample of the images.
+        verified: How the images were verified: "full" or "header".
+        distance: `PlanConfig.near_distance`.
+    """
     table = facts.table[plan.rows.numbers]
     height, width = table["height"].astype(np.float64), table["width"].astype(np.float64)
     same = plan.duplicates.counts
@@ -82,6 +98,7 @@ def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verifie
             "aspect": _histogram(width / height),
             "bytes": _histogram(table["bytes"].astype(np.float64)),
             "colors": colors,
+            "look": _look(plan, sources, table),
             "verified": verified,
         },
         "files": {"skipped": done["skipped"], "repaired": done["repaired"], "dropped": done["dropped"]},
@@ -94,14 +111,72 @@ def describe(plan: Plan, sources: Sources, facts: Facts, colors: Colors, verifie
             "conflicts": same["conflicts"],
             "files": plan.duplicates.files,
             "groups_in_several_splits": plan.group_leaks,
-            "examples": _examples(plan, sources),
+            "examples": _examples(plan, sources, plan.duplicates, _SHOWN),
+        },
+        "near_duplicates": _near(plan, sources, distance),
+    }
+
+
+def _near(plan: Plan, sources: Sources, distance: int) -> NearCounts:
+    near = plan.near_duplicates
+    counts = near.images.counts
+    return {
+        "distance": distance,
+        "copies": counts["copies"],
+        "leaks": counts["leaks"],
+        "conflicts": counts["conflicts"],
+        "files": near.images.files,
+        "groups": near.groups,
+        "chains": near.chains,
+        "longest_chain": near.longest,
+        "examples": _examples(plan, sources, near.images, _NEAR_SHOWN),
+    }
+
+
+def _look(plan: Plan, sources: Sources, table: np.ndarray) -> Look:
+    """Return counts and the most extreme images; images whose look is unknown are only counted."""
+    known = ~np.isnan(table["brightness"])
+    rows = {
+        kind: [(int(row), float(value[row])) for row in _extreme(value, sign)]
+        for kind, (value, sign) in _extreme_values(table).items()
+    }
+    paths = {row: sources.paths[int(plan.rows.numbers[row])] for found in rows.values() for row, _ in found}
+    return {
+        "unknown": int((~known).sum()),
+        "gray": int(table["gray"][known].sum()),
+        "dark": int((table["brightness"] < DARK).sum()),
+        "bright": int((table["brightness"] > BRIGHT).sum()),
+        "flat": int((table["flat_share"] > FLAT).sum()),
+        "extremes": {
+            kind: [{"path": paths[row], "value": round(value, 3)} for row, value in found]
+            for kind, found in rows.items()
+            if found
         },
     }
 
 
-def _examples(plan: Plan, sources: Sources) -> dict[str, list[list[DuplicateFile]]]:
-    """Return kind -> sets of identical files, with path, class and split of each file (split "": dropped)."""
-    shown = {kind: contents[:_SHOWN] for kind, contents in plan.duplicates.examples.items()}
+def _extreme_values(table: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
+    """Return kind of extreme -> values of the images, and 1 if the smallest are shown, -1 if the largest are."""
+    longer, shorter = (pick(table["height"], table["width"]).astype(float) for pick in (np.maximum, np.minimum))
+    return {
+        "darkest": (table["brightness"], 1),
+        "brightest": (table["brightness"], -1),
+        "blurriest": (table["sharpness"], 1),
+        "flattest": (table["flat_share"], -1),
+        "oddest shapes": (longer / shorter, -1),
+    }
+
+
+def _extreme(values: np.ndarray, sign: int) -> np.ndarray:
+    """Return the positions of the most extreme known values, the most extreme first; at most a quarter of all."""
+    known = np.flatnonzero(~np.isnan(values))
+    most = min(_EXTREMES, len(known) // 4) if len(np.unique(values[known])) > 1 else 0
+    return np.asarray(known[np.argsort(sign * values[known], kind="stable")[:most]])
+
+
+def _examples(plan: Plan, sources: Sources, same: Duplicates, most: int) -> dict[str, list[list[DuplicateFile]]]:
+    """Return kind -> sets of files, with path, class and split of each file (split "": dropped)."""
+    shown = {kind: [numbers[:_MEMBERS] for numbers in sets[:most]] for kind, sets in same.examples.items()}
     rows = _rows(plan, [i for contents in shown.values() for numbers in contents for i in numbers])
 
     def described(number: int) -> DuplicateFile:
@@ -144,7 +219,12 @@ def sample(
     colored = np.unique(np.linspace(0, count - 1, min(count, _COLOR_SAMPLES)).astype(np.int64))
     shown = _shown_rows(plan)
     same = [numbers for contents in plan.duplicates.examples.values() for numbers in contents[:_SHOWN]]
-    pictured = _rows(plan, [i for note in notes for i in note.examples] + [i for numbers in same for i in numbers])
+    similar = [sets for contents in plan.near_duplicates.images.examples.values() for sets in contents[:_NEAR_SHOWN]]
+    named = [i for note in notes for i in note.examples] + [i for numbers in same for i in numbers]
+    pictured = _rows(plan, named + [i for numbers in similar for i in numbers[:_NEAR_PICTURES]])
+    table = facts.table[plan.rows.numbers]
+    extremes = (_extreme(values, sign) for values, sign in _extreme_values(table).values())
+    pictured |= {int(plan.rows.numbers[row]): int(row) for rows in extremes for row in rows}
     rows = np.unique([*colored.tolist(), *shown, *pictured.values()])
     decoded = _decode_rows(plan, facts, data, rows, pool)
     moments = [image[0] for row in colored.tolist() if (image := decoded[row]) is not None]

@@ -29,8 +29,8 @@ class Note:
     """A fact about a conversion, and advice for the user.
 
     Attributes:
-        kind: "source", "decisions", "raw", "duplicates", "splits", a kind of `findings.FINDINGS`, or "narrow" for
-            images with more than 8 bits that use few of their levels.
+        kind: "source", "decisions", "raw", "duplicates", "near_duplicates", "splits", a kind of `findings.FINDINGS`, or
+            "narrow" for images with more than 8 bits that use few of their levels.
         text: The fact, without a period at the end.
         advice: The advice, without a period at the end; "" if there is none.
         level: "check" or "note", as in `findings.Trait`.
@@ -69,6 +69,7 @@ def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
     notes += [Note(kind="decisions", text=text) for text in plan.decided.notes()]
     notes += _raw(plan, facts)
     notes += _duplicates(plan.duplicates, sources, plan.config["duplicates"])
+    notes += _near_duplicates(plan, sources)
     notes += [Note(kind="splits", text=text) for text in _splits(plan, sources)]
     return notes + list(_findings(plan, facts))
 
@@ -100,6 +101,30 @@ def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]
         heading="problem" if harms else "check" if advice else "note",
         advice=". ".join([*harms, advice] if advice else harms),
     )
+
+
+def _near_duplicates(plan: Plan, sources: Sources) -> Iterator[Note]:
+    """Yield a note about images that look alike, and what to do where that matters."""
+    near = plan.near_duplicates
+    same, mode = near.images, plan.config.get("near_duplicates", "keep")
+    if not same.files:
+        return
+    kinds = [kind for kind in reversed(duplicates.KINDS) if same.counts[kind]]
+    worst = ", ".join(sources.paths[i] for i in same.examples[kinds[0]][0][:2])
+    text = f"{same.files:,} images look like another image ({copies.counted(same)}), such as {worst}"
+    if near.chains:
+        chains = words.number(near.chains, "group is a chain", "groups are chains")
+        text += f"; {chains} of images, the longest with {near.longest:,}, whose ends look less alike"
+    advice = []
+    if same.counts["leaks"] and mode != "drop":
+        own = "take the copies out of one split of --src, or pass --near_duplicates=drop, which keeps the largest"
+        made = "--near_duplicates=group keeps each group in one split, --near_duplicates=drop keeps the largest"
+        advice = [own if sources.has_splits else made]
+    if same.counts["conflicts"]:
+        advice.append("look at the pictures in card.html and correct the labels that are wrong")
+    level = "check" if advice else "note"
+    joined = ". ".join(map(words.sentence, advice))
+    yield Note(kind="near_duplicates", text=text, advice=joined, heading=level, level=level)
 
 
 def _splits(plan: Plan, sources: Sources) -> Iterator[str]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from tfrecord_tools import order
 from tfrecord_tools.base import words
-from tfrecord_tools.conversion import copies, decide, shards
+from tfrecord_tools.conversion import copies, decide, near, shards
 from tfrecord_tools.conversion.decide import Decided
+from tfrecord_tools.conversion.near import Alike, NearDuplicates
 from tfrecord_tools.conversion.plan_config import PlanConfig, check_fractions
 from tfrecord_tools.conversion.previous import Previous
 from tfrecord_tools.conversion.rejected import check_rejected, rejected_files
@@ -43,6 +44,7 @@ class Plan:
         rejected: Every file that was skipped, dropped or repaired.
         decided: The source after the decisions about its images.
         duplicates: Duplicates among the valid files, by file number; counted before any file was dropped.
+        near_duplicates: The same for images that look alike.
         group_leaks: Number of groups that the source itself has put into several splits.
         digest: Hexadecimal digest. Equal digests mean the same records in the same order. The files have the same
             bytes only with the same versions of Pillow and pyarrow.
@@ -56,6 +58,7 @@ class Plan:
     rejected: tuple[Rejected, ...]
     decided: Decided
     duplicates: Duplicates
+    near_duplicates: NearDuplicates
     group_leaks: int
     digest: str
 
@@ -108,13 +111,17 @@ def make_plan(
     sha256 = facts.table["source_sha256"][rows.numbers]
     if previous is not None:
         rows = dataclasses.replace(rows, previous=previous.unchanged(rows, sha256, sources))
-    rows = dataclasses.replace(rows, splits=_splits(rows, sha256, sources, config, previous))
     first = duplicates.first_of(sha256)
-    same = copies.find(rows, first)
+    alike = near.look_for(rows, first, facts, config.near_distance)
+    rows = _with_splits(rows, sha256, alike, sources, config, previous)
+    same, similar = copies.find(rows, first), near.find(rows, alike)
     if config.duplicates == "fail":
         copies.refuse(same, sources)
     if config.duplicates == "drop":
         remaining, dropped = copies.drop(rows, first, sources)
+        rows, bad = rows.take(remaining), bad + dropped
+    if config.near_duplicates == "drop":
+        remaining, dropped = near.drop(rows, facts, sources, config.near_distance)
         rows, bad = rows.take(remaining), bad + dropped
     rows = rows.take(_order(rows, config.seed))
     _check_classes(sources, class_names, rows, previous is not None)
@@ -130,7 +137,8 @@ def make_plan(
         rejected=rejected,
         decided=decided,
         duplicates=same,
-        group_leaks=_group_leaks(rows),
+        near_duplicates=similar,
+        group_leaks=_group_leaks(sources.groups[rows.numbers], rows.splits),
         digest=_digest(settings, class_names, cut, rejected, rows, sources, facts),
     )
 
@@ -166,16 +174,36 @@ def _valid(sources: Sources, facts: Facts, decided: Decided, bad: Sequence[Rejec
     )
 
 
-def _splits(
-    rows: Rows, sha256: np.ndarray, sources: Sources, config: PlanConfig, previous: Previous | None
-) -> np.ndarray:
-    """Return i8[n], the split of each row. Unchanged records keep their split."""
-    splits = rows.splits
+def _with_splits(
+    rows: Rows, sha256: np.ndarray, alike: Alike, sources: Sources, config: PlanConfig, previous: Previous | None
+) -> Rows:
+    """Return the rows with their splits, and with a group for images that look alike if they are to be grouped.
+
+    Unchanged records keep their split, unless a new image connects records of several splits, as near-duplicates that
+    are to be grouped. Then all of them go to the split of the first one, into new shards.
+    """
+    keys = split_keys(sha256, rows.groups)
+    if config.near_duplicates != "keep":
+        keys = duplicates.joined(keys, alike.keys)
     if not sources.has_splits:
-        keys = split_keys(sha256, rows.groups)
         fixed = None if previous is None else previous.sides(rows.hashes)
         splits = choose_splits(keys, rows.labels, config.fractions, config.seed, fixed=fixed)
-    return splits if previous is None else np.where(rows.is_new, splits, previous.splits[rows.previous])
+        rows = dataclasses.replace(rows, splits=_previous_splits(rows, previous, splits))
+        if config.near_duplicates == "group":
+            moved = (rows.splits != splits) & np.isin(keys, keys[alike.near])
+            rows = dataclasses.replace(
+                rows, splits=np.where(moved, splits, rows.splits), previous=np.where(moved, -1, rows.previous)
+            )
+    elif previous is not None:
+        rows = dataclasses.replace(rows, splits=_previous_splits(rows, previous, rows.splits))
+    return near.grouped(rows, keys, alike) if config.near_duplicates == "group" else rows
+
+
+def _previous_splits(rows: Rows, previous: Previous | None, splits: np.ndarray) -> np.ndarray:
+    """Return i8[n], the splits of the unchanged records, and `splits` of the others."""
+    if previous is None or rows.is_new.all():
+        return splits
+    return np.where(rows.is_new, splits, previous.splits[rows.previous])
 
 
 def _order(rows: Rows, seed: int) -> np.ndarray:
@@ -212,11 +240,10 @@ def _settings(settings: Mapping[str, Any], name: str, sources: Sources, config: 
     return {**settings, "name": name, "format_version": FORMAT_VERSION, **fractions}
 
 
-def _group_leaks(rows: Rows) -> int:
-    """Return the number of groups with images in several splits."""
-    pairs = np.stack([rows.groups, rows.splits.astype(np.uint64)])[:, rows.groups != NO_GROUP]
-    groups = np.unique(pairs, axis=1)[0]
-    return int((np.unique(groups, return_counts=True)[1] > 1).sum())
+def _group_leaks(groups: np.ndarray, splits: np.ndarray) -> int:
+    """Return the number of the source's groups with images in several splits."""
+    pairs = np.stack([groups, splits.astype(np.uint64)])[:, groups != NO_GROUP]
+    return int((np.unique(np.unique(pairs, axis=1)[0], return_counts=True)[1] > 1).sum())
 
 
 def _digest(

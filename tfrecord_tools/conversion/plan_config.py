@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout.near_duplicates import MAX_DISTANCE
 from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.sources.folder_rules import TO_BE_SPLIT
 from tfrecord_tools.sources.scan import Sources
 
 DEFAULT_VALIDATION_FRACTION = 0.2
 DUPLICATES = ("keep", "drop", "fail")
+NEAR_DUPLICATES = ("keep", "group", "drop")
 _MIN_SHARD_BYTES_ALLOWED = 1 << 10
 
 
@@ -31,6 +33,9 @@ class PlanConfig:
         max_bad: Largest fraction of files that may be rejected, from 0 to 1.
         duplicates: How files with the same bytes are handled. "keep" keeps all, "drop" keeps one (none if their labels
             differ), and "fail" raises an error.
+        near_duplicates: How images that look alike are handled. "keep" keeps all, "group" keeps each group in one split
+            of an automatic split, and "drop" keeps the largest. See `near`.
+        near_distance: Number of bits, 0..16, in which the hashes of near-duplicates differ at most.
     """
 
     validation_fraction: float | None = None
@@ -40,6 +45,8 @@ class PlanConfig:
     shard_bytes: int | None = None
     max_bad: float = 0.05
     duplicates: str = "keep"
+    near_duplicates: str = "keep"
+    near_distance: int = 6  # Chosen by `benchmarks.near_duplicates`.
 
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction", "max_bad"):
@@ -53,6 +60,10 @@ class PlanConfig:
             )
         if self.duplicates not in DUPLICATES:
             raise UserError(f"--duplicates={self.duplicates}: must be one of {', '.join(DUPLICATES)}.")
+        if self.near_duplicates not in NEAR_DUPLICATES:
+            raise UserError(f"--near_duplicates={self.near_duplicates}: must be one of {', '.join(NEAR_DUPLICATES)}.")
+        if not 0 <= self.near_distance <= MAX_DISTANCE:
+            raise UserError(f"--near_distance={self.near_distance}: must be a number of bits from 0 to {MAX_DISTANCE}.")
         if self.shards is not None and self.shard_bytes is not None:
             raise UserError("--shards and --shard_bytes exclude each other. Pass only one of them.")
         if self.shards is not None and self.shards < 1:
@@ -63,8 +74,12 @@ class PlanConfig:
             )
 
     def plan_settings(self) -> dict[str, Any]:
-        """Return the settings that the output depends on: all but `max_bad`."""
-        names = [field.name for field in dataclasses.fields(PlanConfig) if field.name != "max_bad"]
+        """Return the settings that the output depends on.
+
+        Without near-duplicates to group or drop, they are those of earlier versions, so that digests stay equal.
+        """
+        unused = {"max_bad"} | ({"near_duplicates", "near_distance"} if self.near_duplicates == "keep" else set())
+        names = [field.name for field in dataclasses.fields(PlanConfig) if field.name not in unused]
         return {name: getattr(self, name) for name in names}
 
     @property

@@ -110,10 +110,11 @@ def inherit_settings(config: Config, base: Base, explicit: Collection[str] = ())
         UserError: The user gave a setting that differs from the dataset's.
     """
     inherited = {}
+    settings = {"near_duplicates": "keep"} | base.config  # Not in convert.json if it is the default.
     for field in dataclasses.fields(config):
-        if field.name not in base.config:
+        if field.name not in settings:
             continue
-        given, old = getattr(config, field.name), base.config[field.name]
+        given, old = getattr(config, field.name), settings[field.name]
         if given != old and (given != field.default or field.name in explicit):
             raise UserError(
                 f"--update: --{field.name} was {old!r} for {base.previous.directory} and is {given!r} now."

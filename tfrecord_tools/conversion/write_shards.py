@@ -180,5 +180,7 @@ def index_part(job: ShardJob, offsets: np.ndarray) -> dict[str, object]:
         "lowest": facts["lowest"],
         "highest": facts["highest"],
         **{name: facts[name] for name in index.LOOK},
-        "gray": np.where(np.isnan(facts["brightness"]), None, facts["gray"]),
+        "gray": [
+            gray if known else None for gray, known in zip(facts["gray"].tolist(), ~np.isnan(facts["brightness"]))
+        ],
     }

@@ -51,16 +51,20 @@ class Thumbnail:
     gray: bool
 
 
-def of_jpeg(small: np.ndarray, gray: bool) -> Thumbnail:
+def of_jpeg(small: np.ndarray, size: tuple[int, int], gray: bool) -> Thumbnail:
     """Return the thumbnail of a JPEG.
 
     Args:
         small: u8[h w 1], from `jpeg.decoded_small`.
+        size: Width and height of the JPEG in pixels.
         gray: Whether the JPEG has one channel.
     """
     height, width = small.shape[:2]
     image = Image.frombuffer("L", (width, height), small, "raw", "L", 0, 1)
-    return Thumbnail(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes(), gray)
+    # The decoder rounds sizes up: 441 pixels at 1/8 scale are 56, of which the image covers 55.125.
+    scale = max(1, round(8 * max(width, height) / max(size))) / 8
+    box = (0, 0, min(width, size[0] * scale), min(height, size[1] * scale))
+    return Thumbnail(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box).tobytes(), gray)
 
 
 def of_image(image: Image.Image) -> Thumbnail:
@@ -104,7 +108,7 @@ def _thumbnail(data: bytes, shape: tuple[int, int]) -> Thumbnail | None:
         return of_image(Image.frombytes("RGB", (width, height), data))
     frame = jpeg.plain_frame(data) if data.startswith(jpeg.SIGNATURE) else None
     if frame is not None and (small := jpeg.decoded_small(data)) is not None:
-        return of_jpeg(small, frame.components == 1)
+        return of_jpeg(small, frame[:2], frame.components == 1)
     try:
         with Image.open(io.BytesIO(data)) as image:
             image.draft(None, (8 * SIDE, 8 * SIDE))

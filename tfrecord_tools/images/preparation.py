@@ -329,7 +329,7 @@ def _prepare_plain(data: bytes, config: ImageConfig, look: bool) -> Prepared | N
         width=frame.width,
         height=frame.height,
         changes=("stripped",) * (stored is not data),
-        thumbnail=appearance.of_jpeg(small, frame.components == 1) if look and small is not None else None,
+        thumbnail=appearance.of_jpeg(small, frame[:2], frame.components == 1) if look and small is not None else None,
     )
 
 
@@ -360,7 +360,7 @@ def _unchanged(
 def _thumbnail(image: Image.Image, small: np.ndarray | None) -> Thumbnail | None:
     """Return the thumbnail of an image that is stored unchanged, from `small` if it is a decoded JPEG."""
     if small is not None:
-        return appearance.of_jpeg(small, image.mode == "L")
+        return appearance.of_jpeg(small, image.size, image.mode == "L")
     try:
         return appearance.of_image(image)
     except Exception:  # noqa: BLE001  The file is verified. Pillow may be stricter, and only the facts are lost.

@@ -84,6 +84,24 @@ class _Verified(TypedDict):
     verified: str  # "full" or "header".
 
 
+class Shown(TypedDict):
+    """An image with an extreme value of a fact about its look."""
+
+    path: str
+    value: float
+
+
+class Look(TypedDict):
+    """Facts about the look of the images (`images.appearance`): counts, and kind -> the most extreme images."""
+
+    unknown: int
+    gray: int
+    dark: int
+    bright: int
+    flat: int
+    extremes: dict[str, list[Shown]]
+
+
 class Images(_Verified, total=False):
     """The stored images; adopted datasets have only `verified`. Counts are by name."""
 
@@ -96,6 +114,7 @@ class Images(_Verified, total=False):
     aspect: Histogram
     bytes: Histogram
     colors: Colors
+    look: Look
 
 
 class Files(TypedDict):
@@ -148,6 +167,20 @@ class DuplicateCounts(TypedDict):
     examples: dict[str, list[list[DuplicateFile]]]
 
 
+class NearCounts(TypedDict):
+    """Images that look like another image with other bytes. Examples: for each kind, lists of images of a group."""
+
+    distance: int
+    copies: int
+    leaks: int
+    conflicts: int
+    files: int
+    groups: int
+    chains: int
+    longest_chain: int
+    examples: dict[str, list[list[DuplicateFile]]]
+
+
 class _Counts(TypedDict):
     digest: str
     name: str
@@ -172,6 +205,7 @@ class Report(TypedDict, total=False):
     files: Files
     reasons: list[Reason]
     duplicates: DuplicateCounts
+    near_duplicates: NearCounts
     notes: list[NoteEntry]
     relabelled: list[Relabelled]
     decisions: list[DecisionEntry]

@@ -1,9 +1,9 @@
 """Find near-duplicates: images whose perceptual hashes differ in few bits (`images.appearance`).
 
-All pairs are found without comparing each hash with each other hash. The 64 bits are divided into four bands of 16 bits.
-If two hashes differ in at most d bits, then in at least one band b they differ in at most r[b] bits, where the numbers
-r[b] + 1 add up to d + 1 (Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", 2012). So
-only hashes are compared that agree in a band except for these bits.
+All pairs are found without comparing each hash with each other hash. The 64 bits are divided into four bands of 16
+bits. If two hashes differ in at most d bits, then in at least one band b they differ in at most r[b] bits, where the
+numbers r[b] + 1 add up to d + 1 (Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing",
+2012). So only hashes are compared that agree in a band except for these bits.
 
 Equal hashes are found first and count as one. So a million copies of one picture are one hash, not 10^12 pairs.
 """

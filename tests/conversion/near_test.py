@@ -1,0 +1,299 @@
+"""Tests of `convert --near_duplicates` on drawn pictures and smaller or brighter copies of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_sources import contents, converted
+from PIL import Image
+
+from tfrecord_tools.convert import ConvertConfig, convert
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.images import appearance
+from tfrecord_tools.layout import index
+from tfrecord_tools.records import open_dataset
+from tfrecord_tools.verify import VerifyConfig, verify
+
+pytestmark = pytest.mark.usefixtures("no_fsync")
+
+
+def picture(seed: int, size: int = 64) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (10, 10, 3), np.uint8)
+    return Image.fromarray(noise).resize((64, 64), Image.Resampling.BICUBIC).resize((size, size))
+
+
+def save(image: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def pets(root: Path, count: int = 40, copies: int = 20) -> Path:
+    """Write `count` pictures in two classes, and smaller copies of the first `copies`."""
+    for number in range(count):
+        name = ("cats", "dogs")[number % 2]
+        save(picture(number), root / name / f"{number:03d}.png")
+        if number < copies:
+            save(picture(number, 40), root / name / f"small{number:03d}.png")
+    return root
+
+
+def chain() -> tuple[list[Image.Image], int]:
+    """Return three images and a distance at which only neighbors are near-duplicates."""
+    for share in np.arange(0.02, 0.3, 0.01):
+        images = [Image.blend(picture(77), picture(78), float(share) * step) for step in range(3)]
+        hashes = appearance.facts_of([image_bytes(image) for image in images])["phash"]
+        near, next_one, far = (int(hashes[i] ^ hashes[j]).bit_count() for i, j in ((0, 1), (1, 2), (0, 2)))
+        if 0 < max(near, next_one) < far:
+            return images, max(near, next_one)
+    raise AssertionError("there is no such chain")
+
+
+def image_bytes(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def rows(out: Path, *columns: str) -> dict[str, dict[str, Any]]:
+    """Return path -> row of the index."""
+    table = index.read(out / index.FILE_NAME, ["path", "split", *columns])
+    return {row["path"]: row for row in table.to_pylist()}
+
+
+def divided(out: Path) -> int:
+    """Return the number of pictures whose copies are in several splits."""
+    splits = defaultdict(set)
+    for path, row in rows(out).items():
+        splits[path.split("/")[1].removeprefix("small")].add(row["split"])
+    return sum(len(found) > 1 for found in splits.values())
+
+
+def is_valid(out: Path) -> bool:
+    return verify(VerifyConfig(directory=str(out), decode=False, workers=1), log=lambda line: None) == []
+
+
+def said(src: Path, out: Path, **settings: Any) -> list[str]:
+    lines: list[str] = []
+    convert(ConvertConfig(src=str(src), out=str(out), workers=1, **settings), lines.append)
+    return lines
+
+
+def test_keep_reports_them(tmp_path: Path) -> None:
+    lines = said(pets(tmp_path / "pets"), tmp_path / "out")
+    split = divided(tmp_path / "out")
+    assert split > 0
+    (line,) = (line for line in lines if "look like another image" in line)
+    assert line.startswith(
+        f"  check: 40 images look like another image ({40 - 2 * split} within a split, {2 * split} in several splits),"
+    )
+    assert line.endswith(
+        "--near_duplicates=group keeps each group in one split, --near_duplicates=drop keeps the largest"
+    )
+
+
+def test_keep_gives_the_settings_of_earlier_versions(tmp_path: Path) -> None:
+    facts = converted(pets(tmp_path / "pets"), tmp_path / "out", near_distance=3)
+    assert facts["config"].keys().isdisjoint({"near_duplicates", "near_distance"})
+    assert facts["near_duplicates"]["distance"] == 3
+    assert facts["near_duplicates"]["groups"] == 20
+
+
+def test_group_divides_no_pair(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets")
+    facts = converted(src, tmp_path / "out", near_duplicates="group", validation_fraction=0.3, test_fraction=0.2)
+    assert {split: entry["records"] > 0 for split, entry in facts["splits"].items()} == dict.fromkeys(
+        ("train", "validation", "test"), True
+    )
+    assert divided(tmp_path / "out") == 0
+    assert facts["near_duplicates"]["leaks"] == 0
+    assert is_valid(tmp_path / "out")
+    groups = [row["group"] for row in rows(tmp_path / "out", "group").values()]
+    assert sorted(np.unique(groups, return_counts=True)[1].tolist()) == [2] * 20 + [20]  # The last one: no group.
+
+
+def test_group_works_with_given_groups(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets")
+    converted(
+        src, tmp_path / "out", near_duplicates="group", group_regex=r"/(?:small)?\d\d(\d)", validation_fraction=0.4
+    )
+    splits = defaultdict(set)
+    for path, row in rows(tmp_path / "out").items():
+        splits[path[-5]].add(row["split"])
+    assert len(splits) == 10
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_an_update_keeps_copies_together(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets", copies=0)
+    converted(src, tmp_path / "out", near_duplicates="group", validation_fraction=0.4)
+    before = {path: row["split"] for path, row in rows(tmp_path / "out").items()}
+    pets(tmp_path / "pets", copies=30)
+    converted(src, tmp_path / "out", update=True)
+    assert divided(tmp_path / "out") == 0
+    after = {path: row["split"] for path, row in rows(tmp_path / "out").items()}
+    assert {path: after[path] for path in before} == before
+    assert is_valid(tmp_path / "out")
+
+
+def test_an_update_joins_records_that_a_new_image_connects(tmp_path: Path) -> None:
+    """A new image looks like two records of different splits, which do not look like each other."""
+    src = pets(tmp_path / "pets", copies=0)
+    images, distance = chain()
+    found = {}
+    for seed in range(20):
+        out = tmp_path / f"out{seed}"
+        for number in (0, 2):
+            save(images[number], src / f"cats/light{number}.png")
+        (src / "cats/light1.png").unlink(missing_ok=True)
+        settings = {"near_duplicates": "group", "near_distance": distance, "seed": seed, "validation_fraction": 0.4}
+        converted(src, out, **settings)
+        found = {path: row["split"] for path, row in rows(out).items() if "light" in path}
+        if len(set(found.values())) == 2:
+            break
+    assert len(set(found.values())) == 2
+    hashes = [row["phash"] for path, row in sorted(rows(out, "phash").items()) if "light" in path]
+    save(images[1], src / "cats/light1.png")
+    converted(src, out, update=True)
+    after = rows(out, "phash")
+    middle = after["cats/light1.png"]["phash"]
+    assert [(middle ^ other).bit_count() <= distance for other in hashes] == [True, True]
+    assert len({row["split"] for path, row in after.items() if "light" in path}) == 1
+    assert is_valid(out)
+
+
+def test_drop_keeps_the_largest(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets")
+    facts = converted(src, tmp_path / "out", near_duplicates="drop")
+    assert set(rows(tmp_path / "out")) == {f"{('cats', 'dogs')[n % 2]}/{n:03d}.png" for n in range(40)}
+    assert facts["files"]["dropped"] == 20
+    with open(tmp_path / "out/rejected.csv", encoding="utf-8") as file:
+        rejected = {row["path"]: (row["reason"], row["done"]) for row in csv.DictReader(file)}
+    assert len(rejected) == 20
+    reason, done = rejected["cats/small000.png"]
+    assert reason.startswith("looks like cats/000.png (near-duplicate, ")
+    assert done == "dropped"
+    assert is_valid(tmp_path / "out")
+
+
+def test_drop_keeps_both_ends_of_a_chain(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets", copies=0)
+    images, distance = chain()
+    for number, image in enumerate(images):
+        save(image, src / f"cats/chain{number}.png")
+    save(images[1].resize((128, 128), Image.Resampling.NEAREST), src / "dogs/large.png")
+    (src / "cats/chain1.png").unlink()
+    lines = said(src, tmp_path / "first", near_distance=distance)
+    assert any("1 group is a chain of images, the longest with 3, whose ends look less alike" in line for line in lines)
+    converted(src, tmp_path / "second", near_distance=distance, near_duplicates="drop")
+    assert {path for path in rows(tmp_path / "second") if "chain" in path or "large" in path} == {"dogs/large.png"}
+    (src / "dogs/large.png").unlink()
+    save(images[1], src / "dogs/zz.png")
+    images[0].save(src / "cats/chain0.png", compress_level=0)
+    images[2].save(src / "cats/chain2.png", compress_level=0)
+    converted(src, tmp_path / "third", near_distance=distance, near_duplicates="drop")
+    assert {path for path in rows(tmp_path / "third") if "chain" in path or "zz" in path} == {
+        "cats/chain0.png", "cats/chain2.png",
+    }  # fmt: skip
+
+
+def test_drop_prefers_pixels_then_bytes_then_the_path(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets", copies=0)
+    save(picture(0, 128), src / "cats/z_more_pixels.png")
+    large = picture(2)
+    large.save(src / "cats/y_more_bytes.png", compress_level=0)
+    large.save(src / "cats/x_copy.png", compress_level=0)  # The same bytes: --duplicates is about these.
+    converted(src, tmp_path / "out", near_duplicates="drop")
+    kept = set(rows(tmp_path / "out"))
+    assert {"cats/z_more_pixels.png", "cats/y_more_bytes.png", "cats/x_copy.png"} <= kept
+    assert kept.isdisjoint({"cats/000.png", "cats/002.png"})
+
+
+def test_different_labels_are_a_finding(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets", copies=0)
+    save(picture(0, 40), src / "dogs/wrong.png")
+    lines = said(src, tmp_path / "out")
+    (line,) = (line for line in lines if "look like another image" in line)
+    assert line.startswith("  check: 2 images look like another image (2 with different labels), such as cats/000.png")
+    assert line.endswith("Look at the pictures in card.html and correct the labels that are wrong")
+    page = (tmp_path / "out/card.html").read_text("utf-8")
+    assert 'id="finding-near_conflicts"' in page
+    assert page.count('title="dogs/wrong.png"') >= 2  # In the finding and in the section.
+
+
+def test_splits_of_the_source_are_kept_and_reported(tmp_path: Path) -> None:
+    pets(tmp_path / "pets/train", copies=0)
+    pets(tmp_path / "pets/validation", count=4, copies=4)
+    for path in (tmp_path / "pets/validation").rglob("0*.png"):
+        path.unlink()
+    lines = said(tmp_path / "pets", tmp_path / "out", near_duplicates="group")
+    (line,) = (line for line in lines if "look like another image" in line)
+    assert line.startswith("  check: 8 images look like another image (8 in several splits), such as ")
+    assert line.endswith(
+        "Take the copies out of one split of --src, or pass --near_duplicates=drop, which keeps the largest"
+    )
+    assert 'id="finding-near_leaks"' in (tmp_path / "out/card.html").read_text("utf-8")
+
+
+def test_without_hashes_nothing_is_found(tmp_path: Path) -> None:
+    facts = converted(pets(tmp_path / "pets"), tmp_path / "out", verify="header", near_duplicates="drop")
+    assert facts["near_duplicates"]["files"] == facts["files"]["dropped"] == 0
+    assert facts["images"]["look"]["unknown"] == facts["records"] == 60
+    (row, *_) = rows(tmp_path / "out", *index.LOOK).values()
+    assert row["phash"] == 0
+    assert row["gray"] is None
+    assert np.isnan(row["brightness"])
+
+
+@pytest.mark.parametrize("mode", ["keep", "group", "drop"])
+def test_a_second_run_and_an_update_change_nothing(tmp_path: Path, mode: str) -> None:
+    src = pets(tmp_path / "pets")
+    converted(src, tmp_path / "out", near_duplicates=mode)
+    converted(src, tmp_path / "again", near_duplicates=mode, workers=2)
+    first = contents(tmp_path / "out")
+    assert first == contents(tmp_path / "again")
+    converted(src, tmp_path / "out", update=True)
+    assert first == contents(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"near_duplicates": "merge"}, "--near_duplicates=merge: must be one of keep, group, drop."),
+        ({"near_distance": 17}, "--near_distance=17: must be a number of bits from 0 to 16."),
+        ({"near_distance": -1}, "--near_distance=-1: must be a number of bits from 0 to 16."),
+    ],
+)
+def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        ConvertConfig(src="pets", **settings)
+    assert str(caught.value) == message
+
+
+def test_an_update_keeps_the_mode(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets")
+    converted(src, tmp_path / "out")
+    with pytest.raises(UserError) as caught:
+        converted(src, tmp_path / "out", update=True, near_duplicates="drop")
+    assert str(caught.value).startswith("--update: --near_duplicates was 'keep' for ")
+
+
+def test_a_dataset_without_these_columns_is_updated(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    src = pets(tmp_path / "pets", copies=0)
+    converted(src, tmp_path / "out")
+    path = tmp_path / "out" / index.FILE_NAME
+    expected = {name: row["phash"] for name, row in rows(tmp_path / "out", "phash").items()}
+    pq.write_table(pq.read_table(path).drop_columns(list(index.LOOK)), path)
+    assert {row["phash"] for row in rows(tmp_path / "out", "phash").values()} == {0}
+    save(picture(100), src / "cats/new.png")
+    converted(src, tmp_path / "out", update=True)
+    after = {name: row["phash"] for name, row in rows(tmp_path / "out", "phash").items()}
+    assert {name: after[name] for name in expected} == expected
+    assert len(open_dataset(tmp_path / "out").records("train")) > 0
