@@ -44,8 +44,8 @@ class Decided:
         """Yield notes on what the decisions changed."""
         yield from self.effect.notes()
         if self.removed:
-            classes = words.number(len(self.removed), "class has", "classes have")
-            yield f"{classes} no image left after the decisions, and was removed: {named(self.removed)}"
+            classes = words.number(len(self.removed), "class was", "classes were")
+            yield f"{classes} removed, because the decisions leave no image of them: {named(self.removed)}"
 
 
 def apply(

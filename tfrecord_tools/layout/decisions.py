@@ -303,9 +303,9 @@ def check_matched(decisions: Mapping[str, Decision], found: Collection[str], whe
         UserError: There are decisions, and none of them is about an image of the source.
     """
     if decisions and not any(sha256 in found for sha256 in decisions):
-        images = words.number(len(decisions), "image")
+        count = words.number(len(decisions), "decision is", "decisions are")
         raise UserError(
-            f"{where}: {source} has none of its {images}, for example {next(iter(decisions.values())).image!r}. A"
+            f"{where}: {count} not about any image in {source}, for example {next(iter(decisions.values())).image!r}. A"
             " decision names an image by the hash of its bytes. Pass the decisions about these images. If the images"
             " were encoded again since, look at them again."
         )
