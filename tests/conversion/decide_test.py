@@ -290,8 +290,8 @@ def test_decisions_about_other_images_are_refused(src: Path, tmp_path: Path) -> 
     with pytest.raises(UserError) as caught:
         converted(src, tmp_path / "out", decisions=made)
     assert (
-        f"--decisions={made}: 2 decisions are not about any image in {src}, for example 'x/000.jpg'. A decision names an image by the"
-        " hash of its bytes. Pass the decisions about these images." in str(caught.value)
+        f"--decisions={made}: 2 decisions are not about any image in {src}, for example 'x/000.jpg'. A decision"
+        " names an image by the hash of its bytes. Pass the decisions about these images." in str(caught.value)
     )
     made = table(tmp_path / "d.csv", tmp_path, {"other/x/000.jpg": "drop", "pets/cats/000.jpg": "drop"})
     lines = lines_of(src, tmp_path / "out", decisions=made)

@@ -1,4 +1,4 @@
-"""Tests of `adopt --decisions`: labels of other people's records are corrected in the index, or in new files."""
+"""Tests of `adopt --decisions`: labels are corrected in the index, or in new files."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tfrecord_tools.verify import VerifyConfig, verify
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory of 12 records in two files, cats and dogs in turn. Number 11 has the image of number 0."""
+    """Return a directory of 12 records, cats and dogs in turn. Number 11 has the image of number 0."""
     root = tmp_path_factory.mktemp("theirs") / "pets"
     for split, numbers in (("train", range(8)), ("validation", range(8, 12))):
         values = [
@@ -52,7 +52,12 @@ def table(path: Path, rows: dict[int, str]) -> str:
 def adopted(records: Path, out: Path, **settings: Any) -> str:
     """Adopt records; return the report."""
     lines: list[str] = []
-    config = {"records": str(records), "out": str(out), "classes": ["cats", "dogs"], "workers": 1} | settings
+    config: dict[str, Any] = {
+        "records": str(records),
+        "out": str(out),
+        "classes": ["cats", "dogs"],
+        "workers": 1,
+    } | settings
     adopt(AdoptConfig(**config), lines.append)
     return "\n".join(lines)
 
@@ -60,7 +65,7 @@ def adopted(records: Path, out: Path, **settings: Any) -> str:
 def classes(out: Path) -> dict[str, str]:
     """Return path -> class, from the index; the records themselves must give the same."""
     data = open_dataset(out)
-    found = {}
+    found = dict[str, str]()
     for split in data.splits:
         records = data.records(split)
         of_records = {(r := records[i])["path"]: data.class_names[r["label"]] for i in range(len(records))}

@@ -1,4 +1,4 @@
-"""Tests of files of decisions: dialects of spreadsheets, other tables, and rows that contradict each other."""
+"""Tests of files of decisions: dialects of spreadsheets, other tables, contradicting rows."""
 
 from __future__ import annotations
 

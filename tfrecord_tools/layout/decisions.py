@@ -1,4 +1,4 @@
-"""Decisions of a person about single images: another label, no place in the dataset, or right as it is.
+"""Decisions of a person about single images: another label, left out, or right as it is.
 
 A decision names an image by the SHA-256 of its source file's bytes. Renamed and moved files keep their decision, and
 copies of the same bytes share it. The table decisions.csv has the columns `COLUMNS`; a dataset has its decisions in
@@ -92,7 +92,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What decisions do to the images of a source.
+    """The effect of decisions on the images of a source.
 
     Attributes:
         decisions: sha256 -> decision; also those about images that the source does not have.
