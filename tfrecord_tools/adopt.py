@@ -649,8 +649,8 @@ def define_flags() -> None:
     usage.define_path(
         "decisions",
         None,
-        "CSV or Parquet file with decisions about single images, such as decisions.csv, or the directory of a dataset"
-        " with decisions. Its columns are sha256, decision (label, drop or keep) and label.",
+        "CSV or Parquet file with decisions about single images, or the directory of a dataset with decisions. The"
+        " columns of the file are sha256, decision (label, drop or keep) and label.",
     )
     flags.DEFINE_string(
         "image_key",

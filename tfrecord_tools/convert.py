@@ -310,7 +310,7 @@ class _Conversion:
     def _new_decisions(
         self, rows: Sequence[NewLabel], sources: Sources, facts: Facts
     ) -> tuple[dict[str, Decision], int]:
-        """Return the decisions of --relabel and --decisions, and how many of --decisions replaced one of --relabel."""
+        """Return the decisions of --relabel and --decisions, and how many rows of --relabel were replaced."""
         by_path = decide.of_paths(rows, sources, facts, f"--relabel={self._config.relabel}")
         return decisions.merged(by_path, self._given)
 
@@ -467,8 +467,8 @@ def define_flags() -> None:
     usage.define_path(
         "decisions",
         None,
-        "CSV or Parquet file with decisions about single images, such as decisions.csv, or the directory of a dataset"
-        " with decisions. Its columns are sha256, decision (label, drop or keep) and label.",
+        "CSV or Parquet file with decisions about single images, or the directory of a dataset with decisions. The"
+        " columns of the file are sha256, decision (label, drop or keep) and label.",
     )
     usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
     flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")

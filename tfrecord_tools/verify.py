@@ -109,7 +109,7 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
 
 
 def _decided(data: Dataset, facts: ConvertJson) -> dict[bytes, int]:
-    """Return source hash -> label of the decisions that changed the index of adopted records, but not the records."""
+    """Return source hash -> label, for adopted records with a new label in the index only."""
     if not facts["config"].get("adopted") or facts["config"].get("rewritten"):
         return {}
     label_of = {name: label for label, name in enumerate(data.class_names)}

@@ -24,7 +24,7 @@ from trainers.results.predictions import Predictions
 from trainers.run_directory import Metrics
 
 # Flags in the findings of every trainer of this package.
-TRAINED = {"relabel", "class_weights", "learning_rate", "early_stopping", "label_smoothing", "overwrite"}
+TRAINED = {"update", "decisions", "class_weights", "learning_rate", "early_stopping", "label_smoothing", "overwrite"}
 READERS_OF_SOURCES = ("tfrecord_tools.convert", "tfrecord_tools.to_csv")
 WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
 OF_IMAGES = tuple(command for command in TRAINING if command != "trainers.features")
@@ -38,14 +38,10 @@ NARROWED = {
     "tfrecord_tools.images.preparation.ImageConfig.__post_init__": ("tfrecord_tools.convert",),
     # to_csv checks only fractions, and has the flags of fractions.
     "tfrecord_tools.conversion.plan_config.PlanConfig.__post_init__": ("tfrecord_tools.convert",),
-    # to_csv leaves `relabel` at None.
-    "tfrecord_tools.sources.relabel.relabel": ("tfrecord_tools.convert",),
     # Other commands leave `depth_range` at None.
     "tfrecord_tools.images.preparation._normalized_range": ("tfrecord_tools.convert",),
     # Other commands use only names and losses.
     "tfrecord_tools.layout.findings.FINDINGS": ("tfrecord_tools.convert",),
-    # to_csv leaves `relabel` at None.
-    "tfrecord_tools.sources.relabel.notes": ("tfrecord_tools.convert",),
     "tfrecord_tools.base.usage._ADVICE": WITH_SEED,  # A sentence is shown if the command has its flags.
     "tfrecord_tools.base.usage._unknown": TRAINING,  # Only trainers have optimizer arguments.
     "tfrecord_tools.sources.stores.check_exists": READERS_OF_SOURCES,  # predict passes only directories.
@@ -206,7 +202,7 @@ def test_reports_name_flags_of_the_trainer(trainer: str) -> None:
         assert list(unknown(text, [reader])) == []
     assert set(FLAG.findall(text)) == {
         "features": {*TRAINED, "batch_size"},
-        "mine": {"relabel", "resize", "overwrite"},
+        "mine": {"update", "decisions", "resize", "overwrite"},
     }.get(trainer, {*TRAINED, "order", "probe", "cache", "resize"})
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tfrecord_tools.conversion import shards as shards_module
+from tfrecord_tools.conversion.decide import Decided
 from tfrecord_tools.conversion.near import NearDuplicates
 from tfrecord_tools.conversion.plan import Plan, make_plan
 from tfrecord_tools.conversion.plan_config import PlanConfig, divided
@@ -81,7 +82,7 @@ def decide(paths: list[str], config: PlanConfig = PlanConfig(), name: str = "pet
 
 def as_values(plan: Plan) -> dict[str, Any]:
     rows = {key: column.tolist() for key, column in vars(plan.rows).items()}
-    return {key: value for key, value in vars(plan).items() if key != "rows"} | rows
+    return {key: value for key, value in vars(plan).items() if key not in ("rows", "decided")} | rows
 
 
 def split_of(plan: Plan, paths: list[str]) -> dict[str, str]:
@@ -551,6 +552,7 @@ def test_counts_of_more_than_256_classes() -> None:
         ),
         shards=(),
         rejected=(),
+        decided=Decided(class_names=(), labels=labels, dropped=nothing[:0]),
         duplicates=NO_DUPLICATES,
         near_duplicates=NearDuplicates(images=NO_DUPLICATES, groups=0, chains=0, longest=0),
         group_leaks=0,

@@ -10,6 +10,7 @@ import atexit
 import csv
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import shutil
@@ -263,6 +264,12 @@ def homemade(place: Path) -> None:
 
 def relabelled(place: Path) -> None:
     (place / "relabel.csv").write_text("path,label\ntrain/cats/000.jpg,dogs\n")
+    decide(place / "decisions.csv", (place / "pets/train/dogs/001.jpg").read_bytes())
+
+
+def decide(table: Path, data: bytes) -> None:
+    """Write a decision that leaves out an image."""
+    table.write_text(f"sha256,decision\n{hashlib.sha256(data).hexdigest()},drop\n")
 
 
 def theirs(place: Path) -> None:
@@ -275,6 +282,7 @@ def theirs(place: Path) -> None:
         for n in range(8)
     ]
     write(place / "theirs/train-00000-of-00001", map(example, values))
+    decide(place / "decisions.csv", image(51))
 
 
 def adopted(place: Path) -> None:
@@ -579,7 +587,8 @@ CONVERT = [
         flags={
             "--src=pets": is_there("made/convert.json"),
             "--out=made": is_there("made/convert.json"),
-            "--relabel=relabel.csv": lambda e: e.json("made/convert.json", "classes", "0", "train") == 5,
+            "--relabel=relabel.csv": lambda e: e.json("made/convert.json", "decided", "relabeled") == 1,
+            "--decisions=decisions.csv": lambda e: e.json("made/convert.json", "decided", "dropped") == 1,
         },
     ),
     Run(
@@ -679,7 +688,8 @@ ADOPT = [
             "--classes=cats,dogs": lambda e: (
                 [c["name"] for c in e.json("made/convert.json", "classes")] == ["cats", "dogs"]
             ),
-            "--max_bad=0.2": lambda e: len(e.rows("made/rejected.csv")) == 1,  # One of 8 records is bad.
+            "--decisions=decisions.csv": lambda e: e.json("made/convert.json", "decided", "dropped") == 1,
+            "--max_bad=0.2": lambda e: len(e.rows("made/rejected.csv")) == 2,  # One of 8 records is bad, one dropped.
             "--workers=1": unchanged,
         },
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import typing
@@ -42,12 +43,14 @@ def src(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(root / "cats/000.jpg", root / "cats/copy.jpg")
     shutil.copy(root / "cats/001.jpg", root / "dogs/conflict.jpg")
     (root / "dogs/bad.jpg").write_bytes(b"<html>")
-    (root.parent / "relabel.csv").write_text("path,label\ncats/003.jpg,dogs\n")
+    rows = {"cats/003.jpg": "label,dogs", "cats/004.jpg": "drop,", "cats/006.jpg": "keep,"}
+    lines = [f"{hashlib.sha256((root / path).read_bytes()).hexdigest()},{what}" for path, what in rows.items()]
+    (root.parent / "decisions.csv").write_text("\n".join(["sha256,decision,label", *lines]))
     return root
 
 
 def test_a_converted_dataset_has_the_keys_and_types(src: Path, tmp_path: Path) -> None:
-    facts = converted(src, tmp_path / "out", relabel=str(src.parent / "relabel.csv"), max_bad=0.5)
+    facts = converted(src, tmp_path / "out", decisions=str(src.parent / "decisions.csv"), max_bad=0.5)
     assert facts.keys() == typing.get_type_hints(ConvertJson).keys() - {"keys"}
     assert facts["duplicates"]["examples"]["conflicts"]
     assert facts["notes"]

@@ -1,14 +1,16 @@
-"""Tests of `convert --relabel`: labels of a source that are replaced."""
+"""Tests of `convert --relabel`: new labels by path, which become decisions."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
-from image_sources import converted, run, scanned, with_splits
+from image_sources import converted, run, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
@@ -69,25 +71,53 @@ def test_only_the_listed_images_change(source, table, tmp_path):
     assert facts["config"] == plain["config"]
 
 
+def test_rows_become_decisions_by_hash(source, table, tmp_path):
+    facts = converted(source, tmp_path / "out", relabel=str(table))
+    expected = {hashlib.sha256((source / path).read_bytes()).hexdigest(): (path, other(path)) for path in WRONG} | {
+        hashlib.sha256((source / "train/dogs/003.jpg").read_bytes()).hexdigest(): ("train/dogs/003.jpg", "dogs")
+    }
+    assert {one["sha256"]: (one["path"], one["label"]) for one in facts["decisions"]} == expected
+    assert facts["decided"] == {"relabeled": 3, "dropped": 0, "kept": 0, "unchanged": 1, "absent": 0}
+
+
 def test_tables_of_earlier_releases_work(source, table, tmp_path):
     before = suspects(tmp_path / "before.csv", "label", "was")
-    old, new = (scanned(source, relabel=str(path)) for path in (before, table))
-    assert list(old.labels) == list(new.labels)
-    assert old.notes == new.notes
+    old, new = (converted(source, tmp_path / Path(path).stem, relabel=str(path)) for path in (before, table))
+    assert (old["digest"], old["decisions"]) == (new["digest"], new["decisions"])
 
 
 def test_labels_in_two_columns_are_refused(source, tmp_path):
     path = write(tmp_path / "both.csv", [{"path": WRONG[0], "label": "cats", "predicted_label": "dogs"}])
     message = r"both\.csv: the columns 'label' and 'predicted_label' both hold labels\. Remove one of them\."
     with pytest.raises(UserError, match=message):
-        scanned(source, relabel=str(path))
+        converted(source, tmp_path / "out", relabel=str(path))
+
+
+def test_a_decisions_file_is_refused(source, tmp_path):
+    path = write(tmp_path / "decisions.csv", [{"sha256": "0" * 64, "decision": "drop", "label": "", "path": WRONG[0]}])
+    with pytest.raises(UserError) as error:
+        converted(source, tmp_path / "out", relabel=str(path))
+    assert str(error.value) == f"--relabel={path}: is a decisions file. Pass it as --decisions={path}."
+
+
+def test_copies_with_different_new_labels_are_refused(source, tmp_path):
+    copy = tmp_path / "pets"
+    shutil.copytree(source, copy)
+    shutil.copy(copy / WRONG[0], copy / "train/dogs/copy.jpg")
+    rows = [{"path": WRONG[0], "label": "dogs"}, {"path": "train/dogs/copy.jpg", "label": "cats"}]
+    with pytest.raises(UserError) as error:
+        converted(copy, tmp_path / "out", relabel=str(write(tmp_path / "t.csv", rows)))
+    assert (
+        "t.csv: rows 1 and 2 contradict each other. train/cats/000.jpg and train/dogs/copy.jpg have the same bytes, but"
+        " get the labels 'dogs' and 'cats'. Delete one of the rows."
+    ) in str(error.value)
 
 
 def test_changes_are_printed(source, table, tmp_path):
     done = run("tfrecord_tools.convert", f"--src={source}", f"--relabel={table}", "--dry_run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "  note: 3 images relabeled: 2 from cats to dogs, 1 from dogs to cats\n" in done.stdout
-    assert "  note: 1 row of --relabel has no effect: the image has this label already\n" in done.stdout
+    assert "  note: 1 image has the label of the decision already\n" in done.stdout
 
 
 def test_class_without_images_is_removed(source, tmp_path):
@@ -95,21 +125,31 @@ def test_class_without_images_is_removed(source, tmp_path):
         {"path": f"{split}/cats/{i:03d}.{'png' if i == 2 else 'jpg'}", "label": "dogs"}
         for split, i in (*(("train", i) for i in range(5)), *(("validation", i) for i in range(3)))
     ]
-    with pytest.raises(UserError, match="there is only one class, 'dogs'"):
-        scanned(source, relabel=str(write(tmp_path / "all.csv", rows)))
+    with pytest.raises(UserError, match=r"the decisions leave only one class, 'dogs'\."):
+        converted(source, tmp_path / "out", relabel=str(write(tmp_path / "all.csv", rows)))
 
 
-def test_update_needs_the_same_table(source, table, tmp_path):
+def test_update_needs_no_table(source, table, tmp_path):
     copy, out = tmp_path / "pets", tmp_path / "out"
     shutil.copytree(source, copy)
     converted(copy, out, relabel=str(table))
     shutil.copy(copy / "train/cats/003.jpg", copy / "train/cats/new.jpg")
-    with pytest.raises(UserError, match=r"was converted with --relabel\. .* Pass --relabel with the same file"):
-        converted(copy, out, update=True)
-    converted(copy, out, update=True, relabel=str(table))
+    converted(copy, out, update=True)
     new_labels = labels(out)
     assert new_labels["train/cats/new.jpg"] == "cats"
     assert {path: new_labels[path] for path in WRONG} == {path: other(path) for path in WRONG}
+
+
+def test_update_of_a_dataset_of_an_earlier_release_needs_the_table_once(source, table, tmp_path):
+    out = tmp_path / "out"
+    facts = converted(source, out, relabel=str(table))
+    old = {name: value for name, value in facts.items() if name not in ("decisions", "decided")}
+    (out / "convert.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match=r"an earlier release converted .* with --relabel\. .* the same file once"):
+        converted(source, out, update=True)
+    converted(source, out, update=True, relabel=str(table))
+    assert converted(source, out, update=True)["decisions"] == facts["decisions"]
+    assert labels(out)[WRONG[0]] == "dogs"
 
 
 @pytest.mark.parametrize(
@@ -123,12 +163,12 @@ def test_update_needs_the_same_table(source, table, tmp_path):
         ([("cats/000.jpg", "cats")], "for example 'train/cats/000.jpg'."),  # A path without the split.
         (
             [(WRONG[0], "dog")],
-            "the label 'dog' of 'train/cats/000.jpg' is not a class. Use a class of the source, for example dogs.",
+            "the label 'dog' of 'train/cats/000.jpg' is not a class. Classes are dogs. Correct the label. If it is"
+            " a new class, add it to --classes.",
         ),
         (
             [(WRONG[0], "birds")],
-            "the label 'birds' of 'train/cats/000.jpg' is not a class. Use a class of the source, for example cats,"
-            " dogs.",
+            "the label 'birds' of 'train/cats/000.jpg' is not a class. Classes are cats, dogs. Correct the label.",
         ),
         ([(WRONG[0], "")], "row 1 has no value in the column 'label'."),
         (
@@ -140,15 +180,15 @@ def test_update_needs_the_same_table(source, table, tmp_path):
 def test_invalid_rows_are_refused(rows, message, source, tmp_path):
     path = write(tmp_path / "relabel.csv", [{"path": path, "label": label} for path, label in rows])
     with pytest.raises(UserError) as error:
-        scanned(source, relabel=str(path))
+        converted(source, tmp_path / "out", relabel=str(path))
     assert message.format(src=source) in str(error.value)
 
 
 def test_other_tables_are_refused(source, tmp_path):
     with pytest.raises(UserError, match=r"--relabel=nowhere\.csv: does not exist"):
-        scanned(source, relabel="nowhere.csv")
+        converted(source, tmp_path / "out", relabel="nowhere.csv")
     path = write(tmp_path / "relabel.csv", [{"path": WRONG[0], "was": "cats"}])
     with pytest.raises(
         UserError, match=r"no column 'label'\. The columns are 'path', 'was'\. The columns path and label must exi"
     ):
-        scanned(source, relabel=str(path))
+        converted(source, tmp_path / "out", relabel=str(path))

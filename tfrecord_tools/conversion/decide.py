@@ -1,4 +1,4 @@
-"""Apply decisions about single images to the files of a source, before split and duplicates are planned."""
+"""Apply decisions about single images, before split and duplicates are planned."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Decided:
     """A source after the decisions about its images.
 
     Attributes:
-        effect: What the decisions do to the files.
-        class_names: The class table. A class whose last images were given to other classes or left out is removed.
+        effect: The changes, counted.
+        class_names: The class table, without the classes that lost all their images.
         labels: i32[n], index into `class_names` for each file; -1 for files that are left out.
         dropped: i64[k], the numbers of the files that are left out, ascending.
         removed: The classes that were removed.
@@ -44,8 +44,8 @@ class Decided:
         """Yield notes on what the decisions changed."""
         yield from self.effect.notes()
         if self.removed:
-            classes = words.number(len(self.removed), "class has", "classes have")
-            yield f"{classes} no image left after the decisions, and was removed: {named(self.removed)}"
+            classes = words.number(len(self.removed), "class was", "classes were")
+            yield f"{classes} removed, because the decisions leave no image of them: {named(self.removed)}"
 
 
 def apply(

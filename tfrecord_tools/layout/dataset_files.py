@@ -147,7 +147,7 @@ class DecisionEntry(TypedDict):
 
 
 class DecidedCounts(TypedDict):
-    """Numbers of images of the source by decision, and of decisions about images that the source does not have."""
+    """Numbers of images by decision, and of decisions about images that the source does not have."""
 
     relabeled: int
     dropped: int

@@ -1,4 +1,4 @@
-"""Decisions of a person about single images: another label, no place in the dataset, or right as it is.
+"""Decisions of a person about single images: another label, left out, or right as it is.
 
 A decision names an image by the SHA-256 of its source file's bytes. Renamed and moved files keep their decision, and
 copies of the same bytes share it. The table decisions.csv has the columns `COLUMNS`; a dataset has its decisions in
@@ -92,7 +92,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What decisions do to the images of a source.
+    """The effect of decisions on the images of a source.
 
     Attributes:
         decisions: sha256 -> decision; also those about images that the source does not have.
@@ -303,9 +303,9 @@ def check_matched(decisions: Mapping[str, Decision], found: Collection[str], whe
         UserError: There are decisions, and none of them is about an image of the source.
     """
     if decisions and not any(sha256 in found for sha256 in decisions):
-        images = words.number(len(decisions), "image")
+        count = words.number(len(decisions), "decision is", "decisions are")
         raise UserError(
-            f"{where}: {source} has none of its {images}, for example {next(iter(decisions.values())).image!r}. A"
+            f"{where}: {count} not about any image in {source}, for example {next(iter(decisions.values())).image!r}. A"
             " decision names an image by the hash of its bytes. Pass the decisions about these images. If the images"
             " were encoded again since, look at them again."
         )

@@ -29,6 +29,7 @@ def predicted(
         paths=[f"{i}.jpg" for i in range(len(probabilities))],
         labels=None if labels is None else np.array(labels),
         records=None if labels is None else np.arange(10, 10 + len(labels)),
+        sha256=None if labels is None else np.repeat(np.arange(len(labels), dtype=np.uint8)[:, None], 32, axis=1),
     )
 
 
@@ -113,6 +114,8 @@ def test_most_doubtful_labels_come_first(tmp_path):
         ("4", "2.jpg", "c", "c"),  # The prediction agrees with the label.
     ]
     assert (rows[0]["p_predicted"], rows[0]["p_given"], rows[0]["record"]) == ("0.8", "0.1", "11")
+    assert {row["decision"] for row in rows} == {""}
+    assert rows[0]["sha256"] == "01" * 32
 
 
 def test_suspects_agree_with_the_table_at_the_threshold(tmp_path):
@@ -132,8 +135,9 @@ def test_error_names_some_of_many_other_classes():
     )
 
 
-def test_suspects_correct_wrong_labels(pair, tmp_path):
-    """Convert, predict, keep the first lines of suspects.csv, and convert again with --relabel."""
+@pytest.mark.parametrize("flag", ["relabel", "decisions"])
+def test_suspects_correct_wrong_labels(pair, tmp_path, flag):
+    """Convert, predict, use the first lines of suspects.csv, and convert again."""
     _, run = pair
     model, info = model_file.load(run / "model.keras")
     source = photos(
@@ -150,12 +154,14 @@ def test_suspects_correct_wrong_labels(pair, tmp_path):
     predictions.write(tmp_path, found)
     suspects = read_csv(tmp_path / "suspects.csv")
     assert len({row["path"] for row in suspects[:6]} & set(wrong)) >= 5
-    kept = [row for row in suspects if row["path"] in wrong]
-    with open(tmp_path / "relabel.csv", "w", newline="") as file:
+    kept = [row | {"decision": "label"} for row in suspects if row["path"] in wrong]
+    if flag == "relabel":  # Earlier releases had no such columns.
+        kept = [{name: value for name, value in row.items() if name not in ("decision", "sha256")} for row in kept]
+    with open(tmp_path / "corrections.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(kept[0]))
         writer.writeheader()
         writer.writerows(kept)
-    facts = converted(source, tmp_path / "mended", relabel=str(tmp_path / "relabel.csv"))
+    facts = converted(source, tmp_path / "mended", **{flag: str(tmp_path / "corrections.csv")})
     assert sum(way["images"] for way in facts["relabelled"]) == 6
     records = dataset.open(tmp_path / "mended").records("validation")
     labels = dict(zip(records.paths, records.labels.tolist()))
