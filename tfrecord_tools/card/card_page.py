@@ -37,7 +37,11 @@ _CLASSES_OPEN = 12  # Classes with samples that are visible without a click.
 _PATHS = 6  # Paths shown for each set of identical files.
 _AXIS_PARTS = 4  # Intervals between the labels of an axis.
 _ON_CONSOLE = ("duplicates", "near_duplicates")  # Sections whose findings are below the class table.
-_ABOUT_SOURCE = ("source", "decisions", "raw")  # Kinds of notes that need no attention. `_RULES` covers the other notes.
+_ABOUT_SOURCE = (
+    "source",
+    "decisions",
+    "raw",
+)  # Kinds of notes that need no attention. `_RULES` covers the other notes.
 _CHANGES = {
     "repaired": "a missing end, or foreign bytes within the file, were repaired",
     "turned": "rotated as the EXIF orientation says",

@@ -106,10 +106,9 @@ def judge(
 def _votes(labels: np.ndarray, units: np.ndarray, near: Neighbors, classes: int) -> np.ndarray:
     """Return the logarithm of the share of votes for each class, f64[n k]."""
     votes = np.full((len(labels), classes), _PRIOR_VOTES / classes)
-    rows = near.rows[:, :_VOTERS]
-    valid = (rows >= 0) & (units[rows] != units[:, None])
-    voters = np.nonzero(valid)[0]
-    np.add.at(votes, (voters, labels[rows[valid]]), 1)
+    valid = (near.rows >= 0) & (units[near.rows] != units[:, None])
+    valid &= np.cumsum(valid, axis=1) <= _VOTERS
+    np.add.at(votes, (np.nonzero(valid)[0], labels[near.rows[valid]]), 1)
     return np.asarray(np.log(votes / votes.sum(1, keepdims=True)))
 
 

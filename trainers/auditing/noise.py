@@ -100,21 +100,25 @@ def fit(outputs: Sequence[np.ndarray], labels: np.ndarray, interval: bool = Fals
     whole = _Data([output / max(output.std(), 1e-12) for output in centered], labels)
     step = -(-len(labels) // _MOST_FITTED)
     data = _Data([output[::step] for output in whole.outputs], labels[::step])
-    best, *others = _optima(data)
-    matrix = _matrix(data, best[data.size :])
-    probabilities = softmax(_logits(whole, best)[1])
-    posterior = _posterior(probabilities, matrix, labels)
-    intervals = [_interval(data, optimum) for optimum in (best, *others)] if interval else [(0.0, 0.0)]
+    optima = _optima(data)
+    shares = np.exp(optima[0].fun - np.array([optimum.fun for optimum in optima]))
+    probabilities, posterior, matrix = 0.0, 0.0, 0.0
+    for share, optimum in zip(shares / shares.sum(), optima):
+        own = _matrix(data, optimum.x[data.size :])
+        classes = softmax(_logits(whole, optimum.x)[1])
+        probabilities, matrix = probabilities + share * classes, matrix + share * own
+        posterior = posterior + share * _posterior(classes, own, labels)
+    intervals = [_interval(data, optimum.x) for optimum in optima] if interval else [(0.0, 0.0)]
     low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
     scale = len(labels) / len(data.labels)
-    return Noise(probabilities, posterior, matrix, low * scale, high * scale)
+    return Noise(np.asarray(probabilities), np.asarray(posterior), np.asarray(matrix), low * scale, high * scale)
 
 
-def _optima(data: _Data) -> list[np.ndarray]:
-    """Return the parameters of the best optimum, then of others that fit nearly as well.
+def _optima(data: _Data) -> list[Any]:
+    """Return the results of `minimize` for the best optimum, then for others that fit nearly as well.
 
     Labels that contradict the image may be explained by wrong labels or by images that look like several classes. Both
-    explanations may be an optimum.
+    explanations may be an optimum. The judgment is their mean, weighted by likelihood.
     """
     matrices = [_spread(np.full(data.classes, rate)) for rate in _STARTS]
     if data.full:
@@ -127,8 +131,8 @@ def _optima(data: _Data) -> list[np.ndarray]:
             optima.append(fitted)
     finished = [_minimize(_loss, fitted.x, data, _FINISHED) for fitted in optima]
     best = min(float(fitted.fun) for fitted in finished)
-    near = sorted((f for f in finished if f.fun <= best + _DROP_OPTIMA), key=lambda fitted: float(fitted.fun))
-    return [fitted.x for fitted in near]
+    near = [fitted for fitted in finished if fitted.fun <= best + _DROP_OPTIMA]
+    return sorted(near, key=lambda fitted: float(fitted.fun))
 
 
 def _minimize(loss: Callable[..., Any], start: np.ndarray, data: _Data, iterations: int, *more: Any) -> Any:

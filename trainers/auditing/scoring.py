@@ -21,7 +21,7 @@ from trainers.auditing.outliers import Group
 _LEAST_LISTED = 50  # Issues of each kind. This number is listed even if the scores are low.
 _LISTED_SHARE = 0.01  # Share of the records that is listed even if the scores are low.
 _LEAST_RECORDS = 10
-_HASH_DISTANCE = 4  # Bits of the perceptual hash by which near-duplicates differ at most.
+_HASH_DISTANCE = 6  # Bits of the perceptual hash, as in --near_distance of tfrecord_tools.convert.
 _ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25  # Scores of near-duplicates, before the similarity.
 _BY_SIMILARITY = 0.24  # Added for equal images, in proportion for others.
 
