@@ -28,6 +28,8 @@ from PIL import Image
 
 from tfrecord_tools import convert as convert_module
 from tfrecord_tools.records import open_dataset
+from trainers.auditing import issues
+from trainers.auditing.issues import ListedIssue
 
 SMALL = (4, 8)  # Filters of a network that trains in less than a second.
 
@@ -114,8 +116,22 @@ def stock(place: Path) -> Path:
     with_splits(place / "pets", train=6, validation=4)
     tree(place / "animals", {"cats": 20, "dogs": 20, "birds": 2})
     converted(place / "pets", place / "out")
+    write_audit(place)
     (place / "numbers.txt").write_text("".join(f"{number}\n" for number in range(8)))
     return place
+
+
+def write_audit(place: Path) -> None:
+    """Write an audit of the dataset `out` that doubts the label of the first training record."""
+    data = open_dataset(place / "out")
+    records = data.records("train")
+    (place / "audited").mkdir(exist_ok=True)
+    (place / "audited/audit.json").write_text(json.dumps({"digest": data.digest}))
+    doubt = ListedIssue(
+        kind="label", rank=1, score=0.9, split="train", record=0, path=records.paths[0],
+        sha256=records.source_sha256[0].tobytes().hex(), given_label="", proposed_label="", twin="", reason="",
+    )  # fmt: skip
+    issues.write(place / "audited", [doubt])
 
 
 def manifest(place: Path) -> None:
@@ -309,6 +325,7 @@ def judged(place: Path) -> None:
 
     shutil.rmtree(place / "out")
     judged_pair(place)
+    write_audit(place)
 
 
 def exported(place: Path) -> None:
@@ -910,6 +927,8 @@ TRAINING: dict[str, Check] = {
     "--crop=0.5": setting("recipe.crop", 0.5),
     "--seed=3": setting("flags.seed", 3),
     "--deterministic": setting("flags.deterministic", True),
+    "--audit=audited": lambda e: len(e.json("run/settings.json", "flags", "issues_sha256")) == 64,
+    "--drop_issues=label": says("--drop_issues=label: 1 of 8 training records left out"),
     "--checkpoint_every=1": setting("other.checkpoint_every", 1),
     "--precision=float32": setting("flags.precision", "float32"),
     "--strategy=none": says("device: "),  # The same as auto on CPUs.
@@ -937,7 +956,7 @@ TWO_PHASES: dict[str, Check] = {
 OF_IMAGES: dict[str, Check] = {
     "--mixup=0.3": setting("recipe.mixup", 0.3),
     "--cutmix=0.2": setting("recipe.cutmix", 0.2),
-    "--cache=memory": says("cache: 8 decoded images"),
+    "--cache=memory": says("cache: 7 decoded images"),
     "--order=blocks": setting("flags.order", "blocks"),
     "--block=4": setting("flags.block", 4),
 }
@@ -1115,9 +1134,29 @@ EVALUATE = [
             "--tfrecords=out": lambda e: e.json("made/metrics.json", "count") == 4,
             "--split=train": lambda e: e.json("made/metrics.json", "split") == "the train split of src",
             "--out=made": is_there("made/predictions.csv"),
+            "--audit=audited": lambda e: e.json("made/metrics.json", "without_issues", "left_out") == 1,
             "--threshold=0.75": lambda e: (
                 "is predicted if its probability is at least 0.75." in e.prose("made/report.html")
             ),
+        },
+    )
+]
+
+AUDIT = [
+    Run(
+        name="backbone",
+        before=pretrained,
+        flags={
+            "--tfrecords=out": lambda e: e.json("made/audit.json", "records") == 20,
+            "--features_from=CNN": lambda e: e.json("made/audit.json", "features_from") == "CNN",
+            "--backbone_kwargs=filters=(4,8)": says("features: of CNN(filters=(4, 8)), 24 px"),
+            "--weights=small.weights.h5": says("weights small.weights.h5"),
+            "--image_size=24": says(" 24 px, weights "),
+            "--folds=3": lambda e: e.json("made/audit.json", "folds") == 3,
+            "--seed=4": lambda e: e.json("made/audit.json", "seed") == 4,
+            "--out=made": is_there("made/review.html"),
+            "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,
+            "--pictures=6": lambda e: 1 <= e.text("made/review.html").count("data-jpeg") <= 6,
         },
     )
 ]
@@ -1202,6 +1241,7 @@ RUNS: dict[str, list[Run]] = {
     "trainers.finetune": FINETUNE,
     "trainers.compare": COMPARE,
     "trainers.evaluate": EVALUATE,
+    "trainers.audit": AUDIT,
     "trainers.predict": PREDICT,
     "trainers.doctor": DOCTOR,
     "trainers.export": MODEL_EXPORT,

@@ -49,7 +49,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a directory with images, three of them in the wrong class, a dataset and weights."""
     workspace = tmp_path_factory.mktemp("audit")
     for number, (split, color) in enumerate(itertools.product(("train", "validation"), COLORS)):
-        for image in range(40 if split == "train" else 16):
+        for image in range(90 if split == "train" else 20):
             drawn(workspace / "src" / split / color / f"{image:03d}.jpg", 1000 * number + image)
     for path in WRONG:
         swap(workspace / "src", path)
@@ -97,10 +97,10 @@ def test_wrong_labels_are_found_and_listed(workspace, audited):
 
 def test_console_gives_the_estimate_a_table_and_the_next_step(workspace, audited):
     about = json.loads((directory(workspace) / "audit.json").read_text())
-    assert (about["records"], about["folds"], about["decided"]) == (112, 5, 0)
+    assert (about["records"], about["folds"], about["decided"]) == (220, 5, 0)
     assert about["estimate"]["low"] <= 3 <= about["estimate"]["high"]
     (estimate,) = [line for line in audited if line.startswith("About ")]
-    assert " of 112 labels are probably wrong (95% interval: " in estimate
+    assert " of 220 labels are probably wrong (95% interval: " in estimate
     heads = next(line for line in audited if "score 0.5 or more" in line)
     after = audited[audited.index(heads) + 1 :]
     assert [line.split()[0] for line in after[:6]] == list(issues.KINDS)
@@ -123,7 +123,7 @@ def test_decisions_correct_the_dataset_and_are_not_asked_again(workspace, audite
     done = run("tfrecord_tools.convert", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     data = open_dataset(tmp_path / "out")
-    assert sum(data.splits.values()) == 111
+    assert sum(data.splits.values()) == 219
     lines: list[str] = []
     kwargs = tiny_backbone.MODEL["backbone_kwargs"]
     config = AuditConfig(
@@ -172,10 +172,10 @@ def test_training_records_with_issues_are_left_out(workspace, audited, monkeypat
     data, lines = open_dataset("out"), []
     config = recipes.TrainConfig(tfrecords="out", drop_issues=["label"])
     splits = inputs.split(data, config, log=lines.append)
-    assert len(splits.train) == 78
+    assert len(splits.train) == 178
     assert not [path for path in splits.train.paths if "wrong-" in path]
-    assert len(splits.validation) == 32  # Validation images stay.
-    assert lines[0].startswith("--drop_issues=label: 2 of 80 training records left out, as listed in audits/src-")
+    assert len(splits.validation) == 40  # Validation images stay.
+    assert lines[0].startswith("--drop_issues=label: 2 of 180 training records left out, as listed in audits/src-")
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace,
     done = run("trainers.features", *flags, cwd=workspace)
     assert done.returncode == 0, done.stderr
     part = json.loads((workspace / "run/metrics.json").read_text())["without_issues"]
-    assert part["count"] + part["left_out"] == 32
+    assert part["count"] + part["left_out"] == 40
     assert part["left_out"] >= 1
     line = f"without {part['left_out']} image"
     assert line in done.stdout
