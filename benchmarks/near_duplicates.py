@@ -1,4 +1,4 @@
-"""Measure near-duplicates by hash: recall for twelve changes of photographs, false pairs, time and memory."""
+"""Measure near-duplicates by hash: recall for twelve changes, false pairs, time and memory."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def changed(data: bytes, change: Change, kind: str, quality: int) -> bytes:
 
 
 def recalls(photos: Sequence[bytes], hashes: np.ndarray, each: int, distances: Sequence[int]) -> None:
-    """Print the share of changed photographs whose hash is near to the hash of the original."""
+    """Print the share of changed photographs with a hash near to that of the original."""
     print(f"recall of {each:,} photographs by distance\n  {'':<24}" + "".join(f"{d:>8}" for d in distances))
     chosen = np.random.default_rng(0).permutation(len(photos))[:each]
     for name, (change, kind, quality) in CHANGES.items():
@@ -76,12 +76,20 @@ def recalls(photos: Sequence[bytes], hashes: np.ndarray, each: int, distances: S
         print(f"  {name:<24}" + "".join(f"{((bits <= d) & known).mean():8.3f}" for d in distances))
 
 
-def false_pairs(hashes: np.ndarray, distances: Sequence[int]) -> None:
-    """Print the number of near pairs of different photographs, which may contain true ones."""
-    total = len(hashes) * (len(hashes) - 1) // 2
+def false_pairs(hashes: np.ndarray, origins: np.ndarray, distances: Sequence[int]) -> None:
+    """Print the number of near pairs of different photographs, which may contain true ones.
+
+    Args:
+        hashes: u64[n].
+        origins: i64[n], the photograph that each image was made from.
+        distances: The numbers of bits.
+    """
+    total = len(hashes) * (len(hashes) - 1) // 2 - int((np.bincount(origins) * (np.bincount(origins) - 1) // 2).sum())
+    print(f"near pairs of different photographs among {len(hashes):,} images")
     for distance in distances:
-        count = len(near_duplicates.pairs(hashes, distance))
-        print(f"  distance {distance:>2}: {count:,} of {total:,} pairs, {count / total * 1e5:.3f} in 10^5")
+        found = near_duplicates.pairs(hashes, distance)
+        count = int((origins[found[:, 0]] != origins[found[:, 1]]).sum())
+        print(f"  distance {distance:>2}: {count:,} of {total:,} pairs, {count / total * 1e5:.4f} in 10^5")
 
 
 def times(count: int, distances: Sequence[int]) -> None:
@@ -101,13 +109,18 @@ def main(argv: Sequence[str]) -> None:
         photos = [path.read_bytes() for path in sorted(Path(given.photos).rglob("*.jpg"))]
         hashes = appearance.facts_of(photos)["phash"]
         recalls(photos, hashes, given.each, DISTANCES)
-        print(f"near pairs among {len(photos):,} photographs")
-        false_pairs(hashes, DISTANCES)
+        numbers = np.arange(len(photos))
+        false_pairs(hashes, numbers, DISTANCES)
+        if given.copies:
+            made = ([changed(photo, *how) for photo in photos] for how in CHANGES.values())
+            parts = [hashes, *(appearance.facts_of(images)["phash"] for images in made)]
+            false_pairs(np.concatenate(parts), np.tile(numbers, len(parts)), DISTANCES)
     times(given.hashes, (5, 7, 8))
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("photos", None, "Directory of photographs. Default: only time and memory are measured.")
     flags.DEFINE_integer("each", 500, "Number of photographs for each change.")
+    flags.DEFINE_bool("copies", False, "Also count near pairs among all photographs and twelve copies of each.")
     flags.DEFINE_integer("hashes", 1_000_000, "Number of random hashes.")
     command.run(main)

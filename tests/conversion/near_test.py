@@ -67,7 +67,7 @@ def rows(out: Path, *columns: str) -> dict[str, dict[str, Any]]:
 
 
 def divided(out: Path) -> int:
-    """Return the number of pictures whose copies are in several splits."""
+    """Return the number of pictures with copies in several splits."""
     splits = defaultdict(set)
     for path, row in rows(out).items():
         splits[path.split("/")[1].removeprefix("small")].add(row["split"])

@@ -36,12 +36,8 @@ _CLASSES_AT_ENDS = 20  # ... this many of each.
 _CLASSES_OPEN = 12  # Classes with samples that are visible without a click.
 _PATHS = 6  # Paths shown for each set of identical files.
 _AXIS_PARTS = 4  # Intervals between the labels of an axis.
-_ON_CONSOLE = ("duplicates", "near_duplicates")  # Sections whose findings are below the class table.
-_ABOUT_SOURCE = (
-    "source",
-    "decisions",
-    "raw",
-)  # Kinds of notes that need no attention. `_RULES` covers the other notes.
+_ON_CONSOLE = ("duplicates", "near_duplicates")  # Sections with findings below the class table.
+_ABOUT_SOURCE = ("source", "decisions", "raw")  # Notes that need no attention. `_RULES` covers the other kinds.
 _CHANGES = {
     "repaired": "a missing end, or foreign bytes within the file, were repaired",
     "turned": "rotated as the EXIF orientation says",

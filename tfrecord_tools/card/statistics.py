@@ -134,7 +134,7 @@ def _near(plan: Plan, sources: Sources, distance: int) -> NearCounts:
 
 
 def _look(plan: Plan, sources: Sources, table: np.ndarray) -> Look:
-    """Return counts and the most extreme images; images whose look is unknown are only counted."""
+    """Return counts and the most extreme images; images with an unknown look are only counted."""
     known = ~np.isnan(table["brightness"])
     rows = {
         kind: [(int(row), float(value[row])) for row in _extreme(value, sign)]
@@ -156,7 +156,7 @@ def _look(plan: Plan, sources: Sources, table: np.ndarray) -> Look:
 
 
 def _extreme_values(table: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
-    """Return kind of extreme -> values of the images, and 1 if the smallest are shown, -1 if the largest are."""
+    """Return kind of extreme -> values, and 1 if the smallest are shown, -1 if the largest are."""
     longer, shorter = (pick(table["height"], table["width"]).astype(float) for pick in (np.maximum, np.minimum))
     return {
         "darkest": (table["brightness"], 1),
@@ -168,7 +168,7 @@ def _extreme_values(table: np.ndarray) -> dict[str, tuple[np.ndarray, int]]:
 
 
 def _extreme(values: np.ndarray, sign: int) -> np.ndarray:
-    """Return the positions of the most extreme known values, the most extreme first; at most a quarter of all."""
+    """Return the positions of the most extreme known values, at most a quarter of all."""
     known = np.flatnonzero(~np.isnan(values))
     most = min(_EXTREMES, len(known) // 4) if len(np.unique(values[known])) > 1 else 0
     return np.asarray(known[np.argsort(sign * values[known], kind="stable")[:most]])

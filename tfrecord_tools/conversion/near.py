@@ -1,4 +1,4 @@
-"""Find near-duplicates among the images of a plan, and keep them together or drop them, as `--near_duplicates` says."""
+"""Find near-duplicates in a plan, and keep them together or drop them (`--near_duplicates`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tfrecord_tools.sources.scan import Sources
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Alike:
-    """Which images look alike. Images with the same bytes count as one.
+    """A table of images that look alike. Images with the same bytes count as one.
 
     Attributes:
         keys: i64[n], the first row of all rows that are connected by near-duplicates or by the same bytes.
@@ -76,7 +76,7 @@ def grouped(rows: Rows, keys: np.ndarray, alike: Alike) -> Rows:
     Args:
         rows: The images.
         keys: u64[n], equal for images that must stay together.
-        alike: Which of them look alike.
+        alike: The images that look alike.
     """
     changed = np.isin(keys, np.unique(keys[alike.near]))
     return dataclasses.replace(rows, groups=np.where(changed, keys, rows.groups))

@@ -177,7 +177,7 @@ def _valid(sources: Sources, facts: Facts, decided: Decided, bad: Sequence[Rejec
 def _with_splits(
     rows: Rows, sha256: np.ndarray, alike: Alike, sources: Sources, config: PlanConfig, previous: Previous | None
 ) -> Rows:
-    """Return the rows with their splits, and with a group for images that look alike if they are to be grouped.
+    """Return the rows with their splits, and with groups of near-duplicates if these are to be grouped.
 
     Unchanged records keep their split, unless a new image connects records of several splits, as near-duplicates that
     are to be grouped. Then all of them go to the split of the first one, into new shards.

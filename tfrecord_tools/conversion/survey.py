@@ -198,8 +198,8 @@ def _fill_in(table: np.ndarray, thumbnails: Mapping[int, Thumbnail]) -> None:
 def _is_known(fact: np.void, digest: bytes, config: ImageConfig) -> bool:
     """Return whether a fact can be reused.
 
-    Repaired images are inspected again to report the defect. So are images whose look an earlier version of this
-    package did not record.
+    Repaired images are inspected again to report the defect. The same holds if an earlier
+    version of this package did not record the look of the image.
     """
     same = fact["source_sha256"].tobytes() == digest and not fact["changes"] & change_bits(["repaired"])
     return bool(same and (config.verify != "full" or not np.isnan(fact["brightness"])))

@@ -1,11 +1,11 @@
 """Facts about the look of an image, from a gray thumbnail of 32 x 32 pixels, without a network.
 
 phash: Perceptual hash of 64 bits. Images that look alike have hashes that differ in few bits. The definition is that of
-    `ImageHash.phash`: the discrete cosine transform (DCT-II) of the thumbnail, of which the 8 x 8 lowest frequencies
-    are kept; a bit is 1 where the coefficient is above the median of the 64 (Zauner, "Implementation and Benchmarking
-    of Perceptual Image Hash Functions", 2010). The first bit, of the mean, is the highest bit; rows are vertical
-    frequencies. Integers are used, so that all machines compute the same bits. 0: unknown, or the image has so little
-    contrast that its hash would mean nothing.
+    `ImageHash.phash`. The 8 x 8 lowest frequencies of the thumbnail are computed by the discrete cosine transform
+    (DCT-II). A bit is 1 if its coefficient is above the median of the 64 (Zauner, "Implementation and Benchmarking of
+    Perceptual Image Hash Functions", 2010). The highest bit is the mean. The bits follow row by row, and each row has
+    one vertical frequency. The transform uses whole numbers, so all machines compute the same bits. 0: unknown, or the
+    image has so little contrast that its hash would mean nothing.
 brightness: Mean of the gray levels, 0..255.
 contrast: Standard deviation of the gray levels, 0..127.5.
 sharpness: Standard deviation of the Laplacian of the thumbnail, divided by `contrast`. 0: no details. Photographs have
@@ -39,7 +39,7 @@ UNKNOWN = (0, *(float("nan"),) * 4, False)  # The facts of an image that was not
 MIN_CONTRAST = 4.0  # Below, noise of the encoding decides the bits of the hash.
 _FREQUENCIES = 8
 _SCALE = 1 << 16  # The transform is exact in float64: 2 * 16 bits of scale, 8 of levels and 10 of sums are below 53.
-_BANDS = 16  # Of 16 levels each.
+_BANDS = 16  # A band has 16 levels.
 _BLOCK = 32  # Images that are computed at once, which fit into the processor's cache.
 
 
@@ -61,14 +61,14 @@ def of_jpeg(small: np.ndarray, size: tuple[int, int], gray: bool) -> Thumbnail:
     """
     height, width = small.shape[:2]
     image = Image.frombuffer("L", (width, height), small, "raw", "L", 0, 1)
-    # The decoder rounds sizes up: 441 pixels at 1/8 scale are 56, of which the image covers 55.125.
+    # The decoder rounds sizes up: 441 pixels at 1/8 scale are 56, and the image covers 55.125 of them.
     scale = max(1, round(8 * max(width, height) / max(size))) / 8
     box = (0, 0, min(width, size[0] * scale), min(height, size[1] * scale))
     return Thumbnail(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box).tobytes(), gray)
 
 
 def of_image(image: Image.Image) -> Thumbnail:
-    """Return the thumbnail of an image in any mode of 8 bits or fewer; transparent pixels are laid on white."""
+    """Return the thumbnail of an image of 8 bits or fewer; transparent pixels are laid on white."""
     plain = recode.plain(image)
     small = plain.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
     return Thumbnail(small.tobytes(), plain.mode == "L")
@@ -85,7 +85,7 @@ def facts(thumbnails: Sequence[Thumbnail]) -> np.ndarray:
 
 
 def facts_of(images: Sequence[bytes], shapes: Sequence[tuple[int, int]] | None = None) -> np.ndarray:
-    """Return the facts of stored images, for datasets whose index does not have them.
+    """Return the facts of stored images, for datasets without them in the index.
 
     Args:
         images: The bytes of n records' images: JPEG, PNG, or u8[h w 3] for raw pixels.

@@ -105,7 +105,7 @@ def has_end(data: bytes) -> bool:
 
 
 def plain_size(data: bytes) -> tuple[int, int] | None:
-    """Return width and height in pixels of a JPEG that can probably be stored unchanged, see `plain_frame`."""
+    """Return width and height of a JPEG in pixels if `plain_frame` finds them."""
     frame = plain_frame(data)
     return None if frame is None else (frame.width, frame.height)
 
@@ -168,8 +168,9 @@ def decodes_cleanly(data: bytes) -> bool:
 
 
 def decoded_small(data: bytes, *, strict: bool = True) -> np.ndarray | None:
-    """Decode the gray levels of a JPEG at 1/8 scale, u8[h w 1]; at a larger scale if a side would be below 32 pixels.
+    """Decode the gray levels of a JPEG at 1/8 scale, u8[h w 1].
 
+    If a side would have fewer than 32 pixels, a larger scale is used.
     At 1/8 scale, all of the entropy decoding is done, and almost none of the inverse DCT. Pillow takes 1.5 times as
     long for the same.
 

@@ -92,7 +92,7 @@ class Shown(TypedDict):
 
 
 class Look(TypedDict):
-    """Facts about the look of the images (`images.appearance`): counts, and kind -> the most extreme images."""
+    """Counts of the look of the images (`images.appearance`), and kind -> the most extreme images."""
 
     unknown: int
     gray: int
@@ -168,7 +168,7 @@ class DuplicateCounts(TypedDict):
 
 
 class NearCounts(TypedDict):
-    """Images that look like another image with other bytes. Examples: for each kind, lists of images of a group."""
+    """Images that look like another image with other bytes. Examples: kind -> groups of images."""
 
     distance: int
     copies: int

@@ -49,7 +49,7 @@ _REPEATED = ["split", "shard", "label", "group", "type", "height", "width", "sou
 
 
 def write_part(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write the rows of one shard atomically; findings, lowest, highest and the columns of `LOOK` have defaults."""
+    """Write the rows of one shard atomically; the columns from `findings` on have defaults."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

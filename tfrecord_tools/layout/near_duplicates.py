@@ -1,4 +1,4 @@
-"""Find near-duplicates: images whose perceptual hashes differ in few bits (`images.appearance`).
+"""Find near-duplicates: images with perceptual hashes that differ in few bits (`images.appearance`).
 
 All pairs are found without comparing each hash with each other hash. The 64 bits are divided into four bands of 16
 bits. If two hashes differ in at most d bits, then in at least one band b they differ in at most r[b] bits, where the
@@ -95,7 +95,7 @@ def _bits(numbers: np.ndarray) -> np.ndarray:
 
 
 def _distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the distinct known hashes, the first position of each, and for each position its hash (-1: unknown)."""
+    """Return the distinct known hashes, their first positions, and each position's hash (-1: unknown)."""
     values, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     inverse = inverse.reshape(-1)
     unknown = int(len(values) > 0 and values[0] == UNKNOWN)  # 0 is the smallest hash.
@@ -162,7 +162,7 @@ def _masks(radius: int) -> np.ndarray:
 
 
 def _candidates(keys: np.ndarray, starts: np.ndarray, mask: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield pairs of positions whose keys differ exactly by a mask, each pair once, in blocks.
+    """Yield pairs of positions with keys that differ exactly by a mask, each pair once, in blocks.
 
     Args:
         keys: i64[n], ascending.
