@@ -241,7 +241,7 @@ class _Conversion:
         self._stored = decisions.of_dataset(out) if config.update or config.overwrite else {}
         self._given = decisions.read(config.decisions) if config.decisions else {}
         self._out = out
-        self._request = self._config.request()  # Now, because the file of decisions may be gone at the end.
+        self._request: dict[str, Any] = {}
         self._pool = pool
         self._log = log
 
@@ -274,6 +274,7 @@ class _Conversion:
         sources = divided(sources, config)
         self._check_bad(sources, {})
         rows = self._check_labels(sources)
+        self._request = config.request()  # Now, because the files of labels and decisions may be gone at the end.
         with Progress("inspect", len(sources)) as progress:
             facts = survey(
                 sources,
