@@ -237,10 +237,11 @@ class _Conversion:
                 f"--update: an earlier release converted {out} with --relabel. Without that file, the corrected labels"
                 " would be lost. Pass --relabel with the same file once, or convert again with --overwrite."
             )
+        self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._stored = decisions.of_dataset(out) if config.update or config.overwrite else {}
         self._given = decisions.read(config.decisions) if config.decisions else {}
         self._out = out
-        self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
+        self._request: dict[str, Any] = {}
         self._pool = pool
         self._log = log
 
@@ -261,7 +262,7 @@ class _Conversion:
         if copied := sum(_is_copy(shard, workspace.data, plan.name) for shard in plan.shards):
             shards = words.number(copied, "unchanged shard was", "unchanged shards were")
             self._log(f"  note: {shards} copied, because the file system has no hard links")
-        workspace.commit_data(self._config.request() | {"update": self._base is not None})
+        workspace.commit_data(self._request | {"update": self._base is not None})
         self._log(_summary(plan, facts, workspace.out, time.monotonic() - start))
         return dataset_files.read(workspace.out)
 
@@ -273,6 +274,7 @@ class _Conversion:
         sources = divided(sources, config)
         self._check_bad(sources, {})
         rows = self._check_labels(sources)
+        self._request = config.request()  # Now, because the files of labels and decisions may be gone at the end.
         with Progress("inspect", len(sources)) as progress:
             facts = survey(
                 sources,

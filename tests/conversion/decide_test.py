@@ -1,4 +1,4 @@
-"""Tests of `convert --decisions`: labels, left-out images, splits, duplicates and updates after decisions."""
+"""Tests of `convert --decisions`: labels, left-out images, splits, duplicates and updates."""
 
 from __future__ import annotations
 
@@ -202,6 +202,14 @@ def test_same_decisions_in_any_order_give_the_same_files(src: Path, tmp_path: Pa
     assert contents(tmp_path / "a") == contents(tmp_path / "c")
 
 
+@pytest.mark.interop
+def test_beam_gives_the_same_files(src: Path, tmp_path: Path) -> None:
+    made = table(tmp_path / "d.csv", src, MIXED)
+    converted(src, tmp_path / "local", decisions=made)
+    converted(src, tmp_path / "beam", decisions=made, engine="beam", workers=None)
+    assert contents(tmp_path / "local") == contents(tmp_path / "beam")
+
+
 def test_new_keeps_alone_are_stored(src: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     before = converted(src, out)
@@ -299,7 +307,7 @@ def test_decisions_about_other_images_are_refused(src: Path, tmp_path: Path) -> 
 
 
 def test_an_interrupted_update_continues_with_other_decisions(src: Path, tmp_path: Path) -> None:
-    """Decisions that change no record may differ between the two runs. Others are refused, as other settings are."""
+    """Decisions that change no record may differ between the two runs."""
     out = tmp_path / "out"
     converted(src, out)
     with pytest.MonkeyPatch.context() as patch:
