@@ -24,6 +24,7 @@ SPEAKS_OF = {
     ("docs/converting.md", ""): CONVERT,
     ("docs/converting.md", "Command line conventions"): TRAINING,
     ("docs/after_training.md", ""): (*JUDGES, *CONVERT),
+    ("docs/audit.md", ""): (*TRAINING, "trainers.audit", *CONVERT),
     ("docs/results.md", ""): TRAINING,
     ("docs/tutorial.md", ""): TRAINING,
     ("docs/howto/own_folder.md", ""): CONVERT,

@@ -169,7 +169,8 @@ def test_datasets_without_the_facts_are_audited(workspace, tmp_path):
 
 def test_training_records_with_issues_are_left_out(workspace, audited, monkeypatch):
     monkeypatch.chdir(workspace)
-    data, lines = open_dataset("out"), []
+    data = open_dataset("out")
+    lines: list[str] = []
     config = recipes.TrainConfig(tfrecords="out", drop_issues=["label"])
     splits = inputs.split(data, config, log=lines.append)
     assert len(splits.train) == 178
