@@ -31,7 +31,7 @@ class AuditJson(TypedDict):
         folds: Number of folds.
         seed: Seed of the folds.
         records: Number of valid records.
-        decided: Number of images that were decided in earlier reviews. Their issues are not listed.
+        decided: Number of images that were decided in earlier reviews, without issues in the list.
         issues: Kind -> number of listed issues.
         doubtful: Kind -> number of issues with a score of at least `DOUBTFUL`.
         estimate: The estimated number of wrong labels, with its interval (`scoring.Estimate`).

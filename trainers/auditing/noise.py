@@ -146,7 +146,7 @@ def wrong(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _start(data: _Data, matrix: np.ndarray, scale: float) -> np.ndarray:
-    """Return the parameters from which a fit starts, for first guesses of T and of the scale of the outputs."""
+    """Return the parameters from which a fit starts: first guesses of T and of the scale of the outputs."""
     first = np.zeros(data.size)
     first[: len(data.outputs)] = scale / len(data.outputs)
     rates = 1 - np.diag(matrix)
