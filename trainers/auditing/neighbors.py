@@ -19,7 +19,7 @@ _MOST_EXACT = 120_000  # Records. On two processor cores, exact neighbors take t
 _SAMPLED_PAIRS = 400_000
 _CLOSE, _CLOSER = 0.16, 0.05  # Shares of pairs at which the distances are measured. Near-duplicates are fewer.
 _NONE = -2.0  # Below every cosine similarity.
-_LEAST_SIMILARITY = 0.5  # Near-duplicates have at least this one, also if the network sees nothing in most images.
+_LEAST_SIMILARITY = 0.5  # Near-duplicates have at least this similarity, whatever the network sees.
 _SMALLEST = 1e-6  # Smallest distance that float32 tells from 0.
 _FALSE_PAIRS = 1e-5  # Share of different pictures that may be taken for near-duplicates.
 
@@ -97,8 +97,8 @@ def find(
 def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
     """Return the similarity that `_FALSE_PAIRS` of the pairs of different pictures of a class reach.
 
-    The logarithm of the distance (1 - cosine) is taken as normally distributed. The distribution is fitted to
-    pairs that are close, but not as close as near-duplicates. On photographs, 0.7 to 1.5 of 100,000 pairs reach this similarity.
+    The logarithm of the distance (1 - cosine) is taken as normally distributed. The distribution is fitted to pairs
+    that are close, but not as close as near-duplicates. On photographs, about 1 of 100,000 pairs reaches it.
     """
     random = np.random.default_rng(seed)
     left = random.integers(len(labels), size=_SAMPLED_PAIRS)
