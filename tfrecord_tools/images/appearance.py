@@ -18,10 +18,10 @@ Unknown numbers are NaN.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import io
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -37,17 +37,25 @@ FACTS = np.dtype(
 )  # fmt: skip
 UNKNOWN = (0, *(float("nan"),) * 4, False)  # The facts of an image that was not decoded.
 MIN_CONTRAST = 4.0  # Below, noise of the encoding decides the bits of the hash.
+_ROW_SUM, _COLUMN_SUM = 128, 256  # Sums of the weights. With 8 bits of levels, products are below 2^23.
 _FREQUENCIES = 8
 _SCALE = 1 << 16  # The transform is exact in float64: 2 * 16 bits of scale, 8 of levels and 10 of sums are below 53.
+_MAX_KEPT = 1 << 16  # Pixels per image that wait for `facts`, to bound the memory.
 _BANDS = 16  # A band has 16 levels.
 _BLOCK = 32  # Images that are computed at once, which fit into the processor's cache.
 
 
-@dataclasses.dataclass(frozen=True)
-class Thumbnail:
-    """A gray thumbnail, u8[32 32] as bytes, and whether the image has one channel."""
+class Thumbnail(NamedTuple):
+    """Gray levels from which `facts` computes the thumbnail, for many images at once.
 
-    pixels: bytes
+    Attributes:
+        levels: u8[h w], a small version of the image.
+        size: Width and height of the image, if `levels` is a JPEG at a smaller scale; else those of `levels`.
+        gray: Whether the image has one channel.
+    """
+
+    levels: np.ndarray
+    size: tuple[int, int]
     gray: bool
 
 
@@ -59,27 +67,59 @@ def of_jpeg(small: np.ndarray, size: tuple[int, int], gray: bool) -> Thumbnail:
         size: Width and height of the JPEG in pixels.
         gray: Whether the JPEG has one channel.
     """
-    height, width = small.shape[:2]
-    image = Image.frombuffer("L", (width, height), small, "raw", "L", 0, 1)
-    # The decoder rounds sizes up: 441 pixels at 1/8 scale are 56, and the image covers 55.125 of them.
-    scale = max(1, round(8 * max(width, height) / max(size))) / 8
-    box = (0, 0, min(width, size[0] * scale), min(height, size[1] * scale))
-    return Thumbnail(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box).tobytes(), gray)
+    # Right after the decoder, which has filled the processor's caches, the computation would take several times as long.
+    thumbnail = Thumbnail(small[:, :, 0], size, gray)
+    return thumbnail if small.size <= _MAX_KEPT else Thumbnail(_shrunk(thumbnail), (SIDE, SIDE), gray)
+
+
+def _shrunk(thumbnail: Thumbnail) -> np.ndarray:
+    """Return the levels of the thumbnail, u8[32 32]."""
+    rows, columns = _weights(*thumbnail.levels.shape, *thumbnail.size)
+    # Whole numbers below 2^24 are exact in float32, so that all machines compute the same pixels.
+    levels = rows @ thumbnail.levels.astype(np.float32) @ columns
+    levels *= 1 / (_ROW_SUM * _COLUMN_SUM)
+    levels += 0.5
+    return levels.astype(np.uint8)
+
+
+@functools.lru_cache(maxsize=4096)
+def _weights(height: int, width: int, full_width: int, full_height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights of rows, f32[32 h], and of columns, f32[w 32], of a JPEG at a smaller scale.
+
+    The decoder rounds sizes up: 441 pixels at 1/8 scale are 56, and the image covers 55.125 of them.
+    """
+    scale = max(1, round(8 * max(width, height) / max(full_width, full_height))) / 8
+    rows = _triangles(height, min(height, full_height * scale), _ROW_SUM)
+    columns = _triangles(width, min(width, full_width * scale), _COLUMN_SUM)
+    return rows, np.ascontiguousarray(columns.T)
+
+
+def _triangles(count: int, covered: float, total: int) -> np.ndarray:
+    """Return f32[32 count], a triangle filter for each of 32 pixels over the first `covered` of `count` pixels.
+
+    The weights of each filter are whole numbers and have the sum `total`. The filter is that of Pillow's `BILINEAR`.
+    """
+    step = covered / SIDE
+    centers = (np.arange(SIDE) + 0.5) * step
+    weights = np.maximum(0, 1 - np.abs(np.arange(count) + 0.5 - centers[:, None]) / max(step, 1))
+    weights = np.rint(weights * (total / weights.sum(axis=1, keepdims=True)))
+    weights[np.arange(SIDE), weights.argmax(axis=1)] += total - weights.sum(axis=1)
+    return weights.astype(np.float32)
 
 
 def of_image(image: Image.Image) -> Thumbnail:
     """Return the thumbnail of an image of 8 bits or fewer; transparent pixels are laid on white."""
     plain = recode.plain(image)
     small = plain.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return Thumbnail(small.tobytes(), plain.mode == "L")
+    return Thumbnail(np.asarray(small), (SIDE, SIDE), plain.mode == "L")
 
 
 def facts(thumbnails: Sequence[Thumbnail]) -> np.ndarray:
     """Return FACTS[n], the facts of n thumbnails."""
     result = np.zeros(len(thumbnails), FACTS)
-    pixels = np.frombuffer(b"".join(thumbnail.pixels for thumbnail in thumbnails), np.uint8).reshape(-1, SIDE, SIDE)
-    for start in range(0, len(pixels), _BLOCK):
-        _compute(pixels[start : start + _BLOCK], result[start : start + _BLOCK])
+    for start in range(0, len(thumbnails), _BLOCK):
+        block = thumbnails[start : start + _BLOCK]
+        _compute(np.stack([_shrunk(thumbnail) for thumbnail in block]), result[start : start + _BLOCK])
     result["gray"] = [thumbnail.gray for thumbnail in thumbnails]
     return result
 
