@@ -3,6 +3,7 @@
 from tfrecord_tools.base import command
 
 COMMANDS = {
+    "audit": "wrong labels that the audit finds, compared with cleanlab (extra `peers`); strangers, near-duplicates",
     "convert": "conversion speed compared with a TFDS builder and with the JPEG decoder alone (extra `peers`)",
     "engines": "conversion by two local processes compared with two processes of Beam (extra `beam`)",
     "features": "feature extraction and training compared with the code of the reference recipe",
