@@ -67,7 +67,7 @@ def of_jpeg(small: np.ndarray, size: tuple[int, int], gray: bool) -> Thumbnail:
         size: Width and height of the JPEG in pixels.
         gray: Whether the JPEG has one channel.
     """
-    # Right after the decoder, which has filled the processor's caches, the computation would take several times as long.
+    # Right after the decoder, which has filled the caches, the computation would take several times as long.
     thumbnail = Thumbnail(small[:, :, 0], size, gray)
     return thumbnail if small.size <= _MAX_KEPT else Thumbnail(_shrunk(thumbnail), (SIDE, SIDE), gray)
 

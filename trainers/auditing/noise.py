@@ -114,8 +114,13 @@ def fit(outputs: Sequence[np.ndarray], labels: np.ndarray, interval: bool = Fals
     intervals = [_interval(data, optimum.x) for optimum in optima] if interval else [(0.0, 0.0)]
     low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
     scale = len(labels) / len(data.labels)
-    by_record = (np.ascontiguousarray(np.transpose(part)) for part in (probabilities, posterior))
-    return Noise(*by_record, np.asarray(matrix), low * scale, high * scale)
+    return Noise(
+        probabilities=np.ascontiguousarray(np.transpose(probabilities)),
+        posterior=np.ascontiguousarray(np.transpose(posterior)),
+        matrix=np.asarray(matrix),
+        low=low * scale,
+        high=high * scale,
+    )
 
 
 def _optima(data: _Data) -> list[Any]:
