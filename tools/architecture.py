@@ -25,7 +25,7 @@ COMMANDS = "commands"
 
 BOX, HEIGHT, COMMANDS_BOX, COMMANDS_HEIGHT = 150, 34, 300, 68  # Pixels.
 BEND, GAP, ROW = 14, 22, 80  # Width of a bend of a long arrow, gap between boxes, distance of two rows.
-WIDTH, MARGIN, TITLE, PANEL_GAP = 840, 16, 50, 56
+WIDTH, MARGIN, TITLE, PANEL_GAP = 900, 16, 50, 56
 SWEEPS = 12  # Passes over the rows, down and up, that order the boxes.
 
 STYLE = """

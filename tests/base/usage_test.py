@@ -49,6 +49,7 @@ TEXTS = frozenset(
         "backbone_kwargs",
         "unfreeze",
         "classes",
+        "drop_issues",
         "epochs",
         "learning_rate",
         "seeds",
