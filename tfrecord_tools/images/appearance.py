@@ -67,7 +67,7 @@ def of_jpeg(small: np.ndarray, size: tuple[int, int], gray: bool) -> Thumbnail:
         size: Width and height of the JPEG in pixels.
         gray: Whether the JPEG has one channel.
     """
-    # Right after the decoder, which has filled the caches, the computation would take several times as long.
+    # `facts` computes it later: right after the decoder, the processor's caches are full of other data.
     thumbnail = Thumbnail(small[:, :, 0], size, gray)
     return thumbnail if small.size <= _MAX_KEPT else Thumbnail(_shrunk(thumbnail), (SIDE, SIDE), gray)
 
@@ -95,7 +95,7 @@ def _weights(height: int, width: int, full_width: int, full_height: int) -> tupl
 
 
 def _triangles(count: int, covered: float, total: int) -> np.ndarray:
-    """Return f32[32 count], a triangle filter for each of 32 pixels over the first `covered` of `count` pixels.
+    """Return f32[32 count], a triangle filter for each of 32 pixels over the first `covered` pixels.
 
     The weights of each filter are whole numbers and have the sum `total`. The filter is that of Pillow's `BILINEAR`.
     """
