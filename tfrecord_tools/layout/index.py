@@ -110,17 +110,20 @@ def read(path: Path, columns: Sequence[str], split: str | None = None) -> pa.Tab
 
 def _with_look(table: pa.Table, columns: Sequence[str]) -> pa.Table:
     """Add those of the named columns of `LOOK` that a table lacks, as unknown."""
+    import pyarrow as pa
+
     for name in columns:
         if name in LOOK and name not in table.column_names:
-            table = table.append_column(_schema().field(name), _unknown(name, len(table)))
+            field = _schema().field(name)
+            table = table.append_column(field, pa.table({name: _unknown(name, len(table))}, pa.schema([field]))[name])
     return table
 
 
-def _unknown(name: str, count: int) -> pa.Array:
-    import pyarrow as pa
-
-    value = {"phash": 0, "gray": None}.get(name, float("nan"))
-    return pa.repeat(pa.scalar(value, _schema().field(name).type), count)
+def _unknown(name: str, count: int) -> Any:
+    """Return unknown values of a column of `LOOK`. `pa.table` takes them; `pa.array` would import pandas."""
+    if name == "gray":
+        return [None] * count
+    return np.zeros(count, np.uint64) if name == "phash" else np.full(count, np.nan, np.float32)
 
 
 def hashes(table: pa.Table, name: str) -> np.ndarray:
