@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import planted_records
 import pytest
 from planted_records import features
 
@@ -53,3 +54,12 @@ def test_few_records_have_few_neighbors():
     assert near.rows.shape == (12, neighbors.COUNT)
     assert (near.rows[:, -1] == -1).all()
     assert np.isnan(near.similarities[:, -1]).all()
+
+
+def test_many_records_are_compared_by_faiss(monkeypatch):
+    records = planted_records.planted(count=500).inputs
+    exact = neighbors.find(records.features, records.labels)
+    monkeypatch.setattr(neighbors, "_MOST_EXACT", 100)
+    approximate = neighbors.find(records.features, records.labels)
+    assert np.mean(exact.rows[:, 0] == approximate.rows[:, 0]) > 0.7
+    assert approximate.threshold == exact.threshold
