@@ -110,7 +110,7 @@ def audit(config: AuditConfig, log: Callable[[str], object] = print) -> Audit:
     data = open_dataset(config.tfrecords)
     _check(data)
     out = Path(config.out) if config.out else audit_files.default(data)
-    _check_out(out)
+    run_directory.check_replaceable(out, audit_files.ABOUT, "an audit")
 
     from trainers.devices import device as devices  # Imported late: wrong flags are reported without TensorFlow.
     from trainers.fitting import audited
@@ -125,16 +125,6 @@ def _check(data: Dataset) -> None:
         raise UserError(
             f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. An audit compares the images"
             " of at least two classes."
-        )
-
-
-def _check_out(out: Path) -> None:
-    """Check that the directory is new, empty, or an earlier audit, which is replaced."""
-    run_directory.check_directory("out", out)
-    names = {path.name for path in out.iterdir()} if out.exists() else set()
-    if names and audit_files.ABOUT not in names:
-        raise UserError(
-            f"--out={out}: is not empty and not an audit (it has no {audit_files.ABOUT}). Pass another --out."
         )
 
 

@@ -110,17 +110,12 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
 
 def _check_out(out: Path) -> None:
     """Check that the directory is new, empty, or an earlier evaluation, which is replaced."""
-    run_directory.check_directory("out", out)
-    names = {path.name for path in out.iterdir()} if out.exists() else set()
-    if names & {run_directory.SETTINGS, run_directory.MODEL}:
+    if any((out / name).exists() for name in (run_directory.SETTINGS, run_directory.MODEL)):
         raise UserError(
             f"--out={out}: is the directory of a training, and the evaluation would replace its report. Pass"
             " another --out."
         )
-    if names and run_directory.METRICS not in names:
-        raise UserError(
-            f"--out={out}: is not empty and not an evaluation (it has no {run_directory.METRICS}). Pass another --out."
-        )
+    run_directory.check_replaceable(out, run_directory.METRICS, "an evaluation")
 
 
 def _run_of(run: str, info: ModelInfo) -> Path | None:

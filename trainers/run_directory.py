@@ -150,6 +150,23 @@ def check_directory(flag: str, path: Path) -> None:
         raise UserError(f"--{flag}={path}: {parent} is not a writable directory. Pass another --{flag}.")
 
 
+def check_replaceable(out: Path, mark: str, what: str) -> None:
+    """Check that --out is new, empty, or an earlier result of the same command, which is replaced.
+
+    Args:
+        out: Value of --out.
+        mark: Name of the file that every such result has.
+        what: The result with its article, such as "an evaluation".
+
+    Raises:
+        UserError: The directory has other files, or `check_directory` raises it.
+    """
+    check_directory("out", out)
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    if names and mark not in names:
+        raise UserError(f"--out={out}: is not empty and not {what} (it has no {mark}). Pass another --out.")
+
+
 def results(run: str | None, settings: Topics) -> Metrics | None:
     """Read the results of a finished run.
 

@@ -118,10 +118,25 @@ def save_weights(path: Path) -> None:
 
     keras.utils.set_random_seed(0)
     base = keras.applications.MobileNet(alpha=0.25, weights=None, include_top=False, input_shape=(32, 32, 3))
-    for layer in base.layers:  # Fit the statistics of BatchNormalization, or random features fade to 0.
+    save_fitted(base, path, lowest=-1)
+
+
+def save_fitted(base: Any, path: Path, lowest: float) -> None:
+    """Write random weights of a network that give different features per image.
+
+    The statistics of BatchNormalization are fitted to noise, because the features would fade to 0 without them.
+
+    Args:
+        base: The network, as Keras builds it.
+        path: File to write.
+        lowest: Lowest input of the network. The highest is 1.
+    """
+    import keras
+
+    for layer in base.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0
-    base(keras.random.uniform((8, 32, 32, 3), -1, 1, seed=0), training=True)
+    base(keras.random.uniform((8, *base.input_shape[1:]), lowest, 1, seed=0), training=True)
     base.save_weights(path)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from image_sources import save_fitted
+
 MODEL: dict[str, Any] = {
     "backbone": "CNN",
     "backbone_kwargs": {"filters": (8, 8, 16), "batch_norm": True, "padding": "same"},
@@ -25,8 +27,4 @@ def save_weights(path: Path) -> None:
 
     keras.utils.set_random_seed(0)
     base = networks.cnn((MODEL["image_size"], MODEL["image_size"], 3), **MODEL["backbone_kwargs"])
-    for layer in base.layers:  # Fit the statistics of BatchNormalization, or random features fade to 0.
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0
-    base(keras.random.uniform((8, *base.input_shape[1:]), 0, 1, seed=0), training=True)
-    base.save_weights(path)
+    save_fitted(base, path, lowest=0)

@@ -17,11 +17,11 @@ from tfrecord_tools.sources.scan import Sources
 
 
 def find(rows: Rows, first: np.ndarray) -> Duplicates:
-    """Find rows with the same content.
+    """Find rows with the same content, or rows that look alike.
 
     Args:
         rows: The images.
-        first: `duplicates.first_of` of the rows' contents.
+        first: i64[n], the first row with the same content (`duplicates.first_of`), or of the same group.
 
     Returns:
         The duplicates, with file numbers as examples.

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from tfrecord_tools.conversion import copies
 from tfrecord_tools.conversion.rows import Rows
 from tfrecord_tools.conversion.survey import Facts
-from tfrecord_tools.layout import duplicates, near_duplicates
+from tfrecord_tools.layout import near_duplicates
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.sources.scan import Sources
@@ -59,11 +60,9 @@ def look_for(rows: Rows, first: np.ndarray, facts: Facts, distance: int) -> Alik
 def find(rows: Rows, alike: Alike) -> NearDuplicates:
     """Count near-duplicates, with file numbers as examples."""
     first = np.where(alike.near, alike.keys, np.arange(len(rows)))
-    same = duplicates.find(first, rows.labels, rows.splits)
-    examples = {kind: [rows.numbers[positions].tolist() for positions in sets] for kind, sets in same.examples.items()}
     chains, sizes = np.unique(alike.keys[alike.chains], return_counts=True)
     return NearDuplicates(
-        images=dataclasses.replace(same, examples=examples),
+        images=copies.find(rows, first),
         groups=len(np.unique(alike.keys[alike.near])),
         chains=len(chains),
         longest=int(sizes.max(initial=0)),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout.near_duplicates import MAX_DISTANCE
+from tfrecord_tools.layout.near_duplicates import DEFAULT_DISTANCE, MAX_DISTANCE
 from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.sources.folder_rules import TO_BE_SPLIT
 from tfrecord_tools.sources.scan import Sources
@@ -46,7 +46,7 @@ class PlanConfig:
     max_bad: float = 0.05
     duplicates: str = "keep"
     near_duplicates: str = "keep"
-    near_distance: int = 6  # Chosen by `benchmarks.near_duplicates`.
+    near_distance: int = DEFAULT_DISTANCE
 
     def __post_init__(self) -> None:
         for name in ("validation_fraction", "test_fraction", "max_bad"):

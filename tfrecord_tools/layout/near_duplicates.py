@@ -11,12 +11,13 @@ Equal hashes are found first and count as one. So a million copies of one pictur
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 UNKNOWN = 0  # The hash of an image without a hash. It is near to no other hash.
 MAX_DISTANCE = 16
+DEFAULT_DISTANCE = 6  # Chosen by `benchmarks.near_duplicates`.
 _BANDS = 4
 _BAND_BITS = 16
 _BLOCK = 1 << 20  # Hashes that are compared at once; each takes about 50 bytes.
@@ -66,8 +67,8 @@ def groups(hashes: np.ndarray, distance: int) -> Groups:
         degrees += np.bincount(block.reshape(-1), minlength=len(values))
         waiting.append(block)
         if sum(map(len, waiting)) > _JOINED:
-            roots, waiting = _joined(roots, waiting), []
-    roots = _joined(roots, waiting)
+            roots, waiting = joined(roots, waiting), []
+    roots = joined(roots, waiting)
     sizes = np.bincount(roots, minlength=len(values))[roots]
     # In a group of k hashes that are all near to each other, each hash has k - 1 pairs.
     chains = np.bincount(roots, degrees < sizes - 1, minlength=len(values))[roots] > 0
@@ -79,6 +80,25 @@ def groups(hashes: np.ndarray, distance: int) -> Groups:
     result = np.zeros(len(hashes), bool)
     result[known] = chains[inverse[known]]
     return Groups(keys=keys, chains=result)
+
+
+def joined(roots: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Add pairs to groups.
+
+    Args:
+        roots: i64[n], a member of the group of each position; `arange(n)`: each position is its own group.
+        blocks: Pairs of positions, i64[m 2] each.
+
+    Returns:
+        i64[n], the first member of the group of each position.
+    """
+    from scipy.sparse import coo_array, csgraph  # Takes 0.1 s to import.
+
+    count = len(roots)
+    edges = np.concatenate([np.stack([np.arange(count), roots], axis=1), *blocks]).T
+    graph = coo_array((np.ones(edges.shape[1], bool), (edges[0], edges[1])), shape=(count, count))
+    labels = csgraph.connected_components(graph, directed=False)[1]
+    return np.asarray(np.unique(labels, return_index=True)[1][labels])
 
 
 def distances(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -108,17 +128,6 @@ def _equal(hashes: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     chained = np.stack([order[:-1], order[1:]], axis=1)
     same = (inverse[order[:-1]] == inverse[order[1:]]) & (inverse[order[1:]] >= 0)
     return np.asarray(chained[same])
-
-
-def _joined(roots: np.ndarray, blocks: list[np.ndarray]) -> np.ndarray:
-    """Return i64[n], a number per group, after these pairs are added to the groups."""
-    from scipy.sparse import coo_array, csgraph  # Takes 0.1 s to import.
-
-    count = len(roots)
-    edges = np.concatenate([np.stack([np.arange(count), roots], axis=1), *blocks]).T
-    graph = coo_array((np.ones(edges.shape[1], bool), (edges[0], edges[1])), shape=(count, count))
-    labels = csgraph.connected_components(graph, directed=False)[1]
-    return np.unique(labels, return_index=True)[1][labels]  # The first member of each group.
 
 
 def _blocks(values: np.ndarray, distance: int) -> Iterator[np.ndarray]:

@@ -54,6 +54,11 @@ def default(data: Dataset) -> Path:
     return AUDITS / f"{data.name}-{data.digest[:_DIGEST_SHOWN]}"
 
 
+def directory_of(data: Dataset, given: str | None) -> Path:
+    """Return the directory of a dataset's audit: the value of --audit, or the default."""
+    return Path(given) if given else default(data)
+
+
 @dataclasses.dataclass(frozen=True)
 class Doubts:
     """The open issues of an audit.
@@ -85,7 +90,7 @@ def find(data: Dataset, directory: str | None) -> Doubts | None:
     Raises:
         UserError: `directory` is not an audit, or is the audit of another dataset.
     """
-    path = Path(directory) if directory else default(data)
+    path = directory_of(data, directory)
     if directory is None and not (path / ABOUT).exists():
         return None
     return _read(path, data.digest)

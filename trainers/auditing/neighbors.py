@@ -14,6 +14,7 @@ from tfrecord_tools.errors import UserError
 
 COUNT = 30  # Neighbors per record, as in the measurements of `COUNT` in docs/audit.md.
 _CANDIDATES = 64  # Nearest records per record, near-duplicates included.
+_BLOCK = 4096  # Rows of features that are read at once.
 _BLOCK_BYTES = 128_000_000  # Memory for the similarities of a block of records to all others.
 _MOST_EXACT = 120_000  # Records. On two processor cores, exact neighbors take ten minutes.
 _SAMPLED_PAIRS = 400_000
@@ -70,8 +71,9 @@ def find(
         UserError: There are more than 120,000 records, and Faiss is not installed.
     """
     vectors = np.empty(features.shape, np.float32)
-    for first in range(0, len(features), _CANDIDATES**2):
-        vectors[first : first + _CANDIDATES**2] = directions(features[first : first + _CANDIDATES**2])
+    for first in range(0, len(features), _BLOCK):
+        block = slice(first, first + _BLOCK)
+        vectors[block] = directions(features[block])
     threshold = _threshold(vectors, labels, seed)
     rows = np.full((len(vectors), COUNT), -1, np.int64)
     similarities = np.full((len(vectors), COUNT), np.nan, np.float32)

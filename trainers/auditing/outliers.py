@@ -92,15 +92,15 @@ def _groups_of(near: Neighbors, labels: np.ndarray, rows: np.ndarray) -> Iterato
         yield Group(rows[own], float(scores[own].mean()))
 
 
-# Quality -> the words for it, the sign that makes bad values large, the smallest spread in its unit.
-_QUALITIES = {
-    "dark": ("very dark (brightness {value:.0f} of 255)", "brightness", -1, 8.0),
-    "bright": ("very bright (brightness {value:.0f} of 255)", "brightness", 1, 8.0),
-    "flat": ("almost without contrast (standard deviation {value:.1f} gray levels)", "contrast", -1, 4.0),
-    "blurry": ("blurry (sharpness {value:.2f})", "sharpness", -1, 0.05),
-    "plain": ("mostly of one brightness ({value:.0%} of the area)", "flat_share", 1, 0.1),
-    "small": ("small (shorter side {value:.0f} px)", "shorter_side", -1, 8.0),
-}
+# Words for a bad quality, its fact, the sign that makes bad values large, the smallest spread in its unit.
+_QUALITIES = (
+    ("very dark (brightness {value:.0f} of 255)", "brightness", -1, 8.0),
+    ("very bright (brightness {value:.0f} of 255)", "brightness", 1, 8.0),
+    ("almost without contrast (standard deviation {value:.1f} gray levels)", "contrast", -1, 4.0),
+    ("blurry (sharpness {value:.2f})", "sharpness", -1, 0.05),
+    ("mostly of one brightness ({value:.0%} of the area)", "flat_share", 1, 0.1),
+    ("small (shorter side {value:.0f} px)", "shorter_side", -1, 8.0),
+)
 
 
 def low_quality(facts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
@@ -110,16 +110,12 @@ def low_quality(facts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str]]
         facts: brightness, contrast, sharpness, flat_share and shorter_side, f64[n] each; NaN: unknown.
     """
     scores = np.stack(
-        [unusual(sign * _scaled(facts[name]), least) for _, name, sign, least in _QUALITIES.values()], axis=1
+        [unusual(sign * facts[name].astype(np.float64), least) for _, name, sign, least in _QUALITIES], axis=1
     )
     worst = scores.argmax(1)
-    texts = [(text, facts[name]) for text, name, _, _ in _QUALITIES.values()]
+    texts = [(text, facts[name]) for text, name, _, _ in _QUALITIES]
     words = [
         texts[quality][0].format(value=float(texts[quality][1][row])) if scores[row, quality] > 0 else ""
         for row, quality in enumerate(worst.tolist())
     ]
     return scores.max(1), words
-
-
-def _scaled(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float64)

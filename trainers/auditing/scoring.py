@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator, Sequence
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import duplicates, near_duplicates
 from trainers.auditing import folding, labels, neighbors, outliers
-from trainers.auditing.issues import KINDS, Issue
+from trainers.auditing.issues import Issue
 from trainers.auditing.labels import Estimate, Judgment
 from trainers.auditing.neighbors import Neighbors
 from trainers.auditing.outliers import Group
@@ -21,7 +21,6 @@ from trainers.auditing.outliers import Group
 _LEAST_LISTED = 50  # Issues of each kind. This number is listed even if the scores are low.
 _LISTED_SHARE = 0.01  # Share of the records that is listed even if the scores are low.
 _LEAST_RECORDS = 10
-_HASH_DISTANCE = 6  # Bits of the perceptual hash, as in --near_distance of tfrecord_tools.convert.
 _ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25  # Scores of near-duplicates, before the similarity.
 _BY_SIMILARITY = 0.24  # Added for equal images, in proportion for others.
 
@@ -72,13 +71,7 @@ class Audit:
 
     def without(self, rows: Collection[int]) -> Audit:
         """Return the audit without the issues of some records. The others keep their order and get new ranks."""
-        kept = [issue for issue in self.issues if issue.record not in rows]
-        ranked = [
-            dataclasses.replace(issue, rank=rank)
-            for kind in KINDS
-            for rank, issue in enumerate((issue for issue in kept if issue.kind == kind), start=1)
-        ]
-        return dataclasses.replace(self, issues=tuple(ranked))
+        return dataclasses.replace(self, issues=_ranked(issue for issue in self.issues if issue.record not in rows))
 
 
 def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[int], object] | None = None) -> Audit:
@@ -98,18 +91,25 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
     pairs, similarities = _pairs(inputs, near)
     units = _joined(inputs.units, pairs)
     judgment = _judge(inputs, near, units, folds, seed)
-    found = {
-        "label": _label_issues(inputs, judgment),
-        "off_topic": _off_topic_issues(inputs, near),
-        "near_duplicate": _near_duplicate_issues(inputs, pairs, similarities),
-        "ambiguous": _ambiguous_issues(inputs, judgment),
-        "low_quality": _low_quality_issues(inputs),
-        "rare": _rare_issues(inputs, outliers.rare_groups(near, inputs.labels)),
-    }
-    ranked = (
-        dataclasses.replace(issue, rank=rank) for issues in found.values() for rank, issue in enumerate(issues, start=1)
+    found = itertools.chain(
+        _label_issues(inputs, judgment),
+        _off_topic_issues(inputs, near),
+        _near_duplicate_issues(inputs, pairs, similarities),
+        _ambiguous_issues(inputs, judgment),
+        _low_quality_issues(inputs),
+        _rare_issues(inputs, outliers.rare_groups(near, inputs.labels)),
     )
-    return Audit(probabilities=judgment.probabilities, issues=tuple(ranked), estimate=judgment.estimate)
+    return Audit(probabilities=judgment.probabilities, issues=_ranked(found), estimate=judgment.estimate)
+
+
+def _ranked(issues: Iterable[Issue]) -> tuple[Issue, ...]:
+    """Return issues, the worst of each kind first, with ranks from 1 within each kind."""
+    counts = Counter[str]()
+    ranked = []
+    for issue in issues:
+        counts[issue.kind] += 1
+        ranked.append(dataclasses.replace(issue, rank=counts[issue.kind]))
+    return tuple(ranked)
 
 
 def _check(inputs: Inputs) -> None:
@@ -136,7 +136,7 @@ def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
     """Return near-duplicates: pairs i64[m 2], and similarities f64[m] in 0..1."""
     copies = np.flatnonzero(inputs.contents != np.arange(len(inputs.contents)))
     copied = np.stack([inputs.contents[copies], copies], 1)
-    hashed = near_duplicates.pairs(inputs.facts["phash"], _HASH_DISTANCE)
+    hashed = near_duplicates.pairs(inputs.facts["phash"], near_duplicates.DEFAULT_DISTANCE)
     pairs = np.concatenate([copied, hashed, near.pairs]).astype(np.int64)
     values = np.concatenate([np.ones(len(copied)), np.full(len(hashed), near.threshold), near.pair_similarities])
     order = np.lexsort((-values, pairs[:, 1], pairs[:, 0]))
@@ -146,12 +146,7 @@ def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
 
 def _joined(units: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Return units in which near-duplicates belong together, too."""
-    if not len(pairs):
-        return units
-    edges = csr_matrix((np.ones(len(pairs), np.int8), (pairs[:, 0], pairs[:, 1])), (len(units), len(units)))
-    _, parts = connected_components(edges, directed=False)
-    _, first = np.unique(parts, return_index=True)
-    return duplicates.joined(units, first[parts])
+    return duplicates.joined(units, near_duplicates.joined(np.arange(len(units)), [pairs]))
 
 
 def _listed(scores: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:

@@ -20,7 +20,7 @@ from trainers.fitting.features_cache import Features
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_COLUMNS = ("path", "source_sha256", "group", "type", "height", "width", "bytes")
+_COLUMNS = ("path", "source_sha256", "group", "height", "width")
 _FACTS = appearance.FACTS.names or ()
 _BLOCK = 4096  # Rows that are copied or decoded at once.
 
@@ -118,8 +118,9 @@ def _table(data: Dataset, rows: Sequence[np.ndarray], splits: Sequence[str]) -> 
     import pyarrow as pa
 
     path = data.directory / index.FILE_NAME
-    known = [name for name in (*_COLUMNS, *_FACTS) if name in index.columns(path)]
-    parts = [index.read(path, known, split).take(own) for split, own in zip(splits, rows)]
+    known = set(index.columns(path))
+    names = [*_COLUMNS, *(name for name in _FACTS if name in known)]
+    parts = [index.read(path, names, split).take(own) for split, own in zip(splits, rows)]
     return pa.concat_tables(parts).combine_chunks()
 
 

@@ -17,6 +17,7 @@ from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Dataset, Records, read_numbers
 from trainers.auditing import audit_files, issues
+from trainers.auditing.audit_files import Doubts
 from trainers.recipes import Recipe, TrainConfig
 
 Shard = tuple[int, int]  # (i, n): the i-th of n slices.
@@ -33,12 +34,14 @@ class Splits:
         validation: Records to validate on.
         validation_name: Description of the validation records.
         validation_share: Validation records that this worker evaluates during training.
+        doubts: The open issues of the dataset's audit. None: it has no audit.
     """
 
     train: Records
     validation: Records
     validation_name: str
     validation_share: Records
+    doubts: Doubts | None = None
 
 
 def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callable[[str], object] = print) -> Splits:
@@ -47,8 +50,16 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callab
     Without a validation split, some of the training images are held out.
 
     Raises:
-        UserError: There is only one class, or there are too few images for training or validation.
+        UserError: There is only one class, there are too few images for training or validation, or --audit is not an
+            audit of this dataset.
     """
+    doubts = audit_files.find(data, config.audit)
+    return dataclasses.replace(_split(data, config, doubts, shard, log), doubts=doubts)
+
+
+def _split(
+    data: Dataset, config: TrainConfig, doubts: Doubts | None, shard: Shard, log: Callable[[str], object]
+) -> Splits:
     if len(data.class_names) < 2:
         raise UserError(
             f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. Training needs at least two. "
@@ -64,7 +75,7 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callab
         train = train.select(read_numbers(config.records, len(train)))
         log(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
     if config.drop_issues:
-        train = _without_issues(data, train, config, log)
+        train = _without_issues(data, train, config, doubts, log)
     if data.splits.get("validation"):
         return _splits(data, train, data.records("validation"), "the validation split", shard, log)
     rest, held_out = train.hold_out(HELD_OUT)  # The images do not depend on --seed, so that runs can be compared.
@@ -77,10 +88,11 @@ def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callab
     return _splits(data, rest, held_out, "a held-out part of the train split", shard, log)
 
 
-def _without_issues(data: Dataset, train: Records, config: TrainConfig, log: Callable[[str], object]) -> Records:
+def _without_issues(
+    data: Dataset, train: Records, config: TrainConfig, doubts: Doubts | None, log: Callable[[str], object]
+) -> Records:
     """Return the training records for which the audit found no issue of the kinds in --drop_issues."""
     given = f"--drop_issues={','.join(config.drop_issues)}"
-    doubts = audit_files.find(data, config.audit)
     if doubts is None:
         raise UserError(
             f"{given}: the dataset has no audit in {audit_files.default(data)}. Run python -m trainers.audit"

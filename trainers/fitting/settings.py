@@ -61,8 +61,7 @@ def _order_and_precision(config: TrainConfig, data: Dataset) -> dict[str, Any]:
         values["block"] = config.block
     if config.drop_issues:
         values["drop_issues"] = sorted(set(config.drop_issues))
-        audit = Path(config.audit) if config.audit else audit_files.default(data)
-        values["issues_sha256"] = _sha256(str(audit / issues.PARQUET))
+        values["issues_sha256"] = _sha256(str(audit_files.directory_of(data, config.audit) / issues.PARQUET))
     if config.records:
         values["records_sha256"] = _sha256(config.records)
     return values

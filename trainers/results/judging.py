@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from tfrecord_tools.base import words
 from trainers import run_directory
-from trainers.auditing import audit_files
 from trainers.checkpoint import Checkpointer
 from trainers.fit import Task, compile_model
 from trainers.fitting.setup import Training
@@ -84,9 +83,7 @@ def _metrics(
     splits = training.splits
     return {
         **predictions.summary(predicted),
-        **predictions.without_issues(
-            predicted, splits.validation, audit_files.find(training.data, training.config.audit)
-        ),
+        **predictions.without_issues(predicted, splits.validation, splits.doubts),
         "split": splits.validation_name,
         "note": _NOTE,
         "count": len(predicted),

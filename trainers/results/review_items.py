@@ -22,10 +22,9 @@ def items(records: Audited, issues: Sequence[Issue], most: int) -> list[Item]:
         most: Largest number of pictures. The issues with the best ranks of all kinds are taken.
     """
     chosen = _chosen(issues, most)
-    rows = {row for issue in chosen for row in _rows(issue)}
+    rows = sorted({row for issue in chosen for row in _rows(issue)})
     with ThreadPoolExecutor(workers.default_workers()) as pool:
-        made = pool.map(lambda row: _picture(records, row, len(rows)), sorted(rows))
-        pictures = dict(zip(sorted(rows), made))
+        pictures = dict(zip(rows, pool.map(lambda row: _picture(records, row, len(rows)), rows)))
     names = records.inputs.class_names
     return [
         Item(

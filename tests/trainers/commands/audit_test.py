@@ -183,6 +183,7 @@ def test_training_records_with_issues_are_left_out(workspace, audited, monkeypat
     ("settings", "message"),
     [
         ({"audit": "nowhere"}, "--audit=nowhere: is not an audit (it has no readable audit.json)."),
+        ({"audit": "nowhere", "drop_issues": []}, "--audit=nowhere: is not an audit (it has no readable audit.json)."),
         ({"audit": "other"}, "--audit=other: is the audit of another dataset (digest 00000000; this dataset has "),
         (
             {"drop_issues": ["labels"]},
