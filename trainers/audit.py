@@ -134,7 +134,7 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
 
     if config.features_from not in backbones.BACKBONES:
         log(f"features: of the model {config.features_from}")
-        return extraction.of_run(config.features_from, data, device)
+        return extraction.of_run(config.features_from, data, device, "features_from")
     recipe = recipes.features(
         backbone=config.features_from,
         backbone_kwargs=config.backbone_kwargs,
@@ -142,7 +142,7 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
         image_size=config.image_size,
     )
     log(f"features: of {networks.describe(recipe.model)}, {recipe.model.size} px, weights {config.weights}")
-    model = networks.build(recipe.model, len(data.class_names)).model
+    model = networks.build(recipe.model, len(data.class_names), "features_from").model
     return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device)
 
 
@@ -203,10 +203,12 @@ def _lines(about: AuditJson) -> Iterator[str]:
 def _next_steps(data: Dataset, out: Path, page: str) -> Iterator[str]:
     yield f"results: {out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}"
     adopted = dataset_files.read(data.directory)["config"].get("adopted")
-    writer = f"python -m tfrecord_tools.{'adopt' if adopted else 'convert'}"
+    again = "python -m tfrecord_tools.convert YOUR_FLAGS --overwrite --decisions=decisions.csv"
+    if adopted:
+        again = "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
     yield (
         f"next: open {out / page} in a browser, decide, and download decisions.csv. Then repeat the command that wrote"
-        f" the dataset, {writer}, with --overwrite --decisions=decisions.csv"
+        f" the dataset, with two more flags: {again}"
     )
 
 

@@ -179,6 +179,7 @@ def worst_report(trainer: str) -> report.Facts:
         records=np.arange(640),
     )
     metrics: Metrics = predictions.summary(predicted) | {"split": "s", "note": "n", "corrupt": ["record 3"]}
+    metrics["without_issues"] = {"left_out": 3, "count": 637, "accuracy": 0.9, "accuracy_interval": [0.8, 0.95]}
     return report.Facts(
         info=ModelInfo(classes=("cats", "dogs"), image_size=8, trainer=trainer),
         predictions=predicted,

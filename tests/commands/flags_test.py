@@ -53,9 +53,13 @@ def test_run(command: str, chosen: Run, stocked: Path, tmp_path: Path) -> None:
     assert idle == [], done.stdout + done.stderr
     assert list(unknown(ended.out + ended.err, [command])) == []
     for page in set(directory.rglob("*.html")) - pages:
-        # A card shows flags of `convert`, whichever command wrote it. A report shows settings of its training.
+        # A card and a review show flags of `convert`, whichever command wrote them. A report shows settings of its
+        # training.
         text = re.sub("<style>.*?</style>|<pre>.*?</pre>|<[^>]*>", "", page.read_text(), flags=re.DOTALL)
-        assert list(unknown(text, ["tfrecord_tools.convert" if page.name == "card.html" else command])) == []
+        assert (
+            list(unknown(text, ["tfrecord_tools.convert" if page.name in ("card.html", "review.html") else command]))
+            == []
+        )
 
 
 # --- No flag is left out ---------------------------------------------------------------------------------------------

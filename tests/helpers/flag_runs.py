@@ -554,6 +554,16 @@ CONVERT = [
         },
     ),
     Run(
+        name="near-duplicates together",
+        before=alike,
+        flags={
+            "--src=alike": is_there("made/convert.json"),
+            "--out=made": is_there("made/convert.json"),
+            "--near_duplicates=group": lambda e: sum(row["group"] != 0 for row in records(e)) == 6,  # Three pairs.
+            "--validation_fraction=0.5": lambda e: splits(e).keys() == {"train", "validation"},
+        },
+    ),
+    Run(
         name="no duplicates",
         before=odd,
         code=1,

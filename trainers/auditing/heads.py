@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
-from scipy.optimize import minimize
 
 # The inverse strength of the regularization, times the number of features. On 2,002 photographs of two classes with 5 %
 # and 30 % of wrong labels, the areas under the ROC curve fall from 0.997 and 0.987 to 0.991 and 0.866 with 13.
@@ -80,6 +79,8 @@ def _fit(
     features: np.ndarray, labels: np.ndarray, classes: int, noise: np.ndarray | None, start: np.ndarray | None
 ) -> Head:
     """Fit a head by L-BFGS."""
+    from scipy.optimize import minimize  # Imported here, because the import changes the filters of warnings.
+
     mean, deviation = features.mean(0), features.std(0)
     deviation[deviation < 1e-6] = 1.0  # A constant feature.
     features = (features - mean) / deviation

@@ -12,13 +12,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.sparse import csr_matrix
 
 from trainers.auditing.heads import softmax
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 _FULL_CLASSES = 30  # With more classes, T has one error rate per class: k * k numbers could not be fitted.
 _RIDGE = 20.0  # Strength of the prior of the matrix: a normal distribution around 0.
@@ -73,6 +74,8 @@ class _Data:
     @functools.cached_property
     def given(self) -> csr_matrix:
         """The given labels as a matrix of 0 and 1, f64[n k]."""
+        from scipy.sparse import csr_matrix  # Imported here, because the import changes the filters of warnings.
+
         rows = np.arange(len(self.labels))
         return csr_matrix((np.ones(len(rows)), (rows, self.labels)), (len(rows), self.classes))
 
@@ -145,6 +148,8 @@ def _optima(data: _Data) -> list[Any]:
 
 
 def _minimize(loss: Callable[..., Any], start: np.ndarray, data: _Data, iterations: int, *more: Any) -> Any:
+    from scipy.optimize import minimize  # Imported here, because the import changes the filters of warnings.
+
     options = {"maxiter": iterations, "ftol": _TOLERANCE}
     return minimize(loss, start, (data, *more), "L-BFGS-B", jac=True, options=options)
 

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from scipy.sparse import csr_matrix
-from scipy.sparse.csgraph import connected_components
 
 from trainers.auditing.neighbors import Neighbors
 
@@ -73,6 +71,8 @@ def rare_groups(near: Neighbors, labels: np.ndarray) -> list[Group]:
 
 
 def _groups_of(near: Neighbors, labels: np.ndarray, rows: np.ndarray) -> Iterator[Group]:
+    from scipy.sparse import csgraph, csr_matrix  # Imported here, because the import changes the filters of warnings.
+
     position = np.full(len(labels), -1)
     position[rows] = np.arange(len(rows))
     nearest = near.rows[rows]
@@ -80,7 +80,7 @@ def _groups_of(near: Neighbors, labels: np.ndarray, rows: np.ndarray) -> Iterato
     close = same & (np.cumsum(same, axis=1) <= _GROUP_NEIGHBORS)
     left, right = np.nonzero(close)[0], position[nearest[close]]
     edges = csr_matrix((np.ones(len(left), np.int8), (left, right)), (len(rows), len(rows)))
-    _, parts = connected_components(edges.multiply(edges.T), directed=False)
+    _, parts = csgraph.connected_components(edges.multiply(edges.T), directed=False)
     sizes = np.bincount(parts)
     outside = same & (parts[position[nearest]] != parts[:, None])
     distances = 1 - np.where(outside, near.similarities[rows], -1).max(1)

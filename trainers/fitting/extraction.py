@@ -77,18 +77,19 @@ def of_recipe(extractor: keras.Model, data: Dataset, recipe: Recipe, seed: int, 
     return _extraction(extractor, key, recipe.model.size, recipe.crop, device)
 
 
-def of_run(run: str, data: Dataset, device: Device) -> Extraction:
+def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
     """Return the extraction of a trained model: its last features before the head.
 
     Args:
         run: A run directory or a model file.
         data: The dataset.
         device: The device on which the features are computed.
+        flag: Name of the flag with the value `run`, for errors.
 
     Raises:
         UserError: There is no model, or it has no layer that can be split from its head.
     """
-    path = model_file.find(run)
+    path = model_file.find(run, flag)
     model, info = model_file.load(path)
     extractor, _ = networks.split(model)
     key = {

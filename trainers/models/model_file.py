@@ -141,11 +141,12 @@ def describe(data: Dataset, *, image_size: int, crop: float, trainer: str) -> Mo
         ) from error
 
 
-def find(run: str) -> Path:
+def find(run: str, flag: str = "run") -> Path:
     """Find the model file.
 
     Args:
         run: A run directory, or a model file.
+        flag: Name of the flag, for errors.
 
     Returns:
         The path of the model file.
@@ -160,16 +161,17 @@ def find(run: str) -> Path:
             return model
         if (path / run_directory.SETTINGS).is_file():
             raise UserError(
-                f"--run={run}: the training is unfinished, so it has no {model.name} yet. Run its command again to"
+                f"--{flag}={run}: the training is unfinished, so it has no {model.name} yet. Run its command again to"
                 " finish it."
             )
         raise UserError(
-            f"--run={run}: is not a run directory, since it has no {model.name}. Pass the run directory of a trainer."
+            f"--{flag}={run}: is not a run directory, since it has no {model.name}. Pass the run directory of a"
+            " trainer."
         )
     if not path.exists():
-        raise UserError(f"--run={run}: does not exist. Pass the run directory of a trainer, or a .keras file.")
+        raise UserError(f"--{flag}={run}: does not exist. Pass the run directory of a trainer, or a .keras file.")
     if path.suffix != _SUFFIX:
-        raise UserError(f"--run={run}: is not a .keras file. Pass a .keras file, or the run directory of a trainer.")
+        raise UserError(f"--{flag}={run}: is not a .keras file. Pass a .keras file, or the run directory of a trainer.")
     return path
 
 

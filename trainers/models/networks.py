@@ -73,19 +73,20 @@ class Classifier:
                 layer.trainable = False  # keras#20285: calling the base with training=False is not enough.
 
 
-def build(config: ModelConfig, class_count: int) -> Classifier:
+def build(config: ModelConfig, class_count: int, flag: str = "backbone") -> Classifier:
     """Build a classifier under Keras's global dtype policy and load the backbone's weights.
 
     Args:
         config: Settings of the model.
         class_count: Number of classes, at least 2.
+        flag: Name of the flag that chooses the backbone, for errors.
 
     Raises:
         UserError: There is only one class, the backbone rejects an argument, or the weights do not fit.
     """
     if class_count < 2:
         raise UserError(f"the dataset has {class_count} class. Training needs at least 2.")
-    base = _build_base(config)
+    base = _build_base(config, flag)
     pixels = keras.Input((config.size, config.size, 3), dtype="uint8", name="pixels")
     x = scale(pixels, config.scaling or backbones.find(config.backbone).scaling)
     x = base(x)
@@ -227,7 +228,7 @@ def _area(layer: keras.Layer) -> int:
     return int(height_width[0] * height_width[1]) if len(height_width) == 2 else 1
 
 
-def _build_base(config: ModelConfig) -> keras.Model:
+def _build_base(config: ModelConfig, flag: str) -> keras.Model:
     """Build the backbone without its top layers, and load its weights."""
     fixed: dict[str, Any] = {"input_shape": (config.size, config.size, 3)}
     if config.backbone == backbones.CNN:
@@ -262,7 +263,7 @@ def _build_base(config: ModelConfig) -> keras.Model:
         for layer in _batch_norms(base):
             layer.momentum = config.batch_norm_momentum
     if config.weights not in ("imagenet", "none"):
-        load_weights(base, config)
+        load_weights(base, config, flag)
     return base
 
 
@@ -290,7 +291,7 @@ def cnn(
     return keras.Model(pixels, x, name="cnn")
 
 
-def load_weights(base: keras.Model, config: ModelConfig) -> None:
+def load_weights(base: keras.Model, config: ModelConfig, flag: str) -> None:
     """Load a weights file of exactly this architecture, without top layers.
 
     Keras ignores additional arrays in a `.weights.h5` file. This function does not: the shapes of all arrays must fit.
@@ -311,7 +312,7 @@ def load_weights(base: keras.Model, config: ModelConfig) -> None:
             f"--weights={path}: is not a weights file of {describe(config)} without top layers: "
             f"the file holds {stored.total()} arrays, the backbone {expected.total()}; "
             f"only in the file: {_largest(stored - expected)}; only in the backbone: {_largest(expected - stored)}. "
-            "Pass the file of this architecture, or its --backbone and --backbone_kwargs."
+            f"Pass the file of this architecture, or its --{flag} and --backbone_kwargs."
         )
     try:
         base.load_weights(path)

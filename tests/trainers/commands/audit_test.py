@@ -106,7 +106,9 @@ def test_console_gives_the_estimate_a_table_and_the_next_step(workspace, audited
     assert [line.split()[0] for line in after[:6]] == list(issues.KINDS)
     assert after[6].startswith("results: audits/src-")
     assert after[7].startswith("next: open audits/src-")
-    assert after[7].endswith("python -m tfrecord_tools.convert, with --overwrite --decisions=decisions.csv")
+    assert after[7].endswith(
+        "with two more flags: python -m tfrecord_tools.convert YOUR_FLAGS --overwrite --decisions=decisions.csv"
+    )
     assert estimate in (directory(workspace) / "review.html").read_text()
 
 

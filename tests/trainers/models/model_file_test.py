@@ -238,6 +238,8 @@ def test_model_of_a_run_is_found(saved, tmp_path):
         model_file.find(str(tmp_path / "m.bak"))
     with pytest.raises(UserError, match=r"--run=nowhere: does not exist"):
         model_file.find("nowhere")
+    with pytest.raises(UserError, match=r"^--features_from=nowhere: does not exist\. "):
+        model_file.find("nowhere", "features_from")
 
 
 @pytest.mark.parametrize("values", [{"classes": ("a",)}, {"image_size": 0}, {"crop": -0.1}, {"threshold": 2}])
