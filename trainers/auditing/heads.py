@@ -12,42 +12,81 @@ import numpy as np
 _C_TIMES_FEATURES = 0.4
 _MOST_TRAINING = 50_000  # Records. A linear head does not get better with more, and memory stays bounded.
 _BLOCK = 8_192  # Rows of features in memory at once.
+_COMPONENTS = 256  # Principal components. The regularization leaves hardly any weight to the others.
+_CONSTANT = 1e-6  # Standard deviation of a feature, in shares of its mean.
 _ITERATIONS = 60
 
 
 @dataclasses.dataclass(frozen=True)
-class Head:
-    """A linear classifier on standardized features.
+class Prepared:
+    """Features for the heads.
 
     Attributes:
-        mean: f32[c].
-        deviation: f32[c].
-        parameters: f64[c * k + k], weights and biases.
+        values: f32[n d], the largest principal components of the standardized features.
+        width: Number of features that are not constant.
     """
 
-    mean: np.ndarray
-    deviation: np.ndarray
-    parameters: np.ndarray
+    values: np.ndarray
+    width: int
 
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """Return f64[m k] for features f32[m c]."""
-        weights, bias = _split(self.parameters, len(self.mean))
-        standardized = (features - self.mean) / self.deviation
-        return np.asarray(standardized @ weights.astype(np.float32) + bias, np.float64)
+
+def prepare(features: np.ndarray) -> Prepared:
+    """Standardize features, and reduce them to their largest principal components. Labels are not used.
+
+    With 256 of 1,280 components, heads are fitted in a fifth of the time, and find wrong labels as well.
+
+    Args:
+        features: f32[n c], may be mapped from disk.
+    """
+    mean, deviation = _moments(features)
+    used = deviation > _CONSTANT * np.abs(mean)
+    scale = np.where(used, 1 / np.where(used, deviation, 1), 0)
+    rotation = (scale[:, None] * _directions(features, mean, scale, used)).astype(np.float32)
+    values = np.empty((len(features), rotation.shape[1]), np.float32)
+    for rows in _slices(len(features)):
+        values[rows] = (features[rows] - mean.astype(np.float32)) @ rotation
+    return Prepared(values, max(1, int(used.sum())))
+
+
+def _slices(count: int) -> Iterator[slice]:
+    return (slice(first, min(first + _BLOCK, count)) for first in range(0, count, _BLOCK))
+
+
+def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation f64[c] of each feature."""
+    total = np.zeros(features.shape[1])
+    for rows in _slices(len(features)):
+        total += features[rows].sum(0, dtype=np.float64)
+    mean = total / len(features)
+    squares = np.zeros_like(mean)
+    for rows in _slices(len(features)):
+        squares += ((features[rows] - mean) ** 2).sum(0)
+    return mean, np.sqrt(squares / len(features))
+
+
+def _directions(features: np.ndarray, mean: np.ndarray, scale: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Return f64[c d], the largest principal components; if features are few, those that vary."""
+    if used.sum() <= _COMPONENTS:
+        return np.eye(len(used))[:, used]
+    scatter = np.zeros((len(used), len(used)), np.float32)
+    for rows in _slices(len(features)):
+        part = ((features[rows] - mean) * scale).astype(np.float32)
+        scatter += part.T @ part
+    return np.asarray(np.linalg.eigh(scatter.astype(np.float64))[1][:, -_COMPONENTS:])
 
 
 def out_of_fold(
-    features: np.ndarray,
+    prepared: Prepared,
     labels: np.ndarray,
     folds: np.ndarray,
     classes: int,
     noise: np.ndarray | None = None,
-    heads: list[Head] | None = None,
-) -> tuple[np.ndarray, list[Head]]:
+    heads: list[np.ndarray] | None = None,
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """Fit a head for each fold to all other folds, and return the logits of the fold's records.
 
     Args:
-        features: f32[n c], may be mapped from disk.
+        prepared: Features of the records.
         labels: i64[n], given labels.
         folds: i64[n].
         classes: Number of classes, k.
@@ -57,36 +96,36 @@ def out_of_fold(
         heads: Heads of an earlier call, from which the fits start.
 
     Returns:
-        Logits f64[n k], and the heads.
+        Logits f64[n k], and the weights and biases f64[d k + k] of each head.
     """
     logits, fitted = np.zeros((len(labels), classes)), []
     for fold in range(int(folds.max()) + 1):
         rows = np.flatnonzero(folds != fold)
         rows = rows[:: -(-len(rows) // _MOST_TRAINING)]
-        start = None if heads is None else heads[fold].parameters
-        head = _fit(np.asarray(features[rows], np.float32), labels[rows], classes, noise, start)
-        for own in _blocks(np.flatnonzero(folds == fold)):
-            logits[own] = head.logits(np.asarray(features[own], np.float32))
+        head = _fit(prepared, rows, labels[rows], classes, noise, None if heads is None else heads[fold])
+        weights, bias = _split(head.astype(np.float32), prepared.values.shape[1])
+        own = np.flatnonzero(folds == fold)
+        for block in _slices(len(own)):
+            logits[own[block]] = prepared.values[own[block]] @ weights + bias
         fitted.append(head)
     return logits, fitted
 
 
-def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
-    return (rows[first : first + _BLOCK] for first in range(0, len(rows), _BLOCK))
-
-
 def _fit(
-    features: np.ndarray, labels: np.ndarray, classes: int, noise: np.ndarray | None, start: np.ndarray | None
-) -> Head:
-    """Fit a head by L-BFGS."""
+    prepared: Prepared,
+    rows: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    noise: np.ndarray | None,
+    start: np.ndarray | None,
+) -> np.ndarray:
+    """Fit a head to some rows by L-BFGS."""
     from scipy.optimize import minimize  # Imported here, because the import changes the filters of warnings.
 
-    mean, deviation = features.mean(0), features.std(0)
-    deviation[deviation < 1e-6] = 1.0  # A constant feature.
-    features = (features - mean) / deviation
+    features = prepared.values[rows]
     width = features.shape[1]
     likelihoods = (np.eye(classes) if noise is None else noise)[:, labels].T.astype(np.float32)
-    strength = _C_TIMES_FEATURES / width
+    strength = _C_TIMES_FEATURES / prepared.width
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = _split(parameters.astype(np.float32), width)
@@ -99,7 +138,7 @@ def _fit(
 
     first = np.zeros((width + 1) * classes) if start is None else start
     fitted = minimize(loss, first, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS, "ftol": 1e-7})
-    return Head(mean, deviation, fitted.x)
+    return np.asarray(fitted.x)
 
 
 def _split(parameters: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:

@@ -85,9 +85,10 @@ def judge(
         classes: Number of classes, k.
     """
     votes = _votes(labels, units, near, classes)
-    logits, fitted = heads.out_of_fold(features, labels, folds, classes)
+    prepared = heads.prepare(features)
+    logits, fitted = heads.out_of_fold(prepared, labels, folds, classes)
     first = noise.fit([logits, votes], labels)
-    logits, _ = heads.out_of_fold(features, labels, folds, classes, first.matrix, fitted)
+    logits, _ = heads.out_of_fold(prepared, labels, folds, classes, first.matrix, fitted)
     final = noise.fit([logits, votes], labels, interval=True)
     doubts = noise.wrong(final.posterior, labels)
     judged = _judged(labels, folds, classes)

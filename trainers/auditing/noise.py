@@ -251,7 +251,7 @@ def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tupl
         back = residual + mixing @ residual
         value += 0.5 * _RIDGE * float((mixing**2).sum())
         gradient.append((total @ residual.T + _RIDGE * mixing).ravel())
-    scales = np.array([np.vdot(back, output) for output in data.outputs])
+    scales = np.array([np.einsum("ij,ij->", back, output) for output in data.outputs])
     return value, np.concatenate([scales, *gradient]), joint
 
 
