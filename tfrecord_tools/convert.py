@@ -173,8 +173,8 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> Conv
         config = dataclasses.replace(config, src=source, out=os.path.abspath(config.out))
     out = Path(config.out)
     if out.is_symlink() or out.name in ("", ".."):
-        # The target of a link is replaced, not the link. A path such as "." is resolved too, because nothing can be
-        # renamed to ".".
+        # The finished directory is renamed to `out`. That would replace a link instead of its target, and is
+        # impossible for ".".
         out = out.resolve()
     if not files.is_url(config.src):
         check_apart(out, Path(config.src))
@@ -234,8 +234,8 @@ class _Conversion:
         self._base = update.read(out) if config.update else None
         if self._base is not None and self._base.relabeled and not config.relabel:
             raise UserError(
-                f"--update: an earlier release converted {out} with --relabel. Without that file, the corrected labels"
-                " would be lost. Pass --relabel with the same file once, or convert again with --overwrite."
+                f"--update: an earlier release converted {out} with a file of new labels (--relabel). Without the same"
+                " file, these labels would be lost. Pass --relabel with this file once, or convert again with --overwrite."
             )
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._stored = decisions.of_dataset(out) if config.update or config.overwrite else {}
@@ -274,7 +274,7 @@ class _Conversion:
         sources = divided(sources, config)
         self._check_bad(sources, {})
         rows = self._check_labels(sources)
-        self._request = config.request()  # Now, because the files of labels and decisions may be gone at the end.
+        self._request = config.request()  # Computed now: its files may be deleted before the conversion ends.
         with Progress("inspect", len(sources)) as progress:
             facts = survey(
                 sources,

@@ -21,7 +21,7 @@ from tfrecord_tools.layout.schema import Example, Keys
 
 _log = logging.getLogger(__name__)
 
-_HOLD_OUT = 2  # A constant in the hash. It makes `hold_out` choose other images than the converter's split.
+_HOLD_OUT = 2  # A constant in the hash, so that `hold_out` and the automatic split choose independently.
 _MAX_OPEN_FILES = 128  # Each `Records` opens at most this many. The usual limit of a process is 1,024.
 _MAX_CORRUPT = (10, 0.01)  # Reading stops when both are exceeded: the number, and the share of all records.
 _COLUMNS = ("shard", "offset", "length", "label")
@@ -291,9 +291,9 @@ class Records:
         The hash of the image file decides in which part an image is.
 
         Args:
-            fraction: Size of the second part, as a fraction of all records, in 0..1. If it is above 0, the second
-                part has at least one image of every class that has two or more units: groups, or images with
-                their copies.
+            fraction: Size of the second part, as a fraction of all records, in 0..1. A unit is a group, or an
+                image with its copies. If the fraction is above 0, the second part has at least one unit of every class
+                that has two or more.
             seed: Another seed gives another split.
 
         Returns:

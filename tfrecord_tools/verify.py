@@ -109,7 +109,7 @@ def verify(config: VerifyConfig, log: Callable[[str], object] = print) -> list[s
 
 
 def _decided(data: Dataset, facts: ConvertJson) -> dict[bytes, int]:
-    """Return source hash -> label, for adopted records with a new label in the index only."""
+    """Return source hash -> label, for adopted records with another label in the index than in the shard."""
     if not facts["config"].get("adopted") or facts["config"].get("rewritten"):
         return {}
     label_of = {name: label for label, name in enumerate(data.class_names)}
@@ -136,7 +136,10 @@ def _check_metadata(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[s
             yield f"{name}: damaged ({error})"
     expected = {dataset_files.shard_name(data.name, s, i, n) for s, n in data.shards.items() for i in range(n)}
     for name in sorted(set(filter(_SHARD_NAME.search, os.listdir(data.directory))) - expected):
-        yield f"{name}: a shard that does not belong to this dataset, but readers of a file pattern would read it"
+        yield (
+            f"{name}: a shard that does not belong to this dataset. A program that reads all shards by a pattern would"
+            " read it. Delete it"
+        )
 
 
 def _check_counts(data: Dataset, facts: ConvertJson, table: Any) -> Iterator[str]:

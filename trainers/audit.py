@@ -239,10 +239,10 @@ def define_flags() -> None:
         default["folds"],
         "Number of parts of the dataset. The images of each part are judged by a model that has seen the other parts.",
     )
-    flags.DEFINE_integer("seed", default["seed"], "Seed of the parts.")
+    flags.DEFINE_integer("seed", default["seed"], "Seed of the division of the images into parts.")
     usage.define_path("out", None, "Directory to write. Default: audits/NAME-DIGEST.")
     usage.define_path(
-        "features", default["features"], "Directory in which features are kept. trainers.features uses the same ones."
+        "features", default["features"], "Directory for saved features. trainers.features can use them, too."
     )
     flags.DEFINE_integer(
         "pictures", default["pictures"], "Largest number of pictures in review.html. 0: a page without pictures."

@@ -26,7 +26,7 @@ Row = dict[str, Any]  # One line of the history: column -> value.
 
 # Attributes of Keras's callbacks that change during training. Other classes list theirs in `checkpointed`.
 # Attributes that Keras computes from arguments are not saved, because Keras computes them again. For example,
-# EarlyStopping changes the sign of min_delta each time.
+# EarlyStopping changes the sign of min_delta at the start of each training.
 _KERAS_STATE: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_weights", "best_epoch"),
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
@@ -38,8 +38,8 @@ class DivergedError(Exception):
     """The loss or a variable is no longer a number. Nothing of this state is saved.
 
     Attributes:
-        step: The step at which it was noticed. The update of the step before may be the cause,
-            because a loss is computed before its own update.
+        step: The step at which it was noticed. The loss of a step is computed before the weights change, so
+            the step before may be the cause.
         saved: The step of the last checkpoint.
     """
 
@@ -237,7 +237,7 @@ class Checkpointer(keras.callbacks.Callback):
             if left:
                 left -= 1
                 return {}
-            self._restore()  # A second time: the start of the epoch has changed values since on_train_begin.
+            self._restore()  # Restored again, because Keras changed some values when it started the epoch.
             self._saved = None
             self.model.train_function = train_function
             return train_function(iterator)

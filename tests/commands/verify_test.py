@@ -170,7 +170,13 @@ def rejected(out: Path) -> None:
         (cut, ["has {size} bytes and should have", "wrong checksum or length"]),
         (append, ["bytes and should have"]),
         (remove, ["cannot be read: No such file or directory"]),
-        (stray, ["a shard that does not belong to this dataset, but readers of a file pattern would read it"]),
+        (
+            stray,
+            [
+                "a shard that does not belong to this dataset. A program that reads all shards by a pattern would"
+                " read it. Delete it"
+            ],
+        ),
         (other_label, ["but the index has"]),
         (other_path, ["but the index has"]),
         (other_image, ["the sha256 of the image differs from the index"]),

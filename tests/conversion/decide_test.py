@@ -176,7 +176,7 @@ def test_two_rounds_give_the_labels_of_one_round_and_keep_splits(src: Path, tmp_
     converted(src, out, decisions=table(tmp_path / "1.csv", src, first))
     splits = {path: split for path, (split, _) in placed(out).items()}
     lines = lines_of(src, out, update=True, decisions=table(tmp_path / "2.csv", src, second))
-    note = f"  note: 3 decisions of {out} stay in effect, but 1 of them was replaced by later decisions. To start"
+    note = f"  note: 2 of 3 decisions in {out} stay in effect, and later decisions replace 1. To start"
     assert [line for line in lines if line.startswith(note)]
     both = table(tmp_path / "both.csv", src, first | second)
     assert converted(src, once, decisions=both)["decisions"] == open_and_read(out)

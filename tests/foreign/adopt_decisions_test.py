@@ -131,10 +131,10 @@ def test_decisions_stay_when_records_are_adopted_again(theirs: Path, tmp_path: P
     out = tmp_path / "out"
     adopted(theirs, out, decisions=table(tmp_path / "d.csv", ROWS))
     lines = adopted(theirs, out, overwrite=True)
-    assert f"  note: 4 decisions of {out} stay in effect. To start without them, delete {out} first" in lines
+    assert f"  note: 4 decisions in {out} stay in effect. To start without them, delete {out} first" in lines
     assert classes(out) == EXPECTED
     lines = adopted(theirs, out, overwrite=True, decisions=table(tmp_path / "e.csv", {0: "keep", 5: "cats"}))
-    assert f"4 decisions of {out} stay in effect, but 1 of them was replaced by later decisions." in lines
+    assert f"3 of 4 decisions in {out} stay in effect, and later decisions replace 1." in lines
     assert classes(out) == EXPECTED | {"0.jpg": "cats", "11.jpg": "dogs", "5.jpg": "cats"}
     once = tmp_path / "once"
     adopted(theirs, once, decisions=table(tmp_path / "f.csv", ROWS | {0: "keep", 5: "cats"}))

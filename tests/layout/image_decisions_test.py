@@ -86,7 +86,10 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
             f"{HEADER}\n{A},drop,,,\n1.2E+45,drop,,,\n",
             "row 2: '1.2E+45' is not a SHA-256 hash. The column sha256 must have 64 hexadecimal digits.",
         ),
-        (f"{HEADER}\n{A},label,,1.jpg,cats\n", "row 1: the decision is label, but the column label is empty."),
+        (
+            f"{HEADER}\n{A},label,,1.jpg,cats\n",
+            "row 1: the column 'decision' has the word 'label', but the column 'label' is empty.",
+        ),
         (f"{HEADER}\n{A},,,1.jpg,cats\n", "no row has a decision. The column decision must have label, drop or keep"),
         (
             "image,verdict\n1.jpg,drop\n",
@@ -95,8 +98,8 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         ),
         (
             "rank,path,predicted_label,given_label,p_predicted,p_given,record\n1,a.jpg,dogs,cats,1,0,3\n",
-            "is not a decisions file but suspects.csv: there is no column 'sha256' and no column 'decision'. Copy the"
-            " lines with a right predicted_label to a new file, and pass that file to python -m tfrecord_tools.convert"
+            "is not a decisions file. It looks like suspects.csv, and there is no column 'sha256' and no column 'decision'."
+            " Copy the lines with a right predicted_label to a new file, and pass that file to python -m tfrecord_tools.convert"
             " --relabel.",
         ),
         (

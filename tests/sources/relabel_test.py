@@ -145,7 +145,9 @@ def test_update_of_a_dataset_of_an_earlier_release_needs_the_table_once(source, 
     facts = converted(source, out, relabel=str(table))
     old = {name: value for name, value in facts.items() if name not in ("decisions", "decided")}
     (out / "convert.json").write_text(json.dumps(old))
-    with pytest.raises(UserError, match=r"an earlier release converted .* with --relabel\. .* the same file once"):
+    with pytest.raises(
+        UserError, match=r"an earlier release converted .* with a file of new labels .* with this file once"
+    ):
         converted(source, out, update=True)
     converted(source, out, update=True, relabel=str(table))
     assert converted(source, out, update=True)["decisions"] == facts["decisions"]

@@ -1,4 +1,4 @@
-"""Apply decisions about single images, before split and duplicates are planned."""
+"""Apply decisions about single images. This happens before duplicates are found and splits are made."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def apply(
     Args:
         decided: sha256 -> decision.
         sources: The source files.
-        facts: The facts about the source files. Files that cannot be records have no decision.
+        facts: The facts about the source files. Decisions about files that cannot be records are ignored.
         table: The class table, and the label i32[n] of each file in it.
         fixed_classes: Whether the class table must stay, because an existing dataset or --classes gives it.
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Word = Literal["label", "drop", "keep"]
 WORDS: tuple[Word, ...] = ("label", "drop", "keep")
 COLUMNS = ("sha256", "decision", "label", "path", "given_label")
-STORED = "the decisions of the dataset at --out"  # In messages, in the place of a flag with its value.
+STORED = "the decisions of the dataset at --out"  # The start of messages about them, where others name a flag.
 DROPPED = "left out by the decision drop"  # The reason in rejected.csv.
 _NEEDED = ("sha256", "decision")
 _LABELS = ("label", "predicted_label", "proposed_label")  # The first one with a value is the new label.
@@ -242,9 +242,11 @@ def staying(stored: int, replaced: int, directory: str) -> str:
         replaced: How many of them were replaced.
         directory: The dataset.
     """
-    note = f"{words.number(stored, 'decision')} of {directory} stay in effect"
     if replaced:
-        note += f", but {replaced:,} of them {'was' if replaced == 1 else 'were'} replaced by later decisions"
+        kept = f"{stored - replaced:,} of {words.number(stored, 'decision')}"
+        note = f"{kept} in {directory} stay in effect, and later decisions replace {replaced:,}"
+    else:
+        note = f"{words.number(stored, 'decision')} in {directory} stay in effect"
     return f"{note}. To start without them, delete {directory} first"
 
 
@@ -306,8 +308,8 @@ def check_matched(decisions: Mapping[str, Decision], found: Collection[str], whe
         count = words.number(len(decisions), "decision is", "decisions are")
         raise UserError(
             f"{where}: {count} not about any image in {source}, for example {next(iter(decisions.values())).image!r}. A"
-            " decision names an image by the hash of its bytes. Pass the decisions about these images. If the images"
-            " were encoded again since, look at them again."
+            " decision names an image by the hash of its bytes. Pass the decisions about these images. If the image"
+            " files were saved again after the review, their bytes changed. Repeat the review."
         )
 
 
@@ -347,21 +349,21 @@ def _check_columns(columns: Sequence[str], where: str) -> None:
             f"{where}: is not a decisions file: {lacking}. The columns are {named([repr(c) for c in columns])}. The"
             f" columns must be {', '.join(COLUMNS)}."
         )
-    raise UserError(f"{where}: is not a decisions file but {kind}: {lacking}. {_remedy(columns)}")
+    raise UserError(f"{where}: is not a decisions file. It looks like {kind}, and {lacking}. {_remedy(columns)}")
 
 
 def _remedy(columns: Collection[str]) -> str:
-    decide = "label, drop or keep in the rows of images that you looked at. Other rows stay empty."
+    decide = "'label', 'drop' or 'keep' for the images that you looked at. Leave the other rows empty."
     if "sha256" in columns:
-        return f"Add a column decision, and write {decide}"
+        return f"Add the column 'decision', and write {decide}"
     if {"path", "predicted_label"} <= set(columns):
         return (
             "Copy the lines with a right predicted_label to a new file, and pass that file to python -m"
             " tfrecord_tools.convert --relabel."
         )
     return (
-        "A model's answers are not decisions. Evaluate the model again, and open suspects.csv. Write into its column"
-        f" decision {decide}"
+        "A model's answers are not decisions. Evaluate the model again, and open suspects.csv. In its column"
+        f" 'decision', write {decide}"
     )
 
 
@@ -390,8 +392,8 @@ def _decision(values: Mapping[str, str], where: str) -> Decision:
     label = next(filter(None, (values.get(name) for name in _LABELS)), "") if word == "label" else ""
     if word == "label" and not label:
         raise UserError(
-            f"{where}: the decision is label, but the column label is empty. It must be the name of a class. Fill it"
-            " in, or write drop or keep."
+            f"{where}: the column 'decision' has the word 'label', but the column 'label' is empty. Write the name of a"
+            " class into it, or change the decision to 'drop' or 'keep'."
         )
     return Decision(sha256, word, unicodedata.normalize("NFC", label), values.get("path", ""))
 

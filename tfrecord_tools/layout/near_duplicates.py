@@ -3,7 +3,7 @@
 All pairs are found without comparing each hash with each other hash. The 64 bits are divided into four bands of 16
 bits. If two hashes differ in at most d bits, then in at least one band b they differ in at most r[b] bits, where the
 numbers r[b] + 1 add up to d + 1 (Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing",
-2012). So only hashes are compared that agree in a band except for these bits.
+2012). So two hashes are compared only if they differ in at most r[b] bits of some band b.
 
 Equal hashes are found first and count as one. So a million copies of one picture are one hash, not 10^12 pairs.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-UNKNOWN = 0  # The hash of an image without a hash. It is near to no other hash.
+UNKNOWN = 0  # Stands for a missing hash. It is near to no hash.
 MAX_DISTANCE = 16
 DEFAULT_DISTANCE = 6  # Chosen by `benchmarks.near_duplicates`.
 _BANDS = 4
@@ -49,8 +49,8 @@ def pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
         distance: Number of bits, 0..`MAX_DISTANCE`.
 
     Returns:
-        i64[m 2], positions i < j of near hashes, sorted. k equal hashes have k - 1 pairs, which form a chain, and only
-        the first one has pairs with other hashes.
+        i64[m 2], positions i < j of near hashes, sorted. Each hash is paired with the next equal one. Only the first
+        of equal hashes is paired with different hashes.
     """
     values, first, inverse = _distinct(hashes)
     found = [first[block] for block in _blocks(values, distance)]
@@ -86,7 +86,7 @@ def joined(roots: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
     """Add pairs to groups.
 
     Args:
-        roots: i64[n], a member of the group of each position; `arange(n)`: each position is its own group.
+        roots: i64[n], for each position, any position of the same group. `arange(n)`: no two are in one group.
         blocks: Pairs of positions, i64[m 2] each.
 
     Returns:
@@ -156,7 +156,7 @@ def _blocks(values: np.ndarray, distance: int) -> Iterator[np.ndarray]:
 def _bands(values: np.ndarray) -> list[np.ndarray]:
     """Return the bands of hashes, u64[n] below 2^16 each. Band b has the bits b, b + 4, b + 8 and so on.
 
-    Neighboring bits depend on each other, so that hashes would be distributed less evenly over bands of neighbors.
+    Neighboring bits depend on each other. Bands of neighboring bits would have fewer different values.
     """
     bits = np.unpackbits(values.astype(">u8").view(np.uint8).reshape(-1, 8), axis=1)
     parts = [np.packbits(bits[:, band::_BANDS], axis=1) for band in range(_BANDS)]

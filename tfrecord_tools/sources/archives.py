@@ -64,7 +64,7 @@ class Zip:
 
     def read(self, path: str, span: np.void) -> Content:
         offset, size = int(span["offset"]), int(span["size"])
-        limit = min(size, MAX_FILE_BYTES) + 1  # More bytes than the directory says: damaged, or a zip bomb.
+        limit = min(size, MAX_FILE_BYTES) + 1  # If there is one byte more, it is damaged or a zip bomb.
         with open(self.file, "rb") as file:
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
             header = files.read_at(file.fileno(), _ZIP_HEADER.size, offset)
@@ -112,7 +112,7 @@ def list_zip(file: str, encoding: str | None) -> Listing:
 
 
 def _zip_name(file: str, member: zipfile.ZipInfo, encoding: str | None) -> str:
-    """Return the name of a member. zipfile decodes names that are not marked as UTF-8 as code page 437.
+    """Return the name of a member. If a name is not marked as UTF-8, zipfile decodes it by code page 437.
 
     Raises:
         UserError: The name is not in `encoding`, or not in UTF-8 if `encoding` is None.

@@ -299,7 +299,7 @@ class _Files:
         labels: Collection[str | None],
         classes: Collection[str] | None,
     ) -> Iterator[tuple[Rejected, str]]:
-        """Yield the rejected files of the wanted classes, and why each is left out. "": it stays rejected."""
+        """Yield the rejected files, with the reason to leave each out. "": it stays in the list."""
         for rejected in self._listing.rejected:
             directory = rejected.path.rpartition("/")[0]
             meaning = layout.meaning(directory)

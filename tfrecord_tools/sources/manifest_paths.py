@@ -1,8 +1,8 @@
 """Match the paths in a table to files, even if the table was written on another machine.
 
-A row matches the file with exactly its path. If there is none, paths are compared with less and less detail: without
-separators, prefixes and the Unicode form; then without capital letters; then without the ending; then without the
-leading zeros of a number. If there is still no match, the file with the longest common end of the path is used. A row
+A row matches the file with exactly its path. If there is none, more and more differences are ignored: first
+separators (`\\` and `/`), prefixes (`C:`) and Unicode forms; then also capital letters; then the ending; then leading
+zeros of numbers. If there is still no match, the file with the longest common end of the path is used. A row
 that matches several files is an error.
 """
 

@@ -54,9 +54,9 @@ class Judgment:
     """The judgments of models about labels of records that they have not seen.
 
     Attributes:
-        probabilities: f64[n k], probability of each class, without knowledge of the given label.
+        probabilities: f64[n k], probability of each class. The record's own label was not used.
         doubts: f64[n], probability that the given label is wrong; NaN if it cannot be judged.
-        proposed: i64[n], likeliest class with knowledge of the given label, other than the given label.
+        proposed: i64[n], the most likely class except the given label. The errors that the model expects count, too.
         order: i64[m], judged records, the most doubtful label first.
         estimate: The estimated number of wrong labels.
     """
@@ -74,7 +74,7 @@ def judge(
     """Judge all labels.
 
     Two models judge each record: a linear head that was fitted to the other folds, and a vote of the nearest records.
-    A model of the errors joins both (`noise.fit`). The heads are then fitted again with knowledge of the errors.
+    `noise.fit` joins both, and estimates the error rates. The heads are then fitted again with these error rates.
 
     Args:
         features: f32[n c], may be mapped from disk.

@@ -18,11 +18,12 @@ from trainers.auditing.labels import Estimate, Judgment
 from trainers.auditing.neighbors import Neighbors
 from trainers.auditing.outliers import Group
 
-_LEAST_LISTED = 50  # Issues of each kind. This number is listed even if the scores are low.
-_LISTED_SHARE = 0.01  # Share of the records that is listed even if the scores are low.
+_LEAST_LISTED = 50  # Records with the highest scores of a kind, which are listed even if these scores are low.
+_LISTED_SHARE = 0.01  # The same as a share of all records. The larger number counts.
 _LEAST_RECORDS = 10
-_ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25  # Scores of near-duplicates, before the similarity.
-_BY_SIMILARITY = 0.24  # Added for equal images, in proportion for others.
+# The score of near-duplicates is one of these numbers plus 0.24 times their similarity.
+_ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25
+_BY_SIMILARITY = 0.24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ def _joined(units: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 def _listed(scores: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:
     """Yield the records to list, the worst first.
 
-    At least 50 records and 1 % of the records are listed, and all with a score of 0.5 or more.
+    The list has the worst 50 records or the worst 1 %, whichever is more, and all with a score of 0.5 or more.
 
     Args:
         scores: f64[n].
@@ -171,8 +172,8 @@ def _label_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:
     for row in judgment.order[:most].tolist():
         given, proposed, doubt = int(inputs.labels[row]), int(judgment.proposed[row]), float(judgment.doubts[row])
         reason = (
-            f"The label is {names[given]}. By other images, {names[proposed]} is likelier: the label is wrong with a"
-            f" probability of {doubt:.0%}."
+            f"The label is {names[given]}. Compared with other images, {names[proposed]} is more likely. The label"
+            f" is wrong with a probability of {doubt:.0%}."
             if doubt >= 0.5
             else f"{names[given]} is likely right: the label is wrong with a probability of {doubt:.1%}."
         )

@@ -38,7 +38,7 @@ def test_wrong_labels_are_ranked_first_with_the_right_label(whole):
     given, proposed = (
         records.inputs.class_names[label] for label in (records.inputs.labels[first[0].record], first[0].proposed)
     )
-    assert first[0].reason.startswith(f"The label is {given}. By other images, {proposed} is likelier: ")
+    assert first[0].reason.startswith(f"The label is {given}. Compared with other images, {proposed} is more likely. ")
 
 
 def test_ranks_are_counted_within_each_kind(whole):
