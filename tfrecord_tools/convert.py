@@ -235,7 +235,8 @@ class _Conversion:
         if self._base is not None and self._base.relabeled and not config.relabel:
             raise UserError(
                 f"--update: an earlier release converted {out} with a file of new labels (--relabel). Without the same"
-                " file, these labels would be lost. Pass --relabel with this file once, or convert again with --overwrite."
+                " file, these labels would be lost. Pass --relabel with this file once, or convert again with"
+                " --overwrite."
             )
         self._config = config if self._base is None else update.inherit_settings(config, self._base, config.explicit)
         self._stored = decisions.of_dataset(out) if config.update or config.overwrite else {}
