@@ -10,6 +10,7 @@ Each training is a separate process with its own run directory. Running the comm
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import shlex
 import signal
@@ -20,10 +21,11 @@ from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.base import command, files, rules, usage, words
+from tfrecord_tools.base import callable_module, command, files, html_frame, rules, usage, words
+from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-from trainers import recipes, run_directory, training_flags
+from trainers import recipes, run_directory, training_options
 from trainers.results import comparison, comparison_page
 from trainers.results.comparison import Row, Variant
 
@@ -108,7 +110,7 @@ class Job:
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
 
 
-def compare(config: CompareConfig) -> None:
+def run_all(config: CompareConfig) -> None:
     """Run the trainings that are not finished. Write and print the table, and draw the chart.
 
     Raises:
@@ -178,13 +180,18 @@ def _last_error(log: Path) -> str:
     return (errors or lines or [""])[-1]
 
 
-def _write_results(config: CompareConfig, failed: Sequence[Job]) -> None:
-    """Write the table, the chart and the page, and print the table and what needs attention."""
+def _rows(config: CompareConfig, failed: Sequence[Job] = ()) -> list[Row]:
     rows = []
     for variant in config.variants:
         metrics = [run_directory.read_metrics(job.run) for job in config.jobs() if job.variant == variant]
         failures = sum(job.variant == variant for job in failed)
         rows.append(Row(name=variant.name, runs=tuple(filter(None, metrics)), failed=failures))
+    return rows
+
+
+def _write_results(config: CompareConfig, failed: Sequence[Job]) -> None:
+    """Write the table, the chart and the page, and print the table and what needs attention."""
+    rows = _rows(config, failed)
     comparison.write_table(rows, config.out / comparison.TABLE)
     comparison.draw(rows, config.out / comparison.CHART)
     data = open_dataset(config.tfrecords)
@@ -204,6 +211,59 @@ def _write_results(config: CompareConfig, failed: Sequence[Job]) -> None:
         print(line)
     names = (comparison_page.PAGE, comparison.TABLE, comparison.CHART)
     print(f"results: {config.out}/ with {', '.join(names)} and the runs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """The result of a comparison. In a notebook, its last line in a cell shows its page.
+
+    Attributes:
+        path: Directory with the page, the table, the chart and the runs.
+        rows: A row per variant, with the metrics of its runs.
+    """
+
+    path: Path
+    rows: tuple[Row, ...]
+
+    def _repr_html_(self) -> str:
+        return html_frame.of_file(self.path / comparison_page.PAGE, html.escape(repr(self)))
+
+    def __repr__(self) -> str:
+        return f"Comparison({str(self.path)!r})\n{comparison.table(self.rows)}"
+
+
+def compare(
+    *,
+    tfrecords: StrPath,
+    out: StrPath = "comparison",
+    variant: Sequence[str] = tuple(recipes.RECIPES),
+    backbone: Sequence[str] = (),
+    seeds: Sequence[int] = (0,),
+) -> Comparison:
+    """Train several variants with several seeds and compare the results. Finished trainings are skipped.
+
+    Each training is a separate process with its own run directory.
+
+    Args:
+        tfrecords: The dataset directory.
+        out: Directory for the runs, the table and the chart.
+        variant: Variants as for the command: "[NAME=]TRAINER [FLAGS]". Default: every trainer.
+        backbone: Backbones as for the command: "[NAME=]BACKBONE [FLAGS]". Default: the backbone of each recipe.
+        seeds: Each variant is trained once per seed.
+
+    Raises:
+        UserError: A training failed, or a finished run has other flags or another dataset.
+
+    Example:
+        trainers.compare(tfrecords="out", variant=["features", "finetune"], seeds=[0, 1, 2])
+    """
+    paths = files.paths(tfrecords=tfrecords, out=out)
+    variants = comparison.variants(list(variant), list(backbone))
+    config = CompareConfig(
+        tfrecords=paths["tfrecords"], out=Path(paths["out"]), variants=variants, seeds=tuple(dict.fromkeys(seeds))
+    )
+    run_all(config)
+    return Comparison(config.out, tuple(_rows(config)))
 
 
 def define_flags() -> None:
@@ -251,9 +311,11 @@ def main(argv: Sequence[str]) -> None:
     else:
         # SystemExit also ends the running training.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        compare(config)
+        run_all(config)
 
+
+callable_module.make(__name__, compare)
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, training_flags.INTERRUPTED)
+    command.run(main, training_options.INTERRUPTED)

@@ -8,12 +8,14 @@ Classes are matched by name. The order may differ from that of the training data
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from tfrecord_tools.base import command, usage, words
+from tfrecord_tools.base import callable_module, command, files, html_frame, usage, words
+from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import run_directory
@@ -21,6 +23,7 @@ from trainers.auditing import audit_files
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions, report
+from trainers.results.predictions import Predictions
 from trainers.run_directory import Metrics
 
 
@@ -54,19 +57,60 @@ class EvaluateConfig:
             )
 
 
-def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Metrics:
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation. In a notebook, its last line in a cell shows its report.
+
+    Attributes:
+        path: Directory with metrics.json, report.html, predictions.csv, suspects.csv and plots/.
+        metrics: The content of metrics.json.
+        predictions: The predictions, with true labels.
+    """
+
+    path: Path
+    metrics: Metrics
+    predictions: Predictions
+
+    def _repr_html_(self) -> str:
+        return html_frame.of_file(self.path / report.REPORT, html.escape(repr(self)))
+
+    def __repr__(self) -> str:
+        return f"Evaluation({str(self.path)!r}): accuracy {self.metrics['accuracy']:.4f} on {self.metrics['split']}"
+
+
+def evaluate(
+    *,
+    run: StrPath,
+    tfrecords: StrPath,
+    split: str = EvaluateConfig.split,
+    out: StrPath | None = None,
+    threshold: float | None = None,
+    audit: StrPath | None = None,
+    log: Callable[[str], object] = command.say,
+) -> Evaluation:
     """Evaluate a model and write metrics.json, report.html, predictions.csv, suspects.csv and plots/.
 
-    Args:
-        config: The model and the dataset.
-        log: Receives the lines for the user.
+    It does the same as `python -m trainers.evaluate`.
 
-    Returns:
-        The content of metrics.json.
+    Args:
+        run: A run directory or a model file.
+        tfrecords: A dataset directory.
+        split: Split of the dataset: "train", "validation" or "test".
+        out: Directory to write. If None, evaluation-DATASET-SPLIT-DIGEST next to the model.
+        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
+            threshold of the model.
+        audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
+        log: Receives the lines for the user.
 
     Raises:
         UserError: The model, the dataset or the split does not exist, or the dataset has other classes.
+
+    Example:
+        trainers.evaluate(run="runs/pets", tfrecords="out", split="validation").metrics["accuracy"]
     """
+    config = EvaluateConfig(
+        **files.paths(run=run, tfrecords=tfrecords, out=out, audit=audit), split=split, threshold=threshold
+    )
     path = model_file.find(config.run)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
     data = open_dataset(config.tfrecords)
@@ -105,7 +149,7 @@ def evaluate(config: EvaluateConfig, log: Callable[[str], object] = print) -> Me
         log(predictions.without_issues_line(metrics))
     report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run, log=log)
     log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
-    return metrics
+    return Evaluation(out, metrics, predicted)
 
 
 def _check_out(out: Path) -> None:
@@ -152,8 +196,10 @@ def define_flags() -> None:
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    evaluate(command.from_flags(EvaluateConfig))
+    evaluate(**command.flag_values(EvaluateConfig))
 
+
+callable_module.make(__name__, evaluate)
 
 if __name__ == "__main__":
     define_flags()

@@ -12,10 +12,60 @@ from collections.abc import Sequence
 
 from absl import flags, logging
 
-from tfrecord_tools.base import command, usage
+from tfrecord_tools.base import callable_module, command, files, usage
+from tfrecord_tools.base.files import StrPath
 from trainers.exporting import export_model
-from trainers.exporting.export_model import ModelExportConfig
+from trainers.exporting.export_model import Exported, ModelExportConfig
 from trainers.models import model_file
+
+
+def export(
+    *,
+    run: StrPath,
+    format: str = ModelExportConfig.format,
+    quantize: str = ModelExportConfig.quantize,
+    tfrecords: StrPath | None = None,
+    samples: int = ModelExportConfig.samples,
+    tolerance: float | None = None,
+    out: StrPath | None = None,
+    threshold: float | None = None,
+    overwrite: bool = ModelExportConfig.overwrite,
+) -> Exported:
+    """Export a trained classifier, and compare it with the Keras model. Nothing is written if this fails.
+
+    Args:
+        run: A run directory or a model file.
+        format: "saved_model", "litert" or "onnx".
+        quantize: "none", "float16" or "int8". Only for LiteRT.
+        tfrecords: A dataset directory with images to calibrate "int8" and to compare the models. If None, the models
+            are compared on generated images.
+        samples: Largest number of records for calibration and for comparison, at least 1.
+        tolerance: Largest allowed difference of a probability, 0..1; for "int8", largest allowed share of images that
+            get another class. If None, the value in `export_model.TOLERANCES`.
+        out: Directory to write. If None, `export/FORMAT[-QUANTIZE]` next to the model.
+        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
+            threshold of the model.
+        overwrite: Whether to replace an existing export.
+
+    Returns:
+        The directory, the description of the model, and its comparison with the Keras model.
+
+    Raises:
+        UserError: The user can correct the cause, or the outputs differ by more than the tolerance.
+
+    Example:
+        trainers.export(run="runs/pets", format="litert").directory
+    """
+    config = ModelExportConfig(
+        **files.paths(run=run, tfrecords=tfrecords, out=out),
+        format=format,
+        quantize=quantize,
+        samples=samples,
+        tolerance=tolerance,
+        threshold=threshold,
+        overwrite=overwrite,
+    )
+    return export_model.export_model(config)
 
 
 def define_flags() -> None:
@@ -61,7 +111,7 @@ def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     config = command.from_flags(ModelExportConfig)
     logging.set_verbosity(logging.WARNING)  # Without this, TensorFlow logs every file that it writes.
-    exported = export_model.export(config)
+    exported = export_model.export_model(config)
     names = sorted(path.name for path in exported.directory.iterdir())
     print(f"export: {exported.directory}/ with {', '.join(names)}")
     print(f"check: {exported.check}")
@@ -71,6 +121,8 @@ def main(argv: Sequence[str]) -> None:
             " predict does (tfrecord_tools.images.prepare)"
         )
 
+
+callable_module.make(__name__, export)
 
 if __name__ == "__main__":
     define_flags()

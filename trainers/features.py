@@ -8,33 +8,54 @@ network: its input is pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from absl import flags
+from tfrecord_tools.base import callable_module, command, options
+from trainers import training_options
+from trainers.run import Run
 
-from tfrecord_tools.base import command, usage
-from trainers import training_flags
-from trainers.recipes import TrainConfig
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-FLAGS = flags.FLAGS
+    from trainers.training_options import FeaturesOptions
+
+OPTIONS = training_options.OPTIONS["features"]
+
+
+@options.document(OPTIONS)
+def features(*, log: Callable[[str], object] = command.say, **given: Unpack[FeaturesOptions]) -> Run:
+    """Train a head on features of a pretrained network, which are computed once.
+
+    It does the same as `python -m trainers.features`, and a second call continues an interrupted training.
+
+    Args:
+        log: Receives the lines for the user.
+        {options}
+
+    Returns:
+        The finished training.
+
+    Raises:
+        UserError: A value is not allowed, or the dataset cannot be used. The message says what to do.
+
+    Example:
+        run = trainers.features(tfrecords="out", head="linear")
+    """
+    return Run(training_options.train("features", given, log))
 
 
 def define_flags() -> None:
-    training_flags.define_training_flags("features")
-    training_flags.define_model_flags()
-    flags.DEFINE_enum(
-        "head",
-        "dense",
-        ["dense", "linear"],
-        "Layers of the head. dense: with a hidden layer of 256 units; linear: a logistic regression.",
-    )
-    usage.define_path("features", TrainConfig.features, "Directory in which features are kept for other trainings.")
+    options.define(OPTIONS)
 
 
 def main(argv: Sequence[str]) -> None:
-    training_flags.train("features", argv, head=FLAGS.head)
+    command.no_arguments(argv)
+    features(**options.from_flags(OPTIONS))
 
+
+callable_module.make(__name__, features)
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, training_flags.INTERRUPTED)
+    command.run(main, training_options.INTERRUPTED)

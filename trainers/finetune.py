@@ -7,30 +7,54 @@ Running the command again continues an interrupted training, with the same resul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from absl import flags
+from tfrecord_tools.base import callable_module, command, options
+from trainers import training_options
+from trainers.run import Run
 
-from tfrecord_tools.base import command
-from trainers import training_flags
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from trainers.training_options import FinetuneOptions
+
+OPTIONS = training_options.OPTIONS["finetune"]
+
+
+@options.document(OPTIONS)
+def finetune(*, log: Callable[[str], object] = command.say, **given: Unpack[FinetuneOptions]) -> Run:
+    """Fine-tune a pretrained network: train a new head first, then also its last stage.
+
+    It does the same as `python -m trainers.finetune`, and a second call continues an interrupted training.
+
+    Args:
+        log: Receives the lines for the user.
+        {options}
+
+    Returns:
+        The finished training.
+
+    Raises:
+        UserError: A value is not allowed, or the dataset cannot be used. The message says what to do.
+
+    Example:
+        run = trainers.finetune(tfrecords="out", backbone="MobileNetV2", epochs=[5, 10])
+    """
+    return Run(training_options.train("finetune", given, log))
 
 
 def define_flags() -> None:
-    training_flags.define_training_flags("finetune")
-    training_flags.define_model_flags()
-    flags.DEFINE_string(
-        "unfreeze",
-        None,
-        "Layers of the backbone that the second phase trains. last_stage: the last layers, which share the smallest"
-        " height and width; all: every layer; N: the last N layers with weights; or a regular expression for layer"
-        " names. BatchNormalization stays frozen, except with --weights=none. Default: last_stage.",
-    )
+    options.define(OPTIONS)
 
 
 def main(argv: Sequence[str]) -> None:
-    training_flags.train("finetune", argv)
+    command.no_arguments(argv)
+    finetune(**options.from_flags(OPTIONS))
 
+
+callable_module.make(__name__, finetune)
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, training_flags.INTERRUPTED)
+    command.run(main, training_options.INTERRUPTED)

@@ -17,15 +17,22 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, tabular, usage, words
+from tfrecord_tools.base import callable_module, command, files, tabular, usage, words
+from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.errors import UserError
 from trainers.models import model_file
+from trainers.models.model_file import ModelInfo
 from trainers.results import image_files, predictions
+from trainers.results.image_files import Images
 from trainers.results.predictions import Predictions
+
+if TYPE_CHECKING:
+    import keras
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +65,7 @@ class PredictConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """The result of `predict`.
+    """The result of the command.
 
     Attributes:
         count: Number of classified images.
@@ -72,8 +79,59 @@ class Outcome:
     skipped: Mapping[str, str]
 
 
-def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Outcome:
-    """Classify images and print a line for each.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Answers(Predictions):
+    """Predictions for n images, and the files that have none.
+
+    Attributes:
+        unreadable: Path -> reason, for images that cannot be read, and for files that were named but are not images.
+        skipped: Path -> reason, for files that are not images and were found in directories.
+    """
+
+    unreadable: Mapping[str, str]
+    skipped: Mapping[str, str]
+
+
+def predict(*, run: StrPath, images: Images, threshold: float | None = None) -> Answers:
+    """Classify images.
+
+    Args:
+        run: A run directory or a model file.
+        images: As in `Run.predict`.
+        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
+            threshold of the model.
+
+    Returns:
+        The answers, in the order of the images; those of a directory are sorted by path.
+
+    Raises:
+        UserError: The model or an image file does not exist, or pixels are not u8[h w 3].
+
+    Example:
+        trainers.predict(run="runs/pets", images=["a.jpg", "b.jpg"]).names
+    """
+    path = model_file.find(files.paths(run=run)["run"])
+    info = model_file.with_threshold(model_file.read_info(path), threshold)
+    model, _ = model_file.load(path, info)
+    return answers(model, info, images)
+
+
+def answers(model: keras.Model, info: ModelInfo, images: Images) -> Answers:
+    """Classify images with a model that is loaded already. See `predict` for the arguments."""
+    found = image_files.of_images(images)
+    parts = list(image_files.judge(model, info, found.sources))
+    return Answers(
+        classes=info.classes,
+        probabilities=np.concatenate([part.predictions.probabilities for part in parts]),
+        predicted=np.concatenate([part.predictions.predicted for part in parts]),
+        paths=[path for part in parts for path in part.predictions.paths],
+        unreadable=dict(found.unreadable) | {k: v for part in parts for k, v in part.unreadable.items()},
+        skipped={k: v for part in parts for k, v in part.skipped.items()},
+    )
+
+
+def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -> Outcome:
+    """Classify images and print a line for each, a batch at a time.
 
     Args:
         config: The model and the images.
@@ -87,21 +145,21 @@ def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Outc
     """
     path = model_file.find(config.run)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
-    files = image_files.find(config.images)
+    found = image_files.find(config.images)
 
     from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     device.set_up(precision="float32")
     model, _ = model_file.load(path, info)
-    answers: list[dict[str, Any]] = []
-    unreadable, skipped, count = dict(files.unreadable), dict[str, str](), 0
+    rows: list[dict[str, Any]] = []
+    unreadable, skipped, count = dict(found.unreadable), dict[str, str](), 0
     with _csv_writer(config.csv, info.classes) as writer:
-        for batch in image_files.judge(model, info, files.sources):
+        for batch in image_files.judge(model, info, found.sources):
             count += len(batch.predictions)
             unreadable |= batch.unreadable
             skipped |= batch.skipped
             if config.json:
-                answers.extend(_as_json(batch.predictions))
+                rows.extend(_as_json(batch.predictions))
             else:
                 for line in _lines(batch.predictions):
                     log(line)
@@ -110,7 +168,7 @@ def predict(config: PredictConfig, log: Callable[[str], object] = print) -> Outc
     outcome = Outcome(count=count, unreadable=dict(sorted(unreadable.items())), skipped=dict(sorted(skipped.items())))
     if config.json:
         others = {"unreadable": outcome.unreadable, "skipped": outcome.skipped}
-        log(json.dumps({"predictions": answers, **others}, indent=2, ensure_ascii=False))
+        log(json.dumps({"predictions": rows, **others}, indent=2, ensure_ascii=False))
     return outcome
 
 
@@ -155,19 +213,21 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    outcome = predict(command.from_flags(PredictConfig, images=argv[1:]))
+    outcome = print_answers(command.from_flags(PredictConfig, images=argv[1:]))
     unreadable, skipped = outcome.unreadable, outcome.skipped
     for path, reason in unreadable.items():
         print(f"unreadable: {path}: {reason}", file=sys.stderr)
     if skipped:
-        files = words.number(len(skipped), "file that is not an image", "files that are not images")
-        print(f"note: {files} skipped, for example {next(iter(skipped))}", file=sys.stderr)
+        count = words.number(len(skipped), "file that is not an image", "files that are not images")
+        print(f"note: {count} skipped, for example {next(iter(skipped))}", file=sys.stderr)
     if not outcome.count and not unreadable:
         raise UserError("no images found. Pass image files, or directories of images.")
     if unreadable:
         rest = "All other images were classified" if outcome.count else "No image was classified"
         raise UserError(f"{words.number(len(unreadable), 'file')} cannot be read, listed above. {rest}.")
 
+
+callable_module.make(__name__, predict)
 
 if __name__ == "__main__":
     define_flags()

@@ -9,43 +9,54 @@ size of their images.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from absl import flags
+from tfrecord_tools.base import callable_module, command, options
+from trainers import training_options
+from trainers.run import Run
 
-from tfrecord_tools.base import command, usage
-from trainers import recipes, training_flags
-from trainers.fitting import csv_dataset
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-FLAGS = flags.FLAGS
+    from trainers.training_options import ScratchOptions
+
+OPTIONS = training_options.OPTIONS["scratch"]
+
+
+@options.document(OPTIONS)
+def scratch(*, log: Callable[[str], object] = command.say, **given: Unpack[ScratchOptions]) -> Run:
+    """Train a network from random weights, on a dataset or on CSVs of pixels.
+
+    It does the same as `python -m trainers.scratch`, and a second call continues an interrupted training.
+
+    Args:
+        log: Receives the lines for the user.
+        {options}
+
+    Returns:
+        The finished training.
+
+    Raises:
+        UserError: A value is not allowed, or the dataset cannot be used. The message says what to do.
+
+    Example:
+        run = trainers.scratch(tfrecords="out", epochs=100, image_size=64)
+    """
+    return Run(training_options.train("scratch", given, log))
 
 
 def define_flags() -> None:
-    training_flags.define_training_flags("scratch")
-    training_flags.define_model_flags(weights="none")
-    usage.define_path(
-        "csv",
-        None,
-        "Directory of CSV files of pixels, one per split (train.csv, ...), from tfrecord_tools.to_csv. Use it instead"
-        " of --tfrecords.",
-    )
+    options.define(OPTIONS)
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    reference = recipes.current_name(FLAGS.recipe) == "reference"
-    tfrecords = FLAGS.tfrecords
-    options: dict[str, Any] = {}
-    if reference:
-        options["augmented"] = FLAGS.augment not in (None, "none")
-    if FLAGS.csv:
-        tfrecords, size = csv_dataset.as_dataset(FLAGS.csv, FLAGS.tfrecords, command.say)
-        if FLAGS.image_size is None and not reference:
-            options["image_size"] = size
-    training_flags.train("scratch", argv, tfrecords, **options)
+    scratch(**options.from_flags(OPTIONS))
 
+
+callable_module.make(__name__, scratch)
 
 if __name__ == "__main__":
     define_flags()
-    command.run(main, training_flags.INTERRUPTED)
+    command.run(main, training_options.INTERRUPTED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrecord_tools.base import words
+from tfrecord_tools.base import console, words
 from tfrecord_tools.errors import UserError, one_line, refusal
 from tfrecord_tools.records import Dataset
 from trainers import checkpoint, run_directory
@@ -47,7 +46,7 @@ def train(
     config: TrainConfig,
     flags: dict[str, Any],
     log: Callable[[str], object] = print,
-) -> Metrics:
+) -> Path:
     """Train with a recipe, or continue a training that was interrupted.
 
     Args:
@@ -59,7 +58,7 @@ def train(
         log: Receives the lines for the user.
 
     Returns:
-        The content of metrics.json; {} in a worker that is not the chief.
+        The run directory.
 
     Raises:
         UserError: The user can correct the cause. Errors before the training starts leave no run directory.
@@ -86,25 +85,25 @@ def train(
                 judging.log_scores(metrics, log)
         else:
             training = setup.prepare(trainer, data, splits, recipe, config, device)
-            run, metrics = _train(training, settings, log)
+            run = _train(training, settings, log)
     if device.chief:
         log(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")
-    return metrics
+    return run
 
 
-def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> tuple[Path, Metrics]:
-    """Train in a new or unfinished run directory. Return the directory and the content of metrics.json."""
+def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> Path:
+    """Train in a new or unfinished run directory, and return it."""
     for line in setup.describe(training):
         log(line)
     with _opened(training, settings, log) as run:
         log(f"run: {run}")
         metrics = _results(str(run), settings, training.device)  # Another process may have finished the run just now.
         if metrics is None:
-            metrics = _train_in(run, training, log)
+            _train_in(run, training, log)
         elif training.device.chief:
             judging.log_scores(metrics, log)
         training.device.barrier()
-    return run, metrics
+    return run
 
 
 def _results(run: str | None, settings: Settings, device: Device) -> Metrics | None:
@@ -135,12 +134,8 @@ def _opened(training: Training, settings: Settings, log: Callable[[str], object]
     yield run
 
 
-def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> Metrics:
-    """Fit, save, evaluate and report. After an interruption, the next call continues the fit.
-
-    Returns:
-        The content of metrics.json; {} in a worker that is not the chief.
-    """
+def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> None:
+    """Fit, and let the chief save, evaluate and report. After an interruption, the next call continues the fit."""
     recipe, config, chief = training.recipe, training.config, training.device.chief
     checkpointer = _checkpointer(run, training, log)
     throughput = Throughput(recipe.batch_size, config.deterministic)
@@ -155,12 +150,13 @@ def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> Me
         directory = run / run_directory.TENSORBOARD / phase.name
         return [throughput, keras.callbacks.TensorBoard(directory, write_graph=False)]
 
-    verbose = (1 if sys.stdout.isatty() else 2) if chief else 0
+    verbose = console.bar_verbosity() if chief else 0
     try:
         fit(task, recipe.phases, checkpointer, callbacks=callbacks, verbose=verbose, log=log)
     except DivergedError as error:
         raise UserError(_diverged(run, training, task, error)) from error
-    return judging.judge(run, training, task, checkpointer, log) if chief else {}
+    if chief:
+        judging.judge(run, training, task, checkpointer, log)
 
 
 def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -> Checkpointer:

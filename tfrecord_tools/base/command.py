@@ -156,9 +156,14 @@ def two_arguments(argv: Sequence[str], what: str) -> tuple[str, str]:
 
 def from_flags(config_type: type[Config], **values: Any) -> Config:
     """Build a config dataclass from the flags that have the names of its fields; `values` override flags."""
+    return config_type(**flag_values(config_type) | values)
+
+
+def flag_values(config_type: type[Any]) -> dict[str, Any]:
+    """Return the values of the flags that have the names of a dataclass's fields."""
     parsed = flags.FLAGS.flag_values_dict()
-    names = {field.name for field in dataclasses.fields(config_type)}  # type: ignore[arg-type]
-    return config_type(**{name: parsed[name] for name in names if name in parsed} | values)
+    names = {field.name for field in dataclasses.fields(config_type)}
+    return {name: parsed[name] for name in names if name in parsed}
 
 
 def print_list(package: str, commands: Mapping[str, str]) -> None:

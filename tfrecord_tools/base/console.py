@@ -45,6 +45,16 @@ def quiet_tensorflow() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+def in_notebook() -> bool:
+    """Return whether this process is the kernel of a notebook, such as Jupyter, Colab or Kaggle."""
+    return "ipykernel" in sys.modules
+
+
+def bar_verbosity() -> int:
+    """Return Keras's `verbose` for a training: 1, a progress bar, in terminals and notebooks; 2, a line per epoch."""
+    return 1 if sys.stdout.isatty() or in_notebook() else 2
+
+
 def is_quiet() -> bool:
     """Return whether TensorFlow's remarks are hidden in this process."""
     return any(isinstance(finder, _Finder) for finder in sys.meta_path)

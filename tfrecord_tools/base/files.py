@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from tfrecord_tools.errors import UserError
 
 if TYPE_CHECKING:
     import filelock
 
+StrPath = str | os.PathLike[str]
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _LOCK_SECONDS = 5.0  # The workers of a killed run exit within this time.
@@ -62,6 +63,15 @@ def expand_user(path: str, flag: str = "") -> str:
         problem = f"user {first[1:]!r} does not exist" if first[1:] else "the home directory is not known"
         raise UserError(f"{flag}{path}: {problem}. For a file name that starts with ~, write ./{path}.")
     return expanded
+
+
+def paths(**given: StrPath | None) -> dict[str, Any]:
+    """Return the path arguments of a function as texts with `~` expanded. None stays None.
+
+    Raises:
+        UserError: As in `expand_user`.
+    """
+    return {name: path and expand_user(os.fspath(path), f"--{name}=") for name, path in given.items()}
 
 
 def expand_fields(config: object, *names: str) -> None:

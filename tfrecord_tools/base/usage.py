@@ -231,6 +231,13 @@ def _meant(plain: str, own: Mapping[str, flags.Flag[Any]]) -> str | None:
     return next((name for name in (plain, *_MEANINGS.get(plain, ())) if name in own), None)
 
 
+def name_meant(name: str, names: Collection[str]) -> str | None:
+    """Return the option that a name stands for, as other tools use it or mistyped. None: there is none."""
+    meanings = (name, *_MEANINGS.get(name, ()))
+    near = difflib.get_close_matches(name, names, 1, _NEAR)
+    return next((meaning for meaning in meanings if meaning in names), near[0] if near else None)
+
+
 def command_meant(name: str, commands: Mapping[str, str]) -> str:
     """Return a suggestion for a command that does not exist."""
     for package in PACKAGES:

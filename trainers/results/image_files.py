@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from tfrecord_tools.base import workers
+from tfrecord_tools.base.files import StrPath, paths
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.errors import UndecodableImage, UserError
 from tfrecord_tools.images import jpeg, preparation
 from tfrecord_tools.sources import stores
-from tfrecord_tools.sources.base import Listing, ReadError, printable
+from tfrecord_tools.sources.base import Content, Listing, ReadError, printable
 from tfrecord_tools.sources.directory import stat_files
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions
@@ -66,6 +69,8 @@ class Source:
 
 
 Pixels = np.ndarray  # u8[h w 3]
+OneImage = StrPath | np.ndarray | Image.Image
+Images = OneImage | Sequence[OneImage]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,6 +135,60 @@ def find(arguments: Sequence[str]) -> Found:
     if not sources and not unreadable:
         raise UserError(f"{', '.join(arguments)}: contains no files. Pass images, or directories of images.")
     return Found(sources=list(sources.values()), unreadable=unreadable)
+
+
+def of_images(images: Images) -> Found:
+    """Return files, directories of files, and images in memory as sources.
+
+    Args:
+        images: A path, pixels u8[h w 3] or u8[h w], an image of Pillow, or a sequence of these.
+
+    Raises:
+        UserError: A file does not exist, or pixels have another type or shape.
+    """
+    single = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 4) < 4
+    given: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+    if not given:
+        raise UserError("no images given. Pass paths of images, pixels u8[h w 3], or images of Pillow.")
+    sources: list[Source] = []
+    unreadable: dict[str, str] = {}
+    for number, image in enumerate(given):
+        if isinstance(image, (str, os.PathLike)):
+            found = find([paths(image=image)["image"]])
+            sources += found.sources
+            unreadable |= found.unreadable
+        else:
+            sources.append(_in_memory(image, f"image {number}"))
+    return Found(sources=sources, unreadable=unreadable)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Memory:
+    """A store of one file in memory."""
+
+    data: bytes
+
+    def read(self, path: str, span: np.void) -> Content:
+        return Content(self.data, len(self.data), 0)
+
+
+def _in_memory(image: Any, name: str) -> Source:
+    """Return an image as a PNG file in memory, so that it is prepared as any other file."""
+    pixels = image if isinstance(image, Image.Image) else np.asarray(image)
+    if isinstance(pixels, np.ndarray):
+        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+            raise UserError(
+                f"{name}: is {pixels.dtype}{list(pixels.shape)}, but pixels must be uint8 with the shape [height,"
+                " width, 3], from 0 to 255. Convert them, or pass the path of the image."
+            )
+        pixels = Image.fromarray(pixels)
+    file = io.BytesIO()
+    pixels.save(file, "PNG", compress_level=1)
+    empty = np.zeros(1, np.int64)
+    listing = Listing(
+        store=_Memory(file.getvalue()), paths=[name], spans=empty, sizes=empty, mtimes_ns=empty, rejected=[]
+    )
+    return Source(path=name, listing=listing, number=0, named=True)
 
 
 def judge(model: keras.Model, info: ModelInfo, sources: Sequence[Source]) -> Iterator[Judged]:

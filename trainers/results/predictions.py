@@ -57,6 +57,11 @@ class Predictions:
         return len(self.probabilities)
 
     @property
+    def names(self) -> list[str]:
+        """Return the name of the predicted class of each image."""
+        return [self.classes[label] for label in self.predicted.tolist()]
+
+    @property
     def truth(self) -> np.ndarray:
         """Return `labels`.
 

@@ -1,0 +1,158 @@
+"""A finished training in Python: its results, its model, and what can be done with it.
+
+run = trainers.finetune(tfrecords="out", run="runs/pets")
+run.metrics["accuracy"], run.predict("photo.jpg").names
+run = trainers.load("runs/pets")  # Later, in another program.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import html
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfrecord_tools.base import command, html_frame
+from tfrecord_tools.base.files import StrPath
+from tfrecord_tools.errors import UserError
+from trainers import run_directory
+from trainers.models import model_file
+from trainers.models.model_file import ModelInfo
+from trainers.run_directory import Metrics, Settings
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainers.evaluate import Evaluation
+    from trainers.exporting.export_model import Exported
+    from trainers.predict import Answers
+    from trainers.results.image_files import Images
+
+REPORT = "report.html"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished training. In a notebook, its last line in a cell shows its report.
+
+    Attributes:
+        path: The run directory.
+    """
+
+    path: Path
+
+    @functools.cached_property
+    def metrics(self) -> Metrics:
+        """The content of metrics.json; {} in a worker that is not the chief."""
+        return run_directory.read_metrics(self.path) or {}
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """The content of settings.json."""
+        return run_directory.read_settings(self.path)
+
+    @functools.cached_property
+    def history(self) -> dict[str, list[Any]]:
+        """The columns of history.csv, one value per epoch: numbers, or texts such as the name of the phase."""
+        with open(self.path / run_directory.HISTORY, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {})}
+
+    @functools.cached_property
+    def info(self) -> ModelInfo:
+        """Class names, image size, crop, threshold, and where the model comes from."""
+        return model_file.read_info(self.path / run_directory.MODEL)
+
+    @functools.cached_property
+    def model(self) -> keras.Model:
+        """The Keras model u8[b h w 3] -> f32[b 1] or f32[b classes]. Pixels 0..255 are scaled inside of it.
+
+        A model of two classes returns the probability of the second class, so `argmax` of its output is always 0.
+        `predict` returns names, and probabilities of all classes.
+        """
+        return model_file.load(self.path / run_directory.MODEL, self.info)[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the labels."""
+        return self.info.classes
+
+    def predict(self, images: Images, *, threshold: float | None = None) -> Answers:
+        """Classify images.
+
+        Args:
+            images: The path of an image or of a directory of images, pixels u8[h w 3] or u8[h w] (gray), an image of
+                Pillow, or a sequence of these. A batch of pixels u8[n h w 3] is such a sequence. All are prepared in
+                the same way as the training images.
+            threshold: For two-class models: the second class is chosen if its probability is at least this. If None,
+                the threshold of the model.
+
+        Returns:
+            The answers, in the order of the images; those of a directory are sorted by path.
+
+        Raises:
+            UserError: A file does not exist, or the pixels are not u8[h w 3].
+        """
+        from trainers import predict
+
+        return predict.answers(self.model, model_file.with_threshold(self.info, threshold), images)
+
+    def evaluate(
+        self,
+        tfrecords: StrPath,
+        *,
+        split: str = "test",
+        out: StrPath | None = None,
+        threshold: float | None = None,
+        audit: StrPath | None = None,
+        log: Callable[[str], object] = command.say,
+    ) -> Evaluation:
+        """Evaluate the model on a split of a dataset, as `python -m trainers.evaluate` does.
+
+        The arguments are those of `trainers.evaluate`.
+        """
+        from trainers.evaluate import evaluate
+
+        return evaluate(
+            run=self.path, tfrecords=tfrecords, split=split, out=out, threshold=threshold, audit=audit, log=log
+        )
+
+    def export(self, format: str = "saved_model", **options: Any) -> Exported:
+        """Export the model, as `python -m trainers.export` does; `options` are those of `trainers.export`."""
+        from trainers.export import export
+
+        return export(run=self.path, format=format, **options)
+
+    def _repr_html_(self) -> str:
+        return html_frame.of_file(self.path / REPORT, html.escape(repr(self)))
+
+    def __repr__(self) -> str:
+        if "accuracy" not in self.metrics:
+            return f"Run({str(self.path)!r})"
+        return f"Run({str(self.path)!r}): accuracy {self.metrics['accuracy']:.4f} on {self.metrics['split']}"
+
+
+def load(run: StrPath) -> Run:
+    """Open the run directory of a finished training.
+
+    Raises:
+        UserError: The directory is not a run directory, or the training is unfinished.
+    """
+    path = Path(run).expanduser()
+    if path.is_file():
+        raise UserError(f"{path}: is a file. Pass the run directory that holds it.")
+    model_file.find(str(path))
+    return Run(path)
+
+
+def _number(text: str) -> Any:
+    """Return the number that a text is, or the text."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,457 @@
+"""The options of the trainers, and a training with them. Does not need TensorFlow until the training starts.
+
+`trainers.finetune(tfrecords="out", epochs=[5, 10])` and `python -m trainers.finetune --tfrecords=out --epochs=5,10` go
+through this module, so they give the same weights and continue each other's runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS
+from tfrecord_tools.base import options
+from tfrecord_tools.base.files import StrPath
+from tfrecord_tools.base.options import Option
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import open_dataset
+from trainers import backbones, recipes
+from trainers.auditing.issues import KINDS
+from trainers.recipes import ModelConfig, Recipe, TrainConfig
+
+# Each option here has the same name as a field. `_PHASE`: fields of `Phase`; the option changes all phases.
+# `_RECIPE`: fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
+_PHASE = ("optimizer", "optimizer_kwargs", "schedule", "warmup_steps", "patience")
+_RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
+_MODEL = ("backbone", "backbone_kwargs", "weights", "image_size")
+INTERRUPTED = "interrupted: run the same command again to continue"
+_SETTINGS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
+
+
+# --- Types for editors and type checkers. A test compares them with the tables. --------------------------------------
+
+
+class TrainingOptions(TypedDict, total=False):
+    """Options that all trainers have."""
+
+    recipe: str
+    tfrecords: StrPath
+    run: StrPath
+    records: StrPath
+    audit: StrPath
+    drop_issues: Sequence[str]
+    crop: float
+    seed: int
+    deterministic: bool
+    checkpoint_every: int
+    precision: str
+    strategy: str
+    tensorboard: bool
+    batch_size: int
+    epochs: int | Sequence[int]
+    learning_rate: float | Sequence[float]
+    optimizer: str
+    optimizer_kwargs: Mapping[str, Any]
+    schedule: str
+    warmup_steps: int
+    patience: int
+    early_stopping: int
+    label_smoothing: float
+    class_weights: str
+    backbone: str
+    backbone_kwargs: Mapping[str, Any]
+    weights: StrPath
+    image_size: int
+
+
+class ImageOptions(TrainingOptions, total=False):
+    """Options of the trainers that read images in every epoch."""
+
+    augment: str
+    mixup: float
+    cutmix: float
+    cache: str
+    cache_mb: int
+    order: str
+    block: int
+    probe: bool
+
+
+class ScratchOptions(ImageOptions, total=False):
+    """Options of `trainers.scratch`."""
+
+    csv: StrPath
+
+
+class FinetuneOptions(ImageOptions, total=False):
+    """Options of `trainers.finetune`."""
+
+    unfreeze: str
+
+
+class FeaturesOptions(TrainingOptions, total=False):
+    """Options of `trainers.features`."""
+
+    head: str
+    features: StrPath
+
+
+# --- The tables ------------------------------------------------------------------------------------------------------
+
+_TRAINING = (
+    Option(
+        "tfrecords",
+        "path",
+        "Directory of the dataset: the --out of tfrecord_tools.convert.",
+    ),
+    Option(
+        "run",
+        "path",
+        "Run directory. Default: an unfinished run in runs/ with the same settings is continued. If there is none, a"
+        " new run is started in runs/.",
+    ),
+    Option(
+        "records",
+        "path",
+        "File (text or Parquet) with the numbers of the training records to use. The first record is 0. Default: all"
+        " training records.",
+    ),
+    Option(
+        "audit",
+        "path",
+        "Directory of an audit of the dataset, written by trainers.audit. The report also shows the accuracy on the"
+        " images without issues. Default: audits/NAME-DIGEST, if it exists.",
+    ),
+    Option(
+        "drop_issues",
+        "names",
+        "Kinds of issues, as in label,off_topic. Training images with such an issue and a score of at least 0.5 in the"
+        f" audit are left out. Kinds: {', '.join(KINDS)}. Default: all images are used.",
+        default=[],
+    ),
+    Option(
+        "crop",
+        "number",
+        "A square is cut from the middle of each image. With 0.875, the side of the square is 0.875 of the shorter side"
+        " of the image. 0: stretch the whole image to a square. Default: see the recipe.",
+    ),
+    Option(
+        "seed",
+        "integer",
+        "Seed of all random numbers: image order, augmentation, dropout, first weights.",
+        default=TrainConfig.seed,
+    ),
+    Option(
+        "deterministic",
+        "switch",
+        "Use only operations with reproducible results. Slower on GPUs.",
+        default=TrainConfig.deterministic,
+    ),
+    Option(
+        "checkpoint_every",
+        "integer",
+        "Steps between checkpoints. 0: save only at the end of each epoch.",
+        default=TrainConfig.checkpoint_every,
+    ),
+    Option(
+        "precision",
+        "text",
+        "Keras dtype policy for training. auto: mixed precision on GPUs that support it, else float32.",
+        default=TrainConfig.precision,
+        choices=("auto", *recipes.PRECISIONS),
+    ),
+    Option(
+        "strategy",
+        "text",
+        "Devices to train on. none: one device; mirrored: all GPUs of this machine, each GPU gets a part of each batch;"
+        " auto: mirrored if there is a GPU, else none; multi_worker: all devices of the processes listed in TF_CONFIG.",
+        default=TrainConfig.strategy,
+        choices=recipes.STRATEGIES,
+    ),
+    Option("tensorboard", "switch", "Also write the history for TensorBoard.", default=TrainConfig.tensorboard),
+    Option("batch_size", "integer", "Images per step, over all devices. Default: see the recipe."),
+    Option(
+        "epochs",
+        "integers",
+        "Epochs of each phase, as in 5,8. finetune has two phases, the other trainers have one. 0: skip the phase."
+        " Default: see the recipe.",
+    ),
+    Option(
+        "learning_rate",
+        "numbers",
+        "Learning rate of each phase, as in 3e-3,3e-4. If there is a warm-up, this is the rate after it. Default: see"
+        " the recipe.",
+    ),
+    Option("optimizer", "text", "Name of a Keras optimizer: adam, adamw, sgd, rmsprop, ... Default: see the recipe."),
+    Option(
+        "optimizer_kwargs",
+        "arguments",
+        "Arguments of the optimizer, as in"
+        " weight_decay=1e-4,global_clipnorm=1,use_ema=True,gradient_accumulation_steps=4. Default: see the recipe.",
+        example="weight_decay=1e-4,global_clipnorm=1",
+    ),
+    Option(
+        "schedule",
+        "text",
+        "Learning rate schedule. cosine: falls to 0 by the end of the phase; plateau: divided by 10 when the validation"
+        " loss stops falling. Default: see the recipe.",
+        choices=recipes.SCHEDULES,
+    ),
+    Option(
+        "warmup_steps",
+        "integer",
+        "Steps over which the learning rate rises from 0. Needs --schedule=cosine. Default: see the recipe.",
+    ),
+    Option(
+        "patience",
+        "integer",
+        "If the validation loss does not fall for this many epochs, divide the learning rate by 10. Needs"
+        " --schedule=plateau. Default: see the recipe.",
+    ),
+    Option(
+        "early_stopping",
+        "integer",
+        "If the validation loss does not fall for this many epochs, end the phase and restore the weights of its best"
+        " epoch. 0: never. Default: see the recipe.",
+    ),
+    Option(
+        "label_smoothing",
+        "number",
+        "Share of each target that is spread evenly over all classes, at least 0 and less than 1. Default: see the"
+        " recipe.",
+    ),
+    Option(
+        "class_weights",
+        "text",
+        "balanced: weight each image in the loss by the inverse frequency of its class. Default: see the recipe.",
+        choices=recipes.CLASS_WEIGHTS,
+    ),
+)
+_IMAGES = (
+    Option(
+        "augment",
+        "text",
+        "Preset of random changes to the training images. document, document_transfer: old names of reference,"
+        " reference_transfer. Default: see the recipe.",
+        choices=(*PRESETS, *FORMER_NAMES),
+    ),
+    Option(
+        "mixup", "number", "Share of the images that are blended with another image, 0 to 1. Default: see the recipe."
+    ),
+    Option(
+        "cutmix",
+        "number",
+        "Share of the images that get a piece of another image, 0 to 1. Default: see the recipe.",
+    ),
+    Option(
+        "cache",
+        "text",
+        "memory: keep decoded training images in memory; off: decode them in every epoch; auto: memory if there are"
+        " several epochs and the images fit into --cache_mb.",
+        default=TrainConfig.cache,
+        choices=recipes.CACHES,
+    ),
+    Option("cache_mb", "integer", "Memory limit for decoded training images, in MB.", default=TrainConfig.cache_mb),
+    Option(
+        "order",
+        "text",
+        "Order of the training images. shuffled: random; balanced: random, all classes equally often; blocks: random"
+        " blocks of neighboring records, for slow storage.",
+        default=TrainConfig.order,
+        choices=recipes.ORDERS,
+    ),
+    Option("block", "integer", "Records per block. Needs --order=blocks.", default=TrainConfig.block),
+    Option(
+        "probe",
+        "switch",
+        "Before training, measure the speed of the input and of the model and print which of them is slower.",
+        default=TrainConfig.probe,
+    ),
+)
+
+
+def _recipe_option(trainer: str) -> Option:
+    return Option(
+        "recipe",
+        "text",
+        "default: the recipe with the best results; reference: the settings of the article on which this project is"
+        " based; document: old name of reference.",
+        default="default",
+        choices=(*recipes.RECIPES[trainer], "document"),
+    )
+
+
+def _model_options(weights: str) -> tuple[Option, ...]:
+    """Return the options that choose a backbone; `weights` is the default of its weights."""
+    return (
+        Option(
+            "backbone",
+            "text",
+            f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Default: see the recipe.",
+        ),
+        Option(
+            "backbone_kwargs",
+            "arguments",
+            "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True.",
+            default="",
+            example="alpha=0.25,minimalistic=True",
+        ),
+        Option(
+            "weights",
+            "path",
+            "Weights with which the backbone starts. imagenet: downloaded by Keras; none: random; or the path of a .h5"
+            " or .weights.h5 file without the top layers.",
+            default=weights,
+        ),
+        Option(
+            "image_size",
+            "integer",
+            "Height and width of the network's input in pixels. Default: the size in the recipe. If the recipe has"
+            " none, the size of the backbone.",
+        ),
+    )
+
+
+_OWN: Mapping[str, tuple[Option, ...]] = {
+    "scratch": (
+        Option(
+            "csv",
+            "path",
+            "Directory of CSV files of pixels, one per split (train.csv, ...), from tfrecord_tools.to_csv. Use it"
+            " instead of --tfrecords.",
+        ),
+    ),
+    "features": (
+        Option(
+            "head",
+            "text",
+            "Layers of the head. dense: with a hidden layer of 256 units; linear: a logistic regression.",
+            default="dense",
+            choices=("dense", "linear"),
+        ),
+        Option(
+            "features",
+            "path",
+            "Directory in which features are kept for other trainings.",
+            default=TrainConfig.features,
+        ),
+    ),
+    "frozen": (),
+    "finetune": (
+        Option(
+            "unfreeze",
+            "text",
+            "Layers of the backbone that the second phase trains. last_stage: the last layers, which share the smallest"
+            " height and width; all: every layer; N: the last N layers with weights; or a regular expression for layer"
+            " names. BatchNormalization stays frozen, except with --weights=none. Default: last_stage.",
+        ),
+    ),
+}
+
+
+def _options_of(trainer: str) -> tuple[Option, ...]:
+    images = () if recipes.reads_features(trainer) else _IMAGES
+    weights = "none" if trainer == "scratch" else ModelConfig.weights
+    return (_recipe_option(trainer), *_TRAINING, *images, *_model_options(weights), *_OWN[trainer])
+
+
+# Trainer -> its options.
+OPTIONS: Mapping[str, tuple[Option, ...]] = {trainer: _options_of(trainer) for trainer in recipes.RECIPES}
+
+
+# --- A training ------------------------------------------------------------------------------------------------------
+
+
+def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] = print) -> Path:
+    """Train with options.
+
+    Args:
+        trainer: Name of the trainer, a key of `OPTIONS`.
+        given: Option -> value, for the options that are given.
+        log: Receives the lines for the user.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        TypeError: There is no such option.
+        UserError: A value is not allowed, or `training.train` raises it.
+    """
+    values = options.checked(OPTIONS[trainer], given)
+    values, made = _with_csv(values, log) if "csv" in values else (values, {})
+    if "tfrecords" not in values:
+        raise UserError(
+            "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
+        )
+    config = TrainConfig(**{name: value for name, value in values.items() if name in _SETTINGS})
+    if "block" in values and config.order != "blocks":
+        raise UserError(f"--block={config.block}: only --order=blocks uses it. Add --order=blocks, or remove --block.")
+    chosen = recipe(trainer, values, **made)
+    data = open_dataset(config.tfrecords)
+    if chosen.model.weights == "none" and trainer != "scratch":
+        if chosen.phases[0].trainable == "scratch":
+            log("--weights=none: there are no pretrained weights, so the whole network is trained from scratch")
+        else:
+            log("--weights=none: the backbone has random weights and is not pretrained")
+
+    from trainers import training  # Imported late: wrong flags are reported without waiting for TensorFlow.
+
+    return training.train(trainer, data, chosen, config, {"recipe": _name(values)} | in_effect(chosen), log)
+
+
+def _name(values: Mapping[str, Any]) -> str:
+    return recipes.current_name(values.get("recipe", "default"))
+
+
+def _with_csv(values: dict[str, Any], log: Callable[[str], object]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Convert CSVs of pixels to a dataset. Return the values with it, and the size of its images for the recipe."""
+    from trainers.fitting import csv_dataset
+
+    tfrecords, size = csv_dataset.as_dataset(values["csv"], values.get("tfrecords"), log)
+    made = {} if "image_size" in values or _name(values) == "reference" else {"image_size": size}
+    return values | {"tfrecords": tfrecords}, made
+
+
+def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
+    """Make the recipe of a trainer, with the values of options instead of its own.
+
+    Args:
+        trainer: Name of the trainer.
+        values: Option -> checked value.
+        **more: Further arguments of the function that makes the recipe.
+
+    Raises:
+        UserError: A value is not allowed.
+    """
+    name = _name(values)
+    if "weights" in values:
+        backbones.check_weights(values["weights"])
+    if "head" in values:
+        more["head"] = values["head"]
+    if trainer == "scratch" and name == "reference":
+        more["augmented"] = values.get("augment", "none") != "none"
+    return recipes.override(
+        recipes.RECIPES[trainer][name](**_some(values, _MODEL), **more),
+        epochs=values.get("epochs"),
+        learning_rate=values.get("learning_rate"),
+        phase=_some(values, _PHASE),
+        unfreeze=values.get("unfreeze"),
+        **_some(values, _RECIPE),
+    )
+
+
+def in_effect(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of a recipe as the training uses them, for settings.json."""
+    model = {name: getattr(recipe.model, name) for name in ("backbone", "backbone_kwargs", "weights")}
+    return model | {
+        "image_size": recipe.model.size,
+        "epochs": {phase.name: phase.epochs for phase in recipe.phases},
+        "learning_rate": {phase.name: phase.learning_rate for phase in recipe.phases},
+        **{name: getattr(recipe, name) for name in _RECIPE},
+    }
+
+
+def _some(values: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: values[name] for name in names if name in values}
