@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import random
@@ -175,8 +176,14 @@ def test_table_comes_before_anything_is_written(split_source: Path, tmp_path: Pa
 
 
 def test_same_bytes_with_any_number_of_workers_and_in_any_directory(class_source: Path, tmp_path: Path) -> None:
-    flags = {"validation_fraction": 0.3, "shards": 7, "max_bad": 0.1}
-    converted(class_source, tmp_path / "one", **flags)
+    words = {"cats/000.jpg": "label,dogs", "cats/001.jpg": "drop,", "dogs/000.jpg": "keep,"}
+    rows = [f"{hashlib.sha256((class_source / name).read_bytes()).hexdigest()},{what}" for name, what in words.items()]
+    (tmp_path / "d.csv").write_text("\n".join(["sha256,decision,label", *rows]))
+    flags: dict[str, Any] = {"validation_fraction": 0.3, "shards": 7, "max_bad": 0.1}
+    flags |= {"near_duplicates": "drop", "near_distance": 16, "decisions": str(tmp_path / "d.csv")}
+    facts = converted(class_source, tmp_path / "one", **flags)
+    assert facts["near_duplicates"]["files"] > 0
+    assert facts["decided"]["relabeled"] == facts["decided"]["dropped"] == facts["decided"]["kept"] == 1
     converted(class_source, tmp_path / "two", workers=2, **flags)
     expected = contents(tmp_path / "one")
     assert contents(tmp_path / "two") == expected
