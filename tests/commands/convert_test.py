@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from image_sources import REPOSITORY, contents, converted, draw, image, run, start, tree, with_splits
+from PIL import Image
 
 from tfrecord_tools import convert as convert_module
 from tfrecord_tools.base import files
@@ -177,17 +178,20 @@ def test_table_comes_before_anything_is_written(split_source: Path, tmp_path: Pa
 
 def test_same_bytes_with_any_number_of_workers_and_in_any_directory(class_source: Path, tmp_path: Path) -> None:
     words = {"cats/000.jpg": "label,dogs", "cats/001.jpg": "drop,", "dogs/000.jpg": "keep,"}
-    rows = [f"{hashlib.sha256((class_source / name).read_bytes()).hexdigest()},{what}" for name, what in words.items()]
+    src = Path(shutil.copytree(class_source, tmp_path / "pets"))
+    with Image.open(src / "cats/002.png") as picture:
+        picture.save(src / "cats/same_pixels.bmp")
+    rows = [f"{hashlib.sha256((src / name).read_bytes()).hexdigest()},{what}" for name, what in words.items()]
     (tmp_path / "d.csv").write_text("\n".join(["sha256,decision,label", *rows]))
     flags: dict[str, Any] = {"validation_fraction": 0.3, "shards": 7, "max_bad": 0.1}
-    flags |= {"near_duplicates": "drop", "near_distance": 16, "decisions": str(tmp_path / "d.csv")}
-    facts = converted(class_source, tmp_path / "one", **flags)
-    assert facts["near_duplicates"]["files"] > 0
+    flags |= {"near_duplicates": "drop", "decisions": str(tmp_path / "d.csv")}
+    facts = converted(src, tmp_path / "one", **flags)
+    assert facts["near_duplicates"]["files"] == 2
     assert facts["decided"]["relabeled"] == facts["decided"]["dropped"] == facts["decided"]["kept"] == 1
-    converted(class_source, tmp_path / "two", workers=2, **flags)
+    converted(src, tmp_path / "two", workers=2, **flags)
     expected = contents(tmp_path / "one")
     assert contents(tmp_path / "two") == expected
-    moved = Path(shutil.copytree(class_source, tmp_path / "elsewhere/pets"))
+    moved = Path(shutil.copytree(src, tmp_path / "elsewhere/pets"))
     for path in moved.rglob("*.jpg"):
         os.utime(path, ns=(0, 1))
     # As a command, with forked workers and relative paths.

@@ -192,7 +192,7 @@ def test_two_rounds_give_the_labels_of_one_round_and_keep_splits(src: Path, tmp_
 
 
 def test_none_takes_decisions_back(src: Path, tmp_path: Path) -> None:
-    """The dataset then equals one without these decisions, except for the position of records that came back."""
+    """The dataset then has the labels of one without these decisions. Old images keep their split."""
     out = tmp_path / "out"
     converted(src, tmp_path / "plain")
     converted(src, out, decisions=table(tmp_path / "1.csv", src, MIXED), shard_bytes=4000)
@@ -209,7 +209,7 @@ def test_none_takes_decisions_back(src: Path, tmp_path: Path) -> None:
     expected = {path: name for path, (_, name) in placed(tmp_path / "plain").items()}
     expected |= {"cats/001.jpg": "dogs", "dogs/003.jpg": "cats"}
     assert {path: name for path, (_, name) in after.items()} == expected
-    assert {path: after[path][0] for path in splits} == splits  # Old images keep their split.
+    assert {path: after[path][0] for path in splits} == splits
     assert list(csv.DictReader((out / "rejected.csv").open())) == []
     assert is_valid(out)
     lines = lines_of(src, out, update=True, decisions=made)

@@ -201,7 +201,7 @@ def test_drop_keeps_the_largest(tmp_path: Path) -> None:
 
 
 def test_drop_never_drops_an_image_that_a_decision_keeps(tmp_path: Path) -> None:
-    """Small 0 displaces its original. Small 2 and its original both stay. The other small images are dropped."""
+    """Small 0 displaces its original, and small 2 stays beside its original. Others are dropped."""
     src = pets(tmp_path / "pets", copies=6)
     kept = ("cats/small000.png", "cats/002.png", "cats/small002.png")
     made = decided(tmp_path / "d.csv", src, keep=kept)

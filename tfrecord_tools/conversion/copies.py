@@ -61,7 +61,7 @@ def drop(rows: Rows, first: np.ndarray, kept: np.ndarray, sources: Sources) -> t
         bool[n], the rows to drop, and an entry for each of them.
 
     Raises:
-        UserError: A decision keeps an image of which the copies have different labels.
+        UserError: A decision keeps an image, and its copies have different labels.
     """
     dropped = duplicates.to_drop(first, rows.labels, rows.preference)
     entries = list(_dropped(rows, first, np.flatnonzero(dropped), sources))

@@ -66,7 +66,13 @@ def count(rows: Rows, facts: Facts, distance: int) -> int:
 
 
 def find(rows: Rows, alike: Alike, kept: int) -> NearDuplicates:
-    """Count near-duplicates, with file numbers as examples; `kept` is the result of `count` for the kept images."""
+    """Count near-duplicates, with file numbers as examples.
+
+    Args:
+        rows: The images.
+        alike: The images that look alike.
+        kept: The result of `count` for the images that decisions keep.
+    """
     first = np.where(alike.near, alike.keys, np.arange(len(rows)))
     chains, sizes = np.unique(alike.keys[alike.chains], return_counts=True)
     return NearDuplicates(

@@ -1,4 +1,4 @@
-"""Decisions of a person about single images: another label, left out, right as it is, or no decision any more.
+"""Decisions of a person about single images: another label, left out, or right as it is.
 
 A decision names an image by the SHA-256 of its source file's bytes. Renamed and moved files keep their decision, and
 copies of the same bytes share it. The table decisions.csv has the columns `COLUMNS`; a dataset has its decisions in
@@ -98,7 +98,7 @@ class Decisions:
     """All decisions about the images of a dataset, from `combined`.
 
     Attributes:
-        in_effect: sha256 -> decision. None of them is "none".
+        in_effect: sha256 -> decision, without those that are "none".
         layers: Each flag with its value, and the decisions (sha256 -> decision, also "none") in its file. Later layers
             replace earlier ones.
         new_class: How a user makes a new class, for messages.
