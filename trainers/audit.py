@@ -160,15 +160,17 @@ def _write(config: AuditConfig, data: Dataset, records: Audited, out: Path, log:
     run_directory.write_json(out / audit_files.ABOUT, about)
     issues.write(out, records.listed(result.issues))
     estimate = result.estimate.sentence(data.class_names)
-    review_page.write(
-        out / review_page.PAGE,
+    review = review_page.Review(
         name=data.name,
         digest=data.digest,
         class_names=data.class_names,
         items=review_items.items(records, result.issues, config.pictures),
+        total=len(result.issues),
+        apply_command=_apply_command(data),
         decided=decided,
         facts=[estimate],
     )
+    review_page.write(out / review_page.PAGE, review)
     for line in (estimate, *_lines(about), *_next_steps(data, out, review_page.PAGE)):
         log(line)
     return result
@@ -202,14 +204,15 @@ def _lines(about: AuditJson) -> Iterator[str]:
 
 def _next_steps(data: Dataset, out: Path, page: str) -> Iterator[str]:
     yield f"results: {out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}"
-    adopted = dataset_files.read(data.directory)["config"].get("adopted")
-    again = "python -m tfrecord_tools.convert YOUR_FLAGS --overwrite --decisions=decisions.csv"
-    if adopted:
-        again = "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
     yield (
         f"next: open {out / page} in a browser, decide, and download decisions.csv. Then repeat the command that wrote"
-        f" the dataset, with two more flags: {again}"
+        f" the dataset, with two more flags: {_apply_command(data)}"
     )
+
+
+def _apply_command(data: Dataset) -> str:
+    program = "adopt" if dataset_files.read(data.directory)["config"].get("adopted") else "convert"
+    return f"python -m tfrecord_tools.{program} YOUR_FLAGS --overwrite --decisions=decisions.csv"
 
 
 def define_flags() -> None:
