@@ -41,6 +41,7 @@ class Inputs:
         class_names: Class names in label order.
         split_names: Names of the splits.
         paths: Paths of the source files.
+        decided: bool[n], the records with a decision of an earlier review.
     """
 
     features: np.ndarray
@@ -54,6 +55,7 @@ class Inputs:
     class_names: Sequence[str]
     split_names: Sequence[str]
     paths: Sequence[str]
+    decided: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,8 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
         _low_quality_issues(inputs),
         _rare_issues(inputs, outliers.rare_groups(near, inputs.labels)),
     )
-    return Audit(probabilities=judgment.probabilities, issues=_ranked(found), estimate=judgment.estimate)
+    asked = (issue for issue in found if not inputs.decided[issue.record])
+    return Audit(probabilities=judgment.probabilities, issues=_ranked(asked), estimate=judgment.estimate)
 
 
 def _ranked(issues: Iterable[Issue]) -> tuple[Issue, ...]:
@@ -189,16 +192,27 @@ def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
 
 
 def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.ndarray) -> Iterator[Issue]:
-    """Yield each record that has a near-duplicate before it, with the worst of these near-duplicates."""
+    """Yield records with their worst near-duplicate. Each record of an open pair is a record or a twin."""
     left, right = pairs[:, 0], pairs[:, 1]
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
     base = np.select([labels_differ, splits_differ], [_ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
     scores = base + _BY_SIMILARITY * similarities
-    order = np.lexsort((-scores, right))
-    worst = order[np.unique(right[order], return_index=True)[1]]
+    first = _worst(right, scores)  # Each record with one of those before it. Copies of a picture have many pairs.
+    covered = pairs[first[scores[first] >= _ACROSS_SPLITS]]
+    missing = np.flatnonzero((scores >= _ACROSS_SPLITS) & ~np.isin(left, covered))
+    both = np.concatenate([pairs[:, ::-1], pairs[missing]])
+    scores = np.concatenate([scores, scores[missing]])
+    worst = _worst(both[:, 0], scores)
     for pair in worst[np.argsort(-scores[worst], kind="stable")].tolist():
-        row, twin = int(right[pair]), int(left[pair])
+        row, twin = both[pair].tolist()
         yield _issue("near_duplicate", row, float(scores[pair]), _twin_reason(inputs, row, twin), twin=twin)
+
+
+def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the position of the highest score of each record, i64[k]."""
+    order = np.lexsort((-scores, records))
+    worst: np.ndarray = order[np.unique(records[order], return_index=True)[1]]
+    return worst
 
 
 def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:
