@@ -11,6 +11,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from tfrecord_tools.base import words
+from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, Records
 from trainers.devices.device import Device
 from trainers.fitting import features_cache
@@ -29,6 +31,7 @@ class Extraction:
     """A network without its head, and how images are read for it.
 
     Attributes:
+        source: The flag that names the network, with its value.
         compute: Function u8[b h w 3] -> f32[b c].
         width: Number of features, c.
         key: JSON values of everything, besides the records, that the features depend on.
@@ -37,6 +40,7 @@ class Extraction:
         batch_size: Images in a call of `compute`.
     """
 
+    source: str
     compute: Callable[[tf.Tensor], tf.Tensor]
     width: int
     key: Mapping[str, Any]
@@ -48,9 +52,9 @@ class Extraction:
         """Return the features of records. Those in `directory` are used again.
 
         Raises:
-            UserError: As in `features_cache.load_or_extract`.
+            UserError: A feature is not a finite number, or as in `features_cache.load_or_extract`.
         """
-        return features_cache.load_or_extract(
+        features = features_cache.load_or_extract(
             records,
             self.compute,
             width=self.width,
@@ -61,9 +65,23 @@ class Extraction:
             batch_size=self.batch_size,
             log=log,
         )
+        self._check_finite(records, features)
+        return features
+
+    def _check_finite(self, records: Records, features: Features) -> None:
+        wrong = features.not_finite()
+        if len(wrong):
+            count = f"{len(wrong):,} of {words.number(len(features.valid), 'record')}"
+            raise UserError(
+                f"{self.source}: {count} of {records.split} have features that are not finite numbers, for example"
+                f" {records.describe(int(wrong[0]))}. All features must be finite. The weights of the network may be"
+                " NaN because a training diverged. Pass another network."
+            )
 
 
-def of_recipe(extractor: keras.Model, data: Dataset, recipe: Recipe, seed: int, device: Device) -> Extraction:
+def of_recipe(
+    extractor: keras.Model, data: Dataset, recipe: Recipe, seed: int, device: Device, flag: str = "backbone"
+) -> Extraction:
     """Return the extraction of a recipe's backbone.
 
     Args:
@@ -72,9 +90,11 @@ def of_recipe(extractor: keras.Model, data: Dataset, recipe: Recipe, seed: int, 
         recipe: The recipe.
         seed: Seed of the random weights, if the backbone has no others.
         device: The device on which the features are computed.
+        flag: Name of the flag that chooses the backbone, for errors.
     """
     key = features_key(data, recipe, seed, device)
-    return _extraction(extractor, key, recipe.model.size, recipe.crop, device)
+    source = f"--{flag}={recipe.model.backbone}"
+    return _extraction(source, extractor, key, recipe.model.size, recipe.crop, device)
 
 
 def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
@@ -99,13 +119,14 @@ def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
         "crop": info.crop,
         "environment": environment(device),
     }
-    return _extraction(extractor, key, info.image_size, info.crop, device)
+    return _extraction(f"--{flag}={run}", extractor, key, info.image_size, info.crop, device)
 
 
 def _extraction(
-    extractor: keras.Model, key: Mapping[str, Any], image_size: int, crop: float, device: Device
+    source: str, extractor: keras.Model, key: Mapping[str, Any], image_size: int, crop: float, device: Device
 ) -> Extraction:
     return Extraction(
+        source=source,
         compute=inference.compiled(extractor, device.jit_compile),
         width=extractor.output_shape[-1],
         key=key,
