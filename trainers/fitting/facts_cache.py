@@ -40,16 +40,22 @@ def load_or_compute(records: Records, digest: str, directory: Path, log: Callabl
     versions = f"tfrecord_tools {tfrecord_tools.__version__}, {formats.versions()}"
     key = {"facts": list(appearance.FACTS.names or ()), "dataset": digest, "versions": versions}
     folder = features_cache.folder_of(directory, features_cache.key_of(records, key))
-    folder.mkdir(parents=True, exist_ok=True)
-    with files.lock(folder / "lock", f"{folder}: another process computes these facts. Wait until it ends."):
-        if (folder / _VALUES).exists():
-            return _read(folder / _VALUES, len(records))
+    if not (folder / _VALUES).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.lock(folder / "lock", f"{folder}: another process computes these facts. Wait until it ends."):
+            if not (folder / _VALUES).exists():
+                return _computed(records, folder, log)
+    return _read(folder / _VALUES, len(records))
+
+
+def _computed(records: Records, folder: Path, log: Callable[[str], object]) -> np.ndarray:
+    """Compute facts, and keep them unless a record is corrupt: it may be repaired."""
+    facts = _compute(records)
+    if not records.corrupt:
+        with files.atomic(folder / _VALUES) as file:
+            np.save(file, facts)
         log(f"facts: computed from {words.number(len(records), 'image')} of {records.split}, and kept in {folder}")
-        facts = _compute(records)
-        if not records.corrupt:  # They may be repaired.
-            with files.atomic(folder / _VALUES) as file:
-                np.save(file, facts)
-        return facts
+    return facts
 
 
 def _read(path: Path, count: int) -> np.ndarray:
