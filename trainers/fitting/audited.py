@@ -121,6 +121,7 @@ def gather(data: Dataset, extraction: Extraction, directory: str, log: Callable[
         split_names=tuple(names),
         paths=table.column("path").to_pylist(),
         decided=is_decided,
+        dataset=f"--tfrecords={data.directory}",
     )
     return Audited(
         inputs=inputs,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.base import words
@@ -74,8 +75,7 @@ class Extraction:
             count = f"{len(wrong):,} of {words.number(len(features.valid), 'record')}"
             raise UserError(
                 f"{self.source}: {count} of {records.split} have features that are not finite numbers, for example"
-                f" {records.describe(int(wrong[0]))}. All features must be finite. The weights of the network may be"
-                " NaN because a training diverged. Pass another network."
+                f" {records.describe(int(wrong[0]))}. All features must be finite. Pass another network."
             )
 
 
@@ -91,6 +91,9 @@ def of_recipe(
         seed: Seed of the random weights, if the backbone has no others.
         device: The device on which the features are computed.
         flag: Name of the flag that chooses the backbone, for errors.
+
+    Raises:
+        UserError: The backbone has weights that are not finite.
     """
     key = features_key(data, recipe, seed, device)
     source = f"--{flag}={recipe.model.backbone}"
@@ -107,7 +110,8 @@ def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
         flag: Name of the flag with the value `run`, for errors.
 
     Raises:
-        UserError: There is no model, or it has no layer that can be split from its head.
+        UserError: There is no model, it has no layer that can be split from its head, or it has weights that are not
+            finite.
     """
     path = model_file.find(run, flag)
     model, info = model_file.load(path)
@@ -125,6 +129,7 @@ def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
 def _extraction(
     source: str, extractor: keras.Model, key: Mapping[str, Any], image_size: int, crop: float, device: Device
 ) -> Extraction:
+    _check_weights(source, extractor)
     return Extraction(
         source=source,
         compute=inference.compiled(extractor, device.jit_compile),
@@ -134,3 +139,19 @@ def _extraction(
         crop=crop,
         batch_size=_BATCH["CPU" if device.name == "CPU" else "GPU"],
     )
+
+
+def _check_weights(source: str, extractor: keras.Model) -> None:
+    """Raise UserError if weights are not finite."""
+    # Features are not enough to find them: on some devices, ReLU turns NaN into 0.
+    wrong = [
+        weight.path
+        for weight, values in zip(extractor.weights, extractor.get_weights())
+        if not np.isfinite(values).all()
+    ]
+    if wrong:
+        raise UserError(
+            f"{source}: {len(wrong):,} of {words.number(len(extractor.weights), 'array')} of weights have values that"
+            f" are not finite numbers, for example {wrong[0]}. A training that diverged leaves such weights. Pass"
+            " another network."
+        )
