@@ -174,6 +174,7 @@ def inputs_of(features: np.ndarray, given: np.ndarray, phash: np.ndarray | None 
         split_names=["train"],
         paths=[str(number) for number in range(count)],
         decided=np.zeros(count, bool),
+        dataset="--tfrecords=drawn",
     )
 
 

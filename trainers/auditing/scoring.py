@@ -41,7 +41,9 @@ class Inputs:
         class_names: Class names in label order.
         split_names: Names of the splits.
         paths: Paths of the source files.
-        decided: bool[n], the records with a decision of an earlier review.
+        decided: bool[n], whether a person has decided that the label is right, or corrected it. Such a record is not
+            listed again, but others are compared with it.
+        dataset: The flag that names the dataset, such as "--tfrecords=out", for messages.
     """
 
     features: np.ndarray
@@ -56,6 +58,7 @@ class Inputs:
     split_names: Sequence[str]
     paths: Sequence[str]
     decided: np.ndarray
+    dataset: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -198,13 +201,14 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
     base = np.select([labels_differ, splits_differ], [_ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
     scores = base + _BY_SIMILARITY * similarities
     first = _worst(right, scores)  # Each record with one of those before it. Copies of a picture have many pairs.
-    covered = pairs[first[scores[first] >= _ACROSS_SPLITS]]
-    missing = np.flatnonzero((scores >= _ACROSS_SPLITS) & ~np.isin(left, covered))
-    both = np.concatenate([pairs[:, ::-1], pairs[missing]])
+    first = first[scores[first] >= _ACROSS_SPLITS]
+    covered = inputs.decided[left] | np.isin(left, np.concatenate([left[first], right[first]]))
+    missing = np.flatnonzero((scores >= _ACROSS_SPLITS) & ~covered)
+    rows, twins = np.concatenate([right, left[missing]]), np.concatenate([left, right[missing]])
     scores = np.concatenate([scores, scores[missing]])
-    worst = _worst(both[:, 0], scores)
+    worst = _worst(rows, scores)
     for pair in worst[np.argsort(-scores[worst], kind="stable")].tolist():
-        row, twin = both[pair].tolist()
+        row, twin = int(rows[pair]), int(twins[pair])
         yield _issue("near_duplicate", row, float(scores[pair]), _twin_reason(inputs, row, twin), twin=twin)
 
 
