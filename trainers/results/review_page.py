@@ -96,6 +96,8 @@ def write(
     items: Sequence[Item],
     decided: Mapping[str, Decision] = {},
     facts: Sequence[str] = (),
+    total: int | None = None,
+    apply_command: str = "",
 ) -> None:
     """Write the page completely or not at all.
 
@@ -105,10 +107,21 @@ def write(
         digest: Digest of the dataset. The browser stores decisions by digest and name.
         class_names: Names of the classes in label order.
         items: The doubtful images, grouped by kind and ordered by rank. The page keeps this order.
-        decided: SHA-256 of the source file -> decision of an earlier review. The page shows these as decided.
+        decided: SHA-256 of the source file -> decision of an earlier review. The page has those about its pictures.
         facts: Sentences about the dataset, such as the estimated number of wrong labels.
+        total: Number of issues, shown or not. If None, the page shows all of them.
+        apply_command: The command that applies decisions.csv.
     """
-    text = render(name=name, digest=digest, class_names=class_names, items=items, decided=decided, facts=facts)
+    text = render(
+        name=name,
+        digest=digest,
+        class_names=class_names,
+        items=items,
+        decided=decided,
+        facts=facts,
+        total=total,
+        apply_command=apply_command,
+    )
     with files.atomic(path) as file:
         file.write(text.encode())
 
@@ -121,6 +134,8 @@ def render(
     items: Sequence[Item],
     decided: Mapping[str, Decision] = {},
     facts: Sequence[str] = (),
+    total: int | None = None,
+    apply_command: str = "",
 ) -> str:
     """Return the page as HTML, see `write`. It loads nothing and sends nothing."""
     from markupsafe import Markup
@@ -136,6 +151,7 @@ def render(
         kind="review",
         digest=digest,
         facts=facts,
+        apply_command=apply_command,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         jpegs=list(enumerate(jpegs)),
@@ -149,7 +165,8 @@ def render(
             "images": pictures.hashes,
             "pictures": pictures.rows,
             "items": rows,
-            "decided": [_decision(sha256, decision) for sha256, decision in decided.items()],
+            "total": len(rows) if total is None else total,
+            "decided": [_decision(sha256, decided[sha256]) for sha256 in pictures.hashes if sha256 in decided],
         },
     )
 
