@@ -4,7 +4,7 @@
 
 Open review.html in a browser, decide, and download decisions.csv. Then convert again with the decisions:
 
-    python -m tfrecord_tools.convert --src=images/ --out=out/ --overwrite --decisions=decisions.csv
+    python -m tfrecord_tools.convert --src=images/ --out=out/ --update --decisions=decisions.csv
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from absl import flags
 from tfrecord_tools.base import command, tabular, usage, words
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout import dataset_files, decisions
+from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import backbones, recipes, run_directory
-from trainers.auditing import audit_files
+from trainers.auditing import audit_files, issues
 from trainers.auditing.audit_files import AuditJson
 from trainers.auditing.issues import KINDS
 from trainers.recipes import ModelConfig
@@ -143,40 +143,48 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     )
     log(f"features: of {networks.describe(recipe.model)}, {recipe.model.size} px, weights {config.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
-    return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device)
+    return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device, "features_from")
 
 
 def _write(config: AuditConfig, data: Dataset, records: Audited, out: Path, log: Callable[[str], object]) -> Audit:
-    from trainers.auditing import issues, scoring
+    from trainers.auditing import scoring
     from trainers.results import review_items, review_page
 
-    decided = decisions.of_dataset(data.directory)
     with Progress("audit", len(records.sha256)) as progress:
         result = scoring.audit(records.inputs, folds=config.folds, seed=config.seed, progress=progress)
-    result = result.without({row for row, sha256 in enumerate(records.sha256) if sha256 in decided})
     out.mkdir(parents=True, exist_ok=True)
-    about = _about(config, data, records, result, len(decided))
-    # Written first: it allows the next audit to replace an unfinished one.
-    run_directory.write_json(out / audit_files.ABOUT, about)
+    run_directory.write_json(out / audit_files.ABOUT, audit_files.UNFINISHED)
     issues.write(out, records.listed(result.issues))
-    estimate = result.estimate.sentence(data.class_names)
+    items = review_items.items(records, result.issues, config.pictures)
+    estimate, command_line = result.estimate.sentence(data.class_names), _apply_command(data)
     review = review_page.Review(
         name=data.name,
         digest=data.digest,
         class_names=data.class_names,
-        items=review_items.items(records, result.issues, config.pictures),
+        items=items,
         total=len(result.issues),
-        apply_command=_apply_command(data),
-        decided=decided,
+        apply_command=command_line,
+        decided=records.decided,
         facts=[estimate],
     )
-    review_page.write(out / review_page.PAGE, review)
-    for line in (estimate, *_lines(about), *_next_steps(data, out, review_page.PAGE)):
+    page = out / review_page.PAGE
+    review_page.write(page, review)
+    about = _about(config, data, records, result)
+    run_directory.write_json(out / audit_files.ABOUT, about)  # Last: an audit with this file is complete.
+    hidden = len(result.issues) - len(items)
+    for line in (estimate, *_lines(about, hidden, config.pictures), *_next_steps(out, page, command_line)):
         log(line)
     return result
 
 
-def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit, decided: int) -> AuditJson:
+def _apply_command(data: Dataset) -> str:
+    """Return the command that makes the dataset again with decisions. Splits stay as they are."""
+    if dataset_files.read(data.directory)["config"].get("adopted"):
+        return "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
+    return "python -m tfrecord_tools.convert YOUR_FLAGS --update --decisions=decisions.csv"
+
+
+def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit) -> AuditJson:
     kinds = Counter(issue.kind for issue in result.issues)
     doubtful = Counter(issue.kind for issue in result.issues if issue.score >= audit_files.DOUBTFUL)
     return {
@@ -186,33 +194,33 @@ def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit, 
         "folds": config.folds,
         "seed": config.seed,
         "records": len(records.sha256),
-        "decided": decided,
+        "decided": int(records.inputs.decided.sum()),
         "issues": {kind: kinds[kind] for kind in KINDS},
         "doubtful": {kind: doubtful[kind] for kind in KINDS},
         "estimate": dataclasses.asdict(result.estimate),
     }
 
 
-def _lines(about: AuditJson) -> Iterator[str]:
-    """Yield a table of the issues, and a line on decided images."""
+def _lines(about: AuditJson, hidden: int, pictures: int) -> Iterator[str]:
+    """Yield a table of the issues, and lines on decided images and on issues that the page hides."""
     rows = [["issues", "score 0.5 or more", "listed"]]
     rows += [[kind, f"{about['doubtful'][kind]:,}", f"{about['issues'][kind]:,}"] for kind in KINDS]
     yield from (f"  {line}" for line in tabular.aligned(rows, left=(0,)))
     if about["decided"]:
         yield f"  {words.number(about['decided'], 'image')} decided in earlier reviews, not listed again"
+    if hidden:
+        yield (
+            f"  {words.number(hidden, 'issue')} with the lowest ranks are in {issues.CSV} but not on the page. To see"
+            f" more on the page, pass a number above {pictures:,} as --pictures"
+        )
 
 
-def _next_steps(data: Dataset, out: Path, page: str) -> Iterator[str]:
+def _next_steps(out: Path, page: Path, command_line: str) -> Iterator[str]:
     yield f"results: {out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}"
     yield (
-        f"next: open {out / page} in a browser, decide, and download decisions.csv. Then repeat the command that wrote"
-        f" the dataset, with two more flags: {_apply_command(data)}"
+        f"next: open {page} in a browser, decide, and download decisions.csv. Then run the command that wrote the"
+        f" dataset again, with two more flags: {command_line}"
     )
-
-
-def _apply_command(data: Dataset) -> str:
-    program = "adopt" if dataset_files.read(data.directory)["config"].get("adopted") else "convert"
-    return f"python -m tfrecord_tools.{program} YOUR_FLAGS --overwrite --decisions=decisions.csv"
 
 
 def define_flags() -> None:

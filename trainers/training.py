@@ -77,7 +77,7 @@ def train(
             log=log,
         )
         setup.check(splits, recipe, config, device)
-        settings = settings_of(data, recipe, config, flags, device)
+        settings = settings_of(data, splits.doubts, recipe, config, flags, device)
         run = Path(str(config.run))
         metrics = _results(config.run, settings, device)
         if metrics is not None:

@@ -41,6 +41,9 @@ class Inputs:
         class_names: Class names in label order.
         split_names: Names of the splits.
         paths: Paths of the source files.
+        decided: bool[n], whether a person has decided that the label is right, or corrected it. Such a record is not
+            listed again, but others are compared with it.
+        dataset: The flag that names the dataset, such as "--tfrecords=out", for messages.
     """
 
     features: np.ndarray
@@ -54,6 +57,8 @@ class Inputs:
     class_names: Sequence[str]
     split_names: Sequence[str]
     paths: Sequence[str]
+    decided: np.ndarray
+    dataset: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,7 +105,8 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
         _low_quality_issues(inputs),
         _rare_issues(inputs, outliers.rare_groups(near, inputs.labels)),
     )
-    return Audit(probabilities=judgment.probabilities, issues=_ranked(found), estimate=judgment.estimate)
+    asked = (issue for issue in found if not inputs.decided[issue.record])
+    return Audit(probabilities=judgment.probabilities, issues=_ranked(asked), estimate=judgment.estimate)
 
 
 def _ranked(issues: Iterable[Issue]) -> tuple[Issue, ...]:
@@ -189,16 +195,28 @@ def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
 
 
 def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.ndarray) -> Iterator[Issue]:
-    """Yield each record that has a near-duplicate before it, with the worst of these near-duplicates."""
+    """Yield records with their worst near-duplicate. Each record of an open pair is a record or a twin."""
     left, right = pairs[:, 0], pairs[:, 1]
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
     base = np.select([labels_differ, splits_differ], [_ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
     scores = base + _BY_SIMILARITY * similarities
-    order = np.lexsort((-scores, right))
-    worst = order[np.unique(right[order], return_index=True)[1]]
+    first = _worst(right, scores)  # Each record with one of those before it. Copies of a picture have many pairs.
+    first = first[scores[first] >= _ACROSS_SPLITS]
+    covered = inputs.decided[left] | np.isin(left, np.concatenate([left[first], right[first]]))
+    missing = np.flatnonzero((scores >= _ACROSS_SPLITS) & ~covered)
+    rows, twins = np.concatenate([right, left[missing]]), np.concatenate([left, right[missing]])
+    scores = np.concatenate([scores, scores[missing]])
+    worst = _worst(rows, scores)
     for pair in worst[np.argsort(-scores[worst], kind="stable")].tolist():
-        row, twin = int(right[pair]), int(left[pair])
+        row, twin = int(rows[pair]), int(twins[pair])
         yield _issue("near_duplicate", row, float(scores[pair]), _twin_reason(inputs, row, twin), twin=twin)
+
+
+def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the position of the highest score of each record, i64[k]."""
+    order = np.lexsort((-scores, records))
+    worst: np.ndarray = order[np.unique(records[order], return_index=True)[1]]
+    return worst
 
 
 def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:

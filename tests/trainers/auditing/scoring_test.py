@@ -87,6 +87,22 @@ def test_strangers_are_off_topic_even_in_groups():
     assert len(twins & set(group.tolist())) >= 39
 
 
+def test_every_record_with_a_copy_in_another_split_is_in_the_list():
+    """Otherwise, a training that leaves out doubtful images would still see copies of validation images."""
+    records = planted()
+    copies = [5, 17, 40, 80, 90]  # The last two are validation records.
+    features, splits = records.inputs.features.copy(), records.inputs.splits.copy()
+    features[copies] = features[5]
+    splits[copies[3:]] = 1
+    labels = records.inputs.labels.copy()
+    labels[copies] = 0
+    audit = scoring.audit(dataclasses.replace(records.inputs, features=features, splits=splits, labels=labels))
+    listed = [issue for issue in of_kind(audit, "near_duplicate") if issue.record in copies]
+    assert all(0.5 <= issue.score < 0.75 for issue in listed)
+    assert {row for issue in listed for row in (issue.record, issue.twin)} == set(copies)
+    assert len({issue.record for issue in listed}) == len(listed) < len(copies)
+
+
 def test_near_duplicates_across_labels_come_first():
     records = planted(count=400, flips=0.0)
     inputs = records.inputs
