@@ -173,6 +173,8 @@ def inputs_of(features: np.ndarray, given: np.ndarray, phash: np.ndarray | None 
         class_names=[f"class {number}" for number in range(int(given.max()) + 1)],
         split_names=["train"],
         paths=[str(number) for number in range(count)],
+        decided=np.zeros(count, bool),
+        dataset="--tfrecords=drawn",
     )
 
 

@@ -153,7 +153,6 @@ def _write(config: AuditConfig, data: Dataset, records: Audited, out: Path, log:
     decided = decisions.of_dataset(data.directory)
     with Progress("audit", len(records.sha256)) as progress:
         result = scoring.audit(records.inputs, folds=config.folds, seed=config.seed, progress=progress)
-    result = result.without({row for row, sha256 in enumerate(records.sha256) if sha256 in decided})
     out.mkdir(parents=True, exist_ok=True)
     about = _about(config, data, records, result, len(decided))
     # Written first: it allows the next audit to replace an unfinished one.
@@ -169,7 +168,7 @@ def _write(config: AuditConfig, data: Dataset, records: Audited, out: Path, log:
         decided=decided,
         facts=[estimate],
     )
-    for line in (estimate, *_lines(about), *_next_steps(data, out, review_page.PAGE)):
+    for line in (estimate, *result.notes, *_lines(about), *_next_steps(data, out, review_page.PAGE)):
         log(line)
     return result
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfrecord_tools.images import appearance
-from tfrecord_tools.layout import duplicates, index, splitting
+from tfrecord_tools.layout import decisions, duplicates, index, splitting
 from tfrecord_tools.records import Dataset, Records
 from trainers.auditing.issues import Issue, ListedIssue
 from trainers.auditing.scoring import Inputs
@@ -94,6 +94,7 @@ def gather(data: Dataset, extraction: Extraction, directory: str, log: Callable[
     features = [extraction.features(records, directory, log) for records in opened]
     table = _table(data, [records.rows[own.valid] for records, own in zip(opened, features)], names)
     sha256 = index.hashes(table, "source_sha256")
+    hashes, decided = [row.tobytes().hex() for row in sha256], decisions.of_dataset(data.directory)
     groups = table.column("group").to_numpy()
     numbers = np.concatenate([own.valid for own in features])
     splits = np.repeat(np.arange(len(names), dtype=np.int8), [len(own.valid) for own in features])
@@ -109,8 +110,10 @@ def gather(data: Dataset, extraction: Extraction, directory: str, log: Callable[
         class_names=data.class_names,
         split_names=tuple(names),
         paths=table.column("path").to_pylist(),
+        decided=np.array([name in decided for name in hashes], bool),
+        dataset=f"--tfrecords={data.directory}",
     )
-    return Audited(inputs=inputs, records=opened, numbers=numbers, sha256=[row.tobytes().hex() for row in sha256])
+    return Audited(inputs=inputs, records=opened, numbers=numbers, sha256=hashes)
 
 
 def _table(data: Dataset, rows: Sequence[np.ndarray], splits: Sequence[str]) -> pa.Table:
