@@ -65,9 +65,9 @@ def joined(units: np.ndarray, pairs: np.ndarray, similarities: np.ndarray, most:
 
 
 def _strongest(edges: np.ndarray, similarities: np.ndarray, count: int) -> np.ndarray:
-    """Return the edges that connect the same of `count` nodes at the largest similarities, the largest first.
+    """Return a spanning forest of the graph of `count` nodes, with the largest similarities first.
 
-    They are fewer than the nodes, and edges may be hundreds per node.
+    It has fewer edges than nodes. The graph may have hundreds of edges per node.
     """
     from scipy.sparse import coo_array, csgraph  # Imported here, because the import changes the filters of warnings.
 
@@ -98,5 +98,5 @@ def subset(labels: np.ndarray, most: int) -> np.ndarray:
     by_hash = np.argsort(order.hash64(_SUBSET, np.arange(count)), kind="stable")
     by_class = by_hash[np.argsort(labels[by_hash], kind="stable")]
     sizes = np.bincount(labels)
-    positions = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # Of each record within its class.
+    positions = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # Within each class.
     return np.sort(by_class[positions < np.ceil(sizes * (most / count))[labels[by_class]]])

@@ -15,7 +15,7 @@ _C_TIMES_FEATURES = 0.4
 _MOST_TRAINING = 50_000  # Records. A linear head does not get better with more, and memory stays bounded.
 _BLOCK = 8_192  # Rows that are computed at once, and the most numbers of these rows.
 _BLOCK_NUMBERS = 2_000_000
-_WIDEST = 2_560  # Features of which the components are computed exactly. The time grows with the third power.
+_WIDEST = 2_560  # Most features for exact components. Their time grows with the third power of the features.
 _EXTRA, _PASSES = 32, 4  # More directions than components and passes over the features, for wider features.
 _COMPONENTS = 256  # Principal components. The regularization leaves hardly any weight to the others.
 _CONSTANT = 1e-6  # Standard deviation of a feature, in shares of its mean.
@@ -54,7 +54,7 @@ def prepare(features: np.ndarray) -> Prepared:
 
 
 def slices(count: int, width: int) -> Iterator[slice]:
-    """Yield slices of `count` rows that have `width` numbers each, so that few of them are in memory at once."""
+    """Yield slices of `count` rows of `width` numbers, so that few numbers are in memory at once."""
     size = max(1, min(_BLOCK, _BLOCK_NUMBERS // width))
     return (slice(first, min(first + size, count)) for first in range(0, count, size))
 
@@ -87,9 +87,7 @@ def _directions(features: np.ndarray, mean: np.ndarray, scale: np.ndarray, used:
     return np.asarray(directions @ _largest(directions.T @ _scattered(features, mean, scale, directions)))
 
 
-def _scattered(
-    features: np.ndarray, mean: np.ndarray, scale: np.ndarray, directions: np.ndarray | None
-) -> np.ndarray:
+def _scattered(features: np.ndarray, mean: np.ndarray, scale: np.ndarray, directions: np.ndarray | None) -> np.ndarray:
     """Return the scatter matrix of the standardized features times directions f64[c m]: f64[c m].
 
     If `directions` is None, return the matrix itself, f64[c c].
@@ -115,6 +113,7 @@ def out_of_fold(
     classes: int,
     noise: np.ndarray | None = None,
     heads: list[np.ndarray] | None = None,
+    trained: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Fit a head for each fold to all other folds, and return the logits of the fold's records.
 
@@ -127,13 +126,14 @@ def out_of_fold(
             true label ("forward correction", Patrini et al., "Making Deep Neural Networks Robust to Label Noise: a Loss
             Correction Approach", CVPR 2017). None: the labels are taken as true.
         heads: Heads of an earlier call, from which the fits start.
+        trained: bool[n], records to which heads are fitted. None: all.
 
     Returns:
         Logits f32[n k], and the weights and biases f64[d k + k] of each head.
     """
     logits, fitted = np.zeros((len(labels), classes), np.float32), []
     for fold in range(int(folds.max()) + 1):
-        rows = np.flatnonzero(folds != fold)
+        rows = np.flatnonzero(folds != fold if trained is None else (folds != fold) & trained)
         rows = rows[folding.subset(labels[rows], _MOST_TRAINING)]
         head = _fit(prepared, rows, labels[rows], classes, noise, None if heads is None else heads[fold])
         weights, bias = _split(head.astype(np.float32), prepared.values.shape[1])

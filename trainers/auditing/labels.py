@@ -84,10 +84,12 @@ def judge(
     Two models judge each record: a linear head that was fitted to the other folds, and a vote of the nearest records.
     `noise.fit` joins both, and estimates the error rates. The heads are then fitted again with these error rates.
 
+    Classes that cannot be judged are left out: no record is compared with them.
+
     Args:
         features: f32[n c], may be mapped from disk.
         labels: i64[n], given labels.
-        folds: i64[n]. At least one label can be judged (`judged`).
+        folds: i64[n]. At least two classes have records in several folds.
         units: [n]. Records of the same unit do not vote for each other.
         near: The nearest records.
         classes: Number of classes, k.
@@ -95,14 +97,35 @@ def judge(
     """
     decided = np.zeros(len(labels), bool) if decided is None else decided
     seen = judged(labels, folds, classes)
-    votes = _votes(labels, units, near, classes)
+    known = np.unique(labels[seen])
+    given = np.where(seen, np.searchsorted(known, labels), 0)
+    votes = _votes(given, seen, units, near, len(known))
     prepared = heads.prepare(features)
-    logits, fitted = heads.out_of_fold(prepared, labels, folds, classes)
-    first = noise.fit([logits, votes], labels, judged=seen, decided=decided)
+    logits, fitted = heads.out_of_fold(prepared, given, folds, len(known), trained=seen)
+    first = noise.fit([logits, votes], given, judged=seen, decided=decided)
     del logits  # 1,000 classes of 100,000 records take 0.4 GB.
-    logits, _ = heads.out_of_fold(prepared, labels, folds, classes, first.matrix, fitted)
-    final = noise.fit([logits, votes], labels, judged=seen, decided=decided, interval=True)
-    return _judgment(final, logits, votes, labels, seen, decided)
+    logits, _ = heads.out_of_fold(prepared, given, folds, len(known), first.matrix, fitted, seen)
+    final = noise.fit([logits, votes], given, judged=seen, decided=decided, interval=True)
+    return _named(_judgment(final, logits, votes, given, seen, decided), known, classes)
+
+
+def _named(judgment: Judgment, known: np.ndarray, classes: int) -> Judgment:
+    """Return a judgment of the classes `known` as one of all classes."""
+    if len(known) == classes:
+        return judgment
+    probabilities = np.zeros((len(judgment.probabilities), classes), np.float32)
+    probabilities[:, known] = judgment.probabilities
+    records, wrong = np.zeros(classes, np.int64), np.zeros(classes)
+    records[known], wrong[known] = judgment.estimate.class_records, judgment.estimate.class_wrong
+    return dataclasses.replace(
+        judgment,
+        probabilities=probabilities,
+        likely=known[judgment.likely],
+        proposed=known[judgment.proposed],
+        estimate=dataclasses.replace(
+            judgment.estimate, class_records=tuple(records.tolist()), class_wrong=tuple(wrong.tolist())
+        ),
+    )
 
 
 def _judgment(
@@ -143,15 +166,15 @@ def _judgment(
 
 
 def _best_two(probabilities: np.ndarray) -> np.ndarray:
-    """Return the two most likely classes, i64[n 2]. Of equal ones, any may come first."""
+    """Return the two most likely classes, i64[n 2], the more likely one first."""
     best = np.argpartition(-probabilities, 1, axis=1)[:, :2]
     return np.take_along_axis(best, np.argsort(-np.take_along_axis(probabilities, best, 1), axis=1, kind="stable"), 1)
 
 
-def _votes(labels: np.ndarray, units: np.ndarray, near: Neighbors, classes: int) -> np.ndarray:
-    """Return the logarithm of the share of votes for each class, f32[n k]."""
+def _votes(labels: np.ndarray, seen: np.ndarray, units: np.ndarray, near: Neighbors, classes: int) -> np.ndarray:
+    """Return the logarithm of the share of votes for each class, f32[n k]. Only the records `seen` vote."""
     votes = np.full((len(labels), classes), _PRIOR_VOTES / classes, np.float32)
-    valid = (near.rows >= 0) & (units[near.rows] != units[:, None])
+    valid = (near.rows >= 0) & seen[near.rows] & (units[near.rows] != units[:, None])
     valid &= np.cumsum(valid, axis=1) <= _VOTERS
     np.add.at(votes, (np.nonzero(valid)[0], labels[near.rows[valid]]), 1)
     votes /= votes.sum(1, keepdims=True)

@@ -199,17 +199,16 @@ def _exact(vectors: np.ndarray) -> tuple[_Search, int]:
 
 
 def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]:
-    """Return a search by Faiss in the closest cells of an inverted file, and the number of records at once."""
+    """Return a search by Faiss in the closest cells of an inverted file, and its number of records."""
     if importlib.util.find_spec("faiss") is None:
         raise UserError(
             f"the audit of {len(vectors):,} records needs Faiss, because exact neighbors would take hours. Install it"
             ' with pip install "tfrecord-tools[audit]".'
         )
-    import faiss
-
+    faiss: Any = importlib.import_module("faiss")  # Its types lack the arguments of Python's constructors.
     count, width = vectors.shape
     cells = int(4 * count**0.5)
-    index: Any = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors[folding.subset(labels, 64 * cells)])
     index.add(vectors)
 

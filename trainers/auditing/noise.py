@@ -88,7 +88,7 @@ class _Data:
     Classes come first here: sums over a few classes take a third of the time.
 
     Attributes:
-        outputs: Scaled outputs of the models, [k n] each. Their type is that of the computation.
+        outputs: Scaled outputs of the models, [k n] each. The computation has their type.
         labels: i64[n], given labels.
         decided: bool[n], whether the given label is known to be right.
     """
@@ -221,7 +221,12 @@ def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
     classes = data.classes
     if data.full:
         return softmax(parameters.reshape(classes, classes))
-    return _spread(_MOST_WRONG / (1 + np.exp(-parameters)))
+    return _spread(_rates(parameters))
+
+
+def _rates(parameters: np.ndarray) -> np.ndarray:
+    """Return the error rate of each class, f64[k], for many classes."""
+    return np.asarray(_MOST_WRONG / (1 + np.exp(-np.clip(parameters, -100, 100))))
 
 
 def _spread(rates: np.ndarray) -> np.ndarray:
@@ -288,7 +293,7 @@ def _loss(parameters: np.ndarray, data: _Data) -> tuple[float, np.ndarray]:
         value -= float((prior * np.log(matrix + 1e-300)).sum())
         own = (matrix * counts.sum(1, keepdims=True) - counts).ravel()
     else:
-        rates = 1 - np.diag(matrix)
+        rates = _rates(parameters[data.size :])  # The diagonal of T does not tell small rates from 0.
         right = np.bincount(data.labels, joint[data.labels, np.arange(len(data.labels))], data.classes)
         failed = joint.sum(1, dtype=np.float64) - right + _WRONG
         value -= float((_WRONG * np.log(rates) + _RIGHT * np.log(1 - rates)).sum())

@@ -89,7 +89,8 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
         progress: Called with the number of records of each finished block of the slowest step.
 
     Raises:
-        UserError: There are fewer than ten records, only one class or only one group, or no label can be judged.
+        UserError: There are fewer than ten records, only one class or only one group, or fewer than two classes
+            have records in several folds.
     """
     _check(inputs)
     near = neighbors.find(inputs.features, inputs.labels, seed, progress)
@@ -140,10 +141,10 @@ def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed:
             " at least two. Convert again with smaller groups."
         )
     classes = len(inputs.class_names)
-    if not labels.judged(inputs.labels, assigned, classes).any():
+    if len(np.unique(inputs.labels[labels.judged(inputs.labels, assigned, classes)])) < 2:
         raise UserError(
-            f"{inputs.dataset}: no label can be judged, because the images of each class belong to one group. An audit"
-            " judges an image by images of its class in other groups. Convert more images, or smaller groups."
+            f"{inputs.dataset}: fewer than two classes have images in several groups. An audit judges an image by"
+            " images of its class in other groups. Convert more images, or smaller groups."
         )
     return labels.judge(inputs.features, inputs.labels, assigned, units, near, classes, inputs.decided)
 
@@ -247,10 +248,9 @@ def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:
 
 
 def _ambiguous_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:
-    """Yield records for which two classes are nearly equally likely, unless their label is probably wrong."""
+    """Yield records with two likely classes, unless the label is probably wrong or cannot be judged."""
     best, second = np.take_along_axis(judgment.probabilities, judgment.likely, 1).T.astype(np.float64)
-    doubted = np.nan_to_num(judgment.doubts) >= 0.5
-    scores = np.where(doubted, 0, second / best)
+    scores = np.where(judgment.doubts < 0.5, second / best, 0)  # Doubts are NaN if the class is unknown to the models.
     for row, score in _listed(scores, inputs.decided, least=0.1):
         first, other = (inputs.class_names[label] for label in judgment.likely[row])
         reason = f"Two classes are likely: {first} ({best[row]:.0%}) and {other} ({second[row]:.0%})."

@@ -28,7 +28,9 @@ def test_prepared_features_keep_the_distances_of_standardized_ones(width, widest
     standardized = (drawn[:, 3:] - drawn[:, 3:].mean(0)) / drawn[:, 3:].std(0)
     assert prepared.width == width - 3
     assert prepared.values.shape == (200, min(width - 3, 256))
-    np.testing.assert_allclose(prepared.values @ prepared.values.T, standardized @ standardized.T, atol=0.5, err_msg=reason)
+    np.testing.assert_allclose(
+        prepared.values @ prepared.values.T, standardized @ standardized.T, atol=0.5, err_msg=reason
+    )
 
 
 def test_components_of_wide_features_agree_with_exact_ones(monkeypatch):
@@ -41,7 +43,9 @@ def test_components_of_wide_features_agree_with_exact_ones(monkeypatch):
     found = heads.prepare(drawn).values
     assert found.shape == exact.shape
     assert (found**2).sum() > 0.995 * (exact**2).sum()
-    np.testing.assert_allclose(np.abs((found[:, -20:] * exact[:, -20:]).sum(0)), (exact[:, -20:] ** 2).sum(0), rtol=1e-3)
+    np.testing.assert_allclose(
+        np.abs((found[:, -20:] * exact[:, -20:]).sum(0)), (exact[:, -20:] ** 2).sum(0), rtol=1e-3
+    )
 
 
 def test_a_head_of_many_records_is_fitted_to_all_classes(monkeypatch):
