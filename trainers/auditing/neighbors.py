@@ -205,7 +205,7 @@ def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]
             f"the audit of {len(vectors):,} records needs Faiss, because exact neighbors would take hours. Install it"
             ' with pip install "tfrecord-tools[audit]".'
         )
-    faiss: Any = importlib.import_module("faiss")  # Its types lack the arguments of Python's constructors.
+    faiss: Any = importlib.import_module("faiss")  # The types of Faiss lack arguments.
     count, width = vectors.shape
     cells = int(4 * count**0.5)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
