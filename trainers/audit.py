@@ -172,7 +172,12 @@ def _write(config: AuditConfig, data: Dataset, records: Audited, out: Path, log:
     about = _about(config, data, records, result)
     run_directory.write_json(out / audit_files.ABOUT, about)  # Last: an audit with this file is complete.
     hidden = len(result.issues) - len(items)
-    for line in (estimate, *_lines(about, hidden, config.pictures), *_next_steps(out, page, command_line)):
+    for line in (
+        estimate,
+        *result.notes,
+        *_lines(about, hidden, config.pictures),
+        *_next_steps(out, page, command_line),
+    ):
         log(line)
     return result
 
