@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import planted_records
@@ -191,7 +192,7 @@ def test_classes_that_cannot_be_judged_do_not_count():
     records = planted(count=2_000, classes=20, flips=0.05)
     inputs, random = records.inputs, np.random.default_rng(1)
     single = planted(count=200, classes=2, flips=0.0, labels=20 + np.arange(200)).inputs
-    columns = {
+    columns: dict[str, Any] = {
         name: np.concatenate([getattr(inputs, name), getattr(single, name)])
         for name in ("labels", "splits", "facts", "height", "width", "decided")
     }

@@ -807,6 +807,7 @@ TABLES: dict[str, tuple[str | bytes, dict[str, str] | str]] = {
     "the first label": (f"sha256,decision,predicted_label,label\n{ONE},label,cat,dog\n", {ONE: "label:dog"}),
     "a label that is not used": (f"{HEAD}{ONE},keep,cat\n{TWO},drop,no class\n", {ONE: "keep", TWO: "drop"}),
     "composed and decomposed letters": (f"{HEAD}{ONE},label,a\u0308rmel\n", {ONE: "label:\u00e4rmel"}),
+    "none": (f"{HEAD}{ONE},none,\n{TWO},drop,\n", {ONE: "none", TWO: "drop"}),
     "a row twice": (f"{HEAD}{ONE},drop,\n{ONE},drop,\n", {ONE: "drop"}),
     "quotes": (f'sha256,path,decision\n"{ONE}","a ""b"", \n c",drop\n{TWO},5" x,keep\n', {ONE: "drop", TWO: "keep"}),
     "empty lines": (f"\n{HEAD}\n{ONE},drop,\n\n{TWO},keep,\n\n", {ONE: "drop", TWO: "keep"}),
@@ -870,7 +871,8 @@ def test_the_page_reads_what_convert_reads(open_page: Open, tmp_path: Path) -> N
         (table([ONE, "remove", "", "", ""]),
          'row 1: "remove" is not a decision. The column decision must be label, drop, keep or none.'),
         (table([ONE, "label", "", "", ""]),
-         "row 1: the decision is label, but the column label is empty. Write the name of a class."),
+         "row 1: the column \"decision\" has the word \"label\", but the column \"label\" is empty."
+         " Write the name of a class."),
         (table([ONE, "drop"]), "row 1: has 2 values. The table has 5 columns."),
         (table([digest("b"), "drop", "", "two\nlines", ""], [ONE, "drop", "", "", ""], [ONE, "keep", "", "", ""]),
          "rows 2 and 3 contradict each other about the same image. Delete one of the rows."),

@@ -405,7 +405,9 @@
       );
     const label = decision === "label" ? clean(LABELS.map((name) => values[name]).find(Boolean) || "") : "";
     if (decision === "label" && !label)
-      throw new Error(`row ${row}: the decision is label, but the column label is empty. Write the name of a class.`);
+      throw new Error(
+        `row ${row}: the column "decision" has the word "label", but the column "label" is empty. Write the name of a class.`,
+      );
     return { sha256, decision, label };
   }
 
