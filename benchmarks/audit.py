@@ -173,6 +173,8 @@ def inputs_of(features: np.ndarray, given: np.ndarray, phash: np.ndarray | None 
         class_names=[f"class {number}" for number in range(int(given.max()) + 1)],
         split_names=["train"],
         paths=[str(number) for number in range(count)],
+        decided=np.zeros(count, bool),
+        dataset="--tfrecords=drawn",
     )
 
 
@@ -223,14 +225,26 @@ def print_speed(photos: Set, records: int) -> None:
             part = features[rows[start : start + 10_000]]
             mixed = part + 0.5 * features[random.permutation(len(truth))[rows[start : start + 10_000]]]
             values[start : start + 10_000] = mixed * random.uniform(0.5, 1.5, part.shape)
-        given = flipped(truth[rows], 0.05, False, 0)[0]
-        before, began, worked = common.peak_bytes(), time.perf_counter(), time.process_time()
-        found = scoring.audit(inputs_of(values, given))
-        seconds, worked, peak = time.perf_counter() - began, time.process_time() - worked, common.peak_bytes()
+        _print_costs(values, flipped(truth[rows], 0.05, False, 0)[0])
+
+
+def print_many_classes() -> None:
+    """Audit 20 drawn records of each of 1,000 classes. Print time and peak memory."""
+    random = np.random.default_rng(0)
+    truth = np.arange(20_000) % 1_000
+    centers = random.gamma(1.0, 1.5, (1_000, DRAWN_WIDTH))
+    values = np.maximum(centers[truth] + random.normal(size=(20_000, DRAWN_WIDTH)), 0)
+    _print_costs(values.astype(np.float32), flipped(truth, 0.05, False, 0)[0])
+
+
+def _print_costs(values: np.ndarray, given: np.ndarray) -> None:
+    before, began, worked = common.peak_bytes(), time.perf_counter(), time.process_time()
+    found = scoring.audit(inputs_of(values, given))
+    seconds, worked, peak = time.perf_counter() - began, time.process_time() - worked, common.peak_bytes()
     print(
-        f"{records:,} records x {features.shape[1]:,} features: {seconds:.1f} s ({worked:.1f} s of all cores),"
-        f" peak memory {peak / 1e9:.2f} GB ({(peak - before) / 1e9:.2f} GB more than before),"
-        f" {len(found.issues):,} issues"
+        f"{len(given):,} records x {values.shape[1]:,} features, {int(given.max()) + 1:,} classes: {seconds:.1f} s"
+        f" ({worked:.1f} s of all cores), peak memory {peak / 1e9:.2f} GB ({(peak - before) / 1e9:.2f} GB more than"
+        f" before), {len(found.issues):,} issues"
     )
 
 
@@ -287,6 +301,7 @@ def main(argv: Sequence[str]) -> None:
         "strangers": lambda: print_strangers(photos, arrays["strangers"]),
         "near_duplicates": lambda: print_near_duplicates(arrays),
         "speed": lambda: print_speed(photos, given.records),
+        "many_classes": print_many_classes,
     }
     for name in given.measure:
         measures[name]()
@@ -304,6 +319,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("records", 25_000, "Number of records for the measurement of time and memory.")
     flags.DEFINE_list("sets", ["photographs", "digits", "drawn classes"], "Datasets with wrong labels.")
     flags.DEFINE_list(
-        "measure", ["flips", "estimate", "strangers", "near_duplicates", "speed"], "Parts of the measurement."
+        "measure",
+        ["flips", "estimate", "strangers", "near_duplicates", "speed", "many_classes"],
+        "Parts of the measurement.",
     )
     command.run(main)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
 from tfrecord_tools.base import workers
+from tfrecord_tools.base.options import arguments
 from tfrecord_tools.decoding import decoder
 
 BATCH = 32
@@ -64,12 +65,10 @@ def extract(images: Sequence[Callable[[], bytes]], backbone: str, kwargs: str, w
     """
     import tensorflow as tf
 
-    from trainers import backbones
     from trainers.models import networks
     from trainers.recipes import ModelConfig
 
-    options = backbones.parse_kwargs("backbone_kwargs", kwargs) if kwargs else {}
-    config = ModelConfig(backbone=backbone, backbone_kwargs=options, weights=weights, image_size=size)
+    config = ModelConfig(backbone=backbone, backbone_kwargs=arguments(kwargs or ""), weights=weights, image_size=size)
     extractor, _ = networks.split(networks.build(config, 2).model)
     compute = tf.function(lambda batch: extractor(batch, training=False))
     rows = [compute(tf.constant(batch)).numpy() for batch in _batches(images, size)]

@@ -35,7 +35,7 @@ from tfrecord_tools.foreign.indexing import Found, Job, Rewriting, Shard, refuse
 from tfrecord_tools.images.preparation import VERIFY, ImageConfig
 from tfrecord_tools.layout import dataset_files, decisions, digest, index, metadata
 from tfrecord_tools.layout.dataset_files import ConvertJson, Rejected, shard_name
-from tfrecord_tools.layout.decisions import Decision, Effect
+from tfrecord_tools.layout.decisions import Decision, Decisions, Effect
 from tfrecord_tools.layout.schema import OURS, Keys
 from tfrecord_tools.layout.split_names import SPLITS, split_named
 
@@ -133,16 +133,14 @@ class _Adoption:
         config: All settings.
         shards: The files.
         form: How the records store image and label, for example as text or raw pixels.
-        given: The decisions in `config.decisions`.
-        decided: All decisions: those of the dataset that is replaced, and the given ones.
+        made: The decisions of the dataset that is replaced, and those in `config.decisions`.
         notes: Notes for the report. Each step may add some.
     """
 
     config: AdoptConfig
     shards: Sequence[Shard]
     form: Form
-    given: Mapping[str, Decision]
-    decided: Mapping[str, Decision]
+    made: Decisions
     notes: list[str]
 
 
@@ -188,16 +186,15 @@ def _plan(config: AdoptConfig, out: Path) -> _Adoption:
     notes: list[str] = []
     given = decisions.read(config.decisions) if config.decisions else {}
     stored = decisions.of_dataset(out) if config.overwrite else {}
-    decided, replaced = decisions.merged(stored, given)
-    if stored:
-        notes.append(decisions.staying(len(stored), replaced, str(out)))
+    made = decisions.combined(stored, [(f"--decisions={config.decisions}", given)])
+    notes += made.notes(str(out))
     shards = _shards(_files(config, notes), config)
     form = _form(shards, config)
     if not form.plain and not config.rewrite:
         raise UserError(f"{shards[0].path}: {_why_not_plain(form)}")
     if form.pixels:
         notes.append(_pixel_note(form.pixels))
-    return _Adoption(config=config, shards=shards, form=form, given=given, decided=decided, notes=notes)
+    return _Adoption(config=config, shards=shards, form=form, made=made, notes=notes)
 
 
 def _link(workspace: Workspace, adoption: _Adoption) -> list[str]:
@@ -205,7 +202,6 @@ def _link(workspace: Workspace, adoption: _Adoption) -> list[str]:
     adopted = _labeled(adoption, _map("adopt", indexing.scan, _jobs(workspace, adoption), adoption.config))
     _check_rejected(adopted, adoption.config)
     table = _classes(adopted, adoption)
-    _checked(adoption, table.names)
     links = [files.link(job.shard.path.resolve(), workspace.data / job.shard.name, os.symlink) for job, _ in adopted]
     if copied := links.count(False):
         copies = words.number(copied, "file was", "files were")
@@ -221,13 +217,13 @@ def _rewrite(workspace: Workspace, adoption: _Adoption) -> list[str]:
     labeled = _labeled(adoption, _map("labels", indexing.labels, jobs, config))
     _check_rejected(labeled, config)
     table = _classes(labeled, adoption)
-    decided, label_of = _checked(adoption, table.names), {name: label for label, name in enumerate(table.names)}
+    label_of = {name: label for label, name in enumerate(table.names)}
     rewriting = [
         Rewriting(
             **vars(job),
             target=workspace.data / job.shard.name,
             labels=table.labels,
-            decided=decided,
+            made=adoption.made,
             label_of=label_of,
         )
         for job, _ in labeled
@@ -289,7 +285,7 @@ def _describe(
     def final(number: int, rows: pa.Table) -> pa.Table:
         rows = _with_final_labels(rows, keys.label_offset)
         if not adoption.config.rewrite:
-            rows = _with_decisions(rows, adoption.decided, table.names, decided, rejected)
+            rows = _with_decisions(rows, adoption.made, table.names, decided, rejected)
         labels = rows.column("label").to_numpy()
         split = counts[adopted[number][0].shard.split]
         split += np.bincount(labels[labels != index.LEFT_OUT], minlength=len(split))
@@ -301,9 +297,12 @@ def _describe(
     settings = {"adopted": True, "name": name}
     if adoption.config.rewrite:
         settings |= {"rewritten": True, **ImageConfig().image_settings()}
-    effect = decisions.effect(adoption.decided, ((decision, table.names[label]) for decision, label in decided))
+    effect = decisions.effect(adoption.made.in_effect, ((decision, table.names[label]) for decision, label in decided))
     source = adoption.config.records or " ".join(adoption.config.split)
-    decisions.check_matched(adoption.given, effect.found, f"--decisions={adoption.config.decisions}", source)
+    adoption.made.check_matched(effect.found, source)
+    if not any(of_split.any() for of_split in counts.values()):
+        origin = adoption.made.origin(decision for decision, _ in decided)
+        raise UserError(f"{origin}: the decisions leave out every record of {source}. Correct the decisions.")
     shards = Counter(job.shard.split for job, _ in adopted)
     by_split = {split: [facts for job, facts in adopted if job.shard.split == split] for split in counts}
     described = metadata.Description(
@@ -320,6 +319,7 @@ def _describe(
     metadata.write(workspace.data, described, {"images": {"verified": adoption.config.verify}, **effect.report()})
     changes = sum((facts.changes for _, facts in adopted), Counter[str]())
     notes = [*adoption.notes, *table.notes, *_notes_on_images(changes, adoption.config.rewrite), *effect.notes()]
+    notes += _notes_on_classes(adoption.made, decided, described)
     notes += [*_notes_on_labels(effect, adoption.config), *_notes_on_rejected(described, adoption.config)]
     return list(_report(described, notes, workspace.out))
 
@@ -516,13 +516,6 @@ def _lines(path: Path) -> tuple[str, ...]:
         ) from error
 
 
-def _checked(adoption: _Adoption, names: Sequence[str]) -> Mapping[str, Decision]:
-    """Return the decisions, after a check that their labels are classes."""
-    decisions.check_labels(adoption.given.values(), names, f"--decisions={adoption.config.decisions}")
-    decisions.check_labels(adoption.decided.values(), names, decisions.STORED)
-    return adoption.decided
-
-
 def _with_final_labels(table: pa.Table, offset: int) -> pa.Table:
     """Replace stored labels by class numbers."""
     stored = table.column("label").to_numpy()
@@ -531,7 +524,7 @@ def _with_final_labels(table: pa.Table, offset: int) -> pa.Table:
 
 def _with_decisions(
     table: pa.Table,
-    decided: Mapping[str, Decision],
+    made: Decisions,
     names: Sequence[str],
     matched: list[tuple[Decision, int]],
     rejected: list[Rejected],
@@ -540,20 +533,23 @@ def _with_decisions(
 
     Args:
         table: The rows, with final labels.
-        decided: sha256 -> decision.
+        made: The decisions.
         names: Class names in the order of the labels.
         matched: Gets each decision about one of the rows, and the old label of the row.
         rejected: Gets an entry for each row that is left out.
 
     Returns:
         The rows. Those that are left out have the label `index.LEFT_OUT`.
+
+    Raises:
+        UserError: The label of a decision about one of the rows is not a class.
     """
     labels, label_of = table.column("label").to_numpy().copy(), {name: label for label, name in enumerate(names)}
-    for row, decision in decisions.matches(decided, index.hashes(table, "source_sha256")):
+    for row, decision in decisions.matches(made.in_effect, index.hashes(table, "source_sha256")):
         if labels[row] == index.LEFT_OUT:
             continue
         matched.append((decision, int(labels[row])))
-        labels[row] = decision.label_in(label_of, labels[row])
+        labels[row] = made.new_label(decision, label_of, labels[row])
         if labels[row] == index.LEFT_OUT:
             path = table.column("path")[row].as_py()
             rejected.append(Rejected(path=path, reason=decisions.DROPPED, done="dropped"))
@@ -596,6 +592,20 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
     if converted:
         images = words.number(converted, "image")
         yield f"convert would encode {images} again ({which}). --rewrite does that"
+
+
+def _notes_on_classes(
+    made: Decisions, decided: Sequence[tuple[Decision, int]], described: metadata.Description
+) -> Iterator[str]:
+    """Yield a note for each class from which decisions took the last training record."""
+    label_of = {name: label for label, name in enumerate(described.class_names)}
+    for label in np.flatnonzero(described.counts.get("train", np.ones(0)) == 0).tolist():
+        taken = [one for one, old in decided if old == label != one.label_in(label_of, old)]
+        if taken:
+            yield (
+                f"{made.origin(taken)}: the class {described.class_names[label]!r} has no record in the train split,"
+                f" because {decisions.taking(taken)}. Correct these decisions, or take them back with the decision none"
+            )
 
 
 def _notes_on_labels(effect: Effect, config: AdoptConfig) -> Iterator[str]:
@@ -650,7 +660,7 @@ def define_flags() -> None:
         "decisions",
         None,
         "CSV or Parquet file with decisions about single images, or the directory of a dataset with decisions. The"
-        " columns of the file are sha256, decision (label, drop or keep) and label.",
+        " columns of the file are sha256, decision (label, drop, keep or none) and label.",
     )
     flags.DEFINE_string(
         "image_key",

@@ -43,7 +43,7 @@ from tfrecord_tools.images.preparation import ON_BAD_IMAGE, STORES, VERIFY, Imag
 from tfrecord_tools.images.recode import RESIZE_MODES
 from tfrecord_tools.layout import dataset_files, decisions, index, metadata
 from tfrecord_tools.layout.dataset_files import ConvertJson, Shard, dataset_name
-from tfrecord_tools.layout.decisions import Decision
+from tfrecord_tools.layout.decisions import Decisions
 from tfrecord_tools.sources import relabel, stores
 from tfrecord_tools.sources.relabel import NewLabel
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
@@ -274,7 +274,7 @@ class _Conversion:
         sources = scan(dataclasses.replace(config, new_classes=new_classes))
         sources = divided(sources, config)
         self._check_bad(sources, {})
-        rows = self._check_labels(sources)
+        rows = self._new_labels(sources)
         self._request = config.request()  # Computed now: its files may be deleted before the conversion ends.
         with Progress("inspect", len(sources)) as progress:
             facts = survey(
@@ -288,34 +288,32 @@ class _Conversion:
             )
         name = dataset_name(_stem(_canonical(config.src))) if base is None else base.config["name"]
         previous = None if base is None else base.previous
-        new, replaced = self._new_decisions(rows, sources, facts)
-        decided, changed = decisions.merged(self._stored, new)
-        plan = make_plan(sources, facts, config, name, config.output_settings(), previous, decided)
-        decisions.check_matched(self._given, plan.decided.effect.found, f"--decisions={config.decisions}", sources.root)
+        made = self._decisions(rows, sources, facts)
+        plan = make_plan(sources, facts, config, name, config.output_settings(), previous, made)
+        made.check_matched(plan.decided.effect.found, sources.root)
         if config.store == "raw":
             _check_raw(plan, sources, facts, config)
         for line in _class_table(plan, sources, facts):
             self._log(line)
-        for line in _merging(self._out, len(self._stored), changed, replaced):
-            self._log(line)
+        for text in made.notes(str(self._out)):
+            self._log(f"  note: {text}")
         return plan, sources, facts
 
-    def _check_labels(self, sources: Sources) -> list[NewLabel]:
-        """Check the new labels before the files are inspected, and return the rows of --relabel."""
+    def _new_labels(self, sources: Sources) -> list[NewLabel]:
+        """Return the rows of --relabel. They name paths, so they are checked before the files are inspected."""
         config = self._config
         classes = sources.class_names if self._base is None else self._base.previous.class_table(sources)[0]
-        remedy = "add it to --classes"
-        if self._base is not None:
-            remedy = "add an image to a directory of this name, or convert again with --overwrite and --classes"
-        decisions.check_labels(self._given.values(), classes, f"--decisions={config.decisions}", remedy)
         return [] if config.relabel is None else relabel.read(config.relabel, config.src, sources.paths, classes)
 
-    def _new_decisions(
-        self, rows: Sequence[NewLabel], sources: Sources, facts: Facts
-    ) -> tuple[dict[str, Decision], int]:
-        """Return the decisions of --relabel and --decisions, and how many rows of --relabel were replaced."""
-        by_path = decide.of_paths(rows, sources, facts, f"--relabel={self._config.relabel}")
-        return decisions.merged(by_path, self._given)
+    def _decisions(self, rows: Sequence[NewLabel], sources: Sources, facts: Facts) -> Decisions:
+        """Return the decisions of the existing dataset, of --relabel and of --decisions."""
+        relabel_flag = f"--relabel={self._config.relabel}"
+        by_path = decide.of_paths(rows, sources, facts, relabel_flag)
+        layers = [(relabel_flag, by_path), (f"--decisions={self._config.decisions}", self._given)]
+        if self._base is None:
+            return decisions.combined(self._stored, layers)
+        new_class = "add an image to a directory of this name, or convert again with --overwrite and --classes"
+        return decisions.combined(self._stored, layers, new_class)
 
     def _check_bad(self, sources: Sources, reasons: Mapping[int, str]) -> None:
         """Raise UserError if more files are bad than the settings allow."""
@@ -368,15 +366,6 @@ class _Conversion:
         report = {**report, **plan.decided.effect.report()}
         metadata.write(data, describe.describe(plan), report)
         card_page.write(data, dataset_files.read(data), samples.thumbnails, samples.pictures, self._log)
-
-
-def _merging(out: Path, stored: int, changed: int, replaced: int) -> Iterator[str]:
-    """Yield lines on decisions of the existing dataset, and on rows of --relabel that were replaced."""
-    if stored:
-        yield f"  note: {decisions.staying(stored, changed, str(out))}"
-    if replaced:
-        row = words.number(replaced, "row of --relabel was", "rows of --relabel were")
-        yield f"  note: {row} replaced by a decision of --decisions"
 
 
 def _is_copy(shard: Shard, data: Path, name: str) -> bool:
@@ -471,7 +460,7 @@ def define_flags() -> None:
         "decisions",
         None,
         "CSV or Parquet file with decisions about single images, or the directory of a dataset with decisions. The"
-        " columns of the file are sha256, decision (label, drop or keep) and label.",
+        " columns of the file are sha256, decision (label, drop, keep or none) and label.",
     )
     usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
     flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")
@@ -542,16 +531,16 @@ def define_flags() -> None:
         "duplicates",
         default["duplicates"],
         DUPLICATES,
-        "How to treat files with the same bytes. keep: store all of them; drop: store one, or none if their labels"
-        " differ; fail: stop.",
+        "How to treat files with the same bytes. keep: store all of them; drop: store one, by preference one of test,"
+        " then of validation, or none if their labels differ; fail: stop.",
     )
     flags.DEFINE_enum(
         "near_duplicates",
         default["near_duplicates"],
         NEAR_DUPLICATES,
         "How to treat images that look alike but differ in their bytes, such as rescaled copies. keep: store all of"
-        " them and report them; group: also keep them in one split if the split is made automatically; drop: store only"
-        " the largest.",
+        " them and report them; group: also keep them in one split if the split is made automatically; drop: store one"
+        " of them, by preference one of test, then of validation, and then the largest.",
     )
     flags.DEFINE_integer(
         "near_distance",

@@ -34,6 +34,7 @@ from tfrecord_tools.foreign import example_parser, tfrecord_files
 from tfrecord_tools.foreign.contents import FEATURES, LISTS, OTHER, SEQUENCE, Contents, FileFacts, are_images
 from tfrecord_tools.foreign.example_parser import Feature, Seen
 from tfrecord_tools.foreign.tfrecord_files import Group
+from tfrecord_tools.layout import decisions
 
 ClassNames = Mapping[str, Sequence[str]]  # Feature -> name by label.
 _WIDTH = 100  # Characters. Longer lines are cut.
@@ -84,7 +85,8 @@ def show(config: ShowConfig, log: Callable[[str], object] = print) -> None:
     for example in _read(contents, config.records, damage.append):
         if config.grid and len(pictures) < _MAX_PICTURES:
             pictures.extend(_pictures(example, class_names))
-    for line in itertools.chain(_files(path, contents), _features(contents, class_names), _code(contents)):
+    parts = (_files(path, contents), _features(contents, class_names), _decisions(path, damage.append), _code(contents))
+    for line in itertools.chain(*parts):
         log(line)
     if config.grid and pictures:
         title = f"{path}: the first {words.number(len(pictures), 'image')}"
@@ -206,6 +208,18 @@ def _images(seen: Sequence[Seen]) -> str:
     parts += ["all decode" if len(sizes) == len(images) else f"{len(sizes):,} decode"]
     parts += [" x ".join(map(_span, zip(*sizes))) + " px"] * bool(sizes)  # Width x height.
     return ", ".join(parts)
+
+
+def _decisions(path: Path, damage: Callable[[str], object]) -> Iterator[str]:
+    """Yield the number of decisions in the dataset at `path`, if there are any."""
+    try:
+        counts = Counter(one.decision for one in decisions.of_dataset(path).values())
+    except UserError as error:
+        damage(str(error))
+        return
+    if counts:
+        parts = ", ".join(f"{counts[word]:,} {word}" for word in decisions.WORDS if counts[word])
+        yield from ("", f"{words.number(counts.total(), 'decision')} about single images in convert.json: {parts}")
 
 
 def _code(contents: Sequence[Contents]) -> Iterator[str]:

@@ -4,31 +4,36 @@
 
 Open review.html in a browser, decide, and download decisions.csv. Then convert again with the decisions:
 
-    python -m tfrecord_tools.convert --src=images/ --out=out/ --overwrite --decisions=decisions.csv
+    python -m tfrecord_tools.convert --src=images/ --out=out/ --update --decisions=decisions.csv
 """
 
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from absl import flags
-
-from tfrecord_tools.base import command, tabular, usage, words
+from tfrecord_tools.base import callable_module, command, options, tabular, words
+from tfrecord_tools.base.files import StrPath
+from tfrecord_tools.base.options import Option
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.layout import dataset_files, decisions
+from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import backbones, recipes, run_directory
-from trainers.auditing import audit_files
+from trainers.auditing import audit_files, issues
 from trainers.auditing.audit_files import AuditJson
-from trainers.auditing.issues import KINDS
+from trainers.auditing.issues import KINDS, ListedIssue
 from trainers.recipes import ModelConfig
 
 if TYPE_CHECKING:
+    import numpy as np
+    from typing_extensions import Unpack
+
+    from trainers.auditing.labels import Estimate
     from trainers.auditing.scoring import Audit
     from trainers.devices.device import Device
     from trainers.fitting.audited import Audited
@@ -94,7 +99,32 @@ class AuditConfig:
             )
 
 
-def audit(config: AuditConfig, log: Callable[[str], object] = print) -> Audit:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DatasetAudit:
+    """The result of an audit.
+
+    Attributes:
+        path: Directory with review.html, issues.csv, issues.parquet and audit.json.
+        issues: All issues, by kind and rank.
+        probabilities: f32[n k], probability of each class for each record, by models that have not seen the record.
+        estimate: The estimated number of wrong labels.
+        summary: What the command prints about the issues.
+    """
+
+    path: Path
+    issues: Sequence[ListedIssue]
+    probabilities: np.ndarray
+    estimate: Estimate
+    summary: Sequence[str]
+
+    def __repr__(self) -> str:
+        return "\n".join([f"DatasetAudit({str(self.path)!r})", *self.summary])
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+
+def audit_dataset(config: AuditConfig, log: Callable[[str], object] = print) -> DatasetAudit:
     """Audit a dataset, and write issues.parquet, issues.csv, audit.json and review.html.
 
     Args:
@@ -102,7 +132,7 @@ def audit(config: AuditConfig, log: Callable[[str], object] = print) -> Audit:
         log: Receives the lines for the user.
 
     Returns:
-        The out-of-fold probabilities, the issues and the estimate of the number of wrong labels.
+        The issues, and the estimate of the number of wrong labels.
 
     Raises:
         UserError: The dataset or the network does not exist, or there are too few records.
@@ -143,38 +173,58 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     )
     log(f"features: of {networks.describe(recipe.model)}, {recipe.model.size} px, weights {config.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
-    return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device)
+    return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device, "features_from")
 
 
-def _write(config: AuditConfig, data: Dataset, records: Audited, out: Path, log: Callable[[str], object]) -> Audit:
-    from trainers.auditing import issues, scoring
+def _write(
+    config: AuditConfig, data: Dataset, records: Audited, out: Path, log: Callable[[str], object]
+) -> DatasetAudit:
+    from trainers.auditing import scoring
     from trainers.results import review_items, review_page
 
-    decided = decisions.of_dataset(data.directory)
     with Progress("audit", len(records.sha256)) as progress:
         result = scoring.audit(records.inputs, folds=config.folds, seed=config.seed, progress=progress)
-    result = result.without({row for row, sha256 in enumerate(records.sha256) if sha256 in decided})
     out.mkdir(parents=True, exist_ok=True)
-    about = _about(config, data, records, result, len(decided))
-    # Written first: it allows the next audit to replace an unfinished one.
-    run_directory.write_json(out / audit_files.ABOUT, about)
-    issues.write(out, records.listed(result.issues))
-    estimate = result.estimate.sentence(data.class_names)
-    review_page.write(
-        out / review_page.PAGE,
+    run_directory.write_json(out / audit_files.ABOUT, audit_files.UNFINISHED)
+    listed = records.listed(result.issues)
+    issues.write(out, listed)
+    items = review_items.items(records, result.issues, config.pictures)
+    estimate, command_line = result.estimate.sentence(data.class_names), _apply_command(data)
+    review = review_page.Review(
         name=data.name,
         digest=data.digest,
         class_names=data.class_names,
-        items=review_items.items(records, result.issues, config.pictures),
-        decided=decided,
+        items=items,
+        total=len(result.issues),
+        apply_command=command_line,
+        decided=records.decided,
         facts=[estimate],
     )
-    for line in (estimate, *_lines(about), *_next_steps(data, out, review_page.PAGE)):
+    page = out / review_page.PAGE
+    review_page.write(page, review)
+    about = _about(config, data, records, result)
+    run_directory.write_json(out / audit_files.ABOUT, about)  # Last: an audit with this file is complete.
+    hidden = len(result.issues) - len(items)
+    summary = [estimate, *result.notes, *_lines(about, hidden, config.pictures)]
+    for line in (*summary, *_next_steps(out, page, command_line)):
         log(line)
-    return result
+    return DatasetAudit(
+        path=out,
+        issues=listed,
+        probabilities=result.probabilities,
+        estimate=result.estimate,
+        summary=summary,
+    )
 
 
-def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit, decided: int) -> AuditJson:
+def _apply_command(data: Dataset) -> str:
+    """Return the command that makes the dataset again with decisions. Splits stay as they are."""
+    if dataset_files.read(data.directory)["config"].get("adopted"):
+        return "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
+    return "python -m tfrecord_tools.convert YOUR_FLAGS --update --decisions=decisions.csv"
+
+
+def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit) -> AuditJson:
     kinds = Counter(issue.kind for issue in result.issues)
     doubtful = Counter(issue.kind for issue in result.issues if issue.score >= audit_files.DOUBTFUL)
     return {
@@ -184,76 +234,133 @@ def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit, 
         "folds": config.folds,
         "seed": config.seed,
         "records": len(records.sha256),
-        "decided": decided,
+        "decided": int(records.inputs.decided.sum()),
         "issues": {kind: kinds[kind] for kind in KINDS},
         "doubtful": {kind: doubtful[kind] for kind in KINDS},
         "estimate": dataclasses.asdict(result.estimate),
     }
 
 
-def _lines(about: AuditJson) -> Iterator[str]:
-    """Yield a table of the issues, and a line on decided images."""
+def _lines(about: AuditJson, hidden: int, pictures: int) -> Iterator[str]:
+    """Yield a table of the issues, and lines on decided images and on issues that the page hides."""
     rows = [["issues", "score 0.5 or more", "listed"]]
     rows += [[kind, f"{about['doubtful'][kind]:,}", f"{about['issues'][kind]:,}"] for kind in KINDS]
     yield from (f"  {line}" for line in tabular.aligned(rows, left=(0,)))
     if about["decided"]:
         yield f"  {words.number(about['decided'], 'image')} decided in earlier reviews, not listed again"
+    if hidden:
+        yield (
+            f"  {words.number(hidden, 'issue')} with the lowest ranks are in {issues.CSV} but not on the page. To see"
+            f" more on the page, pass a number above {pictures:,} as --pictures"
+        )
 
 
-def _next_steps(data: Dataset, out: Path, page: str) -> Iterator[str]:
+def _next_steps(out: Path, page: Path, command_line: str) -> Iterator[str]:
     yield f"results: {out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}"
-    adopted = dataset_files.read(data.directory)["config"].get("adopted")
-    again = "python -m tfrecord_tools.convert YOUR_FLAGS --overwrite --decisions=decisions.csv"
-    if adopted:
-        again = "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
     yield (
-        f"next: open {out / page} in a browser, decide, and download decisions.csv. Then repeat the command that wrote"
-        f" the dataset, with two more flags: {again}"
+        f"next: open {page} in a browser, decide, and download decisions.csv. Then run the command that wrote the"
+        f" dataset again, with two more flags: {command_line}"
     )
+
+
+OPTIONS = (
+    Option("tfrecords", "path", "Directory of the dataset: the --out of tfrecord_tools.convert.", default=""),
+    Option(
+        "features_from",
+        "path",
+        "Network that computes the features: the name of a backbone, or the run directory or model file of a trainer.",
+        default=AuditConfig.features_from,
+    ),
+    Option(
+        "backbone_kwargs",
+        "arguments",
+        "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True.",
+        default="",
+        example="alpha=0.25,minimalistic=True",
+    ),
+    Option(
+        "weights",
+        "path",
+        "Weights of the backbone. imagenet: downloaded by Keras; none: random, which finds little; or the path of a .h5"
+        " or .weights.h5 file without the top layers.",
+        default=AuditConfig.weights,
+    ),
+    Option(
+        "image_size",
+        "integer",
+        "Height and width of the network's input in pixels. Default: the size of the backbone or of the model.",
+    ),
+    Option(
+        "folds",
+        "integer",
+        "Number of parts of the dataset. The images of each part are judged by a model that has seen the other parts.",
+        default=AuditConfig.folds,
+    ),
+    Option("seed", "integer", "Seed of the division of the images into parts.", default=AuditConfig.seed),
+    Option("out", "path", "Directory to write. Default: audits/NAME-DIGEST."),
+    Option(
+        "features",
+        "path",
+        "Directory for saved features. trainers.features can use them, too.",
+        default=AuditConfig.features,
+    ),
+    Option(
+        "pictures",
+        "integer",
+        "Largest number of pictures in review.html. 0: a page without pictures.",
+        default=AuditConfig.pictures,
+    ),
+)
+
+
+class AuditOptions(TypedDict, total=False):
+    """Options of `audit`, for editors and type checkers."""
+
+    tfrecords: StrPath
+    features_from: StrPath
+    backbone_kwargs: Mapping[str, Any]
+    weights: StrPath
+    image_size: int
+    folds: int
+    seed: int
+    out: StrPath
+    features: StrPath
+    pictures: int
+
+
+@options.document(OPTIONS)
+def audit(*, log: Callable[[str], object] = command.say, **given: Unpack[AuditOptions]) -> DatasetAudit:
+    """Audit a dataset, and write issues.parquet, issues.csv, audit.json and review.html.
+
+    It does the same as `python -m trainers.audit`.
+
+    Args:
+        log: Receives the lines for the user.
+        {options}
+
+    Returns:
+        The issues, and the estimate of the number of wrong labels.
+
+    Raises:
+        UserError: The dataset or the network does not exist, or there are too few records.
+
+    Example:
+        found = trainers.audit(tfrecords="out")
+        [issue.path for issue in found.issues if issue.kind == "label"]
+    """
+    return audit_dataset(AuditConfig(**{"tfrecords": ""} | options.checked(OPTIONS, given)), log)
 
 
 def define_flags() -> None:
-    default = {field.name: field.default for field in dataclasses.fields(AuditConfig)}
-    usage.define_path("tfrecords", "", "Directory of the dataset: the --out of tfrecord_tools.convert.")
-    usage.define_path(
-        "features_from",
-        default["features_from"],
-        "Network that computes the features: the name of a backbone, or the run directory or model file of a trainer.",
-    )
-    flags.DEFINE_string(
-        "backbone_kwargs", "", "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True."
-    )
-    usage.define_path(
-        "weights",
-        default["weights"],
-        "Weights of the backbone. imagenet: downloaded by Keras; none: random, which finds little; or the path of a .h5"
-        " or .weights.h5 file without the top layers.",
-    )
-    flags.DEFINE_integer(
-        "image_size",
-        None,
-        "Height and width of the network's input in pixels. Default: the size of the backbone or of the model.",
-    )
-    flags.DEFINE_integer(
-        "folds",
-        default["folds"],
-        "Number of parts of the dataset. The images of each part are judged by a model that has seen the other parts.",
-    )
-    flags.DEFINE_integer("seed", default["seed"], "Seed of the division of the images into parts.")
-    usage.define_path("out", None, "Directory to write. Default: audits/NAME-DIGEST.")
-    usage.define_path(
-        "features", default["features"], "Directory for saved features. trainers.features can use them, too."
-    )
-    flags.DEFINE_integer(
-        "pictures", default["pictures"], "Largest number of pictures in review.html. 0: a page without pictures."
-    )
+    options.define(OPTIONS)
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    kwargs = backbones.parse_kwargs("backbone_kwargs", flags.FLAGS.backbone_kwargs)
-    audit(command.from_flags(AuditConfig, backbone_kwargs=kwargs), command.say)
+    audit(**options.from_flags(OPTIONS))
 
+
+callable_module.make(__name__, audit)
 
 if __name__ == "__main__":
     define_flags()

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 from pathlib import Path
-from typing import Any
 
 from tfrecord_tools.errors import UserError
 
@@ -101,32 +99,3 @@ def check_weights(weights: str) -> None:
         raise UserError(f"--weights={weights}: must be imagenet, none, or the path of a .h5 or .weights.h5 file.")
     if not Path(weights).is_file():
         raise UserError(f"--weights={weights}: does not exist. Pass the path of a weights file, imagenet or none.")
-
-
-def parse_kwargs(flag: str, text: str, example: str = "alpha=0.25,minimalistic=True") -> dict[str, Any]:
-    """Parse `name=value,name=value`, such as `alpha=0.25,minimalistic=True`.
-
-    Values are Python literals.
-
-    Args:
-        flag: Name of the flag, for the error.
-        text: Value of the flag.
-        example: Example of a value, for the error.
-
-    Raises:
-        UserError: A part is not `name=literal`, or a name is repeated.
-    """
-    try:
-        call = ast.parse(f"f({text})", mode="eval").body  # Python's grammar splits at the commas between arguments.
-        if not isinstance(call, ast.Call) or call.args:
-            raise ValueError
-        kwargs = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
-        names = [name for name in kwargs if name is not None]
-        if len(names) < len(call.keywords):  # A name is repeated, or there is a `**`.
-            raise ValueError
-    except (SyntaxError, ValueError):
-        raise UserError(
-            f"--{flag}={text}: must be name=value pairs, separated by commas, with Python literals as values, as in"
-            f" {example}."
-        ) from None
-    return {name: kwargs[name] for name in names}

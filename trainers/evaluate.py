@@ -116,7 +116,7 @@ def evaluate(
     data = open_dataset(config.tfrecords)
     predictions.check_classes(info, data)
     records = data.records(config.split)
-    doubts = audit_files.find(data, config.audit)
+    doubts = audit_files.find(data, config.audit, log)
     name = f"evaluation-{data.name}-{config.split}-{data.digest[:8]}"  # Several datasets may have the same name.
     out = Path(config.out) if config.out else path.parent / name
     _check_out(out)

@@ -65,7 +65,7 @@ def export(
         threshold=threshold,
         overwrite=overwrite,
     )
-    return export_model.export_model(config)
+    return export_model.export(config)
 
 
 def define_flags() -> None:
@@ -111,7 +111,7 @@ def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     config = command.from_flags(ModelExportConfig)
     logging.set_verbosity(logging.WARNING)  # Without this, TensorFlow logs every file that it writes.
-    exported = export_model.export_model(config)
+    exported = export_model.export(config)
     names = sorted(path.name for path in exported.directory.iterdir())
     print(f"export: {exported.directory}/ with {', '.join(names)}")
     print(f"check: {exported.check}")

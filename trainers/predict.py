@@ -120,10 +120,12 @@ def answers(model: keras.Model, info: ModelInfo, images: Images) -> Answers:
     """Classify images with a model that is loaded already. See `predict` for the arguments."""
     found = image_files.of_images(images)
     parts = list(image_files.judge(model, info, found.sources))
+    none = np.zeros((0, len(info.classes)), np.float32)
+    probabilities = np.concatenate([none, *(part.predictions.probabilities for part in parts)])
     return Answers(
         classes=info.classes,
-        probabilities=np.concatenate([part.predictions.probabilities for part in parts]),
-        predicted=np.concatenate([part.predictions.predicted for part in parts]),
+        probabilities=probabilities,
+        predicted=predictions.decide(probabilities, info.threshold),
         paths=[path for part in parts for path in part.predictions.paths],
         unreadable=dict(found.unreadable) | {k: v for part in parts for k, v in part.unreadable.items()},
         skipped={k: v for part in parts for k, v in part.skipped.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def train(
     data: Dataset,
     recipe: Recipe,
     config: TrainConfig,
-    flags: dict[str, Any],
+    flags: Mapping[str, Any] = {},
     log: Callable[[str], object] = print,
 ) -> Path:
     """Train with a recipe, or continue a training that was interrupted.
@@ -76,7 +76,7 @@ def train(
             log=log,
         )
         setup.check(splits, recipe, config, device)
-        settings = settings_of(data, recipe, config, flags, device)
+        settings = settings_of(data, splits.doubts, recipe, config, flags, device)
         run = Path(str(config.run))
         metrics = _results(config.run, settings, device)
         if metrics is not None:

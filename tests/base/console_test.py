@@ -137,7 +137,7 @@ def test_an_import_of_the_library_changes_nothing() -> None:
     """Importing the library must not change the environment or the import hooks of a program."""
     program = (
         "import os, sys; before = dict(os.environ);"
-        "import tfrecord_tools.bench, tfrecord_tools.preview, trainers, trainers.training_flags, trainers.doctor;"
+        "import tfrecord_tools.bench, tfrecord_tools.preview, trainers, trainers.training_options, trainers.doctor;"
         "from tfrecord_tools.base import console; assert not console.is_quiet();"
         "assert before == dict(os.environ);"
         "assert 'tensorflow' not in sys.modules"

@@ -54,7 +54,7 @@ NARROWED = {
     "trainers.recipes.Phase.__post_init__": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes.Recipe.__post_init__": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features has no such flags.
-    "trainers.training_flags.train": OF_IMAGES,  # features has no such flags.
+    "trainers.training_options.train": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.inputs.check_cache": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.setup.check": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # features has no such flags.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from image_sources import REPOSITORY, contents, converted, draw, image, run, start, tree, with_splits
+from PIL import Image
 
 from tfrecord_tools import convert as convert_module
 from tfrecord_tools.base import files
@@ -175,12 +177,21 @@ def test_table_comes_before_anything_is_written(split_source: Path, tmp_path: Pa
 
 
 def test_same_bytes_with_any_number_of_workers_and_in_any_directory(class_source: Path, tmp_path: Path) -> None:
-    flags = {"validation_fraction": 0.3, "shards": 7, "max_bad": 0.1}
-    converted(class_source, tmp_path / "one", **flags)
-    converted(class_source, tmp_path / "two", workers=2, **flags)
+    words = {"cats/000.jpg": "label,dogs", "cats/001.jpg": "drop,", "dogs/000.jpg": "keep,"}
+    src = Path(shutil.copytree(class_source, tmp_path / "pets"))
+    with Image.open(src / "cats/002.png") as picture:
+        picture.save(src / "cats/same_pixels.bmp")
+    rows = [f"{hashlib.sha256((src / name).read_bytes()).hexdigest()},{what}" for name, what in words.items()]
+    (tmp_path / "d.csv").write_text("\n".join(["sha256,decision,label", *rows]))
+    flags: dict[str, Any] = {"validation_fraction": 0.3, "shards": 7, "max_bad": 0.1}
+    flags |= {"near_duplicates": "drop", "decisions": str(tmp_path / "d.csv")}
+    facts = converted(src, tmp_path / "one", **flags)
+    assert facts["near_duplicates"]["files"] == 2
+    assert facts["decided"]["relabeled"] == facts["decided"]["dropped"] == facts["decided"]["kept"] == 1
+    converted(src, tmp_path / "two", workers=2, **flags)
     expected = contents(tmp_path / "one")
     assert contents(tmp_path / "two") == expected
-    moved = Path(shutil.copytree(class_source, tmp_path / "elsewhere/pets"))
+    moved = Path(shutil.copytree(src, tmp_path / "elsewhere/pets"))
     for path in moved.rglob("*.jpg"):
         os.utime(path, ns=(0, 1))
     # As a command, with forked workers and relative paths.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import math
 import re
@@ -22,6 +23,7 @@ from PIL import Image
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
 from tfrecord_tools.show import ShowConfig, show
+from tfrecord_tools.verify import VerifyConfig, verify
 
 FISH = ["tench", "goldfish", "great white shark"]
 
@@ -622,3 +624,22 @@ def test_closed_output_is_not_an_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m tfrecord_tools.show {tmp_path} | head -1"
     done = subprocess.run(command, shell=True, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
+
+
+def test_the_number_of_decisions_is_shown(tmp_path: Path) -> None:
+    src = with_splits(tmp_path / "pets")
+    converted(src, tmp_path / "plain")
+    assert not any("about single images" in line for line in report(tmp_path / "plain"))
+    rows = {"cats/000.jpg": "label,dogs", "cats/001.jpg": "drop,", "dogs/000.jpg": "drop,", "dogs/001.jpg": "keep,"}
+    hashes = {name: hashlib.sha256((src / "train" / name).read_bytes()).hexdigest() for name in rows}
+    table = ["sha256,decision,label", *(f"{hashes[name]},{what}" for name, what in rows.items())]
+    (tmp_path / "d.csv").write_text("\n".join(table))
+    out = tmp_path / "out"
+    converted(src, out, decisions=str(tmp_path / "d.csv"))
+    lines = report(out)
+    assert "4 decisions about single images in convert.json: 1 label, 2 drop, 1 keep" in lines
+    assert len(read(lines)) == 8  # The printed code still reads the training records.
+    assert verify(VerifyConfig(directory=str(out), workers=1), log=lambda line: None) == []
+    (out / "convert.json").write_text("[]")
+    with pytest.raises(UserError, match=r"convert\.json: is damaged .* the decisions in it cannot be read"):
+        report(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -94,14 +95,18 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def test_bytes_equal_those_of_the_local_engine(cluster: Cluster, tmp_path: Path) -> None:
     source = with_splits(tmp_path / "pets", train=30, validation=20)
     (source / "train/cats/bad.jpg").write_bytes(b"<html>")
-    converted(source, tmp_path / "local", shards=12)
+    hashes = [hashlib.sha256((source / f"train/cats/{name}.jpg").read_bytes()).hexdigest() for name in ("000", "001")]
+    (tmp_path / "d.csv").write_text(f"sha256,decision,label\n{hashes[0]},label,dogs\n{hashes[1]},drop,\n")
+    settings = {"shards": 12, "near_duplicates": "drop", "near_distance": 16, "decisions": str(tmp_path / "d.csv")}
+    converted(source, tmp_path / "local", **settings)
+    flags = [f"--{name}={value}" for name, value in settings.items()]
     for count in (1, 2, 4):
         cluster.grow(count)
-        done = run(MODULE, "--src=pets", "--shards=12", f"--out=out{count}", f"--dask={cluster.file}", cwd=tmp_path)
+        done = run(MODULE, "--src=pets", *flags, f"--out=out{count}", f"--dask={cluster.file}", cwd=tmp_path)
         assert (done.returncode, done.stderr) == (0, "")
         assert re.match(rf"Dask at tcp://127\.0\.0\.1:\d+: {count} workers?\n", done.stdout)
         assert contents(tmp_path / f"out{count}") == contents(tmp_path / "local")
-    assert sorted(os.listdir(tmp_path)) == ["local", "out1", "out2", "out4", "pets"]
+    assert sorted(os.listdir(tmp_path)) == ["d.csv", "local", "out1", "out2", "out4", "pets"]
 
 
 @with_dask

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from image_sources import contents, converted, draw, run, tree, with_splits
+from PIL import Image
 
 from tfrecord_tools import dataset
 from tfrecord_tools.conversion.workspace import Workspace
@@ -24,7 +25,7 @@ from tfrecord_tools.verify import VerifyConfig, verify
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
 NOTHING = {"relabeled": 0, "dropped": 0, "kept": 0, "unchanged": 0, "absent": 0}
-Rows = dict[str, str]  # Path -> "drop", "keep" or the new label.
+Rows = dict[str, str]  # Path -> "drop", "keep", "none" or the new label.
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def table(path: Path, src: Path, rows: Rows) -> str:
         writer = csv.writer(file)
         writer.writerow(decisions.COLUMNS)
         for name, what in rows.items():
-            word = what if what in ("drop", "keep") else "label"
+            word = what if what in ("drop", "keep", "none") else "label"
             writer.writerow([sha256(src / name), word, what if word == "label" else "", name, ""])
     return str(path)
 
@@ -190,6 +191,80 @@ def test_two_rounds_give_the_labels_of_one_round_and_keep_splits(src: Path, tmp_
     assert open_dataset(out).digest == open_dataset(once).digest
 
 
+def test_none_takes_decisions_back(src: Path, tmp_path: Path) -> None:
+    """The dataset then has the labels of one without these decisions. Old images keep their split."""
+    out = tmp_path / "out"
+    converted(src, tmp_path / "plain")
+    converted(src, out, decisions=table(tmp_path / "1.csv", src, MIXED), shard_bytes=4000)
+    splits = {path: split for path, (split, _) in placed(out).items()}
+    rows = {"cats/000.jpg": "none", "dogs/004.jpg": "none", "cats/004.jpg": "none", "cats/003.jpg": "none"}
+    made = table(tmp_path / "2.csv", src, rows)
+    lines = lines_of(src, out, update=True, decisions=made)
+    note = f"  note: 2 of 5 decisions in {out} stay in effect, and later decisions take back 3. To start without them,"
+    assert [line for line in lines if line.startswith(note)]
+    assert "  note: 1 decision 'none' does nothing, because there is no earlier decision to take back" in lines
+    names = {one.path: one.decision for one in decisions.of_dataset(out).values()}
+    assert names == {"cats/001.jpg": "label", "dogs/003.jpg": "label"}
+    after = placed(out)
+    expected = {path: name for path, (_, name) in placed(tmp_path / "plain").items()}
+    expected |= {"cats/001.jpg": "dogs", "dogs/003.jpg": "cats"}
+    assert {path: name for path, (_, name) in after.items()} == expected
+    assert {path: after[path][0] for path in splits} == splits
+    assert list(csv.DictReader((out / "rejected.csv").open())) == []
+    assert is_valid(out)
+    lines = lines_of(src, out, update=True, decisions=made)
+    assert "  note: 4 decisions 'none' do nothing, because there is no earlier decision to take back" in lines
+    assert lines[-1] == f"{out}/: up to date. No image was added, changed or removed."
+    # A new conversion with the same decisions has the same digest.
+    rest = table(tmp_path / "3.csv", src, {path: what for path, what in MIXED.items() if path in names})
+    converted(src, out, overwrite=True, shard_bytes=4000)
+    assert converted(src, tmp_path / "once", decisions=rest, shard_bytes=4000)["digest"] == open_dataset(out).digest
+
+
+def test_none_takes_back_the_last_decision(src: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plain = converted(src, out)
+    converted(src, out, update=True, decisions=table(tmp_path / "1.csv", src, {"cats/000.jpg": "keep"}))
+    after = converted(src, out, update=True, decisions=table(tmp_path / "2.csv", src, {"cats/000.jpg": "none"}))
+    assert after == plain
+
+
+def test_none_replaces_a_row_of_relabel(src: Path, tmp_path: Path) -> None:
+    relabel = tmp_path / "r.csv"
+    relabel.write_text("path,label\ncats/000.jpg,dogs\n")
+    made = table(tmp_path / "d.csv", src, {"cats/000.jpg": "none"})
+    lines = lines_of(src, tmp_path / "out", relabel=str(relabel), decisions=made)
+    assert "  note: 1 row of --relabel was replaced by a decision of --decisions" in lines
+    assert not any("do nothing" in line or "does nothing" in line for line in lines)
+    assert placed(tmp_path / "out")["cats/000.jpg"][1] == "cats"
+    assert decisions.of_dataset(tmp_path / "out") == {}
+
+
+def test_labels_of_absent_images_need_no_class(src: Path, tmp_path: Path) -> None:
+    """The images may be in another directory, or were deleted."""
+    other, out = tree(tmp_path / "other", {"x": 2}), tmp_path / "out"
+    rows = {"other/x/000.jpg": "zebras", "pets/cats/000.jpg": "dogs"}
+    made = table(tmp_path / "d.csv", tmp_path, rows)
+    lines = lines_of(src, out, decisions=made)
+    assert "  note: 1 decision is about an image that the source does not have" in lines
+    assert placed(out)["cats/000.jpg"][1] == "dogs"
+    assert {one.label for one in decisions.of_dataset(out).values()} == {"dogs", "zebras"}
+    lines = lines_of(src, out, update=True)
+    assert lines[-1] == f"{out}/: up to date. No image was added, changed or removed."
+    # The image appears: now its label must be a class.
+    shutil.copy(other / "x/000.jpg", src / "cats/zebra.jpg")
+    with pytest.raises(UserError) as caught:
+        converted(src, out, update=True)
+    assert str(caught.value).startswith(
+        "the decisions of the dataset at --out: the label 'zebras' of 'other/x/000.jpg' is not a class. Classes are"
+        " cats, dogs. To replace this decision, pass --decisions=FILE with another decision about this image, or with"
+        " none to take it back. If it is a new class, add an image to a directory of this name, or convert again with"
+        " --overwrite and --classes."
+    )
+    converted(src, out, update=True, decisions=table(tmp_path / "e.csv", tmp_path, {"other/x/000.jpg": "none"}))
+    assert placed(out)["cats/zebra.jpg"][1] == "cats"
+
+
 def open_and_read(out: Path) -> list[Any]:
     return [vars(one) for one in decisions.of_dataset(out).values()]
 
@@ -203,10 +278,14 @@ def test_same_decisions_in_any_order_give_the_same_files(src: Path, tmp_path: Pa
 
 
 @pytest.mark.interop
-def test_beam_gives_the_same_files(src: Path, tmp_path: Path) -> None:
-    made = table(tmp_path / "d.csv", src, MIXED)
-    converted(src, tmp_path / "local", decisions=made)
-    converted(src, tmp_path / "beam", decisions=made, engine="beam", workers=None)
+@pytest.mark.parametrize("mode", ["keep", "group", "drop"])
+def test_beam_gives_the_same_files(src: Path, tmp_path: Path, mode: str) -> None:
+    settings: dict[str, Any] = {"decisions": table(tmp_path / "d.csv", src, MIXED), "near_duplicates": mode}
+    for name in ("cats/002.png", "dogs/005.png"):
+        with Image.open(src / name) as picture:
+            picture.save(src / f"{name}.bmp")  # The same pixels.
+    converted(src, tmp_path / "local", **settings)
+    converted(src, tmp_path / "beam", **settings, engine="beam", workers=None)
     assert contents(tmp_path / "local") == contents(tmp_path / "beam")
 
 
@@ -235,8 +314,13 @@ def test_a_class_without_images_is_removed(tmp_path: Path) -> None:
     note = "2 classes were removed, because the decisions leave no image of them: birds, junk"
     assert note in [entry["text"] for entry in facts["notes"]]
     assert is_valid(tmp_path / "out")
-    with pytest.raises(UserError, match="the class 'birds' has no valid image in the train split"):
+    with pytest.raises(UserError) as caught:
         converted(src, tmp_path / "fixed", decisions=made, classes=["birds", "cats", "dogs", "junk"])
+    assert str(caught.value).startswith(
+        f"--decisions={made}: the class 'birds' has no valid image in the train split (0 in all splits), because"
+        " decisions relabel 1 of its images. Correct these decisions, take them back with the decision none, or list"
+        " the other classes in --classes."
+    )
 
 
 def test_a_new_class_is_made_if_classes_lists_it(src: Path, tmp_path: Path) -> None:
@@ -247,7 +331,7 @@ def test_a_new_class_is_made_if_classes_lists_it(src: Path, tmp_path: Path) -> N
     )
     with pytest.raises(UserError) as caught:
         converted(src, tmp_path / "out", decisions=made)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(message)
     facts = converted(src, tmp_path / "out", decisions=made, classes=["cats", "dogs", "birds"])
     assert [(entry["name"], entry["train"] + entry["validation"]) for entry in facts["classes"]] == [
         ("cats", 27), ("dogs", 30), ("birds", 3),
@@ -271,12 +355,14 @@ def test_a_new_class_is_made_if_classes_lists_it(src: Path, tmp_path: Path) -> N
         (
             {f"{c}/{n:03d}.{'png' if n % 3 == 2 else 'jpg'}": "drop" for c in ("cats", "dogs") for n in range(30)},
             {"overwrite": True},
-            "the decisions leave no class.",
+            "the decisions leave out every image of ",
         ),
         (
-            {f"cats/{n:03d}.{'png' if n % 3 == 2 else 'jpg'}": "dogs" for n in range(30)},
+            {f"cats/{n:03d}.{'png' if n % 3 == 2 else 'jpg'}": "dogs" if n else "drop" for n in range(30)},
             {"update": True},
-            "An update keeps every class. Bring the images back, or convert again with --overwrite.",
+            "d.csv: the class 'cats' has no valid image in the train split (0 in all splits), because decisions leave"
+            " out 1 and relabel 29 of its images. Correct these decisions, take them back with the decision none, or"
+            " convert again with --overwrite.",
         ),
     ],
 )
@@ -290,6 +376,32 @@ def test_impossible_decisions_are_refused(
         converted(src, out, decisions=table(tmp_path / "d.csv", src, rows), **settings)
     assert message in str(caught.value)
     assert contents(out) == before
+
+
+def test_stored_decisions_that_empty_a_class_are_named(src: Path, tmp_path: Path) -> None:
+    """Earlier decisions took some images, and the source then loses the others."""
+    out = tmp_path / "out"
+    converted(src, out, decisions=table(tmp_path / "d.csv", src, {"cats/000.jpg": "dogs", "cats/001.jpg": "drop"}))
+    for path in (src / "cats").iterdir():
+        if path.name not in ("000.jpg", "001.jpg"):
+            path.unlink()
+    with pytest.raises(UserError) as caught:
+        converted(src, out, update=True)
+    assert str(caught.value).startswith(
+        "the decisions of the dataset at --out: the class 'cats' has no valid image in the train split (0 in all"
+        " splits), because decisions leave out 1 and relabel 1 of its images. Correct these decisions,"
+    )
+
+
+def test_decisions_about_test_images_are_not_to_blame(tmp_path: Path) -> None:
+    """No image of cats is in train, with or without the decision."""
+    src = tree(tmp_path / "pets", {"train/dogs": 3, "test/cats": 3, "test/dogs": 2})
+    made = table(tmp_path / "d.csv", src, {"test/cats/000.jpg": "drop"})
+    with pytest.raises(UserError) as caught:
+        converted(src, tmp_path / "out", decisions=made)
+    assert str(caught.value).startswith(
+        "the class 'cats' has no valid image in the train split (2 in all splits). Add images of this class, or list"
+    )
 
 
 def test_decisions_about_other_images_are_refused(src: Path, tmp_path: Path) -> None:

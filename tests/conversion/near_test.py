@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from image_sources import contents, converted
 from PIL import Image
 
+from tfrecord_tools.conversion import survey
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import appearance
@@ -21,6 +24,7 @@ from tfrecord_tools.records import open_dataset
 from tfrecord_tools.verify import VerifyConfig, verify
 
 pytestmark = pytest.mark.usefixtures("no_fsync")
+REPORTS = {"records.parquet", "convert.json", "card.html"}  # The files that show the look of the images.
 
 
 def picture(seed: int, size: int = 64) -> Image.Image:
@@ -82,6 +86,21 @@ def said(src: Path, out: Path, **settings: Any) -> list[str]:
     lines: list[str] = []
     convert(ConvertConfig(src=str(src), out=str(out), workers=1, **settings), lines.append)
     return lines
+
+
+def decided(path: Path, src: Path, keep: Sequence[str] = (), drop: Sequence[str] = ()) -> str:
+    """Write a decisions file about images of a source; return its path."""
+    lines = ["sha256,decision"]
+    for word, names in (("keep", keep), ("drop", drop)):
+        lines += [f"{hashlib.sha256((src / name).read_bytes()).hexdigest()},{word}" for name in names]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def rejected(out: Path) -> dict[str, str]:
+    """Return path -> reason of each row of rejected.csv."""
+    with open(out / "rejected.csv", encoding="utf-8") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
 
 
 def test_keep_reports_them(tmp_path: Path) -> None:
@@ -158,12 +177,15 @@ def test_an_update_joins_records_that_a_new_image_connects(tmp_path: Path) -> No
             break
     assert len(set(found.values())) == 2
     hashes = [row["phash"] for path, row in sorted(rows(out, "phash").items()) if "light" in path]
+    others = {path: row["split"] for path, row in rows(out).items() if "light" not in path}
     save(images[1], src / "cats/light1.png")
     converted(src, out, update=True)
     after = rows(out, "phash")
     middle = after["cats/light1.png"]["phash"]
     assert [(middle ^ other).bit_count() <= distance for other in hashes] == [True, True]
-    assert len({row["split"] for path, row in after.items() if "light" in path}) == 1
+    # The record with the later path moves.
+    assert {row["split"] for path, row in after.items() if "light" in path} == {found["cats/light0.png"]}
+    assert {path: after[path]["split"] for path in others} == others
     assert is_valid(out)
 
 
@@ -173,12 +195,156 @@ def test_drop_keeps_the_largest(tmp_path: Path) -> None:
     assert set(rows(tmp_path / "out")) == {f"{('cats', 'dogs')[n % 2]}/{n:03d}.png" for n in range(40)}
     assert facts["files"]["dropped"] == 20
     with open(tmp_path / "out/rejected.csv", encoding="utf-8") as file:
-        rejected = {row["path"]: (row["reason"], row["done"]) for row in csv.DictReader(file)}
-    assert len(rejected) == 20
-    reason, done = rejected["cats/small000.png"]
-    assert reason.startswith("looks like cats/000.png (near-duplicate, ")
-    assert done == "dropped"
+        assert [row["done"] for row in csv.DictReader(file)] == ["dropped"] * 20
+    assert rejected(tmp_path / "out")["cats/small000.png"].startswith("looks like cats/000.png (near-duplicate, ")
     assert is_valid(tmp_path / "out")
+
+
+def test_drop_never_drops_an_image_that_a_decision_keeps(tmp_path: Path) -> None:
+    """Small 0 displaces its original, and small 2 stays beside its original. Others are dropped."""
+    src = pets(tmp_path / "pets", copies=6)
+    kept = ("cats/small000.png", "cats/002.png", "cats/small002.png")
+    made = decided(tmp_path / "d.csv", src, keep=kept)
+    lines = said(src, tmp_path / "out", near_duplicates="drop", decisions=made)
+    stored = set(rows(tmp_path / "out"))
+    reasons = rejected(tmp_path / "out")
+    small = {f"{('cats', 'dogs')[n % 2]}/small{n:03d}.png" for n in range(6)} - set(kept)
+    assert reasons.keys() == {"cats/000.png"} | small
+    assert reasons["cats/000.png"].startswith("looks like cats/small000.png (near-duplicate, ")
+    assert stored == {p.relative_to(src).as_posix() for p in src.rglob("*.png")} - reasons.keys()
+    assert "  note: 3 images kept by decisions" in lines
+    note = "  note: 2 images look alike and stay in spite of --near_duplicates=drop, because decisions keep them"
+    assert note in lines
+    assert is_valid(tmp_path / "out")
+    lines = said(src, tmp_path / "all", decisions=made)
+    assert not any("in spite of" in line for line in lines)
+
+
+def test_kept_images_that_look_alike_still_displace_others(tmp_path: Path) -> None:
+    """The second kept image is near the first one. A third one that only looks like the second is dropped."""
+    src = pets(tmp_path / "pets", copies=0)
+    images, distance = chain()
+    for number, image in enumerate(images):
+        save(image, src / f"cats/chain{number}.png")
+    made = decided(tmp_path / "d.csv", src, keep=["cats/chain0.png", "cats/chain1.png"])
+    converted(src, tmp_path / "out", near_duplicates="drop", near_distance=distance, decisions=made)
+    reasons = rejected(tmp_path / "out")
+    assert list(reasons) == ["cats/chain2.png"]
+    assert reasons["cats/chain2.png"].startswith("looks like cats/chain1.png ")
+
+
+def test_drop_of_copies_and_kept_images(tmp_path: Path) -> None:
+    """One of equal files stays. If their labels differ, the decision keep cannot say which."""
+    src = pets(tmp_path / "pets", copies=0)
+    for name in ("cats/copy0.png", "cats/copy1.png"):
+        save(picture(0), src / name)
+    save(picture(0, 40), src / "cats/small.png")
+    made = decided(tmp_path / "d.csv", src, keep=["cats/copy0.png"])
+    settings: dict[str, Any] = {"duplicates": "drop", "near_duplicates": "drop", "decisions": made}
+    facts = converted(src, tmp_path / "out", **settings)
+    assert rejected(tmp_path / "out").keys() == {"cats/copy0.png", "cats/copy1.png", "cats/small.png"}
+    assert "cats/000.png" in rows(tmp_path / "out")
+    assert facts["decided"]["kept"] == 3
+    save(picture(0), src / "dogs/copy.png")
+    with pytest.raises(UserError) as caught:
+        converted(src, tmp_path / "conflict", **settings)
+    assert str(caught.value).startswith(
+        "--duplicates=drop: cats/000.png and dogs/copy.png have the same bytes and different labels. The decision keep"
+        " does not say which label is right. Pass --decisions=FILE with the decision label for this image, or pass"
+        " --duplicates=keep."
+    )
+    facts = converted(src, tmp_path / "keep", **settings | {"duplicates": "keep"})
+    assert rejected(tmp_path / "keep").keys() == {"cats/small.png"}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "stays"),
+    [
+        ({"train": 128, "validation": 96, "test": 40}, "test"),
+        ({"train": 128, "validation": 40}, "validation"),
+        ({"train": 128, "test": 40}, "test"),
+    ],
+)
+@pytest.mark.parametrize("flag", ["duplicates", "near_duplicates"])
+def test_drop_prefers_the_splits_that_score_a_model(
+    tmp_path: Path, sizes: dict[str, int], stays: str, flag: str
+) -> None:
+    """Both flags have the same order. With --near_duplicates, the image in test is the smallest one."""
+    src = tmp_path / "pets"
+    for split in ("train", "validation", "test"):
+        for number, name in enumerate(("cats", "dogs")):
+            save(picture(100 + 10 * number + len(split)), src / f"{split}/{name}/0.png")
+    for split, size in sizes.items():
+        save(picture(0, 64 if flag == "duplicates" else size), src / f"{split}/cats/same.png")
+    converted(src, tmp_path / "out", **{flag: "drop"})
+    assert [path for path in rows(tmp_path / "out") if "same" in path] == [f"{stays}/cats/same.png"]
+
+
+def test_an_update_keeps_records_rather_than_larger_images(tmp_path: Path) -> None:
+    src = pets(tmp_path / "pets", copies=0)
+    converted(src, tmp_path / "out", near_duplicates="drop")
+    before = set(rows(tmp_path / "out"))
+    save(picture(0, 128), src / "cats/large.png")
+    converted(src, tmp_path / "out", update=True)
+    assert set(rows(tmp_path / "out")) == before
+    assert rejected(tmp_path / "out").keys() == {"cats/large.png"}
+
+
+def test_a_class_that_drop_empties_is_named_with_the_flag(tmp_path: Path) -> None:
+    src = tmp_path / "pets"
+    for split in ("train", "test"):
+        save(picture(0, 64 + 8 * len(split)), src / split / "cats/0.png")
+        save(picture(1 + len(split)), src / split / "dogs/0.png")
+    save(picture(3), src / "train/cats/1.png")
+    made = decided(tmp_path / "d.csv", src, drop=["train/cats/1.png"])
+    problem = "the class 'cats' has no valid image in the train split (1 in all splits), because "
+    with pytest.raises(UserError) as caught:
+        converted(src, tmp_path / "out", near_duplicates="drop", decisions=made)
+    assert str(caught.value).startswith(
+        f"--decisions={made}: {problem}decisions leave out 1 of its images, and --near_duplicates=drop leaves out 1 of"
+        " its images. Correct these decisions, take them back with the decision none, or list the other classes in"
+        " --classes. Pass --near_duplicates=keep."
+    )
+    (src / "train/cats/1.png").unlink()
+    with pytest.raises(UserError) as caught:
+        converted(src, tmp_path / "out", near_duplicates="drop")
+    assert str(caught.value).startswith(
+        f"--near_duplicates=drop: {problem}--near_duplicates=drop leaves out 1 of its images. Pass"
+        " --near_duplicates=keep."
+    )
+
+
+def test_a_class_that_an_update_empties_is_named_with_the_flag(tmp_path: Path) -> None:
+    src = tmp_path / "pets"
+    for number in range(4):
+        save(picture(number), src / f"train/{('cats', 'dogs')[number % 2]}/{number}.png")
+    save(picture(9), src / "test/dogs/9.png")
+    converted(src, tmp_path / "out", near_duplicates="drop")
+    for number in (0, 2):
+        (src / f"train/cats/{number}.png").unlink()
+    save(picture(9, 40), src / "train/cats/9.png")
+    with pytest.raises(UserError) as caught:
+        converted(src, tmp_path / "out", update=True)
+    assert str(caught.value).startswith(
+        "--near_duplicates=drop: the class 'cats' has no valid image in the train split (0 in all splits), because"
+        " --near_duplicates=drop leaves out 1 of its images. Convert again with --overwrite --near_duplicates=keep."
+    )
+
+
+def test_facts_and_reports_leave_the_shards_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the facts of the images, the digest and all shards have the same bytes."""
+    src = pets(tmp_path / "pets")
+    facts = converted(src, tmp_path / "with", near_duplicates="keep", near_distance=16)
+    monkeypatch.setattr(survey, "_fill_in", lambda table, thumbnails: None)
+    plain = converted(src, tmp_path / "without")
+    assert (plain["near_duplicates"]["groups"], facts["near_duplicates"]["groups"]) == (0, 20)
+    assert plain["digest"] == facts["digest"]
+    first, second = contents(tmp_path / "with"), contents(tmp_path / "without")
+    shards = [name for name in first if ".tfrecord-" in name]
+    assert len(shards) == 2
+    assert {name: first[name] for name in first if name not in REPORTS} == {
+        name: second[name] for name in second if name not in REPORTS
+    }
 
 
 def test_drop_keeps_both_ends_of_a_chain(tmp_path: Path) -> None:
@@ -235,7 +401,8 @@ def test_splits_of_the_source_are_kept_and_reported(tmp_path: Path) -> None:
     (line,) = (line for line in lines if "look like another image" in line)
     assert line.startswith("  check: 8 images look like another image (8 in several splits), such as ")
     assert line.endswith(
-        "Take the copies out of one split of --src, or pass --near_duplicates=drop, which keeps the largest"
+        "Take the copies out of one split of --src, or pass --near_duplicates=drop, which keeps one: test before"
+        " validation before train"
     )
     assert 'id="finding-near_leaks"' in (tmp_path / "out/card.html").read_text("utf-8")
 

@@ -135,7 +135,7 @@ def test_complete_plan() -> None:
         "shards": (Shard("train", 0, 1, 0, 2), Shard("validation", 0, 2, 2, 3), Shard("validation", 1, 2, 3, 4)),
         "rejected": (Rejected(path="train/cats/2.jpg", reason="empty file"),),
         "duplicates": NO_DUPLICATES,
-        "near_duplicates": NearDuplicates(images=NO_DUPLICATES, groups=0, chains=0, longest=0),
+        "near_duplicates": NearDuplicates(images=NO_DUPLICATES, groups=0, chains=0, longest=0, kept=0),
         "group_leaks": 0,
     }
     assert plan.bytes == sum(lengths.values()) + 4 * 16
@@ -552,9 +552,9 @@ def test_counts_of_more_than_256_classes() -> None:
         ),
         shards=(),
         rejected=(),
-        decided=Decided(class_names=(), labels=labels, dropped=nothing[:0]),
+        decided=Decided(class_names=(), labels=labels, dropped=nothing[:0], kept=nothing[:0]),
         duplicates=NO_DUPLICATES,
-        near_duplicates=NearDuplicates(images=NO_DUPLICATES, groups=0, chains=0, longest=0),
+        near_duplicates=NearDuplicates(images=NO_DUPLICATES, groups=0, chains=0, longest=0, kept=0),
         group_leaks=0,
         digest="",
     )

@@ -40,10 +40,10 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def table(path: Path, rows: dict[int, str]) -> str:
-    """Write decisions about images by number: "drop", "keep" or a new label."""
+    """Write decisions about images by number: "drop", "keep", "none" or a new label."""
     lines = ["sha256,decision,label,path"]
     for number, what in rows.items():
-        word, label = (what, "") if what in ("drop", "keep") else ("label", what)
+        word, label = (what, "") if what in ("drop", "keep", "none") else ("label", what)
         lines.append(f"{hashlib.sha256(image(number)).hexdigest()},{word},{label},{number}.jpg")
     path.write_text("\n".join(lines) + "\n")
     return str(path)
@@ -162,6 +162,59 @@ def test_a_class_of_its_own_needs_classes(theirs: Path, tmp_path: Path) -> None:
     adopted(theirs, tmp_path / "out", decisions=made, classes=["cats", "dogs", "birds"])
     assert classes(tmp_path / "out")["0.jpg"] == "birds"
     assert problems(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_labels_of_absent_images_need_no_class(theirs: Path, tmp_path: Path, rewrite: bool) -> None:
+    """The image of number 99 is in no record, so its label may be unknown. The label of number 0 may not."""
+    out = tmp_path / "out"
+    lines = adopted(theirs, out, decisions=table(tmp_path / "d.csv", {0: "dogs", 99: "zebras"}), rewrite=rewrite)
+    assert "  note: 1 decision is about an image that the source does not have" in lines
+    assert classes(out)["0.jpg"] == "dogs"
+    settings: dict[str, Any] = {"overwrite": True, "rewrite": rewrite}
+    adopted(theirs, out, **settings)
+    assert {one.label for one in decisions.of_dataset(out).values()} == {"dogs", "zebras"}
+    renamed = settings | {"classes": ["cats", "wolves"]}
+    with pytest.raises(UserError) as caught:
+        adopted(theirs, out, **renamed)
+    assert str(caught.value) == (
+        "the decisions of the dataset at --out: the label 'dogs' of '0.jpg' is not a class. Classes are cats, wolves."
+        " To replace this decision, pass --decisions=FILE with another decision about this image, or with none to take"
+        " it back. If it is a new class, add it to --classes."
+    )
+    lines = adopted(theirs, out, **renamed, decisions=table(tmp_path / "e.csv", {0: "none"}))
+    assert f"  note: 1 of 2 decisions in {out} stay in effect, and later decisions take back 1." in lines
+    assert classes(out)["0.jpg"] == "cats"
+    assert problems(out) == []
+
+
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_none_takes_decisions_back(theirs: Path, tmp_path: Path, rewrite: bool) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    adopted(theirs, plain, rewrite=rewrite)
+    adopted(theirs, out, decisions=table(tmp_path / "d.csv", ROWS), rewrite=rewrite)
+    nones = table(tmp_path / "e.csv", dict.fromkeys([*ROWS, 5], "none"))
+    lines = adopted(theirs, out, overwrite=True, decisions=nones, rewrite=rewrite)
+    assert f"  note: 0 of 4 decisions in {out} stay in effect, and later decisions take back 4." in lines
+    assert "  note: 1 decision 'none' does nothing, because there is no earlier decision to take back" in lines
+    assert contents(out) == contents(plain)
+
+
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_an_emptied_class_is_named_with_the_decisions(theirs: Path, tmp_path: Path, rewrite: bool) -> None:
+    made = table(tmp_path / "d.csv", {0: "drop", 2: "dogs", 4: "dogs", 6: "dogs"})
+    lines = adopted(theirs, tmp_path / "out", decisions=made, rewrite=rewrite)
+    assert (
+        f"  note: --decisions={made}: the class 'cats' has no record in the train split, because decisions leave out 1"
+        " and relabel 3 of its images. Correct these decisions, or take them back with the decision none\n" in lines
+    )
+    made = table(tmp_path / "all.csv", dict.fromkeys(range(11), "drop"))
+    with pytest.raises(UserError) as caught:
+        adopted(theirs, tmp_path / "none", decisions=made, rewrite=rewrite)
+    assert str(caught.value) == (
+        f"--decisions={made}: the decisions leave out every record of {theirs}. Correct the decisions."
+    )
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("rewrite", [False, True])

@@ -129,7 +129,8 @@ def write_audit(place: Path) -> None:
     (place / "audited/audit.json").write_text(json.dumps({"digest": data.digest}))
     doubt = ListedIssue(
         kind="label", rank=1, score=0.9, split="train", record=0, path=records.paths[0],
-        sha256=records.source_sha256[0].tobytes().hex(), given_label="", proposed_label="", twin="", reason="",
+        sha256=records.source_sha256[0].tobytes().hex(), given_label="", proposed_label="", twin="", twin_sha256="",
+        reason="",
     )  # fmt: skip
     issues.write(place / "audited", [doubt])
 

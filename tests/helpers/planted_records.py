@@ -66,5 +66,7 @@ def planted(count: int = 600, classes: int = 2, flips: float = 0.05, seed: int =
         "class_names": tuple(f"class{number}" for number in range(classes)),
         "split_names": ("train", "validation"),
         "paths": [f"{number:05d}.jpg" for number in range(count)],
+        "decided": np.zeros(count, bool),
+        "dataset": "--tfrecords=out",
     }
     return Planted(Inputs(**drawn | columns), flipped, truth)

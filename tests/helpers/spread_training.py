@@ -78,7 +78,7 @@ def main(out: str, run: str, strategy: str, devices: str, kill_at: str, backbone
     )
     config = recipes.TrainConfig(tfrecords=out, run=run, strategy=strategy, checkpoint_every=1)
     try:
-        training.train("scratch", dataset.open(out), recipe, config, {})
+        training.train("scratch", dataset.open(out), recipe, config)
     except UserError as error:
         sys.exit(f"error: {error}")
 

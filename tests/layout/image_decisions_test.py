@@ -12,14 +12,18 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import decisions
 from tfrecord_tools.layout.decisions import Decision
 
-A, B, C = (hashlib.sha256(name.encode()).hexdigest() for name in "abc")
+A, B, C, D = (hashlib.sha256(name.encode()).hexdigest() for name in "abcd")
 HEADER = "sha256,decision,label,path,given_label"
 EXPECTED = {
     A: Decision(A, "label", "dogs", "cats/1.jpg"),
     B: Decision(B, "drop", "", "cats/2, old.jpg"),
     C: Decision(C, "keep", "", ""),
+    D: Decision(D, "none", "", "dogs/4.jpg"),
 }
-ROWS = f'{HEADER}\n{A},label,dogs,cats/1.jpg,cats\n{B},drop,,"cats/2, old.jpg",cats\n{C},keep,,,\n'
+ROWS = (
+    f'{HEADER}\n{A},label,dogs,cats/1.jpg,cats\n{B},drop,,"cats/2, old.jpg",cats\n{C},keep,,,\n'
+    f"{D},none,birds,dogs/4.jpg,\n"
+)
 SEMICOLONS = ROWS.replace('"cats/2, old.jpg"', "cats/2@ old.jpg").replace(",", ";").replace("@", ",")
 
 
@@ -80,7 +84,8 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         ),
         (
             f"{HEADER}\n{A},remove,,1.jpg,\n",
-            "row 1: 'remove' is not a decision. The column decision must be label, drop or keep. Correct the row.",
+            "row 1: 'remove' is not a decision. The column decision must be label, drop, keep or none. Correct the"
+            " row.",
         ),
         (
             f"{HEADER}\n{A},drop,,,\n1.2E+45,drop,,,\n",
@@ -88,9 +93,17 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         ),
         (
             f"{HEADER}\n{A},label,,1.jpg,cats\n",
-            "row 1: the column 'decision' has the word 'label', but the column 'label' is empty.",
+            "row 1: the column 'decision' has the word 'label', but the column 'label' is empty. Write the name of a"
+            " class into it, or change the decision to 'drop', 'keep' or 'none'.",
         ),
-        (f"{HEADER}\n{A},,,1.jpg,cats\n", "no row has a decision. The column decision must have label, drop or keep"),
+        (
+            f"{HEADER}\n{A},drop,,1.jpg,\n{A},none,,1.jpg,\n",
+            "rows 1 (drop) and 2 (none) contradict each other about the same bytes, 1.jpg.",
+        ),
+        (
+            f"{HEADER}\n{A},,,1.jpg,cats\n",
+            "no row has a decision. The column decision must have label, drop, keep or none in",
+        ),
         (
             "image,verdict\n1.jpg,drop\n",
             "is not a decisions file: there is no column 'sha256' and no column 'decision'. The columns are 'image',"
@@ -104,16 +117,17 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         ),
         (
             f"rank,path,predicted_label,given_label,sha256\n1,a.jpg,dogs,cats,{A}\n",
-            "but suspects.csv: there is no column 'decision'. Add a column decision, and write label, drop or keep in"
-            " the rows of images that you looked at.",
+            "is not a decisions file. It looks like suspects.csv, and there is no column 'decision'. Add the column"
+            " 'decision', and write 'label', 'drop' or 'keep' for the images that you looked at. Leave the other rows",
         ),
         (
             "record,path,label,prediction,p_cats,p_dogs\n3,a.jpg,cats,dogs,0,1\n",
-            "but predictions.csv: there is no column 'sha256' and no column 'decision'. A model's answers are not",
+            "is not a decisions file. It looks like predictions.csv, and there is no column 'sha256' and no column"
+            " 'decision'. A model's answers are not decisions.",
         ),
         (
             f"kind,rank,score,path,sha256,given_label,proposed_label\nlabel,1,1,a.jpg,{A},cats,dogs\n",
-            "but the list of issues of an audit: there is no column 'decision'. Add a column decision",
+            "It looks like the list of issues of an audit, and there is no column 'decision'. Add the column",
         ),
         (f"{HEADER},decision\n{A},drop,,,,keep\n", "several columns are named 'decision'. Keep one of them."),
         (b"PK\x03\x04xl", "is an Excel or OpenDocument workbook, or a zip archive. Save its sheet as CSV in UTF-8."),
@@ -154,7 +168,51 @@ def test_images_are_found_by_all_bytes_of_the_hash() -> None:
 
 
 def test_later_decisions_replace_earlier_ones() -> None:
+    stored = {key: one for key, one in EXPECTED.items() if key != D}
     new = {A: Decision(A, "keep", "", "new.jpg"), B: Decision(B, "drop", "", "moved.jpg")}
-    both, replaced = decisions.merged(EXPECTED, new)
-    assert both == EXPECTED | new
-    assert replaced == 1  # The decision about B stays the same.
+    made = decisions.combined(stored, [("--decisions=d.csv", new)])
+    assert made.in_effect == stored | new
+    assert (made.stored, made.replaced, made.withdrawn, made.idle) == (3, 1, 0, 0)  # The decision about B stays.
+    assert list(made.notes("out")) == [
+        "2 of 3 decisions in out stay in effect, and later decisions replace 1. To start without them, delete out first"
+    ]
+
+
+def test_none_takes_earlier_decisions_back() -> None:
+    stored = {key: one for key, one in EXPECTED.items() if key != D}
+    rows = {D: Decision(D, "label", "cats", "4.jpg")}
+    nones = {key: Decision(key, "none", "", "") for key in (A, D, "e" * 64)}
+    given = nones | {C: Decision(C, "drop", "", "")}
+    made = decisions.combined(stored, [("--relabel=r.csv", rows), ("--decisions=d.csv", given)])
+    assert made.in_effect == {B: EXPECTED[B], C: given[C]}
+    assert list(made.notes("out")) == [
+        "1 of 3 decisions in out stay in effect, and later decisions replace 1 and take back 1. To start without them,"
+        " delete out first",
+        "1 row of --relabel was replaced by a decision of --decisions",
+        "1 decision 'none' does nothing, because there is no earlier decision to take back",
+    ]
+
+
+def test_the_flag_of_a_decision_is_named() -> None:
+    stored, rows = {A: EXPECTED[A]}, {B: Decision(B, "label", "cats", "")}
+    made = decisions.combined(stored, [("--relabel=r.csv", rows), ("--decisions=d.csv", {C: EXPECTED[C]})])
+    assert made.origin([EXPECTED[A]]) == "the decisions of the dataset at --out"
+    assert made.origin([EXPECTED[A], rows[B]]) == "--relabel=r.csv"
+    assert made.origin(made.in_effect.values()) == "--decisions=d.csv"
+
+
+def test_a_file_must_be_about_the_source_unless_it_takes_decisions_back() -> None:
+    only_none = decisions.combined({}, [("--decisions=d.csv", {D: EXPECTED[D]})])
+    only_none.check_matched([], "pets")
+    other = decisions.combined({}, [("--decisions=d.csv", {C: EXPECTED[C], D: EXPECTED[D]})])
+    other.check_matched([C], "pets")
+    with pytest.raises(UserError, match=r"--decisions=d\.csv: 1 decision is not about any image in pets, for example"):
+        other.check_matched([A], "pets")
+
+
+@pytest.mark.parametrize(
+    ("word", "label"), [("label", 1), ("drop", -1), ("keep", 0), ("none", 0)], ids=["label", "drop", "keep", "none"]
+)
+def test_new_labels(word: decisions.Word, label: int) -> None:
+    one = Decision(A, word, "dogs" if word == "label" else "", "")
+    assert decisions.Decisions().new_label(one, {"cats": 0, "dogs": 1}, 0) == label

@@ -95,6 +95,24 @@ def test_very_frequent_hashes_do_not_explode() -> None:
     assert peak < 100 << 20
 
 
+def test_limited_pairs_are_all_pairs_except_in_crowds() -> None:
+    hashes = clustered()
+    assert near_duplicates.pairs(hashes, 6, most=64).tolist() == near_duplicates.pairs(hashes, 6).tolist()
+    few = near_duplicates.pairs(hashes, 6, most=1)
+    assert set(map(tuple, few.tolist())) < set(map(tuple, near_duplicates.pairs(hashes, 6).tolist()))
+
+
+def test_a_crowd_has_limited_pairs_and_stays_connected() -> None:
+    """Each of 5,000 hashes differs in four bits from one hash, so all 10^7 pairs are near."""
+    rng = np.random.default_rng(0)
+    positions = np.stack([rng.permutation(64)[:4] for _ in range(5_000)]).astype(np.uint64)
+    hashes = np.unique(np.uint64(1 << 40 | 1) ^ np.bitwise_or.reduce(np.uint64(1) << positions, axis=1))
+    pairs = near_duplicates.pairs(hashes, 8, most=16)
+    assert len(hashes) > 4_900
+    assert 8 * len(hashes) < len(pairs) <= 16 * len(hashes)
+    assert (near_duplicates.joined(np.arange(len(hashes)), [pairs]) == 0).all()
+
+
 def test_unknown_hashes_and_no_hashes() -> None:
     assert near_duplicates.pairs(np.zeros(3, np.uint64), 8).tolist() == []
     assert near_duplicates.groups(np.zeros(3, np.uint64), 8).keys.tolist() == [0, 1, 2]

@@ -8,11 +8,11 @@ import sys
 import pytest
 
 from tfrecord_tools.errors import UserError
-from trainers import backbones, recipes
+from trainers import recipes
 
 
-def test_training_flags_do_not_import_tensorflow():
-    modules = "sys, trainers.training_flags, trainers.finetune"
+def test_training_options_do_not_import_tensorflow():
+    modules = "sys, trainers.training_options, trainers.finetune"
     code = f"import {modules}; sys.exit('tensorflow' in sys.modules or 'keras' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -42,36 +42,3 @@ def test_unknown_backbone_is_rejected_with_suggestions(name, message):
     with pytest.raises(UserError) as error:
         recipes.finetune(backbone=name)
     assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
-    ("text", "kwargs"),
-    [
-        ("", {}),
-        ("alpha=0.25", {"alpha": 0.25}),
-        ("alpha=0.25, minimalistic=True", {"alpha": 0.25, "minimalistic": True}),
-        ("shape=(1, 2),name='a,b'", {"shape": (1, 2), "name": "a,b"}),  # Commas within values.
-    ],
-)
-def test_parse_kwargs(text, kwargs):
-    assert backbones.parse_kwargs("backbone_kwargs", text) == kwargs
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "alpha",  # No value.
-        "alpha=",  # Empty value.
-        "alpha=a",  # Not a literal.
-        "alpha=print(1)",  # A call.
-        "0.25",  # No name.
-        "**{'alpha': 1}",  # No name.
-        "alpha=1,alpha=2",  # The same name twice.
-        "alpha=1) or (1",  # Not a single call.
-    ],
-)
-def test_parse_kwargs_rejects(text):
-    with pytest.raises(UserError) as error:
-        backbones.parse_kwargs("backbone_kwargs", text)
-    message = f"--backbone_kwargs={text}: must be name=value pairs, separated by commas, with Python literals as values"
-    assert str(error.value).startswith(f"{message}, as in")

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from tfrecord_tools.errors import UserError
 
@@ -168,7 +168,7 @@ def read_at(descriptor: int, size: int, offset: int) -> bytes:
         return os.read(descriptor, size)
 
 
-def allocate(file: BinaryIO, size: int) -> None:
+def allocate(file: IO[bytes], size: int) -> None:
     """Fill a new file with `size` zero bytes: on a full disk this raises OSError, a memory map crashes."""
     if hasattr(os, "posix_fallocate"):
         try:

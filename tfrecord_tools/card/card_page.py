@@ -209,7 +209,7 @@ _RULES: tuple[Rule[ConvertJson], ...] = (
         title="{count} in several splits look alike",
         text=f"If they are copies, {HARMS['leaks']}.",
         advice="Let `convert` make the split with `--near_duplicates=group`, which keeps copies in one split, or pass"
-        " `--near_duplicates=drop`, which stores only the largest.",
+        " `--near_duplicates=drop`, which stores only one: test before validation before train.",
         examples=_near_examples("leaks"),
     ),
     Rule(

@@ -12,7 +12,6 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import duplicates
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.duplicates import Duplicates
-from tfrecord_tools.layout.split_names import SPLITS
 from tfrecord_tools.sources.scan import Sources
 
 
@@ -47,17 +46,36 @@ def counted(same: Duplicates) -> str:
     return ", ".join(f"{same.counts[kind]:,} {what}" for kind, what in duplicates.KINDS.items() if same.counts[kind])
 
 
-def drop(rows: Rows, first: np.ndarray, sources: Sources) -> tuple[np.ndarray, list[Rejected]]:
+def drop(rows: Rows, first: np.ndarray, kept: np.ndarray, sources: Sources) -> tuple[np.ndarray, list[Rejected]]:
     """Decide which duplicates to drop.
 
-    One row of each content is kept: a record of the previous dataset if there is one, else a row of the last split. If
-    labels differ, all rows with that content are dropped.
+    One row of each content stays, by `Rows.preference`. If labels differ, all rows with that content are dropped.
+
+    Args:
+        rows: The images.
+        first: i64[n], the first row with the same content (`duplicates.first_of`).
+        kept: bool[n], whether a decision keeps the image. Copies share their decision.
+        sources: The source files.
 
     Returns:
-        i64[k], the rows to keep, and an entry for each dropped row.
+        bool[n], the rows to drop, and an entry for each of them.
+
+    Raises:
+        UserError: A decision keeps an image, and its copies have different labels.
     """
-    dropped = duplicates.to_drop(first, rows.labels, np.where(rows.is_new, len(SPLITS) - rows.splits, 0))
-    return np.flatnonzero(~dropped), list(_dropped(rows, first, np.flatnonzero(dropped), sources))
+    dropped = duplicates.to_drop(first, rows.labels, rows.preference)
+    entries = list(_dropped(rows, first, np.flatnonzero(dropped), sources))
+    lost = np.setdiff1d(first[kept], first[~dropped])
+    if len(lost):
+        same = next(duplicates.positions(first, lost[:1]))
+        differing = same[rows.labels[same] != rows.labels[same[0]]]
+        paths = [sources.paths[number] for number in rows.numbers[[same[0], differing[0]]].tolist()]
+        raise UserError(
+            f"--duplicates=drop: {paths[0]} and {paths[1]} have the same bytes and different labels. The decision keep"
+            " does not say which label is right. Pass --decisions=FILE with the decision label for this image, or pass"
+            " --duplicates=keep."
+        )
+    return dropped, entries
 
 
 def _dropped(rows: Rows, first: np.ndarray, dropped: np.ndarray, sources: Sources) -> Iterator[Rejected]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from tfrecord_tools.conversion.survey import Facts
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.layout import decisions
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.layout.decisions import Decision, Effect
+from tfrecord_tools.layout.decisions import Decision, Decisions, Effect
 from tfrecord_tools.sources.relabel import NewLabel
 from tfrecord_tools.sources.scan import Sources
 
@@ -22,18 +22,29 @@ class Decided:
     """A source after the decisions about its images.
 
     Attributes:
+        decisions: All decisions.
         effect: The changes, counted.
         class_names: The class table, without the classes that lost all their images.
         labels: i32[n], index into `class_names` for each file; -1 for files that are left out.
         dropped: i64[k], the numbers of the files that are left out, ascending.
+        kept: i64[k], the numbers of the files that are right as they are, ascending.
+        taken: The number of each file that is left out or gets another label, and the decision.
         removed: The classes that were removed.
     """
 
     class_names: tuple[str, ...]
     labels: np.ndarray
     dropped: np.ndarray
+    kept: np.ndarray
+    decisions: Decisions = dataclasses.field(default_factory=Decisions)
     effect: Effect = dataclasses.field(default_factory=Effect)
+    taken: Sequence[tuple[int, Decision]] = ()
     removed: tuple[str, ...] = ()
+
+    @property
+    def origin(self) -> str:
+        """Where the decisions are from that leave out or relabel images, as the start of a message."""
+        return self.decisions.origin(one for _, one in self.taken)
 
     def rejected(self, sources: Sources) -> list[Rejected]:
         """Return an entry for each file that is left out."""
@@ -49,7 +60,7 @@ class Decided:
 
 
 def apply(
-    decided: Mapping[str, Decision],
+    made: Decisions,
     sources: Sources,
     facts: Facts,
     table: tuple[tuple[str, ...], np.ndarray],
@@ -58,33 +69,40 @@ def apply(
     """Apply decisions to the files of a source.
 
     Args:
-        decided: sha256 -> decision.
+        made: The decisions.
         sources: The source files.
         facts: The facts about the source files. Decisions about files that cannot be records are ignored.
         table: The class table, and the label i32[n] of each file in it.
         fixed_classes: Whether the class table must stay, because an existing dataset or --classes gives it.
 
     Raises:
-        UserError: A new label is not a class, or no class or only one class is left.
+        UserError: A new label is not a class, or no image or only one class is left.
     """
     class_names, labels = table
-    if not decided:
-        return Decided(class_names=class_names, labels=labels, dropped=np.zeros(0, np.int64))
     valid = np.ones(len(sources), bool)
     valid[list(facts.reasons)] = False
-    pairs = [(number, one) for number, one in decisions.matches(decided, facts.table["source_sha256"]) if valid[number]]
-    decisions.check_labels((one for _, one in pairs), class_names, decisions.STORED)
+    found = decisions.matches(made.in_effect, facts.table["source_sha256"])
+    pairs = [(number, one) for number, one in found if valid[number]]
     changed, label_of = labels.copy(), {name: label for label, name in enumerate(class_names)}
     for number, one in pairs:
-        changed[number] = one.label_in(label_of, changed[number])
-    dropped = np.array([number for number, one in pairs if one.decision == "drop"], np.int64)
+        changed[number] = made.new_label(one, label_of, changed[number])
+    dropped, kept = (
+        np.array([number for number, one in pairs if one.decision == word], np.int64) for word in ("drop", "keep")
+    )
     result = Decided(
         class_names=class_names,
         labels=changed,
         dropped=dropped,
-        effect=decisions.effect(decided, ((one, class_names[labels[number]]) for number, one in pairs)),
+        kept=kept,
+        decisions=made,
+        effect=decisions.effect(made.in_effect, ((one, class_names[labels[number]]) for number, one in pairs)),
+        taken=[(number, one) for number, one in pairs if changed[number] != labels[number]],
     )
     valid[dropped] = False
+    if pairs and not valid.any():
+        raise UserError(
+            f"{result.origin}: the decisions leave out every image of {sources.root}. Correct the decisions."
+        )
     touched = labels[changed != labels]
     return result if fixed_classes else _without_empty(result, np.setdiff1d(touched, changed[valid]))
 
@@ -93,17 +111,16 @@ def _without_empty(decided: Decided, empty: np.ndarray) -> Decided:
     """Remove the classes with the labels `empty`, i32[k], from the class table.
 
     Raises:
-        UserError: Fewer than two classes are left.
+        UserError: Only one class is left.
     """
     if not len(empty):
         return decided
     removed = set(empty.tolist())
     names = [name for label, name in enumerate(decided.class_names) if label not in removed]
     if len(names) < 2:
-        left = f"only one class, {names[0]!r}" if names else "no class"
         raise UserError(
-            f"the decisions leave {left}. A classifier needs at least two classes. Correct the decisions, or add images"
-            " of other classes."
+            f"{decided.origin}: the decisions leave only one class, {names[0]!r}. A classifier needs at least two"
+            " classes. Correct the decisions, or add images of other classes."
         )
     label_of = {name: label for label, name in enumerate(names)}
     numbers = np.array([label_of.get(name, -1) for name in decided.class_names], np.int32)

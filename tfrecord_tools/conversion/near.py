@@ -10,7 +10,7 @@ import numpy as np
 from tfrecord_tools.conversion import copies
 from tfrecord_tools.conversion.rows import Rows
 from tfrecord_tools.conversion.survey import Facts
-from tfrecord_tools.layout import near_duplicates
+from tfrecord_tools.layout import duplicates, near_duplicates
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.sources.scan import Sources
@@ -40,12 +40,14 @@ class NearDuplicates:
         groups: Number of groups.
         chains: Number of groups that are chains.
         longest: Number of images in the largest chain. 0: there is none.
+        kept: Number of images that decisions keep, and that look like another image that decisions keep.
     """
 
     images: Duplicates
     groups: int
     chains: int
     longest: int
+    kept: int
 
 
 def look_for(rows: Rows, first: np.ndarray, facts: Facts, distance: int) -> Alike:
@@ -57,8 +59,20 @@ def look_for(rows: Rows, first: np.ndarray, facts: Facts, distance: int) -> Alik
     return Alike(keys=contents[found.keys][content], near=several[content], chains=found.chains[content])
 
 
-def find(rows: Rows, alike: Alike) -> NearDuplicates:
-    """Count near-duplicates, with file numbers as examples."""
+def count(rows: Rows, facts: Facts, distance: int) -> int:
+    """Return the number of rows that look like another row with other bytes."""
+    first = duplicates.first_of(facts.table["source_sha256"][rows.numbers])
+    return int(look_for(rows, first, facts, distance).near.sum())
+
+
+def find(rows: Rows, alike: Alike, kept: int) -> NearDuplicates:
+    """Count near-duplicates, with file numbers as examples.
+
+    Args:
+        rows: The images.
+        alike: The images that look alike.
+        kept: The result of `count` for the images that decisions keep.
+    """
     first = np.where(alike.near, alike.keys, np.arange(len(rows)))
     chains, sizes = np.unique(alike.keys[alike.chains], return_counts=True)
     return NearDuplicates(
@@ -66,6 +80,7 @@ def find(rows: Rows, alike: Alike) -> NearDuplicates:
         groups=len(np.unique(alike.keys[alike.near])),
         chains=len(chains),
         longest=int(sizes.max(initial=0)),
+        kept=kept,
     )
 
 
@@ -81,41 +96,58 @@ def grouped(rows: Rows, keys: np.ndarray, alike: Alike) -> Rows:
     return dataclasses.replace(rows, groups=np.where(changed, keys, rows.groups))
 
 
-def drop(rows: Rows, facts: Facts, sources: Sources, distance: int) -> tuple[np.ndarray, list[Rejected]]:
+def drop(
+    rows: Rows, facts: Facts, kept: np.ndarray, sources: Sources, distance: int
+) -> tuple[np.ndarray, list[Rejected]]:
     """Decide which near-duplicates to drop, so that no two images that remain are near-duplicates.
 
-    The images are visited from the largest to the smallest: by pixels, then bytes, then path. An image is dropped if it
-    looks like one that was kept. So the ends of a chain may both remain. Files with the same bytes as a kept one
-    remain, since `--duplicates` is about them.
+    The images are visited in this order: images that a decision keeps, then by `Rows.preference`, then from the largest
+    to the smallest: by pixels, then bytes, then path. An image is dropped if it looks like one that stays. So the ends
+    of a chain may both remain. Images that decisions keep are never dropped. Files with the same bytes as an image that
+    stays remain, since `--duplicates` is about them.
+
+    Args:
+        rows: The images.
+        facts: The facts about the source files.
+        kept: bool[n], whether a decision keeps the image.
+        sources: The source files.
+        distance: Number of bits, 0..`near_duplicates.MAX_DISTANCE`.
 
     Returns:
-        i64[k], the rows to keep, and an entry for each dropped row.
+        bool[n], the rows to drop, and an entry for each of them.
     """
     table = facts.table[rows.numbers]
-    hashes = table["phash"]
-    order = np.lexsort((rows.numbers, -table["bytes"], -(table["height"].astype(np.int64) * table["width"])))
+    hashes, pixels = table["phash"], table["height"].astype(np.int64) * table["width"]
+    order = np.lexsort((rows.numbers, -table["bytes"], -pixels, rows.preference, ~kept))
     values, inverse = np.unique(hashes, return_inverse=True)
     inverse = inverse.reshape(-1)
-    best = np.empty(len(values), np.int64)  # The largest row with each hash.
+    best = np.empty(len(values), np.int64)  # The first visited row with each hash.
     best[inverse[order[::-1]]] = order[::-1]
     ranks = np.empty(len(rows), np.int64)
     ranks[order] = np.arange(len(rows))
     twins = best.copy()
-    for value, twin in _claimed(near_duplicates.pairs(values, distance), ranks[best]).items():
+    for value, twin in _claimed(near_duplicates.pairs(values, distance), ranks[best], kept[best]).items():
         twins[value] = best[twin]
     twin = twins[inverse]
     known = hashes != near_duplicates.UNKNOWN
-    dropped = known & (twin != np.arange(len(rows))) & (rows.hashes != rows.hashes[twin])
-    return np.flatnonzero(~dropped), list(_rejected(rows, hashes, twin, np.flatnonzero(dropped), sources))
+    dropped = known & ~kept & (twin != np.arange(len(rows))) & (rows.hashes != rows.hashes[twin])
+    return dropped, list(_rejected(rows, hashes, twin, np.flatnonzero(dropped), sources))
 
 
-def _claimed(pairs: np.ndarray, ranks: np.ndarray) -> Mapping[int, int]:
-    """Return dropped hash -> the kept hash that it is near to; `ranks` are 0 for the largest image."""
+def _claimed(pairs: np.ndarray, ranks: np.ndarray, kept: np.ndarray) -> Mapping[int, int]:
+    """Return dropped hash -> the hash that stays and that it is near to.
+
+    Args:
+        pairs: i64[m 2], pairs of hashes that are near to each other.
+        ranks: i64[n], the position of each hash in the order of visits.
+        kept: bool[n], whether a decision keeps an image with this hash, so that the hash stays.
+    """
     swap = ranks[pairs[:, 0]] > ranks[pairs[:, 1]]
-    larger, smaller = np.where(swap, pairs[:, ::-1].T, pairs.T)
+    earlier, later = np.where(swap, pairs[:, ::-1].T, pairs.T)
+    order = np.lexsort((ranks[later], ranks[earlier]))
+    order = order[~kept[later[order]]]
     claimed: dict[int, int] = {}
-    order = np.lexsort((ranks[smaller], ranks[larger]))
-    for keeper, other in zip(larger[order].tolist(), smaller[order].tolist()):
+    for keeper, other in zip(earlier[order].tolist(), later[order].tolist()):
         if keeper not in claimed:
             claimed.setdefault(other, keeper)
     return claimed

@@ -66,12 +66,19 @@ class Note:
 def of(plan: Plan, sources: Sources, facts: Facts) -> list[Note]:
     """Return all notes about a conversion, in the order in which they are shown."""
     notes = [Note(kind="source", text=text) for text in sources.notes]
-    notes += [Note(kind="decisions", text=text) for text in plan.decided.notes()]
+    notes += [Note(kind="decisions", text=text) for text in _decisions(plan)]
     notes += _raw(plan, facts)
     notes += _duplicates(plan.duplicates, sources, plan.config["duplicates"])
     notes += _near_duplicates(plan, sources)
     notes += [Note(kind="splits", text=text) for text in _splits(plan, sources)]
     return notes + list(_findings(plan, facts))
+
+
+def _decisions(plan: Plan) -> Iterator[str]:
+    yield from plan.decided.notes()
+    kept = plan.near_duplicates.kept
+    if kept and plan.config.get("near_duplicates") == "drop":
+        yield f"{kept:,} images look alike and stay in spite of --near_duplicates=drop, because decisions keep them"
 
 
 def _raw(plan: Plan, facts: Facts) -> Iterator[Note]:
@@ -117,7 +124,8 @@ def _near_duplicates(plan: Plan, sources: Sources) -> Iterator[Note]:
         text += f"; {chains} of images, the longest with {near.longest:,}, whose ends look less alike"
     advice = []
     if same.counts["leaks"] and mode != "drop":
-        own = "take the copies out of one split of --src, or pass --near_duplicates=drop, which keeps the largest"
+        own = "take the copies out of one split of --src, or pass --near_duplicates=drop, which keeps one: test before"
+        own += " validation before train"
         made = "--near_duplicates=group keeps each group in one split, --near_duplicates=drop keeps the largest"
         advice = [own if sources.has_splits else made]
     if same.counts["conflicts"]:

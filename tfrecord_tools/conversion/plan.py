@@ -10,7 +10,8 @@ import numpy as np
 
 from tfrecord_tools import order
 from tfrecord_tools.base import words
-from tfrecord_tools.conversion import copies, decide, near, shards
+from tfrecord_tools.conversion import check_classes, copies, decide, near, shards
+from tfrecord_tools.conversion.check_classes import Loss
 from tfrecord_tools.conversion.decide import Decided
 from tfrecord_tools.conversion.near import Alike, NearDuplicates
 from tfrecord_tools.conversion.plan_config import PlanConfig, check_fractions
@@ -21,7 +22,7 @@ from tfrecord_tools.conversion.survey import Facts
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import duplicates, schema
 from tfrecord_tools.layout.dataset_files import Rejected, Shard
-from tfrecord_tools.layout.decisions import Decision
+from tfrecord_tools.layout.decisions import Decisions
 from tfrecord_tools.layout.digest import digest_of
 from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.split_names import SPLITS
@@ -82,7 +83,7 @@ def make_plan(
     name: str,
     settings: Mapping[str, Any],
     previous: Previous | None = None,
-    decisions: Mapping[str, Decision] = {},
+    made: Decisions = Decisions(),
 ) -> Plan:
     """Decide which records are written, in which order, split and shard.
 
@@ -94,17 +95,18 @@ def make_plan(
         settings: All settings that the stored bytes depend on, including `config.plan_settings()`. They become part of
             the plan.
         previous: The dataset to update, if any. Unchanged records keep split and order; new images go to new shards.
-        decisions: sha256 -> decision about the image. Split and duplicates follow the labels after the decisions.
+        made: The decisions about images. Split and duplicates follow the labels after the decisions.
 
     Raises:
-        UserError: Too many files are bad, a class has no image in train, or the settings contradict the source.
+        UserError: Too many files are bad, a class has no image in train, or the settings or decisions contradict the
+            source.
     """
     check_fractions(sources, config)
     bad = [*sources.rejected, *rejected_files(sources, facts.reasons)]
     check_rejected(bad, len(sources) + len(sources.rejected), config.max_bad)
     table = (sources.class_names, sources.labels) if previous is None else previous.class_table(sources)
     fixed_classes = previous is not None or settings.get("classes") is not None
-    decided = decide.apply(decisions, sources, facts, table, fixed_classes)
+    decided = decide.apply(made, sources, facts, table, fixed_classes)
     class_names = decided.class_names
     rows = _valid(sources, facts, decided, bad)
     bad += decided.rejected(sources)
@@ -114,17 +116,15 @@ def make_plan(
     first = duplicates.first_of(sha256)
     alike = near.look_for(rows, first, facts, config.near_distance)
     rows = _with_splits(rows, sha256, alike, sources, config, previous)
-    same, similar = copies.find(rows, first), near.find(rows, alike)
+    same = copies.find(rows, first)
+    kept = near.count(rows.take(np.isin(rows.numbers, decided.kept)), facts, config.near_distance)
+    similar = near.find(rows, alike, kept)
     if config.duplicates == "fail":
         copies.refuse(same, sources)
-    if config.duplicates == "drop":
-        remaining, dropped = copies.drop(rows, first, sources)
-        rows, bad = rows.take(remaining), bad + dropped
-    if config.near_duplicates == "drop":
-        remaining, dropped = near.drop(rows, facts, sources, config.near_distance)
-        rows, bad = rows.take(remaining), bad + dropped
+    rows, dropped, losses = _without_copies(rows, first, sources, facts, config, decided)
+    bad += dropped
     rows = rows.take(_order(rows, config.seed))
-    _check_classes(sources, class_names, rows, previous is not None)
+    check_classes.check(sources, class_names, rows, decided, losses, previous is not None)
     bad += rejected_files(sources, facts.repaired, "repaired")
     settings = _settings(settings, name, sources, config)
     cut, rejected = tuple(shards.cut(rows, config, previous)), tuple(sorted(bad, key=lambda r: (r.path, r.done)))
@@ -159,8 +159,6 @@ def _valid(sources: Sources, facts: Facts, decided: Decided, bad: Sequence[Rejec
             f" {first_bad.path}: {first_bad.reason}. Is --src right?"
         )
     numbers = np.setdiff1d(numbers, decided.dropped, assume_unique=True)
-    if not len(numbers):
-        raise UserError(f"{sources.root}: the decisions leave out every image. Correct the decisions.")
     labels = decided.labels
     path_bytes = np.array([len(sources.paths[number].encode()) for number in numbers.tolist()], np.int64)
     return Rows(
@@ -180,7 +178,7 @@ def _with_splits(
     """Return the rows with their splits, and with groups of near-duplicates if these are to be grouped.
 
     Unchanged records keep their split, unless a new image connects records of several splits, as near-duplicates that
-    are to be grouped. Then all of them go to the split of the first one, into new shards.
+    are to be grouped. Then all of them go to the split of the first one, and those that move go into new shards.
     """
     keys = split_keys(sha256, rows.groups)
     if config.near_duplicates != "keep":
@@ -206,6 +204,30 @@ def _previous_splits(rows: Rows, previous: Previous | None, splits: np.ndarray) 
     return np.where(rows.is_new, splits, previous.splits[rows.previous])
 
 
+def _without_copies(
+    rows: Rows, first: np.ndarray, sources: Sources, facts: Facts, config: PlanConfig, decided: Decided
+) -> tuple[Rows, list[Rejected], list[Loss]]:
+    """Leave out duplicates and near-duplicates, as the flags say.
+
+    Returns:
+        The other rows, an entry for each row that is left out, and the training images that each flag leaves out.
+    """
+    rejected, losses = list[Rejected](), list[Loss]()
+
+    def without(dropped: np.ndarray, entries: list[Rejected], flag: str) -> Rows:
+        rejected.extend(entries)
+        losses.append(Loss(flag, rows.labels[dropped & (rows.splits == 0)]))
+        return rows.take(~dropped)
+
+    if config.duplicates == "drop":
+        kept = np.isin(rows.numbers, decided.kept)
+        rows = without(*copies.drop(rows, first, kept, sources), "--duplicates=drop")
+    if config.near_duplicates == "drop":
+        kept = np.isin(rows.numbers, decided.kept)
+        rows = without(*near.drop(rows, facts, kept, sources, config.near_distance), "--near_duplicates=drop")
+    return rows, rejected, losses
+
+
 def _order(rows: Rows, seed: int) -> np.ndarray:
     """Return i64[n], the order of the rows, sorted by split.
 
@@ -215,23 +237,6 @@ def _order(rows: Rows, seed: int) -> np.ndarray:
     """
     ranks = np.where(rows.is_new, order.hash64(seed, 0, rows.hashes), rows.previous.astype(np.uint64))
     return np.lexsort((ranks, rows.is_new, rows.splits))
-
-
-def _check_classes(sources: Sources, class_names: Sequence[str], rows: Rows, updating: bool) -> None:
-    """Refuse a class without an image in train, unless the source has splits and none is train."""
-    train = rows.splits == 0
-    if sources.has_splits and not train.any():
-        return
-    counts = np.bincount(rows.labels[train], minlength=len(class_names))
-    for label in np.flatnonzero(counts == 0).tolist():
-        total = int((rows.labels == label).sum())
-        remedy = "Add images of this class, or list the other classes in --classes to leave it out."
-        if updating:
-            remedy = "An update keeps every class. Bring the images back, or convert again with --overwrite."
-        raise UserError(
-            f"the class {class_names[label]!r} has no valid image in the train split ({total:,} in all splits)."
-            f" {remedy}"
-        )
 
 
 def _settings(settings: Mapping[str, Any], name: str, sources: Sources, config: PlanConfig) -> dict[str, Any]:

@@ -34,7 +34,8 @@ class PlanConfig:
         duplicates: How files with the same bytes are handled. "keep" keeps all, "drop" keeps one (none if their labels
             differ), and "fail" raises an error.
         near_duplicates: How images that look alike are handled. "keep" keeps all, "group" keeps each group in one split
-            of an automatic split, and "drop" keeps the largest. See `near`.
+            of an automatic split, and "drop" keeps one: of test rather than validation, of validation rather than
+            train, then the largest. See `near`.
         near_distance: Number of bits, 0..16, in which the hashes of near-duplicates differ at most.
     """
 

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from tfrecord_tools.layout import schema
+from tfrecord_tools.layout.split_names import SPLITS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,15 @@ class Rows:
     def is_new(self) -> np.ndarray:
         """bool[n], whether the image is new or changed."""
         return self.previous < 0
+
+    @property
+    def preference(self) -> np.ndarray:
+        """i64[n], a number for each image. If only one of several images is stored, the smallest number stays.
+
+        Unchanged records come before other images, because their shards then stay as they are. Test comes before
+        validation, and validation before train, so that a split that scores a model loses no image.
+        """
+        return np.where(self.is_new, 2 * len(SPLITS), len(SPLITS)) - self.splits
 
     @property
     def frame_bytes(self) -> np.ndarray:

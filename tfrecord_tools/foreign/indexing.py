@@ -24,7 +24,7 @@ from tfrecord_tools.images import preparation
 from tfrecord_tools.images.preparation import BadImage, ImageConfig, Prepared
 from tfrecord_tools.layout import decisions, index, schema
 from tfrecord_tools.layout.dataset_files import Rejected
-from tfrecord_tools.layout.decisions import Decision
+from tfrecord_tools.layout.decisions import Decision, Decisions
 
 _DECODED = ("JPEG", "PNG", "GIF", "BMP", "WEBP")  # The formats that TensorFlow decodes.
 _NO_EXAMPLE = "it is not a tf.train.Example"
@@ -75,13 +75,13 @@ class Rewriting(Job):
     Attributes:
         target: The shard to write.
         labels: Stored label -> final label.
-        decided: sha256 -> decision about the image.
+        made: The decisions about images.
         label_of: Class name -> final label.
     """
 
     target: Path
     labels: Mapping[Label, int]
-    decided: Mapping[str, Decision]
+    made: Decisions
     label_of: Mapping[str, int]
 
 
@@ -211,11 +211,11 @@ def rewrite(job: Rewriting) -> Found:
 def _decided_label(job: Rewriting, tally: _Tally, record: _Record) -> int:
     """Return the final label of a record after the decision about its image, or `index.LEFT_OUT`."""
     label = job.labels[record.label]
-    decision = job.decided.get(hashlib.sha256(record.image).hexdigest()) if job.decided else None
+    decision = job.made.in_effect.get(hashlib.sha256(record.image).hexdigest()) if job.made.in_effect else None
     if decision is None:
         return label
     tally.decided.append((decision, label))
-    return decision.label_in(job.label_of, label)
+    return job.made.new_label(decision, job.label_of, label)
 
 
 class _Columns:

@@ -11,7 +11,8 @@ contrast: Standard deviation of the gray levels, 0..127.5.
 sharpness: Standard deviation of the Laplacian of the thumbnail, divided by `contrast`. 0: no details. Photographs have
     0.3 to 2. It shows a blur that is wider than about 1/32 of the image.
 flat_share: Share of the most frequent of 16 equal bands of gray levels, 1/16..1.
-gray: Whether the file has one channel. A picture without color in a file of three channels counts as colored.
+gray: Whether the file has one channel. A picture without color in a file of three channels counts as colored: to decode
+    the colors of a JPEG, even at 1/8 scale, would add 7 to 13 % to the time of preparing a photograph.
 
 Unknown numbers are NaN.
 """

@@ -28,8 +28,8 @@ from tfrecord_tools.layout.splitting import content_hashes
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Word = Literal["label", "drop", "keep"]
-WORDS: tuple[Word, ...] = ("label", "drop", "keep")
+Word = Literal["label", "drop", "keep", "none"]
+WORDS: tuple[Word, ...] = ("label", "drop", "keep", "none")
 COLUMNS = ("sha256", "decision", "label", "path", "given_label")
 STORED = "the decisions of the dataset at --out"  # The start of messages about them, where others name a flag.
 DROPPED = "left out by the decision drop"  # The reason in rejected.csv.
@@ -38,6 +38,8 @@ _LABELS = ("label", "predicted_label", "proposed_label")  # The first one with a
 _HASH = re.compile(r"[0-9a-f]{64}")
 _NAMES_SHOWN = 10  # Class names in a message.
 _CHANGES_SHOWN = 5  # Pairs of an old and a new label in a note.
+_REPLACEMENT = "pass --decisions=FILE with another decision about this image, or with none to take it back"
+_LISTED = f"{', '.join(WORDS[:-1])} or {WORDS[-1]}"
 # Other tables, by columns that only they have.
 _OTHERS = {
     "suspects.csv": {"predicted_label", "given_label"},
@@ -52,7 +54,8 @@ class Decision:
 
     Attributes:
         sha256: SHA-256 of the source file's bytes, 64 hexadecimal digits in lower case.
-        decision: "label" gives the image another label, "drop" leaves it out, "keep" says that it is right.
+        decision: "label" gives the image another label, "drop" leaves it out, "keep" says that it is right. "none"
+            takes an earlier decision back. It is never stored.
         label: Name of the new class; "" unless `decision` is "label".
         path: Path of the image when the decision was made, for messages only; may be "".
     """
@@ -80,14 +83,96 @@ class Decision:
         Returns:
             The label, or `index.LEFT_OUT` if the decision is "drop".
         """
-        if self.decision == "keep":
-            return old
-        return label_of[self.label] if self.decision == "label" else index.LEFT_OUT
+        if self.decision == "drop":
+            return index.LEFT_OUT
+        return label_of[self.label] if self.decision == "label" else old
 
     @property
     def image(self) -> str:
         """The path of the image, or its hash if no path is known."""
         return self.path or self.sha256
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decisions:
+    """All decisions about the images of a dataset, from `combined`.
+
+    Attributes:
+        in_effect: sha256 -> decision, without those that are "none".
+        layers: Each flag with its value, and the decisions (sha256 -> decision, also "none") in its file. Later layers
+            replace earlier ones.
+        new_class: How a user makes a new class, for messages.
+        stored: Number of decisions of the existing dataset.
+        replaced: How many of the stored decisions were replaced.
+        withdrawn: How many of the stored decisions were taken back.
+        replaced_rows: Number of decisions of a layer (rows of --relabel) that a later layer replaced or took back.
+        idle: Number of decisions "none" without an earlier decision about the image.
+    """
+
+    in_effect: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
+    layers: Sequence[tuple[str, Mapping[str, Decision]]] = ()
+    new_class: str = "add it to --classes"
+    stored: int = 0
+    replaced: int = 0
+    withdrawn: int = 0
+    replaced_rows: int = 0
+    idle: int = 0
+
+    def new_label(self, decision: Decision, label_of: Mapping[str, int], old: int) -> int:
+        """Return the label of an image after a decision; see `Decision.label_in`.
+
+        Raises:
+            UserError: The label is not a class.
+        """
+        origin = self.origin([decision])
+        correction = f"To replace this decision, {_REPLACEMENT}" if origin == STORED else "Correct the label"
+        check_labels([decision], label_of, origin, correction, self.new_class)
+        return decision.label_in(label_of, old)
+
+    def origin(self, decisions: Iterable[Decision]) -> str:
+        """Return where decisions are from, as the start of a message: a flag, if one of them is in its file."""
+        named = {one.sha256 for one in decisions}
+        return next((where for where, layer in reversed(self.layers) if not named.isdisjoint(layer)), STORED)
+
+    def check_matched(self, found: Collection[str], source: str) -> None:
+        """Refuse a file if none of its decisions is about an image of the source.
+
+        Args:
+            found: Hashes of the images of the source that any decision names.
+            source: The source of the images.
+
+        Raises:
+            UserError: A file has decisions that are in effect, and none of them is about an image of the source.
+        """
+        for where, layer in self.layers:
+            changing = [one for sha256, one in layer.items() if self.in_effect.get(sha256) is one]
+            if changing and not any(one.sha256 in found for one in changing):
+                count = words.number(len(changing), "decision is", "decisions are")
+                raise UserError(
+                    f"{where}: {count} not about any image in {source}, for example {changing[0].image!r}. A decision"
+                    " names an image by the hash of its bytes. Pass the decisions about these images. If the image"
+                    " files were saved again after the review, their bytes changed. Repeat the review."
+                )
+
+    def notes(self, directory: str) -> Iterator[str]:
+        """Yield notes on earlier decisions; `directory` is the existing dataset."""
+        if self.stored:
+            yield self._staying(directory)
+        if self.replaced_rows:
+            row = words.number(self.replaced_rows, "row of --relabel was", "rows of --relabel were")
+            yield f"{row} replaced by a decision of --decisions"
+        if self.idle:
+            which = words.number(self.idle, "decision 'none' does", "decisions 'none' do")
+            yield f"{which} nothing, because there is no earlier decision to take back"
+
+    def _staying(self, directory: str) -> str:
+        changes = [f"replace {self.replaced:,}"] * bool(self.replaced)
+        changes += [f"take back {self.withdrawn:,}"] * bool(self.withdrawn)
+        note = f"{words.number(self.stored, 'decision')} in {directory} stay in effect"
+        if changes:
+            staying = self.stored - self.replaced - self.withdrawn
+            note = f"{staying:,} of {note}, and later decisions {' and '.join(changes)}"
+        return f"{note}. To start without them, delete {directory} first"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,7 +242,7 @@ def read(path: str, flag: str = "decisions") -> dict[str, Decision]:
         flag: The flag with the path, for messages.
 
     Returns:
-        sha256 -> decision, in the order of the table.
+        sha256 -> decision, in the order of the table; also "none".
 
     Raises:
         UserError: The file cannot be read, is another table, has no decision, or has two decisions about one image.
@@ -224,30 +309,36 @@ def effect(decisions: Mapping[str, Decision], old_labels: Iterable[tuple[Decisio
     )
 
 
-def merged(old: Mapping[str, Decision], new: Mapping[str, Decision]) -> tuple[dict[str, Decision], int]:
-    """Add new decisions to old ones. A new decision replaces an old one about the same image.
-
-    Returns:
-        All decisions, and the number of old decisions that were replaced by another decision.
-    """
-    replaced = sum(sha256 in old and old[sha256].contradicts(decision) for sha256, decision in new.items())
-    return {**old, **new}, replaced
-
-
-def staying(stored: int, replaced: int, directory: str) -> str:
-    """Return a note on the decisions of an existing dataset.
+def combined(
+    stored: Mapping[str, Decision],
+    layers: Sequence[tuple[str, Mapping[str, Decision]]],
+    new_class: str = Decisions.new_class,
+) -> Decisions:
+    """Combine decisions. Later ones replace earlier ones about the same images, or take them back.
 
     Args:
-        stored: Number of its decisions.
-        replaced: How many of them were replaced.
-        directory: The dataset.
+        stored: sha256 -> decision of the existing dataset. These are the earliest.
+        layers: Each flag with its value, and the decisions of its file.
+        new_class: How a user makes a new class.
     """
-    if replaced:
-        kept = f"{stored - replaced:,} of {words.number(stored, 'decision')}"
-        note = f"{kept} in {directory} stay in effect, and later decisions replace {replaced:,}"
-    else:
-        note = f"{words.number(stored, 'decision')} in {directory} stay in effect"
-    return f"{note}. To start without them, delete {directory} first"
+    later, replaced_rows, idle = dict[str, Decision](), 0, 0
+    for _, layer in layers:
+        replaced_rows += sum(sha256 in later and later[sha256].contradicts(one) for sha256, one in layer.items())
+        nones = (sha256 for sha256, one in layer.items() if one.decision == "none")
+        idle += sum(sha256 not in stored and sha256 not in later for sha256 in nones)
+        later |= layer
+    changed = [one for sha256, one in later.items() if sha256 in stored and stored[sha256].contradicts(one)]
+    withdrawn = sum(one.decision == "none" for one in changed)
+    return Decisions(
+        in_effect={sha256: one for sha256, one in {**stored, **later}.items() if one.decision != "none"},
+        layers=layers,
+        new_class=new_class,
+        stored=len(stored),
+        replaced=len(changed) - withdrawn,
+        withdrawn=withdrawn,
+        replaced_rows=replaced_rows,
+        idle=idle,
+    )
 
 
 def matches(decisions: Mapping[str, Decision], sha256: np.ndarray) -> Iterator[tuple[int, Decision]]:
@@ -270,7 +361,11 @@ def matches(decisions: Mapping[str, Decision], sha256: np.ndarray) -> Iterator[t
 
 
 def check_labels(
-    decisions: Iterable[Decision], class_names: Collection[str], where: str, new_class: str = "add it to --classes"
+    decisions: Iterable[Decision],
+    class_names: Collection[str],
+    where: str,
+    correction: str = "Correct the label",
+    new_class: str = Decisions.new_class,
 ) -> None:
     """Refuse labels that are not classes.
 
@@ -278,6 +373,7 @@ def check_labels(
         decisions: The decisions.
         class_names: The classes of the dataset.
         where: The flag with its value, or the dataset that holds the decisions.
+        correction: How a user corrects a decision.
         new_class: How a user makes a new class.
 
     Raises:
@@ -288,29 +384,15 @@ def check_labels(
             near = difflib.get_close_matches(decision.label, class_names, n=3) or list(class_names)
             raise UserError(
                 f"{where}: the label {decision.label!r} of {decision.image!r} is not a class. Classes are"
-                f" {named(near, _NAMES_SHOWN)}. Correct the label. If it is a new class, {new_class}."
+                f" {named(near, _NAMES_SHOWN)}. {correction}. If it is a new class, {new_class}."
             )
 
 
-def check_matched(decisions: Mapping[str, Decision], found: Collection[str], where: str, source: str) -> None:
-    """Refuse decisions if none of them is about an image of the source.
-
-    Args:
-        decisions: sha256 -> decision; not those that a dataset already has.
-        found: Hashes of the images of the source that any decision names.
-        where: The flag with its value.
-        source: The source of the images.
-
-    Raises:
-        UserError: There are decisions, and none of them is about an image of the source.
-    """
-    if decisions and not any(sha256 in found for sha256 in decisions):
-        count = words.number(len(decisions), "decision is", "decisions are")
-        raise UserError(
-            f"{where}: {count} not about any image in {source}, for example {next(iter(decisions.values())).image!r}. A"
-            " decision names an image by the hash of its bytes. Pass the decisions about these images. If the image"
-            " files were saved again after the review, their bytes changed. Repeat the review."
-        )
+def taking(taken: Collection[Decision]) -> str:
+    """Return how many images of a class decisions take away, as the reason in a message about the class."""
+    dropped = sum(one.decision == "drop" for one in taken)
+    counts = {"leave out": dropped, "relabel": len(taken) - dropped}
+    return f"decisions {' and '.join(f'{verb} {count:,}' for verb, count in counts.items() if count)} of its images"
 
 
 def _changes(relabeled: Mapping[tuple[str, str], int]) -> str:
@@ -381,8 +463,8 @@ def _decision(values: Mapping[str, str], where: str) -> Decision:
     sha256, word = values["sha256"].lower(), values["decision"].lower()
     if word not in WORDS:
         raise UserError(
-            f"{where}: {values['decision']!r} is not a decision. The column decision must be {', '.join(WORDS[:-1])} or"
-            f" {WORDS[-1]}. Correct the row."
+            f"{where}: {values['decision']!r} is not a decision. The column decision must be {_LISTED}. Correct the"
+            " row."
         )
     if not _HASH.fullmatch(sha256):
         raise UserError(
@@ -393,7 +475,7 @@ def _decision(values: Mapping[str, str], where: str) -> Decision:
     if word == "label" and not label:
         raise UserError(
             f"{where}: the column 'decision' has the word 'label', but the column 'label' is empty. Write the name of a"
-            " class into it, or change the decision to 'drop' or 'keep'."
+            " class into it, or change the decision to 'drop', 'keep' or 'none'."
         )
     return Decision(sha256, word, unicodedata.normalize("NFC", label), values.get("path", ""))
 
@@ -412,7 +494,7 @@ def _distinct(rows: Iterable[tuple[int, Decision]], where: str) -> dict[str, Dec
             )
     if not decisions:
         raise UserError(
-            f"{where}: no row has a decision. The column decision must have label, drop or keep in the rows of images"
-            " that you looked at. Fill it in."
+            f"{where}: no row has a decision. The column decision must have {_LISTED} in the rows of images that you"
+            " looked at. Fill it in."
         )
     return decisions

@@ -22,6 +22,7 @@ _BANDS = 4
 _BAND_BITS = 16
 _BLOCK = 1 << 20  # Hashes that are compared at once; each takes about 50 bytes.
 _JOINED = 1 << 22  # Pairs that are collected before groups are joined.
+_WINDOW = 256  # Hashes with the same band that a hash is compared with, if pairs are limited. Random hashes have fewer.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,22 +39,25 @@ class Groups:
     chains: np.ndarray
 
 
-def pairs(hashes: np.ndarray, distance: int) -> np.ndarray:
+def pairs(hashes: np.ndarray, distance: int, most: int | None = None) -> np.ndarray:
     """Find the hashes that differ in at most `distance` bits.
 
     Time and memory for 10^6 random hashes are in the benchmark `near_duplicates`. Both also grow with the number of
-    pairs.
+    pairs, which is quadratic in the size of a crowd of look-alikes, such as drawings on white.
 
     Args:
         hashes: u64[n]. `UNKNOWN` is near to no hash.
         distance: Number of bits, 0..`MAX_DISTANCE`.
+        most: Bounds time and memory. A hash then gets at most this number of pairs with hashes after it in an inner
+            order, and is compared with at most 256 hashes for each pattern of a band. Only crowds lose pairs, and
+            nearly always stay connected. None: all pairs.
 
     Returns:
         i64[m 2], positions i < j of near hashes, sorted. Each hash is paired with the next equal one. Only the first
         of equal hashes is paired with different hashes.
     """
     values, first, inverse = _distinct(hashes)
-    found = [first[block] for block in _blocks(values, distance)]
+    found = [first[block] for block in _blocks(values, distance, most)]
     together = np.concatenate([np.empty((0, 2), np.int64), _equal(hashes, inverse), *found])
     together.sort(axis=1)
     return together[np.lexsort((together[:, 1], together[:, 0]))]
@@ -130,12 +134,14 @@ def _equal(hashes: np.ndarray, inverse: np.ndarray) -> np.ndarray:
     return np.asarray(chained[same])
 
 
-def _blocks(values: np.ndarray, distance: int) -> Iterator[np.ndarray]:
-    """Yield all pairs of near hashes once, as positions in `values`, i64[m 2]; `values` are distinct."""
+def _blocks(values: np.ndarray, distance: int, most: int | None = None) -> Iterator[np.ndarray]:
+    """Yield pairs of near hashes once, as positions in `values`, i64[m 2]; `values` are distinct."""
     if not 0 <= distance <= MAX_DISTANCE:
         raise ValueError(f"the distance must be from 0 to {MAX_DISTANCE} bits, not {distance}")
     bands = _bands(values)
     radii = [(distance + 1 + band) // _BANDS - 1 for band in range(_BANDS)]
+    left_over = np.full(len(values), np.iinfo(np.int64).max if most is None else most)  # Pairs that a hash may get.
+    window = len(values) if most is None else _WINDOW
     for band, radius in enumerate(radii):
         if radius < 0:
             continue
@@ -143,14 +149,24 @@ def _blocks(values: np.ndarray, distance: int) -> Iterator[np.ndarray]:
         ordered, keys = values[order], bands[band][order].astype(np.int64)
         starts = np.searchsorted(keys, np.arange((1 << _BAND_BITS) + 1))
         for mask in _masks(radius):
-            for left, right in _candidates(keys, starts, mask):
+            for left, right in _candidates(keys, starts, mask, np.where(left_over[order] > 0, window, 0)):
                 near = np.flatnonzero(_bits(ordered[left] ^ ordered[right]) <= distance)
                 left, right = order[left[near]], order[right[near]]
                 for before in range(band):  # A pair that an earlier band has found is not found again.
                     new = _bits(bands[before][left] ^ bands[before][right]) > radii[before]
                     left, right = left[new], right[new]
+                if most is not None:
+                    kept = _ranks(left) < left_over[left]
+                    left, right = left[kept], right[kept]
+                    np.subtract.at(left_over, left, 1)
                 if len(left):
                     yield np.stack([left, right], axis=1)
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Return i64[n], the position of each value in its run of equal values."""
+    starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]][: len(values)])
+    return np.arange(len(values)) - np.repeat(starts, np.diff(np.r_[starts, len(values)]))
 
 
 def _bands(values: np.ndarray) -> list[np.ndarray]:
@@ -170,18 +186,21 @@ def _masks(radius: int) -> np.ndarray:
     return masks[bits <= radius]
 
 
-def _candidates(keys: np.ndarray, starts: np.ndarray, mask: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _candidates(
+    keys: np.ndarray, starts: np.ndarray, mask: int, limits: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield pairs of positions with keys that differ exactly by a mask, each pair once, in blocks.
 
     Args:
         keys: i64[n], ascending.
         starts: Key -> position of the first hash with at least this key.
         mask: The bits that differ.
+        limits: i64[n], number of pairs in which a position may be the smaller one.
     """
     other = keys ^ mask
     # Each pair is found at its smaller position.
     begin = np.arange(1, len(keys) + 1) if mask == 0 else starts[other]
-    counts = np.where(other >= keys, starts[other + 1] - begin, 0)
+    counts = np.where(other >= keys, np.minimum(starts[other + 1] - begin, limits), 0)
     ends = np.cumsum(counts)
     first = 0
     while first < len(keys):

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
 
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.layout import decisions
 from tfrecord_tools.records import Dataset, Records
 from trainers.auditing import issues
 from trainers.auditing.issues import KINDS
 
 ABOUT = "audit.json"
+# Content of audit.json while an audit writes its files: the next audit may replace them, and nothing else reads them.
+UNFINISHED = {"unfinished": True}
 AUDITS = Path("audits")  # Default parent directory, beside runs/ and features/.
 DOUBTFUL = 0.5  # Issues with at least this score count as open. The page and issues.csv list more.
 _DIGEST_SHOWN = 8
@@ -31,7 +35,7 @@ class AuditJson(TypedDict):
         folds: Number of folds.
         seed: Seed of the folds.
         records: Number of valid records.
-        decided: Number of images that were decided in earlier reviews, without issues in the list.
+        decided: Number of these records that a person has decided in earlier reviews.
         issues: Kind -> number of listed issues.
         doubtful: Kind -> number of issues with a score of at least `DOUBTFUL`.
         estimate: The estimated number of wrong labels, with its interval (`scoring.Estimate`).
@@ -76,42 +80,80 @@ class Doubts:
         hashes = [row.tobytes().hex() for row in records.source_sha256]
         return np.array([not self.kinds.get(sha256, frozenset()).isdisjoint(kinds) for sha256 in hashes], bool)
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the open issues, in hexadecimal."""
+        lines = sorted(f"{sha256} {','.join(sorted(kinds))}\n" for sha256, kinds in self.kinds.items())
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
-def find(data: Dataset, directory: str | None) -> Doubts | None:
-    """Return the open issues of a dataset's audit.
+
+def find(data: Dataset, directory: str | None, log: Callable[[str], object] = print) -> Doubts | None:
+    """Return the open issues of a dataset's audit, without those of images that a person has decided.
+
+    An open issue has a score of at least `DOUBTFUL`. Both images of an open near-duplicate are doubtful: they have
+    different labels or different splits.
 
     Args:
         data: The dataset.
         directory: Value of --audit. None: the default directory.
+        log: Receives a line if the audit in the default directory is not finished.
 
     Returns:
-        The issues; None if `directory` is None and there is no audit of this dataset.
+        The issues; None if `directory` is None and there is no finished audit of this dataset.
 
     Raises:
-        UserError: `directory` is not an audit, or is the audit of another dataset.
+        UserError: `directory` is not a finished audit of this dataset, or the files of the audit are damaged.
     """
     path = directory_of(data, directory)
-    if directory is None and not (path / ABOUT).exists():
+    if not directory and not (path / ABOUT).exists():
         return None
-    return _read(path, data.digest)
-
-
-def _read(directory: Path, digest: str) -> Doubts:
+    again = f"python -m trainers.audit --tfrecords={data.directory}"
     try:
-        about: AuditJson = json.loads((directory / ABOUT).read_text("utf-8"))
-        audited = about["digest"]
-    except (OSError, ValueError, KeyError) as error:
+        audited = _audited(path)
+        if audited is None and not directory:
+            log(f"audit: {path} is not finished and is not used. To finish it, run {again}")
+            return None
+        _check(audited, data.digest)
+        return Doubts(path, _open_issues(path, data.directory))
+    except ValueError as error:
+        if directory:
+            raise UserError(f"--audit={path}: {error}. Pass the --out of a finished {again}.") from error
         raise UserError(
-            f"--audit={directory}: is not an audit (it has no readable {ABOUT}). Pass the --out of"
-            " python -m trainers.audit."
+            f"{path}: {error}. The audit of a dataset is found there without a flag. Run {again} again, or delete the"
+            " directory."
         ) from error
+
+
+def _audited(directory: Path) -> str | None:
+    """Return the digest of the dataset of an audit; None if the audit is not finished."""
+    try:
+        about = json.loads((directory / ABOUT).read_text("utf-8"))
+        return None if about == UNFINISHED else str(about["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"is not an audit (it has no readable {ABOUT})") from error
+
+
+def _check(audited: str | None, digest: str) -> None:
+    """Raise ValueError if an audit is not finished, or is the audit of another dataset."""
+    if audited is None:
+        raise ValueError("is not finished")
     if audited != digest:
-        raise UserError(
-            f"--audit={directory}: is the audit of another dataset (digest {audited[:_DIGEST_SHOWN]}; this dataset has"
-            f" {digest[:_DIGEST_SHOWN]}). Run python -m trainers.audit on this dataset."
+        raise ValueError(
+            f"is the audit of another dataset (digest {audited[:_DIGEST_SHOWN]}; this dataset has"
+            f" {digest[:_DIGEST_SHOWN]})"
         )
+
+
+def _open_issues(directory: Path, dataset: Path) -> dict[str, frozenset[str]]:
+    """Return `Doubts.kinds`.
+
+    A label or drop that was applied has changed the digest. The decision keep has not, so the audit still has issues
+    of these images.
+    """
+    decided = decisions.of_dataset(dataset)
     kinds: dict[str, frozenset[str]] = {}
-    for row in issues.read(directory / issues.PARQUET):
-        if row.score >= DOUBTFUL:
-            kinds[row.sha256] = kinds.get(row.sha256, frozenset()) | {row.kind}
-    return Doubts(directory, kinds)
+    for kind, sha256, twin in issues.read(directory / issues.PARQUET, DOUBTFUL):
+        for image in (sha256, twin) if kind == "near_duplicate" else (sha256,):
+            if image not in decided:
+                kinds[image] = kinds.get(image, frozenset()) | {kind}
+    return kinds

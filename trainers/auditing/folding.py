@@ -7,6 +7,7 @@ import numpy as np
 from tfrecord_tools import order
 
 _PURPOSE = 3  # A constant in the hash: other numbers than those of the converter's split and of `hold_out`.
+_SUBSET = 4  # The same for `subset`.
 
 
 def assign(units: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -27,3 +28,75 @@ def assign(units: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.n
     folds = np.empty(len(names), np.int64)
     folds[by_class] = np.arange(len(names)) % count  # Dealt like cards, one class after the other.
     return folds[inverse.reshape(-1)]
+
+
+def joined(units: np.ndarray, pairs: np.ndarray, similarities: np.ndarray, most: int) -> np.ndarray:
+    """Join the units of near-duplicates, the most similar ones first, up to a number of records.
+
+    In a chain, each picture looks like the next one, and the ends look different. Without a limit, a chain could put
+    most records into one unit.
+
+    Args:
+        units: u64[n]. Records with equal values stay together, however many they are.
+        pairs: i64[m 2], near-duplicates.
+        similarities: f64[m], in 0..1.
+        most: Two units are not joined if they have more records than this.
+
+    Returns:
+        i64[n], equal for records that belong together.
+    """
+    _, rows = np.unique(units, return_inverse=True)
+    rows = rows.reshape(-1)
+    sizes = np.bincount(rows).tolist()
+    roots = list(range(len(sizes)))
+
+    def root(unit: int) -> int:
+        while roots[unit] != unit:
+            roots[unit] = roots[roots[unit]]
+            unit = roots[unit]
+        return unit
+
+    for left, right in _strongest(rows[pairs], similarities, len(sizes)).tolist():
+        smaller, larger = sorted((root(left), root(right)), key=sizes.__getitem__)
+        if smaller != larger and sizes[smaller] + sizes[larger] <= most:
+            roots[smaller] = larger
+            sizes[larger] += sizes[smaller]
+    return np.array([root(unit) for unit in range(len(roots))])[rows]
+
+
+def _strongest(edges: np.ndarray, similarities: np.ndarray, count: int) -> np.ndarray:
+    """Return a spanning forest of the graph of `count` nodes, with the largest similarities first.
+
+    It has fewer edges than nodes. The graph may have hundreds of edges per node.
+    """
+    from scipy.sparse import coo_array, csgraph  # Imported here, because the import changes the filters of warnings.
+
+    by_similarity = np.argsort(-similarities, kind="stable")
+    edges, similarities = np.sort(edges, axis=1)[by_similarity], similarities[by_similarity]
+    _, first = np.unique(edges[:, 0] * count + edges[:, 1], return_index=True)  # A matrix would add equal edges.
+    first = first[edges[first, 0] != edges[first, 1]]
+    lengths = 2 - similarities[first]  # A matrix leaves out edges of length 0.
+    graph = coo_array((lengths, (edges[first, 0], edges[first, 1])), shape=(count, count))
+    tree = csgraph.minimum_spanning_tree(graph).tocoo()
+    by_length = np.argsort(tree.data, kind="stable")
+    return np.stack([tree.row, tree.col], axis=1)[by_length].astype(np.int64)
+
+
+def subset(labels: np.ndarray, most: int) -> np.ndarray:
+    """Choose records at random, the same share of each class and at least one record of it.
+
+    Args:
+        labels: i64[n].
+        most: Number of records to choose. Up to one more per class is chosen, because shares are rounded up.
+
+    Returns:
+        i64[m], rows in ascending order. The same labels give the same rows.
+    """
+    count = len(labels)
+    if count <= most:
+        return np.arange(count)
+    by_hash = np.argsort(order.hash64(_SUBSET, np.arange(count)), kind="stable")
+    by_class = by_hash[np.argsort(labels[by_hash], kind="stable")]
+    sizes = np.bincount(labels)
+    positions = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # Within each class.
+    return np.sort(by_class[positions < np.ceil(sizes * (most / count))[labels[by_class]]])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tfrecord_tools.base import files, tabular
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import one_line
 
 KINDS = ("label", "off_topic", "near_duplicate", "ambiguous", "low_quality", "rare")
 CSV = "issues.csv"
@@ -53,6 +53,7 @@ class ListedIssue:
         given_label: Class name of the record.
         proposed_label: Class name that is proposed; "" if there is none.
         twin: Path of the image to compare with; "" if there is none.
+        twin_sha256: Hash of the twin's source file in hexadecimal; "" if there is no twin.
         reason: Why the record is doubtful, a sentence.
     """
 
@@ -66,6 +67,7 @@ class ListedIssue:
     given_label: str
     proposed_label: str
     twin: str
+    twin_sha256: str
     reason: str
 
 
@@ -83,22 +85,22 @@ def write(directory: Path, rows: Sequence[ListedIssue]) -> None:
     tabular.write_csv(directory / CSV, _COLUMNS, _as_text(rows))
 
 
-def read(path: Path) -> list[ListedIssue]:
-    """Read issues.parquet.
+def read(path: Path, least: float) -> Iterator[tuple[str, str, str]]:
+    """Read kind, sha256 and twin_sha256 of the issues in issues.parquet with a score of at least `least`.
 
     Raises:
-        UserError: The file does not exist, or is not written by an audit.
+        ValueError: The file does not exist, is damaged, or is not written by an audit.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    names = ["kind", "sha256", "twin_sha256"]
     try:
-        table = pq.read_table(path, columns=list(_COLUMNS))
-    except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Run python -m trainers.audit again.") from error
-    if table.column_names != list(_COLUMNS):
-        raise UserError(f"{path}: does not have the columns {', '.join(_COLUMNS)}. Run python -m trainers.audit again.")
-    return [ListedIssue(**row) for row in table.to_pylist()]
+        table = pq.read_table(path, columns=names, filters=[("score", ">=", least)])
+        columns = [table.column(name).to_pylist() for name in names]
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise ValueError(f"{path.name} cannot be read: {one_line(error)}") from error
+    yield from zip(*columns)
 
 
 def _as_text(rows: Sequence[ListedIssue]) -> Iterator[dict[str, Any]]:

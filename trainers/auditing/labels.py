@@ -23,7 +23,7 @@ class Estimate:
         records: Number of records with a judged label.
         wrong: Expected number of wrong labels among them.
         low, high: 95 % interval of the number.
-        class_records: Number of records per given label.
+        class_records: Number of these records per given label.
         class_wrong: Expected number of wrong labels per given label.
     """
 
@@ -54,14 +54,16 @@ class Judgment:
     """The judgments of models about labels of records that they have not seen.
 
     Attributes:
-        probabilities: f64[n k], probability of each class. The record's own label was not used.
-        doubts: f64[n], probability that the given label is wrong; NaN if it cannot be judged.
+        probabilities: f32[n k], probability of each class. The record's own label was not used.
+        likely: i64[n 2], the two most likely classes by `probabilities`.
+        doubts: f64[n], probability that the given label is wrong; 0 if it is decided, NaN if it cannot be judged.
         proposed: i64[n], the most likely class except the given label. The errors that the model expects count, too.
-        order: i64[m], judged records, the most doubtful label first.
+        order: i64[m], judged records that are not decided, the most doubtful label first.
         estimate: The estimated number of wrong labels.
     """
 
     probabilities: np.ndarray
+    likely: np.ndarray
     doubts: np.ndarray
     proposed: np.ndarray
     order: np.ndarray
@@ -69,80 +71,131 @@ class Judgment:
 
 
 def judge(
-    features: np.ndarray, labels: np.ndarray, folds: np.ndarray, units: np.ndarray, near: Neighbors, classes: int
+    features: np.ndarray,
+    labels: np.ndarray,
+    folds: np.ndarray,
+    units: np.ndarray,
+    near: Neighbors,
+    classes: int,
+    decided: np.ndarray | None = None,
 ) -> Judgment:
     """Judge all labels.
 
     Two models judge each record: a linear head that was fitted to the other folds, and a vote of the nearest records.
     `noise.fit` joins both, and estimates the error rates. The heads are then fitted again with these error rates.
 
+    Classes that cannot be judged are left out: no record is compared with them.
+
     Args:
         features: f32[n c], may be mapped from disk.
         labels: i64[n], given labels.
-        folds: i64[n].
-        units: u64[n]. Records of the same unit do not vote for each other.
+        folds: i64[n]. At least two classes have records in several folds.
+        units: [n]. Records of the same unit do not vote for each other.
         near: The nearest records.
         classes: Number of classes, k.
+        decided: bool[n], whether the given label is known to be right. None: for no record.
     """
-    votes = _votes(labels, units, near, classes)
+    decided = np.zeros(len(labels), bool) if decided is None else decided
+    seen = judged(labels, folds, classes)
+    known = np.unique(labels[seen])
+    given = np.where(seen, np.searchsorted(known, labels), 0)
+    votes = _votes(given, seen, units, near, len(known))
     prepared = heads.prepare(features)
-    logits, fitted = heads.out_of_fold(prepared, labels, folds, classes)
-    first = noise.fit([logits, votes], labels)
-    logits, _ = heads.out_of_fold(prepared, labels, folds, classes, first.matrix, fitted)
-    final = noise.fit([logits, votes], labels, interval=True)
-    doubts = noise.wrong(final.posterior, labels)
-    judged = _judged(labels, folds, classes)
-    others = final.posterior.copy()
-    others[np.arange(len(labels)), labels] = -1
-    proposed = others.argmax(1)
-    return Judgment(
-        probabilities=final.probabilities,
-        doubts=np.where(judged, doubts, np.nan),
-        proposed=proposed,
-        order=_order(final.posterior, labels, judged),
-        estimate=_estimate(doubts, labels, judged, classes, final),
+    logits, fitted = heads.out_of_fold(prepared, given, folds, len(known), trained=seen)
+    first = noise.fit([logits, votes], given, judged=seen, decided=decided)
+    del logits  # 1,000 classes of 100,000 records take 0.4 GB.
+    logits, _ = heads.out_of_fold(prepared, given, folds, len(known), first.matrix, fitted, seen)
+    final = noise.fit([logits, votes], given, judged=seen, decided=decided, interval=True)
+    return _named(_judgment(final, logits, votes, given, seen, decided), known, classes)
+
+
+def _named(judgment: Judgment, known: np.ndarray, classes: int) -> Judgment:
+    """Return a judgment of the classes `known` as one of all classes."""
+    if len(known) == classes:
+        return judgment
+    probabilities = np.zeros((len(judgment.probabilities), classes), np.float32)
+    probabilities[:, known] = judgment.probabilities
+    records, wrong = np.zeros(classes, np.int64), np.zeros(classes)
+    records[known], wrong[known] = judgment.estimate.class_records, judgment.estimate.class_wrong
+    return dataclasses.replace(
+        judgment,
+        probabilities=probabilities,
+        likely=known[judgment.likely],
+        proposed=known[judgment.proposed],
+        estimate=dataclasses.replace(
+            judgment.estimate, class_records=tuple(records.tolist()), class_wrong=tuple(wrong.tolist())
+        ),
     )
 
 
-def _votes(labels: np.ndarray, units: np.ndarray, near: Neighbors, classes: int) -> np.ndarray:
-    """Return the logarithm of the share of votes for each class, f64[n k]."""
-    votes = np.full((len(labels), classes), _PRIOR_VOTES / classes)
-    valid = (near.rows >= 0) & (units[near.rows] != units[:, None])
+def _judgment(
+    fitted: noise.Noise,
+    logits: np.ndarray,
+    votes: np.ndarray,
+    labels: np.ndarray,
+    seen: np.ndarray,
+    decided: np.ndarray,
+) -> Judgment:
+    """Judge all records in blocks.
+
+    The records are ordered by the odds of a wrong label. They also differ where the probabilities are nearly 1.
+    """
+    count, classes = logits.shape
+    doubts, odds = np.zeros((2, count))
+    proposed, likely = np.zeros(count, np.int64), np.zeros((count, 2), np.int64)
+    for rows in heads.slices(count, classes):
+        own = np.arange(rows.stop - rows.start), labels[rows]
+        probabilities, posterior = fitted.judge([logits[rows], votes[rows]], labels[rows], decided[rows])
+        logits[rows] = probabilities  # In place: they have the same size.
+        likely[rows] = _best_two(probabilities)
+        right = posterior[own]
+        doubts[rows] = np.clip(1 - right, 0, 1)
+        posterior[own] = 0
+        odds[rows] = np.log(posterior.sum(1) + 1e-300) - np.log(right + 1e-300)
+        posterior[own] = -1
+        proposed[rows] = posterior.argmax(1)
+    asked = np.flatnonzero(seen & ~decided)
+    return Judgment(
+        probabilities=logits,
+        likely=likely,
+        doubts=np.where(seen, doubts, np.nan),
+        proposed=proposed,
+        order=asked[np.argsort(-odds[asked], kind="stable")],
+        estimate=_estimate(doubts[seen], labels[seen], classes, fitted),
+    )
+
+
+def _best_two(probabilities: np.ndarray) -> np.ndarray:
+    """Return the two most likely classes, i64[n 2], the more likely one first."""
+    best = np.argpartition(-probabilities, 1, axis=1)[:, :2]
+    return np.take_along_axis(best, np.argsort(-np.take_along_axis(probabilities, best, 1), axis=1, kind="stable"), 1)
+
+
+def _votes(labels: np.ndarray, seen: np.ndarray, units: np.ndarray, near: Neighbors, classes: int) -> np.ndarray:
+    """Return the logarithm of the share of votes for each class, f32[n k]. Only the records `seen` vote."""
+    votes = np.full((len(labels), classes), _PRIOR_VOTES / classes, np.float32)
+    valid = (near.rows >= 0) & seen[near.rows] & (units[near.rows] != units[:, None])
     valid &= np.cumsum(valid, axis=1) <= _VOTERS
     np.add.at(votes, (np.nonzero(valid)[0], labels[near.rows[valid]]), 1)
-    return np.asarray(np.log(votes / votes.sum(1, keepdims=True)))
+    votes /= votes.sum(1, keepdims=True)
+    return np.asarray(np.log(votes, out=votes))
 
 
-def _judged(labels: np.ndarray, folds: np.ndarray, classes: int) -> np.ndarray:
+def judged(labels: np.ndarray, folds: np.ndarray, classes: int) -> np.ndarray:
     """Return bool[n], whether the models have seen the class of a record: it has records in another fold."""
     counts = np.zeros((int(folds.max()) + 1, classes), np.int64)
     np.add.at(counts, (folds, labels), 1)
     return np.asarray((counts.sum(0) - counts)[folds, labels] > 0)
 
 
-def _order(posterior: np.ndarray, labels: np.ndarray, judged: np.ndarray) -> np.ndarray:
-    """Return the judged records, the most doubtful label first.
-
-    They are ordered by odds, which also differ where the probabilities are nearly 1.
-    """
-    own = posterior[np.arange(len(labels)), labels]
-    others = posterior.copy()
-    others[np.arange(len(labels)), labels] = 0
-    odds = np.log(others.sum(1) + 1e-300) - np.log(own + 1e-300)
-    rows = np.flatnonzero(judged)
-    return np.asarray(rows[np.argsort(-odds[rows], kind="stable")])
-
-
-def _estimate(
-    doubts: np.ndarray, labels: np.ndarray, judged: np.ndarray, classes: int, fitted: noise.Noise
-) -> Estimate:
-    counted = np.where(judged, doubts, 0)
-    total = float(counted.sum())
+def _estimate(doubts: np.ndarray, labels: np.ndarray, classes: int, fitted: noise.Noise) -> Estimate:
+    """Return the estimate for the doubts f64[m] and the given labels i64[m] of the judged records."""
+    total = float(doubts.sum())
     return Estimate(
-        records=int(judged.sum()),
+        records=len(labels),
         wrong=total,
         low=min(fitted.low, total),
         high=max(fitted.high, total),
         class_records=tuple(np.bincount(labels, minlength=classes).tolist()),
-        class_wrong=tuple(np.bincount(labels, counted, minlength=classes).tolist()),
+        class_wrong=tuple(np.bincount(labels, doubts, minlength=classes).tolist()),
     )

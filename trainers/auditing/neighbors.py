@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
 from tfrecord_tools.errors import UserError
+from trainers.auditing import folding
 
-COUNT = 30  # Neighbors per record, as in the measurements of `COUNT` in docs/audit.md.
+COUNT = 30  # Neighbors per record.
 _CANDIDATES = 64  # Nearest records per record, near-duplicates included.
 _BLOCK = 4096  # Rows of features that are read at once.
 _BLOCK_BYTES = 128_000_000  # Memory for the similarities of a block of records to all others.
 _MOST_EXACT = 120_000  # Records. On two processor cores, exact neighbors take ten minutes.
-_SAMPLED_PAIRS = 400_000
+_CELLS = 16  # Parts of the dataset that Faiss searches first.
+_SAMPLED_PAIRS = 100_000  # With these, the largest distance of near-duplicates varies by 1 % from draw to draw.
+_LEAST_SAMPLED, _SAMPLED_NUMBERS = 10_000, 128_000_000  # Fewer pairs of wide features, but not fewer than 10,000.
 _CLOSE, _CLOSER = 0.16, 0.05  # Shares of pairs at which the distances are measured. Near-duplicates are fewer.
 _NONE = -2.0  # Below every cosine similarity.
+_THINNED = 16  # One of this number of near-duplicates stays in the search, if they hide the other neighbors.
 _LEAST_SIMILARITY = 0.5  # Near-duplicates have at least this similarity, whatever the network sees.
-_SMALLEST = 1e-6  # Smallest distance that float32 tells from 0.
+_EQUAL = 1e-5  # Distances of equal features are below this in float32, also for 25,088 features.
 _FALSE_PAIRS = 1e-5  # Share of different pictures that may be taken for near-duplicates.
+# Returns the nearest records i64[b k] and similarities f32[b k] of records i64[b], without those left out, bool[n].
+_Search = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +67,9 @@ def find(
 ) -> Neighbors:
     """Find the nearest records of each record.
 
+    If near-duplicates hide the other neighbors of a record, it is searched again without most of them. So each record
+    of a crowd of near-equal pictures has neighbors outside of it, and the time stays linear in the crowd.
+
     Args:
         features: f32[n c], may be mapped from disk. The directions are held in memory.
         labels: i64[n].
@@ -68,42 +77,91 @@ def find(
         progress: Called with the number of records of each finished block.
 
     Raises:
-        UserError: There are more than 120,000 records, and Faiss is not installed.
+        UserError: There are more than 120,000 records, and Faiss is not installed; or all features are equal.
     """
-    vectors = np.empty(features.shape, np.float32)
+    vectors = _vectors(features)
+    search, size = _approximate(vectors, labels) if len(vectors) > _MOST_EXACT else _exact(vectors)
+    found = _Found(len(vectors), _threshold(vectors, labels, seed))
+    left_out, asked = np.zeros(len(vectors), bool), np.arange(len(vectors))
+    while len(asked):
+        crowded, hiding = [], []
+        for start in range(0, len(asked), size):
+            own = asked[start : start + size]
+            hidden, twins = found.add(own, *search(own, left_out))
+            crowded.append(hidden)
+            hiding.append(twins)
+            if progress and not left_out.any():
+                progress(len(own))
+        asked, together = np.concatenate(crowded), np.unique(np.concatenate(hiding))
+        left_out[together] = np.arange(len(together)) % _THINNED > 0
+    return found.neighbors()
+
+
+def _vectors(features: np.ndarray) -> np.ndarray:
+    """Return the directions of all features."""
+    vectors, differ = np.empty(features.shape, np.float32), False
     for first in range(0, len(features), _BLOCK):
         block = slice(first, first + _BLOCK)
         vectors[block] = directions(features[block])
-    threshold = _threshold(vectors, labels, seed)
-    rows = np.full((len(vectors), COUNT), -1, np.int64)
-    similarities = np.full((len(vectors), COUNT), np.nan, np.float32)
-    pairs, pair_similarities = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]
-    for start, numbers, values in _candidates(vectors, threshold):
-        own = np.arange(start, start + len(numbers))
-        near = (values >= threshold) & (numbers != own[:, None])
+        differ = differ or bool(((vectors[block] - vectors[0]) ** 2).sum(1).max() > 2 * _EQUAL)
+    if not differ:
+        raise UserError(
+            "the network gives the same features for all images, so they cannot be compared. Pass another network as"
+            " --features_from."
+        )
+    return vectors
+
+
+class _Found:
+    """The neighbors and near-duplicates that were found until now."""
+
+    def __init__(self, count: int, threshold: float) -> None:
+        self._threshold = threshold
+        self._rows = np.full((count, COUNT), -1, np.int64)
+        self._similarities = np.full((count, COUNT), np.nan, np.float32)
+        self._pairs, self._pair_similarities = [np.zeros((0, 2), np.int64)], [np.zeros(0, np.float32)]
+
+    def add(self, own: np.ndarray, numbers: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Add the result of a search.
+
+        Args:
+            own: i64[b], records.
+            numbers: i64[b k], their nearest records, the nearest first; -1 if there are fewer.
+            values: f32[b k], similarities.
+
+        Returns:
+            The records with too few other neighbors behind their near-duplicates, and these near-duplicates, i64[m].
+        """
+        valid = (numbers >= 0) & (numbers != own[:, None])
+        near = valid & (values >= self._threshold)
         left, right = own[np.nonzero(near)[0]], numbers[near]
-        pairs.append(np.stack([np.minimum(left, right), np.maximum(left, right)], 1))
-        pair_similarities.append(values[near])
-        others = ~near & (numbers != own[:, None]) & (numbers >= 0)
+        self._pairs.append(np.stack([np.minimum(left, right), np.maximum(left, right)], 1))
+        self._pair_similarities.append(values[near])
+        others = valid & ~near
         order = np.argsort(~others, axis=1, kind="stable")[:, :COUNT]  # Keeps the nearest first.
-        width = order.shape[1]
-        valid = np.take_along_axis(others, order, 1)
-        rows[own, :width] = np.where(valid, np.take_along_axis(numbers, order, 1), -1)
-        similarities[own, :width] = np.where(valid, np.take_along_axis(values, order, 1), np.nan)
-        if progress:
-            progress(len(numbers))
-    unique, where = np.unique(np.concatenate(pairs), axis=0, return_index=True)
-    return Neighbors(rows, similarities, unique, np.concatenate(pair_similarities)[where], threshold)
+        known, width = np.take_along_axis(others, order, 1), order.shape[1]
+        self._rows[own, :width] = np.where(known, np.take_along_axis(numbers, order, 1), -1)
+        self._similarities[own, :width] = np.where(known, np.take_along_axis(values, order, 1), np.nan)
+        more = numbers.shape[1] < len(self._rows)  # Otherwise, the search has returned all records.
+        hidden = (others.sum(1) < COUNT) & near.any(1) & (numbers >= 0).all(1) & more
+        return own[hidden], np.unique(numbers[hidden][near[hidden]])
+
+    def neighbors(self) -> Neighbors:
+        pairs, where = np.unique(np.concatenate(self._pairs), axis=0, return_index=True)
+        similarities = np.concatenate(self._pair_similarities)[where]
+        return Neighbors(self._rows, self._similarities, pairs, similarities, self._threshold)
 
 
 def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
     """Return the similarity that `_FALSE_PAIRS` of the pairs of different pictures of a class reach.
 
     The logarithm of the distance (1 - cosine) is taken as normally distributed. The distribution is fitted to pairs
-    that are close, but not as close as near-duplicates. On photographs, about 1 of 100,000 pairs reaches it.
+    that are close, but not as close as near-duplicates. On photographs, about 1 of 100,000 pairs reaches it. Pairs with
+    equal features are left out, and always reach the threshold.
     """
     random = np.random.default_rng(seed)
-    left = random.integers(len(labels), size=_SAMPLED_PAIRS)
+    size = min(_SAMPLED_PAIRS, max(_LEAST_SAMPLED, _SAMPLED_NUMBERS // vectors.shape[1]))
+    left = random.integers(len(labels), size=size)
     order = np.argsort(labels, kind="stable")
     first = np.searchsorted(labels[order], labels[left])
     count = np.bincount(labels)[labels[left]]
@@ -114,62 +172,56 @@ def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
             for i in range(0, len(left), 8192)
         ]
     )[left != right]
-    if not len(values):
-        return 1.0
-    close, closer = np.log(np.quantile(np.maximum(1 - values, _SMALLEST), [_CLOSE, _CLOSER]))
+    distances = 1 - values
+    distances = distances[distances > _EQUAL]
+    if not len(distances):
+        return 1 - _EQUAL
+    close, closer = np.log(np.quantile(distances, [_CLOSE, _CLOSER]))
     z_close, z_closer, z_false = (NormalDist().inv_cdf(share) for share in (_CLOSE, _CLOSER, _FALSE_PAIRS))
     distance = np.exp(closer + (closer - close) * (z_false - z_closer) / (z_closer - z_close))
-    return max(float(1 - distance), _LEAST_SIMILARITY)
+    return min(max(float(1 - distance), _LEAST_SIMILARITY), 1 - _EQUAL)
 
 
-def _candidates(vectors: np.ndarray, threshold: float) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield blocks: the first row, and rows i64[b k] and similarities f32[b k] of the nearest records."""
-    if len(vectors) > _MOST_EXACT:
-        yield from _approximate(vectors)
-        return
-    size = max(1, _BLOCK_BYTES // (4 * len(vectors)))
-    for start in range(0, len(vectors), size):
-        yield start, *_nearest(vectors[start : start + size] @ vectors.T, threshold)
+def _exact(vectors: np.ndarray) -> tuple[_Search, int]:
+    """Return a search that compares with all records, and the number of records to search for at once."""
+    count = min(_CANDIDATES, len(vectors))
+
+    def search(own: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        similarities = vectors[own] @ vectors.T
+        similarities[:, left_out] = _NONE
+        rows = np.argpartition(similarities, -count, axis=1)[:, -count:]
+        values = np.take_along_axis(similarities, rows, 1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        rows, values = np.take_along_axis(rows, order, 1), np.take_along_axis(values, order, 1)
+        return np.where(values > _NONE, rows, -1), values
+
+    return search, max(1, _BLOCK_BYTES // (4 * len(vectors)))
 
 
-def _nearest(similarities: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows and similarities of the nearest records.
-
-    If a record has many near-duplicates, only some of them are returned, so that other neighbors are left.
-    """
-    count = min(_CANDIDATES, similarities.shape[1])
-    rows = np.argpartition(similarities, -count, axis=1)[:, -count:]
-    values = np.take_along_axis(similarities, rows, 1)
-    order = np.argsort(-values, axis=1, kind="stable")
-    rows, values = np.take_along_axis(rows, order, 1), np.take_along_axis(values, order, 1)
-    twins = count - COUNT
-    crowded = np.flatnonzero((values >= threshold).sum(1) > (twins if similarities.shape[1] > count else count))
-    if len(crowded):
-        far = similarities[crowded]
-        far[far >= threshold] = _NONE
-        best = np.argpartition(far, -COUNT, axis=1)[:, -COUNT:]
-        best = np.take_along_axis(best, np.argsort(-np.take_along_axis(far, best, 1), axis=1, kind="stable"), 1)
-        rows[crowded, twins:], values[crowded, twins:] = best, np.take_along_axis(far, best, 1)
-    return np.where(values > _NONE, rows, -1), values
-
-
-def _approximate(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yield the nearest records as Faiss finds them in the closest cells of an inverted file."""
+def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]:
+    """Return a search by Faiss in the closest cells of an inverted file, and its number of records."""
     if importlib.util.find_spec("faiss") is None:
         raise UserError(
             f"the audit of {len(vectors):,} records needs Faiss, because exact neighbors would take hours. Install it"
             ' with pip install "tfrecord-tools[audit]".'
         )
-    import faiss
-
+    faiss: Any = importlib.import_module("faiss")  # The types of Faiss lack arguments.
     count, width = vectors.shape
     cells = int(4 * count**0.5)
-    quantizer = faiss.IndexFlatIP(width)
-    found: Any = faiss.IndexIVFFlat(quantizer, width, cells, faiss.METRIC_INNER_PRODUCT)
-    found.train(vectors[:: max(1, count // (64 * cells))])
-    found.add(vectors)
-    found.nprobe = 16
-    size = 16_384
-    for start in range(0, count, size):
-        values, rows = found.search(vectors[start : start + size], _CANDIDATES)
-        yield start, rows, values
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors[folding.subset(labels, 64 * cells)])
+    index.add(vectors)
+
+    def search(own: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        searched = faiss.IDSelectorBitmap(np.packbits(~left_out, bitorder="little"))
+        rows = np.empty((len(own), _CANDIDATES), np.int64)
+        values = np.empty(rows.shape, np.float32)
+        few, probes = np.arange(len(own)), _CELLS
+        while len(few):  # A crowd may fill the closest cells.
+            parameters = faiss.SearchParametersIVF(sel=searched, nprobe=min(probes, cells))
+            values[few], rows[few] = index.search(vectors[own[few]], _CANDIDATES, params=parameters)
+            few = few[rows[few, COUNT] < 0] if probes < cells else few[:0]
+            probes *= 16
+        return rows, values
+
+    return search, 16_384

@@ -10,16 +10,13 @@ All of it is fitted together by maximum likelihood of the given labels.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from trainers.auditing import folding
 from trainers.auditing.heads import softmax
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 _FULL_CLASSES = 30  # With more classes, T has one error rate per class: k * k numbers could not be fitted.
 _RIDGE = 20.0  # Strength of the prior of the matrix: a normal distribution around 0.
@@ -29,6 +26,8 @@ _MOST_WRONG = 0.6  # Highest error rate of a class, for many classes.
 _TRIED, _FINISHED, _PROFILED = 50, 200, 30  # Iterations of L-BFGS: from each start, from the best one, of the profile.
 _TOLERANCE = 1e-7  # Relative.
 _MOST_FITTED = 20_000  # Records. The model has few parameters, and all records are judged with them.
+_MOST_NUMBERS = 20_000_000  # Records times classes. For 1,000 classes, a fit takes minutes, and 1 GB.
+_SINGLE: type = np.float32  # For many classes: half of the memory and of the time.
 _STEPS = 15  # Steps of the profile.
 _SCALES = (2.0, 30.0)  # Scales of the outputs from which the fit starts: images of one class are hard or easy to tell.
 _SAME = 0.05  # Difference of the losses of two fits that are about to reach the same optimum.
@@ -48,36 +47,55 @@ class Noise:
     """A fitted model of the labels.
 
     Attributes:
-        probabilities: f64[n k], probability of each true class, without knowledge of the given label.
-        posterior: f64[n k], probability of each true class, with knowledge of the given label.
         matrix: f64[k k], T.
-        low, high: 95 % interval of the number of wrong labels.
+        low, high: 95 % interval of the number of wrong labels. Decided labels are right.
+        deviations: Standard deviation of the outputs of each model.
+        optima: Weight, parameters and T of each fit that explains the labels well. The weights sum to 1.
     """
 
-    probabilities: np.ndarray
-    posterior: np.ndarray
     matrix: np.ndarray
     low: float
     high: float
+    deviations: Sequence[float]
+    optima: Sequence[tuple[float, np.ndarray, np.ndarray]]
+
+    def judge(
+        self, outputs: Sequence[np.ndarray], labels: np.ndarray, decided: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Judge some records.
+
+        Args:
+            outputs: Logits of each model, f32[m k].
+            labels: i64[m], given labels.
+            decided: bool[m], whether the given label is known to be right.
+
+        Returns:
+            The probability of each true class without knowledge of the given label, and with it, both f64[m k].
+        """
+        data = _Data(_scaled(outputs, self.deviations, np.float64), labels, decided)
+        probabilities, posterior = np.zeros((2, data.classes, len(labels)))
+        for share, parameters, matrix in self.optima:
+            own = _softmax(_logits(data, parameters)[1])
+            probabilities += share * own
+            posterior += share * _posterior(own, matrix, data)
+        return probabilities.T, posterior.T
 
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """Scaled outputs of the models, a list of f64[k n], and given labels i64[n].
+    """The records of a fit.
 
     Classes come first here: sums over a few classes take a third of the time.
+
+    Attributes:
+        outputs: Scaled outputs of the models, [k n] each. The computation has their type.
+        labels: i64[n], given labels.
+        decided: bool[n], whether the given label is known to be right.
     """
 
     outputs: Sequence[np.ndarray]
     labels: np.ndarray
-
-    @functools.cached_property
-    def given(self) -> csr_matrix:
-        """The given labels as a matrix of 0 and 1, f64[n k]."""
-        from scipy.sparse import csr_matrix  # Imported here, because the import changes the filters of warnings.
-
-        rows = np.arange(len(self.labels))
-        return csr_matrix((np.ones(len(rows)), (rows, self.labels)), (len(rows), self.classes))
+    decided: np.ndarray
 
     @property
     def classes(self) -> int:
@@ -94,36 +112,58 @@ class _Data:
         return len(self.outputs) + self.classes + (self.classes**2 if self.full else 0)
 
 
-def fit(outputs: Sequence[np.ndarray], labels: np.ndarray, interval: bool = False) -> Noise:
+def fit(
+    outputs: Sequence[np.ndarray],
+    labels: np.ndarray,
+    *,
+    judged: np.ndarray | None = None,
+    decided: np.ndarray | None = None,
+    interval: bool = False,
+) -> Noise:
     """Fit the model.
 
     Args:
-        outputs: Logits of each model, f64[n k], for records that it has not seen.
+        outputs: Logits of each model, f32[n k], for records that it has not seen.
         labels: i64[n], given labels.
+        judged: bool[n], the records to which the model is fitted, and that the interval counts. None: all.
+        decided: bool[n], whether the given label is known to be right. None: for no record.
         interval: Whether the interval is computed, which takes as long as the fit.
     """
-    centered = [output - output.mean(1, keepdims=True) for output in outputs]
-    whole = _Data([np.ascontiguousarray(output.T) / max(output.std(), 1e-12) for output in centered], labels)
-    step = -(-len(labels) // _MOST_FITTED)
-    data = _Data([np.ascontiguousarray(output[:, ::step]) for output in whole.outputs], labels[::step])
-    optima = _optima(data)
-    shares = np.exp(optima[0].fun - np.array([optimum.fun for optimum in optima]))
-    probabilities, posterior, matrix = 0.0, 0.0, 0.0
-    for share, optimum in zip(shares / shares.sum(), optima):
-        own = _matrix(data, optimum.x[data.size :])
-        classes = _softmax(_logits(whole, optimum.x)[1])
-        probabilities, matrix = probabilities + share * classes, matrix + share * own
-        posterior = posterior + share * _posterior(classes, own, labels)
-    intervals = [_interval(data, optimum.x) for optimum in optima] if interval else [(0.0, 0.0)]
+    classes = outputs[0].shape[1]
+    decided = np.zeros(len(labels), bool) if decided is None else decided
+    rows = np.arange(len(labels)) if judged is None else np.flatnonzero(judged)
+    used = rows[folding.subset(labels[rows], min(_MOST_FITTED, _MOST_NUMBERS // classes))]
+    chosen = [output[used] for output in outputs]
+    deviations = [max(float(_centered(output).std(dtype=np.float64)), 1e-12) for output in chosen]
+    kind = np.float64 if classes <= _FULL_CLASSES else _SINGLE
+    data = _Data(_scaled(chosen, deviations, kind), labels[used], decided[used])
+    found = _optima(data)
+    optima = [optimum.x for optimum in found]
+    shares = np.exp(found[0].fun - np.array([optimum.fun for optimum in found]))
+    shares /= shares.sum()
+    matrices = [_matrix(data, optimum[data.size :]) for optimum in optima]
+    scale = len(rows) / len(used)
+    intervals = [_interval(data, optimum, 1 / scale) for optimum in optima] if interval else [(0.0, 0.0)]
     low, high = min(low for low, _ in intervals), max(high for _, high in intervals)
-    scale = len(labels) / len(data.labels)
     return Noise(
-        probabilities=np.ascontiguousarray(np.transpose(probabilities)),
-        posterior=np.ascontiguousarray(np.transpose(posterior)),
-        matrix=np.asarray(matrix),
+        matrix=np.asarray(sum(share * matrix for share, matrix in zip(shares, matrices))),
         low=low * scale,
-        high=high * scale,
+        high=min(high * scale, float((~decided[rows]).sum())),
+        deviations=deviations,
+        optima=list(zip(shares.tolist(), optima, matrices)),
     )
+
+
+def _centered(output: np.ndarray) -> np.ndarray:
+    return np.asarray(output - output.mean(1, keepdims=True))
+
+
+def _scaled(outputs: Sequence[np.ndarray], deviations: Sequence[float], kind: type) -> list[np.ndarray]:
+    """Return centered outputs [m k], divided by their deviations, as [k m] of a type."""
+    return [
+        np.ascontiguousarray(_centered(output.astype(kind)).T) / kind(deviation)
+        for output, deviation in zip(outputs, deviations)
+    ]
 
 
 def _optima(data: _Data) -> list[Any]:
@@ -171,7 +211,8 @@ def _start(data: _Data, matrix: np.ndarray, scale: float) -> np.ndarray:
 def _confusion(data: _Data) -> np.ndarray:
     """Return T as it would be if the likeliest class of each record were its true class."""
     counts = np.full((data.classes, data.classes), 0.1)
-    np.add.at(counts, (np.argmax(sum(data.outputs), axis=0), data.labels), 1)
+    likeliest = np.where(data.decided, data.labels, np.argmax(sum(data.outputs), axis=0))
+    np.add.at(counts, (likeliest, data.labels), 1)
     return np.asarray(counts / counts.sum(1, keepdims=True))
 
 
@@ -180,7 +221,12 @@ def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
     classes = data.classes
     if data.full:
         return softmax(parameters.reshape(classes, classes))
-    return _spread(_MOST_WRONG / (1 + np.exp(-parameters)))
+    return _spread(_rates(parameters))
+
+
+def _rates(parameters: np.ndarray) -> np.ndarray:
+    """Return the error rate of each class, f64[k], for many classes."""
+    return np.asarray(_MOST_WRONG / (1 + np.exp(-np.clip(parameters, -100, 100))))
 
 
 def _spread(rates: np.ndarray) -> np.ndarray:
@@ -192,8 +238,9 @@ def _spread(rates: np.ndarray) -> np.ndarray:
 
 
 def _logits(data: _Data, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weighted sum of the outputs, and the logits of the classes, both f64[k n]."""
+    """Return the weighted sum of the outputs, and the logits of the classes, both [k n]."""
     models, classes = len(data.outputs), data.classes
+    parameters = parameters.astype(data.outputs[0].dtype)
     total = sum(scale * output for scale, output in zip(parameters[:models], data.outputs))
     logits = total + parameters[models : models + classes, None]
     if data.full:
@@ -201,15 +248,36 @@ def _logits(data: _Data, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return np.asarray(total), np.asarray(logits)
 
 
-def _posterior(probabilities: np.ndarray, matrix: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the probability of each true class, with knowledge of the given labels, f64[k n]."""
-    joint = probabilities * matrix[:, labels]
-    return np.asarray(joint / joint.sum(0))
+def _joint(probabilities: np.ndarray, matrix: np.ndarray, data: _Data) -> np.ndarray:
+    """Return the probability of each true class together with the given label, [k n].
+
+    A decided label is the true class: the probability of the other classes is 0.
+    """
+    joint = matrix.astype(probabilities.dtype)[:, data.labels]
+    joint *= probabilities
+    rows = np.flatnonzero(data.decided)
+    right = np.maximum(joint[data.labels[rows], rows], _tiny(joint))
+    joint[:, rows] = 0
+    joint[data.labels[rows], rows] = right
+    return joint
+
+
+def _posterior(probabilities: np.ndarray, matrix: np.ndarray, data: _Data) -> np.ndarray:
+    """Return the probability of each true class, with knowledge of the given labels, [k n]."""
+    joint = _joint(probabilities, matrix, data)
+    joint /= joint.sum(0)
+    return joint
+
+
+def _tiny(values: np.ndarray) -> Any:
+    """Return the smallest number of a type, so that nothing is divided by 0."""
+    return np.finfo(values.dtype).tiny
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities f64[k n]; columns sum to 1."""
-    powers = np.exp(logits - logits.max(0))
+    """Return probabilities [k n]; columns sum to 1."""
+    powers = logits - logits.max(0)
+    np.exp(powers, out=powers)
     powers /= powers.sum(0)
     return np.asarray(powers)
 
@@ -218,32 +286,32 @@ def _loss(parameters: np.ndarray, data: _Data) -> tuple[float, np.ndarray]:
     """Return the negative logarithm of the posterior density, and its gradient."""
     matrix = _matrix(data, parameters[data.size :])
     value, gradient, joint = _fixed_loss(parameters[: data.size], data, matrix)
-    counts = np.asarray(joint @ data.given)  # Expected number of records, by true and given label.
-    prior = np.full_like(counts, _WRONG / (data.classes - 1))
-    np.fill_diagonal(prior, _RIGHT)
     if data.full:
-        counts += prior
+        prior = np.full_like(matrix, _WRONG / (data.classes - 1))
+        np.fill_diagonal(prior, _RIGHT)
+        counts = prior + [np.bincount(data.labels, row, data.classes) for row in joint]  # By true and given label.
         value -= float((prior * np.log(matrix + 1e-300)).sum())
         own = (matrix * counts.sum(1, keepdims=True) - counts).ravel()
     else:
-        rates, right = 1 - np.diag(matrix), np.diag(counts)
-        failed = counts.sum(1) - right + _WRONG
+        rates = _rates(parameters[data.size :])  # The diagonal of T does not tell small rates from 0.
+        right = np.bincount(data.labels, joint[data.labels, np.arange(len(data.labels))], data.classes)
+        failed = joint.sum(1, dtype=np.float64) - right + _WRONG
         value -= float((_WRONG * np.log(rates) + _RIGHT * np.log(1 - rates)).sum())
         own = -(failed / rates - (right + _RIGHT) / (1 - rates)) * rates * (1 - rates / _MOST_WRONG)
-    return value, np.concatenate([gradient, own])
+    return value, np.concatenate([gradient, own]).astype(np.float64)
 
 
 def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return loss and gradient for a known T, and the posterior f64[k n]."""
+    """Return loss and gradient for a known T, and the posterior [k n]."""
     models, classes = len(data.outputs), data.classes
     total, logits = _logits(data, parameters)
     probabilities = _softmax(logits)
-    joint = probabilities * matrix[:, data.labels]
-    evidence = joint.sum(0) + 1e-300
+    joint = _joint(probabilities, matrix, data)
+    evidence = joint.sum(0) + _tiny(joint)
     joint /= evidence
-    residual = probabilities - joint
+    residual = np.subtract(probabilities, joint, out=probabilities)
     bias = parameters[models : models + classes]
-    value = -float(np.log(evidence).sum()) + 0.5 * float((bias**2).sum())
+    value = -float(np.log(evidence).sum(dtype=np.float64)) + 0.5 * float((bias**2).sum())
     gradient = [residual.sum(1) + bias]
     back = residual
     if data.full:
@@ -251,15 +319,20 @@ def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tupl
         back = residual + mixing @ residual
         value += 0.5 * _RIDGE * float((mixing**2).sum())
         gradient.append((total @ residual.T + _RIDGE * mixing).ravel())
-    scales = np.array([np.einsum("ij,ij->", back, output) for output in data.outputs])
+    scales = np.array([np.einsum("ij,ij->i", back, output).sum(dtype=np.float64) for output in data.outputs])
     return value, np.concatenate([scales, *gradient]), joint
 
 
-def _interval(data: _Data, parameters: np.ndarray) -> tuple[float, float]:
+def _interval(data: _Data, parameters: np.ndarray, sampled: float) -> tuple[float, float]:
     """Return the 95 % interval of the number of wrong labels.
 
     The profile likelihood gives the error rates that fit the labels nearly as well as the best ones: all errors in T
     are scaled by the same factor, and the rest is fitted again. For each, the number of wrong labels varies by chance.
+
+    Args:
+        data: The records of the fit.
+        parameters: The fit.
+        sampled: Share of the records that the fit uses. The more are left out, the more depends on chance.
     """
     errors = _matrix(data, parameters[data.size :]) + 1 / len(data.labels)  # So that the profile can leave a rate of 0.
     np.fill_diagonal(errors, 0)
@@ -270,9 +343,10 @@ def _interval(data: _Data, parameters: np.ndarray) -> tuple[float, float]:
     values, counts, deviations = np.array([_profiled(data, parameters, errors * factor) for factor in factors]).T
     likely = values <= values.min() + _DROP
     likely |= np.r_[likely[1:], False] | np.r_[False, likely[:-1]]  # The border lies between two steps.
-    ambiguous = float((1 - _softmax(_logits(data, parameters)[1]).max(0)).sum())
-    chance = np.hypot(2 * deviations, _MODEL_ERROR * counts)
-    low = counts - np.sqrt(chance**2 + (_AMBIGUOUS_LOW * ambiguous) ** 2 + (_UNUSUAL * len(data.labels)) ** 2)
+    undecided = ~data.decided
+    ambiguous = float((1 - _softmax(_logits(data, parameters)[1]).max(0))[undecided].sum())
+    chance = np.sqrt(4 * deviations**2 + (_MODEL_ERROR * counts) ** 2 + 4 * (1 - sampled) * counts)
+    low = counts - np.sqrt(chance**2 + (_AMBIGUOUS_LOW * ambiguous) ** 2 + (_UNUSUAL * undecided.sum()) ** 2)
     high = counts + chance + _AMBIGUOUS_HIGH * ambiguous
     return max(0.0, float(low[likely].min())), float(high[likely].max())
 
@@ -283,5 +357,5 @@ def _profiled(data: _Data, parameters: np.ndarray, errors: np.ndarray) -> tuple[
     np.fill_diagonal(matrix, 0)
     np.fill_diagonal(matrix, 1 - matrix.sum(1))
     fitted = _minimize(lambda *given: _fixed_loss(*given)[:2], parameters[: data.size], data, _PROFILED, matrix)
-    doubts = wrong(_posterior(_softmax(_logits(data, fitted.x)[1]), matrix, data.labels).T, data.labels)
+    doubts = wrong(_posterior(_softmax(_logits(data, fitted.x)[1]), matrix, data).T, data.labels)
     return float(fitted.fun), float(doubts.sum()), float(np.sqrt((doubts * (1 - doubts)).sum()))

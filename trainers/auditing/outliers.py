@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -38,10 +38,12 @@ def off_topic(near: Neighbors) -> np.ndarray:
     """Return scores f64[n]: how far records are from their nearest neighbors that are not near-duplicates.
 
     The distance is 1 - cosine, the mean over 30 neighbors. Near-equal strangers would otherwise be each other's
-    neighbors. A record without any neighbor gets 0.
+    neighbors. A record without any neighbor gets 0, and does not count for the others.
     """
-    distance = 1 - np.nanmean(np.where(np.isnan(near.similarities).all(1, keepdims=True), 1, near.similarities), axis=1)
-    return unusual(distance.astype(np.float64), least_spread=0.01)
+    known = np.isfinite(near.similarities)
+    distances = np.where(known, 1 - near.similarities.astype(np.float64), 0).sum(1)
+    counts = known.sum(1)
+    return unusual(np.where(counts, distances / np.maximum(counts, 1), np.nan), least_spread=0.01)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,32 +66,51 @@ def rare_groups(near: Neighbors, labels: np.ndarray) -> list[Group]:
     class: at least three records, and at most 5 % of the class. The distance of a group is the mean distance of its
     records to the nearest record of the class outside of the group.
     """
-    groups: list[Group] = []
-    for label in np.unique(labels):
-        groups += _groups_of(near, labels, np.flatnonzero(labels == label))
+    same = (near.rows >= 0) & (labels[near.rows] == labels[:, None])
+    parts = _parts(near, same)
+    distances = _distances(near, same, parts)
+    scores = np.zeros(len(labels))
+    for rows in _grouped(labels, np.arange(len(labels))):
+        scores[rows] = unusual(distances[rows], least_spread=0.01)
+    sizes, most = np.bincount(parts)[parts], _LARGEST_GROUP * np.bincount(labels)[labels]
+    members = np.flatnonzero((sizes >= _SMALLEST_GROUP) & (sizes <= most))
+    groups = [Group(rows, float(scores[rows].mean())) for rows in _grouped(parts, members)]
     return sorted(groups, key=lambda group: -group.score)
 
 
-def _groups_of(near: Neighbors, labels: np.ndarray, rows: np.ndarray) -> Iterator[Group]:
+def _grouped(values: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+    """Divide rows i64[m] by their value; the rows of each part ascend."""
+    ordered = rows[np.argsort(values[rows], kind="stable")]
+    parts = np.split(ordered, np.flatnonzero(np.diff(values[ordered])) + 1)
+    return [part for part in parts if len(part)]
+
+
+def _parts(near: Neighbors, same: np.ndarray) -> np.ndarray:
+    """Return i64[n], the connected part of each record.
+
+    Args:
+        near: The nearest records.
+        same: bool[n COUNT], whether a neighbor has the record's class.
+    """
     from scipy.sparse import csgraph, csr_matrix  # Imported here, because the import changes the filters of warnings.
 
-    position = np.full(len(labels), -1)
-    position[rows] = np.arange(len(rows))
-    nearest = near.rows[rows]
-    same = (nearest >= 0) & (position[nearest] >= 0)
-    close = same & (np.cumsum(same, axis=1) <= _GROUP_NEIGHBORS)
-    left, right = np.nonzero(close)[0], position[nearest[close]]
-    edges = csr_matrix((np.ones(len(left), np.int8), (left, right)), (len(rows), len(rows)))
-    _, parts = csgraph.connected_components(edges.multiply(edges.T), directed=False)
-    sizes = np.bincount(parts)
-    outside = same & (parts[position[nearest]] != parts[:, None])
-    distances = 1 - np.where(outside, near.similarities[rows], -1).max(1)
-    # If all neighbors of a record are in its group, the rest of the class is at least as far as the farthest of them.
-    farthest = 1 - np.nanmin(np.where(same, near.similarities[rows], np.nan), axis=1, initial=1.0)
-    scores = unusual(np.where(outside.any(1), distances, farthest).astype(np.float64), least_spread=0.01)
-    for part in np.flatnonzero((sizes >= _SMALLEST_GROUP) & (sizes <= _LARGEST_GROUP * len(rows))):
-        own = parts == part
-        yield Group(rows[own], float(scores[own].mean()))
+    left, position = np.nonzero(same & (np.cumsum(same, axis=1) <= _GROUP_NEIGHBORS))
+    shape = (len(same), len(same))
+    edges = csr_matrix((np.ones(len(left), np.int8), (left, near.rows[left, position])), shape)
+    return np.asarray(csgraph.connected_components(edges.multiply(edges.T), directed=False)[1])
+
+
+def _distances(near: Neighbors, same: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Return the distance f64[n] of each record to the nearest one of its class outside of its part.
+
+    If all neighbors of its class are in its part, the others are at least as far as the farthest of them. NaN: no
+    neighbor has its class.
+    """
+    outside = same & (parts[near.rows] != parts[:, None])
+    nearest = np.where(outside, near.similarities, -1).max(1)
+    farthest = np.where(same, near.similarities, 1).min(1)
+    similarities = np.where(outside.any(1), nearest, np.where(same.any(1), farthest, np.nan))
+    return np.asarray(1 - similarities.astype(np.float64))
 
 
 # Words for a bad quality, its fact, the sign that makes bad values large, the smallest spread in its unit.

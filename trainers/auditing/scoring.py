@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from trainers.auditing.outliers import Group
 _LEAST_LISTED = 50  # Records with the highest scores of a kind, which are listed even if these scores are low.
 _LISTED_SHARE = 0.01  # The same as a share of all records. The larger number counts.
 _LEAST_RECORDS = 10
+_PAIRS_OF_HASH = 32  # Near-duplicates by hash for each record. White backgrounds may give thousands.
 # The score of near-duplicates is one of these numbers plus 0.24 times their similarity.
 _ACROSS_LABELS, _ACROSS_SPLITS, _WITHIN = 0.75, 0.5, 0.25
 _BY_SIMILARITY = 0.24
@@ -41,6 +42,9 @@ class Inputs:
         class_names: Class names in label order.
         split_names: Names of the splits.
         paths: Paths of the source files.
+        decided: bool[n], whether a person has decided that the label is right, or corrected it. Such a record is not
+            listed again, but others are compared with it.
+        dataset: The flag that names the dataset, such as "--tfrecords=out", for messages.
     """
 
     features: np.ndarray
@@ -54,6 +58,8 @@ class Inputs:
     class_names: Sequence[str]
     split_names: Sequence[str]
     paths: Sequence[str]
+    decided: np.ndarray
+    dataset: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,18 +67,16 @@ class Audit:
     """The result of an audit.
 
     Attributes:
-        probabilities: f64[n k], probability of each class, by models that have not seen the record.
+        probabilities: f32[n k], probability of each class, by models that have not seen the record.
         issues: All issues, by kind and rank.
         estimate: The estimated number of wrong labels.
+        notes: Sentences about what makes the judgment weaker.
     """
 
     probabilities: np.ndarray
     issues: tuple[Issue, ...]
     estimate: Estimate
-
-    def without(self, rows: Collection[int]) -> Audit:
-        """Return the audit without the issues of some records. The others keep their order and get new ranks."""
-        return dataclasses.replace(self, issues=_ranked(issue for issue in self.issues if issue.record not in rows))
+    notes: tuple[str, ...]
 
 
 def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[int], object] | None = None) -> Audit:
@@ -85,13 +89,16 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
         progress: Called with the number of records of each finished block of the slowest step.
 
     Raises:
-        UserError: There are fewer than ten records or only one class.
+        UserError: There are fewer than ten records, only one class or only one group, or fewer than two classes
+            have records in several folds.
     """
     _check(inputs)
     near = neighbors.find(inputs.features, inputs.labels, seed, progress)
     pairs, similarities = _pairs(inputs, near)
-    units = _joined(inputs.units, pairs)
+    given = duplicates.joined(inputs.units, inputs.contents)
+    units = folding.joined(given, pairs, similarities, len(given) // folds)
     judgment = _judge(inputs, near, units, folds, seed)
+    notes = tuple(_notes(units, pairs, folds))
     found = itertools.chain(
         _label_issues(inputs, judgment),
         _off_topic_issues(inputs, near),
@@ -100,7 +107,7 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
         _low_quality_issues(inputs),
         _rare_issues(inputs, outliers.rare_groups(near, inputs.labels)),
     )
-    return Audit(probabilities=judgment.probabilities, issues=_ranked(found), estimate=judgment.estimate)
+    return Audit(probabilities=judgment.probabilities, issues=_ranked(found), estimate=judgment.estimate, notes=notes)
 
 
 def _ranked(issues: Iterable[Issue]) -> tuple[Issue, ...]:
@@ -116,28 +123,52 @@ def _ranked(issues: Iterable[Issue]) -> tuple[Issue, ...]:
 def _check(inputs: Inputs) -> None:
     if len(inputs.labels) < _LEAST_RECORDS:
         raise UserError(
-            f"the dataset has {words.number(len(inputs.labels), 'valid record')}. An audit needs at least"
-            f" {_LEAST_RECORDS}."
+            f"{inputs.dataset}: has {words.number(len(inputs.labels), 'valid record')}. An audit needs at least"
+            f" {_LEAST_RECORDS}. Convert more images."
         )
     if len(np.unique(inputs.labels)) < 2:
-        raise UserError("all records have the same label. An audit compares the images of at least two classes.")
+        raise UserError(
+            f"{inputs.dataset}: all records have the same label. An audit compares the images of at least two classes."
+            " Convert images of other classes, too."
+        )
 
 
 def _judge(inputs: Inputs, near: Neighbors, units: np.ndarray, count: int, seed: int) -> Judgment:
     assigned = folding.assign(units, inputs.labels, count, seed)
     if assigned.max() == 0:
         raise UserError(
-            "all records belong to one group, or the network gives nearly the same features for all of them. Pass"
-            " another network as --features_from."
+            f"{inputs.dataset}: all records belong to one group. An audit judges each group by the others, so it needs"
+            " at least two. Convert again with smaller groups."
         )
-    return labels.judge(inputs.features, inputs.labels, assigned, units, near, len(inputs.class_names))
+    classes = len(inputs.class_names)
+    if len(np.unique(inputs.labels[labels.judged(inputs.labels, assigned, classes)])) < 2:
+        raise UserError(
+            f"{inputs.dataset}: fewer than two classes have images in several groups. An audit judges an image by"
+            " images of its class in other groups. Convert more images, or smaller groups."
+        )
+    return labels.judge(inputs.features, inputs.labels, assigned, units, near, classes, inputs.decided)
+
+
+def _notes(units: np.ndarray, pairs: np.ndarray, folds: int) -> Iterator[str]:
+    """Yield sentences about units that are too large for a fold."""
+    count, largest = len(units), int(np.unique(units, return_counts=True)[1].max())
+    if largest * folds > count:
+        yield (
+            f"note: {largest:,} of {count:,} images are copies of each other or belong to one group. They are judged"
+            f" by the other {words.number(count - largest, 'image')} only."
+        )
+    if (units[pairs[:, 0]] != units[pairs[:, 1]]).any():
+        yield (
+            f"note: near-duplicates form a chain of more than {count // folds:,} images. It was cut at its least"
+            " similar pairs, so some images are judged with the help of their near-duplicates."
+        )
 
 
 def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
     """Return near-duplicates: pairs i64[m 2], and similarities f64[m] in 0..1."""
     copies = np.flatnonzero(inputs.contents != np.arange(len(inputs.contents)))
     copied = np.stack([inputs.contents[copies], copies], 1)
-    hashed = near_duplicates.pairs(inputs.facts["phash"], near_duplicates.DEFAULT_DISTANCE)
+    hashed = near_duplicates.pairs(inputs.facts["phash"], near_duplicates.DEFAULT_DISTANCE, _PAIRS_OF_HASH)
     pairs = np.concatenate([copied, hashed, near.pairs]).astype(np.int64)
     values = np.concatenate([np.ones(len(copied)), np.full(len(hashed), near.threshold), near.pair_similarities])
     order = np.lexsort((-values, pairs[:, 1], pairs[:, 0]))
@@ -145,22 +176,19 @@ def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
     return unique, np.clip(values[order][first], 0, 1)
 
 
-def _joined(units: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return units in which near-duplicates belong together, too."""
-    return duplicates.joined(units, near_duplicates.joined(np.arange(len(units)), [pairs]))
-
-
-def _listed(scores: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:
+def _listed(scores: np.ndarray, decided: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:
     """Yield the records to list, the worst first.
 
     The list has the worst 50 records or the worst 1 %, whichever is more, and all with a score of 0.5 or more.
 
     Args:
         scores: f64[n].
+        decided: bool[n], records that are not listed.
         least: Records with a score of at most this are never listed.
     """
     order = np.argsort(-scores, kind="stable")
-    most = max(_LEAST_LISTED, int(_LISTED_SHARE * len(scores)), int((scores >= 0.5).sum()))
+    order = order[~decided[order]]
+    most = max(_LEAST_LISTED, int(_LISTED_SHARE * len(scores)), int((scores[order] >= 0.5).sum()))
     for row in order[:most].tolist():
         if scores[row] > least:
             yield row, float(scores[row])
@@ -181,7 +209,7 @@ def _label_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:
 
 
 def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
-    for row, score in _listed(outliers.off_topic(near)):
+    for row, score in _listed(outliers.off_topic(near), inputs.decided):
         twin = int(near.rows[row, 0])
         similarity = float(near.similarities[row, 0])
         reason = f"Unlike all other images: the similarity to the most similar one is {similarity:.2f} of 1."
@@ -189,20 +217,38 @@ def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
 
 
 def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.ndarray) -> Iterator[Issue]:
-    """Yield each record that has a near-duplicate before it, with the worst of these near-duplicates."""
-    left, right = pairs[:, 0], pairs[:, 1]
+    """Yield records with their worst near-duplicate. Each record of an open pair is a record or a twin.
+
+    If one of the two is decided, the other one is the record, and the decided one is its twin. Pairs of two decided
+    records are left out.
+    """
+    one, other = inputs.decided[pairs].T
+    pairs, similarities = pairs[~(one & other)], similarities[~(one & other)]
+    left, right = np.where(inputs.decided[pairs[:, 1]], pairs[:, ::-1].T, pairs.T)
     labels_differ, splits_differ = (values[left] != values[right] for values in (inputs.labels, inputs.splits))
     base = np.select([labels_differ, splits_differ], [_ACROSS_LABELS, _ACROSS_SPLITS], _WITHIN)
     scores = base + _BY_SIMILARITY * similarities
-    order = np.lexsort((-scores, right))
-    worst = order[np.unique(right[order], return_index=True)[1]]
+    first = _worst(right, scores)  # Each record with one of those before it. Copies of a picture have many pairs.
+    first = first[scores[first] >= _ACROSS_SPLITS]
+    covered = inputs.decided[left] | np.isin(left, np.concatenate([left[first], right[first]]))
+    missing = np.flatnonzero((scores >= _ACROSS_SPLITS) & ~covered)
+    rows, twins = np.concatenate([right, left[missing]]), np.concatenate([left, right[missing]])
+    scores = np.concatenate([scores, scores[missing]])
+    worst = _worst(rows, scores)
     for pair in worst[np.argsort(-scores[worst], kind="stable")].tolist():
-        row, twin = int(right[pair]), int(left[pair])
+        row, twin = int(rows[pair]), int(twins[pair])
         yield _issue("near_duplicate", row, float(scores[pair]), _twin_reason(inputs, row, twin), twin=twin)
 
 
+def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return the position of the highest score of each record, i64[k]."""
+    order = np.lexsort((-scores, records))
+    worst: np.ndarray = order[np.unique(records[order], return_index=True)[1]]
+    return worst
+
+
 def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:
-    same = "The same file" if inputs.contents[row] == inputs.contents[twin] else "The same picture"
+    same = "The same file" if inputs.contents[row] == inputs.contents[twin] else "Probably the same picture"
     names, splits = inputs.class_names, inputs.split_names
     if inputs.labels[row] != inputs.labels[twin]:
         here, there = names[inputs.labels[row]], names[inputs.labels[twin]]
@@ -214,15 +260,13 @@ def _twin_reason(inputs: Inputs, row: int, twin: int) -> str:
 
 
 def _ambiguous_issues(inputs: Inputs, judgment: Judgment) -> Iterator[Issue]:
-    """Yield records for which two classes are nearly equally likely, unless their label is probably wrong."""
-    order = np.argsort(-judgment.probabilities, axis=1, kind="stable")[:, :2]
-    best, second = (np.take_along_axis(judgment.probabilities, order[:, [i]], 1)[:, 0] for i in (0, 1))
-    doubted = np.nan_to_num(judgment.doubts) >= 0.5
-    scores = np.where(doubted, 0, second / best)
-    for row, score in _listed(scores, least=0.1):
-        first, other = (inputs.class_names[label] for label in order[row])
+    """Yield records with two likely classes, unless the label is probably wrong or cannot be judged."""
+    best, second = np.take_along_axis(judgment.probabilities, judgment.likely, 1).T.astype(np.float64)
+    scores = np.where(judgment.doubts < 0.5, second / best, 0)  # Doubts are NaN if the class is unknown to the models.
+    for row, score in _listed(scores, inputs.decided, least=0.1):
+        first, other = (inputs.class_names[label] for label in judgment.likely[row])
         reason = f"Two classes are likely: {first} ({best[row]:.0%}) and {other} ({second[row]:.0%})."
-        proposed = next(int(label) for label in order[row] if label != inputs.labels[row])
+        proposed = next(int(label) for label in judgment.likely[row] if label != inputs.labels[row])
         yield _issue("ambiguous", row, score, reason, proposed=proposed)
 
 
@@ -230,7 +274,7 @@ def _low_quality_issues(inputs: Inputs) -> Iterator[Issue]:
     facts = {name: inputs.facts[name] for name in ("brightness", "contrast", "sharpness", "flat_share")}
     facts["shorter_side"] = np.minimum(inputs.height, inputs.width)
     scores, texts = outliers.low_quality(facts)
-    for row, score in _listed(scores, least=0.4):
+    for row, score in _listed(scores, inputs.decided, least=0.4):
         yield _issue("low_quality", row, score, f"Compared with the other images: {texts[row]}.")
 
 
@@ -238,14 +282,16 @@ def _rare_issues(inputs: Inputs, groups: Sequence[Group]) -> Iterator[Issue]:
     counts = np.bincount(inputs.labels)
     listed = 0
     for group in groups:
-        if group.score < 0.5 and listed + len(group.rows) > _LEAST_LISTED:
+        open_rows = int((~inputs.decided[group.rows]).sum())
+        if group.score < 0.5 and listed + open_rows > _LEAST_LISTED:
             return
-        listed += len(group.rows)
+        listed += open_rows
         label = int(inputs.labels[group.rows[0]])
         others = words.number(int(counts[label]) - len(group.rows), "other image")
         reason = f"One of {len(group.rows)} similar images that are unlike the {others} of {inputs.class_names[label]}."
         for row, twin in zip(group.rows.tolist(), np.roll(group.rows, 1).tolist()):
-            yield _issue("rare", row, group.score, reason, twin=twin)
+            if not inputs.decided[row]:
+                yield _issue("rare", row, group.score, reason, twin=twin)
 
 
 def _issue(

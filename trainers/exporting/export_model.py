@@ -156,7 +156,7 @@ class Exported:
     check: Check
 
 
-def export_model(config: ModelExportConfig) -> Exported:
+def export(config: ModelExportConfig) -> Exported:
     """Export a model to a directory, with labels.txt (one class name per line) and export.json.
 
     export.json says how to use the model. Nothing is written if the export fails.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tfrecord_tools.base import files
 from tfrecord_tools.images import appearance
-from tfrecord_tools.layout import duplicates, index, splitting
+from tfrecord_tools.layout import decisions, duplicates, index, splitting
+from tfrecord_tools.layout.decisions import Decision
 from tfrecord_tools.records import Dataset, Records
 from trainers.auditing.issues import Issue, ListedIssue
 from trainers.auditing.scoring import Inputs
+from trainers.fitting import facts_cache
 from trainers.fitting.extraction import Extraction
 from trainers.fitting.features_cache import Features
 
@@ -22,7 +26,7 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("path", "source_sha256", "group", "height", "width")
 _FACTS = appearance.FACTS.names or ()
-_BLOCK = 4096  # Rows that are copied or decoded at once.
+_BLOCK = 4096  # Rows that are copied at once.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,12 +38,14 @@ class Audited:
         records: The records of each split, in the order of `inputs.split_names`.
         numbers: i64[n], number of each record among the records of its split.
         sha256: Hash of each source file, in hexadecimal.
+        decided: Hash of a source file -> decision of an earlier review, for the records that have one.
     """
 
     inputs: Inputs
     records: Sequence[Records]
     numbers: np.ndarray
     sha256: Sequence[str]
+    decided: Mapping[str, Decision]
 
     def image(self, row: int) -> bytes | np.ndarray:
         """Return the stored image of a row of `inputs`: encoded, or raw pixels u8[h w 3].
@@ -68,6 +74,7 @@ class Audited:
                 given_label=names[inputs.labels[row]],
                 proposed_label="" if issue.proposed is None else names[issue.proposed],
                 twin="" if issue.twin is None else inputs.paths[issue.twin],
+                twin_sha256="" if issue.twin is None else self.sha256[issue.twin],
                 reason=issue.reason,
             )
             for issue in found
@@ -78,16 +85,17 @@ class Audited:
 def gather(data: Dataset, extraction: Extraction, directory: str, log: Callable[[str], object] = print) -> Audited:
     """Compute the features of all splits, and read what the index knows about their records.
 
-    Corrupt records are left out. Facts that the index does not have are computed from the images.
+    Corrupt records are left out. Facts that the index does not have are computed from the images and saved.
 
     Args:
         data: The dataset.
         extraction: The network.
-        directory: Directory for features, as in `Extraction.features`.
+        directory: Directory for features, as in `Extraction.features`, and for facts.
         log: Receives the lines for the user.
 
     Raises:
-        UserError: As in `Extraction.features`.
+        UserError: As in `Extraction.features` and `facts_cache.load_or_compute`.
+        OSError: The disk is full.
     """
     names = [name for name, count in data.splits.items() if count]
     opened = [data.records(name) for name in names]
@@ -97,20 +105,31 @@ def gather(data: Dataset, extraction: Extraction, directory: str, log: Callable[
     groups = table.column("group").to_numpy()
     numbers = np.concatenate([own.valid for own in features])
     splits = np.repeat(np.arange(len(names), dtype=np.int8), [len(own.valid) for own in features])
+    decided = dict(decisions.matches(decisions.of_dataset(data.directory), sha256))
+    is_decided = np.zeros(len(sha256), bool)
+    is_decided[list(decided)] = True
     inputs = Inputs(
-        features=_joined(features),
+        features=_joined(features, Path(directory)),
         labels=np.concatenate([own.labels[own.valid] for own in features]),
         splits=splits,
         units=splitting.split_keys(sha256, groups),
         contents=duplicates.first_of(sha256),
-        facts=_facts(table, opened, splits, numbers),
+        facts=_facts(table, opened, splits, numbers, data.digest, Path(directory), log),
         height=table.column("height").to_numpy(),
         width=table.column("width").to_numpy(),
         class_names=data.class_names,
         split_names=tuple(names),
         paths=table.column("path").to_pylist(),
+        decided=is_decided,
+        dataset=f"--tfrecords={data.directory}",
     )
-    return Audited(inputs=inputs, records=opened, numbers=numbers, sha256=[row.tobytes().hex() for row in sha256])
+    return Audited(
+        inputs=inputs,
+        records=opened,
+        numbers=numbers,
+        sha256=[row.tobytes().hex() for row in sha256],
+        decided={decision.sha256: decision for decision in decided.values()},
+    )
 
 
 def _table(data: Dataset, rows: Sequence[np.ndarray], splits: Sequence[str]) -> pa.Table:
@@ -118,23 +137,26 @@ def _table(data: Dataset, rows: Sequence[np.ndarray], splits: Sequence[str]) -> 
     import pyarrow as pa
 
     path = data.directory / index.FILE_NAME
-    known = set(index.columns(path))
-    names = [*_COLUMNS, *(name for name in _FACTS if name in known)]
-    parts = [index.read(path, names, split).take(own) for split, own in zip(splits, rows)]
+    parts = [index.read(path, (*_COLUMNS, *_FACTS), split).take(own) for split, own in zip(splits, rows)]
     return pa.concat_tables(parts).combine_chunks()
 
 
-def _joined(features: Sequence[Features]) -> np.ndarray:
+def _joined(features: Sequence[Features], directory: Path) -> np.ndarray:
     """Return the features of the valid records of all splits, f32[n c].
 
-    Several splits are copied to a temporary file, which is deleted at the end of the process. A million records of
-    1,280 features have 5 GB.
+    Several splits are copied to a file in `directory` that is deleted at once, and its disk space is free again when
+    the array is gone. A million records of 1,280 features have 5 GB.
+
+    Raises:
+        OSError: The disk is full.
     """
     if len(features) == 1 and len(features[0].valid) == len(features[0].values):
         return features[0].values
     count, width = sum(len(own.valid) for own in features), features[0].values.shape[1]
-    with tempfile.TemporaryFile() as file:  # The memory map keeps the deleted file.
-        joined = np.memmap(file, np.float32, "w+", shape=(count, width))
+    with tempfile.NamedTemporaryFile(dir=directory, prefix="joined-", suffix=".tmp") as file:
+        # Disk space is reserved now. Otherwise, a full disk would cause a bus error while the rows are copied.
+        files.allocate(file.file, count * width * np.dtype(np.float32).itemsize)
+        joined = np.memmap(file.file, np.float32, "r+", shape=(count, width))  # It keeps the deleted file.
     start = 0
     for own in features:
         for first in range(0, len(own.valid), _BLOCK):
@@ -144,16 +166,21 @@ def _joined(features: Sequence[Features]) -> np.ndarray:
     return joined
 
 
-def _facts(table: pa.Table, opened: Sequence[Records], splits: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+def _facts(
+    table: pa.Table,
+    opened: Sequence[Records],
+    splits: np.ndarray,
+    numbers: np.ndarray,
+    digest: str,
+    directory: Path,
+    log: Callable[[str], object],
+) -> np.ndarray:
     """Return the facts of all records, `appearance.FACTS`[n]."""
-    facts = np.full(len(table), np.array(appearance.UNKNOWN, appearance.FACTS))
+    facts = np.zeros(len(table), appearance.FACTS)
     for name in _FACTS:
-        if name in table.column_names:
-            facts[name] = table.column(name).to_numpy()
-    unknown = np.flatnonzero(np.isnan(facts["brightness"]))
-    for first in range(0, len(unknown), _BLOCK):
-        rows = unknown[first : first + _BLOCK]
-        images = [opened[splits[row]][int(numbers[row])]["image"] for row in rows]
-        size = opened[0].raw_size
-        facts[rows] = appearance.facts_of(images, [(size, size)] * len(rows) if size else None)
+        facts[name] = table.column(name).to_numpy()
+    for split, records in enumerate(opened):
+        rows = np.flatnonzero((splits == split) & np.isnan(facts["brightness"]))
+        if len(rows):
+            facts[rows] = facts_cache.load_or_compute(records.select(numbers[rows]), digest, directory, log)
     return facts

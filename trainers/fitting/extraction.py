@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from tfrecord_tools.base import words
+from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, Records
 from trainers.devices.device import Device
 from trainers.fitting import features_cache
@@ -29,6 +32,7 @@ class Extraction:
     """A network without its head, and how images are read for it.
 
     Attributes:
+        source: The flag that names the network, with its value.
         compute: Function u8[b h w 3] -> f32[b c].
         width: Number of features, c.
         key: JSON values of everything, besides the records, that the features depend on.
@@ -37,6 +41,7 @@ class Extraction:
         batch_size: Images in a call of `compute`.
     """
 
+    source: str
     compute: Callable[[tf.Tensor], tf.Tensor]
     width: int
     key: Mapping[str, Any]
@@ -48,9 +53,9 @@ class Extraction:
         """Return the features of records. Those in `directory` are used again.
 
         Raises:
-            UserError: As in `features_cache.load_or_extract`.
+            UserError: A feature is not a finite number, or as in `features_cache.load_or_extract`.
         """
-        return features_cache.load_or_extract(
+        features = features_cache.load_or_extract(
             records,
             self.compute,
             width=self.width,
@@ -61,9 +66,22 @@ class Extraction:
             batch_size=self.batch_size,
             log=log,
         )
+        self._check_finite(records, features)
+        return features
+
+    def _check_finite(self, records: Records, features: Features) -> None:
+        wrong = features.not_finite()
+        if len(wrong):
+            count = f"{len(wrong):,} of {words.number(len(features.valid), 'record')}"
+            raise UserError(
+                f"{self.source}: {count} of {records.split} have features that are not finite numbers, for example"
+                f" {records.describe(int(wrong[0]))}. All features must be finite. Pass another network."
+            )
 
 
-def of_recipe(extractor: keras.Model, data: Dataset, recipe: Recipe, seed: int, device: Device) -> Extraction:
+def of_recipe(
+    extractor: keras.Model, data: Dataset, recipe: Recipe, seed: int, device: Device, flag: str = "backbone"
+) -> Extraction:
     """Return the extraction of a recipe's backbone.
 
     Args:
@@ -72,9 +90,14 @@ def of_recipe(extractor: keras.Model, data: Dataset, recipe: Recipe, seed: int, 
         recipe: The recipe.
         seed: Seed of the random weights, if the backbone has no others.
         device: The device on which the features are computed.
+        flag: Name of the flag that chooses the backbone, for errors.
+
+    Raises:
+        UserError: The backbone has weights that are not finite.
     """
     key = features_key(data, recipe, seed, device)
-    return _extraction(extractor, key, recipe.model.size, recipe.crop, device)
+    source = f"--{flag}={recipe.model.backbone}"
+    return _extraction(source, extractor, key, recipe.model.size, recipe.crop, device)
 
 
 def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
@@ -87,7 +110,8 @@ def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
         flag: Name of the flag with the value `run`, for errors.
 
     Raises:
-        UserError: There is no model, or it has no layer that can be split from its head.
+        UserError: There is no model, it has no layer that can be split from its head, or it has weights that are not
+            finite.
     """
     path = model_file.find(run, flag)
     model, info = model_file.load(path)
@@ -99,13 +123,15 @@ def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
         "crop": info.crop,
         "environment": environment(device),
     }
-    return _extraction(extractor, key, info.image_size, info.crop, device)
+    return _extraction(f"--{flag}={run}", extractor, key, info.image_size, info.crop, device)
 
 
 def _extraction(
-    extractor: keras.Model, key: Mapping[str, Any], image_size: int, crop: float, device: Device
+    source: str, extractor: keras.Model, key: Mapping[str, Any], image_size: int, crop: float, device: Device
 ) -> Extraction:
+    _check_weights(source, extractor)
     return Extraction(
+        source=source,
         compute=inference.compiled(extractor, device.jit_compile),
         width=extractor.output_shape[-1],
         key=key,
@@ -113,3 +139,19 @@ def _extraction(
         crop=crop,
         batch_size=_BATCH["CPU" if device.name == "CPU" else "GPU"],
     )
+
+
+def _check_weights(source: str, extractor: keras.Model) -> None:
+    """Raise UserError if weights are not finite."""
+    # Features are not enough to find them: on some devices, ReLU turns NaN into 0.
+    wrong = [
+        weight.path
+        for weight, values in zip(extractor.weights, extractor.get_weights())
+        if not np.isfinite(values).all()
+    ]
+    if wrong:
+        raise UserError(
+            f"{source}: {len(wrong):,} of {words.number(len(extractor.weights), 'array')} of weights have values that"
+            f" are not finite numbers, for example {wrong[0]}. A training that diverged leaves such weights. Pass"
+            " another network."
+        )

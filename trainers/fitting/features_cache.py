@@ -24,6 +24,7 @@ from tfrecord_tools.records import Records
 
 _VALUES, _ABOUT, _PROGRESS = "features.npy", "about.json", "progress.json"
 _AT_ONCE = 2  # Batches that are computed at once, so that small layers of one run beside large layers of the other.
+_BLOCK = 4_096  # Rows that are read at once.
 _SAVED_EVERY = 2_000  # Records. A computation that is killed repeats at most this number.
 
 
@@ -58,6 +59,11 @@ class Features:
         """
         numbers = self._batches(batch_size, seed, shard)
         return self._gather(tf.data.Dataset.counter(start_step), numbers, batch_size // shard[1])
+
+    def not_finite(self) -> np.ndarray:
+        """Return i64[m], the valid rows with a value that is NaN or infinite. All values are read."""
+        blocks = (self.valid[start : start + _BLOCK] for start in range(0, len(self.valid), _BLOCK))
+        return np.concatenate([rows[~np.isfinite(self.values[rows]).all(1)] for rows in blocks])
 
     def batch_numbers(self, batch_size: int, seed: int, step: int) -> np.ndarray:
         """Return the record numbers i64[b] of a batch of `shuffled`."""
@@ -118,14 +124,24 @@ def load_or_extract(
     Raises:
         UserError: Another process computes the same features, the files are damaged, or all records are corrupt.
     """
-    key = {**key, "rows": hashlib.sha256(records.rows.tobytes()).hexdigest(), "split": records.split}
-    folder = directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    key = key_of(records, key)
+    folder = folder_of(directory, key)
     if not (folder / _ABOUT).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with files.lock(folder / "lock", f"{folder}: another process computes these features. Wait until it ends."):
             if not (folder / _ABOUT).exists():
                 _extract(records, extractor, width, key, folder, image_size, crop, batch_size, log)
     return _open(records, width, folder, image_size, crop, log)
+
+
+def key_of(records: Records, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the key of values that depend on records and on `key`. All values must be JSON values."""
+    return {**key, "rows": hashlib.sha256(records.rows.tobytes()).hexdigest(), "split": records.split}
+
+
+def folder_of(directory: Path, key: Mapping[str, Any]) -> Path:
+    """Return the subdirectory of a key of `key_of`."""
+    return directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _open(

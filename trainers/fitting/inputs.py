@@ -47,13 +47,13 @@ class Splits:
 def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callable[[str], object] = print) -> Splits:
     """Return the training records and validation records of a dataset.
 
-    Without a validation split, some of the training images are held out.
+    Without a validation split, some of the training images are held out. --drop_issues does not change which ones.
 
     Raises:
         UserError: There is only one class, there are too few images for training or validation, or --audit is not an
             audit of this dataset.
     """
-    doubts = audit_files.find(data, config.audit)
+    doubts = audit_files.find(data, config.audit, log)
     return dataclasses.replace(_split(data, config, doubts, shard, log), doubts=doubts)
 
 
@@ -74,10 +74,17 @@ def _split(
     if config.records:
         train = train.select(read_numbers(config.records, len(train)))
         log(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
+    if data.splits.get("validation"):
+        validation, name = data.records("validation"), "the validation split"
+    else:
+        (train, validation), name = _hold_out(data, train, log), "a held-out part of the train split"
     if config.drop_issues:
         train = _without_issues(data, train, config, doubts, log)
-    if data.splits.get("validation"):
-        return _splits(data, train, data.records("validation"), "the validation split", shard, log)
+    return _splits(data, train, validation, name, shard, log)
+
+
+def _hold_out(data: Dataset, train: Records, log: Callable[[str], object]) -> tuple[Records, Records]:
+    """Return the images to train on and the held-out images."""
     rest, held_out = train.hold_out(HELD_OUT)  # The images do not depend on --seed, so that runs can be compared.
     if not len(rest) or not len(held_out):
         raise UserError(
@@ -85,7 +92,7 @@ def _split(
             " too few to hold some out for validation. Convert more images, or a validation split."
         )
     log(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by content")
-    return _splits(data, rest, held_out, "a held-out part of the train split", shard, log)
+    return rest, held_out
 
 
 def _without_issues(

@@ -12,18 +12,23 @@ from typing import Any
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.records import Dataset
 from trainers import run_directory
-from trainers.auditing import audit_files, issues
+from trainers.auditing.audit_files import Doubts
 from trainers.devices.device import Device
 from trainers.recipes import Recipe, TrainConfig
 from trainers.run_directory import Settings
 
 
 def settings_of(
-    data: Dataset, recipe: Recipe, config: TrainConfig, flags: Mapping[str, Any], device: Device
+    data: Dataset,
+    doubts: Doubts | None,
+    recipe: Recipe,
+    config: TrainConfig,
+    flags: Mapping[str, Any],
+    device: Device,
 ) -> Settings:
     """Return the content of settings.json."""
     return {
-        "flags": {**flags, **_order_and_precision(config, data)},
+        "flags": {**flags, **_order_and_precision(config, doubts)},
         "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
         "weights": _weights(recipe),
         "dataset": {
@@ -54,14 +59,14 @@ def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device) -> di
     }
 
 
-def _order_and_precision(config: TrainConfig, data: Dataset) -> dict[str, Any]:
+def _order_and_precision(config: TrainConfig, doubts: Doubts | None) -> dict[str, Any]:
     """Return the values of `TrainConfig` that affect the result of a training."""
     values = {name: getattr(config, name) for name in ("seed", "deterministic", "precision", "order")}
     if config.order == "blocks":
         values["block"] = config.block
-    if config.drop_issues:
+    if config.drop_issues and doubts:
         values["drop_issues"] = sorted(set(config.drop_issues))
-        values["issues_sha256"] = _sha256(str(audit_files.directory_of(data, config.audit) / issues.PARQUET))
+        values["issues_sha256"] = doubts.sha256
     if config.records:
         values["records_sha256"] = _sha256(config.records)
     return values

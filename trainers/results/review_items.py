@@ -14,7 +14,7 @@ from trainers.results.review_page import Item, Picture
 
 
 def items(records: Audited, issues: Sequence[Issue], most: int) -> list[Item]:
-    """Return the issues with their pictures, for `review_page.write`.
+    """Return the issues with their pictures, for `review_page.Review`.
 
     Args:
         records: The audited records.

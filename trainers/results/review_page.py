@@ -87,69 +87,70 @@ class Item:
     reason: str = ""
 
 
-def write(
-    path: Path,
-    *,
-    name: str,
-    digest: str,
-    class_names: Sequence[str],
-    items: Sequence[Item],
-    decided: Mapping[str, Decision] = {},
-    facts: Sequence[str] = (),
-) -> None:
-    """Write the page completely or not at all.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Review:
+    """The contents of a page.
 
-    Args:
-        path: File to write.
+    Attributes:
         name: Name of the dataset.
         digest: Digest of the dataset. The browser stores decisions by digest and name.
         class_names: Names of the classes in label order.
-        items: The doubtful images, grouped by kind and ordered by rank. The page keeps this order.
-        decided: SHA-256 of the source file -> decision of an earlier review. The page shows these as decided.
+        items: The doubtful images. The page groups them by kind, and keeps their order within a kind.
+        total: Number of all issues of the audit. It is larger than the number of items if the page shows only a part.
+        apply_command: Command that applies decisions.csv to the dataset.
+        decided: SHA-256 of the source file -> decision that the dataset already has. The page shows the decisions about
+            its own images.
         facts: Sentences about the dataset, such as the estimated number of wrong labels.
     """
-    text = render(name=name, digest=digest, class_names=class_names, items=items, decided=decided, facts=facts)
+
+    name: str
+    digest: str
+    class_names: Sequence[str]
+    items: Sequence[Item]
+    total: int
+    apply_command: str
+    decided: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
+    facts: Sequence[str] = ()
+
+
+def write(path: Path, review: Review) -> None:
+    """Write the page completely or not at all."""
+    text = render(review)
     with files.atomic(path) as file:
         file.write(text.encode())
 
 
-def render(
-    *,
-    name: str,
-    digest: str,
-    class_names: Sequence[str],
-    items: Sequence[Item],
-    decided: Mapping[str, Decision] = {},
-    facts: Sequence[str] = (),
-) -> str:
-    """Return the page as HTML, see `write`. It loads nothing and sends nothing."""
+def render(review: Review) -> str:
+    """Return the page as HTML. It loads nothing and sends nothing."""
     from markupsafe import Markup
 
     pictures = _Pictures()
-    rows = [_row(item, pictures) for item in _by_kind(items)]
+    rows = [_row(item, pictures) for item in _by_kind(review.items)]
     script = (importlib.resources.files("trainers.results") / "templates" / "review.js").read_text("utf-8")
     jpegs = [Markup(base64.b64encode(jpeg).decode()) for jpeg in pictures.jpegs]
     return page.render(
         "trainers.results",
         "review.html",
-        heading=f"Review of {name}",
+        heading=f"Review of {review.name}",
         kind="review",
-        digest=digest,
-        facts=facts,
+        digest=review.digest,
+        facts=review.facts,
+        apply_command=review.apply_command,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         jpegs=list(enumerate(jpegs)),
         at_once=_SHOWN_AT_ONCE,
         # The filter `tojson` of the template escapes `<`, `>`, `&`, and all characters beyond ASCII such as U+2028.
         data={
-            "name": name,
-            "digest": digest,
-            "classes": list(class_names),
+            "name": review.name,
+            "digest": review.digest,
+            "classes": list(review.class_names),
             "kinds": [_kind(kind) for kind in dict.fromkeys(row["kind"] for row in rows)],
             "images": pictures.hashes,
             "pictures": pictures.rows,
             "items": rows,
-            "decided": [_decision(sha256, decision) for sha256, decision in decided.items()],
+            "total": review.total,
+            "decided": [_decision(review.decided[sha256]) for sha256 in pictures.hashes if sha256 in review.decided],
         },
     )
 
@@ -269,5 +270,5 @@ def _kind(kind: str) -> tuple[str, str, str]:
     return kind, *_KINDS.get(kind, (kind.replace("_", " ").capitalize(), "Is this image right?"))
 
 
-def _decision(sha256: str, decision: Decision) -> tuple[str, str, str, str]:
-    return sha256, decision.decision, decision.label or "", decision.path or ""
+def _decision(decision: Decision) -> tuple[str, str, str, str]:
+    return decision.sha256, decision.decision, decision.label, decision.path

@@ -9,9 +9,17 @@ from planted_records import features
 from trainers.auditing import heads
 
 
-@pytest.mark.parametrize("width", [64, 400])  # With more than 256 features, components are computed.
-def test_prepared_features_keep_the_distances_of_standardized_ones(width, monkeypatch):
+@pytest.mark.parametrize(
+    ("width", "widest", "reason"),
+    [
+        (64, 2_560, "with at most 256 features, no component is computed"),
+        (400, 2_560, "components from the matrix of all pairs of features"),
+        (400, 300, "components from a subspace iteration"),
+    ],
+)
+def test_prepared_features_keep_the_distances_of_standardized_ones(width, widest, reason, monkeypatch):
     monkeypatch.setattr(heads, "_BLOCK", 37)
+    monkeypatch.setattr(heads, "_WIDEST", widest)
     random = np.random.default_rng(0)
     hidden = random.normal(size=(200, 20))
     drawn = (hidden @ random.normal(size=(20, width)) * random.uniform(0.01, 100, width) + 50).astype(np.float32)
@@ -20,7 +28,43 @@ def test_prepared_features_keep_the_distances_of_standardized_ones(width, monkey
     standardized = (drawn[:, 3:] - drawn[:, 3:].mean(0)) / drawn[:, 3:].std(0)
     assert prepared.width == width - 3
     assert prepared.values.shape == (200, min(width - 3, 256))
-    np.testing.assert_allclose(prepared.values @ prepared.values.T, standardized @ standardized.T, atol=0.5)
+    np.testing.assert_allclose(
+        prepared.values @ prepared.values.T, standardized @ standardized.T, atol=0.5, err_msg=reason
+    )
+
+
+def test_components_of_wide_features_agree_with_exact_ones(monkeypatch):
+    """The features have no hidden rank: their variances fall slowly, which is the hardest case."""
+    random = np.random.default_rng(0)
+    mixing = np.linalg.qr(random.normal(size=(500, 500)))[0] * (np.arange(1, 501) ** -0.7)[:, None]
+    drawn = (random.normal(size=(700, 500)) @ mixing).astype(np.float32)
+    exact = heads.prepare(drawn).values
+    monkeypatch.setattr(heads, "_WIDEST", 300)
+    found = heads.prepare(drawn).values
+    assert found.shape == exact.shape
+    assert (found**2).sum() > 0.995 * (exact**2).sum()
+    np.testing.assert_allclose(
+        np.abs((found[:, -20:] * exact[:, -20:]).sum(0)), (exact[:, -20:] ** 2).sum(0), rtol=1e-3
+    )
+
+
+def test_a_head_of_many_records_is_fitted_to_all_classes(monkeypatch):
+    """Labels that alternate must not leave one class only."""
+    monkeypatch.setattr(heads, "_MOST_TRAINING", 100)
+    random = np.random.default_rng(0)
+    labels = np.arange(600) % 2
+    logits, _ = heads.out_of_fold(heads.prepare(features(labels, random)), labels, np.arange(600) // 120, 2)
+    assert np.mean(logits.argmax(1) == labels) > 0.95
+
+
+def test_the_fit_does_not_depend_on_the_size_of_blocks(monkeypatch):
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 300)
+    prepared = heads.prepare(features(labels, random))
+    whole, _ = heads.out_of_fold(prepared, labels, np.arange(300) % 5, 3)
+    monkeypatch.setattr(heads, "_BLOCK_NUMBERS", 3 * 70)
+    blocks, _ = heads.out_of_fold(prepared, labels, np.arange(300) % 5, 3)
+    np.testing.assert_allclose(whole, blocks, atol=0.05)
 
 
 def test_records_do_not_change_the_judgment_of_their_own_fold():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import planted_records
 import pytest
 from planted_records import features
 
+from tfrecord_tools.errors import UserError
 from trainers.auditing import neighbors
 
 
@@ -56,10 +59,92 @@ def test_few_records_have_few_neighbors():
     assert np.isnan(near.similarities[:, -1]).all()
 
 
+def unused(*arguments):
+    raise AssertionError("must not be called")
+
+
 def test_many_records_are_compared_by_faiss(monkeypatch):
     records = planted_records.planted(count=500).inputs
     exact = neighbors.find(records.features, records.labels)
-    monkeypatch.setattr(neighbors, "_MOST_EXACT", 100)
+    monkeypatch.setattr(neighbors, "_MOST_EXACT", 499)
+    monkeypatch.setattr(neighbors, "_exact", unused)
     approximate = neighbors.find(records.features, records.labels)
     assert np.mean(exact.rows[:, 0] == approximate.rows[:, 0]) > 0.7
+    assert (exact.rows != approximate.rows).any()  # Only the closest cells are searched.
     assert approximate.threshold == exact.threshold
+
+
+def test_without_faiss_many_records_are_an_error(monkeypatch):
+    monkeypatch.setattr(neighbors, "_MOST_EXACT", 499)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    records = planted_records.planted(count=500).inputs
+    with pytest.raises(UserError, match=r"the audit of 500 records needs Faiss, .* Install it with pip install"):
+        neighbors.find(records.features, records.labels)
+
+
+@pytest.mark.parametrize(("most", "path"), [(10_000, "exact"), (100, "Faiss")])
+@pytest.mark.parametrize("crowd", [100, 400])
+def test_records_of_a_crowd_have_neighbors_outside_of_it(most, path, crowd, monkeypatch):
+    """More near-equal images than the 64 that are compared must not hide the other neighbors."""
+    monkeypatch.setattr(neighbors, "_MOST_EXACT", most)
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 900)
+    drawn = features(labels, random)
+    drawn[200 : 200 + crowd] = drawn[200] * random.uniform(0.99, 1.01, (crowd, planted_records.WIDTH))
+    near = neighbors.find(drawn, labels)
+    own = near.rows[200 : 200 + crowd]
+    assert (own >= 0).all(), path
+    assert not ((own >= 200) & (own < 200 + crowd)).any()
+    assert np.isfinite(near.similarities[200 : 200 + crowd]).all()
+    paired = {row for pair in near.pairs.tolist() for row in pair}
+    assert paired >= set(range(200, 200 + crowd))
+    assert len(paired) <= crowd + 45  # Some pairs of other images are as similar by chance.
+
+
+def test_a_dataset_of_crowds_has_neighbors_in_other_crowds():
+    """Frames of 20 videos: all records have more near-duplicates than candidates."""
+    random = np.random.default_rng(0)
+    videos = np.repeat(np.arange(20), 80)
+    drawn = features(videos, random)[::80][videos] * random.uniform(0.99, 1.01, (1600, planted_records.WIDTH))
+    near = neighbors.find(drawn.astype(np.float32), videos % 2)
+    assert (near.rows >= 0).all()
+    assert (videos[near.rows] != videos[:, None]).all()
+
+
+@pytest.mark.parametrize("share", [0.1, 0.4])
+def test_equal_features_stay_near_duplicates_if_they_are_many(share):
+    random = np.random.default_rng(0)
+    drawn = random.gamma(1.0, 1.0, (200, 64)).astype(np.float32)
+    count = round(200 * share**0.5)  # So that this share of the pairs is equal.
+    drawn[:count] = drawn[0] * random.uniform(0.5, 2, (count, 1))
+    near = neighbors.find(drawn, np.zeros(200, np.int64))
+    assert {row for pair in near.pairs.tolist() for row in pair} == set(range(count))
+    assert 0.5 <= near.threshold < 0.999  # Near-duplicates need not be equal.
+
+
+@pytest.mark.parametrize("width", [8, 1_280, 25_088])
+def test_equal_features_reach_every_threshold_in_float32(width):
+    random = np.random.default_rng(0)
+    drawn = random.gamma(1.0, 1.0, width) * random.uniform(1e-3, 1e3, (50, 1))
+    vectors = neighbors.directions(drawn.astype(np.float32))
+    highest = neighbors._threshold(vectors, np.zeros(50, np.int64), 0)
+    assert highest < 1
+    assert (vectors @ vectors.T >= highest).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_features_are_an_error(value):
+    with pytest.raises(UserError) as error:
+        neighbors.find(np.full((20, 8), value, np.float32), np.arange(20) % 2)
+    assert str(error.value) == (
+        "the network gives the same features for all images, so they cannot be compared. Pass another network as"
+        " --features_from."
+    )
+
+
+def test_the_threshold_depends_little_on_the_draw():
+    labels = np.arange(2_000) % 4
+    drawn = features(labels, np.random.default_rng(0))
+    vectors = neighbors.directions(drawn)
+    distances = [1 - neighbors._threshold(vectors, labels, seed) for seed in range(8)]
+    assert np.std(distances) < 0.02 * np.mean(distances)

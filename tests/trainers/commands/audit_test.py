@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
+import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,13 +19,16 @@ import tiny_backbone
 from image_sources import converted, run
 from PIL import Image
 
+from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import index
 from tfrecord_tools.records import open_dataset
 from trainers import recipes
-from trainers.audit import AuditConfig, audit
+from trainers.audit import AuditConfig, audit_dataset
 from trainers.auditing import audit_files, issues
 from trainers.fitting import inputs
+from trainers.models import networks
+from trainers.results import review_page
 
 BACKBONE = ("--features_from=CNN", *tiny_backbone.FLAGS[1:], "--weights=w.weights.h5")
 COLORS = ("greens", "reds")
@@ -92,7 +99,11 @@ def test_wrong_labels_are_found_and_listed(workspace, audited):
         assert float(row["score"]) > 0.5
     table = pq.read_table(out / "issues.parquet").to_pylist()
     assert [row["path"] for row in table] == [row["path"] for row in rows(out / "issues.csv")]
-    assert issues.read(out / "issues.parquet")[0].path == table[0]["path"]
+    by_path = {row["path"]: row["sha256"] for row in table}
+    twins = [row for row in table if row["twin"] in by_path]
+    assert twins
+    assert [row["twin_sha256"] for row in twins] == [by_path[row["twin"]] for row in twins]
+    assert {row["twin_sha256"] for row in table if not row["twin"]} == {""}
 
 
 def test_console_gives_the_estimate_a_table_and_the_next_step(workspace, audited):
@@ -107,41 +118,162 @@ def test_console_gives_the_estimate_a_table_and_the_next_step(workspace, audited
     assert after[6].startswith("results: audits/src-")
     assert after[7].startswith("next: open audits/src-")
     assert after[7].endswith(
-        "with two more flags: python -m tfrecord_tools.convert YOUR_FLAGS --overwrite --decisions=decisions.csv"
+        "with two more flags: python -m tfrecord_tools.convert YOUR_FLAGS --update --decisions=decisions.csv"
     )
     assert estimate in (directory(workspace) / "review.html").read_text()
 
 
-def test_decisions_correct_the_dataset_and_are_not_asked_again(workspace, audited, tmp_path):
-    listed = [row for row in rows(directory(workspace) / "issues.csv") if row["kind"] == "label"]
-    with open(tmp_path / "decisions.csv", "w", newline="") as file:
+def audit_of(data: Path, workspace: Path, **settings: Any) -> AuditConfig:
+    """Return settings of an audit with the weights of the workspace, written beside the dataset."""
+    defaults = {"out": str(data.parent / "audit"), "features": str(data.parent / "features")}
+    return AuditConfig(
+        tfrecords=str(data),
+        features_from="CNN",
+        backbone_kwargs=tiny_backbone.MODEL["backbone_kwargs"],
+        image_size=32,
+        **{"weights": str(workspace / "w.weights.h5")} | defaults | settings,
+    )
+
+
+def decide(listed: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Write decisions about four images: two new labels, drop, keep."""
+    with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["sha256", "decision", "label", "path", "given_label"])
         for row in listed[:2]:
             writer.writerow([row["sha256"], "label", row["proposed_label"], row["path"], row["given_label"]])
         writer.writerow([listed[2]["sha256"], "drop", "", listed[2]["path"], listed[2]["given_label"]])
         writer.writerow([listed[3]["sha256"], "keep", "", listed[3]["path"], listed[3]["given_label"]])
-    flags = (f"--src={workspace / 'src'}", "--out=out", "--decisions=decisions.csv")
-    done = run("tfrecord_tools.convert", *flags, cwd=tmp_path)
+
+
+def label_issues(directory: Path) -> list[dict[str, str]]:
+    return [row for row in rows(directory / "issues.csv") if row["kind"] == "label"]
+
+
+def page_data(path: Path) -> dict[str, Any]:
+    """Return the data in review.html."""
+    _, _, data = path.read_text().partition('<script type="application/json" id="data">')
+    return json.loads(data.partition("</script>")[0])
+
+
+def records_of(source: str, workspace: Path, place: Path) -> tuple[str, ...]:
+    """Make the dataset `out` in `place`; return the flags of the command."""
+    if source == "convert":
+        converted(workspace / "src", place / "out")
+        return f"--src={workspace / 'src'}", "--out=out"
+    (place / "theirs").mkdir()
+    for shard in (workspace / "out").glob("*.tfrecord-*"):
+        shutil.copy(shard, place / "theirs")
+    adopt(AdoptConfig(records=str(place / "theirs"), out=str(place / "out"), workers=1), lambda line: None)
+    return "--records=theirs", "--out=out"
+
+
+@pytest.mark.parametrize("source", ["convert", "adopt"])
+def test_the_printed_command_applies_the_decisions_and_they_are_not_asked_again(source, workspace, audited, tmp_path):
+    flags = records_of(source, workspace, tmp_path)
+    config = audit_of(tmp_path / "out", workspace)
+    lines: list[str] = []
+    audit_dataset(config, lines.append)
+    _, _, command = lines[-1].rpartition("with two more flags: ")
+    # The page breaks the line between the words of the command.
+    shown = "".join(f"<span>{word}</span> " for word in command.split()).strip()
+    assert shown in (tmp_path / "audit/review.html").read_text()
+    listed = label_issues(tmp_path / "audit")
+    decide(listed, tmp_path / "decisions.csv")
+    before = {name: open_dataset(tmp_path / "out").records(name).source_sha256 for name in ("train", "validation")}
+
+    python, module, name, *given = command.split()
+    assert (python, module, given[0]) == ("python", "-m", "YOUR_FLAGS")
+    done = run(name, *flags, *given[1:], cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     data = open_dataset(tmp_path / "out")
     assert sum(data.splits.values()) == 219
-    lines: list[str] = []
-    kwargs = tiny_backbone.MODEL["backbone_kwargs"]
-    config = AuditConfig(
-        tfrecords=str(tmp_path / "out"),
-        features_from="CNN",
-        backbone_kwargs=kwargs,
-        weights=str(workspace / "w.weights.h5"),
-        image_size=32,
-        out=str(tmp_path / "again"),
-        features=str(tmp_path / "features"),
-    )
-    result = audit(config, lines.append)
+    after = {name: data.records(name) for name in ("train", "validation")}
+    labels = {
+        sha256.tobytes().hex(): data.class_names[label]
+        for records in after.values()
+        for sha256, label in zip(records.source_sha256, records.labels)
+    }
+    for row in listed[:2]:
+        assert labels[row["sha256"]] == row["proposed_label"]
+    assert listed[2]["sha256"] not in labels
+    for name, records in after.items():  # All images stay in their splits.
+        assert {row.tobytes() for row in records.source_sha256} <= {row.tobytes() for row in before[name]}
+
+    again: list[str] = []
+    result = audit_dataset(config, again.append)
     assert result.estimate.high < 3
-    assert any("decided in earlier reviews, not listed again" in line for line in lines)
+    assert "  3 images decided in earlier reviews, not listed again" in again  # The fourth is left out.
+    assert json.loads((tmp_path / "audit/audit.json").read_text())["decided"] == 3
     decided = {row["sha256"] for row in listed[:4]}
-    assert decided.isdisjoint(row["sha256"] for row in rows(tmp_path / "again/issues.csv"))
+    assert decided.isdisjoint(row["sha256"] for row in label_issues(tmp_path / "audit"))
+    page = page_data(tmp_path / "audit/review.html")
+    embedded = {sha256 for sha256, *_ in page["decided"]}
+    assert embedded == decided & set(page["images"])  # The page has no decisions about other images.
+    assert page["total"] == len(result.issues)
+
+
+def test_an_interrupted_audit_stops_no_training_and_is_replaced(workspace, audited, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = open_dataset(workspace / "out")
+    out = audit_files.default(data)
+    config = audit_of(workspace / "out", workspace, out=str(out), features=str(workspace / "features"))
+    training = recipes.TrainConfig(tfrecords=str(workspace / "out"))
+
+    def killed(*arguments: Any, **keywords: Any) -> None:
+        raise KeyboardInterrupt
+
+    def interrupt(module: Any, name: str) -> list[str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, killed)
+            with pytest.raises(KeyboardInterrupt):
+                audit_dataset(config, lambda line: None)
+        lines: list[str] = []
+        assert inputs.split(data, training, log=lines.append).doubts is None
+        with pytest.raises(
+            UserError, match=f"^--audit={out}: is not finished. Pass the --out of a finished python -m "
+        ):
+            inputs.split(data, dataclasses.replace(training, audit=str(out)), log=lines.append)
+        return lines
+
+    for _ in range(2):  # The first audit, and one that replaces a finished audit.
+        for module, name in ((issues, "write"), (review_page, "write")):
+            (line,) = interrupt(module, name)
+            assert line.startswith(f"audit: {out} is not finished and is not used. To finish it, run python -m ")
+        audit_dataset(config, lambda line: None)
+        doubts = inputs.split(data, training, log=lambda line: None).doubts
+        assert doubts
+        assert len(doubts.kinds) >= 3
+
+
+def test_issues_that_the_page_does_not_show_are_counted(workspace, audited, tmp_path):
+    lines: list[str] = []
+    config = audit_of(workspace / "out", workspace, out=str(tmp_path), features=str(workspace / "features"), pictures=5)
+    result = audit_dataset(config, lines.append)
+    (line,) = [line for line in lines if "not on the page" in line]
+    hidden = int(line.split()[0].replace(",", ""))
+    assert len(result.issues) - 5 <= hidden < len(result.issues)
+    assert line == (
+        f"  {hidden:,} issues with the lowest ranks are in issues.csv but not on the page. To see more on the page,"
+        " pass a number above 5 as --pictures"
+    )
+    assert not [line for line in audited if "not on the page" in line]
+
+
+def test_a_network_with_weights_that_are_nan_is_refused(workspace, tmp_path):
+    """The features may look right, because ReLU turns NaN into 0 on some devices."""
+    model = networks.cnn((32, 32, 3), **tiny_backbone.MODEL["backbone_kwargs"])
+    model.set_weights([np.full_like(value, np.nan) for value in model.get_weights()])
+    model.save_weights(tmp_path / "nan.weights.h5")
+    settings = {"out": str(tmp_path / "audit"), "features": str(tmp_path / "features")}
+    config = audit_of(workspace / "out", workspace, weights=str(tmp_path / "nan.weights.h5"), **settings)
+    with pytest.raises(UserError) as error:
+        audit_dataset(config, lambda line: None)
+    assert re.fullmatch(
+        r"--features_from=CNN: (\d+) of \1 arrays of weights have values that are not finite numbers, for example"
+        r" conv1/kernel\. A training that diverged leaves such weights\. Pass another network\.",
+        str(error.value),
+    )
 
 
 def test_a_second_audit_gives_the_same_result_and_uses_the_features(workspace, audited):
@@ -160,13 +292,8 @@ def test_datasets_without_the_facts_are_audited(workspace, tmp_path):
         file = pq.ParquetFile(workspace / "out" / index.FILE_NAME)
         for group in range(file.num_row_groups):
             writer.write_table(file.read_row_group(group).drop_columns(["phash", "brightness", "contrast"]))
-    config = AuditConfig(
-        tfrecords=str(tmp_path / "out"), features_from="CNN", weights=str(workspace / "w.weights.h5"), image_size=32,
-        backbone_kwargs=tiny_backbone.MODEL["backbone_kwargs"], out=str(tmp_path / "old"),
-        features=str(workspace / "features"),
-    )  # fmt: skip
-    audit(config, lambda line: None)
-    assert (tmp_path / "old/issues.csv").read_bytes() == (directory(workspace) / "issues.csv").read_bytes()
+    audit_dataset(audit_of(tmp_path / "out", workspace, features=str(workspace / "features")), lambda line: None)
+    assert (tmp_path / "audit/issues.csv").read_bytes() == (directory(workspace) / "issues.csv").read_bytes()
 
 
 def test_training_records_with_issues_are_left_out(workspace, audited, monkeypatch):

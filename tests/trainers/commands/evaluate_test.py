@@ -13,7 +13,7 @@ from judged_runs import judged_pair, photos, read_csv, run_of
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import run_directory
-from trainers.evaluate import EvaluateConfig, evaluate
+from trainers.evaluate import evaluate
 
 
 def default_out(run: Path, out: Path, split: str) -> Path:
@@ -59,7 +59,7 @@ def test_report_is_written_next_to_the_model(workspace):
 
 def test_order_of_classes_does_not_matter(workspace, tmp_path):
     metrics = [
-        evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(workspace / name), out=str(tmp_path / name)))
+        evaluate(run=str(workspace / "run"), tfrecords=str(workspace / name), out=str(tmp_path / name)).metrics
         for name in ("out", "turned")
     ]
     assert metrics[0]["accuracy"] == metrics[1]["accuracy"] > 0.8
@@ -78,9 +78,7 @@ def test_model_file_is_enough(workspace, tmp_path):
     shutil.copy(workspace / "run/model.keras", tmp_path / "some.keras")
     (tmp_path / "settings.json").write_text("another's")  # Files next to a model file may belong to another model.
     (tmp_path / "history.csv").write_text("another's")
-    metrics = evaluate(
-        EvaluateConfig(run=str(tmp_path / "some.keras"), tfrecords=str(workspace / "out"), split="train")
-    )
+    metrics = evaluate(run=str(tmp_path / "some.keras"), tfrecords=str(workspace / "out"), split="train").metrics
     assert metrics["note"].startswith("The model was trained on this split")
     assert (default_out(tmp_path, workspace / "out", "train") / "report.html").exists()
 
@@ -88,14 +86,14 @@ def test_model_file_is_enough(workspace, tmp_path):
 def test_settings_of_another_training_are_not_shown(workspace, tmp_path):
     run = run_of(tmp_path / "run", workspace / "out")
     (run / "settings.json").write_text(json.dumps({"flags": {"seed": 7}, "dataset": {"digest": "12ab"}}))
-    evaluate(EvaluateConfig(run=str(run), tfrecords=str(workspace / "out"), out=str(tmp_path / "to")))
+    evaluate(run=str(run), tfrecords=str(workspace / "out"), out=str(tmp_path / "to"))
     assert "--seed=7" not in (tmp_path / "to/report.html").read_text()
     assert not (tmp_path / "to/plots/accuracy.png").exists()
 
 
 def test_threshold_is_used_and_reported(workspace, tmp_path):
     out = tmp_path / "to"
-    evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(workspace / "out"), out=str(out), threshold=0.9))
+    evaluate(run=str(workspace / "run"), tfrecords=str(workspace / "out"), out=str(out), threshold=0.9)
     rows = read_csv(out / "predictions.csv")
     assert {row["prediction"] for row in rows} == {"greens", "reds"}
     for row in rows:
@@ -118,15 +116,15 @@ def test_only_an_evaluation_is_replaced(kind, message, workspace, monkeypatch):
     if kind == "locked":
         monkeypatch.setattr(run_directory.os, "access", lambda path, mode: False)
     with pytest.raises(UserError) as error:
-        evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(workspace / "out"), out=str(out)))
+        evaluate(run=str(workspace / "run"), tfrecords=str(workspace / "out"), out=str(out))
     assert str(error.value).startswith(f"--out={out}: {message.format(parent=workspace)}")
 
 
 def test_evaluation_is_replaced_with_its_plots(workspace, tmp_path):
     out = tmp_path / "to"
-    evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(workspace / "out"), out=str(out)))
+    evaluate(run=str(workspace / "run"), tfrecords=str(workspace / "out"), out=str(out))
     assert (out / "plots/loss.png").exists()
-    evaluate(EvaluateConfig(run=str(workspace / "run/model.keras"), tfrecords=str(workspace / "out"), out=str(out)))
+    evaluate(run=str(workspace / "run/model.keras"), tfrecords=str(workspace / "out"), out=str(out))
     assert not (out / "plots/loss.png").exists()  # A model file has no history.
 
 
@@ -140,7 +138,7 @@ def test_damaged_split_is_reported(test, message, workspace, tmp_path):
     (shard,) = (tmp_path / "out").glob("*-test.tfrecord-*")
     shard.write_bytes(bytes(shard.stat().st_size))
     with pytest.raises(UserError) as error:
-        evaluate(EvaluateConfig(run=str(workspace / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to")))
+        evaluate(run=str(workspace / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to"))
     assert message in str(error.value)
     assert not (tmp_path / "to").exists()
 
@@ -151,9 +149,7 @@ def test_corrupt_record_is_left_out_and_reported(workspace, tmp_path):
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0x10
     shard.write_bytes(data)
-    metrics = evaluate(
-        EvaluateConfig(run=str(workspace / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to"))
-    )
+    metrics = evaluate(run=str(workspace / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to").metrics)
     assert (metrics["count"], len(metrics["corrupt"])) == (39, 1)
     assert "1 record corrupt and left out" in (tmp_path / "to/report.html").read_text()
 

@@ -30,6 +30,7 @@ WRITTEN = ["history.csv", "metrics.json", "model.keras", "plots", "predictions.c
     "suspects.csv",
 ]
 TWO_PHASES = (*TINY, "--weights=w.weights.h5", "--epochs=1,2")  # An epoch has 4 steps.
+from trainers.run_directory import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +135,7 @@ def test_cache_and_probe_do_not_change_the_result(workspace, whole, monkeypatch,
     recipe = recipes.override(recipe, batch_size=8, epochs=[1, 2])
     run_directory = workspace / "uncached"
     config = recipes.TrainConfig(tfrecords=str(workspace / "out"), run=str(run_directory), cache="off", probe=True)
-    training.train("finetune", dataset.open(workspace / "out"), recipe, config, {})
+    training.train("finetune", dataset.open(workspace / "out"), recipe, config)
     out = capsys.readouterr().out.splitlines()
     assert not any(line.startswith("cache:") for line in out)
     (line,) = [line for line in out if line.startswith("probe: ")]
@@ -200,7 +201,8 @@ def test_killed_twice_the_training_continues_and_ends_with_the_same_weights(work
 def test_three_classes_without_validation_from_scratch(workspace, tmp_path, capsys):
     recipe = recipes.override(recipes.finetune(**tiny_backbone.MODEL, weights="none"), batch_size=8, epochs=[1])
     config = recipes.TrainConfig(tfrecords=str(workspace / "out3"), run=str(tmp_path / "three"))
-    metrics = training.train("finetune", dataset.open(workspace / "out3"), recipe, config, {})
+    metrics = read_metrics(training.train("finetune", dataset.open(workspace / "out3"), recipe, config))
+    assert metrics is not None
     out = capsys.readouterr().out
     assert "no validation split: 6 of 36 training images are held out, chosen by content\n" in out
     assert "phase scratch: trains all layers, " in out
@@ -303,7 +305,7 @@ def test_unsuitable_settings_are_reported_and_leave_no_run(model, classes, messa
     data = dataclasses.replace(dataset.open("out"), class_names=classes)
     config = recipes.TrainConfig(tfrecords="out", run="refused")
     with pytest.raises(UserError) as error:
-        training.train("finetune", data, recipes.finetune(**({"weights": "none"} | model)), config, {})
+        training.train("finetune", data, recipes.finetune(**({"weights": "none"} | model)), config)
     assert message in str(error.value)
     assert not Path("refused").exists()
 

@@ -19,7 +19,7 @@ from tfrecord_tools import dataset
 from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.images import preparation
 from trainers.models import model_file
-from trainers.predict import PredictConfig, predict
+from trainers.predict import PredictConfig, print_answers
 from trainers.results import image_files, predictions
 
 ORIENTATION = 0x0112
@@ -134,7 +134,7 @@ def test_table_and_unreadable_files(workspace, mixed):
 
 def test_json(workspace, mixed):
     lines: list[str] = []
-    outcome = predict(PredictConfig(run=str(workspace / "run"), images=[str(mixed)], json=True), lines.append)
+    outcome = print_answers(PredictConfig(run=str(workspace / "run"), images=[str(mixed)], json=True), lines.append)
     answer = json.loads("".join(lines))
     assert len(answer["predictions"]) == 20
     first = answer["predictions"][0]
@@ -175,7 +175,7 @@ def test_only_unreadable_files(workspace, mixed, tmp_path):
     lines: list[str] = []
     (tmp_path / "none.csv").write_text("of an earlier run")
     config = PredictConfig(run=str(workspace / "run"), images=[str(mixed / "text.jpg")], csv=str(tmp_path / "none.csv"))
-    assert list(predict(config, lines.append).unreadable) == [str(mixed / "text.jpg")]
+    assert list(print_answers(config, lines.append).unreadable) == [str(mixed / "text.jpg")]
     assert lines == []
     assert (tmp_path / "none.csv").read_text() == "record,path,label,prediction,p_greens,p_reds\n"
     done = run("trainers.predict", "--run=run", "mixed/text.jpg", cwd=workspace)
@@ -193,7 +193,7 @@ def test_names_that_are_not_utf8_are_written(workspace, tmp_path):
     os.mkdir(directory)
     shutil.copy(workspace / "src/train/reds/000.jpg", os.fsdecode(directory))
     config = PredictConfig(run=str(workspace / "run"), images=[os.fsdecode(directory)], csv=str(tmp_path / "a.csv"))
-    predict(config, lambda line: None)
+    print_answers(config, lambda line: None)
     assert read_csv(tmp_path / "a.csv")[0]["path"] == f"{tmp_path}/\\xff/000.jpg"
 
 
@@ -202,7 +202,7 @@ def test_threshold(workspace, tmp_path):
     config = PredictConfig(
         run=str(workspace / "run"), images=[str(workspace / "src/test")], csv=str(table), threshold=0.9
     )
-    predict(config, lambda line: None)
+    print_answers(config, lambda line: None)
     rows = read_csv(table)
     for row in rows:
         assert row["prediction"] == ("reds" if float(row["p_reds"]) >= 0.9 else "greens")

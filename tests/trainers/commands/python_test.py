@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import typing
 from pathlib import Path
@@ -16,6 +17,8 @@ from PIL import Image
 import trainers
 from tfrecord_tools.errors import UserError
 from trainers import training_options
+from trainers.auditing.issues import KINDS
+from trainers.run import Run
 
 TYPES = {
     "scratch": training_options.ScratchOptions,
@@ -78,3 +81,115 @@ def test_options_have_types_for_editors() -> None:
             assert f"{name} (" in (getattr(trainers, trainer).__call__.__doc__ or ""), name
             expected = {"switch": bool, "integer": int, "number": float, "text": str}.get(option.kind)
             assert expected is None or declared[name] is expected, name
+
+
+@pytest.fixture(scope="module")
+def trained(workspace: Path) -> Run:
+    return trainers.features(
+        tfrecords=workspace / "out",
+        run=workspace / "run",
+        features=workspace / "features",
+        log=lambda line: None,
+        **options("features", workspace) | {"epochs": 3},
+    )
+
+
+def test_a_run_shows_its_results(trained: Run) -> None:
+    assert trained.metrics["count"] == 4
+    assert set(trained.history) >= {"phase", "loss", "val_loss"}
+    assert trained.history["phase"] == ["head"] * 3
+    assert all(isinstance(value, float) for value in trained.history["loss"])
+    assert trained.classes == ("cats", "dogs")
+    assert repr(trained).startswith(f"Run('{trained.path}'): accuracy {trained.metrics['accuracy']:.4f} on the ")
+    page = trained._repr_html_()
+    assert page.startswith("<div>Run(")
+    assert '<iframe srcdoc="&lt;!DOCTYPE html&gt;' in page
+
+
+def test_predictions_are_the_same_from_paths_pixels_and_images(trained: Run, workspace: Path) -> None:
+    paths = sorted((workspace / "src/cats").iterdir())[:3]
+    of_paths = trained.predict(paths)
+    assert of_paths.paths == [str(path) for path in paths]
+    assert of_paths.probabilities.shape == (3, 2)
+    assert of_paths.names == [trained.classes[label] for label in of_paths.probabilities.argmax(1)]
+    images = [Image.open(path).convert("RGB") for path in paths]
+    pixels = [np.asarray(image) for image in images]
+    for other in (images, pixels, np.stack(pixels)):
+        answers = trained.predict(other)
+        assert answers.paths == ["image 0", "image 1", "image 2"]
+        np.testing.assert_allclose(answers.probabilities, of_paths.probabilities, atol=0.02)  # JPEG is decoded twice.
+    np.testing.assert_array_equal(trained.predict(images).probabilities, trained.predict(pixels).probabilities)
+    assert len(trained.predict(paths[0])) == len(trained.predict(pixels[0])) == 1
+    whole = trainers.predict(run=trained.path, images=workspace / "src/cats")
+    np.testing.assert_array_equal(whole.probabilities[:3], of_paths.probabilities)
+    assert trained.predict(paths, threshold=0.999).names == ["cats"] * 3
+
+
+def test_files_without_prediction_are_listed(trained: Run, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    answers = trained.predict(tmp_path)
+    assert (len(answers), list(answers.skipped), answers.probabilities.shape) == (0, [f"{tmp_path}/notes.txt"], (0, 2))
+    named = trained.predict(tmp_path / "notes.txt")
+    assert list(named.unreadable) == [f"{tmp_path}/notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), "image 0: is float32[4, 4, 3], but pixels must be uint8 with the shape"),
+        ([np.zeros((4, 4, 4), np.uint8)], "image 0: is uint8[4, 4, 4], but pixels must be"),
+        ([], "no images given. Pass paths of images, pixels u8[h w 3], or images of Pillow."),
+        ("nowhere.jpg", "nowhere.jpg: does not exist. Pass images, or directories of images."),
+    ],
+)
+def test_images_that_cannot_be_used(images: Any, message: str, trained: Run) -> None:
+    with pytest.raises(UserError) as error:
+        trained.predict(images)
+    assert str(error.value).startswith(message)
+
+
+def test_evaluate_and_export_of_a_run(trained: Run, workspace: Path, tmp_path: Path) -> None:
+    evaluation = trained.evaluate(workspace / "out", split="validation", out=tmp_path / "to", log=lambda line: None)
+    assert evaluation.metrics["accuracy"] == trained.metrics["accuracy"]
+    assert len(evaluation.predictions) == evaluation.metrics["count"]
+    assert evaluation._repr_html_().startswith("<div>Evaluation(")
+    exported = trained.export(out=tmp_path / "saved")
+    assert exported.check.passed
+    assert (exported.directory / "export.json").exists()
+
+
+def test_load_refuses_what_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text("{}")
+    with pytest.raises(UserError) as error:
+        trainers.load(tmp_path)
+    assert "the training is unfinished, so it has no model.keras yet." in str(error.value)
+    with pytest.raises(UserError) as error:
+        trainers.load(tmp_path / "nowhere")
+    assert str(error.value).startswith(f"--run={tmp_path}/nowhere: does not exist.")
+
+
+def test_audit_from_python(workspace: Path, tmp_path: Path) -> None:
+    found = trainers.audit(
+        tfrecords=workspace / "out",
+        features_from="CNN",
+        backbone_kwargs=tiny_backbone.MODEL["backbone_kwargs"],
+        image_size=32,
+        weights=workspace / "w.weights.h5",
+        out=tmp_path / "audit",
+        features=tmp_path / "features",
+        pictures=0,
+        log=lambda line: None,
+    )
+    assert found.probabilities.shape == (24, 2)
+    assert {issue.kind for issue in found.issues} <= set(KINDS)
+    assert (found.path / "issues.csv").read_text().count("\n") == len(found.issues) + 1
+    assert found.estimate.sentence(("cats", "dogs")) in found._repr_html_()
+
+
+def test_the_same_names_with_and_without_the_modules() -> None:
+    """A module that was imported replaces the attribute of the package, so both must be callable."""
+    for name in ("scratch", "features", "frozen", "finetune", "compare", "evaluate", "predict", "export", "audit"):
+        before = getattr(trainers, name)
+        importlib.import_module(f"trainers.{name}")
+        assert getattr(trainers, name) is before
+        assert callable(before)

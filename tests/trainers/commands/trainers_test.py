@@ -19,7 +19,7 @@ from image_sources import converted, history, run, start, tree, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
-from trainers import checkpoint, recipes, training
+from trainers import checkpoint, recipes, run_directory, training
 from trainers.models import networks
 from trainers.run_directory import Metrics
 
@@ -44,7 +44,9 @@ def workspace(tmp_path_factory) -> Path:
 
 def train(trainer: str, out: Path, run: Path, recipe: recipes.Recipe, **config: Any) -> Metrics:
     settings = recipes.TrainConfig(tfrecords=str(out), run=str(run), features=str(run.parent / "features"), **config)
-    return training.train(trainer, dataset.open(out), recipe, settings, {})
+    metrics = run_directory.read_metrics(training.train(trainer, dataset.open(out), recipe, settings))
+    assert metrics is not None
+    return metrics
 
 
 def small(trainer: str, workspace: Path, **values: Any) -> recipes.Recipe:

@@ -197,7 +197,7 @@ def test_fewer_validation_images_than_workers(workspace, monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(configs(14)[3]))
     config = recipes.TrainConfig(tfrecords=str(workspace / "out"), run=str(workspace / "run"), strategy="multi_worker")
     with pytest.raises(UserError) as error:
-        training.train("scratch", dataset.open(workspace / "out"), recipes.scratch(), config, {})
+        training.train("scratch", dataset.open(workspace / "out"), recipes.scratch(), config)
     assert str(error.value) == (
         "13 validation images are too few for 14 workers: each worker needs at least one. Start fewer workers, or"
         " convert the dataset again with python -m tfrecord_tools.convert and a larger --validation_fraction."

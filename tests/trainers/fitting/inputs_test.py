@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,10 @@ from image_sources import converted, tree
 
 from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Dataset, Records
 from trainers import recipes
+from trainers.auditing import issues
+from trainers.auditing.issues import ListedIssue
 from trainers.fitting import inputs
 
 COUNTS = {"ants": 12, "bees": 6, "cats": 2}
@@ -111,3 +117,62 @@ def test_batch_is_described_by_its_records(out):
     np.testing.assert_array_equal(batch, numbers)
     expected = ", ".join(f"{number} ({records.paths[number]})" for number in numbers.numpy())
     assert inputs.describe_records(records, batch) == expected
+
+
+def sha256(records: Records, number: int) -> str:
+    return records.source_sha256[number].tobytes().hex()
+
+
+def doubtful(directory: Path, data: Dataset, rows: Sequence[tuple[str, str, str]]) -> str:
+    """Write an audit with open issues: kind, hash of the record, hash of the twin."""
+    directory.mkdir()
+    listed = [
+        ListedIssue(
+            kind=kind, rank=1, score=0.9, split="", record=0, path="", sha256=record, given_label="",
+            proposed_label="", twin="", twin_sha256=twin, reason="",
+        )
+        for kind, record, twin in rows
+    ]  # fmt: skip
+    issues.write(directory, listed)
+    (directory / "audit.json").write_text(json.dumps({"digest": data.digest}))
+    return str(directory)
+
+
+def test_both_sides_of_near_duplicates_are_left_out(tmp_path):
+    src = tree(
+        tmp_path / "src", {f"{split}/{name}": 6 for split in ("train", "validation") for name in ("ants", "bees")}
+    )
+    converted(src, tmp_path / "out")
+    data = dataset.open(tmp_path / "out")
+    train, validation = data.records("train"), data.records("validation")
+    ant, bee = (int(np.flatnonzero(train.labels == label)[0]) for label in (0, 1))
+    leak = int(np.flatnonzero(train.labels == 0)[3])
+    rows = [
+        ("near_duplicate", sha256(validation, 2), sha256(train, leak)),  # The training record is the twin.
+        ("near_duplicate", sha256(train, bee), sha256(train, ant)),  # Contradictory labels.
+    ]
+    config = recipes.TrainConfig(
+        tfrecords=str(tmp_path / "out"),
+        audit=doubtful(tmp_path / "audit", data, rows),
+        drop_issues=["near_duplicate"],
+    )
+    splits = inputs.split(data, config, log=lambda line: None)
+    assert sorted(set(range(12)) - set(splits.train.rows.tolist())) == sorted([ant, bee, leak])
+    assert len(splits.validation) == 12
+
+
+def test_held_out_images_do_not_depend_on_the_dropped_issues(tmp_path):
+    """Accuracies with and without --drop_issues are measured on the same images, doubtful ones included."""
+    converted(tree(tmp_path / "src", {f"train/{name}": 30 for name in ("ants", "bees")}), tmp_path / "out")
+    data = dataset.open(tmp_path / "out")
+    config = recipes.TrainConfig(tfrecords=str(tmp_path / "out"))
+    whole = inputs.split(data, config, log=lambda line: None)
+    train = data.records("train")
+    doubted = [int(whole.validation.rows[0]), *whole.train.rows[[1, 5, 7]].tolist()]
+    audit = doubtful(tmp_path / "audit", data, [("label", sha256(train, number), "") for number in doubted])
+    lines: list[str] = []
+    splits = inputs.split(data, dataclasses.replace(config, audit=audit, drop_issues=["label"]), log=lines.append)
+    assert splits.validation.rows.tolist() == whole.validation.rows.tolist()
+    assert sorted(splits.train.rows.tolist()) == sorted(set(whole.train.rows.tolist()) - set(doubted))
+    assert lines[0].startswith(f"no validation split: {len(whole.validation)} of 60 training images are held out")
+    assert lines[1].startswith(f"--drop_issues=label: 3 of {len(whole.train)} training records left out")

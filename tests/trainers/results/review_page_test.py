@@ -8,7 +8,6 @@ import functools
 import hashlib
 import io
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +19,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Dialog, Frame, Page, sync_playwright
 
-from tfrecord_tools.errors import UndecodableImage
+from tfrecord_tools.errors import UndecodableImage, UserError
+from tfrecord_tools.layout import decisions
 from tfrecord_tools.layout.decisions import Decision
 from trainers.results import review_page
 from trainers.results.review_page import Item, Picture
@@ -134,7 +134,7 @@ class Review:
 
     def upload(self, file: Path) -> str:
         """Load a file and return what the page says."""
-        self.frame.locator("#loaded").evaluate("node => node.textContent = ''")
+        self.frame.locator("#loaded").evaluate("node => node.replaceChildren()")
         self.frame.locator("#upload").set_input_files(file)
         self.frame.locator("#loaded:not(:empty)").wait_for(state="visible")
         return self.text("#loaded")
@@ -156,6 +156,11 @@ def browser() -> Iterator[Browser]:
 Open = Callable[..., Review]
 
 
+def contents(items: Sequence[Item] = ITEMS, **values: Any) -> review_page.Review:
+    given = {"name": "pets", "digest": "d1", "class_names": CLASSES, "items": items, "total": len(items)}
+    return review_page.Review(**{**given, "apply_command": "python -m tfrecord_tools.convert FLAGS", **values})
+
+
 @pytest.fixture
 def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     """Return a function that writes a page and opens it.
@@ -164,15 +169,19 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
     """
     contexts: dict[str, BrowserContext] = {}
     problems: list[str] = []
+    allowed: list[str] = []  # Beginnings of messages of the console that a test expects.
 
     def watched(context: BrowserContext) -> Page:
         page = context.new_page()
-        page.on("console", lambda message: problems.append(f"console: {message.text}"))
+        page.on("console", lambda message: None if message.text.startswith(tuple(allowed)) else note(message.text))
         page.on("pageerror", lambda error: problems.append(f"error: {error}"))
         page.on("dialog", dismiss)
         page.on("request", lambda request: problems.append(request.url) if is_foreign(request.url) else None)
         page.on("popup", lambda popup: problems.append(f"popup: {popup.url}"))
         return page
+
+    def note(text: str) -> None:
+        problems.append(f"console: {text}")
 
     def dismiss(dialog: Dialog) -> None:
         problems.append(f"dialog: {dialog.message}")
@@ -189,7 +198,8 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
                 viewport={"width": width, "height": 800}, color_scheme=scheme
             )
         file = tmp_path / "review.html"
-        review_page.write(file, **{"name": "pets", "digest": "d1", "class_names": CLASSES, "items": items, **values})
+        allowed.extend(values.pop("allowed", ()))
+        review_page.write(file, contents(items, **values))
         page = watched(context)
         if outer:
             (tmp_path / "outer.html").write_text(outer)
@@ -206,11 +216,11 @@ def open_page(browser: Browser, tmp_path: Path) -> Iterator[Open]:
 
 def test_keys_decide_and_go_on(open_page: Open) -> None:
     review = open_page()
-    assert (review.path, review.progress) == ("a/1.jpg", "0 of 9 decided")
+    assert (review.path, review.progress) == ("a/1.jpg", "0 of 10 decided")
     assert review.text("figure.main figcaption") == "Given label: cat Proposed: dog a/1.jpg · train"
     assert review.text("#labels") == "1 cat given 2 dog proposed 3 fox"
     review.press("2")
-    assert (review.path, review.progress) == ("a/2.jpg", "1 of 9 decided, not downloaded yet")
+    assert (review.path, review.progress) == ("a/2.jpg", "1 of 10 decided, not downloaded yet")
     review.press("x", " ", "p", "3")
     assert (review.path, review.text("#title")) == ("o/1.jpg", "Off-topic rank 1 · score 0.900")
     assert review.rows() == [
@@ -220,7 +230,7 @@ def test_keys_decide_and_go_on(open_page: Open) -> None:
         [digest("a/4.jpg"), "label", "dog", "a/4.jpg", "cat"],
         [digest("a/5.jpg"), "label", "fox", "a/5.jpg", "dog"],
     ]
-    assert review.progress == "5 of 9 decided"
+    assert review.progress == "5 of 10 decided"
     review.press("p", "9", "t")  # Nothing is proposed, no class has this number, and there is no twin.
     assert review.path == "o/1.jpg"
 
@@ -241,7 +251,7 @@ def test_buttons_do_the_same(open_page: Open) -> None:
 def test_arrows_move_without_a_decision(open_page: Open) -> None:
     review = open_page()
     review.press("ArrowLeft", "ArrowRight", "ArrowRight", "ArrowLeft")
-    assert (review.path, review.progress) == ("a/2.jpg", "0 of 9 decided")
+    assert (review.path, review.progress) == ("a/2.jpg", "0 of 10 decided")
     review.press(*["ArrowRight"] * 20)
     assert review.path == "a/1.jpg"  # The last item shows the first image as a half of a pair.
     assert review.text("#title").startswith("Near-duplicates rank 3")
@@ -274,9 +284,35 @@ def test_a_key_that_is_held_down_decides_once(open_page: Open) -> None:
     for _ in range(5):
         review.page.keyboard.down("x")
     review.page.keyboard.up("x")
-    assert (review.path, review.progress) == ("a/2.jpg", "1 of 9 decided, not downloaded yet")
+    assert (review.path, review.progress) == (
+        "a/2.jpg",
+        "2 of 10 decided, not downloaded yet",
+    )  # a/1.jpg has two items.
     review.press("Control+x", "Alt+2", "Meta+u")  # Shortcuts of the browser.
-    assert review.path == "a/2.jpg"
+    other = {"key": "»", "code": "KeyX", "modifierAltGraph": True, "bubbles": True}  # Another letter.
+    review.frame.evaluate("options => document.dispatchEvent(new KeyboardEvent('keydown', options))", other)
+    assert (review.path, review.progress) == ("a/2.jpg", "2 of 10 decided, not downloaded yet")
+    review.frame.locator("#drop").focus()  # Enter presses a button at once and again, but not when it is held down.
+    for _ in range(5):
+        review.page.keyboard.down("Enter")
+    review.page.keyboard.up("Enter")
+    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "drop"}
+
+
+def test_keys_that_compose_a_letter_do_not_decide(open_page: Open) -> None:
+    review = open_page([label_error(1, "a/1.jpg")], class_names=[f"c{i}" for i in range(20)])
+    press = (
+        "([selector, options]) => document.querySelector(selector).dispatchEvent(new KeyboardEvent('keydown', options))"
+    )
+    review.frame.evaluate(press, ["body", {"key": "x", "code": "KeyX", "bubbles": True, "isComposing": True}])
+    assert review.rows() == []
+    review.press("l")
+    review.page.keyboard.type("c7")
+    for how in ({"isComposing": True}, {"keyCode": 229}):
+        review.frame.evaluate(press, ["#find", {"key": "Enter", "bubbles": True, **how}])
+        assert review.progress == "0 of 1 decided"
+    review.press("Enter")
+    assert review.decisions() == {"a/1.jpg": "label:c7"}
 
 
 def test_space_keeps_after_a_click_and_presses_a_button_that_was_reached_by_tab(open_page: Open) -> None:
@@ -309,8 +345,8 @@ def test_keys_of_other_keyboards(open_page: Open) -> None:
     [
         ("x", {"n/1.jpg": "drop"}),
         ("t", {"n/2.jpg": "drop"}),
-        (" ", {"n/1.jpg": "keep"}),
-        ("2", {"n/1.jpg": "label:dog"}),
+        (" ", {"n/1.jpg": "keep", "n/2.jpg": "keep"}),  # Both, so that the file decides the pair where it is loaded.
+        ("2", {"n/1.jpg": "label:dog", "n/2.jpg": "keep"}),
     ],
 )
 def test_a_pair_shows_both_pictures_and_either_can_be_dropped(
@@ -342,26 +378,93 @@ def test_every_twin_of_a_group_can_be_dropped(open_page: Open) -> None:
     assert review.decisions() == {"n/4.jpg": "drop", "n/5.jpg": "drop"}
 
 
-def test_files_with_equal_bytes_share_a_decision(open_page: Open) -> None:
-    same = Picture(sha256=digest("n/1.jpg"), path="copy.jpg", label="dog", split="test", jpeg=drawn("n/1.jpg"))
+@pytest.mark.parametrize(
+    ("label", "hint"),
+    [("cat", "keep them here"), ("dog", "set the right label here")],  # --duplicates=drop needs equal labels.
+)
+def test_files_with_equal_bytes_share_a_decision(open_page: Open, label: str, hint: str) -> None:
+    same = Picture(sha256=digest("n/1.jpg"), path="copy.jpg", label=label, split="test", jpeg=drawn("n/1.jpg"))
     review = open_page([Item(kind="near_duplicate", rank=1, score=1.0, picture=picture("n/1.jpg"), twins=[same])])
-    assert "The same bytes: a decision holds for both files." in review.text("figure.twin")
+    assert review.text("#question") == (
+        f"A decision holds for both files. To store one of them, {hint}, and convert with --duplicates=drop."
+    )
+    assert review.text("figure.twin") == f"Label: {label} copy.jpg · test The same bytes"
     assert "copy.jpg" in review.text("figure.twin .path")
-    review.press("t")
+    assert review.frame.locator(".drop-one").all_inner_texts() == ["x Drop both files"]
+    assert review.text("#drop") == "x Drop both"
+    review.press("t")  # The twin cannot be dropped alone.
     assert review.rows() == []
+    review.press("x")
+    assert review.decisions() == {"n/1.jpg": "drop"}
+    assert review.frame.locator("figure.drop").count() == 2
+    review.press("u", " ")
+    assert review.decisions() == {"n/1.jpg": "keep"}
     assert review.frame.locator("script[type='text/plain']").count() == 1
 
 
-def test_an_image_of_several_kinds_is_decided_once(open_page: Open) -> None:
-    review = open_page()
+def counts(review: Review) -> dict[str, str]:
+    """Return kind -> number of decided items, such as "1 of 5"."""
+    texts = review.frame.locator("#kinds button").all_inner_texts()
+    return dict(text.removesuffix(" decided").split("\n", 1) for text in texts)
+
+
+def test_kinds_about_one_image_share_its_decision(open_page: Open) -> None:
+    ambiguous = Item(kind="ambiguous", rank=4, score=0.9, picture=picture("a/1.jpg"), reason="Two classes are likely.")
+    review = open_page([*ITEMS, ambiguous])
     assert "Also near-duplicates, rank 3: The hashes differ in 3 bits." in review.text("#issues")
+    assert "Also ambiguous, rank 4: Two classes are likely." in review.text("#issues")
     review.press("2")
-    review.press(*["ArrowRight"] * 20)
-    assert review.text("figure.main .state") == "Label: dog"
-    assert [text.split(" decided")[0] for text in review.frame.locator("#kinds button").all_inner_texts()] == [
-        "All\n2 of 10", "Label errors\n1 of 5", "Off-topic\n0 of 2", "Near-duplicates\n1 of 3",
-    ]  # fmt: skip
-    assert review.progress == "1 of 9 decided, not downloaded yet"
+    assert (counts(review)["All"], counts(review)["Ambiguous"]) == ("2 of 11", "1 of 1")
+    assert review.progress == "2 of 11 decided, not downloaded yet"
+
+
+@pytest.mark.parametrize(
+    ("presses", "decided", "rows"),
+    [
+        # A new label does not answer whether the pair is one picture twice, and a pair does not answer for a label.
+        (["2"], ("1 of 5", "0 of 3"), {"a/1.jpg": "label:dog"}),
+        ([" "], ("1 of 5", "0 of 3"), {"a/1.jpg": "keep"}),
+        (["pair", " "], ("0 of 5", "1 of 3"), {"a/1.jpg": "keep", "n/6.jpg": "keep"}),
+        (["pair", "t"], ("0 of 5", "1 of 3"), {"n/6.jpg": "drop"}),
+        # A dropped image has no questions left.
+        (["x"], ("1 of 5", "1 of 3"), {"a/1.jpg": "drop"}),
+        (["pair", "x"], ("1 of 5", "1 of 3"), {"a/1.jpg": "drop"}),
+        # A pair that is kept keeps the label that was set before, and a label may be set later.
+        (["2", "pair", " "], ("1 of 5", "1 of 3"), {"a/1.jpg": "label:dog", "n/6.jpg": "keep"}),
+        (["pair", " ", "first", "2"], ("1 of 5", "1 of 3"), {"a/1.jpg": "label:dog", "n/6.jpg": "keep"}),
+        # A label that is set on the pair answers both.
+        (["pair", "3"], ("1 of 5", "1 of 3"), {"a/1.jpg": "label:fox", "n/6.jpg": "keep"}),
+        # A later decision on the pair replaces the one before.
+        (["pair", " ", "pair", "t"], ("0 of 5", "1 of 3"), {"n/6.jpg": "drop"}),
+        (["pair", "t", "pair", " "], ("0 of 5", "1 of 3"), {"a/1.jpg": "keep", "n/6.jpg": "keep"}),
+        (["pair", " ", "u"], ("0 of 5", "0 of 3"), {}),
+    ],
+)
+def test_a_pair_is_decided_by_a_drop_or_on_itself(
+    open_page: Open, presses: list[str], decided: tuple[str, str], rows: dict[str, str]
+) -> None:
+    review = open_page()
+    for key in presses:
+        review.press(*["ArrowRight"] * 10) if key == "pair" else None
+        review.press(*["ArrowLeft"] * 10) if key == "first" else None
+        review.press(key) if len(key) == 1 else None
+    for opened in (review, open_page(again=True)):
+        assert (counts(opened)["Label errors"], counts(opened)["Near-duplicates"]) == decided
+        assert opened.decisions() == rows
+
+
+def test_a_pair_with_both_sides_decided_earlier_is_decided(open_page: Open, tmp_path: Path) -> None:
+    review = open_page()
+    review.click("#kinds button:has-text('Near-duplicates')")
+    review.press(" ")
+    file = tmp_path / "decisions.csv"
+    file.write_bytes(review.content())
+    other = open_page()
+    other.upload(file)
+    assert counts(other)["Near-duplicates"] == "1 of 3"
+    assert counts(open_page(decided=stored(("n/1.jpg", "keep", ""))))["Near-duplicates"] == "0 of 3"
+    both = stored(("n/1.jpg", "keep", ""), ("n/2.jpg", "label", "cat"))
+    assert counts(open_page(decided=both))["Near-duplicates"] == "1 of 3"
 
 
 def test_filters_and_jump(open_page: Open) -> None:
@@ -396,7 +499,7 @@ def test_finished_lists_say_so_and_lead_on(open_page: Open) -> None:
     assert review.text("#banner") == "Nothing is left in this list. Go on: Off-topic, 2 undecided"
     assert not review.frame.locator("#stage").is_visible()
     review.press("x", "1", " ", "t")  # Nothing is shown, so that nothing is decided.
-    assert review.progress == "5 of 9 decided, not downloaded yet"
+    assert review.progress == "6 of 10 decided, not downloaded yet"
     review.click("#onward")
     assert review.path == "o/1.jpg"
     review.click("#kinds button:has-text('All')")
@@ -406,19 +509,106 @@ def test_finished_lists_say_so_and_lead_on(open_page: Open) -> None:
     assert (review.path, review.frame.locator("#banner").is_visible()) == ("n/3.jpg", False)
 
 
+@pytest.mark.parametrize(
+    ("items", "total", "partial", "ending"),
+    [
+        (ITEMS[5:7], 2, "", "Everything is decided. Download decisions.csv and apply it. How to apply"),
+        (
+            ITEMS[5:7],
+            1_240,
+            "2 of 1,240 issues are on this page.",
+            "Everything on this page is decided. Download decisions.csv and apply it. Then run python -m trainers.audit"
+            " again for the other 1,238 issues. With --pictures, one page has more of them. How to apply",
+        ),
+        (
+            [],
+            7,
+            "0 of 7 issues are on this page.",
+            "To review them, run python -m trainers.audit again with --pictures=7.",
+        ),
+        ([], 0, "", "There are no doubtful images."),
+    ],
+)
+def test_a_part_of_the_issues_says_so(
+    open_page: Open, items: list[Item], total: int, partial: str, ending: str
+) -> None:
+    review = open_page(items, total=total)
+    shown = review.frame.locator("#partial").is_visible()
+    assert (review.text("#partial") if shown else "") == partial
+    review.press("x", "x")
+    assert review.text("#banner") == ending
+
+
+def test_the_page_shows_the_command_that_applies_the_decisions(open_page: Open) -> None:
+    command = "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
+    assert open_page(apply_command=command).text("#save pre") == command
+
+
+def stored(*rows: tuple[str, str, str]) -> dict[str, Decision]:
+    """Return the decisions of a dataset from (path, decision, label)."""
+    made = (Decision(digest(path), decision, label, path) for path, decision, label in rows)  # type: ignore[arg-type]
+    return {decision.sha256: decision for decision in made}
+
+
 def test_earlier_decisions_are_shown_and_can_be_changed(open_page: Open) -> None:
-    earlier = {
-        digest(path): Decision(sha256=digest(path), decision=decision, label=label, path=path)  # type: ignore[arg-type]
-        for path, decision, label in (("a/1.jpg", "label", "fox"), ("a/2.jpg", "keep", ""), ("gone.jpg", "drop", ""))
-    }
+    earlier = stored(("a/1.jpg", "label", "fox"), ("a/2.jpg", "keep", ""), ("not/here.jpg", "drop", ""))
     review = open_page(decided=earlier)
-    assert (review.path, review.progress) == ("a/3.jpg", "2 of 9 decided")
+    assert (review.path, review.progress) == ("a/3.jpg", "2 of 10 decided")
+    assert digest("not/here.jpg") not in rendered(decided=earlier)  # A page of a large dataset stays small.
     review.press("ArrowLeft", "ArrowLeft")
     assert review.text("figure.main .state") == "Label: fox earlier"
     review.press("x")
-    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "keep", "gone.jpg": "drop"}
+    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "keep"}
     review.press("u")
-    assert review.decisions() == {"a/1.jpg": "label:fox", "a/2.jpg": "keep", "gone.jpg": "drop"}
+    assert review.decisions() == {"a/1.jpg": "label:fox", "a/2.jpg": "keep"}
+
+
+def test_undo_reaches_earlier_decisions(open_page: Open, tmp_path: Path) -> None:
+    review = open_page(decided=stored(("a/1.jpg", "label", "fox"), ("n/1.jpg", "keep", ""), ("n/2.jpg", "keep", "")))
+    review.press("x")  # On a/2.jpg.
+    review.upload(write_table(tmp_path / "decisions.csv", table([digest("a/4.jpg"), "drop", "", "", ""])))
+    review.press("ArrowRight", "u")
+    assert review.path == "a/4.jpg"  # The decision of the file is taken back, and not the last key or the whole file.
+    assert review.decisions() == {"a/1.jpg": "label:fox", "a/2.jpg": "drop", "n/1.jpg": "keep", "n/2.jpg": "keep"}
+    review.press(*["ArrowLeft"] * 3, "u")
+    assert (review.path, review.text("#live")) == ("a/1.jpg", "The decision on this image is taken back.")
+    assert not review.frame.locator("figure.main .state").is_visible()
+    assert review.decisions() == {"a/1.jpg": "none", "a/2.jpg": "drop", "n/1.jpg": "keep", "n/2.jpg": "keep"}
+    review.click("#kinds button:has-text('Near-duplicates')")
+    review.press("u")
+    assert review.decisions() == {"a/1.jpg": "none", "a/2.jpg": "drop", "n/1.jpg": "none", "n/2.jpg": "none"}
+    review.press("u")  # Nothing is left to take back on this pair: the last decision.
+    assert review.path == "a/2.jpg"
+    assert review.decisions() == {"a/1.jpg": "none", "n/1.jpg": "none", "n/2.jpg": "none"}
+    assert review.frame.locator("#undo").is_disabled()
+    other = open_page(decided=stored(("a/1.jpg", "label", "fox")))
+    file = tmp_path / "none.csv"
+    file.write_bytes(review.content())
+    assert other.upload(file) == "none.csv: 1 decision differs from those on this page. Keep mine Take the file's"
+    other.click("#loaded button:has-text('Take')")
+    assert other.decisions() == {"a/1.jpg": "none", "n/1.jpg": "none", "n/2.jpg": "none"}
+    assert other.progress == "0 of 10 decided"
+
+
+def test_undo_after_moving_takes_back_what_is_shown(open_page: Open) -> None:
+    review = open_page()
+    review.press("x", "2", " ", "ArrowLeft", "ArrowLeft", "u")
+    assert (review.path, review.decisions()) == ("a/2.jpg", {"a/1.jpg": "drop", "a/3.jpg": "keep"})
+    review.press("u")  # The image has no decision any more: the last one.
+    assert (review.path, review.decisions()) == ("a/3.jpg", {"a/1.jpg": "drop"})
+    review.press("u")
+    assert (review.path, review.decisions()) == ("a/1.jpg", {})
+    assert review.frame.locator("#undo").is_disabled()
+
+
+def test_another_audit_of_the_dataset_keeps_decisions_and_undo(open_page: Open) -> None:
+    review = open_page()
+    review.press("x", "2", " ", "ArrowRight")
+    other = open_page([ITEMS[7], ITEMS[4], ITEMS[1], ITEMS[2]], again=True)
+    assert other.path == "a/5.jpg"  # The current image, by its hash.
+    assert other.decisions() == {"a/2.jpg": "label:dog", "a/3.jpg": "keep", "a/1.jpg": "drop"}
+    other.press("u", "u", "u")
+    assert (other.path, other.decisions()) == ("a/2.jpg", {"a/1.jpg": "drop"})
 
 
 def test_decisions_are_stored_by_dataset(open_page: Open) -> None:
@@ -431,7 +621,7 @@ def test_decisions_are_stored_by_dataset(open_page: Open) -> None:
     assert len(open_page(again=True).rows()) == 2
     # A second tab of the same page shows the new decision.
     open_page(again=True).press("x")
-    review.frame.wait_for_function("document.getElementById('progress').textContent.startsWith('3 of 9')")
+    review.frame.locator("#progress:has-text('4 of 10')").wait_for()
 
 
 @pytest.mark.parametrize(
@@ -463,6 +653,51 @@ def test_without_storage_decisions_stay_in_memory(open_page: Open) -> None:
     assert open_page(again=True, outer=outer).rows() == []
 
 
+def test_a_blocked_download_does_not_count_as_saved(open_page: Open) -> None:
+    outer = '<!DOCTYPE html><iframe src="review.html" sandbox="allow-scripts" width=1200 height=700>'
+    review = open_page(outer=outer, allowed=["Download is disallowed."])
+    unload = "() => !dispatchEvent(new Event('beforeunload', {cancelable: true}))"
+    assert (review.frame.evaluate(unload), review.frame.locator("#arrived").is_visible()) == (False, False)
+    review.click("#drop")
+    review.click("#download")
+    assert review.progress == "2 of 10 decided, not downloaded yet"
+    assert review.text("#arrived") == "Did decisions.csv arrive? Yes No, show the text"
+    assert review.frame.evaluate(unload)
+    review.click("#show")
+    text = f"{','.join(HEADER)}\n{digest('a/1.jpg')},drop,,a/1.jpg,cat\n"
+    assert review.frame.locator("#text").input_value().replace("\r", "") == text
+    assert review.frame.evaluate("getSelection().toString().length") > 100  # Ready to be copied.
+    review.click("#saved")
+    assert (review.progress, review.frame.evaluate(unload)) == ("2 of 10 decided", False)
+    assert not review.frame.locator("#arrived").is_visible()
+    review.click("#drop")
+    assert review.progress == "3 of 10 decided, not downloaded yet"
+    assert review.frame.evaluate(unload)
+
+
+def test_a_full_storage_is_reported(open_page: Open) -> None:
+    review = open_page()
+    review.press("x")
+    review.frame.evaluate(
+        "() => { for (let size = 2 ** 22; size >= 1; size /= 2) try { for (let i = 0; ; i++)"
+        " localStorage.setItem(`x${size}.${i}`, 'x'.repeat(size)); } catch {} }"
+    )
+    assert not review.frame.locator("#storage").is_visible()
+    review.press("x")
+    assert review.text("#failure") == (
+        "The storage of this browser is full, so new decisions are lost when the page closes. Download decisions.csv"
+        " now. If you open the page again, load this file."
+    )
+    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "drop"}
+    assert review.progress == "3 of 10 decided, not downloaded yet"
+    review.frame.evaluate(
+        "Object.keys(localStorage).filter(key => key[0] === 'x').forEach(key => localStorage.removeItem(key))"
+    )
+    review.press("x")  # There is room again.
+    assert not review.frame.locator("#storage").is_visible()
+    assert list(open_page(again=True).decisions().values()) == ["drop"] * 3
+
+
 def test_in_a_frame_as_notebooks_show_it(open_page: Open) -> None:
     outer = '<!DOCTYPE html><iframe src="review.html" width=1000 height=700>'
     review = open_page(outer=outer)
@@ -478,27 +713,23 @@ def table(*rows: Sequence[str], header: Sequence[str] = HEADER) -> str:
     return stream.getvalue()
 
 
-def write_table(path: Path, text: str, seconds: float = 4_000_000_000.0) -> Path:
-    """Write a file that was last changed at a time in seconds since 1970."""
-    path.write_bytes(text.encode())
-    os.utime(path, (seconds, seconds))
+def write_table(path: Path, text: str | bytes) -> Path:
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
     return path
 
 
-def test_a_newer_file_replaces_decisions_and_is_taken_back_by_undo(open_page: Open, tmp_path: Path) -> None:
+def test_a_file_without_contradictions_is_loaded_and_taken_back_by_undo(open_page: Open, tmp_path: Path) -> None:
     review = open_page()
     review.press("x", "x")
-    foreign = [digest("elsewhere"), "label", "a class of before", "else,where\n.jpg", "dog"]
-    file = write_table(
-        tmp_path / "decisions.csv",
-        table([digest("a/1.jpg"), "keep", "", "a/1.jpg", "cat"], [digest("a/3.jpg"), "label", "fox", "", ""], foreign),
-    )
+    foreign = [digest("elsewhere"), "label", "fox", "else,where\n.jpg", "dog"]
+    same = [digest("a/1.jpg"), "drop", "", "a/1.jpg", "cat"]
+    file = write_table(tmp_path / "decisions.csv", table(same, [digest("a/3.jpg"), "label", "fox", "", ""], foreign))
     assert review.upload(file) == (
-        "decisions.csv: 3 decisions, 3 new or changed. 1 image of the file is not on this page; the decisions are kept"
+        "decisions.csv: 3 decisions, 2 new or changed. 1 image of the file is not on this page; the decisions are kept"
         " for the next download."
     )
     assert review.rows() == [
-        [digest("a/1.jpg"), "keep", "", "a/1.jpg", "cat"],
+        same,
         [digest("a/2.jpg"), "drop", "", "a/2.jpg", "cat"],
         [digest("a/3.jpg"), "label", "fox", "a/3.jpg", "dog"],
         foreign,
@@ -507,15 +738,43 @@ def test_a_newer_file_replaces_decisions_and_is_taken_back_by_undo(open_page: Op
     assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "drop"}
 
 
-def test_an_older_file_does_not_replace_decisions(open_page: Open, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("answer", "changed", "expected"),
+    [
+        ("Keep mine", 1, {"a/1.jpg": "drop", "a/2.jpg": "label:dog", "a/3.jpg": "drop"}),
+        ("Take the file's", 3, {"a/1.jpg": "keep", "a/2.jpg": "label:fox", "a/3.jpg": "drop"}),
+    ],
+)
+def test_contradictions_are_asked(
+    open_page: Open, tmp_path: Path, answer: str, changed: int, expected: dict[str, str]
+) -> None:
     review = open_page()
-    review.press("x")
-    rows = [[digest(path), "keep", "", path, ""] for path in ("a/1.jpg", "a/2.jpg")]
-    file = write_table(tmp_path / "old.csv", table(*rows), seconds=1_000_000_000)
-    assert review.upload(file) == (
-        "old.csv: 2 decisions, 1 new or changed. 1 decision on this page is newer than the file and stayed."
+    review.press("x", "2")
+    rows = [["a/1.jpg", "keep", ""], ["a/2.jpg", "label", "fox"], ["a/3.jpg", "drop", ""]]
+    file = write_table(
+        tmp_path / "mail.csv", table(*([digest(path), word, label, path, ""] for path, word, label in rows))
     )
-    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "keep"}
+    question = "mail.csv: 2 decisions differ from those on this page. Keep mine Take the file's"
+    assert review.upload(file) == question
+    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "label:dog"}  # Until an answer, nothing changes.
+    review.click(f"#loaded button:has-text({json.dumps(answer)})")
+    assert review.text("#loaded") == f"mail.csv: 3 decisions, {changed} new or changed."
+    assert review.decisions() == expected
+    review.press("u")
+    assert review.decisions() == {"a/1.jpg": "drop", "a/2.jpg": "label:dog"}
+
+
+def test_rows_with_an_unknown_class_are_left_out(open_page: Open, tmp_path: Path) -> None:
+    review = open_page(class_names=[f"class {i}" for i in range(12)])
+    rows = [[digest(str(i)), "label", f"klass {i}", "", ""] for i in range(7)]
+    good = [digest("a/1.jpg"), "label", "class 7", "a/1.jpg", "cat"]
+    assert review.upload(write_table(tmp_path / "bad.csv", table(rows[0], good, *rows[1:]))) == (
+        "bad.csv: 1 decision, 1 new or changed."
+        + "".join(f' Row {row} is not loaded: "klass {i}" is not a class.' for i, row in enumerate((1, 3, 4, 5, 6)))
+        + f" 2 other rows are not loaded. Classes are {', '.join(f'class {i}' for i in range(10))} and 2 more."
+        + " Correct the label and load the file again."
+    )
+    assert review.rows() == [good]
 
 
 def test_the_downloaded_file_can_be_loaded_elsewhere(open_page: Open, tmp_path: Path) -> None:
@@ -529,37 +788,108 @@ def test_the_downloaded_file_can_be_loaded_elsewhere(open_page: Open, tmp_path: 
     assert other.content() == content
 
 
-ONE = digest("a/1.jpg")
+ONE, TWO, THREE = (digest(f"a/{i}.jpg") for i in (1, 2, 3))
+HEAD = "sha256,decision,label\n"
+# Name -> content of a file, and its decisions, or a text of the error. Row 1 is the first one after the header.
+TABLES: dict[str, tuple[str | bytes, dict[str, str] | str]] = {
+    "plain": (f"{HEAD}{ONE},label,dog\n{TWO},drop,\n{THREE},keep,\n", {ONE: "label:dog", TWO: "drop", THREE: "keep"}),
+    "rows without a decision": (f"{HEAD}{ONE},,dog\nno hash,,\n{TWO},drop,\n", {TWO: "drop"}),
+    "capitals": (f"{HEAD}{ONE.upper()},Label,dog\n{TWO},DROP,\n", {ONE: "label:dog", TWO: "drop"}),
+    "spaces": (f" sha256 , decision ,label\n {ONE} , label , dog \n", {ONE: "label:dog"}),
+    "semicolons": (f"sha256;decision;label;path\n{ONE};label;dog;a,b.jpg\n", {ONE: "label:dog"}),
+    "tabs": (f"sha256\tdecision\tlabel\n{ONE}\tlabel\tdog\n", {ONE: "label:dog"}),
+    "bars": (f"sha256|decision|label\n{ONE}|label|dog\n", {ONE: "label:dog"}),
+    "a named separator": (f"sep=:\r\nsha256:decision\r\n{ONE}:drop\r\n", {ONE: "drop"}),
+    "a byte order mark": (f"\ufeff{HEAD}{ONE},drop,\n", {ONE: "drop"}),
+    "UTF-16": (f"sha256\tdecision\tlabel\n{ONE}\tlabel\tdog\n".encode("utf-16"), {ONE: "label:dog"}),
+    "suspects.csv": (f"sha256,decision,given_label,predicted_label\n{ONE},label,cat,dog\n", {ONE: "label:dog"}),
+    "issues.csv": (f"kind,sha256,decision,proposed_label\nlabel,{ONE},label,fox\n", {ONE: "label:fox"}),
+    "the first label": (f"sha256,decision,predicted_label,label\n{ONE},label,cat,dog\n", {ONE: "label:dog"}),
+    "a label that is not used": (f"{HEAD}{ONE},keep,cat\n{TWO},drop,no class\n", {ONE: "keep", TWO: "drop"}),
+    "composed and decomposed letters": (f"{HEAD}{ONE},label,a\u0308rmel\n", {ONE: "label:\u00e4rmel"}),
+    "none": (f"{HEAD}{ONE},none,\n{TWO},drop,\n", {ONE: "none", TWO: "drop"}),
+    "a row twice": (f"{HEAD}{ONE},drop,\n{ONE},drop,\n", {ONE: "drop"}),
+    "quotes": (f'sha256,path,decision\n"{ONE}","a ""b"", \n c",drop\n{TWO},5" x,keep\n', {ONE: "drop", TWO: "keep"}),
+    "empty lines": (f"\n{HEAD}\n{ONE},drop,\n\n{TWO},keep,\n\n", {ONE: "drop", TWO: "keep"}),
+    "no end of the last line": (f"{HEAD}{ONE},drop,", {ONE: "drop"}),
+    "old line ends": (f"{HEAD}{ONE},drop,\n".replace("\n", "\r"), {ONE: "drop"}),
+    "hash": (f"{HEAD}{ONE},,\n\nx,drop,\n", "row 2"),
+    "word": (f"{HEAD}{ONE},keep,\n{TWO},remove,\n", "row 2"),
+    "word and hash": (f"{HEAD}x,remove,\n", "is not a decision"),
+    "label": (f"{HEAD}{ONE},label,\n", "row 1: the"),
+    "contradiction": (f"{HEAD}{ONE},drop,\n{TWO},,\n{ONE},keep,\n", "contradict each other about the same"),
+    "undecided": (f"{HEAD}{ONE},,dog\n", "no row has a decision"),
+    "no decision column": (f"sha256,label\n{ONE},dog\n", "is not a decisions file"),
+    "no hash column": (f"path,decision\n{ONE},drop\n", "is not a decisions file"),
+    "another case of a column": (f"SHA256,decision\n{ONE},drop\n", "is not a decisions file"),
+    "a column twice": (f"sha256,decision,decision\n{ONE},drop,keep\n", "several columns are named"),
+    "too few values": (f"{HEAD}{ONE},drop\n", "olumns"),
+    "too many values": (f"{HEAD}{ONE},drop,,\n", "olumns"),
+    "an open quote at the end": (f'sha256,decision\n{ONE},"drop\n', {ONE: "drop"}),
+    "an open quote before": (f'{HEAD}{ONE},"drop,\n{TWO},keep,\n', "olumns"),
+    "nothing": ("", ""),
+    "a workbook": (b"PK\x03\x04 sheet", "Save its sheet as CSV in UTF-8."),
+    "Parquet": (b"PAR1 columns", "is a Parquet file"),
+    "Latin-1": (f"{HEAD}{ONE},label,\xe4rmel\n".encode("latin-1"), "not"),
+}
+
+
+def test_the_page_reads_what_convert_reads(open_page: Open, tmp_path: Path) -> None:
+    for name, (content, expected) in TABLES.items():
+        file = write_table(tmp_path / "table.csv", content)
+        review = open_page(class_names=[*CLASSES, "\u00e4rmel"])
+        said = review.upload(file)
+        if isinstance(expected, dict):
+            read = decisions.read(str(file)).values()
+            assert {row.sha256: row.decision + (f":{row.label}" if row.label else "") for row in read} == expected, name
+            assert (
+                said
+                == f"table.csv: {len(expected)} decision{'s'[len(expected) == 1 :]}, {len(expected)} new or changed."
+            )
+            rows = {sha256: word + (f":{label}" if label else "") for sha256, word, label, *_ in review.rows()}
+            assert rows == expected, name
+        else:
+            with pytest.raises(UserError) as error:
+                decisions.read(str(file))
+            assert expected in str(error.value), name
+            assert expected in said, name
+            assert (said.startswith("table.csv: "), said.endswith(" Nothing was loaded.")) == (True, True), name
+            assert review.rows() == [], name
+        review.page.close()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "line 1: the column sha256 is missing. The columns must be sha256,decision,label,path,given_label, with"
-             " commas between them."),
-        ("sha256;decision\n", "line 1: the column sha256 is missing. The columns must be sha256,decision,label,path,"
-                              "given_label, with commas between them."),
-        ("sha256,label\n", "line 1: the column decision is missing. The columns must be sha256,decision,label,path,"
-                           "given_label, with commas between them."),
+        ("", 'is not a decisions file: there is no column "sha256" and no column "decision". The columns must be'
+             " sha256, decision, label, path, given_label."),
+        ("sha256,label\n", 'is not a decisions file: there is no column "decision". The columns must be sha256,'
+                           " decision, label, path, given_label."),
+        ("sha256,decision,sha256\n", 'several columns are named "sha256". Keep one of them.'),
         (table([ONE, "drop", "", "", ""], ["x", "drop", "", "", ""]),
-         'line 3: sha256 is "x". It must be 64 digits of 0 to 9 and a to f.'),
-        (table([ONE, "DROP", "", "", ""]), 'line 2: decision is "DROP". It must be label, drop or keep.'),
-        (table([ONE, "label", "", "", ""]), "line 2: the label is missing."),
-        (table([ONE, "keep", "cat", "", ""]), "line 2: a label needs the decision label, not keep."),
-        (table([ONE, "label", "dgo", "", ""]), 'line 2: "dgo" is not a class of this dataset.'),
-        (table([ONE, "drop"]), "line 2: 2 fields instead of 5."),
+         'row 2: "x" is not a SHA-256 hash. The column sha256 must have 64 hexadecimal digits.'),
+        (table([ONE, "remove", "", "", ""]),
+         'row 1: "remove" is not a decision. The column decision must be label, drop, keep or none.'),
+        (table([ONE, "label", "", "", ""]),
+         "row 1: the column \"decision\" has the word \"label\", but the column \"label\" is empty."
+         " Write the name of a class."),
+        (table([ONE, "drop"]), "row 1: has 2 values. The table has 5 columns."),
         (table([digest("b"), "drop", "", "two\nlines", ""], [ONE, "drop", "", "", ""], [ONE, "keep", "", "", ""]),
-         "lines 4 and 5 decide differently on the same image. Delete one of them."),
-        (f'sha256,decision\n{ONE},"drop\n', "line 2: a quote is not closed, or a text stands beside quotes."),
+         "rows 2 and 3 contradict each other about the same image. Delete one of the rows."),
+        (table([ONE, "", "", "", ""]),
+         "no row has a decision. The column decision must have label, drop, keep or none."),
+        (b"PK\x03\x04", "is a workbook or a zip archive. Save its sheet as CSV in UTF-8."),
+        (b"PAR1", "is a Parquet file. Load a CSV."),
+        (b"sha256,\xe4", "is not a text in UTF-8. Save the table as CSV in UTF-8."),
     ],
 )  # fmt: skip
-def test_mistakes_in_an_uploaded_file(open_page: Open, tmp_path: Path, text: str, message: str) -> None:
+def test_mistakes_in_an_uploaded_file(open_page: Open, tmp_path: Path, text: str | bytes, message: str) -> None:
     review = open_page()
     review.press("x")
-    assert review.upload(write_table(tmp_path / "bad.csv", text)) == f"bad.csv, {message} Nothing was loaded."
+    assert review.upload(write_table(tmp_path / "bad.csv", text)) == f"bad.csv: {message} Nothing was loaded."
     assert review.decisions() == {"a/1.jpg": "drop"}
     # A correct file can follow.
-    file = write_table(tmp_path / "good.csv", table([ONE, "keep", "", "", ""]).replace("\r\n", "\n").rstrip("\n"))
+    file = write_table(tmp_path / "good.csv", table([TWO, "keep", "", "", ""]))
     assert review.upload(file) == "good.csv: 1 decision, 1 new or changed."
 
 
@@ -571,15 +901,13 @@ def test_names_and_paths_are_text_only(open_page: Open, tmp_path: Path) -> None:
         )
         for i, name in enumerate(EVIL)
     ]  # fmt: skip
-    earlier = {digest(name): Decision(sha256=digest(name), decision="label", label=name, path=name) for name in EVIL}
+    earlier = stored(*((f"twin {name}", "label", name) for name in EVIL))
     review = open_page(items, name=EVIL[1], class_names=EVIL, facts=EVIL, decided=earlier, digest=EVIL[1])
     review.press(*"123456789")
     content = review.content()
     rows = list(csv.reader(io.StringIO(content.decode(), newline="")))
-    assert rows[1 : len(EVIL) + 1] == [
-        [digest(f"{name}/{name}"), "label", name, f"{name}/{name}", name] for name in EVIL
-    ]
-    assert {row[3] for row in rows[len(EVIL) + 1 :]} == set(EVIL)
+    assert rows[1::2] == [[digest(f"{name}/{name}"), "label", name, f"{name}/{name}", name] for name in EVIL]
+    assert rows[2::2] == [[digest(f"twin {name}"), "label", name, f"twin {name}", name] for name in EVIL]
     elements = (
         "['img[onerror]', 'section b', 'script:not([type]):not([id])'].map(s => document.querySelectorAll(s).length)"
     )
@@ -589,7 +917,7 @@ def test_names_and_paths_are_text_only(open_page: Open, tmp_path: Path) -> None:
         review.press("Enter")
         shown = review.frame.locator("figure.main .chip").first.inner_text()
         assert shown == written_out(name).strip()
-    file = write_table(tmp_path / "decisions.csv", content.decode(), seconds=1_000_000_000)
+    file = write_table(tmp_path / "decisions.csv", content.decode())
     assert review.upload(file).startswith(f"decisions.csv: {2 * len(EVIL)} decisions, 0 new or changed.")
     announced = f"<b>{EVIL[0]}</b>.csv".replace("/", "")
     assert review.upload(write_table(tmp_path / announced, "x")).startswith(announced)
@@ -742,10 +1070,7 @@ def test_a_thousand_pictures(open_page: Open, tmp_path: Path) -> None:
         )
         for i in range(1_000)
     ]  # fmt: skip
-    decided = {
-        item.picture.sha256: Decision(sha256=item.picture.sha256, decision="keep", label="", path=item.picture.path)
-        for item in items
-    }
+    decided = {item.picture.sha256: Decision(item.picture.sha256, "keep", "", item.picture.path) for item in items}
     review = open_page(items, decided=decided)
     assert (tmp_path / "review.html").stat().st_size <= review_page.PAGE_BYTES
     assert review.progress == "1,000 of 1,000 decided"
@@ -772,7 +1097,7 @@ def test_pages_without_items_or_pictures(open_page: Open) -> None:
 
 
 def rendered(items: Sequence[Item] = ITEMS, **values: Any) -> str:
-    return review_page.render(**{"name": "pets", "digest": "d1", "class_names": CLASSES, "items": items, **values})
+    return review_page.render(contents(items, **values))
 
 
 def data_of(text: str) -> Mapping[str, Any]:

@@ -6,8 +6,10 @@
   const MOST_BUTTONS = 10; // With more classes, a field finds the class by its name.
   const DIGITS = "1234567890";
   const STRIP = 6; // Images shown before and after the current one.
+  const SHOWN = 5; // Rows and classes in a message.
   const COLUMNS = ["sha256", "decision", "label", "path", "given_label"];
-  const CHOICES = ["label", "drop", "keep"];
+  const LABELS = ["label", "predicted_label", "proposed_label"]; // The first one with a value is the new label.
+  const CHOICES = ["label", "drop", "keep", "none"]; // none: an earlier decision is taken back.
 
   const pictures = data.pictures.map(([image, path, label, split], number) => ({
     number,
@@ -29,27 +31,61 @@
       if (!pictureOf.has(picture.sha256)) pictureOf.set(picture.sha256, picture);
   const itemsOf = new Map();
   for (const item of items) itemsOf.set(item.picture.sha256, [...(itemsOf.get(item.picture.sha256) || []), item]);
-  const earlier = new Map(
-    data.decided.map(([sha256, decision, label, path]) => [
-      sha256,
-      { decision, label, path, given: (pictureOf.get(sha256) || {}).label || "", time: 0 },
-    ]),
-  );
 
   // ---- Decisions ----
 
-  let local = new Map(); // SHA-256 -> {decision, label, path, given, time}; `earlier` holds what was decided before.
-  let history = []; // [{at: number of the item, before: [[sha256, entry or null], ...]}], the last decision at the end.
+  // A decision is about the bytes of an image, except that a person may find that near-duplicates are different pictures:
+  // this answer is about the item, since it says nothing about the label of either image.
+  const entryOf = (decision, label, { path, label: given } = { path: "", label: "" }, isEarlier = false) => ({
+    decision,
+    label: label || "",
+    path,
+    given,
+    isEarlier,
+  });
+  const earlier = new Map(
+    data.decided.map(([sha256, decision, label, path]) => [
+      sha256,
+      entryOf(decision, label, { path, label: (pictureOf.get(sha256) || {}).label || "" }, true),
+    ]),
+  );
+  let local = new Map(); // SHA-256 or `idOf` an item -> entry. `earlier` has the decisions of earlier conversions.
+  let history = []; // [{at: `idOf` the item, before: [[key, entry or null], ...]}], the last decision at the end.
   let current = 0;
+  let hasMoved = true; // To the current item, without a decision.
   let changed = false; // Since the last download.
   const filter = { kind: "", label: "", undecided: false };
 
-  const decisionOf = (sha256) => local.get(sha256) || earlier.get(sha256);
   const isPair = (item) => item.kind === "near_duplicate" && item.twins.length > 0;
-  // Two files with equal bytes share one decision, so that only one of them cannot be dropped.
+  const sidesOf = (item) => [item.picture, ...item.twins];
+  const hashesOf = (item) => (isPair(item) ? sidesOf(item).map((side) => side.sha256) : [item.picture.sha256]);
+  // Another audit of the dataset gives the item another number, and the same name.
+  const idOf = (item) => [item.kind, ...hashesOf(item).sort()].join(" ");
+  const byId = new Map(items.map((item) => [idOf(item), item]));
+  const currentId = () => (items[current] ? idOf(items[current]) : "");
+
+  function decisionOf(key) {
+    const entry = local.get(key) || earlier.get(key);
+    return entry && entry.decision !== "none" ? entry : undefined;
+  }
+
+  const isDropped = (sha256) => (decisionOf(sha256) || {}).decision === "drop";
+  const isEarlier = (sha256) => (decisionOf(sha256) || {}).isEarlier === true;
+
+  // Returns the keys of the decisions that answer the item's question; none: the item is undecided. A label that was set
+  // elsewhere does not answer whether two pictures are the same. An earlier review that decided on both did.
+  function answersOf(item) {
+    const hashes = hashesOf(item);
+    if (!isPair(item)) return hashes.filter(decisionOf);
+    const [main, ...twins] = hashes;
+    if (isDropped(main) || twins.every(isDropped)) return hashes.filter(isDropped);
+    if (decisionOf(idOf(item))) return [idOf(item)];
+    return hashes.every(isEarlier) ? hashes : [];
+  }
+
+  const isDecided = (item) => answersOf(item).length > 0;
+  const stateOf = (picture, item) => decisionOf(picture.sha256) || decisionOf(idOf(item));
   const canDropTwin = (item) => isPair(item) && item.twins[0].sha256 !== item.picture.sha256;
-  const isDropped = (picture) => (decisionOf(picture.sha256) || {}).decision === "drop";
-  const isDecided = (item) => Boolean(decisionOf(item.picture.sha256)) || (isPair(item) && item.twins.every(isDropped));
   const proposalOf = (item) =>
     item.proposed || (itemsOf.get(item.picture.sha256).find((other) => other.proposed) || {}).proposed || null;
 
@@ -62,9 +98,17 @@
     );
   }
 
+  // An entry is null if the decision is removed.
   function change(entries) {
-    history.push({ at: current, before: entries.map(([sha256]) => [sha256, local.get(sha256) || null]) });
-    for (const [sha256, entry] of entries) local.set(sha256, entry);
+    history.push({ at: currentId(), before: entries.map(([key]) => [key, local.get(key) || null]) });
+    put(entries);
+    hasMoved = false;
+  }
+
+  function put(entries) {
+    for (const [key, entry] of entries)
+      if (entry) local.set(key, entry);
+      else local.delete(key);
     changed = true;
   }
 
@@ -73,14 +117,29 @@
     if (!item || at("stage").hidden) return;
     const target = picture || item.picture;
     const wasDecided = isDecided(item);
-    change([
-      [target.sha256, { decision, label: label || "", path: target.path, given: target.label, time: Date.now() }],
-    ]);
-    say(`${said(decisionOf(target.sha256))}.`);
+    change(isPair(item) ? onPair(item, decision, label, target) : [[target.sha256, entryOf(decision, label, target)]]);
+    say(`${said(stateOf(target, item))}.`);
     if (target === item.picture || isDecided(item)) advance(wasDecided); // Else other pictures of the group are left.
     save();
     draw();
     reveal();
+  }
+
+  function onPair(item, decision, label, target) {
+    const keepsAll = entryOf("keep", "");
+    if (decision === "drop")
+      return [
+        [target.sha256, entryOf("drop", "", target)],
+        [idOf(item), null],
+      ];
+    if (decision === "label")
+      return [
+        [target.sha256, entryOf("label", label, target)],
+        [idOf(item), keepsAll],
+      ];
+    const dropped = sidesOf(item).filter((side) => isDropped(side.sha256));
+    const returned = (side) => (earlier.has(side.sha256) ? entryOf("none", "", side) : null);
+    return [...dropped.map((side) => [side.sha256, returned(side)]), [idOf(item), keepsAll]];
   }
 
   // On a phone, the picture and its twins fit between the upper edge and the buttons, but not below the filters.
@@ -99,18 +158,33 @@
     if (next) current = next.number;
   }
 
+  // On a decided item to which the user moved, its decision; elsewhere the last one.
   function undo() {
-    const last = history.pop();
-    if (!last) return;
-    for (const [sha256, entry] of last.before)
-      if (entry) local.set(sha256, entry);
-      else local.delete(sha256);
-    current = last.at;
-    if (!shown().includes(items[current])) Object.assign(filter, { kind: "", label: "", undecided: false });
-    changed = true;
-    say("The last decision is taken back.");
+    const keys = ownAnswers();
+    if (keys.length) takeBack(keys);
+    else if (history.length) takeBackLast();
+    else return;
     save();
     draw();
+  }
+
+  const ownAnswers = () => (hasMoved && items[current] && !at("stage").hidden ? answersOf(items[current]) : []);
+
+  function takeBack(keys) {
+    put(keys.map((key) => [key, local.has(key) ? null : entryOf("none", "", pictureOf.get(key))]));
+    history = history
+      .map((step) => ({ ...step, before: step.before.filter(([key]) => !keys.includes(key)) }))
+      .filter((step) => step.before.length);
+    say("The decision on this image is taken back.");
+  }
+
+  function takeBackLast() {
+    const last = history.pop();
+    put(last.before);
+    if (byId.has(last.at)) current = byId.get(last.at).number;
+    hasMoved = false;
+    if (!shown().includes(items[current])) Object.assign(filter, { kind: "", label: "", undecided: false });
+    say("The last decision is taken back.");
   }
 
   function move(step) {
@@ -122,6 +196,7 @@
 
   function go(number) {
     current = number;
+    hasMoved = true;
     save();
     draw();
     reveal();
@@ -147,33 +222,41 @@
     }
   }
 
-  let storage = opened();
+  const storage = opened();
+  let failure = ""; // Why the last decisions are not stored.
+  let isAsked = false; // Whether a download without storage arrived: a frame may block it without a word.
+
+  const REFUSED =
+    "This browser does not store decisions for this page, for example because it is shown inside a notebook. Decisions are" +
+    " lost when the page closes. Download `decisions.csv` before that.";
+  const FULL =
+    "The storage of this browser is full, so new decisions are lost when the page closes. Download `decisions.csv` now. If" +
+    " you open the page again, load this file.";
 
   function save() {
     try {
-      if (storage) storage.setItem(KEY, JSON.stringify({ decisions: [...local], history, current, changed }));
-    } catch {
-      // Full, or refused since then.
-      storage = null;
+      failure = storage ? "" : REFUSED;
+      const state = { decisions: [...local], history, current: currentId(), changed };
+      if (storage) storage.setItem(KEY, JSON.stringify(state));
+    } catch (error) {
+      failure = error.name === "QuotaExceededError" ? FULL : REFUSED;
     }
-    at("storage").hidden = Boolean(storage);
   }
 
   const isHash = (text) => /^[0-9a-f]{64}$/.test(text);
+  const isKey = (text) => /^(near_duplicate [0-9a-f]{64} )?[0-9a-f]{64}( [0-9a-f]{64})*$/.test(text);
   const isEntry = (entry) =>
     entry &&
     CHOICES.includes(entry.decision) &&
-    ["label", "path", "given"].every((key) => typeof entry[key] === "string") &&
-    Number.isFinite(entry.time);
+    ["label", "path", "given"].every((key) => typeof entry[key] === "string");
 
   function restore(text) {
     try {
       const state = JSON.parse(text) || { decisions: [], history: [] };
-      const decisions = state.decisions.filter(([sha256, entry]) => isHash(sha256) && isEntry(entry));
+      const decisions = state.decisions.filter(([key, entry]) => isKey(key) && isEntry(entry));
       const steps = state.history.filter(
         (step) =>
-          items[step.at] &&
-          step.before.every(([sha256, entry]) => isHash(sha256) && (entry === null || isEntry(entry))),
+          byId.has(step.at) && step.before.every(([key, entry]) => isKey(key) && (entry === null || isEntry(entry))),
       );
       local = new Map(decisions);
       history = steps;
@@ -186,9 +269,8 @@
   }
 
   function begin() {
-    const stored = storage ? restore(storage.getItem(KEY)) : undefined;
-    const first = items.find((item) => !isDecided(item));
-    current = items[stored] ? stored : first ? first.number : 0;
+    const stored = byId.get(storage ? restore(storage.getItem(KEY)) : undefined);
+    current = (stored || items.find((item) => !isDecided(item)) || { number: 0 }).number;
   }
 
   // ---- decisions.csv, RFC 4180 ----
@@ -197,119 +279,195 @@
   // text stays as it is.
   const quoted = (text) => (/[",\r\n]|^\s|\s$/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
-  function csv() {
-    const order = new Map([...pictureOf.keys()].map((sha256, i) => [sha256, i]));
-    const place = (sha256) => (order.has(sha256) ? order.get(sha256) : Infinity);
-    const hashes = [...new Set([...earlier.keys(), ...local.keys()])];
-    hashes.sort((a, b) => (place(a) < place(b) ? -1 : place(a) > place(b) ? 1 : a < b ? -1 : 1));
-    const rows = hashes.map((sha256) => {
-      const { decision, label, path, given } = decisionOf(sha256);
-      return [sha256, decision, decision === "label" ? label : "", path, given];
-    });
-    return [COLUMNS, ...rows].map((row) => row.map(quoted).join(",") + "\r\n").join("");
-  }
-
-  // Returns [[number of the first line, fields], ...]. Quotes may hold commas and line breaks.
-  function parsed(text) {
-    const rows = [];
-    let line = 1;
-    let row = [];
-    let from = 1;
-    const field = /(?:"((?:[^"]|"")*)"|([^",\r\n]*))(,|\r\n|\n|\r|$)/y;
-    while (field.lastIndex < text.length) {
-      const start = field.lastIndex;
-      const match = field.exec(text);
-      if (!match) throw new Error(`line ${line}: a quote is not closed, or a text stands beside quotes.`);
-      line += (text.slice(start, field.lastIndex).match(/\r\n|\n|\r/g) || []).length;
-      row.push(match[1] === undefined ? match[2] : match[1].replaceAll('""', '"'));
-      if (match[3] !== ",") {
-        if (row.length > 1 || row[0]) rows.push([from, row]);
-        row = [];
-        from = line;
-      } else if (field.lastIndex === text.length) {
-        row.push("");
-      }
-    }
-    if (row.length) rows.push([from, row]);
+  // Returns SHA-256 -> entry of all rows. The sides of a pair that was kept get the decision keep, if they have no other.
+  function exported() {
+    const rows = new Map([...earlier, ...local].filter(([key]) => isHash(key)));
+    for (const key of local.keys())
+      for (const sha256 of key.split(" ").slice(1))
+        if (!decisionOf(sha256)) rows.set(sha256, entryOf("keep", "", pictureOf.get(sha256)));
     return rows;
   }
 
-  function uploaded(text, time) {
-    const [[, header] = [1, []], ...rows] = parsed(text);
-    const missing = COLUMNS.slice(0, 2).filter((name) => !header.includes(name));
+  function csv() {
+    const order = new Map([...pictureOf.keys()].map((sha256, i) => [sha256, i]));
+    const place = ([sha256]) => (order.has(sha256) ? order.get(sha256) : Infinity);
+    const rows = [...exported()]
+      .sort((a, b) => (place(a) < place(b) ? -1 : place(a) > place(b) ? 1 : a[0] < b[0] ? -1 : 1))
+      .map(([sha256, { decision, label, path, given }]) => [sha256, decision, label, path, given]);
+    return [COLUMNS, ...rows].map((row) => row.map(quoted).join(",") + "\r\n").join("");
+  }
+
+  // The page reads the tables that `convert --decisions` reads, except Parquet: see tfrecord_tools/base/tables.py.
+  const clean = (text) => text.normalize("NFC").trim();
+  const quote = (text) => JSON.stringify(text);
+  const DELIMITERS = [",", ";", "\t", "|"];
+  const PROBED_LINES = 200;
+
+  function decoded(bytes) {
+    const starts = (...codes) => codes.every((code, i) => bytes[i] === code);
+    if (starts(0x50, 0x4b, 3, 4)) throw new Error("is a workbook or a zip archive. Save its sheet as CSV in UTF-8.");
+    if (starts(0x50, 0x41, 0x52, 0x31)) throw new Error("is a Parquet file. Load a CSV.");
+    const encoding = starts(0xff, 0xfe) ? "utf-16le" : starts(0xfe, 0xff) ? "utf-16be" : "utf-8";
+    try {
+      return new TextDecoder(encoding, { fatal: true }).decode(bytes); // It removes a byte order mark.
+    } catch {
+      throw new Error("is not a text in UTF-8. Save the table as CSV in UTF-8.");
+    }
+  }
+
+  // Returns the rows without empty lines. Quotes may hold delimiters and line breaks, and the end of the text closes them.
+  function parsed(text, delimiter) {
+    const end = delimiter.replace(/[|\\\]^-]/, "\\$&");
+    const field = new RegExp(`(?:"([^"]*(?:""[^"]*)*)(?:"|$))?([^${end}\\r\\n]*)([${end}]|\\r\\n|\\n|\\r|$)`, "y");
+    const rows = [];
+    let row = [];
+    while (field.lastIndex < text.length || row.length) {
+      const [whole, inside, plain, after] = field.exec(text);
+      row.push((inside || "").replaceAll('""', '"') + plain);
+      if (after === delimiter) continue;
+      if (row.length > 1 || whole !== after) rows.push(row);
+      row = [];
+    }
+    return rows;
+  }
+
+  // A delimiter that gives the header a known name is preferred, then one that gives all lines the same number of columns.
+  function delimiterOf(text) {
+    const lines = (text.match(/[^\r\n]*(?:\r\n|\n|\r|$)/g) || []).slice(0, PROBED_LINES).join("");
+    const scores = DELIMITERS.map((delimiter) => {
+      const rows = parsed(lines, delimiter);
+      const header = (rows[0] || []).map((name) => clean(name).toLowerCase());
+      const isKnown = header.length > 1 && COLUMNS.some((name) => header.includes(name));
+      const isEven = header.length > 1 && rows.slice(0, -1).every((row) => row.length === header.length);
+      return (isKnown ? 2e6 : 0) + (isEven ? 1e6 : 0) + header.length;
+    });
+    return DELIMITERS[scores.indexOf(Math.max(...scores))];
+  }
+
+  function rowsOf(text) {
+    const named = /^"?sep=([\t !#-~])"?\r?\n/.exec(text); // Excel names the delimiter in a line before the header.
+    const body = named ? text.slice(named[0].length) : text;
+    const [header = [], ...rows] = parsed(body, named ? named[1] : delimiterOf(body));
+    const names = header.map(clean);
+    const missing = COLUMNS.slice(0, 2).filter((name) => !names.includes(name));
     if (missing.length)
       throw new Error(
-        `line 1: the column ${missing[0]} is missing. The columns must be ${COLUMNS.join(",")}, with commas between them.`,
+        `is not a decisions file: there is no column ${missing.map(quote).join(" and no column ")}. The columns must be` +
+          ` ${COLUMNS.join(", ")}.`,
       );
+    const repeated = COLUMNS.find((name) => names.indexOf(name) !== names.lastIndexOf(name));
+    if (repeated) throw new Error(`several columns are named ${quote(repeated)}. Keep one of them.`);
+    return rows.map((row, i) => {
+      if (row.length !== names.length)
+        throw new Error(`row ${i + 1}: has ${counted(row.length, "value")}. The table has ${names.length} columns.`);
+      return Object.fromEntries(names.map((name, column) => [name, row[column].trim()]));
+    });
+  }
+
+  const classOf = new Map(data.classes.map((name) => [clean(name), name]));
+
+  // Returns [[SHA-256, entry], ...] and messages about the rows with a label that is not a class.
+  function uploaded(text) {
     const found = new Map();
-    for (const [line, row] of rows) {
-      if (row.length !== header.length)
-        throw new Error(`line ${line}: ${row.length} fields instead of ${header.length}.`);
-      const value = (name) => (header.includes(name) ? row[header.indexOf(name)] : "");
-      const sha256 = value("sha256");
-      checked(line, sha256, value("decision"), value("label"));
-      const picture = pictureOf.get(sha256) || {};
-      const entry = {
-        decision: value("decision"),
-        label: value("label"),
-        path: value("path") || picture.path || "",
-        given: value("given_label") || picture.label || "",
-        time,
-      };
+    const refused = [];
+    rowsOf(text).forEach((values, i) => {
+      if (!values.decision) return;
+      const { sha256, decision, label } = checked(values, i + 1);
+      if (decision === "label" && !classOf.has(label)) {
+        refused.push(`Row ${i + 1} is not loaded: ${quote(label)} is not a class.`);
+        return;
+      }
+      const picture = pictureOf.get(sha256) || { path: "", label: "" };
+      const about = { path: values.path || picture.path, label: values.given_label || picture.label };
+      const entry = entryOf(decision, classOf.get(label), about, true);
       const before = found.get(sha256);
       if (before && !isSame(before.entry, entry))
-        throw new Error(`lines ${before.line} and ${line} decide differently on the same image. Delete one of them.`);
-      if (!before) found.set(sha256, { line, entry });
-    }
-    return [...found].map(([sha256, { entry }]) => [sha256, entry]);
+        throw new Error(
+          `rows ${before.row} and ${i + 1} contradict each other about the same image. Delete one of the rows.`,
+        );
+      if (!before) found.set(sha256, { row: i + 1, entry });
+    });
+    if (!found.size && !refused.length)
+      throw new Error("no row has a decision. The column decision must have label, drop, keep or none.");
+    return { entries: [...found].map(([sha256, { entry }]) => [sha256, entry]), refused };
   }
 
-  function checked(line, sha256, decision, label) {
-    if (!isHash(sha256))
-      throw new Error(`line ${line}: sha256 is ${JSON.stringify(sha256)}. It must be 64 digits of 0 to 9 and a to f.`);
+  function checked(values, row) {
+    const sha256 = values.sha256.toLowerCase();
+    const decision = values.decision.toLowerCase();
     if (!CHOICES.includes(decision))
-      throw new Error(`line ${line}: decision is ${JSON.stringify(decision)}. It must be label, drop or keep.`);
-    if ((decision === "label") !== Boolean(label))
       throw new Error(
-        decision === "label"
-          ? `line ${line}: the label is missing.`
-          : `line ${line}: a label needs the decision label, not ${decision}.`,
+        `row ${row}: ${quote(values.decision)} is not a decision. The column decision must be label, drop, keep or none.`,
       );
-    // An image that is not on the page may be of another version of the dataset, with other classes.
-    if (label && pictureOf.has(sha256) && !data.classes.includes(label))
-      throw new Error(`line ${line}: ${JSON.stringify(label)} is not a class of this dataset.`);
+    if (!isHash(sha256))
+      throw new Error(
+        `row ${row}: ${quote(values.sha256)} is not a SHA-256 hash. The column sha256 must have 64 hexadecimal digits.`,
+      );
+    const label = decision === "label" ? clean(LABELS.map((name) => values[name]).find(Boolean) || "") : "";
+    if (decision === "label" && !label)
+      throw new Error(
+        `row ${row}: the column "decision" has the word "label", but the column "label" is empty. Write the name of a class.`,
+      );
+    return { sha256, decision, label };
   }
 
-  const isSame = (one, other) => Boolean(one && other) && one.decision === other.decision && one.label === other.label;
+  const isSame = (one, other) => one.decision === other.decision && one.label === other.label;
 
   async function load(file) {
-    let entries;
+    let loaded;
     try {
-      entries = uploaded(await file.text(), file.lastModified);
+      loaded = uploaded(decoded(new Uint8Array(await file.arrayBuffer())));
     } catch (error) {
-      announce(`${file.name}, ${error.message} Nothing was loaded.`, true);
+      announce([`${file.name}: ${error.message} Nothing was loaded.`], true);
       return;
     }
-    const different = entries.filter(([sha256, entry]) => !isSame(decisionOf(sha256), entry));
-    const newer = different.filter(([sha256, entry]) => !decisionOf(sha256) || decisionOf(sha256).time <= entry.time);
+    const rows = exported();
+    const differing = loaded.entries.filter(([sha256, entry]) => differs(rows, sha256, entry)).length;
+    if (differing) ask(file.name, loaded, differing);
+    else add(file.name, loaded, true);
+  }
+
+  const differs = (rows, sha256, entry) => rows.has(sha256) && !isSame(rows.get(sha256), entry);
+
+  function ask(name, loaded, differing) {
+    const mine = element("button", { type: "button" }, "Keep mine");
+    const other = element("button", { type: "button" }, "Take the file's");
+    onPress(mine, () => add(name, loaded, false));
+    onPress(other, () => add(name, loaded, true));
+    const count = `${counted(differing, "decision")} ${differing === 1 ? "differs" : "differ"}`;
+    announce([`${name}: ${count} from those on this page.`], false, mine, other);
+  }
+
+  function add(name, { entries, refused }, replaces) {
+    const rows = exported();
+    const added = entries.filter(([sha256, entry]) => !rows.has(sha256) || (replaces && differs(rows, sha256, entry)));
     const foreign = entries.filter(([sha256]) => !pictureOf.has(sha256)).length;
-    if (newer.length) change(newer);
+    if (added.length) change(added);
+    const rest = refused.length - SHOWN;
     announce(
-      `${file.name}: ${counted(entries.length, "decision")}, ${newer.length} new or changed.` +
-        (different.length > newer.length
-          ? ` ${counted(different.length - newer.length, "decision")} on this page ${different.length - newer.length === 1 ? "is" : "are"} newer than the file and stayed.`
-          : "") +
-        (foreign
-          ? ` ${counted(foreign, "image")} of the file ${foreign === 1 ? "is" : "are"} not on this page; the decisions are kept for the next download.`
-          : ""),
-      false,
+      [
+        `${name}: ${counted(entries.length, "decision")}, ${added.length} new or changed.` +
+          (foreign
+            ? ` ${counted(foreign, "image")} of the file ${foreign === 1 ? "is" : "are"} not on this page; the decisions are kept for the next download.`
+            : ""),
+        ...refused.slice(0, SHOWN),
+        rest > 0 ? `${counted(rest, "other row")} ${rest === 1 ? "is" : "are"} not loaded.` : "",
+        refused.length ? `Classes are ${someOf(data.classes)}. Correct the label and load the file again.` : "",
+      ],
+      refused.length > 0,
     );
     save();
     draw();
   }
 
-  function announce(text, isProblem) {
-    at("loaded").textContent = visible(text);
+  const someOf = (names) =>
+    names.slice(0, 2 * SHOWN).join(", ") + (names.length > 2 * SHOWN ? ` and ${names.length - 2 * SHOWN} more` : "");
+
+  function announce(texts, isProblem, ...buttons) {
+    at("loaded").replaceChildren(
+      ...texts.filter(Boolean).map((text) => element("p", {}, visible(text))),
+      ...(buttons.length ? [element("div", { class: "choice" }, ...buttons)] : []),
+    );
     at("loaded").classList.toggle("problem", isProblem);
     at("loaded").hidden = false;
   }
@@ -321,9 +479,25 @@
     link.click();
     link.remove();
     setTimeout(() => URL.revokeObjectURL(url), 60000); // Some browsers read it only after the user has chosen a place.
+    save();
+    // A page cannot see whether a frame blocked the download. With storage, nothing is lost then.
+    if (failure) isAsked = true;
+    else confirmSaved();
+    draw();
+  }
+
+  function confirmSaved() {
     changed = false;
+    isAsked = false;
     save();
     draw();
+  }
+
+  function showText() {
+    at("copy").open = true;
+    at("text").value = csv();
+    at("text").focus();
+    at("copy").scrollIntoView();
   }
 
   // ---- Texts ----
@@ -363,6 +537,9 @@
       .flatMap((part, i) => (i ? [document.createElement("wbr"), part] : [part]));
   }
 
+  // Between backticks stands code. The texts are those of this script.
+  const coded = (text) => text.split("`").map((part, i) => (i % 2 ? element("code", {}, part) : part));
+
   const named = (label) => (label ? element("bdi", {}, ...breakable(label)) : element("small", {}, "no label"));
 
   function said(entry) {
@@ -398,15 +575,14 @@
     return image;
   }
 
-  function state(picture) {
-    const entry = decisionOf(picture.sha256);
+  function state(entry) {
     if (!entry) return null;
-    const note = local.has(picture.sha256) ? "" : element("small", {}, " earlier");
+    const note = entry.isEarlier ? element("small", {}, " earlier") : "";
     return element("span", { class: `state ${entry.decision}` }, said(entry), note);
   }
 
   function figure(picture, item, isMain) {
-    const entry = decisionOf(picture.sha256);
+    const entry = stateOf(picture, item);
     const proposal = isMain ? proposalOf(item) : null;
     const differs = !isMain && picture.label !== item.picture.label;
     const caption = element(
@@ -419,7 +595,7 @@
         element("span", { class: differs ? "chip differs" : "chip" }, named(picture.label)),
       ),
       proposal ? element("span", {}, "Proposed: ", element("span", { class: "chip" }, named(proposal))) : null,
-      state(picture),
+      state(entry),
       element("span", { class: "path" }, ...breakable(picture.path), ` · ${visible(picture.split)}`),
     );
     if (isPair(item)) caption.append(dropButton(picture, item, isMain));
@@ -431,30 +607,43 @@
     );
   }
 
+  // Files with the same bytes share one decision, so none of them can be dropped alone.
   function dropButton(picture, item, isMain) {
-    if (!isMain && picture.sha256 === item.picture.sha256)
-      return element("small", {}, "The same bytes: a decision holds for both files.");
+    const files = sidesOf(item).filter((side) => side.sha256 === picture.sha256);
+    if (files[0] !== picture) return element("small", {}, "The same bytes");
     const key = isMain ? "x" : picture === item.twins[0] ? "t" : null;
     const button = element(
       "button",
-      { type: "button", class: "drop-one", "aria-keyshortcuts": key, "aria-pressed": String(isDropped(picture)) },
+      { type: "button", class: "drop-one", "aria-keyshortcuts": key, "aria-pressed": String(isDropped(picture.sha256)) },
       key ? element("kbd", {}, key) : null,
       key ? " " : null,
-      "Drop this one",
+      files.length === 1 ? "Drop this one" : dropAll(files.length),
     );
     onPress(button, () => decide("drop", "", picture));
     return button;
   }
 
+  const dropAll = (count) => (count === 2 ? "Drop both files" : `Drop all ${count} files`);
+  const isOneFile = (item) => isPair(item) && new Set(hashesOf(item)).size === 1;
+
+  function questionOf(item) {
+    if (!isOneFile(item)) return kinds.get(item.kind).question;
+    const differ = new Set(sidesOf(item).map((side) => side.label)).size > 1;
+    return (
+      `A decision holds for ${item.twins.length === 1 ? "both" : "all"} files. To store one of them, ` +
+      (differ ? "set the right label here, " : "keep them here, ") +
+      "and convert with `--duplicates=drop`."
+    );
+  }
+
   function drawStage(item) {
     const others = itemsOf.get(item.picture.sha256).filter((other) => other !== item);
-    const { title, question } = kinds.get(item.kind);
     at("title").replaceChildren(
-      title,
+      titleOf(item.kind),
       " ",
       element("small", {}, `rank ${item.rank}`, item.score === null ? "" : ` · score ${item.score.toFixed(3)}`),
     );
-    at("question").textContent = question;
+    at("question").replaceChildren(...coded(questionOf(item)));
     const twins = item.twins.map((twin) => figure(twin, item, false));
     const isTwo = isPair(item) && twins.length === 1;
     const beside =
@@ -495,7 +684,7 @@
   }
 
   function drawBar(item) {
-    const entry = decisionOf(item.picture.sha256);
+    const entry = stateOf(item.picture, item);
     const proposal = proposalOf(item);
     at("labels").replaceChildren(
       ...choices(item).map((label, i) => {
@@ -525,6 +714,7 @@
       : item.twins.length === 1
         ? "Keep both"
         : "Keep all";
+    at("drop").lastElementChild.textContent = isOneFile(item) ? (item.twins.length === 1 ? "Drop both" : "Drop all") : "Drop";
     for (const choice of ["keep", "drop"])
       at(choice).setAttribute("aria-pressed", String(Boolean(entry) && entry.decision === choice));
   }
@@ -537,7 +727,7 @@
     const near = list.slice(Math.max(index - STRIP, 0), index + STRIP + 1);
     at("strip").replaceChildren(
       ...near.map((item) => {
-        const entry = decisionOf(item.picture.sha256);
+        const entry = isDecided(item) ? stateOf(item.picture, item) : undefined;
         const text = entry ? said(entry) : isDecided(item) ? "Twin dropped" : "Undecided";
         const button = element(
           "button",
@@ -588,14 +778,20 @@
   }
 
   function drawProgress() {
-    const done = [...itemsOf.values()].filter((some) => some.some(isDecided)).length;
+    const done = items.filter(isDecided).length;
     at("progress").replaceChildren(
-      `${done.toLocaleString("en")} of ${itemsOf.size.toLocaleString("en")} decided`,
+      `${done.toLocaleString("en")} of ${items.length.toLocaleString("en")} decided`,
       changed ? element("small", {}, ", not downloaded yet") : "",
     );
-    at("part").style.width = `${(100 * done) / Math.max(itemsOf.size, 1)}%`;
-    at("undo").disabled = !history.length;
+    at("part").style.width = `${(100 * done) / Math.max(items.length, 1)}%`;
+    at("undo").disabled = !history.length && !ownAnswers().length;
     if (at("copy").open) at("text").value = csv();
+  }
+
+  function drawStorage() {
+    at("storage").hidden = !failure;
+    at("failure").replaceChildren(...coded(failure));
+    at("arrived").hidden = !isAsked || !changed;
   }
 
   function drawBanner(list) {
@@ -605,15 +801,23 @@
     if (!isDone) return;
     const isAll = left.length === 0;
     const nothing = filter.kind || filter.label || filter.undecided ? "Nothing is left in this list." : "";
-    at("finished").textContent = !items.length
-      ? "There are no doubtful images."
-      : isAll
-        ? "Everything is decided. Download decisions.csv and apply it."
-        : nothing;
+    at("finished").replaceChildren(...coded(isAll ? ending() : nothing));
     at("onward").hidden = !items.length;
     at("onward").textContent = isAll
       ? "How to apply"
       : `Go on: ${titleOf(left[0].kind)}, ${left.filter((item) => item.kind === left[0].kind).length} undecided`;
+  }
+
+  // What to do when all items of the page are decided.
+  function ending() {
+    const rest = data.total - items.length;
+    if (!data.total) return "There are no doubtful images.";
+    if (!items.length) return `To review them, run \`python -m trainers.audit\` again with \`--pictures=${data.total}\`.`;
+    if (!rest) return "Everything is decided. Download `decisions.csv` and apply it.";
+    return (
+      "Everything on this page is decided. Download `decisions.csv` and apply it. Then run `python -m trainers.audit` again" +
+      ` for the other ${counted(rest, "issue")}. With \`--pictures\`, one page has more of them.`
+    );
   }
 
   function onward() {
@@ -640,6 +844,7 @@
     }
     drawKinds();
     drawProgress();
+    drawStorage();
     drawBanner(all);
     at("position").value = isShown ? String(all.indexOf(item) + 1) : "";
     at("position").max = String(all.length);
@@ -699,7 +904,7 @@
   }
 
   function findKey(event) {
-    if (event.isComposing) return;
+    if (event.isComposing || event.keyCode === 229) return; // Safari reports the last key of a composition after its end.
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (step && matches.length) {
       chosen = (chosen + step + matches.length) % matches.length;
@@ -748,9 +953,13 @@
     return code ? (code[1] || code[2]).toLowerCase() : event.key;
   }
 
+  const MODIFIERS = ["Control", "Meta", "Alt", "AltGraph"]; // With these, a key is a shortcut or another letter.
+
   function onKey(event) {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (event.defaultPrevented || event.isComposing || MODIFIERS.some((name) => event.getModifierState(name))) return;
     const focused = document.activeElement;
+    // Enter presses the button that has the focus, again and again while it is held down.
+    if (event.repeat && event.key === "Enter" && focused && focused.matches("button")) event.preventDefault();
     if (focused && focused.matches("input, select, textarea")) return;
     const key = keyOf(event);
     if (key === " " && focused && focused.matches("button, summary, a")) return; // The space bar presses what has the focus.
@@ -764,6 +973,7 @@
 
   function onFilter(name, value) {
     filter[name] = value;
+    hasMoved = true;
     draw();
   }
 
@@ -776,6 +986,8 @@
     onPress(at("next"), ACTIONS.ArrowRight);
     onPress(at("download"), download);
     onPress(at("onward"), onward);
+    onPress(at("saved"), confirmSaved);
+    onPress(at("show"), showText);
     for (const [kind, button] of kindButtons) onPress(button, () => onFilter("kind", kind));
     at("label").addEventListener("change", () => {
       onFilter("label", at("label").value);
@@ -816,7 +1028,7 @@
       draw();
     });
     window.addEventListener("beforeunload", (event) => {
-      if (!storage && changed) event.preventDefault();
+      if (failure && changed) event.preventDefault();
     });
     document.addEventListener("DOMContentLoaded", draw); // All pictures have arrived.
     // Within a notebook, the keys go to the notebook until the user clicks on the page.
@@ -834,6 +1046,8 @@
     element("option", { value: "" }, "all labels"),
     ...labels.filter(Boolean).map((label) => element("option", { value: label }, visible(label))),
   );
+  at("partial").hidden = items.length === data.total;
+  at("partial").textContent = `${items.length.toLocaleString("en")} of ${counted(data.total, "issue")} are on this page.`;
   listen();
   watch();
   begin();

@@ -1,0 +1,139 @@
+"""Options: flags of commands and keyword arguments of functions, checked by the same code."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tfrecord_tools.base import options
+from tfrecord_tools.base.options import Option
+from tfrecord_tools.errors import UserError
+
+EXAMPLE = "alpha=0.25,minimalistic=True"
+OPTIONS = {
+    "switch": Option("fast", "switch", "Be fast.", default=False),
+    "integer": Option("count", "integer", "Number of images."),
+    "number": Option("rate", "number", "Rate of learning."),
+    "text": Option("optimizer", "text", "Name."),
+    "choice": Option("order", "text", "Order.", default="shuffled", choices=("shuffled", "blocks")),
+    "path": Option("out", "path", "Directory."),
+    "integers": Option("epochs", "integers", "Epochs of each phase."),
+    "numbers": Option("learning_rate", "numbers", "Rate of each phase."),
+    "names": Option("drop", "names", "Kinds."),
+    "arguments": Option("backbone_kwargs", "arguments", "Arguments.", example=EXAMPLE),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "value"),
+    [
+        ("switch", True, True),
+        ("integer", 3, 3),
+        ("integer", np.int64(3), 3),
+        ("number", 3, 3.0),
+        ("number", np.float32(0.5), 0.5),
+        ("text", "adam", "adam"),
+        ("choice", "blocks", "blocks"),
+        ("path", Path("a/b"), "a/b"),
+        ("integers", 5, [5]),  # A single number is a list of one.
+        ("integers", (5, 8), [5, 8]),
+        ("integers", "5,8", [5, 8]),  # As in a flag.
+        ("integers", ["5", "8"], [5, 8]),  # As absl splits a flag.
+        ("numbers", "3e-3,3e-4", [3e-3, 3e-4]),
+        ("numbers", np.array([0.5, 0.25]), [0.5, 0.25]),
+        ("names", "label,rare", ["label", "rare"]),
+        ("names", ("label",), ["label"]),
+        ("arguments", {"alpha": 0.25}, {"alpha": 0.25}),
+        ("arguments", "", {}),
+        ("arguments", "alpha=0.25", {"alpha": 0.25}),
+        ("arguments", "alpha=0.25, minimalistic=True", {"alpha": 0.25, "minimalistic": True}),
+        ("arguments", "shape=(1, 2),name='a,b'", {"shape": (1, 2), "name": "a,b"}),  # Commas within values.
+    ],
+)
+def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
+    converted = OPTIONS[kind].value(given)
+    assert (converted, type(converted)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        ("switch", 1, "--fast=1: must be True or False."),
+        ("switch", "yes", "--fast=yes: must be True or False."),
+        ("integer", 1.5, "--count=1.5: must be a whole number."),
+        ("integer", True, "--count=True: must be a whole number."),
+        ("number", "fast", "--rate=fast: must be a number."),
+        ("text", 5, "--optimizer=5: must be a text."),
+        ("choice", "block", "--order=block: must be one of shuffled, blocks. Did you mean blocks?"),
+        ("path", 5, "--out=5: must be a path."),
+        ("path", "~nobody-here/x", "--out=~nobody-here/x: user 'nobody-here' does not exist."),
+        ("integers", [1.5], "--epochs=1.5: must be whole numbers, as in 5,8."),
+        ("integers", "5,a", "--epochs=5,a: must be whole numbers, as in 5,8."),
+        ("numbers", "a", "--learning_rate=a: must be numbers, as in 3e-3,3e-4."),
+        ("names", [1], "--drop=1: must be names, separated by commas."),
+        ("arguments", 5, "--backbone_kwargs=5: must be name=value pairs, separated by commas, with Python literals"),
+    ],
+)
+def test_wrong_values_are_refused(kind: str, given: Any, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        OPTIONS[kind].value(given)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "alpha",  # No value.
+        "alpha=",  # Empty value.
+        "alpha=a",  # Not a literal.
+        "alpha=print(1)",  # A call.
+        "0.25",  # No name.
+        "**{'alpha': 1}",  # No name.
+        "alpha=1,alpha=2",  # The same name twice.
+        "alpha=1) or (1",  # Not a single call.
+    ],
+)
+def test_wrong_arguments_are_refused(text: str) -> None:
+    with pytest.raises(UserError) as error:
+        OPTIONS["arguments"].value(text)
+    message = f"--backbone_kwargs={text}: must be name=value pairs, separated by commas, with Python literals as values"
+    assert str(error.value) == f"{message}, as in {EXAMPLE}."
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("epoch", "there is no option 'epoch'. Did you mean 'epochs'?"),
+        ("lr", "there is no option 'lr'. Did you mean 'learning_rate'?"),  # The name in other tools.
+        ("xyz", "there is no option 'xyz'."),
+    ],
+)
+def test_unknown_options_are_refused(name: str, message: str) -> None:
+    with pytest.raises(TypeError) as error:
+        options.checked(list(OPTIONS.values()), {name: 1})
+    assert str(error.value) == message
+
+
+def test_none_is_not_given() -> None:
+    assert options.checked(list(OPTIONS.values()), {"epochs": None, "count": 3}) == {"count": 3}
+
+
+def test_functions_show_their_options() -> None:
+    @options.document(list(OPTIONS.values()))
+    def work(*, log: Any = print, **given: Any) -> None:
+        """Work.
+
+        Args:
+            log: Receives lines.
+            {options}
+        """
+
+    assert list(inspect.signature(work).parameters) == ["log", *(option.name for option in OPTIONS.values())]
+    assert inspect.signature(work).parameters["order"].default == "shuffled"
+    lines = (work.__doc__ or "").splitlines()
+    assert "    count (int): Number of images." in lines
+    assert "    backbone_kwargs (Mapping[str, Any]): Arguments." in lines
