@@ -21,6 +21,7 @@ from tfrecord_tools import dataset
 from tfrecord_tools.errors import UserError
 from trainers import checkpoint, recipes, training
 from trainers.fitting import bottleneck
+from trainers.run_directory import read_metrics
 
 TINY = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--batch_size=8")
 TINY_MODEL = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
@@ -30,7 +31,6 @@ WRITTEN = ["history.csv", "metrics.json", "model.keras", "plots", "predictions.c
     "suspects.csv",
 ]
 TWO_PHASES = (*TINY, "--weights=w.weights.h5", "--epochs=1,2")  # An epoch has 4 steps.
-from trainers.run_directory import read_metrics
 
 
 @pytest.fixture(scope="module")
