@@ -36,7 +36,6 @@ def fit(directory: str, image_size: int = 64, batch_size: int = 16, epochs: int 
     settings: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "crop": 0.0}  # 0: no cropping.
     return model.fit(
         dataset.train_batches(train, seed=0, augment=AugmentConfig(horizontal_flip=True), **settings),
-        steps_per_epoch=max(1, len(train) // batch_size),  # The training batches are endless.
         epochs=epochs,
         validation_data=dataset.eval_batches(validation, **settings),
         verbose=0,

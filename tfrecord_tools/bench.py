@@ -76,12 +76,14 @@ def measure(records: Records, config: BenchConfig, cache: Cache | None = None) -
     common["crop"] = config.crop
     if cache is not None:
         common["cache"] = cache
-        stages["reading from memory"] = lambda: dataset.train_batches(records, **common)
+        stages["reading from memory"] = lambda: dataset.train_batches(records, endless=True, **common)
     else:
         stages["reading"] = lambda: dataset.serialized_batches(records, batch_size=config.batch_size, seed=0)
-        stages["decoding"] = lambda: dataset.train_batches(records, **common)
+        stages["decoding"] = lambda: dataset.train_batches(records, endless=True, **common)
     if PRESETS[config.augment]:
-        stages["augmenting"] = lambda: dataset.train_batches(records, augment=PRESETS[config.augment], **common)
+        stages["augmenting"] = lambda: dataset.train_batches(
+            records, augment=PRESETS[config.augment], endless=True, **common
+        )
     return [Stage(name, rate(make(), config.batch_size, config.seconds)) for name, make in stages.items()]
 
 

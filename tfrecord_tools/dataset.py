@@ -3,15 +3,16 @@
 data = dataset.open("out")
 train = dataset.train_batches(data.records("train"), batch_size=32, image_size=160, seed=0)
 validation = dataset.eval_batches(data.records("validation"), batch_size=32, image_size=160)
-model.fit(train, steps_per_epoch=100, epochs=10, validation_data=validation)
+model.fit(train, epochs=10, validation_data=validation)
 
-Training can start at any step. A corrupt record is reported and skipped: in training, the next valid record of the
+Each epoch has another order. Training can start at any step. A corrupt record is reported and skipped: in training, the next valid record of the
 order replaces it. In evaluation, it is left out.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -76,13 +77,18 @@ def train_batches(
     cache: Cache | None = None,
     with_numbers: bool = False,
     with_keys: bool = False,
+    endless: bool = False,
     parallel: int | None = None,
     jit: bool = True,
 ) -> tf.data.Dataset:
-    """Return an endless `tf.data.Dataset` of shuffled training batches.
+    """Return a `tf.data.Dataset` of shuffled training batches, one epoch per iteration.
 
-    Each epoch is a new permutation of all records. A batch may contain the end of one epoch and the start of the next,
-    so no record is dropped or repeated within an epoch. Batch k depends only on the arguments, not on earlier batches.
+    The batches of all epochs are one endless stream. Each pass over the records is a new permutation. A batch may
+    contain the end of one pass and the start of the next, so no record is dropped or repeated within a pass. Batch k of
+    the stream depends only on the arguments, not on earlier batches.
+
+    An iteration (an epoch of `fit`, a `for` loop) gives the next `len(dataset)` batches of the stream, so every epoch
+    has another order. Each iterator that is started counts as an epoch, also if a loop ends early.
 
     A corrupt record is logged and kept in `records.corrupt`, and another record takes its position; all other positions
     stay the same. The random changes of an image depend only on the seed, the epoch (see `Order.at`) and the record
@@ -95,18 +101,20 @@ def train_batches(
         seed: Seed of the order and the augmentation, any integer.
         crop: 0: stretch the whole image. Above 0, at most 1: cut out a central square with a side of `crop` times the
             shorter side (see `reference.decode_pixels`).
-        start_step: Number of the first batch, from 0.
+        start_step: Number of the first batch, from 0. To continue after e epochs, pass e * len(dataset).
         shard: (i, w): each batch is cut into w equal, contiguous slices. Worker i of w gets slice i, counted from 0.
         order: `order.Blocks` or `order.Balanced` of these records. None: `order.Shuffled`.
         augment: Random changes of the images, drawn again in each epoch. Default: no changes.
         cache: Decoded images from `cache_pixels` with the same `image_size` and `crop`. None: decode each image.
         with_numbers: Add the record numbers to each batch.
         with_keys: Add the keys of the random draws to each batch, the argument `keys` of `mix`.
+        endless: An iteration does not end. `fit` then needs `steps_per_epoch`.
         parallel: Number of threads that read and decode. None: one per processor.
         jit: Compile the augmentation with XLA. The result is the same.
 
     Returns:
-        Batches (images u8[b h w 3], labels i64[b][, numbers i64[b]][, keys i64[b]]) with b = batch_size / w.
+        Batches (images u8[b h w 3], labels i64[b][, numbers i64[b]][, keys i64[b]]) with b = batch_size / w. The length
+        is the number of records divided by the batch size, rounded, and at least 1.
 
     Raises:
         UserError: A size is not positive, w does not divide the batch size, or `order` or `cache` belongs to other
@@ -114,7 +122,7 @@ def train_batches(
 
     Example:
         train = train_batches(records, batch_size=32, image_size=160, seed=0, augment=AugmentConfig(zoom_range=0.2))
-        model.fit(train, steps_per_epoch=100, epochs=10)
+        model.fit(train, epochs=10)
     """
     return train_stream(
         records,
@@ -129,6 +137,7 @@ def train_batches(
         cache=cache,
         parallel=parallel,
         jit=jit,
+        steps=None if endless else orders.steps_per_epoch(len(records), batch_size),
         select=lambda batch: batch.parts(with_numbers, with_keys),
     )
 
@@ -147,11 +156,14 @@ def train_stream(
     cache: Cache | None = None,
     parallel: int | None = None,
     jit: bool = True,
+    steps: int | None = None,
     select: Callable[[Batch], Any] | None = None,
 ) -> tf.data.Dataset:
     """Return the stream of `train_batches`, with a `Batch` as each element.
 
     Args:
+        steps: Number of batches in an iteration. Each iteration continues where the one before it ends. None: an
+            iteration does not end.
         select: Function from a `Batch` to the element of the dataset. None: the `Batch` itself. A call of `map` on the
             result would do the same, but takes 0.3 ms more per batch.
 
@@ -165,14 +177,16 @@ def train_stream(
     else:
         _check_cache(cache, records, image_size, crop)
         fetch = cache.get
-    data = selection.batches(start_step, fetch, tf.uint8, (image_size, image_size, 3), parallel)
+    data = selection.batches(start_step, fetch, tf.uint8, (image_size, image_size, 3), parallel, steps)
 
     @graphs.plain
     def finish(batch: Batch) -> Any:
         batch = batch._replace(images=augmented(batch.images, batch.keys, augment, jit))
         return select(batch) if select else batch
 
-    return data.map(finish, parallel or workers.default_workers()).prefetch(tf.data.AUTOTUNE)
+    data = data.map(finish, parallel or workers.default_workers()).prefetch(tf.data.AUTOTUNE)
+    # Corrupt records are replaced, so the number of batches is always right.
+    return data.apply(tf.data.experimental.assert_cardinality(steps)) if steps else data
 
 
 def serialized_batches(
@@ -254,7 +268,13 @@ class _Selection:
         self._batch_size, self._shard = batch_size, shard
 
     def batches(
-        self, start_step: int, fetch: Fetch, dtype: tf.DType, shape: tuple[int, ...], parallel: int | None = None
+        self,
+        start_step: int,
+        fetch: Fetch,
+        dtype: tf.DType,
+        shape: tuple[int, ...],
+        parallel: int | None = None,
+        steps: int | None = None,
     ) -> tf.data.Dataset:
         """Return the batches from a step on, with the results of `fetch` as images.
 
@@ -264,13 +284,14 @@ class _Selection:
             dtype: Type of the results of `fetch`.
             shape: Shape of the results of `fetch`.
             parallel: As in `train_batches`.
+            steps: As in `train_stream`.
         """
         if start_step < 0:
             raise UserError(f"start_step={start_step}: must be at least 0.")
         start, chunk = start_step * self.share, min(self.share, _CHUNK)
 
-        def read(number: np.ndarray) -> tuple[np.ndarray, ...]:
-            slots = start + int(number) * chunk + np.arange(chunk)
+        def read(first: np.ndarray) -> tuple[np.ndarray, ...]:
+            slots = int(first) + np.arange(chunk)
             positions = orders.stream_positions(slots, self._batch_size, self._shard)
             epochs, numbers = self._order.at(positions)
             images = python_calls.each(fetch, numbers.tolist())
@@ -283,10 +304,16 @@ class _Selection:
             return _stacked(images, dtype, shape), self._records.labels[numbers], numbers, keys
 
         dtypes = (dtype, tf.int64, tf.int64, tf.int64)
-        data = _map_python(tf.data.Dataset.counter(), read, dtypes, shape, length=chunk, parallel=parallel)
+        if steps is None:
+            slots = tf.data.Dataset.counter(start, chunk)
+        else:
+            slots = _iterations(start, steps * self.share, chunk)
+        data = _map_python(slots, read, dtypes, shape, length=chunk, parallel=parallel)
         if chunk == self.share:
             return data
         data = data.rebatch(self.share, drop_remainder=True)
+        if steps is not None:
+            data = data.take(steps)  # The last chunk may reach into the next iteration.
         sized = graphs.plain(
             lambda batch: Batch(*(tf.ensure_shape(part, [self.share, *part.shape[1:]]) for part in batch))
         )
@@ -299,6 +326,25 @@ class _Selection:
                 if (image := fetch(number)) is not None:
                     return image, number
         raise UserError("all records are corrupt. Copy or convert the dataset again.")
+
+
+def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
+    """Return the first slots i64 of chunks. Each iteration continues where the one before it ends.
+
+    Args:
+        start: First slot of the first iteration.
+        length: Number of slots in an iteration.
+        chunk: Number of slots in a chunk.
+    """
+    starts = itertools.count(start, length)
+
+    @graphs.plain
+    def chunks(_: tf.Tensor) -> tf.data.Dataset:
+        (first,) = python_calls.numpy_function(lambda _: (np.int64(next(starts)),), [_], [tf.int64])
+        first.set_shape([])
+        return tf.data.Dataset.range(first, first + length, chunk)
+
+    return tf.data.Dataset.range(1).flat_map(chunks)
 
 
 def fetch_decoded(records: Records, image_size: int, crop: float) -> Fetch:
@@ -322,7 +368,8 @@ def eval_batches(
 ) -> tf.data.Dataset:
     """Return a `tf.data.Dataset` with each record once, in order, for evaluation and prediction.
 
-    The last batch may be smaller. A corrupt record is left out and logged.
+    The last batch may be smaller. A corrupt record is left out and logged. `len` of the dataset is the number of batches
+    without corrupt records.
 
     Args:
         records: The records to read.
@@ -375,7 +422,11 @@ def eval_stream(
 
     chunks = tf.data.Dataset.range(len(records)).batch(_CHUNK)
     data = _map_python(chunks, read, (tf.uint8, tf.int64, tf.int64), shape).rebatch(batch_size)
-    return (data.map(graphs.plain(select)) if select else data).prefetch(tf.data.AUTOTUNE)
+    data = (data.map(graphs.plain(select)) if select else data).prefetch(tf.data.AUTOTUNE)
+    # For `len` and for Keras's progress bar. `assert_cardinality` would stop an evaluation if corrupt records are left
+    # out and batches are therefore fewer.
+    data.cardinality = lambda: tf.constant(-(-len(records) // batch_size), tf.int64)
+    return data
 
 
 def _map_python(

@@ -174,6 +174,11 @@ class Balanced(Order):
         return epochs, records
 
 
+def steps_per_epoch(count: int, batch_size: int) -> int:
+    """Return the number of batches of an epoch, in which each of `count` records is used about once; at least 1."""
+    return max(1, round(count / batch_size))
+
+
 def batch_positions(step: int, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
     """Return the positions that worker i of w reads for global batch `step`.
 

@@ -7,6 +7,7 @@ import importlib.util
 
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, named
+from tfrecord_tools.order import steps_per_epoch
 from tfrecord_tools.records import Dataset
 from trainers.devices.device import Device
 from trainers.fit import try_optimizer
@@ -60,7 +61,7 @@ def prepare(
     """
     with device.scope():
         classifier = networks.build(recipe.model, len(data.class_names))
-    steps = max(1, round(len(splits.train) / recipe.batch_size))
+    steps = steps_per_epoch(len(splits.train), recipe.batch_size)
     for phase in recipe.phases:
         classifier.set_trainable(phase.trainable)
         try_optimizer(phase, phase.epochs * (phase.steps_per_epoch or steps))
