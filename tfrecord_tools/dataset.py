@@ -5,8 +5,8 @@ train = dataset.train_batches(data.records("train"), batch_size=32, image_size=1
 validation = dataset.eval_batches(data.records("validation"), batch_size=32, image_size=160)
 model.fit(train, epochs=10, validation_data=validation)
 
-Each epoch has another order. Training can start at any step. A corrupt record is reported and skipped: in training, the next valid record of the
-order replaces it. In evaluation, it is left out.
+Each epoch has another order. Training can start at any step. A corrupt record is reported and skipped: in training, the
+next valid record of the order replaces it. In evaluation, it is left out.
 """
 
 from __future__ import annotations
@@ -368,8 +368,8 @@ def eval_batches(
 ) -> tf.data.Dataset:
     """Return a `tf.data.Dataset` with each record once, in order, for evaluation and prediction.
 
-    The last batch may be smaller. A corrupt record is left out and logged. `len` of the dataset is the number of batches
-    without corrupt records.
+    The last batch may be smaller. A corrupt record is left out and logged. `len` of the dataset is the number of
+    batches if no record is corrupt.
 
     Args:
         records: The records to read.

@@ -40,7 +40,8 @@ records = dataset.open("out").records("train")
 validation = dataset.open("out").records("validation")
 
 def train(**settings):
-    return dataset.train_batches(records, **({"batch_size": 32, "image_size": 96, "seed": 0, "jit": False} | settings))
+    defaults = {"batch_size": 32, "image_size": 96, "seed": 0, "jit": False, "endless": True}
+    return dataset.train_batches(records, **(defaults | settings))
 
 def evaluated():
     return dataset.eval_batches(validation, batch_size=16, image_size=96)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import shutil
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -62,7 +64,7 @@ def damaged_copy(out: Path, copy: Path, numbers: list[int]) -> Records:
 def batches(records: Records, steps: int, **settings: Any) -> list[tuple[np.ndarray, ...]]:
     """Return the first training batches as arrays: images, labels and, with `with_numbers`, numbers."""
     settings = {"batch_size": 4, "image_size": SIZE, "seed": 0} | settings
-    data = dataset.train_batches(records, **settings)
+    data = dataset.train_batches(records, endless=True, **settings)
     return [tuple(part.numpy() for part in batch) for batch in data.take(steps)]
 
 
@@ -156,10 +158,90 @@ def test_order_does_not_depend_on_parallelism(
     assert as_bytes(batches(train, 12, parallel=parallel, **settings)) == expected
 
 
-def test_iterating_twice_gives_the_same(train: Records) -> None:
-    data = dataset.train_batches(train, batch_size=4, image_size=SIZE, seed=0, augment=SHIFT).take(6)
+def test_iterating_an_endless_dataset_twice_gives_the_same(train: Records) -> None:
+    data = dataset.train_batches(train, batch_size=4, image_size=SIZE, seed=0, augment=SHIFT, endless=True).take(6)
     first, second = ([images.numpy().tobytes() for images, _ in data] for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"batch_size": 4}, id="batches within an epoch"),
+        pytest.param({"batch_size": 100}, id="more images than records, in chunks"),
+        pytest.param({"batch_size": 4, "start_step": 3}, id="continued"),
+        pytest.param({"batch_size": 4, "shard": (1, 2)}, id="a worker's share"),
+        pytest.param({"batch_size": 4, "augment": SHIFT}, id="augmented"),
+    ],
+)
+def test_each_iteration_is_the_next_epoch_of_the_endless_stream(settings: dict[str, Any], train: Records) -> None:
+    data = dataset.train_batches(train, image_size=SIZE, seed=0, with_numbers=True, **settings)
+    steps = max(1, round(len(train) / settings["batch_size"]))
+    assert len(data) == steps
+    epochs = [[tuple(part.numpy() for part in batch) for batch in data] for _ in range(3)]
+    assert as_bytes([batch for epoch in epochs for batch in epoch]) == as_bytes(
+        batches(train, 3 * steps, with_numbers=True, **settings)
+    )
+    orders = [np.concatenate([batch[2] for batch in epoch]).tolist() for epoch in epochs]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+def test_a_loop_that_ends_early_is_an_epoch(train: Records) -> None:
+    data = dataset.train_batches(train, batch_size=4, image_size=SIZE, seed=0, with_numbers=True)
+    first = [batch[2].numpy().tolist() for batch in data.take(1)]
+    second = [next(iter(data))[2].numpy().tolist()]
+    stream = numbers(train, len(data) + 1)
+    assert (first, second) == (stream[:1], stream[len(data) :])
+
+
+def test_corrupt_records_do_not_change_the_length_of_an_epoch(damaged: Records) -> None:
+    data = dataset.train_batches(damaged, batch_size=3, image_size=SIZE, seed=0)
+    assert [len(list(data)) for _ in range(3)] == [len(data)] * 3
+
+
+@pytest.mark.parametrize("strategy", [None, "mirrored"])
+def test_fit_needs_no_steps(strategy: str | None, train: Records, validation: Records) -> None:
+    """Three epochs have the length of an epoch and three orders, also if Keras distributes the batches."""
+    seen: list[list[int]] = [[]]
+
+    class Epochs(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen[-1].append(batch)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            seen.append([])
+
+    used: list[list[int]] = []
+
+    def record(numbers: np.ndarray) -> np.ndarray:
+        used.append(numbers.tolist())
+        return numbers
+
+    data = dataset.train_batches(train, batch_size=4, image_size=SIZE, seed=0, with_numbers=True)
+    watched = data.map(lambda images, labels, numbers: (images, labels, tf.numpy_function(record, [numbers], tf.int64)))
+    pairs = watched.map(
+        lambda images, labels, numbers: (images, tf.reshape(labels, [-1]) + 0 * tf.size(numbers, tf.int64))
+    )
+    scope = tf.distribute.MirroredStrategy(["CPU:0"]).scope() if strategy else contextlib.nullcontext()
+    with scope:
+        layers = [keras.Input((SIZE, SIZE, 3)), keras.layers.GlobalAveragePooling2D(), keras.layers.Dense(2)]
+        model = keras.Sequential(layers)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    evaluation = dataset.eval_batches(validation, batch_size=4, image_size=SIZE)
+    history = model.fit(pairs, epochs=3, validation_data=evaluation, verbose=0)
+    assert len(history.history["val_loss"]) == 3
+    assert [len(epoch) for epoch in seen] == [len(data)] * 3 + [0]
+    assert len(used) >= 3 * len(data)
+    if strategy is None:
+        assert used == numbers(train, 3 * len(data))
+
+
+def test_eval_batches_have_a_length(validation: Records, damaged: Records) -> None:
+    for batch_size in (1, 3, 4, 100):
+        data = dataset.eval_batches(validation, batch_size=batch_size, image_size=SIZE)
+        assert len(data) == len(list(data)) == -(-len(validation) // batch_size)
+    data = dataset.eval_batches(damaged, batch_size=1, image_size=SIZE)
+    assert len(list(data)) == len(data) - 1  # A corrupt record is left out, and the evaluation ends as usual.
 
 
 def test_shapes_are_static(train: Records, validation: Records) -> None:
