@@ -1,7 +1,7 @@
 """Turn a folder of images into verified, indexed TFRecords, and read them for training.
 
-- `python -m tfrecord_tools.convert`, or `convert.convert(ConvertConfig(src="images", out="out"))`, writes a dataset.
-- `open_dataset("out").records("train")` reads any record in any order, without TensorFlow, also for PyTorch and Grain.
+- `python -m tfrecord_tools.convert`, or `tfrecord_tools.convert(src="images", out="out")`, writes a dataset.
+- `tfrecord_tools.open("out").records("train")` reads any record in any order, without TensorFlow, also for PyTorch and Grain.
 - `dataset.train_batches` and `dataset.eval_batches` are `tf.data` pipelines of images and labels for `model.fit`.
 - `AugmentConfig` changes training images randomly, `mix` blends them, and `augment_layer` is a Keras layer.
 - `order` holds orders of records: shuffled, in blocks, balanced classes.
@@ -11,11 +11,13 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tfrecord_tools import augment_config, augment_layer, convert, dataset, errors, mix, order, records
+    from tfrecord_tools import augment_config, augment_layer, dataset, errors, mix, order, records
     from tfrecord_tools.augment_config import AugmentConfig
     from tfrecord_tools.convert import ConvertConfig
+    from tfrecord_tools.convert import convert_images as convert
     from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
     from tfrecord_tools.records import Dataset, Records, open_dataset
+    from tfrecord_tools.records import open_dataset as open
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "dataset",
     "errors",
     "mix",
+    "open",
     "open_dataset",
     "order",
     "records",
@@ -45,6 +48,7 @@ _MODULE_OF = {
     "Records": "records",
     "UndecodableImage": "errors",
     "UserError": "errors",
+    "open": "records",
     "open_dataset": "records",
 }
 

@@ -22,16 +22,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
-from tfrecord_tools.base import command, files, tabular, usage, words, workers
+from tfrecord_tools.base import callable_module, command, files, tabular, usage, words, workers
+from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.base.workers import Pool
 from tfrecord_tools.card import card_page, statistics
 from tfrecord_tools.conversion import beam_engine, decide, describe, notes, source_flags, update
+from tfrecord_tools.conversion.keywords import ConvertSettings
 from tfrecord_tools.conversion.plan import Plan, make_plan
 from tfrecord_tools.conversion.plan_config import DUPLICATES, NEAR_DUPLICATES, PlanConfig, divided
 from tfrecord_tools.conversion.rejected import check_rejected, listed, rejected_files
@@ -44,11 +46,16 @@ from tfrecord_tools.images.recode import RESIZE_MODES
 from tfrecord_tools.layout import dataset_files, decisions, index, metadata
 from tfrecord_tools.layout.dataset_files import ConvertJson, Shard, dataset_name
 from tfrecord_tools.layout.decisions import Decisions
+from tfrecord_tools.records import Dataset, open_dataset
 from tfrecord_tools.sources import relabel, stores
 from tfrecord_tools.sources.relabel import NewLabel
 from tfrecord_tools.sources.scan import ScanConfig, Sources, scan
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
 ENGINES = ("local", "beam")
+_PATHS = ("src", "out", "manifest", "relabel", "decisions", "dask")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +95,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
     explicit: Collection[str] = ()
 
     def __post_init__(self) -> None:
-        files.expand_fields(self, "src", "out", "manifest", "relabel", "decisions", "dask")
+        files.expand_fields(self, *_PATHS)
         for part in (ScanConfig, ImageConfig, PlanConfig):
             part.__post_init__(self)
         workers.check_count(self.workers)
@@ -199,6 +206,35 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> Conv
             f"{refusal(error)}. The finished part is kept in {dataset_files.partial_of(out)}/."
             " Fix the cause and run the same command again: it continues."
         ) from error
+
+
+def convert_images(
+    *, src: StrPath, log: Callable[[str], object] = command.say, **settings: Unpack[ConvertSettings]
+) -> Dataset | None:
+    """Convert images into verified, indexed TFRecords, as `python -m tfrecord_tools.convert` does.
+
+    A second call continues an interrupted conversion. A script that calls it needs `if __name__ == "__main__":`, as for
+    every process pool in Python; a notebook does not.
+
+    Args:
+        src: The images: a directory, a URL, an archive, a manifest or a CSV of pixels.
+        log: Receives the lines for the user.
+        **settings: The other flags of the command, with the same names. `ConvertConfig` explains them.
+
+    Returns:
+        The dataset. None with `dry_run`, since nothing is written.
+
+    Raises:
+        UserError: Anything that the user can fix. `out` is then unchanged.
+
+    Example:
+        data = tfrecord_tools.convert(src="cat_dog_img", out="out")
+    """
+    paths = files.paths(**{name: value for name, value in {"src": src, **settings}.items() if name in _PATHS})
+    given: dict[str, Any] = {**settings, **paths}
+    config = ConvertConfig(**given, explicit=frozenset(given))
+    convert(config, log)
+    return None if config.dry_run else open_dataset(config.out)
 
 
 def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> ConvertJson:
@@ -581,6 +617,8 @@ def main(argv: Sequence[str]) -> None:
     explicit = [name for name in flags.FLAGS if flags.FLAGS[name].present]
     convert(command.from_flags(ConvertConfig, src=flags.FLAGS.src or "", explicit=explicit))
 
+
+callable_module.make(__name__, convert_images)
 
 if __name__ == "__main__":
     define_flags()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import logging
 import os
 import warnings
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tfrecord_tools.base import files
+from tfrecord_tools.base import files, html_frame, words
 from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, one_line
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
@@ -51,6 +52,12 @@ class Dataset:
     digest: str
     raw_size: int | None = None
     keys: Keys = schema.OURS
+
+    def _repr_html_(self) -> str:
+        """Show the report card in a notebook: the class table, samples and notes."""
+        counts = ", ".join(f"{words.number(count, 'record')} in {split}" for split, count in self.splits.items())
+        title = f"{self.directory}: {words.number(len(self.class_names), 'class', 'classes')}, {counts}"
+        return html_frame.of_file(self.directory / dataset_files.CARD, html.escape(title))
 
     def records(self, split: str) -> Records:
         """Open the records of a split. Only its part of the index is read.
