@@ -1,7 +1,7 @@
 """Turn a folder of images into verified, indexed TFRecords, and read them for training.
 
 - `python -m tfrecord_tools.convert`, or `tfrecord_tools.convert(src="images", out="out")`, writes a dataset.
-- `tfrecord_tools.open("out").records("train")` reads any record in any order, without TensorFlow, also for PyTorch and Grain.
+- `tfrecord_tools.open("out").records("train")` reads any record, without TensorFlow, also for PyTorch and Grain.
 - `dataset.train_batches` and `dataset.eval_batches` are `tf.data` pipelines of images and labels for `model.fit`.
 - `AugmentConfig` changes training images randomly, `mix` blends them, and `augment_layer` is a Keras layer.
 - `order` holds orders of records: shuffled, in blocks, balanced classes.

@@ -16,6 +16,7 @@ from tfrecord_tools.base import files, page, rules, words
 from tfrecord_tools.base.rules import Finding, Rule
 from tfrecord_tools.card.statistics import Thumbnail
 from tfrecord_tools.layout.dataset_files import (
+    CARD,
     ClassEntry,
     Colors,
     ConvertJson,
@@ -29,7 +30,6 @@ from tfrecord_tools.layout.dataset_files import (
 )
 from tfrecord_tools.layout.duplicates import HARMS
 
-CARD = dataset_files.CARD
 _TINY = 32  # Pixels of the shorter side. Networks for photographs recognize little in smaller images.
 _CLASSES_LISTED = 50  # If a dataset has more classes, only the largest and the smallest ones are listed ...
 _CLASSES_AT_ENDS = 20  # ... this many of each.
