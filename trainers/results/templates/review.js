@@ -816,7 +816,7 @@
     if (!rest) return "Everything is decided. Download `decisions.csv` and apply it.";
     return (
       "Everything on this page is decided. Download `decisions.csv` and apply it. Then run `python -m trainers.audit` again" +
-      ` for the other ${counted(rest, "issue")}. With \`--pictures\`, one page has more of them.`
+      ` for the other ${counted(rest, "issue")}, with \`--pictures\` for more of them on one page.`
     );
   }
 
