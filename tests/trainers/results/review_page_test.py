@@ -517,8 +517,9 @@ def test_finished_lists_say_so_and_lead_on(open_page: Open) -> None:
             ITEMS[5:7],
             1_240,
             "2 of 1,240 issues are on this page.",
-            "Everything on this page is decided. Download decisions.csv and apply it. Then run python -m trainers.audit"
-            " again for the other 1,238 issues, with --pictures for more of them on one page. How to apply",
+            "Everything on this page is decided. Download decisions.csv and apply it. The other 1,238 issues of the"
+            " audit are not on this page. To review them, run python -m trainers.audit again, with --pictures for more"
+            " on one page. How to apply",
         ),
         (
             [],
