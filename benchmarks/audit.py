@@ -34,7 +34,7 @@ DRAWN, DRAWN_CLASSES, DRAWN_WIDTH = 3_000, 7, 128
 FLIPS = {"5 %": (0.05, False), "30 %": (0.3, False), "5 % one way": (0.05, True), "30 % one way": (0.3, True)}
 ESTIMATED = ((0.0, False), (0.01, False), (0.05, False), (0.2, False), (0.05, True), (0.2, True))
 CHANGED = 500  # Photographs that are changed in each way.
-HASH_DISTANCE = 4  # Bits, as in `scoring`.
+HASH_DISTANCE = near_duplicates.DEFAULT_DISTANCE  # Bits, as in `scoring`.
 Set = tuple[np.ndarray, np.ndarray]  # Features f32[n c] and right labels i64[n].
 
 
@@ -276,7 +276,7 @@ def _extracted(given: Any) -> Iterator[tuple[str, np.ndarray]]:
         yield name, extract([_changing(photos.paths[row], name) for row in rows])
         yield (
             f"phash {name}",
-            appearance.facts_of([audit_images.changed(photos.paths[row], name) for row in rows])["phash"],
+            appearance.facts_of([audit_images.changed(photos.paths[row].read_bytes(), name) for row in rows])["phash"],
         )
 
 
@@ -285,7 +285,7 @@ def _giving(data: bytes) -> Callable[[], bytes]:
 
 
 def _changing(path: Path, name: str) -> Callable[[], bytes]:
-    return lambda: audit_images.changed(path, name)
+    return lambda: audit_images.changed(path.read_bytes(), name)
 
 
 def main(argv: Sequence[str]) -> None:

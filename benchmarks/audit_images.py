@@ -130,10 +130,10 @@ CHANGES: dict[str, tuple[Change, str, int]] = {
 }
 
 
-def changed(path: Path, name: str) -> bytes:
+def changed(data: bytes, name: str) -> bytes:
     """Return the bytes of a photograph after one of `CHANGES`."""
     change, format, quality = CHANGES[name]
-    with Image.open(path) as image:
+    with Image.open(io.BytesIO(data)) as image:
         return encoded(change(ImageOps.exif_transpose(image).convert("RGB")), format, quality)
 
 

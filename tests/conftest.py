@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import os
+
+# Two processes run tests on two cores. With several threads each, they would be a third slower. Set before NumPy and
+# TensorFlow are imported, also for the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+
+import gc
 import signal
 import zlib
 from collections.abc import Iterator

@@ -49,6 +49,8 @@ NARROWED = {
     "tfrecord_tools.sources.stores.list_store": READERS_OF_SOURCES,  # predict passes only directories.
     "tfrecord_tools.sources.archives._zip_members": READERS_OF_SOURCES,  # predict passes only directories.
     "tfrecord_tools.sources.archives._tar_members": READERS_OF_SOURCES,  # predict passes only directories.
+    # adopt has no table of --relabel, so no rows of it are replaced.
+    "tfrecord_tools.layout.decisions.Decisions.notes": ("tfrecord_tools.convert",),
     "trainers.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
     "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes.Phase.__post_init__": TRAINING,  # compare and evaluate use default values.

@@ -117,7 +117,10 @@ def find(data: Dataset, directory: str | None, log: Callable[[str], object] = pr
         return Doubts(path, _open_issues(path, data.directory))
     except ValueError as error:
         if directory:
-            raise UserError(f"--audit={path}: {error}. Pass the --out of a finished {again}.") from error
+            raise UserError(
+                f"--audit={path}: {error}. Pass the --out of a finished audit: python -m trainers.audit"
+                f" --tfrecords={data.directory}"
+            ) from error
         raise UserError(
             f"{path}: {error}. The audit of a dataset is found there without a flag. Run {again} again, or delete the"
             " directory."

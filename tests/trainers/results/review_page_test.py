@@ -517,8 +517,9 @@ def test_finished_lists_say_so_and_lead_on(open_page: Open) -> None:
             ITEMS[5:7],
             1_240,
             "2 of 1,240 issues are on this page.",
-            "Everything on this page is decided. Download decisions.csv and apply it. Then run python -m trainers.audit"
-            " again for the other 1,238 issues. With --pictures, one page has more of them. How to apply",
+            "Everything on this page is decided. Download decisions.csv and apply it. The other 1,238 issues of the"
+            " audit are not on this page. To review them, run python -m trainers.audit again, with --pictures for more"
+            " on one page. How to apply",
         ),
         (
             [],
@@ -837,7 +838,8 @@ TABLES: dict[str, tuple[str | bytes, dict[str, str] | str]] = {
 def test_the_page_reads_what_convert_reads(open_page: Open, tmp_path: Path) -> None:
     for name, (content, expected) in TABLES.items():
         file = write_table(tmp_path / "table.csv", content)
-        review = open_page(class_names=[*CLASSES, "\u00e4rmel"])
+        # Another digest: the browser keeps the decisions of each dataset.
+        review = open_page(class_names=[*CLASSES, "\u00e4rmel"], again=True, digest=f"of {name}")
         said = review.upload(file)
         if isinstance(expected, dict):
             read = decisions.read(str(file)).values()

@@ -815,8 +815,8 @@
     if (!items.length) return `To review them, run \`python -m trainers.audit\` again with \`--pictures=${data.total}\`.`;
     if (!rest) return "Everything is decided. Download `decisions.csv` and apply it.";
     return (
-      "Everything on this page is decided. Download `decisions.csv` and apply it. Then run `python -m trainers.audit` again" +
-      ` for the other ${counted(rest, "issue")}. With \`--pictures\`, one page has more of them.`
+      `Everything on this page is decided. Download \`decisions.csv\` and apply it. The other ${counted(rest, "issue")} of the` +
+      " audit are not on this page. To review them, run `python -m trainers.audit` again, with `--pictures` for more on one page."
     );
   }
 
