@@ -322,7 +322,7 @@ def test_a_training_as_documented_leaves_what_is_documented(workspace: Path, mon
     header = (directory / "predictions.csv").read_text().splitlines()[0].split(",")
     assert [name.replace("cats", "NAME") for name in header[:-1]] == first_cells("trainers.md", "### predictions.csv")
     metrics = json.loads((directory / "metrics.json").read_text())
-    assert sorted(metrics) == sorted(first_cells("trainers.md", "### metrics.json")) == sorted(names["metrics"])
+    assert sorted(metrics) == sorted(first_cells("trainers.md", "### metrics.json")) == sorted(names["run"].metrics)
     settings = json.loads((directory / "settings.json").read_text())
     text = section("trainers.md", "### settings.json").split("\n###")[0]
     assert list(settings) == re.findall(r"`(\w+)` \(", text)
