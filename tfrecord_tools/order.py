@@ -175,7 +175,7 @@ class Balanced(Order):
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:
-    """Return the number of batches of an epoch, in which each of `count` records is used about once; at least 1."""
+    """Return the number of batches, at least 1, in which each of `count` records is used about once."""
     return max(1, round(count / batch_size))
 
 

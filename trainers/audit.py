@@ -108,7 +108,7 @@ class DatasetAudit:
         issues: All issues, by kind and rank.
         probabilities: f32[n k], probability of each class for each record, by models that have not seen the record.
         estimate: The estimated number of wrong labels.
-        summary: What the command prints about the issues.
+        summary: The lines about the issues, as the command prints them.
     """
 
     path: Path

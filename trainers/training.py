@@ -135,7 +135,7 @@ def _opened(training: Training, settings: Settings, log: Callable[[str], object]
 
 
 def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> None:
-    """Fit, and let the chief save, evaluate and report. After an interruption, the next call continues the fit."""
+    """Fit, and let the chief save, evaluate and report. After an interruption, the next call continues."""
     recipe, config, chief = training.recipe, training.config, training.device.chief
     checkpointer = _checkpointer(run, training, log)
     throughput = Throughput(recipe.batch_size, config.deterministic)

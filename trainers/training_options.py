@@ -1,4 +1,4 @@
-"""The options of the trainers, and a training with them. Does not need TensorFlow until the training starts.
+"""The options of the trainers, and a training with them. TensorFlow is imported when it starts.
 
 `trainers.finetune(tfrecords="out", epochs=[5, 10])` and `python -m trainers.finetune --tfrecords=out --epochs=5,10` go
 through this module, so they give the same weights and continue each other's runs.
@@ -406,7 +406,7 @@ def _name(values: Mapping[str, Any]) -> str:
 
 
 def _with_csv(values: dict[str, Any], log: Callable[[str], object]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Convert CSVs of pixels to a dataset. Return the values with it, and the size of its images for the recipe."""
+    """Convert CSVs of pixels to a dataset. Return values with it, and the size of its images."""
     from trainers.fitting import csv_dataset
 
     tfrecords, size = csv_dataset.as_dataset(values["csv"], values.get("tfrecords"), log)

@@ -358,7 +358,7 @@ def test_a_process_with_pytorch_exits(name: str, workspace: Path) -> None:
     check(INTEROP[name], workspace)
 
 
-@pytest.mark.interop
+@pytest.mark.slow
 @pytest.mark.parametrize("restart", [False, True])
 def test_a_notebook_kernel_exits(restart: bool, workspace: Path) -> None:
     """Interrupt a training and shut down the kernel, as notebooks do."""

@@ -135,7 +135,7 @@ def _of_docstring(
 
 def _of_call(path: Path, node: ast.Call) -> Iterator[Text]:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    if name.startswith(("DEFINE_", "define_")):
+    if name.startswith(("DEFINE_", "define_")) or name == "Option":
         for argument in [*node.args[1:], *(keyword.value for keyword in node.keywords if keyword.arg == "help")]:
             content = _literal(argument)
             if " " in content:
