@@ -145,6 +145,7 @@ def evaluate(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on the"
         f" {words.number(len(predicted), 'image')} of {metrics['split']}"
     )
+    log(predictions.by_class_line(metrics))
     if "without_issues" in metrics:
         log(predictions.without_issues_line(metrics))
     report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run, log=log)

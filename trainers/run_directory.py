@@ -53,6 +53,11 @@ class Metrics(TypedDict, total=False):
         loss: Mean cross-entropy.
         accuracy: Share of the images that are classified correctly, 0..1.
         accuracy_interval: Lower and upper end of the 95 % interval of the accuracy.
+        majority_accuracy: Accuracy of always predicting the class with the most of these images, 0..1.
+        balanced_accuracy: Mean recall of the classes with images, 0..1.
+        macro_f1: Mean F1 of the classes with images or predictions, 0..1.
+        recall, precision: Class name -> rate, 0..1. None if the class has no images, or no predictions.
+        top_5_accuracy: Share of the images with their class among the five likeliest. Ten classes or more only.
         calibration_error: Expected calibration error, 0..1.
         auc: Area under the ROC curve. Two classes only.
         average_precision: Area under the precision-recall curve. Two classes only.
@@ -74,6 +79,12 @@ class Metrics(TypedDict, total=False):
     loss: float
     accuracy: float
     accuracy_interval: list[float]
+    majority_accuracy: float
+    balanced_accuracy: float
+    macro_f1: float
+    recall: dict[str, float | None]
+    precision: dict[str, float | None]
+    top_5_accuracy: float
     calibration_error: float
     auc: float
     average_precision: float

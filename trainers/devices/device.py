@@ -153,8 +153,10 @@ def precision_for(compute_capability: tuple[int, int] | None) -> str:
 
 def _find(precision: str, strategy: str, cluster: Cluster, log: Callable[[str], object]) -> Device:
     gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+    # Notebooks may have used the GPU already, which fixes how its memory grows.
+    with contextlib.suppress(RuntimeError):
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
     details = tf.config.experimental.get_device_details(gpus[0]) if gpus else {}
     if precision == "auto":
         precision = precision_for(details.get("compute_capability"))

@@ -66,6 +66,8 @@ def log_scores(metrics: Metrics, log: Callable[[str], object]) -> None:
     scores = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("accuracy", "auc", "loss") if name in metrics)
     images = words.number(metrics["count"], "image")
     log(f"{scores} on the {images} of {metrics['split']}. {predictions.ON_NEW_IMAGES}")
+    if "recall" in metrics:  # Runs of earlier releases do not have it.
+        log(predictions.by_class_line(metrics))
     if "without_issues" in metrics:
         log(predictions.without_issues_line(metrics))
     if metrics["corrupt"]:

@@ -29,6 +29,7 @@ _SUSPECT_COLUMNS = (
     "rank", "decision", "path", "predicted_label", "given_label", "p_predicted", "p_given", "record", "sha256",
 )  # fmt: skip
 _DIFFERENCES_NAMED = 5
+_TOP_5_CLASSES = 10  # With fewer classes, most predictions are among the first five.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,12 +184,41 @@ def summary(predictions: Predictions) -> Metrics:
         "loss": scores.cross_entropy(labels, probabilities),
         "accuracy": float(right.mean()),
         "accuracy_interval": [interval.low, interval.high],
+        **_by_class(predictions),
         "calibration_error": scores.reliability(predictions.confidence, right).error,
     }
+    if len(predictions.classes) >= _TOP_5_CLASSES:
+        metrics["top_5_accuracy"] = scores.top_accuracy(labels, probabilities, 5)
     if len(predictions.classes) == 2 and len(np.unique(labels)) == 2:
         metrics["auc"] = scores.roc(labels, probabilities[:, 1]).area
         metrics["average_precision"] = scores.precision_recall(labels, probabilities[:, 1]).area
     return metrics
+
+
+def _by_class(predictions: Predictions) -> Metrics:
+    names = predictions.classes
+    rates = scores.per_class(scores.confusion(predictions.truth, predictions.predicted, len(names)))
+    recall, precision = (
+        {name: None if np.isnan(rate) else rate for name, rate in zip(names, values.tolist())}
+        for values in (rates.recall, rates.precision)
+    )
+    return {
+        "majority_accuracy": float(rates.count.max() / rates.count.sum()),
+        "balanced_accuracy": float(np.nanmean(rates.recall)),
+        "macro_f1": float(np.nanmean(rates.f1)),
+        "recall": recall,
+        "precision": precision,
+    }
+
+
+def by_class_line(metrics: Metrics) -> str:
+    """Return the metrics that show weak classes as a line for the user."""
+    recall = {name: rate for name, rate in metrics["recall"].items() if rate is not None}
+    worst = min(recall, key=lambda name: recall[name])
+    return (
+        f"balanced accuracy {metrics['balanced_accuracy']:.4f}, macro F1 {metrics['macro_f1']:.4f}, lowest recall"
+        f" {recall[worst]:.4f} ({worst}). Always guessing the largest class: accuracy {metrics['majority_accuracy']:.4f}"
+    )
 
 
 def without_issues(predictions: Predictions, records: Records, doubts: Doubts | None) -> Metrics:

@@ -106,6 +106,12 @@ def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:
     return float(-np.log(np.clip(true, _LEAST, 1)).mean())
 
 
+def top_accuracy(labels: np.ndarray, probabilities: np.ndarray, count: int) -> float:
+    """Return the share of images with fewer than `count` classes that are likelier than their own."""
+    own = probabilities[np.arange(len(labels)), labels]
+    return float(((probabilities > own[:, None]).sum(1) < count).mean())
+
+
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
     """Return the confusion matrix i64[classes classes]; rows are true classes, columns predicted classes."""
     return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)

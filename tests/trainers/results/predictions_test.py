@@ -183,5 +183,37 @@ def test_summary_is_that_of_keras(pair):
     assert 0.8 < summary["auc"] <= 1
 
 
+def test_summary_shows_weak_classes():
+    """Five of six images are of class a, and all are predicted as a, except one."""
+    probabilities = np.array([[0.9, 0.1]] * 4 + [[0.3, 0.7], [0.8, 0.2]], np.float32)
+    metrics = predictions.summary(predicted(probabilities, [0, 0, 0, 0, 0, 1]))
+    assert metrics["majority_accuracy"] == pytest.approx(5 / 6)
+    assert metrics["recall"] == {"a": pytest.approx(4 / 5), "b": 0.0}
+    assert metrics["precision"] == {"a": pytest.approx(4 / 5), "b": 0.0}
+    assert metrics["balanced_accuracy"] == pytest.approx(0.4)
+    assert metrics["macro_f1"] == pytest.approx(0.4)
+    assert predictions.by_class_line(metrics) == (
+        "balanced accuracy 0.4000, macro F1 0.4000, lowest recall 0.0000 (b). Always guessing the largest class:"
+        " accuracy 0.8333"
+    )
+    assert "top_5_accuracy" not in metrics
+
+
+def test_classes_without_images_have_no_rates():
+    probabilities = np.eye(3, dtype=np.float32)[[0, 1, 1]]
+    metrics = predictions.summary(predicted(probabilities, [0, 1, 1], ("a", "b", "c")))
+    assert metrics["recall"] == {"a": 1.0, "b": 1.0, "c": None}
+    assert metrics["precision"]["c"] is None
+    assert metrics["balanced_accuracy"] == metrics["macro_f1"] == 1.0
+
+
+def test_ten_classes_have_a_top_5_accuracy():
+    """The class of the first image is the fifth likeliest, that of the second the sixth."""
+    ranks = np.arange(10, 0, -1, dtype=np.float32)[None] / 55
+    classes = tuple("abcdefghij")
+    metrics = predictions.summary(predicted(np.repeat(ranks, 2, axis=0), [4, 5], classes))
+    assert metrics["top_5_accuracy"] == 0.5
+
+
 def test_images_of_one_class_have_no_auc():
     assert "auc" not in predictions.summary(predicted(TWO, [0, 0, 0, 0]))
