@@ -217,7 +217,8 @@ def by_class_line(metrics: Metrics) -> str:
     worst = min(recall, key=lambda name: recall[name])
     return (
         f"balanced accuracy {metrics['balanced_accuracy']:.4f}, macro F1 {metrics['macro_f1']:.4f}, lowest recall"
-        f" {recall[worst]:.4f} ({worst}). Always guessing the largest class: accuracy {metrics['majority_accuracy']:.4f}"
+        f" {recall[worst]:.4f} ({worst}). Always guessing the largest class: accuracy"
+        f" {metrics['majority_accuracy']:.4f}"
     )
 
 
