@@ -61,8 +61,8 @@ class AdoptConfig:
         out: Directory to write.
         image_key: Feature that holds the image. None: the feature is found by its name and its values.
         label_key: Feature that holds the label. None: the feature is found by its name and its values.
-        label_offset: Label of the first class. None: 0, or 1 if the smallest label is 1 and no class names show that
-            labels count from 0.
+        label_offset: Label of the first class. None: 1 if the smallest label is 1, else 0. If there is a name for
+            class 0, it is 0.
         classes: Class names in the order of the labels, or a text file with one name per line. None: use the
             file of names that TensorFlow Datasets wrote beside the records. If there is none, use the names in the
             records. If there are no names, each class is named after its label: "0", "1".
@@ -597,14 +597,15 @@ def _notes_on_images(changes: Mapping[str, int], rewritten: bool) -> Iterator[st
 def _notes_on_classes(
     made: Decisions, decided: Sequence[tuple[Decision, int]], described: metadata.Description
 ) -> Iterator[str]:
-    """Yield a note for each class from which decisions took the last training record."""
+    """Yield a note for each class that has no training record any more because of decisions."""
     label_of = {name: label for label, name in enumerate(described.class_names)}
     for label in np.flatnonzero(described.counts.get("train", np.ones(0)) == 0).tolist():
         taken = [one for one, old in decided if old == label != one.label_in(label_of, old)]
         if taken:
             yield (
                 f"{made.origin(taken)}: the class {described.class_names[label]!r} has no record in the train split,"
-                f" because {decisions.taking(taken)}. Correct these decisions, or take them back with the decision none"
+                f" because {decisions.taking(taken)}. Correct these decisions, or take them back with the decision"
+                " 'none'"
             )
 
 
@@ -660,7 +661,8 @@ def define_flags() -> None:
         "decisions",
         None,
         "CSV or Parquet file with decisions about single images, or the directory of a dataset with decisions. The"
-        " columns of the file are sha256, decision (label, drop, keep or none) and label.",
+        " columns of the file are sha256, decision and label. A decision is label (use the class in the column label),"
+        " drop, keep or none (take an earlier decision back).",
     )
     flags.DEFINE_string(
         "image_key",
@@ -675,8 +677,8 @@ def define_flags() -> None:
     flags.DEFINE_integer(
         "label_offset",
         None,
-        "Number that the records store for the first class. Default: 0, or 1 if the smallest label is 1 and no"
-        " class names show that labels count from 0.",
+        "Number that the records store for the first class. Default: 1 if the smallest label is 1, else 0."
+        " If there is a name for class 0, it is 0.",
     )
     flags.DEFINE_list(
         "classes",

@@ -496,7 +496,8 @@ def define_flags() -> None:
         "decisions",
         None,
         "CSV or Parquet file with decisions about single images, or the directory of a dataset with decisions. The"
-        " columns of the file are sha256, decision (label, drop, keep or none) and label.",
+        " columns of the file are sha256, decision and label. A decision is label (use the class in the column label),"
+        " drop, keep or none (take an earlier decision back).",
     )
     usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
     flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")

@@ -195,7 +195,7 @@ def batch_positions(step: int, batch_size: int, shard: tuple[int, int] = (0, 1))
 
 
 def stream_positions(places: np.ndarray, batch_size: int, shard: tuple[int, int] = (0, 1)) -> np.ndarray:
-    """Convert positions in one worker's stream to positions in the order of all workers.
+    """Convert positions in one worker's stream to positions in the order that all workers share.
 
     Args:
         places: i64[k], positions in the stream of worker i, counted from 0 at its first batch.

@@ -105,7 +105,7 @@ class Job:
     def is_done(self) -> bool:
         """Return whether the run is finished and its file of flags exists.
 
-        If that file does not exist, the training is started again, and the trainer checks the settings.
+        Without that file, the trainer is started again. It compares the settings, and ends at once if they are equal.
         """
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
 
@@ -277,8 +277,8 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "backbone",
         [],
-        "[NAME=]BACKBONE [FLAGS]: a backbone to train all variants with, except scratch and those with a --backbone of"
-        " their own. Default: the backbone of each recipe.",
+        "[NAME=]BACKBONE [FLAGS]: train every variant with this backbone. Variants of scratch, and variants with their"
+        " own --backbone, do not use it. Default: the backbone of each recipe.",
     )
     flags.DEFINE_list("seeds", ["0"], "Seeds, as in 0,1,2. Each variant is trained once per seed.")
     flags.DEFINE_boolean("dry_run", False, "Print the commands of the trainings without running them.")

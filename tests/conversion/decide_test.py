@@ -318,7 +318,7 @@ def test_a_class_without_images_is_removed(tmp_path: Path) -> None:
         converted(src, tmp_path / "fixed", decisions=made, classes=["birds", "cats", "dogs", "junk"])
     assert str(caught.value).startswith(
         f"--decisions={made}: the class 'birds' has no valid image in the train split (0 in all splits), because"
-        " decisions relabel 1 of its images. Correct these decisions, take them back with the decision none, or list"
+        " decisions relabel 1 of its images. Correct these decisions, take them back with the decision 'none', or list"
         " the other classes in --classes."
     )
 
@@ -361,7 +361,7 @@ def test_a_new_class_is_made_if_classes_lists_it(src: Path, tmp_path: Path) -> N
             {f"cats/{n:03d}.{'png' if n % 3 == 2 else 'jpg'}": "dogs" if n else "drop" for n in range(30)},
             {"update": True},
             "d.csv: the class 'cats' has no valid image in the train split (0 in all splits), because decisions leave"
-            " out 1 and relabel 29 of its images. Correct these decisions, take them back with the decision none, or"
+            " out 1 and relabel 29 of its images. Correct these decisions, take them back with the decision 'none', or"
             " convert again with --overwrite.",
         ),
     ],

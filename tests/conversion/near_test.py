@@ -302,7 +302,7 @@ def test_a_class_that_drop_empties_is_named_with_the_flag(tmp_path: Path) -> Non
         converted(src, tmp_path / "out", near_duplicates="drop", decisions=made)
     assert str(caught.value).startswith(
         f"--decisions={made}: {problem}decisions leave out 1 of its images, and --near_duplicates=drop leaves out 1 of"
-        " its images. Correct these decisions, take them back with the decision none, or list the other classes in"
+        " its images. Correct these decisions, take them back with the decision 'none', or list the other classes in"
         " --classes. Pass --near_duplicates=keep."
     )
     (src / "train/cats/1.png").unlink()

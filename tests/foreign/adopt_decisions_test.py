@@ -206,7 +206,7 @@ def test_an_emptied_class_is_named_with_the_decisions(theirs: Path, tmp_path: Pa
     lines = adopted(theirs, tmp_path / "out", decisions=made, rewrite=rewrite)
     assert (
         f"  note: --decisions={made}: the class 'cats' has no record in the train split, because decisions leave out 1"
-        " and relabel 3 of its images. Correct these decisions, or take them back with the decision none\n" in lines
+        " and relabel 3 of its images. Correct these decisions, or take them back with the decision 'none'\n" in lines
     )
     made = table(tmp_path / "all.csv", dict.fromkeys(range(11), "drop"))
     with pytest.raises(UserError) as caught:

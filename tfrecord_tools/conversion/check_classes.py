@@ -85,7 +85,7 @@ def _causes(
     ]
     if taken:
         other = "convert again with --overwrite" if updating else "list the other classes in --classes"
-        remedy = f"Correct these decisions, take them back with the decision none, or {other}."
+        remedy = f"Correct these decisions, take them back with the decision 'none', or {other}."
         yield _Cause(decided.decisions.origin(taken), decisions.taking(taken), remedy)
     for loss in losses:
         if count := int((loss.labels == label).sum()):

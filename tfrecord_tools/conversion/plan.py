@@ -1,4 +1,7 @@
-"""Plan a dataset before anything is written. The plan depends only on sources, facts and config."""
+"""Plan a dataset before anything is written.
+
+The plan depends only on the sources, on the facts (what the inspection found about each file) and on the settings.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +46,8 @@ class Plan:
         rows: The records, sorted by split.
         shards: The shards, in the order of the rows.
         rejected: Every file that was skipped, dropped or repaired.
-        decided: The source after the decisions about its images.
-        duplicates: Duplicates among the valid files, by file number; counted before any file was dropped.
+        decided: Labels and dropped files after the user's decisions.
+        duplicates: Groups of equal files, as file numbers. Files that were dropped are included.
         near_duplicates: The same for images that look alike.
         group_leaks: Number of groups that the source itself has put into several splits.
         digest: Hexadecimal digest. Equal digests mean the same records in the same order. The files have the same
@@ -95,7 +98,7 @@ def make_plan(
         settings: All settings that the stored bytes depend on, including `config.plan_settings()`. They become part of
             the plan.
         previous: The dataset to update, if any. Unchanged records keep split and order; new images go to new shards.
-        made: The decisions about images. Split and duplicates follow the labels after the decisions.
+        made: The decisions about images. Splits and duplicates are computed with the corrected labels.
 
     Raises:
         UserError: Too many files are bad, a class has no image in train, or the settings or decisions contradict the
@@ -177,8 +180,8 @@ def _with_splits(
 ) -> Rows:
     """Return the rows with their splits, and with groups of near-duplicates if these are to be grouped.
 
-    Unchanged records keep their split, unless a new image connects records of several splits, as near-duplicates that
-    are to be grouped. Then all of them go to the split of the first one, and those that move go into new shards.
+    Unchanged records keep their split, with one exception: near-duplicates are grouped, and a new image looks like
+    records of several splits. Then all these records go to the split of the first one by path, in new shards.
     """
     keys = split_keys(sha256, rows.groups)
     if config.near_duplicates != "keep":
@@ -198,7 +201,7 @@ def _with_splits(
 
 
 def _previous_splits(rows: Rows, previous: Previous | None, splits: np.ndarray) -> np.ndarray:
-    """Return i8[n], the splits of the unchanged records, and `splits` of the others."""
+    """Return i8[n]: the earlier split of an unchanged record, the entry in `splits` of any other."""
     if previous is None or rows.is_new.all():
         return splits
     return np.where(rows.is_new, splits, previous.splits[rows.previous])

@@ -9,7 +9,7 @@
 | PNG with transparent pixels | on white, PNG |
 | PNG and TIFF of 16 bits | the high byte, or mapped by `depth_range`, PNG |
 | TIFF with 32-bit or floating-point levels | mapped by `depth_range`, PNG |
-| GIF, animated PNG or WebP, several pages | the first picture |
+| file with several pictures (GIF, animated PNG or WebP, TIFF with pages) | the first picture, as below |
 | GIF, BMP, TIFF, PNM | PNG |
 | WebP, AVIF, HEIC, JPEG 2000, JPEG XL | JPEG; PNG if the file is lossless |
 | JPEG XL with an original JPEG inside | that JPEG, byte for byte |
@@ -121,7 +121,7 @@ def _normalized_range(text: str) -> str:
 
 
 def config_of(config: ImageConfig) -> ImageConfig:
-    """Return only the fields of `ImageConfig`, since workers may not be able to import a command's class."""
+    """Return only the fields of `ImageConfig`. Workers cannot import a subclass in `__main__`."""
     return ImageConfig(**{field.name: getattr(config, field.name) for field in dataclasses.fields(ImageConfig)})
 
 
@@ -137,7 +137,7 @@ class Prepared:
         width: Width of the stored image in pixels.
         changes: Changes to the file, from `CHANGES` and in that order. Empty: the bytes of the file are stored.
         repaired: Defects that were repaired. "": none.
-        findings: Findings, from `findings.FINDINGS` and in that order.
+        findings: Traits that the user should know, such as GPS positions: keys of `findings.FINDINGS`, in its order.
         levels: Lowest and highest level of an image with more than 8 bits; (0, 0) for others. Without `depth_range`,
             both are scaled to 0..65,535.
         thumbnail: See `appearance`. None: it was not asked for, or the image was not decoded.
@@ -166,7 +166,8 @@ def prepare(data: bytes, config: ImageConfig = ImageConfig(), *, look: bool = Fa
     Args:
         data: Bytes of the file.
         config: How to verify and store it.
-        look: Whether to make a thumbnail of the stored image, for its facts. This needs full verification.
+        look: Whether to make a thumbnail of the stored image, from which `appearance` computes brightness, hash and
+            more. This needs full verification.
 
     Raises:
         BadImage: The file is not an image, not of a supported type, damaged, or too large.
@@ -284,7 +285,7 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
 
 def _opened(data: bytes, kind: str, chunks: list[png.Chunk], config: ImageConfig) -> Image.Image:
     """Open an image; if Pillow rejects a PNG, try again without the chunks that its pixels do not need."""
-    is_animated = any(kind == b"acTL" for kind, _ in chunks)  # Pillow would reject broken later frames.
+    is_animated = any(kind == b"acTL" for kind, _ in chunks)  # If later frames are broken, Pillow rejects the file.
     candidates = [png.without_extras(chunks, orientation=True) if is_animated else data]
     for candidate in candidates:
         try:
@@ -363,7 +364,7 @@ def _thumbnail(image: Image.Image, small: np.ndarray | None) -> Thumbnail | None
         return appearance.of_jpeg(small, image.size, image.mode == "L")
     try:
         return appearance.of_image(image)
-    except Exception:  # noqa: BLE001  The file is verified. Pillow may be stricter, and only the facts are lost.
+    except Exception:  # noqa: BLE001  Pillow may refuse a verified file. Then only brightness, hash and more are unknown.
         return None
 
 

@@ -20,7 +20,7 @@ from trainers.auditing import audit_files, issues
 from trainers.auditing.audit_files import Doubts
 from trainers.recipes import Recipe, TrainConfig
 
-Shard = tuple[int, int]  # (i, n): the i-th of n slices.
+Shard = tuple[int, int]  # (i, n): this worker is number i of n, from 0.
 
 HELD_OUT = 0.2  # Share of the training images that are held out if the dataset has no validation split.
 
@@ -47,7 +47,8 @@ class Splits:
 def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callable[[str], object] = print) -> Splits:
     """Return the training records and validation records of a dataset.
 
-    Without a validation split, some of the training images are held out. --drop_issues does not change which ones.
+    Without a validation split, some of the training images are held out. They are the same with and without
+    --drop_issues.
 
     Raises:
         UserError: There is only one class, there are too few images for training or validation, or --audit is not an
@@ -91,7 +92,10 @@ def _hold_out(data: Dataset, train: Records, log: Callable[[str], object]) -> tu
             f"--tfrecords={data.directory}: {words.number(len(train), 'training image is', 'training images are')}"
             " too few to hold some out for validation. Convert more images, or a validation split."
         )
-    log(f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by content")
+    log(
+        f"no validation split: {len(held_out):,} of {len(train):,} training images are held out, chosen by the hash of"
+        " their file"
+    )
     return rest, held_out
 
 
@@ -103,7 +107,7 @@ def _without_issues(
     if doubts is None:
         raise UserError(
             f"{given}: the dataset has no audit in {audit_files.default(data)}. Run python -m trainers.audit"
-            f" --tfrecords={data.directory}, or pass its directory as --audit."
+            f" --tfrecords={data.directory}, or pass the directory of an audit as --audit."
         )
     doubted = doubts.of(train, config.drop_issues)
     if doubted.all():
@@ -186,7 +190,8 @@ def train_batches(
     """Make the input of a training.
 
     Returns:
-        A function of a step that returns the endless batches (u8[b h w 3], targets[, weights f32[b]]) from it on.
+        A function. It takes a step, and returns the endless batches (u8[b h w 3], targets[, weights f32[b]]) that begin
+        at this step.
     """
     weighted = weighing(records, recipe, classes)
 
@@ -242,8 +247,8 @@ def smoothed(values: tf.Tensor, share: float) -> tf.Tensor:
 def weighing(records: Records, recipe: Recipe, classes: int) -> Callable[[Any, tf.Tensor], tuple[Any, ...]]:
     """Make the last step of the input: (images, targets) -> (images, smoothed targets[, weights]).
 
-    The weight of an image is that of its class, n / (classes * n of the class), as scikit-learn's "balanced". A blended
-    image has the mean weight of its classes, by their shares.
+    The weight of an image is that of its class: records / (classes * records of the class), as scikit-learn's
+    "balanced". A blended image has the weighted mean: each class counts by its share of the image.
     """
     counts = np.bincount(records.labels, minlength=classes)
     of_class = np.where(counts, len(records) / (classes * np.maximum(counts, 1)), 1.0).astype(np.float32)
@@ -273,6 +278,6 @@ def batch_numbers(records: Records, recipe: Recipe, config: TrainConfig, step: i
 
 
 def describe_records(records: Records, numbers: np.ndarray) -> str:
-    """List records with their paths, for errors that their images may explain."""
+    """List records with their paths, for errors that these images may have caused."""
     paths = records.paths
     return ", ".join(f"{number} ({paths[number]})" for number in numbers.tolist())

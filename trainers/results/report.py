@@ -339,8 +339,9 @@ _RULES: tuple[Rule[Facts], ...] = (
         condition=_contradicted,
         title=f"The model disagrees with {{labels}} and is at least {_SURE:.0%} sure",
         text="{cause}",
-        advice="Go through `suspects.csv` from the top, and write into the column decision: label if `predicted_label`"
-        " is right, drop, or keep. Pass the file to `python -m tfrecord_tools.convert --update --decisions`.",
+        advice="Go through `suspects.csv` from the top, and write a word into the column `decision`: `label` if"
+        " `predicted_label` is right, `drop` to leave the image out, `keep` if the old label is right. Pass the file to"
+        " `python -m tfrecord_tools.convert --update --decisions`.",
     ),
     Rule(
         name="imbalance",
@@ -412,8 +413,8 @@ _RULES: tuple[Rule[Facts], ...] = (
         section="decisions",
         condition=_audited,
         title="Without {images} that the audit doubts, the accuracy is {accuracy} ({low} to {high})",
-        text="The audit judges labels with another model. Images that both models find difficult are left out more"
-        " often than others, so the accuracy on the rest is a little too high.",
+        text="The audit judges labels with another model. It also leaves out some images that are only difficult."
+        " Without them, the accuracy is a little too high.",
         advice="Review the doubtful images with `python -m trainers.audit`, and correct their labels.",
     ),
 )
@@ -545,12 +546,11 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
     """Return the weakest class and its recall. None if no recall is clearly below the accuracy.
 
-    The recall of each class has an interval. The interval of the weakest class has the lowest upper
-    limit.
+    The weakest class is the class with the lowest upper limit of its recall's interval.
     """
     counts = _confusion(predicted)
     rates = scores.per_class(counts)
-    # With a probability of 95 %, every one of the intervals contains the true recall.
+    # With a probability of 95 %, all intervals together contain the true recalls.
     highs = [scores.wilson(int(hits), int(n), len(counts)).high for hits, n in zip(np.diag(counts), rates.count)]
     worst = int(np.argmin(highs))
     return (worst, float(rates.recall[worst])) if highs[worst] < np.diag(counts).sum() / len(predicted) else None

@@ -224,6 +224,7 @@ def test_errors_are_reported(workspace, flags, message):
     assert done.stderr.splitlines()[-1].startswith(f"error: {message}")
 
 
+@pytest.mark.slow
 def test_second_comparison_waits_and_the_training_ends_with_its_comparison(workspace):
     flags = ("--tfrecords=out", "--out=busy", "--variant=scratch --image_size=24 --epochs=100000")
     log = workspace / "busy/scratch-seed0.log"

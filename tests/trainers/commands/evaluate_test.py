@@ -47,8 +47,9 @@ def test_report_is_written_next_to_the_model(workspace):
         f"accuracy {right / 40:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on the 40 images"
         " of the test split of src",
         "  check: The model disagrees with 2 labels and is at least 90% sure. These labels may be wrong. Go through"
-        " suspects.csv from the top, and write into the column decision: label if predicted_label is right, drop, or"
-        " keep. Pass the file to python -m tfrecord_tools.convert --update --decisions.",
+        " suspects.csv from the top, and write a word into the column decision: label if predicted_label is right,"
+        " drop to leave the image out, keep if the old label is right. Pass the file to python -m"
+        " tfrecord_tools.convert --update --decisions.",
         f"run/{out.name}/ with {', '.join(names)}",
     ]
     text = (out / "report.html").read_text()

@@ -204,7 +204,7 @@ def test_three_classes_without_validation_from_scratch(workspace, tmp_path, caps
     metrics = read_metrics(training.train("finetune", dataset.open(workspace / "out3"), recipe, config))
     assert metrics is not None
     out = capsys.readouterr().out
-    assert "no validation split: 6 of 36 training images are held out, chosen by content\n" in out
+    assert "no validation split: 6 of 36 training images are held out, chosen by the hash of their file\n" in out
     assert "phase scratch: trains all layers, " in out
     assert metrics["split"] == "a held-out part of the train split"
     assert 0 < metrics["count"] < 36

@@ -62,7 +62,7 @@ def small(trainer: str, workspace: Path, **values: Any) -> recipes.Recipe:
 
 @pytest.mark.parametrize(
     "trainer",
-    [pytest.param(name, marks=pytest.mark.slow if name in ("features", "frozen") else ()) for name in TRAINERS],
+    [pytest.param(name, marks=pytest.mark.slow if name != "finetune" else ()) for name in TRAINERS],
 )
 def test_five_classes_need_no_flag(trainer, workspace, tmp_path):
     metrics = train(trainer, workspace / "out5", tmp_path / "run", small(trainer, workspace))
@@ -126,6 +126,7 @@ def test_csvs_are_converted(workspace, tmp_path):
     assert sorted(path.name for path in workspace.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_all_options_of_recipes_together(workspace, tmp_path):
     recipe = small(
         "scratch",

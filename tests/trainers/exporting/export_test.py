@@ -340,6 +340,7 @@ def test_comparison(settings: dict[str, Any], answers: list[list[float]], messag
         export_model._compare(config, info, "images", right, [right, np.array(answers)])  # The worst signature counts.
 
 
+@pytest.mark.slow
 def test_export_is_replaced(workspace: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     export(ModelExportConfig(run=str(workspace / "two"), out=str(out)))
@@ -352,6 +353,7 @@ def test_export_is_replaced(workspace: Path, tmp_path: Path) -> None:
     assert out.stat().st_mode == (tmp_path / "out.tmp").stat().st_mode  # Other users may read it.
 
 
+@pytest.mark.slow
 def test_first_of_two_simultaneous_exports_stays(
     workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

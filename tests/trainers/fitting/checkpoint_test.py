@@ -116,6 +116,7 @@ class ValidationLosses(keras.callbacks.Callback):
         self.seen.append(logs["val_loss"])
 
 
+@pytest.mark.slow
 def test_state_of_other_callbacks_is_restored(tmp_path, monkeypatch):
     # Both phases have constant rates, since ReduceLROnPlateau does not work with a schedule.
     phase = dataclasses.replace(PHASES[0], epochs=5)

@@ -25,7 +25,9 @@ def variables_in(function: tf.types.experimental.PolymorphicFunction) -> int:
 @pytest.mark.parametrize(
     ("config", "classes", "policy"),
     [
-        (ModelConfig(backbone="MobileNetV2", image_size=32, weights="none"), 2, "float32"),
+        pytest.param(
+            ModelConfig(backbone="MobileNetV2", image_size=32, weights="none"), 2, "float32", marks=pytest.mark.slow
+        ),
         (ModelConfig(backbone="MobileNetV2", image_size=32, weights="none"), 2, "mixed_bfloat16"),  # Weights are cast.
         pytest.param(  # This network has nested layers.
             ModelConfig(backbone="ConvNeXtTiny", image_size=32, weights="none"), 3, "float32", marks=pytest.mark.slow
