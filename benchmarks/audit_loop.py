@@ -48,7 +48,7 @@ def wrong_labels(out: Path, seed: int) -> dict[str, str]:
 
 
 def decide(audit: Path, wrong: Mapping[str, str], right: Mapping[str, str], path: Path) -> tuple[int, int]:
-    """Write the decisions of a person who looks at all doubtful labels; return how many, and how many corrections."""
+    """Write the decisions of a person about all doubtful labels; return their number, and the corrections."""
     with open(audit / "issues.csv", newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["kind"] == "label" and float(row["score"]) >= 0.5]
     with open(path, "w", newline="", encoding="utf-8") as file:
@@ -61,7 +61,7 @@ def decide(audit: Path, wrong: Mapping[str, str], right: Mapping[str, str], path
 
 
 def accuracy(out: Path, seed: int, name: Path, *more: str) -> float:
-    """Train a head on features in the run directory `name`, and return the accuracy on the validation split."""
+    """Train a head on features in the run directory `name`; return the accuracy on the validation split."""
     network = ("--backbone=MobileNetV2", "--image_size=160", f"--weights={FLAGS.weights}")
     run("trainers.features", f"--tfrecords={out}", f"--run={name}", f"--features={name.parent / 'features'}", *network,
         f"--seed={seed}", *more)  # fmt: skip
