@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tfrecord_tools.convert import convert_images as convert
     from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError
     from tfrecord_tools.records import Dataset, Records, open_dataset
-    from tfrecord_tools.records import open_dataset as open
+    from tfrecord_tools.records import open_dataset as open  # noqa: F401  Not in __all__.
 
 __version__ = "0.1.0"
 __all__ = [
@@ -35,7 +35,6 @@ __all__ = [
     "dataset",
     "errors",
     "mix",
-    "open",
     "open_dataset",
     "order",
     "records",
@@ -48,7 +47,6 @@ _MODULE_OF = {
     "Records": "records",
     "UndecodableImage": "errors",
     "UserError": "errors",
-    "open": "records",
     "open_dataset": "records",
 }
 
@@ -56,6 +54,8 @@ if not TYPE_CHECKING:  # With __getattr__, a type checker would accept any name.
 
     def __getattr__(name):
         """Import a public name when it is first used, because the import of TensorFlow takes seconds."""
+        if name == "open":  # Not in __all__: `import *` would replace Python's own `open`.
+            name = "open_dataset"
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         import importlib
@@ -65,4 +65,4 @@ if not TYPE_CHECKING:  # With __getattr__, a type checker would accept any name.
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, "open"})

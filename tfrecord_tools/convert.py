@@ -210,7 +210,7 @@ def convert(config: ConvertConfig, log: Callable[[str], object] = print) -> Conv
 
 def convert_images(
     *, src: StrPath, log: Callable[[str], object] = command.say, **settings: Unpack[ConvertSettings]
-) -> Dataset | None:
+) -> Dataset:
     """Convert images into verified, indexed TFRecords, as `python -m tfrecord_tools.convert` does.
 
     A second call continues an interrupted conversion. A script that calls it needs `if __name__ == "__main__":`, as for
@@ -221,20 +221,22 @@ def convert_images(
         log: Receives the lines for the user.
         **settings: The other flags of the command, with the same names. `ConvertConfig` explains them.
 
-    Returns:
-        The dataset. None with `dry_run`, since nothing is written.
-
     Raises:
         UserError: Anything that the user can fix. `out` is then unchanged.
 
     Example:
         data = tfrecord_tools.convert(src="cat_dog_img", out="out")
     """
-    paths = files.paths(**{name: value for name, value in {"src": src, **settings}.items() if name in _PATHS})
-    given: dict[str, Any] = {**settings, **paths}
+    if "dry_run" in settings:
+        raise UserError(
+            "dry_run: only the command has it, because there is no dataset to return. Run python -m"
+            f" tfrecord_tools.convert --src={os.fspath(src)} --dry_run"
+        )
+    given: dict[str, Any] = {"src": src, **settings}
+    given |= files.paths(**{name: given[name] for name in _PATHS if name in given})
     config = ConvertConfig(**given, explicit=frozenset(given))
     convert(config, log)
-    return None if config.dry_run else open_dataset(config.out)
+    return open_dataset(config.out)
 
 
 def _convert_in(workspace: Workspace, config: ConvertConfig, log: Callable[[str], object]) -> ConvertJson:

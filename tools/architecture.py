@@ -83,18 +83,21 @@ def read_package(root: Path, package: str) -> Package:
     """Read the nodes and arrows of a package from the imports in its source."""
     trees = structure.modules(root)
     rooms = structure.rooms_of(structure.imports(trees))
+    commands = {full for full, tree in trees.items() if is_command(tree)}
     nodes = {}  # Room or front module by its full name -> name in the drawing.
     kinds = {}
     for full in sorted(name for name in rooms if name.startswith(f"{package}.")):
         name = full.partition(".")[2]
         is_room = (root / package / name).is_dir()
-        nodes[full] = COMMANDS if not is_room and is_command(trees[full]) else name
+        # A module that imports commands stands among them. A row of its own would have arrows in both directions.
+        among = full in commands or bool(rooms[full] & commands)
+        nodes[full] = COMMANDS if not is_room and among else name
         kinds[nodes[full]] = COMMANDS if nodes[full] == COMMANDS else "room" if is_room else "module"
     graph: structure.Graph = {node: set() for node in kinds}
     for full, node in nodes.items():
         graph[node] |= {nodes[target] for target in rooms[full] if target in nodes} - {node}
-    commands = [full.partition(".")[2] for full, node in nodes.items() if node == COMMANDS]
-    return Package(package, kinds, graph, tuple(name for name in commands if name != "__main__"))
+    names = [full.partition(".")[2] for full, node in nodes.items() if node == COMMANDS]
+    return Package(package, kinds, graph, tuple(name for name in names if name != "__main__"))
 
 
 def reachable(graph: structure.Graph, start: Iterable[str]) -> set[str]:

@@ -120,7 +120,7 @@ def evaluate(
     name = f"evaluation-{data.name}-{config.split}-{data.digest[:8]}"  # Several datasets may have the same name.
     out = Path(config.out) if config.out else path.parent / name
     _check_out(out)
-    run = _run_of(config.run, info)
+    trained = _run_of(config.run, info)
 
     from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
@@ -148,7 +148,9 @@ def evaluate(
     log(predictions.by_class_line(metrics))
     if "without_issues" in metrics:
         log(predictions.without_issues_line(metrics))
-    report.write(out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run, log=log)
+    report.write(
+        out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=trained, log=log
+    )
     log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
     return Evaluation(out, metrics, predicted)
 

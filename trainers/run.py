@@ -96,9 +96,9 @@ class Run:
         Raises:
             UserError: A file does not exist, or the pixels are not u8[h w 3].
         """
-        from trainers import predict
+        from trainers.predict import answers
 
-        return predict.answers(self.model, model_file.with_threshold(self.info, threshold), images)
+        return answers(self.model, model_file.with_threshold(self.info, threshold), images)
 
     def evaluate(
         self,

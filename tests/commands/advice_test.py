@@ -57,6 +57,8 @@ NARROWED = {
     "trainers.recipes.Recipe.__post_init__": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features has no such flags.
     "trainers.training_options.train": OF_IMAGES,  # features has no such flags.
+    "trainers.training_options._IMAGES": OF_IMAGES,  # features has no such options.
+    "trainers.fitting.csv_dataset.as_dataset": ("trainers.scratch",),  # Other trainers have no option csv.
     "trainers.fitting.inputs.check_cache": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.setup.check": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # features has no such flags.

@@ -228,7 +228,7 @@ def test_fit_needs_no_steps(strategy: str | None, train: Records, validation: Re
         model = keras.Sequential(layers)
         model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     evaluation = dataset.eval_batches(validation, batch_size=4, image_size=SIZE)
-    history = model.fit(pairs, epochs=3, validation_data=evaluation, verbose=0)
+    history = model.fit(pairs, epochs=3, validation_data=evaluation, callbacks=[Epochs()], verbose=0)
     assert len(history.history["val_loss"]) == 3
     assert [len(epoch) for epoch in seen] == [len(data)] * 3 + [0]
     assert len(used) >= 3 * len(data)

@@ -9,7 +9,7 @@ from tfrecord_tools.base.files import StrPath
 
 
 class ConvertSettings(TypedDict, total=False):
-    """The fields of `convert.ConvertConfig` except `src`, with the names of the flags."""
+    """The fields of `convert.ConvertConfig` except `src` and `dry_run`, with the names of the flags."""
 
     out: StrPath
     classes: Sequence[str]
@@ -52,6 +52,5 @@ class ConvertSettings(TypedDict, total=False):
     overwrite: bool
     update: bool
     restart: bool
-    dry_run: bool
     relabel: StrPath
     decisions: StrPath

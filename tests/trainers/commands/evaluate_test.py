@@ -46,6 +46,8 @@ def test_report_is_written_next_to_the_model(workspace):
     assert done.stdout.splitlines() == [
         f"accuracy {right / 40:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on the 40 images"
         " of the test split of src",
+        f"balanced accuracy {metrics['balanced_accuracy']:.4f}, macro F1 {metrics['macro_f1']:.4f}, lowest recall"
+        f" {min(metrics['recall'].values()):.4f} (greens). Always guessing the largest class: accuracy 0.5000",
         "  check: The model disagrees with 2 labels and is at least 90% sure. These labels may be wrong. Go through"
         " suspects.csv from the top, and write a word into the column decision: label if predicted_label is right,"
         " drop to leave the image out, keep if the old label is right. Pass the file to python -m"
@@ -150,7 +152,7 @@ def test_corrupt_record_is_left_out_and_reported(workspace, tmp_path):
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 0x10
     shard.write_bytes(data)
-    metrics = evaluate(run=str(workspace / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to").metrics)
+    metrics = evaluate(run=str(workspace / "run"), tfrecords=str(tmp_path / "out"), out=str(tmp_path / "to")).metrics
     assert (metrics["count"], len(metrics["corrupt"])) == (39, 1)
     assert "1 record corrupt and left out" in (tmp_path / "to/report.html").read_text()
 
