@@ -41,7 +41,7 @@ def test_update_compares_the_given_settings(tmp_path: Path) -> None:
     tfrecord_tools.convert(src=src, out=tmp_path / "out", seed=3, workers=1, log=lambda line: None)
     data = tfrecord_tools.convert(src=src, out=tmp_path / "out", update=True, workers=1, log=lambda line: None)
     assert sum(data.splits.values()) == 12
-    with pytest.raises(UserError, match="^--update: --seed was 3 for .* and is 0 now"):
+    with pytest.raises(UserError, match=r"^--update: --seed was 3 for .* and is 0 now"):
         tfrecord_tools.convert(src=src, out=tmp_path / "out", update=True, seed=0, workers=1, log=lambda line: None)
 
 
