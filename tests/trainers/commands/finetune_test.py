@@ -86,8 +86,13 @@ def test_two_phases_end_in_a_run_directory(workspace, whole):
         r" Accuracy is usually a little lower on new images\.",
         out[accuracy],
     )
+    assert re.fullmatch(
+        r"balanced accuracy \d\.\d{4}, macro F1 \d\.\d{4}, lowest recall \d\.\d{4} \((cats|dogs)\)\. Always guessing the"
+        r" largest class: accuracy 0\.5000",
+        out[accuracy + 1],
+    )
     # The accuracy comes first, then the findings of the report, then the results.
-    assert all(line.startswith(("  problem: ", "  check: ")) for line in out[accuracy + 1 : -1])
+    assert all(line.startswith(("  problem: ", "  check: ")) for line in out[accuracy + 2 : -1])
     assert not any(line.startswith(("  problem: ", "  check: ")) for line in out[:accuracy])
     assert out[-1] == f"results: two/ with {', '.join(WRITTEN)}"
     assert sorted(path.name for path in (workspace / "two").iterdir()) == out[-1].split(" with ")[1].split(", ")
@@ -167,8 +172,8 @@ def test_selected_records_in_another_order(workspace):
 
 def test_finished_run_is_not_run_again(workspace, whole):
     again = finetune(workspace, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
-    (accuracy,) = (line for line in whole if line.startswith("accuracy "))
-    assert again == ["run: two is finished already. Pass another --run to train again", accuracy, whole[-1]]
+    scores = [line for line in whole if line.startswith(("accuracy ", "balanced accuracy "))]
+    assert again == ["run: two is finished already. Pass another --run to train again", *scores, whole[-1]]
 
 
 def test_run_with_other_flags_is_rejected(workspace, whole):
