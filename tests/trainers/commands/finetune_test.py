@@ -87,8 +87,8 @@ def test_two_phases_end_in_a_run_directory(workspace, whole):
         out[accuracy],
     )
     assert re.fullmatch(
-        r"balanced accuracy \d\.\d{4}, macro F1 \d\.\d{4}, lowest recall \d\.\d{4} \((cats|dogs)\)\. Always guessing the"
-        r" largest class: accuracy 0\.5000",
+        r"balanced accuracy \d\.\d{4}, macro F1 \d\.\d{4}, lowest recall \d\.\d{4} \((cats|dogs)\)\."
+        r" Always guessing the largest class: accuracy 0\.5000",
         out[accuracy + 1],
     )
     # The accuracy comes first, then the findings of the report, then the results.
