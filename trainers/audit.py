@@ -28,6 +28,7 @@ from trainers.auditing import audit_files, issues
 from trainers.auditing.audit_files import AuditJson
 from trainers.auditing.issues import KINDS, ListedIssue
 from trainers.recipes import ModelConfig
+from trainers.training_options import BACKBONE_KWARGS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -271,13 +272,7 @@ OPTIONS = (
         "Network that computes the features: the name of a backbone, or the run directory or model file of a trainer.",
         default=AuditConfig.features_from,
     ),
-    Option(
-        "backbone_kwargs",
-        "arguments",
-        "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True.",
-        default="",
-        example="alpha=0.25,minimalistic=True",
-    ),
+    BACKBONE_KWARGS,
     Option(
         "weights",
         "path",

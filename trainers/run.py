@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from trainers.predict import Answers
     from trainers.results.image_files import Images
 
-REPORT = "report.html"
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -127,6 +125,8 @@ class Run:
         return export(run=self.path, format=format, **options)
 
     def _repr_html_(self) -> str:
+        from trainers.results.report import REPORT
+
         return html_frame.of_file(self.path / REPORT, html.escape(repr(self)))
 
     def __repr__(self) -> str:

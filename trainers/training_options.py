@@ -283,6 +283,15 @@ def _recipe_option(trainer: str) -> Option:
     )
 
 
+BACKBONE_KWARGS = Option(
+    "backbone_kwargs",
+    "arguments",
+    "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True.",
+    default="",
+    example="alpha=0.25,minimalistic=True",
+)
+
+
 def _model_options(weights: str) -> tuple[Option, ...]:
     """Return the options that choose a backbone; `weights` is the default of its weights."""
     return (
@@ -291,13 +300,7 @@ def _model_options(weights: str) -> tuple[Option, ...]:
             "text",
             f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Default: see the recipe.",
         ),
-        Option(
-            "backbone_kwargs",
-            "arguments",
-            "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True.",
-            default="",
-            example="alpha=0.25,minimalistic=True",
-        ),
+        BACKBONE_KWARGS,
         Option(
             "weights",
             "path",
