@@ -30,8 +30,8 @@ BARE = "import time\nimport tensorflow as tf\ntf.zeros(1)\nprint('last', time.ti
 # package: of 30 loops over a plain tf.data.Dataset that were interrupted right after a print, 5 crashed. After this
 # time, a script waits for its next batch.
 BEFORE_INTERRUPT = 0.03
-# TensorFlow 2.21 also loses an interrupt that arrives while it calls Python to read an argument: 2 of 400 in Keras's fit
-# without this package. The script then says `ready` once more, and is interrupted a second time, as a user would do.
+# TensorFlow 2.21 also loses an interrupt that arrives while it calls Python to read an argument: 2 of 400 in the fit of
+# Keras without this package. The script then says `ready` once more, and is interrupted again, as a user would do.
 MOST_READY = 2
 RUNS = 20
 EXAMPLES = REPOSITORY / "examples"
