@@ -17,6 +17,7 @@ from shown_texts import Definition, definitions, reached
 from tfrecord_tools import bench
 from tfrecord_tools.bench import Stage
 from tfrecord_tools.card import card_page
+from tfrecord_tools.decoding.geometry import Geometry
 from trainers import recipes
 from trainers.models.model_file import ModelInfo
 from trainers.results import advice, comparison_page, predictions, report
@@ -228,6 +229,6 @@ def test_cards_and_comparisons_name_flags_of_commands() -> None:
     ("command", "given"), [("tfrecord_tools.bench", {}), *((one, {"in_memory": "--cache=memory"}) for one in OF_IMAGES)]
 )
 def test_verdicts_name_flags_of_their_command(command: str, given: dict[str, Any], binding: str) -> None:
-    verdict = bench.verdict([Stage("start", 1e6), Stage(binding, 100.0)], 1000, 160, 0.875, **given)
+    verdict = bench.verdict([Stage("start", 1e6), Stage(binding, 100.0)], 1000, Geometry.of(160, 0.875), **given)
     assert verdict.startswith(f"bottleneck: {binding}, ")
     assert list(unknown(verdict, [command])) == []
