@@ -137,7 +137,7 @@ WITH_STATE = r"so its random numbers do not depend on the keys alone, and an int
             r"<lambda>: must return images uint8\[4, 6, 10, 3\] with values 0 to 255, as it gets them\. It returns"
             r" float32\[4, 6, 10, 3\]\. For floats, use tf\.saturate_cast\(images, tf\.uint8\) at the end\.",
         ),
-        (lambda images, keys: images[:, :3], r"must return images uint8\[4, 6, 10, 3\] .* returns uint8\[4, 3, 10, 3\]"),
+        (lambda images, keys: images[:, :3], r"must return images uint8\[4, 6, 10, 3\] .* uint8\[4, 3, 10, 3\]"),
         (lambda images, keys: None, r"must return one tensor of images, uint8\[4, 6, 10, 3\]\. It returns None\."),
         (lambda images, keys: (images, keys), r"must return one tensor of images, uint8\[4, 6, 10, 3\]\. It "),
         (

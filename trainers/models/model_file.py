@@ -89,7 +89,7 @@ class ModelInfo:
             if not _is_line(text):
                 raise ValueError(f"{text!r} is not a line of printable text")
         sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
-        if len(sides) > 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        if len(sides) not in (1, 2) or not all(isinstance(side, int) and side >= 1 for side in sides):
             raise ValueError(f"image_size is {self.image_size!r}, but must be a whole number of pixels from 1, or two")
         for name in ("crop", "threshold"):
             if not 0 <= getattr(self, name) <= 1:
@@ -98,7 +98,7 @@ class ModelInfo:
             try:
                 check()
             except UserError as error:
-                raise ValueError(f"{name}: {error}") from error
+                raise ValueError(f"{name}: {one_line(error)}") from error
 
     @property
     def geometry(self) -> Geometry:
