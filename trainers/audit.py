@@ -175,7 +175,7 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
         weights=config.weights,
         image_size=config.image_size,
     )
-    recipe = recipes.override(recipe, fit=config.fit)
+    recipe = dataclasses.replace(recipe, fit=config.fit)
     size = sizes.text(recipe.model.size)
     log(f"features: of {networks.describe(recipe.model)}, {size} px, weights {config.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
