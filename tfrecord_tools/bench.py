@@ -158,7 +158,10 @@ def _remedy(bottleneck: Stage, records: int, geometry: Geometry, in_memory: str)
 
 
 def _stored_size(geometry: Geometry) -> tuple[int, str]:
-    """Return --resize and --resize_mode for records with just enough pixels. Those of squares need no other size."""
+    """Return --resize and --resize_mode for records with just enough pixels.
+
+    If the input is a square without padding, such records are not resized again.
+    """
     longer = max(geometry.height, geometry.width)
     if geometry.fit == "pad":
         return longer, "longer"

@@ -178,7 +178,7 @@ def define_flags() -> None:
         default.fit,
         FITS,
         "How the image is fitted into a panel. crop: its center is used; pad: gray is added; stretch: the image is"
-        " stretched. Default: stretch, or crop with --crop above 0.",
+        " stretched. Default: stretch with --crop=0, else crop.",
     )
     flags.DEFINE_integer("seed", default.seed, "Seed of the random changes; another seed gives other changes.")
     usage.define_path("out", default.out, "PNG file to write.")

@@ -152,9 +152,10 @@ class Recipe:
         model: The classifier.
         phases: Phases in the order in which they are run.
         batch_size: Images per step, over all devices.
-        crop: The center of each image is used, with the aspect of the input. Its sides are this share of those of the
-            largest such part. For a square input, this is a share of the shorter side of the image. ImageNet networks
-            usually use 0.875. 0: the whole image is stretched. Not used with fit "pad" and "stretch".
+        crop: The center of each image is used, with the aspect of the input. `crop` is the side of this part, as a
+            share of the largest part with this aspect. For a square input, it is a share of the shorter side of the
+            image. ImageNet networks usually use 0.875. 0: the whole image is stretched. Fit "pad" and "stretch" do not
+            use it.
         fit: As in `Geometry`: "crop" (if `crop` is 0, the largest part), "pad" or "stretch". None: "crop" if `crop` is
             above 0, else "stretch".
         augment: Random changes of the training images: a text as in `augmentation.named.FORMS`, an `AugmentConfig`, or

@@ -1,4 +1,7 @@
-"""Functions of the user that change batches of images: find them by name, and name them. Does not need TensorFlow."""
+"""Find functions of the user that change batches of images, and name them.
+
+This module does not need TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,10 @@ def name_of(function: AugmentFunction) -> str:
 
 
 def sha256_of(function: AugmentFunction) -> str | None:
-    """Return the hash of a function's source code. None if it has none. Functions that it calls are not included."""
+    """Return the hash of a function's source code. None: it has no source code.
+
+    Functions that it calls are not included.
+    """
     if isinstance(function, functools.partial):
         return sha256_of(function.func)
     try:
@@ -93,7 +99,10 @@ def _of_file(source: str, shown: str, prefix: str) -> ModuleType:
 
 @functools.cache
 def _run(path: Path, mtime_ns: int) -> ModuleType:
-    """Run a file as a module, once for each version of it. Files beside it can be imported, as in a script."""
+    """Run a file as a module, once for each version of it.
+
+    It can import files beside it, as a script can.
+    """
     name = f"augment_{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:

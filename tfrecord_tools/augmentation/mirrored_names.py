@@ -1,4 +1,4 @@
-"""Class names that suggest that a mirrored image is of another class: left and right, b and d, digits, arrows."""
+"""Find class names that suggest that a mirrored image is of another class, such as left and right."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _digits(words: dict[str, tuple[str, ...]]) -> Iterator[str]:
 
 
 def _digit(words: tuple[str, ...]) -> str:
-    """Return the digit that the words of a name stand for, as in `3`, `three` or `digit 3`; "" if they do not."""
+    """Return the digit of the words of a name such as `3`, `three` or `digit 3`. "": it is none."""
     if not words or not _BEFORE_DIGITS.issuperset(words[:-1]):
         return ""
     last = words[-1]

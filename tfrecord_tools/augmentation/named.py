@@ -1,4 +1,7 @@
-"""Augmentations as texts: a preset, a preset with changed values, or a function. Does not need TensorFlow."""
+"""Augmentations as texts: a preset, a preset with changed values, or a function.
+
+This module does not need TensorFlow.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,10 @@ def name_of(augment: Augment, prefix: str = "augment=") -> str:
 
 
 def settings_of(augment: Augment) -> dict[str, Any]:
-    """Return what decides the result of an augmentation, as JSON values: its values, or name and hash of a function."""
+    """Return JSON values that decide the result of an augmentation.
+
+    They are the values of an `AugmentConfig`, or the name and the hash of a function.
+    """
     chosen = resolve(augment)
     if isinstance(chosen, AugmentConfig):
         return dataclasses.asdict(chosen)

@@ -40,7 +40,9 @@ def decode(
     raw_size: int | None = None,
     fit: str | None = None,
 ) -> np.ndarray:
-    """Decode an image and fit it into the input of a network, with the same bits as `reference.decode_pixels`.
+    """Decode an image and fit it into the input of a network.
+
+    The bits are those of `reference.decode_pixels`.
 
     Args:
         encoded: A JPEG, PNG, GIF or BMP, or raw pixels.

@@ -27,7 +27,7 @@ class Box(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """Size of the input of a network, and how a whole image is fitted into it. `Geometry.of` makes and checks it.
+    """Size of the input of a network, and how an image is fitted into it. `Geometry.of` checks it.
 
     Attributes:
         height: Height of the input in pixels.
@@ -147,6 +147,6 @@ def check_crop(crop: float, name: str = "crop=") -> None:
 
 
 def check_fit(fit: str | None, name: str = "fit=") -> None:
-    """Raise UserError if `fit` is not None or one of `FITS`; `name` is the text before the value in the message."""
+    """Raise UserError if `fit` is not None or one of `FITS`; `name` stands before it in the message."""
     if fit is not None and fit not in FITS:
         raise UserError(f"{name}{fit}: must be one of {', '.join(FITS)}.")

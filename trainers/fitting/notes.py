@@ -1,4 +1,4 @@
-"""Notes at the start of a training: settings that probably do not suit the classes or the shapes of the images."""
+"""Notes about settings that probably do not suit the classes or the shapes of the images."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Mirrored:
 
 
 def lines(recipe: Recipe, data: Dataset, train: Records) -> list[str]:
-    """Return the notes for a training, as lines for the user. Only the index is read, and no image is decoded."""
+    """Return lines for the user about a training. Only the index is read, and no image is decoded."""
     chosen = named.resolve(recipe.augment)
     values = dataclasses.asdict(chosen) if isinstance(chosen, AugmentConfig) else {}
     found = []
@@ -69,9 +69,9 @@ def may_be_mirrored(augment: Mapping[str, Any], class_names: Sequence[str]) -> M
 
 
 def share_cut(records: Records, geometry: Geometry) -> float:
-    """Return the share of the images that keep less than `_LEAST_KEPT` of their area because of their shape.
+    """Return the share of the images that keep less than `_LEAST_KEPT` of their area.
 
-    Only the shape counts, and not --crop: of every image, --crop=0.875 cuts away the same quarter around this part.
+    Only what their shape costs is counted. What --crop cuts away is the same share of every image.
     """
     height, width = records.sizes.astype(np.float64).T
     if geometry.fit != "crop" or not (height > 0).any():

@@ -1,4 +1,4 @@
-"""Trainings on images of other shapes and with own augmentations, from the flags to the exported model."""
+"""Trainings on images of other shapes and with own augmentations, from flags to exported models."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_errors_name_the_flags(values: dict[str, Any], message: str) -> None:
     assert str(error.value).startswith(message)
 
 
-# --- What the notes are for ----------------------------------------------------------------------------------------
+# --- What each note is for ----------------------------------------------------------------------------------------
 
 
 def arrow(right: bool, random: np.random.Generator) -> Image.Image:
@@ -194,7 +194,7 @@ def arrow(right: bool, random: np.random.Generator) -> Image.Image:
 
 
 def strip(ripe: bool, random: np.random.Generator) -> Image.Image:
-    """Draw a wide image with a red or a green fruit at its left or right end. The center is the same for both."""
+    """Draw a wide image with a red or a green fruit at its left or right end, and noise elsewhere."""
     picture = Image.fromarray(random.integers(100, 156, (32, 128, 3), np.uint8))
     x, y = int(random.choice([random.integers(2, 14), random.integers(92, 104)])), int(random.integers(2, 10))
     strong, weak = random.integers(160, 256), random.integers(0, 100)
@@ -215,7 +215,7 @@ def drawn(root: Path, classes: dict[str, Any], draw: Any, train: int, validation
 
 
 def accuracy(out: Path, run: Path, **values: Any) -> tuple[float, list[str]]:
-    """Return the accuracy of a training, and the notes at its start."""
+    """Return the accuracy of a training, and its lines that begin with "note:"."""
     lines: list[str] = []
     given = {"epochs": 15, "learning_rate": 3e-3, "batch_size": 16, "image_size": 48} | values
     trained = trainers.scratch(tfrecords=out, run=run, log=lines.append, **given)
