@@ -135,7 +135,10 @@ def test_stages_of_a_dataset(tmp_path: Path) -> None:
         ({"image_size": 0}, "--image_size=0: must be at least 1."),
         ({"crop": 2.0}, "--crop=2.0: must be between 0 and 1."),
         ({"fit": "fill"}, "--fit=fill: must be one of crop, pad, stretch."),
-        ({"augment": "strng"}, "--augment=strng: must be the name of a preset (none, reference, reference_transfer, "),
+        (
+            {"augment": "strongs"},
+            "--augment=strongs: must be the name of a preset (none, reference, reference_transfer, ",
+        ),
     ],
 )
 def test_errors_name_the_flag(settings: dict[str, Any], message: str) -> None:

@@ -70,10 +70,10 @@ def test_equal_augmentations_have_one_name(augment: Augment, name: str) -> None:
     ("augment", "message"),
     [
         (
-            "standrd",
-            "--augment=standrd: must be the name of a preset (none, reference, reference_transfer, standard, strong), a"
-            " preset with changed values as in standard,horizontal_flip=False,rotation_range=5, or a function of yours"
-            " as in module:function or file.py:function. Did you mean standard?",
+            "standards",
+            "--augment=standards: must be the name of a preset (none, reference, reference_transfer, standard, strong),"
+            " a preset with changed values as in standard,horizontal_flip=False,rotation_range=5, or a function of"
+            " yours as in module:function or file.py:function. Did you mean standard?",
         ),
         ("", "--augment=: must be the name of a preset (none, "),
         (
@@ -83,9 +83,9 @@ def test_equal_augmentations_have_one_name(augment: Augment, name: str) -> None:
             " standard, strong.",
         ),
         (
-            "standard,rotaton_range=5",
-            "--augment=standard,rotaton_range=5: there is no setting 'rotaton_range'. Did you mean rotation_range? The"
-            " settings are rotation_range, width_shift_range, height_shift_range, shear_range, zoom_range,"
+            "standard,rotation_ranges=5",
+            "--augment=standard,rotation_ranges=5: there is no setting 'rotation_ranges'. Did you mean rotation_range?"
+            " The settings are rotation_range, width_shift_range, height_shift_range, shear_range, zoom_range,"
             " horizontal_flip, vertical_flip, fill_mode, cval, channel_shift_range, brightness_range, contrast_range,"
             " saturation_range, erasing, erasing_area.",
         ),

@@ -13,7 +13,7 @@ leftarrow rightarrow; arrowleft arrowright; turnleft turnright; leftturn righttu
 upleft upright; downleft downright; topleft topright; bottomleft bottomright; upperleft upperright;
 lowerleft lowerright; east west; eastbound westbound; eastward westward; northeast northwest; southeast southwest;
 ne nw; se sw; clockwise counterclockwise; clockwise anticlockwise; clockwise counter; clockwise anti; cw ccw; cw acw;
-port starboard; lh rh; links rechts; linker rechter; linke rechte; linkes rechtes; linksabbiegen rechtsabbiegen;
+port starboard; lh rh; links rechts; linker rechter; linksabbiegen rechtsabbiegen;
 gauche droite; gauche droit; izquierda derecha; izquierdo derecho; sinistra destra; sinistro destro; esquerda direita;
 esquerdo direito; vänster höger; venstre højre; venstre høyre; vasen oikea; lewo prawo; lewa prawa; lewy prawy;
 vlevo vpravo; levý pravý; stânga dreapta; bal jobb; sol sağ; kiri kanan; trái phải; лево право; левый правый;

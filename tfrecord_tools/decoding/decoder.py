@@ -131,7 +131,7 @@ def _fitted(image: np.ndarray, geometry: Geometry, size: tuple[int, int], scale:
         return pixels
     padded = np.full(geometry.shape, FILL, np.uint8)
     padded[place.top : place.top + place.height, place.left : place.left + place.width] = pixels
-    padded.flags.writeable = False  # As the pixels without padding, which are those of a buffer.
+    padded.setflags(write=False)  # As the pixels without padding, which are those of a buffer.
     return padded
 
 

@@ -71,7 +71,7 @@ def may_be_mirrored(augment: Mapping[str, Any], class_names: Sequence[str]) -> M
 def share_cut(records: Records, geometry: Geometry) -> float:
     """Return the share of the images that keep less than `_LEAST_KEPT` of their area.
 
-    Only what their shape costs is counted. What --crop cuts away is the same share of every image.
+    Only what their shape costs is counted, since --crop cuts away the same share of every image.
     """
     height, width = records.sizes.astype(np.float64).T
     if geometry.fit != "crop" or not (height > 0).any():

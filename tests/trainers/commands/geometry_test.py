@@ -168,7 +168,7 @@ def test_equal_trainings_have_equal_settings(one: dict[str, Any], other: dict[st
             "--crop=0 with --fit=crop: --crop must be above 0, at most 1. Pass a share, or --fit=stretch.",
         ),
         ({"image_size": (0, 5)}, "--image_size=0x5: must be at least 1 pixel."),
-        ({"augment": "standrd"}, "--augment=standrd: must be the name of a preset (none, "),
+        ({"augment": "standards"}, "--augment=standards: must be the name of a preset (none, "),
         ({"augment": "nowhere.py:f"}, "--augment=nowhere.py:f: nowhere.py does not exist."),
     ],
 )
