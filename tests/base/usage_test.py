@@ -344,6 +344,7 @@ CONVERT, FINETUNE = "tfrecord_tools.convert", "trainers.finetune"
             ["--image_size=big"],
             "--image_size=big: must be a whole number of pixels, or HEIGHTxWIDTH, as in 9",
         ),
+        (FINETUNE, ["--letterbox"], "--letterbox: is not a flag of this command. Use --fit."),
         (FINETUNE, ["--fit=padding"], "--fit=padding: must be one of crop, pad, stretch. Use --fit=pad."),
         (FINETUNE, ["--model=VGG16"], "Use --backbone=VGG16."),
         (FINETUNE, ["--data=out"], "Use --tfrecords=out."),

@@ -83,9 +83,8 @@ def test_configs_change_batches(augment: Any) -> None:
 
 
 def stream(records: Records, steps: int, **settings: Any) -> list[bytes]:
-    data = dataset.train_batches(
-        records, **{"batch_size": 4, "image_size": (6, 10), "seed": 0, "augment": darker, "endless": True} | settings
-    )
+    defaults: dict[str, Any] = {"batch_size": 4, "image_size": (6, 10), "seed": 0, "augment": darker, "endless": True}
+    data = dataset.train_batches(records, **defaults | settings)
     assert data.element_spec[0].shape.as_list()[1:] == [6, 10, 3]
     return [batch[0].numpy().tobytes() for batch in data.take(steps)]
 

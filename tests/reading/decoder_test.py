@@ -264,7 +264,7 @@ def test_scale_of_jpeg_decoding_by_geometry(geometry: Geometry, scale: int) -> N
     [
         (Geometry.of(160), "160 px, stretch", {"image_size": 160, "crop": 0.0}),
         (Geometry.of(160, 0.875), "160 px, crop 0.875", {"image_size": 160, "crop": 0.875}),
-        (Geometry.of("96x256", fit="crop"), "96x256 px, crop 1", {"image_size": [96, 256], "crop": 1.0}),
+        (Geometry.of((96, 256), fit="crop"), "96x256 px, crop 1", {"image_size": [96, 256], "crop": 1.0}),
         (Geometry.of((8, 8), fit="pad"), "8 px, pad", {"image_size": 8, "crop": 0.0, "fit": "pad"}),
     ],
 )

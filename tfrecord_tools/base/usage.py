@@ -54,6 +54,7 @@ _OTHER_NAMES: Mapping[tuple[str, ...], str] = {
     ("image_size", "resize"): "image_size img_size imgsz imgsize img_sz size target_size input_size resolution height"
     " width img_height img_width image_height image_width",
     ("resize", "image_size"): "resize resize_to scale",
+    ("fit",): "keep_aspect_ratio aspect_ratio padding pad letterbox",
     ("workers",): "num_workers n_workers jobs j n_jobs num_jobs processes threads",
     ("seed", "seeds"): "random_seed random_state rng_seed seed",
     ("augment",): "augmentation augmentations aug data_augmentation transforms",

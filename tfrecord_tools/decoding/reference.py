@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
@@ -18,7 +19,7 @@ from tfrecord_tools.decoding.geometry import FILL, SCALES, Geometry
 # that the largest weight must fit into 15 bits.
 _WEIGHT_BITS = 15
 _MAX_BITS = 21
-Sides = Sequence[int] | tf.Tensor  # Height and width: known numbers, or i32[2].
+Sides: TypeAlias = Sequence[int] | tf.Tensor  # Height and width: known numbers, or i32[2].
 
 
 def decode_pixels(

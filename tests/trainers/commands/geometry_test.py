@@ -13,6 +13,8 @@ from image_sources import converted, tree
 from PIL import Image, ImageDraw
 
 import trainers
+from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools.base.options import checked
 from tfrecord_tools.decoding import decoder
 from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
@@ -157,6 +159,26 @@ def test_an_unfinished_run_of_an_earlier_version_continues(tmp_path: Path) -> No
 )
 def test_equal_trainings_have_equal_settings(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert recipe_settings(**one) == recipe_settings(**other)
+
+
+def mirrored(images: Any, keys: Any) -> Any:
+    return images[:, :, ::-1]
+
+
+@pytest.mark.parametrize(
+    ("augment", "name", "values"),
+    [
+        (AugmentConfig(rotation_range=5), "none,rotation_range=5", {"rotation_range": 5, "horizontal_flip": False}),
+        (PRESETS["strong"], "strong", {"erasing": 0.25}),
+        (mirrored, f"{__name__}:mirrored", {"function": f"{__name__}:mirrored"}),
+    ],
+    ids=["config", "preset", "function"],
+)
+def test_augmentations_of_python_have_names(augment: Any, name: str, values: dict[str, Any]) -> None:
+    made = recipe_settings("frozen", **checked(training_options.OPTIONS["frozen"], {"augment": augment}))
+    assert made["flags"]["augment"] == name
+    assert made["recipe"]["augment"].items() >= values.items()
+    json.dumps(made)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path, 
     settle(classifier)
     classifier.model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    images = pixels(config.size)
+    images = pixels(config.input_shape[0])
     given = preprocess_input(config.backbone, images)
     scaled = networks.scale(images, backbones.find(config.backbone).scaling)
     np.testing.assert_allclose(scaled, given, rtol=1e-6, atol=1e-6)
@@ -445,7 +445,7 @@ class TestWeights:
             "--image_size=64: Keras rejects it for Xception: Input size must be at least 71x71; ",
         ),
         (
-            ModelConfig(backbone="VGG16", weights="none", image_size="64x20"),  # One side is too small.
+            ModelConfig(backbone="VGG16", weights="none", image_size=(64, 20)),  # One side is too small.
             2,
             "--image_size=64x20: Keras rejects it for VGG16: Input size must be at least 32x32; ",
         ),
