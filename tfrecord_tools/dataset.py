@@ -35,7 +35,7 @@ from tfrecord_tools.records import Records, open_dataset
 open = open_dataset
 
 _CHUNK = 64  # Largest number of images that one call of a Python function reads. More would need more memory.
-_DRAWS = 6  # A constant in the hash of augmentation keys. It makes the keys differ from the hashes in `order`.
+_DRAWS = 6  # A constant in the hash that gives `Batch.keys`. It makes them differ from the hashes in `order`.
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.
 Fetch = Callable[[int], Any]
 
@@ -47,7 +47,8 @@ class Batch(NamedTuple):
         images: u8[b h w 3].
         labels: i64[b].
         numbers: i64[b], the record numbers.
-        keys: i64[b], keys of the random draws. Pass them to `tfrecord_tools.mix` as `keys`. None in evaluation.
+        keys: i64[b], a number for each image. Like a seed, it decides the random changes of the image. Pass the keys to
+            `tfrecord_tools.mix`. None in evaluation.
     """
 
     images: tf.Tensor
@@ -91,7 +92,7 @@ def train_batches(
     the stream depends only on the arguments, not on earlier batches.
 
     An iteration (an epoch of `fit`, a `for` loop) gives the next `len(dataset)` batches of the stream, so every epoch
-    has another order. Each iterator that is started counts as an epoch, also if a loop ends early.
+    has another order. Each loop counts as an epoch, even if it ends early.
 
     A corrupt record is logged and kept in `records.corrupt`, and another record takes its position; all other positions
     stay the same. The random changes of an image depend only on the seed, the epoch (see `Order.at`) and the record
@@ -115,14 +116,14 @@ def train_batches(
             docs/pipeline.md), itself or as "module:function" or "file.py:function". Default: no changes.
         cache: Decoded images from `cache_pixels` with the same `image_size`, `crop` and `fit`. None: decode each image.
         with_numbers: Add the record numbers to each batch.
-        with_keys: Add the keys of the random draws to each batch, the argument `keys` of `mix`.
+        with_keys: Add `Batch.keys` to each batch.
         endless: An iteration does not end. `fit` then needs `steps_per_epoch`.
         parallel: Number of threads that read and decode. None: one per processor.
         jit: Compile the augmentation with XLA. The result is the same.
 
     Returns:
-        Batches (images u8[b h w 3], labels i64[b][, numbers i64[b]][, keys i64[b]]) with b = batch_size / w. The length
-        is the number of records divided by the batch size, rounded, and at least 1.
+        Batches (images u8[b h w 3], labels i64[b]) with b = batch_size / w. If they were asked for, numbers i64[b] and
+        keys i64[b] follow. The length is the number of records divided by the batch size, rounded, and at least 1.
 
     Raises:
         UserError: A size is not positive, w does not divide the batch size, `augment` cannot be used, or `order` or
@@ -291,7 +292,7 @@ class _Selection:
         parallel: int | None = None,
         steps: int | None = None,
     ) -> tf.data.Dataset:
-        """Return the batches from a step on, with the results of `fetch` as images.
+        """Return the batches, beginning with batch `start_step`. The images are what `fetch` returns.
 
         Args:
             start_step: Number of the first batch.
@@ -344,7 +345,9 @@ class _Selection:
 
 
 def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
-    """Return the first slots i64 of chunks. Each iteration continues where the one before it ends.
+    """Return the first slot of each chunk, i64. Each iteration continues where the one before it ends.
+
+    A slot is a position in the stream of this worker.
 
     Args:
         start: First slot of the first iteration.

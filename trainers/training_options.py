@@ -133,13 +133,13 @@ _TRAINING = (
         "audit",
         "path",
         "Directory of an audit of the dataset, written by trainers.audit. The report also shows the accuracy on the"
-        " images without issues. Default: audits/NAME-DIGEST, if it exists.",
+        " images without issues. Default: the audit in audits/ that belongs to the dataset, if there is one.",
     ),
     Option(
         "drop_issues",
         "names",
-        "Kinds of issues, as in label,off_topic. Training images with such an issue and a score of at least 0.5 in the"
-        f" audit are left out. Kinds: {', '.join(KINDS)}. Default: all images are used.",
+        "Kinds of issues, for example label,off_topic. Training images for which the audit lists such an issue with a"
+        f" score of at least 0.5 are left out. Kinds: {', '.join(KINDS)}. Default: all images are used.",
         default=[],
     ),
     Option(
@@ -153,7 +153,7 @@ _TRAINING = (
     Option(
         "seed",
         "integer",
-        "Seed of all random numbers: image order, augmentation, dropout, first weights.",
+        "Seed of all random numbers: image order, augmentation, dropout, initial weights.",
         default=TrainConfig.seed,
     ),
     Option(
@@ -288,8 +288,8 @@ def _recipe_option(trainer: str) -> Option:
     return Option(
         "recipe",
         "text",
-        "default: the recipe with the best results; reference: the settings of the article on which this project is"
-        " based; document: old name of reference.",
+        "A recipe sets all values that other flags do not set. default: the recipe with the best results; reference:"
+        " the settings of the article on which this project is based; document: old name of reference.",
         default="default",
         choices=(*recipes.RECIPES[trainer], "document"),
     )

@@ -1,6 +1,7 @@
 """Options: the flags of a command, which are also the keyword arguments of its function in Python.
 
-A table of `Option`s gives a command its flags, a function its documentation, and both the same checks.
+Both share a table of `Option`s. From it come the flags of the command, the documentation of the function, and the
+checks of the values.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from absl import flags
 from tfrecord_tools.base import files, sizes, usage
 from tfrecord_tools.errors import UserError
 
-# Flags defined here belong to the command that calls, and are listed in its --help.
+# The flags belong to the command that calls `define`, and are listed in its --help.
 flags.disclaim_key_flags()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -52,7 +53,7 @@ class Option:
         kind: Kind of the value.
         help: Description for `--help` and for the function's documentation; ends with a period.
         default: Value if the option is not given. None: `help` says what happens then.
-        choices: The values that are allowed; (): all.
+        choices: The allowed values. If it is empty, all are allowed.
         example: Example for the error message, if `kind` is "arguments".
     """
 
@@ -89,8 +90,8 @@ class Option:
             given: A value of a flag (texts and lists of texts are parsed), or of a keyword argument.
 
         Returns:
-            A bool, int, float or str; a list of them for kinds in the plural; a dict for "arguments"; a `sizes.Size`
-            for "size"; the value itself for "augmentation", which `augmentation.named` checks.
+            A bool, int, float or str. For "integers", "numbers" and "names", a list of them. For "arguments", a dict.
+            For "size", a `sizes.Size`. For "augmentation", the value itself, which `augmentation.named` checks.
 
         Raises:
             UserError: The value is not allowed.
@@ -112,7 +113,7 @@ class Option:
         return value
 
     def shown(self, given: Any) -> str:
-        """Return the option with a value, as a flag."""
+        """Return the text `--name=value`."""
         texts = map(str, given) if isinstance(given, (list, tuple)) else [str(given)]
         return f"--{self.name}={','.join(texts)}"
 
@@ -136,7 +137,7 @@ def checked(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, An
         given: Name -> value. None stands for an option that is not given.
 
     Raises:
-        TypeError: There is no option of this name, as Python says it of keyword arguments.
+        TypeError: There is no option of this name. Python raises the same error for unknown arguments.
         UserError: A value is not allowed.
     """
     by_name = {option.name: option for option in options}
@@ -230,7 +231,7 @@ def _augmentation(given: Any) -> Any:
 
 
 def _parts(given: Any) -> list[Any]:
-    """Return the parts of a list; a text is divided at its commas, and a single value is its own list."""
+    """Return the items as a list. A text is split at its commas. A single value becomes a list of one."""
     if isinstance(given, str):
         return given.split(",")
     return list(given) if isinstance(given, Iterable) else [given]

@@ -566,11 +566,11 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
     """Return the weakest class and its recall. None if no recall is clearly below the accuracy.
 
-    The weakest class is the class with the lowest upper limit of its recall's interval.
+    Each class has a confidence interval of its recall. The weakest class is the one with the lowest upper end.
     """
     counts = _confusion(predicted)
     rates = scores.per_class(counts)
-    # With a probability of 95 %, all intervals together contain the true recalls.
+    # With a probability of 95 %, the true recall of every class is within its interval.
     highs = [scores.wilson(int(hits), int(n), len(counts)).high for hits, n in zip(np.diag(counts), rates.count)]
     worst = int(np.argmin(highs))
     return (worst, float(rates.recall[worst])) if highs[worst] < np.diag(counts).sum() / len(predicted) else None
@@ -585,7 +585,7 @@ def _wrong(predicted: Predictions) -> np.ndarray:
 
 
 def _percent(value: float) -> str:
-    """Return a probability as a percentage. From 0.9995 it is ">99.9%", so that nothing looks certain."""
+    """Return a probability as a percentage. At 0.9995 or more, it is ">99.9%": nothing is certain."""
     return f"{value:.1%}" if value < 0.9995 else ">99.9%"
 
 
