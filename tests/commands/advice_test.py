@@ -63,7 +63,7 @@ NARROWED = {
     "trainers.fitting.setup.check": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # features has no such flags.
     "trainers.recipes._with_unfrozen": ("trainers.finetune",),  # Other commands leave `unfreeze` at None.
-    "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers.chosen_layers": ("trainers.finetune",),  # Other recipes train the head or all layers.
 }
 
 

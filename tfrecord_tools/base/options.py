@@ -17,14 +17,14 @@ from typing import Any, Literal, TypeVar
 
 from absl import flags
 
-from tfrecord_tools.base import files, usage
+from tfrecord_tools.base import files, usage, user_code
 from tfrecord_tools.errors import UserError
 
 # Flags defined here belong to the command that calls, and are listed in its --help.
 flags.disclaim_key_flags()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Kind = Literal["switch", "integer", "number", "text", "path", "integers", "numbers", "names", "arguments"]
+Kind = Literal["switch", "integer", "number", "text", "path", "function", "integers", "numbers", "names", "arguments"]
 # Kind -> the type of the keyword argument, and what its value must be.
 _TYPES: Mapping[Kind, tuple[str, str]] = {
     "switch": ("bool", "True or False"),
@@ -32,6 +32,7 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "number": ("float", "a number"),
     "text": ("str", "a text"),
     "path": ("str | os.PathLike[str]", "a path"),
+    "function": ("str | os.PathLike[str] | Callable[..., Any]", "a text, a path or a function"),
     "integers": ("int | Sequence[int]", "whole numbers, as in 5,8"),
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
     "names": ("Sequence[str]", "names, separated by commas"),
@@ -83,12 +84,15 @@ class Option:
             given: A value of a flag (texts and lists of texts are parsed), or of a keyword argument.
 
         Returns:
-            A bool, int, float or str; a list of them for kinds in the plural; a dict for "arguments".
+            A bool, int, float or str; a list of them for kinds in the plural; a dict for "arguments"; the text
+            `module:function` for a function.
 
         Raises:
             UserError: The value is not allowed.
         """
         try:
+            if self.kind == "function" and callable(given):
+                return user_code.name_of(given, self.name)
             value = _CONVERSIONS[self.kind](given)
         except (TypeError, ValueError, SyntaxError):
             example = f", as in {self.example}" if self.example else ""
@@ -220,6 +224,7 @@ _CONVERSIONS: Mapping[Kind, Callable[[Any], Any]] = {
     "number": _number,
     "text": _text,
     "path": os.fspath,
+    "function": os.fspath,
     "integers": lambda given: [_integer(part) for part in _parts(given)],
     "numbers": lambda given: [_number(part) for part in _parts(given)],
     "names": lambda given: [_text(part) for part in _parts(given)],
