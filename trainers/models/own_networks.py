@@ -206,24 +206,42 @@ def _of_hub(config: ModelConfig, source: str) -> keras.Model:
         raise UserError(
             f"{source}: KerasHub cannot be imported: {one_line(error)}. Run pip install 'tfrecord-tools[hub]'."
         ) from error
-    preset = config.backbone.removeprefix(backbones.KERAS_HUB)
-    shape = _shape(config)
+    preset, shape = config.backbone.removeprefix(backbones.KERAS_HUB), _shape(config)
 
-    def of_preset(**more: Any) -> keras.Model:
-        load_weights = config.weights == backbones.OWN
-        return keras_hub.models.Backbone.from_preset(preset, load_weights, **{**config.backbone_kwargs, **more})
+    def of_preset(load_weights: bool, **more: Any) -> keras.Model:
+        return keras_hub.models.Backbone.from_preset(preset, load_weights, **{**more, **config.backbone_kwargs})
 
+    has_weights = config.weights == backbones.OWN
     try:
-        made = of_preset()
+        made = of_preset(load_weights=False)
         sides = tuple(made.inputs[0].shape[1:3])
-        if config.weights != backbones.OWN and None not in sides and sides != shape[:2]:
-            made = of_preset(image_shape=shape)  # Without weights, it may have any size.
+        # A network for images of any size gets a fixed one, so that its stages are known.
+        more = {"image_shape": shape} if None in sides or (not has_weights and sides != shape[:2]) else {}
+        if has_weights or more:
+            made = of_preset(has_weights, **more)
     except Exception as error:  # KerasHub and the libraries that download raise errors of many types.
         raise UserError(
             f"{source}: KerasHub cannot load it: {one_line(error, 'all')}. Pass the name of a preset, or the directory"
             " of one."
         ) from error
-    return made
+    return made if config.scaling is not None else _with_scaling(made, preset, source)
+
+
+def _with_scaling(model: keras.Model, preset: str, source: str) -> keras.Model:
+    """Put the scaling of a preset of KerasHub in front of its backbone, which does not scale pixels itself."""
+    import keras_hub
+
+    try:
+        converter = keras_hub.layers.ImageConverter.from_preset(preset)
+    except Exception as error:
+        raise UserError(
+            f"{source}: the preset does not say how it scales pixels ({one_line(error)}). Pass --scaling, one of"
+            f" {', '.join(backbones.SCALINGS)}."
+        ) from error
+    scale, offset = (1.0 if converter.scale is None else converter.scale, converter.offset or 0.0)
+    images = keras.Input(model.inputs[0].shape[1:], name="images")
+    x = keras.layers.Rescaling(scale, offset, dtype="float32", name="preset_scaling")(images)
+    return keras.Model(images, model(x), name=f"{model.name}_scaled")
 
 
 def _as_graph(model: keras.Model, shape: Shape, source: str) -> keras.Model:
