@@ -27,7 +27,7 @@ class Block(keras.layers.Layer):
     def __init__(self, heads: int, dropout: float, path: float = 0.2, **more: Any) -> None:
         super().__init__(**more)
         self.arguments = {"heads": heads, "dropout": dropout, "path": path}
-        self.norm = keras.layers.LayerNormalization(name="norm")
+        self.norm = keras.layers.LayerNormalization(name="pre_norm")
         self.attention = keras.layers.MultiHeadAttention(heads, 4, dropout=dropout, name="attention")
         self.mlp = keras.layers.Dense(8, activation="gelu", name="mlp")
         self.dropout = keras.layers.Dropout(dropout, name="drop")
@@ -64,7 +64,7 @@ def vit(input_shape: tuple[int, int, int], depth: int = 2, dropout: float = 0.1)
 
 
 def branches(input_shape: tuple[int, int, int], width: int = 4) -> keras.Model:
-    """Return a network with a shared layer, a nested model with BatchNormalization, and branches: images -> f[b h w c]."""
+    """Return a network with a shared layer, nested models and two branches: images -> f[b h w c]."""
     images = keras.Input(input_shape)
     stem = keras.Sequential(
         [keras.layers.Conv2D(width, 3, strides=2, padding="same", name="stem_conv"), keras.layers.BatchNormalization()],

@@ -53,7 +53,7 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
         layer = _layer(tensor)
     if _is_graph(layer):
         inner = without_head(layer, source)
-        return model if inner is layer else keras.Model(model.inputs, inner(_input(tensor)), name=model.name)
+        return model if inner is layer else _model(model, inner(_input(tensor)))
     activation = _activation(layer)
     if isinstance(layer, keras.layers.Dense):
         if activation in _PROBABILITIES:
@@ -88,16 +88,16 @@ def _before(model: keras.Model, tensor: Any) -> keras.Model:
     tensor = _input(tensor)
     while isinstance(_layer(tensor), keras.layers.Dropout):
         tensor = _input(tensor)
-    return keras.Model(model.inputs, tensor, name=model.name)
+    return _model(model, tensor)
 
 
 def _up_to(model: keras.Model, name: str) -> keras.Model | None:
     for layer in model.layers:
         nodes = layer._inbound_nodes
         if layer.name == name and nodes:
-            return keras.Model(model.inputs, nodes[-1].outputs[0], name=model.name)
+            return _model(model, nodes[-1].outputs[0])
         if _is_graph(layer) and (inner := _up_to(layer, name)) is not None:
-            return keras.Model(model.inputs, inner(nodes[-1].input_tensors[0]), name=model.name)
+            return _model(model, inner(nodes[-1].input_tensors[0]))
     return None
 
 
@@ -107,6 +107,12 @@ def _layers(model: keras.Model) -> Iterator[keras.Layer]:
             yield from _layers(layer)
         else:
             yield layer
+
+
+def _model(model: keras.Model, tensor: Any) -> keras.Model:
+    """Return the part of a model up to a tensor."""
+    inputs = model.inputs[0] if len(model.inputs) == 1 else model.inputs
+    return keras.Model(inputs, tensor, name=model.name)
 
 
 def _is_graph(layer: Any) -> bool:

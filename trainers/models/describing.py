@@ -73,7 +73,7 @@ def describe_model(
         info = ModelInfo(classes=tuple(classes), image_size=size, crop=crop, threshold=threshold, pixels=_PIXELS)
     except ValueError as error:
         raise UserError(f"{source}: {error}. Pass other values to describe_model.") from error
-    with own_networks.dtype_policy("float32"):
+    with keras_files.dtype_policy("float32"):
         pixels = keras.Input((size, size, 3), dtype="uint8", name="pixels")
         try:
             outputs = model(networks.scale(pixels, scaling))

@@ -5,6 +5,7 @@ A custom layer is loaded only if its class is registered: because the user has i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 import zlib
@@ -85,7 +86,8 @@ def load(path: Path, custom_objects: Sequence[str] = (), source: str | None = No
     source = source or str(path)
     _check_classes(path, custom_objects, source)
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        with dtype_policy("float32"):  # Layers made by custom layers have the global policy, if they are given none.
+            model = keras.models.load_model(path, compile=False, safe_mode=True)
         if not isinstance(model, keras.Model):
             raise TypeError(f"it holds a {type(model).__name__}, not a model")
     except Exception as error:  # Keras raises errors of many types on files of unknown origin.
@@ -97,6 +99,19 @@ def load(path: Path, custom_objects: Sequence[str] = (), source: str | None = No
             " without Lambda, can be loaded, because no code in a file is executed."
         ) from error
     return model
+
+
+@contextlib.contextmanager
+def dtype_policy(name: str) -> Iterator[None]:
+    """Set Keras's global dtype policy within a block."""
+    import keras
+
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def _check_classes(path: Path, custom_objects: Sequence[str], source: str) -> None:

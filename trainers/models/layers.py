@@ -96,10 +96,10 @@ def set_trainable(base: keras.Model, rule: str, random: Sequence[RandomLayer]) -
 def _mark(layer: keras.Layer, trained: Collection[int]) -> bool:
     """Make the layers with these ids trainable, and no others. Return whether there are any in `layer`."""
     if id(layer) in trained:
-        layer.trainable = True  # Keras sets it for all inner layers, too.
+        _set_deeply(layer, True)
         return True
     children = list(_children(layer))
-    layer.trainable = any(_holds(child, trained) for child in children)
+    _set_deeply(layer, any(_holds(child, trained) for child in children))
     if layer.trainable:
         for child in children:
             _mark(child, trained)
@@ -108,6 +108,12 @@ def _mark(layer: keras.Layer, trained: Collection[int]) -> bool:
             if id(variable) not in inner:
                 variable.trainable = False
     return bool(layer.trainable)
+
+
+def _set_deeply(layer: keras.Layer, value: bool) -> None:
+    """Set `trainable` of a layer, of its variables and of all layers in it."""
+    layer.trainable = not value  # TensorFlow ignores an attribute that is set to the value that it has.
+    layer.trainable = value
 
 
 def _holds(layer: keras.Layer, trained: Collection[int]) -> bool:

@@ -18,7 +18,7 @@ import keras
 
 from tfrecord_tools.errors import UserError, one_line
 from trainers import backbones
-from trainers.models import cutting, layers, own_networks
+from trainers.models import cutting, keras_files, layers, own_networks
 from trainers.models.layers import RandomLayer
 from trainers.models.own_networks import Compiled
 from trainers.recipes import ModelConfig
@@ -168,7 +168,7 @@ def _pooling_layer(model: keras.Model) -> int | None:
 
 def rebuild_float32(classifier: Classifier, config: ModelConfig, class_count: int) -> keras.Model:
     """Copy a classifier to a float32 model with all layers trainable, whatever its dtype policy is."""
-    with own_networks.dtype_policy("float32"):
+    with keras_files.dtype_policy("float32"):
         if config.is_known:
             copy = build(dataclasses.replace(config, weights=backbones.NONE), class_count).model
         else:  # A function of the user is not called again, since it may read weights or take long.

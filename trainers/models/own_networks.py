@@ -116,19 +116,8 @@ def copied(model: keras.Model, shape: Shape | None = None) -> keras.Model:
         copy = type(model).from_config(config)
     for old, new in zip(layers.all_layers(model), layers.all_layers(copy), strict=True):
         if old.trainable != new.trainable:
-            new.trainable = old.trainable
+            new.trainable = old.trainable  # Also for the layers in it, which follow.
     return copy
-
-
-@contextlib.contextmanager
-def dtype_policy(name: str) -> Iterator[None]:
-    """Set Keras's global dtype policy within a block."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _shape(config: ModelConfig) -> Shape:
@@ -338,7 +327,8 @@ def _compiled(model: keras.Model, class_count: int, source: str) -> Compiled:
         loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
     if loss is None or isinstance(loss, (list, tuple, dict)):
         raise UserError(
-            f"{source}: is compiled with the loss {loss!r}. Compile it with one loss, or do not compile it."
+            f"{source}: is compiled with {words.number(len(loss or ()), 'loss', 'losses')}. Compile it with one loss, or"
+            " do not compile it."
         )
     name = str(getattr(loss, "name", None) or getattr(loss, "__name__", loss))
     problem = _loss_problem(loss, name, class_count)
