@@ -326,10 +326,8 @@ def _compiled(model: keras.Model, class_count: int, source: str) -> Compiled:
     if isinstance(loss, (list, tuple, dict)) and len(loss) == 1:
         loss = next(iter(loss.values() if isinstance(loss, dict) else loss))
     if loss is None or isinstance(loss, (list, tuple, dict)):
-        raise UserError(
-            f"{source}: is compiled with {words.number(len(loss or ()), 'loss', 'losses')}. Compile it with one loss, or"
-            " do not compile it."
-        )
+        count = words.number(len(loss or ()), "loss", "losses")
+        raise UserError(f"{source}: is compiled with {count}. Compile it with one loss, or do not compile it.")
     name = str(getattr(loss, "name", None) or getattr(loss, "__name__", loss))
     problem = _loss_problem(loss, name, class_count)
     if problem:

@@ -359,21 +359,21 @@ def test_a_network_in_a_file_loses_its_head(build: Any, layer: str | None, shape
         (
             with_dense(units=5),
             {},
-            "--backbone=PATH: its last layer head is a Dense without an activation. It may be a head (logits), or belong"
-            " to the features. Pass --backbone_kwargs=\"layer='head'\" to use its outputs as features, or"
+            "--backbone=PATH: its last layer head is a Dense without an activation. It may be a head (logits), or"
+            " belong to the features. Pass --backbone_kwargs=\"layer='head'\" to use its outputs as features, or"
             " \"layer='dropout'\" for those of the layer in front of it.",
         ),
         (
             convolutional,
             {},
-            "--backbone=PATH: its last layer soft is a softmax, but pooled in front of it is not a Dense, so its head is"
-            " not known. Pass --backbone_kwargs=",
+            "--backbone=PATH: its last layer soft is a softmax, but pooled in front of it is not a Dense, so its head"
+            " is not known. Pass --backbone_kwargs=",
         ),
         (
             lambda x: [conv(x), keras.layers.Flatten(name="flat")(x)],
             {},
-            "--backbone=PATH: has 2 outputs: conv (None, 7, 7, 4), flat (None, 768). Pass the name of the layer with the"
-            " features, as in --backbone_kwargs=\"layer='conv'\".",
+            "--backbone=PATH: has 2 outputs: conv (None, 7, 7, 4), flat (None, 768). Pass the name of the layer with"
+            " the features, as in --backbone_kwargs=\"layer='conv'\".",
         ),
         (conv, {"layer": "cov"}, "--backbone_kwargs=layer='cov': --backbone=PATH has no layer of this name. Did you"),
         (conv, {"alpha": 1}, "--backbone_kwargs=alpha=...: is not allowed for a network in a file. Allowed arguments:"),
@@ -404,7 +404,7 @@ def test_a_model_of_a_trainer_is_a_backbone_again(tmp_path: Path) -> None:
     )
     model_file.save(first.model, info, tmp_path / "model.keras")
     classifier = networks.build(ModelConfig(backbone=str(tmp_path / "model.keras")), 3)
-    assert [layer.name for layer in rules.last_stage(classifier.base)][0] == "conv_dw_12"  # Inside of a nested model.
+    assert rules.last_stage(classifier.base)[0].name == "conv_dw_12"  # Inside of a nested model.
     expected = networks.split(first.model)[0](noise(32))
     np.testing.assert_allclose(networks.split(classifier.model)[0](noise(32)), expected, atol=1e-5)
 
@@ -510,7 +510,7 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
             "model",
             2,
             {"units": 1, "activation": "sigmoid", "loss": "categorical_crossentropy"},
-            "SOURCE: its loss categorical_crossentropy is always 0 for the single output of two classes. Use binary_cro",
+            "SOURCE: its loss categorical_crossentropy is always 0 for the single output of two classes. Use binary_c",
         ),
         (
             "model",
@@ -581,8 +581,8 @@ def test_the_line_of_the_error_makes_a_foreign_model_usable(tmp_path: Path) -> N
         " image_size=16, crop=0.0, scaling='own')"
     )
     assert str(error.value) == (
-        f"{path}: metadata.json in it has no class names and image settings. Write a copy with them in Python, with your"
-        f" own values: {line}"
+        f"{path}: metadata.json in it has no class names and image settings. Write a copy with them in Python, with"
+        f" your own values: {line}"
     )
     exec(line, {})
     answers = trainers.predict(run=described, images=noise(16))
@@ -661,7 +661,7 @@ def test_models_that_cannot_be_described(
         ),
         (
             {"backbone": "own_nets:vit", "weights": "imagenet"},
-            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights with which it com",
+            "--weights=imagenet: own_nets:vit has no ImageNet weights. Pass --weights=own (the weights with which it c",
         ),
         (
             {"model": "own_nets:compiled", "weights": "none"},
