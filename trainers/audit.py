@@ -32,7 +32,6 @@ from trainers.recipes import ModelConfig
 from trainers.training_options import BACKBONE_KWARGS, CUSTOM_OBJECTS, SCALING
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
     from typing_extensions import Unpack
 
@@ -334,7 +333,7 @@ class AuditOptions(TypedDict, total=False):
     """Options of `audit`, for editors and type checkers."""
 
     tfrecords: StrPath
-    features_from: StrPath | Callable[..., keras.Model]
+    features_from: StrPath | Callable[..., Any]
     backbone_kwargs: Mapping[str, Any]
     custom_objects: Sequence[str]
     weights: StrPath

@@ -83,16 +83,20 @@ class ModelConfig:
                 f"--weights=own: {self.backbone} comes without weights. Pass --weights=imagenet, none, or the path of"
                 " a weights file."
             )
-        if self.model is not None and self.weights != backbones.OWN:
-            raise UserError(
-                f"--weights={self.weights} with --model={self.model}: the function of --model gives the model its"
-                " weights. Remove --weights."
-            )
+        if self.model is not None:
+            self._check_model_weights()
         if self.weights == backbones.IMAGENET and (self.backbone == backbones.CNN or not self.is_known):
             others = "none" if self.is_known else "own (the weights with which it comes), none"
             raise UserError(
                 f"--weights=imagenet: {self.backbone} has no ImageNet weights. Pass --weights={others} or the path of a"
                 " weights file."
+            )
+
+    def _check_model_weights(self) -> None:
+        if self.weights != backbones.OWN:
+            raise UserError(
+                f"--weights={self.weights} with --model={self.model}: the function of --model gives the model its"
+                " weights. Remove --weights."
             )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS
 from tfrecord_tools.base import options, user_code
@@ -20,9 +20,6 @@ from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.auditing.issues import KINDS
 from trainers.recipes import Recipe, TrainConfig
-
-if TYPE_CHECKING:
-    import keras
 
 # Each option here has the same name as a field. `_PHASE`: fields of `Phase`; the option changes all phases.
 # `_RECIPE`: fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
@@ -63,7 +60,7 @@ class TrainingOptions(TypedDict, total=False):
     early_stopping: int
     label_smoothing: float
     class_weights: str
-    backbone: StrPath | Callable[..., keras.Model]
+    backbone: StrPath | Callable[..., Any]
     backbone_kwargs: Mapping[str, Any]
     custom_objects: Sequence[str]
     weights: StrPath
@@ -88,7 +85,7 @@ class ScratchOptions(ImageOptions, total=False):
     """Options of `trainers.scratch`."""
 
     csv: StrPath
-    model: StrPath | Callable[..., keras.Model]
+    model: StrPath | Callable[..., Any]
 
 
 class FinetuneOptions(ImageOptions, total=False):

@@ -32,6 +32,21 @@ from trainers.auditing import issues
 from trainers.auditing.issues import ListedIssue
 
 SMALL = (4, 8)  # Filters of a network that trains in less than a second.
+# Code of a user: a network, a whole model, and a line that shows that it has run.
+OWN_CODE = """
+import sys
+import keras
+print("mine.py runs", file=sys.stderr)
+
+def network(input_shape):
+    images = keras.Input(input_shape)
+    return keras.Model(images, keras.layers.Conv2D(4, 3, strides=2)(images))
+
+def whole(input_shape, classes):
+    images = keras.Input(input_shape)
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    return keras.Model(images, keras.layers.Dense(1, activation="sigmoid")(x))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +133,7 @@ def stock(place: Path) -> Path:
     converted(place / "pets", place / "out")
     write_audit(place)
     (place / "numbers.txt").write_text("".join(f"{number}\n" for number in range(8)))
+    (place / "mine.py").write_text(OWN_CODE)
     return place
 
 
@@ -955,6 +971,8 @@ TRAINING: dict[str, Check] = {
     "--backbone=CNN": says("model: CNN("),
     "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
     "--image_size=32": says(", 32 px, "),
+    "--scaling=tf": setting("recipe.model.scaling", "tf"),
+    "--custom_objects=mine.py": lambda e: len(e.json("run/settings.json", "weights", "sha256 of mine.py")) == 64,
 }
 ONE_PHASE: dict[str, Check] = {
     "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
@@ -982,6 +1000,7 @@ REFERENCE: dict[str, Check] = {
     "--backbone=CNN": says("model: CNN("),
     "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
     "--image_size=24": says(", 24 px, "),
+    "--scaling=caffe": setting("recipe.model.scaling", "caffe"),
 }
 REFERENCE_OF_IMAGES: dict[str, Check] = {
     "--order=balanced": setting("flags.order", "balanced"),
@@ -1014,6 +1033,18 @@ SCRATCH = [
         },
     ),
     Run(
+        name="a whole model",
+        marks=SLOW,
+        flags={
+            "--tfrecords=out": setting("dataset.name", "pets"),
+            "--run=run": is_there("run/metrics.json"),
+            "--model=mine.py:whole": says("model: mine.py:whole, 16 px, weights own, 769 parameters"),
+            "--scaling=own": setting("recipe.model.scaling", "own"),
+            "--image_size=16": says(", 16 px, "),
+            "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
+        },
+    ),
+    Run(
         name="pixels",
         marks=SLOW,
         before=csvs_of_pixels,
@@ -1025,6 +1056,7 @@ SCRATCH = [
             "--class_weights=none": setting("flags.class_weights", "none"),
             "--cache=off": lambda e: "cache: " not in e.out,
             "--strategy=mirrored": is_there("run/metrics.json"),
+            "--scaling=torch": setting("recipe.model.scaling", "torch"),
             "--batch_size=8": says("steps of 8 images"),
         },
     ),
@@ -1149,9 +1181,16 @@ EVALUATE = [
             "--threshold=0.75": lambda e: (
                 "is predicted if its probability is at least 0.75." in e.prose("made/report.html")
             ),
+            "--custom_objects=mine.py": says("mine.py runs"),
         },
     )
 ]
+
+
+def features_of(e: Ended) -> str:
+    """Return the path of the description of some features."""
+    return next(e.place.glob("kept/*/about.json")).relative_to(e.place).as_posix()
+
 
 AUDIT = [
     Run(
@@ -1163,6 +1202,8 @@ AUDIT = [
             "--backbone_kwargs=filters=(4,8)": says("features: of CNN(filters=(4, 8)), 24 px"),
             "--weights=small.weights.h5": says("weights small.weights.h5"),
             "--image_size=24": says(" 24 px, weights "),
+            "--scaling=unit": lambda e: e.text(features_of(e)).count('"scaling": "unit"') == 1,
+            "--custom_objects=mine.py": lambda e: e.text(features_of(e)).count("sha256 of mine.py") == 1,
             "--folds=3": lambda e: e.json("made/audit.json", "folds") == 3,
             "--seed=4": lambda e: e.json("made/audit.json", "seed") == 4,
             "--out=made": is_there("made/review.html"),
@@ -1183,6 +1224,7 @@ PREDICT = [
             "--csv=all.csv": lambda e: len(e.rows("all.csv")) == 20,
             "--threshold=0.999999": lambda e: {p["prediction"] for p in json.loads(e.out)["predictions"]} == {"greens"},
             "--json": lambda e: json.loads(e.out)["unreadable"] == {},
+            "--custom_objects=mine.py": says("mine.py runs"),
         },
     )
 ]
@@ -1201,6 +1243,7 @@ MODEL_EXPORT = [
             "--tolerance=0.01": lambda e: e.json("served/export.json", "check", "tolerance") == 0.01,
             "--out=served": is_there("served/labels.txt"),
             "--threshold=0.75": lambda e: e.json("served/export.json", "threshold") == 0.75,
+            "--custom_objects=mine.py": says("mine.py runs"),
             "--overwrite": lambda e: not e.has("served/old"),
         },
     ),
