@@ -52,7 +52,7 @@ class AuditConfig:
         tfrecords: The dataset directory.
         features_from: Name of a backbone as in `recipes.ModelConfig`, or the run directory or model file of a trainer.
         backbone_kwargs: Further arguments of the backbone's constructor.
-        custom_objects: Modules and files that register the custom layers of a model file. Their code is run.
+        custom_objects: Modules and files that register the custom layers of a model file. They are imported.
         weights: As in `recipes.ModelConfig`. Only for a backbone.
         scaling: As in `recipes.ModelConfig`. Only for a backbone.
         image_size: As in `recipes.ModelConfig`. Only for a backbone.

@@ -144,7 +144,7 @@ def file_of(name: str, flag: str = "backbone") -> Path:
 
 
 def size_in_file(path: Path) -> int | None:
-    """Return the height of the images that the network in a Keras file takes; None if the file does not say it.
+    """Return the height of the images that the network in a Keras file takes; None if it is not fixed.
 
     Damaged files are reported when they are loaded.
     """

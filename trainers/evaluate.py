@@ -103,7 +103,7 @@ def evaluate(
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
-        custom_objects: Modules and files that register the custom layers of the model. Their code is run.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
         log: Receives the lines for the user.
 
     Raises:

@@ -47,7 +47,7 @@ def export(
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
         overwrite: Whether to replace an existing export.
-        custom_objects: Modules and files that register the custom layers of the model. Their code is run.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
 
     Returns:
         The directory, the description of the model, and its comparison with the Keras model.

@@ -104,7 +104,7 @@ def predict(
         images: As in `Run.predict`.
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
-        custom_objects: Modules and files that register the custom layers of the model. Their code is run.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
 
     Returns:
         The answers, in the order of the images; those of a directory are sorted by path.

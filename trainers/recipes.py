@@ -50,8 +50,8 @@ class ModelConfig:
         batch_norm_momentum: Momentum of the moving statistics of the backbone's BatchNormalization, in [0, 1).
             If None, the value in the backbone is used.
         model: A function `(input_shape, classes) -> keras.Model` that makes the whole classifier, named as
-            `module:function` or `file.py:function`. There is no head then, and `backbone` is not used. Its further
-            arguments are `backbone_kwargs`.
+            `module:function` or `file.py:function`. There is no head then, and `backbone` is not used. The function
+            also gets `backbone_kwargs`.
         custom_objects: Modules and files with the custom layers of a Keras file. They are imported before it is loaded.
     """
 
@@ -357,7 +357,7 @@ def scratch(**model: Any) -> Recipe:
 
 
 def _whole_model(model: Mapping[str, Any]) -> Recipe:
-    """Make the recipe of a model that a function of the user makes. A compiled model has its own loss and optimizer."""
+    """Make the recipe of a whole model of the user. If it is compiled, it has its own loss and optimizer."""
     phase = Phase(name="model", trainable="scratch", learning_rate=1e-3, schedule="cosine", epochs=15)
     return Recipe(model=ModelConfig(**model), phases=(phase,))
 

@@ -38,7 +38,7 @@ class Run:
 
     Attributes:
         path: The run directory.
-        custom_objects: Modules and files that register the custom layers of the model. Their code is run.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
     """
 
     path: Path
@@ -149,7 +149,7 @@ def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
 
     Args:
         run: The run directory.
-        custom_objects: Modules and files that register the custom layers of the model. Their code is run when the model
+        custom_objects: Modules and files that register the custom layers of the model. They are imported when the model
             is needed.
 
     Raises:

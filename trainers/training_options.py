@@ -297,8 +297,8 @@ BACKBONE_KWARGS = Option(
 CUSTOM_OBJECTS = Option(
     "custom_objects",
     "names",
-    "Python modules and files that register the custom layers of a .keras file, as in mine.layers or layers.py. Their"
-    " code is run. Default: only Keras's own layers can be loaded.",
+    "Python modules and files that register the custom layers of a .keras file, as in mine.layers or layers.py. The"
+    " code in them is run. Default: only Keras's own layers can be loaded.",
     default=[],
 )
 SCALING = Option(

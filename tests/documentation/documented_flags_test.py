@@ -34,6 +34,7 @@ SPEAKS_OF = {
     ("docs/decisions/0054-decisions-by-content.md", ""): CONVERT,
     ("docs/howto/imbalanced.md", ""): (*TRAINING, *JUDGES),
     ("docs/howto/resume.md", ""): (*TRAINING, *CONVERT),
+    ("docs/howto/own_network.md", ""): (*TRAINING, *JUDGES),
     ("docs/howto/several_gpus.md", ""): TRAINING,
     ("docs/howto/android.md", ""): JUDGES,
     ("docs/trainers.md", ""): TRAINING,

@@ -1,4 +1,4 @@
-"""Tiny networks of a user: a vision transformer with a layer of its own, a network of branches, and whole models."""
+"""Tiny networks of a user: a vision transformer, a network of branches, and whole models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code of the user: functions named `module:function` or `file.py:function`. Nothing runs before it is named."""
+"""Code of the user: functions named `module:function` or `file.py:function`."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def function(text: str, flag: str) -> Callable[..., Any]:
         raise UserError(f"{shown}: {code} has no function {name}. {_others(module, name)}")
     if not callable(found):
         raise UserError(f"{shown}: {name} is not a function. Pass {FORMS}.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def run(code: str, flag: str) -> None:
@@ -89,7 +89,9 @@ def name_of(given: Callable[..., Any], flag: str) -> str:
 
 
 def sha256_of_function(text: str, flag: str) -> str:
-    """Return the hash of the file that defines a function. In a notebook, it is the hash of the function alone.
+    """Return the hash of the file that defines a function.
+
+    In a notebook, it is the hash of the function alone.
 
     Raises:
         UserError: The source of the function cannot be read.

@@ -147,7 +147,7 @@ def _extraction(
 def _sha256_of_weights(extractor: keras.Model) -> str:
     digest = hashlib.sha256()
     for values in extractor.get_weights():
-        digest.update(np.ascontiguousarray(values))
+        digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 
 

@@ -41,7 +41,7 @@ def settings_of(
 
 
 def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device, flag: str = "backbone") -> dict[str, Any]:
-    """Return everything that the features of a record depend on, except for the weights that a function has made."""
+    """Return everything that the features of a record depend on, except for weights made by a function."""
     model = recipe.model
     initial: Any = seed if model.weights == backbones.NONE else model.weights
     return {
@@ -82,7 +82,7 @@ def environment(device: Device) -> dict[str, Any]:
 
 
 def _weights(recipe: Recipe, flag: str | None = None) -> dict[str, str]:
-    """Return the hashes of the weights file and of the files of a network of the user; {} if there are none."""
+    """Return the hashes of the weights file and of the files of a user's network; {} if there are none."""
     model = recipe.model
     name, own_flag = model.network
     is_file = model.weights not in (backbones.IMAGENET, backbones.NONE, backbones.OWN)

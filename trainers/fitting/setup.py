@@ -139,7 +139,7 @@ def check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: De
 
 
 def _check_compiled(recipe: Recipe, compiled: Compiled, device: Device) -> None:
-    """Raise UserError if flags choose another optimizer than that of a compiled model, or devices do not support it."""
+    """Raise UserError if flags or devices do not fit the optimizer of a compiled model."""
     default, source = recipes.scratch(model=recipe.model.model), f"--model={recipe.model.model}"
     for name in ("optimizer", "optimizer_kwargs", "learning_rate", "schedule", "warmup_steps"):
         if getattr(recipe.phases[0], name) != getattr(default.phases[0], name):

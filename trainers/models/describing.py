@@ -43,7 +43,7 @@ def describe_model(
         scaling: Scaling of pixels 0..255 that the model needs in front of it, as in `recipes.ModelConfig`. "own": none.
         threshold: For two classes: the second class is chosen if its probability is at least this, 0..1.
         logits: Whether the outputs are logits. The copy then applies a sigmoid or a softmax.
-        custom_objects: Modules and files that register the custom layers of the model. Their code is run.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
 
     Returns:
         The path of the copy.
@@ -95,7 +95,7 @@ def describe_model(
 
 
 def _checked(outputs: Any, class_count: int, logits: bool, source: Path) -> Any:
-    """Check the shape of outputs, and make f32[b 1] or f32[b classes] of them, probabilities if they are logits."""
+    """Check the shape of outputs, cast them to float32, and make probabilities of logits."""
     import keras
 
     shape = tuple(getattr(outputs, "shape", ()))  # Several outputs have none.

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 METADATA = "metadata.json"
 CUSTOM_OBJECTS = "custom_objects"  # Key in `METADATA` of the modules and files that made custom layers, as a hint.
 CUSTOM_OBJECTS_HELP = (
-    "Python modules and files that register the custom layers of the model, as in mine.layers or layers.py. Their code"
-    " is run. Default: only Keras's own layers can be loaded."
+    "Python modules and files that register the custom layers of the model, as in mine.layers or layers.py. The code in"
+    " them is run. Default: only Keras's own layers can be loaded."
 )
 _MEMBERS = (METADATA, "config.json", "model.weights.h5")
 _MOST_BYTES = 1 << 24  # Size limit of `metadata.json`, enough for 100,000 classes.

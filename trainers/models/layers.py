@@ -104,7 +104,7 @@ def _mark(layer: keras.Layer, trained: Collection[int]) -> bool:
         for child in children:
             _mark(child, trained)
         inner = {id(variable) for child in children for variable in child.variables}
-        for variable in layer.variables:  # Its own variables are not those of a trained layer.
+        for variable in layer.variables:  # No trained layer holds the variables of the layer itself.
             if id(variable) not in inner:
                 variable.trainable = False
     return bool(layer.trainable)
@@ -121,7 +121,7 @@ def _holds(layer: keras.Layer, trained: Collection[int]) -> bool:
 
 
 def _first_trained(base: keras.Model, order: Sequence[keras.Layer], trained: Collection[int]) -> tuple[int, bool]:
-    """Return the position of the first trained leaf, and whether it is inside of a layer that the rule names."""
+    """Return the position of the first trained leaf, and whether it is inside of a trained layer."""
     of_trained = {id(leaf): id(leaf) in trained for leaf in order if id(leaf) in trained}
     for layer in all_layers(base):
         if id(layer) in trained:
@@ -138,7 +138,7 @@ def batch_norms(layer: keras.Layer) -> Iterator[keras.layers.BatchNormalization]
 
 
 def leaves(layer: keras.Layer) -> Iterator[keras.Layer]:
-    """Yield the layers in a layer that hold no other layers, in their order; the layer itself if it holds none."""
+    """Yield the layers in a layer that hold no others, in their order; the layer itself if it holds none."""
     children = list(_children(layer))
     if not children:
         yield layer
@@ -147,9 +147,9 @@ def leaves(layer: keras.Layer) -> Iterator[keras.Layer]:
 
 
 def inner_layers(base: keras.Model) -> list[keras.Layer]:
-    """Return the layers of a network in their order, with those of functional models in it instead of the models.
+    """Return the layers of a network in their order, with those of functional models in it.
 
-    Layers made of layers, and sequential models, count as one layer.
+    The functional models themselves are left out. Layers made of layers, and sequential models, count as one layer.
     """
     result: list[keras.Layer] = []
     for layer in base.layers:

@@ -2,8 +2,8 @@
 
 A `.keras` file is a zip archive of three members. `keras.models.load_model` reads this file as any other. The
 description is not a fourth member, because Keras would then unpack the archive to a temporary directory. No code in the
-file is executed: there is no pickle and no Lambda layer. A network of the user may have custom layers. Their module is
-imported only if the user names it.
+file is executed: there is no pickle and no Lambda layer. A network of the user may have custom layers. Python imports
+their module only if the user names it.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ def save(model: keras.Model, info: ModelInfo, path: Path, custom_objects: Sequen
 
     Args:
         model: The model.
-        info: Its description.
+        info: The description of the model.
         path: The file.
         custom_objects: Modules and files that register custom layers. Readers print them, but do not import them.
     """

@@ -44,7 +44,7 @@ class Classifier:
             u8[b h w 3] -> f32[b classes], probabilities that add up to 1.
         base: The backbone, one nested layer of `model`. For a whole model of the user, this model.
         random_layers: The layers of `base` that change their inputs at random.
-        is_whole: Whether `base` is a whole model of the user. Its layers then stay as they are, trainable or not.
+        is_whole: Whether `base` is a whole model of the user. Then no rule changes which layers are trained.
         compiled: The loss and the optimizer of a whole model, if it is compiled.
     """
 
@@ -161,7 +161,7 @@ def extractor(model: keras.Model, source: str) -> keras.Model:
 
 
 def _pooling_layer(model: keras.Model) -> int | None:
-    """Return the index of the layer in `model.layers` that a trainer has put between a backbone and a head."""
+    """Return the index in `model.layers` of the layer between a trainer's backbone and head."""
     names = [layer.name for layer in model.layers]
     return next((i for i, name in enumerate(names) if name in ("pool", "flatten")), None)
 

@@ -99,7 +99,7 @@ def whole(config: ModelConfig, class_count: int) -> tuple[keras.Model, Compiled 
 
 
 def copied(model: keras.Model, shape: Shape | None = None) -> keras.Model:
-    """Copy a model through its configuration under Keras's global dtype policy. The weights are not copied.
+    """Copy a model through its configuration, without its weights, under Keras's global dtype policy.
 
     Args:
         model: A functional or sequential model, or a backbone of KerasHub.
@@ -154,12 +154,13 @@ def _check_arguments(
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # Some functions of C have none.
         return
+    name = getattr(function, "__name__", "function")
     try:
         signature.bind(*arguments.values(), **kwargs)
     except TypeError as error:
         raise UserError(
-            f"{source}: cannot be called: {error}. Its signature is {signature}, but it must take"
-            f" {' and '.join(arguments)}. Its further arguments are given as --backbone_kwargs."
+            f"{source}: cannot be called: {error}. The function is {name}{signature}, but it must take"
+            f" {' and '.join(arguments)}. Give further arguments as --backbone_kwargs."
         ) from error
 
 
@@ -217,7 +218,7 @@ def _of_hub(config: ModelConfig, source: str) -> keras.Model:
 
 
 def _with_scaling(model: keras.Model, preset: str, source: str) -> keras.Model:
-    """Put the scaling of a preset of KerasHub in front of its backbone, which does not scale pixels itself."""
+    """Put the scaling of a preset in front of its backbone, which does not scale pixels itself."""
     import keras_hub
 
     try:
@@ -311,7 +312,7 @@ def _check_probabilities(model: keras.Model, shape: Shape, class_count: int, sou
 
 
 def returns_probabilities(model: keras.Model, shape: Shape) -> bool:
-    """Return whether the outputs f[b c] of a model are probabilities, tried on noise. If c > 1, their sum must be 1."""
+    """Return whether the outputs f[b c] of a model for noise are probabilities, with sum 1 if c > 1."""
     layer = model.outputs[0]._keras_history.operation
     if isinstance(layer, keras.layers.Dense) and layer.activation.__name__ == "linear":
         return False  # Logits of a new network may be small.
@@ -460,7 +461,7 @@ def _replaced(config: Any, old: set[str], policy: str) -> Any:
 
 
 def _fix_shape(config: dict[str, Any], shape: Shape) -> None:
-    """Give the inputs of a configuration that take images of any size a fixed size, so that layers have one."""
+    """Give inputs for images of any size a fixed size, so that all layers have one."""
     for layer in config.get("layers", ()):
         sides = layer["config"].get("batch_shape", ()) if layer["class_name"] == "InputLayer" else ()
         if None in tuple(sides)[1:]:

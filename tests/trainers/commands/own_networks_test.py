@@ -64,7 +64,7 @@ class StoppedError(Exception):
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stop the next training after so many steps of this process."""
+    """Stop the next training after a number of steps of this process."""
     left, original = [step], Throughput.on_train_batch_end
 
     def stop(self: Throughput, batch: int, logs: Any = None) -> None:
@@ -90,7 +90,7 @@ def check_interrupted(trainer: str, name: str, options: dict[str, Any], whole: R
 
 
 def test_an_interrupted_transformer_ends_with_the_same_weights(transformer: Run) -> None:
-    """Its blocks use Keras's global random numbers, and it is stopped in the phase that trains one of them."""
+    """The trained block uses Keras's global random numbers."""
     check_interrupted("finetune", "stopped", TRANSFORMER, transformer, [6])
 
 

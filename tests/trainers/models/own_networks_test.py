@@ -1,4 +1,4 @@
-"""Tests of networks of the user: functions, Keras files, presets of KerasHub, whole models, and described models."""
+"""Tests of networks of the user: functions, Keras files, presets, whole models and described models."""
 
 from __future__ import annotations
 
@@ -163,7 +163,11 @@ def noise(size: int, count: int = 2) -> np.ndarray:
     ("function", "more", "message"),
     [
         ("none", {}, "SOURCE: returns NoneType, but must return a keras.Model."),
-        ("no_arguments", {}, "SOURCE: cannot be called: too many positional arguments. Its signature is (), but it mu"),
+        (
+            "no_arguments",
+            {},
+            "SOURCE: cannot be called: too many positional arguments. The function is no_arguments(),",
+        ),
         ("vector", {"backbone_kwargs": {"deep": 1}}, "SOURCE: cannot be called: got an unexpected keyword argument 'd"),
         ("fails", {}, "SOURCE: fails with input_shape=(16, 16, 3): ValueError: too small (line 14). Correct it, or c"),
         ("two_inputs", {}, "SOURCE: has 2 inputs ("),
