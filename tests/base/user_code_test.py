@@ -102,7 +102,7 @@ def test_functions_have_a_name() -> None:
         ("nets/no.py:build", "nets/no.py does not exist. Pass MODULE:FUNCTION or FILE.py:FUNCTION."),
         ("no_net:build", "there is no module no_net, neither in PLACE nor among the installed packages. Pass MODULE:"),
         ("nets.no:build", "there is no module nets.no, neither in PLACE nor among"),
-        ("plain_net:biuld", "plain_net has no function biuld. Did you mean build?"),
+        ("plain_net:builds", "plain_net has no function builds. Did you mean build?"),
         ("plain_net:x", "plain_net has no function x. Its functions are build."),
         ("nets/my net.py:number", "number is not a function. Pass MODULE:FUNCTION or FILE.py:FUNCTION."),
         ("broken_net.py:build", "broken_net.py fails: ModuleNotFoundError: No module named 'no_such_package' (line 2)"),

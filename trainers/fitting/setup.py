@@ -10,6 +10,7 @@ from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import steps_per_epoch
 from tfrecord_tools.records import Dataset
 from trainers import recipes
+from trainers.devices import multi_worker
 from trainers.devices.device import Device
 from trainers.fit import try_optimizer
 from trainers.fitting import inputs
@@ -63,6 +64,8 @@ def prepare(
     """
     with device.scope():
         classifier = networks.build(recipe.model, len(data.class_names))
+        if device.strategy is not None:
+            multi_worker.share_global_random()  # After the network, so that the network gets the same weights.
     steps = steps_per_epoch(len(splits.train), recipe.batch_size)
     if classifier.compiled:
         _check_compiled(recipe, classifier.compiled, device)
