@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from tfrecord_tools.base import callable_module, command, options, tabular, user_code, words
+from tfrecord_tools.base import callable_module, command, options, sizes, tabular, user_code, words
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.records import Dataset, open_dataset
@@ -29,7 +30,7 @@ from trainers.auditing.audit_files import AuditJson
 from trainers.auditing.issues import KINDS, ListedIssue
 from trainers.models import model_file
 from trainers.recipes import ModelConfig
-from trainers.training_options import BACKBONE_KWARGS, CUSTOM_OBJECTS, SCALING
+from trainers.training_options import BACKBONE_KWARGS, CUSTOM_OBJECTS, FIT, SCALING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +57,7 @@ class AuditConfig:
         weights: As in `recipes.ModelConfig`. Only for a backbone.
         scaling: As in `recipes.ModelConfig`. Only for a backbone.
         image_size: As in `recipes.ModelConfig`. Only for a backbone.
+        fit: As in `recipes.Recipe`. Only for a backbone.
         folds: Number of parts of the dataset. The records of each part are judged by a model that was fitted to the
             other parts.
         seed: Seed of the folds.
@@ -70,7 +72,8 @@ class AuditConfig:
     custom_objects: Sequence[str] = ()
     weights: str = ModelConfig.weights
     scaling: str | None = None
-    image_size: int | None = None
+    image_size: Size | None = None
+    fit: str | None = None
     folds: int = 5
     seed: int = 0
     out: str | None = None
@@ -108,10 +111,11 @@ class AuditConfig:
                 f" file. Backbones: {', '.join(name for name in backbones.BACKBONES if name != backbones.CNN)}. For"
                 f" another network, pass {backbones.FORMS}."
             )
-        if self.image_size or self.backbone_kwargs or self.weights or self.scaling:
+        if self.image_size or self.fit or self.backbone_kwargs or self.weights or self.scaling:
             raise UserError(
                 f"--features_from={self.features_from}: a trained model has its own weights, scaling and image size."
-                " Remove --weights, --scaling, --image_size and --backbone_kwargs, or pass the name of a backbone."
+                " Remove --weights, --scaling, --image_size, --fit and --backbone_kwargs, or pass the name of a"
+                " backbone."
             )
 
 
@@ -189,7 +193,9 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
         scaling=config.scaling,
         image_size=config.image_size,
     )
-    log(f"features: of {networks.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights}")
+    recipe = dataclasses.replace(recipe, fit=config.fit)
+    size = sizes.text(recipe.model.size)
+    log(f"features: of {networks.describe(recipe.model)}, {size} px, weights {recipe.model.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
     return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device, "features_from")
 
@@ -303,9 +309,11 @@ OPTIONS = (
     SCALING,
     Option(
         "image_size",
-        "integer",
-        "Height and width of the network's input in pixels. Default: the size of the backbone or of the model.",
+        "size",
+        "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
+        " Default: the size of the backbone or of the model.",
     ),
+    FIT,
     Option(
         "folds",
         "integer",
@@ -338,7 +346,8 @@ class AuditOptions(TypedDict, total=False):
     custom_objects: Sequence[str]
     weights: StrPath
     scaling: str
-    image_size: int
+    image_size: int | str | tuple[int, int]
+    fit: str
     folds: int
     seed: int
     out: StrPath
@@ -368,7 +377,7 @@ def audit(*, log: Callable[[str], object] = command.say, **given: Unpack[AuditOp
     """
     values: dict[str, Any] = dict(given)
     if callable(values.get("features_from")):
-        values["features_from"] = user_code.name_of(values["features_from"], "features_from")
+        values["features_from"] = user_code.name_of(values["features_from"], "features_from=")
     return audit_dataset(AuditConfig(**{"tfrecords": ""} | options.checked(OPTIONS, values)), log)
 
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tfrecord_tools.base import files, user_code
+from tfrecord_tools.base import files, sizes, user_code
+from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.errors import UserError
 
 
@@ -26,11 +27,12 @@ class Backbone:
         scaling: Scaling of pixels 0..255, by the names of `keras.src.applications.imagenet_utils.preprocess_input`:
             "tf" (x / 127.5 - 1), "torch" ((x / 255 - mean) / deviation), "caffe" (BGR, x - mean), "unit" (x / 255) or
             "own" (the model scales by itself).
-        image_size: Height and width in pixels for which its ImageNet weights were trained.
+        image_size: Height and width in pixels for which its ImageNet weights were trained: one number for a square,
+            else a pair.
     """
 
     scaling: str
-    image_size: int
+    image_size: Size
 
 
 CNN = "CNN"  # The network of the reference recipe, for training from scratch. The others are in `keras.applications`.
@@ -120,7 +122,7 @@ def find(name: str, flag: str = "backbone") -> Backbone:
             raise UserError(f"--{flag}={name}: KerasHub is not installed. Run pip install 'tfrecord-tools[hub]'.")
         return Backbone(OWN, _IMAGE_SIZE)
     if user_code.is_named(name):
-        user_code.check(name, flag)
+        user_code.check(name, f"--{flag}=")
         return Backbone(OWN, _IMAGE_SIZE)
     by_lower_case = {known.lower(): known for known in BACKBONES}
     near = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, n=3)]
@@ -143,8 +145,8 @@ def file_of(name: str, flag: str = "backbone") -> Path:
     return path
 
 
-def size_in_file(path: Path) -> int | None:
-    """Return the height of the images that the network in a Keras file takes; None if it is not fixed.
+def size_in_file(path: Path) -> Size | None:
+    """Return the size of the images that the network in a Keras file takes; None if it is not fixed.
 
     Damaged files are reported when they are loaded.
     """
@@ -154,7 +156,7 @@ def size_in_file(path: Path) -> int | None:
         layers = config.get("layers", ())
         inputs = [layer["config"]["batch_shape"] for layer in layers if layer["class_name"] == "InputLayer"]
         shape = inputs[0][1:] if inputs else config["image_shape"]  # Backbones of KerasHub have no list of layers.
-        return int(shape[0]) if shape[0] else None
+        return sizes.parse([int(side) for side in shape[:2]])
     except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError, AttributeError):
         return None
 
@@ -188,7 +190,7 @@ def hashes(name: str, custom_objects: Sequence[str] = (), flag: str = "backbone"
     Raises:
         UserError: The file, the function or a module does not exist, or its code fails.
     """
-    codes = {f"sha256 of {code}": user_code.sha256_of_code(code, "custom_objects") for code in custom_objects}
+    codes = {f"sha256 of {code}": user_code.sha256_of_code(code, "--custom_objects=") for code in custom_objects}
     if is_known(name):
         return codes
     if is_file(name):
@@ -197,7 +199,7 @@ def hashes(name: str, custom_objects: Sequence[str] = (), flag: str = "backbone"
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return {"keras_hub": importlib.metadata.version("keras-hub")} | codes
         return codes
-    return {f"sha256 of {name}": user_code.sha256_of_function(name, flag)} | codes
+    return {f"sha256 of {name}": user_code.sha256_of_function(name, f"--{flag}=")} | codes
 
 
 def sha256(path: str | Path) -> str:

@@ -32,7 +32,7 @@ def code_of(text: str) -> str:
     return _parts(text)[0]
 
 
-def check(text: str, flag: str) -> None:
+def check(text: str, prefix: str) -> None:
     """Check that the file of `file.py:function` exists, without running it. Modules are not checked.
 
     Raises:
@@ -40,39 +40,40 @@ def check(text: str, flag: str) -> None:
     """
     code, _ = _parts(text)
     if code.endswith(".py"):
-        _existing(code, f"--{flag}={text}", flag)
+        _existing(code, f"{prefix}{text}", prefix)
 
 
-def function(text: str, flag: str) -> Callable[..., Any]:
+def function(text: str, prefix: str, must: str = "") -> Callable[..., Any]:
     """Import the function that a text names. This runs the code of its module or file.
 
     Args:
         text: `module:function`, for a module in the working directory or an installed one, or `file.py:function`.
-        flag: Name of the flag, for errors.
+        prefix: Text before the value in messages, such as "--backbone=".
+        must: Sentence of the message for a value that is not a function, with what the function must do.
 
     Raises:
         UserError: There is no such function, or its code fails.
     """
-    shown, (code, name) = f"--{flag}={text}", _parts(text)
-    module = _imported(code, shown, flag)
+    shown, (code, name) = f"{prefix}{text}", _parts(text)
+    module = _imported(code, shown, prefix)
     found = _attribute(module, name)
     if found is None:
-        raise UserError(f"{shown}: {code} has no function {name}. {_others(module, name)}")
+        raise UserError(f"{shown}: {code} has no function {name!r}. {_others(module, name)}")
     if not callable(found):
-        raise UserError(f"{shown}: {name} is not a function. Pass {FORMS}.")
+        raise UserError(f"{shown}: is not a function. {must or f'Pass {FORMS}.'}")
     return found
 
 
-def run(code: str, flag: str) -> None:
+def run(code: str, prefix: str) -> None:
     """Import a module or a file, so that the classes in it are registered.
 
     Raises:
         UserError: The module or the file does not exist, or its code fails.
     """
-    _imported(code, f"--{flag}={code}", flag)
+    _imported(code, f"{prefix}{code}", prefix)
 
 
-def name_of(given: Callable[..., Any], flag: str) -> str:
+def name_of(given: Callable[..., Any], prefix: str) -> str:
     """Return the text `module:function` that finds a function again.
 
     Raises:
@@ -82,13 +83,13 @@ def name_of(given: Callable[..., Any], flag: str) -> str:
     text = f"{module}:{name}"
     if not is_named(text) or _attribute(sys.modules.get(module or ""), name) is not given:
         raise UserError(
-            f"{flag}={given!r}: must be a function at the top level of a module, so that its name finds it again."
+            f"{prefix}{given!r}: must be a function at the top level of a module, so that its name finds it again."
             f" Define it with def, outside of other functions, or pass its name as a text: {FORMS}."
         )
     return text
 
 
-def sha256_of_function(text: str, flag: str) -> str:
+def sha256_of_function(text: str, prefix: str) -> str:
     """Return the hash of the file that defines a function.
 
     In a notebook, it is the hash of the function alone.
@@ -96,25 +97,25 @@ def sha256_of_function(text: str, flag: str) -> str:
     Raises:
         UserError: The source of the function cannot be read.
     """
-    found = function(text, flag)
+    found = function(text, prefix)
     try:
         path = Path(inspect.getsourcefile(found) or "")
         source = path.read_bytes() if path.is_file() else inspect.getsource(found).encode()
     except (OSError, TypeError) as error:
         raise UserError(
-            f"--{flag}={text}: its source cannot be read, so later changes of it could not be noticed. Define it in a"
+            f"{prefix}{text}: its source cannot be read, so later changes of it could not be noticed. Define it in a"
             " file or in a cell of a notebook."
         ) from error
     return hashlib.sha256(source).hexdigest()
 
 
-def sha256_of_code(code: str, flag: str) -> str:
+def sha256_of_code(code: str, prefix: str) -> str:
     """Return the hash of the file of a module, or of a file.
 
     Raises:
         UserError: There is no such module or file, or its code fails.
     """
-    path = _imported(code, f"--{flag}={code}", flag).__file__
+    path = _imported(code, f"{prefix}{code}", prefix).__file__
     return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
 
 
@@ -143,27 +144,23 @@ def _attribute(owner: Any, name: str) -> Any:
 
 def _others(module: ModuleType, name: str) -> str:
     """Return what to do if a module has no function of this name."""
-    names = [
-        one
-        for one, value in vars(module).items()
-        if inspect.isroutine(value) and value.__module__ == module.__name__ and not one.startswith("_")
-    ]
+    names = [one for one, value in vars(module).items() if inspect.isroutine(value) and not one.startswith("_")]
     if near := difflib.get_close_matches(name, names, 1):
         return f"Did you mean {near[0]}?"
     return f"Its functions are {named(names)}." if names else "It has no functions."
 
 
-def _existing(code: str, shown: str, flag: str) -> Path:
-    path = Path(files.expand_user(code, f"--{flag}="))
+def _existing(code: str, shown: str, prefix: str) -> Path:
+    path = Path(files.expand_user(code, prefix))
     if not path.is_file():
         raise UserError(f"{shown}: {path} does not exist. Pass {FORMS}.")
     return path
 
 
-def _imported(code: str, shown: str, flag: str) -> ModuleType:
+def _imported(code: str, shown: str, prefix: str) -> ModuleType:
     try:
         if code.endswith(".py"):
-            path = _existing(code, shown, flag).resolve()
+            path = _existing(code, shown, prefix).resolve()
             return _of_file(path, hashlib.sha256(path.read_bytes()).hexdigest())
         return _of_module(code, shown)
     except UserError:
@@ -201,7 +198,7 @@ def _of_module(code: str, shown: str) -> ModuleType:
         if error.name is None or not f"{code}.".startswith(f"{error.name}."):
             raise  # The module exists, and imports another one that does not.
         raise UserError(
-            f"{shown}: there is no module {code}, neither in {Path.cwd()} nor among the installed packages. Pass"
+            f"{shown}: there is no module {code!r}, neither in {Path.cwd()} nor among the installed packages. Pass"
             f" {FORMS}."
         ) from error
 

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tfrecord_tools.base.files import StrPath, paths
+from tfrecord_tools.base.sizes import Size
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from trainers import backbones
 from trainers.models import keras_files, model_file
@@ -20,8 +22,9 @@ def describe_model(
     *,
     out: StrPath,
     classes: Sequence[str],
-    image_size: int | None = None,
+    image_size: Size | None = None,
     crop: float = 0.0,
+    fit: str | None = None,
     scaling: str = backbones.OWN,
     threshold: float = 0.5,
     logits: bool = False,
@@ -37,9 +40,11 @@ def describe_model(
         out: File to write.
         classes: Class names in the order of the model's outputs. For a single output, the second class is the one with
             the output as its probability.
-        image_size: Height and width of the model's input in pixels. If None, the size in the file.
-        crop: Side of the central square of an image that the model gets, as a share of the image's shorter side. 0: the
-            whole image, stretched to a square.
+        image_size: Height and width of the model's input in pixels: one number for a square, or a pair. If None, the
+            size in the file.
+        crop: The model gets the center of an image, with sides of this share of the largest such part. 0: the whole
+            image, stretched.
+        fit: As in `Geometry.of`. If None, "crop" if `crop` is above 0, else "stretch".
         scaling: Scaling of pixels 0..255 that the model needs in front of it, as in `recipes.ModelConfig`. "own": none.
         threshold: For two classes: the second class is chosen if its probability is at least this, 0..1.
         logits: Whether the outputs are logits. The copy then applies a sigmoid or a softmax.
@@ -70,20 +75,28 @@ def describe_model(
     if size is None:
         raise UserError(f"{source}: takes images of any size. Pass image_size=N, the size for which it was trained.")
     try:
-        info = ModelInfo(classes=tuple(classes), image_size=size, crop=crop, threshold=threshold, pixels=_PIXELS)
+        geometry = Geometry.of(size, crop, fit)
+        info = ModelInfo(
+            classes=tuple(classes),
+            image_size=geometry.image_size,
+            crop=geometry.crop,
+            fit=geometry.stored().get("fit"),
+            threshold=threshold,
+            pixels=_PIXELS,
+        )
     except ValueError as error:
         raise UserError(f"{source}: {error}. Pass other values to describe_model.") from error
     with keras_files.dtype_policy("float32"):
-        pixels = keras.Input((size, size, 3), dtype="uint8", name="pixels")
+        pixels = keras.Input(geometry.shape, dtype="uint8", name="pixels")
         try:
             outputs = model(networks.scale(pixels, scaling))
         except Exception as error:  # Keras raises errors of many types.
             raise UserError(
-                f"{source}: cannot be called with images of {size} x {size} pixels. Pass its image_size, and a model"
-                " that takes images only."
+                f"{source}: cannot be called with images of {geometry.height} x {geometry.width} pixels. Pass its"
+                " image_size, and a model that takes images only."
             ) from error
         outputs = _checked(outputs, len(classes), logits, source)
-        if not own_networks.returns_probabilities(keras.Model(pixels, outputs), (size, size, 3)):
+        if not own_networks.returns_probabilities(keras.Model(pixels, outputs), geometry.shape):
             raise UserError(
                 f"{source}: does not return probabilities. If it returns logits, pass logits=True. If its pixels must"
                 " be scaled first, pass scaling."

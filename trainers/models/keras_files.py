@@ -82,7 +82,7 @@ def load(path: Path, custom_objects: Sequence[str] = (), source: str | None = No
     import keras
 
     for code in custom_objects:
-        user_code.run(code, "custom_objects")
+        user_code.run(code, "--custom_objects=")
     source = source or str(path)
     _check_classes(path, custom_objects, source)
     try:

@@ -16,6 +16,7 @@ from typing import Any
 import h5py
 import keras
 
+from tfrecord_tools.base import sizes
 from tfrecord_tools.errors import UserError, one_line
 from trainers import backbones
 from trainers.models import cutting, keras_files, layers, own_networks
@@ -90,7 +91,7 @@ def build(config: ModelConfig, class_count: int, flag: str = "backbone") -> Clas
 
 def _assembled(base: keras.Model, config: ModelConfig, class_count: int) -> keras.Model:
     """Put the scaling in front of a backbone, and the head behind it."""
-    pixels = keras.Input((config.size, config.size, 3), dtype="uint8", name="pixels")
+    pixels = keras.Input(config.input_shape, dtype="uint8", name="pixels")
     x = scale(pixels, config.scaling or backbones.find(*config.network).scaling)
     x = base(x)
     if config.model is None:
@@ -219,7 +220,7 @@ def _build_base(config: ModelConfig, flag: str) -> keras.Model:
 
 def _build_known(config: ModelConfig, flag: str) -> keras.Model:
     """Build a backbone of Keras, with ImageNet's weights or random weights."""
-    fixed: dict[str, Any] = {"input_shape": (config.size, config.size, 3)}
+    fixed: dict[str, Any] = {"input_shape": config.input_shape}
     if config.backbone == backbones.CNN:
         constructor = cnn
     else:
@@ -236,7 +237,8 @@ def _build_known(config: ModelConfig, flag: str) -> keras.Model:
         return constructor(**fixed, **config.backbone_kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"--image_size={config.size}: Keras rejects it for {describe(config)}: {one_line(error, 'all')}."
+            f"--image_size={sizes.text(config.size)}: Keras rejects it for {describe(config)}:"
+            f" {one_line(error, 'all')}."
             " Change --image_size or --backbone_kwargs."
         ) from error
     except Exception as error:  # keras.utils.get_file raises errors of many types when a download fails.

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfrecord_tools.base import user_code, words
+from tfrecord_tools.base import sizes, user_code, words
 from tfrecord_tools.errors import UserError, one_line
 from trainers import backbones
 from trainers.models import cutting, keras_files, layers
@@ -55,7 +55,7 @@ def build(config: ModelConfig, flag: str = "backbone") -> keras.Model:
     Raises:
         UserError: The network cannot be made, read, saved or loaded, or has other inputs or outputs.
     """
-    name, shape = config.backbone, _shape(config)
+    name, shape = config.backbone, config.input_shape
     source = f"--{flag}={name}"
     if backbones.is_file(name):
         made = _of_file(config, source, flag)
@@ -86,7 +86,7 @@ def whole(config: ModelConfig, class_count: int) -> tuple[keras.Model, Compiled 
             for a step, or its loss does not fit the targets.
     """
     name, flag = config.network
-    source, shape = f"--{flag}={name}", _shape(config)
+    source, shape = f"--{flag}={name}", config.input_shape
     made = _made(name, flag, config.backbone_kwargs, input_shape=shape, classes=class_count)
     _check_methods(made, source)
     compiled = _compiled(made, class_count, source) if made.compiled else None
@@ -120,16 +120,12 @@ def copied(model: keras.Model, shape: Shape | None = None) -> keras.Model:
     return copy
 
 
-def _shape(config: ModelConfig) -> Shape:
-    return config.size, config.size, 3
-
-
 # --- Sources of networks ---------------------------------------------------------------------------------------------
 
 
 def _made(name: str, flag: str, kwargs: Mapping[str, Any], **arguments: Any) -> keras.Model:
     """Call a function of the user."""
-    source, function = f"--{flag}={name}", user_code.function(name, flag)
+    source, function = f"--{flag}={name}", user_code.function(name, f"--{flag}=")
     _check_arguments(function, source, kwargs, arguments)
     try:
         made = function(*arguments.values(), **kwargs)
@@ -196,7 +192,7 @@ def _of_hub(config: ModelConfig, source: str) -> keras.Model:
         raise UserError(
             f"{source}: KerasHub cannot be imported: {one_line(error)}. Run pip install 'tfrecord-tools[hub]'."
         ) from error
-    preset, shape = config.backbone.removeprefix(backbones.KERAS_HUB), _shape(config)
+    preset, shape = config.backbone.removeprefix(backbones.KERAS_HUB), config.input_shape
 
     def of_preset(load_weights: bool, **more: Any) -> keras.Model:
         return keras_hub.models.Backbone.from_preset(preset, load_weights, **{**more, **config.backbone_kwargs})
@@ -204,9 +200,9 @@ def _of_hub(config: ModelConfig, source: str) -> keras.Model:
     has_weights = config.weights == backbones.OWN
     try:
         made = of_preset(load_weights=False)
-        sides = tuple(made.inputs[0].shape[1:3])
+        height_width = tuple(made.inputs[0].shape[1:3])
         # A network for images of any size gets a fixed one, so that its stages are known.
-        more = {"image_shape": shape} if None in sides or (not has_weights and sides != shape[:2]) else {}
+        more = {"image_shape": shape} if None in height_width or (not has_weights and height_width != shape[:2]) else {}
         if has_weights or more:
             made = of_preset(has_weights, **more)
     except Exception as error:  # KerasHub and the libraries that download raise errors of many types.
@@ -253,13 +249,15 @@ def _check_inputs(model: keras.Model, config: ModelConfig, source: str) -> None:
     if len(model.inputs) != 1:
         names = ", ".join(tensor.name for tensor in model.inputs)
         raise UserError(f"{source}: has {len(model.inputs)} inputs ({names}). It must take images only.")
-    expected, shape = _shape(config), tuple(model.inputs[0].shape[1:])
+    expected, shape = config.input_shape, tuple(model.inputs[0].shape[1:])
     if len(shape) != 3 or shape[2] != 3:
         raise UserError(f"{source}: takes inputs of shape {shape}. It must take images of shape (height, width, 3).")
     if any(side not in (None, own) for side, own in zip(shape, expected)):
-        sizes = f"{shape[0]} x {shape[1]}"
-        advice = f"Pass --image_size={shape[0]}" if shape[0] == shape[1] else "Pass a network for square images"
-        raise UserError(f"--image_size={config.size}: {source} takes images of {sizes} pixels. {advice}.")
+        allowed = sizes.text(sizes.parse([side or own for side, own in zip(shape[:2], expected)]))
+        raise UserError(
+            f"--image_size={sizes.text(config.size)}: {source} takes images of {shape[0]} x {shape[1]} pixels. Pass"
+            f" --image_size={allowed}."
+        )
     dtype = model.inputs[0].dtype
     if config.scaling not in (None, backbones.OWN) and "float" not in dtype:
         raise UserError(

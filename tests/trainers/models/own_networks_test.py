@@ -445,7 +445,7 @@ def test_a_file_with_custom_layers_is_loaded_only_with_their_code(tmp_path: Path
         "import keras\n@keras.saving.register_keras_serializable('test_of_code')\nclass Twice(keras.layers.Layer):\n"
         "    def call(self, x):\n        return 2 * x\n"
     )
-    keras_files.user_code.run(str(code), "custom_objects")
+    keras_files.user_code.run(str(code), "--custom_objects=")
     twice = keras.saving.get_registered_object("test_of_code>Twice")
     path = saved(tmp_path / "net.keras", lambda x: twice()(conv(x)))
     info = model_file.ModelInfo(classes=("a", "b"), image_size=16)
