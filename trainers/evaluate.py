@@ -20,7 +20,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, open_dataset
 from trainers import run_directory
 from trainers.auditing import audit_files
-from trainers.models import model_file
+from trainers.models import keras_files, model_file
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions, report
 from trainers.results.predictions import Predictions
@@ -39,6 +39,7 @@ class EvaluateConfig:
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
+        custom_objects: As in `model_file.load`.
     """
 
     run: str
@@ -47,6 +48,7 @@ class EvaluateConfig:
     out: str | None = None
     threshold: float | None = None
     audit: str | None = None
+    custom_objects: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -86,6 +88,7 @@ def evaluate(
     out: StrPath | None = None,
     threshold: float | None = None,
     audit: StrPath | None = None,
+    custom_objects: Sequence[str] = (),
     log: Callable[[str], object] = command.say,
 ) -> Evaluation:
     """Evaluate a model and write metrics.json, report.html, predictions.csv, suspects.csv and plots/.
@@ -100,6 +103,7 @@ def evaluate(
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
         log: Receives the lines for the user.
 
     Raises:
@@ -109,7 +113,10 @@ def evaluate(
         trainers.evaluate(run="runs/pets", tfrecords="out", split="validation").metrics["accuracy"]
     """
     config = EvaluateConfig(
-        **files.paths(run=run, tfrecords=tfrecords, out=out, audit=audit), split=split, threshold=threshold
+        **files.paths(run=run, tfrecords=tfrecords, out=out, audit=audit),
+        split=split,
+        threshold=threshold,
+        custom_objects=custom_objects,
     )
     path = model_file.find(config.run)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
@@ -125,7 +132,7 @@ def evaluate(
     from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     device.set_up(precision="float32")
-    model, _ = model_file.load(path, info)
+    model, _ = model_file.load(path, info, config.custom_objects)
     predicted = predictions.of_records(model, info, records, data.class_names)
     metrics: Metrics = {
         **predictions.summary(predicted),
@@ -195,6 +202,7 @@ def define_flags() -> None:
         "Directory of an audit of the dataset, written by trainers.audit. The accuracy on the images without issues is"
         " reported, too. Default: audits/NAME-DIGEST, if it exists.",
     )
+    flags.DEFINE_list("custom_objects", [], keras_files.CUSTOM_OBJECTS_HELP)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from absl import flags
 from tfrecord_tools.base import callable_module, command, files, tabular, usage, words
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.errors import UserError
-from trainers.models import model_file
+from trainers.models import keras_files, model_file
 from trainers.models.model_file import ModelInfo
 from trainers.results import image_files, predictions
 from trainers.results.image_files import Images
@@ -46,6 +46,7 @@ class PredictConfig:
         json: Whether to print JSON instead of a table.
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
+        custom_objects: As in `model_file.load`.
     """
 
     run: str
@@ -53,6 +54,7 @@ class PredictConfig:
     csv: str | None = None
     json: bool = False
     threshold: float | None = None
+    custom_objects: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -92,7 +94,9 @@ class Answers(Predictions):
     skipped: Mapping[str, str]
 
 
-def predict(*, run: StrPath, images: Images, threshold: float | None = None) -> Answers:
+def predict(
+    *, run: StrPath, images: Images, threshold: float | None = None, custom_objects: Sequence[str] = ()
+) -> Answers:
     """Classify images.
 
     Args:
@@ -100,6 +104,7 @@ def predict(*, run: StrPath, images: Images, threshold: float | None = None) -> 
         images: As in `Run.predict`.
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
 
     Returns:
         The answers, in the order of the images; those of a directory are sorted by path.
@@ -112,7 +117,7 @@ def predict(*, run: StrPath, images: Images, threshold: float | None = None) -> 
     """
     path = model_file.find(files.paths(run=run)["run"])
     info = model_file.with_threshold(model_file.read_info(path), threshold)
-    model, _ = model_file.load(path, info)
+    model, _ = model_file.load(path, info, custom_objects)
     return answers(model, info, images)
 
 
@@ -152,7 +157,7 @@ def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -
     from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     device.set_up(precision="float32")
-    model, _ = model_file.load(path, info)
+    model, _ = model_file.load(path, info, config.custom_objects)
     rows: list[dict[str, Any]] = []
     unreadable, skipped, count = dict(found.unreadable), dict[str, str](), 0
     with _csv_writer(config.csv, info.classes) as writer:
@@ -211,6 +216,7 @@ def define_flags() -> None:
     usage.define_path("run", "", "Run directory of a trainer, or a .keras file of a trainer.")
     usage.define_path("csv", None, "CSV file to write: one row per image, one column of probabilities per class.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
+    flags.DEFINE_list("custom_objects", [], keras_files.CUSTOM_OBJECTS_HELP)
     flags.DEFINE_boolean("json", PredictConfig.json, "Print JSON instead of a table.")
 
 

@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import functools
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +38,11 @@ class Run:
 
     Attributes:
         path: The run directory.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
     """
 
     path: Path
+    custom_objects: Sequence[str] = ()
 
     @functools.cached_property
     def metrics(self) -> Metrics:
@@ -71,7 +73,7 @@ class Run:
         A model of two classes returns the probability of the second class, so `argmax` of its output is always 0.
         `predict` returns names, and probabilities of all classes.
         """
-        return model_file.load(self.path / run_directory.MODEL, self.info)[0]
+        return model_file.load(self.path / run_directory.MODEL, self.info, self.custom_objects)[0]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -115,14 +117,21 @@ class Run:
         from trainers.evaluate import evaluate
 
         return evaluate(
-            run=self.path, tfrecords=tfrecords, split=split, out=out, threshold=threshold, audit=audit, log=log
+            run=self.path,
+            tfrecords=tfrecords,
+            split=split,
+            out=out,
+            threshold=threshold,
+            audit=audit,
+            custom_objects=self.custom_objects,
+            log=log,
         )
 
     def export(self, format: str = "saved_model", **options: Any) -> Exported:
         """Export the model, as `python -m trainers.export` does; `options` are those of `trainers.export`."""
         from trainers.export import export
 
-        return export(run=self.path, format=format, **options)
+        return export(run=self.path, format=format, **{"custom_objects": self.custom_objects} | options)
 
     def _repr_html_(self) -> str:
         from trainers.results.report import REPORT
@@ -135,8 +144,13 @@ class Run:
         return f"Run({str(self.path)!r}): accuracy {self.metrics['accuracy']:.4f} on {self.metrics['split']}"
 
 
-def load(run: StrPath) -> Run:
+def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
     """Open the run directory of a finished training.
+
+    Args:
+        run: The run directory.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported when the model
+            is needed.
 
     Raises:
         UserError: The directory is not a run directory, or the training is unfinished.
@@ -145,7 +159,7 @@ def load(run: StrPath) -> Run:
     if path.is_file():
         raise UserError(f"{path}: is a file. Pass the run directory that holds it.")
     model_file.find(str(path))
-    return Run(path)
+    return Run(path, custom_objects)
 
 
 def _number(text: str) -> Any:

@@ -47,6 +47,8 @@ TEXTS = frozenset(
         "optimizer_kwargs",
         "backbone",
         "backbone_kwargs",
+        "model",
+        "custom_objects",
         "unfreeze",
         "augment",
         "classes",

@@ -56,6 +56,10 @@ NARROWED = {
     "tfrecord_tools.layout.decisions.Decisions.notes": ("tfrecord_tools.convert",),
     "trainers.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
     "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate use default values.
+    "trainers.recipes.ModelConfig._check_weights": (*TRAINING, "trainers.audit"),  # The others use default values.
+    "trainers.recipes.ModelConfig._check_model_weights": ("trainers.scratch",),  # Others have no --model.
+    "trainers.training_options._check_model": ("trainers.scratch",),  # Others have no --model.
+    "trainers.fitting.setup._check_compiled": ("trainers.scratch",),  # Others have no --model.
     "trainers.recipes.Phase.__post_init__": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes._checked_size": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes.Recipe.__post_init__": OF_IMAGES,  # compare, evaluate and features use default augmentations.
@@ -71,7 +75,10 @@ NARROWED = {
     "trainers.fitting.setup.check": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # features has no such flags.
     "trainers.recipes._with_unfrozen": ("trainers.finetune",),  # Other commands leave `unfreeze` at None.
-    "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers.chosen_layers": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers._matching": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers.last_stage": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers._instead": ("trainers.finetune",),  # Other recipes train the head or all layers.
 }
 
 

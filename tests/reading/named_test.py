@@ -206,7 +206,7 @@ def test_names_of_functions() -> None:
         ),
         (
             "missing.py:f",
-            "--augment=missing.py:f: missing.py does not exist. Pass FILE.py:FUNCTION or MODULE:FUNCTION.",
+            "--augment=missing.py:f: missing.py does not exist. Pass MODULE:FUNCTION or FILE.py:FUNCTION.",
         ),
         (
             "mine_augment.py:halve",

@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from absl import flags
 
-from tfrecord_tools.base import files, sizes, usage
+from tfrecord_tools.base import files, sizes, usage, user_code
 from tfrecord_tools.errors import UserError
 
 # The flags belong to the command that calls `define`, and are listed in its --help.
@@ -26,8 +26,9 @@ flags.disclaim_key_flags()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Kind = Literal[
-    "switch", "integer", "number", "text", "path", "size", "integers", "numbers", "names", "arguments", "augmentation"
-]
+    "switch", "integer", "number", "text", "path", "size", "function", "integers", "numbers", "names", "arguments",
+    "augmentation",
+]  # fmt: skip
 # Kind -> the type of the keyword argument, and what its value must be.
 _TYPES: Mapping[Kind, tuple[str, str]] = {
     "switch": ("bool", "True or False"),
@@ -35,6 +36,7 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "number": ("float", "a number"),
     "text": ("str", "a text"),
     "path": ("str | os.PathLike[str]", "a path"),
+    "function": ("str | os.PathLike[str] | Callable[..., Any]", "a text, a path or a function"),
     "size": ("int | str | tuple[int, int]", sizes.WHAT),
     "integers": ("int | Sequence[int]", "whole numbers, as in 5,8"),
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
@@ -91,12 +93,15 @@ class Option:
 
         Returns:
             A bool, int, float or str. For "integers", "numbers" and "names", a list of them. For "arguments", a dict.
-            For "size", a `sizes.Size`. For "augmentation", the value itself, which `augmentation.named` checks.
+            For "size", a `sizes.Size`. For "function", a text: a function becomes `module:function`. For
+            "augmentation", the value itself, which `augmentation.named` checks.
 
         Raises:
             UserError: The value is not allowed.
         """
         try:
+            if self.kind == "function" and callable(given):
+                return user_code.name_of(given, f"{self.name}=")
             value = _CONVERSIONS[self.kind](given)
         except (TypeError, ValueError, SyntaxError):
             example = f", as in {self.example}" if self.example else ""
@@ -243,6 +248,7 @@ _CONVERSIONS: Mapping[Kind, Callable[[Any], Any]] = {
     "number": _number,
     "text": _text,
     "path": os.fspath,
+    "function": os.fspath,
     "size": sizes.parse,
     "integers": lambda given: [_integer(part) for part in _parts(given)],
     "numbers": lambda given: [_number(part) for part in _parts(given)],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +93,14 @@ def of_recipe(
     Raises:
         UserError: The backbone has weights that are not finite.
     """
-    key = features_key(data, recipe, seed, device)
+    key = features_key(data, recipe, seed, device, flag)
+    if not recipe.model.is_known:  # A function or a preset may give it other weights each time.
+        key["values"] = _sha256_of_weights(extractor)
     source = f"--{flag}={recipe.model.backbone}"
     return _extraction(source, extractor, key, recipe.geometry, device)
 
 
-def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
+def of_run(run: str, data: Dataset, device: Device, flag: str, custom_objects: Sequence[str] = ()) -> Extraction:
     """Return the extraction of a trained model: its last features before the head.
 
     Args:
@@ -106,14 +108,15 @@ def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
         data: The dataset.
         device: The device on which the features are computed.
         flag: Name of the flag with the value `run`, for errors.
+        custom_objects: As in `model_file.load`.
 
     Raises:
         UserError: There is no model, it has no layer that can be split from its head, or it has weights that are not
             finite.
     """
     path = model_file.find(run, flag)
-    model, info = model_file.load(path)
-    extractor, _ = networks.split(model)
+    model, info = model_file.load(path, custom_objects=custom_objects)
+    extractor = networks.extractor(model, f"--{flag}={run}")
     key = {
         "model": hashlib.sha256(path.read_bytes()).hexdigest(),
         "dataset": data.digest,
@@ -135,6 +138,13 @@ def _extraction(
         geometry=geometry,
         batch_size=_BATCH["CPU" if device.name == "CPU" else "GPU"],
     )
+
+
+def _sha256_of_weights(extractor: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for values in extractor.get_weights():
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def _check_weights(source: str, extractor: keras.Model) -> None:

@@ -37,6 +37,7 @@ def make_task(training: Training, throughput: Throughput, log: Callable[[str], o
 
 def _images_task(training: Training, throughput: Throughput, log: Callable[[str], object]) -> Task:
     recipe, config, device, train = training.recipe, training.config, training.device, training.splits.train
+    compiled = training.classifier.compiled
     start = time.monotonic()
     cache = inputs.cached(train, recipe, config, log)
     seconds = time.monotonic() - start
@@ -54,6 +55,8 @@ def _images_task(training: Training, throughput: Throughput, log: Callable[[str]
         blended=recipe.blended,
         early_stopping=recipe.early_stopping,
         jit_compile=device.jit_compile,
+        loss=compiled.loss if compiled else None,
+        optimizer=compiled.optimizer if compiled else None,
         scope=device.scope,
         seconds=seconds,
         sync_moving_statistics=_averager(training),

@@ -47,7 +47,7 @@ def judge(
     # The saved model is evaluated. It is float32, also if the training had another precision.
     model = networks.rebuild_float32(training.classifier, training.recipe.model, training.class_count)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For users who load the model and evaluate it.
-    model_file.save(model, info, run / run_directory.MODEL)
+    model_file.save(model, info, run / run_directory.MODEL, training.recipe.model.codes)
     if task.answers:
         predicted = predictions.of_outputs(info, validation, *task.answers())
     else:
