@@ -23,6 +23,7 @@ from trainers.auditing.issues import ListedIssue
 from trainers.fitting import inputs
 
 COUNTS = {"ants": 12, "bees": 6, "cats": 2}
+FOUR = [*COUNTS, "dogs"]
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +63,13 @@ def test_targets_have_the_shape_of_the_output():
 def test_class_weights_balance_the_classes(out):
     records = dataset.open(out).records("train")
     recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights="balanced")
-    weighted = inputs.weighing(records, recipe, 4)
+    weighted = inputs.weighing(records, recipe, FOUR)
     # There are no images of the fourth class. The weight of a blended image is the mean of its classes' weights.
     values = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0.25, 0.75, 0, 0]], np.float32)
     _, targets, weights = weighted("images", values)
     np.testing.assert_array_equal(targets, values)
     np.testing.assert_allclose(weights, [20 / 48, 20 / 24, 20 / 8, 1, 0.25 * 20 / 48 + 0.75 * 20 / 24], rtol=1e-6)
-    assert len(inputs.weighing(records, recipes.finetune(), 4)("images", values)) == 2
+    assert len(inputs.weighing(records, recipes.finetune(), FOUR)("images", values)) == 2
 
 
 def test_class_weights_of_two_classes(tmp_path):
@@ -76,7 +77,9 @@ def test_class_weights_of_two_classes(tmp_path):
     converted(src, tmp_path / "out")
     records = dataset.open(tmp_path / "out").records("train")
     recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights="balanced", label_smoothing=0.2)
-    _, targets, weights = inputs.weighing(records, recipe, 2)("images", np.array([[0.0], [1.0]], np.float32))
+    _, targets, weights = inputs.weighing(records, recipe, ["cats", "dogs"])(
+        "images", np.array([[0.0], [1.0]], np.float32)
+    )
     np.testing.assert_allclose(targets, [[0.1], [0.9]])
     np.testing.assert_allclose(weights, [8 / 12, 8 / 4])  # Label smoothing does not change the weights.
 
@@ -94,7 +97,7 @@ def test_mixed_batches_have_mixed_targets(option, out):
 
     def batches(**settings: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         recipe = recipes.Recipe(model=model, phases=(), batch_size=10, augment="none", **settings)
-        stream = inputs.train_batches(records, recipe, config, None, 3)(1)
+        stream = inputs.train_batches(records, recipe, config, None, list(COUNTS))(1)
         return list(itertools.islice(stream.as_numpy_iterator(), 3))
 
     for (images, targets), (plain_images, plain) in zip(batches(**{option: 0.5}), batches()):
