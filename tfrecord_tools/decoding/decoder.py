@@ -61,7 +61,7 @@ def _raw(encoded: bytes, image_size: int, crop: float, raw_size: int) -> np.ndar
     if len(encoded) != raw_size * raw_size * 3:
         raise UndecodableImage(f"{len(encoded):,} bytes are not {raw_size} x {raw_size} raw RGB pixels")
     image = np.frombuffer(encoded, np.uint8).reshape(raw_size, raw_size, 3)
-    return _resized(image, image_size, geometry.crop_box(raw_size, raw_size, crop))
+    return resized(image, image_size, geometry.crop_box(raw_size, raw_size, crop))
 
 
 def decode_plain_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray | None:
@@ -76,7 +76,7 @@ def decode_plain_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarra
         image = simplejpeg.decode_jpeg(encoded, min_height=least_height, min_width=least_width, min_factor=scale)
     except (ValueError, KeyError):  # KeyError: unknown subsampling.
         return None
-    return _resized(image, image_size, box, scale)
+    return resized(image, image_size, box, scale)
 
 
 def _odd_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray:
@@ -95,7 +95,7 @@ def _other(encoded: bytes, image_size: int, crop: float) -> np.ndarray:
     with _tensorflow(), tf.device("CPU:0"):
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
     height, width, _ = image.shape
-    return _resized(image, image_size, geometry.crop_box(height, width, crop))
+    return resized(image, image_size, geometry.crop_box(height, width, crop))
 
 
 @contextlib.contextmanager
@@ -109,7 +109,7 @@ def _tensorflow() -> Iterator[None]:
         raise UndecodableImage(error.message.rpartition("}} ")[2].partition(" [Op:")[0].rstrip(". ")) from error
 
 
-def _resized(image: np.ndarray, side: int, box: Box, scale: int = 1) -> np.ndarray:
+def resized(image: np.ndarray, side: int, box: Box, scale: int = 1) -> np.ndarray:
     """Resize the part `box` of u8[h w 3] to u8[side side 3].
 
     Args:
