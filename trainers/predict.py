@@ -283,7 +283,7 @@ def _lines(batch: Predictions) -> Iterator[str]:
 
 
 def _as_json(batch: Predictions) -> Iterator[dict[str, Any]]:
-    """Yield an object for each image. Images of records also have their number, and their label if it is known."""
+    """Yield an object for each image. Images of records also have their number and their label."""
     for i, path in enumerate(batch.paths):
         of_record = {} if batch.records is None else {"record": int(batch.records[i]), "label": batch.label(i)}
         yield {

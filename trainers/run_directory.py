@@ -78,7 +78,7 @@ class Metrics(TypedDict, total=False):
         digest: Digest of the evaluated dataset. Folders have none.
         class_map: Class of the images -> class of the model, "" if its images are left out. Only if it was given.
         left_out: Class of the images -> number of its images. Only if `class_map` leaves some out.
-        tta: Kinds of views (`results.views`) of which the probabilities are the mean. Only if there are any.
+        tta: Kinds of views (`results.views`). The probabilities are the mean over the views. Only if there are any.
     """
 
     loss: float

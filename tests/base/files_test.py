@@ -419,9 +419,14 @@ def test_staged_files_replace_those_of_an_existing_directory(tmp_path: Path, mon
 def test_a_failed_block_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/a.txt").write_text("old")
-    for out in (tmp_path / "out", tmp_path / "new/deeper"):
-        with pytest.raises(ValueError, match="no"), files.staged(out, "a.txt") as directory:
+
+    def fail(out: Path) -> None:
+        with files.staged(out, "a.txt") as directory:
             (directory / "a.txt").write_text("new")
             raise ValueError("no")
+
+    for out in (tmp_path / "out", tmp_path / "new/deeper"):
+        with pytest.raises(ValueError, match="no"):
+            fail(out)
     assert (tmp_path / "out/a.txt").read_text() == "old"
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]

@@ -1,4 +1,4 @@
-"""Find class names that suggest that a mirrored image is of another class: left and right, digits, letters."""
+"""Find class names, such as left and digits, that suggest that mirroring changes the class."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def staged(directory: Path, last: str) -> Iterator[Path]:
-    """Yield an empty directory. Its content appears in `directory` only if the block succeeds.
+    """Yield an empty directory. If the block succeeds, the files in it appear in `directory`.
 
     A new directory appears in one step. If the directory exists already, its files are replaced one by one, and a
     subdirectory is replaced as a whole. Files with other names stay.

@@ -273,7 +273,7 @@ def _check_names(weights: Mapping[str, float], class_names: Sequence[str]) -> No
         raise UserError(f"{shown}: {unknown[0]!r} is not a class of the dataset. {classes}.{hint}")
     missing = [name for name in class_names if name not in weights]
     if missing:
-        raise UserError(f"{shown}: {named(missing)} has no weight. {classes}. Pass a weight for each class.")
+        raise UserError(f"{shown}: there is no weight for {named(missing)}. {classes}. Pass a weight for each class.")
 
 
 def weighing(

@@ -92,12 +92,12 @@ def _check_map(wanted: Sequence[str], given: Sequence[str], class_map: Mapping[s
     for name, target in class_map.items():
         if name not in given:
             raise UserError(
-                f"{flag}: {name!r} is not a class of {where}. Its classes are {named(given, _NAMED)}."
+                f"{flag}: {name!r} is not a class of {where}. The classes there are {named(given, _NAMED)}."
                 f"{_did_you_mean(name, given)} Write CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL."
             )
         if target and target not in wanted:
             raise UserError(
-                f"{flag}: {target!r} is not a class of the model. Its classes are {named(wanted, _NAMED)}."
+                f"{flag}: {target!r} is not a class of the model. The classes of the model are {named(wanted, _NAMED)}."
                 f"{_did_you_mean(target, wanted)} Write CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL."
             )
 
@@ -110,7 +110,7 @@ def _unknown(
     suggestion = as_flag({**class_map, **{name: target or "" for name, target in alike.items()}})
     shown = named([f"{name} ({words.number(images[name], 'image')})" for name in unknown], _NAMED)
     others = [name for name, target in alike.items() if not target]
-    message = f"{where}: the model has no class {shown}. Its classes are {named(wanted, _NAMED)}."
+    message = f"{where}: the model has no class {shown}. The classes of the model are {named(wanted, _NAMED)}."
     if not others:
         return f"{message} If the names mean the same classes, pass {suggestion}."
     if all(name in others or class_map.get(name) == "" for name, count in images.items() if count):
@@ -127,7 +127,7 @@ def as_flag(class_map: Mapping[str, str]) -> str:
 
 
 def _alike(name: str, wanted: Sequence[str]) -> str | None:
-    """Return the class that differs from a name only in case, spaces, signs or the plural. None: there is none."""
+    """Return the class that differs from a name only in case, spaces, signs or the plural, or None."""
     return next((other for other in wanted if _forms(name) & _forms(other)), None)
 
 

@@ -253,7 +253,7 @@ def of_folder(images: str, split: str | None, info: ModelInfo, names: Mapping[st
 
 
 def _notes(images: str, sources: Sources) -> list[str]:
-    """Return the notes on how the images were found. They name flags of `convert`."""
+    """Return lines on how the images were found. They name flags of `convert`."""
     notes = [f"  note: {note}" for note in sources.notes]
     return [f"images: read as by {_command(images)}", *notes] if notes else []
 

@@ -1,4 +1,4 @@
-"""Judge image files: read them, prepare them as `convert` would prepare them, and predict their classes."""
+"""Image files as input of a classifier, prepared as `convert` would prepare them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images to predict the classes of: files, records of a dataset, or records of other tools without labels."""
+"""Images to predict the classes of: files, records of a dataset, or records of another tool."""
 
 from __future__ import annotations
 
@@ -131,7 +131,13 @@ def of_tfrecords(tfrecords: str, split: str | None, image_key: str | None) -> Pr
         raise UserError(f"--image_key={image_key}: only TFRecords of other tools need it. Remove the flag.")
     if is_dataset or dataset_files.partial_of(Path(tfrecords)).exists():
         data = open_dataset(tfrecords)
-        return RecordSet(data, data.records(split or DEFAULT_SPLIT))
+        split = split or DEFAULT_SPLIT
+        if split not in data.splits:
+            raise UserError(
+                f"{data.directory}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. Images without"
+                " labels are not in a dataset. To classify them, pass their files, or the TFRecords that hold them."
+            )
+        return RecordSet(data, data.records(split))
     if split:
         raise UserError(
             f"--split={split}: only a dataset has splits, and --tfrecords={tfrecords} is not a dataset. Remove --split,"

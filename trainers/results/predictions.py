@@ -90,7 +90,7 @@ class Predictions:
 
 
 def joined(parts: Sequence[Predictions]) -> Predictions:
-    """Return the predictions of several parts of the same model, as one. Empty parts may have fewer columns."""
+    """Join predictions of the same model. Empty parts may have fewer columns."""
     parts = [part for part in parts if len(part)] or parts[:1]
     first = parts[0]
 

@@ -1,4 +1,4 @@
-"""Image files, directories of files, images in memory and records of other tools, as sources of a prediction."""
+"""Image files, directories, images in memory and records of other tools, as sources."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def test_a_folder_without_a_readable_image_is_an_error(workspace: Path, tmp_path
 
 
 def test_classes_that_are_missing_do_not_count(workspace: Path, tmp_path: Path) -> None:
-    """Of two classes, the folder has one. It is not taken for a directory around everything."""
+    """A folder has one of two classes. The class is not a directory around everything."""
     photos(tmp_path / "new", {"reds": 6})
     result, lines = evaluated(workspace, images=tmp_path / "new", out=tmp_path / "to")
     rows = read_csv(tmp_path / "to/predictions.csv")
@@ -166,7 +166,8 @@ def test_classes_with_other_names_are_mapped_or_left_out(workspace: Path, tmp_pa
     with pytest.raises(UserError) as error:
         evaluated(workspace, images=folder)
     assert str(error.value) == (
-        f"--images={folder}: the model has no class Green (3 images), Sky (4 images), red (2 images). Its classes are"
+        f"--images={folder}: the model has no class Green (3 images), Sky (4 images), red (2 images). The classes of"
+        " the model are"
         " greens, reds. To leave out the images of Sky, pass --class_map=Green=greens,Sky=,red=reds. To count them as a"
         " class of the model, write the name of that class after the =."
     )

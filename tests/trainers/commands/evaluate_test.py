@@ -171,7 +171,8 @@ def test_corrupt_record_is_left_out_and_reported(workspace, tmp_path):
         ),
         (
             ("--run=run", "--tfrecords=blue"),
-            "--tfrecords=blue: the model has no class blues (3 images). Its classes are greens, reds. To leave out the"
+            "--tfrecords=blue: the model has no class blues (3 images). The classes of the model are greens, reds. To"
+            " leave out the"
             " images of blues, pass --class_map=blues=. To count them as a class of the model, write the name of that"
             " class after the =.",
         ),

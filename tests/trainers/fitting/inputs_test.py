@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,64 @@ def test_class_weights_balance_the_classes(out):
     np.testing.assert_array_equal(targets, values)
     np.testing.assert_allclose(weights, [20 / 48, 20 / 24, 20 / 8, 1, 0.25 * 20 / 48 + 0.75 * 20 / 24], rtol=1e-6)
     assert len(inputs.weighing(records, recipes.finetune(), FOUR)("images", values)) == 2
+
+
+def test_class_weights_by_hand(out):
+    records = dataset.open(out).records("train")
+    given = {"dogs": 0.0, "cats": 2.5, "bees": 1, "ants": 0.5}  # In any order.
+    recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights=given, label_smoothing=0.1)
+    values = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0.25, 0.75, 0, 0]], np.float32)
+    _, _, weights = inputs.weighing(records, recipe, FOUR)("images", values)
+    np.testing.assert_allclose(weights, [0.5, 1, 2.5, 0, 0.25 * 0.5 + 0.75])
+    same = {name: 20 / (3 * count) for name, count in COUNTS.items()}
+    by_hand, balanced = (
+        inputs.class_weights(records, dataclasses.replace(recipe, class_weights=weights), list(COUNTS))
+        for weights in (same, "balanced")
+    )
+    np.testing.assert_array_equal(by_hand, balanced)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"ants": 1, "bee": 2, "cats": 1},
+            "--class_weights=ants:1,bee:2,cats:1: 'bee' is not a class of the dataset. The classes are ants, bees,"
+            " cats. Did you mean bees?",
+        ),
+        (
+            {"ants": 1.5},
+            "--class_weights=ants:1.5: there is no weight for bees, cats. The classes are ants, bees, cats. Pass a"
+            " weight for each class.",
+        ),
+    ],
+)
+def test_class_weights_must_be_of_the_classes(given, message, out):
+    recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights=given)
+    with pytest.raises(UserError) as error:
+        inputs.class_weights(dataset.open(out).records("train"), recipe, list(COUNTS))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"a": -1.0, "b": 1},
+            "--class_weights=a:-1,b:1: the weight of a is -1. A weight must be 0 or a number above 0.",
+        ),
+        ({"a": math.nan}, "--class_weights=a:nan: the weight of a is nan. A weight must be 0 or a number above 0."),
+        ({"a": math.inf}, "--class_weights=a:inf: the weight of a is inf. A weight must be 0 or a number above 0."),
+        (
+            {"a": 0, "b": 0.0},
+            "--class_weights=a:0,b:0: no weight is above 0, so nothing would be learned. Pass a larger weight.",
+        ),
+    ],
+)
+def test_class_weights_must_be_numbers_from_0(given, message):
+    with pytest.raises(UserError) as error:
+        recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights=given)
+    assert str(error.value) == message
 
 
 def test_class_weights_of_two_classes(tmp_path):

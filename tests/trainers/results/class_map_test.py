@@ -57,38 +57,44 @@ def test_lines_say_what_is_left_out_and_what_is_missing() -> None:
         (
             {"Cat": 2, "Dogs": 1, "fox": 1},
             {},
-            "--images=photos: the model has no class Cat (2 images), Dogs (1 image), fox (1 image). Its classes are"
+            "--images=photos: the model has no class Cat (2 images), Dogs (1 image), fox (1 image). The classes of the"
+            " model are"
             " cats, dogs, foxes. If the names mean the same classes, pass --class_map=Cat=cats,Dogs=dogs,fox=foxes.",
         ),
         (
             {"Cat": 2, "dogs": 1, "big bird": 1},
             {},
-            "--images=photos: the model has no class Cat (2 images), big bird (1 image). Its classes are cats, dogs,"
+            "--images=photos: the model has no class Cat (2 images), big bird (1 image). The classes of the model are"
+            " cats, dogs,"
             " foxes. To leave out the images of big bird, pass --class_map='Cat=cats,big bird='. To count them as a"
             " class of the model, write the name of that class after the =.",
         ),
         (
             {"Cat": 2, "Dog": 1},
             {"Cat": "cats"},  # A flag that was given is a part of the suggestion.
-            "--images=photos: the model has no class Dog (1 image). Its classes are cats, dogs, foxes. If the names"
+            "--images=photos: the model has no class Dog (1 image). The classes of the model are cats, dogs, foxes. If"
+            " the names"
             " mean the same classes, pass --class_map=Cat=cats,Dog=dogs.",
         ),
         (
             {"cars": 2, "ships": 1},
             {},
-            "--images=photos: the model has no class cars (2 images), ships (1 image). Its classes are cats, dogs,"
+            "--images=photos: the model has no class cars (2 images), ships (1 image). The classes of the model are"
+            " cats, dogs,"
             " foxes. Pass images of these classes. If a class has another name here, pass --class_map=NAME=CLASS.",
         ),
         (
             {"cats": 2, "dogs": 1},
             {"cat": "cats"},
-            "--class_map=cat=cats: 'cat' is not a class of --images=photos. Its classes are cats, dogs. Did you mean"
+            "--class_map=cat=cats: 'cat' is not a class of --images=photos. The classes there are cats, dogs. Did you"
+            " mean"
             " cats? Write CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL.",
         ),
         (
             {"Cat": 2, "dogs": 1},
             {"Cat": "cat"},
-            "--class_map=Cat=cat: 'cat' is not a class of the model. Its classes are cats, dogs, foxes. Did you mean"
+            "--class_map=Cat=cat: 'cat' is not a class of the model. The classes of the model are cats, dogs, foxes."
+            " Did you mean"
             " cats? Write CLASS_OF_THE_DATA=CLASS_OF_THE_MODEL.",
         ),
         (
@@ -108,7 +114,7 @@ def test_of_many_other_classes_some_are_named() -> None:
     many = tuple(f"class {i:04d}" for i in range(1000))
     with pytest.raises(UserError) as error:
         class_map.match(many, ("x", "y"), np.array([1, 1]), {}, "--tfrecords=out")
-    assert "Its classes are class 0000, class 0001, " in str(error.value)
+    assert "The classes of the model are class 0000, class 0001, " in str(error.value)
     assert "class 0009 and 990 more. " in str(error.value)
 
 

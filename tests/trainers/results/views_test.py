@@ -46,7 +46,7 @@ def test_mirror_images(pixels: np.ndarray) -> None:
 
 
 def test_corners_are_enlarged() -> None:
-    """Each quarter of the image has one gray level. A corner of 14 of 16 pixels has more of its own quarter."""
+    """Each quarter of the image has one gray level. A corner crop has more of its own quarter."""
     image = np.repeat(np.repeat(np.array([[10, 60], [110, 160]], np.uint8), 8, 0), 8, 1)[None, :, :, None]
     _, *corners = views.views(np.repeat(image, 3, 3), ["crops"])
     means = [int(corner.mean().round()) for corner in corners]
