@@ -21,10 +21,12 @@ import tensorflow as tf
 
 from tfrecord_tools import order as orders
 from tfrecord_tools.augment_config import AugmentConfig
-from tfrecord_tools.augmentation.augment import augment as augmented
+from tfrecord_tools.augmentation import changes
+from tfrecord_tools.augmentation.named import Augment
 from tfrecord_tools.base import graphs, python_calls, words, workers
+from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding import decoder
-from tfrecord_tools.decoding.geometry import check_crop
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
 from tfrecord_tools.order import Order
@@ -68,13 +70,14 @@ def train_batches(
     records: Records,
     *,
     batch_size: int,
-    image_size: int,
+    image_size: Size,
     seed: int,
     crop: float = 0.0,
+    fit: str | None = None,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
     order: Order | None = None,
-    augment: AugmentConfig = AugmentConfig(),
+    augment: Augment = AugmentConfig(),
     cache: Cache | None = None,
     with_numbers: bool = False,
     with_keys: bool = False,
@@ -98,15 +101,20 @@ def train_batches(
     Args:
         records: The records to read, from `open("out").records("train")`.
         batch_size: Images per step, over all workers.
-        image_size: Height and width of the images in pixels.
+        image_size: Height and width of the images in pixels: one number, or a pair (height, width).
         seed: Seed of the order and the augmentation, any integer.
-        crop: 0: stretch the whole image to a square. Above 0, at most 1: cut a square with the side
-            crop * min(height, width) from the middle, see `reference.decode_pixels`.
+        crop: 0: stretch the whole image. Above 0, at most 1: cut out the center with the aspect of `image_size`. For a
+            square, its side is `crop` times the shorter side of the image.
+        fit: "crop": cut out the center; `crop` may be left out, and is then 1. "pad": keep the whole image and its
+            aspect, with gray around it. "stretch": stretch the whole image. None: "crop" if `crop` is above 0, else
+            "stretch".
         start_step: Number of the first batch, from 0. To continue after e epochs, pass e * len(dataset).
         shard: (i, w): each batch is cut into w equal, contiguous slices. Worker i of w gets slice i, counted from 0.
         order: `order.Blocks` or `order.Balanced` of these records. None: `order.Shuffled`.
-        augment: Random changes of the images, drawn again in each epoch. Default: no changes.
-        cache: Decoded images from `cache_pixels` with the same `image_size` and `crop`. None: decode each image.
+        augment: Random changes of the images, drawn again in each epoch: an `AugmentConfig`, the name of a preset, a
+            preset with changed values such as "standard,horizontal_flip=False", or a function of yours (see
+            docs/pipeline.md), itself or as "module:function" or "file.py:function". Default: no changes.
+        cache: Decoded images from `cache_pixels` with the same `image_size`, `crop` and `fit`. None: decode each image.
         with_numbers: Add the record numbers to each batch.
         with_keys: Add `Batch.keys` to each batch.
         endless: An iteration does not end. `fit` then needs `steps_per_epoch`.
@@ -118,8 +126,8 @@ def train_batches(
         keys i64[b] follow. The length is the number of records divided by the batch size, rounded, and at least 1.
 
     Raises:
-        UserError: A size is not positive, w does not divide the batch size, or `order` or `cache` belongs to other
-            records.
+        UserError: A size is not positive, w does not divide the batch size, `augment` cannot be used, or `order` or
+            `cache` belongs to other records.
 
     Example:
         train = train_batches(records, batch_size=32, image_size=160, seed=0, augment=AugmentConfig(zoom_range=0.2))
@@ -128,9 +136,8 @@ def train_batches(
     return train_stream(
         records,
         batch_size=batch_size,
-        image_size=image_size,
+        image_size=Geometry.of(image_size, crop, fit),
         seed=seed,
-        crop=crop,
         start_step=start_step,
         shard=shard,
         order=order,
@@ -147,13 +154,12 @@ def train_stream(
     records: Records,
     *,
     batch_size: int,
-    image_size: int,
+    image_size: Size | Geometry,
     seed: int,
-    crop: float = 0.0,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
     order: Order | None = None,
-    augment: AugmentConfig = AugmentConfig(),
+    augment: Augment = AugmentConfig(),
     cache: Cache | None = None,
     parallel: int | None = None,
     jit: bool = True,
@@ -163,6 +169,7 @@ def train_stream(
     """Return the stream of `train_batches`, with a `Batch` as each element.
 
     Args:
+        image_size: How images become the input of a network. A size alone: the whole image is stretched.
         steps: Number of batches in an iteration. Each iteration continues where the one before it ends. None: an
             iteration does not end.
         select: Function from a `Batch` to the element of the dataset. None: the `Batch` itself. A call of `map` on the
@@ -170,19 +177,20 @@ def train_stream(
 
     The other arguments are those of `train_batches`.
     """
-    _check_positive(batch_size=batch_size, image_size=image_size)
-    check_crop(crop)
+    _check_positive(batch_size=batch_size)
+    geometry = Geometry.of(image_size)
     selection = _Selection(records, order or orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
     if cache is None:
-        fetch = fetch_decoded(records, image_size, crop)
+        fetch = fetch_decoded(records, geometry)
     else:
-        _check_cache(cache, records, image_size, crop)
+        _check_cache(cache, records, geometry)
         fetch = cache.get
-    data = selection.batches(start_step, fetch, tf.uint8, (image_size, image_size, 3), parallel, steps)
+    data = selection.batches(start_step, fetch, tf.uint8, geometry.shape, parallel, steps)
+    change = changes.of(augment, (selection.share, *geometry.shape), jit)
 
     @graphs.plain
     def finish(batch: Batch) -> Any:
-        batch = batch._replace(images=augmented(batch.images, batch.keys, augment, jit))
+        batch = batch._replace(images=change(batch.images, batch.keys))
         return select(batch) if select else batch
 
     data = data.map(finish, parallel or workers.default_workers()).prefetch(tf.data.AUTOTUNE)
@@ -211,12 +219,12 @@ class Cache:
 
     Attributes:
         pixels: u8[n h w 3]; zeros for corrupt records.
-        crop: As in `train_batches`.
+        geometry: How the images were fitted into the input of a network.
         corrupt: The numbers of the corrupt records.
     """
 
     pixels: np.ndarray
-    crop: float
+    geometry: Geometry
     corrupt: frozenset[int]
 
     def get(self, number: int) -> np.ndarray | None:
@@ -225,26 +233,33 @@ class Cache:
 
 
 def cache_pixels(
-    records: Records, *, image_size: int, crop: float = 0.0, budget_bytes: int | None = None
+    records: Records,
+    *,
+    image_size: Size | Geometry,
+    crop: float = 0.0,
+    fit: str | None = None,
+    budget_bytes: int | None = None,
 ) -> Cache | None:
-    """Decode all records once, for `train_batches(cache=...)`. A record takes `image_size**2 * 3` bytes.
+    """Decode all records once, for `train_batches(cache=...)`. A record takes `height * width * 3` bytes.
 
     Args:
         records: The records to decode.
         image_size: As in `train_batches`.
         crop: As in `train_batches`.
+        fit: As in `train_batches`.
         budget_bytes: Largest size of the cache in bytes. None: no limit.
 
     Returns:
         The cache, or None if it would be larger than `budget_bytes`.
     """
-    shape = (len(records), image_size, image_size, 3)
+    geometry = Geometry.of(image_size, crop, fit)
+    shape = (len(records), *geometry.shape)
     if budget_bytes is not None and np.prod(shape, dtype=np.int64) > budget_bytes:
         return None
     cached = np.zeros(shape, np.uint8)
-    for batch in eval_stream(records, batch_size=64, image_size=image_size, crop=crop).as_numpy_iterator():
+    for batch in eval_stream(records, batch_size=64, image_size=geometry).as_numpy_iterator():
         cached[batch.numbers] = batch.images
-    return Cache(cached, crop, frozenset(records.corrupt))
+    return Cache(cached, geometry, frozenset(records.corrupt))
 
 
 class _Selection:
@@ -350,12 +365,12 @@ def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
     return tf.data.Dataset.range(1).flat_map(chunks)
 
 
-def fetch_decoded(records: Records, image_size: int, crop: float) -> Fetch:
+def fetch_decoded(records: Records, geometry: Geometry) -> Fetch:
     """Return a function from a record number to its pixels, u8[h w 3], or None if it is corrupt."""
 
     def pixels(serialized: bytes) -> np.ndarray:
         encoded = schema.decode_example(serialized, records.keys)["image"]
-        return decoder.decode(encoded, image_size, crop, records.raw_size)
+        return decoder.decode(encoded, geometry, raw_size=records.raw_size)
 
     return lambda number: records.get_or_none(number, pixels)
 
@@ -367,7 +382,13 @@ def _stacked(images: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> 
 
 
 def eval_batches(
-    records: Records, *, batch_size: int, image_size: int, crop: float = 0.0, with_numbers: bool = False
+    records: Records,
+    *,
+    batch_size: int,
+    image_size: Size,
+    crop: float = 0.0,
+    fit: str | None = None,
+    with_numbers: bool = False,
 ) -> tf.data.Dataset:
     """Return a `tf.data.Dataset` with each record once, in order, for evaluation and prediction.
 
@@ -377,8 +398,9 @@ def eval_batches(
     Args:
         records: The records to read.
         batch_size: Images per batch.
-        image_size: Height and width of the images in pixels.
+        image_size: As in `train_batches`.
         crop: As in `train_batches`.
+        fit: As in `train_batches`.
         with_numbers: Add the record numbers to each batch.
 
     Returns:
@@ -390,8 +412,7 @@ def eval_batches(
     return eval_stream(
         records,
         batch_size=batch_size,
-        image_size=image_size,
-        crop=crop,
+        image_size=Geometry.of(image_size, crop, fit),
         select=lambda batch: batch.parts(with_numbers),
     )
 
@@ -400,22 +421,21 @@ def eval_stream(
     records: Records,
     *,
     batch_size: int,
-    image_size: int,
-    crop: float = 0.0,
+    image_size: Size | Geometry,
     select: Callable[[Batch], Any] | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of `eval_batches`, with a `Batch` as each element.
 
     Args:
+        image_size: How images become the input of a network. A size alone: the whole image is stretched.
         select: Function from a `Batch` to the element of the dataset. None: the `Batch` itself.
 
     The other arguments are those of `eval_batches`.
     """
     _check_not_empty(records)
-    _check_positive(batch_size=batch_size, image_size=image_size)
-    check_crop(crop)
-
-    fetch, shape = fetch_decoded(records, image_size, crop), (image_size, image_size, 3)
+    _check_positive(batch_size=batch_size)
+    geometry = Geometry.of(image_size)
+    fetch, shape = fetch_decoded(records, geometry), geometry.shape
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
         images = python_calls.each(fetch, numbers.tolist())
@@ -473,10 +493,11 @@ def _check_positive(**values: int) -> None:
             raise UserError(f"{name}={value}: must be at least 1.")
 
 
-def _check_cache(cache: Cache, records: Records, image_size: int, crop: float) -> None:
-    expected = (len(records), image_size, image_size, 3)
-    if cache.pixels.shape != expected or cache.crop != crop:
+def _check_cache(cache: Cache, records: Records, geometry: Geometry) -> None:
+    count = len(cache.pixels)
+    if count != len(records) or cache.geometry != geometry:
         raise UserError(
-            f"cache: does not fit the records. It has shape {cache.pixels.shape} and crop={cache.crop}. It must"
-            f" have shape {expected} and crop={crop}. Call cache_pixels with the same records, image_size and crop."
+            f"cache: does not fit the records. It has {words.number(count, 'image')} of {cache.geometry}. It must have"
+            f" {words.number(len(records), 'image')} of {geometry}. Call cache_pixels with the same records,"
+            " image_size, crop and fit."
         )

@@ -282,6 +282,12 @@ class Records:
         return paths
 
     @property
+    def sizes(self) -> np.ndarray:
+        """i32[n 2], height and width of each stored image in pixels. Each access reads the index."""
+        table = index.read(Path(self._index_path), ["height", "width"], self._split)
+        return np.stack([table.column(name).to_numpy()[self._rows] for name in ("height", "width")], 1)
+
+    @property
     def source_sha256(self) -> np.ndarray:
         """u8[n 32], SHA-256 of each source file. Each access reads the index."""
         table = index.read(Path(self._index_path), ["source_sha256"], self._split)

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from absl import flags
 
-from tfrecord_tools.base import files, usage
+from tfrecord_tools.base import files, sizes, usage
 from tfrecord_tools.errors import UserError
 
 # The flags belong to the command that calls `define`, and are listed in its --help.
@@ -28,8 +28,9 @@ flags.disclaim_key_flags()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Kind = Literal[
-    "switch", "integer", "number", "text", "path", "integers", "numbers", "names", "arguments", "mapping", "weights"
-]
+    "switch", "integer", "number", "text", "path", "size", "integers", "numbers", "names", "arguments", "mapping",
+    "weights", "augmentation",
+]  # fmt: skip
 # Kind -> the type of the keyword argument, and what its value must be.
 _TYPES: Mapping[Kind, tuple[str, str]] = {
     "switch": ("bool", "True or False"),
@@ -37,12 +38,14 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "number": ("float", "a number"),
     "text": ("str", "a text"),
     "path": ("str | os.PathLike[str]", "a path"),
+    "size": ("int | str | tuple[int, int]", sizes.WHAT),
     "integers": ("int | Sequence[int]", "whole numbers, as in 5,8"),
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
     "names": ("Sequence[str]", "names, separated by commas"),
     "arguments": ("Mapping[str, Any]", "name=value pairs, separated by commas, with Python literals as values"),
     "mapping": ("Mapping[str, str]", "NAME=NAME pairs, separated by commas, with each name before = once"),
     "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs, separated by commas, with each name once"),
+    "augmentation": ("str | AugmentConfig | Callable", "a text, an AugmentConfig or a function"),
 }
 _SEPARATORS: Mapping[Kind, str] = {"mapping": "=", "weights": ":"}  # Between the two parts of a pair.
 
@@ -80,6 +83,8 @@ class Option:
             flags.DEFINE_float(self.name, self.default, self.help)
         elif self.kind == "path":
             usage.define_path(self.name, self.default, self.help)
+        elif self.kind == "size":
+            usage.define_size(self.name, self.default, self.help)
         elif self.kind in ("integers", "numbers", "names"):
             flags.DEFINE_list(self.name, self.default, self.help)
         else:
@@ -93,7 +98,8 @@ class Option:
 
         Returns:
             A bool, int, float or str. For "integers", "numbers" and "names", a list of them. For "arguments",
-            "mapping" and "weights", a dict. For "weights", it may also be one of the choices, a str.
+            "mapping" and "weights", a dict. For "weights", it may also be one of the choices, a str. For "size", a
+            `sizes.Size`. For "augmentation", the value itself, which `augmentation.named` checks.
 
         Raises:
             UserError: The value is not allowed.
@@ -180,8 +186,12 @@ def document(options: Sequence[Option]) -> Callable[[Function], Function]:
     return documented
 
 
-def arguments(text: str) -> dict[str, Any]:
+def arguments(text: str, words: bool = False) -> dict[str, Any]:
     """Parse `name=value,name=value`, such as `alpha=0.25,minimalistic=True`. Values are Python literals.
+
+    Args:
+        text: The text.
+        words: Whether a value may also be a word without quotes, as in `fill_mode=reflect`.
 
     Raises:
         ValueError, SyntaxError: A part is not `name=literal`, or a name is repeated.
@@ -189,7 +199,12 @@ def arguments(text: str) -> dict[str, Any]:
     call = ast.parse(f"f({text})", mode="eval").body  # Python's grammar splits at the commas between arguments.
     if not isinstance(call, ast.Call) or call.args:
         raise ValueError(text)
-    values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    values = {
+        keyword.arg: keyword.value.id
+        if words and isinstance(keyword.value, ast.Name)
+        else ast.literal_eval(keyword.value)
+        for keyword in call.keywords
+    }
     names = {name: value for name, value in values.items() if name is not None}
     if len(names) < len(call.keywords):  # A name is repeated, or there is a `**`.
         raise ValueError(text)
@@ -256,6 +271,12 @@ def _text(given: Any) -> str:
     return given
 
 
+def _augmentation(given: Any) -> Any:
+    if isinstance(given, (bool, int, float)):
+        raise TypeError(given)
+    return given
+
+
 def _parts(given: Any) -> list[Any]:
     """Return the items as a list. A text is split at its commas. A single value becomes a list of one."""
     if isinstance(given, str):
@@ -269,10 +290,12 @@ _CONVERSIONS: Mapping[Kind, Callable[[Any], Any]] = {
     "number": _number,
     "text": _text,
     "path": os.fspath,
+    "size": sizes.parse,
     "integers": lambda given: [_integer(part) for part in _parts(given)],
     "numbers": lambda given: [_number(part) for part in _parts(given)],
     "names": lambda given: [_text(part) for part in _parts(given)],
     "arguments": _arguments,
     "mapping": _mapping,
     "weights": _weights,
+    "augmentation": _augmentation,
 }

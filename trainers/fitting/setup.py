@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 
-from tfrecord_tools.base import words
+from tfrecord_tools.base import sizes, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import steps_per_epoch
 from tfrecord_tools.records import Dataset
@@ -73,7 +73,7 @@ def prepare(
         config=config,
         device=device,
         classifier=classifier,
-        info=model_file.describe(data, image_size=recipe.model.size, crop=recipe.crop, trainer=trainer),
+        info=model_file.describe(data, image_size=recipe.geometry, trainer=trainer),
         steps=steps,
     )
 
@@ -87,7 +87,7 @@ def describe(training: Training) -> list[str]:
         f"      {len(splits.train):,} images to train on, {len(splits.validation):,} to validate on:"
         f" {splits.validation_name}",
         f"device: {training.device}",
-        f"model: {networks.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights},"
+        f"model: {networks.describe(recipe.model)}, {sizes.text(recipe.model.size)} px, weights {recipe.model.weights},"
         f" {parameters:,} parameters; an epoch is {_epoch(training.steps, recipe.batch_size, len(splits.train))}",
     ]
 

@@ -21,7 +21,7 @@ def of_records(info: ModelInfo, records: Records, predicted: Predictions) -> Pic
     """Return the pictures of predictions for records."""
     from tfrecord_tools import dataset  # Here, since it imports TensorFlow.
 
-    fetch = dataset.fetch_decoded(records, info.image_size, info.crop)
+    fetch = dataset.fetch_decoded(records, info.geometry)
     rows = np.asarray(predicted.records)
 
     def pictures(numbers: Sequence[int]) -> list[np.ndarray | None]:

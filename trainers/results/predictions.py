@@ -164,7 +164,7 @@ def probabilities_of_records(
 
     from tfrecord_tools import dataset
 
-    batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop)
+    batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.geometry)
     try:
         for batch in batches:
             yield predictor(batch.images), batch.numbers.numpy()

@@ -17,6 +17,7 @@ from tfrecord_tools.base import files, options, page, rules, words
 from tfrecord_tools.base.rules import Finding, Rule
 from tfrecord_tools.errors import named
 from trainers import run_directory
+from trainers.fitting import notes
 from trainers.models.model_file import ModelInfo
 from trainers.results import advice, plots, predictions, scores, views
 from trainers.results.pictures import Pictures
@@ -291,6 +292,15 @@ def _miscalibrated(facts: Facts) -> dict[str, Any] | None:
     }
 
 
+def _mirrored(facts: Facts) -> dict[str, Any] | None:
+    augment = facts.settings.get("recipe", {}).get("augment")
+    mirrored = notes.may_be_mirrored(augment, facts.info.classes) if isinstance(augment, Mapping) else None
+    if mirrored is None:
+        return None
+    command = advice.command(facts.info.trainer, mirrored.flag)
+    return {"names": named(mirrored.names), "still": _or(" Train with `{command}`.", command)}
+
+
 def _corrupt(facts: Facts) -> dict[str, Any] | None:
     corrupt = facts.metrics["corrupt"]
     return {"records": words.number(len(corrupt), "record"), "first": corrupt[0]} if corrupt else None
@@ -401,6 +411,15 @@ _RULES: tuple[Rule[Facts], ...] = (
         text="The mean confidence is {confidence}, and {accuracy} of the predictions are right. Do not trust the"
         " probabilities of this model.",
         advice="{smoothing}",
+    ),
+    Rule(
+        name="mirrored",
+        level="check",
+        section="settings",
+        condition=_mirrored,
+        title="Mirrored images may be of another class: {names}",
+        text="The augmentation mirrored the training images, but the names suggest that this changes their class.",
+        advice="Look at some images.{still}",
     ),
     Rule(
         name="corrupt",
@@ -544,7 +563,7 @@ def _subject(facts: Facts) -> list[tuple[str, str]]:
         *([("Digest of the evaluated dataset", metrics["digest"])] if "digest" in metrics else []),
         *([("Class map", options.pairs_text(metrics["class_map"], "="))] if "class_map" in metrics else []),
         *([("Views of each image", views.named(metrics["tta"]))] if "tta" in metrics else []),
-        ("Image size", f"{info.image_size} px, crop {info.crop:g}"),
+        ("Image size", str(info.geometry)),
         ("Input of the model", info.pixels),
     ]
 

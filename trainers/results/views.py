@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MIRROR, CROPS = "mirror", "crops"
 KINDS = (MIRROR, CROPS)
-_CORNER = 0.875  # Side of a corner crop, as a share of the side of the model's input.
+_CORNER = 0.875  # Height and width of a corner, as a share of those of the model's input.
 
 OPTION = Option(
     "tta",
@@ -34,10 +34,10 @@ OPTION = Option(
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A function u8[b s s 3] -> f32[b classes]: the probabilities of all classes.
+    """A function u8[b h w 3] -> f32[b classes]: the probabilities of all classes.
 
     Attributes:
-        compute: Compiled model u8[b s s 3] -> f32[b 1] or f32[b classes].
+        compute: Compiled model u8[b h w 3] -> f32[b 1] or f32[b classes].
         tta: Some of `KINDS`. Empty: the model sees each image once, as it is.
     """
 
@@ -55,7 +55,7 @@ def predictor(model: keras.Model, tta: Sequence[str] = ()) -> Predictor:
     """Compile a model to a function that computes probabilities.
 
     Args:
-        model: Model u8[b s s 3] -> f32[b 1] or f32[b classes].
+        model: Model u8[b h w 3] -> f32[b 1] or f32[b classes].
         tta: Some of `KINDS`.
     """
     from trainers.models import inference  # Here, since it imports TensorFlow.
@@ -76,13 +76,13 @@ def both_classes(output: np.ndarray) -> np.ndarray:
 
 
 def views(pixels: np.ndarray, tta: Sequence[str]) -> Iterator[np.ndarray]:
-    """Yield the views of images, each u8[b s s 3].
+    """Yield the views of images, each u8[b h w 3].
 
-    The first view is the images themselves. "crops" adds the four corners: squares with a side of 0.875 s, enlarged to
-    s. "mirror" adds the left-right mirror image of each of these views.
+    The first view is the images themselves. "crops" adds the four corners: 0.875 h high and 0.875 w wide, enlarged to
+    the full size. "mirror" adds the left-right mirror image of each of these views.
 
     Args:
-        pixels: u8[b s s 3], decoded images.
+        pixels: u8[b h w 3], decoded images.
         tta: Some of `KINDS`.
     """
     for view in (pixels, *(_corners(pixels) if CROPS in tta else ())):
@@ -110,14 +110,15 @@ def notes(tta: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
     changing = change_when_mirrored(classes) if MIRROR in tta else []
     if changing:
         yield (
-            f"note: --tta={','.join(tta)}: a mirrored image may show another class, by the names of these classes:"
-            f" {errors.named(changing)}. If that is so, leave out {MIRROR}"
+            f"note: --tta={','.join(tta)} mirrors images, but names suggest that this changes the class:"
+            f" {errors.named(changing)}. If it does, leave out {MIRROR}"
         )
 
 
 def _corners(pixels: np.ndarray) -> Iterator[np.ndarray]:
-    size = pixels.shape[1]
-    side = max(1, round(_CORNER * size))
-    for top in (0, size - side):
-        for left in (0, size - side):
-            yield np.stack([decoder.resized(image, size, Box(top, left, side, side)) for image in pixels])
+    height, width = pixels.shape[1:3]
+    rows, columns = (max(1, round(_CORNER * side)) for side in (height, width))
+    for top in (0, height - rows):
+        for left in (0, width - columns):
+            corner = Box(top, left, rows, columns)
+            yield np.stack([decoder.resized(image, (height, width), corner) for image in pixels])

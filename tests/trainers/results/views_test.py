@@ -6,6 +6,8 @@ import keras
 import numpy as np
 import pytest
 
+from tfrecord_tools.decoding import decoder
+from tfrecord_tools.decoding.geometry import Box
 from trainers.results import views
 
 SIZE = 16
@@ -56,6 +58,14 @@ def test_corners_are_enlarged() -> None:
     assert [int(corner[0, y, x, 0]) for corner in corners for y in (0, -1) for x in (0, -1)] == [10, 60, 110, 160] * 4
 
 
+def test_views_of_images_that_are_not_square() -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (2, 12, 32, 3), np.uint8)
+    made = list(views.views(pixels, ["mirror", "crops"]))
+    assert [view.shape for view in made] == [pixels.shape] * 10
+    corner = decoder.resized(pixels[1], (12, 32), Box(2, 4, 10, 28))  # The last one, without its mirror image.
+    np.testing.assert_array_equal(made[8][1], corner)
+
+
 def test_probabilities_are_the_mean_over_the_views(pixels: np.ndarray, model: keras.Model) -> None:
     single = views.predictor(model)
     for tta in (["mirror"], ["crops"], ["crops", "mirror"]):
@@ -83,8 +93,8 @@ def test_without_views_the_output_is_that_of_the_model(pixels: np.ndarray, model
             ("left", "right", "none"),
             [
                 "tta: 10 views (mirror, crops): each image is computed 10 times",
-                "note: --tta=mirror,crops: a mirrored image may show another class, by the names of these classes:"
-                " left, right. If that is so, leave out mirror",
+                "note: --tta=mirror,crops mirrors images, but names suggest that this changes the class: left, right."
+                " If it does, leave out mirror",
             ],
         ),
     ],
