@@ -113,8 +113,10 @@ class Run:
         """
         from trainers.evaluate import evaluate
 
-        given = options if tfrecords is None else {**options, "tfrecords": tfrecords}
-        return evaluate(run=self.path, log=log, **{"custom_objects": self.custom_objects} | given)
+        options = {"custom_objects": self.custom_objects, **options}
+        if tfrecords is None:  # The options name a folder of images.
+            return evaluate(run=self.path, log=log, **options)
+        return evaluate(run=self.path, tfrecords=tfrecords, log=log, **options)
 
     def export(self, format: str = "saved_model", **options: Any) -> Exported:
         """Export the model, as `python -m trainers.export` does; `options` are those of `trainers.export`."""
