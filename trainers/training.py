@@ -20,7 +20,7 @@ from trainers.devices import cluster
 from trainers.devices import device as devices
 from trainers.devices.device import Device
 from trainers.fit import Task, fit
-from trainers.fitting import inputs, setup, tasks
+from trainers.fitting import inputs, parents, setup, tasks
 from trainers.fitting.settings import settings_of
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
@@ -76,15 +76,26 @@ def train(
             log=log,
         )
         setup.check(splits, recipe, config, device)
-        settings = settings_of(data, splits.doubts, recipe, config, flags, device)
+        parent = parents.load(config)
+        settings = settings_of(data, splits.doubts, recipe, config, flags, device, parent)
+        if parent and parent.state:
+            parents.check_same(parent, settings, log)
+            recipe = parents.continued(recipe, parent)
+            settings = parents.with_epochs(settings, recipe)
         run = Path(str(config.run))
         metrics = _results(config.run, settings, device)
         if metrics is not None:
-            log(f"run: {run} is finished already. Pass another --run to train again")
+            log(
+                f"run: {run} is finished already. To go on with it, add --more_epochs=N. To train again, pass another"
+                " --run"
+            )
             if device.chief:
                 judging.log_scores(metrics, log)
         else:
-            training = setup.prepare(trainer, data, splits, recipe, config, device)
+            training = setup.prepare(trainer, data, splits, recipe, config, device, parent)
+            if parent:
+                settings["other"]["weights"] = training.weights
+            del parent  # The model would fill memory during the training.
             run = _train(training, settings, log)
     if device.chief:
         log(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")
@@ -172,12 +183,16 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
         every=training.config.checkpoint_every,
         on_epoch=write_history,
         writes=device.chief,
+        start=training.start,
+        end=run / run_directory.OPTIMIZER,
     )
     done = checkpointer.position.global_step
     if len(set(device.all_gather(done))) > 1:
         raise UserError(f"--run={run}: the workers see different checkpoints. {_SHARED}")
     if done:
-        log(f"resumed: {words.number(done, 'step is', 'steps are')} done")
+        begun = 0 if training.start is None else training.start.position.global_step
+        how = "resumed" if done > begun else f"goes on with the weights {training.weights}"
+        log(f"{how}: {words.number(done, 'step is', 'steps are')} done")
     write_history(checkpointer.rows)  # The history file may be a little newer or older than the checkpoint.
     return checkpointer
 

@@ -18,6 +18,7 @@ from tfrecord_tools.records import Dataset, Records
 from trainers.devices.device import Device
 from trainers.fitting import features_cache
 from trainers.fitting.features_cache import Features
+from trainers.fitting.parents import sha256
 from trainers.fitting.settings import environment, features_key
 from trainers.models import inference, model_file, networks
 from trainers.recipes import Recipe
@@ -80,7 +81,13 @@ class Extraction:
 
 
 def of_recipe(
-    extractor: keras.Model, data: Dataset, recipe: Recipe, seed: int, device: Device, flag: str = "backbone"
+    extractor: keras.Model,
+    data: Dataset,
+    recipe: Recipe,
+    seed: int,
+    device: Device,
+    flag: str = "backbone",
+    inherited: bool = False,
 ) -> Extraction:
     """Return the extraction of a recipe's backbone.
 
@@ -91,11 +98,13 @@ def of_recipe(
         seed: Seed of the random weights, if the backbone has no others.
         device: The device on which the features are computed.
         flag: Name of the flag that chooses the backbone, for errors.
+        inherited: Whether the weights are those of another run.
 
     Raises:
         UserError: The backbone has weights that are not finite.
     """
-    key = features_key(data, recipe, seed, device)
+    weights = sha256(extractor.get_weights()) if inherited else ""
+    key = features_key(data, recipe, seed, device, weights)
     source = f"--{flag}={recipe.model.backbone}"
     return _extraction(source, extractor, key, recipe.model.size, recipe.crop, device)
 

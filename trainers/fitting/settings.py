@@ -14,6 +14,7 @@ from tfrecord_tools.records import Dataset
 from trainers import run_directory
 from trainers.auditing.audit_files import Doubts
 from trainers.devices.device import Device
+from trainers.fitting.parents import Parent
 from trainers.recipes import Recipe, TrainConfig
 from trainers.run_directory import Settings
 
@@ -25,12 +26,16 @@ def settings_of(
     config: TrainConfig,
     flags: Mapping[str, Any],
     device: Device,
+    parent: Parent | None = None,
 ) -> Settings:
     """Return the content of settings.json."""
+    other: dict[str, Any] = {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every}
     return {
         "flags": {**flags, **_order_and_precision(config, doubts)},
         "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
-        "weights": _weights(recipe),
+        # A run that goes on does not read the weights file again.
+        "weights": parent.settings.get("weights", {}) if parent and parent.state else _weights(recipe),
+        "parent": parent.facts() if parent else {},
         "dataset": {
             "digest": data.digest,
             "name": data.name,
@@ -38,12 +43,20 @@ def settings_of(
             "splits": dict(data.splits),
         },
         "environment": environment(device),
-        "other": {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every},
+        "other": other | ({"parent": parent.name} if parent else {}),
     }
 
 
-def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device) -> dict[str, Any]:
-    """Return everything that the features of a record depend on."""
+def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device, weights: str = "") -> dict[str, Any]:
+    """Return everything that the features of a record depend on.
+
+    Args:
+        data: The dataset.
+        recipe: The recipe.
+        seed: Seed of the random weights, if the backbone has no others.
+        device: The device on which the features are computed.
+        weights: Hash of the network's weights, if they are those of another run. "": the recipe says what they are.
+    """
     model = recipe.model
     initial: Any = seed if model.weights == "none" else model.weights
     return {
@@ -54,7 +67,7 @@ def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device) -> di
         "dataset": data.digest,
         "image_size": model.size,
         "crop": recipe.crop,
-        "weights": _weights(recipe) or initial,
+        "weights": weights or _weights(recipe) or initial,
         "environment": environment(device),
     }
 
