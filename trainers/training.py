@@ -25,7 +25,7 @@ from trainers.fitting.settings import settings_of
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
 from trainers.recipes import Phase, Recipe, TrainConfig
-from trainers.results import judging
+from trainers.results import judging, plain_keras
 from trainers.run_directory import Metrics, Settings
 
 # TensorFlow raises one of these in the other workers when a worker process has ended.
@@ -79,27 +79,31 @@ def train(
         parent = parents.load(config)
         settings = settings_of(data, splits.doubts, recipe, config, flags, device, parent)
         if parent and parent.state:
-            parents.check_same(parent, settings, log)
-            recipe = parents.continued(recipe, parent)
-            settings = parents.with_epochs(settings, recipe)
+            recipe, settings = parents.continued(recipe, settings, parent, log)
         run = Path(str(config.run))
         metrics = _results(config.run, settings, device)
+        usage: list[str] = []
         if metrics is not None:
-            log(
-                f"run: {run} is finished already. To go on with it, add --more_epochs=N. To train again, pass another"
-                " --run"
-            )
-            if device.chief:
-                judging.log_scores(metrics, log)
+            _log_finished(run, metrics, device, log)
         else:
             training = setup.prepare(trainer, data, splits, recipe, config, device, parent)
             if parent:
                 settings["other"]["weights"] = training.weights
             del parent  # The model would fill memory during the training.
             run = _train(training, settings, log)
+            usage = plain_keras.block(run / run_directory.MODEL, training.info)
     if device.chief:
-        log(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")
+        for line in (f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}", *usage):
+            log(line)
     return run
+
+
+def _log_finished(run: Path, metrics: Metrics, device: Device, log: Callable[[str], object]) -> None:
+    """Log the scores of a run that was finished before."""
+    more = "To go on with it, add --more_epochs=N. To train again, pass another --run"
+    log(f"run: {run} is finished already. {more}")
+    if device.chief:
+        judging.log_scores(metrics, log)
 
 
 def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> Path:

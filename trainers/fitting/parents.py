@@ -202,34 +202,34 @@ def _end_of(run: Path) -> State:
     return checkpoint.load(path, advice=f"{_TRAIN_ANEW.format(run=run)}.")
 
 
-def continued(recipe: Recipe, parent: Parent) -> Recipe:
-    """Return the recipe of a run with more epochs in its last phase."""
-    assert parent.state is not None
-    *before, last = recipe.phases
-    longer = dataclasses.replace(last, epochs=parent.state.position.epoch + parent.more_epochs)
-    return dataclasses.replace(recipe, phases=(*before, longer))
-
-
-def with_epochs(settings: Settings, recipe: Recipe) -> Settings:
-    """Return settings with the recipe's number of epochs in each phase."""
-    flags, stored = dict(settings["flags"]), dict(settings["recipe"])
-    if "epochs" in flags:  # Programs may record other flags.
-        flags["epochs"] = {phase.name: phase.epochs for phase in recipe.phases}
-    stored["phases"] = dataclasses.asdict(recipe)["phases"]
-    return {**settings, "flags": flags, "recipe": stored}
-
-
-def check_same(parent: Parent, settings: Settings, log: Callable[[str], object]) -> None:
-    """Check that the settings of a training that goes on are those of the finished one.
+def continued(
+    recipe: Recipe, settings: Settings, parent: Parent, log: Callable[[str], object]
+) -> tuple[Recipe, Settings]:
+    """Return the recipe and the settings of a run with more epochs in its last phase.
 
     Args:
-        parent: The finished training.
-        settings: The settings of the training without its further epochs.
+        recipe: The recipe of the run.
+        settings: The settings of the run, as this process would record them.
+        parent: The finished run.
         log: Receives a line if versions or the device differ, since the last bits may then differ.
 
     Raises:
-        UserError: The settings differ. The message names the differences.
+        UserError: The run was trained with other settings.
     """
+    assert parent.state is not None
+    _check_same(parent, settings, log)
+    *before, last = recipe.phases
+    longer = dataclasses.replace(last, epochs=parent.state.position.epoch + parent.more_epochs)
+    recipe = dataclasses.replace(recipe, phases=(*before, longer))
+    flags, stored = dict(settings["flags"]), dict(settings["recipe"])
+    if "epochs" in flags:  # A program may record other flags.
+        flags["epochs"] = {phase.name: phase.epochs for phase in recipe.phases}
+    stored["phases"] = dataclasses.asdict(recipe)["phases"]
+    return recipe, {**settings, "flags": flags, "recipe": stored}
+
+
+def _check_same(parent: Parent, settings: Settings, log: Callable[[str], object]) -> None:
+    """Raise UserError if a training that goes on has other settings than the finished one."""
     run = parent.path.parent
     changes = run_directory.differences(run, settings, ("flags", "recipe", "weights", "dataset"))
     if any(change.startswith("dataset.digest ") for change in changes):
