@@ -1,4 +1,4 @@
-"""Trainings that start from another run: with its weights only, or going on from the end of its training."""
+"""Trainings that start from another run: with its weights only, or from the end of its training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ STEPS = 3  # Per epoch of the 24 training images.
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a directory with datasets of two classes, the same in another order, and three classes; and weights."""
+    """Return a directory with datasets of two and of three classes, and with weights."""
     workspace = tmp_path_factory.mktemp("going_on")
     converted(with_splits(workspace / "src", train=12, validation=6), workspace / "out")
     converted(tree(workspace / "src3", {f"train/{name}": 6 for name in ("ants", "bees", "cats")}), workspace / "out3")
@@ -339,7 +339,7 @@ def test_features_are_those_of_the_weights(workspace: Path, parent: Run) -> None
     """Another run of the same network has other features, although all settings are equal."""
     given: dict[str, Any] = {"epochs": 1, "batch_size": 8, "features": workspace / "kept"}
     train("features", workspace, "of_parent", init_from=parent, **given)
-    assert len(list((workspace / "kept").iterdir())) == 2  # Of the training and the validation split.
+    assert len(list((workspace / "kept").iterdir())) == 2  # One for each split.
     other = train("scratch", workspace, "other_parent", **SCRATCH | {"seed": 2, "epochs": 1})
     train("features", workspace, "of_other", init_from=other, **given)
     assert len(list((workspace / "kept").iterdir())) == 4
@@ -401,7 +401,7 @@ def test_runs_that_a_training_cannot_start_from(
 
 
 def test_a_model_file_without_its_run(workspace: Path, parent: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its network is not known, so the flags must choose the same."""
+    """The network of the file is not known, so the flags must choose the same."""
     file = shutil.copy(parent.path / "model.keras", workspace / "file.keras")
     given = {"tfrecords": workspace / "out", "run": workspace / "of_file", "init_from": file}
     begun, lines = started(

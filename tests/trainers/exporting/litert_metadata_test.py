@@ -30,7 +30,7 @@ CLASSES = {"two": ("greens", "reds"), "three": ("greens", "reds", "blues")}
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
-    """Return a function that gives the directory of an export, by the number of classes and the quantization."""
+    """Return a function from the name of the classes and the quantization to the directory of an export."""
     made: dict[str, tuple[Path, Path]] = {}
 
     def directory(classes: str, quantize: str) -> Path:
@@ -156,7 +156,7 @@ print(json.dumps(answers))
 
 
 def rings() -> Image.Image:
-    """Return a picture that is red in the middle and green at the sides, so that its answer depends on the crop."""
+    """Return a picture that is red in the middle and green at the sides, so that the crop matters."""
     y, x = np.mgrid[0:120, 0:240]
     distance = np.maximum(abs(x - 119.5), abs(y - 59.5)) / 60
     red, green = np.clip(200 - 80 * distance, 0, 255), np.clip(40 + 80 * distance, 0, 255)

@@ -45,7 +45,7 @@ assert not {"tfrecord_tools", "trainers"} & set(sys.modules), "the package was i
 
 
 def model(classes: int) -> keras.Model:
-    """Return a model that asks whether the upper half is redder than the lower half: an answer that turns change."""
+    """Return a model that asks whether the upper half is redder than the lower half, which turns change."""
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
     count = 1 if classes == 2 else classes
     dense = keras.layers.Dense(count, activation="sigmoid" if count == 1 else "softmax")

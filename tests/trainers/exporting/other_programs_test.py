@@ -1,0 +1,168 @@
+"""The documented ways to resize a photograph without TensorFlow give the classes that `predict` gives."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_sources import REPOSITORY
+from judged_runs import judged_pair
+from PIL import Image, ImageOps
+
+import trainers
+from trainers.results import predictions
+from trainers.run import Run
+
+AGREEMENT = 0.995  # Share of the photographs with the same class, as the documentation says.
+PAGE = REPOSITORY / "docs/howto/other_programs.md"
+Resize = Callable[[Path, int, float], np.ndarray]
+
+
+def documented() -> dict[str, Any]:
+    """Return the functions of the page."""
+    names: dict[str, Any] = {}
+    for block in re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL):
+        exec(block, names)
+    return names
+
+
+NAMES = documented()
+
+
+def as_on_android(path: Path, image_size: int, crop: float) -> np.ndarray:
+    """Resize as the documented calls of Android do, in a simulation: no device was at hand.
+
+    `inSampleSize` lets libjpeg decode at 1/2, 1/4 or 1/8, as Pillow's `draft` does. A bitmap that is drawn with a
+    matrix and a filter gets each pixel from the four nearest ones, as by Pillow's `transform`.
+    """
+    image = Image.open(path)
+    (left, top, width, height), scale = NAMES["plan"](*image.size, image_size, crop)
+    if image.format == "JPEG":
+        image.draft("RGB", (image.width // scale, image.height // scale))
+        image = image.convert("RGB")
+    else:
+        image = image.convert("RGB").reduce(scale)
+    steps = (width / scale / image_size, 0, left / scale, 0, height / scale / image_size, top / scale)
+    size = (image_size, image_size)
+    small = image.transform(size, Image.Transform.AFFINE, steps, Image.Resampling.BILINEAR)
+    return np.asarray(ImageOps.exif_transpose(small))
+
+
+def printed(path: Path, image_size: int, crop: float) -> np.ndarray:
+    """Resize as the program does that a training prints."""
+    photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    return np.asarray(ImageOps.fit(photo, (image_size, image_size), Image.Resampling.BILINEAR, bleed=(1 - crop) / 2))
+
+
+def with_nearest(path: Path, image_size: int, crop: float) -> np.ndarray:
+    """Resize as Keras's `load_img` does by default, which the page warns of."""
+    photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    return np.asarray(ImageOps.fit(photo, (image_size, image_size), Image.Resampling.NEAREST, bleed=(1 - crop) / 2))
+
+
+def agreement(run: Run, files: list[Path], resize: Resize) -> float:
+    """Return the share of files that get the same class from `resize` as from `predict`."""
+    pixels = np.stack([resize(path, run.info.image_size, run.info.crop) for path in files])
+    answers = predictions.both_classes(run.model.predict(pixels, verbose=0))
+    labels = predictions.decide(answers, run.info.threshold)
+    return float(np.mean(labels == run.predict(files).predicted))
+
+
+WAYS: dict[str, Resize] = {
+    **{name: NAMES[name] for name in ("with_pillow", "with_opencv", "with_pytorch")},
+    "as_on_android": as_on_android,
+}
+NEEDS = {"with_opencv": "cv2", "with_pytorch": "torch"}
+
+
+def way(name: str) -> Resize:
+    """Return a way to resize; skip the test if its package is missing."""
+    package = NEEDS.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    return WAYS[name]
+
+
+# --- Drawn images ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[Path]]:
+    """Return a run that knows colors, and images with stripes of both colors."""
+    place = tmp_path_factory.mktemp("drawn")
+    _, run = judged_pair(place)
+    return trainers.load(run), [striped(place / f"{seed}.{'png' if seed % 2 else 'jpg'}", seed) for seed in range(200)]
+
+
+def striped(path: Path, seed: int) -> Path:
+    """Draw fine red and green stripes, with a little more of one of the colors, in any orientation."""
+    random = np.random.default_rng(seed)
+    width, height = [(320, 200), (400, 300), (250, 250), (47, 40)][seed // 2 % 4]
+    period = random.integers(2, 9)
+    stripes = np.where((np.arange(width) + random.integers(0, period)) % period < period / 2, 40.0, -40.0)
+    tilt = random.uniform(-60, 60) + stripes - stripes.mean()
+    colors = np.stack([130 + tilt, 130 - tilt, np.full(width, 60.0)], -1)[None].repeat(height, 0)
+    pixels = np.clip(colors + random.normal(0, 10, colors.shape), 0, 255).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = seed % 8 + 1
+    Image.fromarray(pixels).save(path, **({} if seed % 2 else {"subsampling": 0, "exif": exif}))
+    return path
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_drawn_images_get_the_same_class(name: str, drawn: tuple[Run, list[Path]]) -> None:
+    assert agreement(*drawn, way(name)) >= AGREEMENT
+
+
+def test_single_pixels_do_not_give_the_same_class(drawn: tuple[Run, list[Path]]) -> None:
+    """The images are hard: some stripes are at the distance of the pixels that are used."""
+    assert agreement(*drawn, with_nearest) < 0.98
+
+
+# --- Photographs -----------------------------------------------------------------------------------------------------
+
+
+def path_from(variable: str) -> str:
+    value = os.environ.get(variable)
+    if not value:
+        pytest.skip(f"{variable} is not set: it names {'photographs' if 'PHOTOS' in variable else 'weights'}")
+    return value
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[Path]]:
+    """Return a run that knows cats and dogs, and the photographs of the validation split."""
+    photographs, weights = Path(path_from("TFRECORD_TOOLS_PHOTOS")), path_from("TFRECORD_TOOLS_WEIGHTS")
+    place = tmp_path_factory.mktemp("photographs")
+    for module, *flags in [
+        ("tfrecord_tools.convert", f"--src={photographs}", f"--out={place / 'out'}"),
+        (
+            *("trainers.finetune", f"--tfrecords={place / 'out'}", f"--run={place / 'run'}", "--image_size=160"),
+            *("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", f"--weights={weights}"),
+        ),
+    ]:
+        subprocess.run([sys.executable, "-m", module, *flags], check=True, capture_output=True)
+    return trainers.load(place / "run"), sorted((photographs / "validation").rglob("*.jpg"))
+
+
+@pytest.mark.photos
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WAYS)
+def test_photographs_get_the_same_class(name: str, trained: tuple[Run, list[Path]]) -> None:
+    share = agreement(*trained, way(name))
+    assert share >= AGREEMENT, f"{share:.2%} of {len(trained[1])} photographs"
+
+
+@pytest.mark.photos
+@pytest.mark.slow
+def test_the_printed_program_gives_nearly_the_same_classes(trained: tuple[Run, list[Path]]) -> None:
+    """It is short: it does not decode at a smaller scale, and its crop begins between two pixels."""
+    assert agreement(*trained, printed) >= 0.98
