@@ -432,7 +432,7 @@ def _of_finished_run(trainer: str, values: Mapping[str, Any]) -> dict[str, Any]:
             f" python -m trainers.{trained} --run={run} --more_epochs={values['more_epochs']}."
         )
     fresh = {} if named == "init_from" else {"run": f"{run}-more{values['more_epochs']}"}
-    return parents.config_of(run) | values | fresh | {"init_from": str(run)}
+    return {**parents.config_of(run), **values, **fresh, "init_from": str(run)}
 
 
 def _recipe_and_flags(

@@ -11,7 +11,6 @@ import csv
 import dataclasses
 import functools
 import hashlib
-import importlib
 import io
 import json
 import shutil
@@ -27,6 +26,7 @@ from image_sources import contents, converted, image, tree, with_splits
 from local_dask import Cluster
 from PIL import Image
 
+import trainers
 from tfrecord_tools import convert as convert_module
 from tfrecord_tools.records import open_dataset
 from trainers.auditing import issues
@@ -999,7 +999,7 @@ def trained_before(trainer: str, epochs: Any) -> Callable[[Path], object]:
         model = {"backbone": "CNN", "backbone_kwargs": {"filters": SMALL}, "image_size": 32}
         weights = {} if trainer == "scratch" else {"weights": place / "small.weights.h5"}
         features = {"features": place / "kept"} if trainer == "features" else {}
-        importlib.import_module(f"trainers.{trainer}")(**options, **model, **weights, **features, log=lambda line: None)
+        getattr(trainers, trainer)(**options, **model, **weights, **features, log=lambda line: None)
 
     return train
 

@@ -104,20 +104,26 @@ def _write(builder: flatbuffers.Builder, value: Any) -> int:
         return int(builder.CreateString(value))
     if isinstance(value, np.ndarray):
         return int(builder.CreateNumpyVector(value))
-    if isinstance(value, list):
-        offsets = [_write(builder, item) for item in value]
-        builder.StartVector(4, len(offsets), 4)
-        for offset in reversed(offsets):
-            builder.PrependUOffsetTRelative(offset)
-        return int(builder.EndVector())
+    return _write_list(builder, value) if isinstance(value, list) else _write_table(builder, value)
+
+
+def _write_list(builder: flatbuffers.Builder, tables: list[_Table]) -> int:
+    offsets = [_write_table(builder, table) for table in tables]
+    builder.StartVector(4, len(offsets), 4)
+    for offset in reversed(offsets):
+        builder.PrependUOffsetTRelative(offset)
+    return int(builder.EndVector())
+
+
+def _write_table(builder: flatbuffers.Builder, table: _Table) -> int:
     # Parts are written first, because flatbuffers cannot nest a table that is not finished.
     parts = [
-        None if field is None or isinstance(field, np.integer) else _write(builder, field) for field in value.fields
+        None if field is None or isinstance(field, np.integer) else _write(builder, field) for field in table.fields
     ]
-    builder.StartObject(len(value.fields))
-    for slot, (field, offset) in enumerate(zip(value.fields, parts, strict=True)):
-        if offset is not None:
-            builder.PrependUOffsetTRelativeSlot(slot, offset, 0)
+    builder.StartObject(len(table.fields))
+    for slot, (field, part) in enumerate(zip(table.fields, parts, strict=True)):
+        if part is not None:
+            builder.PrependUOffsetTRelativeSlot(slot, part, 0)
         elif isinstance(field, np.int8):
             builder.PrependInt8Slot(slot, int(field), 0)
         elif isinstance(field, np.uint8):

@@ -139,7 +139,8 @@ def test_each_trainer_goes_on_exactly(trainer: str, workspace: Path) -> None:
 
     given = tiny_backbone.MODEL | {"weights": workspace / "w.weights.h5", "batch_size": 8, "schedule": "plateau"}
     first = train(trainer, workspace, f"{trainer}1", **given, epochs=epochs(2), patience=1)
-    longer = first.train_more(2, **({"features": workspace / "features"} if trainer == "features" else {}))
+    options: dict[str, Any] = {"features": workspace / "features"} if trainer == "features" else {}
+    longer = first.train_more(2, **options)
     check_equal(longer, train(trainer, workspace, f"{trainer}2", **given, epochs=epochs(4), patience=1))
 
 
@@ -166,7 +167,7 @@ def test_early_stopping_and_averages_go_on_from_the_weights_of_the_model(workspa
 
 def test_the_command_that_trained_a_run_goes_on_with_more_epochs_at_its_end(workspace: Path, parent: Run) -> None:
     """All flags of the first command are accepted, and others are refused."""
-    given = {"tfrecords": workspace / "out", "run": parent.path, "more_epochs": 2} | SCRATCH
+    given: dict[str, Any] = {"tfrecords": workspace / "out", "run": parent.path, "more_epochs": 2} | SCRATCH
     child = trainers.scratch(**given, log=lambda line: None)
     assert child.path == Path(f"{parent.path}-more2")
     with pytest.raises(UserError) as error:

@@ -9,6 +9,7 @@ import subprocess
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flatbuffers
 import numpy as np
@@ -39,7 +40,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], P
         tfrecords, run = made[classes]
         out = run / f"export/litert-{quantize}"
         if not out.exists():
-            config = {"format": "litert", "quantize": quantize, "tolerance": 0.5, "out": str(out)}
+            config: dict[str, Any] = {"format": "litert", "quantize": quantize, "tolerance": 0.5, "out": str(out)}
             export(ModelExportConfig(run=str(run), tfrecords=str(tfrecords), **config))
         return out
 

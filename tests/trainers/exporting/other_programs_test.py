@@ -43,13 +43,11 @@ def as_on_android(path: Path, image_size: int, crop: float) -> np.ndarray:
     `inSampleSize` lets libjpeg decode at 1/2, 1/4 or 1/8, as Pillow's `draft` does. A bitmap that is drawn with a
     matrix and a filter gets each pixel from the four nearest ones, as by Pillow's `transform`.
     """
-    image = Image.open(path)
-    (left, top, width, height), scale = NAMES["plan"](*image.size, image_size, crop)
-    if image.format == "JPEG":
-        image.draft("RGB", (image.width // scale, image.height // scale))
-        image = image.convert("RGB")
-    else:
-        image = image.convert("RGB").reduce(scale)
+    opened = Image.open(path)
+    (left, top, width, height), scale = NAMES["plan"](*opened.size, image_size, crop)
+    if opened.format == "JPEG":
+        opened.draft("RGB", (opened.width // scale, opened.height // scale))
+    image = opened.convert("RGB") if opened.format == "JPEG" else opened.convert("RGB").reduce(scale)
     steps = (width / scale / image_size, 0, left / scale, 0, height / scale / image_size, top / scale)
     size = (image_size, image_size)
     small = image.transform(size, Image.Transform.AFFINE, steps, Image.Resampling.BILINEAR)
@@ -113,7 +111,8 @@ def striped(path: Path, seed: int) -> Path:
     pixels = np.clip(colors + random.normal(0, 10, colors.shape), 0, 255).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112] = seed % 8 + 1
-    Image.fromarray(pixels).save(path, **({} if seed % 2 else {"subsampling": 0, "exif": exif}))
+    options: dict[str, Any] = {} if seed % 2 else {"subsampling": 0, "exif": exif}
+    Image.fromarray(pixels).save(path, **options)
     return path
 
 

@@ -142,7 +142,7 @@ def test_a_saved_model_turns_photographs_as_predict_does(exported: Path) -> None
     signature = tf.saved_model.load(str(exported / "export/saved_model")).signatures["serving_default"]
     photographs = [photograph(orientation) for orientation in range(1, 9)]
     answers = signature(image_bytes=tf.constant(photographs))["probabilities"].numpy()  # In one batch.
-    pixels = np.stack([image_files.decode_file(data, info) for data in photographs])
+    pixels = np.stack([np.asarray(image_files.decode_file(data, info)) for data in photographs])
     np.testing.assert_allclose(answers, model(pixels).numpy(), atol=0.01)
     spread = np.ptp(answers, axis=0).max()
     assert spread < 0.01 if info.images else spread > 0.5
