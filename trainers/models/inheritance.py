@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from trainers.models import networks
 from trainers.models.networks import Classifier
 
 # Settings of layers that change what equal weights compute. The padding of ZeroPadding2D is not compared, since it
@@ -60,7 +61,7 @@ def _parts(model: keras.Model) -> tuple[_Layers, _Layers]:
 
 def _copy(sources: _Layers, targets: _Layers) -> None:
     for source, target in zip(sources, targets, strict=True):
-        target.set_weights(source.get_weights())
+        networks.set_weights(target, source.get_weights())
 
 
 def _difference(new: _Layers, old: _Layers) -> str:

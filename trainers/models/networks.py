@@ -6,15 +6,17 @@ They consist only of Keras's own layers, so that `keras.models.load_model` reads
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError, one_line
@@ -134,8 +136,19 @@ def rebuild_float32(classifier: Classifier, config: ModelConfig, class_count: in
         copy = build(dataclasses.replace(config, weights="none"), class_count).model
     finally:
         keras.config.set_dtype_policy(policy)
-    copy.set_weights(classifier.model.get_weights())
+    set_weights(copy, classifier.model.get_weights())
     return copy
+
+
+def set_weights(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
+    """Set the weights of a layer or a model.
+
+    Keras's Normalization computes with copies of its weights, which Keras's `set_weights` does not renew.
+    """
+    layer.set_weights(values)
+    for inner in (layer, *_nested(layer)):
+        if isinstance(inner, keras.layers.Normalization) and inner.input_mean is None:
+            inner.finalize_state()
 
 
 def scale(pixels: Any, scaling: str) -> Any:
@@ -258,6 +271,8 @@ def _build_base(config: ModelConfig, flag: str) -> keras.Model:
             " Download the weights file with another program and pass --weights=FILE,"
             " or pass --weights=none to train from scratch."
         ) from error
+    plain = fixed | {"weights": None}
+    base = _with_one_scaling(base, functools.partial(constructor, **plain, **config.backbone_kwargs))
     _scale_in_float32(base)
     if config.batch_norm_momentum is not None:
         for layer in _batch_norms(base):
@@ -265,6 +280,24 @@ def _build_base(config: ModelConfig, flag: str) -> keras.Model:
     if config.weights not in ("imagenet", "none"):
         load_weights(base, config, flag)
     return base
+
+
+def _with_one_scaling(base: keras.Model, build_plain: Callable[[], keras.Model]) -> keras.Model:
+    """Return a backbone with the layers that it has without ImageNet weights.
+
+    With these weights, Keras gives EfficientNetB0 to B7 a second Rescaling behind the Normalization. The scale becomes
+    a part of the variance, so that a network that is built without these weights can have the same outputs.
+    """
+    more = [layer for layer in base.layers if isinstance(layer, keras.layers.Rescaling)][1:]
+    if not more:
+        return base
+    plain = build_plain()
+    plain.set_weights(base.get_weights())
+    normalization = next(layer for layer in plain.layers if isinstance(layer, keras.layers.Normalization))
+    for layer in more:
+        normalization.adapt_variance.assign(normalization.adapt_variance / np.square(np.float32(layer.scale)))
+    normalization.finalize_state()
+    return plain
 
 
 def cnn(
@@ -354,11 +387,14 @@ def _stored_shapes(file: h5py.File) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _batch_norms(layer: keras.Layer) -> Iterator[keras.layers.BatchNormalization]:
+def _nested(layer: keras.Layer) -> Iterator[keras.Layer]:
     for inner in getattr(layer, "layers", ()):
-        if isinstance(inner, keras.layers.BatchNormalization):
-            yield inner
-        yield from _batch_norms(inner)
+        yield inner
+        yield from _nested(inner)
+
+
+def _batch_norms(layer: keras.Layer) -> Iterator[keras.layers.BatchNormalization]:
+    return (inner for inner in _nested(layer) if isinstance(inner, keras.layers.BatchNormalization))
 
 
 def _drop_rates(base: keras.Model) -> Iterator[tuple[str, float]]:
