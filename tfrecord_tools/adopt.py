@@ -660,9 +660,10 @@ def define_flags() -> None:
     usage.define_path(
         "decisions",
         None,
-        "CSV or Parquet file with decisions about single images, or the directory of a dataset with decisions. The"
-        " columns of the file are sha256, decision and label. A decision is label (use the class in the column label),"
-        " drop, keep or none (take an earlier decision back).",
+        "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with such a"
+        " file. The file has the columns sha256, decision and label. The decision is one of four words. 'label': use"
+        " the class in the column label; 'drop': leave the image out; 'keep': the label is right; 'none': take back an"
+        " earlier decision.",
     )
     flags.DEFINE_string(
         "image_key",
@@ -678,7 +679,7 @@ def define_flags() -> None:
         "label_offset",
         None,
         "Number that the records store for the first class. Default: 1 if the smallest label is 1, else 0."
-        " If there is a name for class 0, it is 0.",
+        " If class 0 has a name, the default is 0.",
     )
     flags.DEFINE_list(
         "classes",
@@ -692,7 +693,7 @@ def define_flags() -> None:
         None,
         guess_keys.PIXEL_ORDERS,
         "Order of raw pixels. hwc: red, green and blue of each pixel together; chw: all red values first, then green,"
-        " then blue. Default: the order of the stored shape, or hwc if no shape is stored.",
+        " then blue. Default: the order in the shape that the record stores; without a stored shape, hwc.",
     )
     flags.DEFINE_bool(
         "rewrite",

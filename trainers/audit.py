@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from tfrecord_tools.base import callable_module, command, options, tabular, words
+from tfrecord_tools.base import callable_module, command, options, sizes, tabular, words
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.records import Dataset, open_dataset
@@ -28,7 +29,7 @@ from trainers.auditing import audit_files, issues
 from trainers.auditing.audit_files import AuditJson
 from trainers.auditing.issues import KINDS, ListedIssue
 from trainers.recipes import ModelConfig
-from trainers.training_options import BACKBONE_KWARGS
+from trainers.training_options import BACKBONE_KWARGS, FIT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +54,7 @@ class AuditConfig:
         backbone_kwargs: Further arguments of the backbone's constructor.
         weights: As in `recipes.ModelConfig`. Only for a backbone.
         image_size: As in `recipes.ModelConfig`. Only for a backbone.
+        fit: As in `recipes.Recipe`. Only for a backbone.
         folds: Number of parts of the dataset. The records of each part are judged by a model that was fitted to the
             other parts.
         seed: Seed of the folds.
@@ -65,7 +67,8 @@ class AuditConfig:
     features_from: str = ModelConfig.backbone
     backbone_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = ModelConfig.weights
-    image_size: int | None = None
+    image_size: Size | None = None
+    fit: str | None = None
     folds: int = 5
     seed: int = 0
     out: str | None = None
@@ -93,10 +96,10 @@ class AuditConfig:
                 f"--features_from={self.features_from}: is neither a backbone, nor an existing run directory or model"
                 f" file. Backbones: {', '.join(name for name in backbones.BACKBONES if name != backbones.CNN)}."
             )
-        if self.image_size or self.backbone_kwargs or self.weights != ModelConfig.weights:
+        if self.image_size or self.fit or self.backbone_kwargs or self.weights != ModelConfig.weights:
             raise UserError(
                 f"--features_from={self.features_from}: a trained model has its own weights and image size. Remove"
-                " --weights, --image_size and --backbone_kwargs, or pass the name of a backbone."
+                " --weights, --image_size, --fit and --backbone_kwargs, or pass the name of a backbone."
             )
 
 
@@ -172,7 +175,9 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
         weights=config.weights,
         image_size=config.image_size,
     )
-    log(f"features: of {networks.describe(recipe.model)}, {recipe.model.size} px, weights {config.weights}")
+    recipe = dataclasses.replace(recipe, fit=config.fit)
+    size = sizes.text(recipe.model.size)
+    log(f"features: of {networks.describe(recipe.model)}, {size} px, weights {config.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
     return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device, "features_from")
 
@@ -282,9 +287,11 @@ OPTIONS = (
     ),
     Option(
         "image_size",
-        "integer",
-        "Height and width of the network's input in pixels. Default: the size of the backbone or of the model.",
+        "size",
+        "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
+        " Default: the size of the backbone or of the model.",
     ),
+    FIT,
     Option(
         "folds",
         "integer",
@@ -315,7 +322,8 @@ class AuditOptions(TypedDict, total=False):
     features_from: StrPath
     backbone_kwargs: Mapping[str, Any]
     weights: StrPath
-    image_size: int
+    image_size: int | str | tuple[int, int]
+    fit: str
     folds: int
     seed: int
     out: StrPath

@@ -21,10 +21,11 @@ class Task:
     """A model and the data that it is trained on.
 
     Attributes:
-        model: Maps inputs to f32[b 1], the probability of class 1, or to f32[b classes].
-        set_trainable: Function that takes a value of `Phase.trainable` and makes these layers trainable.
-        batches: Function that takes a global step and returns the endless batches (inputs, targets[, weights f32[b]])
-            from that step on. Targets have the shape of the model's output: f32[b 1], or one-hot f32[b classes].
+        model: Maps inputs to f32[b 1], the probability of class 1, or to f32[b classes], that of each class.
+        set_trainable: Function that takes a value of `Phase.trainable` and makes the layers that it names trainable.
+        batches: Function that takes a global step and returns the endless batches from that step on. A batch is
+            (inputs, targets) or (inputs, targets, weights f32[b]). Targets have the shape of the model's output:
+            f32[b 1], or one-hot f32[b classes].
         validation: Finite dataset of batches with which each epoch is evaluated.
         batch_numbers: Function that takes a step and returns the record numbers i64[b] of the batch of this step.
             Error messages contain these numbers.
@@ -36,7 +37,7 @@ class Task:
         jit_compile: Whether steps are compiled with XLA.
         scope: Function that returns the context in which variables are created.
         seconds: Time for decoding the cached images or computing the features, in seconds. If an earlier run computed
-            the features, its time.
+            the features, it is the time which that run took.
         sync_moving_statistics: Function that sets the moving statistics of all devices to their mean. It is called
             before the model is evaluated or saved.
     """
@@ -136,7 +137,7 @@ def compile_model(
 
 
 class _Hard:
-    """Mixin for metrics of two classes that rounds blended targets to the nearer class."""
+    """Mixin for metrics of two-class models. It rounds each blended target to 0 or 1."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true = keras.ops.round(keras.ops.cast(y_true, "float32"))

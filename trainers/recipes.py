@@ -12,8 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfrecord_tools import augment_config
-from tfrecord_tools.base import words
+from tfrecord_tools.augmentation import named
+from tfrecord_tools.augmentation.named import Augment
+from tfrecord_tools.base import sizes, words
+from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding import geometry
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from trainers import backbones
 from trainers.auditing.issues import KINDS
@@ -36,8 +40,8 @@ class ModelConfig:
         backbone: "CNN", or the name of a network in `keras.applications`.
         backbone_kwargs: Further arguments of the backbone's constructor, such as alpha.
         weights: "imagenet" (downloaded by Keras), "none" (random), or the path of a weights file without top layers.
-        image_size: Height and width of the input in pixels. If None, the image size for which the backbone's ImageNet
-            weights were trained, or 150 for "CNN".
+        image_size: Height and width of the input in pixels: one number for a square, or a pair. If None, the image size
+            for which the backbone's ImageNet weights were trained, or 150 for "CNN".
         scaling: Scaling of pixels 0..255 before the backbone: "tf", "torch", "caffe" (see `backbones.Backbone`) or
             "unit" (x / 255). "own": pixels are not scaled, because the backbone does it. If None, the scaling that the
             backbone needs.
@@ -51,7 +55,7 @@ class ModelConfig:
     backbone: str = "MobileNetV2"
     backbone_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     weights: str = "imagenet"
-    image_size: int | None = None
+    image_size: Size | None = None
     scaling: str | None = None
     pooling: str = "average"
     hidden: int = 0
@@ -60,17 +64,32 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         backbones.find(self.backbone)
-        if self.image_size is not None and self.image_size < 1:
-            raise UserError(f"--image_size={self.image_size}: must be at least 1 pixel.")
+        if self.image_size is not None:
+            object.__setattr__(self, "image_size", _checked_size(self.image_size))
         if self.backbone == backbones.CNN and self.weights == "imagenet":
             raise UserError(
                 "--weights=imagenet: CNN has no ImageNet weights. Pass --weights=none or the path of a weights file."
             )
 
     @property
-    def size(self) -> int:
-        """Height and width of the input in pixels."""
+    def size(self) -> Size:
+        """Height and width of the input in pixels: one number for a square, else a pair."""
         return self.image_size or backbones.find(self.backbone).image_size
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Shape of the input: height, width, 3."""
+        return (*sizes.pair(self.size), 3)
+
+
+def _checked_size(image_size: Any) -> Size:
+    try:
+        size = sizes.parse(image_size)
+    except (TypeError, ValueError):
+        raise UserError(f"--image_size={image_size}: must be {sizes.WHAT}.") from None
+    if min(sizes.pair(size)) < 1:
+        raise UserError(f"--image_size={sizes.text(size)}: must be at least 1 pixel.")
+    return size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,9 +152,14 @@ class Recipe:
         model: The classifier.
         phases: Phases in the order in which they are run.
         batch_size: Images per step, over all devices.
-        crop: A square is cut from the middle of each image. The side of the square is this share of the shorter side
-            of the image. ImageNet networks usually use 0.875. 0: the whole image is stretched to a square.
-        augment: Name of a preset in `tfrecord_tools.augment_config.PRESETS`.
+        crop: The center of each image is used, with the aspect of the input. `crop` is the side of this part, as a
+            share of the largest part with this aspect. For a square input, it is a share of the shorter side of the
+            image. ImageNet networks usually use 0.875. 0: the whole image is stretched. Fit "pad" and "stretch" do not
+            use it.
+        fit: As in `Geometry`: "crop" (if `crop` is 0, the largest part), "pad" or "stretch". None: "crop" if `crop` is
+            above 0, else "stretch".
+        augment: Random changes of the training images: a text as in `augmentation.named.FORMS`, an `AugmentConfig`, or
+            a function. It becomes the name of `named.name_of`, except for a function that is not given as a text.
         from_features: Whether the backbone reads each image once and the head is trained on its outputs (features).
         label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1).
         mixup: Share of the images that are blended with another image of their batch, in [0, 1].
@@ -149,7 +173,8 @@ class Recipe:
     phases: tuple[Phase, ...]
     batch_size: int = 32
     crop: float = 0.875
-    augment: str = "standard"
+    fit: str | None = None
+    augment: Augment = "standard"
     from_features: bool = False
     label_smoothing: float = 0.0
     mixup: float = 0.0
@@ -162,11 +187,20 @@ class Recipe:
         """Whether targets may lie between classes because of MixUp, CutMix or label smoothing."""
         return bool(self.mixup or self.cutmix or self.label_smoothing)
 
+    @property
+    def geometry(self) -> Geometry:
+        """How images become the input of the model."""
+        crop = self.crop if self.fit in (None, "crop") else 0.0
+        return Geometry.of(self.model.size, crop, self.fit, "--")
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "augment", augment_config.current_name(self.augment))
+        name = named.name_of(self.augment, "--augment=")
+        if isinstance(self.augment, (str, augment_config.AugmentConfig)):
+            object.__setattr__(self, "augment", name)
         if self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size}: must be at least 1 image.")
         geometry.check_crop(self.crop, "--crop=")
+        geometry.check_fit(self.fit, "--fit=")
         if not 0 <= self.label_smoothing < 1:
             raise UserError(f"--label_smoothing={self.label_smoothing}: must be a share from 0 to below 1.")
         for name in ("mixup", "cutmix"):

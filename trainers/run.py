@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished training. In a notebook, its last line in a cell shows its report.
+    """A finished training. If it is the last line of a cell in a notebook, its report is shown.
 
     Attributes:
         path: The run directory.
@@ -180,7 +180,7 @@ def load(run: StrPath) -> Run:
 
 
 def _number(text: str) -> Any:
-    """Return the number that a text is, or the text."""
+    """Convert a text to int or float. If it is not a number, return the text."""
     for kind in (int, float):
         try:
             return kind(text)

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS
-from tfrecord_tools.base import options
+from tfrecord_tools.augmentation import named
+from tfrecord_tools.augmentation.named import Augment
+from tfrecord_tools.base import options, sizes
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
+from tfrecord_tools.decoding.geometry import FITS, Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
@@ -26,6 +28,7 @@ from trainers.recipes import ModelConfig, Recipe, TrainConfig
 # `_RECIPE`: fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
 _PHASE = ("optimizer", "optimizer_kwargs", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
+_FIT = ("fit",)  # A field of `Recipe` too, but settings.json has it only if it is "pad" (see `Geometry.stored`).
 _MODEL = ("backbone", "backbone_kwargs", "weights", "image_size")
 INTERRUPTED = "interrupted: run the same command again to continue"
 _SETTINGS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
@@ -46,6 +49,7 @@ class TrainingOptions(TypedDict, total=False):
     audit: StrPath
     drop_issues: Sequence[str]
     crop: float
+    fit: str
     seed: int
     deterministic: bool
     checkpoint_every: int
@@ -66,13 +70,13 @@ class TrainingOptions(TypedDict, total=False):
     backbone: str
     backbone_kwargs: Mapping[str, Any]
     weights: StrPath
-    image_size: int
+    image_size: int | str | tuple[int, int]
 
 
 class ImageOptions(TrainingOptions, total=False):
     """Options of the trainers that read images in every epoch."""
 
-    augment: str
+    augment: Augment
     mixup: float
     cutmix: float
     cache: str
@@ -103,6 +107,13 @@ class FeaturesOptions(TrainingOptions, total=False):
 
 # --- The tables ------------------------------------------------------------------------------------------------------
 
+FIT = Option(
+    "fit",
+    "text",
+    "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, with"
+    " gray beside it; stretch: the whole image is stretched. Default: crop, or stretch in recipes with a crop of 0.",
+    choices=FITS,
+)
 _TRAINING = (
     Option(
         "tfrecords",
@@ -137,25 +148,27 @@ _TRAINING = (
         "audit",
         "path",
         "Directory of an audit of the dataset, written by trainers.audit. The report also shows the accuracy on the"
-        " images without issues. Default: audits/NAME-DIGEST, if it exists.",
+        " images without issues. Default: the audit in audits/ that belongs to the dataset, if there is one.",
     ),
     Option(
         "drop_issues",
         "names",
-        "Kinds of issues, as in label,off_topic. Training images with such an issue and a score of at least 0.5 in the"
-        f" audit are left out. Kinds: {', '.join(KINDS)}. Default: all images are used.",
+        "Kinds of issues, for example label,off_topic. Training images for which the audit lists such an issue with a"
+        f" score of at least 0.5 are left out. Kinds: {', '.join(KINDS)}. Default: all images are used.",
         default=[],
     ),
     Option(
         "crop",
         "number",
-        "A square is cut from the middle of each image. With 0.875, the side of the square is 0.875 of the shorter side"
-        " of the image. 0: stretch the whole image to a square. Default: see the recipe.",
+        "A square, or a rectangle with the aspect of --image_size, is cut from the middle of each image. With 0.875,"
+        " the side of the square is 0.875 of the shorter side of the image. 0: stretch the whole image. Default: see"
+        " the recipe.",
     ),
+    FIT,
     Option(
         "seed",
         "integer",
-        "Seed of all random numbers: image order, augmentation, dropout, first weights.",
+        "Seed of all random numbers: image order, augmentation, dropout, initial weights.",
         default=TrainConfig.seed,
     ),
     Option(
@@ -247,10 +260,9 @@ _TRAINING = (
 _IMAGES = (
     Option(
         "augment",
-        "text",
-        "Preset of random changes to the training images. document, document_transfer: old names of reference,"
-        " reference_transfer. Default: see the recipe.",
-        choices=(*PRESETS, *FORMER_NAMES),
+        "augmentation",
+        f"Random changes to the training images: {named.FORMS}, which takes images and keys and returns images."
+        " Default: see the recipe.",
     ),
     Option(
         "mixup", "number", "Share of the images that are blended with another image, 0 to 1. Default: see the recipe."
@@ -291,8 +303,8 @@ def _recipe_option(trainer: str) -> Option:
     return Option(
         "recipe",
         "text",
-        "default: the recipe with the best results; reference: the settings of the article on which this project is"
-        " based; document: old name of reference.",
+        "A recipe sets all values that other flags do not set. default: the recipe with the best results; reference:"
+        " the settings of the article on which this project is based; document: old name of reference.",
         default="default",
         choices=(*recipes.RECIPES[trainer], "document"),
     )
@@ -325,9 +337,9 @@ def _model_options(weights: str) -> tuple[Option, ...]:
         ),
         Option(
             "image_size",
-            "integer",
-            "Height and width of the network's input in pixels. Default: the size in the recipe. If the recipe has"
-            " none, the size of the backbone.",
+            "size",
+            "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
+            " Default: the size in the recipe. If the recipe has none, the size of the backbone.",
         ),
     )
 
@@ -479,7 +491,8 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     if "head" in values:
         more["head"] = values["head"]
     if trainer == "scratch" and name == "reference":
-        more["augmented"] = values.get("augment", "none") != "none"
+        more["augmented"] = named.name_of(values.get("augment", "none"), "--augment=") != "none"
+    _check_crop_and_fit(values)
     inherits = "init_from" in values and "more_epochs" not in values
     model = _inherited_network(values, model) if inherits else model
     more = {argument: value for argument, value in more.items() if argument not in model}
@@ -492,7 +505,7 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
         learning_rate=values.get("learning_rate"),
         phase=_some(values, _PHASE),
         unfreeze=values.get("unfreeze"),
-        **_some(values, _RECIPE),
+        **_some(values, _RECIPE + _FIT),
     )
 
 
@@ -516,14 +529,27 @@ def _inherited_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> d
     return {**network, **given, "backbone_kwargs": arguments, "weights": str(path)}
 
 
+def _check_crop_and_fit(values: Mapping[str, Any]) -> None:
+    """Raise UserError if --crop and --fit are both given and contradict each other."""
+    if "crop" not in values or "fit" not in values:
+        return
+    Geometry.of(1, values["crop"], values["fit"], "--")
+    if values["fit"] == "crop" and not values["crop"]:
+        raise UserError("--crop=0 with --fit=crop: --crop must be above 0, at most 1. Pass a share, or --fit=stretch.")
+
+
 def in_effect(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe as the training uses them, for settings.json."""
     model = {name: getattr(recipe.model, name) for name in ("backbone", "backbone_kwargs", "weights")}
-    return model | {
-        "image_size": recipe.model.size,
+    size = recipe.model.size
+    return {
+        **model,
+        "image_size": size if isinstance(size, int) else sizes.text(size),
         "epochs": {phase.name: phase.epochs for phase in recipe.phases},
         "learning_rate": {phase.name: phase.learning_rate for phase in recipe.phases},
         **{name: getattr(recipe, name) for name in _RECIPE},
+        "augment": named.name_of(recipe.augment),
+        **{name: value for name, value in recipe.geometry.stored().items() if name != "image_size"},
     }
 
 

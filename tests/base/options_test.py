@@ -21,6 +21,8 @@ OPTIONS = {
     "text": Option("optimizer", "text", "Name."),
     "choice": Option("order", "text", "Order.", default="shuffled", choices=("shuffled", "blocks")),
     "path": Option("out", "path", "Directory."),
+    "size": Option("image_size", "size", "Height and width."),
+    "augmentation": Option("augment", "augmentation", "Random changes."),
     "integers": Option("epochs", "integers", "Epochs of each phase."),
     "numbers": Option("learning_rate", "numbers", "Rate of each phase."),
     "names": Option("drop", "names", "Kinds."),
@@ -39,6 +41,15 @@ OPTIONS = {
         ("text", "adam", "adam"),
         ("choice", "blocks", "blocks"),
         ("path", Path("a/b"), "a/b"),
+        ("size", 160, 160),
+        ("size", "160", 160),
+        ("size", "96x256", (96, 256)),
+        ("size", " 96 X 256 ", (96, 256)),
+        ("size", [96, np.int64(256)], (96, 256)),
+        ("size", "64x64", 64),  # A square has one form.
+        ("size", (64, 64), 64),
+        ("augmentation", "standard", "standard"),
+        ("augmentation", len, len),  # `augmentation.named` checks it.
         ("integers", 5, [5]),  # A single number is a list of one.
         ("integers", (5, 8), [5, 8]),
         ("integers", "5,8", [5, 8]),  # As in a flag.
@@ -71,6 +82,11 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         ("choice", "block", "--order=block: must be one of shuffled, blocks. Did you mean blocks?"),
         ("path", 5, "--out=5: must be a path."),
         ("path", "~nobody-here/x", "--out=~nobody-here/x: user 'nobody-here' does not exist."),
+        ("size", 1.5, "--image_size=1.5: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
+        ("size", "96*256", "--image_size=96*256: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
+        ("size", (1, 2, 3), "--image_size=1,2,3: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
+        ("size", True, "--image_size=True: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
+        ("augmentation", 5, "--augment=5: must be a text, an AugmentConfig or a function."),
         ("integers", [1.5], "--epochs=1.5: must be whole numbers, as in 5,8."),
         ("integers", "5,a", "--epochs=5,a: must be whole numbers, as in 5,8."),
         ("numbers", "a", "--learning_rate=a: must be numbers, as in 3e-3,3e-4."),
@@ -120,6 +136,19 @@ def test_unknown_options_are_refused(name: str, message: str) -> None:
 
 def test_none_is_not_given() -> None:
     assert options.checked(list(OPTIONS.values()), {"epochs": None, "count": 3}) == {"count": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("fill_mode=reflect,zoom_range=(0.8, 1.2)", {"fill_mode": "reflect", "zoom_range": (0.8, 1.2)}),
+        ("fill_mode='wrap'", {"fill_mode": "wrap"}),
+        ("flip=False,range=None", {"flip": False, "range": None}),
+        ("", {}),
+    ],
+)
+def test_words_without_quotes_are_values_where_allowed(text: str, values: dict[str, Any]) -> None:
+    assert options.arguments(text, words=True) == values
 
 
 def test_functions_show_their_options() -> None:

@@ -178,7 +178,8 @@ def test_order_of_raw_pixels(planes: bool, gray: bool) -> None:
         samples.append(features({"image_raw": stored.tobytes(), "height": 24, "width": 20, "label": 1}))
     if planes:
         with pytest.raises(
-            UserError, match=r"'image_raw': the raw pixels seem to be stored plane by plane .* --pixel_order=chw .*=hwc"
+            UserError,
+            match=r"'image_raw': the raw pixels are probably stored plane by plane .* --pixel_order=chw .*=hwc",
         ):
             guess_keys.form(samples, None, None, "a")
     else:

@@ -421,7 +421,7 @@ def draws_panels(e: Ended) -> bool:
     from tfrecord_tools.augment_config import PRESETS
     from tfrecord_tools.images import preparation
 
-    settings: dict[str, Any] = {"image": "pets/train/cats/000.jpg", "grid": "2x3", "image_size": 24}
+    settings: dict[str, Any] = {"image": "pets/train/cats/000.jpg", "grid": "2x3", "image_size": 24, "fit": "pad"}
     chosen = preview.PreviewConfig(**settings, seed=3, augment="strong")
     encoded = preparation.prepare((e.place / settings["image"]).read_bytes()).data
     expected = preview.panels(encoded, chosen, PRESETS["strong"])
@@ -798,7 +798,8 @@ BENCH = [
             "--image_size=16": says("16 px"),
             "--batch_size=4": says("batches of 4"),
             "--augment=none": lambda e: "augmenting" not in e.out,
-            "--crop=0": says("--resize=16 --resize_mode=exact"),
+            "--crop=0.5": says("--resize=32 --resize_mode=center_crop"),
+            "--fit=crop": says("--resize=32 --resize_mode=center_crop"),
             "--seconds=0.2": says("bottleneck: decoding"),
         },
     ),
@@ -808,7 +809,7 @@ BENCH = [
         arguments=["out"],
         flags={
             "--cached": says("reading from memory"),
-            "--augment=reference_transfer": says("augmenting"),
+            "--augment=reference_transfer,rotation_range=5": says("augmenting"),
             "--seconds=0.2": says("bottleneck: "),
             "--image_size=16": says("16 px"),
         },
@@ -835,6 +836,7 @@ PREVIEW = [
             "--augment=strong": draws_panels,
             "--grid=2x3": lambda e: Image.open(e.place / "shown.png").size == (3 * 28 + 4, 2 * 28 + 4),
             "--image_size=24": draws_panels,
+            "--fit=pad": draws_panels,
             "--seed=3": draws_panels,
             "--out=shown.png": is_there("shown.png"),
         },
@@ -937,6 +939,7 @@ TRAINING: dict[str, Check] = {
     "--run=run": is_there("run/metrics.json", "run/model.keras"),
     "--records=numbers.txt": says("--records=numbers.txt: 8 of 12 training records"),
     "--crop=0.5": setting("recipe.crop", 0.5),
+    "--fit=crop": setting("recipe.crop", 0.5),
     "--seed=3": setting("flags.seed", 3),
     "--deterministic": setting("flags.deterministic", True),
     "--audit=audited": lambda e: len(e.json("run/settings.json", "flags", "issues_sha256")) == 64,
@@ -982,7 +985,8 @@ REFERENCE: dict[str, Check] = {
     "--batch_size=2": setting("recipe.batch_size", 2),
     "--backbone=CNN": says("model: CNN("),
     "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
-    "--image_size=24": says(", 24 px, "),
+    "--image_size=24x32": says(", 24x32 px, "),
+    "--fit=pad": setting("flags.fit", "pad"),
 }
 REFERENCE_OF_IMAGES: dict[str, Check] = {
     "--order=balanced": setting("flags.order", "balanced"),
@@ -1050,7 +1054,7 @@ SCRATCH = [
             "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
             "--cache_mb=0": no_cache,
             "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
-            "--augment=standard": setting("flags.augment", "standard"),
+            "--augment=standard,horizontal_flip=False": setting("recipe.augment.horizontal_flip", False),
             "--precision=mixed_bfloat16": setting("flags.precision", "mixed_bfloat16"),
         },
     ),
@@ -1208,6 +1212,9 @@ AUDIT = [
             "--backbone_kwargs=filters=(4,8)": says("features: of CNN(filters=(4, 8)), 24 px"),
             "--weights=small.weights.h5": says("weights small.weights.h5"),
             "--image_size=24": says(" 24 px, weights "),
+            "--fit=stretch": lambda e: all(
+                json.loads(path.read_text())["key"]["crop"] == 0 for path in e.place.glob("kept/*/about.json")
+            ),
             "--folds=3": lambda e: e.json("made/audit.json", "folds") == 3,
             "--seed=4": lambda e: e.json("made/audit.json", "seed") == 4,
             "--out=made": is_there("made/review.html"),

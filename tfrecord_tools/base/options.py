@@ -1,6 +1,7 @@
 """Options: the flags of a command, which are also the keyword arguments of its function in Python.
 
-A table of `Option`s gives a command its flags, a function its documentation, and both the same checks.
+Both share a table of `Option`s. From it come the flags of the command, the documentation of the function, and the
+checks of the values.
 """
 
 from __future__ import annotations
@@ -17,14 +18,16 @@ from typing import Any, Literal, TypeVar
 
 from absl import flags
 
-from tfrecord_tools.base import files, usage
+from tfrecord_tools.base import files, sizes, usage
 from tfrecord_tools.errors import UserError
 
-# Flags defined here belong to the command that calls, and are listed in its --help.
+# The flags belong to the command that calls `define`, and are listed in its --help.
 flags.disclaim_key_flags()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Kind = Literal["switch", "integer", "number", "text", "path", "integers", "numbers", "names", "arguments"]
+Kind = Literal[
+    "switch", "integer", "number", "text", "path", "size", "integers", "numbers", "names", "arguments", "augmentation"
+]
 # Kind -> the type of the keyword argument, and what its value must be.
 _TYPES: Mapping[Kind, tuple[str, str]] = {
     "switch": ("bool", "True or False"),
@@ -32,10 +35,12 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "number": ("float", "a number"),
     "text": ("str", "a text"),
     "path": ("str | os.PathLike[str]", "a path"),
+    "size": ("int | str | tuple[int, int]", sizes.WHAT),
     "integers": ("int | Sequence[int]", "whole numbers, as in 5,8"),
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
     "names": ("Sequence[str]", "names, separated by commas"),
     "arguments": ("Mapping[str, Any]", "name=value pairs, separated by commas, with Python literals as values"),
+    "augmentation": ("str | AugmentConfig | Callable", "a text, an AugmentConfig or a function"),
 }
 
 
@@ -48,7 +53,7 @@ class Option:
         kind: Kind of the value.
         help: Description for `--help` and for the function's documentation; ends with a period.
         default: Value if the option is not given. None: `help` says what happens then.
-        choices: The values that are allowed; (): all.
+        choices: The allowed values. If it is empty, all are allowed.
         example: Example for the error message, if `kind` is "arguments".
     """
 
@@ -71,6 +76,8 @@ class Option:
             flags.DEFINE_float(self.name, self.default, self.help)
         elif self.kind == "path":
             usage.define_path(self.name, self.default, self.help)
+        elif self.kind == "size":
+            usage.define_size(self.name, self.default, self.help)
         elif self.kind in ("integers", "numbers", "names"):
             flags.DEFINE_list(self.name, self.default, self.help)
         else:
@@ -83,7 +90,8 @@ class Option:
             given: A value of a flag (texts and lists of texts are parsed), or of a keyword argument.
 
         Returns:
-            A bool, int, float or str; a list of them for kinds in the plural; a dict for "arguments".
+            A bool, int, float or str. For "integers", "numbers" and "names", a list of them. For "arguments", a dict.
+            For "size", a `sizes.Size`. For "augmentation", the value itself, which `augmentation.named` checks.
 
         Raises:
             UserError: The value is not allowed.
@@ -105,7 +113,7 @@ class Option:
         return value
 
     def shown(self, given: Any) -> str:
-        """Return the option with a value, as a flag."""
+        """Return the text `--name=value`."""
         texts = map(str, given) if isinstance(given, (list, tuple)) else [str(given)]
         return f"--{self.name}={','.join(texts)}"
 
@@ -129,7 +137,7 @@ def checked(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, An
         given: Name -> value. None stands for an option that is not given.
 
     Raises:
-        TypeError: There is no option of this name, as Python says it of keyword arguments.
+        TypeError: There is no option of this name. Python raises the same error for unknown arguments.
         UserError: A value is not allowed.
     """
     by_name = {option.name: option for option in options}
@@ -163,8 +171,12 @@ def document(options: Sequence[Option]) -> Callable[[Function], Function]:
     return documented
 
 
-def arguments(text: str) -> dict[str, Any]:
+def arguments(text: str, words: bool = False) -> dict[str, Any]:
     """Parse `name=value,name=value`, such as `alpha=0.25,minimalistic=True`. Values are Python literals.
+
+    Args:
+        text: The text.
+        words: Whether a value may also be a word without quotes, as in `fill_mode=reflect`.
 
     Raises:
         ValueError, SyntaxError: A part is not `name=literal`, or a name is repeated.
@@ -172,7 +184,12 @@ def arguments(text: str) -> dict[str, Any]:
     call = ast.parse(f"f({text})", mode="eval").body  # Python's grammar splits at the commas between arguments.
     if not isinstance(call, ast.Call) or call.args:
         raise ValueError(text)
-    values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    values = {
+        keyword.arg: keyword.value.id
+        if words and isinstance(keyword.value, ast.Name)
+        else ast.literal_eval(keyword.value)
+        for keyword in call.keywords
+    }
     names = {name: value for name, value in values.items() if name is not None}
     if len(names) < len(call.keywords):  # A name is repeated, or there is a `**`.
         raise ValueError(text)
@@ -207,8 +224,14 @@ def _text(given: Any) -> str:
     return given
 
 
+def _augmentation(given: Any) -> Any:
+    if isinstance(given, (bool, int, float)):
+        raise TypeError(given)
+    return given
+
+
 def _parts(given: Any) -> list[Any]:
-    """Return the parts of a list; a text is divided at its commas, and a single value is its own list."""
+    """Return the items as a list. A text is split at its commas. A single value becomes a list of one."""
     if isinstance(given, str):
         return given.split(",")
     return list(given) if isinstance(given, Iterable) else [given]
@@ -220,8 +243,10 @@ _CONVERSIONS: Mapping[Kind, Callable[[Any], Any]] = {
     "number": _number,
     "text": _text,
     "path": os.fspath,
+    "size": sizes.parse,
     "integers": lambda given: [_integer(part) for part in _parts(given)],
     "numbers": lambda given: [_number(part) for part in _parts(given)],
     "names": lambda given: [_text(part) for part in _parts(given)],
     "arguments": _arguments,
+    "augmentation": _augmentation,
 }

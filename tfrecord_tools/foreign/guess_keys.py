@@ -301,8 +301,8 @@ def _with_order(samples: Sequence[Example], name: str, pixels: Pixels, order: st
             roughness += [_roughness(image), _roughness(planes)]
     if roughness[1] < _SMOOTHER * roughness[0]:
         raise UserError(
-            f"{name!r}: the raw pixels seem to be stored plane by plane (channels, height, width), because neighboring"
-            " pixels are more alike in this order. Pass --pixel_order=chw for this order, or --pixel_order=hwc if they"
+            f"{name!r}: the raw pixels are probably stored plane by plane (channels, height, width). In this order,"
+            " neighboring pixels are more alike. Pass --pixel_order=chw for this order, or --pixel_order=hwc if they"
             " are stored pixel by pixel."
         )
     return pixels

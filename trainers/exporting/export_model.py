@@ -221,7 +221,8 @@ def _write(
             writers.write_onnx(named, info, path)
             answers = writers.answers_of_onnx(path, pixels)
     check = _compare(config, info, images, expected, answers)
-    facts = {"format": config.format, "quantize": config.quantize} | dataclasses.asdict(info)
+    facts = {"format": config.format, "quantize": config.quantize, **dataclasses.asdict(info)}
+    facts |= {"crop": info.geometry.crop, "fit": info.geometry.fit}
     facts["check"] = dataclasses.asdict(check)
     (directory / LABELS).write_text("".join(f"{name}\n" for name in info.classes), encoding="utf-8")
     (directory / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
+from tfrecord_tools.decoding.geometry import FILL, Geometry
 from trainers.models.model_file import ModelInfo
 
 _LABELS = "labels.txt"  # As the file beside the model.
@@ -66,10 +67,9 @@ def add(path: Path, info: ModelInfo) -> None:
 
 def metadata(info: ModelInfo) -> bytes:
     """Return the metadata of a model pixels u8[1 h w 3] -> probabilities f32[1 classes], as a flatbuffer."""
-    region = f"the central square with {info.crop:g} of the shorter side" if info.crop else "the whole image"
     pixels = _table(
         "pixels",
-        f"RGB, 0 to 255, not scaled. Resize {region} to the size of this tensor.",
+        f"RGB, 0 to 255, not scaled. {_fitting(info.geometry)}",
         None,  # dimension_names
         _table(_IMAGE_PROPERTIES, _table(_RGB)),  # content
         [_table(_NORMALIZATION_OPTIONS, _table(_floats(0), _floats(1)))],  # process_units: mean, standard deviation
@@ -92,6 +92,18 @@ def metadata(info: ModelInfo) -> bytes:
     builder = flatbuffers.Builder(1024)
     builder.Finish(_write(builder, model), _METADATA_IDENTIFIER)
     return bytes(builder.Output())
+
+
+def _fitting(geometry: Geometry) -> str:
+    """Return sentences that say how an image is fitted into the input."""
+    if geometry.fit == "pad":
+        return f"Shrink the image to the size of this tensor with its aspect, and fill the rest with the gray {FILL}."
+    if geometry.fit == "stretch":
+        return "Stretch the whole image to the size of this tensor."
+    return (
+        "Cut the center of the image: the largest part with the aspect of this tensor, and of it a part with"
+        f" {geometry.crop:g} times its sides. Resize it to the size of this tensor."
+    )
 
 
 def _floats(*values: float) -> np.ndarray:

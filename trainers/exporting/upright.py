@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import tensorflow as tf
+
+from tfrecord_tools.decoding.geometry import Geometry
+from tfrecord_tools.decoding.reference import decode_pixels
 
 _SEARCHED = 1 << 18  # EXIF is searched in this number of bytes at the start of a file. Cameras write it first.
 _START_OF_SCAN, _END, _APP1, _FILL = 0xDA, 0xD9, 0xE1, 0xFF  # Markers of a JPEG.
@@ -12,18 +17,25 @@ _ORIENTATION, _LONG = 0x0112, 4  # EXIF 2.32: the tag, and a type of its value. 
 _ENTRY_BYTES = 12
 
 
-def upright(pixels: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-    """Turn the decoded pixels of a file as its EXIF orientation says.
+def decoded(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """Decode a file to the input of a network, turned upright by its EXIF orientation.
+
+    The used part and its resizing are symmetric. So the small result is turned instead of the large image.
 
     Args:
-        pixels: u8[s s 3].
         encoded: string[], the file. Files that are not JPEGs are not turned.
+        geometry: The input of the network.
 
     Returns:
-        u8[s s 3].
+        u8[height width 3].
     """
     number = orientation(encoded)
-    return tf.cond(number == 1, lambda: pixels, lambda: _turned(pixels, number))
+    swapped = dataclasses.replace(geometry, height=geometry.width, width=geometry.height)
+    pixels = tf.cond(
+        number < 5, lambda: decode_pixels(encoded, geometry), lambda: _transposed(decode_pixels(encoded, swapped))
+    )
+    pixels = tf.cond(_is_in(number, 2, 3, 6, 7), lambda: pixels[:, ::-1], lambda: pixels)
+    return tf.cond(_is_in(number, 3, 4, 7, 8), lambda: pixels[::-1], lambda: pixels)
 
 
 def orientation(encoded: tf.Tensor) -> tf.Tensor:
@@ -72,15 +84,9 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
     return tf.where(found & (value >= 1) & (value <= 8), value, 1)
 
 
-def _turned(pixels: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-    """Turn u8[s s 3] by an EXIF orientation."""
-    image = tf.cast(pixels, tf.float32)  # As in `reference.resize`: oneDNN prints errors when it transposes integers.
-    image = tf.where(number >= 5, tf.transpose(image, [1, 0, 2]), image)
-    image = tf.where(_is_in(number, 2, 3, 6, 7), image[:, ::-1], image)
-    image = tf.where(_is_in(number, 3, 4, 7, 8), image[::-1], image)
-    turned = tf.saturate_cast(image, tf.uint8)
-    turned.set_shape(pixels.shape)
-    return turned
+def _transposed(pixels: tf.Tensor) -> tf.Tensor:
+    # As in `reference.resize`: oneDNN prints errors when it transposes integers.
+    return tf.saturate_cast(tf.transpose(tf.cast(pixels, tf.float32), [1, 0, 2]), tf.uint8)
 
 
 def _is_in(number: tf.Tensor, *numbers: int) -> tf.Tensor:

@@ -24,7 +24,7 @@ def with_names(model: keras.Model, info: ModelInfo) -> keras.Model:
     Returns:
         A model pixels u8[b h w 3] -> {"probabilities": f32[b classes]} that shares the weights of `model`.
     """
-    pixels = keras.Input((info.image_size, info.image_size, 3), dtype="uint8", name="pixels")
+    pixels = keras.Input(info.geometry.shape, dtype="uint8", name="pixels")
     probabilities = model(pixels)
     if len(info.classes) == 2:
         probabilities = keras.layers.Concatenate()([1 - probabilities, probabilities])
@@ -159,9 +159,7 @@ def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:
     """
 
     def decode(image: tf.Tensor) -> tf.Tensor:
-        pixels = decode_pixels(image, info.image_size, info.crop)
-        # The central square and its resizing are symmetric, so the small result is turned instead of the large image.
-        return upright.upright(pixels, image) if info.images else pixels
+        return upright.decoded(image, info.geometry) if info.images else decode_pixels(image, info.geometry)
 
     data = tf.data.Dataset.from_tensor_slices(encoded).map(graphs.plain(decode), tf.data.AUTOTUNE)
     return data.batch(tf.size(encoded, tf.int64)).get_single_element()
@@ -188,7 +186,7 @@ def drawn(count: int) -> list[bytes]:
 
 
 def _pixels(info: ModelInfo, batch: int | None = None) -> tf.TensorSpec:
-    return tf.TensorSpec([batch, info.image_size, info.image_size, 3], tf.uint8, "pixels")
+    return tf.TensorSpec([batch, *info.geometry.shape], tf.uint8, "pixels")
 
 
 def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.base import words
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, Records
 from trainers.devices.device import Device
@@ -37,8 +38,7 @@ class Extraction:
         compute: Function u8[b h w 3] -> f32[b c].
         width: Number of features, c.
         key: JSON values of everything, besides the records, that the features depend on.
-        image_size: Height and width of the network's input in pixels.
-        crop: As in `recipes.Recipe`.
+        geometry: How images become the input of the network.
         batch_size: Images in a call of `compute`.
     """
 
@@ -46,8 +46,7 @@ class Extraction:
     compute: Callable[[tf.Tensor], tf.Tensor]
     width: int
     key: Mapping[str, Any]
-    image_size: int
-    crop: float
+    geometry: Geometry
     batch_size: int
 
     def features(self, records: Records, directory: str | Path, log: Callable[[str], object] = print) -> Features:
@@ -62,8 +61,7 @@ class Extraction:
             width=self.width,
             key=self.key,
             directory=Path(directory),
-            image_size=self.image_size,
-            crop=self.crop,
+            geometry=self.geometry,
             batch_size=self.batch_size,
             log=log,
         )
@@ -106,7 +104,7 @@ def of_recipe(
     weights = sha256(extractor.get_weights()) if inherited else ""
     key = features_key(data, recipe, seed, device, weights)
     source = f"--{flag}={recipe.model.backbone}"
-    return _extraction(source, extractor, key, recipe.model.size, recipe.crop, device)
+    return _extraction(source, extractor, key, recipe.geometry, device)
 
 
 def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
@@ -128,15 +126,14 @@ def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
     key = {
         "model": hashlib.sha256(path.read_bytes()).hexdigest(),
         "dataset": data.digest,
-        "image_size": info.image_size,
-        "crop": info.crop,
+        **info.geometry.stored(),
         "environment": environment(device),
     }
-    return _extraction(f"--{flag}={run}", extractor, key, info.image_size, info.crop, device)
+    return _extraction(f"--{flag}={run}", extractor, key, info.geometry, device)
 
 
 def _extraction(
-    source: str, extractor: keras.Model, key: Mapping[str, Any], image_size: int, crop: float, device: Device
+    source: str, extractor: keras.Model, key: Mapping[str, Any], geometry: Geometry, device: Device
 ) -> Extraction:
     _check_weights(source, extractor)
     return Extraction(
@@ -144,8 +141,7 @@ def _extraction(
         compute=inference.compiled(extractor, device.jit_compile),
         width=extractor.output_shape[-1],
         key=key,
-        image_size=image_size,
-        crop=crop,
+        geometry=geometry,
         batch_size=_BATCH["CPU" if device.name == "CPU" else "GPU"],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools import dataset, mix
-from tfrecord_tools.augment_config import PRESETS
-from tfrecord_tools.base import graphs, words, workers
+from tfrecord_tools.base import graphs, sizes, words, workers
 from tfrecord_tools.dataset import Batch
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
@@ -158,10 +158,10 @@ def order(records: Records, config: TrainConfig) -> Order:
 
 def check_cache(records: Records, recipe: Recipe, config: TrainConfig) -> None:
     """Raise UserError if --cache=memory needs more memory than --cache_mb allows."""
-    needed = len(records) * recipe.model.size**2 * 3
+    needed = len(records) * math.prod(recipe.geometry.shape)
     if config.cache == "memory" and needed > config.cache_mb * 1_000_000:
         raise UserError(
-            f"--cache=memory: {words.number(len(records), 'image')} of {recipe.model.size} px need"
+            f"--cache=memory: {words.number(len(records), 'image')} of {sizes.text(recipe.model.size)} px need"
             f" {needed / 1e6:,.0f} MB, but --cache_mb={config.cache_mb}. Pass a larger --cache_mb, or remove --cache."
         )
 
@@ -173,7 +173,7 @@ def cached(
     if config.cache == "off" or (config.cache == "auto" and sum(phase.epochs for phase in recipe.phases) < 2):
         return None
     budget = config.cache_mb * 1_000_000
-    cache = dataset.cache_pixels(records, image_size=recipe.model.size, crop=recipe.crop, budget_bytes=budget)
+    cache = dataset.cache_pixels(records, image_size=recipe.geometry, budget_bytes=budget)
     if cache is not None:
         log(f"cache: {words.number(len(records), 'decoded image')}, {cache.pixels.nbytes / 1e6:,.0f} MB")
     return cache
@@ -208,13 +208,12 @@ def train_batches(
         data = dataset.train_stream(
             records,
             batch_size=recipe.batch_size,
-            image_size=recipe.model.size,
-            crop=recipe.crop,
+            image_size=recipe.geometry,
             seed=config.seed,
             start_step=start_step,
             shard=shard,
             order=order(records, config),
-            augment=PRESETS[recipe.augment],
+            augment=recipe.augment,
             cache=cache,
         )
         return data.map(finish, workers.default_workers()).prefetch(tf.data.AUTOTUNE)
@@ -227,8 +226,7 @@ def eval_batches(records: Records, recipe: Recipe, classes: int) -> tf.data.Data
     return dataset.eval_stream(
         records,
         batch_size=recipe.batch_size,
-        image_size=recipe.model.size,
-        crop=recipe.crop,
+        image_size=recipe.geometry,
         select=lambda batch: (batch.images, targets(batch.labels, classes)),
     )
 

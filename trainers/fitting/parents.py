@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.augment_config import AugmentConfig
+from tfrecord_tools.augmentation.named import Augment
 from tfrecord_tools.errors import UserError
 from trainers import run_directory
 from trainers.models import model_file
@@ -154,9 +154,8 @@ def recipe_of(run: Path) -> Recipe:
         UserError: The settings are of another version of this package.
     """
     stored = dict(run_directory.read_settings(run).get("recipe", {}))
-    presets = {json.dumps(dataclasses.asdict(preset)): name for name, preset in PRESETS.items()}
     try:
-        augment = presets[json.dumps(stored.pop("augment"))]
+        augment = _augment_of(stored.pop("augment"))
         model = ModelConfig(**stored.pop("model"))
         phases = tuple(Phase(**phase) for phase in stored.pop("phases"))
         return Recipe(model=model, phases=phases, augment=augment, **stored)
@@ -165,6 +164,13 @@ def recipe_of(run: Path) -> Recipe:
             f"--run={run}: {run_directory.SETTINGS} has no recipe of this version ({error})."
             f" {_TRAIN_ANEW.format(run=run)}."
         ) from error
+
+
+def _augment_of(stored: Mapping[str, Any]) -> Augment:
+    """Return the augmentation with these settings, as in `named.settings_of`."""
+    if "function" in stored:
+        return str(stored["function"])
+    return AugmentConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
 
 
 def load(config: TrainConfig) -> Parent | None:
@@ -224,7 +230,7 @@ def continued(
     flags, stored = dict(settings["flags"]), dict(settings["recipe"])
     if "epochs" in flags:  # A program may record other flags.
         flags["epochs"] = {phase.name: phase.epochs for phase in recipe.phases}
-    stored["phases"] = dataclasses.asdict(recipe)["phases"]
+    stored["phases"] = [dataclasses.asdict(phase) for phase in recipe.phases]
     return recipe, {**settings, "flags": flags, "recipe": stored}
 
 

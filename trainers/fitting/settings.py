@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.augmentation import named
 from tfrecord_tools.records import Dataset
 from trainers import run_directory
 from trainers.auditing.audit_files import Doubts
@@ -32,7 +32,7 @@ def settings_of(
     other: dict[str, Any] = {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every}
     return {
         "flags": {**flags, **_order_and_precision(config, doubts)},
-        "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
+        "recipe": _values(recipe),
         # A run that goes on does not read the weights file again.
         "weights": parent.settings.get("weights", {}) if parent and parent.state else _weights(recipe),
         "parent": parent.facts() if parent else {},
@@ -65,11 +65,18 @@ def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device, weigh
         "scaling": model.scaling,
         "pooling": model.pooling,
         "dataset": data.digest,
-        "image_size": model.size,
-        "crop": recipe.crop,
+        **recipe.geometry.stored(),
         "weights": weights or _weights(recipe) or initial,
         "environment": environment(device),
     }
+
+
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """Return the values of a recipe as they are used, so that equal trainings have equal values."""
+    values = dataclasses.asdict(dataclasses.replace(recipe, augment="none"))  # A function may not be copied.
+    del values["fit"]
+    geometry = {name: value for name, value in recipe.geometry.stored().items() if name != "image_size"}
+    return values | geometry | {"augment": named.settings_of(recipe.augment)}
 
 
 def _order_and_precision(config: TrainConfig, doubts: Doubts | None) -> dict[str, Any]:

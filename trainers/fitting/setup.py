@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 
-from tfrecord_tools.base import words
+from tfrecord_tools.base import sizes, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import steps_per_epoch
 from tfrecord_tools.records import Dataset
@@ -89,7 +89,7 @@ def prepare(
         config=config,
         device=device,
         classifier=classifier,
-        info=model_file.describe(data, image_size=recipe.model.size, crop=recipe.crop, trainer=trainer),
+        info=model_file.describe(data, image_size=recipe.geometry, trainer=trainer),
         steps=steps,
         weights=weights,
         start=parent.state if parent else None,
@@ -102,10 +102,11 @@ def _inherited(parent: Parent, data: Dataset, recipe: Recipe) -> tuple[Classifie
     try:
         new_head = inheritance.take(classifier, parent.model, parent.info.classes == tuple(data.class_names))
     except inheritance.OtherNetworkError as error:
+        sides = [sizes.text(size) for size in (parent.info.image_size, recipe.model.size)]
         raise UserError(
-            f"--init_from={parent.name}: its network is {parent.network} at {parent.info.image_size} px, and this"
-            f" training makes {networks.describe(recipe.model)} at {recipe.model.size} px: {error}. Both must be the"
-            " same. Leave out the flags of the network, or train without --init_from."
+            f"--init_from={parent.name}: its network is {parent.network} at {sides[0]} px, and this training makes"
+            f" {networks.describe(recipe.model)} at {sides[1]} px: {error}. Both must be the same. Leave out the flags"
+            " of the network, or train without --init_from."
         ) from error
     return classifier, f"of {parent.name}" + (f" without the head, which is new because {new_head}" if new_head else "")
 
@@ -119,7 +120,7 @@ def describe(training: Training) -> list[str]:
         f"      {len(splits.train):,} images to train on, {len(splits.validation):,} to validate on:"
         f" {splits.validation_name}",
         f"device: {training.device}",
-        f"model: {networks.describe(recipe.model)}, {recipe.model.size} px, weights {training.weights},"
+        f"model: {networks.describe(recipe.model)}, {sizes.text(recipe.model.size)} px, weights {training.weights},"
         f" {parameters:,} parameters; an epoch is {_epoch(training.steps, recipe.batch_size, len(splits.train))}",
     ]
 

@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools.base import files
+from tfrecord_tools.base.sizes import Size
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import dataset_files
@@ -32,6 +34,7 @@ KEY = "classifier"  # Key of the description in `metadata.json`.
 OUTPUTS = "outputs"  # Key of the meaning of the outputs, in words.
 _SUFFIX = ".keras"  # Required by Keras.
 _FORMAT = 1  # Increased when older readers would misunderstand the description.
+_FORMAT_OF_GEOMETRY = 2  # With an input that is not a square, or with padding.
 _KERAS_MEMBERS = (MEMBER, "config.json", "model.weights.h5")
 THRESHOLD_HELP = (
     "For two-class models: the second class is chosen if its probability is at least this number, between 0 and 1."
@@ -46,12 +49,13 @@ class ModelInfo:
     """Description of a trained classifier: how to prepare images for it, and where it comes from.
 
     The model takes pixels 0..255 and scales them itself. Prepare an image with `images.prepare` and `image_config()`,
-    then decode it with `reference.decode_pixels` and `image_size`, `crop` and `raw_size`.
+    then decode it with `reference.decode_pixels`, `geometry` and `raw_size`.
 
     Attributes:
         classes: Class names in the order of the labels. A two-class model returns the probability of the second class.
-        image_size: Height and width of the model's input in pixels.
-        crop: As in `reference.decode_pixels`.
+        image_size: Height and width of the model's input in pixels: one number for a square, else a pair.
+        crop: As in `Geometry.of`.
+        fit: As in `Geometry.of`. A model file only has it if it is "pad".
         threshold: For two-class models: the second class is chosen if its probability is at least this, 0..1.
         images: How the images of the dataset were prepared, from `ImageConfig.image_settings`. Empty for adopted
             records that were not rewritten: their images are unchanged.
@@ -63,8 +67,9 @@ class ModelInfo:
     """
 
     classes: tuple[str, ...]
-    image_size: int
+    image_size: Size
     crop: float = 0.0
+    fit: str | None = None
     threshold: float = 0.5
     images: Mapping[str, Any] = dataclasses.field(default_factory=lambda: dict(_IMAGE_SETTINGS))
     pixels: str = "uint8 RGB in 0..255, scaled inside of the model"
@@ -84,15 +89,22 @@ class ModelInfo:
         for text in (*names, *texts, *self.versions.values()):
             if not _is_line(text):
                 raise ValueError(f"{text!r} is not a line of printable text")
-        if not isinstance(self.image_size, int) or self.image_size < 1:
-            raise ValueError(f"image_size is {self.image_size!r}, but must be a whole number of pixels from 1")
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
+        if len(sides) not in (1, 2) or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"image_size is {self.image_size!r}, but must be a whole number of pixels from 1, or two")
         for name in ("crop", "threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be from 0 to 1")
-        try:
-            self.image_config()
-        except UserError as error:
-            raise ValueError(f"images: {error}") from error
+        for name, check in (("images", self.image_config), ("geometry", lambda: self.geometry)):
+            try:
+                check()
+            except UserError as error:
+                raise ValueError(f"{name}: {one_line(error)}") from error
+
+    @property
+    def geometry(self) -> Geometry:
+        """How an image becomes the input of the model."""
+        return Geometry.of(self.image_size, self.crop, self.fit)
 
     def image_config(self) -> ImageConfig:
         """Return the settings that prepare an image file in the same way as the images of the dataset."""
@@ -120,25 +132,27 @@ class ModelInfo:
         return config.resize if config.store == "raw" else None
 
 
-def describe(data: Dataset, *, image_size: int, crop: float, trainer: str) -> ModelInfo:
+def describe(data: Dataset, *, image_size: Size | Geometry, crop: float = 0.0, trainer: str) -> ModelInfo:
     """Make the description of a model that is trained on a dataset.
 
     Args:
         data: The training dataset.
-        image_size: Height and width of the model's input in pixels.
-        crop: As in `reference.decode_pixels`.
+        image_size: Height and width of the model's input in pixels. If it is a `Geometry`, `crop` is not used.
+        crop: As in `Geometry.of`.
         trainer: Name of the trainer.
 
     Raises:
         UserError: The dataset has a class name that cannot be written to a model file.
     """
+    geometry = Geometry.of(image_size, crop)
     config = dataset_files.read(data.directory)["config"]
     prepared = {name: config.get(name, default) for name, default in _IMAGE_SETTINGS.items()}
     try:
         return ModelInfo(
             classes=data.class_names,
-            image_size=image_size,
-            crop=crop,
+            image_size=geometry.image_size,
+            crop=geometry.crop,
+            fit=geometry.stored().get("fit"),
             images={} if config.get("adopted") and not config.get("rewritten") else prepared,
             trainer=trainer,
             dataset_name=data.name,
@@ -194,9 +208,8 @@ def save(model: keras.Model, info: ModelInfo, path: Path) -> None:
                 large = member.file_size > 1 << 30
                 with archive.open(member) as source, output.open(member.filename, "w", force_zip64=large) as copy:
                     if member.filename == MEMBER:
-                        description = {"format": _FORMAT} | dataclasses.asdict(info)
                         # The words stand beside the description, because older readers know all of its keys.
-                        added = {KEY: description, OUTPUTS: info.outputs}
+                        added = {KEY: _described(info), OUTPUTS: info.outputs}
                         copy.write(json.dumps(json.load(source) | added, indent=2).encode())
                     else:
                         shutil.copyfileobj(source, copy)
@@ -283,8 +296,8 @@ def load(path: Path, info: ModelInfo | None = None) -> tuple[keras.Model, ModelI
             f"{path}: Keras cannot load it: {reason}. Only models of Keras's own layers, without Lambda, can be loaded,"
             " because no code in a file is executed."
         ) from error
-    size, count = info.image_size, len(info.classes)
-    expected = ((None, size, size, 3), (None, 1 if count == 2 else count))
+    count = len(info.classes)
+    expected = ((None, *info.geometry.shape), (None, 1 if count == 2 else count))
     shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))  # Some models have none.
     if shapes != expected:
         raise UserError(
@@ -297,9 +310,20 @@ def load(path: Path, info: ModelInfo | None = None) -> tuple[keras.Model, ModelI
 def _parsed(values: Any) -> ModelInfo:
     if not isinstance(values, dict):
         raise ValueError(f"its {KEY} is not an object")
-    if values.pop("format", None) != _FORMAT:
+    if values.pop("format", None) not in (_FORMAT, _FORMAT_OF_GEOMETRY):
         raise ValueError("it has another format. A newer version of this package may be able to read it")
+    if isinstance(values.get("image_size"), list):
+        values["image_size"] = tuple(values["image_size"])
     return ModelInfo(**values | {"classes": tuple(values.get("classes", ()))})
+
+
+def _described(info: ModelInfo) -> dict[str, Any]:
+    """Return the description as JSON values. Older readers can only read squares without padding."""
+    values = dataclasses.asdict(info)
+    del values["fit"]
+    values |= info.geometry.stored()
+    is_old = isinstance(values["image_size"], int) and "fit" not in values
+    return {"format": _FORMAT if is_old else _FORMAT_OF_GEOMETRY, **values}
 
 
 def _is_line(text: Any) -> bool:

@@ -18,7 +18,7 @@ import h5py
 import keras
 import numpy as np
 
-from tfrecord_tools.base import words
+from tfrecord_tools.base import sizes, words
 from tfrecord_tools.errors import UserError, one_line
 from trainers import backbones
 from trainers.recipes import ModelConfig
@@ -89,7 +89,7 @@ def build(config: ModelConfig, class_count: int, flag: str = "backbone") -> Clas
     if class_count < 2:
         raise UserError(f"the dataset has {class_count} class. Training needs at least 2.")
     base = _build_base(config, flag)
-    pixels = keras.Input((config.size, config.size, 3), dtype="uint8", name="pixels")
+    pixels = keras.Input(config.input_shape, dtype="uint8", name="pixels")
     x = scale(pixels, config.scaling or backbones.find(config.backbone).scaling)
     x = base(x)
     flat = config.pooling == "flatten"
@@ -243,7 +243,7 @@ def _area(layer: keras.Layer) -> int:
 
 def _build_base(config: ModelConfig, flag: str) -> keras.Model:
     """Build the backbone without its top layers, and load its weights."""
-    fixed: dict[str, Any] = {"input_shape": (config.size, config.size, 3)}
+    fixed: dict[str, Any] = {"input_shape": config.input_shape}
     if config.backbone == backbones.CNN:
         constructor = cnn
     else:
@@ -260,7 +260,8 @@ def _build_base(config: ModelConfig, flag: str) -> keras.Model:
         base = constructor(**fixed, **config.backbone_kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(
-            f"--image_size={config.size}: Keras rejects it for {describe(config)}: {one_line(error, 'all')}."
+            f"--image_size={sizes.text(config.size)}: Keras rejects it for {describe(config)}:"
+            f" {one_line(error, 'all')}."
             " Change --image_size or --backbone_kwargs."
         ) from error
     except Exception as error:  # keras.utils.get_file raises errors of many types when a download fails.

@@ -95,14 +95,14 @@ def _metrics(
         "images_per_second": statistics.median(row["images_per_second"] for row in checkpointer.rows),
         "parameters": model.count_params(),
         "model_bytes": (run / run_directory.MODEL).stat().st_size,
-        "latency_ms": _latency_ms(model, training.recipe.model.size),
+        "latency_ms": _latency_ms(model, training.recipe.model.input_shape),
     }
 
 
-def _latency_ms(model: keras.Model, image_size: int) -> float:
+def _latency_ms(model: keras.Model, input_shape: tuple[int, int, int]) -> float:
     """Return the median time of a prediction for one image, in milliseconds."""
     predict = inference.compiled(model)
-    image = tf.constant(np.zeros((1, image_size, image_size, 3), np.uint8))
+    image = tf.constant(np.zeros((1, *input_shape), np.uint8))
     seconds = []
     for _ in range(_LATENCY_WARM_UP + _LATENCY_CALLS):
         start = time.perf_counter()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tfrecord_tools.decoding.geometry import FILL
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
 
@@ -46,7 +47,8 @@ def program(model: Path, info: ModelInfo) -> list[str]:
 
 
 def _imports(info: ModelInfo) -> Sequence[str]:
-    names = ["exif_transpose"] * bool(info.images) + ["fit"] * bool(info.crop)
+    fitting = {"crop": ["fit"], "pad": ["pad"], "stretch": []}[info.geometry.fit]
+    names = ["exif_transpose"] * bool(info.images) + fitting
     return [f"from PIL.ImageOps import {', '.join(names)}"] if names else []
 
 
@@ -58,10 +60,13 @@ def _photo(info: ModelInfo) -> str:
     photo = "keras.utils.load_img('photo.jpg')"
     if info.images:
         photo = f"exif_transpose({photo})"
-    size = f"({info.image_size}, {info.image_size})"
-    if not info.crop:
-        return f"photo = {photo}.resize({size}, 2)"  # 2 is Pillow's Resampling.BILINEAR.
-    bleed = round((1 - info.crop) / 2, 6)
+    geometry = info.geometry
+    size = f"({geometry.width}, {geometry.height})"  # The number 2 is Pillow's Resampling.BILINEAR.
+    if geometry.fit == "stretch":
+        return f"photo = {photo}.resize({size}, 2)"
+    if geometry.fit == "pad":
+        return f"photo = pad({photo}, {size}, 2, '#{3 * f'{FILL:02x}'}')"
+    bleed = round((1 - geometry.crop) / 2, 6)
     return f"photo = fit({photo}, {size}, method=2" + (f", bleed={bleed:g})" if bleed else ")")
 
 

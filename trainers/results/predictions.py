@@ -128,7 +128,7 @@ def of_records(
     labels_of = _mapped(
         info.classes, info.classes if classes is None else classes
     )  # Raises UserError before the slow work.
-    batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.image_size, crop=info.crop)
+    batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.geometry)
     predict = inference.compiled(model)
     try:
         answers = [(predict(batch.images).numpy(), batch.numbers.numpy()) for batch in batches]

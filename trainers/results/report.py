@@ -15,8 +15,10 @@ from PIL import Image
 
 from tfrecord_tools.base import files, page, rules, words
 from tfrecord_tools.base.rules import Finding, Rule
+from tfrecord_tools.errors import named
 from tfrecord_tools.records import Records
 from trainers import run_directory
+from trainers.fitting import notes
 from trainers.models.model_file import ModelInfo
 from trainers.results import advice, plots, predictions, scores
 from trainers.results.plots import Plot
@@ -291,6 +293,15 @@ def _miscalibrated(facts: Facts) -> dict[str, Any] | None:
     }
 
 
+def _mirrored(facts: Facts) -> dict[str, Any] | None:
+    augment = facts.settings.get("recipe", {}).get("augment")
+    mirrored = notes.may_be_mirrored(augment, facts.info.classes) if isinstance(augment, Mapping) else None
+    if mirrored is None:
+        return None
+    command = advice.command(facts.info.trainer, mirrored.flag)
+    return {"names": named(mirrored.names), "still": _or(" Train with `{command}`.", command)}
+
+
 def _corrupt(facts: Facts) -> dict[str, Any] | None:
     corrupt = facts.metrics["corrupt"]
     return {"records": words.number(len(corrupt), "record"), "first": corrupt[0]} if corrupt else None
@@ -388,6 +399,15 @@ _RULES: tuple[Rule[Facts], ...] = (
         text="The mean confidence is {confidence}, and {accuracy} of the predictions are right. Do not trust the"
         " probabilities of this model.",
         advice="{smoothing}",
+    ),
+    Rule(
+        name="mirrored",
+        level="check",
+        section="settings",
+        condition=_mirrored,
+        title="Mirrored images may be of another class: {names}",
+        text="The augmentation mirrored the training images, but the names suggest that this changes their class.",
+        advice="Look at some images.{still}",
     ),
     Rule(
         name="corrupt",
@@ -514,7 +534,7 @@ def _subject(facts: Facts) -> list[tuple[str, str]]:
         ("Digest of the training dataset", info.dataset_digest),
         *([("Evaluated on", metrics["dataset"])] if "dataset" in metrics else []),
         *([("Digest of the evaluated dataset", metrics["digest"])] if "digest" in metrics else []),
-        ("Image size", f"{info.image_size} px, crop {info.crop:g}"),
+        ("Image size", str(info.geometry)),
         ("Input of the model", info.pixels),
     ]
 
@@ -544,8 +564,8 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
     position_of = {row: position for position, row in enumerate(records.rows.tolist())}
     rows = np.asarray(predicted.records)[worst]
     chosen = records.select(np.array([position_of[row] for row in rows.tolist()]))
-    batches = dataset.eval_batches(chosen, batch_size=_MISTAKES, image_size=info.image_size, crop=info.crop)
-    images = next(iter(batches))[0].numpy()
+    batches = dataset.eval_stream(chosen, batch_size=_MISTAKES, image_size=info.geometry)
+    images = next(iter(batches)).images.numpy()
     heat = gradcam.heatmaps(model, images, predicted.predicted[worst])
     return [
         Mistake(
@@ -560,11 +580,11 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:
     """Return the weakest class and its recall. None if no recall is clearly below the accuracy.
 
-    The weakest class is the class with the lowest upper limit of its recall's interval.
+    Each class has a confidence interval of its recall. The weakest class is the one with the lowest upper end.
     """
     counts = _confusion(predicted)
     rates = scores.per_class(counts)
-    # With a probability of 95 %, all intervals together contain the true recalls.
+    # With a probability of 95 %, the true recall of every class is within its interval.
     highs = [scores.wilson(int(hits), int(n), len(counts)).high for hits, n in zip(np.diag(counts), rates.count)]
     worst = int(np.argmin(highs))
     return (worst, float(rates.recall[worst])) if highs[worst] < np.diag(counts).sum() / len(predicted) else None
@@ -579,7 +599,7 @@ def _wrong(predicted: Predictions) -> np.ndarray:
 
 
 def _percent(value: float) -> str:
-    """Return a probability as a percentage. From 0.9995 it is ">99.9%", so that nothing looks certain."""
+    """Return a probability as a percentage. At 0.9995 or more, it is ">99.9%": nothing is certain."""
     return f"{value:.1%}" if value < 0.9995 else ">99.9%"
 
 

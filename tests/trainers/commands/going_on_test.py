@@ -229,7 +229,9 @@ def test_a_run_without_the_state_of_its_optimizer(parent: Run, tmp_path: Path) -
 
 def test_a_run_of_a_program_goes_on_in_a_program(workspace: Path, tmp_path: Path) -> None:
     data = dataset.open(workspace / "out")
-    recipe = recipes.override(recipes.scratch(**{k: v for k, v in SMALL.items() if k != "batch_size"}), epochs=[1])
+    # Values that settings.json has in another form: a shape, a fit and an augmentation.
+    model = {"backbone_kwargs": SMALL["backbone_kwargs"], "image_size": (16, 24)}
+    recipe = recipes.override(recipes.scratch(**model), epochs=[1], fit="pad", augment="standard,zoom_range=(0.9,1.1)")
     first = TrainConfig(tfrecords="out", run=str(tmp_path / "one"))
     run = Run(training.train("mine", data, recipe, first, {"mine": 1}, lambda line: None))
     with pytest.raises(UserError) as error:
@@ -239,7 +241,10 @@ def test_a_run_of_a_program_goes_on_in_a_program(workspace: Path, tmp_path: Path
     more = Run(training.train("mine", data, recipe, second, {"mine": 1}, lambda line: None))
     assert more.history["epoch"] == [1, 2]
     stored, own = (json.dumps(dataclasses.asdict(one)) for one in (parents.recipe_of(run.path), recipe))
-    assert stored == own  # Lists and tuples are the same in a file.
+    assert json.loads(stored) | {"crop": 0.875} == json.loads(
+        own
+    )  # `pad` does not use the crop, so it is 0 in the file.
+    assert more.info.geometry == run.info.geometry
 
 
 # --- Starting with the weights ---------------------------------------------------------------------------------------

@@ -18,12 +18,14 @@ from judged_runs import judged_pair
 from PIL import Image, ImageOps
 
 import trainers
-from trainers.results import predictions
+from tfrecord_tools.decoding.geometry import Geometry
+from trainers.models.model_file import ModelInfo
+from trainers.results import image_files, predictions
 from trainers.run import Run
 
 AGREEMENT = 0.995  # Share of the photographs with the same class, as the documentation says.
 PAGE = REPOSITORY / "docs/howto/other_programs.md"
-Resize = Callable[[Path, int, float], np.ndarray]
+Resize = Callable[[Path, tuple[int, int], str, float], np.ndarray]
 
 
 def documented() -> dict[str, Any]:
@@ -37,38 +39,44 @@ def documented() -> dict[str, Any]:
 NAMES = documented()
 
 
-def as_on_android(path: Path, image_size: int, crop: float) -> np.ndarray:
+def as_on_android(path: Path, input_size: tuple[int, int], fit: str, crop: float) -> np.ndarray:
     """Resize as the documented calls of Android do, in a simulation: no device was at hand.
 
     `inSampleSize` lets libjpeg decode at 1/2, 1/4 or 1/8, as Pillow's `draft` does. A bitmap that is drawn with a
     matrix and a filter gets each pixel from the four nearest ones, as by Pillow's `transform`.
     """
     opened = Image.open(path)
-    (left, top, width, height), scale = NAMES["plan"](*opened.size, image_size, crop)
-    if opened.format == "JPEG":
+    orientation, is_jpeg = NAMES["orientation_of"](opened), opened.format == "JPEG"
+    stored_size = input_size[::-1] if orientation >= 5 else input_size
+    (left, top, width, height), size, scale = NAMES["plan"](opened.size, stored_size, fit, crop)
+    if is_jpeg:
         opened.draft("RGB", (opened.width // scale, opened.height // scale))
-    image = opened.convert("RGB") if opened.format == "JPEG" else opened.convert("RGB").reduce(scale)
-    steps = (width / scale / image_size, 0, left / scale, 0, height / scale / image_size, top / scale)
-    size = (image_size, image_size)
+    image = opened.convert("RGB") if is_jpeg else opened.convert("RGB").reduce(scale)
+    steps = (width / scale / size[0], 0, left / scale, 0, height / scale / size[1], top / scale)
     small = image.transform(size, Image.Transform.AFFINE, steps, Image.Resampling.BILINEAR)
-    return np.asarray(ImageOps.exif_transpose(small))
+    return np.asarray(NAMES["finished"](np.asarray(small), orientation, input_size))
 
 
-def printed(path: Path, image_size: int, crop: float) -> np.ndarray:
+def printed(path: Path, input_size: tuple[int, int], fit: str, crop: float) -> np.ndarray:
     """Resize as the program does that a training prints."""
     photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    return np.asarray(ImageOps.fit(photo, (image_size, image_size), Image.Resampling.BILINEAR, bleed=(1 - crop) / 2))
+    return np.asarray(ImageOps.fit(photo, input_size, Image.Resampling.BILINEAR, bleed=(1 - crop) / 2))
 
 
-def with_nearest(path: Path, image_size: int, crop: float) -> np.ndarray:
+def with_nearest(path: Path, input_size: tuple[int, int], fit: str, crop: float) -> np.ndarray:
     """Resize as Keras's `load_img` does by default, which the page warns of."""
     photo = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    return np.asarray(ImageOps.fit(photo, (image_size, image_size), Image.Resampling.NEAREST, bleed=(1 - crop) / 2))
+    return np.asarray(ImageOps.fit(photo, input_size, Image.Resampling.NEAREST, bleed=(1 - crop) / 2))
+
+
+def fitted(run: Run, path: Path, resize: Resize) -> np.ndarray:
+    geometry = run.info.geometry
+    return resize(path, (geometry.width, geometry.height), geometry.fit, geometry.crop)
 
 
 def agreement(run: Run, files: list[Path], resize: Resize) -> float:
     """Return the share of files that get the same class from `resize` as from `predict`."""
-    pixels = np.stack([resize(path, run.info.image_size, run.info.crop) for path in files])
+    pixels = np.stack([fitted(run, path, resize) for path in files])
     answers = predictions.both_classes(run.model.predict(pixels, verbose=0))
     labels = predictions.decide(answers, run.info.threshold)
     return float(np.mean(labels == run.predict(files).predicted))
@@ -124,6 +132,33 @@ def test_drawn_images_get_the_same_class(name: str, drawn: tuple[Run, list[Path]
 def test_single_pixels_do_not_give_the_same_class(drawn: tuple[Run, list[Path]]) -> None:
     """The images are hard: some stripes are at the distance of the pixels that are used."""
     assert agreement(*drawn, with_nearest) < 0.98
+
+
+@pytest.mark.parametrize("name", WAYS)
+@pytest.mark.parametrize(
+    "geometry",
+    [Geometry.of(24, 0.875), Geometry.of((16, 40), 0.75), Geometry.of((40, 16), fit="pad"), Geometry.of((20, 30))],
+    ids=str,
+)
+def test_pixels_are_nearly_those_of_predict(name: str, geometry: Geometry, tmp_path: Path) -> None:
+    """Also in inputs that are not square, with padding, and for images in any orientation."""
+    resize = way(name)
+    info = ModelInfo(classes=("a", "b"), image_size=geometry.image_size, crop=geometry.crop, fit=geometry.fit)
+    for orientation in range(1, 9):
+        path = soft(tmp_path / f"{orientation}.jpg", orientation)
+        pixels = resize(path, (geometry.width, geometry.height), geometry.fit, geometry.crop)
+        expected = np.asarray(image_files.decode_file(path.read_bytes(), info))
+        assert pixels.shape == geometry.shape
+        assert np.abs(pixels.astype(int) - expected).mean() < 3  # The part may begin a pixel later after a turn.
+
+
+def soft(path: Path, orientation: int) -> Path:
+    """Draw soft spots without symmetry, and mark them with an orientation."""
+    spots = np.random.default_rng(0).integers(0, 256, (3, 5, 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(spots).resize((250, 130), Image.Resampling.BICUBIC).save(path, quality=95, exif=exif)
+    return path
 
 
 # --- Photographs -----------------------------------------------------------------------------------------------------

@@ -78,7 +78,7 @@ def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path, 
     settle(classifier)
     classifier.model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    images = pixels(config.size)
+    images = pixels(config.input_shape[0])
     given = preprocess_input(config.backbone, images)
     scaled = networks.scale(images, backbones.find(config.backbone).scaling)
     np.testing.assert_allclose(scaled, given, rtol=1e-6, atol=1e-6)
@@ -109,6 +109,30 @@ def test_saved_model_equals_preprocess_input_and_base(config, tmp_path):
 def test_every_saved_model_equals_preprocess_input_and_base(name, tmp_path):
     config = ModelConfig(backbone=name, weights="none", image_size=SMALLEST.get(name, 32))
     check_saved_equals_preprocess_input_and_base(config, tmp_path, shallow=False)
+
+
+def build_wide(name: str) -> networks.Classifier:
+    """Build a network for images of its smallest height and twice this width."""
+    side = SMALLEST.get(name, 32)
+    return networks.build(ModelConfig(backbone=name, weights="none", image_size=(side, 2 * side)), 3)
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetV2B0"])
+def test_inputs_need_not_be_squares(name):
+    classifier = build_wide(name)
+    assert classifier.model.input_shape == (None, 32, 64, 3)
+    assert classifier.base.output_shape[1:3] == (1, 2)
+    assert classifier.model(np.zeros((1, 32, 64, 3), np.uint8)).shape == (1, 3)
+    extractor, head = networks.split(classifier.model)
+    assert extractor.output_shape[1] == head.input_shape[1]
+    assert networks.last_stage(classifier.base)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KERAS_BACKBONES)
+def test_no_backbone_needs_squares(name):
+    height, width = build_wide(name).base.output_shape[1:3]
+    assert (height >= 1, width > height) == (True, True)
 
 
 @pytest.mark.slow
@@ -451,6 +475,16 @@ class TestWeights:
             "--image_size=64: Keras rejects it for Xception: Input size must be at least 71x71; ",
         ),
         (
+            ModelConfig(backbone="VGG16", weights="none", image_size=(64, 20)),  # One side is too small.
+            2,
+            "--image_size=64x20: Keras rejects it for VGG16: Input size must be at least 32x32; ",
+        ),
+        (
+            ModelConfig(backbone="CNN", weights="none", image_size=(8, 64)),
+            2,
+            "--image_size=8x64: Keras rejects it for CNN: ",
+        ),
+        (
             ModelConfig(backbone="MobileNet", backbone_kwargs={"beta": 1}, weights="none"),
             2,
             "--backbone_kwargs=beta=...: is not allowed for MobileNet. Allowed arguments: alpha, depth_multiplier,"
@@ -468,7 +502,16 @@ class TestWeights:
             "alpha can be one of",
         ),
     ],
-    ids=["one class", "small", "smaller than Xception takes", "unknown argument", "reserved argument", "bad value"],
+    ids=[
+        "one class",
+        "small",
+        "smaller than Xception takes",
+        "small height",
+        "small for convolutions",
+        "unknown argument",
+        "reserved argument",
+        "bad value",
+    ],
 )
 def test_unsuitable_settings_are_rejected(config, classes, message):
     with pytest.raises(UserError) as error:
