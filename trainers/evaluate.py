@@ -129,7 +129,7 @@ def evaluate(
     predicted = predictions.of_records(model, info, records, data.class_names)
     metrics: Metrics = {
         **predictions.summary(predicted),
-        **predictions.without_issues(predicted, records, doubts),
+        **predictions.without_issues(predicted, doubts),
         "split": f"the {config.split} split of {data.name}",
         "note": _note(info, data, config.split),
         "count": len(predicted),

@@ -200,6 +200,9 @@ class TrainConfig:
             "blocks": random blocks of neighboring records, for slow storage.
         block: Records per block, for order "blocks".
         records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
+            With `fold`, a file of folds, see `fitting.folds`.
+        fold: The records of this fold are validated on, and all other records of the file are trained on. If None,
+            the splits of the dataset are used.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
         drop_issues: Kinds of issues. Training records with such an issue in the audit are left out.
         probe: Whether to measure the speed of the input and of the model before training and print which is slower.
@@ -221,6 +224,7 @@ class TrainConfig:
     order: str = "shuffled"
     block: int = 256
     records: str | None = None
+    fold: int | None = None
     audit: str | None = None
     drop_issues: Sequence[str] = ()
     probe: bool = False
@@ -239,6 +243,11 @@ class TrainConfig:
             raise UserError(
                 f"--drop_issues={','.join(self.drop_issues)}: {wrong[0]} is not a kind of issue. The kinds are"
                 f" {', '.join(KINDS)}."
+            )
+        if self.fold is not None and not self.records:
+            raise UserError(
+                f"--fold={self.fold}: --records is missing. Pass the file of folds, such as the folds.csv that"
+                " python -m trainers.compare --folds=5 writes."
             )
         if self.strategy == "multi_worker" and self.run is None:
             raise UserError("--strategy=multi_worker: --run is missing. Pass a directory that all workers can access.")

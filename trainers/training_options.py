@@ -40,6 +40,7 @@ class TrainingOptions(TypedDict, total=False):
     tfrecords: StrPath
     run: StrPath
     records: StrPath
+    fold: int
     audit: StrPath
     drop_issues: Sequence[str]
     crop: float
@@ -115,8 +116,14 @@ _TRAINING = (
     Option(
         "records",
         "path",
-        "File (text or Parquet) with the numbers of the training records to use. The first record is 0. Default: all"
-        " training records.",
+        "File (text or Parquet) with the numbers of the training records to use. The first record is 0. With --fold, a"
+        " table (CSV or Parquet) with the columns split, record and fold. Default: all training records.",
+    ),
+    Option(
+        "fold",
+        "integer",
+        "Validate on the records of this fold, and train on all other records of the table --records. Default: the"
+        " splits of the dataset are used.",
     ),
     Option(
         "audit",

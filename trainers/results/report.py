@@ -493,6 +493,7 @@ def _best_threshold(facts: Facts) -> scores.Threshold | None:
 def _shown(predicted: Predictions, mistake: Mistake) -> dict[str, Any]:
     """Return a mistake as the page shows it."""
     i, rows = mistake.number, predicted.records
+    split = "" if predicted.splits is None else predicted.splits[i]
     return {
         "image": mistake.image,
         "heat": mistake.heat,
@@ -500,7 +501,7 @@ def _shown(predicted: Predictions, mistake: Mistake) -> dict[str, Any]:
         "predicted": predicted.classes[predicted.predicted[i]],
         "path": predicted.paths[i],
         "confidence": _percent(predicted.confidence[i]),
-        "record": None if rows is None else int(rows[i]),
+        "record": "" if rows is None else f"{split} record {rows[i]:,}".lstrip(),
     }
 
 
@@ -527,9 +528,7 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
     from tfrecord_tools import dataset
     from trainers.results import gradcam
 
-    position_of = {row: position for position, row in enumerate(records.rows.tolist())}
-    rows = np.asarray(predicted.records)[worst]
-    chosen = records.select(np.array([position_of[row] for row in rows.tolist()]))
+    chosen = records.select(_positions(records, predicted, worst))
     batches = dataset.eval_batches(chosen, batch_size=_MISTAKES, image_size=info.image_size, crop=info.crop)
     images = next(iter(batches))[0].numpy()
     heat = gradcam.heatmaps(model, images, predicted.predicted[worst])
@@ -541,6 +540,15 @@ def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: 
         )
         for i, (number, image) in enumerate(zip(worst, images))
     ]
+
+
+def _positions(records: Records, predicted: Predictions, chosen: Sequence[int]) -> np.ndarray:
+    """Return i64[k], the positions in `records` of some of the predictions."""
+    splits, rows = records.places
+    position_of = {place: position for position, place in enumerate(zip(splits, rows.tolist()))}
+    own = np.asarray(predicted.records)[chosen].tolist()
+    names = [records.split if predicted.splits is None else predicted.splits[i] for i in chosen]
+    return np.array([position_of[place] for place in zip(names, own)])
 
 
 def _weakest(predicted: Predictions) -> tuple[int, float] | None:

@@ -171,7 +171,10 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     assert 'href="plain-seed0/report.html"' in page
     assert "2 trainings failed" in page
     assert done.stdout.count("  problem: 2 trainings failed. ") == 1
-    assert "results: comparison/ with comparison.html, comparison.csv, comparison.png and the runs" in done.stdout
+    assert (
+        "results: comparison/ with comparison.html, comparison.csv, comparison.png, comparison.json and the runs"
+        in done.stdout
+    )
 
     absolute = (f"--tfrecords={workspace / 'out'}/", f"--out={workspace / 'comparison'}")  # The same directories.
     again = run("trainers.compare", *absolute, *flags[1:3], cwd=workspace)
@@ -190,9 +193,14 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     )
 
     # Without a record of its end, the trainer compares the settings of the run itself.
-    (workspace / "comparison/plain-seed1.json").unlink()
+    record = workspace / "comparison/plain-seed1.json"
+    record.unlink()
     assert run("trainers.compare", *flags[:3], cwd=workspace).returncode == 0
-    assert json.loads((workspace / "comparison/plain-seed1.json").read_text())[:2] == ["trainers.scratch", "--seed=1"]
+    written = json.loads(record.read_text())
+    assert written["arguments"][:2] == ["trainers.scratch", "--seed=1"]
+    assert written["seconds"] > 0
+    record.write_text(json.dumps(written["arguments"]))  # As earlier versions wrote it.
+    assert run("trainers.compare", *flags[:3], cwd=workspace).stdout.count("is finished already") == 2
 
     settings = workspace / "comparison/plain-seed1/settings.json"
     changed = json.loads(settings.read_text())
