@@ -52,6 +52,7 @@ TEXTS = frozenset(
         "drop_issues",
         "epochs",
         "learning_rate",
+        "search",
         "seeds",
         "variant",
     }

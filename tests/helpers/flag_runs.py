@@ -135,6 +135,16 @@ def write_audit(place: Path) -> None:
     issues.write(place / "audited", [doubt])
 
 
+def folds_of(place: Path) -> None:
+    """Write a table that assigns the records of the dataset `out` to two folds."""
+    lines = [
+        f"{split},{number},{number % 2 + 1}"
+        for split, count in (("train", 12), ("validation", 8))
+        for number in range(count)
+    ]
+    (place / "folds.csv").write_text("\n".join(["split,record,fold", *lines]) + "\n")
+
+
 def manifest(place: Path) -> None:
     """Create a manifest with unusual column names. An owner has images in both splits."""
     (place / "pool").mkdir()
@@ -993,6 +1003,28 @@ def no_cache(e: Ended) -> bool:
     return "cache: " not in e.out and len(e.rows("run/history.csv")) == 2  # Two epochs would otherwise cache images.
 
 
+def fold(epochs: str, count: int) -> Run:
+    """Return a run that trains on a fold. It excludes the numbers of `TRAINING`."""
+    return Run(
+        name="fold",
+        marks=SLOW,
+        before=folds_of,
+        flags={
+            "--tfrecords=out": setting("dataset.name", "pets"),
+            "--run=run": is_there("run/metrics.json"),
+            "--records=folds.csv": lambda e: (
+                {row["split"] for row in e.rows("run/predictions.csv")} == {"train", "validation"}
+            ),
+            "--fold=2": setting("flags.fold", 2),
+            "--backbone=CNN": says("model: CNN("),
+            "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
+            "--image_size=32": says(", 32 px, "),
+            "--weights=none": setting("recipe.model.weights", "none"),
+            epochs: lambda e: len(e.rows("run/history.csv")) == count,
+        },
+    )
+
+
 SCRATCH = [
     Run(
         name="flags",
@@ -1013,6 +1045,7 @@ SCRATCH = [
             "--precision=mixed_bfloat16": setting("flags.precision", "mixed_bfloat16"),
         },
     ),
+    fold("--epochs=1", 1),
     Run(
         name="pixels",
         marks=SLOW,
@@ -1042,6 +1075,7 @@ FEATURES = [
             "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,  # For train and validation.
         },
     ),
+    fold("--epochs=1", 1),
     Run(
         name="the reference recipe, by its old name",
         marks=SLOW,
@@ -1066,6 +1100,7 @@ FROZEN = [
             "--augment=none": setting("flags.augment", "none"),
         },
     ),
+    fold("--epochs=1", 1),
     Run(
         name="the reference recipe",
         marks=SLOW,
@@ -1095,6 +1130,7 @@ FINETUNE = [
             "--unfreeze=1": setting("recipe.phases.1.trainable", "1"),
         },
     ),
+    fold("--epochs=1,1", 2),
     Run(
         name="the reference recipe",
         marks=SLOW,
@@ -1120,6 +1156,28 @@ COMPARE = [
                 e.json("both/quick_small-seed4/settings.json", "recipe", "model", "backbone") == "CNN"
             ),
             "--seeds=4": lambda e: e.json("both/quick_small-seed4/settings.json", "flags", "seed") == 4,
+        },
+    ),
+    Run(
+        name="folds",
+        marks=SLOW,
+        flags={
+            "--tfrecords=out": is_there("folded/comparison.json"),
+            "--out=folded": is_there("folded/comparison.html"),
+            "--variant=features --backbone=CNN --weights=none --image_size=24 --epochs=1": says(
+                "fold 2 of 2: accuracy"
+            ),
+            "--folds=2": lambda e: {row["fold"] for row in e.rows("folded/predictions_oof.csv")} == {"1", "2"},
+            "--fold_seed=3": is_there("folded/folds2-foldseed3.csv"),
+        },
+    ),
+    Run(
+        name="search",
+        marks=SLOW,
+        flags={
+            "--tfrecords=out": is_there("comparison/search.csv"),
+            "--variant=features --backbone=CNN --weights=none --image_size=24 --epochs=1": says("best of 2 settings: "),
+            "--search=trials=2": lambda e: len(e.rows("comparison/search.csv")) == 2,
         },
     ),
     Run(

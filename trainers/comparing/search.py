@@ -1,8 +1,8 @@
 """Search for good settings by successive halving: cheap trainings of many settings, full trainings of the best.
 
-A setting is a variant with a learning rate and an augmentation. In each rung of the search, the best third of the
-settings goes on to the next rung, in which a training costs about three times as much: more folds or more epochs. In
-the last rung, a setting is trained as `compare` trains a variant: on all folds and with all epochs.
+A setting is a variant with a learning rate and an augmentation. After each rung of the search, the best settings go on
+to the next rung, in which a training costs about three times as much: more folds or more epochs. In the last rung, a
+setting is trained as `compare` trains a variant: on all folds and with all epochs.
 
 The budget counts the recorded durations of the trainings, in the order in which they are made. So a search that was
 killed makes the same decisions when it is repeated, and trains only what is missing.
@@ -26,7 +26,7 @@ from trainers.results.comparison import Variant
 
 FACTORS = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # Of the learning rates of the recipe.
 AUGMENTATIONS = ("none", "standard", "strong")
-REDUCTION = 3  # One of this many settings goes on to the next rung.
+REDUCTION = 3  # A training costs this many times as much as in the rung before.
 _LEAST_SHARE = 0.1  # Of the epochs. A shorter training says little about a full one.
 _SHORT = {"learning_rate": "lr"}  # Names of flags in the names of settings.
 _FEWEST = 2  # Settings in the first rung, however long they take.
@@ -263,7 +263,9 @@ def search(
 ) -> Search:
     """Search by successive halving.
 
-    Each rung gets the same part of the minutes. Time that a rung does not need is left for the next rungs.
+    Each rung gets the same part of the minutes, and takes the best settings of the rung before until this time is over.
+    Since its trainings cost three times as much, that is usually a third of them. Time that a rung does not need is
+    left for the next rungs. Without a limit of minutes, exactly a third goes on.
 
     Args:
         ordered: All settings, see `settings`.
@@ -294,7 +296,8 @@ def search(
         if not best:
             raise UserError(f"--search: all {words.number(len(made), 'setting')} of rung {number} failed.")
         of_trial = {id(trial): setting for setting, trial in made}
-        chosen = [of_trial[id(trial)] for trial in best][: math.ceil(len(made) / REDUCTION)]
+        going_on = len(best) if limits.minutes else math.ceil(len(made) / REDUCTION)
+        chosen = [of_trial[id(trial)] for trial in best[:going_on]]
     return Search(trials=tuple(trials), seconds=spent)
 
 
