@@ -81,7 +81,7 @@ def _cross_validation(of_variant: Mapping[Variant, Sequence[Job]], failed: Seque
         )
         every += found
     ordered = {row.name: right[row.name] for row in comparison.best_first(rows) if row.name in right}
-    differences = out_of_fold.differences(ordered, folds.units)
+    differences = out_of_fold.differences(ordered, folds)
     return Summary(rows=tuple(rows), differences=tuple(differences), predictions=tuple(every))
 
 

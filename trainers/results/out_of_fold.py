@@ -143,27 +143,28 @@ class Difference:
         return f"{self.first} - {self.second}: {self.value:+.2%} (95% interval {low:+.2%} to {high:+.2%})"
 
 
-def differences(variants: Mapping[str, np.ndarray], units: np.ndarray) -> list[Difference]:
+def differences(variants: Mapping[str, np.ndarray], folds: Folds) -> list[Difference]:
     """Compare each two variants on the records for which both have predictions.
 
     Args:
         variants: Name of each variant -> result of `right`, f64[n].
-        units: i64[n], equal for records that stay in one fold together.
+        folds: The folds of the n records.
     """
     found = []
     for (first, left), (second, other) in itertools.combinations(variants.items(), 2):
         known = np.isfinite(left) & np.isfinite(other)
         if known.any():
-            found.append(_difference(first, second, (left - other)[known], units[known]))
+            interval = scores.paired((left - other)[known], folds.units[known], folds.folds[known])
+            found.append(_difference(first, second, (left - other)[known], interval))
     return found
 
 
-def _difference(first: str, second: str, values: np.ndarray, units: np.ndarray) -> Difference:
+def _difference(first: str, second: str, values: np.ndarray, interval: Interval) -> Difference:
     return Difference(
         first=first,
         second=second,
         value=float(values.mean()),
-        interval=scores.paired(values, units),
+        interval=interval,
         only_first=float(values.clip(0).sum()),
         only_second=float((-values).clip(0).sum()),
         count=len(values),

@@ -498,9 +498,7 @@ def test_two_seeds_of_a_variant_do_not_differ(tmp_path):
     for seed in range(20):
         runs = [tmp_path / f"cv/dense-seed{seed}-fold{fold}of3" for fold in (1, 2, 3)]
         right.append(out_of_fold.right([out_of_fold.gather("dense", seed, listed, runs)], len(listed.records)))
-    pairs = [
-        out_of_fold.differences({"a": right[seed], "b": right[seed + 1]}, listed.units)[0] for seed in range(0, 20, 2)
-    ]
+    pairs = [out_of_fold.differences({"a": right[seed], "b": right[seed + 1]}, listed)[0] for seed in range(0, 20, 2)]
     assert 0.55 < np.mean(right) < 0.9  # The data is not separable, so the seeds disagree.
     assert sum(pair.only_first + pair.only_second for pair in pairs) > 50
     assert sum(not pair.is_clear for pair in pairs) >= 9

@@ -103,7 +103,7 @@ def test_corrupt_records_have_no_prediction(data: Dataset, folds: Folds, tmp_pat
     right = out_of_fold.right([found], 22)
     assert np.isnan(right).sum() == 1
     assert np.nanmean(right) == written_accuracy(written)
-    (difference,) = out_of_fold.differences({"a": right, "b": np.ones(22)}, folds.units)
+    (difference,) = out_of_fold.differences({"a": right, "b": np.ones(22)}, folds)
     assert difference.count == 21
 
 
@@ -132,11 +132,11 @@ def test_differences_are_those_of_the_same_records(folds: Folds) -> None:
         "b": out_of_fold.right([out("b", s, [0, 0, s, 1, 1, 0, *rest], folds) for s in (0, 1)], 22),  # A mean of two.
         "c": np.full(22, np.nan),  # All its folds failed.
     }
-    (difference,) = out_of_fold.differences(right, folds.units)
+    (difference,) = out_of_fold.differences(right, folds)
     assert (difference.first, difference.second, difference.count) == ("a", "b", 22)
     assert difference.value == pytest.approx((1 + 1 + 0.5 - 1) / 22)
     assert (difference.only_first, difference.only_second) == (2.5, 1.0)
-    expected = scores.paired(right["a"] - right["b"], folds.units)
+    expected = scores.paired(right["a"] - right["b"], folds.units, folds.folds)
     assert difference.interval == expected
     assert not difference.is_clear
     assert str(difference) == (f"a - b: +6.82% (95% interval {expected.low:+.2%} to {expected.high:+.2%})")
@@ -145,9 +145,9 @@ def test_differences_are_those_of_the_same_records(folds: Folds) -> None:
 
 def test_units_make_an_interval_longer(folds: Folds) -> None:
     """Eleven pairs of equal images are eleven observations."""
-    left, right = np.repeat([1.0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0], 2), np.zeros(22)
+    left, right = np.tile(np.repeat([1.0, 1, 0, 0, 0], 2), 2), np.zeros(20)  # The same in both folds.
     alone, pairs = (
-        out_of_fold.differences({"a": left, "b": right}, units)[0].interval
-        for units in (np.arange(22), np.repeat(np.arange(11), 2))
+        scores.paired(left - right, units, np.arange(20) // 10).high for units in (np.arange(20), np.arange(20) // 2)
     )
-    assert (pairs.high - pairs.low) / (alone.high - alone.low) == pytest.approx(np.sqrt(2 * 1.1 / (22 / 21)), rel=0.01)
+    middle = (20 * 0.4) / 22
+    assert (pairs - middle) / (alone - middle) == pytest.approx(np.sqrt(2 * (10 / 9) / (20 / 19)))
