@@ -59,7 +59,7 @@ def budget(given: Mapping[str, Any]) -> Budget:
     Raises:
         UserError: A name is not known, or a value is not allowed.
     """
-    known = {"minutes": (int, float), "trials": int}
+    known: dict[str, Any] = {"minutes": (int, float), "trials": int}
     for name, value in given.items():
         if name not in known:
             raise UserError(f"--search={name}={value}: {name} is not known. Pass minutes=20, trials=20, or both.")
@@ -246,7 +246,8 @@ def ladder(count: int, folds: int) -> list[Rung]:
         count: Number of settings in the first rung.
         folds: Number of folds; 0: the splits of the dataset.
     """
-    rungs, cost = [], float(max(1, folds))
+    rungs: list[Rung] = []
+    cost = float(max(1, folds))
     while cost >= _LEAST_SHARE and REDUCTION ** len(rungs) <= count:
         share = 1.0 if cost >= 0.5 else cost
         rungs.append(Rung(share=share, folds=min(folds, max(1, round(cost)))))

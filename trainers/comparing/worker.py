@@ -6,6 +6,7 @@ standard output is the exit code of a training. If the process that started this
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -42,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     while request := requests.get():
         busy.set()
         _redirect(request["log"])
-        code = command.exit_code(lambda job=request: _train(job), training_options.INTERRUPTED)
+        code = command.exit_code(functools.partial(_train, request), training_options.INTERRUPTED)
         sys.stdout.flush()
         sys.stderr.flush()
         busy.clear()

@@ -151,7 +151,7 @@ def _joined(features: Sequence[Features], directory: Path) -> np.ndarray:
         OSError: The disk is full.
     """
     if len(features) == 1 and len(features[0].valid) == len(features[0].values):
-        return np.asarray(features[0].values)
+        return features[0].values
     count, width = sum(len(own.valid) for own in features), features[0].values.shape[1]
     with tempfile.NamedTemporaryFile(dir=directory, prefix="joined-", suffix=".tmp") as file:
         # Disk space is reserved now. Otherwise, a full disk would cause a bus error while the rows are copied.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -33,14 +33,14 @@ class Features:
     """The features of the valid records of a split.
 
     Attributes:
-        values: f32[n c], one row per record in the order of the index, mapped from disk. If the records are some of
-            several splits, the rows are gathered when they are read.
+        values: f32[n c], one row per record in the order of the index, mapped from disk. For a fold, a `Gathered`,
+            which has only rows and a shape.
         labels: i64[n].
         valid: i64[k], the rows of valid records, at least one. Rows of corrupt records are zeros.
         seconds: Time in which the features were computed, perhaps by an earlier process.
     """
 
-    values: np.ndarray | Gathered
+    values: np.ndarray
     labels: np.ndarray
     valid: np.ndarray
     seconds: float = 0.0
@@ -147,7 +147,7 @@ def select(whole: Sequence[tuple[Records, Features]], records: Records) -> Featu
         )
     seconds = sum(features.seconds for _, features in whole) * len(records) / int(ends[-1])
     arrays = [np.asarray(features.values) for _, features in whole]
-    return Features(Gathered(arrays, rows), records.labels, np.flatnonzero(is_valid), seconds)
+    return Features(cast("np.ndarray", Gathered(arrays, rows)), records.labels, np.flatnonzero(is_valid), seconds)
 
 
 def _rows(whole: Sequence[tuple[Records, Features]], records: Records) -> np.ndarray:

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -98,7 +98,9 @@ def metrics(found: OutOfFold, runs: Sequence[Metrics]) -> Metrics:
     result |= {name: float(np.mean([run[name] for run in listed])) for name in _OF_TRAININGS}
     splits = " and ".join(dict.fromkeys(found.predictions.splits or ()))
     result["split"] = f"all records of {splits}, each by the model of its fold"
-    return Metrics(**result, count=len(found.predictions), corrupt=[text for run in runs for text in run["corrupt"]])
+    result["count"] = len(found.predictions)
+    result["corrupt"] = [text for run in runs for text in run["corrupt"]]
+    return cast(Metrics, result)
 
 
 def right(found: Sequence[OutOfFold], count: int) -> np.ndarray:

@@ -201,7 +201,7 @@ def fold_of(both: Path, fold: int | None, **values: Any) -> recipes.TrainConfig:
 
 
 def test_a_fold_is_validated_on_and_the_others_are_trained_on(both):
-    data, lines = dataset.open(both / "out"), []
+    data, lines = dataset.open(both / "out"), list[str]()
     splits = inputs.split(data, fold_of(both, 2), log=lines.append)
     assert [*zip(*splits.validation.places)] == [(name, row) for name in ("train", "validation") for row in (1, 5)]
     assert (len(splits.train), splits.train.split, splits.validation_name) == (11, "train+validation", "fold 2 of 4")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def test_predictions_of_all_folds_are_joined(data: Dataset, folds: Folds, tmp_pa
     metrics = out_of_fold.metrics(found, written)
     counts = [run["count"] for run in written]
     for name in ("accuracy", "loss", "auc"):  # The mean over the folds, weighted by their records.
-        values = [dict(run)[name] for run in written]
+        values: list[Any] = [dict(run)[name] for run in written]
         assert dict(metrics)[name] == pytest.approx(np.average(values, weights=counts)), name
     assert (metrics["count"], metrics["corrupt"], metrics["seconds"]) == (22, [], 2.0)
     assert metrics["split"] == "all records of train and validation, each by the model of its fold"
