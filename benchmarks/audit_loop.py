@@ -47,6 +47,24 @@ def wrong_labels(out: Path, seed: int) -> dict[str, str]:
     return {records.paths[row]: data.class_names[label] for row, label in zip(rows.tolist(), labels.tolist())}
 
 
+def right_labels(out: Path) -> dict[str, str]:
+    """Return path -> label of all images."""
+    data = open_dataset(out)
+    splits = [data.records(split) for split in data.splits]
+    return {path: data.class_names[label] for records in splits for path, label in zip(records.paths, records.labels)}
+
+
+def write_manifest(out: Path, labels: Mapping[str, str], path: Path) -> Path:
+    """Write a table of all images with their splits and the given labels; return its path."""
+    data = open_dataset(out)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", "label", "split"])
+        for split in data.splits:
+            writer.writerows([image, labels[image], split] for image in data.records(split).paths)
+    return path
+
+
 def decide(audit: Path, wrong: Mapping[str, str], right: Mapping[str, str], path: Path) -> tuple[int, int]:
     """Write the decisions of a person about all doubtful labels; return their number, and the corrections."""
     with open(audit / "issues.csv", newline="", encoding="utf-8") as file:
@@ -71,24 +89,19 @@ def accuracy(out: Path, seed: int, name: Path, *more: str) -> float:
 
 def measure(seed: int, clean: Path, root: Path) -> dict[str, float]:
     """Return the accuracies of one seed, and what the person did."""
-    out, table, decisions = root / f"out{seed}", root / f"wrong{seed}.csv", root / f"decisions{seed}.csv"
-    data = open_dataset(clean)
-    right = {
-        path: data.class_names[label]
-        for split in data.splits
-        for records in [data.records(split)]
-        for path, label in zip(records.paths, records.labels.tolist())
-    }
-    wrong = wrong_labels(clean, seed)
-    table.write_text("path,label\n" + "".join(f"{path},{label}\n" for path, label in wrong.items()))
-    run("tfrecord_tools.convert", f"--src={FLAGS.photos}", f"--out={out}", f"--relabel={table}")
+    out, decisions = root / f"out{seed}", root / f"decisions{seed}.csv"
+    right, wrong = right_labels(clean), wrong_labels(clean, seed)
+    # Not --relabel: it makes decisions of a person, and the audit does not doubt these.
+    manifest = write_manifest(clean, right | wrong, root / f"labels{seed}.csv")
+    source = (f"--src={FLAGS.photos}", f"--manifest={manifest}", f"--out={out}")
+    run("tfrecord_tools.convert", *source)
     before = accuracy(out, seed, root / f"before{seed}")
     audit = root / f"audit{seed}"
     run("trainers.audit", f"--tfrecords={out}", f"--out={audit}", f"--features={root / 'features'}", "--pictures=0",
         f"--weights={FLAGS.weights}", "--image_size=160")  # fmt: skip
     dropped = accuracy(out, seed, root / f"dropped{seed}", f"--audit={audit}", "--drop_issues=label")
     looked, corrected = decide(audit, wrong, right, decisions)
-    run("tfrecord_tools.convert", f"--src={FLAGS.photos}", f"--out={out}", "--update", f"--decisions={decisions}")
+    run("tfrecord_tools.convert", *source, "--update", f"--decisions={decisions}")
     after = accuracy(out, seed, root / f"after{seed}")
     return {
         "wrong labels": before,

@@ -29,6 +29,7 @@ from tfrecord_tools import dataset
 from tfrecord_tools.augment_config import PRESETS
 from tfrecord_tools.base import command
 from tfrecord_tools.decoding import decoder
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.records import Dataset, Records
 
 _FEATURES = {"image": tf.io.FixedLenFeature([], tf.string)}
@@ -145,19 +146,40 @@ def compare(table: dict[str, tuple[Rate, Rate]], limits: dict[str, Rate], rounds
 
 
 def quality(records: Records, size: int, count: int = 200) -> None:
-    """Print the similarity of our pixels, and of TensorFlow's, to Pillow's antialiased full decoding."""
-    print(f"PSNR in dB against Pillow, full decoding and antialiased resizing to {size} px, mean of {count}")
-    for name in ("BILINEAR", "BICUBIC", "LANCZOS"):
-        ours, theirs = [], []
-        for number in range(min(count, len(records))):
-            data = records[number]["image"]
-            with Image.open(io.BytesIO(data)) as image:
-                expected = np.asarray(image.convert("RGB").resize((size, size), Image.Resampling[name]), np.float64)
-            ours.append(_psnr(decoder.decode(data, size), expected))
-            full = tf.io.decode_image(data, channels=3, expand_animations=False)
-            theirs.append(_psnr(tf.round(tf.image.resize(full, [size, size], antialias=True)), expected))
-        mean = float(np.mean(ours)), float(np.mean(theirs))
-        print(f"  {name.lower():<10} ours {mean[0]:.1f}, tf.image.resize(antialias=True) {mean[1]:.1f}")
+    """Print the similarity of our pixels, and of TensorFlow's, to Pillow's antialiased full decoding.
+
+    If the used part of an image has the right size, the pixels are equal, and the image is left out.
+    """
+    print(f"PSNR in dB against Pillow, full decoding and antialiased resizing, mean of {count}")
+    for geometry in (
+        Geometry.of(size),
+        Geometry.of(size, 0.875),
+        Geometry.of(size, fit="pad"),
+        Geometry.of((size * 2 // 3, size)),
+        Geometry.of((size * 2 // 3, size), 0.875),
+        Geometry.of((size * 2 // 3, size), fit="pad"),
+    ):
+        for name in ("BILINEAR", "BICUBIC", "LANCZOS"):
+            images = (records[number]["image"] for number in range(min(count, len(records))))
+            pairs = [_similarity(data, geometry, Image.Resampling[name]) for data in images]
+            ours, theirs = np.ma.masked_invalid(pairs).mean(axis=0)
+            print(
+                f"  {geometry!s:<22} {name.lower():<10} ours {ours:.1f}, tf.image.resize(antialias=True) {theirs:.1f}"
+            )
+
+
+def _similarity(data: bytes, geometry: Geometry, filter: Image.Resampling) -> tuple[float, float]:
+    """Return the PSNR of our pixels, and of those of `tf.image.resize`, within the place of the image."""
+    with Image.open(io.BytesIO(data)) as image:
+        part, place = geometry.part(image.height, image.width), geometry.place(image.height, image.width)
+        box = (part.left, part.top, part.left + part.width, part.top + part.height)
+        resized = image.convert("RGB").resize((place.width, place.height), filter, box=box)
+    expected = np.asarray(resized, np.float64)
+    ours = decoder.decode(data, geometry)[place.top : place.top + place.height, place.left : place.left + place.width]
+    full = tf.io.decode_image(data, channels=3, expand_animations=False)
+    cropped = tf.image.crop_to_bounding_box(full, *part)
+    theirs = tf.round(tf.image.resize(cropped, [place.height, place.width], antialias=True))
+    return _psnr(ours, expected), _psnr(theirs, expected)
 
 
 def _psnr(pixels: Any, expected: np.ndarray) -> float:

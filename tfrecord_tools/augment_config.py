@@ -6,6 +6,7 @@ This module does not need TensorFlow, so that commands can check their flags qui
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from typing import Any
 
 from tfrecord_tools.errors import UserError
@@ -65,16 +66,17 @@ class AugmentConfig:
         _check_within("channel_shift_range", self.channel_shift_range, 0, 255, "gray levels")
         _check_within("cval", self.cval, 0, 255, "a gray level")
         _check_within("erasing", self.erasing, 0, 1, "a probability")
+        for name in ("horizontal_flip", "vertical_flip"):
+            if getattr(self, name) not in (True, False):
+                raise UserError(f"{name}={getattr(self, name)}: must be True or False.")
         if self.fill_mode not in FILL_MODES:
             raise UserError(f"fill_mode={self.fill_mode!r}: must be one of {', '.join(FILL_MODES)}.")
         if not isinstance(self.zoom_range, (tuple, list)):
             _check_within("zoom_range", self.zoom_range, 0, 0.99, "a share")
-        for name, most in (
-            ("zoom_range", 100), ("brightness_range", 5), ("contrast_range", 5), ("saturation_range", 5),
-            ("erasing_area", 1),
-        ):  # fmt: skip
+        for name, most in _MOST.items():
             value = getattr(self, name)
-            if isinstance(value, (tuple, list)):
+            single = isinstance(value, (int, float)) if name == "zoom_range" else value is None and name in _OPTIONAL
+            if not single:
                 object.__setattr__(self, name, _checked_range(name, value, most))  # JSON gives lists.
         if self.zoom_factors[0] <= 0:
             raise UserError(f"zoom_range={self.zoom_range}: both factors must be above 0.")
@@ -107,17 +109,22 @@ class AugmentConfig:
 
 
 _MOST_PIXELS = 8192
+_OPTIONAL = ("brightness_range", "contrast_range", "saturation_range")  # None: no change.
+# Pair of numbers -> the highest value that is allowed. `zoom_range` may also be a single number.
+_MOST = {"zoom_range": 100, **dict.fromkeys(_OPTIONAL, 5), "erasing_area": 1}
 
 
 def _check_within(name: str, value: Any, low: float, high: float, what: str) -> None:
-    if not isinstance(value, (int, float)) or not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise UserError(f"{name}={value}: must be {what} within {low}..{high}.")
 
 
-def _checked_range(name: str, value: Range | list[float], most: float) -> Range:
-    if len(value) != 2 or not 0 <= value[0] <= value[1] <= most:
+def _checked_range(name: str, value: Any, most: float) -> Range:
+    ends = list(value) if isinstance(value, (tuple, list)) else []
+    valid = len(ends) == 2 and all(isinstance(end, numbers.Real) for end in ends)
+    if not valid or not 0 <= ends[0] <= ends[1] <= most:
         raise UserError(f"{name}={value}: must be two numbers within 0..{most}, the lower one first.")
-    return float(value[0]), float(value[1])
+    return float(ends[0]), float(ends[1])
 
 
 _REFERENCE = AugmentConfig(rotation_range=90.0, zoom_range=0.2, horizontal_flip=True, vertical_flip=True)

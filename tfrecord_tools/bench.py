@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS
-from tfrecord_tools.base import command, words, workers
-from tfrecord_tools.decoding import geometry
+from tfrecord_tools.augmentation import named
+from tfrecord_tools.augmentation.named import Augment
+from tfrecord_tools.base import command, sizes, usage, words, workers
+from tfrecord_tools.base.sizes import Size
+from tfrecord_tools.decoding.geometry import FITS, Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records, open_dataset
 
@@ -35,28 +38,36 @@ class BenchConfig:
     Attributes:
         tfrecords: The dataset directory.
         split: The split that is read.
-        image_size: Height and width in pixels.
-        crop: As in `dataset.train_batches`.
+        image_size: Height and width in pixels: one number for a square, or a pair.
+        crop: As in `dataset.train_batches`. Not used with fit "pad" and "stretch".
+        fit: As in `dataset.train_batches`.
         batch_size: Images per batch.
-        augment: Name of an augmentation preset.
+        augment: Random changes, as in `dataset.train_batches`.
         cached: Read decoded images from memory.
         seconds: Seconds that each stage is measured.
     """
 
     tfrecords: str
     split: str = "train"
-    image_size: int = 160
+    image_size: Size = 160
     crop: float = 0.875
+    fit: str | None = None
     batch_size: int = 32
-    augment: str = "standard"
+    augment: Augment = "standard"
     cached: bool = False
     seconds: float = 4.0
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "batch_size", "seconds"):
+        for name in ("batch_size", "seconds"):
             if not getattr(self, name) > 0:
                 raise UserError(f"--{name}={getattr(self, name)}: must be above 0.")
-        geometry.check_crop(self.crop, "--crop=")
+        _ = self.geometry  # Checks its values.
+        named.resolve(self.augment, "--augment=")
+
+    @property
+    def geometry(self) -> Geometry:
+        """How images become the input of a network."""
+        return Geometry.of(self.image_size, 0.0 if self.fit in ("pad", "stretch") else self.crop, self.fit, "--")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +83,15 @@ def measure(records: Records, config: BenchConfig, cache: Cache | None = None) -
     from tfrecord_tools import dataset
 
     stages: dict[str, Callable[[], Any]] = {}
-    common: dict[str, Any] = {"batch_size": config.batch_size, "image_size": config.image_size, "seed": 0}
-    common["crop"] = config.crop
+    common: dict[str, Any] = {"batch_size": config.batch_size, "image_size": config.geometry, "seed": 0}
     if cache is not None:
         common["cache"] = cache
-        stages["reading from memory"] = lambda: dataset.train_batches(records, endless=True, **common)
+        stages["reading from memory"] = lambda: dataset.train_stream(records, **common)
     else:
         stages["reading"] = lambda: dataset.serialized_batches(records, batch_size=config.batch_size, seed=0)
-        stages["decoding"] = lambda: dataset.train_batches(records, endless=True, **common)
-    if PRESETS[config.augment]:
-        stages["augmenting"] = lambda: dataset.train_batches(
-            records, augment=PRESETS[config.augment], endless=True, **common
-        )
+        stages["decoding"] = lambda: dataset.train_stream(records, **common)
+    if named.resolve(config.augment):
+        stages["augmenting"] = lambda: dataset.train_stream(records, augment=config.augment, **common)
     return [Stage(name, rate(make(), config.batch_size, config.seconds)) for name, make in stages.items()]
 
 
@@ -104,8 +112,7 @@ def rate(batches: Iterable[Any], batch_size: int, seconds: float) -> float:
 def verdict(
     stages: Sequence[Stage],
     records: int,
-    image_size: int,
-    crop: float,
+    geometry: Geometry,
     model_rate: float | None = None,
     in_memory: str = _IN_MEMORY,
 ) -> str:
@@ -114,8 +121,7 @@ def verdict(
     Args:
         stages: Result of `measure`.
         records: Number of records, for the size of a cache.
-        image_size: Height and width in pixels.
-        crop: As in `BenchConfig`.
+        geometry: How images become the input of a network.
         model_rate: Images/s of the model alone. None: only the input was measured.
         in_memory: Text for the advice: the flag that keeps decoded images in memory. It includes the names of the
             commands if the user runs another command.
@@ -131,15 +137,14 @@ def verdict(
     share, bottleneck = max(zip((t * supply for t in times), stages), key=lambda pair: pair[0])
     of_model = f", {supply / model_rate:.0%} of the model's own speed" if model_rate else ""
     problem = f"bottleneck: {bottleneck.name}, {share:.0%} of the time at {supply:,.0f} images/s{of_model}"
-    return f"{problem}. {_remedy(bottleneck, records, image_size, crop, in_memory)}"
+    return f"{problem}. {_remedy(bottleneck, records, geometry, in_memory)}"
 
 
-def _remedy(bottleneck: Stage, records: int, image_size: int, crop: float, in_memory: str) -> str:
-    needed = records * image_size**2 * 3
+def _remedy(bottleneck: Stage, records: int, geometry: Geometry, in_memory: str) -> str:
+    needed = records * math.prod(geometry.shape)
     if bottleneck.name == "decoding":
         cache = f"{in_memory} keeps all decoded images in {needed / 1e6:,.0f} MB" if needed <= CACHE_BYTES else ""
-        # Images of this size are cropped to `image_size` and need not be resized.
-        side, mode = (round(image_size / crop), "center_crop") if crop else (image_size, "exact")
+        side, mode = _stored_size(geometry)
         convert = f"python -m tfrecord_tools.convert --resize={side} --resize_mode={mode}"
         resize = f"{convert} makes records that decode faster"
         return "; or ".join(filter(None, (cache, resize))) + "."
@@ -152,19 +157,33 @@ def _remedy(bottleneck: Stage, records: int, image_size: int, crop: float, in_me
     return "Use more processors, or larger batches."
 
 
+def _stored_size(geometry: Geometry) -> tuple[int, str]:
+    """Return --resize and --resize_mode for records with just enough pixels.
+
+    If the input is a square without padding, such records are not resized again.
+    """
+    longer = max(geometry.height, geometry.width)
+    if geometry.fit == "pad":
+        return longer, "longer"
+    square = geometry.height == geometry.width
+    if geometry.fit == "crop":
+        return round(longer / geometry.crop), "center_crop" if square else "shorter"
+    return longer, "exact" if square else "shorter"
+
+
 def main(argv: Sequence[str]) -> None:
     directory = command.one_argument(argv, "a dataset's directory, as in python -m tfrecord_tools.bench out/,")
     config = command.from_flags(BenchConfig, tfrecords=directory)
     records = open_dataset(directory).records(config.split)
     print(
-        f"{directory}: {words.number(len(records), 'record')} of {config.split}, {config.image_size} px, batches of"
-        f" {config.batch_size}, {workers.default_workers()} processors"
+        f"{directory}: {words.number(len(records), 'record')} of {config.split}, {sizes.text(config.image_size)} px,"
+        f" batches of {config.batch_size}, {workers.default_workers()} processors"
     )
     cache = None
     if config.cached:
         from tfrecord_tools import dataset
 
-        cache = dataset.cache_pixels(records, image_size=config.image_size, crop=config.crop, budget_bytes=CACHE_BYTES)
+        cache = dataset.cache_pixels(records, image_size=config.geometry, budget_bytes=CACHE_BYTES)
         if cache is None:
             raise UserError(
                 f"--cached: {words.number(len(records), 'image does not', 'images do not')} fit into"
@@ -173,19 +192,30 @@ def main(argv: Sequence[str]) -> None:
     stages = measure(records, config, cache)
     for number, stage in enumerate(stages):
         print(f"  {'+ ' if number else ''}{stage.name:<{22 - 2 * bool(number)}} {stage.rate:>9,.0f} images/s")
-    print(verdict(stages, len(records), config.image_size, config.crop))
+    print(verdict(stages, len(records), config.geometry))
 
 
 def define_flags() -> None:
     flags.DEFINE_string("split", BenchConfig.split, "Split to read: train, validation or test.")
-    flags.DEFINE_integer("image_size", BenchConfig.image_size, "Height and width of the decoded images in pixels.")
+    usage.define_size(
+        "image_size",
+        BenchConfig.image_size,
+        "Height and width of the decoded images in pixels: one number, or HEIGHTxWIDTH as in 96x256.",
+    )
     flags.DEFINE_float(
         "crop",
         BenchConfig.crop,
         "Side of the central square that is used, as a share of the image's shorter side. 0: stretch the whole image.",
     )
+    flags.DEFINE_enum(
+        "fit",
+        BenchConfig.fit,
+        FITS,
+        "How images are fitted into --image_size. crop: the center is used; pad: gray is added; stretch: the image is"
+        " stretched. Default: crop, or stretch with --crop=0.",
+    )
     flags.DEFINE_integer("batch_size", BenchConfig.batch_size, "Images per batch.")
-    flags.DEFINE_enum("augment", BenchConfig.augment, [*PRESETS, *FORMER_NAMES], "Augmentation preset.")
+    flags.DEFINE_string("augment", str(BenchConfig.augment), f"Random changes: {named.FORMS}.")
     flags.DEFINE_bool(
         "cached",
         BenchConfig.cached,

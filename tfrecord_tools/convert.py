@@ -77,7 +77,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             decision: the image gets the label.
         decisions: A file of decisions about single images, or a directory of a dataset that has decisions (see
             `layout.decisions`). With `update` or `overwrite`, they are added to the decisions of the dataset at `out`.
-        explicit: With `update`, the names of the settings that the caller gave, also if the value is the default.
+        explicit: With `update`, the names of the settings that the caller passed, even with their default values.
             They must have the same values as in the existing dataset.
     """
 
@@ -139,7 +139,7 @@ class ConvertConfig(ScanConfig, ImageConfig, PlanConfig):
             )
 
     def output_settings(self) -> dict[str, Any]:
-        """Return the settings that the output depends on. They are stored in convert.json and in the digest."""
+        """Return the settings that the output depends on. convert.json and the digest use them."""
         return self.scan_settings() | self.image_settings() | self.plan_settings()
 
     def request(self) -> dict[str, Any]:
@@ -313,7 +313,7 @@ class _Conversion:
         sources = divided(sources, config)
         self._check_bad(sources, {})
         rows = self._new_labels(sources)
-        self._request = config.request()  # Computed now: its files may be deleted before the conversion ends.
+        self._request = config.request()  # Computed now: the files of --relabel and --decisions may be deleted soon.
         with Progress("inspect", len(sources)) as progress:
             facts = survey(
                 sources,
@@ -497,9 +497,10 @@ def define_flags() -> None:
     usage.define_path(
         "decisions",
         None,
-        "CSV or Parquet file with decisions about single images, or the directory of a dataset with decisions. The"
-        " columns of the file are sha256, decision and label. A decision is label (use the class in the column label),"
-        " drop, keep or none (take an earlier decision back).",
+        "CSV or Parquet file with corrections of single images, or the directory of a dataset that was made with such a"
+        " file. The file has the columns sha256, decision and label. The decision is one of four words. 'label': use"
+        " the class in the column label; 'drop': leave the image out; 'keep': the label is right; 'none': take back an"
+        " earlier decision.",
     )
     usage.define_path("relabel", None, "CSV or Parquet file with columns path and label: new labels for some images.")
     flags.DEFINE_integer("seed", default["seed"], "Seed of the automatic split and of the order of the records.")

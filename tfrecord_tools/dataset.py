@@ -21,10 +21,12 @@ import tensorflow as tf
 
 from tfrecord_tools import order as orders
 from tfrecord_tools.augment_config import AugmentConfig
-from tfrecord_tools.augmentation.augment import augment as augmented
+from tfrecord_tools.augmentation import changes
+from tfrecord_tools.augmentation.named import Augment
 from tfrecord_tools.base import graphs, python_calls, words, workers
+from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding import decoder
-from tfrecord_tools.decoding.geometry import check_crop
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout import schema
 from tfrecord_tools.order import Order
@@ -33,7 +35,7 @@ from tfrecord_tools.records import Records, open_dataset
 open = open_dataset
 
 _CHUNK = 64  # Largest number of images that one call of a Python function reads. More would need more memory.
-_DRAWS = 6  # A constant in the hash of augmentation keys. It makes the keys differ from the hashes in `order`.
+_DRAWS = 6  # A constant in the hash that gives `Batch.keys`. It makes them differ from the hashes in `order`.
 _LOOKUP = 16  # Number of positions that the search for a valid record looks up at once.
 Fetch = Callable[[int], Any]
 
@@ -45,7 +47,8 @@ class Batch(NamedTuple):
         images: u8[b h w 3].
         labels: i64[b].
         numbers: i64[b], the record numbers.
-        keys: i64[b], keys of the random draws. Pass them to `tfrecord_tools.mix` as `keys`. None in evaluation.
+        keys: i64[b], a number for each image. Like a seed, it decides the random changes of the image. Pass the keys to
+            `tfrecord_tools.mix`. None in evaluation.
     """
 
     images: tf.Tensor
@@ -67,13 +70,14 @@ def train_batches(
     records: Records,
     *,
     batch_size: int,
-    image_size: int,
+    image_size: Size,
     seed: int,
     crop: float = 0.0,
+    fit: str | None = None,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
     order: Order | None = None,
-    augment: AugmentConfig = AugmentConfig(),
+    augment: Augment = AugmentConfig(),
     cache: Cache | None = None,
     with_numbers: bool = False,
     with_keys: bool = False,
@@ -88,7 +92,7 @@ def train_batches(
     the stream depends only on the arguments, not on earlier batches.
 
     An iteration (an epoch of `fit`, a `for` loop) gives the next `len(dataset)` batches of the stream, so every epoch
-    has another order. Each iterator that is started counts as an epoch, also if a loop ends early.
+    has another order. Each loop counts as an epoch, even if it ends early.
 
     A corrupt record is logged and kept in `records.corrupt`, and another record takes its position; all other positions
     stay the same. The random changes of an image depend only on the seed, the epoch (see `Order.at`) and the record
@@ -97,28 +101,33 @@ def train_batches(
     Args:
         records: The records to read, from `open("out").records("train")`.
         batch_size: Images per step, over all workers.
-        image_size: Height and width of the images in pixels.
+        image_size: Height and width of the images in pixels: one number, or a pair (height, width).
         seed: Seed of the order and the augmentation, any integer.
-        crop: 0: stretch the whole image. Above 0, at most 1: cut out a central square with a side of `crop` times the
-            shorter side (see `reference.decode_pixels`).
+        crop: 0: stretch the whole image. Above 0, at most 1: cut out the center with the aspect of `image_size`. For a
+            square, its side is `crop` times the shorter side of the image.
+        fit: "crop": cut out the center; `crop` may be left out, and is then 1. "pad": keep the whole image and its
+            aspect, with gray around it. "stretch": stretch the whole image. None: "crop" if `crop` is above 0, else
+            "stretch".
         start_step: Number of the first batch, from 0. To continue after e epochs, pass e * len(dataset).
         shard: (i, w): each batch is cut into w equal, contiguous slices. Worker i of w gets slice i, counted from 0.
         order: `order.Blocks` or `order.Balanced` of these records. None: `order.Shuffled`.
-        augment: Random changes of the images, drawn again in each epoch. Default: no changes.
-        cache: Decoded images from `cache_pixels` with the same `image_size` and `crop`. None: decode each image.
+        augment: Random changes of the images, drawn again in each epoch: an `AugmentConfig`, the name of a preset, a
+            preset with changed values such as "standard,horizontal_flip=False", or a function of yours (see
+            docs/pipeline.md), itself or as "module:function" or "file.py:function". Default: no changes.
+        cache: Decoded images from `cache_pixels` with the same `image_size`, `crop` and `fit`. None: decode each image.
         with_numbers: Add the record numbers to each batch.
-        with_keys: Add the keys of the random draws to each batch, the argument `keys` of `mix`.
+        with_keys: Add `Batch.keys` to each batch.
         endless: An iteration does not end. `fit` then needs `steps_per_epoch`.
         parallel: Number of threads that read and decode. None: one per processor.
         jit: Compile the augmentation with XLA. The result is the same.
 
     Returns:
-        Batches (images u8[b h w 3], labels i64[b][, numbers i64[b]][, keys i64[b]]) with b = batch_size / w. The length
-        is the number of records divided by the batch size, rounded, and at least 1.
+        Batches (images u8[b h w 3], labels i64[b]) with b = batch_size / w. If they were asked for, numbers i64[b] and
+        keys i64[b] follow. The length is the number of records divided by the batch size, rounded, and at least 1.
 
     Raises:
-        UserError: A size is not positive, w does not divide the batch size, or `order` or `cache` belongs to other
-            records.
+        UserError: A size is not positive, w does not divide the batch size, `augment` cannot be used, or `order` or
+            `cache` belongs to other records.
 
     Example:
         train = train_batches(records, batch_size=32, image_size=160, seed=0, augment=AugmentConfig(zoom_range=0.2))
@@ -127,9 +136,8 @@ def train_batches(
     return train_stream(
         records,
         batch_size=batch_size,
-        image_size=image_size,
+        image_size=Geometry.of(image_size, crop, fit),
         seed=seed,
-        crop=crop,
         start_step=start_step,
         shard=shard,
         order=order,
@@ -146,13 +154,12 @@ def train_stream(
     records: Records,
     *,
     batch_size: int,
-    image_size: int,
+    image_size: Size | Geometry,
     seed: int,
-    crop: float = 0.0,
     start_step: int = 0,
     shard: tuple[int, int] = (0, 1),
     order: Order | None = None,
-    augment: AugmentConfig = AugmentConfig(),
+    augment: Augment = AugmentConfig(),
     cache: Cache | None = None,
     parallel: int | None = None,
     jit: bool = True,
@@ -162,6 +169,7 @@ def train_stream(
     """Return the stream of `train_batches`, with a `Batch` as each element.
 
     Args:
+        image_size: How images become the input of a network. A size alone: the whole image is stretched.
         steps: Number of batches in an iteration. Each iteration continues where the one before it ends. None: an
             iteration does not end.
         select: Function from a `Batch` to the element of the dataset. None: the `Batch` itself. A call of `map` on the
@@ -169,19 +177,20 @@ def train_stream(
 
     The other arguments are those of `train_batches`.
     """
-    _check_positive(batch_size=batch_size, image_size=image_size)
-    check_crop(crop)
+    _check_positive(batch_size=batch_size)
+    geometry = Geometry.of(image_size)
     selection = _Selection(records, order or orders.Shuffled(max(len(records), 1), seed), seed, batch_size, shard)
     if cache is None:
-        fetch = fetch_decoded(records, image_size, crop)
+        fetch = fetch_decoded(records, geometry)
     else:
-        _check_cache(cache, records, image_size, crop)
+        _check_cache(cache, records, geometry)
         fetch = cache.get
-    data = selection.batches(start_step, fetch, tf.uint8, (image_size, image_size, 3), parallel, steps)
+    data = selection.batches(start_step, fetch, tf.uint8, geometry.shape, parallel, steps)
+    change = changes.of(augment, (selection.share, *geometry.shape), jit)
 
     @graphs.plain
     def finish(batch: Batch) -> Any:
-        batch = batch._replace(images=augmented(batch.images, batch.keys, augment, jit))
+        batch = batch._replace(images=change(batch.images, batch.keys))
         return select(batch) if select else batch
 
     data = data.map(finish, parallel or workers.default_workers()).prefetch(tf.data.AUTOTUNE)
@@ -210,12 +219,12 @@ class Cache:
 
     Attributes:
         pixels: u8[n h w 3]; zeros for corrupt records.
-        crop: As in `train_batches`.
+        geometry: How the images were fitted into the input of a network.
         corrupt: The numbers of the corrupt records.
     """
 
     pixels: np.ndarray
-    crop: float
+    geometry: Geometry
     corrupt: frozenset[int]
 
     def get(self, number: int) -> np.ndarray | None:
@@ -224,26 +233,33 @@ class Cache:
 
 
 def cache_pixels(
-    records: Records, *, image_size: int, crop: float = 0.0, budget_bytes: int | None = None
+    records: Records,
+    *,
+    image_size: Size | Geometry,
+    crop: float = 0.0,
+    fit: str | None = None,
+    budget_bytes: int | None = None,
 ) -> Cache | None:
-    """Decode all records once, for `train_batches(cache=...)`. A record takes `image_size**2 * 3` bytes.
+    """Decode all records once, for `train_batches(cache=...)`. A record takes `height * width * 3` bytes.
 
     Args:
         records: The records to decode.
         image_size: As in `train_batches`.
         crop: As in `train_batches`.
+        fit: As in `train_batches`.
         budget_bytes: Largest size of the cache in bytes. None: no limit.
 
     Returns:
         The cache, or None if it would be larger than `budget_bytes`.
     """
-    shape = (len(records), image_size, image_size, 3)
+    geometry = Geometry.of(image_size, crop, fit)
+    shape = (len(records), *geometry.shape)
     if budget_bytes is not None and np.prod(shape, dtype=np.int64) > budget_bytes:
         return None
     cached = np.zeros(shape, np.uint8)
-    for batch in eval_stream(records, batch_size=64, image_size=image_size, crop=crop).as_numpy_iterator():
+    for batch in eval_stream(records, batch_size=64, image_size=geometry).as_numpy_iterator():
         cached[batch.numbers] = batch.images
-    return Cache(cached, crop, frozenset(records.corrupt))
+    return Cache(cached, geometry, frozenset(records.corrupt))
 
 
 class _Selection:
@@ -276,7 +292,7 @@ class _Selection:
         parallel: int | None = None,
         steps: int | None = None,
     ) -> tf.data.Dataset:
-        """Return the batches from a step on, with the results of `fetch` as images.
+        """Return the batches, beginning with batch `start_step`. The images are what `fetch` returns.
 
         Args:
             start_step: Number of the first batch.
@@ -329,7 +345,9 @@ class _Selection:
 
 
 def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
-    """Return the first slots i64 of chunks. Each iteration continues where the one before it ends.
+    """Return the first slot of each chunk, i64. Each iteration continues where the one before it ends.
+
+    A slot is a position in the stream of this worker.
 
     Args:
         start: First slot of the first iteration.
@@ -347,12 +365,12 @@ def _iterations(start: int, length: int, chunk: int) -> tf.data.Dataset:
     return tf.data.Dataset.range(1).flat_map(chunks)
 
 
-def fetch_decoded(records: Records, image_size: int, crop: float) -> Fetch:
+def fetch_decoded(records: Records, geometry: Geometry) -> Fetch:
     """Return a function from a record number to its pixels, u8[h w 3], or None if it is corrupt."""
 
     def pixels(serialized: bytes) -> np.ndarray:
         encoded = schema.decode_example(serialized, records.keys)["image"]
-        return decoder.decode(encoded, image_size, crop, records.raw_size)
+        return decoder.decode(encoded, geometry, raw_size=records.raw_size)
 
     return lambda number: records.get_or_none(number, pixels)
 
@@ -364,7 +382,13 @@ def _stacked(images: Sequence[Any], dtype: tf.DType, shape: tuple[int, ...]) -> 
 
 
 def eval_batches(
-    records: Records, *, batch_size: int, image_size: int, crop: float = 0.0, with_numbers: bool = False
+    records: Records,
+    *,
+    batch_size: int,
+    image_size: Size,
+    crop: float = 0.0,
+    fit: str | None = None,
+    with_numbers: bool = False,
 ) -> tf.data.Dataset:
     """Return a `tf.data.Dataset` with each record once, in order, for evaluation and prediction.
 
@@ -374,8 +398,9 @@ def eval_batches(
     Args:
         records: The records to read.
         batch_size: Images per batch.
-        image_size: Height and width of the images in pixels.
+        image_size: As in `train_batches`.
         crop: As in `train_batches`.
+        fit: As in `train_batches`.
         with_numbers: Add the record numbers to each batch.
 
     Returns:
@@ -387,8 +412,7 @@ def eval_batches(
     return eval_stream(
         records,
         batch_size=batch_size,
-        image_size=image_size,
-        crop=crop,
+        image_size=Geometry.of(image_size, crop, fit),
         select=lambda batch: batch.parts(with_numbers),
     )
 
@@ -397,22 +421,21 @@ def eval_stream(
     records: Records,
     *,
     batch_size: int,
-    image_size: int,
-    crop: float = 0.0,
+    image_size: Size | Geometry,
     select: Callable[[Batch], Any] | None = None,
 ) -> tf.data.Dataset:
     """Return the batches of `eval_batches`, with a `Batch` as each element.
 
     Args:
+        image_size: How images become the input of a network. A size alone: the whole image is stretched.
         select: Function from a `Batch` to the element of the dataset. None: the `Batch` itself.
 
     The other arguments are those of `eval_batches`.
     """
     _check_not_empty(records)
-    _check_positive(batch_size=batch_size, image_size=image_size)
-    check_crop(crop)
-
-    fetch, shape = fetch_decoded(records, image_size, crop), (image_size, image_size, 3)
+    _check_positive(batch_size=batch_size)
+    geometry = Geometry.of(image_size)
+    fetch, shape = fetch_decoded(records, geometry), geometry.shape
 
     def read(numbers: np.ndarray) -> tuple[np.ndarray, ...]:
         images = python_calls.each(fetch, numbers.tolist())
@@ -470,10 +493,11 @@ def _check_positive(**values: int) -> None:
             raise UserError(f"{name}={value}: must be at least 1.")
 
 
-def _check_cache(cache: Cache, records: Records, image_size: int, crop: float) -> None:
-    expected = (len(records), image_size, image_size, 3)
-    if cache.pixels.shape != expected or cache.crop != crop:
+def _check_cache(cache: Cache, records: Records, geometry: Geometry) -> None:
+    count = len(cache.pixels)
+    if count != len(records) or cache.geometry != geometry:
         raise UserError(
-            f"cache: does not fit the records. It has shape {cache.pixels.shape} and crop={cache.crop}. It must"
-            f" have shape {expected} and crop={crop}. Call cache_pixels with the same records, image_size and crop."
+            f"cache: does not fit the records. It has {words.number(count, 'image')} of {cache.geometry}. It must have"
+            f" {words.number(len(records), 'image')} of {geometry}. Call cache_pixels with the same records,"
+            " image_size, crop and fit."
         )

@@ -14,9 +14,9 @@ import numpy as np
 from tfrecord_tools.errors import UserError
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ROUNDS = (
-    8  # Luby and Rackoff need 4 rounds for a pseudorandom permutation. This round function is weaker, so we use 8.
-)
+# Rounds of the Feistel network in `permute`. Luby and Rackoff need 4 rounds for a pseudorandom permutation. Our round
+# function is weaker than theirs, so we use 8.
+_ROUNDS = 8
 
 
 def hash64(*values: int | np.ndarray) -> np.ndarray:
@@ -114,7 +114,7 @@ class Blocks(Order):
 
     Each epoch is a new permutation. The records are cut into blocks, and the first block starts at a different record
     in each epoch. The blocks are shuffled. Then the records in each group of `window` blocks are shuffled. The result
-    is about as random as `shuffle(window * block)` on shuffled files.
+    is about as random as reading files in random order through `shuffle(window * block)`.
 
     Args:
         count: Number of records.

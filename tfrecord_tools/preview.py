@@ -16,9 +16,12 @@ from absl import flags
 from PIL import Image
 
 from tfrecord_tools import order
-from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS, AugmentConfig
-from tfrecord_tools.base import command, files, usage
-from tfrecord_tools.decoding import decoder, geometry
+from tfrecord_tools.augmentation import named
+from tfrecord_tools.augmentation.named import Augment
+from tfrecord_tools.base import command, files, sizes, usage
+from tfrecord_tools.base.sizes import Size
+from tfrecord_tools.decoding import decoder
+from tfrecord_tools.decoding.geometry import FITS, Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import preparation
 from tfrecord_tools.records import open_dataset
@@ -37,11 +40,11 @@ class PreviewConfig:
         split: Split of the record.
         record: Number of the record in its split, from 0.
         image: An image file, instead of a record.
-        augment: Name of an augmentation preset.
+        augment: Random changes, as in `dataset.train_batches`.
         grid: Number of panels as "ROWSxCOLUMNS", at most 400 panels.
-        image_size: Height and width of a panel in pixels, 1 to 2,048.
-        crop: Side of the central square that is used, as a share of the image's shorter side. 0: the whole image is
-            stretched.
+        image_size: Height and width of a panel in pixels, each 1 to 2,048: one number for a square, or a pair.
+        crop: As in `dataset.train_batches`. 0: the whole image is stretched.
+        fit: As in `dataset.train_batches`.
         seed: Another seed gives other random changes.
         out: PNG file to write.
     """
@@ -50,21 +53,29 @@ class PreviewConfig:
     split: str = "train"
     record: int = 0
     image: str | None = None
-    augment: str = "reference"
+    augment: Augment = "reference"
     grid: str = "3x4"
-    image_size: int = 150
+    image_size: Size = 150
     crop: float = 0.0
+    fit: str | None = None
     seed: int = 0
     out: str = "preview.png"
 
     def __post_init__(self) -> None:
         if bool(self.tfrecords) == bool(self.image):
             raise UserError("use either --tfrecords=DIRECTORY for a record, or --image=FILE for an image file.")
-        if not 1 <= self.image_size <= _MAX_SIZE:
-            raise UserError(f"--image_size={self.image_size}: must be 1 to {_MAX_SIZE:,} pixels.")
-        geometry.check_crop(self.crop, "--crop=")
+        sides = sizes.pair(self.image_size)
+        if not 1 <= min(sides) <= max(sides) <= _MAX_SIZE:
+            raise UserError(f"--image_size={sizes.text(self.image_size)}: must be 1 to {_MAX_SIZE:,} pixels.")
+        _ = self.geometry  # Checks its values.
+        named.resolve(self.augment, "--augment=")
         if not 1 <= self.shape[0] * self.shape[1] <= _MAX_PANELS:
             raise UserError(f"--grid={self.grid}: must be 1 to {_MAX_PANELS} panels.")
+
+    @property
+    def geometry(self) -> Geometry:
+        """How the image is fitted into a panel."""
+        return Geometry.of(self.image_size, self.crop, self.fit, "--")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -75,13 +86,13 @@ class PreviewConfig:
         return int(match[1]), int(match[2])
 
 
-def panels(encoded: bytes, config: PreviewConfig, augment: AugmentConfig, raw_size: int | None = None) -> np.ndarray:
+def panels(encoded: bytes, config: PreviewConfig, augment: Augment, raw_size: int | None = None) -> np.ndarray:
     """Return the image with other random changes in each panel, as in the epochs of a training.
 
     Args:
         encoded: The image file, or raw pixels.
         config: All settings.
-        augment: The augmentation.
+        augment: Random changes, as in `dataset.train_batches`.
         raw_size: Height and width of raw pixels. None: the image is encoded.
 
     Returns:
@@ -89,12 +100,13 @@ def panels(encoded: bytes, config: PreviewConfig, augment: AugmentConfig, raw_si
     """
     import tensorflow as tf
 
-    from tfrecord_tools.augmentation.augment import augment as augmented
+    from tfrecord_tools.augmentation import changes
 
     count = config.shape[0] * config.shape[1]
-    pixels = decoder.decode(encoded, config.image_size, config.crop, raw_size)
+    pixels = decoder.decode(encoded, config.geometry, raw_size=raw_size)
     keys = order.hash64(config.seed, np.arange(count)).view(np.int64)
-    images: np.ndarray = augmented(np.repeat(pixels[None], count, 0), tf.constant(keys), augment, jit=False).numpy()
+    change = changes.of(augment, (count, *config.geometry.shape), jit=False, prefix="--augment=")
+    images: np.ndarray = change(tf.constant(np.repeat(pixels[None], count, 0)), tf.constant(keys)).numpy()
     return images
 
 
@@ -130,7 +142,7 @@ def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     config = command.from_flags(PreviewConfig)
     encoded, name, raw_size = _encoded(config)
-    picture = grid(panels(encoded, config, PRESETS[config.augment], raw_size), config.shape[1])
+    picture = grid(panels(encoded, config, config.augment, raw_size), config.shape[1])
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     with files.atomic(Path(config.out)) as file:
@@ -149,13 +161,24 @@ def define_flags() -> None:
     flags.DEFINE_string("split", default.split, "Split of the record to draw: train, validation or test.")
     flags.DEFINE_integer("record", default.record, "Index of the record to draw within --split, from 0.")
     usage.define_path("image", None, "Image file to draw. Use either --image or --tfrecords.")
-    flags.DEFINE_enum("augment", default.augment, [*PRESETS, *FORMER_NAMES], "Augmentation preset.")
+    flags.DEFINE_string("augment", str(default.augment), f"Random changes: {named.FORMS}.")
     flags.DEFINE_string("grid", default.grid, "Number of panels as ROWSxCOLUMNS, for example 3x4.")
-    flags.DEFINE_integer("image_size", default.image_size, "Height and width of a panel in pixels.")
+    usage.define_size(
+        "image_size",
+        default.image_size,
+        "Height and width of a panel in pixels: one number, or HEIGHTxWIDTH as in 96x256.",
+    )
     flags.DEFINE_float(
         "crop",
         default.crop,
         "Side of the central square that is used, as a share of the image's shorter side. 0: stretch the whole image.",
+    )
+    flags.DEFINE_enum(
+        "fit",
+        default.fit,
+        FITS,
+        "How the image is fitted into a panel. crop: its center is used; pad: gray is added; stretch: the image is"
+        " stretched. Default: stretch with --crop=0, else crop.",
     )
     flags.DEFINE_integer("seed", default.seed, "Seed of the random changes; another seed gives other changes.")
     usage.define_path("out", default.out, "PNG file to write.")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_HOLD_OUT = 2  # A constant in the hash, so that `hold_out` and the automatic split choose independently.
+_HOLD_OUT = 2  # A constant in the hash of `hold_out`. It makes it independent of the hash of the automatic split.
 _MAX_OPEN_FILES = 128  # Each `Records` opens at most this many. The usual limit of a process is 1,024.
 _MAX_CORRUPT = (10, 0.01)  # Reading stops when both are exceeded: the number, and the share of all records.
 _COLUMNS = ("shard", "offset", "length", "label")
@@ -151,7 +151,7 @@ class Records:
 
     It works directly as a map-style dataset of PyTorch and as a random-access data source of Grain. It can be pickled,
     and used after a fork and in several threads. The columns are numpy arrays, so that forked workers share their
-    memory. Python lists would be copied when they are read.
+    memory. Each worker would copy Python lists, because reading an item changes its reference count.
 
     Attributes:
         labels: i64[n], the label of each record.
@@ -241,7 +241,7 @@ class Records:
         """
         number = range(len(self))[number]
         record = schema.decode_example(self.serialized(number), self.keys)
-        record["label"] = int(self.labels[number])  # A decision may have changed it in the index of adopted records.
+        record["label"] = int(self.labels[number])  # From the index: a decision may have changed it after `adopt`.
         if not record["path"]:
             record["path"] = index.place(os.path.basename(self._shards[self._shard[number]]), int(self._offset[number]))
         return record
@@ -327,6 +327,12 @@ class Records:
         return paths
 
     @property
+    def sizes(self) -> np.ndarray:
+        """i32[n 2], height and width of each stored image in pixels. Each access reads the index."""
+        table = self.indexed("height", "width")
+        return np.stack([table.column(name).to_numpy() for name in ("height", "width")], 1)
+
+    @property
     def source_sha256(self) -> np.ndarray:
         """u8[n 32], SHA-256 of each source file. Each access reads the index."""
         return index.hashes(self.indexed("source_sha256"), "source_sha256")
@@ -349,9 +355,9 @@ class Records:
         The hash of the image file decides in which part an image is.
 
         Args:
-            fraction: Size of the second part, as a fraction of all records, in 0..1. A unit is a group, or an
-                image with its copies. If the fraction is above 0, the second part has at least one unit of every class
-                that has two or more.
+            fraction: Size of the second part, as a fraction of all records, in 0..1. The images of a group stay
+                together, and so do the copies of an image. If the fraction is above 0, the second part has images of
+                each class, except classes that consist of one image or one group.
             seed: Another seed gives another split.
 
         Returns:
@@ -390,7 +396,8 @@ class Records:
     def _read_at(self, shard: int, count: int, offset: int) -> bytes:
         """Read from a file that this process has opened.
 
-        A file that was opened before a fork is not used: without `os.pread`, both processes would share its position.
+        A process does not use files that its parent opened before a fork. Without `os.pread`, reading in one process
+        would move the position in the other.
         """
         key = (os.getpid(), shard)
         descriptor = self._open_files.get(key)

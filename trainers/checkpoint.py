@@ -1,8 +1,8 @@
 """Checkpoints for an exact resume: an interrupted training ends with the same result, bit for bit.
 
 One file holds everything that the next step depends on: the variables of the model (with the seed generators of its
-random layers, which `.keras` files leave out), of the optimizer and of the metrics, the state of the other callbacks,
-and the position.
+random layers, which `.keras` files leave out), of the optimizer and of the metrics, Keras's global seed generator, the
+state of the other callbacks, and the position.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
@@ -75,7 +77,9 @@ class State:
         rows: The history, one row per finished epoch.
         seconds: Time of training up to this position, together with the time before each restart.
         arrays: "model", "optimizer" and "metrics" -> values of their variables, in Keras's order. There is no
-            "optimizer" at the start of a phase and no "metrics" at the start of an epoch.
+            "optimizer" at the start of a phase and no "metrics" at the start of an epoch. "random" is the state of
+            Keras's global seed generator, which layers without a seed generator of their own use (ConvNeXt's
+            StochasticDepth). There is none if no layer has used it.
         callbacks: The state of each other callback, attribute -> value.
     """
 
@@ -282,6 +286,8 @@ class Checkpointer(keras.callbacks.Callback):
             return
         self.restore_model(self.model)
         arrays = self._saved.arrays
+        if "random" in arrays:
+            _assign([global_seed_generator().state], arrays["random"])
         if "optimizer" in arrays:
             if not self.model.optimizer.built:  # LossScaleOptimizer would add its variables a second time.
                 self.model.optimizer.build(self.model.trainable_variables)
@@ -311,6 +317,8 @@ class Checkpointer(keras.callbacks.Callback):
             raise DivergedError(self.position.global_step - 1, self._saved_step)
         # At the end of an epoch, the metrics hold values of the validation. They are not saved: after
         # a restore, `fit` could not reset them before the first step is traced.
+        if global_state.get_global_attribute(GLOBAL_SEED_GENERATOR) is not None:
+            arrays["random"] = _values([global_seed_generator().state])
         if self.position.step:
             arrays["metrics"] = _values(self._metric_variables())
         state = State(

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from tfrecord_tools.base import console, words
+from tfrecord_tools.base import console, sizes, words
 from tfrecord_tools.errors import UserError, one_line, refusal
 from tfrecord_tools.records import Dataset
 from trainers import checkpoint, run_directory
@@ -20,7 +20,7 @@ from trainers.devices import cluster
 from trainers.devices import device as devices
 from trainers.devices.device import Device
 from trainers.fit import Task, fit
-from trainers.fitting import inputs, setup, tasks
+from trainers.fitting import inputs, notes, setup, tasks
 from trainers.fitting.settings import settings_of
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
@@ -75,7 +75,7 @@ def train(
             cluster=workers,
             log=log,
         )
-        setup.check(splits, recipe, config, device)
+        setup.check(data, splits, recipe, config, device)
         settings = settings_of(data, splits.doubts, recipe, config, flags, device)
         run = Path(str(config.run))
         metrics = _results(config.run, settings, device)
@@ -93,7 +93,7 @@ def train(
 
 def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> Path:
     """Train in a new or unfinished run directory, and return it."""
-    for line in setup.describe(training):
+    for line in (*setup.describe(training), *notes.lines(training.recipe, training.data, training.splits.train)):
         log(line)
     with _opened(training, settings, log) as run:
         log(f"run: {run}")
@@ -225,7 +225,7 @@ def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return (
             f"the memory of the device is too small. Pass a --batch_size below {recipe.batch_size} or an --image_size"
-            f" below {recipe.model.size}, with another --run."
+            f" below {sizes.text(recipe.model.size)}, with another --run."
         )
     if isinstance(error, _WORKER_GONE) and config.strategy == "multi_worker":
         return (

@@ -11,21 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS
-from tfrecord_tools.base import options
+from tfrecord_tools.augmentation import named
+from tfrecord_tools.augmentation.named import Augment
+from tfrecord_tools.base import options, sizes, user_code
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
+from tfrecord_tools.decoding.geometry import FITS, Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.auditing.issues import KINDS
-from trainers.recipes import ModelConfig, Recipe, TrainConfig
+from trainers.recipes import Recipe, TrainConfig
 
 # Each option here has the same name as a field. `_PHASE`: fields of `Phase`; the option changes all phases.
 # `_RECIPE`: fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
 _PHASE = ("optimizer", "optimizer_kwargs", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
-_MODEL = ("backbone", "backbone_kwargs", "weights", "image_size")
+_FIT = ("fit",)  # A field of `Recipe` too, but settings.json has it only if it is "pad" (see `Geometry.stored`).
+_MODEL = ("model", "backbone", "backbone_kwargs", "custom_objects", "weights", "scaling", "image_size")
 INTERRUPTED = "interrupted: run the same command again to continue"
 _SETTINGS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 
@@ -44,6 +47,7 @@ class TrainingOptions(TypedDict, total=False):
     audit: StrPath
     drop_issues: Sequence[str]
     crop: float
+    fit: str
     seed: int
     deterministic: bool
     checkpoint_every: int
@@ -60,17 +64,19 @@ class TrainingOptions(TypedDict, total=False):
     patience: int
     early_stopping: int
     label_smoothing: float
-    class_weights: str
-    backbone: str
+    class_weights: str | Mapping[str, float]
+    backbone: StrPath | Callable[..., Any]
     backbone_kwargs: Mapping[str, Any]
+    custom_objects: Sequence[str]
     weights: StrPath
-    image_size: int
+    scaling: str
+    image_size: int | str | tuple[int, int]
 
 
 class ImageOptions(TrainingOptions, total=False):
     """Options of the trainers that read images in every epoch."""
 
-    augment: str
+    augment: Augment
     mixup: float
     cutmix: float
     cache: str
@@ -84,6 +90,7 @@ class ScratchOptions(ImageOptions, total=False):
     """Options of `trainers.scratch`."""
 
     csv: StrPath
+    model: StrPath | Callable[..., Any]
 
 
 class FinetuneOptions(ImageOptions, total=False):
@@ -101,6 +108,13 @@ class FeaturesOptions(TrainingOptions, total=False):
 
 # --- The tables ------------------------------------------------------------------------------------------------------
 
+FIT = Option(
+    "fit",
+    "text",
+    "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, with"
+    " gray beside it; stretch: the whole image is stretched. Default: crop, or stretch in recipes with a crop of 0.",
+    choices=FITS,
+)
 _TRAINING = (
     Option(
         "tfrecords",
@@ -129,25 +143,27 @@ _TRAINING = (
         "audit",
         "path",
         "Directory of an audit of the dataset, written by trainers.audit. The report also shows the accuracy on the"
-        " images without issues. Default: audits/NAME-DIGEST, if it exists.",
+        " images without issues. Default: the audit in audits/ that belongs to the dataset, if there is one.",
     ),
     Option(
         "drop_issues",
         "names",
-        "Kinds of issues, as in label,off_topic. Training images with such an issue and a score of at least 0.5 in the"
-        f" audit are left out. Kinds: {', '.join(KINDS)}. Default: all images are used.",
+        "Kinds of issues, for example label,off_topic. Training images for which the audit lists such an issue with a"
+        f" score of at least 0.5 are left out. Kinds: {', '.join(KINDS)}. Default: all images are used.",
         default=[],
     ),
     Option(
         "crop",
         "number",
-        "A square is cut from the middle of each image. With 0.875, the side of the square is 0.875 of the shorter side"
-        " of the image. 0: stretch the whole image to a square. Default: see the recipe.",
+        "A square, or a rectangle with the aspect of --image_size, is cut from the middle of each image. With 0.875,"
+        " the side of the square is 0.875 of the shorter side of the image. 0: stretch the whole image. Default: see"
+        " the recipe.",
     ),
+    FIT,
     Option(
         "seed",
         "integer",
-        "Seed of all random numbers: image order, augmentation, dropout, first weights.",
+        "Seed of all random numbers: image order, augmentation, dropout, initial weights.",
         default=TrainConfig.seed,
     ),
     Option(
@@ -231,18 +247,19 @@ _TRAINING = (
     ),
     Option(
         "class_weights",
-        "text",
-        "balanced: weight each image in the loss by the inverse frequency of its class. Default: see the recipe.",
+        "weights",
+        "Weight of the images of each class in the loss: numbers for all classes, as in cats:1,dogs:3. balanced: the"
+        " inverse frequency of the class; none: all images count the same. Default: see the recipe.",
         choices=recipes.CLASS_WEIGHTS,
+        example="cats:1,dogs:3",
     ),
 )
 _IMAGES = (
     Option(
         "augment",
-        "text",
-        "Preset of random changes to the training images. document, document_transfer: old names of reference,"
-        " reference_transfer. Default: see the recipe.",
-        choices=(*PRESETS, *FORMER_NAMES),
+        "augmentation",
+        f"Random changes to the training images: {named.FORMS}, which takes images and keys and returns images."
+        " Default: see the recipe.",
     ),
     Option(
         "mixup", "number", "Share of the images that are blended with another image, 0 to 1. Default: see the recipe."
@@ -283,8 +300,8 @@ def _recipe_option(trainer: str) -> Option:
     return Option(
         "recipe",
         "text",
-        "default: the recipe with the best results; reference: the settings of the article on which this project is"
-        " based; document: old name of reference.",
+        "A recipe sets all values that other flags do not set. default: the recipe with the best results; reference:"
+        " the settings of the article on which this project is based; document: old name of reference.",
         default="default",
         choices=(*recipes.RECIPES[trainer], "document"),
     )
@@ -293,9 +310,29 @@ def _recipe_option(trainer: str) -> Option:
 BACKBONE_KWARGS = Option(
     "backbone_kwargs",
     "arguments",
-    "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True.",
+    "Arguments of the network's constructor or function, as in alpha=0.25,minimalistic=True. For a network in a .keras"
+    " file: layer='NAME', the layer with the features.",
     default="",
     example="alpha=0.25,minimalistic=True",
+)
+CUSTOM_OBJECTS = Option(
+    "custom_objects",
+    "names",
+    "Python modules and files that register the custom layers of a .keras file, as in mine.layers or layers.py. The"
+    " code in them is run. Default: only Keras's own layers can be loaded.",
+    default=[],
+)
+SCALING = Option(
+    "scaling",
+    "text",
+    "Scaling of pixels 0 to 255 before the network. own: none, because the network scales by itself; unit: to 0..1; tf:"
+    " to -1..1; torch: with ImageNet's mean and deviation; caffe: BGR minus ImageNet's mean. Default: the scaling that"
+    " a network of Keras needs, and own for other networks.",
+    choices=backbones.SCALINGS,
+)
+_WEIGHTS = (
+    "Weights with which the network starts. imagenet: downloaded by Keras; none: random; own: those of your function,"
+    " file or preset; or the path of a .h5 or .weights.h5 file without the top layers."
 )
 
 
@@ -304,22 +341,19 @@ def _model_options(weights: str) -> tuple[Option, ...]:
     return (
         Option(
             "backbone",
-            "text",
-            f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Default: see the recipe.",
+            "function",
+            f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Or a network of your own:"
+            f" {backbones.FORMS}. The function takes input_shape and returns a keras.Model. Default: see the recipe.",
         ),
         BACKBONE_KWARGS,
-        Option(
-            "weights",
-            "path",
-            "Weights with which the backbone starts. imagenet: downloaded by Keras; none: random; or the path of a .h5"
-            " or .weights.h5 file without the top layers.",
-            default=weights,
-        ),
+        CUSTOM_OBJECTS,
+        Option("weights", "path", f"{_WEIGHTS} The default for a network of your own is own.", default=weights),
+        SCALING,
         Option(
             "image_size",
-            "integer",
-            "Height and width of the network's input in pixels. Default: the size in the recipe. If the recipe has"
-            " none, the size of the backbone.",
+            "size",
+            "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
+            " Default: the size in the recipe. If the recipe has none, the size of the backbone.",
         ),
     )
 
@@ -331,6 +365,13 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
             "path",
             "Directory of CSV files of pixels, one per split (train.csv, ...), from tfrecord_tools.to_csv. Use it"
             " instead of --tfrecords.",
+        ),
+        Option(
+            "model",
+            "function",
+            f"Function that makes the whole classifier instead of --backbone and a head: {user_code.FORMS}. It takes"
+            " input_shape and classes, and returns a keras.Model. If the model is compiled, its loss and its optimizer"
+            " are used. Default: a backbone with a head.",
         ),
     ),
     "features": (
@@ -363,7 +404,7 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
 
 def _options_of(trainer: str) -> tuple[Option, ...]:
     images = () if recipes.reads_features(trainer) else _IMAGES
-    weights = "none" if trainer == "scratch" else ModelConfig.weights
+    weights = backbones.NONE if trainer == "scratch" else backbones.IMAGENET
     return (_recipe_option(trainer), *_TRAINING, *images, *_model_options(weights), *_OWN[trainer])
 
 
@@ -400,11 +441,16 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
         raise UserError(f"--block={config.block}: only --order=blocks uses it. Add --order=blocks, or remove --block.")
     chosen = recipe(trainer, values, **made)
     data = open_dataset(config.tfrecords)
-    if chosen.model.weights == "none" and trainer != "scratch":
+    if chosen.model.weights == backbones.NONE and trainer != "scratch":
         if chosen.phases[0].trainable == "scratch":
             log("--weights=none: there are no pretrained weights, so the whole network is trained from scratch")
         else:
             log("--weights=none: the backbone has random weights and is not pretrained")
+    if chosen.model.weights == backbones.OWN and chosen.model.model is None and "weights" not in values:
+        log(
+            f"--weights=own: the training starts with the weights of {chosen.model.backbone}. If they are random, pass"
+            " --weights=none"
+        )
 
     from trainers import training  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
@@ -438,28 +484,65 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     name = _name(values)
     if "weights" in values:
         backbones.check_weights(values["weights"])
+    if "model" in values:
+        _check_model(name, values)
     if "head" in values:
         more["head"] = values["head"]
     if trainer == "scratch" and name == "reference":
-        more["augmented"] = values.get("augment", "none") != "none"
+        more["augmented"] = named.name_of(values.get("augment", "none"), "--augment=") != "none"
+    _check_crop_and_fit(values)
     return recipes.override(
-        recipes.RECIPES[trainer][name](**_some(values, _MODEL), **more),
+        recipes.RECIPES[trainer][name](**_model_values(values), **more),
         epochs=values.get("epochs"),
         learning_rate=values.get("learning_rate"),
         phase=_some(values, _PHASE),
         unfreeze=values.get("unfreeze"),
-        **_some(values, _RECIPE),
+        **_some(values, _RECIPE + _FIT),
     )
+
+
+def _check_model(name: str, values: Mapping[str, Any]) -> None:
+    """Raise UserError if --model is given together with options of a backbone or of another recipe."""
+    shown = f"--model={values['model']}"
+    if not user_code.is_named(values["model"]):
+        raise UserError(f"{shown}: must be {user_code.FORMS}. The function makes the whole model.")
+    if name != "default":
+        raise UserError(f"{shown} with --recipe={name}: this recipe has its own network. Remove one of the two.")
+    if "backbone" in values:
+        raise UserError(
+            f"{shown} with --backbone={values['backbone']}: --model is the whole network. Remove one of the two."
+        )
+
+
+def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of `ModelConfig`."""
+    given = _some(values, _MODEL)
+    if "custom_objects" in given:
+        given["custom_objects"] = tuple(given["custom_objects"]) or None
+    return given
+
+
+def _check_crop_and_fit(values: Mapping[str, Any]) -> None:
+    """Raise UserError if --crop and --fit are both given and contradict each other."""
+    if "crop" not in values or "fit" not in values:
+        return
+    Geometry.of(1, values["crop"], values["fit"], "--")
+    if values["fit"] == "crop" and not values["crop"]:
+        raise UserError("--crop=0 with --fit=crop: --crop must be above 0, at most 1. Pass a share, or --fit=stretch.")
 
 
 def in_effect(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe as the training uses them, for settings.json."""
-    model = {name: getattr(recipe.model, name) for name in ("backbone", "backbone_kwargs", "weights")}
-    return model | {
-        "image_size": recipe.model.size,
+    names = ("backbone" if recipe.model.model is None else "model", "backbone_kwargs", "weights")
+    size = recipe.model.size
+    return {
+        **{name: getattr(recipe.model, name) for name in names},
+        "image_size": size if isinstance(size, int) else sizes.text(size),
         "epochs": {phase.name: phase.epochs for phase in recipe.phases},
         "learning_rate": {phase.name: phase.learning_rate for phase in recipe.phases},
         **{name: getattr(recipe, name) for name in _RECIPE},
+        "augment": named.name_of(recipe.augment),
+        **{name: value for name, value in recipe.geometry.stored().items() if name != "image_size"},
     }
 
 

@@ -21,9 +21,14 @@ OPTIONS = {
     "text": Option("optimizer", "text", "Name."),
     "choice": Option("order", "text", "Order.", default="shuffled", choices=("shuffled", "blocks")),
     "path": Option("out", "path", "Directory."),
+    "size": Option("image_size", "size", "Height and width."),
+    "augmentation": Option("augment", "augmentation", "Random changes."),
     "integers": Option("epochs", "integers", "Epochs of each phase."),
     "numbers": Option("learning_rate", "numbers", "Rate of each phase."),
     "names": Option("drop", "names", "Kinds."),
+    "mapping": Option("class_map", "mapping", "Classes.", example="Cat=cats,Dog=dogs"),
+    "weights": Option("class_weights", "weights", "W.", choices=("none", "balanced"), example="cats:1,dogs:3"),
+    "chosen names": Option("tta", "names", "Views.", choices=("mirror", "crops")),
     "arguments": Option("backbone_kwargs", "arguments", "Arguments.", example=EXAMPLE),
 }
 
@@ -39,6 +44,15 @@ OPTIONS = {
         ("text", "adam", "adam"),
         ("choice", "blocks", "blocks"),
         ("path", Path("a/b"), "a/b"),
+        ("size", 160, 160),
+        ("size", "160", 160),
+        ("size", "96x256", (96, 256)),
+        ("size", " 96 X 256 ", (96, 256)),
+        ("size", [96, np.int64(256)], (96, 256)),
+        ("size", "64x64", 64),  # A square has one form.
+        ("size", (64, 64), 64),
+        ("augmentation", "standard", "standard"),
+        ("augmentation", len, len),  # `augmentation.named` checks it.
         ("integers", 5, [5]),  # A single number is a list of one.
         ("integers", (5, 8), [5, 8]),
         ("integers", "5,8", [5, 8]),  # As in a flag.
@@ -47,6 +61,18 @@ OPTIONS = {
         ("numbers", np.array([0.5, 0.25]), [0.5, 0.25]),
         ("names", "label,rare", ["label", "rare"]),
         ("names", ("label",), ["label"]),
+        ("chosen names", "mirror,crops", ["mirror", "crops"]),
+        ("chosen names", ["crops"], ["crops"]),
+        ("mapping", "Cat=cats,Dog=dogs", {"Cat": "cats", "Dog": "dogs"}),
+        ("mapping", " Cat = cats , Bird=", {"Cat": "cats", "Bird": ""}),
+        ("mapping", '"a, b=c",d=e', {"a, b": "c", "d": "e"}),  # A part with a comma is in quotes.
+        ("mapping", "a=b=c", {"a=b": "c"}),
+        ("mapping", "", {}),
+        ("mapping", {"Cat": "cats"}, {"Cat": "cats"}),
+        ("weights", "balanced", "balanced"),
+        ("weights", "cats:1,dogs:2.5", {"cats": 1.0, "dogs": 2.5}),
+        ("weights", "a:b:1e-3", {"a:b": 1e-3}),
+        ("weights", {"cats": 1, "dogs": np.float32(0.5)}, {"cats": 1.0, "dogs": 0.5}),
         ("arguments", {"alpha": 0.25}, {"alpha": 0.25}),
         ("arguments", "", {}),
         ("arguments", "alpha=0.25", {"alpha": 0.25}),
@@ -71,10 +97,34 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         ("choice", "block", "--order=block: must be one of shuffled, blocks. Did you mean blocks?"),
         ("path", 5, "--out=5: must be a path."),
         ("path", "~nobody-here/x", "--out=~nobody-here/x: user 'nobody-here' does not exist."),
+        ("size", 1.5, "--image_size=1.5: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
+        ("size", "96*256", "--image_size=96*256: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
+        ("size", (1, 2, 3), "--image_size=1,2,3: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
+        ("size", True, "--image_size=True: must be a whole number of pixels, or HEIGHTxWIDTH, as in 96x256."),
+        ("augmentation", 5, "--augment=5: must be a text, an AugmentConfig or a function."),
         ("integers", [1.5], "--epochs=1.5: must be whole numbers, as in 5,8."),
         ("integers", "5,a", "--epochs=5,a: must be whole numbers, as in 5,8."),
         ("numbers", "a", "--learning_rate=a: must be numbers, as in 3e-3,3e-4."),
         ("names", [1], "--drop=1: must be names, separated by commas."),
+        ("chosen names", "mirror,flip", "--tta=mirror,flip: must be one of mirror, crops."),
+        (
+            "mapping",
+            "Cat",
+            "--class_map=Cat: must be NAME=NAME pairs, separated by commas, with each name before = once, as in"
+            " Cat=cats,Dog=dogs.",
+        ),
+        ("mapping", "a=b,a=c", "--class_map=a=b,a=c: must be NAME=NAME pairs"),  # The same name twice.
+        ("mapping", "=b", "--class_map==b: must be NAME=NAME pairs"),
+        ("mapping", 'a=b,"c', '--class_map=a=b,"c: must be NAME=NAME pairs'),  # The quote is not closed.
+        ("mapping", {"a": 1}, "--class_map=a=1: must be NAME=NAME pairs"),
+        (
+            "weights",
+            "balance",
+            "--class_weights=balance: must be none, balanced, or NAME:NUMBER pairs, separated by commas, with each name"
+            " once, as in cats:1,dogs:3.",
+        ),
+        ("weights", "cats:much", "--class_weights=cats:much: must be none, balanced, or NAME:NUMBER pairs"),
+        ("weights", {"cats": "x"}, "--class_weights=cats:x: must be none, balanced, or NAME:NUMBER pairs"),
         ("arguments", 5, "--backbone_kwargs=5: must be name=value pairs, separated by commas, with Python literals"),
     ],
 )
@@ -120,6 +170,19 @@ def test_unknown_options_are_refused(name: str, message: str) -> None:
 
 def test_none_is_not_given() -> None:
     assert options.checked(list(OPTIONS.values()), {"epochs": None, "count": 3}) == {"count": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("fill_mode=reflect,zoom_range=(0.8, 1.2)", {"fill_mode": "reflect", "zoom_range": (0.8, 1.2)}),
+        ("fill_mode='wrap'", {"fill_mode": "wrap"}),
+        ("flip=False,range=None", {"flip": False, "range": None}),
+        ("", {}),
+    ],
+)
+def test_words_without_quotes_are_values_where_allowed(text: str, values: dict[str, Any]) -> None:
+    assert options.arguments(text, words=True) == values
 
 
 def test_functions_show_their_options() -> None:

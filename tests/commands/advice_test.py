@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_list import COMMANDS, FLAG, TRAINING, defined, has, named, unknown
+from command_list import COMMANDS, FLAG, TRAINING, defined, has, unknown
+from command_list import named as named_commands
 from image_sources import run
 from shown_texts import Definition, definitions, reached
 
 from tfrecord_tools import bench
+from tfrecord_tools.augmentation import named
 from tfrecord_tools.bench import Stage
 from tfrecord_tools.card import card_page
+from tfrecord_tools.decoding.geometry import Geometry
 from trainers import recipes
 from trainers.models.model_file import ModelInfo
 from trainers.results import advice, comparison_page, predictions, report
@@ -30,7 +33,7 @@ WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
 OF_IMAGES = tuple(command for command in TRAINING if command != "trainers.features")
 
 # Texts behind these functions are about another command, which is printed first and is named in its errors.
-BORDER = frozenset({"trainers.fitting.csv_dataset.as_dataset"})
+BORDER = frozenset({"trainers.fitting.csv_dataset.as_dataset", "trainers.results.eval_sets._scanned"})
 
 # Definitions that fewer commands show than reach, for reasons that the references do not contain.
 NARROWED = {
@@ -53,17 +56,30 @@ NARROWED = {
     "tfrecord_tools.layout.decisions.Decisions.notes": ("tfrecord_tools.convert",),
     "trainers.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
     "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate use default values.
+    "trainers.recipes.ModelConfig._check_weights": (*TRAINING, "trainers.audit"),  # The others use default values.
+    "trainers.recipes.ModelConfig._check_model_weights": ("trainers.scratch",),  # Others have no --model.
+    "trainers.training_options._check_model": ("trainers.scratch",),  # Others have no --model.
+    "trainers.fitting.setup._check_compiled": ("trainers.scratch",),  # Others have no --model.
     "trainers.recipes.Phase.__post_init__": TRAINING,  # compare and evaluate use default values.
-    "trainers.recipes.Recipe.__post_init__": TRAINING,  # compare and evaluate use default values.
+    "trainers.recipes._checked_size": TRAINING,  # compare and evaluate use default values.
+    "trainers.recipes.Recipe.__post_init__": OF_IMAGES,  # compare, evaluate and features use default augmentations.
+    "trainers.recipes.Recipe._check_class_weights": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features has no such flags.
     "trainers.training_options.train": OF_IMAGES,  # features has no such flags.
     "trainers.training_options._IMAGES": OF_IMAGES,  # features has no such options.
+    "trainers.training_options.recipe": OF_IMAGES,  # features has no option augment.
+    "trainers.fitting.notes.lines": OF_IMAGES,  # features does not augment.
+    "trainers.fitting.notes.may_be_mirrored": OF_IMAGES,  # Reports show the flag in the command of a trainer.
+    "tfrecord_tools.bench.BenchConfig.__post_init__": ("tfrecord_tools.bench",),  # Trainers pass checked values.
     "trainers.fitting.csv_dataset.as_dataset": ("trainers.scratch",),  # Other trainers have no option csv.
     "trainers.fitting.inputs.check_cache": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.setup.check": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # features has no such flags.
     "trainers.recipes._with_unfrozen": ("trainers.finetune",),  # Other commands leave `unfreeze` at None.
-    "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers.chosen_layers": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers._matching": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers.last_stage": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers._instead": ("trainers.finetune",),  # Other recipes train the head or all layers.
 }
 
 
@@ -78,7 +94,7 @@ def parts_of_a_command(definition: Definition) -> set[str]:
     """Return the commands that a definition builds, with arguments such as `--seed={}`."""
     texts = " ".join(text for _, text in definition.texts(every=True))
     passes_to_any = "trainers.{}" in texts or "trainers.results.advice.command" in definition.references()[0]
-    return named(texts) | (set(TRAINING) if passes_to_any else set())
+    return named_commands(texts) | (set(TRAINING) if passes_to_any else set())
 
 
 def problems(name: str, definition: Definition, commands: list[str]) -> Iterator[str]:
@@ -177,9 +193,9 @@ def worst_report(trainer: str) -> report.Facts:
     """Return the facts of a report with every finding except "perhaps_guessed", which excludes "guessed"."""
     truth = np.repeat([0, 1], [600, 40])
     answers = np.where(truth == 1, np.arange(640) % 2, np.arange(640) < 30)  # Half of the second class is not found.
-    probabilities = np.eye(2)[answers.astype(int)] * 0.98 + 0.01
+    probabilities = np.eye(3)[answers.astype(int)] * 0.97 + 0.01
     predicted = Predictions(
-        classes=("cats", "dogs"),
+        classes=("left", "right", "up"),
         paths=[f"{i}.jpg" for i in range(640)],
         labels=truth,
         predicted=answers.astype(int),
@@ -187,12 +203,13 @@ def worst_report(trainer: str) -> report.Facts:
         records=np.arange(640),
     )
     metrics: Metrics = predictions.summary(predicted) | {"split": "s", "note": "n", "corrupt": ["record 3"]}
+    metrics["unreadable"] = ["cut.jpg: damaged image"]
     metrics["without_issues"] = {"left_out": 3, "count": 637, "accuracy": 0.9, "accuracy_interval": [0.8, 0.95]}
     return report.Facts(
-        info=ModelInfo(classes=("cats", "dogs"), image_size=8, trainer=trainer),
+        info=ModelInfo(classes=("left", "right", "up"), image_size=8, trainer=trainer),
         predictions=predicted,
         metrics=metrics,
-        settings={},
+        settings={"recipe": {"augment": named.settings_of("standard")}},
         history=[{"data_wait": 0.9, "loss": 0.5, "val_loss": 0.5}, {"data_wait": 0.9, "loss": 0.1, "val_loss": 0.9}],
         plots={},
         mistakes=[],
@@ -212,7 +229,7 @@ def test_reports_name_flags_of_the_trainer(trainer: str) -> None:
     assert set(FLAG.findall(text)) == {
         "features": {*TRAINED, "batch_size"},
         "mine": {"update", "decisions", "resize", "overwrite"},
-    }.get(trainer, {*TRAINED, "order", "probe", "cache", "resize"})
+    }.get(trainer, {*TRAINED, "order", "probe", "cache", "resize", "augment"})
 
 
 def test_cards_and_comparisons_name_flags_of_commands() -> None:
@@ -228,6 +245,6 @@ def test_cards_and_comparisons_name_flags_of_commands() -> None:
     ("command", "given"), [("tfrecord_tools.bench", {}), *((one, {"in_memory": "--cache=memory"}) for one in OF_IMAGES)]
 )
 def test_verdicts_name_flags_of_their_command(command: str, given: dict[str, Any], binding: str) -> None:
-    verdict = bench.verdict([Stage("start", 1e6), Stage(binding, 100.0)], 1000, 160, 0.875, **given)
+    verdict = bench.verdict([Stage("start", 1e6), Stage(binding, 100.0)], 1000, Geometry.of(160, 0.875), **given)
     assert verdict.startswith(f"bottleneck: {binding}, ")
     assert list(unknown(verdict, [command])) == []

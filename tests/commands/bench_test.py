@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 
 from tfrecord_tools import bench, dataset
 from tfrecord_tools.bench import BenchConfig, Stage
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.decoding.reference import decode_pixels
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images.preparation import ImageConfig, prepare
@@ -52,17 +54,17 @@ READ, DECODE, AUGMENT = Stage("reading", 20_000), Stage("decoding", 2000), Stage
     ],
 )
 def test_verdict(stages: list[Stage], model_rate: float | None, expected: str) -> None:
-    assert bench.verdict(stages, 1000, 160, 0.875, model_rate).startswith(expected)
+    assert bench.verdict(stages, 1000, Geometry.of(160, 0.875), model_rate).startswith(expected)
 
 
 def test_too_large_cache_is_not_advised() -> None:
-    advice = bench.verdict([READ, DECODE], 10_000_000, 160, 0.0)
+    advice = bench.verdict([READ, DECODE], 10_000_000, Geometry.of(160))
     assert "--cache" not in advice
     assert "python -m tfrecord_tools.convert --resize=160 --resize_mode=exact makes" in advice
 
 
 def test_advice_names_the_flag_of_the_cache() -> None:
-    advice = bench.verdict([READ, DECODE], 1000, 160, 0.0, in_memory="--cache=memory")
+    advice = bench.verdict([READ, DECODE], 1000, Geometry.of(160), in_memory="--cache=memory")
     assert "images/s. --cache=memory keeps all decoded images in 77 MB; or" in advice
 
 
@@ -70,11 +72,34 @@ def test_advised_records_are_not_resized_again() -> None:
     for crop, mode in ((0.875, "center_crop"), (0.0, "exact")):
         side = round(160 / crop) if crop else 160
         data = prepare(image(1, size=(400, 300)), ImageConfig(store="png", resize=side, resize_mode=mode)).data
-        assert f"--resize={side} --resize_mode={mode}" in bench.verdict([READ, DECODE], 10, 160, crop)
+        advice = bench.verdict([READ, DECODE], 10, Geometry.of(160, crop))
+        assert f"--resize={side} --resize_mode={mode}" in advice
         pixels = np.asarray(Image.open(io.BytesIO(data)))
         start = (side - 160) // 2
         expected = pixels[start : start + 160, start : start + 160]
         np.testing.assert_array_equal(decode_pixels(tf.constant(data), 160, crop), expected)
+
+
+@pytest.mark.parametrize(
+    ("geometry", "advised"),
+    [
+        (Geometry.of(160, fit="pad"), "--resize=160 --resize_mode=longer"),
+        (Geometry.of((96, 256), fit="pad"), "--resize=256 --resize_mode=longer"),
+        (Geometry.of((96, 256), 0.5), "--resize=512 --resize_mode=shorter"),
+        (Geometry.of((96, 256)), "--resize=256 --resize_mode=shorter"),
+    ],
+    ids=str,
+)
+def test_advised_records_have_enough_pixels(geometry: Geometry, advised: str) -> None:
+    advice = bench.verdict([READ, DECODE], 1000, geometry)
+    assert f"{advised} makes records that decode faster" in advice
+    for width, height in ((900, 300), (300, 900), (500, 500)):
+        side, mode = advised.removeprefix("--resize=").split(" --resize_mode=")
+        shrink = int(side) / (max(width, height) if mode == "longer" else min(width, height))
+        stored = round(height * shrink), round(width * shrink)
+        part, place = geometry.part(*stored), geometry.place(*stored)
+        assert part.height >= place.height, stored
+        assert part.width >= place.width, stored
 
 
 def test_rate_equals_that_of_the_source(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,8 +123,28 @@ def test_stages_of_a_dataset(tmp_path: Path) -> None:
     (stage,) = bench.measure(records, still, dataset.cache_pixels(records, image_size=16))
     assert stage.name == "reading from memory"
     assert np.isfinite(stage.rate)
-    with pytest.raises(UserError, match=r"--seconds=0: must be above 0\."):
-        BenchConfig(tfrecords="", seconds=0)
+    wide = BenchConfig(tfrecords="", image_size=(8, 16), fit="pad", batch_size=4, augment="none", seconds=0.1)
+    (stage,) = bench.measure(records, wide, dataset.cache_pixels(records, image_size=(8, 16), fit="pad"))
+    assert stage.name == "reading from memory"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seconds": 0}, "--seconds=0: must be above 0."),
+        ({"image_size": 0}, "--image_size=0: must be at least 1."),
+        ({"crop": 2.0}, "--crop=2.0: must be between 0 and 1."),
+        ({"fit": "fill"}, "--fit=fill: must be one of crop, pad, stretch."),
+        (
+            {"augment": "strongs"},
+            "--augment=strongs: must be the name of a preset (none, reference, reference_transfer, ",
+        ),
+    ],
+)
+def test_errors_name_the_flag(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        BenchConfig(tfrecords="", **settings)
+    assert str(error.value).startswith(message)
 
 
 def test_command(tmp_path: Path) -> None:

@@ -435,7 +435,7 @@ def test_unfinished_conversion_with_other_settings_needs_restart(
             converted(class_source, tmp_path / "out", shards=3)
     with pytest.raises(UserError) as caught:
         converted(class_source, tmp_path / "out", **flags)
-    assert f"out.partial holds an unfinished conversion that differs: {difference}." in str(caught.value)
+    assert f"out.partial holds an unfinished conversion of another command: {difference}." in str(caught.value)
     assert "Run the old command again to finish it, or pass --restart to discard it." in str(caught.value)
     converted(class_source, tmp_path / "out", restart=True, **flags)
     converted(class_source, tmp_path / "fresh", **flags)

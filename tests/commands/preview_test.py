@@ -24,6 +24,18 @@ def test_panels_are_draws_of_one_image() -> None:
     assert len({panel.tobytes() for panel in still}) == 1
 
 
+def test_panels_of_any_shape_and_augmentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "darker.py").write_text("def halved(images, keys):\n    return images // 2\n")
+    config = PreviewConfig(image="-", grid="1x2", image_size=(10, 30), fit="pad")
+    data = image(1, "PNG", size=(10, 10))
+    drawn = panels(data, config, "none")
+    assert drawn.shape == (2, 10, 30, 3)
+    assert (drawn[:, :, :10] == 127).all()
+    assert (drawn[:, :, 20:] == 127).all()
+    np.testing.assert_array_equal(panels(data, config, "darker.py:halved"), drawn // 2)
+
+
 def test_grid_lays_out_row_by_row() -> None:
     colors = np.arange(0, 240, 40, dtype=np.uint8)
     picture = np.asarray(grid(np.broadcast_to(colors[:, None, None, None], (6, 10, 12, 3)), columns=3))
@@ -41,6 +53,9 @@ def test_grid_lays_out_row_by_row() -> None:
         ({"image": "a", "grid": "3"}, r"--grid=3: must be ROWSxCOLUMNS, for example 3x4\."),
         ({"image": "a", "grid": "0x4"}, r"--grid=0x4: must be 1 to 400 panels\."),
         ({"image": "a", "image_size": 0}, r"--image_size=0: must be 1 to 2,048 pixels\."),
+        ({"image": "a", "image_size": (20, 9000)}, r"--image_size=20x9000: must be 1 to 2,048 pixels\."),
+        ({"image": "a", "crop": 0.5, "fit": "pad"}, r"--crop=0\.5 with --fit=pad: only --fit=crop cuts a part out"),
+        ({"image": "a", "augment": "standard,flip=True"}, r"--augment=standard,flip=True: there is no setting 'flip'"),
     ],
 )
 def test_errors_name_the_flag(settings: dict[str, Any], message: str) -> None:

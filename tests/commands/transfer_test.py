@@ -314,7 +314,7 @@ def test_killed_command_continues(dataset: Path, bucket: Bucket, tmp_path: Path)
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert "convert.json" not in bucket.contents("there")
-    with pytest.raises(UserError, match="no dataset"):
+    with pytest.raises(UserError, match="is not a dataset"):
         copy(f"{bucket.url}/there", tmp_path / "back")
     copy(large, f"{bucket.url}/there")
     assert bucket.contents("there") == contents(large)

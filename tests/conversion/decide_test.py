@@ -257,9 +257,9 @@ def test_labels_of_absent_images_need_no_class(src: Path, tmp_path: Path) -> Non
         converted(src, out, update=True)
     assert str(caught.value).startswith(
         "the decisions of the dataset at --out: the label 'zebras' of 'other/x/000.jpg' is not a class. Classes are"
-        " cats, dogs. To replace this decision, pass --decisions=FILE with another decision about this image, or with"
-        " none to take it back. If it is a new class, add an image to a directory of this name, or convert again with"
-        " --overwrite and --classes."
+        " cats, dogs. To replace this decision, pass --decisions=FILE with another decision about this image. The"
+        " decision 'none' takes it back. If it is a new class, add an image to a directory of this name, or convert"
+        " again with --overwrite and --classes."
     )
     converted(src, out, update=True, decisions=table(tmp_path / "e.csv", tmp_path, {"other/x/000.jpg": "none"}))
     assert placed(out)["cats/zebra.jpg"][1] == "cats"
@@ -411,7 +411,7 @@ def test_decisions_about_other_images_are_refused(src: Path, tmp_path: Path) -> 
         converted(src, tmp_path / "out", decisions=made)
     assert (
         f"--decisions={made}: 2 decisions are not about any image in {src}, for example 'x/000.jpg'. A decision"
-        " names an image by the hash of its bytes. Pass the decisions about these images." in str(caught.value)
+        " names an image by the hash of its bytes. Pass a file with decisions about these images." in str(caught.value)
     )
     made = table(tmp_path / "d.csv", tmp_path, {"other/x/000.jpg": "drop", "pets/cats/000.jpg": "drop"})
     lines = lines_of(src, tmp_path / "out", decisions=made)

@@ -249,9 +249,9 @@ def test_drop_of_copies_and_kept_images(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         converted(src, tmp_path / "conflict", **settings)
     assert str(caught.value).startswith(
-        "--duplicates=drop: cats/000.png and dogs/copy.png have the same bytes and different labels. The decision keep"
-        " does not say which label is right. Pass --decisions=FILE with the decision label for this image, or pass"
-        " --duplicates=keep."
+        "--duplicates=drop: cats/000.png and dogs/copy.png have the same bytes and different labels. The decision"
+        " 'keep' does not say which label is right. In the file of --decisions, write 'label' and the right class for"
+        " this image, or pass --duplicates=keep."
     )
     facts = converted(src, tmp_path / "keep", **settings | {"duplicates": "keep"})
     assert rejected(tmp_path / "keep").keys() == {"cats/small.png"}

@@ -273,7 +273,7 @@ def test_another_plan_is_refused(tmp_path: Path, digest: str, config: dict[str, 
     workspace = complete(tmp_path / "out")
     with pytest.raises(UserError) as caught:
         workspace.start_writing(digest, config)
-    assert f"{workspace.root} holds an unfinished conversion that differs: {message}" in str(caught.value)
+    assert f"{workspace.root} holds an unfinished conversion of another command: {message}" in str(caught.value)
     assert contents(workspace.data) == NEW
 
 

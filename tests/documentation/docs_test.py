@@ -42,6 +42,7 @@ RUN_ELSEWHERE = {
     "format.md",
     "from_image_data_generator.md",
     "interop.md",
+    "own_network.md",
     "pipeline.md",
     "scaling.md",
     "trainers.md",
@@ -346,6 +347,9 @@ def test_the_pipeline_as_documented(workspace: Path, monkeypatch: pytest.MonkeyP
     assert names["cache"].pixels.shape == (10, 160, 160, 3)
     forwards = next(iter(names["forwards"]))[1].numpy()
     assert forwards.tolist() == names["records"].labels[:4].tolist()
+    assert next(iter(names["wide"]))[0].shape == (32, 96, 256, 3)
+    assert names["changed"].element_spec[0].shape == (32, 160, 160, 3)
+    assert next(iter(names["own"]))[0].numpy().mean() < next(iter(names["train"]))[0].numpy().mean()
     for stream in ("augmented", "cached", "tail", "blended"):
         assert next(iter(names[stream]))[0].dtype == tf.uint8, stream
 

@@ -32,8 +32,12 @@ SPEAKS_OF = {
     ("docs/decisions/0044-stratified-automatic-split.md", ""): CONVERT,
     ("docs/decisions/0052-no-autograph.md", ""): TRAINING,
     ("docs/decisions/0054-decisions-by-content.md", ""): CONVERT,
+    ("docs/decisions/0060-class-names-are-never-guessed.md", ""): JUDGES,
+    ("docs/decisions/0059-code-runs-only-if-named.md", ""): JUDGES,
     ("docs/howto/imbalanced.md", ""): (*TRAINING, *JUDGES),
+    ("docs/howto/not_square.md", ""): (*TRAINING, *JUDGES, "tfrecord_tools.preview"),
     ("docs/howto/resume.md", ""): (*TRAINING, *CONVERT),
+    ("docs/howto/own_network.md", ""): (*TRAINING, *JUDGES),
     ("docs/howto/several_gpus.md", ""): TRAINING,
     ("docs/howto/android.md", ""): JUDGES,
     ("docs/trainers.md", ""): TRAINING,
@@ -44,6 +48,8 @@ SPEAKS_OF = {
     ("docs/scaling.md", ""): CONVERT,
     ("docs/format.md", ""): (*CONVERT, *ADOPT),
     ("docs/pipeline.md", "Bottlenecks"): (*TRAINING, "tfrecord_tools.bench"),
+    ("docs/pipeline.md", "Augmentation"): TRAINING,
+    ("docs/pipeline.md", "A function of yours"): TRAINING,
     ("docs/from_image_data_generator.md", ""): CONVERT,
 }
 

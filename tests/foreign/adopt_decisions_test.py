@@ -179,8 +179,8 @@ def test_labels_of_absent_images_need_no_class(theirs: Path, tmp_path: Path, rew
         adopted(theirs, out, **renamed)
     assert str(caught.value) == (
         "the decisions of the dataset at --out: the label 'dogs' of '0.jpg' is not a class. Classes are cats, wolves."
-        " To replace this decision, pass --decisions=FILE with another decision about this image, or with none to take"
-        " it back. If it is a new class, add it to --classes."
+        " To replace this decision, pass --decisions=FILE with another decision about this image. The decision"
+        " 'none' takes it back. If it is a new class, add it to --classes."
     )
     lines = adopted(theirs, out, **renamed, decisions=table(tmp_path / "e.csv", {0: "none"}))
     assert f"  note: 1 of 2 decisions in {out} stay in effect, and later decisions take back 1." in lines

@@ -349,13 +349,14 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         (
             {},
             {"classes": ["a", "b"]},
-            r"train-00000-of-00002: 1 record with label 2 in 'class'\. 2 classes,"
-            r" counted from 0, have the labels 0 to 1\.",
+            r"train-00000-of-00002: 1 record with label 2 in 'class'\. With 2 classes and the first label 0, labels"
+            r" must be from 0 to 1\.",
         ),
         (
             {},
             {"label_offset": 1},
-            r"with label 0 in 'class'\. At most 100,000 classes, counted from 1, have the labels 1 to 100,000\.",
+            r"with label 0 in 'class'\. With at most 100,000 classes and the first label 1, labels must be from 1 to"
+            r" 100,000\.",
         ),
         ({0: {"class": 1 << 40}}, {}, r"with label 1,099,511,627,776 in 'class'"),
         (
@@ -605,8 +606,8 @@ def test_unclear_labels(tmp_path: Path, record: Any, settings: dict[str, Any], o
             {"image_raw": bytes(8 * 6 * 3 * 4)},
             r"'image_raw' must hold 8 x 6 x 3 = 144 values, but holds 576 \(float32 pixels",
         ),
-        ({"height": 0}, r"0 x 6 x 3 is not an image size \(height, width, 1 to 4 channels\) for 144 values"),
-        ({"depth": 5}, r"8 x 6 x 5 is not an image size"),
+        ({"height": 0}, r"0 x 6 x 3 cannot be the size of 144 values; it must be height, width and 1 to 4 channels"),
+        ({"depth": 5}, r"8 x 6 x 5 cannot be the size"),
         ({"height": b"8"}, r"'height' and 'width' must hold one whole number each"),
         ({"image_raw": [bytes(144), bytes(144)]}, r"'image_raw' must hold the pixels of one image, but holds 2 values"),
         ({"image_raw": [300] * 144}, r"'image_raw' holds values from 300 to 300, but pixels must be from 0 to 255"),
@@ -701,7 +702,10 @@ def test_records_of_other_kinds_are_reported(tmp_path: Path) -> None:
     records += [record + b"\x0a" + bytes([len(entry)]) + entry, b"\xff\xff"]
     write(tmp_path / "u/train.tfrec", records)
     output = report(tmp_path / "u", tmp_path / "out", max_bad=0.1)
-    assert "train.tfrec:19: readers cannot parse it in this encoding; --rewrite rewrites such records" in output
+    assert (
+        "train.tfrec:19: its bytes have a form that our readers cannot parse; --rewrite writes such records again"
+        in output
+    )
     assert "train.tfrec:20: it is not a tf.train.Example" in output
     assert open_dataset(quietly(tmp_path / "u", tmp_path / "again", rewrite=True)).splits == {"train": 20}
 

@@ -32,6 +32,21 @@ from trainers.auditing import issues
 from trainers.auditing.issues import ListedIssue
 
 SMALL = (4, 8)  # Filters of a network that trains in less than a second.
+# Code of a user: a network, a whole model, and a line that shows that it has run.
+OWN_CODE = """
+import sys
+import keras
+print("mine.py runs", file=sys.stderr)
+
+def network(input_shape):
+    images = keras.Input(input_shape)
+    return keras.Model(images, keras.layers.Conv2D(4, 3, strides=2)(images))
+
+def whole(input_shape, classes):
+    images = keras.Input(input_shape)
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    return keras.Model(images, keras.layers.Dense(1, activation="sigmoid")(x))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,6 +133,7 @@ def stock(place: Path) -> Path:
     converted(place / "pets", place / "out")
     write_audit(place)
     (place / "numbers.txt").write_text("".join(f"{number}\n" for number in range(8)))
+    (place / "mine.py").write_text(OWN_CODE)
     return place
 
 
@@ -339,6 +355,14 @@ def judged(place: Path) -> None:
     write_audit(place)
 
 
+def unlabeled(place: Path) -> None:
+    """Create TFRecords with two images each, a green and a red one, and no label."""
+    from foreign_records import example, write
+    from judged_runs import photo
+
+    write(place / "theirs.tfrec", [example({"first": photo("greens", n), "second": photo("reds", n)}) for n in (1, 2)])
+
+
 def exported(place: Path) -> None:
     judged(place)
     (place / "served").mkdir()
@@ -430,7 +454,7 @@ def draws_panels(e: Ended) -> bool:
     from tfrecord_tools.augment_config import PRESETS
     from tfrecord_tools.images import preparation
 
-    settings: dict[str, Any] = {"image": "pets/train/cats/000.jpg", "grid": "2x3", "image_size": 24}
+    settings: dict[str, Any] = {"image": "pets/train/cats/000.jpg", "grid": "2x3", "image_size": 24, "fit": "pad"}
     chosen = preview.PreviewConfig(**settings, seed=3, augment="strong")
     encoded = preparation.prepare((e.place / settings["image"]).read_bytes()).data
     expected = preview.panels(encoded, chosen, PRESETS["strong"])
@@ -807,7 +831,8 @@ BENCH = [
             "--image_size=16": says("16 px"),
             "--batch_size=4": says("batches of 4"),
             "--augment=none": lambda e: "augmenting" not in e.out,
-            "--crop=0": says("--resize=16 --resize_mode=exact"),
+            "--crop=0.5": says("--resize=32 --resize_mode=center_crop"),
+            "--fit=crop": says("--resize=32 --resize_mode=center_crop"),
             "--seconds=0.2": says("bottleneck: decoding"),
         },
     ),
@@ -817,7 +842,7 @@ BENCH = [
         arguments=["out"],
         flags={
             "--cached": says("reading from memory"),
-            "--augment=reference_transfer": says("augmenting"),
+            "--augment=reference_transfer,rotation_range=5": says("augmenting"),
             "--seconds=0.2": says("bottleneck: "),
             "--image_size=16": says("16 px"),
         },
@@ -844,6 +869,7 @@ PREVIEW = [
             "--augment=strong": draws_panels,
             "--grid=2x3": lambda e: Image.open(e.place / "shown.png").size == (3 * 28 + 4, 2 * 28 + 4),
             "--image_size=24": draws_panels,
+            "--fit=pad": draws_panels,
             "--seed=3": draws_panels,
             "--out=shown.png": is_there("shown.png"),
         },
@@ -946,6 +972,7 @@ TRAINING: dict[str, Check] = {
     "--run=run": is_there("run/metrics.json", "run/model.keras"),
     "--records=numbers.txt": says("--records=numbers.txt: 8 of 12 training records"),
     "--crop=0.5": setting("recipe.crop", 0.5),
+    "--fit=crop": setting("recipe.crop", 0.5),
     "--seed=3": setting("flags.seed", 3),
     "--deterministic": setting("flags.deterministic", True),
     "--audit=audited": lambda e: len(e.json("run/settings.json", "flags", "issues_sha256")) == 64,
@@ -965,6 +992,8 @@ TRAINING: dict[str, Check] = {
     "--backbone=CNN": says("model: CNN("),
     "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
     "--image_size=32": says(", 32 px, "),
+    "--scaling=tf": setting("recipe.model.scaling", "tf"),
+    "--custom_objects=mine.py": lambda e: len(e.json("run/settings.json", "weights", "sha256 of mine.py")) == 64,
 }
 ONE_PHASE: dict[str, Check] = {
     "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
@@ -991,10 +1020,13 @@ REFERENCE: dict[str, Check] = {
     "--batch_size=2": setting("recipe.batch_size", 2),
     "--backbone=CNN": says("model: CNN("),
     "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
-    "--image_size=24": says(", 24 px, "),
+    "--scaling=caffe": setting("recipe.model.scaling", "caffe"),
+    "--image_size=24x32": says(", 24x32 px, "),
+    "--fit=pad": setting("flags.fit", "pad"),
 }
 REFERENCE_OF_IMAGES: dict[str, Check] = {
     "--order=balanced": setting("flags.order", "balanced"),
+    "--class_weights=cats:1,dogs:2": setting("flags.class_weights", {"cats": 1.0, "dogs": 2.0}),
     "--probe": says("probe: "),
 }
 
@@ -1041,11 +1073,23 @@ SCRATCH = [
             "--epochs=2": lambda e: len(e.rows("run/history.csv")) == 2,
             "--cache_mb=0": no_cache,
             "--weights=small.weights.h5": lambda e: len(e.json("run/settings.json", "weights", "sha256")) == 64,
-            "--augment=standard": setting("flags.augment", "standard"),
+            "--augment=standard,horizontal_flip=False": setting("recipe.augment.horizontal_flip", False),
             "--precision=mixed_bfloat16": setting("flags.precision", "mixed_bfloat16"),
         },
     ),
     fold("--epochs=1", 1),
+    Run(
+        name="a whole model",
+        marks=SLOW,
+        flags={
+            "--tfrecords=out": setting("dataset.name", "pets"),
+            "--run=run": is_there("run/metrics.json"),
+            "--model=mine.py:whole": says("model: mine.py:whole, 16 px, weights own, 769 parameters"),
+            "--scaling=own": setting("recipe.model.scaling", "own"),
+            "--image_size=16": says(", 16 px, "),
+            "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
+        },
+    ),
     Run(
         name="pixels",
         marks=SLOW,
@@ -1058,6 +1102,7 @@ SCRATCH = [
             "--class_weights=none": setting("flags.class_weights", "none"),
             "--cache=off": lambda e: "cache: " not in e.out,
             "--strategy=mirrored": is_there("run/metrics.json"),
+            "--scaling=torch": setting("recipe.model.scaling", "torch"),
             "--batch_size=8": says("steps of 8 images"),
         },
     ),
@@ -1207,9 +1252,29 @@ EVALUATE = [
             "--threshold=0.75": lambda e: (
                 "is predicted if its probability is at least 0.75." in e.prose("made/report.html")
             ),
+            "--custom_objects=mine.py": says("mine.py runs"),
         },
-    )
+    ),
+    Run(
+        name="folder",
+        marks=SLOW,
+        before=judged,
+        flags={
+            "--run=run": is_there("made/report.html"),
+            "--images=src": lambda e: e.json("made/metrics.json", "dataset") == "src",
+            "--split=test": lambda e: e.json("made/metrics.json", "split") == "the test split of src",
+            "--out=made": is_there("made/predictions.csv"),
+            "--class_map=greens=": lambda e: e.json("made/metrics.json", "left_out") == {"greens": 20},
+            "--tta=mirror": says("tta: 2 views (mirror): each image is computed twice"),
+        },
+    ),
 ]
+
+
+def features_of(e: Ended) -> str:
+    """Return the path of the description of some features."""
+    return next(e.place.glob("kept/*/about.json")).relative_to(e.place).as_posix()
+
 
 AUDIT = [
     Run(
@@ -1221,6 +1286,11 @@ AUDIT = [
             "--backbone_kwargs=filters=(4,8)": says("features: of CNN(filters=(4, 8)), 24 px"),
             "--weights=small.weights.h5": says("weights small.weights.h5"),
             "--image_size=24": says(" 24 px, weights "),
+            "--scaling=unit": lambda e: e.text(features_of(e)).count('"scaling": "unit"') == 1,
+            "--custom_objects=mine.py": lambda e: e.text(features_of(e)).count("sha256 of mine.py") == 1,
+            "--fit=stretch": lambda e: all(
+                json.loads(path.read_text())["key"]["crop"] == 0 for path in e.place.glob("kept/*/about.json")
+            ),
             "--folds=3": lambda e: e.json("made/audit.json", "folds") == 3,
             "--seed=4": lambda e: e.json("made/audit.json", "seed") == 4,
             "--out=made": is_there("made/review.html"),
@@ -1241,8 +1311,32 @@ PREDICT = [
             "--csv=all.csv": lambda e: len(e.rows("all.csv")) == 20,
             "--threshold=0.999999": lambda e: {p["prediction"] for p in json.loads(e.out)["predictions"]} == {"greens"},
             "--json": lambda e: json.loads(e.out)["unreadable"] == {},
+            "--custom_objects=mine.py": says("mine.py runs"),
         },
-    )
+    ),
+    Run(
+        name="records",
+        marks=SLOW,
+        before=judged,
+        flags={
+            "--run=run": lambda e: len(e.rows("all.csv")) == 4,
+            "--tfrecords=out": lambda e: e.rows("all.csv")[0]["record"] == "0",
+            "--split=train": lambda e: {row["label"] for row in e.rows("all.csv")} == {"greens", "reds"},
+            "--csv=all.csv": is_there("all.csv"),
+            "--tta=crops": says("tta: 5 views (crops): each image is computed 5 times"),
+        },
+    ),
+    Run(
+        name="records of another tool",
+        marks=SLOW,
+        before=lambda place: (judged(place), unlabeled(place)),
+        flags={
+            "--run=run": lambda e: len(e.rows("all.csv")) == 2,
+            "--tfrecords=theirs.tfrec": lambda e: e.rows("all.csv")[0]["path"] == "theirs.tfrec:0",
+            "--image_key=second": lambda e: {row["prediction"] for row in e.rows("all.csv")} == {"reds"},
+            "--csv=all.csv": is_there("all.csv"),
+        },
+    ),
 ]
 
 DOCTOR = [Run(name="machine", marks=SLOW)]
@@ -1259,6 +1353,7 @@ MODEL_EXPORT = [
             "--tolerance=0.01": lambda e: e.json("served/export.json", "check", "tolerance") == 0.01,
             "--out=served": is_there("served/labels.txt"),
             "--threshold=0.75": lambda e: e.json("served/export.json", "threshold") == 0.75,
+            "--custom_objects=mine.py": says("mine.py runs"),
             "--overwrite": lambda e: not e.has("served/old"),
         },
     ),

@@ -75,9 +75,10 @@ def test_gray_tiff(dtype: str, low: float, high: float, kind: str, order: Order,
     with pytest.raises(BadImage) as caught:
         prepare(data)
     assert str(caught.value).startswith(
-        f"the file does not say which of its {kind} levels (here {levels.written(low)} to {levels.written(high)})"
+        f"the file does not say which of its {kind} levels are black and white (its levels are {levels.written(low)} to"
+        f" {levels.written(high)});"
     )
-    assert "--depth_range=LO,HI" in str(caught.value)
+    assert "--depth_range=LO,HI (the levels of black and white)" in str(caught.value)
     assert "--depth_range=auto" in str(caught.value)
 
 
@@ -193,7 +194,8 @@ def test_images_of_8_bits_stay_unchanged() -> None:
 @pytest.mark.parametrize("text", ["", "1", "1,1", "2,1", "a,b", "0,1,2", "nan,1", "0,inf", "0,1e301", "automatic"])
 def test_wrong_ranges(text: str) -> None:
     with pytest.raises(
-        UserError, match=r"^--depth_range=.*: must be LO,HI or auto\. LO becomes black, .* auto uses the lowest "
+        UserError,
+        match=r"^--depth_range=.*: must be LO,HI or auto\. LO becomes black, .* With auto, they are the lowest ",
     ):
         ImageConfig(depth_range=text)
 

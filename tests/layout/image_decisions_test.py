@@ -75,12 +75,12 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
     [
         (
             f"{HEADER}\n{A},label,dogs,1.jpg,\n{B},drop,,,\n{A},drop,,2.jpg,\n",
-            "rows 1 (label 'dogs') and 3 (drop) contradict each other about the same bytes, 1.jpg and 2.jpg. There must"
-            " be one decision about an image. Delete one of the rows.",
+            "rows 1 (label 'dogs') and 3 (drop) are different decisions about the same image, 1.jpg and 2.jpg. There"
+            " must be one decision about an image. Delete one of the rows.",
         ),
         (
             f"{HEADER}\n{A},label,dogs,1.jpg,\n{A},label,cats,1.jpg,\n",
-            "rows 1 (label 'dogs') and 2 (label 'cats') contradict each other about the same bytes, 1.jpg.",
+            "rows 1 (label 'dogs') and 2 (label 'cats') are different decisions about the same image, 1.jpg.",
         ),
         (
             f"{HEADER}\n{A},remove,,1.jpg,\n",
@@ -98,7 +98,7 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         ),
         (
             f"{HEADER}\n{A},drop,,1.jpg,\n{A},none,,1.jpg,\n",
-            "rows 1 (drop) and 2 (none) contradict each other about the same bytes, 1.jpg.",
+            "rows 1 (drop) and 2 (none) are different decisions about the same image, 1.jpg.",
         ),
         (
             f"{HEADER}\n{A},,,1.jpg,cats\n",
@@ -112,13 +112,14 @@ def test_the_new_label_may_be_in_the_column_of_a_prediction(tmp_path: Path) -> N
         (
             "rank,path,predicted_label,given_label,p_predicted,p_given,record\n1,a.jpg,dogs,cats,1,0,3\n",
             "is not a decisions file. It looks like suspects.csv, and there is no column 'sha256' and no column"
-            " 'decision'. Copy the lines with a right predicted_label to a new file, and pass that file to python -m"
-            " tfrecord_tools.convert --relabel.",
+            " 'decision'. Copy the rows in which predicted_label is right to a new file, and pass that file to python"
+            " -m tfrecord_tools.convert --relabel.",
         ),
         (
             f"rank,path,predicted_label,given_label,sha256\n1,a.jpg,dogs,cats,{A}\n",
             "is not a decisions file. It looks like suspects.csv, and there is no column 'decision'. Add the column"
-            " 'decision', and write 'label', 'drop' or 'keep' for the images that you looked at. Leave the other rows",
+            " 'decision', and write 'label', 'drop' or 'keep' for the images that you looked at. Leave it empty in the"
+            " other rows",
         ),
         (
             "record,path,label,prediction,p_cats,p_dogs\n3,a.jpg,cats,dogs,0,1\n",

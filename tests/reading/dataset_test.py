@@ -18,6 +18,7 @@ from image_sources import break_image, converted, flip, rewrite, tree
 
 from tfrecord_tools import dataset
 from tfrecord_tools.augment_config import PRESETS, AugmentConfig
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.decoding.reference import decode_pixels
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.mix import mixup
@@ -35,6 +36,11 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree(root / "pets", {"train/cats": 5, "train/dogs": 5, "validation/cats": 4, "validation/dogs": 3})
     converted(root / "pets", root / "out", shards=5)
     return root / "out"
+
+
+def test_sizes_of_the_images(out: Path) -> None:
+    records = dataset.open(out).records("train").select(np.array([3, 0]))
+    assert records.sizes.tolist() == [[9, 12]] * 2  # Height and width.
 
 
 @pytest.fixture
@@ -97,6 +103,28 @@ def test_images_and_labels_match_the_numbers(train: Records) -> None:
             record = train[int(number)]
             np.testing.assert_array_equal(image, decode_pixels(tf.constant(record["image"]), SIZE))
             assert label == record["label"]
+
+
+@pytest.mark.parametrize(
+    ("image_size", "settings"),
+    [((6, 15), {"crop": 0.875}), ((6, 15), {"fit": "crop"}), ("15x6", {"fit": "stretch"}), (9, {"fit": "pad"})],
+    ids=str,
+)
+def test_images_of_any_shape(train: Records, validation: Records, image_size: Any, settings: dict[str, Any]) -> None:
+    geometry = Geometry.of(image_size, **settings)
+    cache = dataset.cache_pixels(train, image_size=image_size, **settings)
+    given = {"image_size": image_size, "with_numbers": True, **settings}
+    for images, _, chosen in batches(train, 3, **given):
+        assert images.shape == (4, *geometry.shape)
+        for image, number in zip(images, chosen):
+            expected = decode_pixels(tf.constant(train[int(number)]["image"]), geometry)
+            np.testing.assert_array_equal(image, expected)
+    assert as_bytes(batches(train, 3, cache=cache, **given)) == as_bytes(batches(train, 3, **given))
+    data = dataset.eval_batches(validation, batch_size=4, **given)
+    assert data.element_spec[0].shape.as_list() == [None, *geometry.shape]
+    for images, _, chosen in data:
+        expected = [decode_pixels(tf.constant(validation[int(number)]["image"]), geometry) for number in chosen]
+        np.testing.assert_array_equal(images, np.stack(expected))
 
 
 def test_epochs_are_different_permutations(train: Records) -> None:
@@ -532,11 +560,13 @@ def test_cache_keeps_to_its_budget(train: Records) -> None:
     assert cached.pixels.nbytes == size
     assert dataset.cache_pixels(train, image_size=SIZE, budget_bytes=size - 1) is None
     message = (
-        r"cache: does not fit the records\. It has shape \(10, 8, 8, 3\) and crop=0\.0\. It must have shape"
-        r" \(10, 9, 9, 3\) and crop=0\.0\."
+        r"cache: does not fit the records\. It has 10 images of 8 px, stretch\. It must have 10 images of 9 px,"
+        r" stretch\. Call cache_pixels with the same records, image_size, crop and fit\."
     )
     with pytest.raises(UserError, match=message):
         dataset.train_batches(train, batch_size=4, image_size=9, seed=0, cache=cached)
+    with pytest.raises(UserError, match=r"It must have 10 images of 8 px, pad\."):
+        dataset.train_batches(train, batch_size=4, image_size=SIZE, fit="pad", seed=0, cache=cached)
 
 
 def test_other_orders(train: Records) -> None:

@@ -105,7 +105,7 @@ def test_label_types_of_parquet(tmp_path: Path, labels: pa.Array, names: list[st
     assert parquet_labels(tmp_path, labels) == names
 
 
-ONE = "Every image must have exactly one label. Name a column of single labels with --label_column"
+ONE = "Every image must have exactly one label. Pass a column with one label per row as --label_column"
 
 
 @pytest.mark.parametrize(

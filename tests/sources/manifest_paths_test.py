@@ -112,8 +112,8 @@ def test_several_matching_files_are_refused(row: str, names: list[str]) -> None:
     assert message.startswith(f"t.csv: row 2, {row!r}, matches several files, for example ")
     assert all(repr(name) in message for name in names)
     assert message.endswith(
-        ". Each row must match one file. Name a column of full paths with --path_column, or pass the directory of the"
-        " files as --src."
+        ". Each row must match one file. Pass the name of a column with full paths as --path_column, or pass the"
+        " directory of the files as --src."
     )
 
 
@@ -122,7 +122,7 @@ def test_two_rows_for_one_file_are_refused() -> None:
         matched(["/x/cats/1.jpg", "/x/dogs/1.jpg"], ["1.jpg"])
     assert str(caught.value) == (
         "t.csv: rows 1 and 2, '/x/cats/1.jpg' and '/x/dogs/1.jpg', match the same file, '1.jpg'. Keep one of them,"
-        " or name a column of full paths with --path_column."
+        " or pass the name of a column with full paths as --path_column."
     )
 
 

@@ -1,14 +1,17 @@
 """Options: the flags of a command, which are also the keyword arguments of its function in Python.
 
-A table of `Option`s gives a command its flags, a function its documentation, and both the same checks.
+Both share a table of `Option`s. From it come the flags of the command, the documentation of the function, and the
+checks of the values.
 """
 
 from __future__ import annotations
 
 import ast
+import csv
 import dataclasses
 import difflib
 import inspect
+import io
 import operator
 import os
 import textwrap
@@ -17,14 +20,17 @@ from typing import Any, Literal, TypeVar
 
 from absl import flags
 
-from tfrecord_tools.base import files, usage
+from tfrecord_tools.base import files, sizes, usage, user_code
 from tfrecord_tools.errors import UserError
 
-# Flags defined here belong to the command that calls, and are listed in its --help.
+# The flags belong to the command that calls `define`, and are listed in its --help.
 flags.disclaim_key_flags()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Kind = Literal["switch", "integer", "number", "text", "path", "integers", "numbers", "names", "arguments"]
+Kind = Literal[
+    "switch", "integer", "number", "text", "path", "size", "function", "integers", "numbers", "names", "arguments",
+    "mapping", "weights", "augmentation",
+]  # fmt: skip
 # Kind -> the type of the keyword argument, and what its value must be.
 _TYPES: Mapping[Kind, tuple[str, str]] = {
     "switch": ("bool", "True or False"),
@@ -32,11 +38,17 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "number": ("float", "a number"),
     "text": ("str", "a text"),
     "path": ("str | os.PathLike[str]", "a path"),
+    "function": ("str | os.PathLike[str] | Callable[..., Any]", "a text, a path or a function"),
+    "size": ("int | str | tuple[int, int]", sizes.WHAT),
     "integers": ("int | Sequence[int]", "whole numbers, as in 5,8"),
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
     "names": ("Sequence[str]", "names, separated by commas"),
     "arguments": ("Mapping[str, Any]", "name=value pairs, separated by commas, with Python literals as values"),
+    "mapping": ("Mapping[str, str]", "NAME=NAME pairs, separated by commas, with each name before = once"),
+    "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs, separated by commas, with each name once"),
+    "augmentation": ("str | AugmentConfig | Callable", "a text, an AugmentConfig or a function"),
 }
+_SEPARATORS: Mapping[Kind, str] = {"mapping": "=", "weights": ":"}  # Between the two parts of a pair.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +60,9 @@ class Option:
         kind: Kind of the value.
         help: Description for `--help` and for the function's documentation; ends with a period.
         default: Value if the option is not given. None: `help` says what happens then.
-        choices: The values that are allowed; (): all.
-        example: Example for the error message, if `kind` is "arguments".
+        choices: The allowed values. If it is empty, all are allowed. If `kind` is "weights", these words are allowed
+            instead of pairs.
+        example: Example for the error message, if `kind` is "arguments", "mapping" or "weights".
     """
 
     name: str
@@ -61,7 +74,7 @@ class Option:
 
     def define(self, own: flags.FlagValues = flags.FLAGS) -> None:
         """Define the flag, among the flags of the running command or among others."""
-        if self.choices:
+        if self.choices and self.kind == "text":
             flags.DEFINE_enum(self.name, self.default, list(self.choices), self.help, flag_values=own)
             return
         define = {
@@ -69,6 +82,7 @@ class Option:
             "integer": flags.DEFINE_integer,
             "number": flags.DEFINE_float,
             "path": usage.define_path,
+            "size": usage.define_size,
             **dict.fromkeys(("integers", "numbers", "names"), flags.DEFINE_list),
         }.get(self.kind, flags.DEFINE_string)
         define(self.name, self.default, self.help, flag_values=own)
@@ -80,18 +94,28 @@ class Option:
             given: A value of a flag (texts and lists of texts are parsed), or of a keyword argument.
 
         Returns:
-            A bool, int, float or str; a list of them for kinds in the plural; a dict for "arguments".
+            A bool, int, float or str. For "integers", "numbers" and "names", a list of them. For "arguments",
+            "mapping" and "weights", a dict. For "weights", it may also be one of the choices, a str. For "size", a
+            `sizes.Size`. For "function", a text: a function becomes `module:function`. For "augmentation", the value
+            itself, which `augmentation.named` checks.
 
         Raises:
             UserError: The value is not allowed.
         """
+        if self.kind == "weights" and given in self.choices:
+            return given
         try:
+            if self.kind == "function" and callable(given):
+                return user_code.name_of(given, f"{self.name}=")
             value = _CONVERSIONS[self.kind](given)
-        except (TypeError, ValueError, SyntaxError):
+        except (TypeError, ValueError, SyntaxError, csv.Error):
             example = f", as in {self.example}" if self.example else ""
-            raise UserError(f"{self.shown(given)}: must be {_TYPES[self.kind][1]}{example}.") from None
+            words = f"{', '.join(self.choices)}, or " if self.kind == "weights" else ""
+            raise UserError(f"{self.shown(given)}: must be {words}{_TYPES[self.kind][1]}{example}.") from None
         if self.kind == "path":
             value = files.expand_user(value, f"--{self.name}=")
+        if isinstance(value, dict):
+            return value
         wrong = [
             one for one in (value if isinstance(value, list) else [value]) if self.choices and one not in self.choices
         ]
@@ -102,7 +126,9 @@ class Option:
         return value
 
     def shown(self, given: Any) -> str:
-        """Return the option with a value, as a flag."""
+        """Return the text `--name=value`."""
+        if self.kind in _SEPARATORS and isinstance(given, Mapping):
+            return f"--{self.name}={pairs_text(given, _SEPARATORS[self.kind])}"
         texts = map(str, given) if isinstance(given, (list, tuple)) else [str(given)]
         return f"--{self.name}={','.join(texts)}"
 
@@ -153,7 +179,7 @@ def checked(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, An
         given: Name -> value. None stands for an option that is not given.
 
     Raises:
-        TypeError: There is no option of this name, as Python says it of keyword arguments.
+        TypeError: There is no option of this name. Python raises the same error for unknown arguments.
         UserError: A value is not allowed.
     """
     by_name = {option.name: option for option in options}
@@ -187,8 +213,12 @@ def document(options: Sequence[Option]) -> Callable[[Function], Function]:
     return documented
 
 
-def arguments(text: str) -> dict[str, Any]:
+def arguments(text: str, words: bool = False) -> dict[str, Any]:
     """Parse `name=value,name=value`, such as `alpha=0.25,minimalistic=True`. Values are Python literals.
+
+    Args:
+        text: The text.
+        words: Whether a value may also be a word without quotes, as in `fill_mode=reflect`.
 
     Raises:
         ValueError, SyntaxError: A part is not `name=literal`, or a name is repeated.
@@ -196,11 +226,48 @@ def arguments(text: str) -> dict[str, Any]:
     call = ast.parse(f"f({text})", mode="eval").body  # Python's grammar splits at the commas between arguments.
     if not isinstance(call, ast.Call) or call.args:
         raise ValueError(text)
-    values = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    values = {
+        keyword.arg: keyword.value.id
+        if words and isinstance(keyword.value, ast.Name)
+        else ast.literal_eval(keyword.value)
+        for keyword in call.keywords
+    }
     names = {name: value for name, value in values.items() if name is not None}
     if len(names) < len(call.keywords):  # A name is repeated, or there is a `**`.
         raise ValueError(text)
     return names
+
+
+def pairs_text(pairs: Mapping[str, Any], separator: str) -> str:
+    """Return pairs as a flag takes them, such as `Cat=cats,Dog=dogs`. Parts with a comma are in quotes."""
+    text = io.StringIO()
+    numbers = (f"{value:g}" if isinstance(value, float) else str(value) for value in pairs.values())
+    csv.writer(text, lineterminator="").writerow(f"{name}{separator}{value}" for name, value in zip(pairs, numbers))
+    return text.getvalue()
+
+
+def _pairs(text: str, separator: str) -> dict[str, str]:
+    """Parse `name=value,name=value`; a part with a comma is in quotes.
+
+    Raises:
+        ValueError: A part has no separator or no name, or a name is repeated.
+    """
+    (parts,) = csv.reader([text], strict=True)
+    split = [part.rpartition(separator) for part in parts]
+    pairs = {name.strip(): value.strip() for name, _, value in split}
+    if len(pairs) < len(parts) or not all(pairs):
+        raise ValueError(text)
+    return pairs
+
+
+def _mapping(given: Any) -> dict[str, str]:
+    pairs = _pairs(given, "=") if isinstance(given, str) else dict(given)
+    return {_text(name): _text(value) for name, value in pairs.items()}
+
+
+def _weights(given: Any) -> dict[str, float]:
+    pairs = _pairs(given, ":") if isinstance(given, str) else dict(given)
+    return {_text(name): _number(value) for name, value in pairs.items()}
 
 
 def _arguments(given: Any) -> dict[str, Any]:
@@ -231,8 +298,14 @@ def _text(given: Any) -> str:
     return given
 
 
+def _augmentation(given: Any) -> Any:
+    if isinstance(given, (bool, int, float)):
+        raise TypeError(given)
+    return given
+
+
 def _parts(given: Any) -> list[Any]:
-    """Return the parts of a list; a text is divided at its commas, and a single value is its own list."""
+    """Return the items as a list. A text is split at its commas. A single value becomes a list of one."""
     if isinstance(given, str):
         return given.split(",")
     return list(given) if isinstance(given, Iterable) else [given]
@@ -244,8 +317,13 @@ _CONVERSIONS: Mapping[Kind, Callable[[Any], Any]] = {
     "number": _number,
     "text": _text,
     "path": os.fspath,
+    "function": os.fspath,
+    "size": sizes.parse,
     "integers": lambda given: [_integer(part) for part in _parts(given)],
     "numbers": lambda given: [_number(part) for part in _parts(given)],
     "names": lambda given: [_text(part) for part in _parts(given)],
     "arguments": _arguments,
+    "mapping": _mapping,
+    "weights": _weights,
+    "augmentation": _augmentation,
 }

@@ -17,7 +17,8 @@ from typing import Any
 from absl import flags
 
 import tfrecord_tools
-from tfrecord_tools.base import files
+from tfrecord_tools.base import files, sizes
+from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.errors import UserError, named
 
 flags.disclaim_key_flags()  # Flags defined here belong to the command that calls, and are listed in its --help.
@@ -53,6 +54,7 @@ _OTHER_NAMES: Mapping[tuple[str, ...], str] = {
     ("image_size", "resize"): "image_size img_size imgsz imgsize img_sz size target_size input_size resolution height"
     " width img_height img_width image_height image_width",
     ("resize", "image_size"): "resize resize_to scale",
+    ("fit",): "keep_aspect_ratio aspect_ratio padding pad letterbox",
     ("workers",): "num_workers n_workers jobs j n_jobs num_jobs processes threads",
     ("seed", "seeds"): "random_seed random_state rng_seed seed",
     ("augment",): "augmentation augmentations aug data_augmentation transforms",
@@ -62,6 +64,8 @@ _OTHER_NAMES: Mapping[tuple[str, ...], str] = {
     ("early_stopping",): "earlystopping early_stop",
     ("label_smoothing",): "smoothing ls",
     ("class_weights",): "class_weight balance balanced",
+    ("class_map",): "label_map class_mapping label_mapping",
+    ("tta",): "test_time_augmentation augment_test",
     ("precision", "quantize"): "mixed_precision fp16 bf16 amp half dtype",
     ("strategy",): "distribute distribution_strategy multi_gpu",
     ("unfreeze",): "fine_tune_at unfreeze_layers trainable finetune_layers freeze",
@@ -112,6 +116,28 @@ class PathParser(flags.ArgumentParser[str]):
 
     def flag_type(self) -> str:
         return "path"
+
+
+class SizeParser(flags.ArgumentParser[Size]):
+    """Parse the size of an image: one number of pixels, or HEIGHTxWIDTH."""
+
+    syntactic_help = sizes.WHAT
+
+    def parse(self, argument: str | int) -> Size:
+        return sizes.parse(argument)
+
+    def flag_type(self) -> str:
+        return "size"
+
+
+class _SizeSerializer(flags.ArgumentSerializer[Size]):
+    def serialize(self, value: Size) -> str:
+        return sizes.text(value)
+
+
+def define_size(name: str, default: Size | None, help: str, **how: Any) -> None:
+    """Define a flag with the size of an image as value."""
+    flags.DEFINE(SizeParser(), name, default, help, serializer=_SizeSerializer(), **how)
 
 
 def define_path(name: str, default: Any, help: str, **how: Any) -> None:
@@ -307,8 +333,9 @@ def _allowed(flag: flags.Flag[Any], value: str) -> str:
         return f"must be one of {', '.join(choices)}." + (f" Use --{flag.name}={near[0]}." if near else "")
     if kind == "bool":
         return f"must be true or false. Use --{flag.name} or --no{flag.name}."
-    what = {"int": "a whole number", "float": "a number"}.get(kind, f"a value of type {kind}")
-    example = f", such as --{flag.name}={flag.default}" if flag.default not in (None, [], "") else ""
+    what = {"int": "a whole number", "float": "a number", "size": sizes.WHAT}.get(kind, f"a value of type {kind}")
+    has_example = flag.default not in (None, [], "") and kind != "size"  # The words for a size have an example.
+    example = f", such as --{flag.name}={flag.default}" if has_example else ""
     return f"must be {what}{example}."
 
 

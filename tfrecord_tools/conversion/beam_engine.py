@@ -1,11 +1,11 @@
-"""A `workers.Pool` on Apache Beam, with the runner that Beam's options name.
+"""A `workers.Pool` on Apache Beam. Beam's options choose the runner.
 
 Jobs and results pass through a directory that driver and workers share. The pipeline itself carries job numbers only.
 
-beam/RUN/0000000.job     versions, then function and argument, pickled; locked by the worker that runs the job
+beam/RUN/0000000.job     pickled: the driver's package versions, then function and argument
 beam/RUN/0000000.result  the returned value or the raised exception, pickled
 
-A worker runs a job only while it holds the lock of the job's file. Removing a locked file therefore guarantees that no
+A worker runs a job only while it holds the lock of the job's file. If the driver gets the lock and removes the file, no
 worker runs the job now or later, even if the runner retries it or a worker outlives a killed driver.
 """
 
@@ -38,8 +38,8 @@ from tfrecord_tools.errors import UserError, one_line
 
 _POLL_SECONDS = 0.05
 _LATE_SECONDS = 60.0  # NFS may show files of other machines half a minute late.
-_GONE_SECONDS = 1.0  # Workers on this machine end this fast after their driver.
-_CLOSE_SECONDS = 60.0  # Jobs that read from an object store may take minutes. An error is reported after this time.
+_GONE_SECONDS = 1.0  # After the driver ends, workers on this machine end within this time.
+_CLOSE_SECONDS = 60.0  # Jobs that read from an object store may take minutes. The report of an error waits.
 _END_SECONDS = 600.0
 _WORKER_THREAD = "run_worker"  # Beam's thread that waits for a worker process and raises if the process fails.
 _OUTPUT_PACKAGES = ("pillow", "pyarrow", "simplejpeg")  # The output's bytes depend on their versions.
@@ -116,7 +116,7 @@ class BeamPool(workers.Pool):
                 f"{run.job_directory}: the directory was removed while Beam was running."
                 " Run the same command again to continue."
             )
-        if run.is_alive() or path.name in os.listdir(path.parent):  # NFS may answer exists() as it was before.
+        if run.is_alive() or path.name in os.listdir(path.parent):  # On NFS, exists() may be out of date.
             return
         if run.error is None:
             if time.monotonic() < run.ended + _LATE_SECONDS:
@@ -134,7 +134,7 @@ class BeamPool(workers.Pool):
         """Cancel the jobs that have not begun and wait for the others.
 
         It never raises, because that could hide another error. If a job takes too long, its directory gets another
-        name: workers on this machine then end, and `end_earlier` of the next run waits for the others.
+        name. Then workers on this machine end. The next run waits in `end_earlier` for workers on other machines.
         """
         run, self._run = self._run, None
         if run is None:
@@ -142,7 +142,7 @@ class BeamPool(workers.Pool):
         run.stop.set()
         if _cancel_jobs(run.job_directory, _CLOSE_SECONDS):
             run.job_directory.rename(run.job_directory.with_suffix(".left"))
-            run.join(_GONE_SECONDS)  # While the log is quiet: Beam logs that the workers end.
+            run.join(_GONE_SECONDS)  # Before Beam's log is on: it would print that the workers end.
             return
         if not self.died.is_set():
             run.join(_CLOSE_SECONDS)
@@ -341,7 +341,7 @@ def _numbers(size: int, count: int, start: int) -> Iterator[int]:
 
 def _write_jobs(job_directory: Path, function: Callable[[Job], Result], jobs: Iterable[Job]) -> int:
     job_directory.mkdir(parents=True)
-    versions = pickle.dumps(_versions())  # A pickle of its own: another version may be unable to load the job.
+    versions = pickle.dumps(_versions())  # Separate: workers with other versions may fail to load the job.
     count = 0
     for job in jobs:
         _job(job_directory, count).write_bytes(versions + pickle.dumps((function, job)))

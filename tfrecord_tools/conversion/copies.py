@@ -71,9 +71,9 @@ def drop(rows: Rows, first: np.ndarray, kept: np.ndarray, sources: Sources) -> t
         differing = same[rows.labels[same] != rows.labels[same[0]]]
         paths = [sources.paths[number] for number in rows.numbers[[same[0], differing[0]]].tolist()]
         raise UserError(
-            f"--duplicates=drop: {paths[0]} and {paths[1]} have the same bytes and different labels. The decision keep"
-            " does not say which label is right. Pass --decisions=FILE with the decision label for this image, or pass"
-            " --duplicates=keep."
+            f"--duplicates=drop: {paths[0]} and {paths[1]} have the same bytes and different labels. The decision"
+            " 'keep' does not say which label is right. In the file of --decisions, write 'label' and the right class"
+            " for this image, or pass --duplicates=keep."
         )
     return dropped, entries
 

@@ -49,7 +49,7 @@ class Plan:
         decided: Labels and dropped files after the user's decisions.
         duplicates: Groups of equal files, as file numbers. Files that were dropped are included.
         near_duplicates: The same for images that look alike.
-        group_leaks: Number of groups that the source itself has put into several splits.
+        group_leaks: Number of groups (see `group_regex`) that the source itself has put into several splits.
         digest: Hexadecimal digest. Equal digests mean the same records in the same order. The files have the same
             bytes only with the same versions of Pillow and pyarrow.
     """
@@ -180,8 +180,8 @@ def _with_splits(
 ) -> Rows:
     """Return the rows with their splits, and with groups of near-duplicates if these are to be grouped.
 
-    Unchanged records keep their split, with one exception: near-duplicates are grouped, and a new image looks like
-    records of several splits. Then all these records go to the split of the first one by path, in new shards.
+    Unchanged records keep their split. There is one exception: near-duplicates are to be grouped, and a new image looks
+    like records of several splits. All these records then go to one split, that of the first path, and to new shards.
     """
     keys = split_keys(sha256, rows.groups)
     if config.near_duplicates != "keep":
@@ -201,7 +201,7 @@ def _with_splits(
 
 
 def _previous_splits(rows: Rows, previous: Previous | None, splits: np.ndarray) -> np.ndarray:
-    """Return i8[n]: the earlier split of an unchanged record, the entry in `splits` of any other."""
+    """Return the split of each record, i8[n]: its earlier one if it is unchanged, else that in `splits`."""
     if previous is None or rows.is_new.all():
         return splits
     return np.where(rows.is_new, splits, previous.splits[rows.previous])

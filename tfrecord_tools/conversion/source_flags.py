@@ -24,7 +24,8 @@ def define_source_flags() -> None:
     flags.DEFINE_string(
         "group_regex",
         None,
-        "Regular expression for image paths. An automatic split keeps images with the same first group together.",
+        "Regular expression for image paths. The text that the first (...) matches is the group of the image. An"
+        " automatic split puts all images of a group into the same split.",
     )
     flags.DEFINE_multi_string(
         "split",
@@ -40,10 +41,14 @@ def define_source_flags() -> None:
         "zip_encoding", None, "Encoding of file names in an archive that does not state it, for example cp949."
     )
     usage.define_path("manifest", None, "CSV or Parquet file that lists the images in --src and their classes.")
-    for name in ("path", "label", "split", "group"):
+    for name, what in (
+        ("path", "the image paths. In a Parquet file, it may also hold the images themselves"),
+        ("label", "the class of each image"),
+        ("split", "the split of each image"),
+        ("group", "the group of each image, for example the patient. An automatic split keeps a group together"),
+    ):
         column = f"{name}_column"
-        what = "image paths, or with the images themselves in a Parquet file" if name == "path" else f"{name}s"
-        flags.DEFINE_string(column, getattr(ScanConfig, column), f"Manifest column with the {what}.")
+        flags.DEFINE_string(column, getattr(ScanConfig, column), f"Manifest column with {what}.")
     flags.DEFINE_list(
         "label_columns",
         None,
@@ -53,7 +58,8 @@ def define_source_flags() -> None:
     flags.DEFINE_string(
         "manifest_encoding",
         None,
-        "Encoding of a CSV manifest, for example cp1252 or cp949. Default: UTF-8, or UTF-16 after a byte order mark.",
+        "Encoding of a CSV manifest, for example cp1252 or cp949. Default: UTF-8. If the"
+        " file begins with a byte order mark of UTF-16: UTF-16.",
     )
     for split, default in (("validation", DEFAULT_VALIDATION_FRACTION), ("test", 0)):
         flags.DEFINE_float(

@@ -86,7 +86,8 @@ class Workspace:
             saved = json.loads(self.plan.read_text())
             if saved["digest"] != digest:
                 raise UserError(
-                    f"{self.root} holds an unfinished conversion that differs: {_difference(saved['config'], config)}"
+                    f"{self.root} holds an unfinished conversion of another command:"
+                    f" {_difference(saved['config'], config)}"
                 )
         else:
             with files.atomic(self.plan) as file:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import simplejpeg
 
-from tfrecord_tools.decoding import geometry
-from tfrecord_tools.decoding.geometry import Box
+from tfrecord_tools.base.sizes import Size
+from tfrecord_tools.decoding.geometry import FILL, Box, Geometry
 from tfrecord_tools.errors import UndecodableImage
 from tfrecord_tools.images import jpeg
 
@@ -33,69 +33,76 @@ _LEAST_SIDE = 8  # If a side is shorter, two scales can give the same size, and 
 _local = threading.local()
 
 
-def decode(encoded: bytes, image_size: int, crop: float = 0.0, raw_size: int | None = None) -> np.ndarray:
-    """Decode an image and resize it to a square, with the same bits as `reference.decode_pixels`.
+def decode(
+    encoded: bytes,
+    image_size: Size | Geometry,
+    crop: float = 0.0,
+    raw_size: int | None = None,
+    fit: str | None = None,
+) -> np.ndarray:
+    """Decode an image and fit it into the input of a network.
+
+    The bits are those of `reference.decode_pixels`.
 
     Args:
         encoded: A JPEG, PNG, GIF or BMP, or raw pixels.
-        image_size: Height and width of the result in pixels.
-        crop: Side of the central square to use, as a fraction of the shorter side, in 0..1. 0: the whole image,
-            stretched to a square.
+        image_size: Height and width of the result in pixels. If it is a `Geometry`, `crop` and `fit` are not used.
+        crop: As in `Geometry.of`. 0: the whole image is stretched.
         raw_size: Height and width of raw pixels. None: the image is encoded.
+        fit: As in `Geometry.of`.
 
     Returns:
-        u8[image_size image_size 3], RGB, read-only.
+        u8[height width 3], RGB, read-only.
 
     Raises:
         UndecodableImage: The bytes are not an image of these formats.
     """
+    geometry = Geometry.of(image_size, crop, fit)
     if raw_size is not None:
-        return _raw(encoded, image_size, crop, raw_size)
+        return _raw(encoded, geometry, raw_size)
     if not encoded.startswith(jpeg.SIGNATURE):
-        return _other(encoded, image_size, crop)
-    pixels = decode_plain_jpeg(encoded, image_size, crop)
-    return _odd_jpeg(encoded, image_size, crop) if pixels is None else pixels
+        return _other(encoded, geometry)
+    pixels = decode_plain_jpeg(encoded, geometry)
+    return _odd_jpeg(encoded, geometry) if pixels is None else pixels
 
 
-def _raw(encoded: bytes, image_size: int, crop: float, raw_size: int) -> np.ndarray:
+def _raw(encoded: bytes, geometry: Geometry, raw_size: int) -> np.ndarray:
     if len(encoded) != raw_size * raw_size * 3:
         raise UndecodableImage(f"{len(encoded):,} bytes are not {raw_size} x {raw_size} raw RGB pixels")
     image = np.frombuffer(encoded, np.uint8).reshape(raw_size, raw_size, 3)
-    return _resized(image, image_size, geometry.crop_box(raw_size, raw_size, crop))
+    return _fitted(image, geometry, (raw_size, raw_size))
 
 
-def decode_plain_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray | None:
+def decode_plain_jpeg(encoded: bytes, geometry: Geometry) -> np.ndarray | None:
     """Decode a JPEG like `decode`; return None if libjpeg warns, or if TensorFlow may give other pixels."""
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(encoded)
         if colors not in _COLORS or min(height, width) < _LEAST_SIDE:
             return None
-        box = geometry.crop_box(height, width, crop)
-        scale = geometry.decoding_scale(box, image_size)
+        scale = geometry.decoding_scale(height, width)
         least_height, least_width = -(-height // scale), -(-width // scale)
         image = simplejpeg.decode_jpeg(encoded, min_height=least_height, min_width=least_width, min_factor=scale)
     except (ValueError, KeyError):  # KeyError: unknown subsampling.
         return None
-    return _resized(image, image_size, box, scale)
+    return _fitted(image, geometry, (height, width), scale)
 
 
-def _odd_jpeg(encoded: bytes, image_size: int, crop: float) -> np.ndarray:
+def _odd_jpeg(encoded: bytes, geometry: Geometry) -> np.ndarray:
     import tensorflow as tf  # Imported here: most images do not need it.
 
     from tfrecord_tools.decoding.reference import decode_pixels
 
     with _tensorflow(), tf.device("CPU:0"):
-        decoded: np.ndarray = decode_pixels(tf.constant(encoded), image_size, crop).numpy()
+        decoded: np.ndarray = decode_pixels(tf.constant(encoded), geometry).numpy()
     return decoded
 
 
-def _other(encoded: bytes, image_size: int, crop: float) -> np.ndarray:
+def _other(encoded: bytes, geometry: Geometry) -> np.ndarray:
     import tensorflow as tf
 
     with _tensorflow(), tf.device("CPU:0"):
         image = tf.io.decode_image(encoded, channels=3, expand_animations=False).numpy()
-    height, width, _ = image.shape
-    return _resized(image, image_size, geometry.crop_box(height, width, crop))
+    return _fitted(image, geometry, image.shape[:2])
 
 
 @contextlib.contextmanager
@@ -109,21 +116,40 @@ def _tensorflow() -> Iterator[None]:
         raise UndecodableImage(error.message.rpartition("}} ")[2].partition(" [Op:")[0].rstrip(". ")) from error
 
 
-def _resized(image: np.ndarray, side: int, box: Box, scale: int = 1) -> np.ndarray:
-    """Resize the part `box` of u8[h w 3] to u8[side side 3].
+def _fitted(image: np.ndarray, geometry: Geometry, size: tuple[int, int], scale: int = 1) -> np.ndarray:
+    """Resize the used part of u8[h w 3], and put it in its place.
 
     Args:
         image: Image, decoded at 1 / scale.
-        side: Height and width of the result.
+        geometry: The input of the network.
+        size: Height and width of the image at full scale.
+        scale: Divisor at which the image was decoded.
+    """
+    place = geometry.place(*size)
+    pixels = resized(image, (place.height, place.width), geometry.part(*size), scale)
+    if pixels.shape == geometry.shape:
+        return pixels
+    padded = np.full(geometry.shape, FILL, np.uint8)
+    padded[place.top : place.top + place.height, place.left : place.left + place.width] = pixels
+    padded.setflags(write=False)  # As the pixels without padding, which are those of a buffer.
+    return padded
+
+
+def resized(image: np.ndarray, sides: tuple[int, int], box: Box, scale: int = 1) -> np.ndarray:
+    """Resize the part `box` of u8[h w 3] to `sides`, height and width.
+
+    Args:
+        image: Image, decoded at 1 / scale.
+        sides: Height and width of the result.
         box: Part to use, in pixels of the image at full scale.
         scale: Divisor at which the image was decoded.
     """
     height, width, _ = image.shape
-    if (height, width, *box) == (side, side, 0, 0, side, side):
+    if (height, width, *box) == (*sides, 0, 0, *sides):
         return image
     top, left, box_height, box_width = (pixels / scale for pixels in box)
     if resizer is None:
-        pixels: np.ndarray = _reference_resize(side)(image, (top, left), (box_height, box_width)).numpy()
+        pixels: np.ndarray = _reference_resize()(image, sides, (top, left), (box_height, box_width)).numpy()
         return pixels
     if not hasattr(_local, "resizer"):
         _local.resizer = resizer.Resizer()
@@ -133,24 +159,26 @@ def _resized(image: np.ndarray, side: int, box: Box, scale: int = 1) -> np.ndarr
         use_alpha=False,
     )
     source = resizer.ImageData(width, height, resizer.PixelType.U8x3, image.tobytes())
-    target = resizer.ImageData(side, side, resizer.PixelType.U8x3)
+    target = resizer.ImageData(sides[1], sides[0], resizer.PixelType.U8x3)
     _local.resizer.resize(source, target, options)
-    return np.frombuffer(target.get_buffer(), np.uint8).reshape(side, side, 3)
+    return np.frombuffer(target.get_buffer(), np.uint8).reshape(*sides, 3)
 
 
 @functools.cache
-def _reference_resize(side: int) -> Callable[..., tf.Tensor]:
+def _reference_resize() -> Callable[..., tf.Tensor]:
     """Return `reference.resize` as a graph."""
     import tensorflow as tf
 
     from tfrecord_tools.decoding.reference import resize
 
-    def on_processor(image: tf.Tensor, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    def on_processor(image: tf.Tensor, sides: tf.Tensor, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
         with tf.device("CPU:0"):
-            return resize(image, side, start, extent)
+            return resize(image, sides, start, extent)
 
     pair = tf.TensorSpec([2], tf.float64)
     graph: Callable[..., tf.Tensor] = tf.function(
-        on_processor, [tf.TensorSpec([None, None, 3], tf.uint8), pair, pair], autograph=False
+        on_processor,
+        [tf.TensorSpec([None, None, 3], tf.uint8), tf.TensorSpec([2], tf.int32), pair, pair],
+        autograph=False,
     )
     return graph

@@ -7,108 +7,145 @@ in a seventh of the time. Resizing uses integer weights, so that both can give t
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
-from tfrecord_tools.decoding.geometry import SCALES
+from tfrecord_tools.base.sizes import Size
+from tfrecord_tools.decoding.geometry import FILL, SCALES, Geometry
 
 # As in the Rust crate fast_image_resize: weights have as many fractional bits as possible, at most 21. The limit is
 # that the largest weight must fit into 15 bits.
 _WEIGHT_BITS = 15
 _MAX_BITS = 21
+Sides: TypeAlias = Sequence[int] | tf.Tensor  # Height and width: known numbers, or i32[2].
 
 
-def decode_pixels(encoded: tf.Tensor, image_size: int, crop: float = 0.0, raw_size: int | None = None) -> tf.Tensor:
-    """Decode an image and resize it to a square, antialiased.
+def decode_pixels(
+    encoded: tf.Tensor,
+    image_size: Size | Geometry,
+    crop: float = 0.0,
+    raw_size: int | None = None,
+    fit: str | None = None,
+) -> tf.Tensor:
+    """Decode an image and fit it into the input of a network, antialiased.
 
     Args:
         encoded: string[], a JPEG, PNG, GIF or BMP, or raw pixels.
-        image_size: Height and width of the result in pixels.
-        crop: Side of the central square to use, as a fraction of the shorter side, in 0..1. 0: the whole image is
-            stretched to a square, as Keras's `flow_from_directory` does.
+        image_size: Height and width of the result in pixels. If it is a `Geometry`, `crop` and `fit` are not used.
+        crop: As in `Geometry.of`. 0: the whole image is stretched, as Keras's `flow_from_directory` does.
         raw_size: Height and width of raw pixels, u8[h w 3]. None: the image is encoded.
+        fit: As in `Geometry.of`.
 
     Returns:
-        u8[image_size image_size 3], RGB.
+        u8[height width 3], RGB.
     """
+    geometry = Geometry.of(image_size, crop, fit)
     if raw_size is not None:
         raw = tf.reshape(tf.io.decode_raw(encoded, tf.uint8), [raw_size, raw_size, 3])
-        return _resized(raw, image_size, tf.shape(raw)[:2], crop, 1)
+        return _fitted(raw, geometry, tf.shape(raw)[:2], 1)
     return tf.cond(
         tf.io.is_jpeg(encoded),
-        lambda: _jpeg(encoded, image_size, crop),
-        lambda: _other(encoded, image_size, crop),
+        lambda: _jpeg(encoded, geometry),
+        lambda: _other(encoded, geometry),
     )
 
 
-def _other(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:
+def _other(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return _resized(image, image_size, tf.shape(image)[:2], crop, 1)
+    return _fitted(image, geometry, tf.shape(image)[:2], 1)
 
 
-def _jpeg(encoded: tf.Tensor, image_size: int, crop: float) -> tf.Tensor:
-    """Decode a JPEG at the scale of `geometry.decoding_scale`, to the same bits as `decoder.decode`."""
+def _jpeg(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
+    """Decode a JPEG at the scale of `Geometry.decoding_scale`, to the same bits as `decoder.decode`."""
     size = tf.io.extract_jpeg_shape(encoded)[:2]
-    least = tf.reduce_min(_crop_box(size, crop)[1])
-    number = sum(tf.cast(least >= scale * image_size, tf.int32) for scale in SCALES[1:])
+    extent, sides = _part(size, geometry)[1], tf.convert_to_tensor(_sides(size, geometry))
+    number = sum(tf.cast(tf.reduce_all(extent >= scale * sides), tf.int32) for scale in SCALES[1:])
     decode = functools.partial(tf.io.decode_jpeg, encoded, channels=3, dct_method="INTEGER_ACCURATE")
     image = tf.switch_case(number, [functools.partial(decode, ratio=scale) for scale in SCALES])
-    return _resized(image, image_size, size, crop, tf.gather(SCALES, number))
+    return _fitted(image, geometry, size, tf.gather(SCALES, number))
 
 
-def _crop_box(size: tf.Tensor, crop: float) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return `geometry.crop_box` of i32[2] height and width: i32[2] top and left, i32[2] height and width."""
-    if not crop:
+def _part(size: tf.Tensor, geometry: Geometry) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `Geometry.part` of i32[2] height and width: i32[2] top and left, i32[2] height and width."""
+    if geometry.fit != "crop":
         return tf.zeros_like(size), size
-    length = tf.cast(tf.reduce_min(size), tf.float64) * tf.constant(crop, tf.float64)
-    side = tf.maximum(1, tf.cast(tf.round(length), tf.int32))
-    return (size - side) // 2, tf.repeat(side, 2)
+    height, width = tf.unstack(tf.cast(size, tf.float64))
+    wide = height * geometry.width <= width * geometry.height
+    rows = tf.where(wide, height, width * geometry.height / geometry.width)
+    columns = tf.where(wide, height * geometry.width / geometry.height, width)
+    lengths = tf.stack([rows, columns]) * tf.constant(geometry.crop, tf.float64)
+    sides = tf.maximum(1, tf.cast(tf.round(lengths), tf.int32))
+    return (size - sides) // 2, sides
 
 
-def _resized(image: tf.Tensor, side: int, size: tf.Tensor, crop: float, scale: tf.Tensor | int) -> tf.Tensor:
-    """Resize the cropped region of u8[h w 3].
+def _sides(size: tf.Tensor, geometry: Geometry) -> Sides:
+    """Return height and width of `Geometry.place` of i32[2] height and width."""
+    if geometry.fit != "pad":
+        return geometry.height, geometry.width
+    height, width = tf.unstack(tf.cast(size, tf.float64))
+    rows, columns = (tf.constant(side, tf.float64) for side in (geometry.height, geometry.width))
+    wide = width * rows >= height * columns
+    fitted_rows = tf.where(wide, tf.round(height * columns / width), rows)
+    fitted_columns = tf.where(wide, columns, tf.round(width * rows / height))
+    return tf.maximum(1, tf.cast(tf.stack([fitted_rows, fitted_columns]), tf.int32))
+
+
+def _fitted(image: tf.Tensor, geometry: Geometry, size: tf.Tensor, scale: tf.Tensor | int) -> tf.Tensor:
+    """Resize the used part of u8[h w 3], and put it in its place.
 
     Args:
         image: Image, decoded at 1 / scale.
-        side: Height and width of the result.
+        geometry: The input of the network.
         size: i32[2], height and width of the image at full scale. They cannot be computed from
             `image`, because the decoder rounds up.
-        crop: As in `decode_pixels`.
         scale: Divisor at which the image was decoded.
     """
-    start, extent = (tf.cast(part, tf.float64) / tf.cast(scale, tf.float64) for part in _crop_box(size, crop))
-    return resize(image, side, start, extent)
+    start, extent = (tf.cast(part, tf.float64) / tf.cast(scale, tf.float64) for part in _part(size, geometry))
+    sides = _sides(size, geometry)
+    resized = resize(image, sides, start, extent)
+    if geometry.fit != "pad":
+        return resized
+    missing = tf.constant([geometry.height, geometry.width]) - sides
+    around = tf.pad(tf.stack([missing // 2, missing - missing // 2], 1), [[0, 1], [0, 0]])  # i32[3 2], with no channel.
+    padded = tf.pad(resized, around, constant_values=FILL)
+    padded.set_shape(geometry.shape)
+    return padded
 
 
-def resize(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
-    """Resize a part of u8[h w 3] to u8[side side 3].
+def resize(image: tf.Tensor, sides: Sides, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+    """Resize a part of u8[h w 3] to u8[height width 3].
 
     Args:
         image: The whole image.
-        side: Height and width of the result.
+        sides: Height and width of the result.
         start: f64[2], top and left of the part in pixels.
         extent: f64[2], height and width of the part in pixels.
     """
+    height, width = tf.unstack(sides) if tf.is_tensor(sides) else sides
     # Only float32 is transposed: for integers, oneDNN prints an error on processors without AVX-512. TensorFlow's
     # optimizer would exchange a transpose and a cast, but not a transpose and `saturate_cast`.
-    columns = _resized_height(image, side, start[0], extent[0])
-    transposed = _resized_height(tf.transpose(columns, [1, 0, 2]), side, start[1], extent[1])
+    columns = _resized_height(image, height, start[0], extent[0])
+    transposed = _resized_height(tf.transpose(columns, [1, 0, 2]), width, start[1], extent[1])
     result = tf.saturate_cast(tf.transpose(transposed, [1, 0, 2]), tf.uint8)
-    result.set_shape([side, side, 3])
+    if not tf.is_tensor(sides):
+        result.set_shape([height, width, 3])
     return result
 
 
-def _resized_height(image: tf.Tensor, side: int, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
+def _resized_height(image: tf.Tensor, side: int | tf.Tensor, start: tf.Tensor, extent: tf.Tensor) -> tf.Tensor:
     """Resize the rows from `start` (f64[]) of [h w 3] to f32[side w 3], integers in 0..255.
 
-    `extent`, f64[], is the number of rows.
+    `side` is a known number or i32[]. `extent`, f64[], is the number of rows.
 
     The weights are those of Pillow's `Resampling.BILINEAR`: a triangle as wide as two new rows, or two old rows if
     those are wider. Sums of integers are exact, so their order does not matter.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
-    step = extent / side
-    centers = start + (tf.range(side, dtype=tf.float64) + 0.5) * step - 0.5
+    count = tf.cast(side, tf.float64) if tf.is_tensor(side) else side
+    step = extent / count
+    centers = start + (tf.range(count, dtype=tf.float64) + 0.5) * step - 0.5
     distances = tf.abs(tf.range(tf.cast(height, tf.float64), dtype=tf.float64) - centers[:, None])
     weights = tf.maximum(1 - distances * (1 / tf.maximum(step, 1)), 0)
     weights /= tf.reduce_sum(weights, 1, keepdims=True)

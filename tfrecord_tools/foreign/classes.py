@@ -131,11 +131,11 @@ def _from_numbers(
     end = offset + (len(given) if given is not None else _MOST_CLASSES)
     outside = [label for label in numbers if not offset <= label < end]
     if outside:
-        limit = f"At most {_MOST_CLASSES:,} classes" if given is None else f"{len(given):,} classes"
+        most = f"at most {_MOST_CLASSES:,} classes" if given is None else f"{len(given):,} classes"
         raise UserError(
-            f"{where(outside[0])} with label {outside[0]:,} in {form.keys.label!r}. {limit}, counted from {offset},"
-            f" have the labels {offset} to {end - 1:,}. Pass another --label_offset (the label of the first class),"
-            " --classes or --label_key."
+            f"{where(outside[0])} with label {outside[0]:,} in {form.keys.label!r}. With {most} and the first label"
+            f" {offset}, labels must be from {offset} to {end - 1:,}. Pass another --label_offset (the label of the"
+            " first class), --classes or --label_key."
         )
     names = tuple(given) if given is not None else guess_keys.class_names(numbers, named_numbers, offset)
     return Classes(names=names, labels={label: label - offset for label in numbers}, offset=offset)

@@ -203,7 +203,7 @@ def _size(example: Example, count: int, pixels: Pixels, key: str) -> tuple[int, 
         sides = [*sides, max(1, count // (sides[0] * sides[1]))]
     if len(sides) != 3 or min(sides) < 1 or sides[2] not in CHANNELS:
         size = " x ".join(map(str, sides)) or "an empty list"
-        raise Unusable(f"{size} is not an image size (height, width, 1 to 4 channels) for {count:,} values")
+        raise Unusable(f"{size} cannot be the size of {count:,} values; it must be height, width and 1 to 4 channels")
     if math.prod(sides) != count:
         wide = next((name for n, name in _WIDE.items() if n * math.prod(sides) == count), "")
         reason = f" ({wide} pixels are not supported)" if wide and example[key].type == "bytes" else ""
@@ -242,7 +242,7 @@ def _hot(feature: Feature, key: str, length: int) -> int:
     """Return the position of the only value that is 1."""
     values = feature.values
     if feature.type == "bytes" or len(values) != length:
-        raise Unusable(f"{key!r} holds {_kind(feature)}, but {length:,} numbers in most records")
+        raise Unusable(f"{key!r} holds {_kind(feature)}, but in most records it holds {length:,} numbers")
     hot = np.flatnonzero(values)
     if not len(hot):
         raise Unlabeled(f"it has no label: all {length:,} values of {key!r} are 0")

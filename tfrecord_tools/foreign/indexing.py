@@ -288,7 +288,7 @@ def _parse(data: bytes, form: Form, with_image: bool) -> _Record:
     label, path = forms.label_of(example, form), forms.path_of(example, form)
     image = forms.image_of(example, form) if with_image else b""
     if form.plain:
-        raise Unusable("readers cannot parse it in this encoding; --rewrite rewrites such records")
+        raise Unusable("its bytes have a form that our readers cannot parse; --rewrite writes such records again")
     return _Record(label, path, image)
 
 

@@ -236,7 +236,7 @@ def reason(error: BaseException, data: bytes = b"", kind: str | None = None) -> 
     if kind == "TIFF":
         message = tiff.last_message() or message
         if (unusual := tiff.unusual(data)) and (unidentified or _UNREAD.search(message)):
-            return f"a TIFF with {unusual}, which Pillow does not read; export it as 8-bit RGB or gray, TIFF or PNG"
+            return f"a TIFF with {unusual}, which Pillow does not read; export it with 8-bit pixels, gray or RGB"
     if not unidentified and _UNREAD.search(message):
         form = FORMATS[kind].name if kind else "an image"
         return f"{form} of an unsupported kind ({message}); save it as PNG"

@@ -220,8 +220,9 @@ def _high_bits(levels: Levels) -> np.ndarray:
     if not levels.bits:
         low, high = (written(level) for level in levels.span())
         raise UnknownRangeError(
-            f"the file does not say which of its {levels.kind} levels (here {low} to {high}) are black and white;"
-            " run tfrecord_tools.convert with --depth_range=LO,HI, these two levels, or --depth_range=auto"
+            f"the file does not say which of its {levels.kind} levels are black and white (its levels are {low} to"
+            f" {high}); run tfrecord_tools.convert with --depth_range=LO,HI (the levels of black and white) or"
+            " --depth_range=auto"
         )
     return (levels.values >> (levels.bits - 8)).astype(np.uint8)
 

@@ -6,10 +6,10 @@
 | JPEG in CMYK | RGB, JPEG |
 | image with an EXIF orientation | rotated upright and encoded again |
 | PNG of up to 8 bits, gray, RGB or palette, opaque | unchanged |
-| PNG with transparent pixels | on white, PNG |
-| PNG and TIFF of 16 bits | the high byte, or mapped by `depth_range`, PNG |
+| PNG with transparent pixels | drawn on white, PNG |
+| PNG and TIFF of 16 bits | the high byte of each value, or mapped by `depth_range`, PNG |
 | TIFF with 32-bit or floating-point levels | mapped by `depth_range`, PNG |
-| file with several pictures (GIF, animated PNG or WebP, TIFF with pages) | the first picture, as below |
+| file with several pictures (GIF, animated PNG or WebP, TIFF with pages) | the first picture, as its format |
 | GIF, BMP, TIFF, PNM | PNG |
 | WebP, AVIF, HEIC, JPEG 2000, JPEG XL | JPEG; PNG if the file is lossless |
 | JPEG XL with an original JPEG inside | that JPEG, byte for byte |
@@ -65,10 +65,10 @@ class ImageConfig:
         resize_mode: See `recode.target_size`.
         upscale: Whether images smaller than `resize` are enlarged.
         quality: Quality of JPEGs that are encoded, 1..100.
-        depth_range: The levels that become black and white, for PNGs and TIFFs with more than 8 bits: "LO,HI",
-            or "auto" for the lowest and highest level of each image. None: 16-bit images keep their high byte, and
-            signed, 32-bit and floating-point images are rejected, since their black and white are not known. See
-            `levels.reduced`.
+        depth_range: For PNGs and TIFFs with more than 8 bits. "LO,HI": the pixel value that becomes black and the one
+            that becomes white. "auto": the lowest and highest value of each image. None: 16-bit images keep their high
+            byte. Signed, 32-bit and floating-point images are rejected, because it is not known which values mean black
+            and white. See `levels.reduced`.
         strip_metadata: Whether EXIF, XMP and IPTC are removed from JPEG and PNG. See `strip.stripped`.
     """
 
@@ -115,8 +115,8 @@ def _normalized_range(text: str) -> str:
         return levels.normalized_range(text)
     except ValueError as error:
         raise UserError(
-            f"--depth_range={text}: must be LO,HI or auto. LO becomes black, HI becomes white; LO must be smaller. auto"
-            " uses the lowest and highest level of each image. Example: --depth_range=0,4095."
+            f"--depth_range={text}: must be LO,HI or auto. LO becomes black, HI becomes white; LO must be smaller. With"
+            " auto, they are the lowest and highest level of each image. Example: --depth_range=0,4095."
         ) from error
 
 
@@ -246,7 +246,7 @@ def _prepare(data: bytes, kind: str, source_type: str, repaired: str, config: Im
     header, chunks, small = None, [], None
     if kind == "JPEG":
         jpeg.check_markers(data)
-    elif kind == "PNG":  # Checked before Pillow does: Pillow's error does not name the chunk.
+    elif kind == "PNG":  # Checked before Pillow opens it, because Pillow's error does not name the chunk.
         header = png.read_header(data)
         _check_pixels((header.width, header.height), config)
         chunks = list(png.iterate_chunks(data))
@@ -359,12 +359,12 @@ def _unchanged(
 
 
 def _thumbnail(image: Image.Image, small: np.ndarray | None) -> Thumbnail | None:
-    """Return the thumbnail of an image that is stored unchanged, from `small` if it is a decoded JPEG."""
+    """Return the thumbnail of an image that is stored unchanged; `small` is its decoded JPEG."""
     if small is not None:
         return appearance.of_jpeg(small, image.size, image.mode == "L")
     try:
         return appearance.of_image(image)
-    except Exception:  # noqa: BLE001  Pillow may refuse a verified file. Then only brightness, hash and more are unknown.
+    except Exception:  # noqa: BLE001  Pillow may refuse a verified file. Then the facts of `appearance` are unknown.
         return None
 
 

@@ -1,4 +1,4 @@
-"""Decisions of a person about single images: another label, left out, or right as it is.
+"""A person's decisions about single images: give it another label, leave it out, or confirm its label.
 
 A decision names an image by the SHA-256 of its source file's bytes. Renamed and moved files keep their decision, and
 copies of the same bytes share it. The table decisions.csv has the columns `COLUMNS`; a dataset has its decisions in
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 Word = Literal["label", "drop", "keep", "none"]
 WORDS: tuple[Word, ...] = ("label", "drop", "keep", "none")
 COLUMNS = ("sha256", "decision", "label", "path", "given_label")
-STORED = "the decisions of the dataset at --out"  # The start of messages about them, where others name a flag.
+STORED = "the decisions of the dataset at --out"  # Start of messages about stored decisions, instead of a flag.
 DROPPED = "left out by the decision drop"  # The reason in rejected.csv.
 _NEEDED = ("sha256", "decision")
 _LABELS = ("label", "predicted_label", "proposed_label")  # The first one with a value is the new label.
 _HASH = re.compile(r"[0-9a-f]{64}")
 _NAMES_SHOWN = 10  # Class names in a message.
 _CHANGES_SHOWN = 5  # Pairs of an old and a new label in a note.
-_REPLACEMENT = "pass --decisions=FILE with another decision about this image, or with none to take it back"
+_REPLACEMENT = "pass --decisions=FILE with another decision about this image. The decision 'none' takes it back"
 _LISTED = f"{', '.join(WORDS[:-1])} or {WORDS[-1]}"
 # Other tables, by columns that only they have.
 _OTHERS = {
@@ -99,14 +99,14 @@ class Decisions:
 
     Attributes:
         in_effect: sha256 -> decision, without those that are "none".
-        layers: Each flag with its value, and the decisions (sha256 -> decision, also "none") in its file. Later layers
-            replace earlier ones.
+        layers: A flag with its value, such as "--decisions=FILE", and the decisions in this file: sha256 -> decision.
+            They include "none". Later layers replace earlier ones.
         new_class: How a user makes a new class, for messages.
         stored: Number of decisions of the existing dataset.
         replaced: How many of the stored decisions were replaced.
         withdrawn: How many of the stored decisions were taken back.
-        replaced_rows: Number of decisions of a layer (rows of --relabel) that a later layer replaced or took back.
-        idle: Number of decisions "none" without an earlier decision about the image.
+        replaced_rows: Number of rows of --relabel with a decision that a later layer replaced or took back.
+        idle: Number of "none" decisions that change nothing, because the image had no decision.
     """
 
     in_effect: Mapping[str, Decision] = dataclasses.field(default_factory=dict)
@@ -130,7 +130,7 @@ class Decisions:
         return decision.label_in(label_of, old)
 
     def origin(self, decisions: Iterable[Decision]) -> str:
-        """Return where decisions are from, as the start of a message: a flag, if one of them is in its file."""
+        """Return the start of a message: the flag with the file that has one of the decisions, or `STORED`."""
         named = {one.sha256 for one in decisions}
         return next((where for where, layer in reversed(self.layers) if not named.isdisjoint(layer)), STORED)
 
@@ -150,8 +150,8 @@ class Decisions:
                 count = words.number(len(changing), "decision is", "decisions are")
                 raise UserError(
                     f"{where}: {count} not about any image in {source}, for example {changing[0].image!r}. A decision"
-                    " names an image by the hash of its bytes. Pass the decisions about these images. If the image"
-                    " files were saved again after the review, their bytes changed. Repeat the review."
+                    " names an image by the hash of its bytes. Pass a file with decisions about these images. If the"
+                    " image files were saved again after the review, their bytes changed. Repeat the review."
                 )
 
     def notes(self, directory: str) -> Iterator[str]:
@@ -242,7 +242,7 @@ def read(path: str, flag: str = "decisions") -> dict[str, Decision]:
         flag: The flag with the path, for messages.
 
     Returns:
-        sha256 -> decision, in the order of the table; also "none".
+        sha256 -> decision, in the order of the table. "none" decisions are included.
 
     Raises:
         UserError: The file cannot be read, is another table, has no decision, or has two decisions about one image.
@@ -276,8 +276,8 @@ def of_dataset(directory: str | Path) -> dict[str, Decision]:
         return {entry["sha256"]: _from_entry(entry) for entry in entries}
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{path}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the dataset again, or delete"
-            f" {directory} to start without decisions."
+            f"{path}: is damaged ({error!r}), so the decisions in it cannot be read. Copy the file again from an"
+            f" undamaged copy, or delete {directory} to start without decisions."
         ) from error
 
 
@@ -389,7 +389,7 @@ def check_labels(
 
 
 def taking(taken: Collection[Decision]) -> str:
-    """Return how many images of a class decisions take away, as the reason in a message about the class."""
+    """Say how many images the decisions remove from a class. Messages about the class give it as a reason."""
     dropped = sum(one.decision == "drop" for one in taken)
     counts = {"leave out": dropped, "relabel": len(taken) - dropped}
     return f"decisions {' and '.join(f'{verb} {count:,}' for verb, count in counts.items() if count)} of its images"
@@ -435,12 +435,12 @@ def _check_columns(columns: Sequence[str], where: str) -> None:
 
 
 def _remedy(columns: Collection[str]) -> str:
-    decide = "'label', 'drop' or 'keep' for the images that you looked at. Leave the other rows empty."
+    decide = "'label', 'drop' or 'keep' for the images that you looked at. Leave it empty in the other rows."
     if "sha256" in columns:
         return f"Add the column 'decision', and write {decide}"
     if {"path", "predicted_label"} <= set(columns):
         return (
-            "Copy the lines with a right predicted_label to a new file, and pass that file to python -m"
+            "Copy the rows in which predicted_label is right to a new file, and pass that file to python -m"
             " tfrecord_tools.convert --relabel."
         )
     return (
@@ -489,8 +489,8 @@ def _distinct(rows: Iterable[tuple[int, Decision]], where: str) -> dict[str, Dec
         if first.contradicts(decision):
             same = first.image if first.image == decision.image else f"{first.image} and {decision.image}"
             raise UserError(
-                f"{where}: rows {row_of[first.sha256]:,} ({first}) and {row:,} ({decision}) contradict each other about"
-                f" the same bytes, {same}. There must be one decision about an image. Delete one of the rows."
+                f"{where}: rows {row_of[first.sha256]:,} ({first}) and {row:,} ({decision}) are different decisions"
+                f" about the same image, {same}. There must be one decision about an image. Delete one of the rows."
             )
     if not decisions:
         raise UserError(

@@ -69,7 +69,7 @@ class Zip:
             mtime_ns = os.fstat(file.fileno()).st_mtime_ns
             header = files.read_at(file.fileno(), _ZIP_HEADER.size, offset)
             if len(header) < _ZIP_HEADER.size or not header.startswith(ZIP_SIGNATURE):
-                raise ReadError("damaged archive: its directory points to a position without a member")
+                raise ReadError("damaged archive: its table of contents lists a file where there is none")
             method, name_bytes, extra_bytes = (_ZIP_HEADER.unpack(header)[i] for i in (3, 9, 10))
             start = offset + len(header) + name_bytes + extra_bytes
             data = files.read_at(file.fileno(), min(int(span["stored"]), MAX_FILE_BYTES + 1), start)
@@ -144,7 +144,7 @@ def _readings(name: bytes) -> str:
     for encoding in ("cp949", "cp932", "gbk", "big5", "cp1251", "cp850", "cp437"):
         with contextlib.suppress(UnicodeDecodeError):
             shown.append(f"{encoding} {name.decode(encoding)!r}")
-    return f"It reads as: {', '.join(shown)}."
+    return f"Possible names: {', '.join(shown)}. Pass the encoding of the right one."
 
 
 def _zip_members(file: str) -> list[zipfile.ZipInfo]:

@@ -88,7 +88,7 @@ def one_hot(path: str, table: pa.Table, columns: Sequence[str]) -> list[str]:
         if bad:
             raise UserError(
                 f"{given}: {len(bad):,} of {len(labels):,} rows of {path} have {wrong} in these columns, for example"
-                f" row {bad[0] + 1:,}. {ONE_LABEL} Exactly one of the columns must be 1 in each row. Name other"
+                f" row {bad[0] + 1:,}. {ONE_LABEL} Exactly one of the columns must be 1 in each row. Pass other"
                 " columns, or remove these rows from the table."
             )
     return [row[0] for row in labels]
@@ -213,8 +213,8 @@ def _only_ones(path: str, column: str, lists: Sequence[Sequence[str]]) -> list[s
         members = named([repr(member) for member in lists[several[0]]], 5)
         raise UserError(
             f"{path}: {len(several):,} of {len(lists):,} rows have several labels in the column {column!r}, for"
-            f" example {members} in row {several[0] + 1:,}. {ONE_LABEL} Name a column of single labels with"
-            " --label_column, or write one label per row."
+            f" example {members} in row {several[0] + 1:,}. {ONE_LABEL} Pass a column with one label per row"
+            " as --label_column, or leave one label in each row."
         )
     return [members[0] if members else "" for members in lists]
 
@@ -271,7 +271,7 @@ def _refusal(path: str, column: str, labels: Sequence[str], several: Collection[
     rows = sum(counts[label] for label in set(several))
     return (
         f"{path}: {rows:,} of {len(labels):,} rows seem to have several labels in the column {column!r}, for example"
-        f" {labels[row]!r} in row {row + 1:,}. {ONE_LABEL} Name a column of single labels with --label_column."
+        f" {labels[row]!r} in row {row + 1:,}. {ONE_LABEL} Pass a column with one label per row as --label_column."
         f"{_classes_hint({label for label in counts if label})}"
     )
 

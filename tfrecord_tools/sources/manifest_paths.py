@@ -81,8 +81,8 @@ def match(table: str, rows: Sequence[str], names: Sequence[str], lines: Sequence
 def _several(table: str, row: str, line: int, matches: Sequence[str]) -> str:
     return (
         f"{table}: row {line:,}, {row!r}, matches several files, for example {matches[0]!r} and {matches[1]!r}. Each"
-        " row must match one file. Name a column of full paths with --path_column, or pass the directory of the files"
-        " as --src."
+        " row must match one file. Pass the name of a column with full paths as --path_column, or pass the directory of"
+        " the files as --src."
     )
 
 
@@ -97,7 +97,7 @@ def _check_distinct(
         raise UserError(
             f"{table}: rows {lines[first]:,} and {lines[second]:,}, {rows[first]!r} and {rows[second]!r}, match the"
             f" same file, {names[int(numbers[first])]!r}."
-            " Keep one of them, or name a column of full paths with --path_column."
+            " Keep one of them, or pass the name of a column with full paths as --path_column."
         )
 
 

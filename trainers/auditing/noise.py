@@ -2,9 +2,10 @@
 
 The estimate uses outputs of models for records that they have not seen.
 
-The model: a record of the true class t gets the given label y with the probability T[t, y]. The probability of t
-follows from the outputs of the models by a softmax with fitted scales, biases and, for few classes, a fitted matrix.
-All of it is fitted together by maximum likelihood of the given labels.
+The model: a record of the true class t gets the given label y with the probability T[t, y]. The probability of t is
+computed from the outputs. They are scaled and added up, and a bias is added for each class. With few classes, a mixing
+matrix changes the sum. Then a softmax follows. All these numbers and T are fitted together: they make the given labels
+as likely as possible (maximum likelihood).
 """
 
 from __future__ import annotations
@@ -19,25 +20,27 @@ from trainers.auditing import folding
 from trainers.auditing.heads import softmax
 
 _FULL_CLASSES = 30  # With more classes, T has one error rate per class: k * k numbers could not be fitted.
-_RIDGE = 20.0  # Strength of the prior of the matrix: a normal distribution around 0.
-_RIGHT, _WRONG = 1.0, 0.05  # Prior of T in records per class: labels are right more often than wrong.
+_RIDGE = 20.0  # Strength of the prior of the mixing matrix: a normal distribution around 0.
+_RIGHT, _WRONG = 1.0, 0.05  # Prior of T: as many imaginary records of each class have a right and a wrong label.
 _STARTS = (0.02, 0.25)  # Error rates from which the fit starts. The likelihood may have several maxima.
 _MOST_WRONG = 0.6  # Highest error rate of a class, for many classes.
-_TRIED, _FINISHED, _PROFILED = 50, 200, 30  # Iterations of L-BFGS: from each start, from the best one, of the profile.
+# Iterations of L-BFGS: from each start, of the fits that are kept, and in each step of `_interval`.
+_TRIED, _FINISHED, _PROFILED = 50, 200, 30
 _TOLERANCE = 1e-7  # Relative.
-_MOST_FITTED = 20_000  # Records. The model has few parameters, and all records are judged with them.
+_MOST_FITTED = 20_000  # Records. They are enough, as the model has few parameters. All records are judged.
 _MOST_NUMBERS = 20_000_000  # Records times classes. For 1,000 classes, a fit takes minutes, and 1 GB.
 _SINGLE: type = np.float32  # For many classes: half of the memory and of the time.
-_STEPS = 15  # Steps of the profile.
-_SCALES = (2.0, 30.0)  # Scales of the outputs from which the fit starts: images of one class are hard or easy to tell.
+_STEPS = 15  # Error rates that `_interval` tries.
+_SCALES = (2.0, 30.0)  # Scales from which the fit starts: for classes that are hard or easy to tell apart.
 _SAME = 0.05  # Difference of the losses of two fits that are about to reach the same optimum.
-_NEARLY_TRIED = 20.0  # Fits that are worse than this after the first iterations are given up.
+_NEARLY_TRIED = 20.0  # After the first iterations, fits with a loss so much above the best one are given up.
 _DROP_OPTIMA = 3.0  # Half of the 95 % quantile of chi-squared with two degrees of freedom.
 _DROP = 1.92  # Half of the 95 % quantile of chi-squared with one degree of freedom.
-# The model is simple. The number may be wrong by these shares of the wrong labels, and of the records that the features
-# assign to no class clearly: some of them may be wrong, too.
+# The model is simple, so the interval is widened: by the first share of the wrong labels, and by the other two shares
+# of the records without a clear class. Some of these records may have wrong labels, too.
 _MODEL_ERROR, _AMBIGUOUS_LOW, _AMBIGUOUS_HIGH = 0.03, 0.2, 0.3
-# Share of unusual images that look like another class, although their labels are right: as in scikit-learn's digits.
+# Share of the records that look like another class although their label is right. The digits of scikit-learn have such
+# records.
 _UNUSUAL = 0.005
 _SMALLEST = 1e-6
 
@@ -48,7 +51,7 @@ class Noise:
 
     Attributes:
         matrix: f64[k k], T.
-        low, high: 95 % interval of the number of wrong labels. Decided labels are right.
+        low, high: 95 % interval of the number of wrong labels. Labels that a person decided count as right.
         deviations: Standard deviation of the outputs of each model.
         optima: Weight, parameters and T of each fit that explains the labels well. The weights sum to 1.
     """
@@ -70,7 +73,8 @@ class Noise:
             decided: bool[m], whether the given label is known to be right.
 
         Returns:
-            The probability of each true class without knowledge of the given label, and with it, both f64[m k].
+            Two arrays f64[m k]: the probability of each true class from the outputs alone, and from the outputs and
+            the given label.
         """
         data = _Data(_scaled(outputs, self.deviations, np.float64), labels, decided)
         probabilities, posterior = np.zeros((2, data.classes, len(labels)))
@@ -85,10 +89,10 @@ class Noise:
 class _Data:
     """The records of a fit.
 
-    Classes come first here: sums over a few classes take a third of the time.
+    Arrays are [classes, records]. Sums over a few classes then take a third of the time.
 
     Attributes:
-        outputs: Scaled outputs of the models, [k n] each. The computation has their type.
+        outputs: Scaled outputs of the models, [k n] each. The computation uses their dtype.
         labels: i64[n], given labels.
         decided: bool[n], whether the given label is known to be right.
     """
@@ -125,7 +129,8 @@ def fit(
     Args:
         outputs: Logits of each model, f32[n k], for records that it has not seen.
         labels: i64[n], given labels.
-        judged: bool[n], the records to which the model is fitted, and that the interval counts. None: all.
+        judged: bool[n], the records to which the model is fitted. The interval counts the wrong labels among
+            them. None: all.
         decided: bool[n], whether the given label is known to be right. None: for no record.
         interval: Whether the interval is computed, which takes as long as the fit.
     """
@@ -217,7 +222,7 @@ def _confusion(data: _Data) -> np.ndarray:
 
 
 def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
-    """Return T for the parameters of the labels."""
+    """Return T, computed from the parameters that describe it."""
     classes = data.classes
     if data.full:
         return softmax(parameters.reshape(classes, classes))
@@ -293,7 +298,7 @@ def _loss(parameters: np.ndarray, data: _Data) -> tuple[float, np.ndarray]:
         value -= float((prior * np.log(matrix + 1e-300)).sum())
         own = (matrix * counts.sum(1, keepdims=True) - counts).ravel()
     else:
-        rates = _rates(parameters[data.size :])  # The diagonal of T does not tell small rates from 0.
+        rates = _rates(parameters[data.size :])  # Not 1 - the diagonal of T, which would round small rates to 0.
         right = np.bincount(data.labels, joint[data.labels, np.arange(len(data.labels))], data.classes)
         failed = joint.sum(1, dtype=np.float64) - right + _WRONG
         value -= float((_WRONG * np.log(rates) + _RIGHT * np.log(1 - rates)).sum())
@@ -326,15 +331,17 @@ def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tupl
 def _interval(data: _Data, parameters: np.ndarray, sampled: float) -> tuple[float, float]:
     """Return the 95 % interval of the number of wrong labels.
 
-    The profile likelihood gives the error rates that fit the labels nearly as well as the best ones: all errors in T
-    are scaled by the same factor, and the rest is fitted again. For each, the number of wrong labels varies by chance.
+    All error rates in T are multiplied by a factor, and the other parameters are fitted again. This is done for several
+    factors. Those that explain the labels nearly as well as the best one are kept (profile likelihood). For each of
+    them, the number of wrong labels also varies by chance.
 
     Args:
         data: The records of the fit.
         parameters: The fit.
         sampled: Share of the records that the fit uses. The more are left out, the more depends on chance.
     """
-    errors = _matrix(data, parameters[data.size :]) + 1 / len(data.labels)  # So that the profile can leave a rate of 0.
+    # A rate of 0 would stay 0 with every factor, so a small number is added.
+    errors = _matrix(data, parameters[data.size :]) + 1 / len(data.labels)
     np.fill_diagonal(errors, 0)
     rate = float(errors.sum(1).mean())
     most = 0.95 / max(float(errors.sum(1).max()), _SMALLEST)

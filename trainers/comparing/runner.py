@@ -16,8 +16,9 @@ from trainers.comparing.jobs import Job
 from trainers.comparing.worker import Request
 
 _MOST = 50  # Trainings of one process. It keeps about 20 MB of each, and another start takes four seconds.
-# TensorFlow cannot switch this off again in the same process.
-_ALONE = re.compile(r"--?deterministic(=|$)")
+# TensorFlow cannot switch determinism off again in the same process, and the names of two users' layers may be equal.
+# So all trainings of a process have the same flags of this kind.
+_OF_PROCESS = re.compile(r"--?(deterministic|custom_objects|model)(=|$)|.*(:|\.py\b|\.keras\b)")
 
 
 class Runner:
@@ -26,6 +27,7 @@ class Runner:
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._count = 0
+        self._own: list[str] = []
 
     def __enter__(self) -> Runner:
         return self
@@ -62,9 +64,10 @@ class Runner:
 
     def _run(self, job: Job) -> int:
         """Run a training in the worker process, and return its exit code."""
-        alone = any(map(_ALONE.match, job.variant.flags))
-        if alone or self._count == _MOST:
+        own = [flag for flag in job.variant.flags if _OF_PROCESS.match(flag)]
+        if own != self._own or self._count == _MOST:
             self._stop()
+        self._own = own
         process = self._started()
         assert process.stdin, "it is a pipe"
         assert process.stdout, "it is a pipe"
@@ -72,10 +75,7 @@ class Runner:
         process.stdin.write(json.dumps(request) + "\n")
         process.stdin.flush()
         reply = process.stdout.readline()
-        code = int(reply) if reply else process.wait() or 1
-        if alone:
-            self._stop()
-        return code
+        return int(reply) if reply else process.wait() or 1
 
     def _started(self) -> subprocess.Popen[str]:
         """Return the worker process. If it does not run, it is started."""

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from tfrecord_tools.augmentation import named
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
 from trainers import recipes, run_directory, training_options
@@ -207,8 +208,9 @@ def _settings_of(variant: Variant) -> Iterator[Setting]:
     own = _recipe(variant, values)
     factors = (1.0,) if "learning_rate" in values else FACTORS
     others = () if "augment" in values or recipes.reads_features(variant.trainer) else AUGMENTATIONS
-    for augment in dict.fromkeys((own.augment, *others)):
-        augmented = {} if augment == own.augment else {"augment": augment}
+    given = named.name_of(own.augment)
+    for augment in dict.fromkeys((given, *others)):
+        augmented = {} if augment == given else {"augment": augment}
         recipe = _recipe(variant, values | augmented)
         for factor in factors:
             rates = tuple(float(f"{factor * phase.learning_rate:.2g}") for phase in recipe.phases)

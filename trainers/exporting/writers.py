@@ -14,7 +14,7 @@ import tensorflow as tf
 from tfrecord_tools.decoding.reference import decode_pixels
 from trainers.models import inference
 from trainers.models.model_file import ModelInfo
-from trainers.results import predictions
+from trainers.results import predictions, views
 
 
 def with_names(model: keras.Model, info: ModelInfo) -> keras.Model:
@@ -23,7 +23,7 @@ def with_names(model: keras.Model, info: ModelInfo) -> keras.Model:
     Returns:
         A model pixels u8[b h w 3] -> {"probabilities": f32[b classes]} that shares the weights of `model`.
     """
-    pixels = keras.Input((info.image_size, info.image_size, 3), dtype="uint8", name="pixels")
+    pixels = keras.Input(info.geometry.shape, dtype="uint8", name="pixels")
     probabilities = model(pixels)
     if len(info.classes) == 2:
         probabilities = keras.layers.Concatenate()([1 - probabilities, probabilities])
@@ -139,7 +139,7 @@ def answers_of_onnx(path: Path, pixels: np.ndarray) -> list[np.ndarray]:
 def answers_of_keras(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Run a loaded Keras model. Return the probabilities f32[n classes]."""
     predict = inference.compiled(model)
-    return _in_batches(lambda part: predictions.both_classes(predict(pixels[part]).numpy()), len(pixels))
+    return _in_batches(lambda part: views.both_classes(predict(pixels[part]).numpy()), len(pixels))
 
 
 def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:
@@ -148,7 +148,7 @@ def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:
     `tf.map_fn` is not used: inside a function, TensorFlow may run both branches of a condition (tensorflow#60805), and
     the wrong branch of `decode_pixels` fails. A `tf.data.Dataset` runs only the chosen branch.
     """
-    decode = functools.partial(decode_pixels, image_size=info.image_size, crop=info.crop)
+    decode = functools.partial(decode_pixels, image_size=info.geometry)
     data = tf.data.Dataset.from_tensor_slices(encoded).map(decode, tf.data.AUTOTUNE)
     return data.batch(tf.size(encoded, tf.int64)).get_single_element()
 
@@ -174,7 +174,7 @@ def drawn(count: int) -> list[bytes]:
 
 
 def _pixels(info: ModelInfo, batch: int | None = None) -> tf.TensorSpec:
-    return tf.TensorSpec([batch, info.image_size, info.image_size, 3], tf.uint8, "pixels")
+    return tf.TensorSpec([batch, *info.geometry.shape], tf.uint8, "pixels")
 
 
 def _layers(layer: keras.Layer) -> Iterator[keras.Layer]:

@@ -26,11 +26,12 @@ def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None,
     Returns:
         A line for the user, see `bench.verdict`.
     """
-    size, batch_size = recipe.model.size, recipe.batch_size
+    geometry, batch_size = recipe.geometry, recipe.batch_size
     config = BenchConfig(
         tfrecords="",
-        image_size=size,
-        crop=recipe.crop,
+        image_size=geometry.image_size,
+        crop=geometry.crop,
+        fit=geometry.fit,
         batch_size=batch_size,
         augment=recipe.augment,
         seconds=_SECONDS,
@@ -40,10 +41,10 @@ def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None,
     classifier.set_trainable(recipe.phases[0].trainable)
     compile_model(classifier.model, optimizer="sgd", jit_compile=device.jit_compile)
     images, labels = (
-        np.zeros((batch_size, size, size, 3), np.uint8),
+        np.zeros((batch_size, *geometry.shape), np.uint8),
         np.zeros((batch_size, 1 if classes == 2 else classes), np.float32),
     )
     steps = (classifier.model.train_on_batch(images, labels) for _ in itertools.repeat(None))
     model_rate = bench.rate(steps, batch_size, _SECONDS)
-    verdict = bench.verdict(stages, len(records), size, recipe.crop, model_rate, in_memory="--cache=memory")
+    verdict = bench.verdict(stages, len(records), geometry, model_rate, in_memory="--cache=memory")
     return f"probe: {verdict}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools.base import words
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, Records
 from trainers.devices.device import Device
@@ -36,8 +37,7 @@ class Extraction:
         compute: Function u8[b h w 3] -> f32[b c].
         width: Number of features, c.
         key: JSON values of everything, besides the records, that the features depend on.
-        image_size: Height and width of the network's input in pixels.
-        crop: As in `recipes.Recipe`.
+        geometry: How images become the input of the network.
         batch_size: Images in a call of `compute`.
     """
 
@@ -45,8 +45,7 @@ class Extraction:
     compute: Callable[[tf.Tensor], tf.Tensor]
     width: int
     key: Mapping[str, Any]
-    image_size: int
-    crop: float
+    geometry: Geometry
     batch_size: int
 
     def features(self, records: Records, directory: str | Path, log: Callable[[str], object] = print) -> Features:
@@ -61,8 +60,7 @@ class Extraction:
             width=self.width,
             key=self.key,
             directory=Path(directory),
-            image_size=self.image_size,
-            crop=self.crop,
+            geometry=self.geometry,
             batch_size=self.batch_size,
             log=log,
         )
@@ -95,12 +93,14 @@ def of_recipe(
     Raises:
         UserError: The backbone has weights that are not finite.
     """
-    key = features_key(data, recipe, seed, device)
+    key = features_key(data, recipe, seed, device, flag)
+    if not recipe.model.is_known:  # A function or a preset may give it other weights each time.
+        key["values"] = _sha256_of_weights(extractor)
     source = f"--{flag}={recipe.model.backbone}"
-    return _extraction(source, extractor, key, recipe.model.size, recipe.crop, device)
+    return _extraction(source, extractor, key, recipe.geometry, device)
 
 
-def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
+def of_run(run: str, data: Dataset, device: Device, flag: str, custom_objects: Sequence[str] = ()) -> Extraction:
     """Return the extraction of a trained model: its last features before the head.
 
     Args:
@@ -108,26 +108,26 @@ def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
         data: The dataset.
         device: The device on which the features are computed.
         flag: Name of the flag with the value `run`, for errors.
+        custom_objects: As in `model_file.load`.
 
     Raises:
         UserError: There is no model, it has no layer that can be split from its head, or it has weights that are not
             finite.
     """
     path = model_file.find(run, flag)
-    model, info = model_file.load(path)
-    extractor, _ = networks.split(model)
+    model, info = model_file.load(path, custom_objects=custom_objects)
+    extractor = networks.extractor(model, f"--{flag}={run}")
     key = {
         "model": hashlib.sha256(path.read_bytes()).hexdigest(),
         "dataset": data.digest,
-        "image_size": info.image_size,
-        "crop": info.crop,
+        **info.geometry.stored(),
         "environment": environment(device),
     }
-    return _extraction(f"--{flag}={run}", extractor, key, info.image_size, info.crop, device)
+    return _extraction(f"--{flag}={run}", extractor, key, info.geometry, device)
 
 
 def _extraction(
-    source: str, extractor: keras.Model, key: Mapping[str, Any], image_size: int, crop: float, device: Device
+    source: str, extractor: keras.Model, key: Mapping[str, Any], geometry: Geometry, device: Device
 ) -> Extraction:
     _check_weights(source, extractor)
     return Extraction(
@@ -135,10 +135,16 @@ def _extraction(
         compute=inference.compiled(extractor, device.jit_compile),
         width=extractor.output_shape[-1],
         key=key,
-        image_size=image_size,
-        crop=crop,
+        geometry=geometry,
         batch_size=_BATCH["CPU" if device.name == "CPU" else "GPU"],
     )
+
+
+def _sha256_of_weights(extractor: keras.Model) -> str:
+    digest = hashlib.sha256()
+    for values in extractor.get_weights():
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
 
 
 def _check_weights(source: str, extractor: keras.Model) -> None:

@@ -19,6 +19,7 @@ import tensorflow as tf
 from tfrecord_tools import dataset, order
 from tfrecord_tools.base import files, graphs, python_calls
 from tfrecord_tools.base.progress import Progress
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records
 
@@ -168,8 +169,7 @@ def load_or_extract(
     width: int,
     key: Mapping[str, Any],
     directory: Path,
-    image_size: int,
-    crop: float,
+    geometry: Geometry,
     batch_size: int,
     log: Callable[[str], object] = print,
 ) -> Features:
@@ -181,8 +181,7 @@ def load_or_extract(
         width: Number of features, c.
         key: JSON values of everything, besides the records, that the features depend on.
         directory: Directory for features. Each key has its own subdirectory.
-        image_size: As in `dataset.eval_batches`.
-        crop: As in `dataset.eval_batches`.
+        geometry: How images become the input of the network.
         batch_size: Images in a call of `extractor`.
         log: Receives the lines for the user.
 
@@ -195,8 +194,8 @@ def load_or_extract(
         folder.mkdir(parents=True, exist_ok=True)
         with files.lock(folder / "lock", f"{folder}: another process computes these features. Wait until it ends."):
             if not (folder / _ABOUT).exists():
-                _extract(records, extractor, width, key, folder, image_size, crop, batch_size, log)
-    return _open(records, width, folder, image_size, crop, log)
+                _extract(records, extractor, width, key, folder, geometry, batch_size, log)
+    return _open(records, width, folder, geometry, log)
 
 
 def key_of(records: Records, key: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,9 +208,7 @@ def folder_of(directory: Path, key: Mapping[str, Any]) -> Path:
     return directory / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _open(
-    records: Records, width: int, folder: Path, image_size: int, crop: float, log: Callable[[str], object]
-) -> Features:
+def _open(records: Records, width: int, folder: Path, geometry: Geometry, log: Callable[[str], object]) -> Features:
     try:
         about = json.loads((folder / _ABOUT).read_text())
         values = np.load(folder / _VALUES, mmap_mode="r")
@@ -222,7 +219,7 @@ def _open(
         raise UserError(f"{folder}: is damaged ({error}). Delete it, and the features are computed again.") from error
     rows, megabytes = f"{values.shape[0]:,} x {width:,}", values.nbytes / 1e6
     log(f"features: {records.split}, {rows}, {megabytes:,.0f} MB in {folder}")
-    fetch = dataset.fetch_decoded(records, image_size, crop)
+    fetch = dataset.fetch_decoded(records, geometry)
     # Reading a record that is still corrupt reports it again.
     repaired = [number for number in known if fetch(number) is not None]
     if repaired:
@@ -244,8 +241,7 @@ def _extract(
     width: int,
     key: Mapping[str, Any],
     folder: Path,
-    image_size: int,
-    crop: float,
+    geometry: Geometry,
     batch_size: int,
     log: Callable[[str], object],
 ) -> None:
@@ -263,7 +259,7 @@ def _extract(
         for start in range(done, count, _SAVED_EVERY):
             end = min(start + _SAVED_EVERY, count)
             part = records.select(np.arange(start, end))
-            batches = dataset.eval_stream(part, batch_size=batch_size, image_size=image_size, crop=crop)
+            batches = dataset.eval_stream(part, batch_size=batch_size, image_size=geometry)
             try:
                 for numbers, rows in _compute(extractor, batches, batch_size):
                     values[start + numbers] = rows

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from tfrecord_tools.augment_config import PRESETS
+from tfrecord_tools.augmentation import named
 from tfrecord_tools.records import Dataset
-from trainers import run_directory
+from trainers import backbones, run_directory
 from trainers.auditing.audit_files import Doubts
 from trainers.devices.device import Device
 from trainers.recipes import Recipe, TrainConfig
@@ -29,7 +27,7 @@ def settings_of(
     """Return the content of settings.json."""
     return {
         "flags": {**flags, **_order_and_precision(config, doubts)},
-        "recipe": dataclasses.asdict(recipe) | {"augment": dataclasses.asdict(PRESETS[recipe.augment])},
+        "recipe": _values(recipe),
         "weights": _weights(recipe),
         "dataset": {
             "digest": data.digest,
@@ -42,21 +40,28 @@ def settings_of(
     }
 
 
-def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device) -> dict[str, Any]:
-    """Return everything that the features of a record depend on."""
+def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device, flag: str = "backbone") -> dict[str, Any]:
+    """Return everything that the features of a record depend on, except for weights made by a function."""
     model = recipe.model
-    initial: Any = seed if model.weights == "none" else model.weights
+    initial: Any = seed if model.weights == backbones.NONE else model.weights
     return {
         "backbone": model.backbone,
         "backbone_kwargs": model.backbone_kwargs,
         "scaling": model.scaling,
         "pooling": model.pooling,
         "dataset": data.digest,
-        "image_size": model.size,
-        "crop": recipe.crop,
-        "weights": _weights(recipe) or initial,
+        **recipe.geometry.stored(),
+        "weights": _weights(recipe, flag) or initial,
         "environment": environment(device),
     }
+
+
+def _values(recipe: Recipe) -> dict[str, Any]:
+    """Return the values of a recipe as they are used, so that equal trainings have equal values."""
+    values = dataclasses.asdict(dataclasses.replace(recipe, augment="none"))  # A function may not be copied.
+    del values["fit"]
+    geometry = {name: value for name, value in recipe.geometry.stored().items() if name != "image_size"}
+    return values | geometry | {"augment": named.settings_of(recipe.augment)}
 
 
 def _order_and_precision(config: TrainConfig, doubts: Doubts | None) -> dict[str, Any]:
@@ -68,7 +73,7 @@ def _order_and_precision(config: TrainConfig, doubts: Doubts | None) -> dict[str
         values["drop_issues"] = sorted(set(config.drop_issues))
         values["issues_sha256"] = doubts.sha256
     if config.records:
-        values["records_sha256"] = _sha256(config.records)
+        values["records_sha256"] = backbones.sha256(config.records)
     if config.fold is not None:
         values["fold"] = config.fold
     return values
@@ -85,11 +90,10 @@ def environment(device: Device) -> dict[str, Any]:
     }
 
 
-def _weights(recipe: Recipe) -> dict[str, str]:
-    """Return the hash of the weights file; {} if the weights do not come from a file."""
-    weights = recipe.model.weights
-    return {} if weights in ("imagenet", "none") else {"sha256": _sha256(weights)}
-
-
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _weights(recipe: Recipe, flag: str | None = None) -> dict[str, str]:
+    """Return the hashes of the weights file and of the files of a user's network; {} if there are none."""
+    model = recipe.model
+    name, own_flag = model.network
+    is_file = model.weights not in (backbones.IMAGENET, backbones.NONE, backbones.OWN)
+    of_file = {"sha256": backbones.sha256(model.weights)} if is_file else {}
+    return of_file | backbones.hashes(name, model.custom_objects or (), flag or own_flag)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 
-from tfrecord_tools.base import words
+from tfrecord_tools.base import sizes, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import steps_per_epoch
 from tfrecord_tools.records import Dataset
+from trainers import recipes
+from trainers.devices import multi_worker
 from trainers.devices.device import Device
 from trainers.fit import try_optimizer
 from trainers.fitting import inputs
 from trainers.models import model_file, networks
 from trainers.models.networks import Classifier
+from trainers.models.own_networks import Compiled
 from trainers.recipes import Recipe, TrainConfig
 
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -61,7 +64,11 @@ def prepare(
     """
     with device.scope():
         classifier = networks.build(recipe.model, len(data.class_names))
+        if device.strategy is not None:
+            multi_worker.share_global_random()  # After the network, so that the network gets the same weights.
     steps = steps_per_epoch(len(splits.train), recipe.batch_size)
+    if classifier.compiled:
+        _check_compiled(recipe, classifier.compiled, device)
     for phase in recipe.phases:
         classifier.set_trainable(phase.trainable)
         try_optimizer(phase, phase.epochs * (phase.steps_per_epoch or steps))
@@ -73,7 +80,7 @@ def prepare(
         config=config,
         device=device,
         classifier=classifier,
-        info=model_file.describe(data, image_size=recipe.model.size, crop=recipe.crop, trainer=trainer),
+        info=model_file.describe(data, image_size=recipe.geometry, trainer=trainer),
         steps=steps,
     )
 
@@ -87,7 +94,7 @@ def describe(training: Training) -> list[str]:
         f"      {len(splits.train):,} images to train on, {len(splits.validation):,} to validate on:"
         f" {splits.validation_name}",
         f"device: {training.device}",
-        f"model: {networks.describe(recipe.model)}, {recipe.model.size} px, weights {recipe.model.weights},"
+        f"model: {networks.describe(recipe.model)}, {sizes.text(recipe.model.size)} px, weights {recipe.model.weights},"
         f" {parameters:,} parameters; an epoch is {_epoch(training.steps, recipe.batch_size, len(splits.train))}",
     ]
 
@@ -118,9 +125,10 @@ def strategy(recipe: Recipe, config: TrainConfig) -> str:
     )
 
 
-def check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device) -> None:
-    """Raise UserError if settings exclude each other or do not fit the device."""
+def check(data: Dataset, splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device) -> None:
+    """Raise UserError if settings exclude each other, or do not fit the dataset or the device."""
     inputs.check_cache(splits.train, recipe, config)
+    inputs.class_weights(splits.train, recipe, data.class_names)  # Raises UserError.
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise UserError("--tensorboard: TensorBoard is not installed. Run pip install tensorboard.")
     if recipe.class_weights == config.order == "balanced":
@@ -132,6 +140,29 @@ def check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: De
         raise UserError(f"--order={config.order}: must be shuffled for training on features.")
     if device.replicas > 1:
         _check_replicas(recipe, device.replicas)
+
+
+def _check_compiled(recipe: Recipe, compiled: Compiled, device: Device) -> None:
+    """Raise UserError if flags or devices do not fit the optimizer of a compiled model."""
+    default, source = recipes.scratch(model=recipe.model.model), f"--model={recipe.model.model}"
+    for name in ("optimizer", "optimizer_kwargs", "learning_rate", "schedule", "warmup_steps"):
+        if getattr(recipe.phases[0], name) != getattr(default.phases[0], name):
+            raise UserError(
+                f"--{name} with {source}: the function returns a compiled model, which has its own optimizer. Remove"
+                f" --{name}, or do not compile the model."
+            )
+    optimizer = compiled.optimizer
+    if device.strategy is not None and (optimizer.gradient_accumulation_steps or 1) > 1:
+        raise UserError(
+            f"{source}: Keras cannot accumulate gradients under a strategy. Pass --strategy=none, or compile the model"
+            " without gradient_accumulation_steps."
+        )
+    clipping = next((name for name in _CLIPPING if getattr(optimizer, name) is not None), None)
+    if device.replicas > 1 and clipping:
+        raise UserError(
+            f"{source}: with {device.replicas} devices, Keras clips the gradients of each device before it adds them"
+            f" up, which differs from one device. Pass --strategy=none, or compile the model without {clipping}."
+        )
 
 
 def _check_replicas(recipe: Recipe, replicas: int) -> None:

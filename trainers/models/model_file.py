@@ -2,7 +2,8 @@
 
 A `.keras` file is a zip archive of three members. `keras.models.load_model` reads this file as any other. The
 description is not a fourth member, because Keras would then unpack the archive to a temporary directory. No code in the
-file is executed: there is no pickle and no Lambda layer.
+file is executed: there is no pickle and no Lambda layer. A network of the user may have custom layers. Python imports
+their module only if the user names it.
 """
 
 from __future__ import annotations
@@ -12,31 +13,32 @@ import json
 import shutil
 import unicodedata
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfrecord_tools.base import files
+from tfrecord_tools.base.sizes import Size
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.records import Dataset
-from trainers import run_directory
+from trainers import backbones, run_directory
+from trainers.models import keras_files
 
 if TYPE_CHECKING:
     import keras
 
-MEMBER = "metadata.json"
+MEMBER = keras_files.METADATA
 KEY = "classifier"  # Key of the description in `metadata.json`.
 _SUFFIX = ".keras"  # Required by Keras.
 _FORMAT = 1  # Increased when older readers would misunderstand the description.
-_KERAS_MEMBERS = (MEMBER, "config.json", "model.weights.h5")
+_FORMAT_OF_GEOMETRY = 2  # With an input that is not a square, or with padding.
 THRESHOLD_HELP = (
     "For two-class models: the second class is chosen if its probability is at least this number, between 0 and 1."
     " Default: the threshold of the model."
 )
-_MOST_BYTES = 1 << 24  # Size limit of `metadata.json`, enough for 100,000 classes.
 _IMAGE_SETTINGS = ImageConfig().image_settings()
 
 
@@ -45,12 +47,13 @@ class ModelInfo:
     """Description of a trained classifier: how to prepare images for it, and where it comes from.
 
     The model takes pixels 0..255 and scales them itself. Prepare an image with `images.prepare` and `image_config()`,
-    then decode it with `reference.decode_pixels` and `image_size`, `crop` and `raw_size`.
+    then decode it with `reference.decode_pixels`, `geometry` and `raw_size`.
 
     Attributes:
         classes: Class names in the order of the labels. A two-class model returns the probability of the second class.
-        image_size: Height and width of the model's input in pixels.
-        crop: As in `reference.decode_pixels`.
+        image_size: Height and width of the model's input in pixels: one number for a square, else a pair.
+        crop: As in `Geometry.of`.
+        fit: As in `Geometry.of`. A model file only has it if it is "pad".
         threshold: For two-class models: the second class is chosen if its probability is at least this, 0..1.
         images: How the images of the dataset were prepared, from `ImageConfig.image_settings`. Empty for adopted
             records that were not rewritten: their images are unchanged.
@@ -62,8 +65,9 @@ class ModelInfo:
     """
 
     classes: tuple[str, ...]
-    image_size: int
+    image_size: Size
     crop: float = 0.0
+    fit: str | None = None
     threshold: float = 0.5
     images: Mapping[str, Any] = dataclasses.field(default_factory=lambda: dict(_IMAGE_SETTINGS))
     pixels: str = "uint8 RGB in 0..255, scaled inside of the model"
@@ -83,15 +87,22 @@ class ModelInfo:
         for text in (*names, *texts, *self.versions.values()):
             if not _is_line(text):
                 raise ValueError(f"{text!r} is not a line of printable text")
-        if not isinstance(self.image_size, int) or self.image_size < 1:
-            raise ValueError(f"image_size is {self.image_size!r}, but must be a whole number of pixels from 1")
+        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
+        if len(sides) not in (1, 2) or not all(isinstance(side, int) and side >= 1 for side in sides):
+            raise ValueError(f"image_size is {self.image_size!r}, but must be a whole number of pixels from 1, or two")
         for name in ("crop", "threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be from 0 to 1")
-        try:
-            self.image_config()
-        except UserError as error:
-            raise ValueError(f"images: {error}") from error
+        for name, check in (("images", self.image_config), ("geometry", lambda: self.geometry)):
+            try:
+                check()
+            except UserError as error:
+                raise ValueError(f"{name}: {one_line(error)}") from error
+
+    @property
+    def geometry(self) -> Geometry:
+        """How an image becomes the input of the model."""
+        return Geometry.of(self.image_size, self.crop, self.fit)
 
     def image_config(self) -> ImageConfig:
         """Return the settings that prepare an image file in the same way as the images of the dataset."""
@@ -111,25 +122,27 @@ class ModelInfo:
         return config.resize if config.store == "raw" else None
 
 
-def describe(data: Dataset, *, image_size: int, crop: float, trainer: str) -> ModelInfo:
+def describe(data: Dataset, *, image_size: Size | Geometry, crop: float = 0.0, trainer: str) -> ModelInfo:
     """Make the description of a model that is trained on a dataset.
 
     Args:
         data: The training dataset.
-        image_size: Height and width of the model's input in pixels.
-        crop: As in `reference.decode_pixels`.
+        image_size: Height and width of the model's input in pixels. If it is a `Geometry`, `crop` is not used.
+        crop: As in `Geometry.of`.
         trainer: Name of the trainer.
 
     Raises:
         UserError: The dataset has a class name that cannot be written to a model file.
     """
+    geometry = Geometry.of(image_size, crop)
     config = dataset_files.read(data.directory)["config"]
     prepared = {name: config.get(name, default) for name, default in _IMAGE_SETTINGS.items()}
     try:
         return ModelInfo(
             classes=data.class_names,
-            image_size=image_size,
-            crop=crop,
+            image_size=geometry.image_size,
+            crop=geometry.crop,
+            fit=geometry.stored().get("fit"),
             images={} if config.get("adopted") and not config.get("rewritten") else prepared,
             trainer=trainer,
             dataset_name=data.name,
@@ -175,8 +188,16 @@ def find(run: str, flag: str = "run") -> Path:
     return path
 
 
-def save(model: keras.Model, info: ModelInfo, path: Path) -> None:
-    """Write a model file. At any moment, either the old or the new file exists completely."""
+def save(model: keras.Model, info: ModelInfo, path: Path, custom_objects: Sequence[str] = ()) -> None:
+    """Write a model file. At any moment, either the old or the new file exists completely.
+
+    Args:
+        model: The model.
+        info: The description of the model.
+        path: The file.
+        custom_objects: Modules and files that register custom layers. Readers print them, but do not import them.
+    """
+    more = {keras_files.CUSTOM_OBJECTS: list(custom_objects)} if custom_objects else {}
     temporary = path.with_name(f"unfinished{_SUFFIX}")
     try:
         model.save(temporary)
@@ -185,12 +206,21 @@ def save(model: keras.Model, info: ModelInfo, path: Path) -> None:
                 large = member.file_size > 1 << 30
                 with archive.open(member) as source, output.open(member.filename, "w", force_zip64=large) as copy:
                     if member.filename == MEMBER:
-                        description = {"format": _FORMAT} | dataclasses.asdict(info)
-                        copy.write(json.dumps(json.load(source) | {KEY: description}, indent=2).encode())
+                        description = _described(info)
+                        copy.write(json.dumps(json.load(source) | {KEY: description} | more, indent=2).encode())
                     else:
                         shutil.copyfileobj(source, copy)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_described(path: Path) -> bool:
+    """Return whether a Keras file has a description. Files of other programs have none.
+
+    Raises:
+        UserError: As in `keras_files.metadata`.
+    """
+    return KEY in keras_files.metadata(path)
 
 
 def read_info(path: Path) -> ModelInfo:
@@ -201,29 +231,24 @@ def read_info(path: Path) -> ModelInfo:
     Raises:
         UserError: The file is not a model file, is damaged, or was not written by this package.
     """
-    again = "Copy it again from an undamaged copy, or train again."
+    values = keras_files.metadata(path)
+    if KEY not in values:
+        raise UserError(f"{path}: {MEMBER} in it has no class names and image settings. {_how_to_describe(path)}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # Reads everything, because Keras's errors for damaged files say little.
-            missing = {*_KERAS_MEMBERS} - {*archive.namelist()}
-            if damaged or missing:
-                problem = f"{damaged} in it is damaged" if damaged else f"has no {', '.join(sorted(missing))} in it"
-                raise UserError(f"{path}: {problem}. {again}")
-            if archive.getinfo(MEMBER).file_size > _MOST_BYTES:
-                raise UserError(f"{path}: {MEMBER} in it is larger than {_MOST_BYTES:,} bytes. {again}")
-            values = json.loads(archive.read(MEMBER))
-        if KEY not in values:
-            raise UserError(
-                f"{path}: {MEMBER} in it has no class names and image settings. Pass a model that a trainer of this"
-                " package wrote."
-            )
         return _parsed(values[KEY])
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}. Pass a .keras file.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: is cut off, damaged or not a .keras file ({error}). {again}") from error
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: {MEMBER} in it is damaged: {error}. {again}") from error
+        raise keras_files.damaged_metadata(path, error) from error
+
+
+def _how_to_describe(path: Path) -> str:
+    """Return what to do with a model that another program has saved."""
+    size = backbones.size_in_file(path) or 224
+    out = path.with_name(f"{path.stem}-described{_SUFFIX}")
+    return (
+        "Write a copy with them in Python, with your own values:"
+        f" import trainers; trainers.describe_model({str(path)!r}, out={str(out)!r}, classes=['cats', 'dogs'],"
+        f" image_size={size}, crop=0.0, scaling='own')"
+    )
 
 
 def with_threshold(info: ModelInfo, threshold: float | None) -> ModelInfo:
@@ -244,12 +269,15 @@ def with_threshold(info: ModelInfo, threshold: float | None) -> ModelInfo:
     return dataclasses.replace(info, threshold=threshold)
 
 
-def load(path: Path, info: ModelInfo | None = None) -> tuple[keras.Model, ModelInfo]:
-    """Read a model and its description. No code in the file is executed.
+def load(
+    path: Path, info: ModelInfo | None = None, custom_objects: Sequence[str] = ()
+) -> tuple[keras.Model, ModelInfo]:
+    """Read a model and its description. No code is run, except the modules and files in `custom_objects`.
 
     Args:
         path: The model file.
         info: Result of `read_info`, if it was called already: it reads the whole file.
+        custom_objects: Modules and files that register the custom layers of the model.
 
     Returns:
         The model u8[b h w 3] -> f32[b 1] or f32[b classes], not compiled, and its description.
@@ -258,22 +286,9 @@ def load(path: Path, info: ModelInfo | None = None) -> tuple[keras.Model, ModelI
         UserError: `read_info` raised it, Keras cannot load the model, or the description does not fit the model.
     """
     info = info or read_info(path)
-    import keras
-
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"it holds a {type(model).__name__}, not a model")
-    except Exception as error:  # Keras raises errors of many types on files of unknown origin.
-        if isinstance(error, MemoryError) or getattr(error, "errno", None):  # The machine is the cause, not the file.
-            raise
-        reason = one_line(error, "all").split(". ")[0]
-        raise UserError(
-            f"{path}: Keras cannot load it: {reason}. Only models of Keras's own layers, without Lambda, can be loaded,"
-            " because no code in a file is executed."
-        ) from error
-    size, count = info.image_size, len(info.classes)
-    expected = ((None, size, size, 3), (None, 1 if count == 2 else count))
+    model = keras_files.load(path, custom_objects)
+    count = len(info.classes)
+    expected = ((None, *info.geometry.shape), (None, 1 if count == 2 else count))
     shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))  # Some models have none.
     if shapes != expected:
         raise UserError(
@@ -286,9 +301,20 @@ def load(path: Path, info: ModelInfo | None = None) -> tuple[keras.Model, ModelI
 def _parsed(values: Any) -> ModelInfo:
     if not isinstance(values, dict):
         raise ValueError(f"its {KEY} is not an object")
-    if values.pop("format", None) != _FORMAT:
+    if values.pop("format", None) not in (_FORMAT, _FORMAT_OF_GEOMETRY):
         raise ValueError("it has another format. A newer version of this package may be able to read it")
+    if isinstance(values.get("image_size"), list):
+        values["image_size"] = tuple(values["image_size"])
     return ModelInfo(**values | {"classes": tuple(values.get("classes", ()))})
+
+
+def _described(info: ModelInfo) -> dict[str, Any]:
+    """Return the description as JSON values. Older readers can only read squares without padding."""
+    values = dataclasses.asdict(info)
+    del values["fit"]
+    values |= info.geometry.stored()
+    is_old = isinstance(values["image_size"], int) and "fit" not in values
+    return {"format": _FORMAT if is_old else _FORMAT_OF_GEOMETRY, **values}
 
 
 def _is_line(text: Any) -> bool:

@@ -57,23 +57,17 @@ def gather(variant: str, seed: int, folds: Folds, runs: Sequence[Path]) -> OutOf
     """
     splits, numbers = folds.records.places
     position_of = {place: position for position, place in enumerate(zip(splits, numbers.tolist()))}
-    parts = [predictions.read(run) for run in runs]
-    paths = [path for part in parts for path in part.paths]
-    rows = [
-        position_of[place]
-        for part in parts
-        for place in zip(
-            [folds.records.split] * len(part) if part.splits is None else part.splits, np.asarray(part.records).tolist()
-        )
-    ]
+    found = predictions.joined([predictions.read(run) for run in runs])
+    names = [folds.records.split] * len(found) if found.splits is None else found.splits
+    rows = np.array([position_of[place] for place in zip(names, np.asarray(found.records).tolist())])
     order = np.argsort(rows)
-    positions = np.array(rows)[order]
+    positions = rows[order]
     joined = Predictions(
-        classes=parts[0].classes,
-        probabilities=np.concatenate([part.probabilities for part in parts])[order],
-        predicted=np.concatenate([part.predicted for part in parts])[order],
-        paths=[paths[number] for number in order.tolist()],
-        labels=np.concatenate([part.truth for part in parts])[order],
+        classes=found.classes,
+        probabilities=found.probabilities[order],
+        predicted=found.predicted[order],
+        paths=[found.paths[number] for number in order.tolist()],
+        labels=found.truth[order],
         records=numbers[positions],
         splits=[splits[position] for position in positions.tolist()],
     )

@@ -75,6 +75,17 @@ MOBILENET = "MobileNet --backbone_kwargs=alpha=0.25 --weights=none"
             ],
         ),
         (["증강=scratch", "기본=scratch"], [], [("증강", "scratch", ()), ("기본", "scratch", ())]),
+        (
+            [
+                "frozen --augment='none,zoom_range=(0.8, 1.1)' --fit=pad --image_size=32x64",
+                "own=frozen --augment=a.py:f",
+            ],
+            [],
+            [
+                ("frozen", "frozen", ("--augment=none,zoom_range=(0.8, 1.1)", "--fit=pad", "--image_size=32x64")),
+                ("own", "frozen", ("--augment=a.py:f",)),
+            ],
+        ),
         (["scratch '--run_name=a b'"], [], [("scratch", "scratch", ("--run_name=a b",))]),  # Split as by a shell.
     ],
 )

@@ -17,6 +17,7 @@ from image_sources import break_image, converted, flip, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.adopt import AdoptConfig, adopt
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images import appearance
 from tfrecord_tools.layout import index
@@ -50,7 +51,7 @@ def colors(images: tf.Tensor) -> tf.Tensor:
 
 def extraction(compute: Callable[[tf.Tensor], tf.Tensor] = colors) -> Extraction:
     return Extraction(
-        source="--features_from=runs/x", compute=compute, width=3, key={}, image_size=16, crop=0.0, batch_size=4
+        source="--features_from=runs/x", compute=compute, width=3, key={}, geometry=Geometry.of(16), batch_size=4
     )
 
 

@@ -15,6 +15,7 @@ from image_sources import break_image, converted, flip, with_splits
 
 from tfrecord_tools import dataset
 from tfrecord_tools.base import files
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Records
 from trainers.fitting import features_cache
@@ -49,7 +50,7 @@ class Extractor:
 
 def load(records: Records, extractor: Extractor, directory: Path, **key: object) -> Features:
     return features_cache.load_or_extract(
-        records, extractor, width=3, key={"a": 1} | key, directory=directory, image_size=SIZE, crop=0.0, batch_size=4
+        records, extractor, width=3, key={"a": 1} | key, directory=directory, geometry=Geometry.of(SIZE), batch_size=4
     )
 
 

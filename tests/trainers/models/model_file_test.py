@@ -15,6 +15,7 @@ import pytest
 from image_sources import converted, flip, with_splits
 
 from tfrecord_tools import dataset
+from tfrecord_tools.decoding.geometry import Geometry
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.images.preparation import ImageConfig
 from trainers.models import model_file
@@ -23,8 +24,10 @@ from trainers.models.model_file import ModelInfo
 INFO = ModelInfo(classes=("cats", "dogs"), image_size=8, crop=0.875, trainer="finetune", dataset_digest="12ab")
 
 
-def small_model(classes: int = 2, layer: keras.Layer | None = None) -> keras.Model:
-    pixels = keras.Input((8, 8, 3), dtype="uint8")
+def small_model(
+    classes: int = 2, layer: keras.Layer | None = None, shape: tuple[int, int, int] = (8, 8, 3)
+) -> keras.Model:
+    pixels = keras.Input(shape, dtype="uint8")
     x = keras.layers.Rescaling(1 / 255)(pixels)
     x = keras.layers.Conv2D(4, 3)(x)
     if layer:
@@ -61,6 +64,41 @@ def test_saved_model_is_loaded_and_no_other_file_is_left(saved):
     np.testing.assert_array_equal(model.predict(images, verbose=0), by_keras.predict(images, verbose=0))
 
 
+def description(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        found: dict[str, Any] = json.loads(archive.read("metadata.json"))["classifier"]
+    return found
+
+
+def test_squares_are_written_as_before_so_that_older_versions_read_them(saved):
+    written = description(saved)
+    assert (written["format"], written["image_size"], written["crop"]) == (1, 8, 0.875)
+    assert written.keys() == {field.name for field in dataclasses.fields(ModelInfo)} - {"fit"} | {"format"}
+
+
+@pytest.mark.parametrize(
+    ("image_size", "crop", "fit", "written"),
+    [
+        ((8, 12), 0.5, None, {"format": 2, "image_size": [8, 12], "crop": 0.5}),
+        ((8, 12), 0.0, None, {"format": 2, "image_size": [8, 12], "crop": 0.0}),
+        (8, 0.0, "pad", {"format": 2, "image_size": 8, "crop": 0.0, "fit": "pad"}),
+        ((12, 8), 0.0, "pad", {"format": 2, "image_size": [12, 8], "crop": 0.0, "fit": "pad"}),
+        (8, 0.0, "stretch", {"format": 1, "image_size": 8, "crop": 0.0}),  # Older versions can read it.
+        (8, 0.0, "crop", {"format": 1, "image_size": 8, "crop": 1.0}),
+    ],
+)
+def test_every_geometry_is_kept(image_size, crop, fit, written, tmp_path):
+    info = ModelInfo(classes=("a", "b"), image_size=image_size, crop=crop, fit=fit)
+    path = tmp_path / "model.keras"
+    model_file.save(small_model(shape=info.geometry.shape), info, path)
+    found = description(path)
+    assert {name: found[name] for name in written} == written
+    assert ("fit" in found) == ("fit" in written)
+    model, again = model_file.load(path)
+    assert again.geometry == info.geometry
+    assert model.input_shape == (None, *info.geometry.shape)
+
+
 def test_save_replaces_the_file_completely_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "model.keras"
     path.write_bytes(b"old")
@@ -83,6 +121,8 @@ def test_description_has_the_preparation_of_the_images(tmp_path):
     assert (info.classes, info.dataset_name, info.dataset_digest) == (("cats", "dogs"), "pets", data.digest)
     assert info.image_config() == ImageConfig(**settings)
     assert info.raw_size == data.raw_size == 16
+    wide = model_file.describe(data, image_size=Geometry.of((8, 12), fit="pad"), trainer="scratch")
+    assert (wide.image_size, wide.crop, wide.fit) == ((8, 12), 0.0, "pad")
     assert INFO.image_config() == ImageConfig()
     assert INFO.raw_size is None
 
@@ -135,12 +175,18 @@ def with_layer(layer: keras.Layer) -> Callable[[dict[str, bytes]], Mapping[str, 
         (with_info(trainer=["a"]), "['a'] is not a line of printable text"),
         (with_info(versions=["a"]), "versions are ['a'], but must be an object"),
         (with_info(versions={"a": 1}), "1 is not a line of printable text"),
-        (with_info(format=2), "it has another format. A newer version"),
+        (with_info(format=3), "it has another format. A newer version"),
         (with_info(classes=["a"]), "classes are ['a'], but must be two or more distinct names"),
         (with_info(classes=["a", "a"]), "classes are ['a', 'a'], but must be two"),
         (with_info(classes=[1, 2]), "classes are [1, 2], but must be two"),
         (with_info(classes=None), "metadata.json in it is damaged: "),
         (with_info(image_size="8"), "image_size is '8', but must be a whole number"),
+        (with_info(image_size=[8, "8"]), "image_size is (8, '8'), but must be a whole number of pixels from 1, or two"),
+        (with_info(image_size=[8, 8, 3]), "image_size is (8, 8, 3), but must be a whole number of pixels from 1, or"),
+        (with_info(image_size=[]), "image_size is (), but must be a whole number of pixels from 1, or two"),
+        (with_info(image_size=[8, 9]), "describes (None, 8, 9, 3) -> (None, 1)"),
+        (with_info(fit="fill"), "geometry: fit=fill: must be one of crop, pad, stretch."),
+        (with_info(fit="pad"), "geometry: crop=0.875 with fit=pad: only fit=crop cuts a part out of the image."),
         (with_info(crop=3), "crop is 3, but must be from 0 to 1"),
         (with_info(threshold="high"), "metadata.json in it is damaged: "),
         (with_info(images={"quality": 1000}), "images: --quality=1000"),

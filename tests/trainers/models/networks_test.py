@@ -12,6 +12,7 @@ import pytest
 
 from tfrecord_tools.errors import UserError
 from trainers import backbones, recipes
+from trainers.models import layers as rules
 from trainers.models import networks
 from trainers.recipes import ModelConfig
 
@@ -76,7 +77,7 @@ def check_saved_equals_preprocess_input_and_base(config: ModelConfig, tmp_path, 
     settle(classifier)
     classifier.model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    images = pixels(config.size)
+    images = pixels(config.input_shape[0])
     given = preprocess_input(config.backbone, images)
     scaled = networks.scale(images, backbones.find(config.backbone).scaling)
     np.testing.assert_allclose(scaled, given, rtol=1e-6, atol=1e-6)
@@ -107,6 +108,30 @@ def test_saved_model_equals_preprocess_input_and_base(config, tmp_path):
 def test_every_saved_model_equals_preprocess_input_and_base(name, tmp_path):
     config = ModelConfig(backbone=name, weights="none", image_size=SMALLEST.get(name, 32))
     check_saved_equals_preprocess_input_and_base(config, tmp_path, shallow=False)
+
+
+def build_wide(name: str) -> networks.Classifier:
+    """Build a network for images of its smallest height and twice this width."""
+    side = SMALLEST.get(name, 32)
+    return networks.build(ModelConfig(backbone=name, weights="none", image_size=(side, 2 * side)), 3)
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetV2B0"])
+def test_inputs_need_not_be_squares(name):
+    classifier = build_wide(name)
+    assert classifier.model.input_shape == (None, 32, 64, 3)
+    assert classifier.base.output_shape[1:3] == (1, 2)
+    assert classifier.model(np.zeros((1, 32, 64, 3), np.uint8)).shape == (1, 3)
+    extractor, head = networks.split(classifier.model)
+    assert extractor.output_shape[1] == head.input_shape[1]
+    assert networks.last_stage(classifier.base)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KERAS_BACKBONES)
+def test_no_backbone_needs_squares(name):
+    height, width = build_wide(name).base.output_shape[1:3]
+    assert (height >= 1, width > height) == (True, True)
 
 
 @pytest.mark.slow
@@ -179,7 +204,7 @@ def test_cnn_with_other_filters():
 )
 def test_layers_are_chosen_by_rules(rule, names):
     base = networks.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
-    assert [layer.name for layer in networks.chosen_layers(base, rule)] == names
+    assert [layer.name for layer in rules.chosen_layers(base, rule)] == names
 
 
 @pytest.mark.parametrize(
@@ -199,7 +224,7 @@ def test_layers_are_chosen_by_rules(rule, names):
 def test_rules_without_layers_are_reported(rule, message):
     base = networks.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
     with pytest.raises(UserError) as error:
-        networks.chosen_layers(base, rule)
+        rules.chosen_layers(base, rule)
     assert str(error.value).startswith(message)
 
 
@@ -254,7 +279,7 @@ def test_finetune_reference_recipe_builds_the_reference_model():
 )
 def test_last_stage(config, first, last, count):
     base = getattr(keras.applications, config.backbone)(weights=None, include_top=False, input_shape=(64, 64, 3))
-    stage = [layer.name for layer in networks.last_stage(base)]
+    stage = [layer.name for layer in rules.last_stage(base)]
     assert (stage[0], stage[-1], len(stage)) == (first, last, count)
 
 
@@ -277,7 +302,7 @@ def test_phase_changes_only_the_weights_of_its_layers(config, rule):
         classifier.model.train_on_batch(pixels(config.size, 8), np.arange(8) % 3 == 0)
     changed = {id(w) for w in classifier.model.weights if not np.array_equal(w, before[id(w)])}
 
-    base = networks.chosen_layers(classifier.base, rule)
+    base = rules.chosen_layers(classifier.base, rule)
     trained = [layer for layer in base if rule == "scratch" or not isinstance(layer, keras.layers.BatchNormalization)]
     layers = [*trained, classifier.model.get_layer("probability")]
     assert changed == {id(weight) for layer in layers for weight in layer.weights}  # Weights include moving statistics.
@@ -293,7 +318,7 @@ def test_last_stage_of_every_backbone_is_trained(name):
 
 def test_frozen_layers_drop_nothing():
     classifier = networks.build(ModelConfig(backbone="EfficientNetB0", weights="none", image_size=32), 2)
-    rates = classifier.drop_rates
+    rates = {one.layer.name: one.strength for one in classifier.random_layers}
     assert len(rates) == 9
 
     def now() -> dict[str, float]:
@@ -421,6 +446,16 @@ class TestWeights:
             "--image_size=64: Keras rejects it for Xception: Input size must be at least 71x71; ",
         ),
         (
+            ModelConfig(backbone="VGG16", weights="none", image_size=(64, 20)),  # One side is too small.
+            2,
+            "--image_size=64x20: Keras rejects it for VGG16: Input size must be at least 32x32; ",
+        ),
+        (
+            ModelConfig(backbone="CNN", weights="none", image_size=(8, 64)),
+            2,
+            "--image_size=8x64: Keras rejects it for CNN: ",
+        ),
+        (
             ModelConfig(backbone="MobileNet", backbone_kwargs={"beta": 1}, weights="none"),
             2,
             "--backbone_kwargs=beta=...: is not allowed for MobileNet. Allowed arguments: alpha, depth_multiplier,"
@@ -438,7 +473,16 @@ class TestWeights:
             "alpha can be one of",
         ),
     ],
-    ids=["one class", "small", "smaller than Xception takes", "unknown argument", "reserved argument", "bad value"],
+    ids=[
+        "one class",
+        "small",
+        "smaller than Xception takes",
+        "small height",
+        "small for convolutions",
+        "unknown argument",
+        "reserved argument",
+        "bad value",
+    ],
 )
 def test_unsuitable_settings_are_rejected(config, classes, message):
     with pytest.raises(UserError) as error:

@@ -1,0 +1,80 @@
+"""Notes about settings that probably do not suit the classes or the shapes of the images."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfrecord_tools.augment_config import AugmentConfig
+from tfrecord_tools.augmentation import named
+from tfrecord_tools.augmentation.mirrored_names import change_when_mirrored
+from tfrecord_tools.decoding.geometry import Geometry
+from tfrecord_tools.errors import named as listed
+from tfrecord_tools.records import Dataset, Records
+from trainers.recipes import Recipe
+
+_LEAST_KEPT = 0.66  # Share of the area that an image should keep. In a square, a photograph of 3:2 keeps two thirds.
+_MANY = 0.1  # Share of the images that must keep less.
+_FLIPS = ("horizontal_flip", "vertical_flip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mirrored:
+    """Classes that the augmentation may exchange.
+
+    Attributes:
+        names: Names of classes that a mirror probably changes.
+        flag: The flag with the same augmentation, but without mirroring.
+    """
+
+    names: Sequence[str]
+    flag: str
+
+
+def lines(recipe: Recipe, data: Dataset, train: Records) -> list[str]:
+    """Return lines for the user about a training. Only the index is read, and no image is decoded."""
+    chosen = named.resolve(recipe.augment)
+    values = dataclasses.asdict(chosen) if isinstance(chosen, AugmentConfig) else {}
+    found = []
+    if mirrored := may_be_mirrored(values, data.class_names):
+        found.append(
+            f"note: --augment={named.name_of(recipe.augment)} mirrors images, but names suggest that this changes the"
+            f" class: {listed(mirrored.names)}. If it does, pass {mirrored.flag}"
+        )
+    if recipe.fit is None and (share := share_cut(train, recipe.geometry)) > _MANY:
+        found.append(
+            f"note: {share:.0%} of the images lose more than a third of their area, because they are cut to the shape"
+            " of the input: --fit=pad or --fit=stretch keeps it"
+        )
+    return found
+
+
+def may_be_mirrored(augment: Mapping[str, Any], class_names: Sequence[str]) -> Mirrored | None:
+    """Return the classes that an augmentation may exchange by mirroring. None: there are none.
+
+    Args:
+        augment: The values of an `AugmentConfig`, as in settings.json; those of a function have other names.
+        class_names: The names of all classes.
+    """
+    on = {name: False for name in _FLIPS if augment.get(name)}
+    names = change_when_mirrored(class_names) if on else []
+    if not names:
+        return None
+    still = named.name_of(AugmentConfig(**{**augment, **on}))
+    return Mirrored(names, f"--augment={shlex.quote(still)}")
+
+
+def share_cut(records: Records, geometry: Geometry) -> float:
+    """Return the share of the images that keep less than `_LEAST_KEPT` of their area.
+
+    Only what their shape costs is counted, since --crop cuts away the same share of every image.
+    """
+    height, width = records.sizes.astype(np.float64).T
+    if geometry.fit != "crop" or not (height > 0).any():
+        return 0.0
+    aspect = (width / np.maximum(height, 1))[height > 0] / (geometry.width / geometry.height)
+    return float((np.minimum(aspect, 1 / np.maximum(aspect, 1e-9)) < _LEAST_KEPT).mean())
