@@ -1035,26 +1035,25 @@ def no_cache(e: Ended) -> bool:
     return "cache: " not in e.out and len(e.rows("run/history.csv")) == 2  # Two epochs would otherwise cache images.
 
 
-def fold(epochs: str, count: int) -> Run:
-    """Return a run that trains on a fold. It excludes the numbers of `TRAINING`."""
-    return Run(
-        name="fold",
-        marks=SLOW,
-        before=folds_of,
-        flags={
-            "--tfrecords=out": setting("dataset.name", "pets"),
-            "--run=run": is_there("run/metrics.json"),
-            "--records=folds.csv": lambda e: (
-                {row["split"] for row in e.rows("run/predictions.csv")} == {"train", "validation"}
-            ),
-            "--fold=2": setting("flags.fold", 2),
-            "--backbone=CNN": says("model: CNN("),
-            "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
-            "--image_size=32": says(", 32 px, "),
-            "--weights=none": setting("recipe.model.weights", "none"),
-            epochs: lambda e: len(e.rows("run/history.csv")) == count,
-        },
-    )
+# A training on a fold. It excludes the numbers of `TRAINING`.
+FOLD = Run(
+    name="fold",
+    marks=SLOW,
+    before=folds_of,
+    flags={
+        "--tfrecords=out": setting("dataset.name", "pets"),
+        "--run=run": is_there("run/metrics.json"),
+        "--records=folds.csv": lambda e: (
+            {row["split"] for row in e.rows("run/predictions.csv")} == {"train", "validation"}
+        ),
+        "--fold=2": setting("flags.fold", 2),
+        "--backbone=CNN": says("model: CNN("),
+        "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
+        "--image_size=32": says(", 32 px, "),
+        "--weights=none": setting("recipe.model.weights", "none"),
+        "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
+    },
+)
 
 
 SCRATCH = [
@@ -1077,7 +1076,7 @@ SCRATCH = [
             "--precision=mixed_bfloat16": setting("flags.precision", "mixed_bfloat16"),
         },
     ),
-    fold("--epochs=1", 1),
+    FOLD,
     Run(
         name="a whole model",
         marks=SLOW,
@@ -1120,7 +1119,7 @@ FEATURES = [
             "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,  # For train and validation.
         },
     ),
-    fold("--epochs=1", 1),
+    FOLD,
     Run(
         name="the reference recipe, by its old name",
         marks=SLOW,
@@ -1145,7 +1144,7 @@ FROZEN = [
             "--augment=none": setting("flags.augment", "none"),
         },
     ),
-    fold("--epochs=1", 1),
+    FOLD,
     Run(
         name="the reference recipe",
         marks=SLOW,
@@ -1175,7 +1174,7 @@ FINETUNE = [
             "--unfreeze=1": setting("recipe.phases.1.trainable", "1"),
         },
     ),
-    fold("--epochs=1,1", 2),
+    FOLD,
     Run(
         name="the reference recipe",
         marks=SLOW,
