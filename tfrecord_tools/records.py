@@ -10,7 +10,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ from tfrecord_tools.errors import CorruptRecord, UndecodableImage, UserError, on
 from tfrecord_tools.layout import dataset_files, index, schema
 from tfrecord_tools.layout.dataset_files import partial_of
 from tfrecord_tools.layout.schema import Example, Keys
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _log = logging.getLogger(__name__)
 
@@ -59,26 +62,50 @@ class Dataset:
         title = f"{self.directory}: {words.number(len(self.class_names), 'class', 'classes')}, {counts}"
         return html_frame.of_file(self.directory / dataset_files.CARD, html.escape(title))
 
-    def records(self, split: str) -> Records:
-        """Open the records of a split. Only its part of the index is read.
+    def records(self, split: str, *others: str) -> Records:
+        """Open the records of a split, or of several splits one after the other. Only their part of the index is read.
 
         Args:
             split: "train", "validation" or "test", if the dataset has that split.
+            *others: Further splits.
 
         Raises:
-            UserError: The split does not exist, or a shard is missing or has the wrong length.
+            UserError: A split does not exist, or a shard is missing or has the wrong length.
         """
-        if split not in self.splits:
-            raise UserError(f"{self.directory}: split {split!r} does not exist. Splits: {', '.join(self.splits)}.")
-        total = self.shards[split]
-        paths = [str(self.directory / dataset_files.shard_name(self.name, split, i, total)) for i in range(total)]
-        index_path = self.directory / index.FILE_NAME
-        table = index.read(index_path, _COLUMNS, split)
-        columns = {name: table.column(name).to_numpy() for name in _COLUMNS}
-        rows = np.flatnonzero(columns["label"] != index.LEFT_OUT)
-        records = Records(str(index_path), split, paths, columns, rows, self.raw_size, self.keys)
+        splits = (split, *others)
+        for name in splits:
+            if name not in self.splits:
+                raise UserError(f"{self.directory}: split {name!r} does not exist. Splits: {', '.join(self.splits)}.")
+        shards, parts = [self._shard_paths(name) for name in splits], [self._columns(name) for name in splits]
+        columns = parts[0] if len(parts) == 1 else _joined(parts, [len(paths) for paths in shards])
+        records = Records(
+            str(self.directory / index.FILE_NAME),
+            splits,
+            [path for paths in shards for path in paths],
+            columns,
+            np.flatnonzero(columns["label"] != index.LEFT_OUT),
+            self.raw_size,
+            self.keys,
+        )
         records.check_shards()
         return records
+
+    def _shard_paths(self, split: str) -> list[str]:
+        total = self.shards[split]
+        return [str(self.directory / dataset_files.shard_name(self.name, split, i, total)) for i in range(total)]
+
+    def _columns(self, split: str) -> dict[str, np.ndarray]:
+        table = index.read(self.directory / index.FILE_NAME, _COLUMNS, split)
+        return {name: table.column(name).to_numpy() for name in _COLUMNS}
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]], shards: Sequence[int]) -> dict[str, np.ndarray]:
+    """Join the columns of several splits, as `Records` needs them. `shards` has the number of shards of each split."""
+    sizes = [len(part["label"]) for part in parts]
+    columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
+    columns["shard"] = columns["shard"] + np.repeat(np.cumsum([0, *shards])[:-1], sizes)
+    columns["split"] = np.repeat(np.arange(len(parts), dtype=np.int8), sizes)
+    return columns
 
 
 def read_numbers(path: str, count: int) -> np.ndarray:
@@ -120,7 +147,7 @@ def read_numbers(path: str, count: int) -> np.ndarray:
 
 
 class Records:
-    """The records of a split, or a selection of them, with `len(records)` and `records[i]`.
+    """The records of one or several splits, or a selection of them, with `len(records)` and `records[i]`.
 
     It works directly as a map-style dataset of PyTorch and as a random-access data source of Grain. It can be pickled,
     and used after a fork and in several threads. The columns are numpy arrays, so that forked workers share their
@@ -140,7 +167,7 @@ class Records:
     def __init__(
         self,
         index_path: str,
-        split: str,
+        splits: Sequence[str],
         shards: Sequence[str],
         columns: Mapping[str, np.ndarray],
         rows: np.ndarray,
@@ -151,15 +178,16 @@ class Records:
 
         Args:
             index_path: Path of the index. Source paths are read from it when they are needed.
-            split: Name of the split.
-            shards: Paths of the shards of the split, by number.
-            columns: Columns shard, offset, length and label of *all* records of the split.
+            splits: Names of the splits.
+            shards: Paths of the shards of the splits, by number over all splits.
+            columns: Columns shard, offset, length and label of *all* records of the splits, one split after the other.
+                If there are several splits, also the column split: i8[m], ascending indices into `splits`.
             rows: i64[n], the rows of these columns that belong to this object.
             raw_size: As in `Dataset`.
             keys: As in `Dataset`.
         """
         self._index_path = index_path
-        self._split = split
+        self._splits = tuple(splits)
         self._shards = list(shards)
         self._all = columns
         self._rows = rows
@@ -178,13 +206,30 @@ class Records:
 
     @property
     def split(self) -> str:
-        """Name of the split."""
-        return self._split
+        """Name of the split. Several names are joined: train+validation."""
+        return "+".join(self._splits)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        return self._splits
 
     @property
     def rows(self) -> np.ndarray:
-        """i64[n], the position of each record in its split, in the order of the index."""
+        """i64[n], the position of each record in its split, in the order of the index.
+
+        If there are several splits, it is the position in all of them, one split after the other.
+        """
         return self._rows
+
+    @property
+    def places(self) -> tuple[list[str], np.ndarray]:
+        """The split of each record, and i64[n], its position in this split, in the order of the index."""
+        if "split" not in self._all:
+            return [self._splits[0]] * len(self), self._rows
+        numbers = self._all["split"][self._rows]
+        starts = np.searchsorted(self._all["split"], np.arange(len(self._splits)))
+        return [self._splits[number] for number in numbers.tolist()], self._rows - starts[numbers]
 
     def __getitem__(self, number: int) -> Example:
         """Return a record, with the keys image (bytes), label (int) and path (str).
@@ -204,7 +249,7 @@ class Records:
     def __repr__(self) -> str:
         """Return a text that identifies the records in every process. Grain stores it in checkpoints."""
         rows = zlib.crc32(self._rows.tobytes())
-        return f"Records({self._index_path!r}, {self._split!r}, n={len(self)}, rows={rows:08x})"
+        return f"Records({self._index_path!r}, {self.split!r}, n={len(self)}, rows={rows:08x})"
 
     def serialized(self, number: int) -> bytes:
         """Return the serialized `tf.train.Example` of a record, after its checksums were verified.
@@ -271,32 +316,38 @@ class Records:
 
     def describe(self, number: int) -> str:
         """Return split, row and source path of a record, for messages."""
-        row = self._rows[number]
-        return f"{self._split} record {row:,}, {self.paths[number]}"
+        one = self.select(np.array([number]))
+        (split,), (row,) = one.places
+        return f"{split} record {row:,}, {one.paths[0]}"
 
     @property
     def paths(self) -> Sequence[str]:
         """Source path of each record. Each access reads the index."""
-        table = index.read(Path(self._index_path), ["path"], self._split)
-        paths: list[str] = table.column("path").take(self._rows).to_pylist()
+        paths: list[str] = self.indexed("path").column("path").to_pylist()
         return paths
 
     @property
     def sizes(self) -> np.ndarray:
         """i32[n 2], height and width of each stored image in pixels. Each access reads the index."""
-        table = index.read(Path(self._index_path), ["height", "width"], self._split)
-        return np.stack([table.column(name).to_numpy()[self._rows] for name in ("height", "width")], 1)
+        table = self.indexed("height", "width")
+        return np.stack([table.column(name).to_numpy() for name in ("height", "width")], 1)
 
     @property
     def source_sha256(self) -> np.ndarray:
         """u8[n 32], SHA-256 of each source file. Each access reads the index."""
-        table = index.read(Path(self._index_path), ["source_sha256"], self._split)
-        return index.hashes(table, "source_sha256")[self._rows]
+        return index.hashes(self.indexed("source_sha256"), "source_sha256")
+
+    def indexed(self, *columns: str) -> pa.Table:
+        """Return columns of the index, one row per record. Each call reads the index."""
+        import pyarrow as pa
+
+        tables = [index.read(Path(self._index_path), columns, split) for split in self._splits]
+        return pa.concat_tables(tables).take(self._rows)
 
     def select(self, numbers: np.ndarray) -> Records:
         """Return the records with these `numbers`, i64[k], in this order. Nothing is read."""
         rows = self._rows[numbers]
-        return Records(self._index_path, self._split, self._shards, self._all, rows, self.raw_size, self.keys)
+        return Records(self._index_path, self._splits, self._shards, self._all, rows, self.raw_size, self.keys)
 
     def hold_out(self, fraction: float, seed: int = 0) -> tuple[Records, Records]:
         """Split the records into two parts. All classes are split in the same ratio.
@@ -314,9 +365,8 @@ class Records:
         """
         from tfrecord_tools.layout import splitting  # Imported here, because most readers do not need it.
 
-        table = index.read(Path(self._index_path), ["source_sha256", "group"], self._split)
-        sha256 = index.hashes(table, "source_sha256")
-        keys = splitting.split_keys(sha256[self._rows], table.column("group").to_numpy()[self._rows])
+        table = self.indexed("source_sha256", "group")
+        keys = splitting.split_keys(index.hashes(table, "source_sha256"), table.column("group").to_numpy())
         held_out = splitting.choose_splits(keys, self.labels, (fraction, 0.0), seed, purpose=_HOLD_OUT) == 1
         return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
 

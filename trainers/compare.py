@@ -1,216 +1,63 @@
 """Train several variants with several seeds and compare the results in a table and a chart.
 
-    python -m trainers.compare --tfrecords out/ --seeds=0,1,2 \\
+    python -m trainers.compare --tfrecords=out/ --seeds=0,1,2 \\
         --variant='scratch --augment=none' --variant='augmented=scratch' --variant=features --variant=finetune \\
         --backbone=MobileNetV2 --backbone='MobileNet --backbone_kwargs=alpha=0.25'
+    python -m trainers.compare --tfrecords=out/ --folds=5 --variant=features --variant=finetune
+    python -m trainers.compare --tfrecords=out/ --search=minutes=20
 
-Each training is a separate process with its own run directory. Running the command again skips finished trainings.
+Each training has its own run directory. Running the command again skips finished trainings.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import html
-import json
 import shlex
 import signal
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 
-from tfrecord_tools.base import callable_module, command, files, html_frame, rules, usage, words
+from tfrecord_tools.base import callable_module, command, files, html_frame, options, usage
 from tfrecord_tools.base.files import StrPath
+from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
-from trainers import recipes, run_directory, training_options
+from trainers import recipes, training_options
+from trainers.comparing import output
+from trainers.comparing import search as searching
+from trainers.comparing.conduct import CompareConfig, conduct
+from trainers.comparing.jobs import Plan
+from trainers.fitting.folds import FEWEST
 from trainers.results import comparison, comparison_page
-from trainers.results.comparison import Row, Variant
+from trainers.results.comparison import Row
+from trainers.results.out_of_fold import Difference
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """The trainings to compare.
-
-    Attributes:
-        tfrecords: The dataset directory.
-        out: Directory for the runs, the table and the chart.
-        variants: Variants with distinct names.
-        seeds: Each variant is trained once per seed.
-    """
-
-    tfrecords: str
-    out: Path = Path("comparison")
-    variants: Sequence[Variant]
-    seeds: Sequence[int] = (0,)
-
-    def __post_init__(self) -> None:
-        for seed in self.seeds:
-            recipes.check_seed("seeds", seed)
-
-    def jobs(self) -> list[Job]:
-        """Return the trainings, variant by variant."""
-        return [Job(self.tfrecords, self.out, variant, seed) for variant in self.variants for seed in self.seeds]
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One training of a comparison: a variant with a seed.
-
-    Attributes:
-        tfrecords: The dataset directory.
-        out: The directory of the comparison.
-        variant: The variant.
-        seed: The seed.
-    """
-
-    tfrecords: str
-    out: Path
-    variant: Variant
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.variant.name}, seed {self.seed}"
-
-    @property
-    def run(self) -> Path:
-        """The run directory."""
-        return self.out / self.variant.run(self.seed)
-
-    @property
-    def log(self) -> Path:
-        """File with the output of the training."""
-        return self.out / f"{self.run.name}.log"
-
-    @property
-    def record(self) -> Path:
-        """File with the trainer and its flags. It is written after the training has succeeded."""
-        return self.out / f"{self.run.name}.json"
-
-    def command(self) -> list[str]:
-        """Return the command of the training."""
-        return [
-            sys.executable,
-            "-m",
-            f"trainers.{self.variant.trainer}",
-            f"--tfrecords={self.tfrecords}",
-            f"--run={self.run}",
-            f"--seed={self.seed}",
-            *([f"--features={self.out / 'features'}"] if self.variant.trainer == "features" else []),
-            *self.variant.flags,
-        ]
-
-    def is_done(self) -> bool:
-        """Return whether the run is finished and its file of flags exists.
-
-        Without that file, the trainer is started again. It compares the settings, and ends at once if they are equal.
-        """
-        return run_directory.read_metrics(self.run) is not None and self.record.exists()
-
-
-def run_all(config: CompareConfig) -> None:
-    """Run the trainings that are not finished. Write and print the table, and draw the chart.
-
-    Raises:
-        UserError: A training failed, or a finished run has other flags or another dataset.
-    """
-    digest, jobs, out = open_dataset(config.tfrecords).digest, config.jobs(), config.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out}: is a file, not a directory. Pass another --out.")
-    for job in jobs:  # Errors in later jobs are found before hours are spent on the first.
-        _check_same(job, digest)
-    _check_alike(config)
-    with files.lock(out / "lock", f"--out={out}: another comparison is using it. Wait until it ends."):
-        failed = [job for number, job in enumerate(jobs, 1) if not _train(job, f"{number}/{len(jobs)}")]
-    _check_alike(config)
-    _write_results(config, failed)
-    if failed:
-        raise UserError(
-            f"{len(failed)} of {words.number(len(jobs), 'training')} failed, see"
-            f" {', '.join(str(job.log) for job in failed)}. Correct the causes and run the same command again."
-        )
-
-
-def _check_same(job: Job, digest: str) -> None:
-    """Raise UserError if a finished run has another trainer, other flags or another dataset."""
-    if not job.is_done():
-        return
-    begun = json.loads(job.record.read_text())
-    if begun != job.variant.arguments(job.seed):
-        raise UserError(
-            f"{job.run}: is finished, but was trained with other flags: {' '.join(begun)}. Give the variant"
-            " another NAME, or pass another --out."
-        )
-    trained_on = run_directory.read_settings(job.run)["dataset"]["digest"]
-    if trained_on != digest:
-        raise UserError(
-            f"{job.run}: is finished, but was trained on another dataset (digest {trained_on[:12]}). The digest of"
-            f" {job.tfrecords} is {digest[:12]}. Pass another --out."
-        )
-
-
-def _check_alike(config: CompareConfig) -> None:
-    comparison.check_alike([job.run for job in config.jobs() if job.variant == variant] for variant in config.variants)
-
-
-def _train(job: Job, position: str) -> bool:
-    """Run one training unless it is finished, and return whether it succeeded."""
-    if job.is_done():
-        command.say(f"{position}  {job}: is finished already")
-        return True
-    job.out.mkdir(parents=True, exist_ok=True)
-    command.say(f"{position}  {job}: ", end="")
-    with open(job.log, "ab") as log:
-        code = subprocess.run(job.command(), stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-    metrics = run_directory.read_metrics(job.run)
-    if code or metrics is None:
-        command.say(f"failed with exit code {code}: {_last_error(job.log)}")
-        return False
-    run_directory.write_json(job.record, job.variant.arguments(job.seed))
-    command.say(f"accuracy {metrics['accuracy']:.2%} in {metrics['seconds']:,.0f} s")
-    return True
-
-
-def _last_error(log: Path) -> str:
-    """Return the last error of a training, or the last line if there is none."""
-    lines = log.read_text(errors="replace").strip().splitlines()
-    errors = [line for line in lines if line.startswith(("error: ", "FATAL "))]
-    return (errors or lines or [""])[-1]
-
-
-def _rows(config: CompareConfig, failed: Sequence[Job] = ()) -> list[Row]:
-    rows = []
-    for variant in config.variants:
-        metrics = [run_directory.read_metrics(job.run) for job in config.jobs() if job.variant == variant]
-        failures = sum(job.variant == variant for job in failed)
-        rows.append(Row(name=variant.name, runs=tuple(filter(None, metrics)), failed=failures))
-    return rows
-
-
-def _write_results(config: CompareConfig, failed: Sequence[Job]) -> None:
-    """Write the table, the chart and the page, and print the table and what needs attention."""
-    rows = _rows(config, failed)
-    comparison.write_table(rows, config.out / comparison.TABLE)
-    comparison.draw(rows, config.out / comparison.CHART)
-    data = open_dataset(config.tfrecords)
-    commands = [
-        comparison_page.Command(
-            title=str(job),
-            text=shlex.join(["python", *job.command()[1:]]),
-            run=job.run.name,
-            finished=run_directory.read_metrics(job.run) is not None,
-        )
-        for job in config.jobs()
-    ]
-    facts = comparison_page.Facts(dataset=data.name, digest=data.digest, rows=rows, commands=commands)
-    comparison_page.write(config.out, facts)
-    print(comparison.table(rows))
-    for line in rules.lines(comparison_page.findings(facts)):
-        print(line)
-    names = (comparison_page.PAGE, comparison.TABLE, comparison.CHART)
-    print(f"results: {config.out}/ with {', '.join(names)} and the runs")
+OPTIONS = (
+    Option(
+        "folds",
+        "integer",
+        "Cross-validate with this number of folds: each variant is trained once per seed and fold, on the images of the"
+        " other folds. The folds divide the train and validation splits. Default: no cross-validation.",
+    ),
+    Option(
+        "fold_seed",
+        "integer",
+        "Seed of the folds. Another seed divides the images in another way. Needs --folds.",
+        default=0,
+    ),
+    Option(
+        "search",
+        "arguments",
+        "Search for a good learning rate and augmentation of the variants: minutes=20 limits the time of all"
+        " trainings, trials=20 the number of settings. Default: the variants are trained as they are.",
+        example="minutes=20",
+    ),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,18 +65,25 @@ class Comparison:
     """The result of a comparison. In a notebook, its last line in a cell shows its page.
 
     Attributes:
-        path: Directory with the page, the table, the chart and the runs.
-        rows: A row per variant, with the metrics of its runs.
+        path: Directory with the page, the tables, the chart and the runs.
+        rows: A row per variant, with its metrics. After a search: per setting of the last rung, the best first.
+        differences: In cross-validation, the difference of each two variants, with its interval.
+        trials: After a search, everything that was tried: the rows of search.csv.
+        command: After a search, the command that trains the best setting.
     """
 
     path: Path
     rows: tuple[Row, ...]
+    differences: tuple[Difference, ...] = ()
+    trials: tuple[Mapping[str, Any], ...] = ()
+    command: str | None = None
 
     def _repr_html_(self) -> str:
         return html_frame.of_file(self.path / comparison_page.PAGE, html.escape(repr(self)))
 
     def __repr__(self) -> str:
-        return f"Comparison({str(self.path)!r})\n{comparison.table(self.rows)}"
+        lines = [f"Comparison({str(self.path)!r})", comparison.table(self.rows), *map(str, self.differences)]
+        return "\n".join([*lines, *([f"best setting: {self.command}"] if self.command else [])])
 
 
 def compare(
@@ -239,31 +93,81 @@ def compare(
     variant: Sequence[str] = tuple(recipes.RECIPES),
     backbone: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
+    folds: int | None = None,
+    fold_seed: int | None = None,
+    search: str | Mapping[str, float] | None = None,
 ) -> Comparison:
     """Train several variants with several seeds and compare the results. Finished trainings are skipped.
 
-    Each training is a separate process with its own run directory.
+    The trainings run in another process, one after the other. Each has its own run directory.
 
     Args:
         tfrecords: The dataset directory.
-        out: Directory for the runs, the table and the chart.
+        out: Directory for the runs, the tables and the chart.
         variant: Variants as for the command: "[NAME=]TRAINER [FLAGS]". Default: every trainer.
         backbone: Backbones as for the command: "[NAME=]BACKBONE [FLAGS]". Default: the backbone of each recipe.
         seeds: Each variant is trained once per seed.
+        folds: Number of folds of a cross-validation over the train and validation splits. If None, each variant is
+            trained on the train split and evaluated on the validation split.
+        fold_seed: Seed of the folds. If None, 0.
+        search: "minutes=20", "trials=20" or both: the limits of a search for a good learning rate and augmentation of
+            the variants. If None, the variants are trained as they are.
 
     Raises:
         UserError: A training failed, or a finished run has other flags or another dataset.
 
     Example:
-        trainers.compare(tfrecords="out", variant=["features", "finetune"], seeds=[0, 1, 2])
+        trainers.compare(tfrecords="out", variant=["features", "finetune"], folds=5).differences
     """
+    given = {"folds": folds, "fold_seed": fold_seed, "search": search}
     paths = files.paths(tfrecords=tfrecords, out=out)
-    variants = comparison.variants(list(variant), list(backbone))
-    config = CompareConfig(
-        tfrecords=paths["tfrecords"], out=Path(paths["out"]), variants=variants, seeds=tuple(dict.fromkeys(seeds))
+    config = _config(paths["tfrecords"], paths["out"], variant, backbone, tuple(dict.fromkeys(seeds)), given)
+    return _compare(config)
+
+
+def _config(
+    tfrecords: str,
+    out: str,
+    variant: Sequence[str],
+    backbone: Sequence[str],
+    seeds: Sequence[int],
+    given: Mapping[str, Any],
+) -> CompareConfig:
+    values = options.checked(OPTIONS, given)
+    return CompareConfig(
+        tfrecords=tfrecords,
+        out=Path(out),
+        variants=comparison.variants(list(variant), list(backbone)),
+        seeds=seeds,
+        plan=_plan(values.get("folds"), values.get("fold_seed")),
+        budget=searching.budget(values["search"]) if "search" in values else None,
     )
-    run_all(config)
-    return Comparison(config.out, tuple(_rows(config)))
+
+
+def _plan(folds: int | None, seed: int | None) -> Plan | None:
+    if folds is None:
+        if seed is not None:
+            raise UserError(f"--fold_seed={seed}: only --folds uses it. Add --folds=5, or remove --fold_seed.")
+        return None
+    if folds < FEWEST:
+        raise UserError(f"--folds={folds}: must be at least {FEWEST}. Five folds are usual.")
+    recipes.check_seed("fold_seed", seed or 0)
+    return Plan(count=folds, seed=seed or 0)
+
+
+def _compare(config: CompareConfig) -> Comparison:
+    """Run the trainings that are not finished, print the results and write them."""
+    outcome = conduct(config)
+    for line in output.write(outcome):
+        command.say(line)
+    outcome.check()
+    return Comparison(
+        path=config.out,
+        rows=outcome.summary.rows,
+        differences=outcome.summary.differences,
+        trials=tuple(trial.as_dict() for trial in outcome.search.trials) if outcome.search else (),
+        command=next(iter(output.final_commands(outcome)), None),
+    )
 
 
 def define_flags() -> None:
@@ -282,6 +186,7 @@ def define_flags() -> None:
     )
     flags.DEFINE_list("seeds", ["0"], "Seeds, as in 0,1,2. Each variant is trained once per seed.")
     flags.DEFINE_boolean("dry_run", False, "Print the commands of the trainings without running them.")
+    options.define(OPTIONS)
 
 
 def _seeds(values: Sequence[str]) -> list[int]:
@@ -301,17 +206,17 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
         )
-    seeds = _seeds(values.seeds)
-    variants = comparison.variants(values.variant, values.backbone)
-    config = CompareConfig(tfrecords=values.tfrecords, out=Path(values.out), variants=variants, seeds=seeds)
+    config = _config(
+        values.tfrecords, values.out, values.variant, values.backbone, _seeds(values.seeds), options.from_flags(OPTIONS)
+    )
     if values.dry_run:
         open_dataset(config.tfrecords)
-        for job in config.jobs():
+        for job in config.jobs(config.variants):
             print(shlex.join(job.command()))
     else:
         # SystemExit also ends the running training.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-        run_all(config)
+        _compare(config)
 
 
 callable_module.make(__name__, compare)

@@ -203,7 +203,7 @@ def evaluate_model(config: EvaluateConfig, log: Callable[[str], object] = print)
     predicted = evaluated.predicted
     metrics: Metrics = {
         **predictions.summary(predicted),
-        **(predictions.without_issues(predicted, images.records, doubts) if isinstance(images, RecordSet) else {}),
+        **(predictions.without_issues(predicted, doubts) if isinstance(images, RecordSet) else {}),
         "split": images.title,
         "note": images.note(info),
         "count": len(predicted),

@@ -299,6 +299,9 @@ class TrainConfig:
         more_epochs: Number of epochs by which the last phase of the finished run `init_from` goes on, with its recipe,
             optimizer, position in the data and history. If None, only the weights are used.
         records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
+            With `fold`, a file of folds, see `fitting.folds`.
+        fold: The records of this fold are validated on, and all other records of the file are trained on. If None,
+            the splits of the dataset are used.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
         drop_issues: Kinds of issues. Training records with such an issue in the audit are left out.
         probe: Whether to measure the speed of the input and of the model before training and print which is slower.
@@ -322,6 +325,7 @@ class TrainConfig:
     init_from: str | None = None
     more_epochs: int | None = None
     records: str | None = None
+    fold: int | None = None
     audit: str | None = None
     drop_issues: Sequence[str] = ()
     probe: bool = False
@@ -344,6 +348,11 @@ class TrainConfig:
             raise UserError(
                 f"--drop_issues={','.join(self.drop_issues)}: {wrong[0]} is not a kind of issue. The kinds are"
                 f" {', '.join(KINDS)}."
+            )
+        if self.fold is not None and not self.records:
+            raise UserError(
+                f"--fold={self.fold}: --records is missing. Pass the file of folds, such as the folds.csv that"
+                " python -m trainers.compare --folds=5 writes."
             )
         if self.strategy == "multi_worker" and self.run is None:
             raise UserError("--strategy=multi_worker: --run is missing. Pass a directory that all workers can access.")

@@ -46,6 +46,7 @@ class TrainingOptions(TypedDict, total=False):
     init_from: StrPath
     more_epochs: int
     records: StrPath
+    fold: int
     audit: StrPath
     drop_issues: Sequence[str]
     crop: float
@@ -144,8 +145,14 @@ _TRAINING = (
     Option(
         "records",
         "path",
-        "File (text or Parquet) with the numbers of the training records to use. The first record is 0. Default: all"
-        " training records.",
+        "File (text or Parquet) with the numbers of the training records to use. The first record is 0. With --fold, a"
+        " table (CSV or Parquet) with the columns split, record and fold. Default: all training records.",
+    ),
+    Option(
+        "fold",
+        "integer",
+        "Validate on the records of this fold, and train on all other records of the table --records. Default: the"
+        " splits of the dataset are used.",
     ),
     Option(
         "audit",

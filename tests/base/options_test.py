@@ -200,3 +200,34 @@ def test_functions_show_their_options() -> None:
     lines = (work.__doc__ or "").splitlines()
     assert "    count (int): Number of images." in lines
     assert "    backbone_kwargs (Mapping[str, Any]): Arguments." in lines
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        ([], {}),
+        (["--count=3", "--rate", "0.5", "--fast"], {"count": 3, "rate": 0.5, "fast": True}),
+        (["--nofast", "--epochs=1,2", "--order=blocks"], {"fast": False, "epochs": [1, 2], "order": "blocks"}),
+        (["--count=3", "--count=4"], {"count": 4}),  # The last one counts, as in a command.
+    ],
+)
+def test_flags_of_another_command_are_parsed(words: list[str], values: dict[str, Any]) -> None:
+    assert options.parsed(list(OPTIONS.values()), words, "trainers.some") == values
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cuont=3"], "--cuont: is not a flag of trainers.some. Did you mean --count?"),
+        (["--xyz"], "--xyz: is not a flag of trainers.some. python -m trainers.some --help lists the flags."),
+        (["--count=a"], "--count=a: must be a whole number."),
+        (["--count"], "--count: a value is missing. Pass --count=VALUE."),
+        (["--order=block"], "--order=block: must be one of shuffled, blocks. Use --order=blocks."),
+        (["--epochs=a"], "--epochs=a: must be whole numbers, as in 5,8."),
+        (["3"], "unexpected argument '3': trainers.some takes only flags, --name=value."),
+    ],
+)
+def test_wrong_flags_of_another_command_are_reported(words: list[str], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        options.parsed(list(OPTIONS.values()), words, "trainers.some")
+    assert str(error.value) == message

@@ -58,6 +58,7 @@ TEXTS = frozenset(
         "tta",
         "epochs",
         "learning_rate",
+        "search",
         "seeds",
         "variant",
     }

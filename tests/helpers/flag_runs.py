@@ -152,6 +152,16 @@ def write_audit(place: Path) -> None:
     issues.write(place / "audited", [doubt])
 
 
+def folds_of(place: Path) -> None:
+    """Write a table that assigns the records of the dataset `out` to two folds."""
+    lines = [
+        f"{split},{number},{number % 2 + 1}"
+        for split, count in (("train", 12), ("validation", 8))
+        for number in range(count)
+    ]
+    (place / "folds.csv").write_text("\n".join(["split,record,fold", *lines]) + "\n")
+
+
 def manifest(place: Path) -> None:
     """Create a manifest with unusual column names. An owner has images in both splits."""
     (place / "pool").mkdir()
@@ -1066,6 +1076,27 @@ def no_cache(e: Ended) -> bool:
     return "cache: " not in e.out and len(e.rows("run/history.csv")) == 2  # Two epochs would otherwise cache images.
 
 
+# A training on a fold. It excludes the numbers of `TRAINING`.
+FOLD = Run(
+    name="fold",
+    marks=SLOW,
+    before=folds_of,
+    flags={
+        "--tfrecords=out": setting("dataset.name", "pets"),
+        "--run=run": is_there("run/metrics.json"),
+        "--records=folds.csv": lambda e: (
+            {row["split"] for row in e.rows("run/predictions.csv")} == {"train", "validation"}
+        ),
+        "--fold=2": setting("flags.fold", 2),
+        "--backbone=CNN": says("model: CNN("),
+        "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
+        "--image_size=32": says(", 32 px, "),
+        "--weights=none": setting("recipe.model.weights", "none"),
+        "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
+    },
+)
+
+
 SCRATCH = [
     Run(
         name="flags",
@@ -1086,6 +1117,7 @@ SCRATCH = [
             "--precision=mixed_bfloat16": setting("flags.precision", "mixed_bfloat16"),
         },
     ),
+    FOLD,
     Run(
         name="a whole model",
         marks=SLOW,
@@ -1129,6 +1161,7 @@ FEATURES = [
             "--features=kept": lambda e: e.count("kept/*/features.npy") == 2,  # For train and validation.
         },
     ),
+    FOLD,
     Run(
         name="the reference recipe, by its old name",
         marks=SLOW,
@@ -1154,6 +1187,7 @@ FROZEN = [
             "--augment=none": setting("flags.augment", "none"),
         },
     ),
+    FOLD,
     Run(
         name="the reference recipe",
         marks=SLOW,
@@ -1184,6 +1218,7 @@ FINETUNE = [
             "--unfreeze=1": setting("recipe.phases.1.trainable", "1"),
         },
     ),
+    FOLD,
     Run(
         name="the reference recipe",
         marks=SLOW,
@@ -1210,6 +1245,28 @@ COMPARE = [
                 e.json("both/quick_small-seed4/settings.json", "recipe", "model", "backbone") == "CNN"
             ),
             "--seeds=4": lambda e: e.json("both/quick_small-seed4/settings.json", "flags", "seed") == 4,
+        },
+    ),
+    Run(
+        name="folds",
+        marks=SLOW,
+        flags={
+            "--tfrecords=out": is_there("folded/comparison.json"),
+            "--out=folded": is_there("folded/comparison.html"),
+            "--variant=features --backbone=CNN --weights=none --image_size=24 --epochs=1": says(
+                "fold 2 of 2: accuracy"
+            ),
+            "--folds=2": lambda e: {row["fold"] for row in e.rows("folded/predictions_oof.csv")} == {"1", "2"},
+            "--fold_seed=3": is_there("folded/folds2-foldseed3.csv"),
+        },
+    ),
+    Run(
+        name="search",
+        marks=SLOW,
+        flags={
+            "--tfrecords=out": is_there("comparison/search.csv"),
+            "--variant=features --backbone=CNN --weights=none --image_size=24 --epochs=1": says("best of 2 settings: "),
+            "--search=trials=2": lambda e: len(e.rows("comparison/search.csv")) == 2,
         },
     ),
     Run(

@@ -111,6 +111,36 @@ def test_select_keeps_the_given_order(valid: Path) -> None:
     assert some.describe(0) == f"train record 7, {records.paths[7]}"  # The row in the split.
 
 
+def test_several_splits_are_one_sequence(valid: Path) -> None:
+    data = open_dataset(valid)
+    parts = [data.records("train"), data.records("validation")]
+    records = data.records("train", "validation")
+    assert (records.split, records.splits, len(records)) == ("train+validation", ("train", "validation"), 16)
+    assert [records[i] for i in range(16)] == [part[i] for part in parts for i in range(len(part))]
+    some = records.select(np.array([12, 3, 15]))
+    splits, numbers = some.places
+    assert (splits, numbers.tolist(), some.rows.tolist()) == (
+        ["validation", "train", "validation"],
+        [2, 3, 5],
+        [12, 3, 15],
+    )
+    assert list(some.paths) == [parts[1].paths[2], parts[0].paths[3], parts[1].paths[5]]
+    np.testing.assert_array_equal(some.source_sha256[0], parts[1].source_sha256[2])
+    assert some.describe(0) == f"validation record 2, {some.paths[0]}"
+    assert "'train+validation', n=3" in repr(some)
+    assert pickle.loads(pickle.dumps(some))[1] == parts[0][3]
+    assert some.indexed("label", "split").to_pydict() == {
+        "label": some.labels.tolist(), "split": ["validation", "train", "validation"],
+    }  # fmt: skip
+    with pytest.raises(UserError, match="split 'test' does not exist"):
+        data.records("train", "test")
+
+
+def test_places_of_one_split(valid: Path) -> None:
+    splits, numbers = open_dataset(valid).records("train").select(np.array([4, 1])).places
+    assert (splits, numbers.tolist()) == (["train", "train"], [4, 1])
+
+
 def test_hold_out_is_disjoint_and_complete(tmp_path: Path) -> None:
     source = tree(tmp_path / "src", {"train/cats": 40, "train/dogs": 40})
     for number in (0, 1, 3, 4, 6):

@@ -41,7 +41,7 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted",
 
     def parsed(argv: Sequence[str]) -> list[str]:
         rest: list[str] = []
-        code = _exit_code(lambda: rest.extend(usage.parse(argv, arguments)), interrupted)
+        code = exit_code(lambda: rest.extend(usage.parse(argv, arguments)), interrupted)
         if not rest:
             sys.exit(code)
         return rest
@@ -50,7 +50,7 @@ def run(main: Callable[[Sequence[str]], None], interrupted: str = "interrupted",
     # TensorFlow has half a million objects. Without this, the last garbage collections take a second.
     atexit.register(gc.freeze)
     console.quiet_tensorflow()
-    app.run(lambda argv: _exit_code(lambda: main(argv), interrupted), flags_parser=parsed)
+    app.run(lambda argv: exit_code(lambda: main(argv), interrupted), flags_parser=parsed)
 
 
 def run_package(package: str, commands: Mapping[str, str]) -> None:
@@ -62,7 +62,7 @@ def run_package(package: str, commands: Mapping[str, str]) -> None:
         sys.argv[1:] = rest
         runpy.run_module(f"{package}.{name}", run_name="__main__", alter_sys=True)  # Like `python -m package.name`.
         return
-    sys.exit(_exit_code(lambda: _answer(package, commands, first), "interrupted"))
+    sys.exit(exit_code(lambda: _answer(package, commands, first), "interrupted"))
 
 
 def _answer(package: str, commands: Mapping[str, str], first: str) -> None:
@@ -81,7 +81,7 @@ def _answer(package: str, commands: Mapping[str, str], first: str) -> None:
         raise UserError(f"{first}: is not a command of {package}. {usage.command_meant(first, commands)}")
 
 
-def _exit_code(work: Callable[[], object], interrupted: str) -> int:
+def exit_code(work: Callable[[], object], interrupted: str) -> int:
     """Do the work, print an error as one line, and return the exit code."""
     try:
         work()

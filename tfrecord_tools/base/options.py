@@ -72,24 +72,20 @@ class Option:
     choices: Sequence[str] = ()
     example: str = ""
 
-    def define(self) -> None:
-        """Define the flag."""
+    def define(self, own: flags.FlagValues = flags.FLAGS) -> None:
+        """Define the flag, among the flags of the running command or among others."""
         if self.choices and self.kind == "text":
-            flags.DEFINE_enum(self.name, self.default, list(self.choices), self.help)
-        elif self.kind == "switch":
-            flags.DEFINE_boolean(self.name, self.default, self.help)
-        elif self.kind == "integer":
-            flags.DEFINE_integer(self.name, self.default, self.help)
-        elif self.kind == "number":
-            flags.DEFINE_float(self.name, self.default, self.help)
-        elif self.kind == "path":
-            usage.define_path(self.name, self.default, self.help)
-        elif self.kind == "size":
-            usage.define_size(self.name, self.default, self.help)
-        elif self.kind in ("integers", "numbers", "names"):
-            flags.DEFINE_list(self.name, self.default, self.help)
-        else:
-            flags.DEFINE_string(self.name, self.default, self.help)
+            flags.DEFINE_enum(self.name, self.default, list(self.choices), self.help, flag_values=own)
+            return
+        define = {
+            "switch": flags.DEFINE_boolean,
+            "integer": flags.DEFINE_integer,
+            "number": flags.DEFINE_float,
+            "path": usage.define_path,
+            "size": usage.define_size,
+            **dict.fromkeys(("integers", "numbers", "names"), flags.DEFINE_list),
+        }.get(self.kind, flags.DEFINE_string)
+        define(self.name, self.default, self.help, flag_values=own)
 
     def value(self, given: Any) -> Any:
         """Check a value, and convert it to the type of the option.
@@ -146,6 +142,33 @@ def define(options: Iterable[Option]) -> None:
 def from_flags(options: Iterable[Option]) -> dict[str, Any]:
     """Return the values of the flags that the user gave, by name."""
     return {one.name: flags.FLAGS[one.name].value for one in options if flags.FLAGS[one.name].present}
+
+
+def parsed(options: Sequence[Option], words: Sequence[str], command: str) -> dict[str, Any]:
+    """Return the values of flags that are given as words, such as the flags of another command.
+
+    Args:
+        options: The options of the command.
+        words: The flags, as a shell splits them.
+        command: Name of the command, for messages.
+
+    Raises:
+        UserError: A flag does not exist, has no value, or has a value that is not allowed.
+    """
+    own = flags.FlagValues()
+    for option in options:
+        option.define(own)
+    try:
+        _, *rest = own([command, *words])
+    except flags.UnrecognizedFlagError as error:
+        meant = usage.name_meant(error.flagname, [option.name for option in options])
+        hint = f"Did you mean --{meant}?" if meant else f"python -m {command} --help lists the flags."
+        raise UserError(f"--{error.flagname}: is not a flag of {command}. {hint}") from error
+    except flags.Error as error:
+        raise UserError(usage.wrong(error, own)) from error
+    if rest:
+        raise UserError(f"unexpected argument {rest[0]!r}: {command} takes only flags, --name=value.")
+    return checked(options, {option.name: own[option.name].value for option in options if own[option.name].present})
 
 
 def checked(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:

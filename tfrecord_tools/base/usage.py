@@ -135,9 +135,9 @@ class _SizeSerializer(flags.ArgumentSerializer[Size]):
         return sizes.text(value)
 
 
-def define_size(name: str, default: Size | None, help: str) -> None:
+def define_size(name: str, default: Size | None, help: str, **how: Any) -> None:
     """Define a flag with the size of an image as value."""
-    flags.DEFINE(SizeParser(), name, default, help, serializer=_SizeSerializer())
+    flags.DEFINE(SizeParser(), name, default, help, serializer=_SizeSerializer(), **how)
 
 
 def define_path(name: str, default: Any, help: str, **how: Any) -> None:
@@ -177,7 +177,7 @@ def parse(argv: Sequence[str], arguments: str = "") -> list[str]:
         value = error.flagvalue.partition("=")[2]  # `flagvalue` is "--name=value".
         raise UserError(_unknown(error.flagname, value, arguments)) from error
     except flags.Error as error:
-        raise UserError(_wrong(error)) from error
+        raise UserError(wrong(error)) from error
     return [program, *map(files.expand_user, rest)]
 
 
@@ -309,21 +309,21 @@ def _defined_by(module: ModuleType) -> Collection[str]:
     return names
 
 
-def _wrong(error: flags.Error) -> str:
-    """Return the message for a missing or wrong value: the flag and which values are allowed."""
+def wrong(error: flags.Error, own: flags.FlagValues = flags.FLAGS) -> str:
+    """Return the message for a missing or wrong value of a flag in `own`: the flag and which values are allowed."""
     text = str(error)
     if text.startswith("Missing value for flag "):
         name = text.removeprefix("Missing value for flag ").strip().lstrip("-")
         return f"--{name}: a value is missing. Pass --{name}=VALUE."
     if match := re.fullmatch(r"flag --(\w+)=None: Flag --\w+ must have a value other than None\.", text):
         name = match.group(1)
-        return f"--{name} is missing: {_description(flags.FLAGS[name])}"
+        return f"--{name} is missing: {_description(own[name])}"
     match = re.match(r"flag --(\w+)=", text)
-    if not match or match.group(1) not in flags.FLAGS:
+    if not match or match.group(1) not in own:
         return text
     # absl appends the message of Python's ValueError.
     shown = text.removeprefix("flag ").removesuffix(f": {error.__context__}")
-    return f"{shown}: {_allowed(flags.FLAGS[match.group(1)], shown.partition('=')[2])}"
+    return f"{shown}: {_allowed(own[match.group(1)], shown.partition('=')[2])}"
 
 
 def _allowed(flag: flags.Flag[Any], value: str) -> str:

@@ -77,8 +77,12 @@ class Doubts:
 
     def of(self, records: Records, kinds: Collection[str] = KINDS) -> np.ndarray:
         """Return bool[n], the records with an open issue of one of the kinds."""
-        hashes = [row.tobytes().hex() for row in records.source_sha256]
-        return np.array([not self.kinds.get(sha256, frozenset()).isdisjoint(kinds) for sha256 in hashes], bool)
+        return self.of_hashes(records.source_sha256, kinds)
+
+    def of_hashes(self, sha256: np.ndarray, kinds: Collection[str] = KINDS) -> np.ndarray:
+        """Return bool[n], the same for hashes of source files, u8[n 32]."""
+        names = [row.tobytes().hex() for row in sha256]
+        return np.array([not self.kinds.get(name, frozenset()).isdisjoint(kinds) for name in names], bool)
 
     @property
     def sha256(self) -> str:

@@ -8,10 +8,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -34,7 +34,8 @@ class Features:
     """The features of the valid records of a split.
 
     Attributes:
-        values: f32[n c], one row per record in the order of the index, mapped from disk.
+        values: f32[n c], one row per record in the order of the index, mapped from disk. For a fold, a `Gathered`,
+            which has only rows and a shape.
         labels: i64[n].
         valid: i64[k], the rows of valid records, at least one. Rows of corrupt records are zeros.
         seconds: Time in which the features were computed, perhaps by an earlier process.
@@ -95,6 +96,70 @@ class Features:
             return tf.ensure_shape(values, [rows, self.values.shape[1]]), tf.ensure_shape(labels, [rows])
 
         return python_calls.without_autotune(positions.map(as_tensors)).prefetch(tf.data.AUTOTUNE)
+
+
+class Gathered:
+    """Some rows of several arrays, f32[n c], which are read only when they are needed."""
+
+    def __init__(self, arrays: Sequence[np.ndarray], rows: np.ndarray) -> None:
+        """Choose the rows.
+
+        Args:
+            arrays: Arrays f32[. c].
+            rows: i64[n], rows of all arrays, one array after the other.
+        """
+        self._arrays, self._rows = arrays, rows
+        self._starts = np.cumsum([0, *map(len, arrays)])
+        self.shape = (len(rows), arrays[0].shape[1])
+
+    def __getitem__(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the rows with these numbers, f32[k c]."""
+        rows = self._rows[numbers]
+        values = np.empty((len(rows), self.shape[1]), np.float32)
+        for array, start in zip(self._arrays, self._starts):
+            own = (rows >= start) & (rows < start + len(array))
+            values[own] = array[rows[own] - start]
+        return values
+
+
+def select(whole: Sequence[tuple[Records, Features]], records: Records) -> Features:
+    """Return the features of some records of several splits.
+
+    Args:
+        whole: All records and features of each split of `records`.
+        records: The records. The corrupt ones are added to `records.corrupt`.
+
+    Raises:
+        UserError: All records are corrupt.
+    """
+    rows = _rows(whole, records)
+    ends = np.cumsum([len(part) for part, _ in whole])
+    valid = np.concatenate([features.valid + end - len(part) for (part, features), end in zip(whole, ends)])
+    corrupt = {
+        int(end) - len(part) + number: message
+        for (part, _), end in zip(whole, ends)
+        for number, message in part.corrupt.items()
+    }
+    is_valid = np.isin(rows, valid)
+    records.corrupt |= {number: corrupt[int(rows[number])] for number in np.flatnonzero(~is_valid).tolist()}
+    if not is_valid.any():
+        raise UserError(
+            f"all {len(records):,} records of {records.split} are corrupt, for example {records.corrupt[0]}"
+        )
+    seconds = sum(features.seconds for _, features in whole) * len(records) / int(ends[-1])
+    arrays = [np.asarray(features.values) for _, features in whole]
+    return Features(cast("np.ndarray", Gathered(arrays, rows)), records.labels, np.flatnonzero(is_valid), seconds)
+
+
+def _rows(whole: Sequence[tuple[Records, Features]], records: Records) -> np.ndarray:
+    """Return i64[n], the row of each record in the features of all splits, one split after the other."""
+    splits, numbers = records.places
+    rows, start = np.empty(len(records), np.int64), 0
+    for part, _ in whole:
+        own = np.array(splits) == part.split
+        rows[own] = start + np.searchsorted(part.rows, numbers[own])
+        start += len(part)
+    return rows
 
 
 def load_or_extract(

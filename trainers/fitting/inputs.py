@@ -19,6 +19,7 @@ from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
 from tfrecord_tools.records import Dataset, Records, read_numbers
 from trainers.auditing import audit_files, issues
 from trainers.auditing.audit_files import Doubts
+from trainers.fitting import folds
 from trainers.recipes import Recipe, TrainConfig
 
 Shard = tuple[int, int]  # (i, n): this worker is number i of n, from 0.
@@ -35,6 +36,8 @@ class Splits:
         validation: Records to validate on.
         validation_name: Description of the validation records.
         validation_share: Validation records that this worker evaluates during training.
+        whole: The whole splits from which a fold takes its records, in the order of the splits. Their features are
+            computed once for all folds. (): the training is not one of a fold.
         doubts: The open issues of the dataset's audit. None: it has no audit.
     """
 
@@ -42,14 +45,15 @@ class Splits:
     validation: Records
     validation_name: str
     validation_share: Records
+    whole: tuple[Records, ...] = ()
     doubts: Doubts | None = None
 
 
 def split(data: Dataset, config: TrainConfig, shard: Shard = (0, 1), log: Callable[[str], object] = print) -> Splits:
     """Return the training records and validation records of a dataset.
 
-    Without a validation split, some of the training images are held out. They are the same with and without
-    --drop_issues.
+    With --fold, they come from a file of folds. Without a validation split, some of the training images are held out.
+    They are the same with and without --drop_issues.
 
     Raises:
         UserError: There is only one class, there are too few images for training or validation, or --audit is not an
@@ -67,6 +71,34 @@ def _split(
             f"--tfrecords={data.directory}: has only one class, {data.class_names[0]!r}. Training needs at least two. "
             "Convert a directory with a subdirectory for each class."
         )
+    whole: tuple[Records, ...] = ()
+    if config.fold is not None:
+        train, validation, name = _fold(data, config, config.fold, log)
+        whole = tuple(data.records(split) for split in train.splits)
+    else:
+        train, validation, name = _of_splits(data, config, log)
+    if config.drop_issues:
+        train = _without_issues(data, train, config, doubts, log)
+    return dataclasses.replace(_splits(data, train, validation, name, shard, log), whole=whole)
+
+
+def _fold(data: Dataset, config: TrainConfig, fold: int, log: Callable[[str], object]) -> tuple[Records, Records, str]:
+    """Return the records to train on, those of the fold, and a description of the fold."""
+    chosen = folds.read(str(config.records), data)
+    train, validation = chosen.divided(fold)
+    name = f"fold {fold} of {len(chosen.numbers)}"
+    if not len(train) or not len(validation):
+        numbers = ", ".join(map(str, chosen.numbers))
+        raise UserError(
+            f"--fold={fold}: there are no records to {'train' if not len(train) else 'validate'} on. The folds in"
+            f" {config.records} are {numbers}. Pass one of at least two folds."
+        )
+    log(f"--records={config.records} --fold={fold}: {name}, records of {chosen.records.split}")
+    return train, validation, name
+
+
+def _of_splits(data: Dataset, config: TrainConfig, log: Callable[[str], object]) -> tuple[Records, Records, str]:
+    """Return the training split, the validation split or held-out images, and a description of the latter."""
     if not data.splits.get("train"):
         raise UserError(
             f"--tfrecords={data.directory}: has no training images; its splits are {dict(data.splits)}. Convert images"
@@ -74,15 +106,16 @@ def _split(
         )
     train = data.records("train")
     if config.records:
+        if folds.is_table(config.records):
+            raise UserError(
+                f"--records={config.records}: is a table of folds, and --fold is missing. Pass the number of the fold"
+                " to validate on, such as --fold=1."
+            )
         train = train.select(read_numbers(config.records, len(train)))
         log(f"--records={config.records}: {len(train):,} of {data.splits['train']:,} training records")
     if data.splits.get("validation"):
-        validation, name = data.records("validation"), "the validation split"
-    else:
-        (train, validation), name = _hold_out(data, train, log), "a held-out part of the train split"
-    if config.drop_issues:
-        train = _without_issues(data, train, config, doubts, log)
-    return _splits(data, train, validation, name, shard, log)
+        return train, data.records("validation"), "the validation split"
+    return *_hold_out(data, train, log), "a held-out part of the train split"
 
 
 def _hold_out(data: Dataset, train: Records, log: Callable[[str], object]) -> tuple[Records, Records]:

@@ -90,6 +90,8 @@ def _order_and_precision(config: TrainConfig, doubts: Doubts | None) -> dict[str
         values["issues_sha256"] = doubts.sha256
     if config.records:
         values["records_sha256"] = backbones.sha256(config.records)
+    if config.fold is not None:
+        values["fold"] = config.fold
     return values
 
 

@@ -14,7 +14,7 @@ from tfrecord_tools.base import graphs
 from trainers.devices import multi_worker
 from trainers.devices.device import Device
 from trainers.fit import Task
-from trainers.fitting import bottleneck, extraction, inputs
+from trainers.fitting import bottleneck, extraction, features_cache, inputs
 from trainers.fitting.features_cache import Features
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
@@ -99,13 +99,15 @@ def _features(training: Training, extractor: keras.Model, log: Callable[[str], o
     backbone = extraction.of_recipe(
         extractor, training.data, training.recipe, training.config.seed, device, inherited=inherited
     )
-    train, validation = (
-        backbone.features(records, training.config.features, log)
-        for records in (training.splits.train, training.splits.validation)
-    )
+    splits = training.splits
+    sources = splits.whole or (splits.train, splits.validation)
+    features = [backbone.features(records, training.config.features, log) for records in sources]
     if device.chief:
         device.barrier()
-    return train, validation
+    if not splits.whole:
+        return features[0], features[1]
+    whole = list(zip(sources, features))
+    return features_cache.select(whole, splits.train), features_cache.select(whole, splits.validation)
 
 
 def _feature_batches(training: Training, features: Features, step: int) -> tf.data.Dataset:

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tfrecord_tools.base import files, tabular
 from tfrecord_tools.errors import UserError
 from trainers import backbones as known
@@ -131,13 +133,23 @@ class Row:
 
     Attributes:
         name: Name of the variant.
-        runs: Content of metrics.json for each finished seed.
-        failed: Number of seeds that ended with an error.
+        runs: Content of metrics.json for each finished seed. In cross-validation: the metrics of the out-of-fold
+            predictions for each seed with all its folds (`out_of_fold.metrics`).
+        failed: Number of trainings that ended with an error.
+        folds: Accuracy of each fold, a mean over the seeds. (): no cross-validation.
+        effect: Design effect of records that stay in one fold together (`scores.design_effect`).
     """
 
     name: str
     runs: tuple[Metrics, ...]
     failed: int = 0
+    folds: tuple[float, ...] = ()
+    effect: float = 1.0
+
+    @property
+    def accuracies(self) -> tuple[float, ...]:
+        """The accuracies of the folds; without cross-validation, those of the seeds."""
+        return self.folds or tuple(run["accuracy"] for run in self.runs)
 
     def mean(self, metric: str) -> float | None:
         """Return the mean of a metric over the seeds; None if no run has it."""
@@ -148,14 +160,21 @@ class Row:
     def interval(self) -> Interval | None:
         """Return the 95 % interval of the mean accuracy, for new images of the same kind; None without runs.
 
-        All seeds are evaluated on the same images, so more seeds do not make the interval narrower.
+        All seeds are evaluated on the same images, so more seeds do not make the interval narrower. Records that stay
+        in one fold together make it wider by their design effect.
         """
         accuracy, count = self.mean("accuracy"), self.mean("count")
-        return None if accuracy is None or count is None else scores.wilson(round(accuracy * count), round(count))
+        if accuracy is None or count is None:
+            return None
+        return scores.wilson(round(accuracy * count) / self.effect, round(count) / self.effect)
+
+    def over_folds(self) -> Interval | None:
+        """Return the 95 % interval of the mean over the folds (`scores.corrected`); None without cross-validation."""
+        return scores.corrected(np.array(self.folds)) if self.folds else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the columns of the CSV. Times are means over the seeds."""
-        accuracies = [run["accuracy"] for run in self.runs]
+        """Return the columns of the CSV. Times are means over the trainings."""
+        accuracies = self.accuracies
         names = ("auc", "loss", "parameters", "seconds", "images_per_second", "model_bytes", "latency_ms")
         return {
             "variant": self.name,
@@ -166,6 +185,16 @@ class Row:
             "accuracy_max": max(accuracies, default=None),
             "accuracy_stdev": statistics.stdev(accuracies) if len(accuracies) > 1 else None,
             **{name: self.mean(name) for name in names},
+        } | (self._of_folds() if self.folds else {})
+
+    def _of_folds(self) -> dict[str, Any]:
+        wilson, corrected = self.interval(), self.over_folds()
+        return {
+            "folds": len(self.folds),
+            "accuracy_low": wilson and wilson.low,
+            "accuracy_high": wilson and wilson.high,
+            "over_folds_low": corrected and corrected.low,
+            "over_folds_high": corrected and corrected.high,
         }
 
 
@@ -196,12 +225,15 @@ def best_first(rows: Sequence[Row]) -> list[Row]:
 
 def table(rows: Sequence[Row]) -> str:
     """Return the comparison as text, the best accuracy first."""
+    over = "over folds" if any(row.folds for row in rows) else "over seeds"
     lines: list[tuple[str, ...]] = [
-        ("variant", "accuracy", "over seeds", "AUC", "loss", "parameters", "train s", "images/s", "MB", "ms/image")
+        ("variant", "accuracy", over, "AUC", "loss", "parameters", "train s", "images/s", "MB", "ms/image")
     ]
     for row in best_first(rows):
         values = row.as_dict()
-        spread = f"{values['accuracy_min']:.2%}..{values['accuracy_max']:.2%} of {len(row.runs)}" if row.runs else "-"
+        spread = "-"
+        if row.runs:
+            spread = f"{values['accuracy_min']:.2%}..{values['accuracy_max']:.2%} of {len(row.accuracies)}"
         lines.append(
             (
                 row.name,
@@ -234,11 +266,12 @@ def _shown(value: float | None, form: str) -> str:
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
     """Write the CSV with a line for each variant, in the given order."""
-    tabular.write_csv(path, list(rows[0].as_dict()), (row.as_dict() for row in rows))
+    tables = [row.as_dict() for row in rows]
+    tabular.write_csv(path, max(map(list, tables), key=len), tables)  # A row without finished folds has fewer columns.
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw the accuracy of each variant (a dot per seed, a line at the mean) and its training time."""
+    """Draw the accuracy of each variant (a dot per seed or fold, a line at the mean) and its training time."""
     from matplotlib.figure import Figure
 
     finished = [row for row in rows if row.runs]
@@ -246,8 +279,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     accuracy, seconds = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     finished.sort(key=lambda row: row.mean("accuracy") or 0.0)
     for position, row in enumerate(finished):
-        values = [run["accuracy"] * 100 for run in row.runs]
-        mean = statistics.mean(values)
+        values, mean = [value * 100 for value in row.accuracies], (row.mean("accuracy") or 0.0) * 100
         accuracy.plot(values, [position] * len(values), "o", color="#3566a8", markersize=5, alpha=0.6)
         accuracy.plot([mean], [position], "|", color="#17324f", markersize=16, markeredgewidth=2)
         accuracy.annotate(
@@ -264,7 +296,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             fontsize=9,
         )
     accuracy.set_yticks(range(len(finished)), [row.name for row in finished])
-    accuracy.set_xlabel("accuracy in %: a dot per seed, a line at their mean")
+    dots = "fold" if any(row.folds for row in finished) else "seed"
+    accuracy.set_xlabel(f"accuracy in %: a dot per {dots}, a line at their mean")
     seconds.set_xlabel("training time in seconds")
     accuracy.margins(x=0.12)
     seconds.margins(x=0.25)

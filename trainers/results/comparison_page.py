@@ -11,7 +11,9 @@ from tfrecord_tools.base import files, page, rules, words
 from tfrecord_tools.base.rules import Finding, Rule
 from trainers.results import comparison
 from trainers.results.comparison import Row
+from trainers.results.out_of_fold import Difference
 from trainers.results.report import REPORT
+from trainers.results.scores import Interval
 
 PAGE = "comparison.html"
 _COLUMNS = (
@@ -27,6 +29,8 @@ _COLUMNS = (
     "MB",
     "ms/image",
 )
+_OVER_FOLDS = "95% interval over folds"
+_DIFFERENCES = ("Variant", "Minus", "Difference", "95% interval", "Right: only the first", "Only the second")
 _MARGIN = 0.05  # Part of the axis that is free at each end.
 
 
@@ -56,12 +60,24 @@ class Facts:
         digest: Digest of the dataset.
         rows: The variants in the given order.
         commands: The trainings in their order.
+        folds: Number of folds. 0: no cross-validation.
+        differences: The difference of each two variants, in cross-validation.
+        notes: Sentences about the folds.
+        trials: The rows of search.csv. Empty: there was no search.
+        settings: Number of different settings that were tried in the search.
+        final: Commands that train and evaluate the best setting, after a search.
     """
 
     dataset: str
     digest: str
     rows: Sequence[Row]
     commands: Sequence[Command]
+    folds: int = 0
+    differences: Sequence[Difference] = ()
+    notes: Sequence[str] = ()
+    trials: Sequence[Mapping[str, Any]] = ()
+    settings: int = 0
+    final: Sequence[str] = ()
 
 
 def write(directory: Path, facts: Facts) -> None:
@@ -74,6 +90,7 @@ def render(facts: Facts) -> str:
     """Return the page as HTML. It has no scripts and loads nothing."""
     rows = comparison.best_first(facts.rows)
     finished = [row for row in rows if row.runs]
+    columns = [*_COLUMNS[:3], *([_OVER_FOLDS] if facts.folds else []), *_COLUMNS[3:]]
     return page.render(
         "trainers.results",
         "comparison.html",
@@ -84,8 +101,22 @@ def render(facts: Facts) -> str:
         split=finished[0].runs[0]["split"] if finished else "",
         images=finished[0].runs[0]["count"] if finished else 0,
         chart=_chart(finished),
-        columns=_COLUMNS,
-        table=[[row.name, *_accuracy(row), _seeds(row), *comparison.measures(row)] for row in rows],
+        is_grouped=any(row.effect > 1 for row in rows),
+        columns=columns,
+        table=[
+            [
+                row.name,
+                *_accuracy(row),
+                *([_range(row.over_folds())] if facts.folds else []),
+                _seeds(row),
+                *comparison.measures(row),
+            ]
+            for row in rows
+        ],
+        difference_columns=_DIFFERENCES,
+        differences=[_difference(each) for each in facts.differences if each.first == rows[0].name],
+        trial_columns=[name.replace("_", " ").capitalize() for name in (facts.trials[0] if facts.trials else {})],
+        trials=[[_cell(value) for value in trial.values()] for trial in facts.trials],
         report=REPORT,
     )
 
@@ -104,16 +135,32 @@ def _best(facts: Facts) -> dict[str, str] | None:
     finished = [row for row in comparison.best_first(facts.rows) if row.runs]
     if not finished:
         return None
-    best, low = finished[0], _interval(finished[0])[0]
-    equal = [row.name for row in finished[1:] if (row.mean("accuracy") or 0.0) >= low]
-    if equal:
-        text = f"The accuracy of {', '.join(equal)} lies within its interval: the difference may be chance."
-    else:
-        text = "The accuracy of every other variant lies below its interval." if finished[1:] else ""
+    best = finished[0]
+    text = _others(best, finished[1:], facts) if finished[1:] else ""
     return {"name": best.name, "accuracy": f"{best.mean('accuracy'):.1%}", "others": text}
 
 
+def _others(best: Row, others: Sequence[Row], facts: Facts) -> str:
+    """Return a sentence about the variants that may be as good as the best one."""
+    if facts.folds:
+        equal = [each.second for each in facts.differences if each.first == best.name and not each.is_clear]
+        if equal:
+            return f"The interval of its difference to {', '.join(equal)} contains 0: the difference may be chance."
+        return "The interval of its difference to every other variant lies above 0."
+    low = _interval(best)[0]
+    equal = [row.name for row in others if (row.mean("accuracy") or 0.0) >= low]
+    if equal:
+        return f"The accuracy of {', '.join(equal)} lies within its interval: the difference may be chance."
+    return "The accuracy of every other variant lies below its interval."
+
+
+def _searched(facts: Facts) -> dict[str, str] | None:
+    return {"count": words.number(facts.settings, "setting")} if facts.settings > 1 else None
+
+
 def _single(facts: Facts) -> dict[str, str] | None:
+    if facts.folds:
+        return None
     return {} if max((len(row.runs) + row.failed for row in facts.rows), default=0) == 1 else None
 
 
@@ -135,6 +182,16 @@ _RULES: tuple[Rule[Facts], ...] = (
         title="Only one seed",
         text="The accuracy also changes with the random seed.",
         advice="Train each variant several times with `python -m trainers.compare --seeds=0,1,2`.",
+    ),
+    Rule(
+        name="searched",
+        level="check",
+        section="search",
+        condition=_searched,
+        title="The accuracy of the best setting is optimistic",
+        text="The best of {count} was chosen because its accuracy on these images is high, partly by chance.",
+        advice="For an unbiased figure, evaluate its model once on images that no choice was made on:"
+        " `python -m trainers.evaluate --split=test`.",
     ),
     Rule(
         name="best",
@@ -164,8 +221,8 @@ def _chart(rows: Sequence[Row]) -> Mapping[str, Any]:
     """Return the rows of the chart, with positions on the axis in percent."""
     if not rows:
         return {"rows": [], "low": "", "high": ""}
-    low = min(_interval(row)[0] for row in rows)
-    high = max(_interval(row)[1] for row in rows)
+    low = min(min(_interval(row)[0], *row.accuracies) for row in rows)
+    high = max(max(_interval(row)[1], *row.accuracies) for row in rows)
     free = _MARGIN * (high - low)
     low, high = max(0.0, low - free), min(1.0, high + free)
 
@@ -184,13 +241,33 @@ def _chart(rows: Sequence[Row]) -> Mapping[str, Any]:
                 "from": position(_interval(row)[0]),
                 "to": position(_interval(row)[1]),
                 "mean": position(row.mean("accuracy") or 0.0),
-                "seeds": [position(run["accuracy"]) for run in row.runs],
+                "dots": [position(value) for value in row.accuracies],
                 "seconds": f"{row.mean('seconds') or 0.0:,.0f} s",
                 "part": (row.mean("seconds") or 0.0) / longest,
             }
             for row in rows
         ],
     }
+
+
+def _range(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.low:.1%} to {interval.high:.1%}"
+
+
+def _difference(each: Difference) -> list[str]:
+    """Return a row of the table of differences."""
+    low, high = each.interval.low, each.interval.high
+    counts = [f"{count:,.{0 if count == round(count) else 1}f}" for count in (each.only_first, each.only_second)]
+    return [each.first, each.second, f"{each.value:+.2%}", f"{low:+.2%} to {high:+.2%}", *counts]
+
+
+def _cell(value: Any) -> str:
+    """Return a value of a trial as text."""
+    if value is None:
+        return "failed"
+    if isinstance(value, float):
+        return f"{value:.4f}" if value < 1 else f"{value:,.1f}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _seeds(row: Row) -> str:

@@ -92,7 +92,7 @@ def _metrics(
     splits = training.splits
     return {
         **predictions.summary(predicted),
-        **predictions.without_issues(predicted, splits.validation, splits.doubts),
+        **predictions.without_issues(predicted, splits.doubts),
         "split": splits.validation_name,
         "note": _NOTE,
         "count": len(predicted),

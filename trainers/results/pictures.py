@@ -25,8 +25,10 @@ def of_records(info: ModelInfo, records: Records, predicted: Predictions) -> Pic
     rows = np.asarray(predicted.records)
 
     def pictures(numbers: Sequence[int]) -> list[np.ndarray | None]:
-        position_of = {row: position for position, row in enumerate(records.rows.tolist())}
-        return [fetch(position_of[row]) for row in rows[list(numbers)].tolist()]
+        splits, own = records.places
+        position_of = {place: position for position, place in enumerate(zip(splits, own.tolist()))}
+        names = [records.split if predicted.splits is None else predicted.splits[number] for number in numbers]
+        return [fetch(position_of[place]) for place in zip(names, rows[list(numbers)].tolist())]
 
     return pictures
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfrecord_tools.base import tabular, words
-from tfrecord_tools.errors import UserError
+from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.records import Records
 from trainers.auditing.audit_files import Doubts
 from trainers.models.model_file import ModelInfo
@@ -44,6 +45,7 @@ class Predictions:
         labels: i64[n], true classes as indices into `classes`; None if they are not known.
         given: Names of the true classes, if some of them are not classes of the model. Then, `labels` is None.
         records: i64[n], number of each record within its split; None for files.
+        splits: Name of the split of each record; None for files, and if all records are of one split.
         sha256: u8[n 32], SHA-256 of each source file; None if it is not known.
         tta: Kinds of views (`views.KINDS`); `probabilities` are the mean over the views.
     """
@@ -55,6 +57,7 @@ class Predictions:
     labels: np.ndarray | None = None
     given: Sequence[str] | None = None
     records: np.ndarray | None = None
+    splits: Sequence[str] | None = None
     sha256: np.ndarray | None = None
     tta: tuple[str, ...] = ()
 
@@ -102,6 +105,7 @@ def joined(parts: Sequence[Predictions]) -> Predictions:
         **{name: column(name) for name in ("probabilities", "predicted", "labels", "records", "sha256")},
         paths=[path for part in parts for path in part.paths],
         given=None if first.given is None else [name for part in parts for name in part.given or ()],
+        splits=None if first.splits is None else [name for part in parts for name in part.splits or ()],
     )
 
 
@@ -186,16 +190,17 @@ def of_outputs(
         numbers: i64[k], indices into `records`, one for each output.
         labels_of: As in `of_records`.
     """
-    probabilities = views.both_classes(outputs)
-    paths, labels = records.paths, records.labels[numbers]
+    probabilities, chosen = views.both_classes(outputs), records.select(numbers)
+    splits, rows = chosen.places
     return Predictions(
         classes=info.classes,
         probabilities=probabilities,
         predicted=decide(probabilities, info.threshold),
-        paths=[paths[i] for i in numbers.tolist()],
-        labels=labels if labels_of is None else labels_of[labels],
-        records=records.rows[numbers],
-        sha256=records.source_sha256[numbers],
+        paths=chosen.paths,
+        labels=chosen.labels if labels_of is None else labels_of[chosen.labels],
+        records=rows,
+        splits=splits if len(records.splits) > 1 else None,
+        sha256=chosen.source_sha256,
     )
 
 
@@ -248,17 +253,16 @@ def by_class_line(metrics: Metrics) -> str:
     )
 
 
-def without_issues(predictions: Predictions, records: Records, doubts: Doubts | None) -> Metrics:
+def without_issues(predictions: Predictions, doubts: Doubts | None) -> Metrics:
     """Return the metric `without_issues` of predictions for records, or {} if there is nothing to report.
 
     Args:
         predictions: The predictions, with labels.
-        records: The records of the predictions.
         doubts: The open issues of the dataset's audit. None: it has no audit.
     """
-    if doubts is None or predictions.records is None:
+    if doubts is None or predictions.sha256 is None:
         return {}
-    doubted = np.isin(predictions.records, records.rows[doubts.of(records)])
+    doubted = doubts.of_hashes(predictions.sha256)
     right = (predictions.predicted == predictions.truth)[~doubted]
     if not len(right):
         return {}
@@ -291,25 +295,61 @@ def write(directory: Path, predictions: Predictions) -> None:
     dataset, and `predicted_label` is the prediction. The column `decision` is empty. After a person has written label,
     drop or keep into some of its rows, the file can be passed to `tfrecord_tools.convert --decisions`.
     """
-    tabular.write_csv(directory / PREDICTIONS, columns(predictions.classes), table(predictions))
-    tabular.write_csv(directory / SUSPECTS, _SUSPECT_COLUMNS, _suspects(predictions))
+    several = predictions.splits is not None
+    tabular.write_csv(directory / PREDICTIONS, columns(predictions.classes, several), table(predictions))
+    suspect_columns = [*_SUSPECT_COLUMNS, "split"] if several else _SUSPECT_COLUMNS
+    tabular.write_csv(directory / SUSPECTS, suspect_columns, _suspects(predictions))
 
 
-def columns(classes: Sequence[str]) -> list[str]:
+def read(directory: Path) -> Predictions:
+    """Read predictions.csv of a run. The predictions have no `sha256`.
+
+    Raises:
+        UserError: The file is missing or damaged.
+    """
+    path = directory / PREDICTIONS
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        cells = dict(zip(header, zip(*rows)))
+        first = header.index("prediction") + 1
+        classes = tuple(name.removeprefix("p_") for name in header[first:])
+        number_of = {name: number for number, name in enumerate(classes)}
+        return Predictions(
+            classes=classes,
+            probabilities=np.array([row[first:] for row in rows], np.float32),
+            predicted=np.array([number_of[name] for name in cells["prediction"]], np.int64),
+            paths=cells["path"],
+            labels=np.array([number_of[name] for name in cells["label"]], np.int64),
+            records=np.array(cells["record"], np.int64),
+            splits=cells.get("split"),
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{path}: is missing or damaged ({one_line(error)}). Delete this run, and train again."
+        ) from error
+
+
+def columns(classes: Sequence[str], several_splits: bool = False) -> list[str]:
     """Return the names of the columns of `table`."""
-    return ["record", "path", "label", "prediction", *(f"p_{name}" for name in classes)]
+    split = ["split"] if several_splits else []
+    return [*split, "record", "path", "label", "prediction", *(f"p_{name}" for name in classes)]
 
 
 def table(predictions: Predictions) -> Iterator[dict[str, Any]]:
-    """Yield a row per image: record, path, label, prediction, and probabilities such as `p_cats`."""
+    """Yield a row per image: record, path, label, prediction, and probabilities such as `p_cats`.
+
+    If the records are of several splits, the row also has the split.
+    """
     names = predictions.classes
     for i, path in enumerate(predictions.paths):
-        yield {
+        yield _split(predictions, i) | {
             "record": "" if predictions.records is None else int(predictions.records[i]),
             "path": path,
             "label": predictions.label(i),
             "prediction": names[predictions.predicted[i]],
-        } | {f"p_{name}": str(p) for name, p in zip(names, predictions.probabilities[i])}  # With all digits of f32.
+            **{f"p_{name}": str(p) for name, p in zip(names, predictions.probabilities[i])},  # With all digits of f32.
+        }
 
 
 def ranked(predictions: Predictions) -> np.ndarray:
@@ -339,4 +379,8 @@ def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
             "p_given": str(predictions.probabilities[i, labels[i]]),
             "record": "" if predictions.records is None else int(predictions.records[i]),
             "sha256": "" if predictions.sha256 is None else predictions.sha256[i].tobytes().hex(),
-        }
+        } | _split(predictions, i)
+
+
+def _split(predictions: Predictions, i: int) -> dict[str, str]:
+    return {} if predictions.splits is None else {"split": predictions.splits[i]}

@@ -541,6 +541,7 @@ def _best_threshold(facts: Facts) -> scores.Threshold | None:
 def _shown(predicted: Predictions, mistake: Mistake) -> dict[str, Any]:
     """Return a mistake as the page shows it."""
     i, rows = mistake.number, predicted.records
+    split = "" if predicted.splits is None else predicted.splits[i]
     return {
         "image": mistake.image,
         "heat": mistake.heat,
@@ -548,7 +549,7 @@ def _shown(predicted: Predictions, mistake: Mistake) -> dict[str, Any]:
         "predicted": predicted.classes[predicted.predicted[i]],
         "path": predicted.paths[i],
         "confidence": _percent(predicted.confidence[i]),
-        "record": None if rows is None else int(rows[i]),
+        "record": "" if rows is None else f"{split} record {rows[i]:,}".lstrip(),
     }
 
 

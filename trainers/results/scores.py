@@ -12,13 +12,14 @@ import statistics
 
 import numpy as np
 
+_Z = statistics.NormalDist().inv_cdf(0.975)
 _LEAST = 1e-7  # Lower probabilities are raised to this in the loss, as in Keras.
 BINS = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
-    """The 95 % interval of a share."""
+    """The 95 % interval of a share, a mean or a difference."""
 
     low: float
     high: float
@@ -81,13 +82,13 @@ class Reliability:
     error: float
 
 
-def wilson(right: int, count: int, together: int = 1) -> Interval:
+def wilson(right: float, count: float, together: int = 1) -> Interval:
     """Return Wilson's 95 % interval of the share `right` / `count`.
 
     Unlike the normal interval, it is also accurate for few images and for shares near 0 and 1.
 
     Args:
-        right: Number of right predictions.
+        right: Number of right predictions. It need not be a whole number if it is a mean over several models.
         count: Number of predictions. If 0, the interval is 0..1.
         together: Number of intervals that must all contain the truth with a probability of 95 % (Bonferroni).
     """
@@ -98,6 +99,77 @@ def wilson(right: int, count: int, together: int = 1) -> Interval:
     middle = share + z2 / 2
     half = z * math.sqrt(share * (1 - share) / count + z2 / (4 * count))
     return Interval(max(0.0, (middle - half) / (1 + z2)), min(1.0, (middle + half) / (1 + z2)))
+
+
+def design_effect(values: np.ndarray, units: np.ndarray) -> float:
+    """Return by how much units make the variance of a mean larger, at least 1.
+
+    Ten records of one unit say less than ten records of ten units, because a model that is right for one of them is
+    usually right for all. The variance with units is the usual cluster-robust one.
+
+    Args:
+        values: f64[n].
+        units: i64[n], equal for records of one unit.
+    """
+    _, numbers, sizes = np.unique(units, return_inverse=True, return_counts=True)
+    if len(sizes) < 2:
+        return 1.0
+    rest = values - values.mean()
+    independent = float((rest**2).sum()) * len(values) / (len(values) - 1)
+    together = float((np.bincount(numbers.reshape(-1), rest) ** 2).sum()) * len(sizes) / (len(sizes) - 1)
+    return max(1.0, together / independent) if independent else 1.0
+
+
+def paired(differences: np.ndarray, units: np.ndarray, folds: np.ndarray) -> Interval:
+    """Return the 95 % interval of the mean of paired differences, such as "right" of a model minus that of another.
+
+    It is the interval of Bonett and Price (2012) for paired shares: one record in favor of each side is added. So the
+    interval of two models with equal answers is short, but not 0. Units make it longer by their design effect.
+
+    Each fold has its own trainings, and a training can turn out well or badly for all its records. If the folds differ
+    more than their records explain, their design effect is used, with the t distribution of few folds. So the
+    interval is also right for variants with results that depend on the seed.
+
+    Args:
+        differences: f64[n], each in -1..1, at least one.
+        units: As in `design_effect`. A unit is in one fold.
+        folds: i64[n], the fold of each record.
+    """
+    count = len(differences) + 2
+    mean = float(differences.sum()) / count
+    variance = (float((differences**2).sum()) + 2) / count - mean**2
+    quantile, effect, of_folds = _Z, design_effect(differences, units), design_effect(differences, folds)
+    if of_folds > effect:
+        quantile, effect = _t(len(np.unique(folds)) - 1), of_folds
+    half = quantile * math.sqrt(variance / count * effect)
+    return Interval(max(-1.0, mean - half), min(1.0, mean + half))
+
+
+def _t(freedom: int) -> float:
+    """Return the quantile of Student's t distribution for two-sided 95 % intervals."""
+    from scipy.special import stdtrit  # Imported here, because most commands do not need it.
+
+    return float(stdtrit(freedom, 0.975))
+
+
+def corrected(folds: np.ndarray) -> Interval | None:
+    """Return the 95 % interval of the mean over folds, with the corrected variance of Nadeau and Bengio (2003).
+
+    Any two folds share most of their training records. So their results are not independent, and the usual t interval
+    is too short.
+
+    Args:
+        folds: f64[k], the result of each fold.
+
+    Returns:
+        The interval; None for fewer than two folds.
+    """
+    count = len(folds)
+    if count < 2:
+        return None
+    variance = float(folds.var(ddof=1)) * (1 / count + 1 / (count - 1))
+    mean, half = float(folds.mean()), _t(count - 1) * math.sqrt(variance)
+    return Interval(max(0.0, mean - half), min(1.0, mean + half))
 
 
 def cross_entropy(labels: np.ndarray, probabilities: np.ndarray) -> float:

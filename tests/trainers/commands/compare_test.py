@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
+import os
 import re
+import shlex
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from image_sources import converted, run, start, with_splits
+import tiny_backbone
+from image_sources import converted, history, run, start, with_splits
+from judged_runs import photos, read_csv
 from PIL import Image
 
+import trainers
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
-from trainers.results import comparison
+from tfrecord_tools.records import open_dataset
+from trainers.compare import Comparison
+from trainers.fitting import folds
+from trainers.results import comparison, out_of_fold, scores
 from trainers.results.comparison import Row, Variant
 from trainers.run_directory import Metrics
 
@@ -182,7 +192,10 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     assert 'href="plain-seed0/report.html"' in page
     assert "2 trainings failed" in page
     assert done.stdout.count("  problem: 2 trainings failed. ") == 1
-    assert "results: comparison/ with comparison.html, comparison.csv, comparison.png and the runs" in done.stdout
+    assert (
+        "results: comparison/ with comparison.html, comparison.csv, comparison.png, comparison.json and the runs"
+        in done.stdout
+    )
 
     absolute = (f"--tfrecords={workspace / 'out'}/", f"--out={workspace / 'comparison'}")  # The same directories.
     again = run("trainers.compare", *absolute, *flags[1:3], cwd=workspace)
@@ -201,9 +214,14 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     )
 
     # Without a record of its end, the trainer compares the settings of the run itself.
-    (workspace / "comparison/plain-seed1.json").unlink()
+    record = workspace / "comparison/plain-seed1.json"
+    record.unlink()
     assert run("trainers.compare", *flags[:3], cwd=workspace).returncode == 0
-    assert json.loads((workspace / "comparison/plain-seed1.json").read_text())[:2] == ["trainers.scratch", "--seed=1"]
+    written = json.loads(record.read_text())
+    assert written["arguments"][:2] == ["trainers.scratch", "--seed=1"]
+    assert written["seconds"] > 0
+    record.write_text(json.dumps(written["arguments"]))  # As earlier versions wrote it.
+    assert run("trainers.compare", *flags[:3], cwd=workspace).stdout.count("is finished already") == 2
 
     settings = workspace / "comparison/plain-seed1/settings.json"
     changed = json.loads(settings.read_text())
@@ -281,3 +299,218 @@ def test_dry_run_prints_commands(workspace):
         done.stdout,
     )
     assert not (workspace / "dry").exists()
+
+
+# --- Cross-validation and search --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def colors(tmp_path_factory) -> Path:
+    """Return a directory with a dataset of three splits, and weights."""
+    place = tmp_path_factory.mktemp("colors")
+    counts = {"train": 12, "validation": 6, "test": 4}
+    photos(place / "src", {f"{split}/{name}": count for split, count in counts.items() for name in ("reds", "greens")})
+    converted(place / "src", place / "out")
+    tiny_backbone.save_weights(place / "w.weights.h5")
+    return place
+
+
+def variants(place: Path) -> list[str]:
+    model = shlex.join([*tiny_backbone.FLAGS, f"--weights={place}/w.weights.h5", "--batch_size=8"])
+    return [f"dense=features {model} --epochs=3", f"linear=features --head=linear --epochs=1 {model}"]
+
+
+@pytest.fixture(scope="module")
+def validated(colors) -> Comparison:
+    return trainers.compare(tfrecords=colors / "out", out=colors / "cv", variant=variants(colors), folds=2)
+
+
+def test_cross_validation_predicts_each_record_once(colors, validated):
+    rows = read_csv(colors / "cv/predictions_oof.csv")
+    records = open_dataset(colors / "out").records("train", "validation")
+    assert [row["path"] for row in rows] == 2 * list(records.paths)
+    assert {row["variant"] for row in rows} == {"dense", "linear"}
+    listed = {(row["split"], row["record"]): row["fold"] for row in read_csv(colors / "cv/folds2.csv")}
+    assert all(listed[row["split"], row["record"]] == row["fold"] for row in rows)
+    for row in validated.rows:
+        own = [one for one in rows if one["variant"] == row.name]
+        right = [one["label"] == one["prediction"] for one in own]
+        metrics = [json.loads(path.read_text()) for path in colors.glob(f"cv/{row.name}-seed0-fold*of2/metrics.json")]
+        assert row.mean("accuracy") == pytest.approx(np.mean(right))
+        assert row.mean("accuracy") == pytest.approx(
+            np.average([each["accuracy"] for each in metrics], weights=[each["count"] for each in metrics])
+        )
+        assert sorted(row.folds) == sorted(each["accuracy"] for each in metrics)
+        assert row.interval() == scores.wilson(sum(right), 36)
+    # All trainings use one extraction per split.
+    assert len(list(colors.glob("cv/features/*/features.npy"))) == 2
+    (difference,) = validated.differences
+    assert difference.count == 36
+    assert difference.value == pytest.approx(
+        abs(np.diff([row.mean("accuracy") or 0.0 for row in validated.rows])[0]), abs=1e-9
+    )
+    assert str(difference) in repr(validated)
+
+
+def test_cross_validation_is_written_and_finished_folds_are_skipped(colors, validated, capfd):
+    stored = json.loads((colors / "cv/comparison.json").read_text())
+    assert (stored["folds"], stored["fold_seed"], stored["seeds"]) == (2, 0, [0])
+    assert [variant["variant"] for variant in stored["variants"]] == ["dense", "linear"]
+    assert stored["differences"] == [validated.differences[0].as_dict()]
+    table = {row["variant"]: row for row in read_csv(colors / "cv/comparison.csv")}
+    low, high = (float(table["dense"][name]) for name in ("accuracy_low", "accuracy_high"))
+    assert low <= float(table["dense"]["accuracy"]) <= high
+    page = (colors / "cv/comparison.html").read_text()
+    assert page.count("<circle") == 4  # A dot per fold.
+    assert page.count("<span>trainers.features</span>") == 4
+    assert "95% interval over folds" in page
+    again = trainers.compare(tfrecords=colors / "out", out=colors / "cv", variant=variants(colors), folds=2)
+    assert again == validated
+    out = capfd.readouterr().out
+    assert out.count("is finished already") == 4
+    assert f"folds: 36 records of train+validation in 2 folds, in {colors}/cv/folds2.csv. The test split is not" in out
+    assert str(validated.differences[0]) in out
+    assert ", comparison.json, predictions_oof.csv and the runs" in out
+
+
+def test_a_fold_can_be_trained_alone(colors, validated, tmp_path):
+    """Its command is that of the page. The worker has trained other folds before it in the same process."""
+    alone = trainers.features(
+        tfrecords=colors / "out",
+        run=tmp_path / "run",
+        seed=0,
+        records=colors / "cv/folds2.csv",
+        fold=2,
+        features=colors / "cv/features",
+        weights=colors / "w.weights.h5",
+        batch_size=8,
+        epochs=3,
+        log=lambda line: None,
+        **tiny_backbone.MODEL,
+    )
+    other = trainers.load(colors / "cv/dense-seed0-fold2of2")
+    assert alone.settings == other.settings
+    assert alone.settings["flags"]["fold"] == 2
+    for left, right in zip(alone.model.get_weights(), other.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert history(alone.path) == history(other.path)
+    assert alone.metrics["split"] == "fold 2 of 2"
+
+
+def test_a_search_uses_finished_folds_and_names_a_command(colors, validated, capfd):
+    found = trainers.compare(
+        tfrecords=colors / "out", out=colors / "cv", variant=variants(colors)[:1], folds=2, search="trials=2"
+    )
+    out = capfd.readouterr().out
+    assert out.count("is finished already") == 2
+    assert found.trials[0]["setting"] == "dense"
+    assert {trial["folds"] for trial in found.trials} == {2}
+    assert [row.mean("accuracy") for row in found.rows] == sorted((t["accuracy"] for t in found.trials), reverse=True)
+    rows = read_csv(colors / "cv/search.csv")
+    assert rows[0]["learning_rate"] == "0.001"
+    assert "check: The accuracy of the best setting is optimistic. The best of 2 settings was chosen because" in out
+    lines = out.splitlines()
+    best = f"{found.rows[0].name}, accuracy {found.rows[0].mean('accuracy'):.2%}"
+    assert next(line for line in lines if line.startswith("best of 2 settings: ")).startswith(
+        f"best of 2 settings: {best}"
+    )
+    train, evaluate = lines[-3].strip(), lines[-1].strip()
+    assert train == found.command
+    assert train.startswith(f"python -m trainers.features --tfrecords={colors}/out --run={colors}/cv/dense")
+    assert "--fold" not in train
+    assert evaluate.endswith(f" --tfrecords={colors}/out --split=test")
+    page = (colors / "cv/comparison.html").read_text()
+    assert '<section id="search">' in page
+    assert train in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"folds": 1}, "--folds=1: must be at least 2. Five folds are usual."),
+        ({"folds": 2.5}, "--folds=2.5: must be a whole number."),
+        ({"folds": 100}, "--folds=100: the 36 records of train+validation belong to 36 groups, and each fold needs at"),
+        ({"fold_seed": 1}, "--fold_seed=1: only --folds uses it. Add --folds=5, or remove --fold_seed."),
+        ({"folds": 3, "fold_seed": -1}, "--fold_seed=-1: must be from 0 to 4294967295."),
+        (
+            {"search": "minutes"},
+            "--search=minutes: must be name=value pairs, separated by commas, with Python literals as",
+        ),
+        ({"search": "minutes=0"}, "--search=minutes=0: must be a number above 0."),
+        (
+            {"search": "trials=2", "seeds": [0, 1]},
+            "--seeds=0,1: a search has one seed. Pass --seeds=0, and compare the",
+        ),
+        (
+            {"variant": ["scratch --records=a"], "folds": 3},
+            "--variant=scratch: --records is set by this command for all variants if --folds is given. Remove it.",
+        ),
+        ({"variant": ["scratch --epoch=3"]}, "--variant=scratch: --epoch: is not a flag of trainers.scratch. Did you"),
+        ({"variant": ["a=scratch --epochs=x"]}, "--variant=a: --epochs=x: must be whole numbers, as in 5,8."),
+    ],
+)
+def test_wrong_folds_and_searches_are_reported(given, message, colors, tmp_path):
+    with pytest.raises(UserError) as error:
+        trainers.compare(tfrecords=colors / "out", out=tmp_path / "none", **given)
+    assert str(error.value).startswith(message)
+    assert not list(tmp_path.glob("none/*seed*"))  # Nothing was trained.
+
+
+def test_other_folds_need_another_directory(colors, validated, tmp_path):
+    shutil.copytree(colors / "cv", tmp_path / "cv")
+    settings = tmp_path / "cv/linear-seed0-fold1of2/settings.json"
+    settings.write_text(settings.read_text().replace('"records_sha256": "', '"records_sha256": "0'))
+    with pytest.raises(UserError) as error:
+        trainers.compare(tfrecords=colors / "out", out=tmp_path / "cv", variant=variants(colors), folds=2)
+    assert str(error.value) == (
+        f"{tmp_path}/cv/linear-seed0-fold1of2: is finished, but was trained with another folds2.csv. Pass another"
+        " --out, or put the old file back."
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_cross_validation_continues(colors, validated, tmp_path):
+    flags = (f"--tfrecords={colors}/out", "--out=cv", "--folds=2", *(f"--variant={one}" for one in variants(colors)))
+    with start("trainers.compare", *flags, cwd=tmp_path) as process:
+        wait_for(lambda: len(list(tmp_path.glob("cv/*/metrics.json"))) == 2)
+        os.kill(process.pid, signal.SIGKILL)
+    wait_for(lambda: all(map(is_free, tmp_path.glob("cv/*-fold*of2"))))  # The worker ends, too.
+    done = run("trainers.compare", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 1 <= done.stdout.count("is finished already") <= 3
+    assert (tmp_path / "cv/predictions_oof.csv").read_bytes() == (colors / "cv/predictions_oof.csv").read_bytes()
+
+
+def is_free(run_directory: Path) -> bool:
+    lock = files.hold(run_directory / "lock")
+    if lock is None:
+        return False
+    with lock:
+        return True
+
+
+@pytest.mark.slow
+def test_two_seeds_of_a_variant_do_not_differ(tmp_path):
+    """Nine of ten intervals of pairs of seeds contain 0. Computed from the records alone, only eight of ten would."""
+    random = np.random.default_rng(0)
+    for name, shift in (("dim", 0), ("bright", 16)):
+        for number in range(150):
+            path = tmp_path / f"src/train/{name}/{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = 110 + shift + 16 * random.normal() + 50 * random.normal(size=(24, 24, 3))
+            Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    converted(tmp_path / "src", tmp_path / "out", validation_fraction=0)
+    tiny_backbone.save_weights(tmp_path / "w.weights.h5")
+    trainers.compare(
+        tfrecords=tmp_path / "out", out=tmp_path / "cv", variant=variants(tmp_path)[:1], folds=3, seeds=range(10)
+    )
+    data = open_dataset(tmp_path / "out")
+    listed = folds.read(str(tmp_path / "cv/folds3.csv"), data)
+    right = []
+    for seed in range(10):
+        runs = [tmp_path / f"cv/dense-seed{seed}-fold{fold}of3" for fold in (1, 2, 3)]
+        right.append(out_of_fold.right([out_of_fold.gather("dense", seed, listed, runs)], len(listed.records)))
+    pairs = [out_of_fold.differences({"a": a, "b": b}, listed)[0] for a, b in itertools.combinations(right, 2)]
+    assert 0.55 < np.mean(right) < 0.9  # The data is not separable, so the seeds disagree.
+    assert np.mean([pair.only_first + pair.only_second for pair in pairs]) > 20
+    assert np.mean([pair.is_clear for pair in pairs]) <= 0.1

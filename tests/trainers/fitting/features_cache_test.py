@@ -188,3 +188,37 @@ def test_damaged_or_locked_features_are_reported(out, tmp_path):
             load(records, Extractor(), tmp_path)
     finally:
         files._LOCK_SECONDS = files_lock_seconds
+
+
+def test_features_of_a_fold_are_rows_of_whole_splits(out, tmp_path):
+    data, extractor = dataset.open(out), Extractor()
+    whole = [
+        (records, load(records, extractor, tmp_path)) for records in (data.records("train"), data.records("validation"))
+    ]
+    chosen = data.records("train", "validation").select(np.array([44, 3, 39, 40, 0, 49]))
+    features = features_cache.select(whole, chosen)
+    assert extractor.seen == 50  # Nothing is computed twice.
+    np.testing.assert_allclose(features.values[np.arange(6)], expected(chosen), rtol=1e-5)
+    np.testing.assert_allclose(features.values[np.array([5, 1])], expected(chosen)[[5, 1]], rtol=1e-5)
+    assert (features.values.shape, features.labels.tolist()) == ((6, 3), chosen.labels.tolist())
+    assert features.valid.tolist() == list(range(6))
+    batches = [values for values, _ in features.in_order(4)]
+    np.testing.assert_allclose(np.concatenate(batches), expected(chosen), rtol=1e-5)
+    values, labels = next(iter(features.shuffled(4, seed=0)))
+    numbers = features.batch_numbers(4, 0, 0)
+    np.testing.assert_allclose(values, expected(chosen)[numbers], rtol=1e-5)
+    assert labels.numpy().tolist() == chosen.labels[numbers].tolist()
+
+
+def test_corrupt_records_of_a_fold(out, tmp_path):
+    copy = shutil.copytree(out, tmp_path / "out")
+    break_image(copy, 3)
+    data = dataset.open(copy)
+    train, validation = data.records("train"), data.records("validation")
+    whole = [(records, load(records, Extractor(), tmp_path / "features")) for records in (train, validation)]
+    chosen = data.records("train", "validation").select(np.array([41, 3, 2]))
+    features = features_cache.select(whole, chosen)
+    assert features.valid.tolist() == [0, 2]
+    assert chosen.corrupt == {1: train.corrupt[3]}
+    with pytest.raises(UserError, match=r"^all 1 records of train\+validation are corrupt, for example train record 3"):
+        features_cache.select(whole, chosen.select(np.array([1])))

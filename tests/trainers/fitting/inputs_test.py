@@ -16,6 +16,7 @@ import pytest
 from image_sources import converted, tree
 
 from tfrecord_tools import dataset
+from tfrecord_tools.base import tabular
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset, Records
 from trainers import recipes
@@ -238,3 +239,66 @@ def test_held_out_images_do_not_depend_on_the_dropped_issues(tmp_path):
     assert sorted(splits.train.rows.tolist()) == sorted(set(whole.train.rows.tolist()) - set(doubted))
     assert lines[0].startswith(f"no validation split: {len(whole.validation)} of 60 training images are held out")
     assert lines[1].startswith(f"--drop_issues=label: 3 of {len(whole.train)} training records left out")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> Path:
+    """Return a dataset with two splits, and a table of folds next to it."""
+    root = tmp_path_factory.mktemp("both")
+    converted(
+        tree(root / "src", {f"{split}/{name}": 4 for split in ("train", "validation") for name in ("ants", "bees")}),
+        root / "out",
+    )
+    rows = [
+        {"split": split, "record": number, "fold": number % 4 + 1}
+        for split in ("train", "validation")
+        for number in range(8)
+    ]
+    tabular.write_csv(root / "folds.csv", ["split", "record", "fold"], rows[:-1])  # A record may be left out.
+    return root
+
+
+def fold_of(both: Path, fold: int | None, **values: Any) -> recipes.TrainConfig:
+    return recipes.TrainConfig(tfrecords=str(both / "out"), records=str(both / "folds.csv"), fold=fold, **values)
+
+
+def test_a_fold_is_validated_on_and_the_others_are_trained_on(both):
+    data, lines = dataset.open(both / "out"), list[str]()
+    splits = inputs.split(data, fold_of(both, 2), log=lines.append)
+    assert [*zip(*splits.validation.places)] == [(name, row) for name in ("train", "validation") for row in (1, 5)]
+    assert (len(splits.train), splits.train.split, splits.validation_name) == (11, "train+validation", "fold 2 of 4")
+    assert not set(splits.train.paths) & set(splits.validation.paths)
+    assert [records.split for records in splits.whole] == ["train", "validation"]
+    assert [len(records) for records in splits.whole] == [8, 8]
+    assert lines[0] == f"--records={both}/folds.csv --fold=2: fold 2 of 4, records of train+validation"
+    assert inputs.split(data, recipes.TrainConfig(tfrecords=str(both / "out"))).whole == ()
+
+
+def test_dropped_issues_are_dropped_from_the_other_folds_only(both, tmp_path):
+    data = dataset.open(both / "out")
+    train, validation = data.records("train"), data.records("validation")
+    rows = [("label", sha256(train, 1), ""), ("label", sha256(train, 2), ""), ("label", sha256(validation, 3), "")]
+    config = fold_of(both, 2, audit=doubtful(tmp_path / "audit", data, rows), drop_issues=["label"])
+    splits = inputs.split(data, config, log=lambda line: None)
+    assert (len(splits.train), len(splits.validation)) == (9, 4)
+
+
+@pytest.mark.parametrize(
+    ("fold", "records", "message"),
+    [
+        (
+            9,
+            "folds.csv",
+            "--fold=9: there are no records to validate on. The folds in {root}/folds.csv are 1, 2, 3, 4. Pass one of",
+        ),
+        (None, "folds.csv", "--records={root}/folds.csv: is a table of folds, and --fold is missing. Pass the number"),
+        (1, "numbers.txt", "--records={root}/numbers.txt: has no column 'split'. With --fold, the file must be a"),
+        (1, None, "--fold=1: --records is missing. Pass the file of folds, such as the folds.csv that python -m"),
+    ],
+)
+def test_wrong_folds_are_reported(fold, records, message, both):
+    (both / "numbers.txt").write_text("0\n1\n")
+    flags = {"records": records and str(both / records), "fold": fold}
+    with pytest.raises(UserError) as error:
+        inputs.split(dataset.open(both / "out"), recipes.TrainConfig(tfrecords=str(both / "out"), **flags))
+    assert str(error.value).startswith(message.format(root=both))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
-from judged_runs import EVIL, Page
+from judged_runs import EVIL, Page, read_csv
 
-from trainers.results import comparison_page
+from trainers.results import comparison, comparison_page, scores
 from trainers.results.comparison import Row
 from trainers.results.comparison_page import Command, Facts
+from trainers.results.out_of_fold import Difference
+from trainers.results.scores import Interval
 from trainers.run_directory import Metrics
 
 
@@ -104,3 +107,78 @@ def test_differences_within_the_interval_may_be_chance(accuracy: float, text: st
 def test_page_is_written(tmp_path: Path) -> None:
     comparison_page.write(tmp_path, facts(BAD))
     assert (tmp_path / "comparison.html").read_text() == comparison_page.render(facts(BAD))
+
+
+FOLDED = (
+    Row(name="second", runs=(metrics(0.88),), folds=(0.8, 0.96)),
+    Row(name=EVIL, runs=(metrics(0.91),), folds=(0.9, 0.92), effect=2.0),
+    Row(name="broken", runs=(), failed=2),
+)
+
+
+def difference(second: str, low: float, high: float) -> Difference:
+    return Difference(
+        first=EVIL, second=second, value=0.03, interval=Interval(low, high), only_first=5.5, only_second=2, count=100
+    )
+
+
+def folded(*differences: Difference) -> Facts:
+    return dataclasses.replace(facts(*FOLDED), folds=2, differences=differences, notes=(f"class {EVIL} is rare.",))
+
+
+def test_page_of_a_cross_validation() -> None:
+    text = comparison_page.render(folded(difference("second", -0.01, 0.07), difference(EVIL, 0.01, 0.07)))
+    page = Page(text)
+    shown = " ".join(page.text.split())
+    assert "A dot is a fold, the vertical line is the accuracy on all images" in shown
+    assert "(Wilson, wider for images that belong together)" in shown
+    assert f"Class {EVIL} is rare." in shown
+    assert page.elements["circle"] == 4
+    wilson, corrected = scores.wilson(45.5, 50), FOLDED[1].over_folds()  # 100 images that say as much as 50.
+    assert corrected is not None
+    intervals = f"{wilson.low:.1%} to {wilson.high:.1%} {corrected.low:.1%} to {corrected.high:.1%}"
+    assert f"{EVIL} 91.0% {intervals} 1 " in shown
+    assert "broken - - - 0, 2 failed" in shown
+    assert f"{EVIL} second +3.00% -1.00% to +7.00% 5.5 2" in shown
+    assert EVIL not in text
+
+
+@pytest.mark.parametrize(
+    ("low", "text"),
+    [
+        (-0.01, "The interval of its difference to second contains 0: the difference may be chance."),
+        (0.01, "The interval of its difference to every other variant lies above 0."),
+    ],
+)
+def test_the_best_of_a_cross_validation_is_judged_by_its_differences(low: float, text: str) -> None:
+    findings = comparison_page.findings(folded(difference("second", low, 0.07)))
+    assert [finding.name for finding in findings] == ["failed", "best"]  # The folds show how the accuracy changes.
+    assert findings[-1].text.startswith(text)
+
+
+def test_page_of_a_search() -> None:
+    trials = [
+        {"rung": 1, "setting": f"{EVIL} lr=0.1", "variant": EVIL, "accuracy": 0.91234, "seconds": 1234.5},
+        {"rung": 1, "setting": "b", "variant": "b", "accuracy": None, "seconds": 3.0},
+    ]
+    searched = dataclasses.replace(facts(BEST), trials=trials, settings=2, final=(f"python '{EVIL}'", "python b"))
+    text = comparison_page.render(searched)
+    shown = " ".join(Page(text).text.split())
+    assert f"1 {EVIL} lr=0.1 {EVIL} 0.9123 1,234.5 1 b b failed 3.0" in shown
+    assert f"Train and evaluate the best setting: python '{EVIL}' python b" in shown
+    assert "Settings tried 2" in shown
+    assert [finding.name for finding in comparison_page.findings(searched)] == ["searched", "best"]
+    assert EVIL not in text
+
+
+def test_table_and_csv_of_a_cross_validation(tmp_path: Path) -> None:
+    lines = [re.split(r"\s{2,}", line) for line in comparison.table(FOLDED).splitlines()]
+    assert lines[0][2] == "over folds"
+    assert lines[1][:3] == [EVIL, "91.00%", "90.00%..92.00% of 2"]
+    assert lines[3][:3] == ["broken", "-", "-, 2 failed"]
+    comparison.write_table(FOLDED[::-1], tmp_path / "table.csv")  # A variant without results comes first.
+    broken, best, _ = read_csv(tmp_path / "table.csv")
+    assert (broken["accuracy_low"], best["folds"]) == ("", "2")
+    interval = FOLDED[1].interval()
+    assert interval is not None
+    assert (float(best["accuracy_low"]), float(best["accuracy_high"])) == (interval.low, interval.high)

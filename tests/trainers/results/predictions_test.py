@@ -12,6 +12,7 @@ from judged_runs import judged_pair, photos, read_csv, run_of
 
 from tfrecord_tools import dataset
 from tfrecord_tools.decoding import decoder
+from tfrecord_tools.errors import UserError
 from trainers.models import model_file
 from trainers.results import class_map, predictions
 from trainers.results.predictions import Predictions
@@ -84,6 +85,36 @@ def test_table_of_predictions(tmp_path):
     assert rows[2]["prediction"] == 'c"d'  # The threshold itself counts as the second class.
     back = np.array([[float(row["p_a,b"]), float(row['p_c"d'])] for row in rows], np.float32)
     np.testing.assert_array_equal(back, TWO)  # All digits are written.
+
+
+def test_tables_of_several_splits_have_a_column_for_the_split(tmp_path):
+    of_both = dataclasses.replace(predicted(TWO, [0, 0, 1, 1]), splits=["train", "validation", "train", "train"])
+    predictions.write(tmp_path, of_both)
+    rows = read_csv(tmp_path / "predictions.csv")
+    assert list(rows[0]) == ["split", "record", "path", "label", "prediction", "p_a", "p_b"]
+    assert [row["split"] for row in rows] == of_both.splits
+    assert {row["record"]: row["split"] for row in read_csv(tmp_path / "suspects.csv")}["11"] == "validation"
+
+
+@pytest.mark.parametrize("splits", [None, ["train", "validation", "train", "train"]])
+def test_predictions_are_read_as_they_were_written(splits, tmp_path):
+    given = dataclasses.replace(predicted(TWO, [0, 0, 1, 1], ("a,b", "p_c")), splits=splits)
+    predictions.write(tmp_path, given)
+    back = predictions.read(tmp_path)
+    assert (back.classes, list(back.paths)) == (given.classes, given.paths)
+    assert back.splits == (splits and tuple(splits))
+    for name in ("probabilities", "predicted", "labels", "records"):
+        np.testing.assert_array_equal(getattr(back, name), getattr(given, name))
+        assert getattr(back, name).dtype == getattr(given, name).dtype
+
+
+@pytest.mark.parametrize("damage", [None, "", "record,path\n1,a\n", "record,path,label,prediction,p_a\n1,b,a,c,0.5\n"])
+def test_a_damaged_table_of_predictions_is_reported(damage, tmp_path):
+    if damage is not None:
+        (tmp_path / "predictions.csv").write_text(damage)
+    with pytest.raises(UserError) as error:
+        predictions.read(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path}/predictions.csv: is missing or damaged (")
 
 
 def test_files_have_no_record_and_no_label():

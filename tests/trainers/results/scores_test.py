@@ -37,6 +37,57 @@ def test_interval_contains_the_truth_in_95_percent_of_cases():
     assert np.mean([interval.low <= 0.9 <= interval.high for interval in intervals]) == pytest.approx(0.95, abs=0.02)
 
 
+def test_a_paired_interval_is_that_of_bonett_and_price():
+    differences = np.repeat([1.0, -1.0, 0.0], [12, 5, 183])  # Only one of the two is right: 12 and 5 times.
+    first, second = 13 / 202, 6 / 202
+    half = 1.959964 * np.sqrt((first + second - (first - second) ** 2) / 202)
+    interval = scores.paired(differences, np.arange(200), np.arange(200) % 5)
+    assert (interval.low, interval.high) == pytest.approx((first - second - half, first - second + half))
+
+
+def test_equal_models_have_a_short_interval():
+    interval = scores.paired(np.zeros(1000), np.arange(1000), np.arange(1000) % 5)
+    assert interval.low == -interval.high
+    assert 0.002 < interval.high < 0.004
+
+
+@pytest.mark.parametrize(("size", "noise"), [(1, 0.0), (10, 0.0), (1, 0.02), (1, 0.06)])
+def test_a_paired_interval_contains_the_truth_in_95_percent_of_cases(size, noise):
+    """Records of a unit have equal results, and a training of a fold may turn out well or badly."""
+    random = np.random.default_rng(0)
+    units, hits = np.arange(1000) // size, 0
+    folds = units % 5
+    for _ in range(1000):
+        luck = random.normal(0, noise, 5)[folds[::size]]
+        drawn = random.random(1000 // size)
+        chosen = np.where(drawn < 0.2 + luck, 1.0, np.where(drawn > 0.9, -1.0, 0.0))
+        interval = scores.paired(chosen[units], units, folds)
+        hits += interval.low <= 0.1 <= interval.high
+    assert 0.93 <= hits / 1000 <= 0.985  # If the trainings are equally good, the interval is a little too long.
+
+
+def test_design_effect_is_the_size_of_equal_units():
+    random = np.random.default_rng(0)
+    values = random.random(500).repeat(8)
+    assert scores.design_effect(values, np.arange(500).repeat(8)) == pytest.approx(8, rel=0.01)
+    assert scores.design_effect(values, np.arange(4000)) == 1.0
+    assert scores.design_effect(random.random(4000), random.permutation(500).repeat(8)) == pytest.approx(1, abs=0.15)
+    for few in (np.zeros(0), np.ones(5)):  # No variance.
+        assert scores.design_effect(few, np.arange(len(few))) == 1.0
+    assert scores.design_effect(np.array([0.0, 1.0]), np.array([3, 3])) == 1.0  # One unit has no variance.
+
+
+def test_interval_over_folds_has_the_corrected_variance():
+    folds = np.array([0.96, 0.97, 0.955, 0.98, 0.965])
+    interval = scores.corrected(folds)
+    half = (
+        2.776445 * folds.std(ddof=1) * np.sqrt(1 / 5 + 1 / 4)
+    )  # A validation fold is a quarter of its training folds.
+    assert interval is not None
+    assert (interval.low, interval.high) == pytest.approx((folds.mean() - half, folds.mean() + half))
+    assert scores.corrected(folds[:1]) is None
+
+
 def test_confusion_and_rates():
     labels, predicted = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 1, 0])
     counts = scores.confusion(labels, predicted, 4)

@@ -1,0 +1,174 @@
+"""Run a comparison: the trainings of all variants, seeds and folds, or a search."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from tfrecord_tools.base import command, files, words
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Dataset, open_dataset
+from trainers import recipes
+from trainers.comparing import jobs, search, summary
+from trainers.comparing.jobs import Job, Plan
+from trainers.comparing.runner import Runner
+from trainers.comparing.search import Budget, Evaluator, Search
+from trainers.comparing.summary import Summary
+from trainers.fitting import folds
+from trainers.fitting.folds import Folds
+from trainers.results import comparison
+from trainers.results.comparison import Variant
+
+LOCK = "lock"
+_OF_FOLDS = ("records", "fold")  # Flags of a trainer that a comparison with folds sets itself.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CompareConfig:
+    """The trainings to compare.
+
+    Attributes:
+        tfrecords: The dataset directory.
+        out: Directory for the runs and the results.
+        variants: Variants with distinct names.
+        seeds: Each variant is trained once per seed.
+        plan: Folds for cross-validation. None: the splits of the dataset are used.
+        budget: Budget of a search around the variants. None: each variant is trained as it is.
+    """
+
+    tfrecords: str
+    out: Path = Path("comparison")
+    variants: Sequence[Variant]
+    seeds: Sequence[int] = (0,)
+    plan: Plan | None = None
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            recipes.check_seed("seeds", seed)
+        if self.budget and len(self.seeds) > 1:
+            raise UserError(
+                f"--seeds={','.join(map(str, self.seeds))}: a search has one seed. Pass --seeds={self.seeds[0]}, and"
+                " compare the best settings over several seeds later."
+            )
+        if self.out.exists() and not self.out.is_dir():
+            raise UserError(f"--out={self.out}: is a file, not a directory. Pass another --out.")
+        jobs.check_flags(self.variants, _OF_FOLDS if self.plan else ())
+
+    def job(self, variant: Variant, seed: int, fold: int = 0) -> Job:
+        """Return the training of a variant with a seed and, if `fold` is not 0, a fold."""
+        plan = self.plan if fold else None
+        return Job(tfrecords=self.tfrecords, out=self.out, variant=variant, seed=seed, plan=plan, fold=fold)
+
+    def jobs(self, variants: Sequence[Variant]) -> list[Job]:
+        """Return all trainings of some variants, variant by variant."""
+        numbers = range(1, self.plan.count + 1) if self.plan else (0,)
+        return [self.job(variant, seed, fold) for variant in variants for seed in self.seeds for fold in numbers]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """The trainings of a comparison, and their results.
+
+    Attributes:
+        config: The comparison.
+        data: The dataset.
+        jobs: The trainings; after a search, those of the last rung that succeeded, the best setting first.
+        failed: The trainings that ended with an error.
+        summary: The results.
+        notes: Sentences about classes and groups that do not fit into the folds.
+        folds: The folds, in cross-validation.
+        search: The search, if there was one.
+    """
+
+    config: CompareConfig
+    data: Dataset
+    jobs: Sequence[Job]
+    failed: Sequence[Job]
+    summary: Summary
+    notes: Sequence[str] = ()
+    folds: Folds | None = None
+    search: Search | None = None
+
+    def check(self) -> None:
+        """Raise UserError if a training failed."""
+        if self.failed:
+            raise UserError(
+                f"{len(self.failed)} of {words.number(len(self.jobs), 'training')} failed, see"
+                f" {', '.join(str(job.log) for job in self.failed)}. Correct the causes and run the same command again."
+            )
+
+
+def conduct(config: CompareConfig) -> Outcome:
+    """Run the trainings that are not finished.
+
+    Raises:
+        UserError: A finished run has other flags, other folds or another dataset, the folds cannot be made, or all
+            trainings of a search failed.
+    """
+    data = open_dataset(config.tfrecords)
+    with (
+        files.lock(config.out / LOCK, f"--out={config.out}: another comparison is using it. Wait until it ends."),
+        Runner() as runner,
+    ):
+        assigned, notes = _folds(config, data)
+        # Errors in later trainings are found before hours are spent on the first.
+        _check(config, config.jobs(config.variants), data.digest)
+        if config.budget:
+            found, failed = _search(config, config.budget, runner, data.digest)
+            every = config.jobs([trial.setting.variant for trial in found.finalists])
+        else:
+            found, every = None, config.jobs(config.variants)
+            failed = [job for number, job in enumerate(every, 1) if not runner.train(job, f"{number}/{len(every)}")]
+        _check(config, every, data.digest)
+    return Outcome(
+        config=config,
+        data=data,
+        jobs=every,
+        failed=failed,
+        summary=summary.summarize(every, failed, assigned),
+        notes=notes,
+        folds=assigned,
+        search=found,
+    )
+
+
+def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence[str]]:
+    """Assign the records to folds, and write the file of folds, which the trainings read."""
+    if not config.plan:
+        return None, ()
+    assigned, notes = folds.assign(data, config.plan.count, config.plan.seed, config.out / "features", command.say)
+    folds.write(config.out / config.plan.file, assigned, data.class_names)
+    command.say(
+        f"folds: {words.number(len(assigned.records), 'record')} of {assigned.records.split} in {config.plan.count}"
+        f" folds, in {config.out / config.plan.file}"
+        + (". The test split is not used" if "test" in data.splits else "")
+    )
+    for note in notes:
+        command.say(f"  note: {note}")
+    return assigned, notes
+
+
+def _check(config: CompareConfig, every: Sequence[Job], digest: str) -> None:
+    """Raise UserError if a finished run was not trained as this comparison would, or not like others of its variant."""
+    for job in every:
+        job.check(digest)
+    runs: dict[Variant, list[Path]] = {}
+    for job in every:
+        runs.setdefault(job.variant, []).append(job.run)
+    comparison.check_alike(runs.values())
+
+
+def _search(config: CompareConfig, budget: Budget, runner: Runner, digest: str) -> tuple[Search, list[Job]]:
+    (seed,) = config.seeds
+
+    def train(job: Job, position: str) -> bool:
+        job.check(digest)
+        return runner.train(job, position)
+
+    evaluator = Evaluator(lambda variant, fold: config.job(variant, seed, fold), train)
+    ordered = search.settings(config.variants, seed)
+    count = config.plan.count if config.plan else 0
+    # Settings that failed are part of the result: a learning rate may be too high.
+    return search.search(ordered, count, budget, evaluator, command.say), []

@@ -1,0 +1,189 @@
+"""The trainings of a comparison: their commands, their run directories, and whether they are finished."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrecord_tools.base import options
+from tfrecord_tools.errors import UserError
+from trainers import run_directory, training_options
+from trainers.results.comparison import Variant
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The folds of a comparison.
+
+    Attributes:
+        count: Number of folds.
+        seed: Seed of the folds.
+    """
+
+    count: int
+    seed: int = 0
+
+    @property
+    def file(self) -> str:
+        """Name of the file that lists the folds."""
+        return f"folds{self.count}{self._seed}.csv"
+
+    def run(self, fold: int) -> str:
+        """Return the end of the name of the run directory of a fold."""
+        return f"-fold{fold}of{self.count}{self._seed}"
+
+    def sha256(self, out: Path) -> str:
+        """Return the hash of the file, as in settings.json of the runs."""
+        return hashlib.sha256((out / self.file).read_bytes()).hexdigest()
+
+    @property
+    def _seed(self) -> str:
+        return f"-foldseed{self.seed}" if self.seed else ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Job:
+    """One training of a comparison: a variant with a seed and, in cross-validation, a fold.
+
+    Attributes:
+        tfrecords: The dataset directory.
+        out: The directory of the comparison.
+        variant: The variant.
+        seed: The seed.
+        plan: The folds. None: the splits of the dataset are used.
+        fold: Number of the fold to validate on.
+    """
+
+    tfrecords: str
+    out: Path
+    variant: Variant
+    seed: int
+    plan: Plan | None = None
+    fold: int = 0
+
+    def __str__(self) -> str:
+        fold = f", fold {self.fold} of {self.plan.count}" if self.plan else ""
+        return f"{self.variant.name}, seed {self.seed}{fold}"
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.out / f"{self.variant.run(self.seed)}{self.plan.run(self.fold) if self.plan else ''}"
+
+    @property
+    def log(self) -> Path:
+        """File with the output of the training."""
+        return self.out / f"{self.run.name}.log"
+
+    @property
+    def record(self) -> Path:
+        """File with the trainer, its flags and the duration. It is written after the training has succeeded."""
+        return self.out / f"{self.run.name}.json"
+
+    def flags(self) -> list[str]:
+        """Return the flags of the training."""
+        return [
+            f"--tfrecords={self.tfrecords}",
+            f"--run={self.run}",
+            f"--seed={self.seed}",
+            *([f"--records={self.out / self.plan.file}", f"--fold={self.fold}"] if self.plan else []),
+            *([f"--features={self.out / 'features'}"] if self.variant.trainer == "features" else []),
+            *self.variant.flags,
+        ]
+
+    def command(self) -> list[str]:
+        """Return the command of the training."""
+        return [sys.executable, "-m", f"trainers.{self.variant.trainer}", *self.flags()]
+
+    def arguments(self) -> list[str]:
+        """Return the trainer and the flags that decide the result; they are kept in the record."""
+        return [*self.variant.arguments(self.seed), *([f"--fold={self.fold}"] if self.plan else [])]
+
+    def is_done(self) -> bool:
+        """Return whether the run is finished and its record exists.
+
+        Without the record, the trainer is started again. It compares the settings, and ends at once if they are equal.
+        """
+        return run_directory.read_metrics(self.run) is not None and self.record.exists()
+
+    def seconds(self) -> float:
+        """Return the duration of a finished training, with the start of its process and its report."""
+        metrics = run_directory.read_metrics(self.run) or {}
+        return float(_read(self.record).get("seconds", metrics.get("seconds", 0.0)))
+
+    def finish(self, seconds: float) -> None:
+        """Write the record."""
+        run_directory.write_json(self.record, {"arguments": self.arguments(), "seconds": round(seconds, 1)})
+
+    def check(self, digest: str) -> None:
+        """Check a finished run.
+
+        Args:
+            digest: Digest of the dataset.
+
+        Raises:
+            UserError: The run has another trainer, other flags, other folds or another dataset.
+        """
+        if not self.is_done():
+            return
+        begun = _read(self.record)["arguments"]
+        if begun != self.arguments():
+            raise UserError(
+                f"{self.run}: is finished, but was trained with other flags: {' '.join(begun)}. Give the variant"
+                " another NAME, or pass another --out."
+            )
+        settings = run_directory.read_settings(self.run)
+        trained_on = settings["dataset"]["digest"]
+        if trained_on != digest:
+            raise UserError(
+                f"{self.run}: is finished, but was trained on another dataset (digest {trained_on[:12]}). The digest of"
+                f" {self.tfrecords} is {digest[:12]}. Pass another --out."
+            )
+        if self.plan and settings["flags"].get("records_sha256") != self.plan.sha256(self.out):
+            raise UserError(
+                f"{self.run}: is finished, but was trained with another {self.plan.file}. Pass another --out, or put"
+                " the old file back."
+            )
+
+
+def check_flags(variants: Sequence[Variant], reserved: Sequence[str] = ()) -> None:
+    """Check the flags of variants before the first training.
+
+    Args:
+        variants: The variants.
+        reserved: Names of flags that this comparison sets itself.
+
+    Raises:
+        UserError: A trainer does not have a flag, a value has the wrong type, or a flag is reserved.
+    """
+    for variant in variants:
+        given = values_of(variant)
+        wrong = next((name for name in reserved if name in given), None)
+        if wrong:
+            raise UserError(
+                f"--variant={variant.name}: --{wrong} is set by this command for all variants if --folds is given."
+                " Remove it."
+            )
+
+
+def values_of(variant: Variant) -> dict[str, Any]:
+    """Return the values of the flags of a variant.
+
+    Raises:
+        UserError: The trainer does not have a flag, or a value has the wrong type.
+    """
+    try:
+        return options.parsed(training_options.OPTIONS[variant.trainer], variant.flags, f"trainers.{variant.trainer}")
+    except UserError as error:
+        raise UserError(f"--variant={variant.name}: {error}") from error
+
+
+def _read(record: Path) -> dict[str, Any]:
+    """Read a record. Records of earlier versions are lists of arguments."""
+    stored = json.loads(record.read_text())
+    return {"arguments": stored} if isinstance(stored, list) else dict(stored)

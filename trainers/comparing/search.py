@@ -1,0 +1,354 @@
+"""Search for good settings by successive halving: cheap trainings of many settings, full trainings of the best.
+
+A setting is a variant with a learning rate and an augmentation. After each rung of the search, the best settings go on
+to the next rung, in which a training costs about three times as much: more folds or more epochs. In the last rung, a
+setting is trained as `compare` trains a variant: on all folds and with all epochs.
+
+The budget counts the recorded durations of the trainings, in the order in which they are made. So a search that was
+killed makes the same decisions when it is repeated, and trains only what is missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from tfrecord_tools.augmentation import named
+from tfrecord_tools.base import words
+from tfrecord_tools.errors import UserError
+from trainers import recipes, run_directory, training_options
+from trainers.comparing import jobs
+from trainers.comparing.jobs import Job
+from trainers.recipes import Recipe
+from trainers.results.comparison import Variant
+
+FACTORS = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # Of the learning rates of the recipe.
+AUGMENTATIONS = ("none", "standard", "strong")
+REDUCTION = 3  # A training costs this many times as much as in the rung before.
+_LEAST_SHARE = 0.1  # Of the epochs. A shorter training says little about a full one.
+_SHORT = {"learning_rate": "lr"}  # Names of flags in the names of settings.
+_FEWEST = 2  # Settings in the first rung, however long they take.
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """When a search ends.
+
+    Attributes:
+        minutes: Minutes of training. Trainings that have begun are finished. None: no limit.
+        trials: Number of settings in the first rung. None: all that there is time for.
+    """
+
+    minutes: float | None = None
+    trials: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.minutes is None and self.trials is None:
+            raise UserError("--search: has no limit. Pass --search=minutes=20, or --search=trials=20.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UserError(f"--search=minutes={self.minutes}: must be a number above 0.")
+        if self.trials is not None and self.trials < 1:
+            raise UserError(f"--search=trials={self.trials}: must be at least 1 setting.")
+
+
+def budget(given: Mapping[str, Any]) -> Budget:
+    """Return the budget from the values of --search.
+
+    Raises:
+        UserError: A name is not known, or a value is not allowed.
+    """
+    known: dict[str, Any] = {"minutes": (int, float), "trials": int}
+    for name, value in given.items():
+        if name not in known:
+            raise UserError(f"--search={name}={value}: {name} is not known. Pass minutes=20, trials=20, or both.")
+        if isinstance(value, bool) or not isinstance(value, known[name]):
+            kind = "a whole number" if name == "trials" else "a number"
+            raise UserError(f"--search={name}={value}: must be {kind}.")
+    return Budget(**given)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A variant with a learning rate and an augmentation.
+
+    Attributes:
+        variant: The variant, with the flags of the setting.
+        base: Name of the variant without them.
+        origin: Name of the setting with all its epochs.
+        learning_rate: Learning rate of each phase.
+        augment: Name of the augmentation.
+        epochs: Epochs of each phase. 0: the phase is left out.
+    """
+
+    variant: Variant
+    base: str
+    origin: str
+    learning_rate: tuple[float, ...]
+    augment: str
+    epochs: tuple[int, ...]
+
+    def shortened(self, share: float) -> Setting:
+        """Return the setting with a share of its epochs, at least one per phase."""
+        epochs = tuple(max(1, round(share * count)) if count else 0 for count in self.epochs)
+        if epochs == self.epochs:
+            return self
+        text = ",".join(map(str, epochs))
+        return dataclasses.replace(self, variant=_changed(self.variant, {"epochs": text}), epochs=epochs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rung:
+    """How the settings of a rung are trained.
+
+    Attributes:
+        share: Share of the epochs.
+        folds: Number of folds; 0: the splits of the dataset.
+    """
+
+    share: float
+    folds: int
+
+    def __str__(self) -> str:
+        folds = "" if not self.folds else f" on {words.number(self.folds, 'fold')}"
+        return f"{'all' if self.share == 1 else f'{self.share:.0%} of'} epochs{folds}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """The result of a setting in a rung.
+
+    Attributes:
+        rung: Number of the rung, from 1.
+        setting: The setting, with the epochs of this rung.
+        folds: Number of folds; 0: the splits of the dataset.
+        accuracy: Share of right predictions for the validation records of all these folds; None: a training failed.
+        loss: Their mean cross-entropy; None: a training failed.
+        images: Number of these records.
+        seconds: Duration of the trainings, also of those that an earlier rung has made.
+    """
+
+    rung: int
+    setting: Setting
+    folds: int
+    accuracy: float | None
+    loss: float | None
+    images: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the columns of search.csv."""
+        return {
+            "rung": self.rung,
+            "setting": self.setting.variant.name,
+            "variant": self.setting.base,
+            "learning_rate": ",".join(f"{rate:g}" for rate in self.setting.learning_rate),
+            "augment": self.setting.augment,
+            "epochs": ",".join(map(str, self.setting.epochs)),
+            "folds": self.folds,
+            "images": self.images,
+            "accuracy": self.accuracy,
+            "loss": self.loss,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Search:
+    """The result of a search.
+
+    Attributes:
+        trials: Everything that was tried, in its order.
+        seconds: Duration of all trainings.
+    """
+
+    trials: tuple[Trial, ...]
+    seconds: float
+
+    @property
+    def finalists(self) -> tuple[Trial, ...]:
+        """The successful trials of the last rung, the best first."""
+        last = self.trials[-1].rung
+        return tuple(best_first([trial for trial in self.trials if trial.rung == last]))
+
+
+def best_first(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the successful trials by falling accuracy. If two are equal, the lower loss comes first."""
+    successful = [trial for trial in trials if trial.accuracy is not None]
+    return sorted(successful, key=lambda trial: (-(trial.accuracy or 0.0), trial.loss))
+
+
+def settings(variants: Sequence[Variant], seed: int) -> list[Setting]:
+    """Return all settings in the order in which they are tried.
+
+    The variants themselves come first, and trainings on features, which take seconds, before the others. A flag of a
+    variant is kept: a variant with --learning_rate is tried with this rate only.
+
+    Args:
+        variants: The variants.
+        seed: Another seed gives another order.
+
+    Raises:
+        UserError: A flag of a variant has a value that is not allowed.
+    """
+    made = [setting for variant in variants for setting in _settings_of(variant)]
+
+    def position(setting: Setting) -> tuple[bool, bool, bytes]:
+        name = setting.variant.name
+        drawn = hashlib.sha256(f"{seed} {name}".encode()).digest()
+        return setting.base != name, not recipes.reads_features(setting.variant.trainer), drawn
+
+    return sorted(made, key=position)
+
+
+def _settings_of(variant: Variant) -> Iterator[Setting]:
+    values = jobs.values_of(variant)
+    own = _recipe(variant, values)
+    factors = (1.0,) if "learning_rate" in values else FACTORS
+    others = () if "augment" in values or recipes.reads_features(variant.trainer) else AUGMENTATIONS
+    given = named.name_of(own.augment)
+    for augment in dict.fromkeys((given, *others)):
+        augmented = {} if augment == given else {"augment": augment}
+        recipe = _recipe(variant, values | augmented)
+        for factor in factors:
+            rates = tuple(float(f"{factor * phase.learning_rate:.2g}") for phase in recipe.phases)
+            changes = {"learning_rate": ",".join(f"{rate:g}" for rate in rates), **augmented}
+            if factor == 1:
+                rates, changes = tuple(phase.learning_rate for phase in recipe.phases), augmented
+            changed = _changed(variant, changes)
+            yield Setting(
+                variant=changed,
+                base=variant.name,
+                origin=changed.name,
+                learning_rate=rates,
+                augment=augment,
+                epochs=tuple(values.get("epochs") or [phase.epochs for phase in recipe.phases]),
+            )
+
+
+def _recipe(variant: Variant, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe with all its phases, also those that --epochs leaves out."""
+    every = {name: value for name, value in values.items() if name != "epochs"}
+    return training_options.recipe(variant.trainer, every)
+
+
+def _changed(variant: Variant, changes: Mapping[str, str]) -> Variant:
+    """Return a variant with further flags, which are also part of its name."""
+    flags = [f"--{name}={value}" for name, value in changes.items()]
+    name = " ".join([variant.name, *(f"{_SHORT.get(name, name)}={value}" for name, value in changes.items())])
+    return dataclasses.replace(variant, name=name, flags=(*variant.flags, *flags))
+
+
+def ladder(count: int, folds: int) -> list[Rung]:
+    """Return the rungs for a number of settings. A training in a rung costs about a third of one in the next rung.
+
+    Args:
+        count: Number of settings in the first rung.
+        folds: Number of folds; 0: the splits of the dataset.
+    """
+    rungs: list[Rung] = []
+    cost = float(max(1, folds))
+    while cost >= _LEAST_SHARE and REDUCTION ** len(rungs) <= count:
+        share = 1.0 if cost >= 0.5 else cost
+        rungs.append(Rung(share=share, folds=min(folds, max(1, round(cost)))))
+        cost /= REDUCTION
+    return rungs[::-1]
+
+
+def search(
+    ordered: Sequence[Setting],
+    folds: int,
+    limits: Budget,
+    evaluate: Callable[[Setting, Rung, int, str], tuple[Trial, float]],
+    log: Callable[[str], object] = print,
+) -> Search:
+    """Search by successive halving.
+
+    Each rung gets the same part of the minutes, and takes the best settings of the rung before until this time is over.
+    Since its trainings cost three times as much, that is usually a third of them. Time that a rung does not need is
+    left for the next rungs. Without a limit of minutes, exactly a third goes on.
+
+    Args:
+        ordered: All settings, see `settings`.
+        folds: Number of folds; 0: the splits of the dataset.
+        limits: The budget.
+        evaluate: Function of a setting, a rung, its number and its position for the user. It trains, and returns the
+            result and the seconds of its trainings that no earlier call has made.
+        log: Receives the lines for the user.
+
+    Raises:
+        UserError: All trainings of a rung failed.
+    """
+    chosen, trials, spent = list(ordered)[: limits.trials], [], 0.0
+    rungs = ladder(len(chosen), folds)
+    for number, rung in enumerate(rungs, 1):
+        log(f"rung {number} of {len(rungs)}: {words.number(len(chosen), 'setting')}, {rung}")
+        limit = math.inf if limits.minutes is None else 60 * limits.minutes * number / len(rungs)
+        made: list[tuple[Setting, Trial]] = []
+        for setting in chosen:
+            if len(made) >= (_FEWEST if number == 1 else 1) and spent >= limit:
+                log(f"rung {number}: its time is over after {words.number(len(made), 'setting')}")
+                break
+            trial, seconds = evaluate(setting, rung, number, f"{len(made) + 1}/{len(chosen)}")
+            made.append((setting, trial))
+            spent += seconds
+        trials += [trial for _, trial in made]
+        best = best_first([trial for _, trial in made])
+        if not best:
+            raise UserError(f"--search: all {words.number(len(made), 'setting')} of rung {number} failed.")
+        of_trial = {id(trial): setting for setting, trial in made}
+        going_on = len(best) if limits.minutes else math.ceil(len(made) / REDUCTION)
+        chosen = [of_trial[id(trial)] for trial in best[:going_on]]
+    return Search(trials=tuple(trials), seconds=spent)
+
+
+class Evaluator:
+    """Callable that trains a setting on the folds of a rung, for `search`."""
+
+    def __init__(self, job: Callable[[Variant, int], Job], train: Callable[[Job, str], bool]) -> None:
+        """Prepare the trainings.
+
+        Args:
+            job: Function of a variant and the number of a fold. Without folds, the number is 0.
+            train: Function of a training and its position. It runs the training unless it is finished, and returns
+                whether it succeeded.
+        """
+        self._job, self._train = job, train
+        self._made: dict[Job, float] = {}
+        self.failed: list[Job] = []
+
+    def __call__(self, setting: Setting, rung: Rung, number: int, position: str) -> tuple[Trial, float]:
+        """Return the result, and the seconds of the trainings that no earlier call has made."""
+        own = setting.shortened(rung.share)
+        every = [self._job(own.variant, fold) for fold in range(1, rung.folds + 1)] or [self._job(own.variant, 0)]
+        new = 0.0
+        for job in every:
+            if job in self._made:
+                continue
+            if not self._train(job, position):
+                self.failed.append(job)
+                continue
+            self._made[job] = job.seconds()
+            new += self._made[job]
+        return self._trial(own, rung, number, every), new
+
+    def _trial(self, setting: Setting, rung: Rung, number: int, every: Sequence[Job]) -> Trial:
+        metrics = [run_directory.read_metrics(job.run) for job in every if job in self._made]
+        finished = [each for each in metrics if each is not None]
+        images = sum(each["count"] for each in finished)
+
+        def mean(name: Literal["accuracy", "loss"]) -> float | None:
+            total = sum(each[name] * each["count"] for each in finished)
+            return total / images if len(finished) == len(every) else None
+
+        return Trial(
+            rung=number,
+            setting=setting,
+            folds=rung.folds,
+            accuracy=mean("accuracy"),
+            loss=mean("loss"),
+            images=images,
+            seconds=sum(self._made.get(job, 0.0) for job in every),
+        )
