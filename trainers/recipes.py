@@ -149,7 +149,7 @@ class Phase:
         name: Name on the console and in history.csv.
         trainable: Layers that are trained. "head": only the head. "last_stage", "all", a number or a regular
             expression: the head and this part of the backbone without BatchNormalization (see
-            `networks.chosen_layers`). "scratch": all layers, also BatchNormalization.
+            `layers.chosen_layers`). "scratch": all layers, also BatchNormalization.
         learning_rate: Learning rate at the start of the phase or, with `warmup_steps`, after the warm-up. Above 0.
         optimizer: Name of a Keras optimizer.
         optimizer_kwargs: Further arguments of the optimizer, such as momentum, weight_decay, global_clipnorm, use_ema
