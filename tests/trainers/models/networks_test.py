@@ -124,7 +124,7 @@ def test_inputs_need_not_be_squares(name):
     assert classifier.model(np.zeros((1, 32, 64, 3), np.uint8)).shape == (1, 3)
     extractor, head = networks.split(classifier.model)
     assert extractor.output_shape[1] == head.input_shape[1]
-    assert networks.last_stage(classifier.base)
+    assert rules.last_stage(classifier.base)
 
 
 @pytest.mark.slow
