@@ -14,7 +14,7 @@ from typing import Any
 from tfrecord_tools import augment_config
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.augmentation.named import Augment
-from tfrecord_tools.base import sizes, user_code, words
+from tfrecord_tools.base import options, sizes, user_code, words
 from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.decoding.geometry import Geometry
@@ -213,7 +213,8 @@ class Recipe:
         label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1).
         mixup: Share of the images that are blended with another image of their batch, in [0, 1].
         cutmix: Share of the images that get a piece of another image of their batch, in [0, 1].
-        class_weights: "none", or "balanced": images are weighted in the loss by the inverse frequency of their class.
+        class_weights: "none". "balanced": images are weighted in the loss by the inverse frequency of their class. Or a
+            mapping: class name -> weight of its images in the loss, for every class.
         early_stopping: If the validation loss does not fall for this many epochs, the phase ends, and the weights of
             its best epoch are restored. 0: never.
     """
@@ -228,7 +229,7 @@ class Recipe:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    class_weights: str = "none"
+    class_weights: str | Mapping[str, float] = "none"
     early_stopping: int = 0
 
     @property
@@ -262,6 +263,18 @@ class Recipe:
             )
         if self.early_stopping < 0:
             raise UserError(f"--early_stopping={self.early_stopping}: must be 0 or more.")
+        self._check_class_weights()
+
+    def _check_class_weights(self) -> None:
+        """Check weights by hand, as far as this is possible without the classes of a dataset."""
+        if isinstance(self.class_weights, str):
+            return
+        given = f"--class_weights={options.pairs_text(self.class_weights, ':')}"
+        for name, weight in self.class_weights.items():
+            if not 0 <= weight < math.inf:
+                raise UserError(f"{given}: the weight of {name} is {weight:g}. A weight must be 0 or a number above 0.")
+        if not any(self.class_weights.values()):
+            raise UserError(f"{given}: no weight is above 0, so nothing would be learned. Pass a larger weight.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

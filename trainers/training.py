@@ -75,7 +75,7 @@ def train(
             cluster=workers,
             log=log,
         )
-        setup.check(splits, recipe, config, device)
+        setup.check(data, splits, recipe, config, device)
         settings = settings_of(data, splits.doubts, recipe, config, flags, device)
         run = Path(str(config.run))
         metrics = _results(config.run, settings, device)

@@ -63,7 +63,7 @@ class TrainingOptions(TypedDict, total=False):
     patience: int
     early_stopping: int
     label_smoothing: float
-    class_weights: str
+    class_weights: str | Mapping[str, float]
     backbone: StrPath | Callable[..., Any]
     backbone_kwargs: Mapping[str, Any]
     custom_objects: Sequence[str]
@@ -240,9 +240,11 @@ _TRAINING = (
     ),
     Option(
         "class_weights",
-        "text",
-        "balanced: weight each image in the loss by the inverse frequency of its class. Default: see the recipe.",
+        "weights",
+        "Weight of the images of each class in the loss: numbers for all classes, as in cats:1,dogs:3. balanced: the"
+        " inverse frequency of the class; none: all images count the same. Default: see the recipe.",
         choices=recipes.CLASS_WEIGHTS,
+        example="cats:1,dogs:3",
     ),
 )
 _IMAGES = (

@@ -32,6 +32,7 @@ SPEAKS_OF = {
     ("docs/decisions/0044-stratified-automatic-split.md", ""): CONVERT,
     ("docs/decisions/0052-no-autograph.md", ""): TRAINING,
     ("docs/decisions/0054-decisions-by-content.md", ""): CONVERT,
+    ("docs/decisions/0060-class-names-are-never-guessed.md", ""): JUDGES,
     ("docs/decisions/0059-code-runs-only-if-named.md", ""): JUDGES,
     ("docs/howto/imbalanced.md", ""): (*TRAINING, *JUDGES),
     ("docs/howto/not_square.md", ""): (*TRAINING, *JUDGES, "tfrecord_tools.preview"),

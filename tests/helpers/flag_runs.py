@@ -345,6 +345,14 @@ def judged(place: Path) -> None:
     write_audit(place)
 
 
+def unlabeled(place: Path) -> None:
+    """Create TFRecords with two images each, a green and a red one, and no label."""
+    from foreign_records import example, write
+    from judged_runs import photo
+
+    write(place / "theirs.tfrec", [example({"first": photo("greens", n), "second": photo("reds", n)}) for n in (1, 2)])
+
+
 def exported(place: Path) -> None:
     judged(place)
     (place / "served").mkdir()
@@ -1008,6 +1016,7 @@ REFERENCE: dict[str, Check] = {
 }
 REFERENCE_OF_IMAGES: dict[str, Check] = {
     "--order=balanced": setting("flags.order", "balanced"),
+    "--class_weights=cats:1,dogs:2": setting("flags.class_weights", {"cats": 1.0, "dogs": 2.0}),
     "--probe": says("probe: "),
 }
 
@@ -1187,7 +1196,20 @@ EVALUATE = [
             ),
             "--custom_objects=mine.py": says("mine.py runs"),
         },
-    )
+    ),
+    Run(
+        name="folder",
+        marks=SLOW,
+        before=judged,
+        flags={
+            "--run=run": is_there("made/report.html"),
+            "--images=src": lambda e: e.json("made/metrics.json", "dataset") == "src",
+            "--split=test": lambda e: e.json("made/metrics.json", "split") == "the test split of src",
+            "--out=made": is_there("made/predictions.csv"),
+            "--class_map=greens=": lambda e: e.json("made/metrics.json", "left_out") == {"greens": 20},
+            "--tta=mirror": says("tta: 2 views (mirror): each image is computed twice"),
+        },
+    ),
 ]
 
 
@@ -1233,7 +1255,30 @@ PREDICT = [
             "--json": lambda e: json.loads(e.out)["unreadable"] == {},
             "--custom_objects=mine.py": says("mine.py runs"),
         },
-    )
+    ),
+    Run(
+        name="records",
+        marks=SLOW,
+        before=judged,
+        flags={
+            "--run=run": lambda e: len(e.rows("all.csv")) == 4,
+            "--tfrecords=out": lambda e: e.rows("all.csv")[0]["record"] == "0",
+            "--split=train": lambda e: {row["label"] for row in e.rows("all.csv")} == {"greens", "reds"},
+            "--csv=all.csv": is_there("all.csv"),
+            "--tta=crops": says("tta: 5 views (crops): each image is computed 5 times"),
+        },
+    ),
+    Run(
+        name="records of another tool",
+        marks=SLOW,
+        before=lambda place: (judged(place), unlabeled(place)),
+        flags={
+            "--run=run": lambda e: len(e.rows("all.csv")) == 2,
+            "--tfrecords=theirs.tfrec": lambda e: e.rows("all.csv")[0]["path"] == "theirs.tfrec:0",
+            "--image_key=second": lambda e: {row["prediction"] for row in e.rows("all.csv")} == {"reds"},
+            "--csv=all.csv": is_there("all.csv"),
+        },
+    ),
 ]
 
 DOCTOR = [Run(name="machine", marks=SLOW)]

@@ -31,7 +31,7 @@ def for_several(model: keras.Model, workers: int) -> keras.Model:
 
 
 def share_global_random() -> None:
-    """Let the steps of a strategy use the global seed generator of this thread. Call it in the strategy's scope."""
+    """Let the steps of a strategy use this thread's seed generator. Call it in the strategy's scope."""
     owner, generator = threading.get_ident(), seed_generator.global_seed_generator()
 
     def shared() -> Any:

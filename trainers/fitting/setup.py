@@ -125,9 +125,10 @@ def strategy(recipe: Recipe, config: TrainConfig) -> str:
     )
 
 
-def check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device) -> None:
-    """Raise UserError if settings exclude each other or do not fit the device."""
+def check(data: Dataset, splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device) -> None:
+    """Raise UserError if settings exclude each other, or do not fit the dataset or the device."""
     inputs.check_cache(splits.train, recipe, config)
+    inputs.class_weights(splits.train, recipe, data.class_names)  # Raises UserError.
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise UserError("--tensorboard: TensorBoard is not installed. Run pip install tensorboard.")
     if recipe.class_weights == config.order == "balanced":

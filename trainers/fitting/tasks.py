@@ -43,7 +43,7 @@ def _images_task(training: Training, throughput: Throughput, log: Callable[[str]
     seconds = time.monotonic() - start
     if config.probe:
         log(bottleneck.verdict(train, recipe, training.class_count, cache, device))
-    batches = inputs.train_batches(train, recipe, config, cache, training.class_count, device.cluster.shard)
+    batches = inputs.train_batches(train, recipe, config, cache, training.data.class_names, device.cluster.shard)
     validation = inputs.eval_batches(training.splits.validation_share, recipe, training.class_count)
     return Task(
         model=_on_devices(training.classifier.model, device),
@@ -109,7 +109,7 @@ def _feature_batches(training: Training, features: Features, step: int) -> tf.da
     """Return the endless training batches from a step on: (features, targets[, weights])."""
     recipe, shard = training.recipe, training.device.cluster.shard
     batches = features.shuffled(recipe.batch_size, training.config.seed, step, shard)
-    weighted = inputs.weighing(training.splits.train, recipe, training.class_count)
+    weighted = inputs.weighing(training.splits.train, recipe, training.data.class_names)
     return _with_targets(batches, training.class_count).map(graphs.plain(weighted))
 
 

@@ -248,7 +248,7 @@ def test_compare_takes_networks_of_the_user() -> None:
 
 
 def test_runs_of_earlier_versions_continue(tmp_path: Path) -> None:
-    """Their settings have no values of own networks."""
+    """The settings have no values of own networks."""
     recipe = recipes.finetune()
     effect = training_options.in_effect(recipe)
     now = {"flags": effect, "recipe": dataclasses.asdict(recipe), "weights": {}}
