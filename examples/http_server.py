@@ -4,7 +4,7 @@
     curl --data-binary @cat.jpg http://127.0.0.1:8000/classify
     {"class": "cats", "probabilities": {"cats": 0.98, "dogs": 0.02}, "turned": false}
 
-`GET /` returns the status and the classes. A photograph with an EXIF orientation is turned upright, as `convert` does
+`GET /` returns the status and the classes. An image with an EXIF orientation is turned upright, as `convert` does
 before training; the answer then has `"turned": true`. TIFF, WebP, transparency and 16-bit images are not supported; use
 `tfrecord_tools.images.prepare` for such images. A SavedModel can contain any code, so serve only models that you trust.
 """

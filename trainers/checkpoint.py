@@ -34,6 +34,12 @@ _KERAS_STATE: dict[type, tuple[str, ...]] = {
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
 }
+# Attributes that begin anew if another training goes on from the end of this one: the patience, and copies of weights,
+# since the model has these weights at the end.
+_BEGINS_ANEW: dict[type, tuple[str, ...]] = {
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best_weights"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+}
 
 
 class DivergedError(Exception):
@@ -79,7 +85,8 @@ class State:
         arrays: "model", "optimizer" and "metrics" -> values of their variables, in Keras's order. There is no
             "optimizer" at the start of a phase and no "metrics" at the start of an epoch. "random" is the state of
             Keras's global seed generator, which layers without a seed generator of their own use (ConvNeXt's
-            StochasticDepth). There is none if no layer has used it.
+            StochasticDepth). There is none if no layer has used it. The end of a training has "seeds" (the seeds of
+            random layers) instead of "model", because the model is in a file of its own.
         callbacks: The state of each other callback, attribute -> value.
     """
 
@@ -116,8 +123,12 @@ def save(path: Path, state: State) -> None:
         np.savez(file, **arrays, meta=np.array(json.dumps(meta)))  # type: ignore[arg-type]
 
 
-def load(path: Path) -> State:
+def load(path: Path, advice: str = "Delete it to start this run from the beginning.") -> State:
     """Read a state. If the file does not exist, return the state at the start of a training.
+
+    Args:
+        path: The file.
+        advice: The sentence that says what to do if the file is damaged.
 
     Raises:
         UserError: The file is damaged.
@@ -141,7 +152,7 @@ def load(path: Path) -> State:
     except FileNotFoundError:
         return State()
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: is damaged ({error}). Delete it to start this run from the beginning.") from error
+        raise UserError(f"{path}: is damaged ({error}). {advice}") from error
 
 
 class Checkpointer(keras.callbacks.Callback):
@@ -163,6 +174,8 @@ class Checkpointer(keras.callbacks.Callback):
         every: int,
         on_epoch: Callable[[list[Row]], object] = lambda rows: None,
         writes: bool = True,
+        start: State | None = None,
+        end: Path | None = None,
     ) -> None:
         """Read the checkpoint, if there is one.
 
@@ -171,6 +184,9 @@ class Checkpointer(keras.callbacks.Callback):
             every: Steps between checkpoints. 0: checkpoints are saved only at the end of each epoch.
             on_epoch: Called with the history after each epoch.
             writes: Whether this process writes the checkpoint. Exactly one process of a job does.
+            start: The end of another training, at which this one starts if there is no checkpoint. The model must have
+                the weights of that end.
+            end: File for the state at the end of each phase. If None, it is not written.
         """
         super().__init__()
         self._path = path
@@ -179,7 +195,8 @@ class Checkpointer(keras.callbacks.Callback):
         self._on_epoch = on_epoch
         self._writes = writes
         self._sync: Callable[[], None] = lambda: None
-        self._saved: State | None = load(path)
+        self._end = end
+        self._saved: State | None = start if start is not None and not path.exists() else load(path)
         self._seconds_before = self._saved.seconds
         self._started: float | None = None
         self._phase_name = ""
@@ -278,6 +295,7 @@ class Checkpointer(keras.callbacks.Callback):
         self._on_epoch(self.rows)
 
     def on_train_end(self, logs: Any = None) -> None:
+        self._save_end()
         self.position = Position(phase=self.position.phase + 1, global_step=self.position.global_step)
         self.save(new_phase=True)
 
@@ -297,6 +315,17 @@ class Checkpointer(keras.callbacks.Callback):
         for callback, attributes in zip(self._others, self._saved.callbacks, strict=False):
             for name, value in attributes.items():
                 setattr(callback, name, value)
+        if "seeds" in arrays:
+            _assign(_seeds(self.model), arrays["seeds"])
+            self._begin_with_weights_of_model()
+
+    def _begin_with_weights_of_model(self) -> None:
+        """Give the callbacks the weights that the end of a training leaves out."""
+        for callback in self._others:
+            if isinstance(callback, keras.callbacks.EarlyStopping):
+                callback.best_weights = self.model.get_weights()
+            elif isinstance(callback, keras.callbacks.SwapEMAWeights):
+                callback._finalize_ema_values()  # The averages go on from these weights, too.
 
     def save(self, new_phase: bool = False) -> None:
         """Save the current position.
@@ -310,15 +339,12 @@ class Checkpointer(keras.callbacks.Callback):
             DivergedError: A variable is no longer a number.
         """
         self._sync()
-        arrays = {"model": _values(self.model.variables)}
+        arrays = {"model": _values(self.model.variables)} | _global_random()
         if not new_phase:
             arrays["optimizer"] = _values(self.model.optimizer.variables)
-        if not all(np.isfinite(array).all() for array in _floats(arrays)):
-            raise DivergedError(self.position.global_step - 1, self._saved_step)
+        self._check_finite(arrays)
         # At the end of an epoch, the metrics hold values of the validation. They are not saved: after
         # a restore, `fit` could not reset them before the first step is traced.
-        if global_state.get_global_attribute(GLOBAL_SEED_GENERATOR) is not None:
-            arrays["random"] = _values([global_seed_generator().state])
         if self.position.step:
             arrays["metrics"] = _values(self._metric_variables())
         state = State(
@@ -332,6 +358,24 @@ class Checkpointer(keras.callbacks.Callback):
             save(self._path, state)
         self._saved_step = self.position.global_step
 
+    def _save_end(self) -> None:
+        """Save what another training needs to go on from here, besides the weights of the model."""
+        if self._end is None:
+            return
+        arrays = {"optimizer": _values(self.model.optimizer.variables), "seeds": _values(_seeds(self.model))}
+        arrays |= _global_random()
+        self._check_finite(arrays)
+        callbacks = [_callback_state(callback, _BEGINS_ANEW.get(type(callback), ())) for callback in self._others]
+        if self._writes:
+            save(
+                self._end,
+                State(position=self.position, rows=self.rows, seconds=self.seconds, arrays=arrays, callbacks=callbacks),
+            )
+
+    def _check_finite(self, arrays: dict[str, list[np.ndarray]]) -> None:
+        if not all(np.isfinite(array).all() for array in _floats(arrays)):
+            raise DivergedError(self.position.global_step - 1, self._saved_step)
+
     def _metric_variables(self) -> list[Any]:
         # `model.metrics_variables` is empty until the first step is traced, so the metrics themselves are read.
         loss_tracker = self.model.metrics[0]
@@ -343,9 +387,22 @@ def _floats(arrays: dict[str, list[np.ndarray]]) -> Iterator[np.ndarray]:
     return (array for values in arrays.values() for array in values if array.dtype.kind == "f")
 
 
-def _callback_state(callback: keras.callbacks.Callback) -> dict[str, Any]:
+def _callback_state(callback: keras.callbacks.Callback, without: Sequence[str] = ()) -> dict[str, Any]:
     names = getattr(callback, "checkpointed", _KERAS_STATE.get(type(callback), ()))
-    return {name: getattr(callback, name) for name in names}
+    return {name: getattr(callback, name) for name in names if name not in without}
+
+
+def _global_random() -> dict[str, list[np.ndarray]]:
+    """Return the state of Keras's global seed generator as "random"; {} if no layer has used it."""
+    if global_state.get_global_attribute(GLOBAL_SEED_GENERATOR) is None:
+        return {}
+    return {"random": _values([global_seed_generator().state])}
+
+
+def _seeds(model: keras.Model) -> list[Any]:
+    """Return the states of the random layers' seeds, which are variables of a model, but not weights."""
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
 
 
 def _values(variables: Sequence[Any]) -> list[np.ndarray]:

@@ -295,6 +295,9 @@ class TrainConfig:
         order: Order of the training images. "shuffled": random. "balanced": random, all classes equally often.
             "blocks": random blocks of neighboring records, for slow storage.
         block: Records per block, for order "blocks".
+        init_from: Run directory or model file with the weights at the start. If None, `ModelConfig.weights` are used.
+        more_epochs: Number of epochs by which the last phase of the finished run `init_from` goes on, with its recipe,
+            optimizer, position in the data and history. If None, only the weights are used.
         records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
         drop_issues: Kinds of issues. Training records with such an issue in the audit are left out.
@@ -316,6 +319,8 @@ class TrainConfig:
     cache_mb: int = 2048
     order: str = "shuffled"
     block: int = 256
+    init_from: str | None = None
+    more_epochs: int | None = None
     records: str | None = None
     audit: str | None = None
     drop_issues: Sequence[str] = ()
@@ -326,6 +331,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_seed("seed", self.seed)
+        if self.more_epochs is not None and self.more_epochs < 1:
+            raise UserError(f"--more_epochs={self.more_epochs}: must be at least 1 epoch.")
+        if self.more_epochs and self.init_from is None:
+            raise UserError(f"--more_epochs={self.more_epochs}: --run is missing: the finished run that goes on.")
         if self.cache_mb < 0:
             raise UserError(f"--cache_mb={self.cache_mb}: must be at least 0.")
         if self.block < 1:

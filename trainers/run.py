@@ -124,6 +124,37 @@ class Run:
 
         return export(run=self.path, format=format, **{"custom_objects": self.custom_objects} | options)
 
+    def train_more(
+        self, epochs: int, *, run: StrPath | None = None, log: Callable[[str], object] = command.say, **options: Any
+    ) -> Run:
+        """Go on with the training in a new run directory, as `--run=RUN --more_epochs=N` of its trainer does.
+
+        Args:
+            epochs: Number of epochs by which the last phase goes on.
+            run: The new run directory. If None, the path of this run with `-moreN` at its end.
+            log: Receives the lines for the user.
+            options: Further options of the trainer that do not change the result, such as cache="off".
+
+        Returns:
+            The finished training. Calling this again returns it without training.
+
+        Raises:
+            UserError: The optimizer's state of this run is missing, or a value is not allowed.
+        """
+        from trainers import training_options
+
+        if self.info.trainer not in training_options.OPTIONS:
+            raise UserError(
+                f"{self.path}: was trained by {self.info.trainer!r}, which is not a trainer of this package. Call"
+                " training.train with its recipe and with TrainConfig(init_from=..., more_epochs=...)."
+            )
+        given = {"init_from": self.path, "more_epochs": epochs, "run": run or f"{self.path}-more{epochs}", **options}
+        return Run(training_options.train(self.info.trainer, given, log))
+
+    def __fspath__(self) -> str:
+        """Return the run directory, so that a run can be passed wherever a path can."""
+        return str(self.path)
+
     def _repr_html_(self) -> str:
         from trainers.results.report import REPORT
 

@@ -26,6 +26,7 @@ HISTORY = "history.csv"
 LOCK = "lock"
 METRICS = "metrics.json"
 MODEL = "model.keras"
+OPTIMIZER = "optimizer.npz"
 SETTINGS = "settings.json"
 TENSORBOARD = "tensorboard"
 
@@ -128,6 +129,8 @@ class Settings(TypedDict, total=False):
         flags: Flag name -> value in effect, for every flag that affects the result.
         recipe: The fields of `recipes.Recipe`; `augment` holds the fields of its `AugmentConfig`.
         weights: The hash of the weights file; {} if the weights do not come from a file.
+        parent: The hashes of the weights and of the optimizer's state with which the training started, and the number
+            of further epochs; {} if the training did not start from another run. The path is in `other`.
         dataset: The dataset.
         environment: Versions, device and precision, which can change the last bits of the results.
         other: Values that do not change the results.
@@ -136,6 +139,7 @@ class Settings(TypedDict, total=False):
     flags: dict[str, Any]
     recipe: dict[str, Any]
     weights: dict[str, str]
+    parent: dict[str, Any]
     dataset: DatasetSettings
     environment: dict[str, Any]
     other: dict[str, Any]
@@ -143,7 +147,7 @@ class Settings(TypedDict, total=False):
 
 Topics = Mapping[str, object]  # `Settings`, or some of its topics.
 # The topics that determine the result of a training.
-_DECISIVE = ("flags", "recipe", "weights", "dataset")
+_DECISIVE = ("flags", "recipe", "weights", "parent", "dataset")
 _REPRODUCTION = (*_DECISIVE, "environment")  # The topics that determine the result exactly.
 
 
@@ -345,7 +349,7 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
                 flags[flag] = augment_config.current_name(flags[flag])
     now = json.loads(json.dumps(settings))  # Tuples become lists, as in the file.
     for topic in topics:
-        old, new = _flat(begun.get(topic, {})), _flat(now[topic])
+        old, new = _flat(begun.get(topic, {})), _flat(now.get(topic, {}))
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         if names:
             prefix = "--" if topic == "flags" else f"{topic}."

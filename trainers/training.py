@@ -20,12 +20,12 @@ from trainers.devices import cluster
 from trainers.devices import device as devices
 from trainers.devices.device import Device
 from trainers.fit import Task, fit
-from trainers.fitting import inputs, notes, setup, tasks
+from trainers.fitting import inputs, notes, parents, setup, tasks
 from trainers.fitting.settings import settings_of
 from trainers.fitting.setup import Training
 from trainers.fitting.throughput import Throughput
 from trainers.recipes import Phase, Recipe, TrainConfig
-from trainers.results import judging
+from trainers.results import judging, plain_keras
 from trainers.run_directory import Metrics, Settings
 
 # TensorFlow raises one of these in the other workers when a worker process has ended.
@@ -76,19 +76,34 @@ def train(
             log=log,
         )
         setup.check(data, splits, recipe, config, device)
-        settings = settings_of(data, splits.doubts, recipe, config, flags, device)
+        parent = parents.load(config)
+        settings = settings_of(data, splits.doubts, recipe, config, flags, device, parent)
+        if parent and parent.state:
+            recipe, settings = parents.continued(recipe, settings, parent, log)
         run = Path(str(config.run))
         metrics = _results(config.run, settings, device)
+        usage: list[str] = []
         if metrics is not None:
-            log(f"run: {run} is finished already. Pass another --run to train again")
-            if device.chief:
-                judging.log_scores(metrics, log)
+            _log_finished(run, metrics, device, log)
         else:
-            training = setup.prepare(trainer, data, splits, recipe, config, device)
+            training = setup.prepare(trainer, data, splits, recipe, config, device, parent)
+            if parent:
+                settings["other"]["weights"] = training.weights
+            del parent  # The model would fill memory during the training.
             run = _train(training, settings, log)
+            usage = plain_keras.block(run / run_directory.MODEL, training.info)
     if device.chief:
-        log(f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}")
+        for line in (f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}", *usage):
+            log(line)
     return run
+
+
+def _log_finished(run: Path, metrics: Metrics, device: Device, log: Callable[[str], object]) -> None:
+    """Log the scores of a run that was finished before."""
+    more = "To go on with it, add --more_epochs=N. To train again, pass another --run"
+    log(f"run: {run} is finished already. {more}")
+    if device.chief:
+        judging.log_scores(metrics, log)
 
 
 def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> Path:
@@ -172,12 +187,16 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
         every=training.config.checkpoint_every,
         on_epoch=write_history,
         writes=device.chief,
+        start=training.start,
+        end=run / run_directory.OPTIMIZER,
     )
     done = checkpointer.position.global_step
     if len(set(device.all_gather(done))) > 1:
         raise UserError(f"--run={run}: the workers see different checkpoints. {_SHARED}")
     if done:
-        log(f"resumed: {words.number(done, 'step is', 'steps are')} done")
+        begun = 0 if training.start is None else training.start.position.global_step
+        how = "resumed" if done > begun else f"goes on with the weights {training.weights}"
+        log(f"{how}: {words.number(done, 'step is', 'steps are')} done")
     write_history(checkpointer.rows)  # The history file may be a little newer or older than the checkpoint.
     return checkpointer
 

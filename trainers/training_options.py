@@ -21,6 +21,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.auditing.issues import KINDS
+from trainers.fitting import parents
 from trainers.recipes import Recipe, TrainConfig
 
 # Each option here has the same name as a field. `_PHASE`: fields of `Phase`; the option changes all phases.
@@ -42,6 +43,8 @@ class TrainingOptions(TypedDict, total=False):
     recipe: str
     tfrecords: StrPath
     run: StrPath
+    init_from: StrPath
+    more_epochs: int
     records: StrPath
     audit: StrPath
     drop_issues: Sequence[str]
@@ -125,6 +128,18 @@ _TRAINING = (
         "path",
         "Run directory. Default: an unfinished run in runs/ with the same settings is continued. If there is none, a"
         " new run is started in runs/.",
+    ),
+    Option(
+        "init_from",
+        "path",
+        "Run directory or .keras file of a trainer. The training starts with the weights of this model instead of"
+        " --weights, and with its network. If the classes are others, the head is new.",
+    ),
+    Option(
+        "more_epochs",
+        "integer",
+        "Number of epochs by which the finished run --run goes on. A new run directory, RUN-moreN, begins with the"
+        " weights, the optimizer's state and the history of the run. All other settings are those of the run.",
     ),
     Option(
         "records",
@@ -425,6 +440,7 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
     """
     values = options.checked(OPTIONS[trainer], given)
     values, made = _with_csv(values, log) if "csv" in values else (values, {})
+    values = _of_finished_run(trainer, values) if "more_epochs" in values else values
     if "tfrecords" not in values:
         raise UserError(
             "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
@@ -432,9 +448,9 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
     config = TrainConfig(**{name: value for name, value in values.items() if name in _SETTINGS})
     if "block" in values and config.order != "blocks":
         raise UserError(f"--block={config.block}: only --order=blocks uses it. Add --order=blocks, or remove --block.")
-    chosen = recipe(trainer, values, **made)
+    chosen, flags = _recipe_and_flags(trainer, values, made)
     data = open_dataset(config.tfrecords)
-    if chosen.model.weights == backbones.NONE and trainer != "scratch":
+    if chosen.model.weights == backbones.NONE and trainer != "scratch" and config.init_from is None:
         if chosen.phases[0].trainable == "scratch":
             log("--weights=none: there are no pretrained weights, so the whole network is trained from scratch")
         else:
@@ -447,7 +463,36 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
 
     from trainers import training  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
-    return training.train(trainer, data, chosen, config, {"recipe": _name(values)} | in_effect(chosen), log)
+    return training.train(trainer, data, chosen, config, flags, log)
+
+
+def _of_finished_run(trainer: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of a run that goes on: its own, the given ones, and a new run directory."""
+    named = "init_from" if "init_from" in values else "run"
+    if named not in values:
+        raise UserError(f"--more_epochs={values['more_epochs']}: --run is missing: the finished run that goes on.")
+    run = parents.find(values[named], named).parent
+    if (trained := parents.trainer_of(run)) != trainer:
+        raise UserError(
+            f"--{named}={values[named]}: was trained by trainers.{trained}, and goes on with that trainer only. Run"
+            f" python -m trainers.{trained} --run={run} --more_epochs={values['more_epochs']}."
+        )
+    fresh = {} if named == "init_from" else {"run": f"{run}-more{values['more_epochs']}"}
+    return {**parents.config_of(run), **values, **fresh, "init_from": str(run)}
+
+
+def _recipe_and_flags(
+    trainer: str, values: Mapping[str, Any], made: Mapping[str, Any]
+) -> tuple[Recipe, dict[str, Any]]:
+    """Return the recipe of a training, and its settings for settings.json.
+
+    A run that goes on has its own recipe, unless options of the recipe are given, too: these are then compared.
+    """
+    if "more_epochs" in values and not values.keys() - _SETTINGS - {"csv"}:
+        run = Path(values["init_from"])
+        return parents.recipe_of(run), parents.flags_of(run)
+    chosen = recipe(trainer, values, **made)
+    return chosen, {"recipe": _name(values)} | in_effect(chosen)
 
 
 def _name(values: Mapping[str, Any]) -> str:
@@ -474,7 +519,7 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     Raises:
         UserError: A value is not allowed.
     """
-    name = _name(values)
+    name, model = _name(values), _model_values(values)
     if "weights" in values:
         backbones.check_weights(values["weights"])
     if "model" in values:
@@ -484,8 +529,14 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     if trainer == "scratch" and name == "reference":
         more["augmented"] = named.name_of(values.get("augment", "none"), "--augment=") != "none"
     _check_crop_and_fit(values)
+    inherits = "init_from" in values and "more_epochs" not in values
+    model = _inherited_network(values, model) if inherits else model
+    more = {argument: value for argument, value in more.items() if argument not in model}
+    made = recipes.RECIPES[trainer][name](**model, **more)
+    if inherits and made.model.is_known:  # The recipe was made as for pretrained weights, which now come from the run.
+        made = dataclasses.replace(made, model=dataclasses.replace(made.model, weights=backbones.NONE))
     return recipes.override(
-        recipes.RECIPES[trainer][name](**_model_values(values), **more),
+        made,
         epochs=values.get("epochs"),
         learning_rate=values.get("learning_rate"),
         phase=_some(values, _PHASE),
@@ -513,6 +564,26 @@ def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:
     if "custom_objects" in given:
         given["custom_objects"] = tuple(given["custom_objects"]) or None
     return given
+
+
+def _inherited_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the network of another run, with given ones instead of its own.
+
+    If --backbone names another network, the settings are left out, and the comparison of both networks fails later.
+    """
+    if "weights" in values:
+        raise UserError(
+            f"--weights={values['weights']} and --init_from={values['init_from']}: only one of them is allowed. Remove"
+            " the other."
+        )
+    path = parents.find(values["init_from"])
+    network = parents.network_of(path)
+    if given.get("backbone", network.get("backbone")) != network.get("backbone"):
+        network = {}
+    if "head" in values:
+        network = {name: value for name, value in network.items() if name not in ("hidden", "dropout")}
+    arguments = {**network.get("backbone_kwargs", {}), **given.get("backbone_kwargs", {})}
+    return {**network, **given, "backbone_kwargs": arguments, "weights": str(path)}
 
 
 def _check_crop_and_fit(values: Mapping[str, Any]) -> None:

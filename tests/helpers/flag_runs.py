@@ -26,6 +26,7 @@ from image_sources import contents, converted, image, tree, with_splits
 from local_dask import Cluster
 from PIL import Image
 
+import trainers
 from tfrecord_tools import convert as convert_module
 from tfrecord_tools.records import open_dataset
 from trainers.auditing import issues
@@ -1021,6 +1022,46 @@ REFERENCE_OF_IMAGES: dict[str, Check] = {
 }
 
 
+def trained_before(trainer: str, epochs: Any) -> Callable[[Path], object]:
+    """Return a function that makes a finished run `old` of a trainer."""
+
+    def train(place: Path) -> None:
+        pretrained(place)
+        options = {"tfrecords": place / "out", "run": place / "old", "batch_size": 4, "epochs": epochs}
+        model = {"backbone": "CNN", "backbone_kwargs": {"filters": SMALL}, "image_size": 32}
+        weights = {} if trainer == "scratch" else {"weights": place / "small.weights.h5"}
+        features = {"features": place / "kept"} if trainer == "features" else {}
+        getattr(trainers, trainer)(**options, **model, **weights, **features, log=lambda line: None)
+
+    return train
+
+
+def of_another_run(trainer: str, epochs: Any = 1) -> list[Run]:
+    """Return the runs of a trainer that start from a finished run."""
+    return [
+        Run(
+            name="the weights of another run",
+            marks=SLOW,
+            before=trained_before(trainer, epochs),
+            flags={
+                "--tfrecords=out": setting("dataset.name", "pets"),
+                "--run=run": is_there("run/metrics.json"),
+                "--init_from=old": lambda e: len(e.json("run/settings.json", "parent", "weights_sha256")) == 64,
+                "--epochs=1,1" if trainer == "finetune" else "--epochs=1": is_there("run/history.csv"),
+            },
+        ),
+        Run(
+            name="more epochs",
+            marks=SLOW,
+            before=trained_before(trainer, epochs),
+            flags={
+                "--run=old": is_there("old-more2/metrics.json"),
+                "--more_epochs=2": lambda e: len(e.rows("old-more2/history.csv")) == len(e.rows("old/history.csv")) + 2,
+            },
+        ),
+    ]
+
+
 def no_cache(e: Ended) -> bool:
     return "cache: " not in e.out and len(e.rows("run/history.csv")) == 2  # Two epochs would otherwise cache images.
 
@@ -1073,6 +1114,7 @@ SCRATCH = [
             "--batch_size=8": says("steps of 8 images"),
         },
     ),
+    *of_another_run("scratch"),
 ]
 
 FEATURES = [
@@ -1097,6 +1139,7 @@ FEATURES = [
             "--weights=none": says("--weights=none: the backbone has random weights and is not pretrained"),
         },
     ),
+    *of_another_run("features"),
 ]
 
 FROZEN = [
@@ -1124,6 +1167,7 @@ FROZEN = [
             "--augment=document_transfer": setting("flags.augment", "reference_transfer"),
         },
     ),
+    *of_another_run("frozen"),
 ]
 
 FINETUNE = [
@@ -1151,6 +1195,7 @@ FINETUNE = [
             "--weights=none": says("--weights=none: the backbone has random weights and is not pretrained"),
         },
     ),
+    *of_another_run("finetune", epochs=[1, 1]),
 ]
 
 COMPARE = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tfrecord_tools.base import graphs
 from tfrecord_tools.decoding.reference import decode_pixels
+from trainers.exporting import upright
 from trainers.models import inference
 from trainers.models.model_file import ModelInfo
 from trainers.results import predictions, views
@@ -34,9 +35,10 @@ def write_saved_model(model: keras.Model, info: ModelInfo, directory: Path) -> N
     """Write a SavedModel with three signatures.
 
     `serving_default`: image_bytes string[b], JPEG, PNG, GIF or BMP as in a record -> probabilities f32[b classes],
-        label i64[b], class string[b]. Images are decoded as in training. The caller must first prepare
-        them as `images.prepare` does: turn them upright, put transparency on white, convert 16-bit, CMYK, WebP and TIFF
-        images, and apply --resize and --store of the dataset. If one image cannot be decoded, its whole batch fails.
+        label i64[b], class string[b]. Images are decoded as in training, and JPEGs are turned upright by their EXIF
+        orientation. The caller must first prepare other images as `images.prepare` does: put transparency on white,
+        convert 16-bit, CMYK, WebP and TIFF images, and apply --resize and --store of the dataset. If one image cannot
+        be decoded, its whole batch fails.
     `pixels`: pixels u8[b h w 3] -> the same outputs.
     `classes`: no input -> classes string[classes], in the order of the labels.
 
@@ -71,6 +73,7 @@ def write_litert(
     """Write a .tflite file: pixels u8[1 h w 3] -> probabilities f32[1 classes].
 
     It uses only LiteRT's own operations. The batch size is 1, because hardware delegates of phones need fixed shapes.
+    The file has the class names and metadata, see `litert_metadata`.
 
     Args:
         model: A model from `with_names`.
@@ -90,6 +93,9 @@ def write_litert(
     if quantize == "int8":
         options["representative_dataset"] = lambda: ({"pixels": image[None]} for image in calibration)
     model.export(path, format="litert", input_signature=[_pixels(info, batch=1)], verbose=False, **options)
+    from trainers.exporting import litert_metadata  # Imported here, since its packages are an extra.
+
+    litert_metadata.add(path, info)
 
 
 def write_onnx(model: keras.Model, info: ModelInfo, path: Path) -> None:
@@ -143,13 +149,19 @@ def answers_of_keras(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
 
 
 def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:
-    """Decode images string[n] to u8[n h w 3] as in training.
+    """Decode images string[n] to u8[n h w 3] as in training, and turn JPEGs upright by EXIF.
+
+    Records have no orientation, because `convert` has turned them. Images of adopted records were not turned in
+    training, so they are not turned here.
 
     `tf.map_fn` is not used: inside a function, TensorFlow may run both branches of a condition (tensorflow#60805), and
     the wrong branch of `decode_pixels` fails. A `tf.data.Dataset` runs only the chosen branch.
     """
-    decode = functools.partial(decode_pixels, image_size=info.geometry)
-    data = tf.data.Dataset.from_tensor_slices(encoded).map(decode, tf.data.AUTOTUNE)
+
+    def decode(image: tf.Tensor) -> tf.Tensor:
+        return upright.decoded(image, info.geometry) if info.images else decode_pixels(image, info.geometry)
+
+    data = tf.data.Dataset.from_tensor_slices(encoded).map(graphs.plain(decode), tf.data.AUTOTUNE)
     return data.batch(tf.size(encoded, tf.int64)).get_single_element()
 
 

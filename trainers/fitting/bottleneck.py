@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -37,7 +38,8 @@ def verdict(records: Records, recipe: Recipe, classes: int, cache: Cache | None,
         seconds=_SECONDS,
     )
     stages = bench.measure(records, config, cache)
-    classifier = networks.build(recipe.model, classes)
+    # The speed does not depend on the weights.
+    classifier = networks.build(dataclasses.replace(recipe.model, weights="none"), classes)
     classifier.set_trainable(recipe.phases[0].trainable)
     compile_model(classifier.model, optimizer="sgd", jit_compile=device.jit_compile)
     images, labels = (

@@ -19,6 +19,7 @@ from tfrecord_tools.records import Dataset, Records
 from trainers.devices.device import Device
 from trainers.fitting import features_cache
 from trainers.fitting.features_cache import Features
+from trainers.fitting.parents import sha256
 from trainers.fitting.settings import environment, features_key
 from trainers.models import inference, model_file, networks
 from trainers.recipes import Recipe
@@ -78,7 +79,13 @@ class Extraction:
 
 
 def of_recipe(
-    extractor: keras.Model, data: Dataset, recipe: Recipe, seed: int, device: Device, flag: str = "backbone"
+    extractor: keras.Model,
+    data: Dataset,
+    recipe: Recipe,
+    seed: int,
+    device: Device,
+    flag: str = "backbone",
+    inherited: bool = False,
 ) -> Extraction:
     """Return the extraction of a recipe's backbone.
 
@@ -89,13 +96,15 @@ def of_recipe(
         seed: Seed of the random weights, if the backbone has no others.
         device: The device on which the features are computed.
         flag: Name of the flag that chooses the backbone, for errors.
+        inherited: Whether the weights are those of another run.
 
     Raises:
         UserError: The backbone has weights that are not finite.
     """
-    key = features_key(data, recipe, seed, device, flag)
+    weights = sha256(extractor.get_weights()) if inherited else ""
+    key = features_key(data, recipe, seed, device, flag, weights)
     if not recipe.model.is_known:  # A function or a preset may give it other weights each time.
-        key["values"] = _sha256_of_weights(extractor)
+        key["values"] = sha256(extractor.get_weights())
     source = f"--{flag}={recipe.model.backbone}"
     return _extraction(source, extractor, key, recipe.geometry, device)
 
@@ -138,13 +147,6 @@ def _extraction(
         geometry=geometry,
         batch_size=_BATCH["CPU" if device.name == "CPU" else "GPU"],
     )
-
-
-def _sha256_of_weights(extractor: keras.Model) -> str:
-    digest = hashlib.sha256()
-    for values in extractor.get_weights():
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
 
 
 def _check_weights(source: str, extractor: keras.Model) -> None:

@@ -12,6 +12,7 @@ from tfrecord_tools.records import Dataset
 from trainers import backbones, run_directory
 from trainers.auditing.audit_files import Doubts
 from trainers.devices.device import Device
+from trainers.fitting.parents import Parent
 from trainers.recipes import Recipe, TrainConfig
 from trainers.run_directory import Settings
 
@@ -23,12 +24,16 @@ def settings_of(
     config: TrainConfig,
     flags: Mapping[str, Any],
     device: Device,
+    parent: Parent | None = None,
 ) -> Settings:
     """Return the content of settings.json."""
+    other: dict[str, Any] = {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every}
     return {
         "flags": {**flags, **_order_and_precision(config, doubts)},
         "recipe": _values(recipe),
-        "weights": _weights(recipe),
+        # A run that goes on does not read the weights file again.
+        "weights": parent.settings.get("weights", {}) if parent and parent.state else _weights(recipe),
+        "parent": parent.facts() if parent else {},
         "dataset": {
             "digest": data.digest,
             "name": data.name,
@@ -36,12 +41,23 @@ def settings_of(
             "splits": dict(data.splits),
         },
         "environment": environment(device),
-        "other": {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every},
+        "other": other | ({"parent": parent.name} if parent else {}),
     }
 
 
-def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device, flag: str = "backbone") -> dict[str, Any]:
-    """Return everything that the features of a record depend on, except for weights made by a function."""
+def features_key(
+    data: Dataset, recipe: Recipe, seed: int, device: Device, flag: str = "backbone", weights: str = ""
+) -> dict[str, Any]:
+    """Return everything that the features of a record depend on, except for weights made by a function.
+
+    Args:
+        data: The dataset.
+        recipe: The recipe.
+        seed: Seed of the random weights, if the backbone has no others.
+        device: The device on which the features are computed.
+        flag: Name of the flag that chooses the backbone, for errors.
+        weights: Hash of the network's weights, if they are those of another run. "": the recipe says what they are.
+    """
     model = recipe.model
     initial: Any = seed if model.weights == backbones.NONE else model.weights
     return {
@@ -51,7 +67,7 @@ def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device, flag:
         "pooling": model.pooling,
         "dataset": data.digest,
         **recipe.geometry.stored(),
-        "weights": _weights(recipe, flag) or initial,
+        "weights": weights or _weights(recipe, flag) or initial,
         "environment": environment(device),
     }
 

@@ -9,12 +9,14 @@ from tfrecord_tools.base import sizes, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import steps_per_epoch
 from tfrecord_tools.records import Dataset
-from trainers import recipes
+from trainers import backbones, recipes
+from trainers.checkpoint import State
 from trainers.devices import multi_worker
 from trainers.devices.device import Device
 from trainers.fit import try_optimizer
 from trainers.fitting import inputs
-from trainers.models import model_file, networks
+from trainers.fitting.parents import Parent
+from trainers.models import inheritance, model_file, networks
 from trainers.models.networks import Classifier
 from trainers.models.own_networks import Compiled
 from trainers.recipes import Recipe, TrainConfig
@@ -36,6 +38,8 @@ class Training:
         classifier: The model.
         info: The description that is saved with the model.
         steps: Batches per epoch, for phases that do not set it: as many as contain each training image once.
+        weights: Description of the weights with which the training starts.
+        start: The end of another training, which this training goes on from. If None, it starts anew.
     """
 
     trainer: str
@@ -47,6 +51,8 @@ class Training:
     classifier: Classifier
     info: model_file.ModelInfo
     steps: int
+    weights: str
+    start: State | None = None
 
     @property
     def class_count(self) -> int:
@@ -55,15 +61,25 @@ class Training:
 
 
 def prepare(
-    trainer: str, data: Dataset, splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device
+    trainer: str,
+    data: Dataset,
+    splits: inputs.Splits,
+    recipe: Recipe,
+    config: TrainConfig,
+    device: Device,
+    parent: Parent | None = None,
 ) -> Training:
     """Build the model and try out each phase.
 
     Raises:
-        UserError: Keras rejects the model, its weights or an optimizer, or a phase trains no layer.
+        UserError: Keras rejects the model, its weights or an optimizer, a phase trains no layer, or the parent has
+            another network.
     """
     with device.scope():
-        classifier = networks.build(recipe.model, len(data.class_names))
+        if parent is None:
+            classifier, weights = networks.build(recipe.model, len(data.class_names)), recipe.model.weights
+        else:
+            classifier, weights = _inherited(parent, data, recipe)
         if device.strategy is not None:
             multi_worker.share_global_random()  # After the network, so that the network gets the same weights.
     steps = steps_per_epoch(len(splits.train), recipe.batch_size)
@@ -82,7 +98,25 @@ def prepare(
         classifier=classifier,
         info=model_file.describe(data, image_size=recipe.geometry, trainer=trainer),
         steps=steps,
+        weights=weights,
+        start=parent.state if parent else None,
     )
+
+
+def _inherited(parent: Parent, data: Dataset, recipe: Recipe) -> tuple[Classifier, str]:
+    """Build the model with the weights of another run, and describe these weights."""
+    model = dataclasses.replace(recipe.model, weights=backbones.NONE) if recipe.model.is_known else recipe.model
+    classifier = networks.build(model, len(data.class_names))
+    try:
+        new_head = inheritance.take(classifier, parent.model, parent.info.classes == tuple(data.class_names))
+    except inheritance.OtherNetworkError as error:
+        sides = [sizes.text(size) for size in (parent.info.image_size, recipe.model.size)]
+        raise UserError(
+            f"--init_from={parent.name}: its network is {parent.network} at {sides[0]} px, and this training makes"
+            f" {networks.describe(recipe.model)} at {sides[1]} px: {error}. Both must be the same. Leave out the flags"
+            " of the network, or train without --init_from."
+        ) from error
+    return classifier, f"of {parent.name}" + (f" without the head, which is new because {new_head}" if new_head else "")
 
 
 def describe(training: Training) -> list[str]:
@@ -94,7 +128,7 @@ def describe(training: Training) -> list[str]:
         f"      {len(splits.train):,} images to train on, {len(splits.validation):,} to validate on:"
         f" {splits.validation_name}",
         f"device: {training.device}",
-        f"model: {networks.describe(recipe.model)}, {sizes.text(recipe.model.size)} px, weights {recipe.model.weights},"
+        f"model: {networks.describe(recipe.model)}, {sizes.text(recipe.model.size)} px, weights {training.weights},"
         f" {parameters:,} parameters; an epoch is {_epoch(training.steps, recipe.batch_size, len(splits.train))}",
     ]
 

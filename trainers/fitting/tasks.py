@@ -95,7 +95,10 @@ def _features(training: Training, extractor: keras.Model, log: Callable[[str], o
     device = training.device
     if not device.chief:
         device.barrier()
-    backbone = extraction.of_recipe(extractor, training.data, training.recipe, training.config.seed, device)
+    inherited = training.config.init_from is not None
+    backbone = extraction.of_recipe(
+        extractor, training.data, training.recipe, training.config.seed, device, inherited=inherited
+    )
     train, validation = (
         backbone.features(records, training.config.features, log)
         for records in (training.splits.train, training.splits.validation)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MEMBER = keras_files.METADATA
 KEY = "classifier"  # Key of the description in `metadata.json`.
+OUTPUTS = "outputs"  # Key of the meaning of the outputs, in words.
 _SUFFIX = ".keras"  # Required by Keras.
 _FORMAT = 1  # Increased when older readers would misunderstand the description.
 _FORMAT_OF_GEOMETRY = 2  # With an input that is not a square, or with padding.
@@ -109,6 +110,14 @@ class ModelInfo:
         settings = dict(self.images)
         repair = settings.pop("repair", False)
         return ImageConfig(on_bad_image="repair" if repair else "skip", **settings)
+
+    @property
+    def outputs(self) -> str:
+        """The meaning of the model's outputs, in words."""
+        if len(self.classes) == 2:
+            first, second = self.classes
+            return f"probability of {second} (class 1); 1 - it is the probability of {first} (class 0)"
+        return f"probabilities of the {len(self.classes)} classes, in the order of the classes; their sum is 1"
 
     def preparation(self) -> str:
         """Return the converter's flags that prepared the dataset's images and are not defaults, or ""."""
@@ -206,8 +215,9 @@ def save(model: keras.Model, info: ModelInfo, path: Path, custom_objects: Sequen
                 large = member.file_size > 1 << 30
                 with archive.open(member) as source, output.open(member.filename, "w", force_zip64=large) as copy:
                     if member.filename == MEMBER:
-                        description = _described(info)
-                        copy.write(json.dumps(json.load(source) | {KEY: description} | more, indent=2).encode())
+                        # The words stand beside the description, because older readers know all of its keys.
+                        added = {KEY: _described(info), OUTPUTS: info.outputs} | more
+                        copy.write(json.dumps(json.load(source) | added, indent=2).encode())
                     else:
                         shutil.copyfileobj(source, copy)
     finally:

@@ -7,14 +7,16 @@ networks of the user may have other layers.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h5py
 import keras
+import numpy as np
 
 from tfrecord_tools.base import sizes
 from tfrecord_tools.errors import UserError, one_line
@@ -176,8 +178,19 @@ def rebuild_float32(classifier: Classifier, config: ModelConfig, class_count: in
             with layers.all_random(classifier.random_layers):
                 copy = _assembled(own_networks.copied(classifier.base), config, class_count)
             copy.trainable = True
-    copy.set_weights(classifier.model.get_weights())
+    set_weights(copy, classifier.model.get_weights())
     return copy
+
+
+def set_weights(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
+    """Set the weights of a layer or a model.
+
+    Keras's Normalization computes with copies of its weights, which Keras's `set_weights` does not renew.
+    """
+    layer.set_weights(values)
+    for inner in (layer, *layers.all_layers(layer)):
+        if isinstance(inner, keras.layers.Normalization) and inner.input_mean is None:
+            inner.finalize_state()
 
 
 def scale(pixels: Any, scaling: str) -> Any:
@@ -234,7 +247,7 @@ def _build_known(config: ModelConfig, flag: str) -> keras.Model:
                 f" {', '.join(allowed) or 'none'}."
             )
     try:
-        return constructor(**fixed, **config.backbone_kwargs)
+        base = constructor(**fixed, **config.backbone_kwargs)
     except (TypeError, ValueError) as error:
         raise UserError(
             f"--image_size={sizes.text(config.size)}: Keras rejects it for {describe(config)}:"
@@ -249,6 +262,27 @@ def _build_known(config: ModelConfig, flag: str) -> keras.Model:
             " Download the weights file with another program and pass --weights=FILE,"
             " or pass --weights=none to train from scratch."
         ) from error
+    return _with_one_scaling(
+        base, functools.partial(constructor, **fixed | {"weights": None}, **config.backbone_kwargs)
+    )
+
+
+def _with_one_scaling(base: keras.Model, build_plain: Callable[[], keras.Model]) -> keras.Model:
+    """Return a backbone with the layers that it has without ImageNet weights.
+
+    With these weights, Keras gives EfficientNetB0 to B7 a second Rescaling behind the Normalization. The scale becomes
+    a part of the variance, so that a network that is built without these weights can have the same outputs.
+    """
+    more = [layer for layer in base.layers if isinstance(layer, keras.layers.Rescaling)][1:]
+    if not more:
+        return base
+    plain = build_plain()
+    plain.set_weights(base.get_weights())
+    normalization = next(layer for layer in plain.layers if isinstance(layer, keras.layers.Normalization))
+    for layer in more:
+        normalization.adapt_variance.assign(normalization.adapt_variance / np.square(np.float32(layer.scale)))
+    normalization.finalize_state()
+    return plain
 
 
 def cnn(

@@ -21,7 +21,7 @@ from trainers.run_directory import Metrics
 TABLE, CHART = "comparison.csv", "comparison.png"
 _RESERVED = re.compile(r"--?(seed|run|tfrecords|csv)\b")
 # Topics of settings.json that are equal in all runs of a variant. Seeds and paths are not among them.
-_COMMON = ("recipe", "weights", "dataset", "environment")
+_COMMON = ("recipe", "weights", "parent", "dataset", "environment")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,7 +176,7 @@ def check_alike(variants: Iterable[Sequence[Path]]) -> None:
         variants: The run directories of each variant.
 
     Raises:
-        UserError: Two runs of a variant differ in the recipe, the weights, the dataset or the environment.
+        UserError: Two runs of a variant differ in the recipe, the weights, the parent, the dataset or the environment.
     """
     for runs in variants:
         finished = [run for run in runs if run_directory.read_metrics(run) is not None]

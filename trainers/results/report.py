@@ -557,6 +557,7 @@ def _subject(facts: Facts) -> list[tuple[str, str]]:
     info, metrics = facts.info, facts.metrics
     return [
         ("Evaluated split", metrics["split"]),
+        *_origin(facts.settings),
         ("Trained on", info.dataset_name),
         ("Digest of the training dataset", info.dataset_digest),
         *([("Evaluated on", metrics["dataset"])] if "dataset" in metrics else []),
@@ -565,6 +566,19 @@ def _subject(facts: Facts) -> list[tuple[str, str]]:
         *([("Views of each image", views.named(metrics["tta"]))] if "tta" in metrics else []),
         ("Image size", str(info.geometry)),
         ("Input of the model", info.pixels),
+    ]
+
+
+def _origin(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows about the run from which the training started. If there is none, return no rows."""
+    parent = settings.get("parent")
+    if not parent:
+        return []
+    more = [("Further epochs", f"{parent['more_epochs']:,}")] if "more_epochs" in parent else []
+    return [
+        ("Weights at the start", settings["other"]["weights"]),
+        ("SHA-256 of these weights", parent["weights_sha256"]),
+        *more,
     ]
 
 

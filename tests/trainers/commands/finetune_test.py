@@ -25,7 +25,7 @@ from trainers.run_directory import read_metrics
 
 TINY = ("--backbone=MobileNet", "--backbone_kwargs=alpha=0.25", "--image_size=32", "--batch_size=8")
 TINY_MODEL = {"backbone": "MobileNet", "backbone_kwargs": {"alpha": 0.25}, "image_size": 32}
-WRITTEN = ["history.csv", "metrics.json", "model.keras", "plots", "predictions.csv"] + [
+WRITTEN = ["history.csv", "metrics.json", "model.keras", "optimizer.npz", "plots", "predictions.csv"] + [
     "report.html",
     "settings.json",
     "suspects.csv",
@@ -92,10 +92,18 @@ def test_two_phases_end_in_a_run_directory(workspace, whole):
         out[accuracy + 1],
     )
     # The accuracy comes first, then the findings of the report, then the results.
-    assert all(line.startswith(("  problem: ", "  check: ")) for line in out[accuracy + 2 : -1])
+    results = out.index(f"results: two/ with {', '.join(WRITTEN)}")
+    assert all(line.startswith(("  problem: ", "  check: ")) for line in out[accuracy + 2 : results])
     assert not any(line.startswith(("  problem: ", "  check: ")) for line in out[:accuracy])
-    assert out[-1] == f"results: two/ with {', '.join(WRITTEN)}"
-    assert sorted(path.name for path in (workspace / "two").iterdir()) == out[-1].split(" with ")[1].split(", ")
+    assert sorted(path.name for path in (workspace / "two").iterdir()) == WRITTEN
+    # A program of plain Keras is the last part; `plain_keras_test.py` runs such programs.
+    assert out[results + 1 :] == [
+        "to classify a picture with Keras alone:",
+        "  import keras; from PIL.ImageOps import exif_transpose, fit",
+        "  photo = fit(exif_transpose(keras.utils.load_img('photo.jpg')), (32, 32), method=2, bleed=0.0625)",
+        "  p = keras.models.load_model('two/model.keras')(keras.utils.img_to_array(photo)[None])[0]",
+        "  print('dogs' if p[0] >= 0.5 else 'cats')",
+    ]
 
     metrics = json.loads((workspace / "two/metrics.json").read_text())
     assert {"accuracy", "loss", "auc"} < metrics.keys()
@@ -172,8 +180,11 @@ def test_selected_records_in_another_order(workspace):
 
 def test_finished_run_is_not_run_again(workspace, whole):
     again = finetune(workspace, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
-    scores = [line for line in whole if line.startswith(("accuracy ", "balanced accuracy "))]
-    assert again == ["run: two is finished already. Pass another --run to train again", *scores, whole[-1]]
+    scores = [line for line in whole if line.startswith(("accuracy ", "balanced accuracy ", "results: "))]
+    assert again == [
+        "run: two is finished already. To go on with it, add --more_epochs=N. To train again, pass another --run",
+        *scores,
+    ]
 
 
 def test_run_with_other_flags_is_rejected(workspace, whole):

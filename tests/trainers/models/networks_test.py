@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -9,11 +10,12 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from image_sources import save_fitted
 
 from tfrecord_tools.errors import UserError
 from trainers import backbones, recipes
+from trainers.models import inheritance, networks
 from trainers.models import layers as rules
-from trainers.models import networks
 from trainers.recipes import ModelConfig
 
 SMALL = ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.25}, weights="none", image_size=32)
@@ -331,6 +333,34 @@ def test_frozen_layers_drop_nothing():
     assert active == {"block6b_drop", "block6c_drop", "block6d_drop"}
     classifier.set_trainable("all")
     assert now() == rates
+
+
+@pytest.mark.parametrize("weights", ["imagenet", pytest.param("w.weights.h5", marks=pytest.mark.slow)])
+def test_the_saved_model_of_efficientnet_is_the_trained_one(weights, tmp_path, monkeypatch):
+    """Keras gives it a second scaling with ImageNet weights only, and copies the weights of Normalization."""
+    monkeypatch.chdir(tmp_path)
+    settings = {"include_top": False, "input_shape": (32, 32, 3)}
+    trained = keras.applications.EfficientNetB0(weights=None, **settings)
+    normalization = next(layer for layer in trained.layers if isinstance(layer, keras.layers.Normalization))
+    normalization.set_weights([np.array([0.5, 0.4, 0.3]), np.array([0.05, 0.04, 0.06]), np.array(0)])
+    normalization.finalize_state()
+    save_fitted(trained, tmp_path / "w.weights.h5", lowest=0)
+    files = importlib.import_module("keras.src.applications.efficientnet").file_utils
+    monkeypatch.setattr(files, "get_file", lambda *given, **named: str(tmp_path / "w.weights.h5"))
+    by_keras = keras.applications.EfficientNetB0(weights=weights, **settings)
+
+    config = ModelConfig(backbone="EfficientNetB0", weights=weights, image_size=32)
+    classifier = networks.build(config, 2)
+    images = pixels(32)
+    expected = by_keras(images.astype(np.float32)).numpy().mean((1, 2))
+    assert np.ptp(expected, axis=0).max() > 0.01
+    copy = networks.rebuild_float32(classifier, config, 2)
+    copy.save(tmp_path / "model.keras")
+    other = networks.build(ModelConfig(backbone="EfficientNetB0", weights="none", image_size=32), 2)
+    assert inheritance.take(other, copy, same_classes=True) == ""
+    for model in (classifier.model, copy, keras.models.load_model(tmp_path / "model.keras"), other.model):
+        features = networks.split(model)[0](images).numpy()
+        np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_mixed_precision_scales_and_ends_in_float32():

@@ -1,0 +1,253 @@
+"""The finished run that a training starts from: its files, its network, and the end of its training.
+
+TensorFlow is imported when a model is loaded, so that wrong flags are reported without waiting for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfrecord_tools.augment_config import AugmentConfig
+from tfrecord_tools.augmentation.named import Augment
+from tfrecord_tools.errors import UserError
+from trainers import run_directory
+from trainers.models import model_file
+from trainers.models.model_file import ModelInfo
+from trainers.recipes import ModelConfig, Phase, Recipe, TrainConfig
+from trainers.run_directory import Settings
+
+if TYPE_CHECKING:
+    import keras
+
+    from trainers.checkpoint import State
+
+_EXPORTED_NAMES = ("saved_model.pb", "model.tflite", "model.onnx")
+_EXPORTED_SUFFIXES = (".tflite", ".onnx", ".pb")
+# Names in `flags` of settings.json: fields of `TrainConfig`, and hashes of the files that two other fields name.
+_OF_CONFIG = ("seed", "deterministic", "precision", "order", "block", "drop_issues")
+_HASHES = ("records_sha256", "issues_sha256")
+_TRAIN_ANEW = "To train with other settings, pass --init_from={run} instead, which takes only the weights"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Parent:
+    """A trained model with which a training starts.
+
+    Attributes:
+        path: The model file.
+        model: The model.
+        info: The description of the model.
+        settings: The content of settings.json of its run. {} if there is no such file.
+        state: The end of its training, from which another one goes on. None: only the weights are used.
+        more_epochs: Further epochs of the last phase. 0 if `state` is None.
+    """
+
+    path: Path
+    model: keras.Model
+    info: ModelInfo
+    settings: Settings
+    state: State | None = None
+    more_epochs: int = 0
+
+    @property
+    def name(self) -> str:
+        """The path for users: the run directory or, without settings, the model file."""
+        return str(self.path.parent if self.settings else self.path)
+
+    @property
+    def network(self) -> str:
+        """The network as a call, such as `MobileNet(alpha=0.25)`. Without settings, the name in the file."""
+        if not (fields := _network_fields(self.settings)):
+            inner = next((layer for layer in self.model.layers if hasattr(layer, "layers")), self.model)
+            return str(inner.name)
+        arguments = ", ".join(f"{name}={value!r}" for name, value in fields.get("backbone_kwargs", {}).items())
+        return f"{fields['backbone']}({arguments})" if arguments else str(fields["backbone"])
+
+    def facts(self) -> dict[str, Any]:
+        """Return the values for settings.json that determine the start of the training."""
+        facts: dict[str, Any] = {"weights_sha256": sha256(self.model.get_weights())}
+        if self.state is not None:
+            arrays = [*self.state.arrays["optimizer"], *self.state.arrays["seeds"]]
+            facts |= {"optimizer_sha256": sha256(arrays), "more_epochs": self.more_epochs}
+        return facts
+
+
+def sha256(arrays: Iterable[np.ndarray]) -> str:
+    """Return the SHA-256 of arrays with their types and shapes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def find(run: str, flag: str = "init_from") -> Path:
+    """Find the model file of a finished run.
+
+    Args:
+        run: A run directory, or a model file.
+        flag: Name of the flag, for errors.
+
+    Raises:
+        UserError: There is no such run, it is unfinished, or it is an exported model.
+    """
+    path = Path(run)
+    if path.suffix in _EXPORTED_SUFFIXES or any((path / name).exists() for name in _EXPORTED_NAMES):
+        raise UserError(
+            f"--{flag}={run}: is an exported model, which cannot be trained. Pass the run directory of a trainer, or"
+            f" its {run_directory.MODEL}."
+        )
+    model = model_file.find(run, flag)
+    if _settings_of(model) and run_directory.read_metrics(model.parent) is None:
+        raise UserError(
+            f"--{flag}={run}: the training is unfinished. Run its command again to finish it, then repeat this command."
+        )
+    return model
+
+
+def _settings_of(path: Path) -> Settings:
+    """Return the settings of the run of a model file; {} if the file is not that of a run directory."""
+    return run_directory.read_settings(path.parent) if path.name == run_directory.MODEL else Settings()
+
+
+def network_of(path: Path) -> dict[str, Any]:
+    """Return the fields of `ModelConfig` of a model, without its weights. {} if they are not known."""
+    return _network_fields(_settings_of(path))
+
+
+def _network_fields(settings: Settings) -> dict[str, Any]:
+    fields = settings.get("recipe", {}).get("model", {})
+    names = {field.name for field in dataclasses.fields(ModelConfig)} - {"weights", "batch_norm_momentum"}
+    return {name: value for name, value in fields.items() if name in names}
+
+
+def trainer_of(run: Path) -> str:
+    """Return the name of the trainer of a finished run."""
+    return model_file.read_info(run / run_directory.MODEL).trainer
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """Return the values of `TrainConfig` with which a run was trained, as far as its settings have them."""
+    settings = run_directory.read_settings(run)
+    flags = settings.get("flags", {})
+    values = {name: flags[name] for name in _OF_CONFIG if name in flags}
+    tfrecords = settings.get("other", {}).get("tfrecords")
+    return values | ({"tfrecords": tfrecords} if tfrecords else {})
+
+
+def flags_of(run: Path) -> dict[str, Any]:
+    """Return the flags of a run that are not those of `TrainConfig`, as `training.train` takes them."""
+    flags = run_directory.read_settings(run).get("flags", {})
+    return {name: value for name, value in flags.items() if name not in (*_OF_CONFIG, *_HASHES)}
+
+
+def recipe_of(run: Path) -> Recipe:
+    """Return the recipe of a finished run, from its settings.
+
+    Raises:
+        UserError: The settings are of another version of this package.
+    """
+    stored = dict(run_directory.read_settings(run).get("recipe", {}))
+    try:
+        augment = _augment_of(stored.pop("augment"))
+        model = ModelConfig(**stored.pop("model"))
+        phases = tuple(Phase(**phase) for phase in stored.pop("phases"))
+        return Recipe(model=model, phases=phases, augment=augment, **stored)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"--run={run}: {run_directory.SETTINGS} has no recipe of this version ({error})."
+            f" {_TRAIN_ANEW.format(run=run)}."
+        ) from error
+
+
+def _augment_of(stored: Mapping[str, Any]) -> Augment:
+    """Return the augmentation with these settings, as in `named.settings_of`."""
+    if "function" in stored:
+        return str(stored["function"])
+    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in stored.items()}
+    return AugmentConfig(**values)
+
+
+def load(config: TrainConfig) -> Parent | None:
+    """Load the model with which a training starts. None if it does not start from another run.
+
+    Raises:
+        UserError: There is no such run, it is unfinished, or its end is not known.
+    """
+    if config.init_from is None:
+        return None
+    path = find(config.init_from)
+    info = model_file.read_info(path)
+    state = _end_of(path.parent) if config.more_epochs else None
+    model, _ = model_file.load(path, info)
+    return Parent(
+        path=path,
+        model=model,
+        info=info,
+        settings=_settings_of(path),
+        state=state,
+        more_epochs=config.more_epochs or 0,
+    )
+
+
+def _end_of(run: Path) -> State:
+    """Return the end of a finished training."""
+    path = run / run_directory.OPTIMIZER
+    if not path.is_file():
+        raise UserError(
+            f"--more_epochs: {path} does not exist, so the training cannot go on exactly. An earlier version of this"
+            f" package did not write it, or it was deleted. {_TRAIN_ANEW.format(run=run)}."
+        )
+    from trainers import checkpoint  # Imported here, since it imports Keras.
+
+    return checkpoint.load(path, advice=f"{_TRAIN_ANEW.format(run=run)}.")
+
+
+def continued(
+    recipe: Recipe, settings: Settings, parent: Parent, log: Callable[[str], object]
+) -> tuple[Recipe, Settings]:
+    """Return the recipe and the settings of a run with more epochs in its last phase.
+
+    Args:
+        recipe: The recipe of the run.
+        settings: The settings of the run, as this process would record them.
+        parent: The finished run.
+        log: Receives a line if versions or the device differ, since the last bits may then differ.
+
+    Raises:
+        UserError: The run was trained with other settings.
+    """
+    assert parent.state is not None
+    _check_same(parent, settings, log)
+    *before, last = recipe.phases
+    longer = dataclasses.replace(last, epochs=parent.state.position.epoch + parent.more_epochs)
+    recipe = dataclasses.replace(recipe, phases=(*before, longer))
+    flags, stored = dict(settings["flags"]), dict(settings["recipe"])
+    if "epochs" in flags:  # A program may record other flags.
+        flags["epochs"] = {phase.name: phase.epochs for phase in recipe.phases}
+    stored["phases"] = [dataclasses.asdict(phase) for phase in recipe.phases]
+    return recipe, {**settings, "flags": flags, "recipe": stored}
+
+
+def _check_same(parent: Parent, settings: Settings, log: Callable[[str], object]) -> None:
+    """Raise UserError if a training that goes on has other settings than the finished one."""
+    run = parent.path.parent
+    changes = run_directory.differences(run, settings, ("flags", "recipe", "weights", "dataset"))
+    if any(change.startswith("dataset.digest ") for change in changes):
+        changes = ["it was trained on another dataset, or the dataset has changed"]
+    precisions = [topics.get("environment", {}).get("precision") for topics in (parent.settings, settings)]
+    if not changes and precisions[0] != precisions[1]:
+        changes = [f"it was trained in {precisions[0]}, and this training would be in {precisions[1]}"]
+    if changes:
+        raise UserError(
+            f"--more_epochs={parent.more_epochs}: a run goes on with its own settings, but {'; '.join(changes)}. Leave"
+            f" out all flags except --run and --more_epochs, or pass the same values. {_TRAIN_ANEW.format(run=run)}."
+        )
+    if changes := run_directory.differences(run, settings, ("environment",)):
+        log(f"note: {run} was trained in another environment, so the last bits may differ: {'; '.join(changes)}")

@@ -1,0 +1,88 @@
+"""Give a new classifier the weights of a trained one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+from typing import Any
+
+import keras
+
+from trainers.models import networks
+from trainers.models.networks import Classifier
+
+# Settings of layers that change what equal weights compute. The padding of ZeroPadding2D is not compared, since it
+# depends on the image size.
+_ESSENTIAL = ("activation", "dilation_rate", "groups", "offset", "padding", "pool_size", "scale", "strides")
+_Layers = Sequence[keras.Layer]
+
+
+class OtherNetworkError(Exception):
+    """Two classifiers have different networks. The message describes the first difference."""
+
+
+def take(classifier: Classifier, parent: keras.Model, same_classes: bool) -> str:
+    """Set the weights of a classifier to those of a trained model with the same network.
+
+    The body, which is all that comes before the head, may have another input size. The head is taken only if it has
+    the same classes and the same layers.
+
+    Args:
+        classifier: The classifier.
+        parent: The trained model.
+        same_classes: Whether the classes of both have the same names and the same order.
+
+    Returns:
+        The reason why the head keeps its own first weights; "" if all weights were taken.
+
+    Raises:
+        OtherNetworkError: The bodies differ.
+    """
+    body, head = _parts(classifier.model)
+    old_body, old_head = _parts(parent)
+    if difference := _difference(body, old_body):
+        raise OtherNetworkError(difference)
+    _copy(old_body, body)
+    if not same_classes:
+        return "its classes are others"
+    if _difference(head, old_head):
+        return "its layers are others"
+    _copy(old_head, head)
+    return ""
+
+
+def _parts(model: keras.Model) -> tuple[_Layers, _Layers]:
+    """Return the layers of the body, with the scaling of pixels and the backbone, and those of the head."""
+    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    end = next((i for i, layer in enumerate(layers, 1) if isinstance(layer, keras.Model)), len(layers))
+    return layers[:end], layers[end:]
+
+
+def _copy(sources: _Layers, targets: _Layers) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        networks.set_weights(target, source.get_weights())
+
+
+def _difference(new: _Layers, old: _Layers) -> str:
+    """Describe the first difference of two sequences of layers; "" if there is none."""
+    for position, (mine, theirs) in enumerate(zip_longest(_described(new), _described(old)), 1):
+        if mine != theirs:
+            return f"layer {position} is {theirs or 'missing'} in the run, and {mine or 'missing'} here"
+    return ""
+
+
+def _described(layers: _Layers) -> Iterator[str]:
+    """Yield a description of each layer: its kind, its essential settings and the shapes of its weights."""
+    for layer in layers:
+        if isinstance(layer, keras.Model):
+            yield from _described([inner for inner in layer.layers if not isinstance(inner, keras.layers.InputLayer)])
+            continue
+        settings: dict[str, Any] = layer.get_config()
+        if isinstance(layer, keras.layers.ZeroPadding2D):
+            settings.pop("padding")
+        essential = {name: settings[name] for name in _ESSENTIAL if name in settings}
+        shapes = [tuple(weight.shape) for weight in layer.weights]
+        yield f"{type(layer).__name__} {json.dumps(essential, default=str)} {shapes}".replace(" {}", "").replace(
+            " []", ""
+        )
