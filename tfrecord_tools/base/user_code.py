@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import hashlib
@@ -10,7 +11,7 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -129,6 +130,28 @@ def line_of(error: BaseException, code: str) -> str:
     return line
 
 
+@contextlib.contextmanager
+def importable(code: str) -> Iterator[None]:
+    """Let code import modules beside its file, or in the working directory, after all other modules.
+
+    Python does so for scripts and for `python -m`, but not for installed commands.
+
+    Args:
+        code: A module or a file.
+    """
+    is_file = code.endswith(".py")
+    directory = str(Path(files.expand_user(code)).resolve().parent if is_file else Path.cwd())
+    if directory in sys.path:
+        yield
+        return
+    sys.path.append(directory)
+    importlib.invalidate_caches()  # The modules may be new.
+    try:
+        yield
+    finally:
+        sys.path.remove(directory)
+
+
 def _parts(text: str) -> tuple[str, str]:
     match = _NAMED.fullmatch(text)
     if match is None:
@@ -174,16 +197,16 @@ def _imported(code: str, shown: str, prefix: str) -> ModuleType:
 
 @functools.cache
 def _of_file(path: Path, sha256: str) -> ModuleType:
-    """Run a file as a module, once for each content of it. It can import files beside it, as a script can."""
+    """Run a file as a module, once for each content of it."""
     name = f"{path.stem}_{sha256[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a Python file")
-    _add_to_path(path.parent)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # Dataclasses, pickle and `name_of` find its classes and functions by it.
     try:
-        spec.loader.exec_module(module)
+        with importable(str(path)):
+            spec.loader.exec_module(module)
     except BaseException:
         del sys.modules[name]
         raise
@@ -191,9 +214,9 @@ def _of_file(path: Path, sha256: str) -> ModuleType:
 
 
 def _of_module(code: str, shown: str) -> ModuleType:
-    _add_to_path(Path.cwd())  # `python -m` does so itself, an installed command does not.
     try:
-        return importlib.import_module(code)
+        with importable(code):
+            return importlib.import_module(code)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{code}.".startswith(f"{error.name}."):
             raise  # The module exists, and imports another one that does not.
@@ -201,10 +224,3 @@ def _of_module(code: str, shown: str) -> ModuleType:
             f"{shown}: there is no module {code!r}, neither in {Path.cwd()} nor among the installed packages. Pass"
             f" {FORMS}."
         ) from error
-
-
-def _add_to_path(directory: Path) -> None:
-    """Let code import modules of a directory, also later, in its functions. Other modules come first."""
-    if str(directory) not in sys.path:
-        sys.path.append(str(directory))
-        importlib.invalidate_caches()

@@ -128,7 +128,8 @@ def _made(name: str, flag: str, kwargs: Mapping[str, Any], **arguments: Any) -> 
     source, function = f"--{flag}={name}", user_code.function(name, f"--{flag}=")
     _check_arguments(function, source, kwargs, arguments)
     try:
-        made = function(*arguments.values(), **kwargs)
+        with user_code.importable(user_code.code_of(name)):  # The function may import modules, too.
+            made = function(*arguments.values(), **kwargs)
     except UserError:
         raise
     except Exception as error:  # The code of the user can raise anything.

@@ -367,7 +367,7 @@ def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace,
         ),
         (
             ("--tfrecords=out", "--features_from=src", "--image_size=64"),
-            "--features_from=src: a trained model has its own weights and image size. Remove --weights,",
+            "--features_from=src: a trained model has its own weights, scaling and image size. Remove",
         ),
         (("--tfrecords=out", "--weights=nowhere.h5"), "--weights=nowhere.h5: does not exist."),
         (("--tfrecords=out", "--out=src"), "--out=src: is not empty and not an audit (it has no audit.json)."),
