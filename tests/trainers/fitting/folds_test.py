@@ -1,4 +1,4 @@
-"""Folds: what belongs together stays together, every class is in every fold, and the file names the same records."""
+"""Folds: what belongs together stays together, classes are spread, and the file names the records."""
 
 from __future__ import annotations
 
