@@ -45,6 +45,8 @@ SPEAKS_OF = {
     ("docs/howto/android.md", ""): JUDGES,
     ("docs/howto/other_programs.md", ""): (*CONVERT, *TRAINING),
     ("docs/trainers.md", ""): TRAINING,
+    ("docs/trainers.md", "The directory of compare"): (*TRAINING, *COMPARE),
+    ("docs/decisions/0066-one-worker-for-all-trainings.md", ""): TRAINING,
     ("docs/interop.md", "TFRecords that others wrote"): ADOPT,
     ("docs/folders.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
     ("docs/folders.md", "TFRecords that others wrote"): ADOPT,
