@@ -63,7 +63,9 @@ class Dataset:
         return html_frame.of_file(self.directory / dataset_files.CARD, html.escape(title))
 
     def records(self, split: str, *others: str) -> Records:
-        """Open the records of a split, or of several splits one after the other. Only their part of the index is read.
+        """Open the records of a split, or of several splits one after the other.
+
+        Only their part of the index is read.
 
         Args:
             split: "train", "validation" or "test", if the dataset has that split.
@@ -100,7 +102,10 @@ class Dataset:
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]], shards: Sequence[int]) -> dict[str, np.ndarray]:
-    """Join the columns of several splits, as `Records` needs them. `shards` has the number of shards of each split."""
+    """Join the columns of several splits, as `Records` needs them.
+
+    `shards` has the number of shards of each split.
+    """
     sizes = [len(part["label"]) for part in parts]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
     columns["shard"] = columns["shard"] + np.repeat(np.cumsum([0, *shards])[:-1], sizes)

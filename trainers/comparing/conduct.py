@@ -151,7 +151,7 @@ def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence
 
 
 def _check(config: CompareConfig, every: Sequence[Job], digest: str) -> None:
-    """Raise UserError if a finished run was not trained as this comparison would, or not like others of its variant."""
+    """Raise UserError if a finished run was not trained as this comparison would train it."""
     for job in every:
         job.check(digest)
     runs: dict[Variant, list[Path]] = {}

@@ -1,4 +1,4 @@
-"""The results of the trainings of a comparison: a row per variant and, in cross-validation, their differences."""
+"""The results of a comparison: a row per variant and, in cross-validation, their differences."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def design_effect(values: np.ndarray, units: np.ndarray) -> float:
 
 
 def paired(differences: np.ndarray, units: np.ndarray, folds: np.ndarray) -> Interval:
-    """Return the 95 % interval of the mean of paired differences, such as "right" of a model minus that of another.
+    """Return the 95 % interval of the mean of paired differences, such as those of two models.
 
     It is the interval of Bonett and Price (2012) for paired shares: one record in favor of each side is added. So the
     interval of two models with equal answers is short, but not 0. Units make it longer by their design effect.
@@ -153,7 +153,7 @@ def _t(freedom: int) -> float:
 
 
 def corrected(folds: np.ndarray) -> Interval | None:
-    """Return the 95 % interval of the mean over folds, with the corrected variance of Nadeau and Bengio (2003).
+    """Return the 95 % interval of the mean over folds, as Nadeau and Bengio (2003) correct it.
 
     Any two folds share most of their training records. So their results are not independent, and the usual t interval
     is too short.

@@ -374,7 +374,7 @@ def test_cross_validation_is_written_and_finished_folds_are_skipped(colors, vali
 
 
 def test_a_fold_can_be_trained_alone(colors, validated, tmp_path):
-    """Its command is that of the page. The worker has trained other folds before it in the same process."""
+    """The command is that of the page. The worker has trained other folds before it in the same process."""
     alone = trainers.features(
         tfrecords=colors / "out",
         run=tmp_path / "run",
@@ -491,7 +491,10 @@ def is_free(run_directory: Path) -> bool:
 
 @pytest.mark.slow
 def test_two_seeds_of_a_variant_do_not_differ(tmp_path):
-    """Nine of ten intervals of pairs of seeds contain 0. Computed from the records alone, only eight of ten would."""
+    """Nine of ten intervals of pairs of seeds contain 0.
+
+    Computed from the records alone, only eight of ten would.
+    """
     random = np.random.default_rng(0)
     for name, shift in (("dim", 0), ("bright", 16)):
         for number in range(150):

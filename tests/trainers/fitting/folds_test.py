@@ -1,4 +1,4 @@
-"""Folds: what belongs together stays together, every class is in every fold, and the file names the same records."""
+"""Tests of folds: groups stay together, every class is in every fold, and the file has the same records."""
 
 from __future__ import annotations
 
