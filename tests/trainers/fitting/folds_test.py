@@ -1,4 +1,4 @@
-"""Tests of folds: groups stay together, every class is in every fold, and the file has the same records."""
+"""Tests of folds: groups stay together, and every class is in every fold."""
 
 from __future__ import annotations
 
