@@ -170,7 +170,10 @@ def _augment_of(stored: Mapping[str, Any]) -> Augment:
     """Return the augmentation with these settings, as in `named.settings_of`."""
     if "function" in stored:
         return str(stored["function"])
-    return AugmentConfig(**{name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()})
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
+    }
+    return AugmentConfig(**values)
 
 
 def load(config: TrainConfig) -> Parent | None:
