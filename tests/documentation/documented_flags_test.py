@@ -38,7 +38,7 @@ SPEAKS_OF = {
     ("docs/howto/resume.md", ""): (*TRAINING, *CONVERT),
     ("docs/howto/several_gpus.md", ""): TRAINING,
     ("docs/howto/android.md", ""): JUDGES,
-    ("docs/howto/other_programs.md", ""): CONVERT,
+    ("docs/howto/other_programs.md", ""): (*CONVERT, *TRAINING),
     ("docs/trainers.md", ""): TRAINING,
     ("docs/interop.md", "TFRecords that others wrote"): ADOPT,
     ("docs/folders.md", ""): (*CONVERT, "tfrecord_tools.to_csv"),
