@@ -18,7 +18,7 @@ from benchmarks import common
 from tfrecord_tools.base import command, workers
 from tfrecord_tools.decoding import decoder
 from trainers.models import model_file
-from trainers.results import image_files, predictions
+from trainers.results import image_files, predictions, sources, views
 
 _ONE_CALL = """
 import keras, numpy
@@ -30,8 +30,8 @@ model(numpy.zeros((1, *{shape}), numpy.uint8)).numpy()
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
     path = model_file.find(flags.FLAGS.run)
-    sources = image_files.find([flags.FLAGS.photos]).sources
-    _print_start(str(path), sources[0].path, model_file.read_info(path).geometry.shape)
+    photos = sources.find([flags.FLAGS.photos]).sources
+    _print_start(str(path), photos[0].path, model_file.read_info(path).geometry.shape)
     import tensorflow as tf
 
     from trainers.models import inference
@@ -41,18 +41,18 @@ def main(argv: Sequence[str]) -> None:
     batch = tf.zeros((predictions.BATCH_SIZE, *info.geometry.shape), tf.uint8)
 
     def model_alone() -> int:
-        batches = -(-len(sources) // predictions.BATCH_SIZE)
+        batches = -(-len(photos) // predictions.BATCH_SIZE)
         return sum(len(predict(batch).numpy()) for _ in range(batches))
 
     def decode_alone() -> int:
-        def decode(source: image_files.Source) -> np.ndarray:
+        def decode(source: sources.Source) -> np.ndarray:
             return decoder.decode(source.read(), info.geometry)
 
         with ThreadPoolExecutor(workers.default_workers()) as pool:
-            return sum(1 for _ in pool.map(decode, sources))
+            return sum(1 for _ in pool.map(decode, photos))
 
     def judge() -> int:
-        return sum(len(judged.predictions) for judged in image_files.judge(model, info, sources))
+        return sum(len(judged.predictions) for judged in image_files.judge(views.predictor(model), info, photos))
 
     runs = (model_alone, decode_alone, judge)
     for run in runs:  # The first run traces the model and fills the page cache.

@@ -11,7 +11,6 @@ pixels (they become PNG images) and compressed files.
 from __future__ import annotations
 
 import dataclasses
-import glob
 import itertools
 import os
 import shlex
@@ -28,8 +27,8 @@ from tfrecord_tools.base.progress import Progress
 from tfrecord_tools.conversion.plan_config import PlanConfig
 from tfrecord_tools.conversion.rejected import listed
 from tfrecord_tools.conversion.workspace import Workspace, check_out, fresh
-from tfrecord_tools.errors import UserError, named, refusal
-from tfrecord_tools.foreign import classes, example_parser, forms, guess_keys, indexing, tfrecord_files
+from tfrecord_tools.errors import UserError, refusal
+from tfrecord_tools.foreign import classes, forms, guess_keys, indexing, samples, tfrecord_files
 from tfrecord_tools.foreign.forms import Form
 from tfrecord_tools.foreign.indexing import Found, Job, Rewriting, Shard, refuse
 from tfrecord_tools.images.preparation import VERIFY, ImageConfig
@@ -42,7 +41,6 @@ from tfrecord_tools.layout.split_names import SPLITS, split_named
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SAMPLE_RECORDS, _SAMPLE_FILES = 64, 16  # The features are guessed from this many records and files.
 _TABLE_ROWS = 20  # Classes in the printed table.
 _INFLATE = {
     "GZIP": "gzip -dc < {} > {}",
@@ -327,7 +325,7 @@ def _describe(
 def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
     """Return split -> its files, without empty files, in the order of `SPLITS`."""
     if config.records:
-        paths = _matching("records", config.records, notes)
+        paths = tfrecord_files.matching("records", config.records, notes, refuse)
         by_split = guess_keys.splits(paths)
         if list(by_split) == ["train"] and guess_keys.split_of(paths[0]) is None:
             which = f"all {len(paths):,} files become" if len(paths) > 1 else "the file becomes"
@@ -342,7 +340,7 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
             split = split_named(name)
             if split is None or not pattern:
                 raise UserError(f"--split={option}: must be NAME=PATTERN, with NAME one of {', '.join(SPLITS)}.")
-            by_split.setdefault(split, []).extend(_matching("split", pattern, notes))
+            by_split.setdefault(split, []).extend(tfrecord_files.matching("split", pattern, notes, refuse))
     resolved = Counter(path.resolve() for paths in by_split.values() for path in paths)
     repeated = next((path for path, count in resolved.items() if count > 1), None)
     if repeated is not None:
@@ -353,27 +351,6 @@ def _files(config: AdoptConfig, notes: list[str]) -> dict[str, list[Path]]:
                 missing = words.number(group.missing, "file is", "files are")
                 notes.append(f"{group.name}: {missing} missing, according to the names of the others")
     return {split: by_split[split] for split in SPLITS if split in by_split}
-
-
-def _matching(flag: str, pattern: str, notes: list[str]) -> list[Path]:
-    """Return the TFRecord files in a directory or of a pattern, sorted, without empty files."""
-    if Path(pattern).is_dir():
-        groups = tfrecord_files.find(Path(pattern), refuse, below=True)
-        paths = sorted(path for group in groups for path in group.paths)
-    else:
-        paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name))
-    if not paths:
-        raise UserError(f"--{flag}={pattern}: no file matches. Must be a directory, or a pattern in quotes.")
-    empty = [str(path) for path in paths if not path.stat().st_size]
-    if len(empty) == len(paths):
-        which = "the file is" if len(paths) == 1 else f"all {len(paths):,} files are"
-        raise UserError(
-            f"--{flag}={pattern}: {which} empty ({named(empty, 3)}). Perhaps the program that wrote them was stopped."
-            " Write the records again, or choose other files."
-        )
-    if empty:
-        notes.append(f"{len(empty):,} of {len(paths):,} files are empty and are left out: {named(empty, 3)}")
-    return [path for path in paths if path.stat().st_size]
 
 
 def _shards(files: Mapping[str, Sequence[Path]], config: AdoptConfig) -> list[Shard]:
@@ -411,33 +388,12 @@ def _compression(path: Path, config: AdoptConfig) -> str:
 
 def _form(shards: Sequence[Shard], config: AdoptConfig) -> Form:
     """Guess how the records store image and label, from the first records of some files of each split."""
-    samples, others = [], Counter[str]()
     splits = Counter(shard.split for shard in shards)
-    chosen = [shard for shard in shards if shard.number < max(1, _SAMPLE_FILES // len(splits))]
-    for shard in chosen:
-        records = tfrecord_files.read(shard.path, shard.compression, refuse)
-        for data in itertools.islice(records, max(1, _SAMPLE_RECORDS // len(chosen))):
-            example = example_parser.parse(data)
-            if example is not None:
-                samples.append(example)
-            else:
-                others["tf.train.SequenceExample" if example_parser.parse_sequence(data) else ""] += 1
-    if not samples and not others:
-        raise UserError(
-            f"{config.records or ' '.join(config.split)}: the files contain no records. Choose other files."
-        )
-    first = shards[0].path
-    if not samples:
-        kind = others.most_common(1)[0][0]
-        other_type = f" but of type {kind}, which holds lists of values" if kind else ""
-        raise UserError(
-            f"{first}: the records are not of type tf.train.Example{other_type}. To see their contents, run: python -m"
-            f" tfrecord_tools.show {first}"
-        )
-    where = f"{first}, first {words.number(len(samples), 'record')}"
-    form = guess_keys.form(
-        samples, config.image_key, config.label_key, where, config.pixel_order, config.label_encoding
-    )
+    chosen = [shard for shard in shards if shard.number < max(1, samples.FILES // len(splits))]
+    origin = config.records or " ".join(config.split)
+    parsed = samples.examples([(shard.path, shard.compression) for shard in chosen], origin, refuse)
+    where = f"{shards[0].path}, first {words.number(len(parsed), 'record')}"
+    form = guess_keys.form(parsed, config.image_key, config.label_key, where, config.pixel_order, config.label_encoding)
     if config.label_offset is not None and config.label_offset < 0:
         form = dataclasses.replace(form, unlabeled=None)
     return indexing.for_rewriting(form) if config.rewrite else form

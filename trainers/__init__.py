@@ -7,6 +7,8 @@
 Each command `python -m trainers.NAME` is also a function `trainers.NAME`, with the flags as keyword arguments: scratch,
 features, frozen, finetune, compare, evaluate, predict, export and audit. `python -m trainers` lists the commands.
 
+`trainers.describe_model` adds class names and image settings to a Keras model of another program.
+
 For more than the options of the commands, `training.train` trains with a `Recipe` and a `TrainConfig`.
 `recipes.override` changes the values of a recipe. `fit.fit` trains your own model in the `Phase`s of a recipe.
 `Checkpointer` continues an interrupted training at the same step, with the same weights and history.
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from trainers.features import features
     from trainers.finetune import finetune
     from trainers.frozen import frozen
+    from trainers.models.describing import describe_model
     from trainers.predict import predict
     from trainers.recipes import ModelConfig, Phase, Recipe, TrainConfig
     from trainers.run import Run, load
@@ -39,6 +42,7 @@ __all__ = [
     "audit",
     "checkpoint",
     "compare",
+    "describe_model",
     "evaluate",
     "export",
     "features",
@@ -58,6 +62,7 @@ _MODULE_OF = {
     "Recipe": "recipes",
     "Run": "run",
     "TrainConfig": "recipes",
+    "describe_model": "models.describing",
     "load": "run",
 }
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from tfrecord_tools.base import callable_module, command, options, sizes, tabular, words
+from tfrecord_tools.base import callable_module, command, options, sizes, tabular, user_code, words
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.base.progress import Progress
@@ -28,8 +28,9 @@ from trainers import backbones, recipes, run_directory
 from trainers.auditing import audit_files, issues
 from trainers.auditing.audit_files import AuditJson
 from trainers.auditing.issues import KINDS, ListedIssue
+from trainers.models import model_file
 from trainers.recipes import ModelConfig
-from trainers.training_options import BACKBONE_KWARGS, FIT
+from trainers.training_options import BACKBONE_KWARGS, CUSTOM_OBJECTS, FIT, SCALING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,9 +51,11 @@ class AuditConfig:
 
     Attributes:
         tfrecords: The dataset directory.
-        features_from: Name of a backbone, or the run directory or model file of a trainer.
+        features_from: Name of a backbone as in `recipes.ModelConfig`, or the run directory or model file of a trainer.
         backbone_kwargs: Further arguments of the backbone's constructor.
+        custom_objects: Modules and files that register the custom layers of a model file. They are imported.
         weights: As in `recipes.ModelConfig`. Only for a backbone.
+        scaling: As in `recipes.ModelConfig`. Only for a backbone.
         image_size: As in `recipes.ModelConfig`. Only for a backbone.
         fit: As in `recipes.Recipe`. Only for a backbone.
         folds: Number of parts of the dataset. The records of each part are judged by a model that was fitted to the
@@ -66,7 +69,9 @@ class AuditConfig:
     tfrecords: str
     features_from: str = ModelConfig.backbone
     backbone_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    custom_objects: Sequence[str] = ()
     weights: str = ModelConfig.weights
+    scaling: str | None = None
     image_size: Size | None = None
     fit: str | None = None
     folds: int = 5
@@ -87,19 +92,30 @@ class AuditConfig:
             raise UserError(f"--pictures={self.pictures}: must be 0 or more.")
         self._check_network()
 
+    @property
+    def is_backbone(self) -> bool:
+        """Whether the features are those of a network without a head, and not those of a trained model."""
+        if backbones.is_file(self.features_from) and Path(self.features_from).is_file():
+            return not model_file.is_described(Path(self.features_from))
+        return backbones.is_known(self.features_from) or backbones.is_own(self.features_from)
+
     def _check_network(self) -> None:
-        if self.features_from in backbones.BACKBONES:
-            backbones.check_weights(self.weights)
+        if self.is_backbone:
+            backbones.find(self.features_from, "features_from")
+            if self.weights:
+                backbones.check_weights(self.weights)
             return
         if not Path(self.features_from).exists():
             raise UserError(
                 f"--features_from={self.features_from}: is neither a backbone, nor an existing run directory or model"
-                f" file. Backbones: {', '.join(name for name in backbones.BACKBONES if name != backbones.CNN)}."
+                f" file. Backbones: {', '.join(name for name in backbones.BACKBONES if name != backbones.CNN)}. For"
+                f" another network, pass {backbones.FORMS}."
             )
-        if self.image_size or self.fit or self.backbone_kwargs or self.weights != ModelConfig.weights:
+        if self.image_size or self.fit or self.backbone_kwargs or self.weights or self.scaling:
             raise UserError(
-                f"--features_from={self.features_from}: a trained model has its own weights and image size. Remove"
-                " --weights, --image_size, --fit and --backbone_kwargs, or pass the name of a backbone."
+                f"--features_from={self.features_from}: a trained model has its own weights, scaling and image size."
+                " Remove --weights, --scaling, --image_size, --fit and --backbone_kwargs, or pass the name of a"
+                " backbone."
             )
 
 
@@ -166,18 +182,20 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     from trainers.fitting import extraction
     from trainers.models import networks
 
-    if config.features_from not in backbones.BACKBONES:
+    if not config.is_backbone:
         log(f"features: of the model {config.features_from}")
-        return extraction.of_run(config.features_from, data, device, "features_from")
+        return extraction.of_run(config.features_from, data, device, "features_from", config.custom_objects)
     recipe = recipes.features(
         backbone=config.features_from,
         backbone_kwargs=config.backbone_kwargs,
+        custom_objects=tuple(config.custom_objects) or None,
         weights=config.weights,
+        scaling=config.scaling,
         image_size=config.image_size,
     )
     recipe = dataclasses.replace(recipe, fit=config.fit)
     size = sizes.text(recipe.model.size)
-    log(f"features: of {networks.describe(recipe.model)}, {size} px, weights {config.weights}")
+    log(f"features: of {networks.describe(recipe.model)}, {size} px, weights {recipe.model.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
     return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device, "features_from")
 
@@ -274,17 +292,21 @@ OPTIONS = (
     Option(
         "features_from",
         "path",
-        "Network that computes the features: the name of a backbone, or the run directory or model file of a trainer.",
+        "Network that computes the features: the name of a backbone, the run directory or model file of a trainer, or a"
+        f" network of your own ({backbones.FORMS}).",
         default=AuditConfig.features_from,
     ),
     BACKBONE_KWARGS,
+    CUSTOM_OBJECTS,
     Option(
         "weights",
         "path",
-        "Weights of the backbone. imagenet: downloaded by Keras; none: random, which finds little; or the path of a .h5"
-        " or .weights.h5 file without the top layers.",
-        default=AuditConfig.weights,
+        "Weights of the backbone. imagenet: downloaded by Keras; none: random, which finds little; own: those of your"
+        " function, file or preset; or the path of a .h5 or .weights.h5 file without the top layers. The default for a"
+        " network of your own is own.",
+        default=backbones.IMAGENET,
     ),
+    SCALING,
     Option(
         "image_size",
         "size",
@@ -319,9 +341,11 @@ class AuditOptions(TypedDict, total=False):
     """Options of `audit`, for editors and type checkers."""
 
     tfrecords: StrPath
-    features_from: StrPath
+    features_from: StrPath | Callable[..., Any]
     backbone_kwargs: Mapping[str, Any]
+    custom_objects: Sequence[str]
     weights: StrPath
+    scaling: str
     image_size: int | str | tuple[int, int]
     fit: str
     folds: int
@@ -351,7 +375,10 @@ def audit(*, log: Callable[[str], object] = command.say, **given: Unpack[AuditOp
         found = trainers.audit(tfrecords="out")
         [issue.path for issue in found.issues if issue.kind == "label"]
     """
-    return audit_dataset(AuditConfig(**{"tfrecords": ""} | options.checked(OPTIONS, given)), log)
+    values: dict[str, Any] = dict(given)
+    if callable(values.get("features_from")):
+        values["features_from"] = user_code.name_of(values["features_from"], "features_from=")
+    return audit_dataset(AuditConfig(**{"tfrecords": ""} | options.checked(OPTIONS, values)), log)
 
 
 def define_flags() -> None:

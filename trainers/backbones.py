@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from tfrecord_tools.base import files, sizes, user_code
+from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.errors import UserError
 
 
@@ -17,11 +27,12 @@ class Backbone:
         scaling: Scaling of pixels 0..255, by the names of `keras.src.applications.imagenet_utils.preprocess_input`:
             "tf" (x / 127.5 - 1), "torch" ((x / 255 - mean) / deviation), "caffe" (BGR, x - mean), "unit" (x / 255) or
             "own" (the model scales by itself).
-        image_size: Height and width in pixels for which its ImageNet weights were trained.
+        image_size: Height and width in pixels for which its ImageNet weights were trained: one number for a square,
+            else a pair.
     """
 
     scaling: str
-    image_size: int
+    image_size: Size
 
 
 CNN = "CNN"  # The network of the reference recipe, for training from scratch. The others are in `keras.applications`.
@@ -70,32 +81,131 @@ BACKBONES = {
 }
 
 
-def find(name: str) -> Backbone:
+SCALINGS = ("own", "unit", "tf", "torch", "caffe")
+KERAS_HUB = "keras_hub:"  # The name of a preset of KerasHub follows.
+IMAGENET, NONE, OWN = "imagenet", "none", "own"  # Values of --weights that are not files.
+FORMS = f"{user_code.FORMS}, FILE.keras or {KERAS_HUB}PRESET"  # Names of other networks.
+_IMAGE_SIZE = 224  # For networks that do not say for which image size they were trained.
+
+
+def is_known(name: str) -> bool:
+    """Return whether a name is in `BACKBONES`. Other names are those of `FORMS`."""
+    return name in BACKBONES
+
+
+def is_own(name: str) -> bool:
+    """Return whether a name has one of the forms in `FORMS`."""
+    return is_file(name) or name.startswith(KERAS_HUB) or user_code.is_named(name)
+
+
+def is_file(name: str) -> bool:
+    """Return whether a name has the form of a Keras file."""
+    return name.endswith(".keras") and not name.startswith(KERAS_HUB)
+
+
+def find(name: str, flag: str = "backbone") -> Backbone:
     """Return a backbone by name.
 
+    Args:
+        name: A name in `BACKBONES`, or one of the forms in `FORMS`.
+        flag: Name of the flag, for errors.
+
     Raises:
-        UserError: The name is unknown. The message suggests similar names.
+        UserError: The name is unknown, and the message suggests similar names; or the file does not exist.
     """
-    if name in BACKBONES:
+    if is_known(name):
         return BACKBONES[name]
+    if is_file(name):
+        return Backbone(OWN, size_in_file(file_of(name, flag)) or _IMAGE_SIZE)
+    if name.startswith(KERAS_HUB):
+        if importlib.util.find_spec("keras_hub") is None:
+            raise UserError(f"--{flag}={name}: KerasHub is not installed. Run pip install 'tfrecord-tools[hub]'.")
+        return Backbone(OWN, _IMAGE_SIZE)
+    if user_code.is_named(name):
+        user_code.check(name, f"--{flag}=")
+        return Backbone(OWN, _IMAGE_SIZE)
     by_lower_case = {known.lower(): known for known in BACKBONES}
     near = [by_lower_case[match] for match in difflib.get_close_matches(name.lower(), by_lower_case, n=3)]
     hint = f"Did you mean {' or '.join(near)}? " if near else ""
     raise UserError(
-        f"--backbone={name}: is not a known backbone. {hint}python -m trainers.finetune --help lists all"
-        f" {len(BACKBONES)}."
+        f"--{flag}={name}: is not a known backbone. {hint}python -m trainers.finetune --help lists all"
+        f" {len(BACKBONES)}. For another network, pass {FORMS}."
     )
+
+
+def file_of(name: str, flag: str = "backbone") -> Path:
+    """Return the path of a Keras file.
+
+    Raises:
+        UserError: The file does not exist.
+    """
+    path = Path(files.expand_user(name, f"--{flag}="))
+    if not path.is_file():
+        raise UserError(f"--{flag}={name}: does not exist. Pass the path of a .keras file.")
+    return path
+
+
+def size_in_file(path: Path) -> Size | None:
+    """Return the size of the images that the network in a Keras file takes; None if it is not fixed.
+
+    Damaged files are reported when they are loaded.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            config: Any = json.loads(archive.read("config.json"))["config"]
+        layers = config.get("layers", ())
+        inputs = [layer["config"]["batch_shape"] for layer in layers if layer["class_name"] == "InputLayer"]
+        shape = inputs[0][1:] if inputs else config["image_shape"]  # Backbones of KerasHub have no list of layers.
+        return sizes.parse([int(side) for side in shape[:2]])
+    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return None
 
 
 def check_weights(weights: str) -> None:
     """Check a value of --weights without reading the weights.
 
     Raises:
-        UserError: The value is neither imagenet or none, nor the path of a weights file.
+        UserError: The value is not imagenet, none, own, or the path of a weights file.
     """
-    if weights in ("imagenet", "none"):
+    if weights in (IMAGENET, NONE, OWN):
         return
     if not weights.endswith((".h5", ".hdf5")):
         raise UserError(f"--weights={weights}: must be imagenet, none, or the path of a .h5 or .weights.h5 file.")
     if not Path(weights).is_file():
         raise UserError(f"--weights={weights}: does not exist. Pass the path of a weights file, imagenet or none.")
+
+
+def hashes(name: str, custom_objects: Sequence[str] = (), flag: str = "backbone") -> dict[str, str]:
+    """Return what identifies a network, besides its name and arguments. This imports the code of the user.
+
+    Args:
+        name: A name as in `find`.
+        custom_objects: Modules and files with the custom layers of a Keras file.
+        flag: Name of the flag, for errors.
+
+    Returns:
+        The SHA-256 of a Keras file, or of the file that defines the function, and of `custom_objects`; the version of
+        KerasHub for a preset; {} for a known backbone.
+
+    Raises:
+        UserError: The file, the function or a module does not exist, or its code fails.
+    """
+    codes = {f"sha256 of {code}": user_code.sha256_of_code(code, "--custom_objects=") for code in custom_objects}
+    if is_known(name):
+        return codes
+    if is_file(name):
+        return {f"sha256 of {name}": sha256(file_of(name, flag))} | codes
+    if name.startswith(KERAS_HUB):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return {"keras_hub": importlib.metadata.version("keras-hub")} | codes
+        return codes
+    return {f"sha256 of {name}": user_code.sha256_of_function(name, f"--{flag}=")} | codes
+
+
+def sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,8 +1,8 @@
 """Checkpoints for an exact resume: an interrupted training ends with the same result, bit for bit.
 
 One file holds everything that the next step depends on: the variables of the model (with the seed generators of its
-random layers, which `.keras` files leave out), of the optimizer and of the metrics, the state of the other callbacks,
-and the position.
+random layers, which `.keras` files leave out), of the optimizer and of the metrics, Keras's global seed generator, the
+state of the other callbacks, and the position.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
 
 from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
@@ -81,8 +83,10 @@ class State:
         rows: The history, one row per finished epoch.
         seconds: Time of training up to this position, together with the time before each restart.
         arrays: "model", "optimizer" and "metrics" -> values of their variables, in Keras's order. There is no
-            "optimizer" at the start of a phase and no "metrics" at the start of an epoch. The end of a training has
-            "seeds" (the seeds of random layers) instead of "model", because the model is in a file of its own.
+            "optimizer" at the start of a phase and no "metrics" at the start of an epoch. "random" is the state of
+            Keras's global seed generator, which layers without a seed generator of their own use (ConvNeXt's
+            StochasticDepth). There is none if no layer has used it. The end of a training has "seeds" (the seeds of
+            random layers) instead of "model", because the model is in a file of its own.
         callbacks: The state of each other callback, attribute -> value.
     """
 
@@ -300,6 +304,8 @@ class Checkpointer(keras.callbacks.Callback):
             return
         self.restore_model(self.model)
         arrays = self._saved.arrays
+        if "random" in arrays:
+            _assign([global_seed_generator().state], arrays["random"])
         if "optimizer" in arrays:
             if not self.model.optimizer.built:  # LossScaleOptimizer would add its variables a second time.
                 self.model.optimizer.build(self.model.trainable_variables)
@@ -333,7 +339,7 @@ class Checkpointer(keras.callbacks.Callback):
             DivergedError: A variable is no longer a number.
         """
         self._sync()
-        arrays = {"model": _values(self.model.variables)}
+        arrays = {"model": _values(self.model.variables)} | _global_random()
         if not new_phase:
             arrays["optimizer"] = _values(self.model.optimizer.variables)
         self._check_finite(arrays)
@@ -357,6 +363,7 @@ class Checkpointer(keras.callbacks.Callback):
         if self._end is None:
             return
         arrays = {"optimizer": _values(self.model.optimizer.variables), "seeds": _values(_seeds(self.model))}
+        arrays |= _global_random()
         self._check_finite(arrays)
         callbacks = [_callback_state(callback, _BEGINS_ANEW.get(type(callback), ())) for callback in self._others]
         if self._writes:
@@ -383,6 +390,13 @@ def _floats(arrays: dict[str, list[np.ndarray]]) -> Iterator[np.ndarray]:
 def _callback_state(callback: keras.callbacks.Callback, without: Sequence[str] = ()) -> dict[str, Any]:
     names = getattr(callback, "checkpointed", _KERAS_STATE.get(type(callback), ()))
     return {name: getattr(callback, name) for name in names if name not in without}
+
+
+def _global_random() -> dict[str, list[np.ndarray]]:
+    """Return the state of Keras's global seed generator as "random"; {} if no layer has used it."""
+    if global_state.get_global_attribute(GLOBAL_SEED_GENERATOR) is None:
+        return {}
+    return {"random": _values([global_seed_generator().state])}
 
 
 def _seeds(model: keras.Model) -> list[Any]:

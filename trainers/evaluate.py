@@ -1,30 +1,88 @@
-"""Evaluate a trained model on a split of any dataset with the same classes, and write a report.
+"""Evaluate a trained model on a split of any dataset, or on a folder of images, and write a report.
 
     python -m trainers.evaluate --run runs/finetune-20250131-235959 --tfrecords out/ --split test
+    python -m trainers.evaluate --run runs/finetune-20250131-235959 --images new_photos/
 
-Classes are matched by name. The order may differ from that of the training dataset.
+Classes are matched by name. The order may differ from that of the training dataset. If the names differ, --class_map
+says which ones belong together. Images of a folder that cannot be read are listed at the end, and the exit code is 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
 
-from absl import flags
-
-from tfrecord_tools.base import callable_module, command, files, html_frame, usage, words
+from tfrecord_tools.base import callable_module, command, files, html_frame, options, words
 from tfrecord_tools.base.files import StrPath
+from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.records import Dataset, open_dataset
 from trainers import run_directory
 from trainers.auditing import audit_files
-from trainers.models import model_file
+from trainers.models import keras_files, model_file
 from trainers.models.model_file import ModelInfo
-from trainers.results import predictions, report
+from trainers.results import eval_sets, predictions, report, views
+from trainers.results.eval_sets import EvalSet, RecordSet
 from trainers.results.predictions import Predictions
 from trainers.run_directory import Metrics
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+OPTIONS = (
+    Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),
+    Option("tfrecords", "path", "Directory of the dataset: the --out of tfrecord_tools.convert."),
+    Option(
+        "images",
+        "path",
+        "Folder of images to evaluate on, with a subfolder for each class, instead of a dataset. An archive works, too."
+        " The folder is read as tfrecord_tools.convert reads it.",
+    ),
+    Option(
+        "split",
+        "text",
+        "Split to evaluate on: train, validation or test. Default: test. A folder without splits is used as a whole.",
+    ),
+    Option("out", "path", "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST in the run directory."),
+    Option("threshold", "number", model_file.THRESHOLD_HELP),
+    Option(
+        "audit",
+        "path",
+        "Directory of an audit of the dataset, written by trainers.audit. The accuracy on the images without issues is"
+        " reported, too. Default: audits/NAME-DIGEST, if it exists.",
+    ),
+    Option(
+        "class_map",
+        "mapping",
+        "Classes of the images, and the classes of the model that they belong to, as in Cat=cats,Dog=dogs. An empty"
+        " name leaves the images of a class out, as in Bird=. Default: classes with the same name belong together.",
+        example="Cat=cats,Dog=dogs",
+    ),
+    views.OPTION,
+    Option("custom_objects", "names", keras_files.CUSTOM_OBJECTS_HELP, default=[]),
+)
+
+
+class EvaluateOptions(TypedDict, total=False):
+    """Options of `Run.evaluate`, for editors and type checkers."""
+
+    images: StrPath
+    split: str
+    out: StrPath
+    threshold: float
+    audit: StrPath
+    class_map: Mapping[str, str]
+    tta: str | Sequence[str]
+    custom_objects: Sequence[str]
+
+
+class EvaluateArguments(EvaluateOptions, total=False):
+    """Options of `evaluate`, for editors and type checkers."""
+
+    run: StrPath
+    tfrecords: StrPath
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,31 +91,47 @@ class EvaluateConfig:
 
     Attributes:
         run: A run directory or a model file.
-        tfrecords: A dataset directory.
-        split: Split of the dataset: "train", "validation" or "test".
-        out: Directory to write. If None, evaluation-DATASET-SPLIT-DIGEST next to the model.
+        tfrecords: A dataset directory. None: `images` is evaluated.
+        images: A folder of images with a subfolder for each class. None: `tfrecords` is evaluated.
+        split: "train", "validation" or "test". None: "test", or the whole folder if it has no splits.
+        out: Directory to write. If None, evaluation-NAME-SPLIT-DIGEST next to the model.
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
+        custom_objects: As in `model_file.load`.
+        class_map: Class of the images -> class of the model, or "" to leave them out.
+        tta: The views of each image, some of `views.KINDS`.
     """
 
     run: str
-    tfrecords: str
-    split: str = "test"
+    tfrecords: str | None = None
+    images: str | None = None
+    split: str | None = None
     out: str | None = None
     threshold: float | None = None
     audit: str | None = None
+    custom_objects: Sequence[str] = ()
+    class_map: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tta: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.run:
             raise UserError("--run is missing: the model to evaluate. Pass the run directory of a trainer.")
-        if not self.tfrecords:
+        if not self.tfrecords and not self.images:
             raise UserError(
-                "--tfrecords is missing: the images to evaluate on. Pass the --out of python -m tfrecord_tools.convert."
+                "--tfrecords is missing: the images to evaluate on. Pass the --out of python -m tfrecord_tools.convert,"
+                " or a folder of images as --images."
             )
+        if self.tfrecords and self.images:
+            raise UserError(
+                f"--tfrecords={self.tfrecords} and --images={self.images}: only one of them is allowed. Remove the"
+                " other."
+            )
+        if self.images and self.audit:
+            raise UserError(f"--audit={self.audit}: an audit belongs to a dataset, not to --images. Remove --audit.")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """The result of an evaluation. In a notebook, its last line in a cell shows its report.
 
@@ -65,11 +139,15 @@ class Evaluation:
         path: Directory with metrics.json, report.html, predictions.csv, suspects.csv and plots/.
         metrics: The content of metrics.json.
         predictions: The predictions, with true labels.
+        unreadable: Path -> reason, for images of a folder that cannot be read.
+        skipped: Path -> reason, for files of a folder that are not images.
     """
 
     path: Path
     metrics: Metrics
     predictions: Predictions
+    unreadable: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    skipped: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         return html_frame.of_file(self.path / report.REPORT, html.escape(repr(self)))
@@ -78,81 +156,110 @@ class Evaluation:
         return f"Evaluation({str(self.path)!r}): accuracy {self.metrics['accuracy']:.4f} on {self.metrics['split']}"
 
 
-def evaluate(
-    *,
-    run: StrPath,
-    tfrecords: StrPath,
-    split: str = EvaluateConfig.split,
-    out: StrPath | None = None,
-    threshold: float | None = None,
-    audit: StrPath | None = None,
-    log: Callable[[str], object] = command.say,
-) -> Evaluation:
+@options.document(OPTIONS)
+def evaluate(*, log: Callable[[str], object] = command.say, **given: Unpack[EvaluateArguments]) -> Evaluation:
     """Evaluate a model and write metrics.json, report.html, predictions.csv, suspects.csv and plots/.
 
-    It does the same as `python -m trainers.evaluate`.
+    It does the same as `python -m trainers.evaluate`. Images of a folder that cannot be read are in `unreadable` of the
+    result.
 
     Args:
-        run: A run directory or a model file.
-        tfrecords: A dataset directory.
-        split: Split of the dataset: "train", "validation" or "test".
-        out: Directory to write. If None, evaluation-DATASET-SPLIT-DIGEST next to the model.
-        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
-            threshold of the model.
-        audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
         log: Receives the lines for the user.
+        {options}
 
     Raises:
-        UserError: The model, the dataset or the split does not exist, or the dataset has other classes.
+        UserError: The model, the images or the split do not exist, or the model lacks a class of the images.
 
     Example:
         trainers.evaluate(run="runs/pets", tfrecords="out", split="validation").metrics["accuracy"]
     """
-    config = EvaluateConfig(
-        **files.paths(run=run, tfrecords=tfrecords, out=out, audit=audit), split=split, threshold=threshold
-    )
+    return evaluate_model(EvaluateConfig(**{"run": ""} | options.checked(OPTIONS, given)), log)
+
+
+def evaluate_model(config: EvaluateConfig, log: Callable[[str], object] = print) -> Evaluation:
+    """Evaluate a model. If anything fails, an earlier evaluation in the same directory stays as it is.
+
+    Args:
+        config: The model and the images.
+        log: Receives the lines for the user.
+
+    Raises:
+        UserError: As in `evaluate`.
+    """
     path = model_file.find(config.run)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
-    data = open_dataset(config.tfrecords)
-    predictions.check_classes(info, data)
-    records = data.records(config.split)
-    doubts = audit_files.find(data, config.audit, log)
-    name = f"evaluation-{data.name}-{config.split}-{data.digest[:8]}"  # Several datasets may have the same name.
-    out = Path(config.out) if config.out else path.parent / name
+    images = _eval_set(config, info)
+    for line in (*images.notes, *images.match.lines(), *views.notes(config.tta, info.classes)):
+        log(line)
+    doubts = audit_files.find(images.data, config.audit, log) if isinstance(images, RecordSet) else None
+    out = Path(config.out) if config.out else path.parent / images.name
     _check_out(out)
-    trained = _run_of(config.run, info)
 
     from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     device.set_up(precision="float32")
-    model, _ = model_file.load(path, info)
-    predicted = predictions.of_records(model, info, records, data.class_names)
+    model, _ = model_file.load(path, info, config.custom_objects)
+    evaluated = images.evaluate(model, info, config.tta)
+    predicted = evaluated.predicted
     metrics: Metrics = {
         **predictions.summary(predicted),
-        **predictions.without_issues(predicted, records, doubts),
-        "split": f"the {config.split} split of {data.name}",
-        "note": _note(info, data, config.split),
+        **(predictions.without_issues(predicted, images.records, doubts) if isinstance(images, RecordSet) else {}),
+        "split": images.title,
+        "note": images.note(info),
         "count": len(predicted),
-        "corrupt": list(records.corrupt.values()),
-        "dataset": data.name,
-        "digest": data.digest,
+        **evaluated.facts,
+        **_choices(config, images, predicted),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    # Written first: it allows the next evaluation to replace an unfinished one.
-    run_directory.write_json(out / run_directory.METRICS, metrics)
+    _log_scores(metrics, log)
+    with files.staged(out, run_directory.METRICS) as directory:
+        report.write(
+            directory,
+            model=model,
+            info=info,
+            pictures=evaluated.pictures,
+            predicted=predicted,
+            metrics=metrics,
+            run=_run_of(config.run, info),
+            log=log,
+        )
+        run_directory.write_json(directory / run_directory.METRICS, metrics)
+    log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
+    return Evaluation(
+        path=out,
+        metrics=metrics,
+        predictions=predicted,
+        unreadable=evaluated.unreadable,
+        skipped=evaluated.skipped,
+    )
+
+
+def _eval_set(config: EvaluateConfig, info: ModelInfo) -> EvalSet:
+    if config.images:
+        return eval_sets.of_folder(config.images, config.split, info, config.class_map)
+    return eval_sets.of_dataset(str(config.tfrecords), config.split, info, config.class_map)
+
+
+def _choices(config: EvaluateConfig, images: EvalSet, predicted: Predictions) -> Metrics:
+    """Return the choices of the user that change the results, as in metrics.json."""
+    choices: Metrics = {}
+    if config.class_map:
+        choices["class_map"] = dict(config.class_map)
+    if images.match.left_out:
+        choices["left_out"] = dict(images.match.left_out)
+    if predicted.tta:
+        choices["tta"] = list(predicted.tta)
+    return choices
+
+
+def _log_scores(metrics: Metrics, log: Callable[[str], object]) -> None:
     low, high = metrics["accuracy_interval"]
     log(
         f"accuracy {metrics['accuracy']:.4f} ({low:.4f} to {high:.4f}), loss {metrics['loss']:.4f} on the"
-        f" {words.number(len(predicted), 'image')} of {metrics['split']}"
+        f" {words.number(metrics['count'], 'image')} of {metrics['split'].removeprefix('the images of ')}"
     )
     log(predictions.by_class_line(metrics))
     if "without_issues" in metrics:
         log(predictions.without_issues_line(metrics))
-    report.write(
-        out, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=trained, log=log
-    )
-    log(f"{out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}")
-    return Evaluation(out, metrics, predicted)
 
 
 def _check_out(out: Path) -> None:
@@ -173,33 +280,17 @@ def _run_of(run: str, info: ModelInfo) -> Path | None:
     return directory if trained_on == info.dataset_digest else None
 
 
-def _note(info: ModelInfo, data: Dataset, split: str) -> str:
-    """Return a note for the user on what the results on this split mean for new images."""
-    if data.digest != info.dataset_digest:
-        return "The model was trained on another dataset. It was not checked whether both datasets share images."
-    return {
-        "train": "The model was trained on this split. The results say nothing about new images.",
-        "validation": f"{predictions.MAY_BE_CHOSEN_ON} {predictions.ON_NEW_IMAGES}",
-    }.get(split, "This split was not used for training.")
-
-
 def define_flags() -> None:
-    usage.define_path("run", "", "Run directory of a trainer, or a .keras file of a trainer.")
-    usage.define_path("tfrecords", "", "Directory of the dataset: the --out of tfrecord_tools.convert.")
-    flags.DEFINE_string("split", EvaluateConfig.split, "Split to evaluate on: train, validation or test.")
-    usage.define_path("out", None, "Directory to write. Default: evaluation-DATASET-SPLIT-DIGEST in the run directory.")
-    flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
-    usage.define_path(
-        "audit",
-        None,
-        "Directory of an audit of the dataset, written by trainers.audit. The accuracy on the images without issues is"
-        " reported, too. Default: audits/NAME-DIGEST, if it exists.",
-    )
+    options.define(OPTIONS)
 
 
 def main(argv: Sequence[str]) -> None:
     command.no_arguments(argv)
-    evaluate(**command.flag_values(EvaluateConfig))
+    evaluation = evaluate(**options.from_flags(OPTIONS))
+    command.print_left_out(evaluation.unreadable, evaluation.skipped)
+    if evaluation.unreadable:
+        count = words.number(len(evaluation.unreadable), "file")
+        raise UserError(f"{count} cannot be read, listed above. All other images were evaluated.")
 
 
 callable_module.make(__name__, evaluate)

@@ -16,7 +16,7 @@ from tfrecord_tools.base import callable_module, command, files, usage
 from tfrecord_tools.base.files import StrPath
 from trainers.exporting import export_model
 from trainers.exporting.export_model import Exported, ModelExportConfig
-from trainers.models import model_file
+from trainers.models import keras_files, model_file
 
 
 def export(
@@ -30,6 +30,7 @@ def export(
     out: StrPath | None = None,
     threshold: float | None = None,
     overwrite: bool = ModelExportConfig.overwrite,
+    custom_objects: Sequence[str] = (),
 ) -> Exported:
     """Export a trained classifier, and compare it with the Keras model. Nothing is written if this fails.
 
@@ -46,6 +47,7 @@ def export(
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
         overwrite: Whether to replace an existing export.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
 
     Returns:
         The directory, the description of the model, and its comparison with the Keras model.
@@ -64,6 +66,7 @@ def export(
         tolerance=tolerance,
         threshold=threshold,
         overwrite=overwrite,
+        custom_objects=custom_objects,
     )
     return export_model.export(config)
 
@@ -105,6 +108,7 @@ def define_flags() -> None:
     usage.define_path("out", None, "Directory to write. Default: export/FORMAT[-QUANTIZE] in the run directory.")
     flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
     flags.DEFINE_boolean("overwrite", ModelExportConfig.overwrite, "Replace an existing export.")
+    flags.DEFINE_list("custom_objects", [], keras_files.CUSTOM_OBJECTS_HELP)
 
 
 def main(argv: Sequence[str]) -> None:

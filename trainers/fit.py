@@ -35,6 +35,8 @@ class Task:
         blended: Whether targets may lie between classes, because of MixUp, CutMix or label smoothing.
         early_stopping: If the validation loss does not fall for this many epochs, the phase ends. 0: never.
         jit_compile: Whether steps are compiled with XLA.
+        loss: Loss of a model that the user has compiled. If None, the cross-entropy.
+        optimizer: Optimizer of a model that the user has compiled, without variables. If None, that of each phase.
         scope: Function that returns the context in which variables are created.
         seconds: Time for decoding the cached images or computing the features, in seconds. If an earlier run computed
             the features, it is the time which that run took.
@@ -52,6 +54,8 @@ class Task:
     blended: bool = False
     early_stopping: int = 0
     jit_compile: bool = False
+    loss: Any = None
+    optimizer: keras.optimizers.Optimizer | None = None
     scope: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext
     seconds: float = 0.0
     sync_moving_statistics: Callable[[], None] = lambda: None
@@ -83,18 +87,19 @@ def fit(
         if index < checkpointer.position.phase:
             continue
         if verbose:
-            log(f"phase {phase.name}: {describe(phase)}")
+            log(f"phase {phase.name}: {describe(phase, task.optimizer)}")
         steps = phase.steps_per_epoch or task.steps_per_epoch
         # The model must be compiled after each change of `trainable`: the change has no effect before.
         task.set_trainable(phase.trainable)
         with task.scope():
             metrics = compile_model(
                 task.model,
-                optimizer=make_optimizer(phase, phase.epochs * steps),
+                optimizer=task.optimizer or make_optimizer(phase, phase.epochs * steps),
+                loss=task.loss,
                 blended=task.blended,
                 jit_compile=task.jit_compile,
             )
-        others = [*_callbacks(phase, task.early_stopping), *callbacks(phase)]
+        others = [*_callbacks(phase, task), *callbacks(phase)]
         checkpointer.begin_phase(phase.name, metrics, others, task.sync_moving_statistics)
         task.model.fit(
             task.batches(checkpointer.position.global_step),
@@ -111,7 +116,7 @@ def fit(
 
 
 def compile_model(
-    model: keras.Model, *, optimizer: Any, jit_compile: bool, blended: bool = False
+    model: keras.Model, *, optimizer: Any, jit_compile: bool, blended: bool = False, loss: Any = None
 ) -> list[keras.metrics.Metric]:
     """Compile a classifier with the loss and the metrics that fit its output.
 
@@ -120,19 +125,20 @@ def compile_model(
         optimizer: The Keras optimizer.
         jit_compile: Whether steps are compiled with XLA.
         blended: Whether targets may lie between classes.
+        loss: A loss of Keras for targets and outputs. If None, the cross-entropy.
 
     Returns:
         The metrics besides the loss: accuracy and, for two classes, the area under the ROC curve.
     """
     if model.output_shape[-1] == 1:
-        loss: keras.losses.Loss = keras.losses.BinaryCrossentropy()
+        cross_entropy: keras.losses.Loss = keras.losses.BinaryCrossentropy()
         # Without blending, Keras's own classes are used, so that a saved model loads without this package.
         accuracy, auc = (_Accuracy, _AUC) if blended else (keras.metrics.BinaryAccuracy, keras.metrics.AUC)
         metrics: list[keras.metrics.Metric] = [accuracy(name="accuracy"), auc(name="auc")]
     else:
-        loss = keras.losses.CategoricalCrossentropy()
+        cross_entropy = keras.losses.CategoricalCrossentropy()
         metrics = [keras.metrics.CategoricalAccuracy(name="accuracy")]
-    model.compile(optimizer=optimizer, loss=loss, metrics=metrics, jit_compile=jit_compile)
+    model.compile(optimizer=optimizer, loss=loss or cross_entropy, metrics=metrics, jit_compile=jit_compile)
     return metrics
 
 
@@ -152,8 +158,11 @@ class _AUC(_Hard, keras.metrics.AUC):
     pass
 
 
-def describe(phase: Phase) -> str:
-    """Describe a phase in a line for the user."""
+def describe(phase: Phase, optimizer: keras.optimizers.Optimizer | None = None) -> str:
+    """Describe a phase in a line for the user; `optimizer` is that of a compiled model."""
+    if optimizer is not None:
+        name = type(optimizer).__name__
+        return f"trains the model with its own loss and its own optimizer, {name}, {phase.epochs} epochs"
     trained = {
         "head": "the head",
         "last_stage": "the head and the last stage of the backbone",
@@ -225,14 +234,15 @@ def _refused(phase: Phase, optimizer: type, error: Exception) -> UserError:
     return UserError(f"--optimizer_kwargs={given}: Keras's {optimizer.__name__} rejects it: {error}")
 
 
-def _callbacks(phase: Phase, early_stopping: int) -> list[keras.callbacks.Callback]:
+def _callbacks(phase: Phase, task: Task) -> list[keras.callbacks.Callback]:
     """Make the Keras callbacks of a phase."""
     chosen: list[keras.callbacks.Callback] = []
+    use_ema = task.optimizer.use_ema if task.optimizer else phase.optimizer_kwargs.get("use_ema")
     # This callback must be the first one, because the others must see the averaged weights.
-    if phase.optimizer_kwargs.get("use_ema"):
+    if use_ema:
         chosen.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
-    if early_stopping:
-        chosen.append(keras.callbacks.EarlyStopping(patience=early_stopping, restore_best_weights=True))
+    if task.early_stopping:
+        chosen.append(keras.callbacks.EarlyStopping(patience=task.early_stopping, restore_best_weights=True))
     if phase.schedule == "plateau":
         chosen.append(keras.callbacks.ReduceLROnPlateau(patience=phase.patience))
     return chosen

@@ -1,6 +1,7 @@
-"""Classify image files, or all images in directories.
+"""Classify image files, all images in directories, or the records of a dataset.
 
     python -m trainers.predict --run runs/finetune-20250131-235959 photo.jpg more_photos/
+    python -m trainers.predict --run runs/finetune-20250131-235959 --tfrecords out/ --split test --csv predictions.csv
 
 Each image is prepared in the same way as by `convert`. If the model was trained on records from `adopt`, images are
 used as they are. Images that cannot be read are listed at the end, and the exit code is 1. All other images are
@@ -17,22 +18,65 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-from absl import flags
-
-from tfrecord_tools.base import callable_module, command, files, tabular, usage, words
+from tfrecord_tools.base import callable_module, command, options, tabular, words
 from tfrecord_tools.base.files import StrPath
+from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError
-from trainers.models import model_file
+from trainers.models import keras_files, model_file
 from trainers.models.model_file import ModelInfo
-from trainers.results import image_files, predictions
-from trainers.results.image_files import Images
+from trainers.results import predict_sets, predictions, sources, views
+from trainers.results.predict_sets import FileSet, PredictSet
 from trainers.results.predictions import Predictions
+from trainers.results.sources import Images
 
 if TYPE_CHECKING:
     import keras
+    from typing_extensions import Unpack
+
+_SHARED = (
+    Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),
+    Option(
+        "tfrecords",
+        "path",
+        "Records to classify instead of image files: the directory of a dataset; or TFRecords of another tool, which"
+        " need no labels, as a file, a directory or a pattern in quotes.",
+    ),
+    Option("split", "text", "Split of the dataset: train, validation or test. Default: test."),
+    Option(
+        "image_key",
+        "text",
+        "Feature with the image, for TFRecords of another tool. Default: the command finds the feature by its name and"
+        " its values.",
+    ),
+    Option("threshold", "number", model_file.THRESHOLD_HELP),
+    views.OPTION,
+    Option("custom_objects", "names", keras_files.CUSTOM_OBJECTS_HELP, default=[]),
+)
+# Options of the command alone: the function returns the answers.
+_PRINTED = (
+    Option("csv", "path", "CSV file to write: one row per image, one column of probabilities per class."),
+    Option("json", "switch", "Print JSON instead of a table.", default=False),
+)
+OPTIONS = (*_SHARED, *_PRINTED)
+
+
+class PredictOptions(TypedDict, total=False):
+    """Options of `Run.predict`, for editors and type checkers."""
+
+    tfrecords: StrPath
+    split: str
+    image_key: str
+    threshold: float
+    tta: str | Sequence[str]
+
+
+class PredictArguments(PredictOptions, total=False):
+    """Options of `predict`, for editors and type checkers."""
+
+    run: StrPath
+    custom_objects: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,26 +85,54 @@ class PredictConfig:
 
     Attributes:
         run: A run directory or a model file.
-        images: Image files, and directories of images.
+        images: Image files, and directories of images. Empty: `tfrecords` is classified.
+        tfrecords: A dataset directory, or TFRecords of another tool. None: `images` are classified.
+        split: Split of the dataset. None: "test".
+        image_key: Feature with the image in TFRecords of another tool. None: it is found.
         csv: File to write all probabilities to. If None, no file is written.
         json: Whether to print JSON instead of a table.
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
+        custom_objects: As in `model_file.load`.
+        tta: The views of each image, some of `views.KINDS`.
     """
 
     run: str
-    images: Sequence[str]
+    images: Sequence[str] = ()
+    tfrecords: str | None = None
+    split: str | None = None
+    image_key: str | None = None
     csv: str | None = None
     json: bool = False
     threshold: float | None = None
+    custom_objects: Sequence[str] = ()
+    tta: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        if not self.run:
-            raise UserError("--run is missing: the model to use. Pass the run directory of a trainer.")
-        if not self.images:
-            raise UserError("no images given. Pass image files, or directories of images.")
+        _check_run(self.run)
+        _check_images(bool(self.images), self.tfrecords, self.split, self.image_key)
         if self.csv:
             _check_csv(Path(self.csv))
+
+
+def _check_run(run: str) -> None:
+    if not run:
+        raise UserError("--run is missing: the model to use. Pass the run directory of a trainer.")
+
+
+def _check_images(has_images: bool, tfrecords: str | None, split: str | None, image_key: str | None) -> None:
+    """Check that there are either images or records, and no options of records with images."""
+    if tfrecords and has_images:
+        raise UserError(f"--tfrecords={tfrecords}: images are given, too. Remove the images, or remove --tfrecords.")
+    if tfrecords:
+        return
+    for flag, value in (("split", split), ("image_key", image_key)):
+        if value:
+            raise UserError(f"--{flag}={value}: only --tfrecords uses it. Add --tfrecords, or remove --{flag}.")
+    if not has_images:
+        raise UserError(
+            "no images given. Pass image files, or directories of images. To classify records, pass --tfrecords."
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,43 +164,50 @@ class Answers(Predictions):
     skipped: Mapping[str, str]
 
 
-def predict(*, run: StrPath, images: Images, threshold: float | None = None) -> Answers:
-    """Classify images.
+@options.document(_SHARED)
+def predict(images: Images | None = None, **given: Unpack[PredictArguments]) -> Answers:
+    """Classify images, or the records of a dataset.
 
     Args:
-        run: A run directory or a model file.
-        images: As in `Run.predict`.
-        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
-            threshold of the model.
+        images: As in `Run.predict`. None: `tfrecords` is classified.
+        {options}
 
     Returns:
         The answers, in the order of the images; those of a directory are sorted by path.
 
     Raises:
-        UserError: The model or an image file does not exist, or pixels are not u8[h w 3].
+        UserError: The model, an image file or the records do not exist, or pixels are not u8[h w 3].
 
     Example:
         trainers.predict(run="runs/pets", images=["a.jpg", "b.jpg"]).names
     """
-    path = model_file.find(files.paths(run=run)["run"])
-    info = model_file.with_threshold(model_file.read_info(path), threshold)
-    model, _ = model_file.load(path, info)
-    return answers(model, info, images)
+    values = options.checked(_SHARED, given)
+    run = values.pop("run", "")
+    _check_run(run)
+    path = model_file.find(run)
+    model, info = model_file.load(path, None, values.pop("custom_objects", ()))
+    return answers(model, info, images, **values)
 
 
-def answers(model: keras.Model, info: ModelInfo, images: Images) -> Answers:
-    """Classify images with a model that is loaded already. See `predict` for the arguments."""
-    found = image_files.of_images(images)
-    parts = list(image_files.judge(model, info, found.sources))
-    none = np.zeros((0, len(info.classes)), np.float32)
-    probabilities = np.concatenate([none, *(part.predictions.probabilities for part in parts)])
+def answers(
+    model: keras.Model, info: ModelInfo, images: Images | None = None, **given: Unpack[PredictOptions]
+) -> Answers:
+    """Classify images or records with a model that is loaded already. See `predict` for the arguments."""
+    values = options.checked(_SHARED, given)
+    info = model_file.with_threshold(info, values.get("threshold"))
+    split, image_key = values.get("split"), values.get("image_key")
+    _check_images(images is not None, values.get("tfrecords"), split, image_key)
+    judged = (
+        predict_sets.of_tfrecords(values["tfrecords"], split, image_key)
+        if images is None
+        else FileSet(sources.of_images(images))
+    )
+    parts = list(judged.judge(views.predictor(model, values.get("tta", ())), info))
+    joined = predictions.joined([part.predictions for part in parts])
     return Answers(
-        classes=info.classes,
-        probabilities=probabilities,
-        predicted=predictions.decide(probabilities, info.threshold),
-        paths=[path for part in parts for path in part.predictions.paths],
-        unreadable=dict(found.unreadable) | {k: v for part in parts for k, v in part.unreadable.items()},
-        skipped={k: v for part in parts for k, v in part.skipped.items()},
+        **{field.name: getattr(joined, field.name) for field in dataclasses.fields(joined)},
+        unreadable={path: reason for part in parts for path, reason in part.unreadable.items()},
+        skipped={path: reason for part in parts for path, reason in part.skipped.items()},
     )
 
 
@@ -147,16 +226,19 @@ def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -
     """
     path = model_file.find(config.run)
     info = model_file.with_threshold(model_file.read_info(path), config.threshold)
-    found = image_files.find(config.images)
+    images = _predict_set(config)
+    for line in (*images.notes, *views.notes(config.tta, info.classes)):
+        print(line, file=sys.stderr)  # The standard output has nothing but the table or the JSON.
 
     from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     device.set_up(precision="float32")
-    model, _ = model_file.load(path, info)
+    model, _ = model_file.load(path, info, config.custom_objects)
+    predictor = views.predictor(model, config.tta)
     rows: list[dict[str, Any]] = []
-    unreadable, skipped, count = dict(found.unreadable), dict[str, str](), 0
+    unreadable, skipped, count = dict[str, str](), dict[str, str](), 0
     with _csv_writer(config.csv, info.classes) as writer:
-        for batch in image_files.judge(model, info, found.sources):
+        for batch in images.judge(predictor, info):
             count += len(batch.predictions)
             unreadable |= batch.unreadable
             skipped |= batch.skipped
@@ -169,9 +251,15 @@ def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -
                 writer.writerows(predictions.table(batch.predictions))
     outcome = Outcome(count=count, unreadable=dict(sorted(unreadable.items())), skipped=dict(sorted(skipped.items())))
     if config.json:
-        others = {"unreadable": outcome.unreadable, "skipped": outcome.skipped}
+        others = {"unreadable": outcome.unreadable, "skipped": outcome.skipped, "tta": list(predictor.tta)}
         log(json.dumps({"predictions": rows, **others}, indent=2, ensure_ascii=False))
     return outcome
+
+
+def _predict_set(config: PredictConfig) -> PredictSet:
+    if config.tfrecords:
+        return predict_sets.of_tfrecords(config.tfrecords, config.split, config.image_key)
+    return FileSet(sources.find(config.images))
 
 
 def _csv_writer(
@@ -199,34 +287,30 @@ def _lines(batch: Predictions) -> Iterator[str]:
 
 
 def _as_json(batch: Predictions) -> Iterator[dict[str, Any]]:
-    for path, label, probabilities in zip(batch.paths, batch.predicted, batch.probabilities):
+    """Yield an object for each image. Images of records also have their number and their label."""
+    for i, path in enumerate(batch.paths):
+        of_record = {} if batch.records is None else {"record": int(batch.records[i]), "label": batch.label(i)}
         yield {
             "path": path,
-            "prediction": batch.classes[label],
-            "probabilities": {name: float(p) for name, p in zip(batch.classes, probabilities)},
+            **of_record,
+            "prediction": batch.classes[batch.predicted[i]],
+            "probabilities": {name: float(p) for name, p in zip(batch.classes, batch.probabilities[i])},
         }
 
 
 def define_flags() -> None:
-    usage.define_path("run", "", "Run directory of a trainer, or a .keras file of a trainer.")
-    usage.define_path("csv", None, "CSV file to write: one row per image, one column of probabilities per class.")
-    flags.DEFINE_float("threshold", None, model_file.THRESHOLD_HELP)
-    flags.DEFINE_boolean("json", PredictConfig.json, "Print JSON instead of a table.")
+    options.define(OPTIONS)
 
 
 def main(argv: Sequence[str]) -> None:
-    outcome = print_answers(command.from_flags(PredictConfig, images=argv[1:]))
-    unreadable, skipped = outcome.unreadable, outcome.skipped
-    for path, reason in unreadable.items():
-        print(f"unreadable: {path}: {reason}", file=sys.stderr)
-    if skipped:
-        count = words.number(len(skipped), "file that is not an image", "files that are not images")
-        print(f"note: {count} skipped, for example {next(iter(skipped))}", file=sys.stderr)
-    if not outcome.count and not unreadable:
+    given = options.checked(OPTIONS, options.from_flags(OPTIONS))
+    outcome = print_answers(PredictConfig(**{"run": ""} | given, images=argv[1:]))
+    command.print_left_out(outcome.unreadable, outcome.skipped)
+    if not outcome.count and not outcome.unreadable:
         raise UserError("no images found. Pass image files, or directories of images.")
-    if unreadable:
+    if outcome.unreadable:
         rest = "All other images were classified" if outcome.count else "No image was classified"
-        raise UserError(f"{words.number(len(unreadable), 'file')} cannot be read, listed above. {rest}.")
+        raise UserError(f"{words.number(len(outcome.unreadable), 'file')} cannot be read, listed above. {rest}.")
 
 
 callable_module.make(__name__, predict)

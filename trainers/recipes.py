@@ -14,7 +14,7 @@ from typing import Any
 from tfrecord_tools import augment_config
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.augmentation.named import Augment
-from tfrecord_tools.base import sizes, words
+from tfrecord_tools.base import options, sizes, user_code, words
 from tfrecord_tools.base.sizes import Size
 from tfrecord_tools.decoding import geometry
 from tfrecord_tools.decoding.geometry import Geometry
@@ -37,11 +37,14 @@ class ModelConfig:
     """A classifier: pixels -> scaling -> backbone -> head.
 
     Attributes:
-        backbone: "CNN", or the name of a network in `keras.applications`.
+        backbone: "CNN", the name of a network in `keras.applications`, or one of the forms in `backbones.FORMS`.
         backbone_kwargs: Further arguments of the backbone's constructor, such as alpha.
-        weights: "imagenet" (downloaded by Keras), "none" (random), or the path of a weights file without top layers.
+        weights: "imagenet" (downloaded by Keras), "none" (random), "own" (those with which a network of the user
+            comes), or the path of a weights file without top layers. If "", "imagenet" for a backbone of Keras, and
+            "own" for the others.
         image_size: Height and width of the input in pixels: one number for a square, or a pair. If None, the image size
-            for which the backbone's ImageNet weights were trained, or 150 for "CNN".
+            for which the backbone's ImageNet weights were trained, or 150 for "CNN". For the networks of
+            `backbones.FORMS`, the size in the Keras file, or 224.
         scaling: Scaling of pixels 0..255 before the backbone: "tf", "torch", "caffe" (see `backbones.Backbone`) or
             "unit" (x / 255). "own": pixels are not scaled, because the backbone does it. If None, the scaling that the
             backbone needs.
@@ -50,31 +53,77 @@ class ModelConfig:
         dropout: Share of the last layer's inputs that are dropped in training, in [0, 1).
         batch_norm_momentum: Momentum of the moving statistics of the backbone's BatchNormalization, in [0, 1).
             If None, the value in the backbone is used.
+        model: A function `(input_shape, classes) -> keras.Model` that makes the whole classifier, named as
+            `module:function` or `file.py:function`. There is no head then, and `backbone` is not used. The function
+            also gets `backbone_kwargs`.
+        custom_objects: Modules and files with the custom layers of a Keras file. They are imported before it is loaded.
     """
 
     backbone: str = "MobileNetV2"
     backbone_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    weights: str = "imagenet"
+    weights: str = ""
     image_size: Size | None = None
     scaling: str | None = None
     pooling: str = "average"
     hidden: int = 0
     dropout: float = 0.2
     batch_norm_momentum: float | None = None
+    model: str | None = None
+    custom_objects: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        backbones.find(self.backbone)
+        backbones.find(*self.network)
+        if not self.weights:
+            object.__setattr__(self, "weights", backbones.IMAGENET if self.is_known else backbones.OWN)
+        self._check_weights()
         if self.image_size is not None:
             object.__setattr__(self, "image_size", _checked_size(self.image_size))
-        if self.backbone == backbones.CNN and self.weights == "imagenet":
+        if self.scaling is not None and self.scaling not in backbones.SCALINGS:
+            raise UserError(f"--scaling={self.scaling}: must be one of {', '.join(backbones.SCALINGS)}.")
+
+    def _check_weights(self) -> None:
+        if self.weights == backbones.OWN and self.is_known:
             raise UserError(
-                "--weights=imagenet: CNN has no ImageNet weights. Pass --weights=none or the path of a weights file."
+                f"--weights=own: {self.backbone} comes without weights. Pass --weights=imagenet, none, or the path of"
+                " a weights file."
             )
+        if self.model is not None:
+            self._check_model_weights()
+        if self.weights == backbones.IMAGENET and (self.backbone == backbones.CNN or not self.is_known):
+            others = "none" if self.is_known else "own (the weights with which it comes), none"
+            raise UserError(
+                f"--weights=imagenet: {self.backbone} has no ImageNet weights. Pass --weights={others} or the path of a"
+                " weights file."
+            )
+
+    def _check_model_weights(self) -> None:
+        if self.weights != backbones.OWN:
+            raise UserError(
+                f"--weights={self.weights} with --model={self.model}: the function of --model gives the model its"
+                " weights. Remove --weights."
+            )
+
+    @property
+    def network(self) -> tuple[str, str]:
+        """The name of the network, and the flag with this name."""
+        return (self.backbone, "backbone") if self.model is None else (self.model, "model")
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the network is one of `backbones.BACKBONES`."""
+        return backbones.is_known(self.network[0])
+
+    @property
+    def codes(self) -> tuple[str, ...]:
+        """The modules and files of the user that may hold the code of custom layers."""
+        name, _ = self.network
+        is_function = user_code.is_named(name) and not self.is_known and not name.startswith(backbones.KERAS_HUB)
+        return (*([user_code.code_of(name)] if is_function else []), *(self.custom_objects or ()))
 
     @property
     def size(self) -> Size:
         """Height and width of the input in pixels: one number for a square, else a pair."""
-        return self.image_size or backbones.find(self.backbone).image_size
+        return self.image_size or backbones.find(*self.network).image_size
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -164,7 +213,8 @@ class Recipe:
         label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1).
         mixup: Share of the images that are blended with another image of their batch, in [0, 1].
         cutmix: Share of the images that get a piece of another image of their batch, in [0, 1].
-        class_weights: "none", or "balanced": images are weighted in the loss by the inverse frequency of their class.
+        class_weights: "none". "balanced": images are weighted in the loss by the inverse frequency of their class. Or a
+            mapping: class name -> weight of its images in the loss, for every class.
         early_stopping: If the validation loss does not fall for this many epochs, the phase ends, and the weights of
             its best epoch are restored. 0: never.
     """
@@ -179,7 +229,7 @@ class Recipe:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    class_weights: str = "none"
+    class_weights: str | Mapping[str, float] = "none"
     early_stopping: int = 0
 
     @property
@@ -213,6 +263,18 @@ class Recipe:
             )
         if self.early_stopping < 0:
             raise UserError(f"--early_stopping={self.early_stopping}: must be 0 or more.")
+        self._check_class_weights()
+
+    def _check_class_weights(self) -> None:
+        """Check weights by hand, as far as this is possible without the classes of a dataset."""
+        if isinstance(self.class_weights, str):
+            return
+        given = f"--class_weights={options.pairs_text(self.class_weights, ':')}"
+        for name, weight in self.class_weights.items():
+            if not 0 <= weight < math.inf:
+                raise UserError(f"{given}: the weight of {name} is {weight:g}. A weight must be 0 or a number above 0.")
+        if not any(self.class_weights.values()):
+            raise UserError(f"{given}: no weight is above 0, so nothing would be learned. Pass a larger weight.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -313,8 +375,11 @@ def scratch(**model: Any) -> Recipe:
 
     Args:
         **model: Values of `ModelConfig`. If `backbone` is not given or is "CNN", a larger version of the reference
-            network is used. `backbone_kwargs` are added to the arguments of this network.
+            network is used. `backbone_kwargs` are added to the arguments of this network. If `model` is given, the
+            whole classifier is that of the user.
     """
+    if model.get("model") is not None:
+        return _whole_model(model)
     own: dict[str, Any] = {"weights": "none"}
     # With Keras's momentum of 0.99, the moving statistics need hundreds of steps. Small datasets have fewer steps.
     model = model | {"batch_norm_momentum": 0.9}
@@ -345,6 +410,12 @@ def scratch(**model: Any) -> Recipe:
         ),
         batch_size=16,
     )
+
+
+def _whole_model(model: Mapping[str, Any]) -> Recipe:
+    """Make the recipe of a whole model of the user. If it is compiled, it has its own loss and optimizer."""
+    phase = Phase(name="model", trainable="scratch", learning_rate=1e-3, schedule="cosine", epochs=15)
+    return Recipe(model=ModelConfig(**model), phases=(phase,))
 
 
 def scratch_reference(*, augmented: bool = False, **model: Any) -> Recipe:
@@ -446,7 +517,7 @@ def finetune(**model: Any) -> Recipe:
         **model: Values of `ModelConfig` that replace those of the recipe.
     """
     config = ModelConfig(**model)
-    if config.weights == "none":
+    if config.weights == backbones.NONE:
         return scratch(**dataclasses.asdict(config))
     return Recipe(
         model=config,

@@ -11,7 +11,7 @@ import csv
 import dataclasses
 import functools
 import html
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,12 @@ from trainers.run_directory import Metrics, Settings
 
 if TYPE_CHECKING:
     import keras
+    from typing_extensions import Unpack
 
-    from trainers.evaluate import Evaluation
+    from trainers.evaluate import EvaluateOptions, Evaluation
     from trainers.exporting.export_model import Exported
-    from trainers.predict import Answers
-    from trainers.results.image_files import Images
+    from trainers.predict import Answers, PredictOptions
+    from trainers.results.sources import Images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +39,11 @@ class Run:
 
     Attributes:
         path: The run directory.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported.
     """
 
     path: Path
+    custom_objects: Sequence[str] = ()
 
     @functools.cached_property
     def metrics(self) -> Metrics:
@@ -71,22 +74,21 @@ class Run:
         A model of two classes returns the probability of the second class, so `argmax` of its output is always 0.
         `predict` returns names, and probabilities of all classes.
         """
-        return model_file.load(self.path / run_directory.MODEL, self.info)[0]
+        return model_file.load(self.path / run_directory.MODEL, self.info, self.custom_objects)[0]
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of the labels."""
         return self.info.classes
 
-    def predict(self, images: Images, *, threshold: float | None = None) -> Answers:
-        """Classify images.
+    def predict(self, images: Images | None = None, **options: Unpack[PredictOptions]) -> Answers:
+        """Classify images, or the records of a dataset.
 
         Args:
             images: The path of an image or of a directory of images, pixels u8[h w 3] or u8[h w] (gray), an image of
                 Pillow, or a sequence of these. A batch of pixels u8[n h w 3] is such a sequence. All are prepared in
-                the same way as the training images.
-            threshold: For two-class models: the second class is chosen if its probability is at least this. If None,
-                the threshold of the model.
+                the same way as the training images. None: `tfrecords` is classified.
+            **options: As in `trainers.predict`: tfrecords, split, threshold, tta, image_key.
 
         Returns:
             The answers, in the order of the images; those of a directory are sorted by path.
@@ -96,33 +98,31 @@ class Run:
         """
         from trainers.predict import answers
 
-        return answers(self.model, model_file.with_threshold(self.info, threshold), images)
+        return answers(self.model, self.info, images, **options)
 
     def evaluate(
         self,
-        tfrecords: StrPath,
+        tfrecords: StrPath | None = None,
         *,
-        split: str = "test",
-        out: StrPath | None = None,
-        threshold: float | None = None,
-        audit: StrPath | None = None,
         log: Callable[[str], object] = command.say,
+        **options: Unpack[EvaluateOptions],
     ) -> Evaluation:
-        """Evaluate the model on a split of a dataset, as `python -m trainers.evaluate` does.
+        """Evaluate the model on a split of a dataset or on a folder, as `python -m trainers.evaluate` does.
 
         The arguments are those of `trainers.evaluate`.
         """
         from trainers.evaluate import evaluate
 
-        return evaluate(
-            run=self.path, tfrecords=tfrecords, split=split, out=out, threshold=threshold, audit=audit, log=log
-        )
+        options = {"custom_objects": self.custom_objects, **options}
+        if tfrecords is None:  # The options name a folder of images.
+            return evaluate(run=self.path, log=log, **options)
+        return evaluate(run=self.path, tfrecords=tfrecords, log=log, **options)
 
     def export(self, format: str = "saved_model", **options: Any) -> Exported:
         """Export the model, as `python -m trainers.export` does; `options` are those of `trainers.export`."""
         from trainers.export import export
 
-        return export(run=self.path, format=format, **options)
+        return export(run=self.path, format=format, **{"custom_objects": self.custom_objects} | options)
 
     def train_more(
         self, epochs: int, *, run: StrPath | None = None, log: Callable[[str], object] = command.say, **options: Any
@@ -166,8 +166,13 @@ class Run:
         return f"Run({str(self.path)!r}): accuracy {self.metrics['accuracy']:.4f} on {self.metrics['split']}"
 
 
-def load(run: StrPath) -> Run:
+def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
     """Open the run directory of a finished training.
+
+    Args:
+        run: The run directory.
+        custom_objects: Modules and files that register the custom layers of the model. They are imported when the model
+            is needed.
 
     Raises:
         UserError: The directory is not a run directory, or the training is unfinished.
@@ -176,7 +181,7 @@ def load(run: StrPath) -> Run:
     if path.is_file():
         raise UserError(f"{path}: is a file. Pass the run directory that holds it.")
     model_file.find(str(path))
-    return Run(path)
+    return Run(path, custom_objects)
 
 
 def _number(text: str) -> Any:

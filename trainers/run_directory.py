@@ -56,8 +56,9 @@ class Metrics(TypedDict, total=False):
         accuracy_interval: Lower and upper end of the 95 % interval of the accuracy.
         majority_accuracy: Accuracy of always predicting the class with the most of these images, 0..1.
         balanced_accuracy: Mean recall of the classes with images, 0..1.
-        macro_f1: Mean F1 of the classes with images or predictions, 0..1.
-        recall, precision: Class name -> rate, 0..1. None if the class has no images, or no predictions.
+        macro_f1: Mean F1 of the classes with images, 0..1.
+        recall, precision: Class name -> rate, 0..1. None if the class has no images. The precision is also None if the
+            class has no predictions.
         top_5_accuracy: Share of the images with their class among the five likeliest. Ten classes or more only.
         calibration_error: Expected calibration error, 0..1.
         auc: Area under the ROC curve. Two classes only.
@@ -67,14 +68,18 @@ class Metrics(TypedDict, total=False):
         note: Explanation of what these results mean for new images.
         count: Number of evaluated images.
         corrupt: A message for each corrupt record that was left out.
+        unreadable: A message for each file of a folder that could not be read. Only if a folder was evaluated.
         steps: Training steps, over all phases.
         seconds: Duration of the training in all its processes, with validation and saving.
         images_per_second: Median training throughput of the epochs, in images/s.
         parameters: Number of the model's parameters.
         model_bytes: Size of model.keras.
         latency_ms: Median time to classify one image, in milliseconds.
-        dataset: Name of the evaluated dataset.
-        digest: Digest of the evaluated dataset.
+        dataset: Name of the evaluated dataset, or the path of the evaluated folder.
+        digest: Digest of the evaluated dataset. Folders have none.
+        class_map: Class of the images -> class of the model, "" if its images are left out. Only if it was given.
+        left_out: Class of the images -> number of its images. Only if `class_map` leaves some out.
+        tta: Kinds of views (`results.views`). The probabilities are the mean over the views. Only if there are any.
     """
 
     loss: float
@@ -94,6 +99,7 @@ class Metrics(TypedDict, total=False):
     note: str
     count: int
     corrupt: list[str]
+    unreadable: list[str]
     steps: int
     seconds: float
     images_per_second: float
@@ -102,6 +108,9 @@ class Metrics(TypedDict, total=False):
     latency_ms: float
     dataset: str
     digest: str
+    class_map: dict[str, str]
+    left_out: dict[str, int]
+    tta: list[str]
 
 
 class DatasetSettings(TypedDict):

@@ -75,7 +75,7 @@ def train(
             cluster=workers,
             log=log,
         )
-        setup.check(splits, recipe, config, device)
+        setup.check(data, splits, recipe, config, device)
         parent = parents.load(config)
         settings = settings_of(data, splits.doubts, recipe, config, flags, device, parent)
         if parent and parent.state:

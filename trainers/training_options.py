@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.augmentation.named import Augment
-from tfrecord_tools.base import options, sizes
+from tfrecord_tools.base import options, sizes, user_code
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.decoding.geometry import FITS, Geometry
@@ -22,14 +22,14 @@ from tfrecord_tools.records import open_dataset
 from trainers import backbones, recipes
 from trainers.auditing.issues import KINDS
 from trainers.fitting import parents
-from trainers.recipes import ModelConfig, Recipe, TrainConfig
+from trainers.recipes import Recipe, TrainConfig
 
 # Each option here has the same name as a field. `_PHASE`: fields of `Phase`; the option changes all phases.
 # `_RECIPE`: fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
 _PHASE = ("optimizer", "optimizer_kwargs", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
 _FIT = ("fit",)  # A field of `Recipe` too, but settings.json has it only if it is "pad" (see `Geometry.stored`).
-_MODEL = ("backbone", "backbone_kwargs", "weights", "image_size")
+_MODEL = ("model", "backbone", "backbone_kwargs", "custom_objects", "weights", "scaling", "image_size")
 INTERRUPTED = "interrupted: run the same command again to continue"
 _SETTINGS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
 
@@ -66,10 +66,12 @@ class TrainingOptions(TypedDict, total=False):
     patience: int
     early_stopping: int
     label_smoothing: float
-    class_weights: str
-    backbone: str
+    class_weights: str | Mapping[str, float]
+    backbone: StrPath | Callable[..., Any]
     backbone_kwargs: Mapping[str, Any]
+    custom_objects: Sequence[str]
     weights: StrPath
+    scaling: str
     image_size: int | str | tuple[int, int]
 
 
@@ -90,6 +92,7 @@ class ScratchOptions(ImageOptions, total=False):
     """Options of `trainers.scratch`."""
 
     csv: StrPath
+    model: StrPath | Callable[..., Any]
 
 
 class FinetuneOptions(ImageOptions, total=False):
@@ -252,9 +255,11 @@ _TRAINING = (
     ),
     Option(
         "class_weights",
-        "text",
-        "balanced: weight each image in the loss by the inverse frequency of its class. Default: see the recipe.",
+        "weights",
+        "Weight of the images of each class in the loss: numbers for all classes, as in cats:1,dogs:3. balanced: the"
+        " inverse frequency of the class; none: all images count the same. Default: see the recipe.",
         choices=recipes.CLASS_WEIGHTS,
+        example="cats:1,dogs:3",
     ),
 )
 _IMAGES = (
@@ -313,9 +318,29 @@ def _recipe_option(trainer: str) -> Option:
 BACKBONE_KWARGS = Option(
     "backbone_kwargs",
     "arguments",
-    "Arguments of the backbone's Keras constructor, as in alpha=0.25,minimalistic=True.",
+    "Arguments of the network's constructor or function, as in alpha=0.25,minimalistic=True. For a network in a .keras"
+    " file: layer='NAME', the layer with the features.",
     default="",
     example="alpha=0.25,minimalistic=True",
+)
+CUSTOM_OBJECTS = Option(
+    "custom_objects",
+    "names",
+    "Python modules and files that register the custom layers of a .keras file, as in mine.layers or layers.py. The"
+    " code in them is run. Default: only Keras's own layers can be loaded.",
+    default=[],
+)
+SCALING = Option(
+    "scaling",
+    "text",
+    "Scaling of pixels 0 to 255 before the network. own: none, because the network scales by itself; unit: to 0..1; tf:"
+    " to -1..1; torch: with ImageNet's mean and deviation; caffe: BGR minus ImageNet's mean. Default: the scaling that"
+    " a network of Keras needs, and own for other networks.",
+    choices=backbones.SCALINGS,
+)
+_WEIGHTS = (
+    "Weights with which the network starts. imagenet: downloaded by Keras; none: random; own: those of your function,"
+    " file or preset; or the path of a .h5 or .weights.h5 file without the top layers."
 )
 
 
@@ -324,17 +349,14 @@ def _model_options(weights: str) -> tuple[Option, ...]:
     return (
         Option(
             "backbone",
-            "text",
-            f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Default: see the recipe.",
+            "function",
+            f"Network without its head. One of {', '.join(backbones.BACKBONES)}. Or a network of your own:"
+            f" {backbones.FORMS}. The function takes input_shape and returns a keras.Model. Default: see the recipe.",
         ),
         BACKBONE_KWARGS,
-        Option(
-            "weights",
-            "path",
-            "Weights with which the backbone starts. imagenet: downloaded by Keras; none: random; or the path of a .h5"
-            " or .weights.h5 file without the top layers.",
-            default=weights,
-        ),
+        CUSTOM_OBJECTS,
+        Option("weights", "path", f"{_WEIGHTS} The default for a network of your own is own.", default=weights),
+        SCALING,
         Option(
             "image_size",
             "size",
@@ -351,6 +373,13 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
             "path",
             "Directory of CSV files of pixels, one per split (train.csv, ...), from tfrecord_tools.to_csv. Use it"
             " instead of --tfrecords.",
+        ),
+        Option(
+            "model",
+            "function",
+            f"Function that makes the whole classifier instead of --backbone and a head: {user_code.FORMS}. It takes"
+            " input_shape and classes, and returns a keras.Model. If the model is compiled, its loss and its optimizer"
+            " are used. Default: a backbone with a head.",
         ),
     ),
     "features": (
@@ -383,7 +412,7 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
 
 def _options_of(trainer: str) -> tuple[Option, ...]:
     images = () if recipes.reads_features(trainer) else _IMAGES
-    weights = "none" if trainer == "scratch" else ModelConfig.weights
+    weights = backbones.NONE if trainer == "scratch" else backbones.IMAGENET
     return (_recipe_option(trainer), *_TRAINING, *images, *_model_options(weights), *_OWN[trainer])
 
 
@@ -421,11 +450,16 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
         raise UserError(f"--block={config.block}: only --order=blocks uses it. Add --order=blocks, or remove --block.")
     chosen, flags = _recipe_and_flags(trainer, values, made)
     data = open_dataset(config.tfrecords)
-    if chosen.model.weights == "none" and trainer != "scratch" and config.init_from is None:
+    if chosen.model.weights == backbones.NONE and trainer != "scratch" and config.init_from is None:
         if chosen.phases[0].trainable == "scratch":
             log("--weights=none: there are no pretrained weights, so the whole network is trained from scratch")
         else:
             log("--weights=none: the backbone has random weights and is not pretrained")
+    if chosen.model.weights == backbones.OWN and chosen.model.model is None and "weights" not in values:
+        log(
+            f"--weights=own: the training starts with the weights of {chosen.model.backbone}. If they are random, pass"
+            " --weights=none"
+        )
 
     from trainers import training  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
@@ -485,9 +519,11 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     Raises:
         UserError: A value is not allowed.
     """
-    name, model = _name(values), _some(values, _MODEL)
+    name, model = _name(values), _model_values(values)
     if "weights" in values:
         backbones.check_weights(values["weights"])
+    if "model" in values:
+        _check_model(name, values)
     if "head" in values:
         more["head"] = values["head"]
     if trainer == "scratch" and name == "reference":
@@ -497,8 +533,8 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     model = _inherited_network(values, model) if inherits else model
     more = {argument: value for argument, value in more.items() if argument not in model}
     made = recipes.RECIPES[trainer][name](**model, **more)
-    if inherits:  # The recipe was made as for pretrained weights, which now come from the run.
-        made = dataclasses.replace(made, model=dataclasses.replace(made.model, weights="none"))
+    if inherits and made.model.is_known:  # The recipe was made as for pretrained weights, which now come from the run.
+        made = dataclasses.replace(made, model=dataclasses.replace(made.model, weights=backbones.NONE))
     return recipes.override(
         made,
         epochs=values.get("epochs"),
@@ -507,6 +543,27 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
         unfreeze=values.get("unfreeze"),
         **_some(values, _RECIPE + _FIT),
     )
+
+
+def _check_model(name: str, values: Mapping[str, Any]) -> None:
+    """Raise UserError if --model is given together with options of a backbone or of another recipe."""
+    shown = f"--model={values['model']}"
+    if not user_code.is_named(values["model"]):
+        raise UserError(f"{shown}: must be {user_code.FORMS}. The function makes the whole model.")
+    if name != "default":
+        raise UserError(f"{shown} with --recipe={name}: this recipe has its own network. Remove one of the two.")
+    if "backbone" in values:
+        raise UserError(
+            f"{shown} with --backbone={values['backbone']}: --model is the whole network. Remove one of the two."
+        )
+
+
+def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of `ModelConfig`."""
+    given = _some(values, _MODEL)
+    if "custom_objects" in given:
+        given["custom_objects"] = tuple(given["custom_objects"]) or None
+    return given
 
 
 def _inherited_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -540,10 +597,10 @@ def _check_crop_and_fit(values: Mapping[str, Any]) -> None:
 
 def in_effect(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe as the training uses them, for settings.json."""
-    model = {name: getattr(recipe.model, name) for name in ("backbone", "backbone_kwargs", "weights")}
+    names = ("backbone" if recipe.model.model is None else "model", "backbone_kwargs", "weights")
     size = recipe.model.size
     return {
-        **model,
+        **{name: getattr(recipe.model, name) for name in names},
         "image_size": size if isinstance(size, int) else sizes.text(size),
         "epochs": {phase.name: phase.epochs for phase in recipe.phases},
         "learning_rate": {phase.name: phase.learning_rate for phase in recipe.phases},

@@ -385,3 +385,48 @@ def test_home_directories_in_python(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(open_dataset("~/out").records("train")) == 10
     with pytest.raises(UserError, match=r"^--out=~nobody-here/x: user 'nobody-here' does not exist"):
         ConvertConfig(src="~/pets", out="~nobody-here/x")
+
+
+def test_a_staged_directory_appears_complete(tmp_path: Path) -> None:
+    out = tmp_path / "a/b/out"
+    with files.staged(out, "last.txt") as directory:
+        (directory / "last.txt").write_text("new")
+        (directory / "plots").mkdir()
+        (directory / "plots/one.png").write_text("one")
+        assert not out.exists()
+    assert {path.relative_to(out).as_posix() for path in out.rglob("*")} == {"last.txt", "plots", "plots/one.png"}
+    assert list((tmp_path / "a/b").iterdir()) == [out]
+
+
+def test_staged_files_replace_those_of_an_existing_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out/plots").mkdir(parents=True)
+    for name in ("a.txt", "z.txt", "mine.txt", "plots/old.png"):
+        (tmp_path / "out" / name).write_text("old")
+    replaced: list[str] = []
+    replace = files.os.replace
+    monkeypatch.setattr(files.os, "replace", lambda old, new: (replaced.append(new.name), replace(old, new)))
+    with files.staged(tmp_path / "out", "a.txt") as directory:
+        for name in ("a.txt", "z.txt"):
+            (directory / name).write_text("new")
+        (directory / "plots").mkdir()
+        assert (tmp_path / "out/a.txt").read_text() == "old"
+    assert replaced[-1] == "a.txt"
+    found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir() if path.is_file()}
+    assert found == {"a.txt": "new", "z.txt": "new", "mine.txt": "old"}
+    assert list((tmp_path / "out/plots").iterdir()) == []  # A subdirectory is replaced as a whole.
+
+
+def test_a_failed_block_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.txt").write_text("old")
+
+    def fail(out: Path) -> None:
+        with files.staged(out, "a.txt") as directory:
+            (directory / "a.txt").write_text("new")
+            raise ValueError("no")
+
+    for out in (tmp_path / "out", tmp_path / "new/deeper"):
+        with pytest.raises(ValueError, match="no"):
+            fail(out)
+    assert (tmp_path / "out/a.txt").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]

@@ -26,6 +26,9 @@ OPTIONS = {
     "integers": Option("epochs", "integers", "Epochs of each phase."),
     "numbers": Option("learning_rate", "numbers", "Rate of each phase."),
     "names": Option("drop", "names", "Kinds."),
+    "mapping": Option("class_map", "mapping", "Classes.", example="Cat=cats,Dog=dogs"),
+    "weights": Option("class_weights", "weights", "W.", choices=("none", "balanced"), example="cats:1,dogs:3"),
+    "chosen names": Option("tta", "names", "Views.", choices=("mirror", "crops")),
     "arguments": Option("backbone_kwargs", "arguments", "Arguments.", example=EXAMPLE),
 }
 
@@ -58,6 +61,18 @@ OPTIONS = {
         ("numbers", np.array([0.5, 0.25]), [0.5, 0.25]),
         ("names", "label,rare", ["label", "rare"]),
         ("names", ("label",), ["label"]),
+        ("chosen names", "mirror,crops", ["mirror", "crops"]),
+        ("chosen names", ["crops"], ["crops"]),
+        ("mapping", "Cat=cats,Dog=dogs", {"Cat": "cats", "Dog": "dogs"}),
+        ("mapping", " Cat = cats , Bird=", {"Cat": "cats", "Bird": ""}),
+        ("mapping", '"a, b=c",d=e', {"a, b": "c", "d": "e"}),  # A part with a comma is in quotes.
+        ("mapping", "a=b=c", {"a=b": "c"}),
+        ("mapping", "", {}),
+        ("mapping", {"Cat": "cats"}, {"Cat": "cats"}),
+        ("weights", "balanced", "balanced"),
+        ("weights", "cats:1,dogs:2.5", {"cats": 1.0, "dogs": 2.5}),
+        ("weights", "a:b:1e-3", {"a:b": 1e-3}),
+        ("weights", {"cats": 1, "dogs": np.float32(0.5)}, {"cats": 1.0, "dogs": 0.5}),
         ("arguments", {"alpha": 0.25}, {"alpha": 0.25}),
         ("arguments", "", {}),
         ("arguments", "alpha=0.25", {"alpha": 0.25}),
@@ -91,6 +106,25 @@ def test_values_are_converted(kind: str, given: Any, value: Any) -> None:
         ("integers", "5,a", "--epochs=5,a: must be whole numbers, as in 5,8."),
         ("numbers", "a", "--learning_rate=a: must be numbers, as in 3e-3,3e-4."),
         ("names", [1], "--drop=1: must be names, separated by commas."),
+        ("chosen names", "mirror,flip", "--tta=mirror,flip: must be one of mirror, crops."),
+        (
+            "mapping",
+            "Cat",
+            "--class_map=Cat: must be NAME=NAME pairs, separated by commas, with each name before = once, as in"
+            " Cat=cats,Dog=dogs.",
+        ),
+        ("mapping", "a=b,a=c", "--class_map=a=b,a=c: must be NAME=NAME pairs"),  # The same name twice.
+        ("mapping", "=b", "--class_map==b: must be NAME=NAME pairs"),
+        ("mapping", 'a=b,"c', '--class_map=a=b,"c: must be NAME=NAME pairs'),  # The quote is not closed.
+        ("mapping", {"a": 1}, "--class_map=a=1: must be NAME=NAME pairs"),
+        (
+            "weights",
+            "balance",
+            "--class_weights=balance: must be none, balanced, or NAME:NUMBER pairs, separated by commas, with each name"
+            " once, as in cats:1,dogs:3.",
+        ),
+        ("weights", "cats:much", "--class_weights=cats:much: must be none, balanced, or NAME:NUMBER pairs"),
+        ("weights", {"cats": "x"}, "--class_weights=cats:x: must be none, balanced, or NAME:NUMBER pairs"),
         ("arguments", 5, "--backbone_kwargs=5: must be name=value pairs, separated by commas, with Python literals"),
     ],
 )

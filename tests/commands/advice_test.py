@@ -33,7 +33,7 @@ WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
 OF_IMAGES = tuple(command for command in TRAINING if command != "trainers.features")
 
 # Texts behind these functions are about another command, which is printed first and is named in its errors.
-BORDER = frozenset({"trainers.fitting.csv_dataset.as_dataset"})
+BORDER = frozenset({"trainers.fitting.csv_dataset.as_dataset", "trainers.results.eval_sets._scanned"})
 
 # Definitions that fewer commands show than reach, for reasons that the references do not contain.
 NARROWED = {
@@ -56,9 +56,14 @@ NARROWED = {
     "tfrecord_tools.layout.decisions.Decisions.notes": ("tfrecord_tools.convert",),
     "trainers.backbones.find": (*TRAINING, "trainers.compare"),  # evaluate asks which trainers read features.
     "trainers.recipes.ModelConfig.__post_init__": TRAINING,  # compare and evaluate use default values.
+    "trainers.recipes.ModelConfig._check_weights": (*TRAINING, "trainers.audit"),  # The others use default values.
+    "trainers.recipes.ModelConfig._check_model_weights": ("trainers.scratch",),  # Others have no --model.
+    "trainers.training_options._check_model": ("trainers.scratch",),  # Others have no --model.
+    "trainers.fitting.setup._check_compiled": ("trainers.scratch",),  # Others have no --model.
     "trainers.recipes.Phase.__post_init__": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes._checked_size": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes.Recipe.__post_init__": OF_IMAGES,  # compare, evaluate and features use default augmentations.
+    "trainers.recipes.Recipe._check_class_weights": TRAINING,  # compare and evaluate use default values.
     "trainers.recipes.TrainConfig.__post_init__": OF_IMAGES,  # features has no such flags.
     "trainers.training_options.train": OF_IMAGES,  # features has no such flags.
     "trainers.training_options._IMAGES": OF_IMAGES,  # features has no such options.
@@ -71,7 +76,10 @@ NARROWED = {
     "trainers.fitting.setup.check": OF_IMAGES,  # features has no such flags.
     "trainers.fitting.bottleneck.verdict": OF_IMAGES,  # features has no such flags.
     "trainers.recipes._with_unfrozen": ("trainers.finetune",),  # Other commands leave `unfreeze` at None.
-    "trainers.models.networks.chosen_layers": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers.chosen_layers": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers._matching": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers.last_stage": ("trainers.finetune",),  # Other recipes train the head or all layers.
+    "trainers.models.layers._instead": ("trainers.finetune",),  # Other recipes train the head or all layers.
 }
 
 
@@ -185,9 +193,9 @@ def worst_report(trainer: str) -> report.Facts:
     """Return the facts of a report with every finding except "perhaps_guessed", which excludes "guessed"."""
     truth = np.repeat([0, 1], [600, 40])
     answers = np.where(truth == 1, np.arange(640) % 2, np.arange(640) < 30)  # Half of the second class is not found.
-    probabilities = np.eye(2)[answers.astype(int)] * 0.98 + 0.01
+    probabilities = np.eye(3)[answers.astype(int)] * 0.97 + 0.01
     predicted = Predictions(
-        classes=("left", "right"),
+        classes=("left", "right", "up"),
         paths=[f"{i}.jpg" for i in range(640)],
         labels=truth,
         predicted=answers.astype(int),
@@ -195,9 +203,10 @@ def worst_report(trainer: str) -> report.Facts:
         records=np.arange(640),
     )
     metrics: Metrics = predictions.summary(predicted) | {"split": "s", "note": "n", "corrupt": ["record 3"]}
+    metrics["unreadable"] = ["cut.jpg: damaged image"]
     metrics["without_issues"] = {"left_out": 3, "count": 637, "accuracy": 0.9, "accuracy_interval": [0.8, 0.95]}
     return report.Facts(
-        info=ModelInfo(classes=("left", "right"), image_size=8, trainer=trainer),
+        info=ModelInfo(classes=("left", "right", "up"), image_size=8, trainer=trainer),
         predictions=predicted,
         metrics=metrics,
         settings={"recipe": {"augment": named.settings_of("standard")}},

@@ -293,7 +293,7 @@ def test_log_level_depends_on_the_runner(tmp_path: Path, options: str, level: in
 
 
 def wait_or_fail(begun: Path, number: int) -> None:
-    """Fail in job 0. Jobs that begin after it take long; those before it are short, as Beam chooses the order."""
+    """Fail in job 0. Jobs that begin later take long. Others are short, since Beam chooses the order."""
     if number == 0:
         begun.touch()
         time.sleep(2)

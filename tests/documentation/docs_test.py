@@ -42,6 +42,7 @@ RUN_ELSEWHERE = {
     "format.md",
     "from_image_data_generator.md",
     "interop.md",
+    "own_network.md",
     "pipeline.md",
     "scaling.md",
     "trainers.md",

@@ -260,3 +260,34 @@ def test_class_names_are_unique() -> None:
 @pytest.mark.parametrize(("path", "name"), [("a/flowers/1.tfrec", "flowers"), ("a/flowers/3.0.1/x", "flowers")])
 def test_name(tmp_path: Path, path: str, name: str) -> None:
     assert guess_keys.dataset_name(tmp_path / path) == name
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"image": JPEG, "id": b"a1"}, Keys(label="", path="id")),  # The test records of a competition.
+        ({"picture": JPEG}, Keys(image="picture", label="", path="")),
+        ({"image": JPEG, "thumbnail": JPEG}, Keys(label="", path="")),  # A known name.
+    ],
+)
+def test_keys_of_images_without_labels(values: dict[str, Any], expected: Keys) -> None:
+    assert guess_keys.keys_of_images([features(values)], None, "a") == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "message"),
+    [
+        (
+            {"pixels": [1.0, 2.0]},
+            None,
+            "a: no feature holds an encoded image. Pass the right feature with --image_key.",
+        ),
+        ({"a": JPEG, "b": JPEG}, None, "a: several features hold an encoded image. Pass the right feature with"),
+        ({"a": JPEG, "b": 1}, "b", "--image_key=b: this feature does not hold an encoded image in a. The features: a"),
+        ({"a": JPEG, "b": 1}, "c", "--image_key=c: there is no such feature in a. The features: a (1 bytes, JPEG), b"),
+    ],
+)
+def test_images_that_cannot_be_found(values: dict[str, Any], given: str | None, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        guess_keys.keys_of_images([features(values)], given, "a")
+    assert str(error.value).startswith(message)

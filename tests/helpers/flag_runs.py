@@ -33,6 +33,21 @@ from trainers.auditing import issues
 from trainers.auditing.issues import ListedIssue
 
 SMALL = (4, 8)  # Filters of a network that trains in less than a second.
+# Code of a user: a network, a whole model, and a line that shows that it has run.
+OWN_CODE = """
+import sys
+import keras
+print("mine.py runs", file=sys.stderr)
+
+def network(input_shape):
+    images = keras.Input(input_shape)
+    return keras.Model(images, keras.layers.Conv2D(4, 3, strides=2)(images))
+
+def whole(input_shape, classes):
+    images = keras.Input(input_shape)
+    x = keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(images))
+    return keras.Model(images, keras.layers.Dense(1, activation="sigmoid")(x))
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +134,7 @@ def stock(place: Path) -> Path:
     converted(place / "pets", place / "out")
     write_audit(place)
     (place / "numbers.txt").write_text("".join(f"{number}\n" for number in range(8)))
+    (place / "mine.py").write_text(OWN_CODE)
     return place
 
 
@@ -328,6 +344,14 @@ def judged(place: Path) -> None:
     shutil.rmtree(place / "out")
     judged_pair(place)
     write_audit(place)
+
+
+def unlabeled(place: Path) -> None:
+    """Create TFRecords with two images each, a green and a red one, and no label."""
+    from foreign_records import example, write
+    from judged_runs import photo
+
+    write(place / "theirs.tfrec", [example({"first": photo("greens", n), "second": photo("reds", n)}) for n in (1, 2)])
 
 
 def exported(place: Path) -> None:
@@ -959,6 +983,8 @@ TRAINING: dict[str, Check] = {
     "--backbone=CNN": says("model: CNN("),
     "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
     "--image_size=32": says(", 32 px, "),
+    "--scaling=tf": setting("recipe.model.scaling", "tf"),
+    "--custom_objects=mine.py": lambda e: len(e.json("run/settings.json", "weights", "sha256 of mine.py")) == 64,
 }
 ONE_PHASE: dict[str, Check] = {
     "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
@@ -985,11 +1011,13 @@ REFERENCE: dict[str, Check] = {
     "--batch_size=2": setting("recipe.batch_size", 2),
     "--backbone=CNN": says("model: CNN("),
     "--backbone_kwargs=filters=(4,8)": setting("recipe.model.backbone_kwargs.filters", list(SMALL)),
+    "--scaling=caffe": setting("recipe.model.scaling", "caffe"),
     "--image_size=24x32": says(", 24x32 px, "),
     "--fit=pad": setting("flags.fit", "pad"),
 }
 REFERENCE_OF_IMAGES: dict[str, Check] = {
     "--order=balanced": setting("flags.order", "balanced"),
+    "--class_weights=cats:1,dogs:2": setting("flags.class_weights", {"cats": 1.0, "dogs": 2.0}),
     "--probe": says("probe: "),
 }
 
@@ -1059,6 +1087,18 @@ SCRATCH = [
         },
     ),
     Run(
+        name="a whole model",
+        marks=SLOW,
+        flags={
+            "--tfrecords=out": setting("dataset.name", "pets"),
+            "--run=run": is_there("run/metrics.json"),
+            "--model=mine.py:whole": says("model: mine.py:whole, 16 px, weights own, 769 parameters"),
+            "--scaling=own": setting("recipe.model.scaling", "own"),
+            "--image_size=16": says(", 16 px, "),
+            "--epochs=1": lambda e: len(e.rows("run/history.csv")) == 1,
+        },
+    ),
+    Run(
         name="pixels",
         marks=SLOW,
         before=csvs_of_pixels,
@@ -1070,6 +1110,7 @@ SCRATCH = [
             "--class_weights=none": setting("flags.class_weights", "none"),
             "--cache=off": lambda e: "cache: " not in e.out,
             "--strategy=mirrored": is_there("run/metrics.json"),
+            "--scaling=torch": setting("recipe.model.scaling", "torch"),
             "--batch_size=8": says("steps of 8 images"),
         },
     ),
@@ -1198,9 +1239,29 @@ EVALUATE = [
             "--threshold=0.75": lambda e: (
                 "is predicted if its probability is at least 0.75." in e.prose("made/report.html")
             ),
+            "--custom_objects=mine.py": says("mine.py runs"),
         },
-    )
+    ),
+    Run(
+        name="folder",
+        marks=SLOW,
+        before=judged,
+        flags={
+            "--run=run": is_there("made/report.html"),
+            "--images=src": lambda e: e.json("made/metrics.json", "dataset") == "src",
+            "--split=test": lambda e: e.json("made/metrics.json", "split") == "the test split of src",
+            "--out=made": is_there("made/predictions.csv"),
+            "--class_map=greens=": lambda e: e.json("made/metrics.json", "left_out") == {"greens": 20},
+            "--tta=mirror": says("tta: 2 views (mirror): each image is computed twice"),
+        },
+    ),
 ]
+
+
+def features_of(e: Ended) -> str:
+    """Return the path of the description of some features."""
+    return next(e.place.glob("kept/*/about.json")).relative_to(e.place).as_posix()
+
 
 AUDIT = [
     Run(
@@ -1212,6 +1273,8 @@ AUDIT = [
             "--backbone_kwargs=filters=(4,8)": says("features: of CNN(filters=(4, 8)), 24 px"),
             "--weights=small.weights.h5": says("weights small.weights.h5"),
             "--image_size=24": says(" 24 px, weights "),
+            "--scaling=unit": lambda e: e.text(features_of(e)).count('"scaling": "unit"') == 1,
+            "--custom_objects=mine.py": lambda e: e.text(features_of(e)).count("sha256 of mine.py") == 1,
             "--fit=stretch": lambda e: all(
                 json.loads(path.read_text())["key"]["crop"] == 0 for path in e.place.glob("kept/*/about.json")
             ),
@@ -1235,8 +1298,32 @@ PREDICT = [
             "--csv=all.csv": lambda e: len(e.rows("all.csv")) == 20,
             "--threshold=0.999999": lambda e: {p["prediction"] for p in json.loads(e.out)["predictions"]} == {"greens"},
             "--json": lambda e: json.loads(e.out)["unreadable"] == {},
+            "--custom_objects=mine.py": says("mine.py runs"),
         },
-    )
+    ),
+    Run(
+        name="records",
+        marks=SLOW,
+        before=judged,
+        flags={
+            "--run=run": lambda e: len(e.rows("all.csv")) == 4,
+            "--tfrecords=out": lambda e: e.rows("all.csv")[0]["record"] == "0",
+            "--split=train": lambda e: {row["label"] for row in e.rows("all.csv")} == {"greens", "reds"},
+            "--csv=all.csv": is_there("all.csv"),
+            "--tta=crops": says("tta: 5 views (crops): each image is computed 5 times"),
+        },
+    ),
+    Run(
+        name="records of another tool",
+        marks=SLOW,
+        before=lambda place: (judged(place), unlabeled(place)),
+        flags={
+            "--run=run": lambda e: len(e.rows("all.csv")) == 2,
+            "--tfrecords=theirs.tfrec": lambda e: e.rows("all.csv")[0]["path"] == "theirs.tfrec:0",
+            "--image_key=second": lambda e: {row["prediction"] for row in e.rows("all.csv")} == {"reds"},
+            "--csv=all.csv": is_there("all.csv"),
+        },
+    ),
 ]
 
 DOCTOR = [Run(name="machine", marks=SLOW)]
@@ -1253,6 +1340,7 @@ MODEL_EXPORT = [
             "--tolerance=0.01": lambda e: e.json("served/export.json", "check", "tolerance") == 0.01,
             "--out=served": is_there("served/labels.txt"),
             "--threshold=0.75": lambda e: e.json("served/export.json", "threshold") == 0.75,
+            "--custom_objects=mine.py": says("mine.py runs"),
             "--overwrite": lambda e: not e.has("served/old"),
         },
     ),

@@ -21,6 +21,7 @@ from trainers.models import model_file
 
 COLORS = {"greens": (60, 200, 60), "reds": (200, 60, 60), "blues": (60, 60, 200)}
 SIZE = 16
+_ORIENTATION = 0x0112
 EVIL = "<b>\"&'$x^2$"  # Ends an attribute, begins an element, is a formula for matplotlib.
 HISTORY = [
     {"phase": "head", "epoch": 1, "step": 5, "accuracy": 0.6, "loss": 0.7, "val_accuracy": 0.7, "val_loss": 0.6},
@@ -47,6 +48,23 @@ def photos(root: Path, counts: Mapping[str, int]) -> Path:
             seed = sum(map(ord, directory)) * 1000 + number
             (root / directory / f"{number:03d}.jpg").write_bytes(photo(directory.rsplit("/")[-1], seed))
     return root
+
+
+def _turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[_ORIENTATION] = orientation
+    return exif
+
+
+def odd_photos(directory: Path) -> None:
+    """Write images of all kinds that the converter changes."""
+    directory.mkdir(parents=True)
+    for orientation in range(2, 9):
+        data = photo("reds", orientation, size=(60, 24), exif=_turned(orientation))
+        (directory / f"turned{orientation}.jpg").write_bytes(data)
+    for kind in ("PNG", "BMP", "GIF", "WEBP", "TIFF"):
+        (directory / f"one.{kind.lower()}").write_bytes(photo("reds", 20, kind))
+    Image.fromarray(np.full((20, 20, 4), (200, 0, 0, 90), np.uint8)).save(directory / "clear.png")
 
 
 def color_model(classes: tuple[str, ...]) -> keras.Model:

@@ -20,7 +20,7 @@ import tensorflow_datasets as tfds
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.records import open_dataset
 from trainers.models import model_file
-from trainers.results import image_files, predictions
+from trainers.results import image_files, predictions, sources, views
 
 
 def path_from(variable: str) -> str:
@@ -94,7 +94,7 @@ def test_predictions_of_files_and_records_are_equal(out: Path, trained: Path) ->
     model, info = model_file.load(trained / "model.keras")
     records = predictions.of_records(model, info, open_dataset(out).records("validation"))
     source = Path(path_from("TFRECORD_TOOLS_PHOTOS"))
-    files = image_files.find([str(source / path) for path in records.paths])
-    batches = image_files.judge(model, info, files.sources)
+    files = sources.find([str(source / path) for path in records.paths])
+    batches = image_files.judge(views.predictor(model), info, files.sources)
     probabilities = np.concatenate([batch.predictions.probabilities for batch in batches])
     np.testing.assert_allclose(probabilities, records.probabilities, atol=1e-5)

@@ -14,7 +14,7 @@ from image_sources import scanned, tree
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.layout.dataset_files import Rejected
 from tfrecord_tools.layout.split_names import SPLITS
-from tfrecord_tools.sources.scan import NO_GROUP, TO_BE_SPLIT, Sources
+from tfrecord_tools.sources.scan import NO_GROUP, TO_BE_SPLIT, ScanConfig, Sources, scan
 
 
 def touch(root: Path, *names: str | bytes) -> Path:
@@ -530,3 +530,26 @@ def test_numbers_that_are_equal_have_one_order(tmp_path: Path) -> None:
         "7",
         "8",
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "classes"),
+    [
+        (["cats/1.jpg"], ["cats", "dogs"], ("cats",)),  # One class is enough. It is not around everything.
+        (["pets/cats/1.jpg"], ["cats", "dogs"], ("cats",)),
+        (["train/1.jpg", "bus/1.jpg", "car/1.jpg"], ["bus", "car", "train"], ("bus", "car", "train")),  # A railway.
+        (["a/cats/1.jpg", "b/dogs/1.jpg"], ["cats", "dogs"], ("cats", "dogs")),  # The lower directories.
+        (["cats/1.jpg", "dogs/1.jpg", "owls/1.jpg"], ["cats", "dogs"], ("cats", "dogs", "owls")),  # All are listed.
+        (["cats/1.jpg", "owls/1.jpg"], ["cats", "dogs"], ("cats", "owls")),
+    ],
+)
+def test_known_classes_decide(names: list[str], known: list[str], classes: tuple[str, ...], tmp_path: Path) -> None:
+    sources = scan(ScanConfig(src=str(touch(tmp_path, *names))), known_classes=known)
+    assert sources.class_names == classes
+    assert sorted(sources.paths) == sorted(names)
+    assert [classes[label] in path for label, path in zip(sources.labels, sources.paths)] == [True] * len(names)
+
+
+def test_without_known_classes_one_class_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        scanned(touch(tmp_path, "cats/1.jpg"))

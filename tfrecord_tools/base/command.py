@@ -16,7 +16,7 @@ from typing import Any, TextIO, TypeVar
 
 from absl import app, flags
 
-from tfrecord_tools.base import console, files, tabular, usage
+from tfrecord_tools.base import console, files, tabular, usage, words
 from tfrecord_tools.errors import UserError, refusal
 
 Config = TypeVar("Config")
@@ -164,6 +164,20 @@ def flag_values(config_type: type[Any]) -> dict[str, Any]:
     parsed = flags.FLAGS.flag_values_dict()
     names = {field.name for field in dataclasses.fields(config_type)}
     return {name: parsed[name] for name in names if name in parsed}
+
+
+def print_left_out(unreadable: Mapping[str, str], skipped: Mapping[str, str]) -> None:
+    """Print the files that cannot be read, one per line, and the number of files that are not images.
+
+    Args:
+        unreadable: Path -> reason.
+        skipped: Path -> reason.
+    """
+    for path, reason in unreadable.items():
+        print(f"unreadable: {path}: {reason}", file=sys.stderr)
+    if skipped:
+        count = words.number(len(skipped), "file that is not an image", "files that are not images")
+        print(f"note: {count} skipped, for example {next(iter(skipped))}", file=sys.stderr)
 
 
 def print_list(package: str, commands: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ import errno
 import os
 import re
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -111,6 +112,43 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def staged(directory: Path, last: str) -> Iterator[Path]:
+    """Yield an empty directory. If the block succeeds, the files in it appear in `directory`.
+
+    A new directory appears in one step. If the directory exists already, its files are replaced one by one, and a
+    subdirectory is replaced as a whole. Files with other names stay.
+
+    Args:
+        directory: The directory to write, new or existing.
+        last: Name of the file that is replaced last.
+    """
+    missing = [parent for parent in directory.absolute().parents if not parent.exists()]
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # No other process uses this name. The subdirectory gets the usual permissions.
+    holder = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    made = holder / "made"
+    try:
+        made.mkdir()
+        yield made
+        for path in (made, *made.rglob("*")):
+            sync(path)
+        if directory.exists():
+            for path in sorted(made.iterdir(), key=lambda path: path.name == last):
+                if path.is_dir():
+                    shutil.rmtree(directory / path.name, ignore_errors=True)
+                os.replace(path, directory / path.name)
+            sync(directory)
+        else:
+            os.rename(made, directory)
+        sync(directory.parent)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):  # It is not empty: it holds the directory.
+                parent.rmdir()
 
 
 def sync(path: Path) -> None:

@@ -7,9 +7,11 @@ checks of the values.
 from __future__ import annotations
 
 import ast
+import csv
 import dataclasses
 import difflib
 import inspect
+import io
 import operator
 import os
 import textwrap
@@ -18,7 +20,7 @@ from typing import Any, Literal, TypeVar
 
 from absl import flags
 
-from tfrecord_tools.base import files, sizes, usage
+from tfrecord_tools.base import files, sizes, usage, user_code
 from tfrecord_tools.errors import UserError
 
 # The flags belong to the command that calls `define`, and are listed in its --help.
@@ -26,8 +28,9 @@ flags.disclaim_key_flags()
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Kind = Literal[
-    "switch", "integer", "number", "text", "path", "size", "integers", "numbers", "names", "arguments", "augmentation"
-]
+    "switch", "integer", "number", "text", "path", "size", "function", "integers", "numbers", "names", "arguments",
+    "mapping", "weights", "augmentation",
+]  # fmt: skip
 # Kind -> the type of the keyword argument, and what its value must be.
 _TYPES: Mapping[Kind, tuple[str, str]] = {
     "switch": ("bool", "True or False"),
@@ -35,13 +38,17 @@ _TYPES: Mapping[Kind, tuple[str, str]] = {
     "number": ("float", "a number"),
     "text": ("str", "a text"),
     "path": ("str | os.PathLike[str]", "a path"),
+    "function": ("str | os.PathLike[str] | Callable[..., Any]", "a text, a path or a function"),
     "size": ("int | str | tuple[int, int]", sizes.WHAT),
     "integers": ("int | Sequence[int]", "whole numbers, as in 5,8"),
     "numbers": ("float | Sequence[float]", "numbers, as in 3e-3,3e-4"),
     "names": ("Sequence[str]", "names, separated by commas"),
     "arguments": ("Mapping[str, Any]", "name=value pairs, separated by commas, with Python literals as values"),
+    "mapping": ("Mapping[str, str]", "NAME=NAME pairs, separated by commas, with each name before = once"),
+    "weights": ("str | Mapping[str, float]", "NAME:NUMBER pairs, separated by commas, with each name once"),
     "augmentation": ("str | AugmentConfig | Callable", "a text, an AugmentConfig or a function"),
 }
+_SEPARATORS: Mapping[Kind, str] = {"mapping": "=", "weights": ":"}  # Between the two parts of a pair.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +60,9 @@ class Option:
         kind: Kind of the value.
         help: Description for `--help` and for the function's documentation; ends with a period.
         default: Value if the option is not given. None: `help` says what happens then.
-        choices: The allowed values. If it is empty, all are allowed.
-        example: Example for the error message, if `kind` is "arguments".
+        choices: The allowed values. If it is empty, all are allowed. If `kind` is "weights", these words are allowed
+            instead of pairs.
+        example: Example for the error message, if `kind` is "arguments", "mapping" or "weights".
     """
 
     name: str
@@ -66,7 +74,7 @@ class Option:
 
     def define(self) -> None:
         """Define the flag."""
-        if self.choices:
+        if self.choices and self.kind == "text":
             flags.DEFINE_enum(self.name, self.default, list(self.choices), self.help)
         elif self.kind == "switch":
             flags.DEFINE_boolean(self.name, self.default, self.help)
@@ -90,19 +98,28 @@ class Option:
             given: A value of a flag (texts and lists of texts are parsed), or of a keyword argument.
 
         Returns:
-            A bool, int, float or str. For "integers", "numbers" and "names", a list of them. For "arguments", a dict.
-            For "size", a `sizes.Size`. For "augmentation", the value itself, which `augmentation.named` checks.
+            A bool, int, float or str. For "integers", "numbers" and "names", a list of them. For "arguments",
+            "mapping" and "weights", a dict. For "weights", it may also be one of the choices, a str. For "size", a
+            `sizes.Size`. For "function", a text: a function becomes `module:function`. For "augmentation", the value
+            itself, which `augmentation.named` checks.
 
         Raises:
             UserError: The value is not allowed.
         """
+        if self.kind == "weights" and given in self.choices:
+            return given
         try:
+            if self.kind == "function" and callable(given):
+                return user_code.name_of(given, f"{self.name}=")
             value = _CONVERSIONS[self.kind](given)
-        except (TypeError, ValueError, SyntaxError):
+        except (TypeError, ValueError, SyntaxError, csv.Error):
             example = f", as in {self.example}" if self.example else ""
-            raise UserError(f"{self.shown(given)}: must be {_TYPES[self.kind][1]}{example}.") from None
+            words = f"{', '.join(self.choices)}, or " if self.kind == "weights" else ""
+            raise UserError(f"{self.shown(given)}: must be {words}{_TYPES[self.kind][1]}{example}.") from None
         if self.kind == "path":
             value = files.expand_user(value, f"--{self.name}=")
+        if isinstance(value, dict):
+            return value
         wrong = [
             one for one in (value if isinstance(value, list) else [value]) if self.choices and one not in self.choices
         ]
@@ -114,6 +131,8 @@ class Option:
 
     def shown(self, given: Any) -> str:
         """Return the text `--name=value`."""
+        if self.kind in _SEPARATORS and isinstance(given, Mapping):
+            return f"--{self.name}={pairs_text(given, _SEPARATORS[self.kind])}"
         texts = map(str, given) if isinstance(given, (list, tuple)) else [str(given)]
         return f"--{self.name}={','.join(texts)}"
 
@@ -196,6 +215,38 @@ def arguments(text: str, words: bool = False) -> dict[str, Any]:
     return names
 
 
+def pairs_text(pairs: Mapping[str, Any], separator: str) -> str:
+    """Return pairs as a flag takes them, such as `Cat=cats,Dog=dogs`. Parts with a comma are in quotes."""
+    text = io.StringIO()
+    numbers = (f"{value:g}" if isinstance(value, float) else str(value) for value in pairs.values())
+    csv.writer(text, lineterminator="").writerow(f"{name}{separator}{value}" for name, value in zip(pairs, numbers))
+    return text.getvalue()
+
+
+def _pairs(text: str, separator: str) -> dict[str, str]:
+    """Parse `name=value,name=value`; a part with a comma is in quotes.
+
+    Raises:
+        ValueError: A part has no separator or no name, or a name is repeated.
+    """
+    (parts,) = csv.reader([text], strict=True)
+    split = [part.rpartition(separator) for part in parts]
+    pairs = {name.strip(): value.strip() for name, _, value in split}
+    if len(pairs) < len(parts) or not all(pairs):
+        raise ValueError(text)
+    return pairs
+
+
+def _mapping(given: Any) -> dict[str, str]:
+    pairs = _pairs(given, "=") if isinstance(given, str) else dict(given)
+    return {_text(name): _text(value) for name, value in pairs.items()}
+
+
+def _weights(given: Any) -> dict[str, float]:
+    pairs = _pairs(given, ":") if isinstance(given, str) else dict(given)
+    return {_text(name): _number(value) for name, value in pairs.items()}
+
+
 def _arguments(given: Any) -> dict[str, Any]:
     return arguments(given) if isinstance(given, str) else dict(given)
 
@@ -243,10 +294,13 @@ _CONVERSIONS: Mapping[Kind, Callable[[Any], Any]] = {
     "number": _number,
     "text": _text,
     "path": os.fspath,
+    "function": os.fspath,
     "size": sizes.parse,
     "integers": lambda given: [_integer(part) for part in _parts(given)],
     "numbers": lambda given: [_number(part) for part in _parts(given)],
     "names": lambda given: [_text(part) for part in _parts(given)],
     "arguments": _arguments,
+    "mapping": _mapping,
+    "weights": _weights,
     "augmentation": _augmentation,
 }

@@ -64,6 +64,8 @@ _OTHER_NAMES: Mapping[tuple[str, ...], str] = {
     ("early_stopping",): "earlystopping early_stop",
     ("label_smoothing",): "smoothing ls",
     ("class_weights",): "class_weight balance balanced",
+    ("class_map",): "label_map class_mapping label_mapping",
+    ("tta",): "test_time_augmentation augment_test",
     ("precision", "quantize"): "mixed_precision fp16 bf16 amp half dtype",
     ("strategy",): "distribute distribution_strategy multi_gpu",
     ("unfreeze",): "fine_tune_at unfreeze_layers trainable finetune_layers freeze",

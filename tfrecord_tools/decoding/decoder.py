@@ -126,7 +126,7 @@ def _fitted(image: np.ndarray, geometry: Geometry, size: tuple[int, int], scale:
         scale: Divisor at which the image was decoded.
     """
     place = geometry.place(*size)
-    pixels = _resized(image, (place.height, place.width), geometry.part(*size), scale)
+    pixels = resized(image, (place.height, place.width), geometry.part(*size), scale)
     if pixels.shape == geometry.shape:
         return pixels
     padded = np.full(geometry.shape, FILL, np.uint8)
@@ -135,7 +135,7 @@ def _fitted(image: np.ndarray, geometry: Geometry, size: tuple[int, int], scale:
     return padded
 
 
-def _resized(image: np.ndarray, sides: tuple[int, int], box: Box, scale: int) -> np.ndarray:
+def resized(image: np.ndarray, sides: tuple[int, int], box: Box, scale: int = 1) -> np.ndarray:
     """Resize the part `box` of u8[h w 3] to `sides`, height and width.
 
     Args:

@@ -77,7 +77,7 @@ def form(
             unclear.
     """
     columns = _columns(samples)
-    features = f"The features: {', '.join(f'{name} ({_describe(c)})' for name, c in columns.items()) or 'none'}."
+    features = _features(columns)
     image = _image(samples, columns, image_key, where, features)
     kinds = {name: _label(column) for name, column in columns.items() if name != image}
     label = _label_name(columns, kinds, label_key, where, features)
@@ -87,13 +87,37 @@ def form(
     texts = [name for name, column in columns.items() if _mostly(_is_text, column)]
     kind, length = kinds[label]
     return Form(
-        keys=Keys(image=image, label=label, path=next((k for k in PATH_KEYS if k in texts and k != label), "")),
+        keys=Keys(image=image, label=label, path=_path_key(columns, label)),
         text=next((k for k in TEXT_KEYS if k in texts and k != label), "") if kind != TEXT else "",
         label=kind,
         length=length,
         encoding=encoding,
         pixels=pixels,
     )
+
+
+def keys_of_images(samples: Sequence[Example], image_key: str | None, where: str) -> Keys:
+    """Find the features that hold encoded images and their paths. Labels are not needed.
+
+    Args:
+        samples: Some records.
+        image_key: The feature of the image, if the user named it.
+        where: A description of the records, for messages.
+
+    Returns:
+        The names of the features; that of the label is "".
+
+    Raises:
+        UserError: No feature holds an encoded image, or several do and none has a known name.
+    """
+    columns = _columns(samples)
+    features, what = _features(columns), "an encoded image"
+    images = [name for name, column in columns.items() if _mostly(_is_image, column)]
+    if image_key is None:
+        image_key = _chosen("image_key", images, IMAGE_KEYS, what, where, features)
+    elif image_key not in images:
+        raise UserError(_not_fitting("image_key", image_key, columns, what, where, features))
+    return Keys(image=image_key, label="", path=_path_key(columns, ""))
 
 
 def splits(paths: Sequence[Path]) -> dict[str, list[Path]]:
@@ -176,6 +200,25 @@ def _columns(samples: Sequence[Example]) -> dict[str, list[Feature]]:
     return dict(sorted(columns.items()))
 
 
+def _features(columns: Columns) -> str:
+    """Return a sentence that lists all features."""
+    return f"The features: {', '.join(f'{name} ({_describe(c)})' for name, c in columns.items()) or 'none'}."
+
+
+def _path_key(columns: Columns, label: str) -> str:
+    """Return the feature of the path; "" if there is none."""
+    texts = [name for name, column in columns.items() if _mostly(_is_text, column)]
+    return next((key for key in PATH_KEYS if key in texts and key != label), "")
+
+
+def _not_fitting(
+    flag: str, given: str, columns: Columns, what: str, where: str, features: str, reason: str = ""
+) -> str:
+    """Return the message about a feature that the user named and that cannot be used."""
+    problem = f"this feature does not hold {what}" if given in columns else "there is no such feature"
+    return f"--{flag}={given}: {problem} in {where}.{reason} {features}"
+
+
 def _image(samples: Sequence[Example], columns: Columns, given: str | None, where: str, features: str) -> str:
     """Return the feature of the image: an encoded image, or else raw pixels."""
     what = "an encoded image or raw pixels"
@@ -183,8 +226,7 @@ def _image(samples: Sequence[Example], columns: Columns, given: str | None, wher
     raw = [name for name in columns if name not in encoded and _holds_pixels(samples, columns, name)]
     if given is not None:
         if given not in encoded + raw:
-            problem = f"this feature does not hold {what}" if given in columns else "there is no such feature"
-            raise UserError(f"--image_key={given}: {problem} in {where}. {features}")
+            raise UserError(_not_fitting("image_key", given, columns, what, where, features))
         return given
     return _chosen("image_key", encoded or raw, IMAGE_KEYS, what, where, features)
 
@@ -201,8 +243,7 @@ def _label_name(
     if given is not None:
         if given not in fitting:
             reason = _why_no_label(given, columns[given]) if given in columns else ""
-            problem = f"this feature does not hold {what}" if given in columns else "there is no such feature"
-            raise UserError(f"--label_key={given}: {problem} in {where}.{reason} {features}")
+            raise UserError(_not_fitting("label_key", given, columns, what, where, features, reason))
         return given
     numbers = [name for name in fitting if kinds[name][0] == INDEX]
     for candidates, names in ((numbers, LABEL_KEYS), (fitting, LABEL_KEYS + TEXT_KEYS)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -77,6 +78,37 @@ def find(path: Path, on_damage: Callable[[str], object], below: bool = False) ->
             )
         raise UserError(f"{path}: no TFRecord file in this directory. {_EXPECTED}")
     return groups
+
+
+def matching(flag: str, pattern: str, notes: list[str], on_damage: Callable[[str], object]) -> list[Path]:
+    """Return the TFRecord files in a directory or of a pattern, sorted, without empty files.
+
+    Args:
+        flag: The flag with the pattern, for messages.
+        pattern: A directory, or a shell pattern, which may contain `**`.
+        notes: Gets a note if some files are empty.
+        on_damage: As in `find`.
+
+    Raises:
+        UserError: No file matches, or all files are empty.
+    """
+    if Path(pattern).is_dir():
+        groups = find(Path(pattern), on_damage, below=True)
+        paths = sorted(path for group in groups for path in group.paths)
+    else:
+        paths = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if not os.path.isdir(name))
+    if not paths:
+        raise UserError(f"--{flag}={pattern}: no file matches. Must be a directory, or a pattern in quotes.")
+    empty = [str(path) for path in paths if not path.stat().st_size]
+    if len(empty) == len(paths):
+        which = "the file is" if len(paths) == 1 else f"all {len(paths):,} files are"
+        raise UserError(
+            f"--{flag}={pattern}: {which} empty ({named(empty, 3)}). Perhaps the program that wrote them was stopped."
+            " Write the records again, or choose other files."
+        )
+    if empty:
+        notes.append(f"{len(empty):,} of {len(paths):,} files are empty and are left out: {named(empty, 3)}")
+    return [path for path in paths if path.stat().st_size]
 
 
 def grouped(paths: Sequence[Path], on_damage: Callable[[str], object]) -> list[Group]:

@@ -155,6 +155,7 @@ def arrange(
     src: str,
     *,
     classes: Sequence[str] | None = None,
+    known_classes: Collection[str] = (),
     label_regex: str | None = None,
     splits: Sequence[tuple[str, str]] = (),
 ) -> Arranged:
@@ -164,6 +165,7 @@ def arrange(
         listing: The files.
         src: The source, for messages.
         classes: The names in --classes. None: all classes.
+        known_classes: Names of classes that a model knows. They decide as those in --classes do, but leave nothing out.
         label_regex: Regular expression that finds the class in a path. None: directories or names decide.
         splits: The values of --split, from `given_splits`.
 
@@ -173,11 +175,12 @@ def arrange(
     if listing.labels is not None:
         return _tables(listing, src, label_regex, splits)
     file_tree = _Files(listing)
+    deciding = classes or known_classes
     if label_regex:
         label = by_regex(label_regex)
-        layout = file_tree.without_unlabeled(folder_rules.read_splits(file_tree.tree, src, classes, splits), label)
+        layout = file_tree.without_unlabeled(folder_rules.read_splits(file_tree.tree, src, deciding, splits), label)
         return file_tree.arranged(layout, label, classes)
-    layout = folder_rules.read(file_tree.tree, src, classes, splits, tables_beside(listing))
+    layout = folder_rules.read(file_tree.tree, src, deciding, splits, tables_beside(listing))
     return file_tree.arranged(layout, folder_names.class_in_name, classes)
 
 

@@ -62,6 +62,7 @@ def class_table(
     rejected: Sequence[Rejected],
     listing: Listing,
     may_be_empty: Collection[str] = (),
+    least: int = 2,
 ) -> tuple[str, ...]:
     """Return the class names in label order.
 
@@ -72,9 +73,10 @@ def class_table(
         rejected: The rejected files, for messages.
         listing: The files of the source. Tables among them are named in messages, since they may hold the labels.
         may_be_empty: Classes in `wanted` that need no file.
+        least: Least number of classes.
 
     Raises:
-        UserError: There are no images, fewer than two classes, or names that cannot be stored.
+        UserError: There are no images, too few classes, or names that cannot be stored.
     """
     if not counts:
         raise UserError(f"--src={src}: {_why_no_images(rejected, _table_hint(src, arrange.tables_beside(listing)))}")
@@ -87,7 +89,7 @@ def class_table(
                 f"--classes: {name!r} is not a class with files in {src}. There are classes such as {', '.join(near)}."
             )
     _check_distinct(names)
-    if len(names) < 2:
+    if len(names) < least:
         inner = os.path.join(src, names[0])
         message = f"--src={src}: there is only one class, {names[0]!r}. A classifier needs at least two."
         if os.path.isdir(inner):

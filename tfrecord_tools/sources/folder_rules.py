@@ -103,7 +103,7 @@ class Layout:
 def read(
     top: Node,
     src: str,
-    classes: Sequence[str] | None,
+    classes: Collection[str] | None,
     splits: Sequence[tuple[str, str]],
     tables: Sequence[str] = (),
 ) -> Layout:
@@ -122,7 +122,7 @@ def read(
     return _Reader(src, frozenset(classes or ()), tables).read(top, splits)
 
 
-def read_splits(top: Node, src: str, classes: Sequence[str] | None, splits: Sequence[tuple[str, str]]) -> Layout:
+def read_splits(top: Node, src: str, classes: Collection[str] | None, splits: Sequence[tuple[str, str]]) -> Layout:
     """Find only the splits, for classes from --label_regex. Arguments and errors: see `read`."""
     return _Reader(src, frozenset(classes or ())).read_splits(top, splits)
 

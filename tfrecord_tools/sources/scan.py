@@ -192,17 +192,23 @@ class Sources:
         return Files(self.store, [self.paths[number] for number in numbers.tolist()], self.spans[numbers])
 
 
-def scan(config: ScanConfig) -> Sources:
+def scan(config: ScanConfig, known_classes: Collection[str] = ()) -> Sources:
     """Find the images of a source, and the class, split and group of each.
+
+    Args:
+        config: The source.
+        known_classes: Names of classes that a model knows. A directory with such a name is a class, also where it could
+            be something else. Other classes are listed, too. With known classes, a source may have only one class.
 
     Raises:
         UserError: The source does not exist, has no images or fewer than two classes, its layout has two
             meanings, or a class name cannot be stored.
     """
+    least = 1 if known_classes else 2
     if config.manifest_path:
-        return _scan_manifest(config, config.manifest_path)
+        return _scan_manifest(config, config.manifest_path, least)
     if not files.is_url(config.src) and parquet_images.is_one(config.src):
-        return _scan_parquet(config)
+        return _scan_parquet(config, least)
     if config.label_columns:
         raise UserError(
             f"--label_columns={','.join(config.label_columns)}: needs a manifest. Pass it as --manifest=FILE, or"
@@ -213,6 +219,7 @@ def scan(config: ScanConfig) -> Sources:
         listing,
         config.src,
         classes=config.wanted,
+        known_classes=known_classes,
         label_regex=config.label_regex,
         splits=arrange.given_splits(config.split or (), listing),
     )
@@ -222,6 +229,7 @@ def scan(config: ScanConfig) -> Sources:
         arranged.labels,
         arranged.splits,
         arranged.rejected,
+        least_classes=least,
         notes=[*notes, *listing.notes, *arranged.notes],
     )
 
@@ -236,7 +244,7 @@ def _list(config: ScanConfig) -> Listing:
     return stores.list_store(config.src, zip_encoding=config.zip_encoding)
 
 
-def _scan_manifest(config: ScanConfig, path: str) -> Sources:
+def _scan_manifest(config: ScanConfig, path: str, least_classes: int) -> Sources:
     root = os.path.dirname(path) if config.manifest is None else config.src
     rows = manifest.read(path, root, config.reading())
     listing, listed_rows, notes = _named_files(config, rows, path, root)
@@ -254,6 +262,7 @@ def _scan_manifest(config: ScanConfig, path: str) -> Sources:
         [splits[row] for row in numbers] if splits else [TO_BE_SPLIT] * len(numbers),
         rejected,
         None if rows.groups is None else [rows.groups[row] for row in numbers],
+        least_classes=least_classes,
     )
     return dataclasses.replace(sources, notes=(*rows.notes, *notes, *excluded, *sources.notes))
 
@@ -338,7 +347,7 @@ def _select(
     return listed, [numbers[number] for number in ordered], matches.notes
 
 
-def _scan_parquet(config: ScanConfig) -> Sources:
+def _scan_parquet(config: ScanConfig, least_classes: int) -> Sources:
     """Scan Parquet files that contain images."""
     if config.label_regex:
         raise UserError(
@@ -361,6 +370,7 @@ def _scan_parquet(config: ScanConfig) -> Sources:
         splits or [TO_BE_SPLIT] * len(source.labels),
         source.listing.rejected,
         source.groups,
+        least_classes=least_classes,
     )
     return dataclasses.replace(sources, notes=(*source.notes, *sources.notes))
 
@@ -372,12 +382,22 @@ def _sources(
     splits: Sequence[int],
     rejected: Sequence[Rejected],
     groups: Sequence[str] | None = None,
+    *,
+    least_classes: int,
     notes: Sequence[str] = (),
 ) -> Sources:
     """Turn class names into labels, and keep the files of the wanted classes."""
     labels, spellings = class_names.same_spelling(labels, splits)
     counts = Counter(label for label in labels if label is not None)
-    names = class_names.class_table(counts, config.wanted, config.src, rejected, listing, config.new_classes)
+    names = class_names.class_table(
+        counts,
+        config.wanted,
+        config.src,
+        rejected,
+        listing,
+        may_be_empty=config.new_classes,
+        least=least_classes,
+    )
     label_of = {name: label for label, name in enumerate(names)}
     numbers = np.array([-1 if label is None else label_of.get(label, -1) for label in labels], np.int32)
     rows = np.flatnonzero(numbers >= 0)

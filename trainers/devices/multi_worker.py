@@ -4,14 +4,19 @@ Keras 3.15 fails under `tf.distribute.MultiWorkerMirroredStrategy` in two places
 the model from a batch that it reduces over the processes, and it reduces the results of steps over an axis that scalars
 do not have. The version of Keras is pinned, and a test trains in two processes. On CPUs, TensorFlow's oneDNN
 convolutions also fail for empty batches, which devices get at the end of a validation.
+
+Keras's global seed generator belongs to a thread. A strategy runs its steps in other threads, where no variables can be
+created. Layers without a seed generator of their own need it, such as ConvNeXt's StochasticDepth.
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import keras
 import tensorflow as tf
+from keras.src.random import seed_generator
 
 
 def for_several(model: keras.Model, workers: int) -> keras.Model:
@@ -23,6 +28,19 @@ def for_several(model: keras.Model, workers: int) -> keras.Model:
     """
     kind = _OnDevices if workers == 1 else _OnWorkers
     return kind(model.input, model.output, name=model.name)
+
+
+def share_global_random() -> None:
+    """Let the steps of a strategy use this thread's seed generator. Call it in the strategy's scope."""
+    owner, generator = threading.get_ident(), seed_generator.global_seed_generator()
+
+    def shared() -> Any:
+        return _of_this_thread() if threading.get_ident() == owner else generator
+
+    seed_generator.global_seed_generator = shared
+
+
+_of_this_thread = seed_generator.global_seed_generator
 
 
 class _OnDevices(keras.Model):

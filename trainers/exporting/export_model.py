@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +55,7 @@ class ModelExportConfig:
         overwrite: Whether to replace an existing export.
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
+        custom_objects: As in `model_file.load`.
     """
 
     run: str
@@ -66,6 +67,7 @@ class ModelExportConfig:
     out: str | None = None
     overwrite: bool = False
     threshold: float | None = None
+    custom_objects: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.run:
@@ -180,7 +182,7 @@ def export(config: ModelExportConfig) -> Exported:
     from trainers.devices import device  # Imported late: wrong flags are reported without waiting for TensorFlow.
 
     device.set_up(precision="float32")
-    model, _ = model_file.load(path, info)
+    model, _ = model_file.load(path, info, config.custom_objects)
     try:
         with _replaced(out) as directory:
             check = _write(config, model, info, data, directory)

@@ -15,7 +15,7 @@ from tfrecord_tools.decoding.reference import decode_pixels
 from trainers.exporting import upright
 from trainers.models import inference
 from trainers.models.model_file import ModelInfo
-from trainers.results import predictions
+from trainers.results import predictions, views
 
 
 def with_names(model: keras.Model, info: ModelInfo) -> keras.Model:
@@ -145,7 +145,7 @@ def answers_of_onnx(path: Path, pixels: np.ndarray) -> list[np.ndarray]:
 def answers_of_keras(model: keras.Model, pixels: np.ndarray) -> np.ndarray:
     """Run a loaded Keras model. Return the probabilities f32[n classes]."""
     predict = inference.compiled(model)
-    return _in_batches(lambda part: predictions.both_classes(predict(pixels[part]).numpy()), len(pixels))
+    return _in_batches(lambda part: views.both_classes(predict(pixels[part]).numpy()), len(pixels))
 
 
 def decoded(encoded: tf.Tensor | list[bytes], info: ModelInfo) -> tf.Tensor:

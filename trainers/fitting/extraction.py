@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +102,14 @@ def of_recipe(
         UserError: The backbone has weights that are not finite.
     """
     weights = sha256(extractor.get_weights()) if inherited else ""
-    key = features_key(data, recipe, seed, device, weights)
+    key = features_key(data, recipe, seed, device, flag, weights)
+    if not recipe.model.is_known:  # A function or a preset may give it other weights each time.
+        key["values"] = sha256(extractor.get_weights())
     source = f"--{flag}={recipe.model.backbone}"
     return _extraction(source, extractor, key, recipe.geometry, device)
 
 
-def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
+def of_run(run: str, data: Dataset, device: Device, flag: str, custom_objects: Sequence[str] = ()) -> Extraction:
     """Return the extraction of a trained model: its last features before the head.
 
     Args:
@@ -115,14 +117,15 @@ def of_run(run: str, data: Dataset, device: Device, flag: str) -> Extraction:
         data: The dataset.
         device: The device on which the features are computed.
         flag: Name of the flag with the value `run`, for errors.
+        custom_objects: As in `model_file.load`.
 
     Raises:
         UserError: There is no model, it has no layer that can be split from its head, or it has weights that are not
             finite.
     """
     path = model_file.find(run, flag)
-    model, info = model_file.load(path)
-    extractor, _ = networks.split(model)
+    model, info = model_file.load(path, custom_objects=custom_objects)
+    extractor = networks.extractor(model, f"--{flag}={run}")
     key = {
         "model": hashlib.sha256(path.read_bytes()).hexdigest(),
         "dataset": data.digest,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from tfrecord_tools import dataset, mix
-from tfrecord_tools.base import graphs, sizes, words, workers
+from tfrecord_tools.base import graphs, options, sizes, words, workers
 from tfrecord_tools.dataset import Batch
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import Balanced, Blocks, Order, Shuffled
@@ -184,7 +185,7 @@ def train_batches(
     recipe: Recipe,
     config: TrainConfig,
     cache: dataset.Cache | None,
-    classes: int,
+    class_names: Sequence[str],
     shard: Shard = (0, 1),
 ) -> Callable[[int], tf.data.Dataset]:
     """Make the input of a training.
@@ -193,11 +194,11 @@ def train_batches(
         A function. It takes a step, and returns the endless batches (u8[b h w 3], targets[, weights f32[b]]) that begin
         at this step.
     """
-    weighted = weighing(records, recipe, classes)
+    weighted = weighing(records, recipe, class_names)
 
     @graphs.plain
     def finish(batch: Batch) -> tuple[tf.Tensor, ...]:
-        images, blended = batch.images, targets(batch.labels, classes)
+        images, blended = batch.images, targets(batch.labels, len(class_names))
         if recipe.mixup:
             images, blended = mix.mixup(images, blended, batch.keys, recipe.mixup)
         if recipe.cutmix:
@@ -242,20 +243,52 @@ def smoothed(values: tf.Tensor, share: float) -> tf.Tensor:
     return values * (1 - share) + share / classes
 
 
-def weighing(records: Records, recipe: Recipe, classes: int) -> Callable[[Any, tf.Tensor], tuple[Any, ...]]:
+def class_weights(records: Records, recipe: Recipe, class_names: Sequence[str]) -> np.ndarray | None:
+    """Return the weight of each class, f32[classes]. None: the images have no weights.
+
+    With "balanced", it is records / (classes * records of the class), as in scikit-learn.
+
+    Raises:
+        UserError: A class has no weight, or a weight is for another class.
+    """
+    given = recipe.class_weights
+    if given == "none":
+        return None
+    if not isinstance(given, str):
+        _check_names(given, class_names)
+        return np.array([given[name] for name in class_names], np.float32)
+    counts = np.bincount(records.labels, minlength=len(class_names))
+    return np.where(counts, len(records) / (len(class_names) * np.maximum(counts, 1)), 1.0).astype(np.float32)
+
+
+def _check_names(weights: Mapping[str, float], class_names: Sequence[str]) -> None:
+    shown = f"--class_weights={options.pairs_text(weights, ':')}"
+    classes = f"The classes are {named(class_names)}"
+    unknown = [name for name in weights if name not in class_names]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], class_names, 1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"{shown}: {unknown[0]!r} is not a class of the dataset. {classes}.{hint}")
+    missing = [name for name in class_names if name not in weights]
+    if missing:
+        raise UserError(f"{shown}: there is no weight for {named(missing)}. {classes}. Pass a weight for each class.")
+
+
+def weighing(
+    records: Records, recipe: Recipe, class_names: Sequence[str]
+) -> Callable[[Any, tf.Tensor], tuple[Any, ...]]:
     """Make the last step of the input: (images, targets) -> (images, smoothed targets[, weights]).
 
-    The weight of an image is that of its class: records / (classes * records of the class), as scikit-learn's
-    "balanced". A blended image has the weighted mean: each class counts by its share of the image.
+    The weight of an image is that of its class. A blended image has the weighted mean: each class counts by its share
+    of the image.
     """
-    counts = np.bincount(records.labels, minlength=classes)
-    of_class = np.where(counts, len(records) / (classes * np.maximum(counts, 1)), 1.0).astype(np.float32)
+    of_class = class_weights(records, recipe, class_names)
 
     def weighted(images: Any, values: tf.Tensor) -> tuple[Any, ...]:
         final = smoothed(values, recipe.label_smoothing)
-        if recipe.class_weights == "none":
+        if of_class is None:
             return images, final
-        shares = tf.concat([1 - values, values], axis=1) if classes == 2 else values
+        shares = tf.concat([1 - values, values], axis=1) if len(class_names) == 2 else values
         return images, final, tf.linalg.matvec(shares, of_class)
 
     return weighted

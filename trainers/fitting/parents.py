@@ -170,9 +170,7 @@ def _augment_of(stored: Mapping[str, Any]) -> Augment:
     """Return the augmentation with these settings, as in `named.settings_of`."""
     if "function" in stored:
         return str(stored["function"])
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()
-    }
+    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in stored.items()}
     return AugmentConfig(**values)
 
 

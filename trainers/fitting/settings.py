@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.records import Dataset
-from trainers import run_directory
+from trainers import backbones, run_directory
 from trainers.auditing.audit_files import Doubts
 from trainers.devices.device import Device
 from trainers.fitting.parents import Parent
@@ -47,18 +45,21 @@ def settings_of(
     }
 
 
-def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device, weights: str = "") -> dict[str, Any]:
-    """Return everything that the features of a record depend on.
+def features_key(
+    data: Dataset, recipe: Recipe, seed: int, device: Device, flag: str = "backbone", weights: str = ""
+) -> dict[str, Any]:
+    """Return everything that the features of a record depend on, except for weights made by a function.
 
     Args:
         data: The dataset.
         recipe: The recipe.
         seed: Seed of the random weights, if the backbone has no others.
         device: The device on which the features are computed.
+        flag: Name of the flag that chooses the backbone, for errors.
         weights: Hash of the network's weights, if they are those of another run. "": the recipe says what they are.
     """
     model = recipe.model
-    initial: Any = seed if model.weights == "none" else model.weights
+    initial: Any = seed if model.weights == backbones.NONE else model.weights
     return {
         "backbone": model.backbone,
         "backbone_kwargs": model.backbone_kwargs,
@@ -66,7 +67,7 @@ def features_key(data: Dataset, recipe: Recipe, seed: int, device: Device, weigh
         "pooling": model.pooling,
         "dataset": data.digest,
         **recipe.geometry.stored(),
-        "weights": weights or _weights(recipe) or initial,
+        "weights": weights or _weights(recipe, flag) or initial,
         "environment": environment(device),
     }
 
@@ -88,7 +89,7 @@ def _order_and_precision(config: TrainConfig, doubts: Doubts | None) -> dict[str
         values["drop_issues"] = sorted(set(config.drop_issues))
         values["issues_sha256"] = doubts.sha256
     if config.records:
-        values["records_sha256"] = _sha256(config.records)
+        values["records_sha256"] = backbones.sha256(config.records)
     return values
 
 
@@ -103,11 +104,10 @@ def environment(device: Device) -> dict[str, Any]:
     }
 
 
-def _weights(recipe: Recipe) -> dict[str, str]:
-    """Return the hash of the weights file; {} if the weights do not come from a file."""
-    weights = recipe.model.weights
-    return {} if weights in ("imagenet", "none") else {"sha256": _sha256(weights)}
-
-
-def _sha256(path: str) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _weights(recipe: Recipe, flag: str | None = None) -> dict[str, str]:
+    """Return the hashes of the weights file and of the files of a user's network; {} if there are none."""
+    model = recipe.model
+    name, own_flag = model.network
+    is_file = model.weights not in (backbones.IMAGENET, backbones.NONE, backbones.OWN)
+    of_file = {"sha256": backbones.sha256(model.weights)} if is_file else {}
+    return of_file | backbones.hashes(name, model.custom_objects or (), flag or own_flag)

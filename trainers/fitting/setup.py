@@ -9,13 +9,16 @@ from tfrecord_tools.base import sizes, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import steps_per_epoch
 from tfrecord_tools.records import Dataset
+from trainers import backbones, recipes
 from trainers.checkpoint import State
+from trainers.devices import multi_worker
 from trainers.devices.device import Device
 from trainers.fit import try_optimizer
 from trainers.fitting import inputs
 from trainers.fitting.parents import Parent
 from trainers.models import inheritance, model_file, networks
 from trainers.models.networks import Classifier
+from trainers.models.own_networks import Compiled
 from trainers.recipes import Recipe, TrainConfig
 
 _CLIPPING = ("clipnorm", "clipvalue", "global_clipnorm")
@@ -77,7 +80,11 @@ def prepare(
             classifier, weights = networks.build(recipe.model, len(data.class_names)), recipe.model.weights
         else:
             classifier, weights = _inherited(parent, data, recipe)
+        if device.strategy is not None:
+            multi_worker.share_global_random()  # After the network, so that the network gets the same weights.
     steps = steps_per_epoch(len(splits.train), recipe.batch_size)
+    if classifier.compiled:
+        _check_compiled(recipe, classifier.compiled, device)
     for phase in recipe.phases:
         classifier.set_trainable(phase.trainable)
         try_optimizer(phase, phase.epochs * (phase.steps_per_epoch or steps))
@@ -98,7 +105,8 @@ def prepare(
 
 def _inherited(parent: Parent, data: Dataset, recipe: Recipe) -> tuple[Classifier, str]:
     """Build the model with the weights of another run, and describe these weights."""
-    classifier = networks.build(dataclasses.replace(recipe.model, weights="none"), len(data.class_names))
+    model = dataclasses.replace(recipe.model, weights=backbones.NONE) if recipe.model.is_known else recipe.model
+    classifier = networks.build(model, len(data.class_names))
     try:
         new_head = inheritance.take(classifier, parent.model, parent.info.classes == tuple(data.class_names))
     except inheritance.OtherNetworkError as error:
@@ -151,9 +159,10 @@ def strategy(recipe: Recipe, config: TrainConfig) -> str:
     )
 
 
-def check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device) -> None:
-    """Raise UserError if settings exclude each other or do not fit the device."""
+def check(data: Dataset, splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: Device) -> None:
+    """Raise UserError if settings exclude each other, or do not fit the dataset or the device."""
     inputs.check_cache(splits.train, recipe, config)
+    inputs.class_weights(splits.train, recipe, data.class_names)  # Raises UserError.
     if config.tensorboard and not importlib.util.find_spec("tensorboard"):
         raise UserError("--tensorboard: TensorBoard is not installed. Run pip install tensorboard.")
     if recipe.class_weights == config.order == "balanced":
@@ -165,6 +174,29 @@ def check(splits: inputs.Splits, recipe: Recipe, config: TrainConfig, device: De
         raise UserError(f"--order={config.order}: must be shuffled for training on features.")
     if device.replicas > 1:
         _check_replicas(recipe, device.replicas)
+
+
+def _check_compiled(recipe: Recipe, compiled: Compiled, device: Device) -> None:
+    """Raise UserError if flags or devices do not fit the optimizer of a compiled model."""
+    default, source = recipes.scratch(model=recipe.model.model), f"--model={recipe.model.model}"
+    for name in ("optimizer", "optimizer_kwargs", "learning_rate", "schedule", "warmup_steps"):
+        if getattr(recipe.phases[0], name) != getattr(default.phases[0], name):
+            raise UserError(
+                f"--{name} with {source}: the function returns a compiled model, which has its own optimizer. Remove"
+                f" --{name}, or do not compile the model."
+            )
+    optimizer = compiled.optimizer
+    if device.strategy is not None and (optimizer.gradient_accumulation_steps or 1) > 1:
+        raise UserError(
+            f"{source}: Keras cannot accumulate gradients under a strategy. Pass --strategy=none, or compile the model"
+            " without gradient_accumulation_steps."
+        )
+    clipping = next((name for name in _CLIPPING if getattr(optimizer, name) is not None), None)
+    if device.replicas > 1 and clipping:
+        raise UserError(
+            f"{source}: with {device.replicas} devices, Keras clips the gradients of each device before it adds them"
+            f" up, which differs from one device. Pass --strategy=none, or compile the model without {clipping}."
+        )
 
 
 def _check_replicas(recipe: Recipe, replicas: int) -> None:

@@ -37,12 +37,13 @@ def make_task(training: Training, throughput: Throughput, log: Callable[[str], o
 
 def _images_task(training: Training, throughput: Throughput, log: Callable[[str], object]) -> Task:
     recipe, config, device, train = training.recipe, training.config, training.device, training.splits.train
+    compiled = training.classifier.compiled
     start = time.monotonic()
     cache = inputs.cached(train, recipe, config, log)
     seconds = time.monotonic() - start
     if config.probe:
         log(bottleneck.verdict(train, recipe, training.class_count, cache, device))
-    batches = inputs.train_batches(train, recipe, config, cache, training.class_count, device.cluster.shard)
+    batches = inputs.train_batches(train, recipe, config, cache, training.data.class_names, device.cluster.shard)
     validation = inputs.eval_batches(training.splits.validation_share, recipe, training.class_count)
     return Task(
         model=_on_devices(training.classifier.model, device),
@@ -54,6 +55,8 @@ def _images_task(training: Training, throughput: Throughput, log: Callable[[str]
         blended=recipe.blended,
         early_stopping=recipe.early_stopping,
         jit_compile=device.jit_compile,
+        loss=compiled.loss if compiled else None,
+        optimizer=compiled.optimizer if compiled else None,
         scope=device.scope,
         seconds=seconds,
         sync_moving_statistics=_averager(training),
@@ -109,7 +112,7 @@ def _feature_batches(training: Training, features: Features, step: int) -> tf.da
     """Return the endless training batches from a step on: (features, targets[, weights])."""
     recipe, shard = training.recipe, training.device.cluster.shard
     batches = features.shuffled(recipe.batch_size, training.config.seed, step, shard)
-    weighted = inputs.weighing(training.splits.train, recipe, training.class_count)
+    weighted = inputs.weighing(training.splits.train, recipe, training.data.class_names)
     return _with_targets(batches, training.class_count).map(graphs.plain(weighted))
 
 

@@ -2,7 +2,8 @@
 
 A `.keras` file is a zip archive of three members. `keras.models.load_model` reads this file as any other. The
 description is not a fourth member, because Keras would then unpack the archive to a temporary directory. No code in the
-file is executed: there is no pickle and no Lambda layer.
+file is executed: there is no pickle and no Lambda layer. A network of the user may have custom layers. Python imports
+their module only if the user names it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ import json
 import shutil
 import unicodedata
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,23 +24,22 @@ from tfrecord_tools.errors import UserError, one_line
 from tfrecord_tools.images.preparation import ImageConfig
 from tfrecord_tools.layout import dataset_files
 from tfrecord_tools.records import Dataset
-from trainers import run_directory
+from trainers import backbones, run_directory
+from trainers.models import keras_files
 
 if TYPE_CHECKING:
     import keras
 
-MEMBER = "metadata.json"
+MEMBER = keras_files.METADATA
 KEY = "classifier"  # Key of the description in `metadata.json`.
 OUTPUTS = "outputs"  # Key of the meaning of the outputs, in words.
 _SUFFIX = ".keras"  # Required by Keras.
 _FORMAT = 1  # Increased when older readers would misunderstand the description.
 _FORMAT_OF_GEOMETRY = 2  # With an input that is not a square, or with padding.
-_KERAS_MEMBERS = (MEMBER, "config.json", "model.weights.h5")
 THRESHOLD_HELP = (
     "For two-class models: the second class is chosen if its probability is at least this number, between 0 and 1."
     " Default: the threshold of the model."
 )
-_MOST_BYTES = 1 << 24  # Size limit of `metadata.json`, enough for 100,000 classes.
 _IMAGE_SETTINGS = ImageConfig().image_settings()
 
 
@@ -198,8 +197,16 @@ def find(run: str, flag: str = "run") -> Path:
     return path
 
 
-def save(model: keras.Model, info: ModelInfo, path: Path) -> None:
-    """Write a model file. At any moment, either the old or the new file exists completely."""
+def save(model: keras.Model, info: ModelInfo, path: Path, custom_objects: Sequence[str] = ()) -> None:
+    """Write a model file. At any moment, either the old or the new file exists completely.
+
+    Args:
+        model: The model.
+        info: The description of the model.
+        path: The file.
+        custom_objects: Modules and files that register custom layers. Readers print them, but do not import them.
+    """
+    more = {keras_files.CUSTOM_OBJECTS: list(custom_objects)} if custom_objects else {}
     temporary = path.with_name(f"unfinished{_SUFFIX}")
     try:
         model.save(temporary)
@@ -209,12 +216,21 @@ def save(model: keras.Model, info: ModelInfo, path: Path) -> None:
                 with archive.open(member) as source, output.open(member.filename, "w", force_zip64=large) as copy:
                     if member.filename == MEMBER:
                         # The words stand beside the description, because older readers know all of its keys.
-                        added = {KEY: _described(info), OUTPUTS: info.outputs}
+                        added = {KEY: _described(info), OUTPUTS: info.outputs} | more
                         copy.write(json.dumps(json.load(source) | added, indent=2).encode())
                     else:
                         shutil.copyfileobj(source, copy)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_described(path: Path) -> bool:
+    """Return whether a Keras file has a description. Files of other programs have none.
+
+    Raises:
+        UserError: As in `keras_files.metadata`.
+    """
+    return KEY in keras_files.metadata(path)
 
 
 def read_info(path: Path) -> ModelInfo:
@@ -225,29 +241,24 @@ def read_info(path: Path) -> ModelInfo:
     Raises:
         UserError: The file is not a model file, is damaged, or was not written by this package.
     """
-    again = "Copy it again from an undamaged copy, or train again."
+    values = keras_files.metadata(path)
+    if KEY not in values:
+        raise UserError(f"{path}: {MEMBER} in it has no class names and image settings. {_how_to_describe(path)}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # Reads everything, because Keras's errors for damaged files say little.
-            missing = {*_KERAS_MEMBERS} - {*archive.namelist()}
-            if damaged or missing:
-                problem = f"{damaged} in it is damaged" if damaged else f"has no {', '.join(sorted(missing))} in it"
-                raise UserError(f"{path}: {problem}. {again}")
-            if archive.getinfo(MEMBER).file_size > _MOST_BYTES:
-                raise UserError(f"{path}: {MEMBER} in it is larger than {_MOST_BYTES:,} bytes. {again}")
-            values = json.loads(archive.read(MEMBER))
-        if KEY not in values:
-            raise UserError(
-                f"{path}: {MEMBER} in it has no class names and image settings. Pass a model that a trainer of this"
-                " package wrote."
-            )
         return _parsed(values[KEY])
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}. Pass a .keras file.") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise UserError(f"{path}: is cut off, damaged or not a .keras file ({error}). {again}") from error
     except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: {MEMBER} in it is damaged: {error}. {again}") from error
+        raise keras_files.damaged_metadata(path, error) from error
+
+
+def _how_to_describe(path: Path) -> str:
+    """Return what to do with a model that another program has saved."""
+    size = backbones.size_in_file(path) or 224
+    out = path.with_name(f"{path.stem}-described{_SUFFIX}")
+    return (
+        "Write a copy with them in Python, with your own values:"
+        f" import trainers; trainers.describe_model({str(path)!r}, out={str(out)!r}, classes=['cats', 'dogs'],"
+        f" image_size={size}, crop=0.0, scaling='own')"
+    )
 
 
 def with_threshold(info: ModelInfo, threshold: float | None) -> ModelInfo:
@@ -268,12 +279,15 @@ def with_threshold(info: ModelInfo, threshold: float | None) -> ModelInfo:
     return dataclasses.replace(info, threshold=threshold)
 
 
-def load(path: Path, info: ModelInfo | None = None) -> tuple[keras.Model, ModelInfo]:
-    """Read a model and its description. No code in the file is executed.
+def load(
+    path: Path, info: ModelInfo | None = None, custom_objects: Sequence[str] = ()
+) -> tuple[keras.Model, ModelInfo]:
+    """Read a model and its description. No code is run, except the modules and files in `custom_objects`.
 
     Args:
         path: The model file.
         info: Result of `read_info`, if it was called already: it reads the whole file.
+        custom_objects: Modules and files that register the custom layers of the model.
 
     Returns:
         The model u8[b h w 3] -> f32[b 1] or f32[b classes], not compiled, and its description.
@@ -282,20 +296,7 @@ def load(path: Path, info: ModelInfo | None = None) -> tuple[keras.Model, ModelI
         UserError: `read_info` raised it, Keras cannot load the model, or the description does not fit the model.
     """
     info = info or read_info(path)
-    import keras
-
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-        if not isinstance(model, keras.Model):
-            raise TypeError(f"it holds a {type(model).__name__}, not a model")
-    except Exception as error:  # Keras raises errors of many types on files of unknown origin.
-        if isinstance(error, MemoryError) or getattr(error, "errno", None):  # The machine is the cause, not the file.
-            raise
-        reason = one_line(error, "all").split(". ")[0]
-        raise UserError(
-            f"{path}: Keras cannot load it: {reason}. Only models of Keras's own layers, without Lambda, can be loaded,"
-            " because no code in a file is executed."
-        ) from error
+    model = keras_files.load(path, custom_objects)
     count = len(info.classes)
     expected = ((None, *info.geometry.shape), (None, 1 if count == 2 else count))
     shapes = (getattr(model, "input_shape", None), getattr(model, "output_shape", None))  # Some models have none.

@@ -1,6 +1,7 @@
 """Classifiers: uint8 pixels -> scaling -> backbone -> head -> probabilities.
 
-They consist only of Keras's own layers, so that `keras.models.load_model` reads saved ones without this package.
+They consist only of Keras's own layers, so that `keras.models.load_model` reads saved ones without this package. Only
+networks of the user may have other layers.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ import dataclasses
 import functools
 import inspect
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import h5py
 import keras
 import numpy as np
 
-from tfrecord_tools.base import sizes, words
+from tfrecord_tools.base import sizes
 from tfrecord_tools.errors import UserError, one_line
 from trainers import backbones
+from trainers.models import cutting, keras_files, layers, own_networks
+from trainers.models.layers import RandomLayer
+from trainers.models.own_networks import Compiled
 from trainers.recipes import ModelConfig
 
 # Means and standard deviations of ImageNet in RGB order, from keras/src/applications/imagenet_utils.py.
@@ -42,37 +45,29 @@ class Classifier:
     Attributes:
         model: For two classes u8[b h w 3] in 0..255 -> f32[b 1], the probability of class 1. For more classes
             u8[b h w 3] -> f32[b classes], probabilities that add up to 1.
-        base: The backbone, one nested layer of `model`.
-        drop_rates: Drop rate of each layer of `base` that drops at random, by layer name.
+        base: The backbone, one nested layer of `model`. For a whole model of the user, this model.
+        random_layers: The layers of `base` that change their inputs at random.
+        is_whole: Whether `base` is a whole model of the user. Then no rule changes which layers are trained.
+        compiled: The loss and the optimizer of a whole model, if it is compiled.
     """
 
     model: keras.Model
     base: keras.Model
-    drop_rates: dict[str, float]
+    random_layers: Sequence[RandomLayer] = ()
+    is_whole: bool = False
+    compiled: Compiled | None = None
 
     def set_trainable(self, rule: str) -> None:
         """Set the layers that are trained after the next `compile`. The head is always trained.
-
-        Frozen layers behave as in inference: BatchNormalization keeps its statistics, and random layers in front of
-        the first trained layer drop nothing, since that would only make the head's inputs noisy.
 
         Args:
             rule: A value of `Phase.trainable`.
 
         Raises:
-            UserError: The rule matches no layer, or is a number that is too small or too large.
+            UserError: As in `layers.set_trainable`.
         """
-        layers = self.base.layers
-        trained = chosen_layers(self.base, rule)
-        begin = layers.index(trained[0]) if trained else len(layers)
-        self.base.trainable = bool(trained)  # Keras sets it for all layers, even nested ones.
-        for i, layer in enumerate(layers):
-            layer.trainable = layer in trained
-            if layer.name in self.drop_rates:
-                _set_drop_rate(layer, self.drop_rates[layer.name] if i > begin else 0.0)
-        if rule != "scratch":
-            for layer in _batch_norms(self.base):
-                layer.trainable = False  # keras#20285: calling the base with training=False is not enough.
+        if not self.is_whole:
+            layers.set_trainable(self.base, rule, self.random_layers)
 
 
 def build(config: ModelConfig, class_count: int, flag: str = "backbone") -> Classifier:
@@ -88,27 +83,46 @@ def build(config: ModelConfig, class_count: int, flag: str = "backbone") -> Clas
     """
     if class_count < 2:
         raise UserError(f"the dataset has {class_count} class. Training needs at least 2.")
+    if config.model is not None:
+        whole, compiled = own_networks.whole(config, class_count)
+        return Classifier(model=_assembled(whole, config, class_count), base=whole, is_whole=True, compiled=compiled)
     base = _build_base(config, flag)
+    model = _assembled(base, config, class_count)
+    return Classifier(model=model, base=base, random_layers=layers.random_layers(base))
+
+
+def _assembled(base: keras.Model, config: ModelConfig, class_count: int) -> keras.Model:
+    """Put the scaling in front of a backbone, and the head behind it."""
     pixels = keras.Input(config.input_shape, dtype="uint8", name="pixels")
-    x = scale(pixels, config.scaling or backbones.find(config.backbone).scaling)
+    x = scale(pixels, config.scaling or backbones.find(*config.network).scaling)
     x = base(x)
-    flat = config.pooling == "flatten"
-    x = keras.layers.Flatten(name="flatten")(x) if flat else keras.layers.GlobalAveragePooling2D(name="pool")(x)
-    if config.hidden:
-        x = keras.layers.Dense(config.hidden, activation="relu", name="hidden")(x)
-    x = keras.layers.Dropout(config.dropout, name="dropout")(x)
-    # Outputs are always float32: probabilities and the loss lose too much precision in half precision.
-    if class_count == 2:
-        x = keras.layers.Dense(1, activation="sigmoid", dtype="float32", name="probability")(x)
-    else:
-        x = keras.layers.Dense(class_count, activation="softmax", dtype="float32", name="probabilities")(x)
-    model = keras.Model(pixels, x, name="classifier")
-    return Classifier(model=model, base=base, drop_rates=dict(_drop_rates(base)))
+    if config.model is None:
+        x = _pooled(x, config.pooling)
+        if config.hidden:
+            x = keras.layers.Dense(config.hidden, activation="relu", name="hidden")(x)
+        x = keras.layers.Dropout(config.dropout, name="dropout")(x)
+        # Outputs are always float32: probabilities and the loss lose too much precision in half precision.
+        if class_count == 2:
+            x = keras.layers.Dense(1, activation="sigmoid", dtype="float32", name="probability")(x)
+        else:
+            x = keras.layers.Dense(class_count, activation="softmax", dtype="float32", name="probabilities")(x)
+    elif x.dtype != "float32":
+        x = keras.layers.Activation("linear", dtype="float32", name="probabilities")(x)
+    return keras.Model(pixels, x, name="classifier")
+
+
+def _pooled(x: Any, pooling: str) -> Any:
+    """Make features f[b c] of the outputs of a backbone: a map b h w c, a sequence b n c, or a vector b c."""
+    if pooling == "flatten" or len(x.shape) == 2:
+        return keras.layers.Flatten(name="flatten")(x)
+    if len(x.shape) == 3:
+        return keras.layers.GlobalAveragePooling1D(name="pool")(x)
+    return keras.layers.GlobalAveragePooling2D(name="pool")(x)
 
 
 def moving_statistics(model: keras.Model) -> list[keras.Variable]:
     """Return the means and variances of BatchNormalization, which training changes without a gradient."""
-    return [variable for layer in _batch_norms(model) for variable in (layer.moving_mean, layer.moving_variance)]
+    return [variable for layer in layers.batch_norms(model) for variable in (layer.moving_mean, layer.moving_variance)]
 
 
 def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
@@ -119,8 +133,9 @@ def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     Returns:
         Two models: u8[b h w 3] -> features f[b c], and features f32[b c] -> outputs of the classifier.
     """
-    names = [layer.name for layer in model.layers]
-    cut = next(i for i, name in enumerate(names) if name in ("pool", "flatten"))
+    cut = _pooling_layer(model)
+    if cut is None:
+        raise ValueError(f"{model.name} has no layer named pool or flatten")
     features = model.layers[cut].output
     x = top_input = keras.Input(features.shape[1:], name="features")
     for layer in model.layers[cut + 1 :]:
@@ -128,14 +143,41 @@ def split(model: keras.Model) -> tuple[keras.Model, keras.Model]:
     return keras.Model(model.input, features, name="extractor"), keras.Model(top_input, x, name="head")
 
 
+def extractor(model: keras.Model, source: str) -> keras.Model:
+    """Return the part of any classifier in front of its head: u8[b h w 3] -> features f[b c].
+
+    Args:
+        model: A classifier of a trainer, or a model of the user.
+        source: The flag that names the model, with its value, for errors.
+
+    Raises:
+        UserError: The model has no head of a kind that is known.
+    """
+    if _pooling_layer(model) is not None:
+        return split(model)[0]
+    features = cutting.without_head(model, source)
+    if features is model:
+        raise UserError(
+            f"{source}: has no Dense layer at its end, so its features are not known. Pass another network."
+        )
+    return keras.Model(features.inputs, _pooled(features.outputs[0], "average"), name="extractor")
+
+
+def _pooling_layer(model: keras.Model) -> int | None:
+    """Return the index in `model.layers` of the layer between a trainer's backbone and head."""
+    names = [layer.name for layer in model.layers]
+    return next((i for i, name in enumerate(names) if name in ("pool", "flatten")), None)
+
+
 def rebuild_float32(classifier: Classifier, config: ModelConfig, class_count: int) -> keras.Model:
     """Copy a classifier to a float32 model with all layers trainable, whatever its dtype policy is."""
-    policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        copy = build(dataclasses.replace(config, weights="none"), class_count).model
-    finally:
-        keras.config.set_dtype_policy(policy)
+    with keras_files.dtype_policy("float32"):
+        if config.is_known:
+            copy = build(dataclasses.replace(config, weights=backbones.NONE), class_count).model
+        else:  # A function of the user is not called again, since it may read weights or take long.
+            with layers.all_random(classifier.random_layers):
+                copy = _assembled(own_networks.copied(classifier.base), config, class_count)
+            copy.trainable = True
     set_weights(copy, classifier.model.get_weights())
     return copy
 
@@ -146,7 +188,7 @@ def set_weights(layer: keras.Layer, values: Sequence[np.ndarray]) -> None:
     Keras's Normalization computes with copies of its weights, which Keras's `set_weights` does not renew.
     """
     layer.set_weights(values)
-    for inner in (layer, *_nested(layer)):
+    for inner in (layer, *layers.all_layers(layer)):
         if isinstance(inner, keras.layers.Normalization) and inner.input_mean is None:
             inner.finalize_state()
 
@@ -177,72 +219,20 @@ def scale(pixels: Any, scaling: str) -> Any:
     return x[..., ::-1] if scaling == "caffe" else x  # RGB -> BGR
 
 
-def chosen_layers(base: keras.Model, rule: str) -> list[keras.Layer]:
-    """Find the layers of a backbone that a rule names.
-
-    Args:
-        base: The backbone.
-        rule: "head": no layers. "last_stage": see `last_stage`. "all", "scratch": all layers. A number N: the last N
-            layers that have weights and are not BatchNormalization. Anything else is a regular expression: all layers
-            with a name in which it is found.
-
-    Raises:
-        UserError: No layer fits the rule.
-    """
-    if rule == "head":
-        return []
-    if rule == "last_stage":
-        return last_stage(base)
-    if rule in ("all", "scratch"):
-        return list(base.layers)
-    weighted = [
-        layer for layer in base.layers if layer.weights and not isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    if rule.isdecimal():
-        if not 0 < int(rule) <= len(weighted):
-            raise UserError(
-                f"--unfreeze={rule}: {base.name} has {words.number(len(weighted), 'layer')} with weights. --unfreeze"
-                f" must be a number from 1 to {len(weighted)}."
-            )
-        return weighted[-int(rule) :]
-    try:
-        chosen = [layer for layer in base.layers if re.search(rule, layer.name)]
-    except re.error as error:
-        raise UserError(f"--unfreeze={rule}: is not a regular expression: {error}.") from error
-    if not any(layer in weighted for layer in chosen):
-        names = ", ".join(layer.name for layer in weighted[-4:])
-        raise UserError(
-            f"--unfreeze={rule}: matches no layer with weights of {base.name}. The last layers are {names}. Pass a"
-            " regular expression, a number of layers from the end, last_stage or all."
-        )
-    return chosen
-
-
-def last_stage(base: keras.Model) -> list[keras.Layer]:
-    """Find the layers with weights at the backbone's last resolution.
-
-    These are block5_conv1 to block5_conv3 of VGG16, and conv_dw_12 to conv_pw_13 of MobileNet. The search starts at
-    the last layer and goes back to the first layer with weights that has a larger output. A layer without positions
-    (squeeze-and-excite) belongs to the stage around it. A layer made of layers (a ConvNeXt block) counts as one.
-    """
-    weighted = [layer for layer in base.layers if layer.weights]
-    area = _area(weighted[-1])
-    stage: list[keras.Layer] = []
-    for layer in reversed(weighted):
-        if _area(layer) > area:
-            break
-        stage.insert(0, layer)
-    return stage
-
-
-def _area(layer: keras.Layer) -> int:
-    """Return the number of positions in a layer's output: height * width, or 1 if it is not an image."""
-    height_width = layer.output.shape[1:-1]
-    return int(height_width[0] * height_width[1]) if len(height_width) == 2 else 1
-
-
 def _build_base(config: ModelConfig, flag: str) -> keras.Model:
     """Build the backbone without its top layers, and load its weights."""
+    base = _build_known(config, flag) if config.is_known else own_networks.build(config, flag)
+    _scale_in_float32(base)
+    if config.batch_norm_momentum is not None:
+        for layer in layers.batch_norms(base):
+            layer.momentum = config.batch_norm_momentum
+    if config.weights not in (backbones.IMAGENET, backbones.NONE, backbones.OWN):
+        load_weights(base, config, flag)
+    return base
+
+
+def _build_known(config: ModelConfig, flag: str) -> keras.Model:
+    """Build a backbone of Keras, with ImageNet's weights or random weights."""
     fixed: dict[str, Any] = {"input_shape": config.input_shape}
     if config.backbone == backbones.CNN:
         constructor = cnn
@@ -272,15 +262,9 @@ def _build_base(config: ModelConfig, flag: str) -> keras.Model:
             " Download the weights file with another program and pass --weights=FILE,"
             " or pass --weights=none to train from scratch."
         ) from error
-    plain = fixed | {"weights": None}
-    base = _with_one_scaling(base, functools.partial(constructor, **plain, **config.backbone_kwargs))
-    _scale_in_float32(base)
-    if config.batch_norm_momentum is not None:
-        for layer in _batch_norms(base):
-            layer.momentum = config.batch_norm_momentum
-    if config.weights not in ("imagenet", "none"):
-        load_weights(base, config, flag)
-    return base
+    return _with_one_scaling(
+        base, functools.partial(constructor, **fixed | {"weights": None}, **config.backbone_kwargs)
+    )
 
 
 def _with_one_scaling(base: keras.Model, build_plain: Callable[[], keras.Model]) -> keras.Model:
@@ -359,12 +343,13 @@ def load_weights(base: keras.Model, config: ModelConfig, flag: str) -> None:
 def describe(config: ModelConfig) -> str:
     """Return the backbone as a call, such as `MobileNet(alpha=0.25)`."""
     arguments = ", ".join(f"{name}={value!r}" for name, value in config.backbone_kwargs.items())
-    return f"{config.backbone}({arguments})" if arguments else config.backbone
+    name, _ = config.network
+    return f"{name}({arguments})" if arguments else name
 
 
 def _scale_in_float32(base: keras.Model) -> None:
     """Keep the scaling layers of a backbone in float32 under mixed dtype policies."""
-    for layer in base.layers:
+    for layer in layers.inner_layers(base):
         if isinstance(layer, (keras.layers.Rescaling, keras.layers.Normalization)):
             layer.dtype_policy = keras.DTypePolicy("float32")
             # The constants of this layer were rounded when it was built, so it is built again.
@@ -386,28 +371,6 @@ def _stored_shapes(file: h5py.File) -> list[tuple[int, ...]]:
 
     file.visititems(visit)
     return shapes
-
-
-def _nested(layer: keras.Layer) -> Iterator[keras.Layer]:
-    for inner in getattr(layer, "layers", ()):
-        yield inner
-        yield from _nested(inner)
-
-
-def _batch_norms(layer: keras.Layer) -> Iterator[keras.layers.BatchNormalization]:
-    return (inner for inner in _nested(layer) if isinstance(inner, keras.layers.BatchNormalization))
-
-
-def _drop_rates(base: keras.Model) -> Iterator[tuple[str, float]]:
-    for layer in base.layers:
-        if isinstance(layer, keras.layers.Dropout):
-            yield layer.name, layer.rate
-        elif type(layer).__name__ == "StochasticDepth":  # A layer of ConvNeXt that Keras does not export.
-            yield layer.name, layer.drop_path_rate
-
-
-def _set_drop_rate(layer: keras.Layer, rate: float) -> None:
-    setattr(layer, "rate" if isinstance(layer, keras.layers.Dropout) else "drop_path_rate", rate)
 
 
 def _largest(shapes: Counter[tuple[int, ...]]) -> str:

@@ -91,7 +91,7 @@ def _parsed(text: str) -> tuple[str, str, tuple[str, ...]]:
 
 def _backbone(text: str) -> tuple[str, tuple[str, ...]]:
     """Return the name and the flags of a backbone."""
-    parts = _split(text, r"\w+")
+    parts = _split(text, r"(?!-)[^\s=]+")  # A name, or a network of the user, such as file.py:function.
     if not parts:
         raise UserError(
             f"--backbone={text}: must be [NAME=]BACKBONE [FLAGS], for example 'MobileNetV2 --weights=none'."

@@ -27,7 +27,8 @@ def heatmaps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
 
     Returns:
         f32[b h' w'] in 0..1, in the resolution of the feature maps. The maximum of each image is 1, or 0 if there is no
-        evidence for the class. None if the model has no feature maps.
+        evidence for the class. None if the last outputs with positions are not feature maps b h w c, but a sequence,
+        as in a transformer.
     """
     parts = [slice(i, i + _BATCH_SIZE) for i in range(0, len(images), _BATCH_SIZE)]
     maps = [heat for part in parts if (heat := _heat(model, images[part], classes[part])) is not None]
@@ -59,15 +60,17 @@ def _heat(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.nda
     with tf.GradientTape() as tape, _recorded(model) as calls:
         pixels = tf.constant(images)
         model(pixels, training=False)
-        last, penultimate, _ = calls[-1]
-        logits = _before_activation(last, penultimate)
+        logits = _logits(calls)
         if logits.shape[1] == 1:  # The logit of the second class. The logit of the first is its negative.
             logits = tf.concat([-logits, logits], 1)
         scores = tf.gather(logits, classes, batch_dims=1)
-    features = next((output for _, _, output in reversed(calls) if _is_feature_map(output)), None)
-    if features is None:
+    features = next((output for _, _, output in reversed(calls) if _has_positions(output)), None)
+    if features is None or features.shape.rank != 4:
         return None
-    heat = tf.nn.relu(tf.reduce_sum(features * tape.gradient(scores, features), -1))
+    gradient = tape.gradient(scores, features)
+    if gradient is None:  # The class does not depend on this layer.
+        return None
+    heat = tf.nn.relu(tf.reduce_sum(features * gradient, -1))
     return tf.math.divide_no_nan(heat, tf.reduce_max(heat, [1, 2], keepdims=True)).numpy()
 
 
@@ -84,7 +87,7 @@ def _recorded(model: keras.Model) -> Iterator[list[tuple[keras.Layer, Any, Any]]
 
         def run(*args: Any, **kwargs: Any) -> Any:
             output = call(*args, **kwargs)
-            calls.append((layer, args[0], output))
+            calls.append((layer, args[0] if args else next(iter(kwargs.values())), output))
             return output
 
         return run
@@ -107,9 +110,26 @@ def _leaves(model: keras.Model) -> Iterator[keras.Layer]:
             yield layer
 
 
-def _is_feature_map(output: Any) -> bool:
-    """Return whether an output is f[b h w c] with more than one position."""
-    return output.dtype.is_floating and output.shape.rank == 4 and output.shape[1] * output.shape[2] > 1
+def _has_positions(output: Any) -> bool:
+    """Return whether an output is a map f[b h w c] or a sequence f[b n c] with more than one position."""
+    if not isinstance(output, tf.Tensor) or not output.dtype.is_floating or output.shape.rank not in (3, 4):
+        return False
+    return bool(np.prod(output.shape[1:-1]) > 1)
+
+
+def _logits(calls: list[tuple[keras.Layer, Any, Any]]) -> tf.Tensor:
+    """Return the outputs of a model before their sigmoid or softmax, f[b 1] or f[b classes].
+
+    Layers behind it are left out: a cast to float32, or the choice of one of two probabilities.
+    """
+    for layer, x, output in reversed(calls):
+        activation = getattr(getattr(layer, "activation", None), "__name__", "")
+        if activation in ("sigmoid", "softmax") or isinstance(layer, keras.layers.Softmax):
+            return _before_activation(layer, x)
+        if _has_positions(output):
+            break
+    last, penultimate, _ = calls[-1]
+    return _before_activation(last, penultimate)
 
 
 def _before_activation(layer: keras.Layer, x: tf.Tensor) -> tf.Tensor:

@@ -17,7 +17,7 @@ from trainers.checkpoint import Checkpointer
 from trainers.fit import Task, compile_model
 from trainers.fitting.setup import Training
 from trainers.models import inference, model_file, networks
-from trainers.results import predictions, report
+from trainers.results import pictures, predictions, report
 from trainers.results.predictions import Predictions
 from trainers.run_directory import Metrics
 
@@ -47,7 +47,7 @@ def judge(
     # The saved model is evaluated. It is float32, also if the training had another precision.
     model = networks.rebuild_float32(training.classifier, training.recipe.model, training.class_count)
     compile_model(model, optimizer="sgd", jit_compile=False)  # For users who load the model and evaluate it.
-    model_file.save(model, info, run / run_directory.MODEL)
+    model_file.save(model, info, run / run_directory.MODEL, training.recipe.model.codes)
     if task.answers:
         predicted = predictions.of_outputs(info, validation, *task.answers())
     else:
@@ -55,7 +55,14 @@ def judge(
     metrics = _metrics(run, training, model, predicted, task.seconds + checkpointer.seconds, checkpointer)
     log_scores(metrics, log)
     report.write(
-        run, model=model, info=info, records=validation, predicted=predicted, metrics=metrics, run=run, log=log
+        run,
+        model=model,
+        info=info,
+        pictures=pictures.of_records(info, validation, predicted),
+        predicted=predicted,
+        metrics=metrics,
+        run=run,
+        log=log,
     )
     run_directory.finish(run, metrics)
     return metrics

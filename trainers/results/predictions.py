@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tfrecord_tools.base import tabular, words
-from tfrecord_tools.errors import UserError, named
-from tfrecord_tools.records import Dataset, Records
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Records
 from trainers.auditing.audit_files import Doubts
 from trainers.models.model_file import ModelInfo
-from trainers.results import scores
+from trainers.results import scores, views
+from trainers.results.views import Predictor
 from trainers.run_directory import Metrics
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ ON_NEW_IMAGES = "Accuracy is usually a little lower on new images."  # After a r
 _SUSPECT_COLUMNS = (
     "rank", "decision", "path", "predicted_label", "given_label", "p_predicted", "p_given", "record", "sha256",
 )  # fmt: skip
-_DIFFERENCES_NAMED = 5
 _TOP_5_CLASSES = 10  # With fewer classes, most predictions are among the first five.
 
 
@@ -42,8 +42,10 @@ class Predictions:
         predicted: i64[n], predicted classes as indices into `classes`.
         paths: Paths of the n source files.
         labels: i64[n], true classes as indices into `classes`; None if they are not known.
+        given: Names of the true classes, if some of them are not classes of the model. Then, `labels` is None.
         records: i64[n], number of each record within its split; None for files.
-        sha256: u8[n 32], SHA-256 of the source file of each record; None for files.
+        sha256: u8[n 32], SHA-256 of each source file; None if it is not known.
+        tta: Kinds of views (`views.KINDS`); `probabilities` are the mean over the views.
     """
 
     classes: tuple[str, ...]
@@ -51,8 +53,10 @@ class Predictions:
     predicted: np.ndarray
     paths: Sequence[str]
     labels: np.ndarray | None = None
+    given: Sequence[str] | None = None
     records: np.ndarray | None = None
     sha256: np.ndarray | None = None
+    tta: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.probabilities)
@@ -61,6 +65,12 @@ class Predictions:
     def names(self) -> list[str]:
         """Return the name of the predicted class of each image."""
         return [self.classes[label] for label in self.predicted.tolist()]
+
+    def label(self, number: int) -> str:
+        """Return the name of the true class of an image; "" if it is not known."""
+        if self.labels is not None:
+            return self.classes[self.labels[number]]
+        return "" if self.given is None else self.given[number]
 
     @property
     def truth(self) -> np.ndarray:
@@ -79,16 +89,20 @@ class Predictions:
         return self.probabilities[np.arange(len(self)), self.predicted]
 
 
-def both_classes(output: np.ndarray) -> np.ndarray:
-    """Return probabilities of all classes.
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Join predictions of the same model. Empty parts may have fewer columns."""
+    parts = [part for part in parts if len(part)] or parts[:1]
+    first = parts[0]
 
-    Args:
-        output: Output of a model: f32[n classes], or f32[n 1] with the probability of the second of two classes.
+    def column(name: str) -> Any:
+        return None if getattr(first, name) is None else np.concatenate([getattr(part, name) for part in parts])
 
-    Returns:
-        f32[n classes].
-    """
-    return np.concatenate([1 - output, output], 1) if output.shape[1] == 1 else output
+    return dataclasses.replace(
+        first,
+        **{name: column(name) for name in ("probabilities", "predicted", "labels", "records", "sha256")},
+        paths=[path for part in parts for path in part.paths],
+        given=None if first.given is None else [name for part in parts for name in part.given or ()],
+    )
 
 
 def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
@@ -107,7 +121,11 @@ def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def of_records(
-    model: keras.Model, info: ModelInfo, records: Records, classes: Sequence[str] | None = None
+    model: keras.Model,
+    info: ModelInfo,
+    records: Records,
+    labels_of: np.ndarray | None = None,
+    tta: Sequence[str] = (),
 ) -> Predictions:
     """Predict the classes of records. Corrupt records are left out.
 
@@ -115,34 +133,45 @@ def of_records(
         model: The model, as `model_file.load` returns it.
         info: The description of the model, as `model_file.load` returns it.
         records: The records.
-        classes: Class names in the order of the records' labels. If None, the order of the model.
+        labels_of: i64[classes], label of a record -> label of the model. If None, they are the same.
+        tta: As in `views.predictor`.
 
     Raises:
-        UserError: The dataset has other classes, or too many or all of the records are corrupt.
+        UserError: Too many or all of the records are corrupt.
     """
-    import tensorflow as tf
-
-    from tfrecord_tools import dataset
-    from trainers.models import inference
-
-    labels_of = _mapped(
-        info.classes, info.classes if classes is None else classes
-    )  # Raises UserError before the slow work.
-    batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.geometry)
-    predict = inference.compiled(model)
-    try:
-        answers = [(predict(batch.images).numpy(), batch.numbers.numpy()) for batch in batches]
-    except tf.errors.OpError as error:
-        if records.failure:
-            raise UserError(records.failure) from error
-        raise
-    if not answers:
+    predictor = views.predictor(model, tta)
+    batches = list(probabilities_of_records(predictor, info, records))
+    if not batches:
         raise UserError(
             f"all {len(records):,} records of {records.split} are corrupt, for example {records.corrupt[0]} Convert"
             " the dataset again."
         )
-    outputs, numbers = map(np.concatenate, zip(*answers))
-    return of_outputs(info, records, outputs, numbers, labels_of)
+    probabilities, numbers = map(np.concatenate, zip(*batches))
+    return dataclasses.replace(of_outputs(info, records, probabilities, numbers, labels_of), tta=predictor.tta)
+
+
+def probabilities_of_records(
+    predictor: Predictor, info: ModelInfo, records: Records
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the probabilities f32[b classes] of records, and their numbers i64[b], a batch at a time.
+
+    Corrupt records are left out.
+
+    Raises:
+        UserError: Too many of the records are corrupt.
+    """
+    import tensorflow as tf
+
+    from tfrecord_tools import dataset
+
+    batches = dataset.eval_stream(records, batch_size=BATCH_SIZE, image_size=info.geometry)
+    try:
+        for batch in batches:
+            yield predictor(batch.images), batch.numbers.numpy()
+    except tf.errors.OpError as error:
+        if records.failure:
+            raise UserError(records.failure) from error
+        raise
 
 
 def of_outputs(
@@ -155,9 +184,9 @@ def of_outputs(
         records: The records.
         outputs: Outputs of the model, f32[k 1] or f32[k classes].
         numbers: i64[k], indices into `records`, one for each output.
-        labels_of: i64[classes], label of a record -> label of the model. If None, they are the same.
+        labels_of: As in `of_records`.
     """
-    probabilities = both_classes(outputs)
+    probabilities = views.both_classes(outputs)
     paths, labels = records.paths, records.labels[numbers]
     return Predictions(
         classes=info.classes,
@@ -168,11 +197,6 @@ def of_outputs(
         records=records.rows[numbers],
         sha256=records.source_sha256[numbers],
     )
-
-
-def check_classes(info: ModelInfo, data: Dataset) -> None:
-    """Raise UserError with the differences if a dataset and a model have different classes."""
-    _mapped(info.classes, data.class_names, f"{data.directory}: ")
 
 
 def summary(predictions: Predictions) -> Metrics:
@@ -196,16 +220,18 @@ def summary(predictions: Predictions) -> Metrics:
 
 
 def _by_class(predictions: Predictions) -> Metrics:
+    """Return the rates per class. Classes without images have none, and do not count in the means."""
     names = predictions.classes
     rates = scores.per_class(scores.confusion(predictions.truth, predictions.predicted, len(names)))
+    present = rates.count > 0
     recall, precision = (
-        {name: None if np.isnan(rate) else rate for name, rate in zip(names, values.tolist())}
-        for values in (rates.recall, rates.precision)
+        {name: None if np.isnan(rate) else rate for name, rate in zip(names, shown)}
+        for shown in np.where(present, [rates.recall, rates.precision], np.nan).tolist()
     )
     return {
         "majority_accuracy": float(rates.count.max() / rates.count.sum()),
-        "balanced_accuracy": float(np.nanmean(rates.recall)),
-        "macro_f1": float(np.nanmean(rates.f1)),
+        "balanced_accuracy": float(rates.recall[present].mean()),
+        "macro_f1": float(rates.f1[present].mean()),
         "recall": recall,
         "precision": precision,
     }
@@ -281,7 +307,7 @@ def table(predictions: Predictions) -> Iterator[dict[str, Any]]:
         yield {
             "record": "" if predictions.records is None else int(predictions.records[i]),
             "path": path,
-            "label": "" if predictions.labels is None else names[predictions.labels[i]],
+            "label": predictions.label(i),
             "prediction": names[predictions.predicted[i]],
         } | {f"p_{name}": str(p) for name, p in zip(names, predictions.probabilities[i])}  # With all digits of f32.
 
@@ -314,21 +340,3 @@ def _suspects(predictions: Predictions) -> Iterator[dict[str, Any]]:
             "record": "" if predictions.records is None else int(predictions.records[i]),
             "sha256": "" if predictions.sha256 is None else predictions.sha256[i].tobytes().hex(),
         }
-
-
-def _mapped(wanted: Sequence[str], given: Sequence[str], where: str = "") -> np.ndarray:
-    """Return the index of each given class among the wanted classes."""
-    if set(wanted) != set(given):
-        only = {
-            "only the model has": sorted(set(wanted) - set(given)),
-            "only the dataset has": sorted(set(given) - set(wanted)),
-        }
-        differences = "; ".join(
-            f"{which} {named(names, most=_DIFFERENCES_NAMED)}" for which, names in only.items() if names
-        )
-        raise UserError(
-            f"{where}the model was trained on other classes: {differences}. Pass a dataset with the same classes, in"
-            " any order."
-        )
-    number_of = {name: number for number, name in enumerate(wanted)}
-    return np.array([number_of[name] for name in given], np.int64)

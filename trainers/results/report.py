@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from tfrecord_tools.base import files, page, rules, words
+from tfrecord_tools.base import files, options, page, rules, words
 from tfrecord_tools.base.rules import Finding, Rule
 from tfrecord_tools.errors import named
-from tfrecord_tools.records import Records
 from trainers import run_directory
 from trainers.fitting import notes
 from trainers.models.model_file import ModelInfo
-from trainers.results import advice, plots, predictions, scores
+from trainers.results import advice, plots, predictions, scores, views
+from trainers.results.pictures import Pictures
 from trainers.results.plots import Plot
 from trainers.results.predictions import Predictions
 
@@ -84,7 +84,7 @@ def write(
     *,
     model: keras.Model,
     info: ModelInfo,
-    records: Records,
+    pictures: Pictures,
     predicted: Predictions,
     metrics: Mapping[str, Any],
     run: Path | None,
@@ -96,8 +96,8 @@ def write(
         directory: An existing directory to write to.
         model: The model.
         info: The description of the model.
-        records: The evaluated records.
-        predicted: The predictions for the records, as `predictions.of_records` returns them.
+        pictures: The input of the model for each prediction.
+        predicted: The predictions, with labels.
         metrics: The content of metrics.json, see `Facts`.
         run: The run directory with the history and the settings. None: the report shows neither.
         log: Receives a line for each finding of level "problem" or "check".
@@ -117,7 +117,7 @@ def write(
         settings=run_directory.read_settings(run) if run else {},
         history=history,
         plots=drawn,
-        mistakes=_mistakes(model, info, records, predicted),
+        mistakes=_mistakes(model, pictures, predicted),
     )
     _write(directory / REPORT, render(facts).encode())
     for line in rules.lines(findings(facts)):
@@ -153,13 +153,14 @@ def render(facts: Facts) -> str:
         blending=_blending(facts),
         waited=_waited(facts),
         rates=_rates(counts, predicted.classes),
+        present=int(np.count_nonzero(counts.sum(1))),
         pairs=_pairs(counts, predicted.classes),
         beside=len(predicted.classes) <= _CLASSES_BESIDE,
         threshold=_best_threshold(facts),
         wrong=len(_wrong(predicted)),
         mistakes=[_shown(predicted, mistake) for mistake in facts.mistakes],
         subject=_subject(facts),
-        flags=[f"--{name}={_value(value)}" for name, value in facts.settings.get("flags", {}).items()],
+        flags=[f"--{name}={_value(name, value)}" for name, value in facts.settings.get("flags", {}).items()],
         environment={**facts.info.versions, **facts.settings.get("environment", {})},
     )
 
@@ -223,16 +224,14 @@ def _weak_class(facts: Facts) -> dict[str, Any] | None:
 
 
 def _imbalanced(facts: Facts) -> dict[str, Any] | None:
-    counts = _confusion(facts.predictions)
-    sizes = [int(size) for size in counts.sum(1) if size]
+    sizes = [int(size) for size in _confusion(facts.predictions).sum(1) if size]
     ratio = rules.imbalance(sizes)
     if not ratio:
         return None
-    recall = float(np.nanmean(scores.per_class(counts).recall))
     balanced = advice.command(facts.info.trainer, "--class_weights=balanced")
     return {
         "ratio": ratio,
-        "balanced_accuracy": f"{recall:.1%}",
+        "balanced_accuracy": f"{facts.metrics['balanced_accuracy']:.1%}",
         "balanced": _or(", or train with `{command}`", balanced),
     }
 
@@ -305,6 +304,19 @@ def _mirrored(facts: Facts) -> dict[str, Any] | None:
 def _corrupt(facts: Facts) -> dict[str, Any] | None:
     corrupt = facts.metrics["corrupt"]
     return {"records": words.number(len(corrupt), "record"), "first": corrupt[0]} if corrupt else None
+
+
+def _unreadable(facts: Facts) -> dict[str, Any] | None:
+    unreadable = facts.metrics.get("unreadable")
+    if not unreadable:
+        return None
+    return {"files": words.number(len(unreadable), "file"), "first": unreadable[0]}
+
+
+def _absent(facts: Facts) -> dict[str, Any] | None:
+    count = len(facts.predictions.classes)
+    absent = [name for name, rate in facts.metrics["recall"].items() if rate is None]
+    return {"absent": f"{len(absent):,} of {count:,} classes", "names": named(absent)} if absent else None
 
 
 def _interval(facts: Facts) -> dict[str, Any]:
@@ -419,6 +431,22 @@ _RULES: tuple[Rule[Facts], ...] = (
         advice="Write the dataset again with `python -m tfrecord_tools.convert --overwrite`.",
     ),
     Rule(
+        name="unreadable",
+        level="check",
+        section="settings",
+        condition=_unreadable,
+        title="{files} unreadable and left out",
+        text="For example {first}.",
+    ),
+    Rule(
+        name="absent",
+        level="note",
+        section="decisions",
+        condition=_absent,
+        title="No images of {absent}",
+        text="There are no images of {names}. The rates per class, and their means, are of the classes with images.",
+    ),
+    Rule(
         name="interval",
         level="note",
         section="decisions",
@@ -471,14 +499,14 @@ def _least_loss(facts: Facts, smoothing: float) -> float:
 
 
 def _rates(counts: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Return recall, precision and F1 of each class, None where undefined.
+    """Return recall, precision and F1 of each class with images; the precision is None if it is undefined.
 
     If there are more than `_CLASSES_LISTED` classes, return only those with the lowest F1.
     """
     rates = scores.per_class(counts)
-    order = np.arange(len(counts))
+    order = np.flatnonzero(rates.count)
     if len(order) > _CLASSES_LISTED:
-        order = np.argsort(np.nan_to_num(rates.f1, nan=2.0), kind="stable")[:_CLASSES_LISTED]
+        order = order[np.argsort(rates.f1[order], kind="stable")[:_CLASSES_LISTED]]
     columns = np.stack([rates.recall, rates.precision, rates.f1], 1)
     return [
         {
@@ -534,6 +562,8 @@ def _subject(facts: Facts) -> list[tuple[str, str]]:
         ("Digest of the training dataset", info.dataset_digest),
         *([("Evaluated on", metrics["dataset"])] if "dataset" in metrics else []),
         *([("Digest of the evaluated dataset", metrics["digest"])] if "digest" in metrics else []),
+        *([("Class map", options.pairs_text(metrics["class_map"], "="))] if "class_map" in metrics else []),
+        *([("Views of each image", views.named(metrics["tta"]))] if "tta" in metrics else []),
         ("Image size", str(info.geometry)),
         ("Input of the model", info.pixels),
     ]
@@ -552,20 +582,16 @@ def _origin(settings: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _mistakes(model: keras.Model, info: ModelInfo, records: Records, predicted: Predictions) -> list[Mistake]:
+def _mistakes(model: keras.Model, pictures: Pictures, predicted: Predictions) -> list[Mistake]:
     """Return the worst mistakes with the model's input and the evidence for each prediction."""
     wrong = set(_wrong(predicted).tolist())
     worst = [i for i in predictions.ranked(predicted).tolist() if i in wrong][:_MISTAKES]
-    if not worst:
+    shown = [(number, image) for number, image in zip(worst, pictures(worst)) if image is not None]
+    if not shown:
         return []
-    from tfrecord_tools import dataset
     from trainers.results import gradcam
 
-    position_of = {row: position for position, row in enumerate(records.rows.tolist())}
-    rows = np.asarray(predicted.records)[worst]
-    chosen = records.select(np.array([position_of[row] for row in rows.tolist()]))
-    batches = dataset.eval_stream(chosen, batch_size=_MISTAKES, image_size=info.geometry)
-    images = next(iter(batches)).images.numpy()
+    worst, images = [number for number, _ in shown], np.stack([image for _, image in shown])
     heat = gradcam.heatmaps(model, images, predicted.predicted[worst])
     return [
         Mistake(
@@ -603,8 +629,10 @@ def _percent(value: float) -> str:
     return f"{value:.1%}" if value < 0.9995 else ">99.9%"
 
 
-def _value(value: Any) -> str:
+def _value(name: str, value: Any) -> str:
     if isinstance(value, Mapping):
+        if name == "class_weights":
+            return options.pairs_text(value, ":")
         return ",".join(f"{name}={item}" for name, item in value.items())
     return str(value)
 

@@ -171,8 +171,10 @@ def test_corrupt_record_is_left_out_and_reported(workspace, tmp_path):
         ),
         (
             ("--run=run", "--tfrecords=blue"),
-            "blue: the model was trained on other classes: only the model has greens; only the dataset has"
-            " blues. Pass a dataset with the same classes, in any order.",
+            "--tfrecords=blue: the model has no class blues (3 images). The classes of the model are greens, reds. To"
+            " leave out the"
+            " images of blues, pass --class_map=blues=. To count them as a class of the model, write the name of that"
+            " class after the =.",
         ),
         (
             ("--run=run", "--tfrecords=out", "--out=run/model.keras"),

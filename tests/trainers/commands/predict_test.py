@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from foreign_records import example, write
 from image_sources import converted, run
-from judged_runs import photo, photos, read_csv, run_of
+from judged_runs import odd_photos, photo, photos, read_csv, run_of
 from PIL import Image
 
 from tfrecord_tools import dataset
@@ -20,26 +20,7 @@ from tfrecord_tools.adopt import AdoptConfig, adopt
 from tfrecord_tools.images import preparation
 from trainers.models import model_file
 from trainers.predict import PredictConfig, print_answers
-from trainers.results import image_files, predictions
-
-ORIENTATION = 0x0112
-
-
-def turned(orientation: int) -> Image.Exif:
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    return exif
-
-
-def odd_photos(directory: Path) -> None:
-    """Write images of all kinds that the converter changes."""
-    directory.mkdir(parents=True)
-    for orientation in range(2, 9):
-        data = photo("reds", orientation, size=(60, 24), exif=turned(orientation))
-        (directory / f"turned{orientation}.jpg").write_bytes(data)
-    for kind in ("PNG", "BMP", "GIF", "WEBP", "TIFF"):
-        (directory / f"one.{kind.lower()}").write_bytes(photo("reds", 20, kind))
-    Image.fromarray(np.full((20, 20, 4), (200, 0, 0, 90), np.uint8)).save(directory / "clear.png")
+from trainers.results import image_files, predictions, sources, views
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +42,8 @@ def by_record(workspace: Path, out: Path) -> dict[str, np.ndarray]:
 
 def by_file(workspace: Path, source: Path) -> dict[str, np.ndarray]:
     model, info = model_file.load(workspace / "model.keras")
-    files = image_files.find([str(source)])
-    batches = list(image_files.judge(model, info, files.sources))
+    files = sources.find([str(source)])
+    batches = list(image_files.judge(views.predictor(model), info, files.sources))
     assert [files.unreadable, *(batch.unreadable for batch in batches)] == [{}] * (1 + len(batches))
     paths = [os.path.relpath(path, source.parent) for batch in batches for path in batch.predictions.paths]
     return dict(zip(paths, np.concatenate([batch.predictions.probabilities for batch in batches])))
@@ -184,7 +165,7 @@ def test_only_unreadable_files(workspace, mixed, tmp_path):
 
 def test_repeated_file_is_classified_once(workspace):
     directory = workspace / "src/train/reds"
-    files = image_files.find([str(directory), str(directory / "000.jpg"), f"{directory}/../reds/./001.jpg"])
+    files = sources.find([str(directory), str(directory / "000.jpg"), f"{directory}/../reds/./001.jpg"])
     assert [source.path for source in files.sources] == [f"{directory}/{i:03d}.jpg" for i in range(4)]
 
 
@@ -220,8 +201,8 @@ def test_unexpected_error_is_reported_for_its_file_only(workspace, monkeypatch):
     bad = (workspace / "src/train/reds/001.jpg").read_bytes()
     monkeypatch.setattr(preparation, "prepare", failing)
     model, info = model_file.load(workspace / "run/model.keras")
-    files = image_files.find([str(workspace / "src/train/reds")])
-    (batch,) = image_files.judge(model, info, files.sources)
+    files = sources.find([str(workspace / "src/train/reds")])
+    (batch,) = image_files.judge(views.predictor(model), info, files.sources)
     assert len(batch.predictions) == 3
     assert batch.unreadable == {f"{workspace}/src/train/reds/001.jpg": "RuntimeError: a bug"}
 
@@ -238,7 +219,7 @@ def test_directory_that_cannot_be_read_is_reported(workspace, tmp_path, monkeypa
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    files = image_files.find([str(tmp_path)])
+    files = sources.find([str(tmp_path)])
     assert [source.path for source in files.sources] == [f"{tmp_path}/b/two.jpg"]
     assert files.unreadable == {f"{tmp_path}/a": "cannot be listed: Permission denied"}
 
@@ -254,18 +235,18 @@ def test_model_of_adopted_records_gets_files_unchanged(workspace, tmp_path):
     model, info = model_file.load(tmp_path / "run/model.keras")
     assert info.images == {}
     records = predictions.of_records(model, info, dataset.open(tmp_path / "out").records("train"))
-    files = image_files.find([str(workspace / f"src/test/reds/turned{i}.jpg") for i in range(2, 9)])
-    batches = image_files.judge(model, info, files.sources)
+    files = sources.find([str(workspace / f"src/test/reds/turned{i}.jpg") for i in range(2, 9)])
+    batches = image_files.judge(views.predictor(model), info, files.sources)
     probabilities = np.concatenate([batch.predictions.probabilities for batch in batches])
     np.testing.assert_allclose(probabilities, records.probabilities, atol=1e-5)
 
 
 def test_deleted_file_is_reported(workspace, tmp_path):
     (tmp_path / "gone.jpg").write_bytes(photo("reds", 1))
-    files = image_files.find([str(tmp_path)])
+    files = sources.find([str(tmp_path)])
     (tmp_path / "gone.jpg").unlink()
     model, info = model_file.load(workspace / "run/model.keras")
-    (batch,) = image_files.judge(model, info, files.sources)
+    (batch,) = image_files.judge(views.predictor(model), info, files.sources)
     assert len(batch.predictions) == 0
     assert batch.unreadable == {f"{tmp_path}/gone.jpg": "No such file or directory"}
 
@@ -277,7 +258,7 @@ def test_batches_are_full_with_other_files_between_images(workspace, tmp_path):
         (tmp_path / f"{i:02}.txt").write_bytes(b"hello")
         (tmp_path / f"{i:02}a.jpg").write_bytes(photo("reds", i)[:400])
     model, info = model_file.load(workspace / "run/model.keras")
-    batches = list(image_files.judge(model, info, image_files.find([str(tmp_path)]).sources))
+    batches = list(image_files.judge(views.predictor(model), info, sources.find([str(tmp_path)]).sources))
     assert [len(batch.predictions) for batch in batches] == [32, 8]
     paths = [path for batch in batches for path in batch.predictions.paths]
     assert paths == [f"{tmp_path}/{i:02}.jpg" for i in range(40)]

@@ -94,6 +94,39 @@ def trained(workspace: Path) -> Run:
     )
 
 
+def test_weights_by_hand_of_classes(trained: Run, workspace: Path, tmp_path: Path) -> None:
+    given = options("features", workspace) | {"features": workspace / "features", "log": lambda line: None}
+
+    def train(name: str, weights: Any) -> Run:
+        return trainers.features(tfrecords=workspace / "out", run=tmp_path / name, class_weights=weights, **given)
+
+    one, other, none = train("one", {"cats": 1, "dogs": 3}), train("other", "dogs:3,cats:1"), train("none", "none")
+    assert one.settings["flags"]["class_weights"] == {"cats": 1.0, "dogs": 3.0}
+    assert one.settings["recipe"]["class_weights"] == {"cats": 1.0, "dogs": 3.0}
+    assert "--class_weights=cats:1,dogs:3" in (one.path / "report.html").read_text()
+    for left, right in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert one.history["loss"] != none.history["loss"]
+    assert train("one", "cats:1,dogs:3").path == one.path  # The run is finished, so nothing is trained.
+    with pytest.raises(UserError) as error:
+        train("one", {"cats": 1, "dogs": 2})
+    assert str(error.value).startswith(
+        f"--run={tmp_path}/one: was started with other settings: --class_weights.dogs was 3.0, is 2.0."
+    )
+    with pytest.raises(UserError, match=r"^--class_weights=cats:1: there is no weight for dogs\. "):
+        train("another", {"cats": 1})
+    assert not (tmp_path / "another").exists()
+
+
+def test_a_run_judges_folders_and_records(trained: Run, workspace: Path, tmp_path: Path) -> None:
+    evaluation = trained.evaluate(images=workspace / "src", out=tmp_path / "to", tta="mirror", log=lambda line: None)
+    assert (evaluation.metrics["count"], evaluation.metrics["tta"]) == (24, ["mirror"])
+    answers = trained.predict(tfrecords=workspace / "out", split="validation", tta=["mirror"])
+    by_path = dict(zip(evaluation.predictions.paths, evaluation.predictions.probabilities))
+    for path, probabilities in zip(answers.paths, answers.probabilities):
+        np.testing.assert_allclose(by_path[path], probabilities, atol=1e-5)
+
+
 def test_a_run_shows_its_results(trained: Run) -> None:
     assert trained.metrics["count"] == 4
     assert set(trained.history) >= {"phase", "loss", "val_loss"}

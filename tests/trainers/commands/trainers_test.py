@@ -369,6 +369,12 @@ def test_gradients_are_accumulated_on_one_device(strategy, workspace, tmp_path, 
             "--order=balanced and --class_weights=balanced: both compensate for rare classes, and together they would"
             " compensate twice.",
         ),
+        (
+            "scratch",
+            {"class_weights": {"cats": 1.0}},
+            {"order": "balanced"},
+            "--class_weights=cats:1: there is no weight for dogs. The classes are cats, dogs.",
+        ),
         ("features", {}, {"order": "balanced"}, "--order=balanced: must be shuffled for training on features."),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from trainers.auditing.issues import ListedIssue
 from trainers.fitting import inputs
 
 COUNTS = {"ants": 12, "bees": 6, "cats": 2}
+FOUR = [*COUNTS, "dogs"]
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +64,71 @@ def test_targets_have_the_shape_of_the_output():
 def test_class_weights_balance_the_classes(out):
     records = dataset.open(out).records("train")
     recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights="balanced")
-    weighted = inputs.weighing(records, recipe, 4)
+    weighted = inputs.weighing(records, recipe, FOUR)
     # There are no images of the fourth class. The weight of a blended image is the mean of its classes' weights.
     values = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0.25, 0.75, 0, 0]], np.float32)
     _, targets, weights = weighted("images", values)
     np.testing.assert_array_equal(targets, values)
     np.testing.assert_allclose(weights, [20 / 48, 20 / 24, 20 / 8, 1, 0.25 * 20 / 48 + 0.75 * 20 / 24], rtol=1e-6)
-    assert len(inputs.weighing(records, recipes.finetune(), 4)("images", values)) == 2
+    assert len(inputs.weighing(records, recipes.finetune(), FOUR)("images", values)) == 2
+
+
+def test_class_weights_by_hand(out):
+    records = dataset.open(out).records("train")
+    given = {"dogs": 0.0, "cats": 2.5, "bees": 1, "ants": 0.5}  # In any order.
+    recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights=given, label_smoothing=0.1)
+    values = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1], [0.25, 0.75, 0, 0]], np.float32)
+    _, _, weights = inputs.weighing(records, recipe, FOUR)("images", values)
+    np.testing.assert_allclose(weights, [0.5, 1, 2.5, 0, 0.25 * 0.5 + 0.75])
+    same = {name: 20 / (3 * count) for name, count in COUNTS.items()}
+    by_hand, balanced = (
+        inputs.class_weights(records, dataclasses.replace(recipe, class_weights=weights), list(COUNTS))
+        for weights in (same, "balanced")
+    )
+    np.testing.assert_array_equal(by_hand, balanced)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"ants": 1, "bee": 2, "cats": 1},
+            "--class_weights=ants:1,bee:2,cats:1: 'bee' is not a class of the dataset. The classes are ants, bees,"
+            " cats. Did you mean bees?",
+        ),
+        (
+            {"ants": 1.5},
+            "--class_weights=ants:1.5: there is no weight for bees, cats. The classes are ants, bees, cats. Pass a"
+            " weight for each class.",
+        ),
+    ],
+)
+def test_class_weights_must_be_of_the_classes(given, message, out):
+    recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights=given)
+    with pytest.raises(UserError) as error:
+        inputs.class_weights(dataset.open(out).records("train"), recipe, list(COUNTS))
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"a": -1.0, "b": 1},
+            "--class_weights=a:-1,b:1: the weight of a is -1. A weight must be 0 or a number above 0.",
+        ),
+        ({"a": math.nan}, "--class_weights=a:nan: the weight of a is nan. A weight must be 0 or a number above 0."),
+        ({"a": math.inf}, "--class_weights=a:inf: the weight of a is inf. A weight must be 0 or a number above 0."),
+        (
+            {"a": 0, "b": 0.0},
+            "--class_weights=a:0,b:0: no weight is above 0, so nothing would be learned. Pass a larger weight.",
+        ),
+    ],
+)
+def test_class_weights_must_be_numbers_from_0(given, message):
+    with pytest.raises(UserError) as error:
+        recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights=given)
+    assert str(error.value) == message
 
 
 def test_class_weights_of_two_classes(tmp_path):
@@ -76,7 +136,9 @@ def test_class_weights_of_two_classes(tmp_path):
     converted(src, tmp_path / "out")
     records = dataset.open(tmp_path / "out").records("train")
     recipe = recipes.Recipe(model=recipes.ModelConfig(), phases=(), class_weights="balanced", label_smoothing=0.2)
-    _, targets, weights = inputs.weighing(records, recipe, 2)("images", np.array([[0.0], [1.0]], np.float32))
+    _, targets, weights = inputs.weighing(records, recipe, ["cats", "dogs"])(
+        "images", np.array([[0.0], [1.0]], np.float32)
+    )
     np.testing.assert_allclose(targets, [[0.1], [0.9]])
     np.testing.assert_allclose(weights, [8 / 12, 8 / 4])  # Label smoothing does not change the weights.
 
@@ -94,7 +156,7 @@ def test_mixed_batches_have_mixed_targets(option, out):
 
     def batches(**settings: Any) -> list[tuple[np.ndarray, np.ndarray]]:
         recipe = recipes.Recipe(model=model, phases=(), batch_size=10, augment="none", **settings)
-        stream = inputs.train_batches(records, recipe, config, None, 3)(1)
+        stream = inputs.train_batches(records, recipe, config, None, list(COUNTS))(1)
         return list(itertools.islice(stream.as_numpy_iterator(), 3))
 
     for (images, targets), (plain_images, plain) in zip(batches(**{option: 0.5}), batches()):

@@ -15,6 +15,7 @@ from image_sources import save_fitted
 from tfrecord_tools.errors import UserError
 from trainers import backbones, recipes
 from trainers.models import inheritance, networks
+from trainers.models import layers as rules
 from trainers.recipes import ModelConfig
 
 SMALL = ModelConfig(backbone="MobileNet", backbone_kwargs={"alpha": 0.25}, weights="none", image_size=32)
@@ -205,7 +206,7 @@ def test_cnn_with_other_filters():
 )
 def test_layers_are_chosen_by_rules(rule, names):
     base = networks.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
-    assert [layer.name for layer in networks.chosen_layers(base, rule)] == names
+    assert [layer.name for layer in rules.chosen_layers(base, rule)] == names
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def test_layers_are_chosen_by_rules(rule, names):
 def test_rules_without_layers_are_reported(rule, message):
     base = networks.build(ModelConfig(backbone="MobileNet", weights="none", image_size=32), 2).base
     with pytest.raises(UserError) as error:
-        networks.chosen_layers(base, rule)
+        rules.chosen_layers(base, rule)
     assert str(error.value).startswith(message)
 
 
@@ -280,7 +281,7 @@ def test_finetune_reference_recipe_builds_the_reference_model():
 )
 def test_last_stage(config, first, last, count):
     base = getattr(keras.applications, config.backbone)(weights=None, include_top=False, input_shape=(64, 64, 3))
-    stage = [layer.name for layer in networks.last_stage(base)]
+    stage = [layer.name for layer in rules.last_stage(base)]
     assert (stage[0], stage[-1], len(stage)) == (first, last, count)
 
 
@@ -303,7 +304,7 @@ def test_phase_changes_only_the_weights_of_its_layers(config, rule):
         classifier.model.train_on_batch(pixels(config.size, 8), np.arange(8) % 3 == 0)
     changed = {id(w) for w in classifier.model.weights if not np.array_equal(w, before[id(w)])}
 
-    base = networks.chosen_layers(classifier.base, rule)
+    base = rules.chosen_layers(classifier.base, rule)
     trained = [layer for layer in base if rule == "scratch" or not isinstance(layer, keras.layers.BatchNormalization)]
     layers = [*trained, classifier.model.get_layer("probability")]
     assert changed == {id(weight) for layer in layers for weight in layer.weights}  # Weights include moving statistics.
@@ -319,7 +320,7 @@ def test_last_stage_of_every_backbone_is_trained(name):
 
 def test_frozen_layers_drop_nothing():
     classifier = networks.build(ModelConfig(backbone="EfficientNetB0", weights="none", image_size=32), 2)
-    rates = classifier.drop_rates
+    rates = {one.layer.name: one.strength for one in classifier.random_layers}
     assert len(rates) == 9
 
     def now() -> dict[str, float]:

@@ -131,6 +131,27 @@ def test_model_without_feature_maps_has_no_heat():
     assert gradcam.heatmaps(keras.Model(pixels, x), scenes([0])[0], np.array([0])) is None
 
 
+def test_sequence_of_positions_has_no_heat():
+    pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    x = keras.layers.Conv2D(4, 16, strides=16)(keras.layers.Rescaling(1 / 255)(pixels))
+    x = keras.layers.LayerNormalization()(keras.layers.Reshape((-1, 4))(x))
+    x = keras.layers.Dense(3, activation="softmax")(keras.layers.GlobalAveragePooling1D()(x))
+    assert gradcam.heatmaps(keras.Model(pixels, x), scenes([0])[0], np.array([0])) is None
+
+
+def test_one_of_two_probabilities_has_the_heat_of_its_logit():
+    """`describe_model` makes such models."""
+    pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    model = keras.Model(pixels, by_hand("pool", 3)(pixels))
+    two = keras.layers.Dense(2, activation="softmax", kernel_initializer="identity", name="two")
+    inner = keras.Model(model.inputs[0], two(model.outputs[0][:, :2] * 20))
+    chosen = keras.Model(pixels, inner(pixels)[:, 1:])
+    images, masks = scenes([0, 1])
+    heat = gradcam.heatmaps(chosen, images, np.array([0, 1]))
+    assert heat is not None
+    assert min(map(share_inside, heat, masks)) > 0.9
+
+
 def test_overlay_is_red_where_the_heat_is():
     image = np.full((32, 32, 3), 100, np.uint8)
     heat = np.zeros((4, 4), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
@@ -11,9 +12,8 @@ from judged_runs import judged_pair, photos, read_csv, run_of
 
 from tfrecord_tools import dataset
 from tfrecord_tools.decoding import decoder
-from tfrecord_tools.errors import UserError
 from trainers.models import model_file
-from trainers.results import predictions
+from trainers.results import class_map, predictions
 from trainers.results.predictions import Predictions
 
 TWO = np.array([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.4, 0.6]], np.float32)
@@ -63,7 +63,10 @@ def test_classes_in_another_order_are_matched_by_name(pair, tmp_path):
     for directory in (run, turned):
         model, info = model_file.load(directory / "model.keras")
         data = dataset.open(out)
-        results.append(predictions.of_records(model, info, data.records("test"), data.class_names))
+        records = data.records("test")
+        counts = np.bincount(records.labels)
+        match = class_map.match(info.classes, data.class_names, counts, {}, "--tfrecords=out")
+        results.append(predictions.of_records(model, info, records, match.labels_of))
     first, second = results
     assert predictions.summary(first)["accuracy"] > 0.8
     assert predictions.summary(second)["accuracy"] == predictions.summary(first)["accuracy"]
@@ -71,20 +74,6 @@ def test_classes_in_another_order_are_matched_by_name(pair, tmp_path):
     assert second.labels is not None
     assert [first.classes[i] for i in first.labels] == [second.classes[i] for i in second.labels]
     np.testing.assert_allclose(first.probabilities, second.probabilities[:, ::-1], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (("greens", "blues"), "only the model has reds; only the dataset has blues."),
-        (("greens", "reds", "blues"), "trained on other classes: only the dataset has blues."),
-    ],
-)
-def test_other_classes_are_refused(given, message, pair):
-    model, info = model_file.load(pair[1] / "model.keras")
-    with pytest.raises(UserError) as error:
-        predictions.of_records(model, info, dataset.open(pair[0]).records("test"), given)
-    assert message in str(error.value)
 
 
 def test_table_of_predictions(tmp_path):
@@ -123,16 +112,6 @@ def test_suspects_agree_with_the_table_at_the_threshold(tmp_path):
     labels = {row["path"]: row["predicted_label"] for row in read_csv(tmp_path / "suspects.csv")}
     assert labels == {row["path"]: row["prediction"] for row in read_csv(tmp_path / "predictions.csv")}
     assert labels["2.jpg"] == "b"  # The threshold itself counts as the second class.
-
-
-def test_error_names_some_of_many_other_classes():
-    many = tuple(f"class {i:04d}" for i in range(1000))
-    with pytest.raises(UserError) as error:
-        predictions._mapped(many, ("x", "y"))
-    assert (
-        "only the model has class 0000, class 0001, class 0002, class 0003, class 0004 and 995 more; only the"
-        in str(error.value)
-    )
 
 
 @pytest.mark.parametrize("flag", ["relabel", "decisions"])
@@ -213,6 +192,32 @@ def test_ten_classes_have_a_top_5_accuracy():
     classes = tuple("abcdefghij")
     metrics = predictions.summary(predicted(np.repeat(ranks, 2, axis=0), [4, 5], classes))
     assert metrics["top_5_accuracy"] == 0.5
+
+
+def test_a_class_without_images_does_not_count_in_means():
+    """The model predicts c once, but there are no images of c."""
+    probabilities = np.eye(3, dtype=np.float32)[[0, 1, 2]]
+    metrics = predictions.summary(predicted(probabilities, [0, 1, 1], ("a", "b", "c")))
+    assert metrics["recall"] == {"a": 1.0, "b": 0.5, "c": None}
+    assert metrics["precision"] == {"a": 1.0, "b": 1.0, "c": None}
+    assert metrics["balanced_accuracy"] == 0.75
+    assert metrics["macro_f1"] == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_parts_are_joined():
+    parts = [predicted(TWO[:0], None), predicted(TWO[:1], [0]), predicted(TWO[1:], [1, 0, 1])]
+    whole = predictions.joined(parts)
+    np.testing.assert_array_equal(whole.probabilities, TWO)
+    assert whole.truth.tolist() == [0, 1, 0, 1]
+    assert whole.records is not None
+    assert whole.records.tolist() == [10, 10, 11, 12]
+    assert whole.paths == ["0.jpg", "0.jpg", "1.jpg", "2.jpg"]
+    assert len(predictions.joined(parts[:1])) == 0
+
+
+def test_a_label_that_is_not_a_class_of_the_model_is_shown():
+    one = dataclasses.replace(predicted(TWO[:1], None), given=["owls"])
+    assert [row["label"] for row in predictions.table(one)] == ["owls"]
 
 
 def test_images_of_one_class_have_no_auc():

@@ -23,7 +23,7 @@ from tfrecord_tools import dataset
 from tfrecord_tools.decoding import decoder
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
-from trainers.results import plots, predictions, report
+from trainers.results import pictures, plots, predictions, report
 from trainers.results.predictions import Predictions
 from trainers.results.report import Facts
 
@@ -33,9 +33,10 @@ def written(directory: Path, out: Path, run: Path, **more: object) -> Page:
     model, info = model_file.load(run / "model.keras")
     data = dataset.open(out)
     records = data.records("test")
-    predicted = predictions.of_records(model, info, records, data.class_names)
+    predicted = predictions.of_records(model, info, records)
     metrics = predictions.summary(predicted) | {"split": "the test split", "note": "No choice.", "corrupt": []} | more
-    report.write(directory, model=model, info=info, records=records, predicted=predicted, metrics=metrics, run=run)
+    shown = pictures.of_records(info, records, predicted)
+    report.write(directory, model=model, info=info, pictures=shown, predicted=predicted, metrics=metrics, run=run)
     return Page((directory / "report.html").read_text())
 
 
@@ -144,7 +145,7 @@ def test_mistakes_show_the_input_of_the_model(pair):
     model, info = model_file.load(run / "model.keras")
     records = dataset.open(out).records("test")
     predicted = predictions.of_records(model, info, records)
-    mistakes = report._mistakes(model, info, records, predicted)
+    mistakes = report._mistakes(model, pictures.of_records(info, records, predicted), predicted)
     assert len(mistakes) > 1
     assert predicted.labels is not None
     assert predicted.records is not None
@@ -440,7 +441,7 @@ def test_three_classes(tmp_path):
 def test_of_a_thousand_classes_the_worst_fifty_are_listed(evil):
     random = np.random.default_rng(0)
     names = tuple(f"class {i}" for i in range(1000))
-    labels = random.integers(0, 1000, 3000)
+    labels = np.concatenate([np.arange(1000), random.integers(0, 1000, 2000)])
     probabilities = random.dirichlet(np.full(1000, 0.01), 3000).astype(np.float32)
     predicted = Predictions(
         classes=names, probabilities=probabilities, predicted=probabilities.argmax(1), paths=["x"] * 3000,

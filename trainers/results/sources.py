@@ -1,0 +1,181 @@
+"""Image files, directories, images in memory and records of other tools, as sources."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from tfrecord_tools.base.files import StrPath, paths
+from tfrecord_tools.errors import UserError
+from tfrecord_tools.sources import stores
+from tfrecord_tools.sources.base import ReadError, Store, printable
+from tfrecord_tools.sources.directory import stat_files
+
+
+class Source(Protocol):
+    """An image to predict the class of.
+
+    Attributes:
+        path: Path, as it is shown to the user.
+        named: Whether the user named the image itself, and not a directory above it.
+    """
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def named(self) -> bool: ...
+
+    def read(self) -> bytes:
+        """Return the bytes of the file.
+
+        Raises:
+            OSError, ReadError: The file cannot be read.
+        """
+
+
+class Listed(Protocol):
+    """Files in a store, such as `sources.base.Listing` and `sources.scan.Sources`."""
+
+    @property
+    def store(self) -> Store: ...
+
+    @property
+    def paths(self) -> Sequence[str]: ...
+
+    @property
+    def spans(self) -> np.ndarray: ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class FileSource:
+    """A file; small, since there may be millions.
+
+    Attributes:
+        path, named: As in `Source`.
+        listing: The listing that holds the file.
+        number: Position of the file in the listing.
+    """
+
+    path: str
+    listing: Listed
+    number: int
+    named: bool = False
+
+    def read(self) -> bytes:
+        """Return the bytes of the file; see `Source.read`."""
+        return self.listing.store.read(self.listing.paths[self.number], self.listing.spans[self.number]).data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class MemorySource:
+    """An image in memory.
+
+    Attributes:
+        path, named: As in `Source`.
+        data: The bytes of the file.
+        reason: Why there is no image. "": there is one.
+    """
+
+    path: str
+    data: bytes
+    reason: str = ""
+    named: bool = True
+
+    def read(self) -> bytes:
+        """Return the bytes of the file; see `Source.read`."""
+        if self.reason:
+            raise ReadError(self.reason)
+        return self.data
+
+
+OneImage = StrPath | np.ndarray | Image.Image
+Images = OneImage | Sequence[OneImage]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Found:
+    """The files that the command line names.
+
+    Attributes:
+        sources: The files, in the order of the command line; sorted within directories, each file once.
+        unreadable: Path -> reason, for directories that cannot be listed and files that cannot be images.
+    """
+
+    sources: Sequence[Source]
+    unreadable: Mapping[str, str]
+
+
+def find(arguments: Sequence[str]) -> Found:
+    """Find the named files, and all files below the named directories except hidden ones.
+
+    Raises:
+        UserError: A file does not exist, or there are no files.
+    """
+    sources: dict[str, Source] = {}
+    unreadable: dict[str, str] = {}
+    for argument in arguments:
+        if os.path.isdir(argument):
+            root, listing = argument, stores.list_store(argument, strict=False)
+        elif os.path.exists(argument):
+            root, listing = "", stat_files("", [argument])
+        else:
+            raise UserError(f"{argument}: does not exist. Pass images, or directories of images.")
+        for number, name in enumerate(listing.paths):
+            path = shown(root, name)
+            sources.setdefault(path, FileSource(path=path, listing=listing, number=number, named=not root))
+        unreadable |= {shown(root, rejected.path): rejected.reason for rejected in listing.rejected}
+    if not sources and not unreadable:
+        raise UserError(f"{', '.join(arguments)}: contains no files. Pass images, or directories of images.")
+    return Found(sources=list(sources.values()), unreadable=unreadable)
+
+
+def of_images(images: Images) -> Found:
+    """Return files, directories of files, and images in memory as sources.
+
+    Args:
+        images: A path, pixels u8[h w 3] or u8[h w], an image of Pillow, or a sequence of these.
+
+    Raises:
+        UserError: A file does not exist, or pixels have another type or shape.
+    """
+    single = isinstance(images, (str, os.PathLike, Image.Image)) or getattr(images, "ndim", 4) < 4
+    given: Sequence[Any] = [images] if single else list(images)  # type: ignore[arg-type]
+    if not given:
+        raise UserError("no images given. Pass paths of images, pixels u8[h w 3], or images of Pillow.")
+    sources: list[Source] = []
+    unreadable: dict[str, str] = {}
+    for number, image in enumerate(given):
+        if isinstance(image, (str, os.PathLike)):
+            found = find([paths(image=image)["image"]])
+            sources += found.sources
+            unreadable |= found.unreadable
+        else:
+            sources.append(_in_memory(image, f"image {number}"))
+    return Found(sources=sources, unreadable=unreadable)
+
+
+def _in_memory(image: Any, name: str) -> Source:
+    """Return an image as a PNG file in memory, so that it is prepared as any other file."""
+    pixels = image if isinstance(image, Image.Image) else np.asarray(image)
+    if isinstance(pixels, np.ndarray):
+        if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
+            raise UserError(
+                f"{name}: is {pixels.dtype}{list(pixels.shape)}, but pixels must be uint8 with the shape [height,"
+                " width, 3], from 0 to 255. Convert them, or pass the path of the image."
+            )
+        pixels = Image.fromarray(pixels)
+    file = io.BytesIO()
+    pixels.save(file, "PNG", compress_level=1)
+    return MemorySource(path=name, data=file.getvalue())
+
+
+def shown(root: str, name: str) -> str:
+    """Return a path that can be printed and written, and that is the same for all spellings of it."""
+    return printable(os.path.normpath(os.path.join(root, name)))
