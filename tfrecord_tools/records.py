@@ -102,10 +102,7 @@ class Dataset:
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]], shards: Sequence[int]) -> dict[str, np.ndarray]:
-    """Join the columns of several splits, as `Records` needs them.
-
-    `shards` has the number of shards of each split.
-    """
+    """Join the columns of several splits for `Records`; `shards`: number of shards of each split."""
     sizes = [len(part["label"]) for part in parts]
     columns = {name: np.concatenate([part[name] for part in parts]) for name in _COLUMNS}
     columns["shard"] = columns["shard"] + np.repeat(np.cumsum([0, *shards])[:-1], sizes)

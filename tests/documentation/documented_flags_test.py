@@ -13,6 +13,7 @@ PAGES = sorted(path.relative_to(REPOSITORY).as_posix() for path in (REPOSITORY /
 DOCUMENTS = ["README.md", "README.ko.md", *PAGES]
 CONVERT, ADOPT = ("tfrecord_tools.convert",), ("tfrecord_tools.adopt",)
 NOT_THERE = frozenset({"lr"})  # An example of a flag that does not exist.
+COMPARE = ("trainers.compare",)
 JUDGES = ("trainers.evaluate", "trainers.predict", "trainers.export")
 
 # Document and title -> the commands that the section is about. The title "" is the whole document.
@@ -36,6 +37,7 @@ SPEAKS_OF = {
     ("docs/decisions/0060-class-names-are-never-guessed.md", ""): JUDGES,
     ("docs/decisions/0062-more-epochs-are-a-longer-training.md", ""): TRAINING,
     ("docs/howto/imbalanced.md", ""): (*TRAINING, *JUDGES),
+    ("docs/howto/compare.md", ""): (*TRAINING, *COMPARE),
     ("docs/howto/not_square.md", ""): (*TRAINING, *JUDGES, "tfrecord_tools.preview"),
     ("docs/howto/resume.md", ""): (*TRAINING, *CONVERT),
     ("docs/howto/own_network.md", ""): (*TRAINING, *JUDGES),

@@ -310,7 +310,7 @@ def _defined_by(module: ModuleType) -> Collection[str]:
 
 
 def wrong(error: flags.Error, own: flags.FlagValues = flags.FLAGS) -> str:
-    """Return the message for a missing or wrong value of a flag in `own`, with the allowed values."""
+    """Return the message for a missing or wrong value of a flag in `own`: which values are allowed."""
     text = str(error)
     if text.startswith("Missing value for flag "):
         name = text.removeprefix("Missing value for flag ").strip().lstrip("-")

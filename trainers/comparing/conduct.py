@@ -21,7 +21,9 @@ from trainers.results import comparison
 from trainers.results.comparison import Variant
 
 LOCK = "lock"
-_OF_FOLDS = ("records", "fold")  # Flags of a trainer that a comparison with folds sets itself.
+# Flags of a trainer that cannot be combined with flags of a comparison. It sets them itself, or they fix the recipe.
+_WITH_FOLDS = dict.fromkeys(("records", "fold", "more_epochs"), "folds")
+_WITH_SEARCH = {"more_epochs": "search"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,8 @@ class CompareConfig:
             )
         if self.out.exists() and not self.out.is_dir():
             raise UserError(f"--out={self.out}: is a file, not a directory. Pass another --out.")
-        jobs.check_flags(self.variants, _OF_FOLDS if self.plan else ())
+        excluded = (_WITH_SEARCH if self.budget else {}) | (_WITH_FOLDS if self.plan else {})
+        jobs.check_flags(self.variants, excluded)
 
     def job(self, variant: Variant, seed: int, fold: int = 0) -> Job:
         """Return the training of a variant with a seed and, if `fold` is not 0, a fold."""
@@ -108,6 +111,8 @@ def conduct(config: CompareConfig) -> Outcome:
             trainings of a search failed.
     """
     data = open_dataset(config.tfrecords)
+    if config.plan:
+        jobs.check_parents(config.variants, data)
     with (
         files.lock(config.out / LOCK, f"--out={config.out}: another comparison is using it. Wait until it ends."),
         Runner() as runner,
@@ -151,7 +156,7 @@ def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence
 
 
 def _check(config: CompareConfig, every: Sequence[Job], digest: str) -> None:
-    """Raise UserError if a finished run was not trained as this comparison would train it."""
+    """Raise UserError if a finished run differs from this comparison, or from others of its variant."""
     for job in every:
         job.check(digest)
     runs: dict[Variant, list[Path]] = {}

@@ -6,13 +6,15 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tfrecord_tools.base import options
 from tfrecord_tools.errors import UserError
+from tfrecord_tools.records import Dataset
 from trainers import run_directory, training_options
+from trainers.models import model_file
 from trainers.results.comparison import Variant
 
 
@@ -151,23 +153,40 @@ class Job:
             )
 
 
-def check_flags(variants: Sequence[Variant], reserved: Sequence[str] = ()) -> None:
+def check_flags(variants: Sequence[Variant], excluded: Mapping[str, str]) -> None:
     """Check the flags of variants before the first training.
 
     Args:
         variants: The variants.
-        reserved: Names of flags that this comparison sets itself.
+        excluded: Name of a flag that cannot be used -> the flag of this comparison that excludes it.
 
     Raises:
-        UserError: A trainer does not have a flag, a value has the wrong type, or a flag is reserved.
+        UserError: A trainer does not have a flag, a value has the wrong type, or a flag is excluded.
     """
     for variant in variants:
         given = values_of(variant)
-        wrong = next((name for name in reserved if name in given), None)
+        wrong = next((name for name in excluded if name in given), None)
         if wrong:
             raise UserError(
-                f"--variant={variant.name}: --{wrong} is set by this command for all variants if --folds is given."
-                " Remove it."
+                f"--variant={variant.name}: --{wrong} cannot be used together with --{excluded[wrong]}. Remove one of"
+                " the two."
+            )
+
+
+def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
+    """Check that no training with folds starts with a model that has seen the images of its fold.
+
+    Raises:
+        UserError: A variant starts with a model that was trained on this dataset, or there is no such model.
+    """
+    for variant in variants:
+        parent = values_of(variant).get("init_from")
+        if parent is None:
+            continue
+        if model_file.read_info(model_file.find(parent, "init_from")).dataset_digest == data.digest:
+            raise UserError(
+                f"--variant={variant.name}: --init_from={parent} was trained on this dataset. It has seen the images of"
+                " the folds, and their accuracy would be too high. Remove it, or compare without --folds."
             )
 
 

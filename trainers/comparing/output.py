@@ -74,7 +74,7 @@ def _facts(outcome: Outcome) -> Facts:
 
 
 def final_commands(outcome: Outcome) -> list[str]:
-    """Return the commands that train the best setting on the splits of the dataset, and evaluate it.
+    """Return the commands that train the best setting on the dataset's splits and evaluate it.
 
     Without a test split, there is nothing to evaluate it on. Without a search, there are no commands.
     """

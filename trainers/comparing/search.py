@@ -1,4 +1,4 @@
-"""Search by successive halving: cheap trainings of many settings, full trainings of the best.
+"""Search for good settings by successive halving: short trainings of many, full ones of the best.
 
 A setting is a variant with a learning rate and an augmentation. After each rung of the search, the best settings go on
 to the next rung, in which a training costs about three times as much: more folds or more epochs. In the last rung, a
@@ -28,7 +28,7 @@ from trainers.results.comparison import Variant
 FACTORS = (1.0, 1 / 3, 3.0, 1 / 10, 10.0)  # The learning rates of the recipe are multiplied by these.
 AUGMENTATIONS = ("none", "standard", "strong")
 REDUCTION = 3  # A training costs this many times as much as in the rung before.
-_LEAST_SHARE = 0.1  # Least share of the epochs. A shorter training says little about a full one.
+_LEAST_SHARE = 0.1  # A training with a smaller share of the epochs says little about a full one.
 _SHORT = {"learning_rate": "lr"}  # Names of flags in the names of settings.
 _FEWEST = 2  # Settings in the first rung, however long they take.
 
@@ -125,7 +125,7 @@ class Trial:
         setting: The setting, with the epochs of this rung.
         folds: Number of folds; 0: the splits of the dataset.
         accuracy: Share of right predictions for the validation records of all these folds; None: a training failed.
-        loss: Mean cross-entropy of the trainings. None: a training failed.
+        loss: Mean cross-entropy for these records; None: a training failed.
         images: Number of these records.
         seconds: Duration of the trainings, also of those that an earlier rung has made.
     """
@@ -242,9 +242,7 @@ def _changed(variant: Variant, changes: Mapping[str, str]) -> Variant:
 
 
 def ladder(count: int, folds: int) -> list[Rung]:
-    """Return the rungs for a number of settings.
-
-    A training in a rung costs about a third of one in the next rung.
+    """Return the rungs. A training in a rung costs about a third of one in the next rung.
 
     Args:
         count: Number of settings in the first rung.

@@ -1,6 +1,4 @@
-"""Folds for cross-validation: the records of each fold, and the file that lists them.
-
-Does not need TensorFlow.
+"""Folds for cross-validation: their records, and the file that lists them. Does not need TensorFlow.
 
 The file is a CSV, or Parquet, with the columns split, record and fold: a record is named by its split and by its number
 in this split, as in predictions.csv. A training with --fold=2 validates on the records of fold 2, and trains on all
@@ -122,10 +120,7 @@ def _keys(
 
 
 def _hashes(data: Dataset, records: Records, directory: Path, log: Callable[[str], object]) -> np.ndarray:
-    """Return the perceptual hash of each record, u64[n].
-
-    Missing hashes are computed from the images and saved.
-    """
+    """Return the perceptual hash of each record, u64[n]. Missing hashes are computed and saved."""
     table = records.indexed("phash", "brightness")
     hashes = np.array(table.column("phash").to_numpy(), np.uint64)
     missing = np.isnan(table.column("brightness").to_numpy())
@@ -172,7 +167,7 @@ def write(path: Path, folds: Folds, class_names: Sequence[str]) -> None:
 
 
 def is_table(path: str) -> bool:
-    """Return whether a file of record numbers is a table of folds, with a column named "fold"."""
+    """Return whether a file of record numbers is a table of folds: one of its columns is "fold"."""
     try:
         if path.endswith(".parquet"):
             return "fold" in index.columns(Path(path))

@@ -36,8 +36,8 @@ class Splits:
         validation: Records to validate on.
         validation_name: Description of the validation records.
         validation_share: Validation records that this worker evaluates during training.
-        whole: The whole splits from which a fold takes its records, in the order of the splits. Features of these are
-            computed once for all folds. (): the training is not one of a fold.
+        whole: The whole splits from which a fold takes its records, in the order of the splits. The features of these
+            are computed once for all folds. (): the training is not one of a fold.
         doubts: The open issues of the dataset's audit. None: it has no audit.
     """
 

@@ -169,7 +169,7 @@ class Row:
         return scores.wilson(round(accuracy * count) / self.effect, round(count) / self.effect)
 
     def over_folds(self) -> Interval | None:
-        """Return the 95 % interval of the mean over the folds. None: there is no cross-validation."""
+        """Return the 95 % interval of the mean over the folds (`scores.corrected`); None without folds."""
         return scores.corrected(np.array(self.folds)) if self.folds else None
 
     def as_dict(self) -> dict[str, Any]:
@@ -271,7 +271,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Draw the accuracy and training time of each variant: a dot per seed or fold, a line at the mean."""
+    """Draw the accuracy of each variant (a dot per seed or fold, a line at the mean) and its time."""
     from matplotlib.figure import Figure
 
     finished = [row for row in rows if row.runs]

@@ -1,4 +1,4 @@
-"""The out-of-fold predictions of a cross-validation, their metrics, and differences of variants.
+"""Cross-validation: out-of-fold predictions, their metrics, and differences between variants.
 
 The prediction for a record is the one of the model that was trained without its fold.
 """
@@ -75,7 +75,7 @@ def gather(variant: str, seed: int, folds: Folds, runs: Sequence[Path]) -> OutOf
 
 
 def metrics(found: OutOfFold, runs: Sequence[Metrics]) -> Metrics:
-    """Return the metrics of the predictions for all records, and the mean times and sizes.
+    """Return the metrics of all predictions, and the mean times and sizes of the trainings.
 
     The accuracy is the mean of the accuracies of the folds, weighted by their numbers of records.
 
@@ -98,7 +98,7 @@ def metrics(found: OutOfFold, runs: Sequence[Metrics]) -> Metrics:
 
 
 def right(found: Sequence[OutOfFold], count: int) -> np.ndarray:
-    """Return the share of seeds with a right prediction, f64[count]. NaN: there is no prediction."""
+    """Return f64[count], the share of seeds with a right prediction; NaN without a prediction."""
     values = np.full((len(found), count), np.nan)
     for row, one in zip(values, found):
         row[one.positions] = one.right
@@ -168,7 +168,7 @@ def _difference(first: str, second: str, values: np.ndarray, interval: Interval)
 
 
 def write(path: Path, found: Sequence[OutOfFold], folds: Folds) -> None:
-    """Write predictions_oof.csv: variant, seed, fold, split, and the columns of predictions.csv."""
+    """Write predictions_oof.csv: variant, seed, fold, and the columns of predictions.csv."""
     if not found:
         path.unlink(missing_ok=True)  # A file of earlier runs would be wrong.
         return

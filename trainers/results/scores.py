@@ -121,10 +121,11 @@ def design_effect(values: np.ndarray, units: np.ndarray) -> float:
 
 
 def paired(differences: np.ndarray, units: np.ndarray, folds: np.ndarray) -> Interval:
-    """Return the 95 % interval of the mean of paired differences, such as those of two models.
+    """Return the 95 % interval of the mean of paired differences.
 
-    It is the interval of Bonett and Price (2012) for paired shares: one record in favor of each side is added. So the
-    interval of two models with equal answers is short, but not 0. Units make it longer by their design effect.
+    A difference is, for example, 1 if only the first of two models is right, and -1 if only the second is. The interval
+    is that of Bonett and Price (2012) for paired shares: one record in favor of each side is added. So the interval of
+    two models with equal answers is short, but not 0. Units make it longer by their design effect.
 
     Each fold has its own trainings, and a training can turn out well or badly for all its records. If the folds differ
     more than their records explain, their design effect is used, with the t distribution of few folds. So the
@@ -153,10 +154,10 @@ def _t(freedom: int) -> float:
 
 
 def corrected(folds: np.ndarray) -> Interval | None:
-    """Return the 95 % interval of the mean over folds, as Nadeau and Bengio (2003) correct it.
+    """Return the 95 % interval of the mean over folds, by Nadeau and Bengio (2003).
 
     Any two folds share most of their training records. So their results are not independent, and the usual t interval
-    is too short.
+    is too short. The variance is corrected for that.
 
     Args:
         folds: f64[k], the result of each fold.

@@ -443,7 +443,11 @@ def test_a_search_uses_finished_folds_and_names_a_command(colors, validated, cap
         ),
         (
             {"variant": ["scratch --records=a"], "folds": 3},
-            "--variant=scratch: --records is set by this command for all variants if --folds is given. Remove it.",
+            "--variant=scratch: --records cannot be used together with --folds. Remove one of the two.",
+        ),
+        (
+            {"variant": ["finetune --more_epochs=2"], "search": "trials=2"},
+            "--variant=finetune: --more_epochs cannot be used together with --search. Remove one of the two.",
         ),
         ({"variant": ["scratch --epoch=3"]}, "--variant=scratch: --epoch: is not a flag of trainers.scratch. Did you"),
         ({"variant": ["a=scratch --epochs=x"]}, "--variant=a: --epochs=x: must be whole numbers, as in 5,8."),
@@ -454,6 +458,17 @@ def test_wrong_folds_and_searches_are_reported(given, message, colors, tmp_path)
         trainers.compare(tfrecords=colors / "out", out=tmp_path / "none", **given)
     assert str(error.value).startswith(message)
     assert not list(tmp_path.glob("none/*seed*"))  # Nothing was trained.
+
+
+def test_a_model_that_has_seen_the_folds_is_refused(colors, validated, tmp_path):
+    """Without folds, it may be compared: the validation split is the same."""
+    parent = colors / "cv/dense-seed0-fold1of2"
+    with pytest.raises(UserError) as error:
+        trainers.compare(tfrecords=colors / "out", out=tmp_path, variant=[f"on=features --init_from={parent}"], folds=2)
+    assert str(error.value) == (
+        f"--variant=on: --init_from={parent} was trained on this dataset. It has seen the images of the folds, and"
+        " their accuracy would be too high. Remove it, or compare without --folds."
+    )
 
 
 def test_other_folds_need_another_directory(colors, validated, tmp_path):
@@ -491,10 +506,7 @@ def is_free(run_directory: Path) -> bool:
 
 @pytest.mark.slow
 def test_two_seeds_of_a_variant_do_not_differ(tmp_path):
-    """Nine of ten intervals of pairs of seeds contain 0.
-
-    Computed from the records alone, only eight of ten would.
-    """
+    """Nine of ten intervals of pairs of seeds contain 0. From the records alone, only eight of ten would."""
     random = np.random.default_rng(0)
     for name, shift in (("dim", 0), ("bright", 16)):
         for number in range(150):

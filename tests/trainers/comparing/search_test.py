@@ -190,10 +190,7 @@ def test_failed_settings_are_left_out() -> None:
 
 
 def trained(out: Path, is_killed: bool) -> Search:
-    """Search with trainings that only write their results.
-
-    If it is killed, that happens after each new training.
-    """
+    """Search with trainings that only write results. A killed search is killed after each of them."""
 
     def job(variant: Variant, fold: int) -> Job:
         return Job(tfrecords="out", out=out, variant=variant, seed=0, plan=Plan(count=5), fold=fold)

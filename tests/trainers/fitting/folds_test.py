@@ -1,4 +1,4 @@
-"""Tests of folds: groups stay together, and every class is in every fold."""
+"""Folds: what belongs together stays together, classes are spread, and the file names the records."""
 
 from __future__ import annotations
 
