@@ -121,6 +121,11 @@ class ModelConfig:
         return (*([user_code.code_of(name)] if is_function else []), *(self.custom_objects or ()))
 
     @property
+    def libraries(self) -> tuple[str, ...]:
+        """The modules and files that must be imported before Keras can load a saved model."""
+        return (*(["keras_hub"] if self.network[0].startswith(backbones.KERAS_HUB) else []), *self.codes)
+
+    @property
     def size(self) -> Size:
         """Height and width of the input in pixels: one number for a square, else a pair."""
         return self.image_size or backbones.find(*self.network).image_size

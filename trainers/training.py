@@ -76,7 +76,7 @@ def train(
             log=log,
         )
         setup.check(data, splits, recipe, config, device)
-        parent = parents.load(config)
+        parent = parents.load(config, recipe)
         settings = settings_of(data, splits.doubts, recipe, config, flags, device, parent)
         if parent and parent.state:
             recipe, settings = parents.continued(recipe, settings, parent, log)
@@ -91,7 +91,7 @@ def train(
                 settings["other"]["weights"] = training.weights
             del parent  # The model would fill memory during the training.
             run = _train(training, settings, log)
-            usage = plain_keras.block(run / run_directory.MODEL, training.info)
+            usage = plain_keras.block(run / run_directory.MODEL, training.info, recipe.model.libraries)
     if device.chief:
         for line in (f"results: {run}/ with {', '.join(sorted(path.name for path in run.iterdir()))}", *usage):
             log(line)

@@ -540,7 +540,7 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     model = _inherited_network(values, model) if inherits else model
     more = {argument: value for argument, value in more.items() if argument not in model}
     made = recipes.RECIPES[trainer][name](**model, **more)
-    if inherits and made.model.is_known:  # The recipe was made as for pretrained weights, which now come from the run.
+    if inherits and made.model.model is None:  # It was made as for pretrained weights, which now come from the run.
         made = dataclasses.replace(made, model=dataclasses.replace(made.model, weights=backbones.NONE))
     return recipes.override(
         made,
@@ -590,7 +590,10 @@ def _inherited_network(values: Mapping[str, Any], given: Mapping[str, Any]) -> d
     if "head" in values:
         network = {name: value for name, value in network.items() if name not in ("hidden", "dropout")}
     arguments = {**network.get("backbone_kwargs", {}), **given.get("backbone_kwargs", {})}
-    return {**network, **given, "backbone_kwargs": arguments, "weights": str(path)}
+    chosen = {**network, **given, "backbone_kwargs": arguments}
+    # A placeholder for pretrained weights, with which the recipe is made.
+    is_own = chosen.get("model") is not None or backbones.is_own(chosen.get("backbone", ""))
+    return chosen | {"weights": backbones.OWN if is_own else str(path)}
 
 
 def _check_crop_and_fit(values: Mapping[str, Any]) -> None:

@@ -149,7 +149,7 @@ def _judgment(
         logits[rows] = probabilities  # In place: they have the same size.
         likely[rows] = _best_two(probabilities)
         right = posterior[own]
-        doubts[rows] = np.clip(1 - right, 0, 1)
+        doubts[rows] = np.where(decided[rows], 0, np.clip(1 - right, 0, 1))
         posterior[own] = 0
         odds[rows] = np.log(posterior.sum(1) + 1e-300) - np.log(right + 1e-300)
         posterior[own] = -1

@@ -67,7 +67,8 @@ class Parent:
             inner = next((layer for layer in self.model.layers if hasattr(layer, "layers")), self.model)
             return str(inner.name)
         arguments = ", ".join(f"{name}={value!r}" for name, value in fields.get("backbone_kwargs", {}).items())
-        return f"{fields['backbone']}({arguments})" if arguments else str(fields["backbone"])
+        name = fields.get("model") or fields["backbone"]
+        return f"{name}({arguments})" if arguments else str(name)
 
     def facts(self) -> dict[str, Any]:
         """Return the values for settings.json that determine the start of the training."""
@@ -124,7 +125,10 @@ def network_of(path: Path) -> dict[str, Any]:
 def _network_fields(settings: Settings) -> dict[str, Any]:
     fields = settings.get("recipe", {}).get("model", {})
     names = {field.name for field in dataclasses.fields(ModelConfig)} - {"weights", "batch_norm_momentum"}
-    return {name: value for name, value in fields.items() if name in names}
+    network = {name: value for name, value in fields.items() if name in names}
+    if network.get("custom_objects"):
+        network["custom_objects"] = tuple(network["custom_objects"])  # A file has lists instead of tuples.
+    return network
 
 
 def trainer_of(run: Path) -> str:
@@ -174,8 +178,12 @@ def _augment_of(stored: Mapping[str, Any]) -> Augment:
     return AugmentConfig(**values)
 
 
-def load(config: TrainConfig) -> Parent | None:
+def load(config: TrainConfig, recipe: Recipe) -> Parent | None:
     """Load the model with which a training starts. None if it does not start from another run.
+
+    Args:
+        config: Settings of the training.
+        recipe: The recipe of the training, which names the code of custom layers.
 
     Raises:
         UserError: There is no such run, it is unfinished, or its end is not known.
@@ -185,7 +193,7 @@ def load(config: TrainConfig) -> Parent | None:
     path = find(config.init_from)
     info = model_file.read_info(path)
     state = _end_of(path.parent) if config.more_epochs else None
-    model, _ = model_file.load(path, info)
+    model, _ = model_file.load(path, info, recipe.model.codes)
     return Parent(
         path=path,
         model=model,

@@ -31,8 +31,7 @@ def settings_of(
     return {
         "flags": {**flags, **_order_and_precision(config, doubts)},
         "recipe": _values(recipe),
-        # A run that goes on does not read the weights file again.
-        "weights": parent.settings.get("weights", {}) if parent and parent.state else _weights(recipe),
+        "weights": _weights(recipe, parent=parent),
         "parent": parent.facts() if parent else {},
         "dataset": {
             "digest": data.digest,
@@ -106,10 +105,13 @@ def environment(device: Device) -> dict[str, Any]:
     }
 
 
-def _weights(recipe: Recipe, flag: str | None = None) -> dict[str, str]:
+def _weights(recipe: Recipe, flag: str | None = None, parent: Parent | None = None) -> dict[str, str]:
     """Return the hashes of the weights file and of the files of a user's network; {} if there are none."""
     model = recipe.model
     name, own_flag = model.network
     is_file = model.weights not in (backbones.IMAGENET, backbones.NONE, backbones.OWN)
-    of_file = {"sha256": backbones.sha256(model.weights)} if is_file else {}
+    if is_file and parent and parent.state:  # A run that goes on does not read the weights file again.
+        of_file = {key: one for key, one in parent.settings.get("weights", {}).items() if key == "sha256"}
+    else:
+        of_file = {"sha256": backbones.sha256(model.weights)} if is_file else {}
     return of_file | backbones.hashes(name, model.custom_objects or (), flag or own_flag)

@@ -105,7 +105,8 @@ def prepare(
 
 def _inherited(parent: Parent, data: Dataset, recipe: Recipe) -> tuple[Classifier, str]:
     """Build the model with the weights of another run, and describe these weights."""
-    model = dataclasses.replace(recipe.model, weights=backbones.NONE) if recipe.model.is_known else recipe.model
+    whole = recipe.model.model is not None  # The function of a whole model gives it its weights.
+    model = recipe.model if whole else dataclasses.replace(recipe.model, weights=backbones.NONE)
     classifier = networks.build(model, len(data.class_names))
     try:
         new_head = inheritance.take(classifier, parent.model, parent.info.classes == tuple(data.class_names))

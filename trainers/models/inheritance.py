@@ -53,10 +53,26 @@ def take(classifier: Classifier, parent: keras.Model, same_classes: bool) -> str
 
 
 def _parts(model: keras.Model) -> tuple[_Layers, _Layers]:
-    """Return the layers of the body, with the scaling of pixels and the backbone, and those of the head."""
-    layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    """Return the layers of the body, with the scaling of pixels and the backbone, and those of the head.
+
+    A whole model of the user has no layers behind a backbone. The last layer with weights is then the head.
+    """
+    layers = _layers(model)
     end = next((i for i, layer in enumerate(layers, 1) if isinstance(layer, keras.Model)), len(layers))
+    if end == len(layers):
+        layers = list(_flat(layers))
+        end = max((i for i, layer in enumerate(layers) if layer.weights), default=len(layers))
     return layers[:end], layers[end:]
+
+
+def _layers(model: keras.Model) -> list[keras.Layer]:
+    return [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+
+
+def _flat(layers: _Layers) -> Iterator[keras.Layer]:
+    """Yield layers, and the layers of nested models instead of these models."""
+    for layer in layers:
+        yield from _flat(_layers(layer)) if isinstance(layer, keras.Model) else [layer]
 
 
 def _copy(sources: _Layers, targets: _Layers) -> None:
@@ -74,10 +90,7 @@ def _difference(new: _Layers, old: _Layers) -> str:
 
 def _described(layers: _Layers) -> Iterator[str]:
     """Yield a description of each layer: its kind, its essential settings and the shapes of its weights."""
-    for layer in layers:
-        if isinstance(layer, keras.Model):
-            yield from _described([inner for inner in layer.layers if not isinstance(inner, keras.layers.InputLayer)])
-            continue
+    for layer in _flat(layers):
         settings: dict[str, Any] = layer.get_config()
         if isinstance(layer, keras.layers.ZeroPadding2D):
             settings.pop("padding")

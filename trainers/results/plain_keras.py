@@ -13,19 +13,29 @@ _INDENT = "  "
 _WIDTH = 98  # If the class names do not fit into a line of this length, they are read from the model file.
 
 
-def block(model: Path, info: ModelInfo) -> list[str]:
-    """Return lines for the console that show how to classify a picture: a title and `program`."""
+def block(model: Path, info: ModelInfo, codes: Sequence[str] = ()) -> list[str]:
+    """Return lines for the console that show how to classify a picture: a title and a program.
+
+    The program prints the class of the picture photo.jpg. It needs Keras and Pillow only. The picture is turned
+    upright, fitted into the input and resized as in training. The pixels are those of Pillow, which may differ by a few
+    gray levels.
+
+    Args:
+        model: The model file.
+        info: The description of the model.
+        codes: Modules and files that register custom layers of the model. The program runs them.
+    """
     prepared = info.preparation()
     note = f" (trainers.predict also applies {prepared} of the dataset)" if prepared else ""
-    return [f"to classify a picture with Keras alone{note}:", *(_INDENT + line for line in program(model, info))]
+    lines = [*map(_registering, codes), *_program(model, info)]
+    return [f"to classify a picture with Keras alone{note}:", *(_INDENT + line for line in lines)]
 
 
-def program(model: Path, info: ModelInfo) -> list[str]:
-    """Return a program that prints the class of the picture photo.jpg.
+def _registering(code: str) -> str:
+    return f"import runpy; runpy.run_path({code!r})" if code.endswith(".py") else f"import {code}"
 
-    It needs Keras and Pillow only. The picture is turned upright, cropped and resized as in training. The pixels are
-    those of Pillow, which may differ by a few gray levels.
-    """
+
+def _program(model: Path, info: ModelInfo) -> list[str]:
     file = repr(str(model))
     names = list(info.classes)
     if len(names) == 2:

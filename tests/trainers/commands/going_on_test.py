@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_backbone
 from image_sources import converted, history, tree, with_splits
+from image_sources import run as command
 
 import trainers
 from tfrecord_tools import dataset
@@ -429,6 +430,75 @@ def test_equal_weights_with_another_scaling_are_another_network(backbone: str) -
     other = ModelConfig(backbone=backbone, weights="none", image_size=32, scaling="unit")
     with pytest.raises(inheritance.OtherNetworkError, match="layer 1 is Rescaling"):
         inheritance.take(networks.build(other, 2), own.model, True)
+
+
+# --- Networks of the user --------------------------------------------------------------------------------------------
+
+NETS = """
+import keras
+
+
+@keras.saving.register_keras_serializable("going_on")
+class Shift(keras.layers.Layer):
+    def build(self, shape):
+        self.vector = self.add_weight(shape=shape[-1:], initializer="random_normal", name="vector")
+
+    def call(self, x):
+        return x + self.vector
+
+
+def build(input_shape):
+    images = keras.Input(input_shape)
+    x = keras.layers.Conv2D(4, 3, strides=2, name="first")(keras.layers.Rescaling(1 / 255)(images))
+    return keras.Model(images, keras.layers.Conv2D(4, 3, strides=2, name="last")(Shift()(x)), name="mine")
+
+
+def whole(input_shape, classes):
+    images = keras.Input(input_shape)
+    x = keras.layers.GlobalAveragePooling2D()(build(input_shape)(images))
+    return keras.Model(images, keras.layers.Dense(classes, activation="softmax")(x))
+"""
+
+
+def test_a_network_of_the_user_is_that_of_the_run(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    own = train("scratch", workspace, "own", backbone="nets.py:build", image_size=24, epochs=1, batch_size=8)
+    given = {"tfrecords": workspace / "out3", "init_from": own, "run": tmp_path / "run", "unfreeze": "last"}
+    begun, _ = started(monkeypatch, "finetune", given)
+    old = next(layer for layer in own.model.layers if layer.name == "mine")
+    for mine, theirs in zip(begun.classifier.base.get_weights(), old.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    # Another process imports the code of the layer before it loads the model.
+    done = command("trainers.scratch", f"--run={own.path}", "--more_epochs=1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert trainers.load(f"{own.path}-more1").history["epoch"] == [1, 2]
+    assert "  import runpy; runpy.run_path('nets.py')" in done.stdout.splitlines()
+    (tmp_path / "nets.py").write_text(NETS.replace("1 / 255", "1 / 127"))
+    with pytest.raises(UserError) as error:
+        own.train_more(2)
+    assert "a run goes on with its own settings, but weights.sha256 of nets.py:build was '" in str(error.value)
+
+
+def test_a_whole_model_of_the_user_gets_a_new_last_layer_for_other_classes(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    whole: dict[str, Any] = {"model": "nets.py:whole", "image_size": 24, "epochs": 1, "batch_size": 8}
+    own = train("scratch", workspace, "whole_model", **whole | {"tfrecords": workspace / "out3"})
+    same, _ = started(monkeypatch, "scratch", {"tfrecords": workspace / "out3", "init_from": own, "run": "same"})
+    for mine, theirs in zip(same.classifier.model.get_weights(), own.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+    converted(tree(tmp_path / "src4", {f"train/{name}": 6 for name in "abcd"}), tmp_path / "out4")
+    other, lines = started(monkeypatch, "scratch", {"tfrecords": tmp_path / "out4", "init_from": own, "run": "other"})
+    assert any("which is new because its classes are others" in line for line in lines)
+    weights = zip(other.classifier.model.get_weights(), own.model.get_weights(), strict=True)
+    assert [bool(mine.shape == theirs.shape and (mine == theirs).all()) for mine, theirs in weights] == [True] * 5 + [
+        False
+    ] * 2
 
 
 def test_settings_of_a_run_without_a_parent(parent: Run) -> None:

@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 import trainers
 from tfrecord_tools.decoding.geometry import Geometry
 from trainers.models.model_file import ModelInfo
-from trainers.results import image_files, predictions
+from trainers.results import image_files, predictions, views
 from trainers.run import Run
 
 AGREEMENT = 0.995  # Share of the photographs with the same class, as the documentation says.
@@ -77,7 +77,7 @@ def fitted(run: Run, path: Path, resize: Resize) -> np.ndarray:
 def agreement(run: Run, files: list[Path], resize: Resize) -> float:
     """Return the share of files that get the same class from `resize` as from `predict`."""
     pixels = np.stack([fitted(run, path, resize) for path in files])
-    answers = predictions.both_classes(run.model.predict(pixels, verbose=0))
+    answers = views.both_classes(run.model.predict(pixels, verbose=0))
     labels = predictions.decide(answers, run.info.threshold)
     return float(np.mean(labels == run.predict(files).predicted))
 

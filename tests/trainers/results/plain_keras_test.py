@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from PIL import Image
 
 from trainers.models import model_file
 from trainers.models.model_file import ModelInfo
-from trainers.results import image_files, plain_keras, predictions
+from trainers.results import image_files, plain_keras, predictions, views
 
 SIZE = 16
 MANY = tuple(f"class {number}, with a long name" for number in range(9))
@@ -32,7 +33,17 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
     "adopted": (("cats", "dogs"), {"crop": 0.875, "images": {}}),
     "wide": (("cats", "dogs"), {"crop": 0.875, "image_size": (SIZE, 2 * SIZE)}),
     "padded": (("cats", "dogs"), {"fit": "pad"}),
+    "custom": (("cats", "dogs"), {"crop": 0.875}),
 }
+LAYERS = """
+import keras
+
+
+@keras.saving.register_keras_serializable("plain_keras_test")
+class Same(keras.layers.Layer):
+    def call(self, x):
+        return x
+"""
 # Runs each program in its directory, and saves what it has read.
 RUNNER = """
 import os, sys
@@ -46,12 +57,12 @@ assert not {"tfrecord_tools", "trainers"} & set(sys.modules), "the package was i
 """
 
 
-def model(classes: int, width: int) -> keras.Model:
+def model(classes: int, width: int, last: Any = lambda x: x) -> keras.Model:
     """Return a model that asks whether the upper half is redder than the lower half, which turns change."""
     pixels = keras.Input((SIZE, width, 3), dtype="uint8")
     count = 1 if classes == 2 else classes
     dense = keras.layers.Dense(count, activation="sigmoid" if count == 1 else "softmax")
-    network = keras.Model(pixels, dense(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels))))
+    network = keras.Model(pixels, last(dense(keras.layers.Flatten()(keras.layers.Rescaling(1 / 255)(pixels)))))
     kernel = np.zeros((SIZE, width, 3, count), np.float32)
     kernel[: SIZE // 2, :, 0, -1], kernel[SIZE // 2 :, :, 0, -1] = 0.1, -0.1
     bias = np.linspace(-1, 0, count, dtype=np.float32) - 3 * (np.arange(count) == count - 1)
@@ -79,9 +90,13 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         directory = place / name
         directory.mkdir()
         info = ModelInfo(classes=classes, **{"image_size": SIZE} | fields)
-        model_file.save(model(len(classes), info.geometry.width), info, directory / "model.keras")
+        codes, last = [], lambda x: x
+        if name == "custom":
+            (directory / "layers.py").write_text(LAYERS)
+            codes, last = ["layers.py"], runpy.run_path(str(directory / "layers.py"))["Same"]()
+        model_file.save(model(len(classes), info.geometry.width, last), info, directory / "model.keras", codes)
         photo(directory / "photo.jpg", "red", "black", orientation=1 if name == "adopted" else 6)
-        lines = plain_keras.block(Path("model.keras"), info)
+        lines = plain_keras.block(Path("model.keras"), info, codes)
         (directory / "program.py").write_text("\n".join(line[2:] for line in lines[1:]), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-c", RUNNER, *(str(place / name) for name in CASES)],
@@ -99,7 +114,7 @@ def test_the_program_sees_and_says_the_same_as_predict(name: str, programs: Path
     network, info = model_file.load(programs / name / "model.keras")
     pixels = image_files.decode_file((programs / name / "photo.jpg").read_bytes(), info)
     assert isinstance(pixels, np.ndarray)
-    probabilities = predictions.both_classes(network(pixels[None]).numpy())
+    probabilities = views.both_classes(network(pixels[None]).numpy())
     assert printed == info.classes[int(predictions.decide(probabilities, info.threshold)[0])]
     if name not in ("padded", "two, with a threshold"):
         assert printed == info.classes[-1]  # Pictures that are not turned upright get another class.
