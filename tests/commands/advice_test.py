@@ -33,7 +33,18 @@ WITH_SEED = tuple(command for command in COMMANDS if has(command, "seed"))
 OF_IMAGES = tuple(command for command in TRAINING if command != "trainers.features")
 
 # Texts behind these functions are about another command, which is printed first and is named in its errors.
-BORDER = frozenset({"trainers.fitting.csv_dataset.as_dataset", "trainers.results.eval_sets._scanned"})
+BORDER = frozenset(
+    {
+        "trainers.fitting.csv_dataset.as_dataset",
+        "trainers.results.eval_sets._scanned",
+        # Errors of a variant begin with --variant and its flags.
+        "trainers.comparing.jobs.values_of",
+        "trainers.comparing.search._recipe",
+    }
+)
+
+# Definitions that make the command of a trainer, without its name.
+OF_TRAINERS = frozenset({"trainers.comparing.jobs.Job.flags", "trainers.comparing.jobs.Job.arguments"})
 
 # Definitions that fewer commands show than reach, for reasons that the references do not contain.
 NARROWED = {
@@ -101,7 +112,8 @@ def problems(name: str, definition: Definition, commands: list[str]) -> Iterator
     """Yield the flags in the texts of a definition that the commands do not have."""
     for line, text in definition.texts():
         alone = re.fullmatch(r"--(\w+)(=\S*)?", text)
-        if alone and any(has(one, alone[1]) for one in parts_of_a_command(definition)):
+        parts = set(TRAINING) if name in OF_TRAINERS else parts_of_a_command(definition)
+        if alone and any(has(one, alone[1]) for one in parts):
             continue
         for flag in unknown(text, NARROWED.get(name, commands)):
             lacking = [command for command in NARROWED.get(name, commands) if not has(command, flag)]

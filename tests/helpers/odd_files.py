@@ -165,7 +165,8 @@ ODD: dict[str, Odd] = {
     "icon": Odd(encoded(smooth(), "ICO"), reason="a Windows icon (ICO), not a supported format: export it"),
     "float tiff": Odd(
         encoded(smooth().convert("F"), "TIFF"),
-        reason="the file does not say which of its floating-point levels are black and white (its levels are 22.94 to 255)",
+        reason="the file does not say which of its floating-point levels are black and white (its levels"
+        " are 22.94 to 255)",
     ),
     **{name: Odd(data, reason="damaged image: ") for name, data in CUTS.items()},
     "without its last two bytes": Odd(JPEG[:-2], reason="damaged image: the JPEG ends at byte"),

@@ -185,8 +185,9 @@ def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
             continue
         if model_file.read_info(model_file.find(parent, "init_from")).dataset_digest == data.digest:
             raise UserError(
-                f"--variant={variant.name}: --init_from={parent} was trained on this dataset. It has seen the images of"
-                " the folds, and their accuracy would be too high. Remove it, or compare without --folds."
+                f"--variant={variant.name}: it starts from {parent}, which was trained on this dataset. That run has"
+                " seen the images of the folds, and their accuracy would be too high. Start from another run, or compare"
+                " without --folds."
             )
 
 

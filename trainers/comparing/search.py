@@ -231,7 +231,10 @@ def _settings_of(variant: Variant) -> Iterator[Setting]:
 def _recipe(variant: Variant, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe with all its phases, also those that --epochs leaves out."""
     every = {name: value for name, value in values.items() if name != "epochs"}
-    return training_options.recipe(variant.trainer, every)
+    try:
+        return training_options.recipe(variant.trainer, every)
+    except UserError as error:
+        raise UserError(f"--variant={variant.name}: {error}") from error
 
 
 def _changed(variant: Variant, changes: Mapping[str, str]) -> Variant:

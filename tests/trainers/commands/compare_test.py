@@ -466,8 +466,8 @@ def test_a_model_that_has_seen_the_folds_is_refused(colors, validated, tmp_path)
     with pytest.raises(UserError) as error:
         trainers.compare(tfrecords=colors / "out", out=tmp_path, variant=[f"on=features --init_from={parent}"], folds=2)
     assert str(error.value) == (
-        f"--variant=on: --init_from={parent} was trained on this dataset. It has seen the images of the folds, and"
-        " their accuracy would be too high. Remove it, or compare without --folds."
+        f"--variant=on: it starts from {parent}, which was trained on this dataset. That run has seen the images of the"
+        " folds, and their accuracy would be too high. Start from another run, or compare without --folds."
     )
 
 
