@@ -186,8 +186,8 @@ def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
         if model_file.read_info(model_file.find(parent, "init_from")).dataset_digest == data.digest:
             raise UserError(
                 f"--variant={variant.name}: it starts from {parent}, which was trained on this dataset. That run has"
-                " seen the images of the folds, and their accuracy would be too high. Start from another run, or compare"
-                " without --folds."
+                " seen the images of the folds, and their accuracy would be too high. Start from another run, or"
+                " compare without --folds."
             )
 
 
