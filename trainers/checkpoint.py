@@ -34,8 +34,8 @@ _KERAS_STATE: dict[type, tuple[str, ...]] = {
     keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
 }
-# Attributes that begin anew if another training goes on from the end of this one: the patience, and copies of weights,
-# since the model has these weights at the end.
+# Attributes that are not taken over if another training goes on from the end of this one: the patience, and copies of
+# weights, since the model has these weights at the end.
 _BEGINS_ANEW: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best_weights"),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),

@@ -108,6 +108,13 @@ class ModelConfig:
         """The name of the network, and the flag with this name."""
         return (self.backbone, "backbone") if self.model is None else (self.model, "model")
 
+    def without_weights(self) -> ModelConfig:
+        """Return the settings of a network that gets its weights from elsewhere.
+
+        The function of a whole model gives it weights, so these settings stay as they are.
+        """
+        return dataclasses.replace(self, weights=backbones.NONE) if self.model is None else self
+
     @property
     def is_known(self) -> bool:
         """Whether the network is one of `backbones.BACKBONES`."""

@@ -540,8 +540,8 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     model = _inherited_network(values, model) if inherits else model
     more = {argument: value for argument, value in more.items() if argument not in model}
     made = recipes.RECIPES[trainer][name](**model, **more)
-    if inherits and made.model.model is None:  # It was made as for pretrained weights, which now come from the run.
-        made = dataclasses.replace(made, model=dataclasses.replace(made.model, weights=backbones.NONE))
+    if inherits:  # The recipe was made as for pretrained weights, which now come from the run.
+        made = dataclasses.replace(made, model=made.model.without_weights())
     return recipes.override(
         made,
         epochs=values.get("epochs"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,18 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from real_data import path_from
 
 from tfrecord_tools.convert import ConvertConfig, convert
 from tfrecord_tools.records import open_dataset
 from trainers.models import model_file
 from trainers.results import image_files, predictions, sources, views
-
-
-def path_from(variable: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
-        pytest.skip(f"{variable} is not set: it names {'photographs' if 'PHOTOS' in variable else 'weights'}")
-    return value
 
 
 @pytest.fixture(scope="module")

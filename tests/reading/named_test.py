@@ -122,7 +122,7 @@ def test_errors_name_what_is_allowed(augment: Any, message: str) -> None:
 
 CODE = """
 import dataclasses
-from beside import SHARE
+from beside_augment import SHARE
 
 @dataclasses.dataclass
 class Holder:
@@ -143,10 +143,10 @@ number = 3
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the working directory, with a file of functions and a module that it imports."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "beside.py").write_text("SHARE = 2\n")
+    (tmp_path / "beside_augment.py").write_text("SHARE = 2\n")
     (tmp_path / "mine_augment.py").write_text(CODE)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    for name in ("beside", "mine_augment", "broken_augment"):
+    for name in ("beside_augment", "mine_augment", "broken_augment"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return tmp_path
 
@@ -159,6 +159,7 @@ def test_functions_by_name(text: str, place: Path) -> None:
     settings = named.settings_of(text)
     assert settings["function"] == text
     assert len(settings["sha256"]) == 64
+    assert str(place) not in sys.path
 
 
 def test_a_file_in_another_directory_finds_modules_beside_it(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Find functions of the user that change batches of images, and name them.
+"""Names and hashes of functions of the user that change batches of images.
 
 This module does not need TensorFlow.
 """
@@ -11,23 +11,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from tfrecord_tools.base import user_code
-
 AugmentFunction = Callable[[Any, Any], Any]  # (images u8[b h w 3], keys i64[b]) -> images u8[b h w 3].
-
-
-def is_named(text: str) -> bool:
-    """Return whether a text names a function, as in `module:function` or `file.py:function`."""
-    return user_code.is_named(text)
-
-
-def load(text: str, prefix: str = "augment=") -> AugmentFunction:
-    """Import the function that a text names, as `user_code.function` does.
-
-    Raises:
-        UserError: The file, the module or the function does not exist, or the code of the module fails.
-    """
-    return user_code.function(text, prefix, "It must take images and keys, and return images.")
 
 
 def name_of(function: AugmentFunction) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from tfrecord_tools.augment_config import FORMER_NAMES, PRESETS, AugmentConfig, current_name
 from tfrecord_tools.augmentation import functions
 from tfrecord_tools.augmentation.functions import AugmentFunction
-from tfrecord_tools.base import options
+from tfrecord_tools.base import options, user_code
 from tfrecord_tools.errors import UserError
 
 Augment = str | AugmentConfig | Callable[[Any, Any], Any]  # A text, the values, or a function.
@@ -42,8 +42,8 @@ def resolve(augment: Augment, prefix: str = "augment=") -> AugmentConfig | Augme
         raise UserError(
             f"{prefix}{augment}: must be {FORMS}. In Python, it may also be an `AugmentConfig` or a function."
         )
-    if functions.is_named(augment):
-        return functions.load(augment, prefix)
+    if user_code.is_named(augment):
+        return user_code.function(augment, prefix, "It must take images and keys, and return images.")
     return _config(augment, prefix)
 
 

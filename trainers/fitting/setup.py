@@ -9,7 +9,7 @@ from tfrecord_tools.base import sizes, words
 from tfrecord_tools.errors import UserError, named
 from tfrecord_tools.order import steps_per_epoch
 from tfrecord_tools.records import Dataset
-from trainers import backbones, recipes
+from trainers import recipes
 from trainers.checkpoint import State
 from trainers.devices import multi_worker
 from trainers.devices.device import Device
@@ -39,7 +39,7 @@ class Training:
         info: The description that is saved with the model.
         steps: Batches per epoch, for phases that do not set it: as many as contain each training image once.
         weights: Description of the weights with which the training starts.
-        start: The end of another training, which this training goes on from. If None, it starts anew.
+        start: The end of another training, which this training goes on from. None: it starts from the beginning.
     """
 
     trainer: str
@@ -105,9 +105,7 @@ def prepare(
 
 def _inherited(parent: Parent, data: Dataset, recipe: Recipe) -> tuple[Classifier, str]:
     """Build the model with the weights of another run, and describe these weights."""
-    whole = recipe.model.model is not None  # The function of a whole model gives it its weights.
-    model = recipe.model if whole else dataclasses.replace(recipe.model, weights=backbones.NONE)
-    classifier = networks.build(model, len(data.class_names))
+    classifier = networks.build(recipe.model.without_weights(), len(data.class_names))
     try:
         new_head = inheritance.take(classifier, parent.model, parent.info.classes == tuple(data.class_names))
     except inheritance.OtherNetworkError as error:

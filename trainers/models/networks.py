@@ -173,7 +173,7 @@ def rebuild_float32(classifier: Classifier, config: ModelConfig, class_count: in
     """Copy a classifier to a float32 model with all layers trainable, whatever its dtype policy is."""
     with keras_files.dtype_policy("float32"):
         if config.is_known:
-            copy = build(dataclasses.replace(config, weights=backbones.NONE), class_count).model
+            copy = build(config.without_weights(), class_count).model
         else:  # A function of the user is not called again, since it may read weights or take long.
             with layers.all_random(classifier.random_layers):
                 copy = _assembled(own_networks.copied(classifier.base), config, class_count)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 from image_sources import REPOSITORY
 from judged_runs import judged_pair
 from PIL import Image, ImageOps
+from real_data import path_from
 
 import trainers
 from tfrecord_tools.decoding.geometry import Geometry
@@ -162,13 +162,6 @@ def soft(path: Path, orientation: int) -> Path:
 
 
 # --- Photographs -----------------------------------------------------------------------------------------------------
-
-
-def path_from(variable: str) -> str:
-    value = os.environ.get(variable)
-    if not value:
-        pytest.skip(f"{variable} is not set: it names {'photographs' if 'PHOTOS' in variable else 'weights'}")
-    return value
 
 
 @pytest.fixture(scope="module")
