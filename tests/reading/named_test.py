@@ -216,7 +216,7 @@ def test_names_of_functions() -> None:
             "mine_augment:xyz",
             "--augment=mine_augment:xyz: mine_augment has no function 'xyz'. Its functions are halved.",
         ),
-        ("beside:f", "--augment=beside:f: beside has no function 'f'. It has no functions."),
+        ("beside_augment:f", "--augment=beside_augment:f: beside_augment has no function 'f'. It has no functions."),
         (
             "mine_augment:number",
             "--augment=mine_augment:number: is not a function. It must take images and keys, and return images.",
