@@ -83,9 +83,7 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
     count = tf.minimum(short(directory), size // _ENTRY_BYTES)
     entries = directory + 2 + _ENTRY_BYTES * tf.range(count)
     values = tf.where(short(entries + 2) == _LONG, long(entries + 8), short(entries + 8))
-    value = tf.reduce_max(
-        tf.where(short(entries) == _ORIENTATION, values, 0)
-    )  # Without entries, this is the lowest i32.
+    value = tf.reduce_max(tf.where(short(entries) == _ORIENTATION, values, 0))  # Without entries: the lowest i32.
     return tf.where(found & (value >= 1) & (value <= 8), value, 1)
 
 

@@ -275,8 +275,8 @@ def _with_one_scaling(base: keras.Model, build_plain: Callable[[], keras.Model])
     """Return a backbone with the layers that it has without ImageNet weights.
 
     With ImageNet weights, Keras gives EfficientNetB0 to B7 a second Rescaling after the Normalization. A network that
-    is built without these weights does not have this layer. So its scale is moved into the variance of the
-    Normalization: the outputs stay the same.
+    is built without these weights does not have this layer. So the scale of this layer is moved into the variance of
+    the Normalization, and the outputs stay the same.
     """
     more = [layer for layer in base.layers if isinstance(layer, keras.layers.Rescaling)][1:]
     if not more:
