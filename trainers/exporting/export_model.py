@@ -300,7 +300,7 @@ def _compare(
             "Calibrate on more --samples, use --quantize=float16, or" if check.quantized else "If this is good enough,"
         )
         raise UserError(
-            f"{config.name}: the exported model differs too much from the Keras model, so nothing was written:"
+            f"{config.name}: the exported model differs too much from the Keras model, and nothing was written:"
             f" {check}. {advice} pass a larger --tolerance."
         )
     return check
