@@ -326,8 +326,8 @@ def test_export_with_too_large_difference_is_not_written(workspace: Path, tmp_pa
             {"format": "litert", "quantize": "int8", "tfrecords": "out"},
             [[0.0, 1.0], [0.4, 0.6]],
             r"written: 50\.00% of 2 images get the same class .* \(at least 97\.00% is required\)\. .* by up to 0\.2,"
-            r" because int8 stores .* 256 steps\. .*\. Calibrate on more --samples, use --quantize=float16, or pass a larger"
-            r" --tolerance\.",
+            r" because int8 stores .* 256 steps\. .*\. Calibrate on more --samples, use --quantize=float16, or pass a"
+            r" larger --tolerance\.",
         ),
     ],
 )
