@@ -1,4 +1,7 @@
-"""Turn decoded JPEGs upright by EXIF, with TensorFlow operations, for graphs without Python."""
+"""Turn decoded JPEGs upright by their EXIF orientation, with TensorFlow operations only.
+
+An exported graph cannot call Python.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ _SEARCHED = 1 << 18  # EXIF is searched in this number of bytes at the start of 
 _START_OF_SCAN, _END, _APP1, _FILL = 0xDA, 0xD9, 0xE1, 0xFF  # Markers of a JPEG.
 _EXIF = tuple(b"Exif\0\0")
 _LITTLE_ENDIAN = ord("I")
-_ORIENTATION, _LONG = 0x0112, 4  # EXIF 2.32: the tag, and a type of its value. Other types have two bytes or fewer.
+_ORIENTATION, _LONG = 0x0112, 4  # EXIF 2.32: a tag, and the type with 4 bytes. Other types are read as 2 bytes.
 _ENTRY_BYTES = 12
 
 
 def decoded(encoded: tf.Tensor, geometry: Geometry) -> tf.Tensor:
     """Decode a file to the input of a network, turned upright by its EXIF orientation.
 
-    The used part and its resizing are symmetric. So the small result is turned instead of the large image.
+    Cropping and resizing are symmetric. So the small result is turned, which is faster than to turn the large image.
 
     Args:
         encoded: string[], the file. Files that are not JPEGs are not turned.
@@ -80,7 +83,7 @@ def orientation(encoded: tf.Tensor) -> tf.Tensor:
     count = tf.minimum(short(directory), size // _ENTRY_BYTES)
     entries = directory + 2 + _ENTRY_BYTES * tf.range(count)
     values = tf.where(short(entries + 2) == _LONG, long(entries + 8), short(entries + 8))
-    value = tf.reduce_max(tf.where(short(entries) == _ORIENTATION, values, 0))  # Without entries, the lowest i32.
+    value = tf.reduce_max(tf.where(short(entries) == _ORIENTATION, values, 0))  # Without entries: the lowest i32.
     return tf.where(found & (value >= 1) & (value <= 8), value, 1)
 
 

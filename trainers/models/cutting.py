@@ -1,4 +1,4 @@
-"""Cut the head off a classifier: find the layer with the features in the graph of a Keras model."""
+"""Cut the head off a classifier: find the layer that returns the features in a Keras model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PROBABILITIES = ("sigmoid", "softmax")
 
 
 def at_layer(model: keras.Model, name: str, source: str) -> keras.Model:
-    """Return the part of a model up to a layer, which may be inside of a functional model in it.
+    """Return the part of a model up to a layer. The layer may be inside a nested functional model.
 
     Args:
         model: The model.
@@ -37,7 +37,7 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
     """Return the part of a model in front of its head, or the model itself if it has no head.
 
     A head is a Dense layer with sigmoid or softmax at the end, with the Dropout in front of it. The activation may also
-    be a layer of its own. The head may be inside of a functional model at the end.
+    be a layer of its own. The head may be inside a functional model that is the last layer.
 
     Args:
         model: The model, with one output.
@@ -48,7 +48,7 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
     """
     tensor = model.outputs[0]
     layer = _layer(tensor)
-    if type(layer).__name__ == "GetItem":  # The second of two probabilities, as `describe_model` takes it.
+    if type(layer).__name__ == "GetItem":  # `describe_model` adds it to choose one of two outputs.
         tensor = _input(tensor)
         layer = _layer(tensor)
     if _is_graph(layer):
@@ -60,26 +60,26 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
             return _before(model, tensor)
         if activation == "linear":
             raise UserError(
-                f"{source}: its last layer {layer.name} is a Dense without an activation. It may be a head (logits), or"
-                f" belong to the features. {_choices(layer.name, _layer(_input(tensor)).name)}"
+                f"{source}: its last layer {layer.name} is a Dense layer without an activation. It may be a head"
+                f" that returns logits, or a part of the features. {_choices(layer.name, _layer(_input(tensor)).name)}"
             )
         return model
     if activation in _PROBABILITIES:
         dense = _layer(_input(tensor))
         if not isinstance(dense, keras.layers.Dense):
             raise UserError(
-                f"{source}: its last layer {layer.name} is a {activation}, but {dense.name} in front of it is not a"
-                f" Dense, so its head is not known. {_choices(layer.name, dense.name)}"
+                f"{source}: its last layer {layer.name} is a {activation}, but {dense.name} before it is not a Dense"
+                f" layer, so the head cannot be found. {_choices(layer.name, dense.name)}"
             )
         return _before(model, _input(tensor))
     return model
 
 
 def _choices(last: str, before: str) -> str:
-    """Return what to pass for the outputs of the last layer or of the layer in front of it."""
+    """Return advice: the flags for the outputs of the last layer, and of the layer before it."""
     return (
-        f"Pass --backbone_kwargs=\"layer='{last}'\" to use its outputs as features, or \"layer='{before}'\" for those"
-        " of the layer in front of it."
+        f"To use its outputs as features, pass --backbone_kwargs=\"layer='{last}'\". To use those of the layer before"
+        f" it, pass --backbone_kwargs=\"layer='{before}'\"."
     )
 
 

@@ -59,7 +59,7 @@ class EvalSet(Protocol):
     Attributes:
         title: Description, such as "the test split of pets".
         name: Name of the directory with the results.
-        match: The classes, as labels of the model.
+        match: The classes of the images, and the label of the model for each of them.
         notes: Lines for the user on how the images were found.
     """
 
@@ -76,7 +76,7 @@ class EvalSet(Protocol):
     def notes(self) -> Sequence[str]: ...
 
     def note(self, info: ModelInfo) -> str:
-        """Return a note on what results on this set mean for new images."""
+        """Return a note that says what results on this set mean for new images."""
 
     def evaluate(self, model: keras.Model, info: ModelInfo, tta: Sequence[str]) -> Evaluated:
         """Predict the classes of the images.
@@ -191,7 +191,7 @@ class FolderSet:
         )
 
     def _rejected(self) -> Iterator[tuple[str, str]]:
-        """Yield the files that cannot become records, without those of other splits."""
+        """Yield path and reason of files that cannot become records, without files of other splits."""
         splits_of: dict[str, set[int]] = {}
         for path, split in zip(self.sources.paths, self.sources.splits.tolist()) if self.sources.rejected else ():
             while path:
@@ -272,8 +272,8 @@ def _scanned(images: str, known_classes: Sequence[str]) -> Sources:
         return scan(ScanConfig(src=images), known_classes)
     except UserError as error:  # The message names flags of `convert`, so its command is shown in front of it.
         raise UserError(
-            f"--images={images}: cannot be read without more flags: {_command(images)}: {error} Convert the images with"
-            " these flags, and pass the dataset as --tfrecords."
+            f"--images={images}: cannot be read without more flags: {_command(images)}: {error} Run this command"
+            " with the flags that it needs, and pass the dataset as --tfrecords."
         ) from error
 
 

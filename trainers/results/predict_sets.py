@@ -121,7 +121,7 @@ def of_tfrecords(tfrecords: str, split: str | None, image_key: str | None) -> Pr
     Args:
         tfrecords: A dataset directory; or a TFRecord file, a directory of such files, or a shell pattern.
         split: Name of the split of a dataset; None: `DEFAULT_SPLIT`.
-        image_key: Feature with the image in TFRecords of another tool; None: it is found.
+        image_key: Feature with the image in TFRecords of another tool; None: it is guessed.
 
     Raises:
         UserError: There are no such records, or the split does not exist.
@@ -147,7 +147,7 @@ def of_tfrecords(tfrecords: str, split: str | None, image_key: str | None) -> Pr
 
 
 def _unreadable(info: ModelInfo, unreadable: Mapping[str, str]) -> Judged:
-    """Return a result without images."""
+    """Return a result that has only unreadable files."""
     none = Predictions(
         classes=info.classes,
         probabilities=np.zeros((0, len(info.classes)), np.float32),

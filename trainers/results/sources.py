@@ -1,4 +1,4 @@
-"""Image files, directories, images in memory and records of other tools, as sources."""
+"""Sources of images to classify: files, directories, images in memory, records of other tools."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class MemorySource:
     Attributes:
         path, named: As in `Source`.
         data: The bytes of the file.
-        reason: Why there is no image. "": there is one.
+        reason: Why the image cannot be read; "" if it can be read.
     """
 
     path: str
@@ -162,7 +162,7 @@ def of_images(images: Images) -> Found:
 
 
 def _in_memory(image: Any, name: str) -> Source:
-    """Return an image as a PNG file in memory, so that it is prepared as any other file."""
+    """Return an image as a PNG file in memory, so that it is prepared like any other file."""
     pixels = image if isinstance(image, Image.Image) else np.asarray(image)
     if isinstance(pixels, np.ndarray):
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
@@ -177,5 +177,5 @@ def _in_memory(image: Any, name: str) -> Source:
 
 
 def shown(root: str, name: str) -> str:
-    """Return a path that can be printed and written, and that is the same for all spellings of it."""
+    """Return a printable path. Different spellings of a path give the same result."""
     return printable(os.path.normpath(os.path.join(root, name)))

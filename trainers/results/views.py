@@ -110,8 +110,8 @@ def notes(tta: Sequence[str], classes: Sequence[str]) -> Iterator[str]:
     changing = change_when_mirrored(classes) if MIRROR in tta else []
     if changing:
         yield (
-            f"note: --tta={','.join(tta)} mirrors images, but names suggest that this changes the class:"
-            f" {errors.named(changing)}. If it does, leave out {MIRROR}"
+            f"note: --tta={','.join(tta)} mirrors images, but class names suggest that this changes the"
+            f" class: {errors.named(changing)}. If it does, leave out {MIRROR}"
         )
 
 

@@ -228,7 +228,9 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     changed["environment"]["keras"] = "3.0.0"
     settings.write_text(json.dumps(changed))
     done = run("trainers.compare", *flags[:3], cwd=workspace)
-    assert "comparison/plain-seed1: not trained like comparison/plain-seed0: environment.keras was '3." in done.stderr
+    assert (
+        "comparison/plain-seed1: was not trained like comparison/plain-seed0: environment.keras was '3." in done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -429,7 +431,7 @@ def test_a_search_uses_finished_folds_and_names_a_command(colors, validated, cap
     [
         ({"folds": 1}, "--folds=1: must be at least 2. Five folds are usual."),
         ({"folds": 2.5}, "--folds=2.5: must be a whole number."),
-        ({"folds": 100}, "--folds=100: the 36 records of train+validation belong to 36 groups, and each fold needs at"),
+        ({"folds": 100}, "--folds=100: the 36 records of train+validation form 36 groups of images that must stay"),
         ({"fold_seed": 1}, "--fold_seed=1: only --folds uses it. Add --folds=5, or remove --fold_seed."),
         ({"folds": 3, "fold_seed": -1}, "--fold_seed=-1: must be from 0 to 4294967295."),
         (

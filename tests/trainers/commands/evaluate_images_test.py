@@ -150,13 +150,13 @@ def test_classes_that_are_missing_do_not_count(workspace: Path, tmp_path: Path) 
     found = sum(row["prediction"] == "reds" for row in rows) / 6
     assert {row["label"] for row in rows} == {"reds"}
     assert lines[0] == (
-        "no images of 1 of the model's 2 classes: greens. Rates per class, and their means, are of the 1 class with"
-        " images"
+        "classes of the model without images (1 of 2): greens. Rates per class and their means use only the 1 class"
+        " with images"
     )
     metrics = result.metrics
     assert metrics["recall"] == {"greens": None, "reds": found}
     assert metrics["accuracy"] == metrics["balanced_accuracy"] == found
-    assert "No images of 1 of 2 classes" in (tmp_path / "to/report.html").read_text()
+    assert "Without images: 1 of 2 classes" in (tmp_path / "to/report.html").read_text()
 
 
 def test_classes_with_other_names_are_mapped_or_left_out(workspace: Path, tmp_path: Path) -> None:

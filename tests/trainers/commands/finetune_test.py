@@ -310,8 +310,8 @@ def test_errors_are_reported_before_tensorflow_is_imported(workspace, flags, mes
         (
             {"backbone": "MobileNetV2", "image_size": 32, "weights": "w.weights.h5"},
             ("cats", "dogs"),
-            "--weights=w.weights.h5: is not a weights file of MobileNetV2 without top layers: the file holds 135"
-            " arrays, ",
+            "--weights=w.weights.h5: is not a weights file of MobileNetV2 without its head (include_top=False)."
+            " The file has 135 arrays, ",
         ),
     ],
     ids=["one class", "image size", "other weights"],

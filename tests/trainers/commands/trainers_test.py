@@ -404,7 +404,7 @@ def test_settings_that_exclude_each_other_are_reported(trainer, values, config, 
             {"phase": {"optimizer": "adamw", "optimizer_kwargs": {"weight_decay": "much"}}},
             "--optimizer_kwargs=weight_decay='much': Keras's AdamW rejects it: ",
         ),
-        ({"unfreeze": "block9"}, "--unfreeze=block9: matches no layer with weights of cnn."),
+        ({"unfreeze": "block9"}, "--unfreeze=block9: does not match a layer of cnn that has weights."),
         ({"unfreeze": "("}, "--unfreeze=(: is not a regular expression: "),
         ({"phase": {"warmup_steps": 4}}, "--warmup_steps=4: must be fewer than the 4 steps of phase head."),
         (

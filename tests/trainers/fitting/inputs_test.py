@@ -52,8 +52,8 @@ def test_classes_without_training_images_are_named(out, tmp_path, capsys):
     (tmp_path / "numbers").write_text("\n".join(map(str, np.flatnonzero(data.records("train").labels != 2))))
     inputs.split(data, recipes.TrainConfig(tfrecords=str(out), records=str(tmp_path / "numbers")))
     out = capsys.readouterr().out
-    assert "no training images of 1 of 3 classes: cats\n" in out
-    assert "no validation images of 1 of 3 classes: cats\n" in out
+    assert "classes without training images (1 of 3): cats\n" in out
+    assert "classes without validation images (1 of 3): cats\n" in out
 
 
 def test_targets_have_the_shape_of_the_output():
