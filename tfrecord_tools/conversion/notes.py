@@ -1,4 +1,4 @@
-"""Notes for the user about a conversion: one list for the console, convert.json and the report card."""
+"""Notes for the user about a conversion, the same in the console, convert.json and the report card."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tfrecord_tools.layout.duplicates import Duplicates
 from tfrecord_tools.layout.findings import FINDINGS
 from tfrecord_tools.sources.scan import Sources
 
-_EXAMPLES = 8  # Images that the card shows for a note.
+_EXAMPLES = 8  # Number of images that the report card (card.html) shows for a note.
 _LEVELS = 1 << 16  # Levels of a 16-bit image.
 _NARROW = 4  # If an image uses less than a quarter of all levels, its content is hard to see.
 
@@ -111,7 +111,7 @@ def _duplicates(same: Duplicates, sources: Sources, mode: str) -> Iterator[Note]
 
 
 def _near_duplicates(plan: Plan, sources: Sources) -> Iterator[Note]:
-    """Yield a note about images that look alike, and what to do where that matters."""
+    """Yield a note about images that look alike, with advice if they can harm a training."""
     near = plan.near_duplicates
     same, mode = near.images, plan.config.get("near_duplicates", "keep")
     if not same.files:
