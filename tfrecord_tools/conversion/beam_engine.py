@@ -284,7 +284,7 @@ def _outcome(file: BinaryIO) -> _Outcome:
         name = next(iter(differing))
         return _Outcome(
             error=UserError(
-                f"a worker of Beam has {name} {differing[name]}, but the driver has {versions[name]}. The output"
+                f"a worker of Beam has {name} {differing[name]}, but this command has {versions[name]}. The output"
                 " depends on the version. Install the same version on all machines."
             )
         )

@@ -63,7 +63,8 @@ def check(address: str, log: Callable[[str], object]) -> None:
     except (OSError, ValueError) as error:
         raise UserError(
             f"--dask={address}: no Dask scheduler answers. --dask must be the address that `dask scheduler` prints, for"
-            " example tcp://10.0.0.1:8786, or the file of its --scheduler-file. Start a scheduler, or correct --dask."
+            " example tcp://10.0.0.1:8786, or the file that `dask scheduler --scheduler-file=FILE` writes. Start a"
+            " scheduler, or correct --dask."
         ) from error
 
 
@@ -80,7 +81,9 @@ def _line(address: str, threads: dict[str, int]) -> str:
 
 
 def _no_workers(address: str) -> str:
-    return f"Dask at {address}: no workers. The work waits until one joins: dask worker {address} --nthreads=1"
+    return (
+        f"Dask at {address}: no workers. The work waits for a worker. To start one: dask worker {address} --nthreads=1"
+    )
 
 
 def use_all_workers(parsed: Any) -> None:

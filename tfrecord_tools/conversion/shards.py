@@ -62,7 +62,7 @@ def _counts(
         if config.shards < len(split_bytes):
             raise UserError(
                 f"--shards={config.shards}: there are {words.number(len(split_bytes), 'split')},"
-                " and each needs a shard."
+                f" and each needs a shard. Pass at least {len(split_bytes)}."
             )
         if config.shards > split_records.sum():
             raise UserError(
