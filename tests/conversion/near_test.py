@@ -402,8 +402,8 @@ def test_splits_of_the_source_are_kept_and_reported(tmp_path: Path) -> None:
     (line,) = (line for line in lines if "look like another image" in line)
     assert line.startswith("  check: 8 images look like another image (8 in several splits), such as ")
     assert line.endswith(
-        "Remove the copies from one split of --src, or pass --near_duplicates=drop. It prefers images of test,"
-        " then of validation, then of train"
+        "Remove the copies from one split of --src, or pass --near_duplicates=drop. It keeps one of them:"
+        " an image of test, else of validation, else of train"
     )
     assert 'id="finding-near_leaks"' in (tmp_path / "out/card.html").read_text("utf-8")
 

@@ -1,8 +1,9 @@
 """Change training images at random, as an `AugmentConfig` says.
 
-The result depends only on the images, the keys and the config. It is the same to the bit with any batch size, with and without XLA, and in a graph. The random numbers of an image
-depend only on its key. All geometric changes are applied as one affine warp, and all color changes as one matrix. The
-warp uses integers, because floats would be rounded differently with another batch size, with XLA, or in a graph.
+The result depends only on the images, the keys and the config. It is the same to the bit with any batch size, with and
+without XLA, and in a graph. The random numbers of an image depend only on its key. All geometric changes are applied as
+one affine warp, and all color changes as one matrix. The warp uses integers, because floats would be rounded
+differently with another batch size, with XLA, or in a graph.
 """
 
 from __future__ import annotations

@@ -124,8 +124,8 @@ def _near_duplicates(plan: Plan, sources: Sources) -> Iterator[Note]:
         text += f"; {chains} (A looks like B, B like C, but A not like C), the longest with {near.longest:,} images"
     advice = []
     if same.counts["leaks"] and mode != "drop":
-        own = "remove the copies from one split of --src, or pass --near_duplicates=drop. It prefers images of test,"
-        own += " then of validation, then of train"
+        own = "remove the copies from one split of --src, or pass --near_duplicates=drop. It keeps one of them:"
+        own += " an image of test, else of validation, else of train"
         made = "--near_duplicates=group keeps similar images in one split, --near_duplicates=drop keeps the largest one"
         advice = [own if sources.has_splits else made]
     if same.counts["conflicts"]:
