@@ -189,10 +189,8 @@ def test_conversion_without_workers_waits_for_one(many: Path, tmp_path: Path, fr
         until(lambda: in_survey(tmp_path / "out.partial"))
         for worker in frail.workers:
             worker.kill()
-        until(
-            lambda: ": no workers. The work waits for a worker." in (tmp_path / "log").read_text(),
-            60,
-        )
+        warning = ": no workers. The work waits for a worker. To start one: dask"
+        until(lambda: warning in (tmp_path / "log").read_text(), 60)
         assert process.poll() is None
         frail.grow(3)
         _, err = process.communicate(timeout=120)
