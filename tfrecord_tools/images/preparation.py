@@ -9,7 +9,7 @@
 | PNG with transparent pixels | drawn on white, PNG |
 | PNG and TIFF of 16 bits | the high byte of each value, or mapped by `depth_range`, PNG |
 | TIFF with 32-bit or floating-point levels | mapped by `depth_range`, PNG |
-| file with several pictures (GIF, animated PNG or WebP, TIFF with pages) | the first picture, as its format's row says |
+| file with several pictures (GIF, animated PNG or WebP, TIFF with pages) | the first picture, stored as its format |
 | GIF, BMP, TIFF, PNM | PNG |
 | WebP, AVIF, HEIC, JPEG 2000, JPEG XL | JPEG; PNG if the file is lossless |
 | JPEG XL with an original JPEG inside | that JPEG, byte for byte |
