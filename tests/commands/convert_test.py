@@ -217,7 +217,7 @@ def test_seed_and_fraction_change_the_bytes(class_source: Path, tmp_path: Path) 
     ("settings", "message"),
     [
         ({"src": "gone"}, r"--src=gone: does not exist\. Pass a directory"),
-        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: not a directory, a zip or tar"),
+        ({"src": "pets/train/cats/000.jpg"}, r"--src=pets/train/cats/000\.jpg: must be a directory, a zip or tar"),
         ({"src": "empty"}, r"--src=empty: no images in class directories\. Expected"),
         (
             {"src": "pets/train/cats"},

@@ -141,7 +141,7 @@ def test_a_small_file_with_a_huge_size_in_its_header() -> None:
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, data: bytes, module: str, extra: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)  # As if it were not installed.
     with pytest.raises(
-        BadImage, match=rf"^an? (HEIC or HEIF|JPEG XL) image, .*pip install 'tfrecord-tools\[{extra}\]'"
+        BadImage, match=rf"^an? (HEIC or HEIF|JPEG XL) image\. .*pip install 'tfrecord-tools\[{extra}\]'"
     ):
         prepare(data)
     assert prepare(JPEG).data == JPEG

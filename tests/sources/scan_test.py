@@ -220,7 +220,9 @@ def test_missing_directory_is_refused(tmp_path: Path) -> None:
 
 def test_file_that_is_not_an_archive_is_refused(tmp_path: Path) -> None:
     (tmp_path / "images.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match=r"images\.zip: not a directory, a zip or tar archive .* begins with b'PK'"):
+    with pytest.raises(
+        UserError, match=r"images\.zip: must be a directory, a zip or tar archive, .* begins with b'PK'"
+    ):
         scanned(tmp_path / "images.zip")
 
 
