@@ -294,7 +294,9 @@ def _etag(path: Path, parts: bool = False) -> str:
 
 
 def main(argv: Sequence[str]) -> None:
-    source, destination = command.two_arguments(argv, "a SOURCE and a DESTINATION, directories or s3://bucket/pets,")
+    source, destination = command.two_arguments(
+        argv, "a SOURCE and a DESTINATION: directories or addresses such as s3://bucket/pets."
+    )
     transfer(TransferConfig(source=source, destination=destination))
 
 

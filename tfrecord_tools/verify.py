@@ -309,7 +309,7 @@ def define_flags() -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    directory = command.one_argument(argv, "a dataset's directory, as in python -m tfrecord_tools.verify out/,")
+    directory = command.one_argument(argv, "the directory of one dataset, as in python -m tfrecord_tools.verify out/")
     problems = verify(command.from_flags(VerifyConfig, directory=directory))
     if problems:
         shown = "".join(f"\n  {problem}" for problem in problems[:_SHOWN])
