@@ -232,7 +232,7 @@ def _transfer(source: _Directory, destination: _Directory) -> Transferred:
 def _check_destination(
     source: _Directory, destination: _Directory, sizes: Mapping[str, int], existing: Mapping[str, int]
 ) -> None:
-    """Raise UserError if the destination holds anything but a copy of the source, complete or not."""
+    """Raise UserError if the destination holds anything else than a complete or unfinished copy."""
     foreign = sorted(existing.keys() - sizes.keys())
     if foreign:
         raise UserError(

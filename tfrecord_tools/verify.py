@@ -1,8 +1,8 @@
 """Verify that a dataset is complete and undamaged.
 
 python -m tfrecord_tools.verify out/ checks all checksums, hashes and counts, compares the index with the shards, and
-decodes every image in TensorFlow. If there are problems, it prints the first 20 with shard and record, and exits with
-1. Images that are in several splits, or have several labels, are reported too, but are not counted as problems.
+decodes every image in TensorFlow. If there are problems, it prints the first 20 with shard and record, and the exit
+code is 1. Images that are in several splits, or have several labels, are reported too, but are not counted as problems.
 """
 
 from __future__ import annotations

@@ -216,9 +216,12 @@ def test_lost_files_are_found(out: Path, tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"out": "there"}, r"^--out=there: exists\. Choose a directory that does not exist, or is empty\."),
-        ({"out": "file"}, r"^--out=file: exists\."),
-        ({"out": ""}, r"^--out is missing\. It must be a directory"),
+        (
+            {"out": "there"},
+            r"^--out=there: exists and is not an empty directory\. Choose a new or an empty directory\.",
+        ),
+        ({"out": "file"}, r"^--out=file: exists and is not an empty directory\."),
+        ({"out": ""}, r"^--out is missing\. Pass two directories"),
         ({"tfrecords": ""}, r"^--tfrecords is missing\."),
         ({"tfrecords": "none"}, r"^none: does not exist\."),
         ({"to": "zip"}, r"^--to=zip: must be one of folder, webdataset\."),

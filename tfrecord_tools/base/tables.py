@@ -96,7 +96,8 @@ def _decoded(data: bytes, path: str, encoding: str | None, flag: str) -> str:
         ) from error
     if "\0" in text[:4096]:
         raise UserError(
-            f"{path}: cannot be read as a table of images and labels: it contains NUL bytes, so it is not a text. {_EXPECTED}"
+            f"{path}: cannot be read as a table of images and labels: it contains NUL bytes, so it is not a text."
+            f" {_EXPECTED}"
         )
     return text.removeprefix("\ufeff")
 
