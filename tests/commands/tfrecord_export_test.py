@@ -249,4 +249,5 @@ def test_command(out: Path, tmp_path: Path) -> None:
         about = json.load(member)
     assert about["path"] == open_dataset(out).records("train").paths[11]
     failed = run("tfrecord_tools.export", f"--tfrecords={out}", "--out=images", cwd=tmp_path)
-    assert (failed.returncode, failed.stderr.splitlines()[0][:28]) == (1, "error: --out=images: exists.")
+    message = "error: --out=images: exists and is not an empty directory."
+    assert (failed.returncode, failed.stderr.splitlines()[0][:58]) == (1, message)
