@@ -448,7 +448,7 @@ def test_unknown_split_is_refused(pool: Path, write: Write) -> None:
     [
         ("list.csv", b"", "Empty CSV file"),
         ("list.csv", b"path,label\na\n", "Expected 2 columns, got 1"),
-        ("list.csv", "path,label\na,b\n".encode("utf-16-le"), "it holds zero bytes"),
+        ("list.csv", "path,label\na,b\n".encode("utf-16-le"), "it contains NUL bytes, so it is not a text"),
         ("list.parquet", b"path,label\na,b\n", "Parquet magic bytes not found"),
         ("list.parquet", b"PAR1", ""),
     ],
