@@ -274,7 +274,7 @@ def _lines(about: AuditJson, hidden: int, pictures: int) -> Iterator[str]:
         yield f"  {words.number(about['decided'], 'image')} decided in earlier reviews, not listed again"
     if hidden:
         yield (
-            f"  {words.number(hidden, 'issue')} with the lowest ranks are in {issues.CSV} but not on the page. To see"
+            f"  {words.number(hidden, 'issue')} with low ranks are in {issues.CSV} but not on the page. To see"
             f" more on the page, pass a number above {pictures:,} as --pictures"
         )
 
