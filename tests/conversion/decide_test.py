@@ -45,7 +45,7 @@ def table(path: Path, src: Path, rows: Rows) -> str:
         writer.writerow(decisions.COLUMNS)
         for name, what in rows.items():
             word = what if what in ("drop", "keep", "none") else "label"
-            writer.writerow([sha256(src / name), word, what if word == "label" else "", name, ""])
+            writer.writerow([sha256(src / name), word, what if word == "label" else "", name, "", ""])
     return str(path)
 
 
@@ -266,7 +266,7 @@ def test_labels_of_absent_images_need_no_class(src: Path, tmp_path: Path) -> Non
 
 
 def open_and_read(out: Path) -> list[Any]:
-    return [vars(one) for one in decisions.of_dataset(out).values()]
+    return [*decisions.entries(decisions.of_dataset(out))]
 
 
 def test_same_decisions_in_any_order_give_the_same_files(src: Path, tmp_path: Path) -> None:

@@ -154,12 +154,14 @@ def _check(audited: str | None, digest: str) -> None:
 def _open_issues(directory: Path, dataset: Path) -> dict[str, frozenset[str]]:
     """Return `Doubts.kinds`.
 
-    A label or drop that was applied has changed the digest. The decision keep has not, so the audit still has issues
-    of these images.
+    A label or drop that was applied has changed the digest. The decisions keep and both have not, so the audit still
+    has issues of these images.
     """
     decided = decisions.of_dataset(dataset)
     kinds: dict[str, frozenset[str]] = {}
     for kind, sha256, twin in issues.read(directory / issues.PARQUET, DOUBTFUL):
+        if kind == "near_duplicate" and decisions.key_of(sha256, twin) in decided:
+            continue
         for image in (sha256, twin) if kind == "near_duplicate" else (sha256,):
             if image not in decided:
                 kinds[image] = kinds.get(image, frozenset()) | {kind}

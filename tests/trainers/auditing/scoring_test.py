@@ -266,6 +266,29 @@ def test_a_pair_is_listed_unless_both_are_decided(decided, listed, reason):
     assert found == listed, reason
 
 
+@pytest.mark.parametrize("kept", [(4, 9), (9, 4), (20, 9)], ids=str)
+def test_a_kept_pair_is_not_listed_and_its_labels_are_doubted_as_before(kept):
+    """Records 4 and 20 have the same bytes, so a decision about one is about the other. Other pairs stay listed."""
+    records = planted(count=100, flips=0.1)
+    inputs = records.inputs
+    facts, contents = inputs.facts.copy(), np.arange(100)
+    facts["phash"][[4, 9]] = 0x0123456789ABCDEF
+    facts["phash"][[30, 31]] = 0xFEDCBA9876543210
+    contents[[4, 20]] = 4
+    inputs = dataclasses.replace(inputs, facts=facts, contents=contents)
+    before = scoring.audit(inputs)
+    after = scoring.audit(dataclasses.replace(inputs, kept_pairs=contents[[kept]]))
+
+    def pairs(audit: Audit) -> set[tuple[int, ...]]:
+        return {tuple(sorted((issue.record, issue.twin or 0))) for issue in of_kind(audit, "near_duplicate")}
+
+    assert (4, 9) in pairs(before)
+    assert pairs(after) >= {(30, 31), (4, 20)}
+    assert (4, 9) not in pairs(after)
+    assert of_kind(after, "label") == of_kind(before, "label")
+    assert after.estimate == before.estimate
+
+
 def test_a_chain_of_near_duplicates_does_not_become_one_unit():
     """Each hash differs in four bits from the next one: all 300 records are connected."""
     inputs = planted(count=300, flips=0.0).inputs
