@@ -356,7 +356,10 @@ def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace,
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--tfrecords is missing: the dataset to audit. Pass the --out of python -m tfrecord_tools.convert."),
+        (
+            (),
+            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m tfrecord_tools.convert.",
+        ),
         (("--tfrecords=nowhere",), "nowhere: does not exist."),
         (("--tfrecords=out", "--folds=1"), "--folds=1: must be at least 2. Five folds are usual."),
         (("--tfrecords=out", "--seed=-1"), "--seed=-1: must be from 0 to "),
@@ -370,7 +373,10 @@ def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace,
             "--features_from=src: a trained model has its own weights, scaling and image size. Remove",
         ),
         (("--tfrecords=out", "--weights=nowhere.h5"), "--weights=nowhere.h5: does not exist."),
-        (("--tfrecords=out", "--out=src"), "--out=src: is not empty and not an audit (it has no audit.json)."),
+        (
+            ("--tfrecords=out", "--out=src"),
+            "--out=src: is not empty, and is not an audit, because it has no audit.json. Pass another --out.",
+        ),
         (("--tfrecords=out", "x"), "unexpected argument 'x'"),
     ],
 )

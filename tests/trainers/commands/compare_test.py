@@ -236,7 +236,7 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--tfrecords is missing: the dataset to train on."),
+        ((), "--tfrecords is missing. Pass the directory of the dataset, as written by "),
         (("--tfrecords=nowhere",), "nowhere: does not exist."),
         (("--tfrecords=out", "--seeds=a"), "--seeds=a: must be whole numbers, as in 0,1,2."),
         (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: must be from 0 to 4294967295."),

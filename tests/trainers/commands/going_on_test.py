@@ -183,7 +183,11 @@ def test_the_command_that_trained_a_run_goes_on_with_more_epochs_at_its_end(work
 @pytest.mark.parametrize(
     ("trainer", "given", "message"),
     [
-        ("scratch", {"run": None}, "--more_epochs=1: --run is missing: the finished run that goes on."),
+        (
+            "scratch",
+            {"run": None},
+            "--more_epochs=1: --run is missing. Pass the run directory of the finished run that you want to train further.",
+        ),
         ("scratch", {"more_epochs": 0}, "--more_epochs=0: must be at least 1 epoch."),
         (
             "scratch",
@@ -199,7 +203,7 @@ def test_the_command_that_trained_a_run_goes_on_with_more_epochs_at_its_end(work
         (
             "finetune",
             {},
-            "--run=RUN: was trained by trainers.scratch, and goes on with that trainer only. Run python -m"
+            "--run=RUN: was trained by trainers.scratch. Only that trainer can train it further. Run python -m"
             " trainers.scratch --run=RUN --more_epochs=1.",
         ),
     ],
