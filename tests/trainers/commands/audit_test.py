@@ -358,7 +358,8 @@ def test_trainings_and_evaluations_report_the_accuracy_without_issues(workspace,
     [
         (
             (),
-            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m tfrecord_tools.convert.",
+            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m"
+            " tfrecord_tools.convert.",
         ),
         (("--tfrecords=nowhere",), "nowhere: does not exist."),
         (("--tfrecords=out", "--folds=1"), "--folds=1: must be at least 2. Five folds are usual."),

@@ -266,7 +266,8 @@ def test_killed_five_times_in_each_phase(steps, workspace, tmp_path):
     [
         (
             (),
-            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m tfrecord_tools.convert.",
+            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m"
+            " tfrecord_tools.convert.",
         ),
         (("--tfrecords=nowhere",), "nowhere: does not exist. "),
         (("--tfrecords=src",), "src: is not a dataset (it has no convert.json)"),

@@ -186,7 +186,8 @@ def test_the_command_that_trained_a_run_goes_on_with_more_epochs_at_its_end(work
         (
             "scratch",
             {"run": None},
-            "--more_epochs=1: --run is missing. Pass the run directory of the finished run that you want to train further.",
+            "--more_epochs=1: --run is missing. Pass the run directory of the finished run that you want to train"
+            " further.",
         ),
         ("scratch", {"more_epochs": 0}, "--more_epochs=0: must be at least 1 epoch."),
         (
