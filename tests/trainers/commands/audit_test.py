@@ -231,7 +231,9 @@ def test_an_interrupted_audit_stops_no_training_and_is_replaced(workspace, audit
         lines: list[str] = []
         assert inputs.split(data, training, log=lines.append).doubts is None
         with pytest.raises(
-            UserError, match=f"^--audit={out}: is not finished. Pass the --out of a finished audit: python -m "
+            UserError,
+            match=f"^--audit={out}: is not finished. Pass the directory of a finished audit. To make one, run "
+            "python -m ",
         ):
             inputs.split(data, dataclasses.replace(training, audit=str(out)), log=lines.append)
         return lines
