@@ -185,7 +185,7 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     from trainers.models import networks
 
     if not config.is_backbone:
-        log(f"features: of the model {config.features_from}")
+        log(f"features: computed by the model {config.features_from}")
         return extraction.of_run(config.features_from, data, device, "features_from", config.custom_objects)
     recipe = recipes.features(
         backbone=config.features_from,
@@ -197,7 +197,7 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     )
     recipe = dataclasses.replace(recipe, fit=config.fit)
     size = sizes.text(recipe.model.size)
-    log(f"features: of {networks.describe(recipe.model)}, {size} px, weights {recipe.model.weights}")
+    log(f"features: computed by {networks.describe(recipe.model)}, {size} px, weights {recipe.model.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
     return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device, "features_from")
 

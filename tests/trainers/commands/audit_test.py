@@ -396,7 +396,7 @@ def test_features_of_a_trained_model(workspace, audited):
     assert run("trainers.scratch", *flags, cwd=workspace).returncode == 0
     done = run("trainers.audit", "--tfrecords=out", "--features_from=scratch", "--out=own", cwd=workspace)
     assert done.returncode == 0, done.stderr
-    assert "features: of the model scratch" in done.stdout
+    assert "features: computed by the model scratch" in done.stdout
     assert json.loads((workspace / "own/audit.json").read_text())["features_from"] == "scratch"
 
 
