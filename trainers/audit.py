@@ -1,4 +1,4 @@
-"""Find wrong labels, strangers and near-duplicates in a dataset, and write a page to review them.
+"""Find wrong labels, off-topic images and near-duplicates in a dataset, and write a review page.
 
     python -m trainers.audit --tfrecords out/
 
@@ -83,7 +83,8 @@ class AuditConfig:
     def __post_init__(self) -> None:
         if not self.tfrecords:
             raise UserError(
-                "--tfrecords is missing: the dataset to audit. Pass the --out of python -m tfrecord_tools.convert."
+                "--tfrecords is missing. Pass the directory of the dataset, as written by python -m"
+                " tfrecord_tools.convert."
             )
         recipes.check_seed("seed", self.seed)
         if self.folds < 2:
@@ -94,7 +95,7 @@ class AuditConfig:
 
     @property
     def is_backbone(self) -> bool:
-        """Whether the features are those of a network without a head, and not those of a trained model."""
+        """Whether `features_from` is a network without a head. If False, it is a trained model."""
         if backbones.is_file(self.features_from) and Path(self.features_from).is_file():
             return not model_file.is_described(Path(self.features_from))
         return backbones.is_known(self.features_from) or backbones.is_own(self.features_from)
@@ -126,7 +127,8 @@ class DatasetAudit:
     Attributes:
         path: Directory with review.html, issues.csv, issues.parquet and audit.json.
         issues: All issues, by kind and rank.
-        probabilities: f32[n k], probability of each class for each record, by models that have not seen the record.
+        probabilities: f32[n k], probability of each class for each record. They come from models that have not seen
+            the record.
         estimate: The estimated number of wrong labels.
         summary: The lines about the issues, as the command prints them.
     """
@@ -183,7 +185,7 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     from trainers.models import networks
 
     if not config.is_backbone:
-        log(f"features: of the model {config.features_from}")
+        log(f"features: computed by the model {config.features_from}")
         return extraction.of_run(config.features_from, data, device, "features_from", config.custom_objects)
     recipe = recipes.features(
         backbone=config.features_from,
@@ -195,7 +197,7 @@ def _extraction(config: AuditConfig, data: Dataset, device: Device, log: Callabl
     )
     recipe = dataclasses.replace(recipe, fit=config.fit)
     size = sizes.text(recipe.model.size)
-    log(f"features: of {networks.describe(recipe.model)}, {size} px, weights {recipe.model.weights}")
+    log(f"features: computed by {networks.describe(recipe.model)}, {size} px, weights {recipe.model.weights}")
     model = networks.build(recipe.model, len(data.class_names), "features_from").model
     return extraction.of_recipe(networks.split(model)[0], data, recipe, config.seed, device, "features_from")
 
@@ -242,7 +244,7 @@ def _write(
 
 
 def _apply_command(data: Dataset) -> str:
-    """Return the command that makes the dataset again with decisions. Splits stay as they are."""
+    """Return the command that writes the dataset again with decisions. All records stay in their splits."""
     if dataset_files.read(data.directory)["config"].get("adopted"):
         return "python -m tfrecord_tools.adopt YOUR_FLAGS --overwrite --decisions=decisions.csv"
     return "python -m tfrecord_tools.convert YOUR_FLAGS --update --decisions=decisions.csv"
@@ -266,7 +268,7 @@ def _about(config: AuditConfig, data: Dataset, records: Audited, result: Audit) 
 
 
 def _lines(about: AuditJson, hidden: int, pictures: int) -> Iterator[str]:
-    """Yield a table of the issues, and lines on decided images and on issues that the page hides."""
+    """Yield a table of the issues, and notes about decided images and issues that the page does not show."""
     rows = [["issues", "score 0.5 or more", "listed"]]
     rows += [[kind, f"{about['doubtful'][kind]:,}", f"{about['issues'][kind]:,}"] for kind in KINDS]
     yield from (f"  {line}" for line in tabular.aligned(rows, left=(0,)))
@@ -288,7 +290,7 @@ def _next_steps(out: Path, page: Path, command_line: str) -> Iterator[str]:
 
 
 OPTIONS = (
-    Option("tfrecords", "path", "Directory of the dataset: the --out of tfrecord_tools.convert.", default=""),
+    Option("tfrecords", "path", "Directory of the dataset, as written by tfrecord_tools.convert.", default=""),
     Option(
         "features_from",
         "path",
@@ -302,8 +304,8 @@ OPTIONS = (
         "weights",
         "path",
         "Weights of the backbone. imagenet: downloaded by Keras; none: random, which finds little; own: those of your"
-        " function, file or preset; or the path of a .h5 or .weights.h5 file without the top layers. The default for a"
-        " network of your own is own.",
+        " function, file or preset; or the path of a .h5 or .weights.h5 file of the network without its classification"
+        " layers. The default for a network of your own is own.",
         default=backbones.IMAGENET,
     ),
     SCALING,
@@ -317,7 +319,8 @@ OPTIONS = (
     Option(
         "folds",
         "integer",
-        "Number of parts of the dataset. The images of each part are judged by a model that has seen the other parts.",
+        "Number of parts of the dataset. The images of each part are judged by a model that was fitted to the other"
+        " parts only.",
         default=AuditConfig.folds,
     ),
     Option("seed", "integer", "Seed of the division of the images into parts.", default=AuditConfig.seed),

@@ -1,4 +1,4 @@
-"""Names of backbones, with their input sizes and scaling. Does not need TensorFlow."""
+"""The names of all backbones, with the image size and scaling of each. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ BACKBONES = {
 SCALINGS = ("own", "unit", "tf", "torch", "caffe")
 KERAS_HUB = "keras_hub:"  # The name of a preset of KerasHub follows.
 IMAGENET, NONE, OWN = "imagenet", "none", "own"  # Values of --weights that are not files.
-FORMS = f"{user_code.FORMS}, FILE.keras or {KERAS_HUB}PRESET"  # Names of other networks.
-_IMAGE_SIZE = 224  # For networks that do not say for which image size they were trained.
+FORMS = f"{user_code.FORMS}, FILE.keras or {KERAS_HUB}PRESET"  # How the user names other networks.
+_IMAGE_SIZE = 224  # For networks without a known image size.
 
 
 def is_known(name: str) -> bool:
@@ -111,7 +111,7 @@ def find(name: str, flag: str = "backbone") -> Backbone:
         flag: Name of the flag, for errors.
 
     Raises:
-        UserError: The name is unknown, and the message suggests similar names; or the file does not exist.
+        UserError: The name is unknown (the message suggests similar names), or the file does not exist.
     """
     if is_known(name):
         return BACKBONES[name]
@@ -146,7 +146,7 @@ def file_of(name: str, flag: str = "backbone") -> Path:
 
 
 def size_in_file(path: Path) -> Size | None:
-    """Return the size of the images that the network in a Keras file takes; None if it is not fixed.
+    """Return the image size of the network in a Keras file; None if it is not fixed or not known.
 
     Damaged files are reported when they are loaded.
     """
@@ -176,7 +176,9 @@ def check_weights(weights: str) -> None:
 
 
 def hashes(name: str, custom_objects: Sequence[str] = (), flag: str = "backbone") -> dict[str, str]:
-    """Return what identifies a network, besides its name and arguments. This imports the code of the user.
+    """Return hashes and versions that identify a network together with its name and its arguments.
+
+    This imports the code of the user.
 
     Args:
         name: A name as in `find`.

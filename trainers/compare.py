@@ -54,7 +54,7 @@ OPTIONS = (
         "search",
         "arguments",
         "Search for a good learning rate and augmentation of the variants: minutes=20 limits the time of all"
-        " trainings, trials=20 the number of settings. Default: the variants are trained as they are.",
+        " trainings; trials=20 limits the number of settings. Default: the variants are trained as they are.",
         example="minutes=20",
     ),
 )
@@ -62,13 +62,13 @@ OPTIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison. In a notebook, its last line in a cell shows its page.
+    """The result of a comparison. If it is the last line of a cell in a notebook, its page is shown.
 
     Attributes:
         path: Directory with the page, the tables, the chart and the runs.
-        rows: A row per variant, with its metrics. After a search: per setting of the last rung, the best first.
-        differences: In cross-validation, the difference of each two variants, with its interval.
-        trials: After a search, everything that was tried: the rows of search.csv.
+        rows: A row per variant, with its metrics. After a search, a row per setting of the last round, the best first.
+        differences: In cross-validation, the difference in accuracy for each pair of variants, with its interval.
+        trials: After a search, all trials: the rows of search.csv.
         command: After a search, the command that trains the best setting.
     """
 
@@ -171,7 +171,7 @@ def _compare(config: CompareConfig) -> Comparison:
 
 
 def define_flags() -> None:
-    usage.define_path("tfrecords", None, "Directory of the dataset: the --out of tfrecord_tools.convert.")
+    usage.define_path("tfrecords", None, "Directory of the dataset, as written by tfrecord_tools.convert.")
     usage.define_path("out", "comparison", "Directory for the runs, the table and the chart.")
     flags.DEFINE_multi_string(
         "variant",
@@ -204,7 +204,7 @@ def main(argv: Sequence[str]) -> None:
     values = flags.FLAGS
     if not values.tfrecords:
         raise UserError(
-            "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."
+            "--tfrecords is missing. Pass the directory of the dataset, as written by python -m tfrecord_tools.convert."
         )
     config = _config(
         values.tfrecords, values.out, values.variant, values.backbone, _seeds(values.seeds), options.from_flags(OPTIONS)

@@ -3,8 +3,9 @@
     python -m trainers.evaluate --run runs/finetune-20250131-235959 --tfrecords out/ --split test
     python -m trainers.evaluate --run runs/finetune-20250131-235959 --images new_photos/
 
-Classes are matched by name. The order may differ from that of the training dataset. If the names differ, --class_map
-says which ones belong together. Images of a folder that cannot be read are listed at the end, and the exit code is 1.
+Classes are matched by name. The order may differ from that of the training dataset. If the names differ, pass the pairs
+of names that belong together as --class_map. Images of a folder that cannot be read are listed at the end, and the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     Option("run", "path", "Run directory of a trainer, or a .keras file of a trainer.", default=""),
-    Option("tfrecords", "path", "Directory of the dataset: the --out of tfrecord_tools.convert."),
+    Option("tfrecords", "path", "Directory of the dataset, as written by tfrecord_tools.convert."),
     Option(
         "images",
         "path",
-        "Folder of images to evaluate on, with a subfolder for each class, instead of a dataset. An archive works, too."
-        " The folder is read as tfrecord_tools.convert reads it.",
+        "Folder of images to evaluate on, with a subfolder for each class, instead of a dataset. It may also be an"
+        " archive. The command reads it in the same way as tfrecord_tools.convert.",
     ),
     Option(
         "split",
@@ -56,8 +57,8 @@ OPTIONS = (
     Option(
         "class_map",
         "mapping",
-        "Classes of the images, and the classes of the model that they belong to, as in Cat=cats,Dog=dogs. An empty"
-        " name leaves the images of a class out, as in Bird=. Default: classes with the same name belong together.",
+        "Class of the model for each class of the images, as in Cat=cats,Dog=dogs. An empty name leaves the images of a"
+        " class out, as in Bird=. Default: classes with the same name belong together.",
         example="Cat=cats,Dog=dogs",
     ),
     views.OPTION,
@@ -91,9 +92,9 @@ class EvaluateConfig:
 
     Attributes:
         run: A run directory or a model file.
-        tfrecords: A dataset directory. None: `images` is evaluated.
-        images: A folder of images with a subfolder for each class. None: `tfrecords` is evaluated.
-        split: "train", "validation" or "test". None: "test", or the whole folder if it has no splits.
+        tfrecords: A dataset directory. If None, the model is evaluated on `images`.
+        images: A folder of images with a subfolder for each class. If None, the model is evaluated on `tfrecords`.
+        split: "train", "validation" or "test". If None, "test", or the whole folder if it has no splits.
         out: Directory to write. If None, evaluation-NAME-SPLIT-DIGEST next to the model.
         threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
             threshold of the model.
@@ -116,11 +117,11 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         if not self.run:
-            raise UserError("--run is missing: the model to evaluate. Pass the run directory of a trainer.")
+            raise UserError("--run is missing. Pass the run directory of a trainer, or its model.keras.")
         if not self.tfrecords and not self.images:
             raise UserError(
-                "--tfrecords is missing: the images to evaluate on. Pass the --out of python -m tfrecord_tools.convert,"
-                " or a folder of images as --images."
+                "--tfrecords is missing. Pass the directory of a dataset, as written by python -m"
+                " tfrecord_tools.convert, or a folder of images as --images."
             )
         if self.tfrecords and self.images:
             raise UserError(
@@ -133,7 +134,7 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The result of an evaluation. In a notebook, its last line in a cell shows its report.
+    """The result of an evaluation. If it is the last line of a cell in a notebook, its report is shown.
 
     Attributes:
         path: Directory with metrics.json, report.html, predictions.csv, suspects.csv and plots/.
@@ -290,7 +291,7 @@ def main(argv: Sequence[str]) -> None:
     command.print_left_out(evaluation.unreadable, evaluation.skipped)
     if evaluation.unreadable:
         count = words.number(len(evaluation.unreadable), "file")
-        raise UserError(f"{count} cannot be read, listed above. All other images were evaluated.")
+        raise UserError(f"{count} cannot be read (see the list above). All other images were evaluated.")
 
 
 callable_module.make(__name__, evaluate)

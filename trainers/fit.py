@@ -21,25 +21,26 @@ class Task:
     """A model and the data that it is trained on.
 
     Attributes:
-        model: Maps inputs to f32[b 1], the probability of class 1, or to f32[b classes], that of each class.
-        set_trainable: Function that takes a value of `Phase.trainable` and makes the layers that it names trainable.
+        model: Maps inputs to f32[b 1], the probability of class 1, or to f32[b classes], the probability of each class.
+        set_trainable: Function that takes a value of `Phase.trainable` and makes these layers trainable.
         batches: Function that takes a global step and returns the endless batches from that step on. A batch is
             (inputs, targets) or (inputs, targets, weights f32[b]). Targets have the shape of the model's output:
             f32[b 1], or one-hot f32[b classes].
-        validation: Finite dataset of batches with which each epoch is evaluated.
+        validation: Finite dataset of batches on which the model is evaluated after each epoch.
         batch_numbers: Function that takes a step and returns the record numbers i64[b] of the batch of this step.
             Error messages contain these numbers.
         answers: Function that returns the model's outputs f32[n 1] or f32[n classes] for the validation split, and
             their record numbers i64[n], without reading images. If None, the outputs are computed from the images.
-        steps_per_epoch: Steps per epoch. Used in phases with no `steps_per_epoch` of their own.
+        steps_per_epoch: Steps per epoch, for phases without a `steps_per_epoch`.
         blended: Whether targets may lie between classes, because of MixUp, CutMix or label smoothing.
         early_stopping: If the validation loss does not fall for this many epochs, the phase ends. 0: never.
         jit_compile: Whether steps are compiled with XLA.
-        loss: Loss of a model that the user has compiled. If None, the cross-entropy.
-        optimizer: Optimizer of a model that the user has compiled, without variables. If None, that of each phase.
+        loss: Loss of a model that the user has compiled. If None, the cross-entropy is used.
+        optimizer: Optimizer of a model that the user has compiled. It must not be built yet. If None, each phase has
+            its own optimizer.
         scope: Function that returns the context in which variables are created.
-        seconds: Time for decoding the cached images or computing the features, in seconds. If an earlier run computed
-            the features, it is the time which that run took.
+        seconds: Time for decoding the cached images or for computing the features, in seconds. If an earlier run has
+            computed the features, the time that it took.
         sync_moving_statistics: Function that sets the moving statistics of all devices to their mean. It is called
             before the model is evaluated or saved.
     """
@@ -89,7 +90,7 @@ def fit(
         if verbose:
             log(f"phase {phase.name}: {describe(phase, task.optimizer)}")
         steps = phase.steps_per_epoch or task.steps_per_epoch
-        # The model must be compiled after each change of `trainable`: the change has no effect before.
+        # The model must be compiled after each change of `trainable`. Otherwise, the change has no effect.
         task.set_trainable(phase.trainable)
         with task.scope():
             metrics = compile_model(
@@ -159,7 +160,7 @@ class _AUC(_Hard, keras.metrics.AUC):
 
 
 def describe(phase: Phase, optimizer: keras.optimizers.Optimizer | None = None) -> str:
-    """Describe a phase in a line for the user; `optimizer` is that of a compiled model."""
+    """Describe a phase in a line for the user. `optimizer` is the optimizer of a compiled model, or None."""
     if optimizer is not None:
         name = type(optimizer).__name__
         return f"trains the model with its own loss and its own optimizer, {name}, {phase.epochs} epochs"
@@ -179,7 +180,7 @@ def try_optimizer(phase: Phase, steps: int) -> None:
     """Make one step with the optimizer of a phase on a single number, to find wrong arguments early.
 
     Raises:
-        UserError: The error comes from `make_optimizer`, or the step failed.
+        UserError: `make_optimizer` raises it, or the step fails.
     """
     optimizer = make_optimizer(phase, steps)
     try:

@@ -39,9 +39,9 @@ class ModelConfig:
     Attributes:
         backbone: "CNN", the name of a network in `keras.applications`, or one of the forms in `backbones.FORMS`.
         backbone_kwargs: Further arguments of the backbone's constructor, such as alpha.
-        weights: "imagenet" (downloaded by Keras), "none" (random), "own" (those with which a network of the user
-            comes), or the path of a weights file without top layers. If "", "imagenet" for a backbone of Keras, and
-            "own" for the others.
+        weights: "imagenet" (downloaded by Keras), "none" (random), "own" (the weights that a network of the user
+            already has), or the path of a weights file of the backbone without its classification layers. If "",
+            "imagenet" for a backbone of Keras, and "own" for all others.
         image_size: Height and width of the input in pixels: one number for a square, or a pair. If None, the image size
             for which the backbone's ImageNet weights were trained, or 150 for "CNN". For the networks of
             `backbones.FORMS`, the size in the Keras file, or 224.
@@ -90,7 +90,7 @@ class ModelConfig:
         if self.model is not None:
             self._check_model_weights()
         if self.weights == backbones.IMAGENET and (self.backbone == backbones.CNN or not self.is_known):
-            others = "none" if self.is_known else "own (the weights with which it comes), none"
+            others = "none" if self.is_known else "own (the weights that it already has), none"
             raise UserError(
                 f"--weights=imagenet: {self.backbone} has no ImageNet weights. Pass --weights={others} or the path of a"
                 " weights file."
@@ -109,9 +109,9 @@ class ModelConfig:
         return (self.backbone, "backbone") if self.model is None else (self.model, "model")
 
     def without_weights(self) -> ModelConfig:
-        """Return the settings of a network that gets its weights from elsewhere.
+        """Return these settings for a network that gets its weights later, for example from another run.
 
-        The function of a whole model gives it weights, so these settings stay as they are.
+        If the user's function makes the whole model, it also makes the weights. The settings then stay as they are.
         """
         return dataclasses.replace(self, weights=backbones.NONE) if self.model is None else self
 
@@ -160,7 +160,7 @@ class Phase:
     Attributes:
         name: Name on the console and in history.csv.
         trainable: Layers that are trained. "head": only the head. "last_stage", "all", a number or a regular
-            expression: the head and this part of the backbone without BatchNormalization (see
+            expression: the head and this part of the backbone, except BatchNormalization (see
             `layers.chosen_layers`). "scratch": all layers, also BatchNormalization.
         learning_rate: Learning rate at the start of the phase or, with `warmup_steps`, after the warm-up. Above 0.
         optimizer: Name of a Keras optimizer.
@@ -200,7 +200,7 @@ class Phase:
 
     @property
     def accumulated_steps(self) -> int:
-        """The weights change once in this many steps. The change uses the mean gradient of these steps."""
+        """Number of steps between two changes of the weights. A change uses the mean gradient of these steps."""
         steps = self.optimizer_kwargs.get("gradient_accumulation_steps")
         return steps if isinstance(steps, int) else 1  # Keras reports an error for a value that is not a number.
 
@@ -220,8 +220,9 @@ class Recipe:
         fit: As in `Geometry`: "crop" (if `crop` is 0, the largest part), "pad" or "stretch". None: "crop" if `crop` is
             above 0, else "stretch".
         augment: Random changes of the training images: a text as in `augmentation.named.FORMS`, an `AugmentConfig`, or
-            a function. It becomes the name of `named.name_of`, except for a function that is not given as a text.
-        from_features: Whether the backbone reads each image once and the head is trained on its outputs (features).
+            a function. A text or an `AugmentConfig` is stored as its name (see `named.name_of`).
+        from_features: Whether the backbone is computed once for each image, and the head is trained on the outputs of
+            the backbone (features).
         label_smoothing: Share of each target that is spread evenly over all classes, in [0, 1).
         mixup: Share of the images that are blended with another image of their batch, in [0, 1].
         cutmix: Share of the images that get a piece of another image of their batch, in [0, 1].
@@ -278,7 +279,7 @@ class Recipe:
         self._check_class_weights()
 
     def _check_class_weights(self) -> None:
-        """Check weights by hand, as far as this is possible without the classes of a dataset."""
+        """Check class weights that are given as numbers. The names are checked later, with the dataset."""
         if isinstance(self.class_weights, str):
             return
         given = f"--class_weights={options.pairs_text(self.class_weights, ':')}"
@@ -295,8 +296,8 @@ class TrainConfig:
 
     Attributes:
         tfrecords: Dataset directory.
-        run: Run directory. If None: if runs/ has an unfinished run with the same settings, it is continued. Otherwise
-            a new run is started there.
+        run: Run directory. If None, an unfinished run in runs/ with the same settings is continued. If there is none, a
+            new run is started in runs/.
         seed: Seed of all random numbers, 0 to 2**32 - 1.
         deterministic: Whether only operations with reproducible results are used. Slower on GPUs.
         checkpoint_every: Steps between checkpoints. 0: checkpoints are saved only at the end of each epoch.
@@ -308,12 +309,13 @@ class TrainConfig:
             "blocks": random blocks of neighboring records, for slow storage.
         block: Records per block, for order "blocks".
         init_from: Run directory or model file with the weights at the start. If None, `ModelConfig.weights` are used.
-        more_epochs: Number of epochs by which the last phase of the finished run `init_from` goes on, with its recipe,
-            optimizer, position in the data and history. If None, only the weights are used.
-        records: A file with the numbers of the training records to use, see `records.read_numbers`. If None, all.
-            With `fold`, a file of folds, see `fitting.folds`.
-        fold: The records of this fold are validated on, and all other records of the file are trained on. If None,
-            the splits of the dataset are used.
+        more_epochs: Number of further epochs for the last phase of the finished run `init_from`. The training uses the
+            recipe of that run, and continues with its optimizer state, position in the data and history. If None, only
+            the weights of `init_from` are used.
+        records: A file with the numbers of the training records to use, see `records.read_numbers`. With `fold`, a file
+            of folds, see `fitting.folds`. If None, all training records are used.
+        fold: Number of the fold to validate on. All other records in the file are trained on. If None, the splits of
+            the dataset are used.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
         drop_issues: Kinds of issues. Training records with such an issue in the audit are left out.
         probe: Whether to measure the speed of the input and of the model before training and print which is slower.
@@ -350,7 +352,10 @@ class TrainConfig:
         if self.more_epochs is not None and self.more_epochs < 1:
             raise UserError(f"--more_epochs={self.more_epochs}: must be at least 1 epoch.")
         if self.more_epochs and self.init_from is None:
-            raise UserError(f"--more_epochs={self.more_epochs}: --run is missing: the finished run that goes on.")
+            raise UserError(
+                f"--more_epochs={self.more_epochs}: --run is missing. Pass the run directory of the finished run that"
+                " you want to train further."
+            )
         if self.cache_mb < 0:
             raise UserError(f"--cache_mb={self.cache_mb}: must be at least 0.")
         if self.block < 1:
@@ -396,8 +401,8 @@ def scratch(**model: Any) -> Recipe:
 
     Args:
         **model: Values of `ModelConfig`. If `backbone` is not given or is "CNN", a larger version of the reference
-            network is used. `backbone_kwargs` are added to the arguments of this network. If `model` is given, the
-            whole classifier is that of the user.
+            network is used. `backbone_kwargs` are added to the arguments of this network. If `model` is given, this
+            function of the user makes the whole classifier.
     """
     if model.get("model") is not None:
         return _whole_model(model)
@@ -434,7 +439,7 @@ def scratch(**model: Any) -> Recipe:
 
 
 def _whole_model(model: Mapping[str, Any]) -> Recipe:
-    """Make the recipe of a whole model of the user. If it is compiled, it has its own loss and optimizer."""
+    """Make the recipe of a whole model of the user. A compiled model keeps its loss and optimizer."""
     phase = Phase(name="model", trainable="scratch", learning_rate=1e-3, schedule="cosine", epochs=15)
     return Recipe(model=ModelConfig(**model), phases=(phase,))
 
@@ -465,7 +470,7 @@ def scratch_reference(*, augmented: bool = False, **model: Any) -> Recipe:
 
 
 def features(*, head: str = "dense", **model: Any) -> Recipe:
-    """Make the recipe of `trainers.features`: a head on features of a pretrained network, computed once.
+    """Make the recipe of `trainers.features`: a head on the features of a pretrained network.
 
     Args:
         head: "dense": with a hidden layer of 256 units. "linear": a logistic regression.
@@ -571,7 +576,7 @@ RECIPES: Mapping[str, Mapping[str, Callable[..., Recipe]]] = {
 
 
 def current_name(recipe: str) -> str:
-    """Return the name of a recipe in `RECIPES`: "reference" for its old name "document", else the same."""
+    """Return the current name of a recipe: "reference" for the old name "document", else the same name."""
     return augment_config.current_name(recipe)
 
 
@@ -604,7 +609,7 @@ def override(
         recipe: The recipe.
         epochs: Epochs of each phase. 0: the phase is left out.
         learning_rate: Learning rate of each phase.
-        unfreeze: Part of the backbone to train, as in `Phase.trainable`. Used in phases with trainable "last_stage".
+        unfreeze: Part of the backbone to train, as in `Phase.trainable`. It replaces "last_stage".
         phase: Field of `Phase` -> value, the same in all phases.
         **values: Fields of `Recipe`.
 
@@ -657,9 +662,9 @@ def _with_epochs(phases: Sequence[Phase], epochs: Sequence[int]) -> list[Phase]:
 
 
 def _optimizer_kwargs(phase: Phase, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the given arguments to those of the recipe.
+    """Add the given optimizer arguments to those of the recipe.
 
-    If the optimizer was changed, leave out the arguments of the recipe.
+    If another optimizer is given, the arguments of the recipe are left out.
     """
     same = given.get("optimizer", phase.optimizer).lower() == phase.optimizer.lower()  # Keras ignores case.
     inherited = phase.optimizer_kwargs if same else {}

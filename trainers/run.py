@@ -47,7 +47,7 @@ class Run:
 
     @functools.cached_property
     def metrics(self) -> Metrics:
-        """The content of metrics.json; {} in a worker that is not the chief."""
+        """The content of metrics.json. {} in a worker that is not the chief, which alone writes files."""
         return run_directory.read_metrics(self.path) or {}
 
     @functools.cached_property
@@ -85,16 +85,16 @@ class Run:
         """Classify images, or the records of a dataset.
 
         Args:
-            images: The path of an image or of a directory of images, pixels u8[h w 3] or u8[h w] (gray), an image of
-                Pillow, or a sequence of these. A batch of pixels u8[n h w 3] is such a sequence. All are prepared in
-                the same way as the training images. None: `tfrecords` is classified.
+            images: The path of an image file or of a directory of images; pixels u8[h w 3], or u8[h w] for a gray
+                image; a Pillow image; or a sequence of these. An array u8[n h w 3] is a batch of n images. Each image
+                is prepared in the same way as the training images. If None, the records in `tfrecords` are classified.
             **options: As in `trainers.predict`: tfrecords, split, threshold, tta, image_key.
 
         Returns:
-            The answers, in the order of the images; those of a directory are sorted by path.
+            The answers, in the order of the images. Images of a directory are sorted by path.
 
         Raises:
-            UserError: A file does not exist, or the pixels are not u8[h w 3].
+            UserError: A file does not exist, or the pixels are neither u8[h w 3] nor u8[h w].
         """
         from trainers.predict import answers
 
@@ -127,11 +127,11 @@ class Run:
     def train_more(
         self, epochs: int, *, run: StrPath | None = None, log: Callable[[str], object] = command.say, **options: Any
     ) -> Run:
-        """Go on with the training in a new run directory, as `--run=RUN --more_epochs=N` of its trainer does.
+        """Train for more epochs in a new run directory, as the trainer does with `--run=RUN --more_epochs=N`.
 
         Args:
-            epochs: Number of epochs by which the last phase goes on.
-            run: The new run directory. If None, the path of this run with `-moreN` at its end.
+            epochs: Number of further epochs of the last phase.
+            run: The new run directory. If None, the path of this run followed by `-moreN`.
             log: Receives the lines for the user.
             options: Further options of the trainer that do not change the result, such as cache="off".
 
@@ -152,7 +152,7 @@ class Run:
         return Run(training_options.train(self.info.trainer, given, log))
 
     def __fspath__(self) -> str:
-        """Return the run directory, so that a run can be passed wherever a path can."""
+        """Return the run directory. So functions that take a path also take a run."""
         return str(self.path)
 
     def _repr_html_(self) -> str:

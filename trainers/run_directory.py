@@ -37,7 +37,7 @@ class WithoutIssues(TypedDict):
     Attributes:
         left_out: Number of images with open issues.
         count: Number of other images.
-        accuracy: Share of them that are classified correctly, 0..1.
+        accuracy: Share of these other images that are classified correctly, 0..1.
         accuracy_interval: Lower and upper end of the 95 % interval of the accuracy.
     """
 
@@ -48,7 +48,10 @@ class WithoutIssues(TypedDict):
 
 
 class Metrics(TypedDict, total=False):
-    """The content of metrics.json. Only trainings have `steps` to `latency_ms`, only evaluations the rest.
+    """The content of metrics.json.
+
+    Only trainings write the fields from `steps` to `latency_ms`. Only evaluations write `unreadable` and the fields
+    from `dataset` on.
 
     Attributes:
         loss: Mean cross-entropy.
@@ -59,10 +62,11 @@ class Metrics(TypedDict, total=False):
         macro_f1: Mean F1 of the classes with images, 0..1.
         recall, precision: Class name -> rate, 0..1. None if the class has no images. The precision is also None if the
             class has no predictions.
-        top_5_accuracy: Share of the images with their class among the five likeliest. Ten classes or more only.
+        top_5_accuracy: Share of the images with the true class among the five most likely classes. Only for ten or
+            more classes.
         calibration_error: Expected calibration error, 0..1.
-        auc: Area under the ROC curve. Two classes only.
-        average_precision: Area under the precision-recall curve. Two classes only.
+        auc: Area under the ROC curve. Only for two classes.
+        average_precision: Area under the precision-recall curve. Only for two classes.
         without_issues: The accuracy on images without open issues. Only if the dataset has an audit.
         split: Description of the evaluated images.
         note: Explanation of what these results mean for new images.
@@ -70,16 +74,18 @@ class Metrics(TypedDict, total=False):
         corrupt: A message for each corrupt record that was left out.
         unreadable: A message for each file of a folder that could not be read. Only if a folder was evaluated.
         steps: Training steps, over all phases.
-        seconds: Duration of the training in all its processes, with validation and saving.
+        seconds: Duration of the training with validation and saving, in seconds. The time before each restart counts.
         images_per_second: Median training throughput of the epochs, in images/s.
         parameters: Number of the model's parameters.
         model_bytes: Size of model.keras.
         latency_ms: Median time to classify one image, in milliseconds.
         dataset: Name of the evaluated dataset, or the path of the evaluated folder.
         digest: Digest of the evaluated dataset. Folders have none.
-        class_map: Class of the images -> class of the model, "" if its images are left out. Only if it was given.
-        left_out: Class of the images -> number of its images. Only if `class_map` leaves some out.
-        tta: Kinds of views (`results.views`). The probabilities are the mean over the views. Only if there are any.
+        class_map: Class of the images -> class of the model. "": images of this class are left out. Only if the user
+            gave a class map.
+        left_out: Class of the images -> number of images that are left out. Only if `class_map` leaves some out.
+        tta: Kinds of views of each image (`results.views`). The probabilities are the mean over the views. Only with
+            test-time augmentation.
     """
 
     loss: float
@@ -130,7 +136,7 @@ class Settings(TypedDict, total=False):
         recipe: The fields of `recipes.Recipe`; `augment` holds the fields of its `AugmentConfig`.
         weights: The hash of the weights file; {} if the weights do not come from a file.
         parent: The hashes of the weights and of the optimizer's state with which the training started, and the number
-            of further epochs; {} if the training did not start from another run. The path is in `other`.
+            of further epochs. {} if the training did not start from another run. The path of that run is in `other`.
         dataset: The dataset.
         environment: Versions, device and precision, which can change the last bits of the results.
         other: Values that do not change the results.
@@ -188,7 +194,7 @@ def check_replaceable(out: Path, mark: str, what: str) -> None:
     check_directory("out", out)
     names = {path.name for path in out.iterdir()} if out.exists() else set()
     if names and mark not in names:
-        raise UserError(f"--out={out}: is not empty and not {what} (it has no {mark}). Pass another --out.")
+        raise UserError(f"--out={out}: is not empty, and is not {what}, because it has no {mark}. Pass another --out.")
 
 
 def results(run: str | None, settings: Topics) -> Metrics | None:
@@ -210,7 +216,7 @@ def results(run: str | None, settings: Topics) -> Metrics | None:
     metrics = read_metrics(path)
     _refuse_foreign(path, settings, _REPRODUCTION if metrics is None else _DECISIVE)
     if metrics is not None:
-        (path / CHECKPOINT).unlink(missing_ok=True)  # A process that is killed in `finish` leaves it.
+        (path / CHECKPOINT).unlink(missing_ok=True)  # It still exists if a process was killed in `finish`.
     return metrics
 
 
@@ -303,8 +309,8 @@ def read_settings(path: Path) -> Settings:
     settings: Settings = _read_json(path / SETTINGS) or Settings()
     if not isinstance(settings, dict) or not all(isinstance(topic, dict) for topic in settings.values()):
         raise UserError(
-            f"{path / SETTINGS}: is damaged (must be an object of objects). Delete this run, or pass its model file"
-            f" {MODEL} instead of the directory."
+            f"{path / SETTINGS}: is damaged. It must be a JSON object that contains only JSON objects. Delete this run,"
+            f" or pass its model file {MODEL} instead of the directory."
         )
     return settings
 
@@ -336,7 +342,7 @@ def _refuse_foreign(path: Path, settings: Topics, topics: Sequence[str]) -> None
 
 
 def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str]:
-    """Compare a run's settings with others.
+    """Compare the settings of a run with those of a training.
 
     Returns:
         The differences in the first topic that has any, such as `--seed was 0, is 1`.
@@ -382,7 +388,7 @@ def _fresh(trainer: str) -> Path:
         with contextlib.suppress(FileExistsError):
             path.mkdir(parents=True)
             return path
-    raise UserError(f"{RUNS / name}: exists, and so do {RUNS / name}-2 to -999. Pass --run.")
+    raise UserError(f"{RUNS / name}: exists, and so do {RUNS / name}-2 to -999. Pass a new directory as --run.")
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> bool:

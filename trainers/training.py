@@ -100,7 +100,7 @@ def train(
 
 def _log_finished(run: Path, metrics: Metrics, device: Device, log: Callable[[str], object]) -> None:
     """Log the scores of a run that was finished before."""
-    more = "To go on with it, add --more_epochs=N. To train again, pass another --run"
+    more = "To train it further, add --more_epochs=N. To train again, pass another --run"
     log(f"run: {run} is finished already. {more}")
     if device.chief:
         judging.log_scores(metrics, log)
@@ -122,7 +122,7 @@ def _train(training: Training, settings: Settings, log: Callable[[str], object])
 
 
 def _results(run: str | None, settings: Settings, device: Device) -> Metrics | None:
-    """Read the results of a run: None if it is not finished, {} in workers that are not the chief.
+    """Read the results of a run. None if the run is not finished. {} in workers that are not the chief.
 
     Only the chief reads the results, because the other workers may see a file on shared storage late.
     """
@@ -150,12 +150,12 @@ def _opened(training: Training, settings: Settings, log: Callable[[str], object]
 
 
 def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> None:
-    """Fit, and let the chief save, evaluate and report. After an interruption, the next call continues."""
+    """Train. The chief then saves and evaluates the model. After an interruption, the next call continues."""
     recipe, config, chief = training.recipe, training.config, training.device.chief
     checkpointer = _checkpointer(run, training, log)
     throughput = Throughput(recipe.batch_size, config.deterministic)
     task = tasks.make_task(training, throughput, log)
-    # Keras warns about every dataset of unknown length. The length is unknown because corrupt records are left out.
+    # Keras warns about every dataset with an unknown length. It is unknown here because corrupt records are left out.
     warnings.filterwarnings("ignore", "Your input ran out of data")
 
     def callbacks(phase: Phase) -> list[keras.callbacks.Callback]:
@@ -195,16 +195,16 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
         raise UserError(f"--run={run}: the workers see different checkpoints. {_SHARED}")
     if done:
         begun = 0 if training.start is None else training.start.position.global_step
-        how = "resumed" if done > begun else f"goes on with the weights {training.weights}"
+        how = "resumed" if done > begun else f"continues with the weights {training.weights}"
         log(f"{how}: {words.number(done, 'step is', 'steps are')} done")
     write_history(checkpointer.rows)  # The history file may be a little newer or older than the checkpoint.
     return checkpointer
 
 
 def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -> str:
-    """Return an error message with the records of the batch with the bad loss and of the batch before it.
+    """Return an error message that lists the records of two batches.
 
-    The batch before it was the last one that changed the weights.
+    They are the batch with the bad loss and the batch before it, which was the last one that changed the weights.
     """
     batches = [
         f"the batch of step {step:,}: {inputs.describe_records(training.splits.train, task.batch_numbers(step))}"
@@ -214,7 +214,7 @@ def _diverged(run: Path, training: Training, task: Task, error: DivergedError) -
     return (
         f"--run={run}: step {error.step:,}: the loss or a weight is not a number; {'; '.join(batches)}."
         f" The checkpoint of step {error.saved:,} is kept. Train again with a lower"
-        f" --learning_rate{clipping}. If it happens at the same images again, look at them."
+        f" --learning_rate{clipping}. If the error comes back at the same images, check these images."
     )
 
 
@@ -243,8 +243,8 @@ def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe
         )
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return (
-            f"the memory of the device is too small. Pass a --batch_size below {recipe.batch_size} or an --image_size"
-            f" below {sizes.text(recipe.model.size)}, with another --run."
+            f"the memory of the device is too small. Pass a --batch_size below {recipe.batch_size}, or an --image_size"
+            f" below {sizes.text(recipe.model.size)}. Also pass another --run."
         )
     if isinstance(error, _WORKER_GONE) and config.strategy == "multi_worker":
         return (

@@ -24,9 +24,9 @@ class Issue:
         rank: Rank within the kind; 1 is the worst.
         score: 0..1, higher is worse. See docs/audit.md for the meaning in each kind.
         record: Row of the record in `scoring.Inputs`.
-        proposed: Proposed label, or None.
-        twin: Row of the image to compare with, or None.
-        reason: Why the record is doubtful, a sentence.
+        proposed: Proposed label. None if no label is proposed.
+        twin: Row of the record to compare with. None if there is none.
+        reason: A sentence about why the record is doubtful.
     """
 
     kind: str
@@ -54,7 +54,7 @@ class ListedIssue:
         proposed_label: Class name that is proposed; "" if there is none.
         twin: Path of the image to compare with; "" if there is none.
         twin_sha256: Hash of the twin's source file in hexadecimal; "" if there is no twin.
-        reason: Why the record is doubtful, a sentence.
+        reason: A sentence about why the record is doubtful.
     """
 
     kind: str

@@ -21,7 +21,8 @@ from trainers.results import comparison
 from trainers.results.comparison import Variant
 
 LOCK = "lock"
-# Flags of a trainer that cannot be combined with flags of a comparison. It sets them itself, or they fix the recipe.
+# Flag of a trainer -> flag of a comparison that cannot be used together with it. The comparison sets the flag of the
+# trainer itself, or the flag of the trainer fixes the recipe.
 _WITH_FOLDS = dict.fromkeys(("records", "fold", "more_epochs"), "folds")
 _WITH_SEARCH = {"more_epochs": "search"}
 
@@ -35,8 +36,8 @@ class CompareConfig:
         out: Directory for the runs and the results.
         variants: Variants with distinct names.
         seeds: Each variant is trained once per seed.
-        plan: Folds for cross-validation. None: the splits of the dataset are used.
-        budget: Budget of a search around the variants. None: each variant is trained as it is.
+        plan: Folds for cross-validation. If None, the splits of the dataset are used.
+        budget: Limits of a search for good settings of the variants. If None, each variant is trained as it is.
     """
 
     tfrecords: str
@@ -51,7 +52,7 @@ class CompareConfig:
             recipes.check_seed("seeds", seed)
         if self.budget and len(self.seeds) > 1:
             raise UserError(
-                f"--seeds={','.join(map(str, self.seeds))}: a search has one seed. Pass --seeds={self.seeds[0]}, and"
+                f"--seeds={','.join(map(str, self.seeds))}: a search uses one seed. Pass --seeds={self.seeds[0]}, and"
                 " compare the best settings over several seeds later."
             )
         if self.out.exists() and not self.out.is_dir():
@@ -77,7 +78,7 @@ class Outcome:
     Attributes:
         config: The comparison.
         data: The dataset.
-        jobs: The trainings; after a search, those of the last rung that succeeded, the best setting first.
+        jobs: The trainings. After a search, the trainings of the last rung that succeeded, the best setting first.
         failed: The trainings that ended with an error.
         summary: The results.
         notes: Sentences about classes and groups that do not fit into the folds.
@@ -118,7 +119,7 @@ def conduct(config: CompareConfig) -> Outcome:
         Runner() as runner,
     ):
         assigned, notes = _folds(config, data)
-        # Errors in later trainings are found before hours are spent on the first.
+        # All finished runs are checked before the first training, which may take hours.
         _check(config, config.jobs(config.variants), data.digest)
         if config.budget:
             found, failed = _search(config, config.budget, runner, data.digest)
@@ -156,7 +157,7 @@ def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence
 
 
 def _check(config: CompareConfig, every: Sequence[Job], digest: str) -> None:
-    """Raise UserError if a finished run differs from this comparison, or from others of its variant."""
+    """Raise UserError if a finished run does not fit this comparison, or the other runs of its variant."""
     for job in every:
         job.check(digest)
     runs: dict[Variant, list[Path]] = {}

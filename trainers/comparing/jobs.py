@@ -57,8 +57,8 @@ class Job:
         out: The directory of the comparison.
         variant: The variant.
         seed: The seed.
-        plan: The folds. None: the splits of the dataset are used.
-        fold: Number of the fold to validate on.
+        plan: The folds. If None, the splits of the dataset are used.
+        fold: Number of the fold to validate on, from 1. Only with `plan`.
     """
 
     tfrecords: str
@@ -103,18 +103,18 @@ class Job:
         return [sys.executable, "-m", f"trainers.{self.variant.trainer}", *self.flags()]
 
     def arguments(self) -> list[str]:
-        """Return the trainer and the flags that decide the result; they are kept in the record."""
+        """Return the trainer and the flags that decide the result. They are stored in the record."""
         return [*self.variant.arguments(self.seed), *([f"--fold={self.fold}"] if self.plan else [])]
 
     def is_done(self) -> bool:
         """Return whether the run is finished and its record exists.
 
-        Without the record, the trainer is started again. It compares the settings, and ends at once if they are equal.
+        If the record does not exist, the trainer is started again. It ends at once if the settings are the same.
         """
         return run_directory.read_metrics(self.run) is not None and self.record.exists()
 
     def seconds(self) -> float:
-        """Return the duration of a finished training, with the start of its process and its report."""
+        """Return the duration of a finished training in seconds, with the start of its process and its report."""
         metrics = run_directory.read_metrics(self.run) or {}
         return float(_read(self.record).get("seconds", metrics.get("seconds", 0.0)))
 
@@ -185,8 +185,8 @@ def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
             continue
         if model_file.read_info(model_file.find(parent, "init_from")).dataset_digest == data.digest:
             raise UserError(
-                f"--variant={variant.name}: it starts from {parent}, which was trained on this dataset. That run has"
-                " seen the images of the folds, and their accuracy would be too high. Start from another run, or"
+                f"--variant={variant.name}: it starts from {parent}, which was trained on this dataset. That model has"
+                " already seen the images of the folds, so the accuracy would be too high. Start from another run, or"
                 " compare without --folds."
             )
 

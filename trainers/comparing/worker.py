@@ -1,7 +1,7 @@
-"""A process that runs trainings one after the other, so that TensorFlow is imported once.
+"""A process that runs trainings one after the other, so that TensorFlow is imported only once.
 
-Each line of the standard input is a training as JSON: trainer, flags and the file for its output. Each line of the
-standard output is the exit code of a training. If the process that started this one ends, the training ends too.
+Each line of the standard input is a `Request` as JSON. After each training, the process writes a line with the exit
+code to the standard output. If the process that started this one ends, the training ends, too.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 def _receive(requests: queue.SimpleQueue[Request | None], busy: threading.Event) -> None:
-    """Put requests into a queue. End the process during a training if the sender is gone, as after a kill."""
+    """Put requests into a queue. If the sender has ended, for example by a kill, end this process."""
     for line in sys.stdin:
         requests.put(json.loads(line))
     if busy.is_set():

@@ -1,12 +1,16 @@
-"""Additions to Keras's `fit` for several devices, in one process or in several.
+"""Make Keras's `fit` work on several devices, in one process or in several processes.
 
-Keras 3.15 fails under `tf.distribute.MultiWorkerMirroredStrategy` in two places of its TensorFlow trainer. It builds
-the model from a batch that it reduces over the processes, and it reduces the results of steps over an axis that scalars
-do not have. The version of Keras is pinned, and a test trains in two processes. On CPUs, TensorFlow's oneDNN
-convolutions also fail for empty batches, which devices get at the end of a validation.
+This module works around four problems:
 
-Keras's global seed generator belongs to a thread. A strategy runs its steps in other threads, where no variables can be
-created. Layers without a seed generator of their own need it, such as ConvNeXt's StochasticDepth.
+* Keras 3.15 builds a model from a batch that it has reduced over the processes. This fails with
+  `tf.distribute.MultiWorkerMirroredStrategy`.
+* With the same strategy, Keras reduces the results of steps over an axis that scalars do not have.
+* On CPUs, TensorFlow's oneDNN convolutions fail for empty batches. Devices get such batches at the end of a validation.
+* Each thread has its own global seed generator of Keras, which is a variable. A strategy runs steps in other threads,
+  where variables cannot be created. Layers without their own seed generator, such as ConvNeXt's StochasticDepth, need
+  the global one.
+
+The version of Keras is pinned, and a test trains in two processes.
 """
 
 from __future__ import annotations
@@ -56,7 +60,7 @@ class _OnWorkers(_OnDevices):
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         metrics = self._compile_metrics
         if metrics is not None and metrics.built and self.optimizer.built:
-            return  # Without this, each validation would read a batch in vain.
+            return  # Without this line, each validation would read a batch that it does not use.
         strategy = self.distribute_strategy
         if iterator is not None:
             _, _, batches = next(iter(iterator))

@@ -236,7 +236,7 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--tfrecords is missing: the dataset to train on."),
+        ((), "--tfrecords is missing. Pass the directory of the dataset, as written by "),
         (("--tfrecords=nowhere",), "nowhere: does not exist."),
         (("--tfrecords=out", "--seeds=a"), "--seeds=a: must be whole numbers, as in 0,1,2."),
         (("--tfrecords=out", "--seeds=-1"), "--seeds=-1: must be from 0 to 4294967295."),
@@ -441,7 +441,7 @@ def test_a_search_uses_finished_folds_and_names_a_command(colors, validated, cap
         ({"search": "minutes=0"}, "--search=minutes=0: must be a number above 0."),
         (
             {"search": "trials=2", "seeds": [0, 1]},
-            "--seeds=0,1: a search has one seed. Pass --seeds=0, and compare the",
+            "--seeds=0,1: a search uses one seed. Pass --seeds=0, and compare the",
         ),
         (
             {"variant": ["scratch --records=a"], "folds": 3},
@@ -468,8 +468,8 @@ def test_a_model_that_has_seen_the_folds_is_refused(colors, validated, tmp_path)
     with pytest.raises(UserError) as error:
         trainers.compare(tfrecords=colors / "out", out=tmp_path, variant=[f"on=features --init_from={parent}"], folds=2)
     assert str(error.value) == (
-        f"--variant=on: it starts from {parent}, which was trained on this dataset. That run has seen the images of the"
-        " folds, and their accuracy would be too high. Start from another run, or compare without --folds."
+        f"--variant=on: it starts from {parent}, which was trained on this dataset. That model has already seen the"
+        " images of the folds, so the accuracy would be too high. Start from another run, or compare without --folds."
     )
 
 

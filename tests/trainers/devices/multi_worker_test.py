@@ -239,15 +239,15 @@ def test_number_of_this_worker_and_of_all_workers(tf_config, expected, monkeypat
         ('{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 2}}', '"index": 2}}: must be as in {'),
         (
             json.dumps({"cluster": WORKERS, "task": {"type": "worker", "index": 2}}),
-            "(task is worker 2;",
+            "the cluster or the task (worker 2) is wrong. ",
         ),
         (
             json.dumps({"cluster": WORKERS, "task": {"type": "ps", "index": 0}}),
-            "(task is ps 0;",
+            "the cluster or the task (ps 0) is wrong. ",
         ),
         (
             json.dumps({"cluster": {**WORKERS, "ps": ["p:1"]}, "task": {"type": "worker", "index": 0}}),
-            "cluster may list workers and at most one chief, ",
+            "The cluster may only list workers and at most one chief. ",
         ),
     ],
 )
