@@ -1,4 +1,7 @@
-"""The nearest records by their features, and pairs that show the same picture."""
+"""Find the nearest records of each record, and near-duplicates (records of the same picture).
+
+Records are compared by the features of their images, the outputs of a network without its last layers.
+"""
 
 from __future__ import annotations
 
@@ -14,20 +17,24 @@ from tfrecord_tools.errors import UserError
 from trainers.auditing import folding
 
 COUNT = 30  # Neighbors per record.
-_CANDIDATES = 64  # Nearest records per record, near-duplicates included.
+_CANDIDATES = 64  # Number of nearest records that a search returns for a record, with its near-duplicates.
 _BLOCK = 4096  # Rows of features that are read at once.
 _BLOCK_BYTES = 128_000_000  # Memory for the similarities of a block of records to all others.
-_MOST_EXACT = 120_000  # Records. On two processor cores, exact neighbors take ten minutes.
-_CELLS = 16  # Parts of the dataset that Faiss searches first.
-_SAMPLED_PAIRS = 100_000  # With these, the largest distance of near-duplicates varies by 1 % from draw to draw.
-_LEAST_SAMPLED, _SAMPLED_NUMBERS = 10_000, 128_000_000  # Fewer pairs of wide features, but not fewer than 10,000.
-_CLOSE, _CLOSER = 0.16, 0.05  # Shares of pairs at which the distances are measured. Near-duplicates are fewer.
-_NONE = -2.0  # Below every cosine similarity.
-_THINNED = 16  # One of this number of near-duplicates stays in the search, if they hide the other neighbors.
-_LEAST_SIMILARITY = 0.5  # Near-duplicates have at least this similarity, whatever the network sees.
-_EQUAL = 1e-5  # Distances of equal features are below this in float32, also for 25,088 features.
-_FALSE_PAIRS = 1e-5  # Share of different pictures that may be taken for near-duplicates.
-# Returns the nearest records i64[b k] and similarities f32[b k] of records i64[b], without those left out, bool[n].
+_MOST_EXACT = 120_000  # Most records for an exact search. It then takes ten minutes on two processor cores.
+_CELLS = 16  # Number of cells (parts of the dataset) that Faiss searches first.
+_SAMPLED_PAIRS = 100_000  # Random pairs for `_threshold`. With another seed, the distance limit changes by about 1 %.
+# If features are wide, fewer pairs are sampled: the largest number of pairs with at most this number of features in
+# total, but at least 10,000 pairs.
+_LEAST_SAMPLED, _SAMPLED_NUMBERS = 10_000, 128_000_000
+# `_threshold` uses the distances that these shares of the pairs fall below. Near-duplicates are a smaller share.
+_CLOSE, _CLOSER = 0.16, 0.05
+_NONE = -2.0  # Marks records that are left out. Cosine similarities are at least -1.
+_THINNED = 16  # If near-duplicates hide the other neighbors, only one in 16 of them stays in the search.
+_LEAST_SIMILARITY = 0.5  # Near-duplicates have at least this similarity, for every network.
+_EQUAL = 1e-5  # Because of rounding, equal features have distances up to this in float32, even with 25,088 features.
+_FALSE_PAIRS = 1e-5  # Share of the pairs of different pictures that may wrongly count as near-duplicates.
+# Function of records i64[b] and a mask bool[n] of records to leave out. It returns the nearest records i64[b k], and
+# their similarities f32[b k].
 _Search = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -36,11 +43,11 @@ class Neighbors:
     """The nearest records of each record, without its near-duplicates.
 
     Attributes:
-        rows: i64[n COUNT], the nearest first; -1 if there are fewer.
-        similarities: f32[n COUNT], cosine similarities; NaN if there are fewer.
-        pairs: i64[m 2], near-duplicates, the smaller row first.
-        pair_similarities: f32[m].
-        threshold: Least similarity of near-duplicates.
+        rows: i64[n COUNT], the nearest first. If a record has fewer neighbors, the rest is -1.
+        similarities: f32[n COUNT], cosine similarities. If a record has fewer neighbors, the rest is NaN.
+        pairs: i64[m 2], the two records of each pair of near-duplicates, the smaller number first.
+        pair_similarities: f32[m], the cosine similarity of each pair.
+        threshold: Smallest similarity of near-duplicates.
     """
 
     rows: np.ndarray
@@ -51,11 +58,11 @@ class Neighbors:
 
 
 def directions(features: np.ndarray) -> np.ndarray:
-    """Return features f32[m c] as directions of length 1: f32[m c].
+    """Return the square roots of features f32[m c], scaled to vectors of length 1: f32[m c].
 
-    The square root comes first (the Hellinger distance, if features are counts). It keeps a few large features from
-    deciding everything. In a test with 40 strangers among 2,002 photographs, 40 instead of 36 strangers are among the
-    50 records that are farthest from their neighbors.
+    The square root keeps the sign. Without it, a few large features would dominate the comparison. (For counts, the
+    result belongs to the Hellinger distance.) In a test, 40 off-topic images were added to 2,002 photographs. All 40
+    are among the 50 records that are farthest from their neighbors. Without the square root, 36 are.
     """
     roots = np.sign(features) * np.sqrt(np.abs(features))
     lengths = np.linalg.norm(roots, axis=1, keepdims=True)
@@ -67,14 +74,15 @@ def find(
 ) -> Neighbors:
     """Find the nearest records of each record.
 
-    If near-duplicates hide the other neighbors of a record, it is searched again without most of them. So each record
-    of a crowd of near-equal pictures has neighbors outside of it, and the time stays linear in the crowd.
+    Many near-duplicates of a record may hide its other neighbors. The search is then repeated without most of these
+    near-duplicates. So each record of a large group of nearly equal pictures also gets neighbors outside of the group,
+    and the time grows only linearly with the size of the group.
 
     Args:
-        features: f32[n c], may be mapped from disk. The directions are held in memory.
-        labels: i64[n].
-        seed: Seed of the pairs that are sampled for the threshold.
-        progress: Called with the number of records of each finished block.
+        features: f32[n c]. May be a memory map of a file. A copy (see `directions`) is held in memory.
+        labels: i64[n], given labels.
+        seed: Seed of the random pairs from which the threshold is computed.
+        progress: Called after each block of records with the number of records in it. If None, nothing is called.
 
     Raises:
         UserError: There are more than 120,000 records, and Faiss is not installed; or all features are equal.
@@ -106,14 +114,14 @@ def _vectors(features: np.ndarray) -> np.ndarray:
         differ = differ or bool(((vectors[block] - vectors[0]) ** 2).sum(1).max() > 2 * _EQUAL)
     if not differ:
         raise UserError(
-            "the network gives the same features for all images, so they cannot be compared. Pass another network as"
-            " --features_from."
+            "the network computes the same features for all images, so the images cannot be compared. Pass another"
+            " network as --features_from."
         )
     return vectors
 
 
 class _Found:
-    """The neighbors and near-duplicates that were found until now."""
+    """The neighbors and near-duplicates that were found so far."""
 
     def __init__(self, count: int, threshold: float) -> None:
         self._threshold = threshold
@@ -125,12 +133,13 @@ class _Found:
         """Add the result of a search.
 
         Args:
-            own: i64[b], records.
-            numbers: i64[b k], their nearest records, the nearest first; -1 if there are fewer.
+            own: i64[b], the records that were searched for.
+            numbers: i64[b k], the nearest records of each, the nearest first. -1: there are no more.
             values: f32[b k], similarities.
 
         Returns:
-            The records with too few other neighbors behind their near-duplicates, and these near-duplicates, i64[m].
+            Two arrays. The first has the records with near-duplicates that hide the other neighbors, i64[h]. The second
+            has these near-duplicates, i64[m].
         """
         valid = (numbers >= 0) & (numbers != own[:, None])
         near = valid & (values >= self._threshold)
@@ -153,11 +162,14 @@ class _Found:
 
 
 def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
-    """Return the similarity that `_FALSE_PAIRS` of the pairs of different pictures of a class reach.
+    """Return the similarity from which a pair of records counts as near-duplicates.
 
-    The logarithm of the distance (1 - cosine) is taken as normally distributed. The distribution is fitted to pairs
-    that are close, but not as close as near-duplicates. On photographs, about 1 of 100,000 pairs reaches it. Pairs with
-    equal features are left out, and always reach the threshold.
+    Random pairs of records of the same class are compared. The share `_FALSE_PAIRS` of the pairs of different pictures
+    reaches the threshold. On photographs, it was about 1 of 100,000 pairs.
+
+    The logarithm of the distance (1 - cosine) is assumed to be normally distributed. The distribution is fitted to
+    pairs that are close, but not as close as near-duplicates. Pairs with equal features are left out of the fit. They
+    always reach the threshold.
     """
     random = np.random.default_rng(seed)
     size = min(_SAMPLED_PAIRS, max(_LEAST_SAMPLED, _SAMPLED_NUMBERS // vectors.shape[1]))
@@ -183,7 +195,7 @@ def _threshold(vectors: np.ndarray, labels: np.ndarray, seed: int) -> float:
 
 
 def _exact(vectors: np.ndarray) -> tuple[_Search, int]:
-    """Return a search that compares with all records, and the number of records to search for at once."""
+    """Return an exact search, which compares all records, and the number of records to search at once."""
     count = min(_CANDIDATES, len(vectors))
 
     def search(own: np.ndarray, left_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,13 +211,16 @@ def _exact(vectors: np.ndarray) -> tuple[_Search, int]:
 
 
 def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]:
-    """Return a search by Faiss in the closest cells of an inverted file, and its number of records."""
+    """Return an approximate search with Faiss, and the number of records to search at once.
+
+    Faiss divides the vectors into cells, and searches the cells that are closest to a record.
+    """
     if importlib.util.find_spec("faiss") is None:
         raise UserError(
-            f"the audit of {len(vectors):,} records needs Faiss, because exact neighbors would take hours. Install it"
-            ' with pip install "tfrecord-tools[audit]".'
+            f"an audit of {len(vectors):,} records needs the package Faiss, because an exact search would take hours."
+            ' Run pip install "tfrecord-tools[audit]".'
         )
-    faiss: Any = importlib.import_module("faiss")  # The types of Faiss lack arguments.
+    faiss: Any = importlib.import_module("faiss")  # The type hints of Faiss lack arguments.
     count, width = vectors.shape
     cells = int(4 * count**0.5)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)
@@ -217,7 +232,7 @@ def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]
         rows = np.empty((len(own), _CANDIDATES), np.int64)
         values = np.empty(rows.shape, np.float32)
         few, probes = np.arange(len(own)), _CELLS
-        while len(few):  # A crowd may fill the closest cells.
+        while len(few):  # Near-duplicates may fill the closest cells.
             parameters = faiss.SearchParametersIVF(sel=searched, nprobe=min(probes, cells))
             values[few], rows[few] = index.search(vectors[own[few]], _CANDIDATES, params=parameters)
             few = few[rows[few, COUNT] < 0] if probes < cells else few[:0]

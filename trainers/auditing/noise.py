@@ -1,11 +1,18 @@
-"""Estimate how often each label is given for each true class.
+"""Estimate which labels of a dataset are wrong, and how many.
 
-The estimate uses outputs of models for records that they have not seen.
+The input is the outputs (logits) of image models for records that these models have not seen. `fit` estimates how often
+each label was given to images of each class. `Noise.judge` then returns the probability of each true class of a record.
 
-The model: a record of the true class t gets the given label y with the probability T[t, y]. The probability of t is
-computed from the outputs. They are scaled and added up, and a bias is added for each class. With few classes, a mixing
-matrix changes the sum. Then a softmax follows. All these numbers and T are fitted together: they make the given labels
-as likely as possible (maximum likelihood).
+The statistical model has two parts:
+
+* T[t, y] is the probability that a record of the true class t has the given label y. T is a matrix of k rows and k
+  columns for k classes. The diagonal of T holds the shares of right labels.
+* The probability of each true class is a softmax of logits. To get the logits, the outputs of each image model are
+  multiplied by a scale and added up, and a bias is added for each class. With at most 30 classes, a mixing matrix also
+  adds to each class a share of the outputs of the other classes.
+
+The scales, the biases, the mixing matrix and T are fitted together. The fit makes the given labels as likely as
+possible, given weak priors (maximum a posteriori).
 """
 
 from __future__ import annotations
@@ -19,40 +26,49 @@ import numpy as np
 from trainers.auditing import folding
 from trainers.auditing.heads import softmax
 
-_FULL_CLASSES = 30  # With more classes, T has one error rate per class: k * k numbers could not be fitted.
-_RIDGE = 20.0  # Strength of the prior of the mixing matrix: a normal distribution around 0.
-_RIGHT, _WRONG = 1.0, 0.05  # Prior of T: as many imaginary records of each class have a right and a wrong label.
-_STARTS = (0.02, 0.25)  # Error rates from which the fit starts. The likelihood may have several maxima.
-_MOST_WRONG = 0.6  # Highest error rate of a class, for many classes.
-# Iterations of L-BFGS: from each start, of the fits that are kept, and in each step of `_interval`.
+# With more classes, T has only one error rate per class, and there is no mixing matrix. The records would be too few to
+# fit k * k numbers.
+_FULL_CLASSES = 30
+_RIDGE = 20.0  # Strength of the prior of the mixing matrix, a normal distribution around 0.
+# Prior of T. For each class, it counts as 1 additional record with a right label and 0.05 records with a wrong label.
+_RIGHT, _WRONG = 1.0, 0.05
+_STARTS = (0.02, 0.25)  # Error rates at which fits start. Several are tried, because there may be several optima.
+_MOST_WRONG = 0.6  # Upper limit of the error rate of a class, if there are more than `_FULL_CLASSES` classes.
+# Iterations of L-BFGS. _TRIED: from each start. _FINISHED: for the fits that are continued. _PROFILED: for each factor
+# in `_interval`.
 _TRIED, _FINISHED, _PROFILED = 50, 200, 30
-_TOLERANCE = 1e-7  # Relative.
-_MOST_FITTED = 20_000  # Records. They are enough, as the model has few parameters. All records are judged.
-_MOST_NUMBERS = 20_000_000  # Records times classes. For 1,000 classes, a fit takes minutes, and 1 GB.
-_SINGLE: type = np.float32  # For many classes: half of the memory and of the time.
-_STEPS = 15  # Error rates that `_interval` tries.
-_SCALES = (2.0, 30.0)  # Scales from which the fit starts: for classes that are hard or easy to tell apart.
-_SAME = 0.05  # Difference of the losses of two fits that are about to reach the same optimum.
-_NEARLY_TRIED = 20.0  # After the first iterations, fits with a loss so much above the best one are given up.
-_DROP_OPTIMA = 3.0  # Half of the 95 % quantile of chi-squared with two degrees of freedom.
-_DROP = 1.92  # Half of the 95 % quantile of chi-squared with one degree of freedom.
-# The model is simple, so the interval is widened: by the first share of the wrong labels, and by the other two shares
-# of the records without a clear class. Some of these records may have wrong labels, too.
+_TOLERANCE = 1e-7  # L-BFGS stops if a step reduces the loss by a smaller share than this.
+_MOST_FITTED = 20_000  # Most records in a fit. More are not needed for so few parameters. All records are judged.
+_MOST_NUMBERS = 20_000_000  # Most records times classes in a fit. With 1,000 classes, it takes minutes and 1 GB.
+_SINGLE: type = np.float32  # Used with more than `_FULL_CLASSES` classes: half the memory and half the time.
+_STEPS = 15  # Number of evenly spaced factors that `_interval` tries.
+_SCALES = (2.0, 30.0)  # Scales at which fits start: 2 for classes that are hard to tell apart, 30 for easy ones.
+_SAME = 0.05  # If the losses of two fits differ by less than this, both probably reach the same optimum.
+_NEARLY_TRIED = 20.0  # After `_TRIED` iterations, fits with a loss this much above the best loss are given up.
+# Finished fits with a loss at most this much above the best loss are used. It is half of the 95 % quantile of
+# chi-squared with two degrees of freedom.
+_DROP_OPTIMA = 3.0
+# Factors in `_interval` with a loss at most this much above the best loss are kept. It is half of the 95 % quantile of
+# chi-squared with one degree of freedom.
+_DROP = 1.92
+# The statistical model is simple, so the interval is widened. _MODEL_ERROR: by this share of the wrong labels.
+# _AMBIGUOUS_LOW (lower end), _AMBIGUOUS_HIGH (upper end): by these shares of the number of records without a clear
+# class, because these records may have wrong labels, too.
 _MODEL_ERROR, _AMBIGUOUS_LOW, _AMBIGUOUS_HIGH = 0.03, 0.2, 0.3
-# Share of the records that look like another class although their label is right. The digits of scikit-learn have such
-# records.
+# The lower end is also lowered by this share of the records, because some records look like another class although
+# their label is right. The digits dataset of scikit-learn has such records.
 _UNUSUAL = 0.005
-_SMALLEST = 1e-6
+_SMALLEST = 1e-6  # Smallest error rate that is computed with, so that no logarithm is infinite.
 
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
-    """A fitted model of the labels.
+    """The fitted statistical model of the labels (see the top of this module).
 
     Attributes:
-        matrix: f64[k k], T.
-        low, high: 95 % interval of the number of wrong labels. Labels that a person decided count as right.
-        deviations: Standard deviation of the outputs of each model.
+        matrix: f64[k k], T: probability of each given label (column) for each true class (row).
+        low, high: 95 % interval of the number of wrong labels. Labels that a person has decided count as right.
+        deviations: Standard deviation of the outputs of each image model. Outputs are divided by it.
         optima: Weight, parameters and T of each fit that explains the labels well. The weights sum to 1.
     """
 
@@ -65,16 +81,16 @@ class Noise:
     def judge(
         self, outputs: Sequence[np.ndarray], labels: np.ndarray, decided: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Judge some records.
+        """Return the probabilities of the true classes of m records.
 
         Args:
-            outputs: Logits of each model, f32[m k].
+            outputs: Logits of each image model, f32[m k] each.
             labels: i64[m], given labels.
             decided: bool[m], whether the given label is known to be right.
 
         Returns:
-            Two arrays f64[m k]: the probability of each true class from the outputs alone, and from the outputs and
-            the given label.
+            Two arrays f64[m k] with the probability of each true class. The first array is computed from the outputs
+            alone, the second from the outputs and the given label.
         """
         data = _Data(_scaled(outputs, self.deviations, np.float64), labels, decided)
         probabilities, posterior = np.zeros((2, data.classes, len(labels)))
@@ -87,12 +103,13 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """The records of a fit.
+    """The n records of a fit.
 
-    Arrays are [classes, records]. Sums over a few classes then take a third of the time.
+    The first axis of arrays is the class, the second one the record. With few classes, sums over the classes then take
+    a third of the time.
 
     Attributes:
-        outputs: Scaled outputs of the models, [k n] each. The computation uses their dtype.
+        outputs: Scaled outputs of the image models, [k n] each. The computation uses their dtype.
         labels: i64[n], given labels.
         decided: bool[n], whether the given label is known to be right.
     """
@@ -107,12 +124,12 @@ class _Data:
 
     @property
     def full(self) -> bool:
-        """Whether T and the matrix are fitted with k * k numbers each."""
+        """Whether T and the mixing matrix have k * k free numbers each. If not: one error rate per class."""
         return self.classes <= _FULL_CLASSES
 
     @property
     def size(self) -> int:
-        """Number of parameters of the class probabilities."""
+        """Number of parameters before those of T: the scales, the biases and the mixing matrix."""
         return len(self.outputs) + self.classes + (self.classes**2 if self.full else 0)
 
 
@@ -124,15 +141,15 @@ def fit(
     decided: np.ndarray | None = None,
     interval: bool = False,
 ) -> Noise:
-    """Fit the model.
+    """Fit the statistical model to the labels.
 
     Args:
-        outputs: Logits of each model, f32[n k], for records that it has not seen.
+        outputs: Logits of each image model, f32[n k] each, for records that the image model has not seen.
         labels: i64[n], given labels.
-        judged: bool[n], the records to which the model is fitted. The interval counts the wrong labels among
-            them. None: all.
-        decided: bool[n], whether the given label is known to be right. None: for no record.
-        interval: Whether the interval is computed, which takes as long as the fit.
+        judged: bool[n], the records to use. The interval counts the wrong labels among these records. If None, all
+            records are used.
+        decided: bool[n], whether the given label is known to be right. If None, no label is known to be right.
+        interval: Whether to compute the interval. This takes as long as the fit. If False, `low` and `high` are 0.
     """
     classes = outputs[0].shape[1]
     decided = np.zeros(len(labels), bool) if decided is None else decided
@@ -160,11 +177,12 @@ def fit(
 
 
 def _centered(output: np.ndarray) -> np.ndarray:
+    """Subtract the mean logit of each record. This does not change its softmax."""
     return np.asarray(output - output.mean(1, keepdims=True))
 
 
 def _scaled(outputs: Sequence[np.ndarray], deviations: Sequence[float], kind: type) -> list[np.ndarray]:
-    """Return centered outputs [m k], divided by their deviations, as [k m] of a type."""
+    """Center outputs [m k], divide by their deviations and transpose: [k m] of dtype `kind`."""
     return [
         np.ascontiguousarray(_centered(output.astype(kind)).T) / kind(deviation)
         for output, deviation in zip(outputs, deviations)
@@ -172,10 +190,11 @@ def _scaled(outputs: Sequence[np.ndarray], deviations: Sequence[float], kind: ty
 
 
 def _optima(data: _Data) -> list[Any]:
-    """Return the results of `minimize` for the best optimum, then for others that fit nearly as well.
+    """Return the results of SciPy's `minimize`: the best fit, then other fits that are nearly as good.
 
-    Labels that contradict the image may be explained by wrong labels or by images that look like several classes. Both
-    explanations may be an optimum. The judgment is their mean, weighted by likelihood.
+    A label that contradicts its image has two explanations: the label is wrong, or the image looks like several
+    classes. Each explanation may be an optimum of its own. `Noise.judge` uses the mean of all optima, weighted by
+    likelihood.
     """
     matrices = [_spread(np.full(data.classes, rate)) for rate in _STARTS]
     if data.full:
@@ -193,7 +212,7 @@ def _optima(data: _Data) -> list[Any]:
 
 
 def _minimize(loss: Callable[..., Any], start: np.ndarray, data: _Data, iterations: int, *more: Any) -> Any:
-    from scipy.optimize import minimize  # Imported here, because the import changes the filters of warnings.
+    from scipy.optimize import minimize  # Imported late, because the import changes the warning filters.
 
     options = {"maxiter": iterations, "ftol": _TOLERANCE}
     return minimize(loss, start, (data, *more), "L-BFGS-B", jac=True, options=options)
@@ -205,7 +224,7 @@ def wrong(posterior: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _start(data: _Data, matrix: np.ndarray, scale: float) -> np.ndarray:
-    """Return the parameters from which a fit starts: first guesses of T and of the scale of the outputs."""
+    """Return the parameters at which a fit starts, for a first guess of T and of the sum of the scales."""
     first = np.zeros(data.size)
     first[: len(data.outputs)] = scale / len(data.outputs)
     rates = 1 - np.diag(matrix)
@@ -214,7 +233,7 @@ def _start(data: _Data, matrix: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _confusion(data: _Data) -> np.ndarray:
-    """Return T as it would be if the likeliest class of each record were its true class."""
+    """Estimate T by counting, with the likeliest class of each record as its true class."""
     counts = np.full((data.classes, data.classes), 0.1)
     likeliest = np.where(data.decided, data.labels, np.argmax(sum(data.outputs), axis=0))
     np.add.at(counts, (likeliest, data.labels), 1)
@@ -222,7 +241,7 @@ def _confusion(data: _Data) -> np.ndarray:
 
 
 def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
-    """Return T, computed from the parameters that describe it."""
+    """Return T for its parameters."""
     classes = data.classes
     if data.full:
         return softmax(parameters.reshape(classes, classes))
@@ -230,12 +249,12 @@ def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
 
 
 def _rates(parameters: np.ndarray) -> np.ndarray:
-    """Return the error rate of each class, f64[k], for many classes."""
+    """Return the error rate of each class, f64[k]. Used if T has one error rate per class."""
     return np.asarray(_MOST_WRONG / (1 + np.exp(-np.clip(parameters, -100, 100))))
 
 
 def _spread(rates: np.ndarray) -> np.ndarray:
-    """Return T for error rates f64[k] that are spread evenly over the other classes."""
+    """Return T for error rates f64[k]. Wrong labels are spread evenly over the other classes."""
     classes = len(rates)
     matrix = np.repeat(rates[:, None] / (classes - 1), classes, axis=1)
     np.fill_diagonal(matrix, 1 - rates)
@@ -243,7 +262,7 @@ def _spread(rates: np.ndarray) -> np.ndarray:
 
 
 def _logits(data: _Data, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the weighted sum of the outputs, and the logits of the classes, both [k n]."""
+    """Return the sum of the scaled outputs, and the logits of the true classes, both [k n]."""
     models, classes = len(data.outputs), data.classes
     parameters = parameters.astype(data.outputs[0].dtype)
     total = sum(scale * output for scale, output in zip(parameters[:models], data.outputs))
@@ -254,9 +273,9 @@ def _logits(data: _Data, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _joint(probabilities: np.ndarray, matrix: np.ndarray, data: _Data) -> np.ndarray:
-    """Return the probability of each true class together with the given label, [k n].
+    """Return the joint probability of each true class and the given label, [k n].
 
-    A decided label is the true class: the probability of the other classes is 0.
+    A decided label is the true class, so the probability of all other classes is 0.
     """
     joint = matrix.astype(probabilities.dtype)[:, data.labels]
     joint *= probabilities
@@ -268,19 +287,19 @@ def _joint(probabilities: np.ndarray, matrix: np.ndarray, data: _Data) -> np.nda
 
 
 def _posterior(probabilities: np.ndarray, matrix: np.ndarray, data: _Data) -> np.ndarray:
-    """Return the probability of each true class, with knowledge of the given labels, [k n]."""
+    """Return the probability of each true class if the given label is known, [k n]."""
     joint = _joint(probabilities, matrix, data)
     joint /= joint.sum(0)
     return joint
 
 
 def _tiny(values: np.ndarray) -> Any:
-    """Return the smallest number of a type, so that nothing is divided by 0."""
+    """Return the smallest positive number of the dtype. It prevents divisions by 0."""
     return np.finfo(values.dtype).tiny
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities [k n]; columns sum to 1."""
+    """Return the softmax over the classes, [k n]. Each column sums to 1."""
     powers = logits - logits.max(0)
     np.exp(powers, out=powers)
     powers /= powers.sum(0)
@@ -288,17 +307,17 @@ def _softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def _loss(parameters: np.ndarray, data: _Data) -> tuple[float, np.ndarray]:
-    """Return the negative logarithm of the posterior density, and its gradient."""
+    """Return the loss (the negative log-likelihood plus the priors) and its gradient."""
     matrix = _matrix(data, parameters[data.size :])
     value, gradient, joint = _fixed_loss(parameters[: data.size], data, matrix)
     if data.full:
         prior = np.full_like(matrix, _WRONG / (data.classes - 1))
         np.fill_diagonal(prior, _RIGHT)
-        counts = prior + [np.bincount(data.labels, row, data.classes) for row in joint]  # By true and given label.
+        counts = prior + [np.bincount(data.labels, row, data.classes) for row in joint]  # True class x given label.
         value -= float((prior * np.log(matrix + 1e-300)).sum())
         own = (matrix * counts.sum(1, keepdims=True) - counts).ravel()
     else:
-        rates = _rates(parameters[data.size :])  # Not 1 - the diagonal of T, which would round small rates to 0.
+        rates = _rates(parameters[data.size :])  # 1 - diagonal of T would round small rates to 0.
         right = np.bincount(data.labels, joint[data.labels, np.arange(len(data.labels))], data.classes)
         failed = joint.sum(1, dtype=np.float64) - right + _WRONG
         value -= float((_WRONG * np.log(rates) + _RIGHT * np.log(1 - rates)).sum())
@@ -307,7 +326,7 @@ def _loss(parameters: np.ndarray, data: _Data) -> tuple[float, np.ndarray]:
 
 
 def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return loss and gradient for a known T, and the posterior [k n]."""
+    """Return the loss and its gradient for a fixed T, and the posterior [k n] as in `_posterior`."""
     models, classes = len(data.outputs), data.classes
     total, logits = _logits(data, parameters)
     probabilities = _softmax(logits)
@@ -329,18 +348,20 @@ def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tupl
 
 
 def _interval(data: _Data, parameters: np.ndarray, sampled: float) -> tuple[float, float]:
-    """Return the 95 % interval of the number of wrong labels.
+    """Return the 95 % interval of the number of wrong labels in `data`.
 
-    All error rates in T are multiplied by a factor, and the other parameters are fitted again. This is done for several
-    factors. Those that explain the labels nearly as well as the best one are kept (profile likelihood). For each of
-    them, the number of wrong labels also varies by chance.
+    The method is profile likelihood. All error rates in T are multiplied by a factor, and the other parameters are
+    fitted again. This is repeated for several factors. Factors that explain the labels nearly as well as the best
+    factor are kept. The interval covers the numbers of wrong labels for all kept factors, and their variation by
+    chance.
 
     Args:
         data: The records of the fit.
-        parameters: The fit.
-        sampled: Share of the records that the fit uses. The more are left out, the more depends on chance.
+        parameters: The fitted parameters.
+        sampled: Share of the records that are in `data`, above 0 and at most 1. A small share widens the interval,
+            because the number of wrong labels among the other records varies by chance.
     """
-    # A rate of 0 would stay 0 with every factor, so a small number is added.
+    # A small number is added to each rate, because a rate of 0 times any factor would stay 0.
     errors = _matrix(data, parameters[data.size :]) + 1 / len(data.labels)
     np.fill_diagonal(errors, 0)
     rate = float(errors.sum(1).mean())
@@ -349,7 +370,7 @@ def _interval(data: _Data, parameters: np.ndarray, sampled: float) -> tuple[floa
     factors = factors[factors <= most]
     values, counts, deviations = np.array([_profiled(data, parameters, errors * factor) for factor in factors]).T
     likely = values <= values.min() + _DROP
-    likely |= np.r_[likely[1:], False] | np.r_[False, likely[:-1]]  # The border lies between two steps.
+    likely |= np.r_[likely[1:], False] | np.r_[False, likely[:-1]]  # One more factor at each end.
     undecided = ~data.decided
     ambiguous = float((1 - _softmax(_logits(data, parameters)[1]).max(0))[undecided].sum())
     chance = np.sqrt(4 * deviations**2 + (_MODEL_ERROR * counts) ** 2 + 4 * (1 - sampled) * counts)
@@ -359,7 +380,16 @@ def _interval(data: _Data, parameters: np.ndarray, sampled: float) -> tuple[floa
 
 
 def _profiled(data: _Data, parameters: np.ndarray, errors: np.ndarray) -> tuple[float, float, float]:
-    """Return loss, expected number of wrong labels and its standard deviation for given errors in T."""
+    """Fit all parameters except T, which is given.
+
+    Args:
+        data: The records of the fit.
+        parameters: The parameters at which the fit starts.
+        errors: f64[k k], error rates: T without its diagonal.
+
+    Returns:
+        The loss, the expected number of wrong labels, and the standard deviation of this number.
+    """
     matrix = np.clip(errors, _SMALLEST, None)
     np.fill_diagonal(matrix, 0)
     np.fill_diagonal(matrix, 1 - matrix.sum(1))

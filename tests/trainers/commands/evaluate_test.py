@@ -161,7 +161,7 @@ def test_corrupt_record_is_left_out_and_reported(workspace, tmp_path):
     ("flags", "message"),
     [
         ((), "--run is missing: the model to evaluate. Pass the run directory of a trainer."),
-        (("--run=run",), "--tfrecords is missing: the images to evaluate on. Pass the --out of "),
+        (("--run=run",), "--tfrecords is missing: the images to evaluate on. Pass the directory that "),
         (("--run=nowhere", "--tfrecords=out"), "--run=nowhere: does not exist."),
         (("--run=src", "--tfrecords=out"), "--run=src: is not a run directory, since it has no model.keras."),
         (("--run=run", "--tfrecords=src"), "src: is not a dataset (it has no convert.json)"),

@@ -264,7 +264,11 @@ def test_killed_five_times_in_each_phase(steps, workspace, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((), "--tfrecords is missing: the dataset to train on. Pass the --out of python -m tfrecord_tools.convert."),
+        (
+            (),
+            "--tfrecords is missing: the dataset to train on. Pass the directory that python -m tfrecord_tools.convert"
+            " has written.",
+        ),
         (("--tfrecords=nowhere",), "nowhere: does not exist. "),
         (("--tfrecords=src",), "src: is not a dataset (it has no convert.json)"),
         (
