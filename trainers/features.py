@@ -2,8 +2,8 @@
 
     python -m trainers.features --tfrecords out/
 
-Another training on the same images, with the same or another head, starts at once. The saved model is the whole
-network: its input is pixels.
+Further trainings on the same images start at once, even with another head. The saved model is the whole network, so its
+input is pixels, not features.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Devices, workers, and the diagnosis of a machine."""
+"""Set up devices and workers for a training, and diagnose a machine."""

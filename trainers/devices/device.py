@@ -1,4 +1,4 @@
-"""The device of a training, with its precision and compilation."""
+"""Find the device of a training, and choose its precision, compilation and distribution strategy."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from trainers.devices.cluster import Cluster
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-    """The device or devices on which steps are computed.
+    """The device or devices on which training steps are computed.
 
     Attributes:
         name: "CPU", or the product name of the GPU.
         precision: Name of a Keras dtype policy.
         jit_compile: Whether steps are compiled with XLA.
         replicas: Number of devices that share each batch, over all workers.
-        strategy: Strategy that distributes models over the devices. None: one device without a strategy.
+        strategy: Strategy that distributes models over the devices. None: there is only one device, without a strategy.
         cluster: The workers of the job.
     """
 
@@ -43,7 +43,7 @@ class Device:
 
     @property
     def chief(self) -> bool:
-        """Whether this process writes files."""
+        """Whether this process is worker 0, which writes all files."""
         return self.cluster.worker == 0
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -53,8 +53,8 @@ class Device:
     def distributed(self, data: tf.data.Dataset, batch_size: int) -> Any:
         """Prepare this worker's part of a dataset for `fit`. On one machine, `fit` does this itself.
 
-        Keras does not know the number of batches, which may differ between workers. So every worker continues until
-        the last one has no batches left.
+        The number of batches may differ between workers. The returned dataset hides its length from Keras, so that
+        every worker continues until the last worker has no batches left.
 
         Args:
             data: Batches of this worker.
@@ -68,7 +68,8 @@ class Device:
     def averager(self, variables: Sequence[keras.Variable]) -> Callable[[], None]:
         """Return a function that sets variables to the mean of their values on all devices.
 
-        All workers must call the function at the same time. This also holds for `all_gather` and `barrier`.
+        All workers must call the returned function at the same time. The same applies to the methods `all_gather` and
+        `barrier`.
         """
         strategy = self.strategy
         if strategy is None or not variables:
@@ -84,7 +85,7 @@ class Device:
         return compiled
 
     def all_gather(self, number: int) -> list[int]:
-        """Return the number that each worker gives, the chief's first."""
+        """Return the value of `number` in each worker, in the order of the workers."""
         strategy = self.strategy
         if strategy is None or self.cluster.workers == 1:
             return [number]
@@ -113,8 +114,8 @@ def set_up(
 ) -> Device:
     """Find the device and configure Keras for it.
 
-    It sets memory growth, the dtype policy, seeds and deterministic operations. Call it once, before any model or
-    tensor is made.
+    This sets memory growth, the dtype policy, seeds and deterministic operations. Call this function once, before any
+    model or tensor is made.
 
     Args:
         precision: One of `recipes.PRECISIONS`. "auto": mixed precision on GPUs that support it, else float32.
@@ -153,7 +154,7 @@ def precision_for(compute_capability: tuple[int, int] | None) -> str:
 
 def _find(precision: str, strategy: str, cluster: Cluster, log: Callable[[str], object]) -> Device:
     gpus = tf.config.list_physical_devices("GPU")
-    # Notebooks may have used the GPU already, which fixes how its memory grows.
+    # In a notebook, the GPU may be in use already. Then the growth of its memory cannot be changed.
     with contextlib.suppress(RuntimeError):
         for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -185,9 +186,10 @@ def _make_strategy(
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"TF_CONFIG: the workers cannot connect to each other: {one_line(error)}. This is worker"
-                f" {cluster.worker}, at {cluster.addresses[cluster.worker]}. Start all workers, each with a free port."
+                f" {cluster.worker}, at {cluster.addresses[cluster.worker]}. Start all workers. The port of each worker"
+                " must be free."
             ) from error
-    # A strategy is used even for one GPU: its dataset copies batches to the GPU ahead of time, which `fit` does not.
+    # A strategy is used even for one GPU, because it copies batches to the GPU ahead of time. `fit` alone does not.
     if strategy == "mirrored" or (strategy == "auto" and kind == "GPU"):
         return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
     return None

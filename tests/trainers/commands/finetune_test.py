@@ -182,7 +182,8 @@ def test_finished_run_is_not_run_again(workspace, whole):
     again = finetune(workspace, "--tfrecords=out", "--run=two", *TWO_PHASES).splitlines()
     scores = [line for line in whole if line.startswith(("accuracy ", "balanced accuracy ", "results: "))]
     assert again == [
-        "run: two is finished already. To go on with it, add --more_epochs=N. To train again, pass another --run",
+        "run: two is finished already. To train it for more epochs, add --more_epochs=N. To train from the start, pass"
+        " another --run",
         *scores,
     ]
 

@@ -109,7 +109,7 @@ def test_table_and_unreadable_files(workspace, mixed):
     assert errors[1:] == [
         "unreadable: mixed/empty.png: empty file",
         "unreadable: mixed/text.jpg: not an image (starts with b'<html>'); an HTML page: download the file again",
-        "error: 3 files cannot be read, listed above. All other images were classified.",
+        "error: 3 files cannot be read (see above). All other images were classified.",
     ]
 
 
@@ -160,7 +160,7 @@ def test_only_unreadable_files(workspace, mixed, tmp_path):
     assert lines == []
     assert (tmp_path / "none.csv").read_text() == "record,path,label,prediction,p_greens,p_reds\n"
     done = run("trainers.predict", "--run=run", "mixed/text.jpg", cwd=workspace)
-    assert done.stderr.splitlines()[-1] == "error: 1 file cannot be read, listed above. No image was classified."
+    assert done.stderr.splitlines()[-1] == "error: 1 file cannot be read (see above). No image was classified."
 
 
 def test_repeated_file_is_classified_once(workspace):
