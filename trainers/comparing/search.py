@@ -297,9 +297,7 @@ def search(
         made: list[tuple[Setting, Trial]] = []
         for setting in chosen:
             if len(made) >= (_FEWEST if number == 1 else 1) and spent >= limit:
-                log(
-                    f"rung {number}: stopped after {words.number(len(made), 'setting')}, because the rung's time is over"
-                )
+                log(f"rung {number}: its time is over after {words.number(len(made), 'setting')}")
                 break
             trial, seconds = evaluate(setting, rung, number, f"{len(made) + 1}/{len(chosen)}")
             made.append((setting, trial))
@@ -308,8 +306,8 @@ def search(
         best = best_first([trial for _, trial in made])
         if not best:
             raise UserError(
-                f"--search: all {words.number(len(made), 'setting')} of rung {number} failed. The .log files in --out have"
-                " the errors."
+                f"--search: all {words.number(len(made), 'setting')} of rung {number} failed. The .log files in --out"
+                " have the errors."
             )
         of_trial = {id(trial): setting for setting, trial in made}
         going_on = len(best) if limits.minutes else math.ceil(len(made) / REDUCTION)
