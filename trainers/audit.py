@@ -2,7 +2,8 @@
 
     python -m trainers.audit --tfrecords out/
 
-Open review.html in a browser, decide, and download decisions.csv. Then convert again with the decisions:
+Open review.html in a browser, decide what to do with the images, and download decisions.csv. Then convert again with
+the decisions:
 
     python -m tfrecord_tools.convert --src=images/ --out=out/ --update --decisions=decisions.csv
 """
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from trainers.fitting.audited import Audited
     from trainers.fitting.extraction import Extraction
 
-MOST_PICTURES = 1000  # Pictures on the page. More would take hours to review.
+MOST_PICTURES = 1000  # Most pictures on the page. Reviewing more would take hours.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,8 @@ class AuditConfig:
 
     Attributes:
         tfrecords: The dataset directory.
-        features_from: Name of a backbone as in `recipes.ModelConfig`, or the run directory or model file of a trainer.
+        features_from: Network that computes the features: the name of a backbone as in `recipes.ModelConfig`, or the
+            run directory or model file of a trainer.
         backbone_kwargs: Further arguments of the backbone's constructor.
         custom_objects: Modules and files that register the custom layers of a model file. They are imported.
         weights: As in `recipes.ModelConfig`. Only for a backbone.
@@ -61,7 +63,7 @@ class AuditConfig:
         folds: Number of parts of the dataset. The records of each part are judged by a model that was fitted to the
             other parts.
         seed: Seed of the folds.
-        out: Directory to write. If None, `audits/NAME-DIGEST`.
+        out: Directory to write. If None, `audits/NAME-DIGEST`, with the name and the digest of the dataset.
         features: Directory for saved features.
         pictures: Largest number of images on the page.
     """
@@ -164,7 +166,9 @@ def audit_dataset(config: AuditConfig, log: Callable[[str], object] = print) -> 
     out = Path(config.out) if config.out else audit_files.default(data)
     run_directory.check_replaceable(out, audit_files.ABOUT, "an audit")
 
-    from trainers.devices import device as devices  # Imported late: wrong flags are reported without TensorFlow.
+    from trainers.devices import (
+        device as devices,
+    )  # Imported late, so that wrong flags are reported without waiting for TensorFlow.
     from trainers.fitting import audited
 
     device = devices.set_up(seed=config.seed, strategy="none")
@@ -229,7 +233,7 @@ def _write(
     page = out / review_page.PAGE
     review_page.write(page, review)
     about = _about(config, data, records, result)
-    run_directory.write_json(out / audit_files.ABOUT, about)  # Last: an audit with this file is complete.
+    run_directory.write_json(out / audit_files.ABOUT, about)  # Written last, because it marks the audit as complete.
     hidden = len(result.issues) - len(items)
     summary = [estimate, *result.notes, *_lines(about, hidden, config.pictures)]
     for line in (*summary, *_next_steps(out, page, command_line)):
@@ -273,19 +277,19 @@ def _lines(about: AuditJson, hidden: int, pictures: int) -> Iterator[str]:
     rows += [[kind, f"{about['doubtful'][kind]:,}", f"{about['issues'][kind]:,}"] for kind in KINDS]
     yield from (f"  {line}" for line in tabular.aligned(rows, left=(0,)))
     if about["decided"]:
-        yield f"  {words.number(about['decided'], 'image')} decided in earlier reviews, not listed again"
+        yield f"  not listed again: {words.number(about['decided'], 'image')} that you decided on in earlier reviews"
     if hidden:
         yield (
             f"  {words.number(hidden, 'issue')} with the lowest ranks are in {issues.CSV} but not on the page. To see"
-            f" more on the page, pass a number above {pictures:,} as --pictures"
+            f" more on the page, pass a larger --pictures than {pictures:,}"
         )
 
 
 def _next_steps(out: Path, page: Path, command_line: str) -> Iterator[str]:
     yield f"results: {out}/ with {', '.join(sorted(path.name for path in out.iterdir()))}"
     yield (
-        f"next: open {page} in a browser, decide, and download decisions.csv. Then run the command that wrote the"
-        f" dataset again, with two more flags: {command_line}"
+        f"next: open {page} in a browser, decide what to do with the images, and download decisions.csv. Then repeat"
+        f" the command that wrote the dataset, with two more flags: {command_line}"
     )
 
 
@@ -323,12 +327,16 @@ OPTIONS = (
         " parts only.",
         default=AuditConfig.folds,
     ),
-    Option("seed", "integer", "Seed of the division of the images into parts.", default=AuditConfig.seed),
-    Option("out", "path", "Directory to write. Default: audits/NAME-DIGEST."),
+    Option(
+        "seed", "integer", "Seed of the random numbers that divide the dataset into parts.", default=AuditConfig.seed
+    ),
+    Option(
+        "out", "path", "Directory to write. Default: audits/NAME-DIGEST, with the name and the digest of the dataset."
+    ),
     Option(
         "features",
         "path",
-        "Directory for saved features. trainers.features can use them, too.",
+        "Directory for saved features. trainers.features can use the same directory.",
         default=AuditConfig.features,
     ),
     Option(

@@ -1,4 +1,4 @@
-"""Checkpoints for an exact resume: an interrupted training ends with the same result, bit for bit.
+"""Save and restore a training, so that an interrupted training ends with the same result, bit for bit.
 
 One file holds everything that the next step depends on:
 
@@ -47,7 +47,7 @@ _BEGINS_ANEW: dict[type, tuple[str, ...]] = {
 
 
 class DivergedError(Exception):
-    """The loss or a variable is no longer a number. Nothing of this state is saved.
+    """The loss or a variable is no longer a finite number. This state is not saved.
 
     Attributes:
         step: The step at which the problem was noticed. The loss of a step is computed before the weights change, so
@@ -66,10 +66,10 @@ class Position:
     """The position of a training: the number of finished phases, epochs and steps.
 
     Attributes:
-        phase: Index of the current phase. After the last phase, the number of phases.
-        epoch: Finished epochs of this phase, with their validation.
-        step: Finished steps of this epoch.
-        global_step: Finished steps of all phases, which is the position in the stream of batches.
+        phase: Index of the current phase, from 0. After the last phase, the number of phases.
+        epoch: Number of finished epochs of this phase, including their validation.
+        step: Number of finished steps of this epoch.
+        global_step: Number of finished steps of all phases. This is also the position in the stream of batches.
     """
 
     phase: int = 0
@@ -102,7 +102,7 @@ class State:
 
 
 def save(path: Path, state: State) -> None:
-    """Write a state to a file. At any moment, either the old or the new file exists completely."""
+    """Write a state to a file. If this is interrupted, the old file stays complete."""
     arrays: dict[str, np.ndarray] = {}
 
     def put(values: Sequence[np.ndarray]) -> list[str]:
@@ -162,8 +162,8 @@ def load(path: Path, advice: str = "Delete it to start this run from the beginni
 class Checkpointer(keras.callbacks.Callback):
     """Callback that saves and restores a training.
 
-    It must be the last callback, so that it sees the changes of the others. One checkpointer is used for all phases of
-    a training. Call `begin_phase`, then `model.fit(initial_epoch=position.epoch)` on batches that start at
+    It must be the last callback, so that it sees the changes of the other callbacks. Use one checkpointer for all
+    phases of a training. Call `begin_phase`, then `model.fit(initial_epoch=position.epoch)` on batches that start at
     `position.global_step`.
 
     Attributes:
@@ -341,7 +341,7 @@ class Checkpointer(keras.callbacks.Callback):
             new_phase: Whether a phase has ended. The next phase has a new optimizer and new callbacks.
 
         Raises:
-            DivergedError: A variable is no longer a number.
+            DivergedError: A variable is no longer a finite number.
         """
         self._sync()
         arrays = {"model": _values(self.model.variables)} | _global_random()
@@ -382,7 +382,7 @@ class Checkpointer(keras.callbacks.Callback):
             raise DivergedError(self.position.global_step - 1, self._saved_step)
 
     def _metric_variables(self) -> list[Any]:
-        # `model.metrics_variables` is empty until the first step is traced, so the metrics themselves are read.
+        # The metrics are read directly, because `model.metrics_variables` is empty until the first step is traced.
         loss_tracker = self.model.metrics[0]
         return [variable for metric in (loss_tracker, *self._metrics) for variable in metric.variables]
 
@@ -415,6 +415,6 @@ def _values(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def _assign(variables: Sequence[Any], values: Sequence[np.ndarray]) -> None:
-    # Variables are matched by order, since their paths change when a model is built twice in one process.
+    # Variables are matched by order, because their paths change if a model is built twice in one process.
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

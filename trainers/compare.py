@@ -41,13 +41,14 @@ OPTIONS = (
     Option(
         "folds",
         "integer",
-        "Cross-validate with this number of folds: each variant is trained once per seed and fold, on the images of the"
-        " other folds. The folds divide the train and validation splits. Default: no cross-validation.",
+        "Number of folds of a cross-validation. The train and validation splits are divided into this number of parts"
+        " (folds). Each variant is trained once per seed and fold, on the images of the other folds. Default: no"
+        " cross-validation.",
     ),
     Option(
         "fold_seed",
         "integer",
-        "Seed of the folds. Another seed divides the images in another way. Needs --folds.",
+        "Seed of the folds. With another seed, the images are divided into other folds. Needs --folds.",
         default=0,
     ),
     Option(
@@ -105,13 +106,14 @@ def compare(
         tfrecords: The dataset directory.
         out: Directory for the runs, the tables and the chart.
         variant: Variants as for the command: "[NAME=]TRAINER [FLAGS]". Default: every trainer.
-        backbone: Backbones as for the command: "[NAME=]BACKBONE [FLAGS]". Default: the backbone of each recipe.
-        seeds: Each variant is trained once per seed.
+        backbone: Backbones as for the command: "[NAME=]BACKBONE [FLAGS]". Default: the backbone of each trainer's
+            recipe.
+        seeds: Seeds of the trainings. Each variant is trained once per seed.
         folds: Number of folds of a cross-validation over the train and validation splits. If None, each variant is
             trained on the train split and evaluated on the validation split.
         fold_seed: Seed of the folds. If None, 0.
-        search: "minutes=20", "trials=20" or both: the limits of a search for a good learning rate and augmentation of
-            the variants. If None, the variants are trained as they are.
+        search: The limits of a search for a good learning rate and augmentation for the variants: "minutes=20",
+            "trials=20" or both. If None, the variants are trained as they are.
 
     Raises:
         UserError: A training failed, or a finished run has other flags or another dataset.
@@ -176,13 +178,13 @@ def define_flags() -> None:
     flags.DEFINE_multi_string(
         "variant",
         list(recipes.RECIPES),
-        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. Default: every trainer.",
+        "[NAME=]TRAINER [FLAGS]: a trainer to compare and its flags. The results show NAME. Default: every trainer.",
     )
     flags.DEFINE_multi_string(
         "backbone",
         [],
-        "[NAME=]BACKBONE [FLAGS]: train every variant with this backbone. Variants of scratch, and variants with their"
-        " own --backbone, do not use it. Default: the backbone of each recipe.",
+        "[NAME=]BACKBONE [FLAGS]: train every variant with this backbone. Variants of scratch, and variants with a"
+        " --backbone of their own, do not use it. Default: the backbone of each trainer's recipe.",
     )
     flags.DEFINE_list("seeds", ["0"], "Seeds, as in 0,1,2. Each variant is trained once per seed.")
     flags.DEFINE_boolean("dry_run", False, "Print the commands of the trainings without running them.")
@@ -214,7 +216,7 @@ def main(argv: Sequence[str]) -> None:
         for job in config.jobs(config.variants):
             print(shlex.join(job.command()))
     else:
-        # SystemExit also ends the running training.
+        # Raises SystemExit, which also ends the training that is running.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         _compare(config)
 

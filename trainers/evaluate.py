@@ -46,13 +46,17 @@ OPTIONS = (
         "text",
         "Split to evaluate on: train, validation or test. Default: test. A folder without splits is used as a whole.",
     ),
-    Option("out", "path", "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST in the run directory."),
+    Option(
+        "out",
+        "path",
+        "Directory to write. Default: evaluation-NAME-SPLIT-DIGEST (of the dataset) in the run directory.",
+    ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     Option(
         "audit",
         "path",
         "Directory of an audit of the dataset, written by trainers.audit. The accuracy on the images without issues is"
-        " reported, too. Default: audits/NAME-DIGEST, if it exists.",
+        " reported, too. Default: audits/NAME-DIGEST, with the name and the digest of the dataset, if it exists.",
     ),
     Option(
         "class_map",
@@ -96,11 +100,11 @@ class EvaluateConfig:
         images: A folder of images with a subfolder for each class. If None, the model is evaluated on `tfrecords`.
         split: "train", "validation" or "test". If None, "test", or the whole folder if it has no splits.
         out: Directory to write. If None, evaluation-NAME-SPLIT-DIGEST next to the model.
-        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
-            threshold of the model.
+        threshold: For two-class models: the second class is chosen if its probability is at least this value. If None,
+            the threshold of the model.
         audit: Directory of the dataset's audit. If None, `audits/NAME-DIGEST`, if it exists.
         custom_objects: As in `model_file.load`.
-        class_map: Class of the images -> class of the model, or "" to leave them out.
+        class_map: Class of the images -> class of the model. "" instead of a class leaves out the images.
         tta: The views of each image, some of `views.KINDS`.
     """
 
@@ -125,8 +129,8 @@ class EvaluateConfig:
             )
         if self.tfrecords and self.images:
             raise UserError(
-                f"--tfrecords={self.tfrecords} and --images={self.images}: only one of them is allowed. Remove the"
-                " other."
+                f"--tfrecords={self.tfrecords} and --images={self.images}: only one of them is allowed. Remove one"
+                " of the two."
             )
         if self.images and self.audit:
             raise UserError(f"--audit={self.audit}: an audit belongs to a dataset, not to --images. Remove --audit.")
@@ -139,7 +143,7 @@ class Evaluation:
     Attributes:
         path: Directory with metrics.json, report.html, predictions.csv, suspects.csv and plots/.
         metrics: The content of metrics.json.
-        predictions: The predictions, with true labels.
+        predictions: The predictions for the images, with their true labels.
         unreadable: Path -> reason, for images of a folder that cannot be read.
         skipped: Path -> reason, for files of a folder that are not images.
     """
@@ -161,8 +165,8 @@ class Evaluation:
 def evaluate(*, log: Callable[[str], object] = command.say, **given: Unpack[EvaluateArguments]) -> Evaluation:
     """Evaluate a model and write metrics.json, report.html, predictions.csv, suspects.csv and plots/.
 
-    It does the same as `python -m trainers.evaluate`. Images of a folder that cannot be read are in `unreadable` of the
-    result.
+    It does the same as `python -m trainers.evaluate`. Images of a folder that cannot be read raise no error. They are
+    listed in `Evaluation.unreadable`.
 
     Args:
         log: Receives the lines for the user.
@@ -264,11 +268,11 @@ def _log_scores(metrics: Metrics, log: Callable[[str], object]) -> None:
 
 
 def _check_out(out: Path) -> None:
-    """Check that the directory is new, empty, or an earlier evaluation, which is replaced."""
+    """Check that the directory is new, empty, or an earlier evaluation. An earlier evaluation is replaced."""
     if any((out / name).exists() for name in (run_directory.SETTINGS, run_directory.MODEL)):
         raise UserError(
-            f"--out={out}: is the directory of a training, and the evaluation would replace its report. Pass"
-            " another --out."
+            f"--out={out}: is the run directory of a training. The evaluation would replace its report. Pass another"
+            " --out."
         )
     run_directory.check_replaceable(out, run_directory.METRICS, "an evaluation")
 

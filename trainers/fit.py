@@ -1,4 +1,4 @@
-"""Train a model in the phases of a recipe."""
+"""Train a Keras model in phases. Each phase has its own trainable layers and optimizer."""
 
 from __future__ import annotations
 
@@ -71,18 +71,18 @@ def fit(
     verbose: int = 2,
     log: Callable[[str], object] = print,
 ) -> None:
-    """Train a model through its phases, starting at the checkpointer's position.
+    """Train a model in its phases, starting at the position of the checkpointer.
 
     Args:
         task: The model and its data.
-        phases: Phases in their order. Each phase continues the stream of batches where the phase before ended.
-        checkpointer: Holds the position and collects the history.
-        callbacks: Function that makes further callbacks for a phase.
+        phases: Phases in their order. Each phase continues the stream of batches where the previous phase ended.
+        checkpointer: Callback that knows the position, saves it, and collects the history.
+        callbacks: Function that takes a phase and returns additional Keras callbacks for it.
         verbose: As in `keras.Model.fit`. 0: silent; 1: a progress bar; 2: one line per epoch.
         log: Receives one line per phase, unless `verbose` is 0.
 
     Raises:
-        DivergedError: The loss or a weight is no longer a number.
+        DivergedError: The loss or a weight is no longer a finite number.
     """
     for index, phase in enumerate(phases):
         if index < checkpointer.position.phase:
@@ -112,7 +112,7 @@ def fit(
             callbacks=[*others, checkpointer],
             verbose=verbose,
         )
-    # If all phases were finished already, the loop did nothing, and the model still needs its weights.
+    # If all phases were finished before, the loop did nothing, and the model does not have its weights yet.
     checkpointer.restore_model(task.model)
 
 
@@ -126,14 +126,14 @@ def compile_model(
         optimizer: The Keras optimizer.
         jit_compile: Whether steps are compiled with XLA.
         blended: Whether targets may lie between classes.
-        loss: A loss of Keras for targets and outputs. If None, the cross-entropy.
+        loss: A Keras loss. If None, the cross-entropy is used.
 
     Returns:
         The metrics besides the loss: accuracy and, for two classes, the area under the ROC curve.
     """
     if model.output_shape[-1] == 1:
         cross_entropy: keras.losses.Loss = keras.losses.BinaryCrossentropy()
-        # Without blending, Keras's own classes are used, so that a saved model loads without this package.
+        # If targets are not blended, Keras's own classes are used, so that a saved model loads without this package.
         accuracy, auc = (_Accuracy, _AUC) if blended else (keras.metrics.BinaryAccuracy, keras.metrics.AUC)
         metrics: list[keras.metrics.Metric] = [accuracy(name="accuracy"), auc(name="auc")]
     else:
@@ -144,7 +144,7 @@ def compile_model(
 
 
 class _Hard:
-    """Mixin for metrics of two-class models. It rounds each blended target to 0 or 1."""
+    """Mixin for metrics of two-class models. Blended targets are rounded to 0 or 1."""
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true = keras.ops.round(keras.ops.cast(y_true, "float32"))
@@ -197,8 +197,8 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
         steps: Number of steps of the phase, over all its epochs.
 
     Raises:
-        UserError: The warm-up or the gradient accumulation is longer than the phase, Keras has no such optimizer, or
-            the optimizer does not have such an argument.
+        UserError: The warm-up or the gradient accumulation is longer than the phase, or Keras does not have the
+            optimizer, or the optimizer rejects an argument.
     """
     if phase.warmup_steps and phase.warmup_steps >= steps:
         raise UserError(
@@ -208,7 +208,7 @@ def make_optimizer(phase: Phase, steps: int) -> keras.optimizers.Optimizer:
     if accumulated > steps:
         raise UserError(
             f"--optimizer_kwargs=gradient_accumulation_steps={accumulated}: must be at most the {steps} steps of phase"
-            f" {phase.name}. Otherwise no weight would change."
+            f" {phase.name}. With more steps, the weights would never change."
         )
     rate: Any = phase.learning_rate
     if phase.schedule == "cosine" and phase.warmup_steps:
@@ -239,7 +239,7 @@ def _callbacks(phase: Phase, task: Task) -> list[keras.callbacks.Callback]:
     """Make the Keras callbacks of a phase."""
     chosen: list[keras.callbacks.Callback] = []
     use_ema = task.optimizer.use_ema if task.optimizer else phase.optimizer_kwargs.get("use_ema")
-    # This callback must be the first one, because the others must see the averaged weights.
+    # This callback must be first, because the other callbacks must see the averaged weights.
     if use_ema:
         chosen.append(keras.callbacks.SwapEMAWeights(swap_on_epoch=True))
     if task.early_stopping:

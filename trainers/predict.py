@@ -3,9 +3,11 @@
     python -m trainers.predict --run runs/finetune-20250131-235959 photo.jpg more_photos/
     python -m trainers.predict --run runs/finetune-20250131-235959 --tfrecords out/ --split test --csv predictions.csv
 
-Each image is prepared in the same way as by `convert`. If the model was trained on records from `adopt`, images are
-used as they are. Images that cannot be read are listed at the end, and the exit code is 1. All other images are
-classified. Files in a directory that are not images, such as notes.txt, are skipped with a note.
+Images are prepared in the same way as by tfrecord_tools.convert. If the model was trained on records from
+tfrecord_tools.adopt, images are used as they are.
+
+If some images cannot be read, all other images are classified. The unreadable images are listed at the end, and the
+exit code is 1. Files in a directory that are not images, such as notes.txt, are skipped with a note.
 """
 
 from __future__ import annotations
@@ -92,8 +94,8 @@ class PredictConfig:
             its name and its values.
         csv: File to write all probabilities to. If None, no file is written.
         json: Whether to print JSON instead of a table.
-        threshold: For two-class models: the second class is chosen if its probability is at least this. If None, the
-            threshold of the model.
+        threshold: For two-class models: the second class is chosen if its probability is at least this value. If None,
+            the threshold of the model.
         custom_objects: As in `model_file.load`.
         tta: The views of each image, some of `views.KINDS`.
     """
@@ -142,9 +144,9 @@ class Outcome:
 
     Attributes:
         count: Number of classified images.
-        unreadable: Path -> reason, sorted, for images that cannot be read, and for files that are not images but were
-            given on the command line.
-        skipped: Path -> reason, sorted, for files that are not images and were found in directories.
+        unreadable: Path -> reason, sorted, for images that cannot be read, and for files on the command line that are
+            not images.
+        skipped: Path -> reason, sorted, for files in directories that are not images.
     """
 
     count: int
@@ -157,8 +159,8 @@ class Answers(Predictions):
     """Predictions for n images, and the files without a prediction.
 
     Attributes:
-        unreadable: Path -> reason, for images that cannot be read, and for files that were named but are not images.
-        skipped: Path -> reason, for files that are not images and were found in directories.
+        unreadable: Path -> reason, for images that cannot be read, and for given files that are not images.
+        skipped: Path -> reason, for files in directories that are not images.
     """
 
     unreadable: Mapping[str, str]
@@ -213,7 +215,7 @@ def answers(
 
 
 def print_answers(config: PredictConfig, log: Callable[[str], object] = print) -> Outcome:
-    """Classify images and print a line for each, a batch at a time.
+    """Classify images batch by batch, and print a line for each image.
 
     Args:
         config: The model and the images.
@@ -273,11 +275,11 @@ def _csv_writer(
 def _check_csv(path: Path) -> None:
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise UserError(f"--csv={path}: its directory does not exist. Create it, or pass another --csv.")
+        raise UserError(f"--csv={path}: its directory does not exist. Create the directory, or pass another --csv.")
     if path.is_dir():
         raise UserError(f"--csv={path}: is a directory. Pass the name of a file.")
     if not os.access(parent, os.W_OK):
-        raise UserError(f"--csv={path}: {parent} is not writable. Pass another --csv.")
+        raise UserError(f"--csv={path}: the directory {parent} is not writable. Pass another --csv.")
 
 
 def _lines(batch: Predictions) -> Iterator[str]:
@@ -288,7 +290,7 @@ def _lines(batch: Predictions) -> Iterator[str]:
 
 
 def _as_json(batch: Predictions) -> Iterator[dict[str, Any]]:
-    """Yield an object for each image. Images of records also have their number and their label."""
+    """Yield a dict for each image. For records, it also has the number and the label of the record."""
     for i, path in enumerate(batch.paths):
         of_record = {} if batch.records is None else {"record": int(batch.records[i]), "label": batch.label(i)}
         yield {

@@ -1,4 +1,4 @@
-"""A finished training in Python: its results, its model, and what can be done with it.
+"""Use a finished training in Python: its results and its model. Predict, evaluate, export, train more.
 
 run = trainers.finetune(tfrecords="out", run="runs/pets")
 run.metrics["accuracy"], run.predict("photo.jpg").names
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished training. If it is the last line of a cell in a notebook, its report is shown.
+    """A finished training. As the last line of a notebook cell, it shows the report of the training.
 
     Attributes:
         path: The run directory.
@@ -57,22 +57,22 @@ class Run:
 
     @functools.cached_property
     def history(self) -> dict[str, list[Any]]:
-        """The columns of history.csv, one value per epoch: numbers, or texts such as the name of the phase."""
+        """Column of history.csv -> its values, one per epoch: numbers, or texts such as the name of the phase."""
         with open(self.path / run_directory.HISTORY, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {})}
 
     @functools.cached_property
     def info(self) -> ModelInfo:
-        """Class names, image size, crop, threshold, and where the model comes from."""
+        """The settings in the model file: class names, image size, crop, threshold, trainer and dataset."""
         return model_file.read_info(self.path / run_directory.MODEL)
 
     @functools.cached_property
     def model(self) -> keras.Model:
-        """The Keras model u8[b h w 3] -> f32[b 1] or f32[b classes]. Pixels 0..255 are scaled inside of it.
+        """The Keras model: u8[b h w 3] -> f32[b 1] or f32[b classes]. It scales pixels 0..255 itself.
 
-        A model of two classes returns the probability of the second class, so `argmax` of its output is always 0.
-        `predict` returns names, and probabilities of all classes.
+        A model of two classes returns only the probability of the second class, so `argmax` of the output is always 0.
+        `predict` returns class names, and the probabilities of all classes.
         """
         return model_file.load(self.path / run_directory.MODEL, self.info, self.custom_objects)[0]
 
@@ -119,7 +119,10 @@ class Run:
         return evaluate(run=self.path, tfrecords=tfrecords, log=log, **options)
 
     def export(self, format: str = "saved_model", **options: Any) -> Exported:
-        """Export the model, as `python -m trainers.export` does; `options` are those of `trainers.export`."""
+        """Export the model, as `python -m trainers.export` does.
+
+        The arguments are those of `trainers.export`.
+        """
         from trainers.export import export
 
         return export(run=self.path, format=format, **{"custom_objects": self.custom_objects} | options)
@@ -139,7 +142,7 @@ class Run:
             The finished training. Calling this again returns it without training.
 
         Raises:
-            UserError: The optimizer's state of this run is missing, or a value is not allowed.
+            UserError: This run has no saved state of the optimizer, or a value is not allowed.
         """
         from trainers import training_options
 
@@ -179,7 +182,7 @@ def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
     """
     path = Path(run).expanduser()
     if path.is_file():
-        raise UserError(f"{path}: is a file. Pass the run directory that holds it.")
+        raise UserError(f"{path}: is a file. Pass the run directory that contains it.")
     model_file.find(str(path))
     return Run(path, custom_objects)
 

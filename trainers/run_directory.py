@@ -1,6 +1,6 @@
-"""The run directory of a training: settings, history, checkpoint and results.
+"""Read and write the run directory of a training: settings, history, checkpoint and results.
 
-The types in this module document the files.
+The classes `Metrics` and `Settings` describe the content of metrics.json and settings.json.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Metrics(TypedDict, total=False):
         average_precision: Area under the precision-recall curve. Only for two classes.
         without_issues: The accuracy on images without open issues. Only if the dataset has an audit.
         split: Description of the evaluated images.
-        note: Explanation of what these results mean for new images.
+        note: A sentence about what these results mean for new images.
         count: Number of evaluated images.
-        corrupt: A message for each corrupt record that was left out.
+        corrupt: A message for each corrupt record. Corrupt records are left out.
         unreadable: A message for each file of a folder that could not be read. Only if a folder was evaluated.
         steps: Training steps, over all phases.
         seconds: Duration of the training with validation and saving, in seconds. The time before each restart counts.
@@ -120,7 +120,7 @@ class Metrics(TypedDict, total=False):
 
 
 class DatasetSettings(TypedDict):
-    """The dataset of a training in settings.json."""
+    """The dataset of a training, as in settings.json."""
 
     digest: str
     name: str
@@ -129,7 +129,7 @@ class DatasetSettings(TypedDict):
 
 
 class Settings(TypedDict, total=False):
-    """The content of settings.json; empty if the file does not exist.
+    """The content of settings.json. Empty if the file does not exist.
 
     Attributes:
         flags: Flag name -> value in effect, for every flag that affects the result.
@@ -138,7 +138,7 @@ class Settings(TypedDict, total=False):
         parent: The hashes of the weights and of the optimizer's state with which the training started, and the number
             of further epochs. {} if the training did not start from another run. The path of that run is in `other`.
         dataset: The dataset.
-        environment: Versions, device and precision, which can change the last bits of the results.
+        environment: Versions, device and precision. They can change the last bits of the results.
         other: Values that do not change the results.
     """
 
@@ -151,17 +151,17 @@ class Settings(TypedDict, total=False):
     other: dict[str, Any]
 
 
-Topics = Mapping[str, object]  # `Settings`, or some of its topics.
-# The topics that determine the result of a training.
+Topics = Mapping[str, object]  # `Settings`, or some of its fields (topics).
+# The topics that determine the result of a training, except for its last bits.
 _DECISIVE = ("flags", "recipe", "weights", "parent", "dataset")
-_REPRODUCTION = (*_DECISIVE, "environment")  # The topics that determine the result exactly.
+_REPRODUCTION = (*_DECISIVE, "environment")  # The topics that determine the result, bit for bit.
 
 
 def check(run: str | None) -> None:
     """Check the value of --run before anything slow is done.
 
     Raises:
-        UserError: The path is a file, or in a directory that is not writable.
+        UserError: The path is a file, or cannot be written.
     """
     if run is not None:
         check_directory("run", Path(run))
@@ -171,7 +171,7 @@ def check_directory(flag: str, path: Path) -> None:
     """Check that the value of a flag is a writable directory, or that it can be created.
 
     Raises:
-        UserError: The path is a file, or in a directory that is not writable.
+        UserError: The path is a file, or cannot be written.
     """
     if path.exists() and not path.is_dir():
         raise UserError(f"--{flag}={path}: is a file, not a directory. Pass another --{flag}.")
@@ -181,15 +181,17 @@ def check_directory(flag: str, path: Path) -> None:
 
 
 def check_replaceable(out: Path, mark: str, what: str) -> None:
-    """Check that --out is new, empty, or an earlier result of the same command, which is replaced.
+    """Check that --out is new, empty, or an earlier result of the same command.
+
+    An earlier result will be replaced.
 
     Args:
         out: Value of --out.
-        mark: Name of the file that every such result has.
-        what: The result with its article, such as "an evaluation".
+        mark: Name of a file that every result of the command has.
+        what: Name of the result with an article, such as "an evaluation".
 
     Raises:
-        UserError: The directory has other files, or `check_directory` raises it.
+        UserError: The directory has other files, is a file, or cannot be written.
     """
     check_directory("out", out)
     names = {path.name for path in out.iterdir()} if out.exists() else set()
@@ -201,7 +203,7 @@ def results(run: str | None, settings: Topics) -> Metrics | None:
     """Read the results of a finished run.
 
     Args:
-        run: Run directory; None if it is not chosen yet.
+        run: Run directory. None: it is not chosen yet.
         settings: Settings of the training, as in `opened`.
 
     Returns:
@@ -225,9 +227,10 @@ def opened(run: str | None, settings: Topics, trainer: str, log: Callable[[str],
     """Open and lock the directory of a training that is new or unfinished.
 
     Args:
-        run: Run directory. If None, an unfinished run with the same settings in `runs/`, else a new one there.
+        run: Run directory. If None, an unfinished run in `runs/` with the same settings is used. If there is none, a
+            new directory in `runs/` is made.
         settings: Settings of the training.
-        trainer: Name of the trainer, with which the name of a new directory begins.
+        trainer: Name of the trainer. The name of a new directory begins with it.
         log: Receives a line if an unfinished run is continued.
 
     Yields:
@@ -260,7 +263,7 @@ def opened(run: str | None, settings: Topics, trainer: str, log: Callable[[str],
 
 
 def appears(path: Path, seconds: float = 60.0) -> bool:
-    """Wait for a run directory that another machine made, since shared storage may show it late.
+    """Wait for a run directory that another machine has made. Shared storage may show it late.
 
     Returns:
         Whether it has appeared within `seconds`.
@@ -279,7 +282,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file, completely or not at all."""
+    """Write a JSON file. If this is interrupted, no incomplete file is left."""
     with files.atomic(path) as file:
         file.write((json.dumps(value, indent=2) + "\n").encode())
 
@@ -345,11 +348,11 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
     """Compare the settings of a run with those of a training.
 
     Returns:
-        The differences in the first topic that has any, such as `--seed was 0, is 1`.
+        Texts such as `--seed was 0, is 1`. Empty if there are no differences.
     """
     begun = _read_json(path / SETTINGS) or {}
     flags = begun.get("flags")
-    if isinstance(flags, dict):  # Runs of older versions have old names.
+    if isinstance(flags, dict):  # Older versions wrote old names.
         for flag in ("recipe", "augment"):
             if isinstance(flags.get(flag), str):
                 flags[flag] = augment_config.current_name(flags[flag])
@@ -392,12 +395,12 @@ def _fresh(trainer: str) -> Path:
 
 
 def _lock(path: Path, stack: contextlib.ExitStack) -> bool:
-    """Lock the directory until the stack unwinds or the process dies. False if it is locked already."""
+    """Lock the directory until the stack is closed or the process ends. False if it is locked already."""
     lock = files.hold(path / LOCK)
     if lock is None:
         return False
     stack.enter_context(lock)
-    # The file is removed before the lock is released, so that a process that waits for the lock notices.
+    # The file is removed before the lock is released. So a process that waits for the lock notices the removal.
     stack.callback(_remove_lock, path / LOCK)
     return True
 
@@ -413,4 +416,4 @@ def _read_json(path: Path) -> Any:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(f"{path}: is damaged ({error}). Delete this run, or use another run directory.") from error
+        raise UserError(f"{path}: is damaged ({error}). Delete this run directory, or use another one.") from error

@@ -1,4 +1,4 @@
-"""Train a model in a run directory. All trainers call `train`."""
+"""Train a model, evaluate it, and write the results to a run directory. All trainers call `train`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainers.recipes import Phase, Recipe, TrainConfig
 from trainers.results import judging, plain_keras
 from trainers.run_directory import Metrics, Settings
 
-# TensorFlow raises one of these in the other workers when a worker process has ended.
+# If a worker process ends, TensorFlow raises one of these errors in the other workers.
 _WORKER_GONE = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -54,14 +54,16 @@ def train(
         data: The dataset.
         recipe: The model and its phases.
         config: Settings that are not part of the recipe.
-        flags: Flag name -> value that the training uses. A run is only continued with the same values.
+        flags: Flag name -> value that the training uses, for settings.json. An unfinished run is only continued if the
+            values are the same.
         log: Receives the lines for the user.
 
     Returns:
         The run directory.
 
     Raises:
-        UserError: The user can correct the cause. Errors before the training starts leave no run directory.
+        UserError: An error that the user can correct. If it is raised before the training starts, no run directory is
+            made.
     """
     run_directory.check(config.run)
     workers = cluster.from_environment() if config.strategy == "multi_worker" else cluster.Cluster()
@@ -107,7 +109,7 @@ def _log_finished(run: Path, metrics: Metrics, device: Device, log: Callable[[st
 
 
 def _train(training: Training, settings: Settings, log: Callable[[str], object]) -> Path:
-    """Train in a new or unfinished run directory, and return it."""
+    """Train in a new or unfinished run directory. Return the directory."""
     for line in (*setup.describe(training), *notes.lines(training.recipe, training.data, training.splits.train)):
         log(line)
     with _opened(training, settings, log) as run:
@@ -124,7 +126,7 @@ def _train(training: Training, settings: Settings, log: Callable[[str], object])
 def _results(run: str | None, settings: Settings, device: Device) -> Metrics | None:
     """Read the results of a run. None if the run is not finished. {} in workers that are not the chief.
 
-    Only the chief reads the results, because the other workers may see a file on shared storage late.
+    Only the chief (worker 0) reads the results, because the other workers may see a file on shared storage late.
     """
     metrics = run_directory.results(run, settings) if device.chief else {}
     return metrics if device.all_gather(metrics is not None)[0] else None
@@ -132,7 +134,7 @@ def _results(run: str | None, settings: Settings, device: Device) -> Metrics | N
 
 @contextlib.contextmanager
 def _opened(training: Training, settings: Settings, log: Callable[[str], object]) -> Iterator[Path]:
-    """Open the run directory. The chief makes and locks it; the other workers wait until they see it."""
+    """Open the run directory. The chief makes and locks it. The other workers wait until they see it."""
     config, device = training.config, training.device
     if device.chief:
         with run_directory.opened(config.run, settings, training.trainer, log) as run:
@@ -143,7 +145,7 @@ def _opened(training: Training, settings: Settings, log: Callable[[str], object]
     run = Path(str(config.run))
     if not run_directory.appears(run):
         raise UserError(
-            f"--run={run}: worker {device.cluster.worker} cannot see the directory that the chief has made. {_SHARED}"
+            f"--run={run}: worker {device.cluster.worker} cannot see the directory that worker 0 has made. {_SHARED}"
         )
     run_directory.results(str(run), settings)  # Raises UserError if this worker has other flags.
     yield run
@@ -161,7 +163,7 @@ def _train_in(run: Path, training: Training, log: Callable[[str], object]) -> No
     def callbacks(phase: Phase) -> list[keras.callbacks.Callback]:
         if not config.tensorboard or not chief:
             return [throughput]
-        # Each phase is a TensorBoard run of its own, because Keras counts epochs from 0 in every phase.
+        # Each phase has its own TensorBoard run, because Keras counts epochs from 0 in every phase.
         directory = run / run_directory.TENSORBOARD / phase.name
         return [throughput, keras.callbacks.TensorBoard(directory, write_graph=False)]
 
@@ -192,7 +194,7 @@ def _checkpointer(run: Path, training: Training, log: Callable[[str], object]) -
     )
     done = checkpointer.position.global_step
     if len(set(device.all_gather(done))) > 1:
-        raise UserError(f"--run={run}: the workers see different checkpoints. {_SHARED}")
+        raise UserError(f"--run={run}: the workers read different checkpoints. {_SHARED}")
     if done:
         begun = 0 if training.start is None else training.start.position.global_step
         how = "resumed" if done > begun else f"continues with the weights {training.weights}"
@@ -238,8 +240,8 @@ def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe
         return failure
     if config.deterministic and "determinis" in str(error.message):
         return (
-            f"--deterministic: TensorFlow has no reproducible version of an operation: {one_line(error)}. Remove the"
-            " flag and pass another --run, or train another model."
+            f"--deterministic: TensorFlow has no reproducible version of an operation in this model: {one_line(error)}."
+            " Remove --deterministic and pass another --run, or train another model."
         )
     if isinstance(error, tf.errors.ResourceExhaustedError):
         return (
@@ -248,7 +250,8 @@ def _explanation(error: tf.errors.OpError, splits: inputs.Splits, recipe: Recipe
         )
     if isinstance(error, _WORKER_GONE) and config.strategy == "multi_worker":
         return (
-            f"the connection between the workers is lost: {one_line(error)}. If another worker has ended, its output"
-            " says why. Run the same command on all workers again to continue from the last checkpoint."
+            f"the connection between the workers is lost: {one_line(error)}. If another worker has ended, look at the"
+            " error in the output of that worker. Run the same command on all workers again to continue from the last"
+            " checkpoint."
         )
     return None

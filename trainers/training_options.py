@@ -1,7 +1,8 @@
 """The options of the trainers, and `train`, which trains with them. TensorFlow is imported only then.
 
-`trainers.finetune(tfrecords="out", epochs=[5, 10])` and `python -m trainers.finetune --tfrecords=out --epochs=5,10` go
-through this module, so they give the same weights and continue each other's runs.
+The function `trainers.finetune(tfrecords="out", epochs=[5, 10])` and the command `python -m trainers.finetune
+--tfrecords=out --epochs=5,10` both use this module. So they give the same weights, and one can continue a run of the
+other. TensorFlow is imported only when a training starts.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from trainers.auditing.issues import KINDS
 from trainers.fitting import parents
 from trainers.recipes import Recipe, TrainConfig
 
-# Each option here has the same name as a field. `_PHASE`: fields of `Phase`; the option changes all phases.
-# `_RECIPE`: fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
+# Options with the names of fields. `_PHASE`: fields of `Phase`; the option sets the field in all phases. `_RECIPE`:
+# fields of `Recipe`. `_MODEL`: fields of `ModelConfig`.
 _PHASE = ("optimizer", "optimizer_kwargs", "schedule", "warmup_steps", "patience")
 _RECIPE = ("batch_size", "crop", "augment", "label_smoothing", "mixup", "cutmix", "class_weights", "early_stopping")
-_FIT = ("fit",)  # A field of `Recipe` too, but settings.json has it only if it is "pad" (see `Geometry.stored`).
+_FIT = ("fit",)  # Also a field of `Recipe`, but settings.json has it only if it is "pad" (see `Geometry.stored`).
 _MODEL = ("model", "backbone", "backbone_kwargs", "custom_objects", "weights", "scaling", "image_size")
 INTERRUPTED = "interrupted: run the same command again to continue"
 _SETTINGS = frozenset(field.name for field in dataclasses.fields(TrainConfig))
@@ -114,8 +115,9 @@ class FeaturesOptions(TrainingOptions, total=False):
 FIT = Option(
     "fit",
     "text",
-    "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, with"
-    " gray beside it; stretch: the whole image is stretched. Default: crop, or stretch in recipes with a crop of 0.",
+    "How images are fitted into --image_size. crop: the center of the image is used; pad: the whole image is used, and"
+    " the rest is filled with gray; stretch: the whole image is stretched. Default: crop. If the crop"
+    " of the recipe or of --crop is 0: stretch.",
     choices=FITS,
 )
 _TRAINING = (
@@ -305,8 +307,8 @@ _IMAGES = (
     Option(
         "order",
         "text",
-        "Order of the training images. shuffled: random; balanced: random, all classes equally often; blocks: random"
-        " blocks of neighboring records, for slow storage.",
+        "Order of the training images. shuffled: random; balanced: random, all classes equally often; blocks: blocks"
+        " of neighboring records in random order, for slow storage.",
         default=TrainConfig.order,
         choices=recipes.ORDERS,
     ),
@@ -324,8 +326,9 @@ def _recipe_option(trainer: str) -> Option:
     return Option(
         "recipe",
         "text",
-        "A recipe sets all values that other flags do not set. default: the recipe with the best results; reference:"
-        " the settings of the article on which this project is based; document: old name of reference.",
+        "The recipe has the values for all flags that are not given; docs/trainers.md lists them. default: the recipe"
+        " with the best results; reference: the settings of the article on which this project is based; document: old"
+        " name of reference.",
         default="default",
         choices=(*recipes.RECIPES[trainer], "document"),
     )
@@ -349,9 +352,9 @@ CUSTOM_OBJECTS = Option(
 SCALING = Option(
     "scaling",
     "text",
-    "Scaling of pixels 0 to 255 before the network. own: none, because the network scales by itself; unit: to 0..1; tf:"
-    " to -1..1; torch: with ImageNet's mean and deviation; caffe: BGR minus ImageNet's mean. Default: the scaling that"
-    " a network of Keras needs, and own for other networks.",
+    "Scaling of pixels 0 to 255 before the network. own: none, because the network itself scales them; unit: to 0..1;"
+    " tf: to -1..1; torch: with the mean and the standard deviation of ImageNet; caffe: BGR minus the mean of ImageNet."
+    " Default: the scaling that a network of Keras needs, and own for other networks.",
     choices=backbones.SCALINGS,
 )
 _WEIGHTS = (
@@ -378,7 +381,7 @@ def _model_options(weights: str) -> tuple[Option, ...]:
             "image_size",
             "size",
             "Height and width of the network's input in pixels: one number for a square, or HEIGHTxWIDTH as in 96x256."
-            " Default: the size in the recipe. If the recipe has none, the size of the backbone.",
+            " Default: the size in --recipe. If the recipe has no size, the size for which the backbone was trained.",
         ),
     )
 
@@ -388,29 +391,30 @@ _OWN: Mapping[str, tuple[Option, ...]] = {
         Option(
             "csv",
             "path",
-            "Directory of CSV files of pixels, one per split (train.csv, ...), from tfrecord_tools.to_csv. Use it"
-            " instead of --tfrecords.",
+            "Directory of CSV files of pixels, one per split (train.csv, ...), written by tfrecord_tools.to_csv. Use"
+            " it instead of --tfrecords.",
         ),
         Option(
             "model",
             "function",
-            f"Function that makes the whole classifier instead of --backbone and a head: {user_code.FORMS}. It takes"
-            " input_shape and classes, and returns a keras.Model. If the model is compiled, its loss and its optimizer"
-            " are used. Default: a backbone with a head.",
+            f"Your function that makes the whole classifier, as {user_code.FORMS}. It takes input_shape and classes,"
+            " and returns a keras.Model. If the model is compiled, its loss and its optimizer are used. Default: the"
+            " classifier is --backbone with a head.",
         ),
     ),
     "features": (
         Option(
             "head",
             "text",
-            "Layers of the head. dense: with a hidden layer of 256 units; linear: a logistic regression.",
+            "Layers of the head. dense: a hidden layer of 256 units, and the output layer; linear: only the output"
+            " layer (a logistic regression).",
             default="dense",
             choices=("dense", "linear"),
         ),
         Option(
             "features",
             "path",
-            "Directory in which features are kept for other trainings.",
+            "Directory for saved features. Other trainings on the same images use them, too.",
             default=TrainConfig.features,
         ),
     ),
@@ -445,15 +449,15 @@ def train(trainer: str, given: Mapping[str, Any], log: Callable[[str], object] =
 
     Args:
         trainer: Name of the trainer, a key of `OPTIONS`.
-        given: Option -> value, for the options that are given.
+        given: Option -> value. Options that are not given are missing.
         log: Receives the lines for the user.
 
     Returns:
         The run directory.
 
     Raises:
-        TypeError: There is no such option.
-        UserError: A value is not allowed, or `training.train` raises it.
+        TypeError: An option does not exist.
+        UserError: A value is not allowed, or the training failed in a way that the user can correct.
     """
     values = options.checked(OPTIONS[trainer], given)
     values, made = _with_csv(values, log) if "csv" in values else (values, {})
@@ -504,7 +508,7 @@ def _of_finished_run(trainer: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def _recipe_and_flags(
     trainer: str, values: Mapping[str, Any], made: Mapping[str, Any]
 ) -> tuple[Recipe, dict[str, Any]]:
-    """Return the recipe of a training, and its settings for settings.json.
+    """Return the recipe of a training, and its flags for settings.json.
 
     With --more_epochs, the recipe is that of the finished run. If options of the recipe are given, too, the recipe is
     made from them, and is compared with that of the run later.
@@ -554,7 +558,7 @@ def recipe(trainer: str, values: Mapping[str, Any], **more: Any) -> Recipe:
     model = _inherited_network(values, model) if inherits else model
     more = {argument: value for argument, value in more.items() if argument not in model}
     made = recipes.RECIPES[trainer][name](**model, **more)
-    if inherits:  # The recipe was made as for pretrained weights, which now come from the run.
+    if inherits:  # The recipe was made for pretrained weights. They come from the run.
         made = dataclasses.replace(made, model=made.model.without_weights())
     return recipes.override(
         made,
@@ -570,7 +574,7 @@ def _check_model(name: str, values: Mapping[str, Any]) -> None:
     """Raise UserError if --model is given together with options of a backbone or of another recipe."""
     shown = f"--model={values['model']}"
     if not user_code.is_named(values["model"]):
-        raise UserError(f"{shown}: must be {user_code.FORMS}. The function makes the whole model.")
+        raise UserError(f"{shown}: must be {user_code.FORMS}. The function must return the whole model.")
     if name != "default":
         raise UserError(f"{shown} with --recipe={name}: this recipe has its own network. Remove one of the two.")
     if "backbone" in values:
@@ -580,7 +584,7 @@ def _check_model(name: str, values: Mapping[str, Any]) -> None:
 
 
 def _model_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of `ModelConfig`."""
+    """Return the given values that are fields of `ModelConfig`."""
     given = _some(values, _MODEL)
     if "custom_objects" in given:
         given["custom_objects"] = tuple(given["custom_objects"]) or None

@@ -20,9 +20,9 @@ from trainers.auditing.issues import KINDS
 ABOUT = "audit.json"
 # Content of audit.json while an audit writes its files. The next audit may replace such files. Nothing else reads them.
 UNFINISHED = {"unfinished": True}
-AUDITS = Path("audits")  # Default parent directory, beside runs/ and features/.
-DOUBTFUL = 0.5  # Issues with at least this score count as open. The page and issues.csv list more.
-_DIGEST_SHOWN = 8
+AUDITS = Path("audits")  # Default parent directory of audits, in the working directory like runs/ and features/.
+DOUBTFUL = 0.5  # Issues with at least this score are open issues. The page and issues.csv also list lower scores.
+_DIGEST_SHOWN = 8  # Characters of the digest in names and messages.
 
 
 class AuditJson(TypedDict):
@@ -38,7 +38,7 @@ class AuditJson(TypedDict):
         decided: Number of valid records that a person has decided in earlier reviews.
         issues: Kind -> number of listed issues.
         doubtful: Kind -> number of issues with a score of at least `DOUBTFUL`.
-        estimate: The estimated number of wrong labels, with its interval (`scoring.Estimate`).
+        estimate: The estimated number of wrong labels, with its interval: the fields of `labels.Estimate`.
     """
 
     dataset: str
@@ -86,13 +86,13 @@ class Doubts:
 
     @property
     def sha256(self) -> str:
-        """Hash of the open issues, in hexadecimal."""
+        """SHA-256 of the open issues, in hexadecimal."""
         lines = sorted(f"{sha256} {','.join(sorted(kinds))}\n" for sha256, kinds in self.kinds.items())
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def find(data: Dataset, directory: str | None, log: Callable[[str], object] = print) -> Doubts | None:
-    """Return the open issues of a dataset's audit, without those of images that a person has decided.
+    """Return the open issues of a dataset's audit.
 
     An open issue has a score of at least `DOUBTFUL`. The two images of an open near-duplicate have different labels or
     splits, so both images have the issue.
@@ -103,7 +103,7 @@ def find(data: Dataset, directory: str | None, log: Callable[[str], object] = pr
         log: Receives a line if the audit in the default directory is not finished.
 
     Returns:
-        The issues; None if `directory` is None and there is no finished audit of this dataset.
+        The open issues. None if `directory` is None and the default directory has no finished audit.
 
     Raises:
         UserError: `directory` is not a finished audit of this dataset, or the files of the audit are damaged.

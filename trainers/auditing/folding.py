@@ -1,4 +1,7 @@
-"""Divide records into folds, so that each record can be judged by a model that has not seen it."""
+"""Divide records into folds, so that each record can be judged by a model that has not seen it.
+
+A unit is a set of records that must stay in one fold, such as copies of an image.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +25,18 @@ def assign(units: np.ndarray, labels: np.ndarray, count: int, seed: int) -> np.n
         seed: Another seed gives other folds.
 
     Returns:
-        i64[n], numbers from 0.
+        i64[n], the number of each record's fold, from 0.
     """
     names, first, inverse = np.unique(units, return_index=True, return_inverse=True)
     by_hash = np.argsort(order.hash64(seed, _PURPOSE, names), kind="stable")
     by_class = by_hash[np.argsort(labels[first][by_hash], kind="stable")]
     folds = np.empty(len(names), np.int64)
-    folds[by_class] = np.arange(len(names)) % count  # Dealt like cards, one class after the other.
+    folds[by_class] = np.arange(len(names)) % count  # Classes one after the other, like dealing cards.
     return folds[inverse.reshape(-1)]
 
 
 def joined(units: np.ndarray, pairs: np.ndarray, similarities: np.ndarray, most: int) -> np.ndarray:
-    """Join the units of near-duplicates, the most similar ones first, up to a number of records.
+    """Join the units of near-duplicates. The most similar near-duplicates are joined first.
 
     In a chain of near-duplicates, each picture looks like the next one, but the two ends look different. Without a
     limit, a chain could put most records into one unit.
@@ -45,7 +48,7 @@ def joined(units: np.ndarray, pairs: np.ndarray, similarities: np.ndarray, most:
         most: Two units are not joined if they have more records than this in total.
 
     Returns:
-        i64[n], equal for records that belong together.
+        i64[n], equal for records of the same unit.
     """
     _, rows = np.unique(units, return_inverse=True)
     rows = rows.reshape(-1)
@@ -76,7 +79,7 @@ def _strongest(edges: np.ndarray, similarities: np.ndarray, count: int) -> np.nd
         similarities: f64[m], in 0..1.
         count: Number of nodes.
     """
-    from scipy.sparse import coo_array, csgraph  # Imported here, because the import changes the filters of warnings.
+    from scipy.sparse import coo_array, csgraph  # Imported late, because the import changes the warning filters.
 
     by_similarity = np.argsort(-similarities, kind="stable")
     edges, similarities = np.sort(edges, axis=1)[by_similarity], similarities[by_similarity]
@@ -94,7 +97,8 @@ def subset(labels: np.ndarray, most: int) -> np.ndarray:
 
     Args:
         labels: i64[n].
-        most: Number of records to choose. Up to one more per class is chosen, because shares are rounded up.
+        most: Number of records to choose. Up to one more per class is chosen, because shares are rounded up. If there
+            are not more records than this, all are chosen.
 
     Returns:
         i64[m], rows in ascending order. The same labels give the same rows.
@@ -105,5 +109,5 @@ def subset(labels: np.ndarray, most: int) -> np.ndarray:
     by_hash = np.argsort(order.hash64(_SUBSET, np.arange(count)), kind="stable")
     by_class = by_hash[np.argsort(labels[by_hash], kind="stable")]
     sizes = np.bincount(labels)
-    positions = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # Within each class.
+    positions = np.arange(count) - np.repeat(np.cumsum(sizes) - sizes, sizes)  # Positions within each class.
     return np.sort(by_class[positions < np.ceil(sizes * (most / count))[labels[by_class]]])

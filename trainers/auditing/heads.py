@@ -30,8 +30,8 @@ class Prepared:
     """Features for the heads.
 
     Attributes:
-        values: f32[n d], the largest principal components of the standardized features.
-        width: Number of features that are not constant.
+        values: f32[n d], the d largest principal components of the standardized features.
+        width: Number of features that are not constant, at least 1.
     """
 
     values: np.ndarray
@@ -92,9 +92,9 @@ def _directions(features: np.ndarray, mean: np.ndarray, scale: np.ndarray, used:
 
 
 def _scattered(features: np.ndarray, mean: np.ndarray, scale: np.ndarray, directions: np.ndarray | None) -> np.ndarray:
-    """Return the scatter matrix of the standardized features times directions f64[c m]: f64[c m].
+    """Multiply the scatter matrix of the standardized features f64[c c] by directions f64[c m].
 
-    If `directions` is None, return the matrix itself, f64[c c].
+    If `directions` is None, return the scatter matrix itself.
     """
     width = len(scale)
     right = None if directions is None else directions.astype(np.float32)
@@ -106,7 +106,7 @@ def _scattered(features: np.ndarray, mean: np.ndarray, scale: np.ndarray, direct
 
 
 def _largest(symmetric: np.ndarray) -> np.ndarray:
-    """Return the eigenvectors with the largest eigenvalues, f64[m COMPONENTS]."""
+    """Return the 256 eigenvectors f64[m 256] of a symmetric matrix f64[m m] with the largest eigenvalues."""
     return np.asarray(np.linalg.eigh(symmetric)[1][:, -_COMPONENTS:])
 
 
@@ -119,7 +119,7 @@ def out_of_fold(
     heads: list[np.ndarray] | None = None,
     trained: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Fit a head for each fold to all other folds, and return the logits of the fold's records.
+    """Predict the records of each fold with a head that was fitted to all other folds.
 
     Args:
         prepared: Features of the records.
@@ -156,8 +156,8 @@ def _fit(
     noise: np.ndarray | None,
     start: np.ndarray | None,
 ) -> np.ndarray:
-    """Fit a head to some rows by L-BFGS."""
-    from scipy.optimize import minimize  # Imported here, because the import changes the filters of warnings.
+    """Fit a head to the records `rows` with the labels `labels` by L-BFGS, starting at `start`."""
+    from scipy.optimize import minimize  # Imported late, because the import changes the warning filters.
 
     features = prepared.values[rows]
     width = features.shape[1]
@@ -183,12 +183,13 @@ def _fit(
 
 
 def _split(parameters: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the weights [width k] and the biases [k] of a head."""
     classes = len(parameters) // (width + 1)
     return parameters[: width * classes].reshape(width, classes), parameters[width * classes :]
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities of the same shape and type; rows sum to 1."""
+    """Return the softmax of each row, with the same shape and dtype. Each row sums to 1."""
     powers = np.exp(logits - logits.max(1, keepdims=True))
     powers /= powers.sum(1, keepdims=True)
     return np.asarray(powers)

@@ -20,9 +20,9 @@ class Estimate:
     """The estimated number of wrong labels.
 
     Attributes:
-        records: Number of records with a judged label.
-        wrong: Expected number of wrong labels among them.
-        low, high: 95 % interval of the number.
+        records: Number of records with a label that can be judged.
+        wrong: Expected number of wrong labels among these records.
+        low, high: 95 % interval of the number of wrong labels.
         class_records: Number of these records per given label.
         class_wrong: Expected number of wrong labels per given label.
     """
@@ -51,10 +51,10 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Judgment:
-    """The judgments of models about labels of records that they have not seen.
+    """The judgment of the labels of n records, by models that have not seen the record.
 
     Attributes:
-        probabilities: f32[n k], probability of each class. The record's own label was not used.
+        probabilities: f32[n k], probability of each class, without knowledge of the given label.
         likely: i64[n 2], the two most likely classes by `probabilities`.
         doubts: f64[n], probability that the given label is wrong. 0 if a person has decided the label. NaN if the label
             cannot be judged, because no other fold has records of its class.
@@ -90,7 +90,7 @@ def judge(
     them.
 
     Args:
-        features: f32[n c], may be mapped from disk.
+        features: f32[n c]. May be a memory map of a file.
         labels: i64[n], given labels.
         folds: i64[n]. At least two classes have records in several folds.
         units: [n]. Records with equal values belong together, such as copies, and do not vote for each other.
@@ -149,7 +149,7 @@ def _judgment(
     for rows in heads.slices(count, classes):
         own = np.arange(rows.stop - rows.start), labels[rows]
         probabilities, posterior = fitted.judge([logits[rows], votes[rows]], labels[rows], decided[rows])
-        logits[rows] = probabilities  # In place: they have the same size.
+        logits[rows] = probabilities  # In place, to save memory.
         likely[rows] = _best_two(probabilities)
         right = posterior[own]
         doubts[rows] = np.where(decided[rows], 0, np.clip(1 - right, 0, 1))

@@ -111,8 +111,8 @@ def _vectors(features: np.ndarray) -> np.ndarray:
         differ = differ or bool(((vectors[block] - vectors[0]) ** 2).sum(1).max() > 2 * _EQUAL)
     if not differ:
         raise UserError(
-            "the network gives the same features for all images, so they cannot be compared. Pass another network as"
-            " --features_from."
+            "the network computes the same features for all images, so the images cannot be compared. Pass another"
+            " network as --features_from."
         )
     return vectors
 
@@ -130,8 +130,8 @@ class _Found:
         """Add the result of a search.
 
         Args:
-            own: i64[b], records.
-            numbers: i64[b k], their nearest records, the nearest first; -1 if there are fewer.
+            own: i64[b], the records that were searched for.
+            numbers: i64[b k], the nearest records of each, the nearest first. -1: there are no more.
             values: f32[b k], similarities.
 
         Returns:
@@ -212,7 +212,7 @@ def _approximate(vectors: np.ndarray, labels: np.ndarray) -> tuple[_Search, int]
             f"the audit of {len(vectors):,} records needs Faiss, because an exact search would take hours. Install it"
             ' with pip install "tfrecord-tools[audit]".'
         )
-    faiss: Any = importlib.import_module("faiss")  # The types of Faiss lack arguments.
+    faiss: Any = importlib.import_module("faiss")  # The type hints of Faiss lack arguments.
     count, width = vectors.shape
     cells = int(4 * count**0.5)
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, cells, faiss.METRIC_INNER_PRODUCT)

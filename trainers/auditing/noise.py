@@ -57,7 +57,7 @@ _MODEL_ERROR, _AMBIGUOUS_LOW, _AMBIGUOUS_HIGH = 0.03, 0.2, 0.3
 # Share of the records that may look like another class although their label is right. It lowers the lower end of the
 # interval. The digits of scikit-learn have such records.
 _UNUSUAL = 0.005
-_SMALLEST = 1e-6
+_SMALLEST = 1e-6  # Smallest error rate that is computed with, so that no logarithm is infinite.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Noise:
         """Compute the probability of each true class for some records.
 
         Args:
-            outputs: Logits of each model, f32[m k].
+            outputs: Logits of each image model, f32[m k] each.
             labels: i64[m], given labels.
             decided: bool[m], whether the given label is known to be right.
 
@@ -103,7 +103,7 @@ class Noise:
 
 @dataclasses.dataclass(frozen=True)
 class _Data:
-    """The records of a fit.
+    """The n records of a fit.
 
     The arrays have the shape [classes, records], because sums over a few classes then take a third of the time.
 
@@ -128,7 +128,7 @@ class _Data:
 
     @property
     def size(self) -> int:
-        """Number of parameters of the class probabilities."""
+        """Number of parameters before those of T: the scales, the biases and the mixing matrix."""
         return len(self.outputs) + self.classes + (self.classes**2 if self.full else 0)
 
 
@@ -176,6 +176,7 @@ def fit(
 
 
 def _centered(output: np.ndarray) -> np.ndarray:
+    """Subtract the mean logit of each record. This does not change its softmax."""
     return np.asarray(output - output.mean(1, keepdims=True))
 
 
@@ -210,7 +211,7 @@ def _optima(data: _Data) -> list[Any]:
 
 
 def _minimize(loss: Callable[..., Any], start: np.ndarray, data: _Data, iterations: int, *more: Any) -> Any:
-    from scipy.optimize import minimize  # Imported here, because the import changes the filters of warnings.
+    from scipy.optimize import minimize  # Imported late, because the import changes the warning filters.
 
     options = {"maxiter": iterations, "ftol": _TOLERANCE}
     return minimize(loss, start, (data, *more), "L-BFGS-B", jac=True, options=options)
@@ -239,7 +240,7 @@ def _confusion(data: _Data) -> np.ndarray:
 
 
 def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
-    """Return T, computed from the parameters that describe it."""
+    """Return T for its parameters."""
     classes = data.classes
     if data.full:
         return softmax(parameters.reshape(classes, classes))
@@ -247,7 +248,7 @@ def _matrix(data: _Data, parameters: np.ndarray) -> np.ndarray:
 
 
 def _rates(parameters: np.ndarray) -> np.ndarray:
-    """Return the error rate of each class, f64[k], for many classes."""
+    """Return the error rate of each class, f64[k]. Used if T has one error rate per class."""
     return np.asarray(_MOST_WRONG / (1 + np.exp(-np.clip(parameters, -100, 100))))
 
 
@@ -297,7 +298,7 @@ def _tiny(values: np.ndarray) -> Any:
 
 
 def _softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities [k n]; columns sum to 1."""
+    """Return the softmax over the classes, [k n]. Each column sums to 1."""
     powers = logits - logits.max(0)
     np.exp(powers, out=powers)
     powers /= powers.sum(0)
@@ -311,11 +312,11 @@ def _loss(parameters: np.ndarray, data: _Data) -> tuple[float, np.ndarray]:
     if data.full:
         prior = np.full_like(matrix, _WRONG / (data.classes - 1))
         np.fill_diagonal(prior, _RIGHT)
-        counts = prior + [np.bincount(data.labels, row, data.classes) for row in joint]  # By true and given label.
+        counts = prior + [np.bincount(data.labels, row, data.classes) for row in joint]  # True class x given label.
         value -= float((prior * np.log(matrix + 1e-300)).sum())
         own = (matrix * counts.sum(1, keepdims=True) - counts).ravel()
     else:
-        rates = _rates(parameters[data.size :])  # Not 1 - the diagonal of T, which would round small rates to 0.
+        rates = _rates(parameters[data.size :])  # 1 - diagonal of T would round small rates to 0.
         right = np.bincount(data.labels, joint[data.labels, np.arange(len(data.labels))], data.classes)
         failed = joint.sum(1, dtype=np.float64) - right + _WRONG
         value -= float((_WRONG * np.log(rates) + _RIGHT * np.log(1 - rates)).sum())
@@ -346,7 +347,7 @@ def _fixed_loss(parameters: np.ndarray, data: _Data, matrix: np.ndarray) -> tupl
 
 
 def _interval(data: _Data, parameters: np.ndarray, sampled: float) -> tuple[float, float]:
-    """Return the 95 % interval of the number of wrong labels.
+    """Return the 95 % interval of the number of wrong labels in `data`.
 
     All error rates in T are multiplied by a factor, and the other parameters are fitted again. This is done for several
     factors. The factors that explain the labels nearly as well as the best factor are kept (profile likelihood). The

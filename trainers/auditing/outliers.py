@@ -9,7 +9,7 @@ import numpy as np
 
 from trainers.auditing.neighbors import Neighbors
 
-_UNUSUAL = 3.5  # Robust deviations from the median at which a score is 0.5 (Iglewicz and Hoaglin, 1993).
+_UNUSUAL = 3.5  # Robust standard deviations above the median at which a score is 0.5 (Iglewicz and Hoaglin, 1993).
 _NORMAL_MAD = 1.4826  # Standard deviation of a normal distribution with a median absolute deviation of 1.
 _GROUP_NEIGHBORS = 5  # Records are only connected with this number of nearest neighbors.
 _SMALLEST_GROUP = 3  # Records.
@@ -17,9 +17,10 @@ _LARGEST_GROUP = 0.05  # Share of the records of the class.
 
 
 def unusual(values: np.ndarray, least_spread: float) -> np.ndarray:
-    """Return how unusually large values are, f64[n] in 0..1.
+    """Score how unusually large each value is, f64[n] in 0..1.
 
-    A value that is 3.5 robust standard deviations above the median gets 0.5.
+    A value that is 3.5 robust standard deviations above the median gets the score 0.5. A value at the median or less
+    gets 0.
 
     Args:
         values: f64[n]. For NaN, the score is 0.
@@ -88,13 +89,13 @@ def _grouped(values: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
 
 
 def _parts(near: Neighbors, same: np.ndarray) -> np.ndarray:
-    """Return i64[n], the connected part of each record.
+    """Return the number of the connected part that each record belongs to, i64[n].
 
     Args:
         near: The nearest records.
-        same: bool[n COUNT], whether a neighbor has the record's class.
+        same: bool[n COUNT], whether a neighbor has the class of the record.
     """
-    from scipy.sparse import csgraph, csr_matrix  # Imported here, because the import changes the filters of warnings.
+    from scipy.sparse import csgraph, csr_matrix  # Imported late, because the import changes the warning filters.
 
     left, position = np.nonzero(same & (np.cumsum(same, axis=1) <= _GROUP_NEIGHBORS))
     shape = (len(same), len(same))
@@ -128,7 +129,7 @@ _QUALITIES = (
 
 
 def low_quality(facts: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[str]]:
-    """Return scores f64[n], and for each record the words for its worst quality.
+    """Return scores f64[n], and a text about the worst quality of each record.
 
     Args:
         facts: brightness, contrast, sharpness, flat_share and shorter_side, f64[n] each. NaN means unknown.

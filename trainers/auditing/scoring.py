@@ -32,15 +32,15 @@ _BY_SIMILARITY = 0.24
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """The facts about n records.
+    """The n records of a dataset, as an audit needs them.
 
     Attributes:
         features: f32[n c], which may be a memory-mapped file.
         labels: i64[n], given labels.
         splits: i8[n], indices into `split_names`.
         units: u64[n]. Records with equal values belong together: copies, and images of one group.
-        contents: i64[n], row of the first record with the same source file.
-        facts: `appearance.FACTS`[n].
+        contents: i64[n], number of the first record with the same source file.
+        facts: Structured array [n] with the fields of `appearance.FACTS`, such as brightness.
         height, width: i64[n], in pixels.
         class_names: Class names in label order.
         split_names: Names of the splits.
@@ -87,9 +87,11 @@ def audit(inputs: Inputs, *, folds: int = 5, seed: int = 0, progress: Callable[[
 
     Args:
         inputs: The records.
-        folds: Number of folds, at least 2.
+        folds: Number of folds (parts of the dataset), at least 2. The records of each fold are judged by a model that
+            was fitted to the other folds.
         seed: Seed of the folds.
-        progress: Called with the number of records of each finished block of the slowest step.
+        progress: Called during the slowest step, after each block of records, with the number of records in it. If
+            None, nothing is called.
 
     Raises:
         UserError: There are fewer than ten records, there is only one class or one group, or fewer than two classes
@@ -180,7 +182,7 @@ def _pairs(inputs: Inputs, near: Neighbors) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _listed(scores: np.ndarray, decided: np.ndarray, least: float = 0.0) -> Iterator[tuple[int, float]]:
-    """Yield the records to list, the worst first.
+    """Yield the records to list with their scores, the worst first.
 
     The list has the worst 50 records or the worst 1 % of the records, whichever is more. It also has all records with a
     score of 0.5 or more.
@@ -216,7 +218,7 @@ def _off_topic_issues(inputs: Inputs, near: Neighbors) -> Iterator[Issue]:
     for row, score in _listed(outliers.off_topic(near), inputs.decided):
         twin = int(near.rows[row, 0])
         similarity = float(near.similarities[row, 0])
-        reason = f"Unlike all other images: the similarity to the most similar one is {similarity:.2f} of 1."
+        reason = f"Unlike all other images: the similarity to the most similar image is {similarity:.2f} of 1."
         yield _issue("off_topic", row, score, reason, twin=twin if twin >= 0 else None)
 
 
@@ -246,7 +248,7 @@ def _near_duplicate_issues(inputs: Inputs, pairs: np.ndarray, similarities: np.n
 
 
 def _worst(records: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Return the position of the highest score of each record, i64[k]."""
+    """Return the index of the highest score of each of the k different records, i64[k]."""
     order = np.lexsort((-scores, records))
     worst: np.ndarray = order[np.unique(records[order], return_index=True)[1]]
     return worst

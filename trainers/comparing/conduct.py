@@ -61,7 +61,7 @@ class CompareConfig:
         jobs.check_flags(self.variants, excluded)
 
     def job(self, variant: Variant, seed: int, fold: int = 0) -> Job:
-        """Return the training of a variant with a seed and, if `fold` is not 0, a fold."""
+        """Return the training of a variant with a seed, and with a fold if `fold` is not 0."""
         plan = self.plan if fold else None
         return Job(tfrecords=self.tfrecords, out=self.out, variant=variant, seed=seed, plan=plan, fold=fold)
 
@@ -81,9 +81,9 @@ class Outcome:
         jobs: The trainings. After a search, the trainings of the last rung that succeeded, the best setting first.
         failed: The trainings that ended with an error.
         summary: The results.
-        notes: Sentences about classes and groups that do not fit into the folds.
-        folds: The folds, in cross-validation.
-        search: The search, if there was one.
+        notes: Sentences about classes and groups that cannot be spread evenly over the folds.
+        folds: The folds of a cross-validation. None: there was no cross-validation.
+        search: The result of the search. None: there was no search.
     """
 
     config: CompareConfig
@@ -100,7 +100,8 @@ class Outcome:
         if self.failed:
             raise UserError(
                 f"{len(self.failed)} of {words.number(len(self.jobs), 'training')} failed, see"
-                f" {', '.join(str(job.log) for job in self.failed)}. Correct the causes and run the same command again."
+                f" {', '.join(str(job.log) for job in self.failed)}. Correct the causes and run the same command"
+                " again."
             )
 
 
@@ -108,8 +109,8 @@ def conduct(config: CompareConfig) -> Outcome:
     """Run the trainings that are not finished.
 
     Raises:
-        UserError: A finished run has other flags, other folds or another dataset, the folds cannot be made, or all
-            trainings of a search failed.
+        UserError: A finished run has other flags, other folds or another dataset. Or the folds cannot be made, or all
+            trainings of a rung of a search failed.
     """
     data = open_dataset(config.tfrecords)
     if config.plan:
@@ -141,7 +142,7 @@ def conduct(config: CompareConfig) -> Outcome:
 
 
 def _folds(config: CompareConfig, data: Dataset) -> tuple[Folds | None, Sequence[str]]:
-    """Assign the records to folds, and write the file of folds, which the trainings read."""
+    """Assign the records to folds, and write the file of folds. The trainings read this file."""
     if not config.plan:
         return None, ()
     assigned, notes = folds.assign(data, config.plan.count, config.plan.seed, config.out / "features", command.say)
@@ -176,5 +177,5 @@ def _search(config: CompareConfig, budget: Budget, runner: Runner, digest: str) 
     evaluator = Evaluator(lambda variant, fold: config.job(variant, seed, fold), train)
     ordered = search.settings(config.variants, seed)
     count = config.plan.count if config.plan else 0
-    # Settings that failed are part of the result: a learning rate may be too high.
+    # A failed setting is a result and not an error: the learning rate may be too high.
     return search.search(ordered, count, budget, evaluator, command.say), []

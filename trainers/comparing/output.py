@@ -1,4 +1,4 @@
-"""The files of a comparison, and the lines that the command prints at its end."""
+"""Write the files of a comparison, and make the lines that the command prints at its end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write(outcome: Outcome) -> Iterator[str]:
 
 
 def command_text(job: Job) -> str:
-    """Return the command of a training, as typed in a shell."""
+    """Return the command of a training as text for a shell."""
     return shlex.join(["python", *job.command()[1:]])
 
 
@@ -88,7 +88,7 @@ def final_commands(outcome: Outcome) -> list[str]:
 
 
 def _final(outcome: Outcome, facts: Facts) -> Iterator[str]:
-    """Yield the best setting of a search, and its commands."""
+    """Yield the best setting of a search, and the commands to train and to evaluate it."""
     if not outcome.search:
         return
     best = outcome.search.finalists[0]

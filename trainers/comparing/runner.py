@@ -1,4 +1,4 @@
-"""Run the trainings of a comparison in another process, and report each on a line."""
+"""Run the trainings of a comparison in a worker process, and print a line for each."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Runner:
         return int(reply) if reply else process.wait() or 1
 
     def _started(self) -> subprocess.Popen[str]:
-        """Return the worker process. If it does not run, it is started."""
+        """Return the worker process. If it is not running, start it."""
         if self._process is None or self._process.poll() is not None:
             self._count = 0
             self._process = subprocess.Popen(
@@ -93,7 +93,7 @@ class Runner:
 
     def _stop(self) -> None:
         if self._process is not None:
-            with self._process as process:  # It closes the pipes and waits.
+            with self._process as process:  # The context closes the pipes and waits.
                 process.kill()
             self._process = None
 

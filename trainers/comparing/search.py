@@ -92,7 +92,7 @@ class Setting:
     epochs: tuple[int, ...]
 
     def shortened(self, share: float) -> Setting:
-        """Return the setting with a share of its epochs, at least one per phase."""
+        """Return the setting with a share of its epochs, but at least one epoch per phase."""
         epochs = tuple(max(1, round(share * count)) if count else 0 for count in self.epochs)
         if epochs == self.epochs:
             return self
@@ -102,11 +102,11 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rung:
-    """How the settings of a rung are trained.
+    """How settings are trained in a rung (round) of the search.
 
     Attributes:
-        share: Share of the epochs.
-        folds: Number of folds; 0: the splits of the dataset.
+        share: Share of the epochs that are trained, above 0 and at most 1.
+        folds: Number of folds that are trained. 0: the splits of the dataset are used.
     """
 
     share: float
@@ -185,8 +185,9 @@ def best_first(trials: Sequence[Trial]) -> list[Trial]:
 def settings(variants: Sequence[Variant], seed: int) -> list[Setting]:
     """Return all settings in the order in which they are tried.
 
-    The variants themselves come first, and trainings on features, which take seconds, before the others. A flag of a
-    variant is kept: a variant with --learning_rate is tried with this rate only.
+    Variants without changes come before changed variants. In both groups, trainings on features come first, because
+    they take only seconds. The search does not change flags that a variant has. For example, a variant with
+    --learning_rate is only tried with this rate.
 
     Args:
         variants: The variants.
@@ -231,7 +232,7 @@ def _settings_of(variant: Variant) -> Iterator[Setting]:
 
 
 def _recipe(variant: Variant, values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with all its phases, also those that --epochs leaves out."""
+    """Return the recipe with all phases, including phases that --epochs leaves out."""
     every = {name: value for name, value in values.items() if name != "epochs"}
     try:
         return training_options.recipe(variant.trainer, every)
@@ -240,18 +241,18 @@ def _recipe(variant: Variant, values: Mapping[str, Any]) -> Recipe:
 
 
 def _changed(variant: Variant, changes: Mapping[str, str]) -> Variant:
-    """Return a variant with further flags, which are also part of its name."""
+    """Return a variant with additional flags. The flags are also added to its name."""
     flags = [f"--{name}={value}" for name, value in changes.items()]
     name = " ".join([variant.name, *(f"{_SHORT.get(name, name)}={value}" for name, value in changes.items())])
     return dataclasses.replace(variant, name=name, flags=(*variant.flags, *flags))
 
 
 def ladder(count: int, folds: int) -> list[Rung]:
-    """Return the rungs. A training in a rung costs about a third of one in the next rung.
+    """Return the rungs. A training takes about a third of the time of a training in the next rung.
 
     Args:
         count: Number of settings in the first rung.
-        folds: Number of folds; 0: the splits of the dataset.
+        folds: Number of folds. 0: the splits of the dataset are used.
     """
     rungs: list[Rung] = []
     cost = float(max(1, folds))
@@ -315,7 +316,7 @@ def search(
 
 
 class Evaluator:
-    """Callable that trains a setting on the folds of a rung, for `search`."""
+    """Train a setting as a rung requires. This is the argument `evaluate` of `search`."""
 
     def __init__(self, job: Callable[[Variant, int], Job], train: Callable[[Job, str], bool]) -> None:
         """Prepare the trainings.
@@ -331,7 +332,7 @@ class Evaluator:
         self.failed: list[Job] = []
 
     def __call__(self, setting: Setting, rung: Rung, number: int, position: str) -> tuple[Trial, float]:
-        """Return the result, and the seconds of the trainings that no earlier call has made."""
+        """Return the result, and the seconds of all trainings that no earlier call has made."""
         own = setting.shortened(rung.share)
         every = [self._job(own.variant, fold) for fold in range(1, rung.folds + 1)] or [self._job(own.variant, 0)]
         new = 0.0

@@ -37,7 +37,7 @@ def summarize(jobs: Sequence[Job], failed: Sequence[Job], folds: Folds | None) -
     Args:
         jobs: All trainings.
         failed: The trainings that ended with an error.
-        folds: The folds, in cross-validation.
+        folds: The folds of a cross-validation. None: there was no cross-validation.
 
     Raises:
         UserError: A file of results is missing or damaged.

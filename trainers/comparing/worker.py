@@ -22,12 +22,12 @@ from trainers.training_options import OPTIONS
 
 
 class Request(TypedDict):
-    """A training.
+    """A training to run.
 
     Attributes:
         trainer: Name of the trainer.
         flags: Flags of the trainer.
-        log: File to which the output is added.
+        log: File to which the output is appended.
     """
 
     trainer: str
@@ -60,7 +60,7 @@ def _receive(requests: queue.SimpleQueue[Request | None], busy: threading.Event)
 
 
 def _redirect(log: str) -> None:
-    """Add all further output, also that of TensorFlow's libraries, to a file."""
+    """Append all further output to a file, including the output of TensorFlow's libraries."""
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
     for stream in (1, 2):
         os.dup2(file, stream)
@@ -72,7 +72,7 @@ def _train(request: Request) -> None:
     given: dict[str, Any] = options.parsed(OPTIONS[trainer], request["flags"], f"trainers.{trainer}")
     training_options.train(trainer, given, command.say)
 
-    import keras  # Imported late, because wrong flags are reported without TensorFlow.
+    import keras  # Imported late, so that wrong flags are reported without waiting for TensorFlow.
 
     keras.backend.clear_session()
     gc.collect()

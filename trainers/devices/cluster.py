@@ -1,4 +1,4 @@
-"""The workers of a training on several machines. Does not need TensorFlow."""
+"""Find the workers (processes) of a training on several machines. Does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def from_environment() -> Cluster:
     """
     text = os.environ.get("TF_CONFIG")
     if not text:
-        raise UserError(f"--strategy=multi_worker: TF_CONFIG is not set in the environment. Set it as in {_EXAMPLE}.")
+        raise UserError(
+            f"--strategy=multi_worker: TF_CONFIG is not set in the environment. Set it to a value such as {_EXAMPLE}."
+        )
     try:
         job: dict[str, Any] = json.loads(text)
         addresses, kind, index = job["cluster"], job["task"]["type"], int(job["task"]["index"])
@@ -50,7 +52,7 @@ def from_environment() -> Cluster:
             raise TypeError
         names = [(role, i) for role in ("chief", "worker") for i in range(len(addresses.get(role, ())))]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"TF_CONFIG={text}: must be as in {_EXAMPLE}.") from error
+        raise UserError(f"TF_CONFIG={text}: must be JSON such as {_EXAMPLE}.") from error
     if (kind, index) not in names or set(addresses) - {"chief", "worker"} or len(addresses.get("chief", ())) > 1:
         raise UserError(
             f"TF_CONFIG={text}: the cluster or the task ({kind} {index}) is wrong. The cluster may only list workers"

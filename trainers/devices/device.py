@@ -1,4 +1,4 @@
-"""The device of a training, with its precision and compilation."""
+"""Find the device of a training, and choose its precision, compilation and distribution strategy."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainers.devices.cluster import Cluster
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Device:
-    """The device or devices on which steps are computed.
+    """The device or devices on which training steps are computed.
 
     Attributes:
         name: "CPU", or the product name of the GPU.
@@ -43,7 +43,7 @@ class Device:
 
     @property
     def chief(self) -> bool:
-        """Whether this process writes files."""
+        """Whether this process is worker 0, which writes all files."""
         return self.cluster.worker == 0
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
@@ -113,8 +113,8 @@ def set_up(
 ) -> Device:
     """Find the device and configure Keras for it.
 
-    It sets memory growth, the dtype policy, seeds and deterministic operations. Call it once, before any model or
-    tensor is made.
+    This sets memory growth, the dtype policy, seeds and deterministic operations. Call this function once, before any
+    model or tensor is made.
 
     Args:
         precision: One of `recipes.PRECISIONS`. "auto": mixed precision on GPUs that support it, else float32.
@@ -185,9 +185,10 @@ def _make_strategy(
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"TF_CONFIG: the workers cannot connect to each other: {one_line(error)}. This is worker"
-                f" {cluster.worker}, at {cluster.addresses[cluster.worker]}. Start all workers, each with a free port."
+                f" {cluster.worker}, at {cluster.addresses[cluster.worker]}. Start all workers. The port of each worker"
+                " must be free."
             ) from error
-    # A strategy is used even for one GPU: its dataset copies batches to the GPU ahead of time, which `fit` does not.
+    # A strategy is used even for one GPU, because it copies batches to the GPU ahead of time. `fit` alone does not.
     if strategy == "mirrored" or (strategy == "auto" and kind == "GPU"):
         return tf.distribute.MirroredStrategy([device.name for device in tf.config.list_logical_devices(kind)])
     return None

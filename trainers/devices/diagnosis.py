@@ -54,7 +54,7 @@ class Diagnosis:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cuda:
-    """Everything that determines whether TensorFlow can use an NVIDIA GPU.
+    """The facts that decide whether TensorFlow can use an NVIDIA GPU.
 
     Attributes:
         cards: Number of NVIDIA cards on the PCI bus.
@@ -139,7 +139,7 @@ def no_gpu(cuda: Cuda) -> Diagnosis:
     if cuda.missing:
         result = f"none: there is driver {cuda.driver}, but CUDA libraries are missing: {', '.join(cuda.missing)}"
         return Diagnosis("GPU", BROKEN, result, f"Run {_GPU_EXTRA}.")
-    result = f"none, although there are a card, driver {cuda.driver} and CUDA's libraries"
+    result = f"none, although a card, driver {cuda.driver} and the CUDA libraries were found"
     advice = "Set TF_CPP_MAX_VLOG_LEVEL=1 to make TensorFlow print the reason. The driver may be too old."
     return Diagnosis("GPU", BROKEN, result, advice)
 
@@ -185,7 +185,7 @@ def convolution() -> Diagnosis:
 
 
 def xla() -> Diagnosis:
-    """Check whether XLA compiles, since the augmentation needs it on every device."""
+    """Check whether XLA works, because the augmentation needs it on every device."""
     import tensorflow as tf
 
     total = float(tf.function(lambda x: tf.reduce_sum(x * 2), jit_compile=True)(tf.ones(1000)))
@@ -278,7 +278,7 @@ def _loads(library: str) -> bool:
 
 
 def _in_wheels(library: str) -> bool:
-    """Return whether one of NVIDIA's wheels holds the library. TensorFlow finds it there."""
+    """Return whether one of NVIDIA's wheels has the library, because TensorFlow finds it there."""
     return bool(glob.glob(os.path.join(sysconfig.get_path("purelib"), "nvidia", "*", "lib", library)))
 
 
@@ -292,14 +292,14 @@ def _memory_bytes() -> int:
     text = Path("/proc/meminfo").read_text()
     available = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.MULTILINE)
     limits = [int(available[1]) * 1024] if available else [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
-    with contextlib.suppress(OSError, ValueError):  # This is not a container, or its limit is "max".
+    with contextlib.suppress(OSError, ValueError):  # There is no container, or its limit is "max".
         group = Path("/sys/fs/cgroup")
         limits.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
     return min(limits)
 
 
 def _wanted(names: Sequence[str]) -> dict[str, str]:
-    """Return the versions that this package requires: name -> `>=1,<2`. Empty if it is not installed."""
+    """Return the versions that this package requires: name -> `>=1,<2`. {}: it is not installed."""
     try:
         requirements = importlib.metadata.requires("tfrecord-tools") or []
     except importlib.metadata.PackageNotFoundError:

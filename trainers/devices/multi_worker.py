@@ -24,7 +24,7 @@ from keras.src.random import seed_generator
 
 
 def for_several(model: keras.Model, workers: int) -> keras.Model:
-    """Return a model with the same layers and variables that `fit` can train on several devices.
+    """Return a model that `fit` can train on several devices. It shares layers and variables with `model`.
 
     Args:
         model: The model.
@@ -35,7 +35,7 @@ def for_several(model: keras.Model, workers: int) -> keras.Model:
 
 
 def share_global_random() -> None:
-    """Let the steps of a strategy use this thread's seed generator. Call it in the strategy's scope."""
+    """Let a strategy's steps use the seed generator of this thread. Call this in the strategy's scope."""
     owner, generator = threading.get_ident(), seed_generator.global_seed_generator()
 
     def shared() -> Any:
@@ -50,8 +50,8 @@ _of_this_thread = seed_generator.global_seed_generator
 class _OnDevices(keras.Model):
     def test_step(self, data: Any) -> Any:
         evaluate = super().test_step
-        # A device can get an empty batch in two cases: the last batch has too few images, or its worker has fewer
-        # batches than the others.
+        # A device can get an empty batch in two cases: the last batch has too few images for all devices, or the worker
+        # has fewer batches than the other workers.
         has_images = tf.shape(tf.nest.flatten(data)[0])[0] > 0
         return tf.cond(has_images, lambda: evaluate(data), self.get_metrics_result)
 

@@ -203,7 +203,7 @@ def test_the_printed_command_applies_the_decisions_and_they_are_not_asked_again(
     again: list[str] = []
     result = audit_dataset(config, again.append)
     assert result.estimate.high < 3
-    assert "  3 images decided in earlier reviews, not listed again" in again  # The fourth is left out.
+    assert "  not listed again: 3 images that you decided on in earlier reviews" in again  # The fourth is left out.
     assert json.loads((tmp_path / "audit/audit.json").read_text())["decided"] == 3
     decided = {row["sha256"] for row in listed[:4]}
     assert decided.isdisjoint(row["sha256"] for row in label_issues(tmp_path / "audit"))
@@ -257,7 +257,7 @@ def test_issues_that_the_page_does_not_show_are_counted(workspace, audited, tmp_
     assert len(result.issues) - 5 <= hidden < len(result.issues)
     assert line == (
         f"  {hidden:,} issues with the lowest ranks are in issues.csv but not on the page. To see more on the page,"
-        " pass a number above 5 as --pictures"
+        " pass a larger --pictures than 5"
     )
     assert not [line for line in audited if "not on the page" in line]
 

@@ -204,7 +204,8 @@ def test_results_are_written_and_finished_trainings_are_skipped(workspace):
     other = run("trainers.compare", *flags[:2], "--variant=plain=scratch --image_size=32", cwd=workspace)
     assert other.stderr.splitlines()[-1] == (
         "error: comparison/plain-seed0: is finished, but was trained with other flags: trainers.scratch --seed=0"
-        " --image_size=24 --epochs=1 --augment=none. Give the variant another NAME, or pass another --out."
+        " --image_size=24 --epochs=1 --augment=none. Pass another NAME in --variant=NAME=TRAINER, or pass another"
+        " --out."
     )
     trainer = "--variant=plain=finetune --image_size=24 --epochs=1 --augment=none"
     other = run("trainers.compare", *flags[:2], trainer, cwd=workspace)
@@ -480,8 +481,8 @@ def test_other_folds_need_another_directory(colors, validated, tmp_path):
     with pytest.raises(UserError) as error:
         trainers.compare(tfrecords=colors / "out", out=tmp_path / "cv", variant=variants(colors), folds=2)
     assert str(error.value) == (
-        f"{tmp_path}/cv/linear-seed0-fold1of2: is finished, but was trained with another folds2.csv. Pass another"
-        " --out, or put the old file back."
+        f"{tmp_path}/cv/linear-seed0-fold1of2: is finished, but was trained with another version of the file"
+        " folds2.csv. Pass another --out, or restore the old file."
     )
 
 
