@@ -86,8 +86,9 @@ class Run:
 
         Args:
             images: The path of an image or of a directory of images, pixels u8[h w 3] or u8[h w] (gray), an image of
-                Pillow, or a sequence of these. A batch of pixels u8[n h w 3] is such a sequence. All are prepared in
-                the same way as the training images. None: `tfrecords` is classified.
+                Pillow, or a sequence of these. A batch of pixels u8[n h w 3] is such a sequence, and so is an array or
+                a column of paths. All are prepared in the same way as the training images. An image of Pillow with an
+                EXIF orientation is turned like its file. None: `tfrecords` is classified.
             **options: As in `trainers.predict`: tfrecords, split, threshold, tta, image_key.
 
         Returns:

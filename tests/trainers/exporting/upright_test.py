@@ -55,7 +55,7 @@ def with_exif(block: bytes, before: bytes = b"", jpeg: bytes = PLAIN) -> bytes:
 def expected(data: bytes) -> int:
     """Return the orientation that `convert` reads."""
     with Image.open(io.BytesIO(data)) as opened:
-        return preparation._orientation(opened)
+        return preparation.orientation_of(opened)
 
 
 FILES = {
