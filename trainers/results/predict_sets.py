@@ -38,6 +38,8 @@ class PredictSet(Protocol):
     def judge(self, predictor: Predictor, info: ModelInfo) -> Iterator[Judged]:
         """Predict the classes of the images, a batch at a time, in their order.
 
+        The numbers are those of the records. Files have the position of the argument that names them.
+
         Raises:
             UserError: Too many records of a dataset are corrupt.
         """
@@ -52,7 +54,8 @@ class FileSet:
 
     def judge(self, predictor: Predictor, info: ModelInfo) -> Iterator[Judged]:
         yield _unreadable(info, self.found.unreadable)
-        yield from image_files.judge(predictor, info, self.found.sources)
+        for part in image_files.judge(predictor, info, self.found.sources):
+            yield dataclasses.replace(part, numbers=self.found.numbers[part.numbers])
 
 
 @dataclasses.dataclass(frozen=True)

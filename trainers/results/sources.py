@@ -109,10 +109,12 @@ class Found:
 
     Attributes:
         sources: The files, in the order of the command line; sorted within directories, each file once.
+        numbers: i64[sources], the position of the argument that names the file or a directory above it.
         unreadable: Path -> reason, for directories that cannot be listed and files that cannot be images.
     """
 
     sources: Sequence[Source]
+    numbers: np.ndarray
     unreadable: Mapping[str, str]
 
 
@@ -123,8 +125,9 @@ def find(arguments: Sequence[str]) -> Found:
         UserError: A file does not exist, or there are no files.
     """
     sources: dict[str, Source] = {}
+    numbers: list[int] = []
     unreadable: dict[str, str] = {}
-    for argument in arguments:
+    for position, argument in enumerate(arguments):
         if os.path.isdir(argument):
             root, listing = argument, stores.list_store(argument, strict=False)
         elif os.path.exists(argument):
@@ -133,11 +136,13 @@ def find(arguments: Sequence[str]) -> Found:
             raise UserError(f"{argument}: does not exist. Pass images, or directories of images.")
         for number, name in enumerate(listing.paths):
             path = shown(root, name)
-            sources.setdefault(path, FileSource(path=path, listing=listing, number=number, named=not root))
+            if path not in sources:
+                sources[path] = FileSource(path=path, listing=listing, number=number, named=not root)
+                numbers.append(position)
         unreadable |= {shown(root, rejected.path): rejected.reason for rejected in listing.rejected}
     if not sources and not unreadable:
         raise UserError(f"{', '.join(arguments)}: contains no files. Pass images, or directories of images.")
-    return Found(sources=list(sources.values()), unreadable=unreadable)
+    return Found(sources=list(sources.values()), numbers=np.array(numbers, np.int64), unreadable=unreadable)
 
 
 def of_images(images: Images) -> Found:
@@ -153,6 +158,7 @@ def of_images(images: Images) -> Found:
     if not given:
         raise UserError("no images given. Pass paths of images, pixels u8[h w 3], or images of Pillow.")
     sources: list[Source] = []
+    numbers: list[int] = []
     unreadable: dict[str, str] = {}
     for number, image in enumerate(given):
         if isinstance(image, (str, os.PathLike)):
@@ -161,7 +167,8 @@ def of_images(images: Images) -> Found:
             unreadable |= found.unreadable
         else:
             sources.append(_in_memory(image, f"image {number}"))
-    return Found(sources=sources, unreadable=unreadable)
+        numbers += [number] * (len(sources) - len(numbers))
+    return Found(sources=sources, numbers=np.array(numbers, np.int64), unreadable=unreadable)
 
 
 def _listed(images: Any) -> list[Any]:
