@@ -93,7 +93,7 @@ class RecordSet:
                     sha256=sha256[numbers],
                     tta=predictor.tta,
                 ),
-                numbers=numbers,
+                numbers=records.rows[numbers],
             )
         yield _unreadable(info, {paths[number]: text for number, text in records.corrupt.items()})
 
@@ -127,7 +127,7 @@ def of_tfrecords(tfrecords: str, split: str | None, image_key: str | None) -> Pr
         image_key: Feature with the image in TFRecords of another tool; None: it is guessed.
 
     Raises:
-        UserError: There are no such records, or the split does not exist.
+        UserError: There are no such records, or the split does not exist or has no images.
     """
     is_dataset = os.path.isfile(os.path.join(tfrecords, dataset_files.CONVERT_JSON))
     if is_dataset and image_key:
@@ -140,7 +140,7 @@ def of_tfrecords(tfrecords: str, split: str | None, image_key: str | None) -> Pr
                 f"{data.directory}: split {split!r} does not exist. Splits: {', '.join(data.splits)}. Images without"
                 " labels are not in a dataset. To classify them, pass their files, or the TFRecords that hold them."
             )
-        return RecordSet(data, data.records(split))
+        return RecordSet(data, predictions.records_of(data, split))
     if split:
         raise UserError(
             f"--split={split}: only a dataset has splits, and --tfrecords={tfrecords} is not a dataset. Remove --split,"
