@@ -630,7 +630,7 @@ CONVERT = [
             "--path_column=file": lambda e: {row["path"] for row in records(e)} == {f"{n}.jpg" for n in range(8)},
             "--label_column=kind": lambda e: e.text("made/label.labels.txt") == "c\nd\n",
             "--split_column=part": lambda e: splits(e) == {"train": 4, "validation": 4},
-            "--group_column=owner": says("3 groups lie in several of the source's own splits"),
+            "--group_column=owner": says("3 groups have images in several of the source's own splits"),
         },
     ),
     Run(

@@ -234,10 +234,10 @@ def test_conflicts_are_shown_side_by_side_even_if_they_are_dropped(tmp_path: Pat
     same = image("same")
     src = source(tmp_path / "src", {"cats/same.jpg": same, "dogs/same.jpg": same, "dogs/again.jpg": same})
     keep = (
-        "The network is trained on contradictory labels. --duplicates=drop keeps one of each, and none where labels"
-        " differ"
+        "The network is trained on contradictory labels. --duplicates=drop keeps one of the equal files, or none if"
+        " their labels differ"
     )
-    drop = "--duplicates=drop stored none of the files with different labels: delete those in the wrong class"
+    drop = "--duplicates=drop left out all equal files with different labels: delete those in the wrong class"
     for duplicates, where, advice in (("keep", ("train", "validation"), keep), ("drop", ("left out",), drop)):
         out = tmp_path / duplicates
         facts = converted(src, out, duplicates=duplicates)
