@@ -180,7 +180,7 @@ def print_left_out(unreadable: Mapping[str, str], skipped: Mapping[str, str]) ->
 
 
 def left_out_notes(unreadable: Mapping[str, str], skipped: Mapping[str, str]) -> Iterator[str]:
-    """Yield lines for the caller of a function, whose result lists the same files as `print_left_out`."""
+    """Yield short lines for the caller of a function, since its result has the files of `print_left_out`."""
     if unreadable:
         path, reason = next(iter(unreadable.items()))
         count = words.number(len(unreadable), "image")

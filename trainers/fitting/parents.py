@@ -111,7 +111,9 @@ def find(run: str, flag: str = "init_from") -> Path:
 
 
 def check_finished(model: Path, run: str, flag: str) -> None:
-    """Check that the training of a model file is finished. It may have been killed after it had saved the model.
+    """Check that the training of a model file is finished.
+
+    A training that was killed just before its end may have saved its model.
 
     Args:
         model: The model file.

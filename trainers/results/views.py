@@ -64,7 +64,10 @@ def predictor(model: keras.Model, tta: Sequence[str] = ()) -> Predictor:
 
 
 def of_compiled(compute: Callable[[Any], Any], tta: Sequence[str] = ()) -> Predictor:
-    """Return a function that computes probabilities with a compiled model. See `Predictor` for the arguments."""
+    """Return a function that computes probabilities with a compiled model.
+
+    See `Predictor` for the arguments.
+    """
     return Predictor(compute, tuple(kind for kind in KINDS if kind in tta))
 
 

@@ -208,8 +208,8 @@ def test_the_model_is_compiled_once(trained: Run, workspace: Path, monkeypatch: 
     run.predict(photo, tta="mirror")
     assert len(calls) == 1
     run.model.set_weights([values + 0.1 for values in run.model.get_weights()])
-    (pixels,) = [image_files.decode_file(photo.read_bytes(), run.info)]
-    np.testing.assert_allclose(run.predict(photo).probabilities[:, 1:], run.model(pixels[None]), atol=1e-5)
+    pixels = np.asarray(image_files.decode_file(photo.read_bytes(), run.info))[None]
+    np.testing.assert_allclose(run.predict(photo).probabilities[:, 1:], run.model(pixels), atol=1e-5)
     assert np.abs(run.predict(photo).probabilities - first).max() > 1e-3
     assert len(calls) == 2
     copy = pickle.loads(pickle.dumps(run))  # The compiled model stays here.
@@ -218,7 +218,8 @@ def test_the_model_is_compiled_once(trained: Run, workspace: Path, monkeypatch: 
 
 def test_options_that_a_run_sets_itself_are_refused(trained: Run, workspace: Path) -> None:
     photo = workspace / "src/cats/000.jpg"
-    for name, value in {"run": "nowhere", "custom_objects": ["no.py"]}.items():
+    wrong: dict[str, Any] = {"run": "nowhere", "custom_objects": ["no.py"]}
+    for name, value in wrong.items():
         with pytest.raises(TypeError, match=f"^there is no option '{name}'"):
             trained.predict(photo, **{name: value})
     with pytest.raises(TypeError, match="multiple values for keyword argument 'init_from'"):

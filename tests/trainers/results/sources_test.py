@@ -26,9 +26,10 @@ DRAWING = np.stack([ROWS * 12, COLUMNS * 8, (ROWS > 9) * 200], -1).astype(np.uin
 
 
 def file(path: Path, image: Image.Image, orientation: int = 1, **save: Any) -> Path:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.save(path, **({"exif": exif} if orientation != 1 else {}), **save)
+    if orientation != 1:
+        save["exif"] = Image.Exif()
+        save["exif"][0x0112] = orientation
+    image.save(path, **save)
     return path
 
 
@@ -139,9 +140,11 @@ class Column:
 
 def test_arrays_and_columns_of_paths_and_images_are_sequences(tmp_path: Path) -> None:
     paths = [str(file(tmp_path / name, Image.fromarray(DRAWING))) for name in ("a.png", "b.png")]
+    given: Any
     for given in (np.array(paths), np.array(paths, object), Column(paths), np.array([Path(path) for path in paths])):
         assert [source.path for source in sources.of_images(given).sources] == paths
     assert only(np.array(paths[0])).path == paths[0]
+    images: Any
     for images in (Column([DRAWING, Image.fromarray(DRAWING)]), np.stack([DRAWING, DRAWING]), [DRAWING] * 2):
         found = sources.of_images(images).sources
         assert [source.path for source in found] == ["image 0", "image 1"]
