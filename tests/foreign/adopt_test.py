@@ -253,7 +253,7 @@ def test_all_settings(model_garden: Path, tmp_path: Path) -> None:
     assert (data.class_names, data.splits) == (("a", "b", "c"), {"train": 16, "validation": 4})
     assert sorted(set(data.records("train").labels.tolist())) == [1, 2]
     assert "note: " in output
-    assert "1 file is missing, according to the names of the others" in output
+    assert "1 file is missing, according to the numbers in the names of the others" in output
 
 
 def test_bad_images_are_left_out(tmp_path: Path) -> None:

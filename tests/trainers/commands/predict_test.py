@@ -138,7 +138,7 @@ def test_other_files_in_a_directory_are_skipped(workspace, tmp_path):
         (tmp_path / "photos" / name).write_bytes(data)
     done = run("trainers.predict", f"--run={workspace}/run", "photos", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "note: 4 files that are not images skipped, for example photos/README\n" in done.stderr
+    assert "note: skipped 4 files that are not images, for example photos/README\n" in done.stderr
     answer = json.loads(done.stdout)
     assert (len(answer["predictions"]), answer["unreadable"]) == (4, {})
     assert list(answer["skipped"]) == [f"photos/{name}" for name in ("README", "empty.md", "notes.txt", "table.csv")]

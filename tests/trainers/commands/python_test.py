@@ -244,7 +244,7 @@ def test_answers_have_the_positions_of_their_images(trained: Run, workspace: Pat
     assert lines == [
         f"note: 2 images cannot be read, for example {tmp_path}/cut.png: {answers.unreadable[f'{tmp_path}/cut.png']}."
         " All are in `unreadable` of the result",
-        f"note: 1 file that is not an image skipped, for example {tmp_path}/notes.txt",
+        f"note: skipped 1 file that is not an image, for example {tmp_path}/notes.txt",
     ]
     of_records = trained.predict(tfrecords=workspace / "out", split="validation", log=lines.append)
     assert of_records.numbers.tolist() == list(range(len(of_records)))
