@@ -54,13 +54,8 @@ class Run:
 
     @functools.cached_property
     def metrics(self) -> Metrics:
-<<<<<<< HEAD
         """The content of metrics.json. {} in a worker that is not the chief, which alone writes files."""
-        return run_directory.read_metrics(self.path) or {}
-=======
-        """The content of metrics.json; {} in a worker that is not the chief."""
         return (run_directory.read_metrics(self.path) if self._has(run_directory.METRICS) else None) or {}
->>>>>>> f1
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -69,13 +64,9 @@ class Run:
 
     @functools.cached_property
     def history(self) -> dict[str, list[Any]]:
-<<<<<<< HEAD
         """Column of history.csv -> its values, one per epoch: numbers, or texts such as the name of the phase."""
-=======
-        """The columns of history.csv, one value per epoch: numbers, or texts such as the name of the phase."""
         if not self._has(run_directory.HISTORY):
             return {}
->>>>>>> f1
         with open(self.path / run_directory.HISTORY, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         return {name: [_number(row[name]) for row in rows] for name in (rows[0] if rows else {})}
@@ -115,33 +106,21 @@ class Run:
         """Classify images, or the records of a dataset.
 
         Args:
-<<<<<<< HEAD
             images: The path of an image file or of a directory of images; pixels u8[h w 3], or u8[h w] for a gray
-                image; a Pillow image; or a sequence of these. An array u8[n h w 3] is a batch of n images. Each image
-                is prepared in the same way as the training images. If None, the records in `tfrecords` are classified.
-            **options: As in `trainers.predict`: tfrecords, split, threshold, tta, image_key.
-
-        Returns:
-            The answers, in the order of the images. Images of a directory are sorted by path.
-
-        Raises:
-            UserError: A file does not exist, or the pixels are neither u8[h w 3] nor u8[h w].
-=======
-            images: The path of an image or of a directory of images, pixels u8[h w 3] or u8[h w] (gray), an image of
-                Pillow, or a sequence of these. A batch of pixels u8[n h w 3] is such a sequence, and so is an array or
-                a column of paths. All are prepared in the same way as the training images. An image of Pillow with an
-                EXIF orientation is turned like its file. None: `tfrecords` is classified.
+                image; a Pillow image; or a sequence of these. An array u8[n h w 3] is a batch of n images, and an array
+                or a column of paths is a sequence. Each image is prepared in the same way as the training images, and
+                a Pillow image with an EXIF orientation is turned like its file. If None, the records in `tfrecords`
+                are classified.
             log: Receives the lines for the user, for example about images that cannot be read.
             **options: As in `trainers.predict`: tfrecords, split, threshold, tta, image_key.
 
         Returns:
-            The answers, in the order of the images; those of a directory are sorted by path. Images that cannot be read
-            have none, so `numbers` of the answers has the position of each image.
+            The answers, in the order of the images. Images of a directory are sorted by path. Images that cannot be
+            read have no answer, so `numbers` of the answers has the position of each image.
 
         Raises:
             TypeError: There is no such option. The run and its custom objects are those of this `Run`.
-            UserError: A file does not exist, or the pixels are not u8[h w 3].
->>>>>>> f1
+            UserError: A file does not exist, or the pixels are neither u8[h w 3] nor u8[h w].
         """
         from trainers.predict import answers
 
@@ -251,13 +230,8 @@ def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
     """
     path = Path(run).expanduser()
     if path.is_file():
-<<<<<<< HEAD
         raise UserError(f"{path}: is a file. Pass the run directory that contains it.")
-    model_file.find(str(path))
-=======
-        raise UserError(f"{path}: is a file. Pass the run directory that holds it.")
     parents.check_finished(model_file.find(str(path)), str(path), "run")
->>>>>>> f1
     return Run(path, custom_objects)
 
 
