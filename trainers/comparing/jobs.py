@@ -13,7 +13,7 @@ from typing import Any
 from tfrecord_tools.base import options
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset
-from trainers import run_directory, training_options
+from trainers import backbones, run_directory, training_options
 from trainers.models import model_file
 from trainers.results.comparison import Variant
 
@@ -180,15 +180,30 @@ def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
         UserError: A variant starts with a model that was trained on this dataset, or there is no such model.
     """
     for variant in variants:
-        parent = values_of(variant).get("init_from")
-        if parent is None:
-            continue
-        if model_file.read_info(model_file.find(parent, "init_from")).dataset_digest == data.digest:
+        values = values_of(variant)
+        path = _model(variant.trainer, values)
+        if path and model_file.read_info(path).dataset_digest == data.digest:
             raise UserError(
-                f"--variant={variant.name}: it starts from {parent}, which was trained on this dataset. That run has"
-                " seen the images of the folds, and their accuracy would be too high. Start from another run, or"
-                " compare without --folds."
+                f"--variant={variant.name}: it starts from {values.get('init_from', values.get('backbone'))}, which was"
+                " trained on this dataset. That run has seen the images of the folds, and their accuracy would be too"
+                " high. Start from another run, or compare without --folds."
             )
+
+
+def _model(trainer: str, values: Mapping[str, Any]) -> Path | None:
+    """Return the file of the trained model with which a training starts. None if no trainer has written it.
+
+    Raises:
+        UserError: There is no such file, or a value is not allowed.
+    """
+    if "init_from" in values:
+        return model_file.find(values["init_from"], "init_from")
+    if not backbones.is_file(values.get("backbone", "")):
+        return None
+    if training_options.recipe(trainer, values).model.weights != backbones.OWN:  # The weights in the file are not used.
+        return None
+    path = backbones.file_of(values["backbone"])
+    return path if model_file.is_described(path) else None  # Other programs do not write on what they have trained.
 
 
 def values_of(variant: Variant) -> dict[str, Any]:

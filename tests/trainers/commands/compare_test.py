@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import itertools
 import json
 import os
@@ -26,7 +27,9 @@ from tfrecord_tools.base import files
 from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import open_dataset
 from trainers.compare import Comparison
+from trainers.comparing import jobs
 from trainers.fitting import folds
+from trainers.models import model_file
 from trainers.results import comparison, out_of_fold, scores
 from trainers.results.comparison import Row, Variant
 from trainers.run_directory import Metrics
@@ -462,15 +465,43 @@ def test_wrong_folds_and_searches_are_reported(given, message, colors, tmp_path)
     assert not list(tmp_path.glob("none/*seed*"))  # Nothing was trained.
 
 
-def test_a_model_that_has_seen_the_folds_is_refused(colors, validated, tmp_path):
+@pytest.mark.parametrize(
+    ("flag", "source"),
+    [
+        ("init_from", "cv/dense-seed0-fold1of2"),
+        ("init_from", "cv/dense-seed0-fold1of2/model.keras"),
+        ("backbone", "cv/dense-seed0-fold1of2/model.keras"),
+    ],
+)
+def test_a_model_that_has_seen_the_folds_is_refused(flag, source, colors, validated, tmp_path):
     """Without folds, it may be compared: the validation split is the same."""
-    parent = colors / "cv/dense-seed0-fold1of2"
+    variant = f"on=features --{flag}={colors / source}"
     with pytest.raises(UserError) as error:
-        trainers.compare(tfrecords=colors / "out", out=tmp_path, variant=[f"on=features --init_from={parent}"], folds=2)
+        trainers.compare(tfrecords=colors / "out", out=tmp_path, variant=[variant], folds=2)
     assert str(error.value) == (
-        f"--variant=on: it starts from {parent}, which was trained on this dataset. That run has seen the images of the"
-        " folds, and their accuracy would be too high. Start from another run, or compare without --folds."
+        f"--variant=on: it starts from {colors / source}, which was trained on this dataset. That run has seen the"
+        " images of the folds, and their accuracy would be too high. Start from another run, or compare without"
+        " --folds."
     )
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "scratch --backbone=MODEL --weights=none",  # Random weights have seen nothing.
+        "features --backbone=PLAIN",  # A file without a description.
+        "features --backbone=OTHER",  # It was trained on another dataset.
+        "features --backbone=VGG16",
+    ],
+)
+def test_other_models_may_be_compared_with_folds(flags, colors, validated, tmp_path):
+    trained = colors / "cv/dense-seed0-fold1of2/model.keras"
+    model, info = model_file.load(trained)
+    model_file.save(model, dataclasses.replace(info, dataset_digest="12ab"), tmp_path / "other.keras")
+    model.save(tmp_path / "plain.keras")
+    for name, path in (("MODEL", trained), ("OTHER", tmp_path / "other.keras"), ("PLAIN", tmp_path / "plain.keras")):
+        flags = flags.replace(name, str(path))
+    jobs.check_parents(comparison.variants([flags], []), open_dataset(colors / "out"))
 
 
 def test_other_folds_need_another_directory(colors, validated, tmp_path):
