@@ -148,6 +148,11 @@ class Settings(TypedDict, total=False):
 Topics = Mapping[str, object]  # `Settings`, or some of its topics.
 # The topics that determine the result of a training.
 _DECISIVE = ("flags", "recipe", "weights", "parent", "dataset")
+# Values in `flags` that are not values of flags.
+_HASHES = {
+    "records_sha256": "the SHA-256 of --records",
+    "issues_sha256": "the SHA-256 of the open issues in --audit",
+}
 _REPRODUCTION = (*_DECISIVE, "environment")  # The topics that determine the result exactly.
 
 
@@ -352,9 +357,13 @@ def differences(path: Path, settings: Topics, topics: Sequence[str]) -> list[str
         old, new = _flat(begun.get(topic, {})), _flat(now.get(topic, {}))
         names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
         if names:
-            prefix = "--" if topic == "flags" else f"{topic}."
-            return [f"{prefix}{name} was {old.get(name)!r}, is {new.get(name)!r}" for name in names]
+            return [f"{_shown(topic, name)} was {old.get(name)!r}, is {new.get(name)!r}" for name in names]
     return []
+
+
+def _shown(topic: str, name: str) -> str:
+    """Return the name of a value of settings.json for messages: that of its flag, if it has one."""
+    return _HASHES.get(name, f"--{name}") if topic == "flags" else f"{topic}.{name}"
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tfrecord_tools.records import Dataset
 from trainers import backbones, run_directory
 from trainers.auditing.audit_files import Doubts
 from trainers.devices.device import Device
+from trainers.fitting import parents
 from trainers.fitting.parents import Parent
 from trainers.recipes import Recipe, TrainConfig
 from trainers.run_directory import Settings
@@ -28,6 +29,8 @@ def settings_of(
 ) -> Settings:
     """Return the content of settings.json."""
     other: dict[str, Any] = {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every}
+    # A run that goes on reads these files again. Their content is compared, not their path.
+    other |= {name: path for name in parents.FILES if (path := getattr(config, name))}
     return {
         "flags": {**flags, **_order_and_precision(config, doubts)},
         "recipe": _values(recipe),
