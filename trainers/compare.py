@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import html
-import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -26,9 +25,8 @@ from tfrecord_tools.base import callable_module, command, files, html_frame, opt
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.base.options import Option
 from tfrecord_tools.errors import UserError
-from tfrecord_tools.records import open_dataset
 from trainers import recipes, training_options
-from trainers.comparing import output
+from trainers.comparing import dry_run, output
 from trainers.comparing import search as searching
 from trainers.comparing.conduct import CompareConfig, conduct
 from trainers.comparing.jobs import Plan
@@ -185,7 +183,11 @@ def define_flags() -> None:
         " own --backbone, do not use it. Default: the backbone of each recipe.",
     )
     flags.DEFINE_list("seeds", ["0"], "Seeds, as in 0,1,2. Each variant is trained once per seed.")
-    flags.DEFINE_boolean("dry_run", False, "Print the commands of the trainings without running them.")
+    flags.DEFINE_boolean(
+        "dry_run",
+        False,
+        "Print the commands of the trainings without running them. With --search: those of its first rung.",
+    )
     options.define(OPTIONS)
 
 
@@ -210,9 +212,8 @@ def main(argv: Sequence[str]) -> None:
         values.tfrecords, values.out, values.variant, values.backbone, _seeds(values.seeds), options.from_flags(OPTIONS)
     )
     if values.dry_run:
-        open_dataset(config.tfrecords)
-        for job in config.jobs(config.variants):
-            print(shlex.join(job.command()))
+        for line in dry_run.lines(config):
+            print(line)
     else:
         # SystemExit also ends the running training.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from tfrecord_tools.records import Dataset
 from trainers import backbones, run_directory, training_options
 from trainers.models import model_file
 from trainers.results.comparison import Variant
+
+_MOST_BYTES = 255  # Of a file name, on all usual file systems.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,22 @@ class Plan:
         """Return the end of the name of the run directory of a fold."""
         return f"-fold{fold}of{self.count}{self._seed}"
 
-    def sha256(self, out: Path) -> str:
-        """Return the hash of the file, as in settings.json of the runs."""
-        return hashlib.sha256((out / self.file).read_bytes()).hexdigest()
+    def check(self, out: Path, sha256: str) -> None:
+        """Check that all trainings in a directory have the same folds.
+
+        Args:
+            out: The directory of the comparison.
+            sha256: Hash of the file that lists the folds.
+
+        Raises:
+            UserError: A training was started with other folds.
+        """
+        for path in sorted(out.glob(f"*-fold*of{self.count}{self._seed}/{run_directory.SETTINGS}")):
+            if run_directory.read_settings(path.parent).get("flags", {}).get("records_sha256") != sha256:
+                raise UserError(
+                    f"{path.parent}: was started with other folds than those that are made now for"
+                    f" {out / self.file}. Results of different folds cannot be compared. Pass another --out."
+                )
 
     @property
     def _seed(self) -> str:
@@ -129,7 +144,7 @@ class Job:
             digest: Digest of the dataset.
 
         Raises:
-            UserError: The run has another trainer, other flags, other folds or another dataset.
+            UserError: The run has another trainer, other flags or another dataset.
         """
         if not self.is_done():
             return
@@ -139,17 +154,11 @@ class Job:
                 f"{self.run}: is finished, but was trained with other flags: {' '.join(begun)}. Give the variant"
                 " another NAME, or pass another --out."
             )
-        settings = run_directory.read_settings(self.run)
-        trained_on = settings["dataset"]["digest"]
+        trained_on = run_directory.read_settings(self.run)["dataset"]["digest"]
         if trained_on != digest:
             raise UserError(
                 f"{self.run}: is finished, but was trained on another dataset (digest {trained_on[:12]}). The digest of"
                 f" {self.tfrecords} is {digest[:12]}. Pass another --out."
-            )
-        if self.plan and settings["flags"].get("records_sha256") != self.plan.sha256(self.out):
-            raise UserError(
-                f"{self.run}: is finished, but was trained with another {self.plan.file}. Pass another --out, or put"
-                " the old file back."
             )
 
 
@@ -170,6 +179,18 @@ def check_flags(variants: Sequence[Variant], excluded: Mapping[str, str]) -> Non
             raise UserError(
                 f"--variant={variant.name}: --{wrong} cannot be used together with --{excluded[wrong]}. Remove one of"
                 " the two."
+            )
+
+
+def check_names(every: Iterable[Job]) -> None:
+    """Raise UserError if the name of a variant is too long for the names of its files."""
+    for job in every:
+        size = len(os.fsencode(f"{job.record.name}.tmp"))  # The longest name of a file, while it is written.
+        if size > _MOST_BYTES:
+            raise UserError(
+                f"--variant={job.variant.name}: is too long. Names of its files would have {size} bytes, and"
+                f" {_MOST_BYTES} are allowed. Pass a shorter NAME: --variant='NAME={job.variant.trainer} FLAGS' or"
+                " --backbone='NAME=BACKBONE FLAGS'."
             )
 
 
