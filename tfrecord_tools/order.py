@@ -184,7 +184,7 @@ class Balanced(Order):
 
 
 def _crc32(labels: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(labels, np.int64))
+    return zlib.crc32(np.ascontiguousarray(labels, np.int64).data)
 
 
 def steps_per_epoch(count: int, batch_size: int) -> int:

@@ -24,7 +24,7 @@ def name_of(function: AugmentFunction) -> str:
 
 
 def sha256_of(function: AugmentFunction) -> str | None:
-    """Return the hash of a function's source code. None: it has no source code.
+    """Return the hash of a function's source code; None if the source code cannot be found.
 
     Functions that it calls are not included.
     """

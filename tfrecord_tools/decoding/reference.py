@@ -1,7 +1,7 @@
 """Define how a stored image becomes pixels, for training, evaluation, prediction and export.
 
-This module has the definition as TensorFlow operations, for graphs without Python. `decoder.decode` gives the same bits
-in a seventh of the time. Resizing uses integer weights, so that both can give the same bits.
+This module uses only TensorFlow operations, so that graphs without Python can contain it. `decoder.decode` gives the
+same pixels, bit for bit, in a seventh of the time. For this, resizing uses integer weights.
 """
 
 from __future__ import annotations

@@ -106,8 +106,8 @@ def test_images_that_cannot_be_read_are_listed(workspace: Path, tmp_path: Path) 
     assert errors[0].startswith("unreadable: reds/cut.jpg: damaged image: ")
     assert errors[1:] == [
         "unreadable: reds/link.jpg: cannot be followed: No such file or directory",
-        "note: 1 file that is not an image skipped, for example reds/data.bin",
-        "error: 2 files cannot be read, listed above. All other images were evaluated.",
+        "note: skipped 1 file that is not an image, for example reds/data.bin",
+        "error: 2 files cannot be read (see the list above). All other images were evaluated.",
     ]
     lines = done.stdout.splitlines()
     assert lines[:3] == [
@@ -253,7 +253,7 @@ def test_other_files_in_the_directory_stay(workspace: Path, tmp_path: Path) -> N
         (("--images=src", "--tta=flip"), "--tta=flip: must be one of mirror, crops."),
         (
             ("--images=src", "--class_map=Green"),
-            "--class_map=Green: must be NAME=NAME pairs, separated by commas, with each name before = once, as in"
+            "--class_map=Green: must be NAME=NAME pairs, separated by commas, without repeated names before =, as in"
             " Cat=cats,Dog=dogs.",
         ),
     ],

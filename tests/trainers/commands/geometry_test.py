@@ -187,7 +187,7 @@ def test_augmentations_of_python_have_names(augment: Any, name: str, values: dic
         ({"fit": "pad", "crop": 0.5}, "--crop=0.5 with --fit=pad: only --fit=crop cuts a part out of the image."),
         (
             {"fit": "crop", "crop": 0.0},
-            "--crop=0 with --fit=crop: --crop must be above 0, at most 1. Pass a share, or --fit=stretch.",
+            "--crop=0 with --fit=crop: --crop must be above 0 and at most 1. Pass another --crop, or --fit=stretch.",
         ),
         ({"image_size": (0, 5)}, "--image_size=0x5: must be at least 1 pixel."),
         ({"augment": "standards"}, "--augment=standards: must be the name of a preset (none, "),
@@ -267,7 +267,8 @@ def test_wide_images_need_their_sides(values: dict[str, Any], tmp_path: Path) ->
     cut, lines = accuracy(out, tmp_path / "cut", epochs=8)
     assert lines == [
         "note: 100% of the images lose more than a third of their area, because they are cropped to the shape of the"
-        " input. --crop=0.875 cuts another 23% off every image. To keep the whole image, pass --fit=pad or --fit=stretch"
+        " input. --crop=0.875 cuts another 23% off every image. To keep the whole image, pass --fit=pad or"
+        " --fit=stretch"
     ]
     whole, lines = accuracy(out, tmp_path / "whole", **{"epochs": 12} | values)
     assert lines == []
