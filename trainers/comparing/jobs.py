@@ -15,6 +15,7 @@ from tfrecord_tools.errors import UserError
 from tfrecord_tools.records import Dataset
 from trainers import backbones, run_directory, training_options
 from trainers.models import model_file
+from trainers.recipes import Recipe
 from trainers.results.comparison import Variant
 
 _MOST_BYTES = 255  # Usual file systems allow no longer file names.
@@ -203,7 +204,7 @@ def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
     """
     for variant in variants:
         values = values_of(variant)
-        path = _model(variant.trainer, values)
+        path = _model(variant, values)
         if path and model_file.read_info(path).dataset_digest == data.digest:
             raise UserError(
                 f"--variant={variant.name}: it starts from {values.get('init_from', values.get('backbone'))}, which was"
@@ -212,7 +213,7 @@ def check_parents(variants: Sequence[Variant], data: Dataset) -> None:
             )
 
 
-def _model(trainer: str, values: Mapping[str, Any]) -> Path | None:
+def _model(variant: Variant, values: Mapping[str, Any]) -> Path | None:
     """Return the file of the trained model with which a training starts.
 
     It is None if the training does not start from a model that a trainer has written.
@@ -224,7 +225,7 @@ def _model(trainer: str, values: Mapping[str, Any]) -> Path | None:
         return model_file.find(values["init_from"], "init_from")
     if not backbones.is_file(values.get("backbone", "")):
         return None
-    if training_options.recipe(trainer, values).model.weights != backbones.OWN:  # The weights in the file are not used.
+    if recipe_of(variant, values).model.weights != backbones.OWN:  # The weights in the file are not used.
         return None
     path = backbones.file_of(values["backbone"])
     return path if model_file.is_described(path) else None  # Other programs do not write on what they have trained.
@@ -238,6 +239,18 @@ def values_of(variant: Variant) -> dict[str, Any]:
     """
     try:
         return options.parsed(training_options.OPTIONS[variant.trainer], variant.flags, f"trainers.{variant.trainer}")
+    except UserError as error:
+        raise UserError(f"--variant={variant.name}: {error}") from error
+
+
+def recipe_of(variant: Variant, values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of a variant with some values of its flags.
+
+    Raises:
+        UserError: A value is not allowed.
+    """
+    try:
+        return training_options.recipe(variant.trainer, values)
     except UserError as error:
         raise UserError(f"--variant={variant.name}: {error}") from error
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from tfrecord_tools.augmentation import named
 from tfrecord_tools.base import words
 from tfrecord_tools.errors import UserError
-from trainers import recipes, run_directory, training_options
+from trainers import recipes, run_directory
 from trainers.comparing import jobs
 from trainers.comparing.jobs import Job
 from trainers.recipes import Recipe
@@ -234,10 +234,7 @@ def _settings_of(variant: Variant) -> Iterator[Setting]:
 def _recipe(variant: Variant, values: Mapping[str, Any]) -> Recipe:
     """Return the recipe with all phases, including phases that --epochs leaves out."""
     every = {name: value for name, value in values.items() if name != "epochs"}
-    try:
-        return training_options.recipe(variant.trainer, every)
-    except UserError as error:
-        raise UserError(f"--variant={variant.name}: {error}") from error
+    return jobs.recipe_of(variant, every)
 
 
 def _changed(variant: Variant, changes: Mapping[str, str]) -> Variant:

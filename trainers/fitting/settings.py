@@ -29,7 +29,7 @@ def settings_of(
 ) -> Settings:
     """Return the content of settings.json."""
     other: dict[str, Any] = {"tfrecords": os.fspath(data.directory), "checkpoint_every": config.checkpoint_every}
-    # A run that goes on reads these files again. Their hashes in `flags` are compared, but their paths are not.
+    # A run that goes on reads these files again. Only the hashes of the files, in `flags`, are compared.
     other |= {name: path for name in parents.FILES if (path := getattr(config, name))}
     return {
         "flags": {**flags, **_order_and_precision(config, doubts)},

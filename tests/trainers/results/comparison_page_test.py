@@ -92,7 +92,7 @@ def test_findings(rows: tuple[Row, ...], expected: list[str]) -> None:
 
 
 def test_a_search_without_folds_has_one_seed() -> None:
-    """Its advice does not name --seeds for the search, which refuses several."""
+    """The advice does not name --seeds for the search, which refuses several."""
     found = dataclasses.replace(facts(Row(name="a", runs=(metrics(0.9),))), trials=({"setting": "a"},))
     single, _ = comparison_page.findings(found)
     assert single.title.striptags() == "Only one seed"
