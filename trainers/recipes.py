@@ -259,6 +259,8 @@ class Recipe:
         name = named.name_of(self.augment, "--augment=")
         if isinstance(self.augment, (str, augment_config.AugmentConfig)):
             object.__setattr__(self, "augment", name)
+        else:
+            named.settings_of(self.augment, "augment=")  # Runs with different values must have different settings.
         if self.batch_size < 1:
             raise UserError(f"--batch_size={self.batch_size}: must be at least 1 image.")
         geometry.check_crop(self.crop, "--crop=")

@@ -118,6 +118,11 @@ def test_features_need_unchanged_images(values):
         recipes.override(recipes.features(), **values)
 
 
+def test_a_function_that_augments_has_no_values_of_its_own():
+    with pytest.raises(UserError, match=r"^augment=<function .*>: must be a function at the top level of a module"):
+        recipes.override(recipes.finetune(), augment=lambda images, keys: images)
+
+
 def test_old_names_of_recipes_and_presets_are_accepted():
     with pytest.warns(DeprecationWarning, match=r"recipes\.scratch_document is now recipes\.scratch_reference\."):
         assert recipes.scratch_document() == recipes.scratch_reference()
