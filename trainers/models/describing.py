@@ -61,7 +61,7 @@ def describe_model(
     """
     import keras
 
-    from trainers.models import networks, own_networks
+    from trainers.models import cutting, networks, own_networks
 
     given = paths(path=path, out=out)
     source, target = model_file.find(given["path"], "run"), Path(given["out"])
@@ -87,6 +87,7 @@ def describe_model(
     except ValueError as error:
         raise UserError(f"{source}: {error}. Pass other values to describe_model.") from error
     with keras_files.dtype_policy("float32"):
+        model.name = own_networks.free_name(model.name)
         pixels = keras.Input(geometry.shape, dtype="uint8", name="pixels")
         try:
             outputs = model(networks.scale(pixels, scaling))
@@ -95,6 +96,8 @@ def describe_model(
                 f"{source}: cannot be called with images of {geometry.height} x {geometry.width} pixels. Pass its"
                 " image_size, and a model that takes images only."
             ) from error
+        if logits and cutting.has_activation(keras.Model(pixels, outputs)):
+            raise UserError(f"{source}: returns probabilities. Remove logits=True.")
         outputs = _checked(outputs, len(classes), logits, source)
         if not own_networks.returns_probabilities(keras.Model(pixels, outputs), geometry.shape):
             raise UserError(
