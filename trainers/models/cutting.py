@@ -93,7 +93,7 @@ def without_head(model: keras.Model, source: str) -> keras.Model:
 
 def returns_logits(model: keras.Model) -> bool:
     """Return whether the outputs of a model are surely those of a layer without an activation."""
-    layer = _last_layer(model)
+    layer = _last_layer(model, _AFFINE)
     return isinstance(layer, keras.Layer) and bool(layer.weights) and _activation(layer) == "linear"
 
 
@@ -102,14 +102,14 @@ def has_activation(model: keras.Model) -> bool:
     return _activation(_last_layer(model)) in ("sigmoid", "softmax")
 
 
-def _last_layer(model: keras.Model) -> Any:
-    """Return the last layer or operation, also inside of nested models, that is not one that logits may pass."""
+def _last_layer(model: keras.Model, passed: Sequence[str] = ()) -> Any:
+    """Return the last layer or operation that changes values and is not one of `passed`, also in nested models."""
     tensor = model.outputs[0]
     while True:
         layer = _layer(tensor)
         if _is_graph(layer):
             tensor = _inside(tensor)
-        elif _keeps(layer) or _is_of_keras(layer, _AFFINE):
+        elif _keeps(layer) or _is_of_keras(layer, passed):
             tensor = _input(tensor)
         else:
             return layer

@@ -67,6 +67,8 @@ def describe_model(
     source, target = model_file.find(given["path"], "run"), Path(given["out"])
     if target.suffix != source.suffix or target.absolute() == source.absolute():
         raise UserError(f"out={target}: must be another .keras file. Pass the name of a new file.")
+    if not target.parent.is_dir():
+        raise UserError(f"out={target}: the folder {target.parent} does not exist. Create it first.")
     if scaling not in backbones.SCALINGS:
         raise UserError(f"scaling={scaling}: must be one of {', '.join(backbones.SCALINGS)}.")
     keras_files.metadata(source)

@@ -717,6 +717,7 @@ def test_small_logits_of_one_output_are_not_probabilities(is_last: bool, tmp_pat
         (3, "softmax", {"classes": ["a", "b", "c"], "logits": True}, "PATH: returns probabilities. Remove logits=True"),
         (2, "softmax", {"scaling": "none"}, "scaling=none: must be one of own, unit, tf, torch, caffe."),
         (2, "softmax", {"image_size": 24}, "PATH: cannot be called with images of 24 x 24 pixels."),
+        (2, "softmax", {"out": "no/ours.keras"}, "out=no/ours.keras: the folder no does not exist. Create it first."),
         (2, "softmax", {"out": "PATH"}, "out=PATH: must be another .keras file. Pass the name of a new file."),
     ],
 )
