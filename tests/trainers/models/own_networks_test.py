@@ -693,7 +693,8 @@ def test_small_logits_of_one_output_are_not_probabilities(is_last: bool, tmp_pat
     out = tmp_path / "ours.keras"
     with pytest.raises(UserError, match=r"theirs.keras: does not return probabilities. If it returns logits, pass log"):
         trainers.describe_model(path, out=out, classes=["a", "b"])
-    answers = trainers.predict(run=trainers.describe_model(path, out=out, classes=["a", "b"], logits=True), images=noise(16))
+    trainers.describe_model(path, out=out, classes=["a", "b"], logits=True)
+    answers = trainers.predict(run=out, images=noise(16))
     np.testing.assert_allclose(answers.probabilities[:, 1], 1 / (1 + np.exp(-0.4)), atol=1e-5)
     assert set(answers.names) == {"b"}
 
