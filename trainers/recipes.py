@@ -405,7 +405,7 @@ def scratch(**model: Any) -> Recipe:
         return _whole_model(model)
     own: dict[str, Any] = {"weights": "none"}
     # With Keras's momentum of 0.99, the moving statistics need hundreds of steps. Small datasets have fewer steps.
-    model = model | {"batch_norm_momentum": 0.9}
+    model = {"batch_norm_momentum": 0.9} | model
     if model.get("backbone", backbones.CNN) == backbones.CNN:
         # This network is the reference network with one more stage and BatchNormalization. Accuracy on a held-out
         # fifth of 1,400 photographs:
@@ -541,7 +541,7 @@ def finetune(**model: Any) -> Recipe:
     """
     config = ModelConfig(**model)
     if config.weights == backbones.NONE:
-        return scratch(**dataclasses.asdict(config))
+        return scratch(**{"backbone": config.backbone} | model)
     return Recipe(
         model=config,
         phases=(
