@@ -52,7 +52,7 @@ _SHARED = (
     ),
     Option("threshold", "number", model_file.THRESHOLD_HELP),
     views.OPTION,
-    Option("custom_objects", "names", keras_files.CUSTOM_OBJECTS_HELP, default=[]),
+    keras_files.OPTION,
 )
 # Options of the command alone: the function returns the answers.
 _PRINTED = (

@@ -19,7 +19,7 @@ from tfrecord_tools.base import command, html_frame
 from tfrecord_tools.base.files import StrPath
 from tfrecord_tools.errors import UserError
 from trainers import run_directory
-from trainers.models import model_file
+from trainers.models import keras_files, model_file
 from trainers.models.model_file import ModelInfo
 from trainers.run_directory import Metrics, Settings
 
@@ -44,6 +44,9 @@ class Run:
 
     path: Path
     custom_objects: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "custom_objects", tuple(keras_files.OPTION.value(self.custom_objects)))
 
     @functools.cached_property
     def metrics(self) -> Metrics:
@@ -166,7 +169,7 @@ class Run:
         return f"Run({str(self.path)!r}): accuracy {self.metrics['accuracy']:.4f} on {self.metrics['split']}"
 
 
-def load(run: StrPath, custom_objects: Sequence[str] = ()) -> Run:
+def load(run: StrPath, custom_objects: str | Sequence[str] = ()) -> Run:
     """Open the run directory of a finished training.
 
     Args:

@@ -697,6 +697,10 @@ def test_small_logits_of_one_output_are_not_probabilities(is_last: bool, tmp_pat
     answers = trainers.predict(run=out, images=noise(16))
     np.testing.assert_allclose(answers.probabilities[:, 1], 1 / (1 + np.exp(-0.4)), atol=1e-5)
     assert set(answers.names) == {"b"}
+    trainers.describe_model(path, out=out, classes="a,b", logits=True, image_size="16x16", custom_objects="own_nets")
+    assert model_file.read_info(out).classes == ("a", "b")
+    out.rename(tmp_path / "model.keras")
+    assert trainers.load(tmp_path, custom_objects="own_nets,layers.py").custom_objects == ("own_nets", "layers.py")
 
 
 @pytest.mark.parametrize(
